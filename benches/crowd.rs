@@ -1,15 +1,17 @@
-//! Very many engines that go and come: for how long the broker serves nobody else, and how soon all are back.
+//! Very many engines that go and come: for how long the broker serves nobody else, and how soon all
+//! are back.
 //!
 //! ```text
 //! furlong-crowd cut [ENGINES [PROCESSES [SUBSCRIBERS]]]
 //! furlong-crowd restart [ENGINES [BROKER-FLAG...]]
 //! ```
 //!
-//! `cut` lets all engines lose their connections in one moment, come back, lose them for good, and come back after
-//! that, while a client asks one short question after the other: the longest of these took as long as the broker was
-//! busy. The quiet figure beside it says what the machine itself does. `restart` kills the broker, starts it again, and
-//! says when the engines are back, which are processes of one engine each. It needs more descriptors than engines. The
-//! engines are the programs' own link with nothing behind it.
+//! `cut` lets all engines lose their connections in one moment, come back, lose them for good, and
+//! come back after that, while a client asks one short question after the other: the longest of
+//! these took as long as the broker was busy. The quiet figure beside it says what the machine
+//! itself does. `restart` kills the broker, starts it again, and says when the engines are back,
+//! which are processes of one engine each. It needs more descriptors than engines. The engines are
+//! the programs' own link with nothing behind it.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,7 +30,8 @@ use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::SessionId;
 use furlong_wire::message::{
-    Direction, Event, FromClient, FromEngine, Open, Query, Register, Subscribe, TaskQuery, ToClient, ToEngine,
+    Direction, Event, FromClient, FromEngine, Open, Query, Register, Subscribe, TaskQuery,
+    ToClient, ToEngine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -36,12 +39,16 @@ use tokio::sync::watch;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let number = |place: usize, default| args.get(place).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let number = |place: usize, default| {
+        args.get(place).and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
     match args.first().map(String::as_str) {
         Some("cut") => cut(number(1, 16_000), number(2, 16), number(3, 4)),
         Some("restart") => restart(number(1, 1_000), args.get(2..).unwrap_or_default()),
         _ => {
-            eprintln!("usage: furlong-crowd cut [ENGINES [PROCESSES [SUBSCRIBERS]]] | restart [ENGINES [FLAG...]]");
+            eprintln!(
+                "usage: furlong-crowd cut [ENGINES [PROCESSES [SUBSCRIBERS]]] | restart [ENGINES [FLAG...]]"
+            );
             return ExitCode::FAILURE;
         }
     }
@@ -78,7 +85,11 @@ fn cut(engines: usize, processes: usize, subscribers: usize) {
     crowd.wait_for(processes);
     question.report("all come back once more");
     let growth = rss_peak_bytes(farm.pid()).saturating_sub(before);
-    println!("memory with all engines {} MiB; grew by {} KiB after that", before >> 20, growth >> 10);
+    println!(
+        "memory with all engines {} MiB; grew by {} KiB after that",
+        before >> 20,
+        growth >> 10
+    );
     std::thread::sleep(Duration::from_secs(1));
     println!("events that came to {subscribers} subscribers: {}", told.load(Ordering::Relaxed));
 }
@@ -119,12 +130,14 @@ struct Crowd {
 impl Crowd {
     fn new(capability: Capability, processes: usize, slots: usize) -> Self {
         let capability = Arc::new(capability);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a tokio runtime");
         let (is_wanted, _) = watch::channel(false);
         let here = Arc::new(AtomicUsize::new(0));
         for number in 1..=processes {
-            let process = Process::new(capability.clone(), register(number as u32, slots), here.clone());
+            let process =
+                Process::new(capability.clone(), register(number as u32, slots), here.clone());
             runtime.spawn(process.run(is_wanted.subscribe()));
         }
         Self { runtime, is_wanted, here }
@@ -151,7 +164,11 @@ impl Crowd {
     fn until(&self, is_so: impl Fn(usize) -> bool) {
         let end = Instant::now() + Duration::from_secs(60);
         while !is_so(self.here.load(Ordering::Relaxed)) {
-            assert!(Instant::now() < end, "{} processes are here", self.here.load(Ordering::Relaxed));
+            assert!(
+                Instant::now() < end,
+                "{} processes are here",
+                self.here.load(Ordering::Relaxed)
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -174,7 +191,9 @@ impl Process {
         let (mut incarnation, mut backoff) = (0, Backoff::default());
         while is_wanted.wait_for(|wanted| *wanted).await.is_ok() {
             incarnation += 1;
-            if let Ok(mut peer) = Peer::<FromEngine>::dial(&self.capability, self.session, incarnation).await {
+            if let Ok(mut peer) =
+                Peer::<FromEngine>::dial(&self.capability, self.session, incarnation).await
+            {
                 backoff.reset();
                 self.stay(&mut peer, &mut is_wanted).await;
             }
@@ -190,7 +209,9 @@ impl Process {
         let mut is_here = false;
         let end = async {
             while let Ok(messages) = peer.receive::<ToEngine>().await {
-                if !is_here && messages.iter().any(|message| matches!(message, ToEngine::Registered(_))) {
+                if !is_here
+                    && messages.iter().any(|message| matches!(message, ToEngine::Registered(_)))
+                {
                     is_here = true;
                     self.here.fetch_add(1, Ordering::Relaxed);
                 }
@@ -210,12 +231,17 @@ impl Process {
 async fn subscriber(capability: Capability, told: Arc<AtomicUsize>) {
     let session = SessionId(random_bytes());
     let mut peer = Peer::<FromClient>::dial(&capability, session, 1).await.expect("it is let in");
-    let open = Open { secret: PayloadSecret::new(random_bytes()), cancel_on_disconnect: false, submitted: 0 };
+    let open = Open {
+        secret: PayloadSecret::new(random_bytes()),
+        cancel_on_disconnect: false,
+        submitted: 0,
+    };
     peer.send(&FromClient::Open(open)).await.expect("the broker reads");
     peer.send(&FromClient::Subscribe(Subscribe { engines: true })).await.expect("the broker reads");
     while let Ok(messages) = peer.receive::<ToClient>().await {
-        let is_event =
-            |message: &&ToClient| matches!(message, ToClient::Event(Event::EngineOnline(_) | Event::EngineOffline(_)));
+        let is_event = |message: &&ToClient| {
+            matches!(message, ToClient::Event(Event::EngineOnline(_) | Event::EngineOffline(_)))
+        };
         told.fetch_add(messages.iter().filter(is_event).count(), Ordering::Relaxed);
     }
 }
@@ -231,7 +257,11 @@ struct Peer<M> {
 const HEARTBEAT: Duration = Duration::from_secs(4);
 
 impl<M: Direction> Peer<M> {
-    async fn dial(capability: &Capability, session: SessionId, incarnation: u64) -> Result<Self, String> {
+    async fn dial(
+        capability: &Capability,
+        session: SessionId,
+        incarnation: u64,
+    ) -> Result<Self, String> {
         let hello = HelloBody {
             token: capability.token().as_bytes().to_vec(),
             session,
@@ -261,8 +291,12 @@ impl<M: Direction> Peer<M> {
     async fn receive<R: Direction>(&mut self) -> Result<Vec<R>, String> {
         loop {
             let mut messages = Vec::new();
-            while let Some(record) = self.incoming.poll_record().map_err(|error| error.to_string())? {
-                messages.extend(record.into_messages::<R>().filter_map(Result::ok).map(|(message, _)| message));
+            while let Some(record) =
+                self.incoming.poll_record().map_err(|error| error.to_string())?
+            {
+                messages.extend(
+                    record.into_messages::<R>().filter_map(Result::ok).map(|(message, _)| message),
+                );
             }
             while let Some(bytes) = self.incoming.poll_codec_output() {
                 self.outgoing.push_codec_bytes(bytes);
@@ -311,7 +345,8 @@ impl Question {
 
     /// Says how long the longest answer has taken since the last report.
     fn report(&mut self, what: &str) {
-        let (longest_us, asked) = (self.longest_us.swap(0, Ordering::Relaxed), self.asked.swap(0, Ordering::Relaxed));
+        let (longest_us, asked) =
+            (self.longest_us.swap(0, Ordering::Relaxed), self.asked.swap(0, Ordering::Relaxed));
         println!("{what}: the longest of {asked} answers took {:.1} ms", longest_us as f64 / 1e3);
     }
 }

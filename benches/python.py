@@ -57,7 +57,9 @@ def per_second(count: int, run: Callable[[], object]) -> float:
 
 def report(name: str, ours: float, theirs: float | None, unit: str, asked: str) -> None:
     """Print one line."""
-    beside = "" if theirs is None else f"  executor {theirs:>12,.1f} {unit}  ratio {ours / theirs:.2f}"
+    beside = (
+        "" if theirs is None else f"  executor {theirs:>12,.1f} {unit}  ratio {ours / theirs:.2f}"
+    )
     print(f"{name:<34} furlong {ours:>12,.1f} {unit}{beside}  (asked: {asked})", flush=True)
 
 
@@ -80,8 +82,20 @@ def calls(rc: furlong.Client, rounds: int) -> None:
             rates["ours"].append(per_second(TASKS, lambda: collect(view.apply_async)))
             rates["theirs"].append(per_second(TASKS, lambda: collect(pool.submit)))
     middle = {name: statistics.median(times) for name, times in sequential.items()}
-    report("sequential no-op, shared queue", middle["ours"], middle["theirs"], "us", "ratio at most 0.5")
-    report("sequential no-op, one engine", middle["direct"], middle["theirs"], "us", "ratio at most 0.5")
+    report(
+        "sequential no-op, shared queue",
+        middle["ours"],
+        middle["theirs"],
+        "us",
+        "ratio at most 0.5",
+    )
+    report(
+        "sequential no-op, one engine",
+        middle["direct"],
+        middle["theirs"],
+        "us",
+        "ratio at most 0.5",
+    )
     ours, theirs = statistics.median(rates["ours"]), statistics.median(rates["theirs"])
     report("10 000 no-ops", ours, theirs, "tasks/s", "ratio at least 5")
 
@@ -96,7 +110,9 @@ def maps(rc: furlong.Client, rounds: int) -> None:
         values = view.map_sync(double, range(ITEMS))
         rates.append(ITEMS / (time.perf_counter() - begun))
         assert values == expected
-    report("map of a million items", statistics.median(rates), None, "items/s", "at least 1 000 000")
+    report(
+        "map of a million items", statistics.median(rates), None, "items/s", "at least 1 000 000"
+    )
 
 
 def arrays(rc: furlong.Client, rounds: int) -> None:
@@ -113,8 +129,16 @@ def arrays(rc: furlong.Client, rounds: int) -> None:
     with ProcessPoolExecutor(2) as pool:
         for _ in range(rounds):
             ours.append(latency_us(lambda: echo(view.apply_sync), 100) / 1000)
-            theirs.append(latency_us(lambda: echo(lambda f, x: pool.submit(f, x).result()), 100) / 1000)
-    report("1 MiB array there and back", statistics.median(ours), statistics.median(theirs), "ms", "less than Ray")
+            theirs.append(
+                latency_us(lambda: echo(lambda f, x: pool.submit(f, x).result()), 100) / 1000
+            )
+    report(
+        "1 MiB array there and back",
+        statistics.median(ours),
+        statistics.median(theirs),
+        "ms",
+        "less than Ray",
+    )
     with furlong.Cluster(n=8) as eight:
         large = numpy.ones(100 * MIB, dtype="u1")
         begun = time.perf_counter()
@@ -161,7 +185,12 @@ def memory(rc: furlong.Client, millions: int) -> None:
 def main() -> None:
     """Measure what the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", default="all", choices=["all", "calls", "map", "arrays", "start", "memory"])
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="all",
+        choices=["all", "calls", "map", "arrays", "start", "memory"],
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--millions", type=int, default=10, help="tasks of `memory`")
     options = parser.parse_args()

@@ -32,7 +32,10 @@ PAIRED = {
 # What is measured: the arguments, and the figures' keys.
 ALONE = {
     "`true` 5 000 times": (["command"], ["farm_per_s", "bare_per_s", "ratio"]),
-    "a million queued no-ops": (["queue"], ["bytes_each", "one_more_short_us", "one_more_us", "ratio"]),
+    "a million queued no-ops": (
+        ["queue"],
+        ["bytes_each", "one_more_short_us", "one_more_us", "ratio"],
+    ),
     "kill -9 of an engine, to the second run": (["kill"], ["median_ms", "max_ms"]),
 }
 
@@ -50,8 +53,14 @@ def large(furlong: str) -> None:
             figures = measure(furlong, ["large"])
         stood = "not known" if machine.longest_ms is None else f"{machine.longest_ms:.1f} ms"
         seconds, peak, longest = (figures[key] for key in ("seconds", "peak_ratio", "noop_max_us"))
-        print(f"256 MiB there and back: {seconds:.1f} s, broker's peak {peak:.3g}, longest no-op", end=" ")
-        print(f"beside it {longest / 1e3:.1f} ms (the machine itself stood still for {stood})", flush=True)
+        print(
+            f"256 MiB there and back: {seconds:.1f} s, broker's peak {peak:.3g}, longest no-op",
+            end=" ",
+        )
+        print(
+            f"beside it {longest / 1e3:.1f} ms (the machine itself stood still for {stood})",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -61,7 +70,10 @@ def main() -> None:
         pairs = [(measure(furlong, farm)[key], measure(furlong, relay)[key]) for _ in range(PAIRS)]
         ratios = sorted(ours / theirs for ours, theirs in pairs)
         ours, theirs = (statistics.median(figures) for figures in zip(*pairs))
-        print(f"{name}: farm {ours:.0f}, relay {theirs:.0f}, ratio {statistics.median(ratios):.3g}", end=" ")
+        print(
+            f"{name}: farm {ours:.0f}, relay {theirs:.0f}, ratio {statistics.median(ratios):.3g}",
+            end=" ",
+        )
         print(f"({ratios[0]:.3g} to {ratios[-1]:.3g})", flush=True)
     for name, (arguments, keys) in ALONE.items():
         figures = measure(furlong, arguments)

@@ -37,7 +37,12 @@ class Standstill:
             self._watches.append((process, ours))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         """Stop, and take what was seen."""
         seen = []
         for process, pipe in self._watches:
@@ -66,4 +71,8 @@ def _watch(processor: int, pipe: Connection) -> None:
 if __name__ == "__main__":
     with Standstill() as machine:
         time.sleep(float(sys.argv[1]))
-    print("no right to watch" if machine.longest_ms is None else f"longest standstill {machine.longest_ms:.1f} ms")
+    print(
+        "no right to watch"
+        if machine.longest_ms is None
+        else f"longest standstill {machine.longest_ms:.1f} ms"
+    )

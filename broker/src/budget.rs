@@ -11,14 +11,14 @@
 //! | entries on their way to the journal | a few for each durable task, with its payload | as tasks |
 //! | what waits for engines | [`OUT_QUEUE_BYTES_MAX`], and no more than the tasks that they are given | connections |
 //!
-//! All but the last four are what users fill; they share `--memory` (by default a quarter of the machine's), and
-//! payloads
-//! and tasks are shared among the sessions, so that one leaves room for others (`core/payloads.rs`, `core/backlog.rs`).
-//! The others are bounded by the number of file descriptors, from which the listener takes its permits.
+//! All but the last four are what users fill; they share `--memory` (by default a quarter of the
+//! machine's), and payloads and tasks are shared among the sessions, so that one leaves room for
+//! others (`core/payloads.rs`, `core/backlog.rs`). The others are bounded by the number of file
+//! descriptors, from which the listener takes its permits.
 
 use furlong_wire::limits::{
-    CALLERS_MAX, INLINE_PAYLOAD_BYTES_MAX, KEPT_RECORDS_MAX, PENDING_MAX, PREAUTH_BUFFER_BYTES_MAX, RECORD_BYTES_MAX,
-    UNFINISHED_TASKS_MAX,
+    CALLERS_MAX, INLINE_PAYLOAD_BYTES_MAX, KEPT_RECORDS_MAX, PENDING_MAX, PREAUTH_BUFFER_BYTES_MAX,
+    RECORD_BYTES_MAX, UNFINISHED_TASKS_MAX,
 };
 
 /// A task's record in the core's tables, and its result's after it.
@@ -66,12 +66,14 @@ impl Memory {
     }
 }
 
-/// The limits on what may be pending for a client, out of what may be pending for all of them together.
+/// The limits on what may be pending for a client, out of what may be pending for all of them
+/// together.
 ///
-/// A client that is asking is answered as it takes the answers: while more waits for it than [`OutQueues::asks_max`],
-/// nothing more is read from it. What comes without being asked for, ends and events, closes it when more than
-/// [`OutQueues::waits_max`] waits. Both are shares of what is still free, so that all together never fill more than
-/// there is, however many they are, and one alone has plenty.
+/// A client that is asking is answered as it takes the answers: while more waits for it than
+/// [`OutQueues::asks_max`], nothing more is read from it. What comes without being asked for, ends
+/// and events, closes it when more than [`OutQueues::waits_max`] waits. Both are shares of what is
+/// still free, so that all together never fill more than there is, however many they are, and one
+/// alone has plenty.
 #[derive(Debug)]
 pub struct OutQueues {
     most: usize,

@@ -1,8 +1,8 @@
-//! Furlong's controller: engines and clients connect to it, each engine has a queue here, and there is one shared
-//! queue.
+//! Furlong's controller: engines and clients connect to it, each engine has a queue here, and there
+//! is one shared queue.
 //!
-//! [`core`] decides, [`run`] lets it: sockets, timers, keys and files. [`budget`] adds up what it can hold. The broker
-//! runs no user code and opens no payload.
+//! [`core`] decides, [`run`] lets it: sockets, timers, keys and files. [`budget`] adds up what it
+//! can hold. The broker runs no user code and opens no payload.
 //!
 //! ```no_run
 //! use clap::Parser;
@@ -21,4 +21,7 @@ pub mod core;
 pub mod journal;
 mod shell;
 
-pub use shell::{BadPort, BrokerArgs, BrokerLock, BrokerState, JournalArgs, JournalPlace, OwnPort, read_state, run};
+pub use shell::{
+    BadPort, BrokerArgs, BrokerLock, BrokerState, JournalArgs, JournalPlace, OwnPort, read_state,
+    run,
+};

@@ -73,8 +73,11 @@ pub async fn cancel(args: CancelArgs) -> Result<ExitCode> {
     if args.json {
         print::json_line(&json!({ "cancelled": cancelled, "finished": finished }))?;
     } else {
-        let before =
-            if finished > 0 { format!(", {} had ended before", print::grouped(finished)) } else { String::new() };
+        let before = if finished > 0 {
+            format!(", {} had ended before", print::grouped(finished))
+        } else {
+            String::new()
+        };
         print::line(format!("{} cancelled{before}", print::counted(cancelled, "task")))?;
     }
     Ok(ExitCode::SUCCESS)

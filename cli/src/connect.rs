@@ -46,8 +46,10 @@ impl From<BrokerArgs> for ConnectArgs {
 impl ConnectArgs {
     /// Connects with the first of these roles' capability files that is there.
     pub async fn connect(&self, roles: &[Role]) -> Result<Client> {
-        let mut builder =
-            Client::builder().roles(roles).software(concat!("furlong ", env!("CARGO_PKG_VERSION"))).on_link(tell);
+        let mut builder = Client::builder()
+            .roles(roles)
+            .software(concat!("furlong ", env!("CARGO_PKG_VERSION")))
+            .on_link(tell);
         if let Some(wait) = self.wait.map(Duration::from_secs_f64) {
             builder = builder.wait(wait).answers_within(wait);
         }
@@ -65,7 +67,9 @@ impl ConnectArgs {
 fn tell(event: &LinkEvent) {
     match event {
         LinkEvent::Cut(cause) => {
-            crate::print::note!("furlong: the connection to the broker {cause}; seeking it again, Ctrl-C ends");
+            crate::print::note!(
+                "furlong: the connection to the broker {cause}; seeking it again, Ctrl-C ends"
+            );
         }
         LinkEvent::Back => crate::print::note!("furlong: the session goes on"),
     }
@@ -106,8 +110,11 @@ pub fn targets(text: &str) -> Result<TargetsArg, String> {
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let number = |text: &str| text.trim().parse::<u32>().ok();
-        let range = number(first).zip(number(last)).filter(|(first, last)| first <= last && last - first < 65_536);
-        let (first, last) = range.ok_or_else(|| format!("`{part}`: engines are `all`, `3`, `0,2` or `1-3`"))?;
+        let range = number(first)
+            .zip(number(last))
+            .filter(|(first, last)| first <= last && last - first < 65_536);
+        let (first, last) =
+            range.ok_or_else(|| format!("`{part}`: engines are `all`, `3`, `0,2` or `1-3`"))?;
         ids.extend((first..=last).map(EngineId));
     }
     Ok(TargetsArg::Ids(ids))

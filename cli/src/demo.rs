@@ -62,7 +62,10 @@ struct Document {
 /// Runs the demo. Afterwards nothing runs, and nothing is left.
 pub async fn run(args: DemoArgs, program: &Program) -> Result<ExitCode> {
     let documents = documents(&args.files)?;
-    let home = tempfile::Builder::new().prefix("furlong-demo-").tempdir().context("no folder for the demo")?;
+    let home = tempfile::Builder::new()
+        .prefix("furlong-demo-")
+        .tempdir()
+        .context("no folder for the demo")?;
     let options = LocalOptions {
         program: program.clone(),
         home: home.path().join("home"),
@@ -111,10 +114,14 @@ async fn greet(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Counts on one engine first, to know the answer and the time; then on all of them, as often as makes the work worth
-/// it.
+/// Counts on one engine first, to know the answer and the time; then on all of them, as often as
+/// makes the work worth it.
 async fn count_words(client: &Client, documents: &[Document]) -> Result<()> {
-    let function = Function::Source(Arc::new(SourceFunction::new("wordcount.py", SOURCE.to_owned(), "count_text")));
+    let function = Function::Source(Arc::new(SourceFunction::new(
+        "wordcount.py",
+        SOURCE.to_owned(),
+        "count_text",
+    )));
     let mut expected = Counts::new();
     let mut once = Duration::ZERO;
     for document in documents {
@@ -126,7 +133,8 @@ async fn count_words(client: &Client, documents: &[Document]) -> Result<()> {
         once += Duration::from_micros(result.report.times.run_us);
         add(&mut expected, &result.json()?, 1);
     }
-    let passes = (WORK.as_secs_f64() / once.as_secs_f64().max(1e-6)).ceil().clamp(1.0, 20_000.0) as u64;
+    let passes =
+        (WORK.as_secs_f64() / once.as_secs_f64().max(1e-6)).ceil().clamp(1.0, 20_000.0) as u64;
     let passes = passes.next_multiple_of(PASSES_PER_TASK);
     let words: u64 = expected.values().sum();
     print::lines(format!(
@@ -171,7 +179,12 @@ async fn farm_out(
     let bar = bar.with_style(style.expect("the template is a constant and valid"));
     let mut counts = Counts::new();
     let mut shares = Shares::new();
-    let results = client.tasks().map(function.clone(), items).runtime(Runtime::Python).ordered(false).stream()?;
+    let results = client
+        .tasks()
+        .map(function.clone(), items)
+        .runtime(Runtime::Python)
+        .ordered(false)
+        .stream()?;
     let mut results = std::pin::pin!(results);
     while let Some((_, result)) = results.next().await {
         let result = result?;
@@ -188,7 +201,8 @@ async fn farm_out(
 }
 
 fn show_words(counts: &Counts) -> Result<()> {
-    let mut words: Vec<(&String, &u64)> = counts.iter().filter(|(word, _)| word.len() > 3).collect();
+    let mut words: Vec<(&String, &u64)> =
+        counts.iter().filter(|(word, _)| word.len() > 3).collect();
     words.sort_by_key(|(word, count)| (std::cmp::Reverse(**count), (*word).clone()));
     let most = words.first().map_or(1, |(_, count)| **count);
     print::line("most frequent words of four letters or more")?;
@@ -203,7 +217,10 @@ fn show_shares(shares: &Shares, took: Duration) -> Result<()> {
     print::lines("\nwhat each engine did")?;
     for (engine, (tasks, busy)) in shares {
         let percent = 100.0 * busy.as_secs_f64() / took.as_secs_f64().max(1e-6);
-        print::line(format!("  engine {engine}: {tasks:>5} tasks, busy {:.2} s ({percent:.0} %)", busy.as_secs_f64()))?;
+        print::line(format!(
+            "  engine {engine}: {tasks:>5} tasks, busy {:.2} s ({percent:.0} %)",
+            busy.as_secs_f64()
+        ))?;
     }
     Ok(())
 }
@@ -219,7 +236,10 @@ async fn figures(client: &Client) -> Result<()> {
         print::micros(rust.p50_us),
         print::micros(python.p50_us)
     ))?;
-    print::line(format!("no-ops through the shared queue: {} a second", print::grouped(many.per_s as u64)))
+    print::line(format!(
+        "no-ops through the shared queue: {} a second",
+        print::grouped(many.per_s as u64)
+    ))
 }
 
 fn add(sum: &mut Counts, counts: &Counts, times: u64) {
@@ -230,16 +250,24 @@ fn add(sum: &mut Counts, counts: &Counts, times: u64) {
 
 fn documents(files: &[PathBuf]) -> Result<Vec<Document>> {
     if files.is_empty() {
-        let own = DOCUMENTS.iter().map(|(name, text)| Document { name: (*name).to_owned(), text: (*text).to_owned() });
+        let own = DOCUMENTS
+            .iter()
+            .map(|(name, text)| Document { name: (*name).to_owned(), text: (*text).to_owned() });
         return Ok(own.collect());
     }
     let read = |path: &PathBuf| {
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let (name, text) = (path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned());
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let (name, text) =
+            (path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned());
         Ok(Document { name, text })
     };
     let documents = files.iter().map(read).collect::<Result<Vec<Document>>>()?;
     let empty = documents.iter().find(|document| document.text.trim().is_empty());
-    ensure!(empty.is_none(), "{} has no words to count", empty.map_or("", |document| &document.name));
+    ensure!(
+        empty.is_none(),
+        "{} has no words to count",
+        empty.map_or("", |document| &document.name)
+    );
     Ok(documents)
 }

@@ -1,10 +1,13 @@
-//! A task's end, for people and for programs: its output as it was written, its value, its exit code.
+//! A task's end, for people and for programs: its output as it was written, its value, its exit
+//! code.
 
 use std::collections::BTreeSet;
 
 use anyhow::Result;
 use base64ct::{Base64, Encoding};
-use furlong_client::{DecodeError, ErrorKind, OsText, Output, OutputPiece, TaskFailure, TaskReport, TaskResult};
+use furlong_client::{
+    DecodeError, ErrorKind, OsText, Output, OutputPiece, TaskFailure, TaskReport, TaskResult,
+};
 use furlong_wire::call::{Codec, ReplyHeader};
 use furlong_wire::message::Stream;
 use serde::Serialize;
@@ -41,7 +44,9 @@ impl Printed {
     /// Prints a piece of a task's output as it was written.
     pub fn piece(&mut self, name: &str, piece: &OutputPiece) -> Result<()> {
         if self.attempt != 0 && self.attempt != piece.attempt && self.stdout + self.stderr > 0 {
-            print::note!("furlong: {name} begins again: what it wrote so far was of an attempt that came to nothing");
+            print::note!(
+                "furlong: {name} begins again: what it wrote so far was of an attempt that came to nothing"
+            );
             *self = Self::default();
         }
         self.attempt = piece.attempt;
@@ -76,9 +81,10 @@ impl Printed {
         if self.attempt != 0 && self.attempt != report.attempts {
             *self = Self::default();
         }
-        for (stream, output, from) in
-            [(Stream::Stdout, &report.stdout, self.stdout), (Stream::Stderr, &report.stderr, self.stderr)]
-        {
+        for (stream, output, from) in [
+            (Stream::Stdout, &report.stdout, self.stdout),
+            (Stream::Stderr, &report.stderr, self.stderr),
+        ] {
             let (gap, parts) = after(output, from);
             self.write(stream, &parts[0])?;
             say_gap(name, gap);
@@ -104,7 +110,8 @@ pub fn left_out_bytes(end: &End) -> u64 {
     report.stdout.left_out_bytes() + report.stderr.left_out_bytes()
 }
 
-/// Returns what comes after the first `from` bytes: how much is left out, and what is kept before and after that.
+/// Returns what comes after the first `from` bytes: how much is left out, and what is kept before
+/// and after that.
 fn after(output: &Output, from: u64) -> (u64, [Vec<u8>; 2]) {
     let skip = |bytes: &[u8], known: u64| {
         bytes.get(usize::try_from(known).unwrap_or(usize::MAX)..).unwrap_or_default().to_vec()
@@ -115,17 +122,24 @@ fn after(output: &Output, from: u64) -> (u64, [Vec<u8>; 2]) {
     (gap, [skip(output.start(), from), skip(&output.end(), from.saturating_sub(end_at))])
 }
 
-/// Prints the value of a function that returned, or of code that was executed; a command has none. If it is not what
-/// its header says, that is said instead, and the answer is false.
+/// Prints the value of a function that returned, or of code that was executed; a command has none.
+/// If it is not what its header says, that is said instead, and the answer is false.
 pub fn print_value(result: &TaskResult) -> Result<bool> {
     let codec = result.codec();
     match &result.header {
         ReplyHeader::Exited { .. } | ReplyHeader::Raised(_) => {}
         ReplyHeader::Executed { repr, .. } => repr.as_ref().map_or(Ok(()), print::lines)?,
-        ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } if codec == Some(Codec::Pickle) => {
-            print::note!("furlong: {}: its value is a pickle, which only Python can open", result.report.id);
+        ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. }
+            if codec == Some(Codec::Pickle) =>
+        {
+            print::note!(
+                "furlong: {}: its value is a pickle, which only Python can open",
+                result.report.id
+            );
         }
-        ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } if codec == Some(Codec::Raw) => {
+        ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. }
+            if codec == Some(Codec::Raw) =>
+        {
             result.data.iter().try_for_each(|buffer| print::own(Stream::Stdout, buffer))?;
         }
         ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } => match value(result) {
@@ -139,7 +153,8 @@ pub fn print_value(result: &TaskResult) -> Result<bool> {
     Ok(true)
 }
 
-/// A result's value as JSON, with its numbers as the engine wrote them; null for what JSON has no form for.
+/// A result's value as JSON, with its numbers as the engine wrote them; null for what JSON has no
+/// form for.
 fn value(result: &TaskResult) -> Result<Box<RawValue>, DecodeError> {
     let value = match (&result.header, result.codec()) {
         (ReplyHeader::Executed { repr, .. }, _) => json!(repr),
@@ -193,8 +208,10 @@ pub fn print_failure(name: &str, failure: &TaskFailure) {
     let traceback = if traceback.contains('\n') { format!("\n{traceback}") } else { String::new() };
     let text = failure.to_string();
     // What a command wrote to standard error is printed as it was written.
-    let line = if is_exit(failure) { text.lines().next().unwrap_or_default().to_owned() } else { text };
-    let engine = failure.report.engine.filter(|_| is_exit(failure)).map(|id| format!(" (engine {id})"));
+    let line =
+        if is_exit(failure) { text.lines().next().unwrap_or_default().to_owned() } else { text };
+    let engine =
+        failure.report.engine.filter(|_| is_exit(failure)).map(|id| format!(" (engine {id})"));
     let engine = engine.filter(|engine| !line.ends_with(engine)).unwrap_or_default();
     print::note!("furlong: {name}: {line}{engine}{traceback}");
 }
@@ -212,9 +229,11 @@ pub fn print_direct_failure(failure: &TaskFailure, refused: &mut BTreeSet<String
     }
 }
 
-/// Returns true if the broker refused a task: what it says is about the user, and the same for every engine.
+/// Returns true if the broker refused a task: what it says is about the user, and the same for
+/// every engine.
 pub fn never_began(failure: &TaskFailure) -> bool {
-    let kinds = [ErrorKind::Forbidden, ErrorKind::UnknownEngine, ErrorKind::Unsupported, ErrorKind::Busy];
+    let kinds =
+        [ErrorKind::Forbidden, ErrorKind::UnknownEngine, ErrorKind::Unsupported, ErrorKind::Busy];
     failure.kind().is_some_and(|kind| kinds.contains(&kind))
 }
 
@@ -231,7 +250,8 @@ pub fn is_exit(failure: &TaskFailure) -> bool {
     failure.kind() == Some(ErrorKind::Exit)
 }
 
-/// The exit code of several tasks, of which so many did not succeed, and so many are without a part of their output.
+/// The exit code of several tasks, of which so many did not succeed, and so many are without a part
+/// of their output.
 pub fn exit_code_of_all(failed: u64, incomplete: u64) -> ExitCode {
     match (failed, incomplete) {
         (0, 0) => ExitCode::SUCCESS,
@@ -240,12 +260,14 @@ pub fn exit_code_of_all(failed: u64, incomplete: u64) -> ExitCode {
     }
 }
 
-/// The exit code of a task, as a shell gives it: its own, 128 and the signal that ended it, else 1; 3 if it succeeded
-/// and a part of its output is left out.
+/// The exit code of a task, as a shell gives it: its own, 128 and the signal that ended it, else 1;
+/// 3 if it succeeded and a part of its output is left out.
 pub fn exit_code(end: &End) -> ExitCode {
     let Err(failure) = end else { return exit_code_of_all(0, left_out_bytes(end)) };
     let code = failure.exit_code().or_else(|| failure.signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).map_or(ExitCode::FAILURE, ExitCode::from)
+    code.and_then(|code| u8::try_from(code).ok())
+        .filter(|code| *code != 0)
+        .map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// A task's end as JSON, without what names the task.
@@ -280,11 +302,13 @@ pub fn as_json(end: &End) -> Document {
     Document { rest, value, value_error }
 }
 
-/// Adds the bytes of what is no text, in base64: beside `stdout`, whose text shows `U+FFFD` for them, `stdout_base64`.
+/// Adds the bytes of what is no text, in base64: beside `stdout`, whose text shows `U+FFFD` for
+/// them, `stdout_base64`.
 pub fn note_bytes_of_output(document: &mut Map<String, Value>, report: &TaskReport) {
     for (name, output) in [("stdout", &report.stdout), ("stderr", &report.stderr)] {
         if !output.is_text() {
-            document.insert(format!("{name}_base64"), Base64::encode_string(&output.bytes()).into());
+            document
+                .insert(format!("{name}_base64"), Base64::encode_string(&output.bytes()).into());
         }
     }
 }

@@ -125,7 +125,11 @@ pub async fn shutdown(args: ShutdownArgs) -> Result<ExitCode> {
     let work = async {
         let ids = client.multiengine(EngineTargets::from(targets.clone())).engines().await?;
         client.shutdown(EngineTargets::Ids(ids.clone()), args.finish).await?;
-        say(&ids, "no engines are connected", if args.finish { "leave when they are done" } else { "stop" })
+        say(
+            &ids,
+            "no engines are connected",
+            if args.finish { "leave when they are done" } else { "stop" },
+        )
     };
     interrupt::or_leave(&client, work).await
 }

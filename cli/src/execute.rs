@@ -94,8 +94,16 @@ pub async fn execute(args: ExecuteArgs) -> Result<ExitCode> {
 pub async fn run(args: RunArgs) -> Result<ExitCode> {
     let file = args.file.display().to_string();
     let source = std::fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;
-    let name = args.file.file_name().map_or_else(|| file.clone(), |name| Path::new(name).display().to_string());
-    on_engines(CallSpec::script(name, OsText::from_bytes(source)), &format!("run {file}"), &args.how).await
+    let name = args
+        .file
+        .file_name()
+        .map_or_else(|| file.clone(), |name| Path::new(name).display().to_string());
+    on_engines(
+        CallSpec::script(name, OsText::from_bytes(source)),
+        &format!("run {file}"),
+        &args.how,
+    )
+    .await
 }
 
 async fn on_engines(call: CallSpec, code: &str, how: &HowArgs) -> Result<ExitCode> {
@@ -114,14 +122,17 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
     let (mut failed, mut incomplete) = (0, 0);
     let mut refused = BTreeSet::new();
     for task in tasks {
-        let (end, live) = if is_live { live::until_end(task, code).await? } else { (task.await, None) };
+        let (end, live) =
+            if is_live { live::until_end(task, code).await? } else { (task.await, None) };
         failed += u64::from(end.is_err());
         incomplete += u64::from(ended::left_out_bytes(&end) > 0);
         code_of_exit = end.as_ref().err().filter(|_| is_single).and_then(ended::code_of_exit);
         match &end {
             _ if how.json => print::json_line(&shown::as_json(&end))?,
             // The broker did not let it begin: one line, however many engines there are.
-            Err(failure) if ended::never_began(failure) => ended::print_direct_failure(failure, &mut refused),
+            Err(failure) if ended::never_began(failure) => {
+                ended::print_direct_failure(failure, &mut refused)
+            }
             _ => match live {
                 Some(printed) => shown::print_after_live(&end, printed)?,
                 None => shown::print(code, &end)?,
@@ -133,6 +144,8 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
 
 fn read_stdin() -> Result<String> {
     let mut code = String::new();
-    std::io::stdin().read_to_string(&mut code).context("cannot read the code from standard input")?;
+    std::io::stdin()
+        .read_to_string(&mut code)
+        .context("cannot read the code from standard input")?;
     Ok(code)
 }

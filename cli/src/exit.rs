@@ -2,7 +2,8 @@
 
 use std::process::Termination;
 
-/// An exit code. Unlike the standard library's it can be read, by who has no `main` to return it from.
+/// An exit code. Unlike the standard library's it can be read, by who has no `main` to return it
+/// from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExitCode(u8);
 

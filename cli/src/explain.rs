@@ -70,18 +70,30 @@ fn lines(record: &TaskRecord) -> Vec<String> {
     if let Some(label) = &record.label {
         say("label", label.clone());
     }
-    let place = record.target.map_or("the shared queue".to_owned(), |id| format!("the queue of engine {id}"));
-    let priority = if record.priority == 0 { String::new() } else { format!(", priority {}", record.priority) };
+    let place = record
+        .target
+        .map_or("the shared queue".to_owned(), |id| format!("the queue of engine {id}"));
+    let priority = if record.priority == 0 {
+        String::new()
+    } else {
+        format!(", priority {}", record.priority)
+    };
     say("what", format!("a {} task of {place}{priority}", record.runtime));
     let on = record.engine.map_or(String::new(), |id| format!(", engine {id}"));
     say("state", format!("{}{on}", state(record)));
     if let Some(why) = why(record) {
         say("why", why.to_owned());
     }
-    say("submitted", format!("{} ago", short(since(times.submitted_unix_us).unwrap_or(times.now_us))));
+    say(
+        "submitted",
+        format!("{} ago", short(since(times.submitted_unix_us).unwrap_or(times.now_us))),
+    );
     say("bytes", bytes(record));
     if record.outcome.is_some() {
-        say("result", if record.kept { "kept: `furlong result` shows it" } else { "not kept" }.to_owned());
+        say(
+            "result",
+            if record.kept { "kept: `furlong result` shows it" } else { "not kept" }.to_owned(),
+        );
     }
     for attempt in attempts(record) {
         say("attempt", attempt);
@@ -90,7 +102,8 @@ fn lines(record: &TaskRecord) -> Vec<String> {
     lines
 }
 
-/// Returns the time since then by this machine's clock, if it agrees with the broker's that it is past.
+/// Returns the time since then by this machine's clock, if it agrees with the broker's that it is
+/// past.
 fn since(unix_us: u64) -> Option<u64> {
     let at = SystemTime::UNIX_EPOCH + Duration::from_micros(unix_us);
     SystemTime::now().duration_since(at).ok().map(|since| since.as_micros() as u64)
@@ -98,21 +111,34 @@ fn since(unix_us: u64) -> Option<u64> {
 
 fn bytes(record: &TaskRecord) -> String {
     let [request, result, stdout, stderr] =
-        [record.request_bytes, record.result_bytes, record.stdout_bytes, record.stderr_bytes].map(print::bytes);
-    format!("{request} of call and arguments, {result} of result, {stdout} on stdout, {stderr} on stderr")
+        [record.request_bytes, record.result_bytes, record.stdout_bytes, record.stderr_bytes]
+            .map(print::bytes);
+    format!(
+        "{request} of call and arguments, {result} of result, {stdout} on stdout, {stderr} on stderr"
+    )
 }
 
 /// Describes the outcome of each attempt, the last one last.
 fn attempts(record: &TaskRecord) -> Vec<String> {
     let past = (1..).zip(&record.past).map(|(number, attempt)| {
-        let (at, took) = (short(attempt.assigned_us), short(attempt.ended_us.saturating_sub(attempt.assigned_us)));
-        format!("{number} on engine {}, given after {at}, {took} later: {}", attempt.engine, attempt.how)
+        let (at, took) = (
+            short(attempt.assigned_us),
+            short(attempt.ended_us.saturating_sub(attempt.assigned_us)),
+        );
+        format!(
+            "{number} on engine {}, given after {at}, {took} later: {}",
+            attempt.engine, attempt.how
+        )
     });
     let mut attempts: Vec<String> = past.collect();
     let is_given = record.attempts as usize > record.past.len();
     if let Some((engine, at)) = record.engine.zip(record.times.assigned_us).filter(|_| is_given) {
         let number = record.attempts;
-        attempts.push(format!("{number} on engine {engine}, given after {}: {}", short(at), state(record)));
+        attempts.push(format!(
+            "{number} on engine {engine}, given after {}: {}",
+            short(at),
+            state(record)
+        ));
     }
     attempts
 }

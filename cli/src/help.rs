@@ -2,8 +2,9 @@
 
 use clap::{Arg, Command};
 
-/// The command with the texts after its help, and after that of all its subcommands, as paragraphs of one line each:
-/// clap breaks them to the width of the terminal, and would break lines that are broken already a second time.
+/// The command with the texts after its help, and after that of all its subcommands, as paragraphs
+/// of one line each: clap breaks them to the width of the terminal, and would break lines that are
+/// broken already a second time.
 pub fn flowing(mut command: Command) -> Command {
     if let Some(text) = command.get_after_help().map(|text| flow(&text.to_string())) {
         command = command.after_help(text);
@@ -11,7 +12,8 @@ pub fn flowing(mut command: Command) -> Command {
     if let Some(text) = command.get_after_long_help().map(|text| flow(&text.to_string())) {
         command = command.after_long_help(text);
     }
-    let names: Vec<String> = command.get_subcommands().map(|one| one.get_name().to_owned()).collect();
+    let names: Vec<String> =
+        command.get_subcommands().map(|one| one.get_name().to_owned()).collect();
     names.into_iter().fold(command, |command, name| command.mut_subcommand(name, flowing))
 }
 
@@ -28,8 +30,8 @@ fn flow(text: &str) -> String {
     flowed
 }
 
-/// The command, and all its subcommands, with options that take `-1` for a value, and say that it is none of theirs:
-/// clap would take it for an option, and advise to pass it as an argument.
+/// The command, and all its subcommands, with options that take `-1` for a value, and say that it
+/// is none of theirs: clap would take it for an option, and advise to pass it as an argument.
 pub fn taking_negative_numbers(command: Command) -> Command {
     let takes = |arg: Arg| {
         let has_value = arg.get_action().takes_values() && !arg.is_allow_hyphen_values_set();
@@ -47,7 +49,10 @@ mod tests {
         let retries = Arg::new("retries").long("retries").value_parser(clap::value_parser!(u8));
         let inner = Command::new("inner").arg(retries);
         let command = taking_negative_numbers(Command::new("outer").subcommand(inner));
-        let error = command.try_get_matches_from(["outer", "inner", "--retries", "-1"]).unwrap_err().to_string();
+        let error = command
+            .try_get_matches_from(["outer", "inner", "--retries", "-1"])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("invalid value '-1' for '--retries <retries>'"), "{error}");
     }
 

@@ -21,9 +21,13 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// The time to wait for a second Ctrl-C.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs a command's work until it is done or somebody interrupts it. Then all of its tasks that have not ended are
-/// cancelled, and Ctrl-C waits until they have stopped; a second one ends by force what does not.
-pub async fn or_cancel(client: &Client, work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+/// Runs a command's work until it is done or somebody interrupts it. Then all of its tasks that
+/// have not ended are cancelled, and Ctrl-C waits until they have stopped; a second one ends by
+/// force what does not.
+pub async fn or_cancel(
+    client: &Client,
+    work: impl Future<Output = Result<ExitCode>>,
+) -> Result<ExitCode> {
     let mut stop = Stop::new(false);
     let outcome = tokio::select! {
         outcome = work => outcome,
@@ -41,8 +45,8 @@ pub async fn or_cancel(client: &Client, work: impl Future<Output = Result<ExitCo
     outcome
 }
 
-/// Cancels the session's tasks, and returns when they have stopped, when nobody has asked for force, when somebody has
-/// asked for an end thrice, or when the broker does not answer.
+/// Cancels the session's tasks, and returns when they have stopped, when nobody has asked for
+/// force, when somebody has asked for an end thrice, or when the broker does not answer.
 async fn cancel_all(client: &Client, stop: &mut Stop) {
     client.cancel_all(false);
     // Any answer says that the broker has taken what went before the question.
@@ -88,16 +92,31 @@ async fn cancel_all(client: &Client, stop: &mut Stop) {
 }
 
 /// Runs a command's work, whose tasks are all kept, until it is done or somebody interrupts it.
-pub async fn or_go_on(client: &Client, work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    or_end(client, work, ": what was handed over goes on; `furlong queue` lists it, `furlong cancel` ends it").await
+pub async fn or_go_on(
+    client: &Client,
+    work: impl Future<Output = Result<ExitCode>>,
+) -> Result<ExitCode> {
+    or_end(
+        client,
+        work,
+        ": what was handed over goes on; `furlong queue` lists it, `furlong cancel` ends it",
+    )
+    .await
 }
 
 /// Runs a command's work, which began no tasks, until it is done or somebody interrupts it.
-pub async fn or_leave(client: &Client, work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+pub async fn or_leave(
+    client: &Client,
+    work: impl Future<Output = Result<ExitCode>>,
+) -> Result<ExitCode> {
     or_end(client, work, "").await
 }
 
-async fn or_end(client: &Client, work: impl Future<Output = Result<ExitCode>>, then: &str) -> Result<ExitCode> {
+async fn or_end(
+    client: &Client,
+    work: impl Future<Output = Result<ExitCode>>,
+    then: &str,
+) -> Result<ExitCode> {
     let mut stop = std::pin::pin!(furlong_host::stop::requested(false));
     let outcome = tokio::select! {
         outcome = work => outcome,
@@ -112,7 +131,8 @@ async fn or_end(client: &Client, work: impl Future<Output = Result<ExitCode>>, t
     outcome
 }
 
-/// Returns when the terminal is gone, unless the command was started so as not to care, as by `nohup`.
+/// Returns when the terminal is gone, unless the command was started so as not to care, as by
+/// `nohup`.
 async fn hung_up() {
     // Looked at before the handler is there.
     if is_hangup_ignored() {
@@ -124,11 +144,13 @@ async fn hung_up() {
     }
 }
 
-/// Returns true if SIGHUP is ignored, as at the start of this process: the mask has a bit for each signal, from 1 on.
+/// Returns true if SIGHUP is ignored, as at the start of this process: the mask has a bit for each
+/// signal, from 1 on.
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }
 
 /// From now on a second Ctrl-C ends the process without regard to anything.

@@ -1,7 +1,7 @@
 //! The `furlong` command: start a farm, run work on it, look at it, measure it.
 //!
-//! It is a library so that more than one program can be the command: the binary `furlong`, and the Python package. Each
-//! says by a [`Program`] how it is started again.
+//! It is a library so that more than one program can be the command: the binary `furlong`, and the
+//! Python package. Each says by a [`Program`] how it is started again.
 //!
 //! ```no_run
 //! use furlong_cli::{ExitCode, Program, run};
@@ -124,14 +124,15 @@ enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// Runs the command with these arguments, those after the program's name, and says how it has ended.
+/// Runs the command with these arguments, those after the program's name, and says how it has
+/// ended.
 ///
 /// Errors are printed. Ctrl-C ends the process where nothing has to be put in order first.
 pub fn run(args: impl IntoIterator<Item = OsString>, program: &Program) -> ExitCode {
     let ended = parse(args, program).and_then(|command| run_command(command, program));
     let code = ended.unwrap_or_else(|error| told(&error));
-    // The standard library does it at the end of a program whose `main` is in Rust, and only there. Who has closed our
-    // output does not want to know.
+    // The standard library does it at the end of a program whose `main` is in Rust, and only there.
+    // Who has closed our output does not want to know.
     let _ = std::io::stdout().flush();
     code
 }
@@ -161,7 +162,9 @@ fn told(error: &anyhow::Error) -> ExitCode {
 fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
     match command {
         Command::Broker(args) => furlong_broker::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Engine(args) => furlong_engine::run(program.engine(args)).map(|()| ExitCode::SUCCESS),
+        Command::Engine(args) => {
+            furlong_engine::run(program.engine(args)).map(|()| ExitCode::SUCCESS)
+        }
         Command::Demo(args) => on_runtime(demo::run(args, program)),
         Command::Cluster(command) => on_runtime(cluster::run(command, program)),
         Command::Ids(args) => on_runtime(status::ids(args)),
@@ -194,18 +197,26 @@ fn usage_error(text: &str) -> anyhow::Error {
     Cli::command().error(clap::error::ErrorKind::ArgumentConflict, text).into()
 }
 
-/// Runs a command on a runtime of one thread: nothing is handed from thread to thread on the way of a task.
+/// Runs a command on a runtime of one thread: nothing is handed from thread to thread on the way of
+/// a task.
 fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     finish(tokio::runtime::Builder::new_current_thread().enable_all().build()?, command)
 }
 
-/// Runs a command on this thread, and its connection on another: a slow reader of what the command prints blocks this
-/// thread alone, and the broker, which leaves out output for a client that does not read, notices nothing.
+/// Runs a command on this thread, and its connection on another: a slow reader of what the command
+/// prints blocks this thread alone, and the broker, which leaves out output for a client that does
+/// not read, notices nothing.
 fn beside_network(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    finish(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?, command)
+    finish(
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?,
+        command,
+    )
 }
 
-fn finish(runtime: tokio::runtime::Runtime, command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+fn finish(
+    runtime: tokio::runtime::Runtime,
+    command: impl Future<Output = Result<ExitCode>>,
+) -> Result<ExitCode> {
     let outcome = runtime.block_on(command);
     runtime.shutdown_background();
     outcome

@@ -2,8 +2,8 @@
 
 use furlong_cli::{ExitCode, Program, run};
 
-/// A task is a handful of small allocations in each program on its way: with the system's allocator they were a sixth
-/// of its processor time.
+/// A task is a handful of small allocations in each program on its way: with the system's allocator
+/// they were a sixth of its processor time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -74,7 +74,9 @@ pub async fn run(args: MapArgs) -> Result<ExitCode> {
             .tasks()
             .map_stream(
                 function,
-                items.map(|item| Arguments::JsonText(format!("[[{}],{{}}]", json_string(&item)).into())),
+                items.map(|item| {
+                    Arguments::JsonText(format!("[[{}],{{}}]", json_string(&item)).into())
+                }),
             )
             .runtime(Runtime::Python)
             .window(args.window as usize)
@@ -93,10 +95,13 @@ pub async fn run(args: MapArgs) -> Result<ExitCode> {
     interrupt::or_cancel(&client, work).await
 }
 
-/// Prints results as they come; says why if none does. How many items failed, and of how many output is left out.
+/// Prints results as they come; says why if none does. How many items failed, and of how many
+/// output is left out.
 async fn print_results(
     client: &Client,
-    results: impl Stream<Item = (usize, Result<furlong_client::TaskResult, furlong_client::TaskFailure>)>,
+    results: impl Stream<
+        Item = (usize, Result<furlong_client::TaskResult, furlong_client::TaskFailure>),
+    >,
     progress: &ProgressBar,
 ) -> Result<(u64, u64)> {
     let mut results = pin!(results);
@@ -122,8 +127,10 @@ async fn print_results(
             Err(failure) => {
                 failed += 1;
                 // A traceback of one line says only what the line before it has said.
-                let traceback = failure.remote().map(|remote| remote.traceback.trim_end()).unwrap_or_default();
-                let traceback = if traceback.contains('\n') { format!("\n{traceback}") } else { String::new() };
+                let traceback =
+                    failure.remote().map(|remote| remote.traceback.trim_end()).unwrap_or_default();
+                let traceback =
+                    if traceback.contains('\n') { format!("\n{traceback}") } else { String::new() };
                 progress.suspend(|| print::note!("furlong: item {index}: {failure}{traceback}"));
             }
         }
@@ -136,15 +143,21 @@ fn print_output(index: usize, report: &TaskReport) {
     for (name, output) in [("Out", &report.stdout), ("Err", &report.stderr)] {
         if !output.is_empty() {
             // Who has closed standard error does not want to know.
-            let _ = print::headed(OutputStream::Stderr, &format!("[item {index}] {name}: "), &output.bytes());
+            let _ = print::headed(
+                OutputStream::Stderr,
+                &format!("[item {index}] {name}: "),
+                &output.bytes(),
+            );
         }
     }
 }
 
-/// A file's function is sent with its source, so an edited file is used at once; a module's is imported by the engines.
+/// A file's function is sent with its source, so an edited file is used at once; a module's is
+/// imported by the engines.
 fn function(place: &str, name: &str) -> Result<Function> {
     let extension = Path::new(place).extension();
-    let is_file = Path::new(place).exists() || extension.is_some_and(|it| it == "py") || place.contains('/');
+    let is_file =
+        Path::new(place).exists() || extension.is_some_and(|it| it == "py") || place.contains('/');
     if !is_file {
         return Ok(Function::Named(format!("{place}:{name}")));
     }
@@ -160,7 +173,8 @@ fn function_name(text: &str) -> Result<(String, String), String> {
     parts.ok_or_else(|| "name a function as FILE.py:FUNCTION or MODULE:FUNCTION".to_owned())
 }
 
-/// The items as they come: standard input is read by a thread, so that results do not wait for the next line.
+/// The items as they come: standard input is read by a thread, so that results do not wait for the
+/// next line.
 fn items(items: Vec<OsString>, input: &Input) -> Pin<Box<dyn Stream<Item = OsString> + Send>> {
     if items != ["-"] {
         return Box::pin(stream::iter(items));
@@ -175,7 +189,8 @@ fn items(items: Vec<OsString>, input: &Input) -> Pin<Box<dyn Stream<Item = OsStr
     Box::pin(stream::unfold(receiver, async |mut lines| Some((lines.recv().await?, lines))))
 }
 
-/// An item as a JSON string. A byte that is not UTF-8 becomes a lone surrogate, as Python has it in `sys.argv`.
+/// An item as a JSON string. A byte that is not UTF-8 becomes a lone surrogate, as Python has it in
+/// `sys.argv`.
 fn json_string(item: &OsStr) -> String {
     let mut text = String::from("\"");
     for chunk in item.as_bytes().utf8_chunks() {
@@ -206,7 +221,9 @@ impl Input {
     fn check(&self) -> Result<()> {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             None => Ok(()),
-            Some((number, error)) => bail!("cannot read line {number} of the standard input: {error}"),
+            Some((number, error)) => {
+                bail!("cannot read line {number} of the standard input: {error}")
+            }
         }
     }
 }

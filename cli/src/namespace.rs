@@ -102,7 +102,12 @@ pub struct ClearArgs {
 /// Sets variables.
 pub async fn push(args: PushArgs) -> Result<ExitCode> {
     let variables: BTreeMap<String, Box<RawValue>> = args.variables.into_iter().collect();
-    on_engines(&args.direct, async |engines| Ok(engines.push(&variables).await?.wait_each().await), |_| Ok(())).await
+    on_engines(
+        &args.direct,
+        async |engines| Ok(engines.push(&variables).await?.wait_each().await),
+        |_| Ok(()),
+    )
+    .await
 }
 
 /// Prints values.
@@ -114,7 +119,8 @@ pub async fn pull(args: PullArgs) -> Result<ExitCode> {
         let values: BTreeMap<&String, Box<RawValue>> = names.iter().zip(values).collect();
         print::json_line(&Pulled { engine: engine(result), values })
     };
-    on_engines(&args.direct, async |engines| Ok(engines.pull(names).await?.wait_each().await), show).await
+    on_engines(&args.direct, async |engines| Ok(engines.pull(names).await?.wait_each().await), show)
+        .await
 }
 
 /// The output of `pull` for one engine. The values stay the text that they are.
@@ -127,19 +133,26 @@ struct Pulled<'a> {
 /// Prints names.
 pub async fn keys(args: KeysArgs) -> Result<ExitCode> {
     let show = |result: &TaskResult| {
-        let keys: Vec<String> = result.json().context("the names are no list: the engine speaks another version")?;
+        let keys: Vec<String> =
+            result.json().context("the names are no list: the engine speaks another version")?;
         if args.json {
             return print::json_line(&json!({ "engine": engine(result), "keys": keys }));
         }
         let id = engine(result).map_or("?".to_owned(), |id| id.to_string());
         print::line(format!("[{id}] {}", keys.join(" ")).trim_end())
     };
-    on_engines(&args.direct, async |engines| Ok(engines.keys().await?.wait_each().await), show).await
+    on_engines(&args.direct, async |engines| Ok(engines.keys().await?.wait_each().await), show)
+        .await
 }
 
 /// Empties namespaces.
 pub async fn clear(args: ClearArgs) -> Result<ExitCode> {
-    on_engines(&args.direct, async |engines| Ok(engines.clear().await?.wait_each().await), |_| Ok(())).await
+    on_engines(
+        &args.direct,
+        async |engines| Ok(engines.clear().await?.wait_each().await),
+        |_| Ok(()),
+    )
+    .await
 }
 
 fn engine(result: &TaskResult) -> Option<u32> {
@@ -170,11 +183,14 @@ async fn on_engines(
 
 /// Reads `NAME=VALUE`.
 fn variable(text: &str) -> Result<(String, Box<RawValue>), String> {
-    let wrong = || format!("`{text}`: a variable is NAME=VALUE, and a name has letters, digits and `_`");
+    let wrong =
+        || format!("`{text}`: a variable is NAME=VALUE, and a name has letters, digits and `_`");
     let (name, value) = text.split_once('=').ok_or_else(wrong)?;
     let is_name = name.chars().all(|it| it.is_alphanumeric() || it == '_')
         && name.chars().next().is_some_and(|it| !it.is_ascii_digit());
-    let value = serde_json::from_str(value).or_else(|_| to_raw_value(value)).map_err(|error| error.to_string())?;
+    let value = serde_json::from_str(value)
+        .or_else(|_| to_raw_value(value))
+        .map_err(|error| error.to_string())?;
     is_name.then(|| (name.to_owned(), value)).ok_or_else(wrong)
 }
 

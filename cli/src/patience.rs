@@ -12,7 +12,8 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// The start of the broker's message that nobody can run a task, as opposed to all being busy.
 const NO_ENGINE: &str = "no engine is online";
 
-/// Finds out why nothing comes: asks the broker each second in which nothing does, until there is a reason, once.
+/// Finds out why nothing comes: asks the broker each second in which nothing does, until there is a
+/// reason, once.
 #[derive(Debug)]
 pub struct Patience {
     next: Instant,

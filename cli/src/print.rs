@@ -1,7 +1,7 @@
 //! Printing that survives a reader who leaves, and text that is not ours.
 //!
-//! All that a command prints goes through here, and all of it is escaped: what a peer says cannot move the cursor, and
-//! cannot begin a line. A task's own output alone passes as it is, by [`own`].
+//! All that a command prints goes through here, and all of it is escaped: what a peer says cannot
+//! move the cursor, and cannot begin a line. A task's own output alone passes as it is, by [`own`].
 
 use std::io::{self, IsTerminal, Write};
 
@@ -45,8 +45,8 @@ macro_rules! note {
 }
 pub(crate) use note;
 
-/// Prints to standard error, with a newline. The first line alone begins at the left: nothing in the text looks like
-/// another note. Who has closed standard error does not want to know.
+/// Prints to standard error, with a newline. The first line alone begins at the left: nothing in
+/// the text looks like another note. Who has closed standard error does not want to know.
 pub fn to_stderr(text: &str) {
     let text = format!("{}\n", printable::lines(text).replace('\n', "\n  "));
     let _ = io::stderr().lock().write_all(text.as_bytes());
@@ -57,7 +57,8 @@ pub fn json(value: &impl serde::Serialize) -> Result<()> {
     lines(serde_json::to_string_pretty(value)?)
 }
 
-/// Prints a value as a JSON document on one line: one of many. What came as JSON may have newlines between its parts.
+/// Prints a value as a JSON document on one line: one of many. What came as JSON may have newlines
+/// between its parts.
 pub fn json_line(value: &impl serde::Serialize) -> Result<()> {
     line(serde_json::to_string(value)?.replace(['\n', '\r'], " "))
 }
@@ -65,7 +66,9 @@ pub fn json_line(value: &impl serde::Serialize) -> Result<()> {
 /// Returns true if the reader of our output has closed it.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let broken = |error: &(dyn std::error::Error + 'static)| {
-        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     };
     error.chain().any(broken)
 }
@@ -116,14 +119,21 @@ pub fn clipped(text: &str, characters_max: usize) -> String {
     }
 }
 
-/// A progress bar on standard error, if it is wanted and that is a terminal: of so many steps, or of any number.
+/// A progress bar on standard error, if it is wanted and that is a terminal: of so many steps, or
+/// of any number.
 pub fn progress(total: Option<u64>, is_wanted: bool) -> ProgressBar {
     let bar = ProgressBar::new(total.unwrap_or(0));
     if !is_wanted || !io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-    let style = if total.is_some() { "{bar:40} {pos}/{len} {per_sec} {eta}" } else { "{spinner} {pos} {per_sec}" };
-    bar.with_style(ProgressStyle::with_template(style).expect("the template is a constant and valid"))
+    let style = if total.is_some() {
+        "{bar:40} {pos}/{len} {per_sec} {eta}"
+    } else {
+        "{spinner} {pos} {per_sec}"
+    };
+    bar.with_style(
+        ProgressStyle::with_template(style).expect("the template is a constant and valid"),
+    )
 }
 
 #[cfg(test)]
@@ -144,7 +154,13 @@ mod tests {
             ("12.3 us".into(), "12.3 ms".into(), "2.50 s".into())
         );
         assert_eq!((clipped("night", 5), clipped("nights", 5)), ("night".into(), "ni...".into()));
-        assert_eq!((grouped(1), grouped(1_000), grouped(1_234_567)), ("1".into(), "1 000".into(), "1 234 567".into()));
-        assert_eq!((bytes(10), bytes(1536), bytes(3 << 30)), ("10 B".into(), "1.5 KiB".into(), "3.0 GiB".into()));
+        assert_eq!(
+            (grouped(1), grouped(1_000), grouped(1_234_567)),
+            ("1".into(), "1 000".into(), "1 234 567".into())
+        );
+        assert_eq!(
+            (bytes(10), bytes(1536), bytes(3 << 30)),
+            ("10 B".into(), "1.5 KiB".into(), "3.0 GiB".into())
+        );
     }
 }

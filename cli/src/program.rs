@@ -1,4 +1,5 @@
-//! The program that this command is, and thus how it is started again: a cluster's broker and engines are this program.
+//! The program that this command is, and thus how it is started again: a cluster's broker and
+//! engines are this program.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use furlong_engine::EngineArgs;
 pub enum Program {
     /// It is an executable of its own.
     Executable,
-    /// It runs in a Python interpreter, which is then also the one of engines that are told of no other.
+    /// It runs in a Python interpreter, which is then also the one of engines that are told of no
+    /// other.
     Python {
         /// The interpreter, as `sys.executable` says.
         interpreter: PathBuf,
@@ -29,10 +31,17 @@ impl Program {
             Self::Executable => {
                 let path = std::env::current_exe().context("this program has no path")?;
                 // An upgrade replaces the file. Whoever runs already goes on with what it is.
-                Ok(process::Command::new(if path.is_file() { &path } else { Path::new("/proc/self/exe") }))
+                Ok(process::Command::new(if path.is_file() {
+                    &path
+                } else {
+                    Path::new("/proc/self/exe")
+                }))
             }
             Self::Python { interpreter, words } => {
-                ensure!(!interpreter.as_os_str().is_empty(), "this Python does not know where its interpreter is");
+                ensure!(
+                    !interpreter.as_os_str().is_empty(),
+                    "this Python does not know where its interpreter is"
+                );
                 let mut command = process::Command::new(interpreter);
                 command.args(words);
                 Ok(command)
@@ -42,21 +51,28 @@ impl Program {
 
     /// The flags of an engine, with the interpreter that it gets from this program.
     pub(crate) fn engine(&self, args: EngineArgs) -> EngineArgs {
-        EngineArgs { python: args.python.or_else(|| self.interpreter().map(Path::to_owned)), ..args }
+        EngineArgs {
+            python: args.python.or_else(|| self.interpreter().map(Path::to_owned)),
+            ..args
+        }
     }
 
-    /// The command line as it is for this program: whose interpreter an engine gets is said differently.
+    /// The command line as it is for this program: whose interpreter an engine gets is said
+    /// differently.
     pub(crate) fn described(&self, command: Command) -> Command {
         if self.interpreter().is_none() {
             return command;
         }
         let help = "Python interpreter; by default that which runs this command. It needs no package of ours";
-        command.mut_subcommand("engine", |engine| engine.mut_arg("python", |python| python.help(help)))
+        command
+            .mut_subcommand("engine", |engine| engine.mut_arg("python", |python| python.help(help)))
     }
 
     fn interpreter(&self) -> Option<&Path> {
         match self {
-            Self::Python { interpreter, .. } if !interpreter.as_os_str().is_empty() => Some(interpreter),
+            Self::Python { interpreter, .. } if !interpreter.as_os_str().is_empty() => {
+                Some(interpreter)
+            }
             Self::Python { .. } | Self::Executable => None,
         }
     }
@@ -69,7 +85,10 @@ mod tests {
     use super::*;
 
     fn python(interpreter: &str) -> Program {
-        Program::Python { interpreter: interpreter.into(), words: ["-m", "furlong"].map(OsString::from).into() }
+        Program::Python {
+            interpreter: interpreter.into(),
+            words: ["-m", "furlong"].map(OsString::from).into(),
+        }
     }
 
     #[derive(Parser)]
@@ -93,8 +112,14 @@ mod tests {
     #[test]
     fn engines_of_a_python_package_run_its_interpreter_unless_told_otherwise() {
         let interpreter = |program: Program, line| program.engine(engine_args(line)).python;
-        assert_eq!(interpreter(python("/env/bin/python"), "engine"), Some("/env/bin/python".into()));
-        assert_eq!(interpreter(python("/env/bin/python"), "engine --python pypy3"), Some("pypy3".into()));
+        assert_eq!(
+            interpreter(python("/env/bin/python"), "engine"),
+            Some("/env/bin/python".into())
+        );
+        assert_eq!(
+            interpreter(python("/env/bin/python"), "engine --python pypy3"),
+            Some("pypy3".into())
+        );
         assert_eq!(interpreter(python(""), "engine"), None);
         assert_eq!(interpreter(Program::Executable, "engine"), None);
     }
@@ -106,6 +131,8 @@ mod tests {
             command.find_subcommand_mut("engine").unwrap().render_long_help().to_string()
         };
         assert!(help(Program::Executable).contains("else python3"));
-        assert!(help(python("/env/bin/python")).contains("by default that which runs this command"));
+        assert!(
+            help(python("/env/bin/python")).contains("by default that which runs this command")
+        );
     }
 }

@@ -39,8 +39,16 @@ impl Spans {
         };
         let running = ran.zip(with_engine).map(|(ran, with_engine)| ran.min(with_engine));
         let on_engine = with_engine.map(|with_engine| with_engine - running.unwrap_or(0));
-        let delivering = times.finished_us.zip(times.delivered_us).map(|(end, there)| there.saturating_sub(end));
-        Self { held: queued_at, queued, on_engine, running, delivering, total: times.delivered_us.unwrap_or(until) }
+        let delivering =
+            times.finished_us.zip(times.delivered_us).map(|(end, there)| there.saturating_sub(end));
+        Self {
+            held: queued_at,
+            queued,
+            on_engine,
+            running,
+            delivering,
+            total: times.delivered_us.unwrap_or(until),
+        }
     }
 
     /// Returns the time that it waited for an engine.
@@ -170,11 +178,20 @@ pub mod tests {
             run_us: 0,
             ..record.times
         };
-        let queued = TaskRecord { phase: TaskPhase::Queued, outcome: None, times, ..record.clone() };
+        let queued =
+            TaskRecord { phase: TaskPhase::Queued, outcome: None, times, ..record.clone() };
         let spans = Spans::of(&queued);
-        assert_eq!((spans.held, spans.queued, spans.running, spans.total), (100, Some(8_900), None, 9_000));
+        assert_eq!(
+            (spans.held, spans.queued, spans.running, spans.total),
+            (100, Some(8_900), None, 9_000)
+        );
         let waiting = RecordTimes { queued_us: None, ..times };
-        let spans = Spans::of(&TaskRecord { phase: TaskPhase::Waiting, outcome: None, times: waiting, ..record });
+        let spans = Spans::of(&TaskRecord {
+            phase: TaskPhase::Waiting,
+            outcome: None,
+            times: waiting,
+            ..record
+        });
         assert_eq!((spans.held, spans.queued, spans.on_engine), (9_000, None, None));
     }
 }

@@ -14,7 +14,8 @@ use crate::print;
 use crate::record::{state, why};
 use crate::selected::{ASKING, SelectArgs};
 
-/// Results that are on their way at once. Each has up to 4 MiB of output, and the broker lets 48 MiB wait for a client.
+/// Results that are on their way at once. Each has up to 4 MiB of output, and the broker lets 48
+/// MiB wait for a client.
 const FETCHES: usize = 8;
 
 const AFTER_HELP: &str = "\
@@ -57,7 +58,8 @@ pub async fn run(args: ResultArgs) -> Result<ExitCode> {
 }
 
 async fn show_all(client: &Client, args: &ResultArgs) -> Result<ExitCode> {
-    let ids: Vec<TaskId> = args.select.records(client, None).await?.into_iter().map(|record| record.id).collect();
+    let ids: Vec<TaskId> =
+        args.select.records(client, None).await?.into_iter().map(|record| record.id).collect();
     let mut shown = Shown { is_single: ids.len() == 1, ..Shown::default() };
     if args.follow {
         for id in ids {
@@ -66,7 +68,8 @@ async fn show_all(client: &Client, args: &ResultArgs) -> Result<ExitCode> {
             shown.print(&fetched, &mut printed, args)?;
         }
     } else {
-        let mut fetches = futures_util::stream::iter(ids).map(|id| client.fetch(id)).buffered(FETCHES);
+        let mut fetches =
+            futures_util::stream::iter(ids).map(|id| client.fetch(id)).buffered(FETCHES);
         while let Some(fetched) = fetches.next().await {
             shown.print(&fetched?, &mut Printed::default(), args)?;
         }
@@ -75,7 +78,12 @@ async fn show_all(client: &Client, args: &ResultArgs) -> Result<ExitCode> {
 }
 
 /// Prints a task's output as it comes, until its end.
-async fn follow(client: &Client, id: TaskId, args: &ResultArgs, printed: &mut Printed) -> Result<Fetched> {
+async fn follow(
+    client: &Client,
+    id: TaskId,
+    args: &ResultArgs,
+    printed: &mut Printed,
+) -> Result<Fetched> {
     if args.json {
         return Ok(client.wait_for(id).await?);
     }
@@ -153,7 +161,11 @@ impl Shown {
             let why = why(record).unwrap_or("its result is not kept");
             print::note!("furlong: {}: {}, and {why}", record.id, state(record));
         } else if self.is_single {
-            print::note!("furlong: {} has not ended, it is {}: -f follows it", record.id, state(record));
+            print::note!(
+                "furlong: {} has not ended, it is {}: -f follows it",
+                record.id,
+                state(record)
+            );
         }
         Ok(())
     }

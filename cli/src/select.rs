@@ -1,8 +1,9 @@
 //! Selectors: how tasks are named on the command line.
 //!
-//! `last` is the newest session that has kept tasks, or such as will be kept; `k3f9a2` is a session, by the six
-//! characters that a submit prints. Numbers follow a colon: `k3f9a2:17`, `k3f9a2:1-10`. Alone they are of `last`:
-//! `17`, `1-10`. A comma adds more: `k3f9a2:1-10,15,last:3`, where numbers alone are of the session before them.
+//! `last` is the newest session that has kept tasks, or such as will be kept; `k3f9a2` is a
+//! session, by the six characters that a submit prints. Numbers follow a colon: `k3f9a2:17`,
+//! `k3f9a2:1-10`. Alone they are of `last`: `17`, `1-10`. A comma adds more:
+//! `k3f9a2:1-10,15,last:3`, where numbers alone are of the session before them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -49,7 +50,13 @@ impl Part {
             Session::Last => None,
             Session::Named(name) => Some(name.clone()),
         };
-        TaskQuery { newest_session: session.is_none(), session, first, last, ..TaskQuery::default() }
+        TaskQuery {
+            newest_session: session.is_none(),
+            session,
+            first,
+            last,
+            ..TaskQuery::default()
+        }
     }
 }
 
@@ -92,7 +99,9 @@ fn read_session(name: &str) -> Option<Session> {
 fn read_range(text: &str) -> Option<(u64, u64)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     // `u64` itself would take `+1`.
-    let number = |text: &str| text.bytes().all(|it| it.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let number = |text: &str| {
+        text.bytes().all(|it| it.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten()
+    };
     number(first).zip(number(last)).filter(|(first, last)| (1..=*last).contains(first))
 }
 
@@ -131,7 +140,8 @@ mod tests {
     use super::*;
 
     fn part(session: &str, range: Option<(u64, u64)>) -> Part {
-        let session = if session == "last" { Session::Last } else { Session::Named(session.to_owned()) };
+        let session =
+            if session == "last" { Session::Last } else { Session::Named(session.to_owned()) };
         Part { session, range }
     }
 
@@ -148,7 +158,14 @@ mod tests {
             ("123456:*", vec![part("123456", None)]),
             ("last:3", vec![part("last", Some((3, 3)))]),
             ("k3f9a2:1,3", vec![part("k3f9a2", Some((1, 1))), part("k3f9a2", Some((3, 3)))]),
-            ("7,k3f9a2,2", vec![part("last", Some((7, 7))), part("k3f9a2", None), part("k3f9a2", Some((2, 2)))]),
+            (
+                "7,k3f9a2,2",
+                vec![
+                    part("last", Some((7, 7))),
+                    part("k3f9a2", None),
+                    part("k3f9a2", Some((2, 2))),
+                ],
+            ),
         ] {
             assert_eq!(text.parse::<Selector>().unwrap().parts, expected, "{text}");
         }
@@ -189,14 +206,18 @@ mod tests {
         assert!(query.newest_session && query.session.is_none());
         assert_eq!((query.first, query.last), (Some(2), Some(5)));
         let query = part("k3f9a2", None).query();
-        assert_eq!((query.newest_session, query.session.as_deref(), query.first), (false, Some("k3f9a2"), None));
+        assert_eq!(
+            (query.newest_session, query.session.as_deref(), query.first),
+            (false, Some("k3f9a2"), None)
+        );
     }
 
     fn any_part() -> impl Strategy<Value = Part> {
         let session = prop_oneof![Just("last".to_owned()), "[0-9a-hjkmnp-tv-z]{6}"];
         let range = prop::option::of((1..u64::MAX, 0..1000_u64));
-        (session, range)
-            .prop_map(|(session, range)| part(&session, range.map(|(first, more)| (first, first.saturating_add(more)))))
+        (session, range).prop_map(|(session, range)| {
+            part(&session, range.map(|(first, more)| (first, first.saturating_add(more))))
+        })
     }
 
     proptest! {

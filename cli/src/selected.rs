@@ -15,7 +15,8 @@ pub const ASKING: &[Role] = &[Role::Client, Role::Multiengine, Role::Task, Role:
 /// The tasks that a command means.
 #[derive(Debug, clap::Args)]
 pub struct SelectArgs {
-    /// The tasks: `last`, `k3f9a2`, `k3f9a2:17`, `k3f9a2:1-10`, `17` or `1-10` (of `last`), several with commas
+    /// The tasks: `last`, `k3f9a2`, `k3f9a2:17`, `k3f9a2:1-10`, `17` or `1-10` (of `last`), several
+    /// with commas
     #[arg(value_name = "TASKS", required_unless_present = "label")]
     tasks: Option<Selector>,
     /// Only tasks with this label; `*` in it stands for any characters
@@ -36,7 +37,11 @@ impl SelectArgs {
     }
 
     /// Their numbers as ranges, and how many there are; at least one.
-    pub async fn ranges(&self, client: &Client, ended: Option<bool>) -> Result<(Vec<TaskRange>, u64)> {
+    pub async fn ranges(
+        &self,
+        client: &Client,
+        ended: Option<bool>,
+    ) -> Result<(Vec<TaskRange>, u64)> {
         let (mut ranges, mut count) = (Vec::new(), 0);
         self.each(client, ended, |record| {
             count += 1;
@@ -94,7 +99,8 @@ pub async fn each(
 ) -> Result<bool> {
     let mut found = false;
     for query in queries {
-        let mut records = client.query_tasks(TaskQuery { label: label.map(str::to_owned), ended, ..query });
+        let mut records =
+            client.query_tasks(TaskQuery { label: label.map(str::to_owned), ended, ..query });
         while let Some(record) = records.next().await {
             found = true;
             take(record?)?;
@@ -103,14 +109,17 @@ pub async fn each(
     Ok(found)
 }
 
-/// The questions for a selector. `last` is looked up once: it stays the same session while answers come.
+/// The questions for a selector. `last` is looked up once: it stays the same session while answers
+/// come.
 pub async fn queries(client: &Client, tasks: &Selector) -> Result<Vec<TaskQuery>> {
     let mut last: Option<String> = None;
     let mut queries = Vec::new();
     for part in &tasks.parts {
         let part = match (&part.session, &last) {
             (Session::Named(_), _) => part.clone(),
-            (Session::Last, Some(name)) => Part { session: Session::Named(name.clone()), range: part.range },
+            (Session::Last, Some(name)) => {
+                Part { session: Session::Named(name.clone()), range: part.range }
+            }
             (Session::Last, None) => {
                 let name = last.insert(newest_session(client).await?).clone();
                 Part { session: Session::Named(name), range: part.range }
@@ -126,7 +135,9 @@ async fn newest_session(client: &Client) -> Result<String> {
     match client.query_tasks(query).next().await {
         Some(record) => Ok(record?.id.session.prefix()),
         None => {
-            bail!("`last` names nothing: no tasks are kept; `furlong submit` without --wait keeps them for an hour")
+            bail!(
+                "`last` names nothing: no tasks are kept; `furlong submit` without --wait keeps them for an hour"
+            )
         }
     }
 }
@@ -147,7 +158,10 @@ fn nothing(tasks: Option<&Selector>, label: Option<&str>, ended: Option<bool>) -
 /// Refuses a pattern that no label can fit.
 pub fn check_label(label: Option<&str>) -> Result<()> {
     let bytes = label.map_or(0, str::len);
-    ensure!(bytes <= NAME_BYTES_MAX, "a label has at most {NAME_BYTES_MAX} bytes, and this one {bytes}");
+    ensure!(
+        bytes <= NAME_BYTES_MAX,
+        "a label has at most {NAME_BYTES_MAX} bytes, and this one {bytes}"
+    );
     Ok(())
 }
 

@@ -13,7 +13,8 @@ use crate::exit::ExitCode;
 use crate::print;
 
 /// Roles whose capability lets one look, those with the least rights first.
-const OBSERVERS: &[Role] = &[Role::Observer, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
+const OBSERVERS: &[Role] =
+    &[Role::Observer, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
 
 /// Flags of `ids`.
 #[derive(Debug, clap::Args)]
@@ -121,7 +122,10 @@ fn print_status(status: &ClusterStatus, endpoint: &str) -> Result<()> {
     let clients = print::counted(status.clients, "client");
     let (held, most) = (print::bytes(status.payload_bytes.0), print::bytes(status.payload_bytes.1));
     print::line(format!("cluster   {} at {endpoint}", status.cluster_name))?;
-    print::line(format!("broker    {}, pid {}, up {uptime}, {}", status.software, status.pid, clients))?;
+    print::line(format!(
+        "broker    {}, pid {}, up {uptime}, {}",
+        status.software, status.pid, clients
+    ))?;
     print::line(format!(
         "tasks     {} waiting, {} held, {} with engines, {} finished, {} results held",
         print::grouped(status.tasks_waiting),
@@ -146,7 +150,10 @@ fn print_status(status: &ClusterStatus, endpoint: &str) -> Result<()> {
     for process in &status.processes {
         processes.extend(process.engines.iter().map(|id| (*id, process)));
     }
-    status.engines.iter().try_for_each(|engine| print_engine(processes.get(&engine.id).copied(), engine))?;
+    status
+        .engines
+        .iter()
+        .try_for_each(|engine| print_engine(processes.get(&engine.id).copied(), engine))?;
     if !status.processes.is_empty() {
         print::line(format!("processes {}", status.processes.len()))?;
     }
@@ -154,8 +161,10 @@ fn print_status(status: &ClusterStatus, endpoint: &str) -> Result<()> {
 }
 
 fn print_engine(process: Option<&ProcessStatus>, engine: &EngineStatus) -> Result<()> {
-    let place = process.map_or("away".to_owned(), |process| format!("{}:{}", process.host, process.pid));
-    let python = process.and_then(|process| process.python.clone()).unwrap_or_else(|| "-".to_owned());
+    let place =
+        process.map_or("away".to_owned(), |process| format!("{}:{}", process.host, process.pid));
+    let python =
+        process.and_then(|process| process.python.clone()).unwrap_or_else(|| "-".to_owned());
     print::line(format!(
         "{:>6} {place:<20} {:>8} {:>8} {:>9} {:>10} {:>5}  {python}",
         engine.id.0,
@@ -167,28 +176,40 @@ fn print_engine(process: Option<&ProcessStatus>, engine: &EngineStatus) -> Resul
     ))?;
     engine.set_aside.iter().try_for_each(|aside| {
         let what = if aside.is_whole_runtime { "all" } else { "some" };
-        let times = if aside.failures == 1 { "once" } else { &format!("{} times in a row", aside.failures) };
+        let times = if aside.failures == 1 {
+            "once"
+        } else {
+            &format!("{} times in a row", aside.failures)
+        };
         let again = if aside.retry_in_ms == 0 {
             "is tried again".to_owned()
         } else {
             format!("tried again in {} s", aside.retry_in_ms.div_ceil(1_000))
         };
         let (runtime, cause) = (aside.runtime, &aside.cause);
-        print::line(format!("{:>6} set aside for {what} {runtime} tasks, {again}; did not begin {times}: {cause}", ""))
+        print::line(format!(
+            "{:>6} set aside for {what} {runtime} tasks, {again}; did not begin {times}: {cause}",
+            ""
+        ))
     })
 }
 
 /// Prints where a process runs, what it can run, and what its tasks find around them.
 fn print_process(process: &ProcessStatus) -> Result<()> {
-    let runtimes = process.runtimes.iter().map(|runtime| runtime.as_str()).collect::<Vec<_>>().join(" ");
+    let runtimes =
+        process.runtimes.iter().map(|runtime| runtime.as_str()).collect::<Vec<_>>().join(" ");
     let engines = process.engines.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let leaving = if process.leaving { ", leaving: it takes nothing new" } else { "" };
-    print::line(format!("  {}:{}  engines {engines}, runs {runtimes}{leaving}", process.host, process.pid))?;
+    print::line(format!(
+        "  {}:{}  engines {engines}, runs {runtimes}{leaving}",
+        process.host, process.pid
+    ))?;
     print::line(format!("    in      {}", process.cwd))?;
     if !process.labels.is_empty() {
         print::line(format!("    labels  {}", process.labels.join(" ")))?;
     }
-    let environment: Vec<String> = process.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let environment: Vec<String> =
+        process.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     if !environment.is_empty() {
         print::line(format!("    has     {}", environment.join(" ")))?;
     }

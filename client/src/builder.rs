@@ -53,8 +53,8 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Takes this capability file. Else it is the one that `FURLONG_CAP` names, unless a cluster is named, else the
-    /// cluster's.
+    /// Takes this capability file. Else it is the one that `FURLONG_CAP` names, unless a cluster is
+    /// named, else the cluster's.
     pub fn capability(mut self, path: impl AsRef<Path>) -> Self {
         self.capability = Some(path.as_ref().to_owned());
         self
@@ -72,14 +72,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Looks for a capability of one of these roles, the preferred first; else `client`, `admin`, `task`,
-    /// `multiengine`.
+    /// Looks for a capability of one of these roles, the preferred first; else `client`, `admin`,
+    /// `task`, `multiengine`.
     pub fn roles(mut self, roles: &[Role]) -> Self {
         self.roles = roles.to_vec();
         self
     }
 
-    /// Waits that long for the file and the broker, 5 s if nothing is said; not at all if it is zero.
+    /// Waits that long for the file and the broker, 5 s if nothing is said; not at all if it is
+    /// zero.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self
@@ -91,24 +92,26 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets if the session ends with its connection, however that ends: unfinished tasks are cancelled at once, but for
-    /// those with the option [`keep`](crate::CallSpec::keep). Otherwise the broker waits for the session to come back.
+    /// Sets if the session ends with its connection, however that ends: unfinished tasks are
+    /// cancelled at once, but for those with the option [`keep`](crate::CallSpec::keep). Otherwise
+    /// the broker waits for the session to come back.
     pub fn cancel_on_disconnect(mut self, cancel: bool) -> Self {
         self.cancel_on_disconnect = cancel;
         self
     }
 
-    /// Sets how long the session seeks its broker after a cut, before everything unfinished ends as disconnected:
-    /// ten minutes if nothing is said, as long as the broker keeps it. Not at all if it is zero; then nothing is kept
-    /// to be submitted again.
+    /// Sets how long the session seeks its broker after a cut, before everything unfinished ends as
+    /// disconnected: ten minutes if nothing is said, as long as the broker keeps it. Not at all if
+    /// it is zero; then nothing is kept to be submitted again.
     pub fn returns_within(mut self, limit: Duration) -> Self {
         self.returns_within = limit;
         self
     }
 
-    /// Sets how long a connected broker has for an answer, before the question ends as [`ClientError::NoAnswer`]:
-    /// 30 s if nothing is said, a second at least. What waits for a disk or for interpreters to end has two minutes at
-    /// least, and what waits for a task's end has no limit.
+    /// Sets how long a connected broker has for an answer, before the question ends as
+    /// [`ClientError::NoAnswer`]: 30 s if nothing is said, a second at least. What waits for a disk
+    /// or for interpreters to end has two minutes at least, and what waits for a task's end has no
+    /// limit.
     ///
     /// [`ClientError::NoAnswer`]: crate::ClientError::NoAnswer
     pub fn answers_within(mut self, limit: Duration) -> Self {
@@ -116,7 +119,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Calls this function when the connection is cut, and when the session goes on. It must not block.
+    /// Calls this function when the connection is cut, and when the session goes on. It must not
+    /// block.
     pub fn on_link(mut self, tell: impl Fn(&LinkEvent) + Send + Sync + 'static) -> Self {
         self.told = Some(Told::new(tell));
         self
@@ -135,9 +139,17 @@ impl ClientBuilder {
             Some(pass) => Reconnect::by_pass(Arc::clone(pass)),
             None => Reconnect::by_file(self.find()?)?,
         };
-        let Self { software, cancel_on_disconnect, returns_within, answers_within, told, .. } = self.clone();
-        Client::connect_once(Reconnect { software, cancel_on_disconnect, returns_within, answers_within, told, ..way })
-            .await
+        let Self { software, cancel_on_disconnect, returns_within, answers_within, told, .. } =
+            self.clone();
+        Client::connect_once(Reconnect {
+            software,
+            cancel_on_disconnect,
+            returns_within,
+            answers_within,
+            told,
+            ..way
+        })
+        .await
     }
 
     /// The capability file.
@@ -155,7 +167,10 @@ impl ClientBuilder {
 }
 
 /// Tries for up to `wait`, while the errors are such that time may mend them.
-pub(crate) async fn retry<F>(wait: Duration, mut connect: impl FnMut() -> F) -> Result<Client, ConnectError>
+pub(crate) async fn retry<F>(
+    wait: Duration,
+    mut connect: impl FnMut() -> F,
+) -> Result<Client, ConnectError>
 where
     F: Future<Output = Result<Client, ConnectError>>,
 {
@@ -167,7 +182,9 @@ where
             Err(error) => error,
         };
         let pause = backoff.next_wait();
-        if !error.is_transient() || deadline.is_some_and(|deadline| Instant::now() + pause > deadline) {
+        if !error.is_transient()
+            || deadline.is_some_and(|deadline| Instant::now() + pause > deadline)
+        {
             return Err(error);
         }
         tracing::debug!(%error, ?pause, "not connected yet");

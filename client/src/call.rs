@@ -54,7 +54,8 @@ pub struct CallSpec {
 /// The function to call.
 #[derive(Clone, Debug)]
 pub enum Function {
-    /// A function that the engine finds by name: `module:name` in Python, a registered name in Rust.
+    /// A function that the engine finds by name: `module:name` in Python, a registered name in
+    /// Rust.
     Named(String),
     /// A function that a source file defines.
     Source(Arc<SourceFunction>),
@@ -109,15 +110,21 @@ pub enum Arguments {
     Raw(Vec<Bytes>),
     /// A pickle (protocol 5) of `(args, kwargs)`, then its out-of-band buffers.
     Pickle(Vec<Bytes>),
-    /// The same where the arguments of a pickled function hold functions or classes by value, which only the same
-    /// version of Python can load.
+    /// The same where the arguments of a pickled function hold functions or classes by value, which
+    /// only the same version of Python can load.
     PickleOfCode(Vec<Bytes>),
 }
 
 impl CallSpec {
     /// A call without arguments.
     pub fn new(runtime: Runtime, function: Function) -> Self {
-        Self { runtime, function, arguments: Arguments::None, has_code: false, settings: Settings::default() }
+        Self {
+            runtime,
+            function,
+            arguments: Arguments::None,
+            has_code: false,
+            settings: Settings::default(),
+        }
     }
 
     /// Calls a Rust function that the engines have registered.
@@ -153,13 +160,14 @@ impl CallSpec {
         Self::new(Runtime::Python, Function::Code(source.into()))
     }
 
-    /// Runs a whole Python script in the engine's lasting namespace; `file` is its name in tracebacks.
+    /// Runs a whole Python script in the engine's lasting namespace; `file` is its name in
+    /// tracebacks.
     pub fn script(file: impl Into<String>, source: impl Into<OsText>) -> Self {
         Self::new(Runtime::Python, Function::Script { file: file.into(), source: source.into() })
     }
 
-    /// Runs a program: its name, found in the engine's `PATH` where it has no slash, and its arguments. Its standard
-    /// input are the call's arguments, as [`Arguments::Raw`].
+    /// Runs a program: its name, found in the engine's `PATH` where it has no slash, and its
+    /// arguments. Its standard input are the call's arguments, as [`Arguments::Raw`].
     ///
     /// ```
     /// use furlong_client::{Arguments, CallSpec};
@@ -171,7 +179,8 @@ impl CallSpec {
         Self::command_with(CommandSpec { argv, ..CommandSpec::default() })
     }
 
-    /// Runs a program with all that can be said of it: variables, directory, its number in an array, files for output.
+    /// Runs a program with all that can be said of it: variables, directory, its number in an
+    /// array, files for output.
     pub fn command_with(command: CommandSpec) -> Self {
         Self::new(Runtime::Command, Function::Command(Box::new(command)))
     }
@@ -182,8 +191,8 @@ impl CallSpec {
         self
     }
 
-    /// Sets whether a pickled function's arguments hold functions or classes by value, as [`Arguments::PickleOfCode`]
-    /// says of its own.
+    /// Sets whether a pickled function's arguments hold functions or classes by value, as
+    /// [`Arguments::PickleOfCode`] says of its own.
     pub fn has_code(mut self, has_code: bool) -> Self {
         self.has_code = has_code;
         self
@@ -213,8 +222,8 @@ impl CallSpec {
 }
 
 impl Function {
-    /// The runtime that this function is for, unless one says otherwise: a name with a colon, all source text and the
-    /// namespace are Python's, other names are Rust functions.
+    /// The runtime that this function is for, unless one says otherwise: a name with a colon, all
+    /// source text and the namespace are Python's, other names are Rust functions.
     pub fn runtime(&self) -> Runtime {
         match self {
             Self::Named(name) if !name.contains(':') => Runtime::Native,
@@ -232,10 +241,13 @@ impl Function {
                 let hash = function.hash();
                 return class_of(runtime, [b"pickled", &hash.0, function.name().as_bytes()]);
             }
-            // All code is one kind: the broker tells only so many apart, and code rarely comes twice.
+            // All code is one kind: the broker tells only so many apart, and code rarely comes
+            // twice.
             Self::Code(_) | Self::Script { .. } => [b"code", b"", b""],
             Self::Push | Self::Pull(_) | Self::Keys | Self::Clear => [b"namespace", b"", b""],
-            Self::Command(command) => [b"command", command.argv.first().map_or(b"", |program| program.as_bytes()), b""],
+            Self::Command(command) => {
+                [b"command", command.argv.first().map_or(b"", |program| program.as_bytes()), b""]
+            }
         };
         class_of(runtime, parts)
     }
@@ -255,7 +267,10 @@ impl Function {
 
     /// Returns true if it is called without any data, not even an empty list of arguments.
     fn takes_no_data(&self) -> bool {
-        matches!(self, Self::Code(_) | Self::Script { .. } | Self::Pull(_) | Self::Keys | Self::Clear)
+        matches!(
+            self,
+            Self::Code(_) | Self::Script { .. } | Self::Pull(_) | Self::Keys | Self::Clear
+        )
     }
 
     /// The header, for arguments that hold code or do not.
@@ -271,7 +286,9 @@ impl Function {
             },
             Self::Pickled(function) => function.call(has_code),
             Self::Code(code) => HeaderCall::Execute { source: code.clone() },
-            Self::Script { file, source } => HeaderCall::Run { file: file.clone(), source: source.clone() },
+            Self::Script { file, source } => {
+                HeaderCall::Run { file: file.clone(), source: source.clone() }
+            }
             Self::Push => HeaderCall::Push,
             Self::Pull(names) => HeaderCall::Pull { names: names.clone() },
             Self::Keys => HeaderCall::Keys,
@@ -284,7 +301,11 @@ impl Function {
 
 impl SourceFunction {
     /// A function of a file with this text.
-    pub fn new(file: impl Into<String>, source: impl Into<OsText>, function: impl Into<String>) -> Self {
+    pub fn new(
+        file: impl Into<String>,
+        source: impl Into<OsText>,
+        function: impl Into<String>,
+    ) -> Self {
         let source = Bytes::from(source.into().into_bytes());
         let hash = FunctionHash(Sha256::digest(&source).into());
         Self { file: file.into(), source, function: function.into(), hash }
@@ -327,7 +348,8 @@ impl Arguments {
     /// # Errors
     /// [`ClientError::Encode`] if a value cannot be encoded.
     pub fn msgpack(arguments: &(impl Serialize + ?Sized)) -> Result<Self, ClientError> {
-        let bytes = rmp_serde::to_vec_named(arguments).map_err(|error| ClientError::Encode(Arc::new(error)))?;
+        let bytes = rmp_serde::to_vec_named(arguments)
+            .map_err(|error| ClientError::Encode(Arc::new(error)))?;
         Ok(Self::Msgpack(bytes.into()))
     }
 
@@ -341,7 +363,10 @@ impl Arguments {
             },
             Self::Json(arguments, named) => {
                 let bytes = serde_json::to_vec(&(arguments, named));
-                (Codec::Json, vec![bytes.map_err(|error| ClientError::Encode(Arc::new(error)))?.into()])
+                (
+                    Codec::Json,
+                    vec![bytes.map_err(|error| ClientError::Encode(Arc::new(error)))?.into()],
+                )
             }
             Self::JsonText(text) => (Codec::Json, vec![text.clone()]),
             Self::Msgpack(bytes) => (Codec::Msgpack, vec![bytes.clone()]),
@@ -364,7 +389,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) fn new(runtime: Runtime, function: Function, settings: &Settings) -> Result<Self, ClientError> {
+    pub(crate) fn new(
+        runtime: Runtime,
+        function: Function,
+        settings: &Settings,
+    ) -> Result<Self, ClientError> {
         let options = settings.check()?;
         check_function(&function)?;
         let class = function.class(runtime);
@@ -372,7 +401,11 @@ impl Prepared {
         Ok(Self { runtime, function, class, definition, options, header: None })
     }
 
-    pub(crate) fn call(&mut self, targets: Targets, arguments: &Arguments) -> Result<Call, ClientError> {
+    pub(crate) fn call(
+        &mut self,
+        targets: Targets,
+        arguments: &Arguments,
+    ) -> Result<Call, ClientError> {
         let known = &mut self.header;
         let function = &self.function;
         let content = lay_out(self.runtime, function, arguments, |codec, has_code| match known {
@@ -447,7 +480,10 @@ mod tests {
         assert_eq!(&buffers(call)[1][..], br#"[[1,"a"],{}]"#);
         let call = CallSpec::native("add").arguments(Arguments::msgpack(&(1, 2)).unwrap());
         assert_eq!(&buffers(call.prepare(Targets::Shared).unwrap())[1][..], b"\x92\x01\x02");
-        assert_eq!(&buffers(CallSpec::native("noop").prepare(Targets::Shared).unwrap())[1][..], b"\x90");
+        assert_eq!(
+            &buffers(CallSpec::native("noop").prepare(Targets::Shared).unwrap())[1][..],
+            b"\x90"
+        );
     }
 
     #[test]
@@ -455,7 +491,9 @@ mod tests {
         let short = Arc::new(SourceFunction::new("f.py", "def f(): pass", "f"));
         let call = CallSpec::source(Arc::clone(&short)).prepare(Targets::Shared).unwrap();
         assert!(call.definition.is_none());
-        let HeaderCall::Source { source, hash, .. } = header(call).call else { panic!("a source call") };
+        let HeaderCall::Source { source, hash, .. } = header(call).call else {
+            panic!("a source call")
+        };
         assert_eq!((source.unwrap().as_bytes(), hash), (&b"def f(): pass"[..], short.hash()));
 
         let text = format!("def f(): pass\n{}", "#".repeat(SOURCE_INLINE_BYTES_MAX));
@@ -468,18 +506,26 @@ mod tests {
     #[test]
     fn a_short_pickle_goes_with_the_call_and_the_support_of_all_is_one_definition() {
         let support = PickleSupport::new("text");
-        let function = |bytes: usize| PickledFunction::new("f", vec![b'p'; bytes], (3, 12)).support(&support);
-        let prepare = |function| CallSpec::pickled(Arc::new(function)).prepare(Targets::Shared).unwrap();
+        let function =
+            |bytes: usize| PickledFunction::new("f", vec![b'p'; bytes], (3, 12)).support(&support);
+        let prepare =
+            |function| CallSpec::pickled(Arc::new(function)).prepare(Targets::Shared).unwrap();
         let pickled = |call| match header(call).call {
             HeaderCall::Pickled(pickled) => pickled,
             other => panic!("{other:?}"),
         };
         let (short, other) = (prepare(function(1024)), prepare(function(3)));
         assert_eq!(short.definition.as_ref().unwrap().source, "text");
-        assert!(Arc::ptr_eq(short.definition.as_ref().unwrap(), other.definition.as_ref().unwrap()));
+        assert!(Arc::ptr_eq(
+            short.definition.as_ref().unwrap(),
+            other.definition.as_ref().unwrap()
+        ));
         assert_ne!(short.class, other.class);
         let short = pickled(short);
-        assert_eq!((short.blob.map(|blob| blob.len()), short.python, short.has_code), (Some(1024), (3, 12), false));
+        assert_eq!(
+            (short.blob.map(|blob| blob.len()), short.python, short.has_code),
+            (Some(1024), (3, 12), false)
+        );
         assert_eq!(short.hash, Some(function(1024).hash()));
 
         let long = function(1025);
@@ -507,12 +553,19 @@ mod tests {
         assert!(has_code(call.clone().arguments(Arguments::PickleOfCode(vec![]))));
         assert!(has_code(call.has_code(true)));
         assert!(has_code(CallSpec::pickled(Arc::new(function().has_code(true)))));
-        let mut prepared =
-            Prepared::new(Runtime::Python, Function::Pickled(Arc::new(function())), &Settings::default()).unwrap();
+        let mut prepared = Prepared::new(
+            Runtime::Python,
+            Function::Pickled(Arc::new(function())),
+            &Settings::default(),
+        )
+        .unwrap();
         for expected in [false, true, false] {
-            let arguments = if expected { Arguments::PickleOfCode(vec![]) } else { Arguments::Pickle(vec![]) };
+            let arguments =
+                if expected { Arguments::PickleOfCode(vec![]) } else { Arguments::Pickle(vec![]) };
             let call = prepared.call(Targets::Shared, &arguments).unwrap();
-            assert!(matches!(header(call).call, HeaderCall::Pickled(pickled) if pickled.has_code == expected));
+            assert!(
+                matches!(header(call).call, HeaderCall::Pickled(pickled) if pickled.has_code == expected)
+            );
         }
     }
 
@@ -531,7 +584,8 @@ mod tests {
         let command = CommandSpec { argv: vec!["cat".into()], ..CommandSpec::default() };
         let call = CallSpec::command(["cat"]).arguments(Arguments::Raw(vec!["in".into()]));
         let buffers = buffers(call.prepare(Targets::Shared).unwrap());
-        let expected = CallHeader { call: HeaderCall::Command(Box::new(command)), codec: Codec::Raw };
+        let expected =
+            CallHeader { call: HeaderCall::Command(Box::new(command)), codec: Codec::Raw };
         assert_eq!(decode_header(&buffers[0]), Ok(expected));
         assert_eq!(buffers[1..], [Bytes::from("in")]);
         let none = CallSpec::command_with(CommandSpec::default()).prepare(Targets::Shared);

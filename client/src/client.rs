@@ -29,13 +29,14 @@ pub(crate) const SOFTWARE: &str = concat!("furlong-client ", env!("CARGO_PKG_VER
 
 /// A session with a broker. Clones are handles of the same session.
 ///
-/// If the connection is cut, or the broker starts again, the session comes back by itself within ten minutes
-/// ([`ClientBuilder::returns_within`]): what the broker does not know is submitted again, and futures resolve as if
-/// nothing had happened. Until then new submits wait.
+/// If the connection is cut, or the broker starts again, the session comes back by itself within
+/// ten minutes ([`ClientBuilder::returns_within`]): what the broker does not know is submitted
+/// again, and futures resolve as if nothing had happened. Until then new submits wait.
 ///
-/// The connection is served by a task of the tokio runtime in which the client was connected, so code that blocks a
-/// current-thread runtime blocks the connection as well: use [`crate::blocking`] then. When the last of clients,
-/// interfaces and task futures is dropped, the session says goodbye, and the broker cancels what is unfinished.
+/// The connection is served by a task of the tokio runtime in which the client was connected, so
+/// code that blocks a current-thread runtime blocks the connection as well: use [`crate::blocking`]
+/// then. When the last of clients, interfaces and task futures is dropped, the session says
+/// goodbye, and the broker cancels what is unfinished.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) handle: Arc<Handle>,
@@ -47,8 +48,12 @@ impl Client {
         Self::connect_once(Reconnect::to(capability)).await
     }
 
-    /// Connects, and tries again for up to `wait` while there is hope: the broker may be about to start.
-    pub async fn connect_within(capability: Capability, wait: Duration) -> Result<Self, ConnectError> {
+    /// Connects, and tries again for up to `wait` while there is hope: the broker may be about to
+    /// start.
+    pub async fn connect_within(
+        capability: Capability,
+        wait: Duration,
+    ) -> Result<Self, ConnectError> {
         let way = Reconnect::to(capability);
         retry(wait, || Self::connect_once(way.clone())).await
     }
@@ -109,7 +114,8 @@ impl Client {
         self.handle.shared.with(|core| core.unfinished_count())
     }
 
-    /// Cancels tasks of this session by ranges of their numbers, each the first and the last, and waits for no answer.
+    /// Cancels tasks of this session by ranges of their numbers, each the first and the last, and
+    /// waits for no answer.
     pub fn cancel_numbers(&self, ranges: &[(u64, u64)]) {
         if !ranges.is_empty() {
             self.handle.shared.with(|core| core.cancel(ranges, false));
@@ -136,32 +142,36 @@ impl Client {
         Tasks { handle: Arc::clone(&self.handle) }
     }
 
-    /// Cancels all tasks of this session that have not ended. With `force`, an interpreter that does not respond to the
-    /// interrupt is killed; that may follow a plain cancel that was ignored. [`Client::all_stopped`] tells when
-    /// nothing of them runs any longer.
+    /// Cancels all tasks of this session that have not ended. With `force`, an interpreter that
+    /// does not respond to the interrupt is killed; that may follow a plain cancel that was
+    /// ignored. [`Client::all_stopped`] tells when nothing of them runs any longer.
     pub fn cancel_all(&self, force: bool) {
         self.handle.shared.with(|core| core.cancel_all(force));
     }
 
-    /// Returns when nothing of what [`Client::cancel_all`] has cancelled runs any longer. Tasks whose futures are there
-    /// are waited for as well, if they were cancelled.
+    /// Returns when nothing of what [`Client::cancel_all`] has cancelled runs any longer. Tasks
+    /// whose futures are there are waited for as well, if they were cancelled.
     ///
     /// # Errors
     /// [`ClientError::Disconnected`] and [`ClientError::Interrupted`]: then nobody can tell.
     pub async fn all_stopped(&self) -> Result<(), ClientError> {
-        std::future::poll_fn(|context| self.handle.shared.with(|core| core.poll_all_stopped(context.waker()))).await
+        std::future::poll_fn(|context| {
+            self.handle.shared.with(|core| core.poll_all_stopped(context.waker()))
+        })
+        .await
     }
 
-    /// Ends the session for all handles: unfinished tasks are cancelled, their futures resolve as disconnected. Returns
-    /// when the broker has heard, after 3 s at the latest.
+    /// Ends the session for all handles: unfinished tasks are cancelled, their futures resolve as
+    /// disconnected. Returns when the broker has heard, after 3 s at the latest.
     pub async fn close(self) {
         self.handle.shared.close();
         self.closed().await;
     }
 
-    /// Ends the session for all handles, and lets the tasks with the option [`keep`](CallSpec::keep), and durable ones,
-    /// go on, to be [fetched](Client::fetch) later by any process of their owner. The others are cancelled. Returns
-    /// when the broker has all that was submitted, and has heard.
+    /// Ends the session for all handles, and lets the tasks with the option
+    /// [`keep`](CallSpec::keep), and durable ones, go on, to be [fetched](Client::fetch) later by
+    /// any process of their owner. The others are cancelled. Returns when the broker has all that
+    /// was submitted, and has heard.
     ///
     /// # Errors
     /// [`ClientError::Disconnected`] if the connection ends before the broker has everything.
@@ -178,7 +188,8 @@ impl Client {
     /// [`ClientError::Disconnected`] if the connection ends before.
     pub async fn flush(&self) -> Result<(), ClientError> {
         let shared = &self.handle.shared;
-        std::future::poll_fn(|context| shared.with(|core| core.poll_flushed(context.waker()))).await?;
+        std::future::poll_fn(|context| shared.with(|core| core.poll_flushed(context.waker())))
+            .await?;
         // Any answer says that the broker has taken what went before the question.
         ask_for_disk(&self.handle).await
     }
@@ -197,7 +208,8 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Submits a call. Waits while the session's credit is used up: unfinished tasks, payload bytes.
+    /// Submits a call. Waits while the session's credit is used up: unfinished tasks, payload
+    /// bytes.
     pub async fn call(&self, call: &CallSpec) -> Result<TaskFuture, ClientError> {
         let task = submit(&self.handle, call.prepare(Targets::Shared)?, submit_shared).await?;
         Ok(TaskFuture::new(Arc::clone(&self.handle), task, None))
@@ -210,8 +222,8 @@ impl Tasks {
         Ok(TaskFuture::new(Arc::clone(&self.handle), task, None))
     }
 
-    /// Calls one function with each of many arguments, a window of them at a time. The iterator may be endless: it is
-    /// asked for items as results are taken.
+    /// Calls one function with each of many arguments, a window of them at a time. The iterator may
+    /// be endless: it is asked for items as results are taken.
     pub fn map<I>(&self, function: Function, items: I) -> IterMapBuilder<I::IntoIter>
     where
         I: IntoIterator<Item = Arguments>,
@@ -227,8 +239,8 @@ impl Tasks {
         MapBuilder::new(Arc::clone(&self.handle), Some(function), Box::pin(items))
     }
 
-    /// Submits many calls, each of which says all of it, a window of them at a time: the tasks of an array of commands,
-    /// for instance. Options are those of each call.
+    /// Submits many calls, each of which says all of it, a window of them at a time: the tasks of
+    /// an array of commands, for instance. Options are those of each call.
     ///
     /// ```no_run
     /// # async fn squares(client: &furlong_client::Client) -> Result<(), Box<dyn std::error::Error>> {

@@ -52,7 +52,12 @@ pub(crate) fn turns_of(time: Duration) -> u32 {
 }
 
 impl Connection {
-    pub fn new(shared: Arc<Shared>, reconnect: Reconnect, incoming: Incoming, socket: WriteHalf) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        reconnect: Reconnect,
+        incoming: Incoming,
+        socket: WriteHalf,
+    ) -> Self {
         let now = Instant::now();
         let start = shared.welcome.start;
         Self {
@@ -126,9 +131,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Tolerates unsound data once, as an accident. If it comes on the next connection too, what was asked on both is
-    /// given up; without such a request, the session.
-    fn unless_repeated(&mut self, cause: DisconnectCause) -> Result<DisconnectCause, DisconnectCause> {
+    /// Tolerates unsound data once, as an accident. If it comes on the next connection too, what
+    /// was asked on both is given up; without such a request, the session.
+    fn unless_repeated(
+        &mut self,
+        cause: DisconnectCause,
+    ) -> Result<DisconnectCause, DisconnectCause> {
         let DisconnectCause::Unsound(error) = cause else {
             self.unsound.forget();
             return Ok(cause);
@@ -147,7 +155,8 @@ impl Connection {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let written = self.write()?;
-            // Reading comes first: after a pause of this process, what came in the meantime counts as life.
+            // Reading comes first: after a pause of this process, what came in the meantime counts
+            // as life.
             tokio::select! {
                 biased;
                 read = self.incoming.read() => match read? {
@@ -186,7 +195,11 @@ impl Connection {
         if matches!(written, Ok(Written::All)) {
             // What is said again after a cut comes in parts.
             state.queue_outbound();
-            if state.outgoing.is_empty() { state.core.handle_flushed() } else { written = Ok(Written::Turn) }
+            if state.outgoing.is_empty() {
+                state.core.handle_flushed()
+            } else {
+                written = Ok(Written::Turn)
+            }
         }
         unlock(state);
         Ok(written?)
@@ -201,13 +214,16 @@ impl Connection {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error.into()),
                 Ok(Some(record)) => {
-                    let handled = record.into_messages::<ToClient>().try_for_each(|item| match item? {
-                        (ToClient::Goodbye(goodbye), _) => Err(DisconnectCause::Goodbye(goodbye.reason)),
-                        (message, chunk) => {
-                            state.core.handle_message(message, chunk.as_deref());
-                            Ok(())
-                        }
-                    });
+                    let handled =
+                        record.into_messages::<ToClient>().try_for_each(|item| match item? {
+                            (ToClient::Goodbye(goodbye), _) => {
+                                Err(DisconnectCause::Goodbye(goodbye.reason))
+                            }
+                            (message, chunk) => {
+                                state.core.handle_message(message, chunk.as_deref());
+                                Ok(())
+                            }
+                        });
                     if handled.is_err() {
                         break handled;
                     }
@@ -221,14 +237,16 @@ impl Connection {
         handled
     }
 
-    /// Looks after heartbeats, and after answers that do not come. True if a goodbye has had its time.
+    /// Looks after heartbeats, and after answers that do not come. True if a goodbye has had its
+    /// time.
     fn handle_tick(&mut self) -> Result<bool, DisconnectCause> {
         let mut state = self.shared.lock();
         let before = std::mem::replace(&mut self.taken_bytes, state.outgoing.written_bytes());
         let is_stalled = !state.outgoing.is_empty() && before == self.taken_bytes;
         let due = self.vigil.pass_turn(is_stalled, self.last_write.elapsed());
         // What is still on its way to the broker cannot be answered yet.
-        let goes_on = if state.outgoing.is_empty() || is_stalled { state.core.handle_turn() } else { true };
+        let goes_on =
+            if state.outgoing.is_empty() || is_stalled { state.core.handle_turn() } else { true };
         if let Some(ack) = state.core.poll_ack(true) {
             state.outgoing.push(&ack);
         } else if due == Due::Heartbeat {

@@ -42,7 +42,11 @@ impl Signal {
 
     /// A signal by its number, from 1 to 64.
     pub fn new(number: i32) -> Result<Self, SignalError> {
-        if (1..=NUMBER_MAX).contains(&number) { Ok(Self(number)) } else { Err(SignalError(number.to_string())) }
+        if (1..=NUMBER_MAX).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(SignalError(number.to_string()))
+        }
     }
 
     /// Its number.
@@ -85,14 +89,14 @@ pub struct SignalError(String);
 const NUMBER_MAX: i32 = 64;
 /// The names of signals from 1 on, as signal(7) lists them for most architectures.
 const NAMES: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-    "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
 impl Client {
-    /// Stops engines, and their processes where all engines of one are meant. With `finish` they finish first what they
-    /// have been given. For the role `admin`.
+    /// Stops engines, and their processes where all engines of one are meant. With `finish` they
+    /// finish first what they have been given. For the role `admin`.
     pub async fn shutdown(&self, engines: EngineTargets, finish: bool) -> Result<(), ClientError> {
         let engines = match engines {
             EngineTargets::All => None,
@@ -101,22 +105,32 @@ impl Client {
         self.send_shutdown(|request| Shutdown { request, engines, finish, broker: false }).await
     }
 
-    /// Stops all engines and the broker. With `finish`, engines finish first what they have been given. For the role
-    /// `admin`. This session is over with it.
+    /// Stops all engines and the broker. With `finish`, engines finish first what they have been
+    /// given. For the role `admin`. This session is over with it.
     pub async fn shutdown_cluster(&self, finish: bool) -> Result<(), ClientError> {
-        let stopped = self.send_shutdown(|request| Shutdown { request, engines: None, finish, broker: true }).await;
+        let stopped = self
+            .send_shutdown(|request| Shutdown { request, engines: None, finish, broker: true })
+            .await;
         match stopped {
             // The broker's goodbye, if it was faster than its answer.
-            Err(ClientError::Disconnected(why)) if matches!(why.cause, DisconnectCause::Goodbye(_)) => Ok(()),
+            Err(ClientError::Disconnected(why))
+                if matches!(why.cause, DisconnectCause::Goodbye(_)) =>
+            {
+                Ok(())
+            }
             stopped => stopped,
         }
     }
 
-    async fn send_shutdown(&self, shutdown: impl FnOnce(u64) -> Shutdown) -> Result<(), ClientError> {
+    async fn send_shutdown(
+        &self,
+        shutdown: impl FnOnce(u64) -> Shutdown,
+    ) -> Result<(), ClientError> {
         order(&self.handle, |request| FromClient::Shutdown(shutdown(request))).await
     }
 
-    /// Subscribes to the events of the cluster from now on: engines that come, go, and get new interpreters.
+    /// Subscribes to the events of the cluster from now on: engines that come, go, and get new
+    /// interpreters.
     pub fn subscribe(&self) -> Result<Events, ClientError> {
         let feed = self.handle.shared.with(crate::core::Core::subscribe)?;
         Ok(Events::new(std::sync::Arc::clone(&self.handle), feed))

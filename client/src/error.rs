@@ -28,7 +28,9 @@ pub enum ConnectError {
     #[error(transparent)]
     Home(#[from] HomeError),
     /// The capability is not for clients.
-    #[error("the capability is for engines: a client needs one of another role, such as client.cap.json")]
+    #[error(
+        "the capability is for engines: a client needs one of another role, such as client.cap.json"
+    )]
     EngineRole,
     /// The blocking client was used where it would stop a tokio runtime.
     #[error(
@@ -42,13 +44,20 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Returns true if another try, later, may succeed: a broker that is not there yet, or its capability file.
+    /// Returns true if another try, later, may succeed: a broker that is not there yet, or its
+    /// capability file.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Dial(error) => error.is_transient(),
             Self::NoCapability(_) => true,
-            Self::CapabilityFile(CapabilityFileError::File(file)) => matches!(file.problem, FileProblem::Missing),
-            Self::CapabilityFile(_) | Self::Home(_) | Self::EngineRole | Self::InsideAsync | Self::Thread(_) => false,
+            Self::CapabilityFile(CapabilityFileError::File(file)) => {
+                matches!(file.problem, FileProblem::Missing)
+            }
+            Self::CapabilityFile(_)
+            | Self::Home(_)
+            | Self::EngineRole
+            | Self::InsideAsync
+            | Self::Thread(_) => false,
         }
     }
 }
@@ -59,7 +68,8 @@ pub enum ClientError {
     /// The connection is over.
     #[error(transparent)]
     Disconnected(#[from] Arc<Disconnected>),
-    /// The session's credit is used up: unfinished tasks, payload bytes, or bytes that wait to be sent.
+    /// The session's credit is used up: unfinished tasks, payload bytes, or bytes that wait to be
+    /// sent.
     #[error("the session's credit is used up; take results first, or use the call that waits")]
     Busy,
     /// A payload that the broker could never take.
@@ -82,7 +92,9 @@ pub enum ClientError {
     #[error("no engines are connected; start some with `engine` or `furlong cluster start -n 4`")]
     NoEngines,
     /// More tasks in one call than a session may have.
-    #[error("one call for {tasks} engines is over the limit of {tasks_max}; name fewer engines at once")]
+    #[error(
+        "one call for {tasks} engines is over the limit of {tasks_max}; name fewer engines at once"
+    )]
     TooManyTargets {
         /// Tasks that the call would make.
         tasks: u64,
@@ -102,7 +114,9 @@ pub enum ClientError {
     #[error("the arguments cannot be encoded: {0}")]
     Encode(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// Code takes no arguments.
-    #[error("code and operations on a namespace take no arguments; name a function, or put the values into the code")]
+    #[error(
+        "code and operations on a namespace take no arguments; name a function, or put the values into the code"
+    )]
     CodeWithArguments,
     /// A command without a program.
     #[error("a command needs a program: its `argv` is empty")]
@@ -116,7 +130,8 @@ pub enum ClientError {
     /// The broker refuses the request, and says why.
     #[error("{0}")]
     Refused(String),
-    /// The connection was cut before the broker answered, and what was asked must not be done twice.
+    /// The connection was cut before the broker answered, and what was asked must not be done
+    /// twice.
     #[error(
         "the connection to the broker was cut before it answered, and is sought again; whether it was done is not \
          known: look with `status`, and ask again"
@@ -140,7 +155,9 @@ pub enum ClientError {
     )]
     UnsoundAnswer(Arc<str>),
     /// The request does not fit a message.
-    #[error("the request has {bytes} bytes, over the limit of {bytes_max}; name less in it, and ask in parts")]
+    #[error(
+        "the request has {bytes} bytes, over the limit of {bytes_max}; name less in it, and ask in parts"
+    )]
     TooLong {
         /// Its size.
         bytes: usize,
@@ -181,7 +198,11 @@ impl DisconnectCause {
     /// Returns true if the session can go on, on another connection.
     pub(crate) fn is_cut(&self) -> bool {
         match self {
-            Self::ClosedByBroker | Self::Socket(_) | Self::Silent | Self::Stalled | Self::Unsound(_) => true,
+            Self::ClosedByBroker
+            | Self::Socket(_)
+            | Self::Silent
+            | Self::Stalled
+            | Self::Unsound(_) => true,
             Self::Closed
             | Self::Goodbye(_)
             | Self::SessionOver(_)
@@ -214,7 +235,9 @@ pub enum DisconnectCause {
     #[error("was lost: nothing was taken for 10 s")]
     Stalled,
     /// The broker lets the session in, and does not say what it knows of it.
-    #[error("is there again, but not the session: the broker has not said for {0} s what it knows of it")]
+    #[error(
+        "is there again, but not the session: the broker has not said for {0} s what it knows of it"
+    )]
     NoAnswer(u32),
     /// The broker is there, and the session is not: it had been away for too long, or was ended.
     #[error("is there again, but not the session: {0}")]
@@ -226,6 +249,8 @@ pub enum DisconnectCause {
     #[error("was cut twice in a row, as what comes is unsound: {0}")]
     UnsoundAgain(ReceiveError),
     /// The tokio runtime that the client was connected in is gone.
-    #[error("ended with the tokio runtime that it was made in; keep the runtime as long as the client")]
+    #[error(
+        "ended with the tokio runtime that it was made in; keep the runtime as long as the client"
+    )]
     RuntimeEnded,
 }

@@ -11,8 +11,8 @@ use crate::task::TaskFuture;
 
 /// Tasks that were submitted together: one for each engine, in the order of the engines.
 ///
-/// It is a list of [`TaskFuture`]s, to be awaited one by one, or together by its own methods. Dropping it does not
-/// cancel them.
+/// It is a list of [`TaskFuture`]s, to be awaited one by one, or together by its own methods.
+/// Dropping it does not cancel them.
 #[derive(Debug, Default)]
 #[must_use = "the tasks' results are lost with it; the tasks themselves go on"]
 pub struct TaskGroup {
@@ -120,7 +120,8 @@ impl MappedGroup {
         Self { blocks }
     }
 
-    /// The value for each item, in the order of the items, if all succeeded. An item that raises fails its whole block.
+    /// The value for each item, in the order of the items, if all succeeded. An item that raises
+    /// fails its whole block.
     pub async fn wait<T: DeserializeOwned>(self) -> Result<Vec<T>, GroupError> {
         let blocks: Vec<Vec<T>> = self.blocks.json().await?;
         Ok(blocks.into_iter().flatten().collect())
@@ -146,7 +147,9 @@ impl fmt::Display for CompositeError {
         let Self { tasks, failures } = self;
         match &failures[..] {
             [one] if *tasks == 1 => one.fmt(f),
-            [first, ..] => write!(f, "{} of {tasks} engines failed; the first: {first}", failures.len()),
+            [first, ..] => {
+                write!(f, "{} of {tasks} engines failed; the first: {first}", failures.len())
+            }
             [] => f.write_str("no engine failed"),
         }
     }

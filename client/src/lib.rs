@@ -1,8 +1,9 @@
 //! Furlong's client: submit work to the engines of a cluster, and take its results.
 //!
-//! A [`Client`] is a session with a broker. Over it there are two interfaces to the same engines, used at once:
-//! [`Multiengine`] addresses engines by their ids, [`Tasks`] is one shared queue. Both make [`TaskFuture`]s, which
-//! resolve to a [`TaskResult`] or a [`TaskFailure`]; [`Tasks::map`] makes a stream of them that needs constant memory.
+//! A [`Client`] is a session with a broker. Over it there are two interfaces to the same engines,
+//! used at once: [`Multiengine`] addresses engines by their ids, [`Tasks`] is one shared queue.
+//! Both make [`TaskFuture`]s, which resolve to a [`TaskResult`] or a [`TaskFailure`];
+//! [`Tasks::map`] makes a stream of them that needs constant memory.
 //!
 //! ```no_run
 //! use furlong_client::{Arguments, CallSpec, Client, EngineTargets, Function};
@@ -35,9 +36,10 @@
 //!
 //! # Tasks with conditions
 //!
-//! A [`CallSpec`] says what to call, and by a method for each option how: limits, retries, labels, which tasks must
-//! have ended before ([`Depends`]). A [`TaskFuture`] is more than a future: it cancels, it tells when nothing of the
-//! task runs any longer, and it has what the task writes and publishes while it runs.
+//! A [`CallSpec`] says what to call, and by a method for each option how: limits, retries, labels,
+//! which tasks must have ended before ([`Depends`]). A [`TaskFuture`] is more than a future: it
+//! cancels, it tells when nothing of the task runs any longer, and it has what the task writes and
+//! publishes while it runs.
 //!
 //! ```no_run
 //! # async fn build(client: &furlong_client::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -71,8 +73,9 @@
 //! # Work that outlives its client
 //!
 //! Tasks with the option [`keep`](CallSpec::keep) go on when the session that submitted them
-//! [detaches](Client::detach), and every process of the same owner can list them ([`Client::query_tasks`]),
-//! [`Client::fetch`] their results, [`Client::follow`] what they write, and end them ([`Client::cancel_tasks`]).
+//! [detaches](Client::detach), and every process of the same owner can list them
+//! ([`Client::query_tasks`]), [`Client::fetch`] their results, [`Client::follow`] what they write,
+//! and end them ([`Client::cancel_tasks`]).
 //!
 //! ```no_run
 //! # async fn night(client: furlong_client::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -91,10 +94,10 @@
 //!
 //! # Errors
 //!
-//! Every wait ends. [`ConnectError`] says why there is no session, [`ClientError`] why a request could not be made,
-//! [`TaskFailure`] why a task has no result, [`CompositeError`] which of several engines failed. All are enums, or have
-//! one, and each text is one line that says what to do. A future resolves also when the connection ends
-//! ([`FailureKind::Disconnected`]).
+//! Every wait ends. [`ConnectError`] says why there is no session, [`ClientError`] why a request
+//! could not be made, [`TaskFailure`] why a task has no result, [`CompositeError`] which of several
+//! engines failed. All are enums, or have one, and each text is one line that says what to do. A
+//! future resolves also when the connection ends ([`FailureKind::Disconnected`]).
 //!
 //! [`blocking`] has the same without async.
 
@@ -131,7 +134,9 @@ pub use live::{Events, EventsError, OutputPiece, OutputStream, PublishedStream};
 pub use map::{IterMapBuilder, MapBuilder, MapInput, MapItem, MapStream};
 pub use multiengine::{Distribution, EngineTargets, Multiengine};
 pub use options::{Depends, HasTaskId, OptionError};
-pub use outcome::{DecodeError, FailureKind, PayloadFailure, Published, TaskFailure, TaskReport, TaskResult};
+pub use outcome::{
+    DecodeError, FailureKind, PayloadFailure, Published, TaskFailure, TaskReport, TaskResult,
+};
 pub use owner::{Cancelled, Fetched, Follow, TaskRecords};
 pub use pickled::{PickleSupport, PickledFunction};
 pub use reconnect::LinkEvent;
@@ -141,9 +146,9 @@ pub use furlong_wire::call::{Codec, CommandSpec, Display, RemoteError, ReplyHead
 pub use furlong_wire::capability::{Capability, ClusterName, Endpoint, Pass};
 pub use furlong_wire::ids::{EngineId, FunctionHash, SessionId, TaskId, TokenId};
 pub use furlong_wire::message::{
-    AttemptRecord, ClusterStatus, Dependency, EngineStatus, ErrorKind, Event, Outcome, ProcessStatus, RecordTimes,
-    Runtime, Stream, TaskError, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes,
-    Welcome,
+    AttemptRecord, ClusterStatus, Dependency, EngineStatus, ErrorKind, Event, Outcome,
+    ProcessStatus, RecordTimes, Runtime, Stream, TaskError, TaskOptions, TaskPhase, TaskQuery,
+    TaskRange, TaskRecord, TaskState, TaskTimes, Welcome,
 };
 pub use furlong_wire::os_text::OsText;
 pub use furlong_wire::token::Role;

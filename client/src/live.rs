@@ -18,7 +18,8 @@ use crate::shared::Handle;
 /// A piece of a task's output.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OutputPiece {
-    /// The attempt at the task that wrote it, from 1: what a later one writes replaces what an earlier one wrote.
+    /// The attempt at the task that wrote it, from 1: what a later one writes replaces what an
+    /// earlier one wrote.
     pub attempt: u32,
     /// The engine that runs that attempt.
     pub engine: EngineId,
@@ -32,10 +33,11 @@ pub struct OutputPiece {
     pub bytes: Bytes,
 }
 
-/// A task's output as it comes: a [`Stream`] of [`OutputPiece`]s, which ends with the task, or the connection.
+/// A task's output as it comes: a [`Stream`] of [`OutputPiece`]s, which ends with the task, or the
+/// connection.
 ///
-/// The backlog of a slow reader is bounded at 8 MiB; beyond, the oldest pieces go, and the next one says how much is
-/// missing before it. The task's report has its beginning and its end in any case.
+/// The backlog of a slow reader is bounded at 8 MiB; beyond, the oldest pieces go, and the next one
+/// says how much is missing before it. The task's report has its beginning and its end in any case.
 #[derive(Debug)]
 #[must_use = "nothing is read before the stream is polled"]
 pub struct OutputStream {
@@ -85,7 +87,8 @@ impl Progress {
             OutputKind::Stdout => &mut self.stdout,
             OutputKind::Stderr => &mut self.stderr,
         };
-        let known = usize::try_from(seen.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len());
+        let known =
+            usize::try_from(seen.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len());
         bytes = bytes.split_off(known);
         offset += known as u64;
         // An empty piece beyond what has come shows that the end is missing.
@@ -106,7 +109,11 @@ pub(crate) fn poll_output(
 ) -> Poll<Option<OutputPiece>> {
     loop {
         let mut replaced = None;
-        match ready!(handle.shared.with(|core| core.poll_output(feed, context.waker(), &mut replaced))) {
+        match ready!(handle.shared.with(|core| core.poll_output(
+            feed,
+            context.waker(),
+            &mut replaced
+        ))) {
             Fed::Item(piece) => {
                 if let Some(piece) = progress.advance(piece) {
                     return Poll::Ready(Some(piece));
@@ -119,10 +126,11 @@ pub(crate) fn poll_output(
     }
 }
 
-/// The data that a task publishes, as they come: a [`Stream`] which ends with the task, or the connection.
+/// The data that a task publishes, as they come: a [`Stream`] which ends with the task, or the
+/// connection.
 ///
-/// The backlog of a slow reader is bounded at 64 MiB; beyond, the oldest data go. A task that is tried again publishes
-/// again.
+/// The backlog of a slow reader is bounded at 64 MiB; beyond, the oldest data go. A task that is
+/// tried again publishes again.
 #[derive(Debug)]
 #[must_use = "nothing is read before the stream is polled"]
 pub struct PublishedStream {
@@ -144,7 +152,11 @@ impl Stream for PublishedStream {
         loop {
             let mut replaced = None;
             let shared = &self.handle.shared;
-            match ready!(shared.with(|core| core.poll_published(self.feed, context.waker(), &mut replaced))) {
+            match ready!(shared.with(|core| core.poll_published(
+                self.feed,
+                context.waker(),
+                &mut replaced
+            ))) {
                 Fed::Item(publication) => return Poll::Ready(Some(publication)),
                 Fed::Missed(_) => {}
                 Fed::Over => return Poll::Ready(None),
@@ -161,8 +173,8 @@ impl Drop for PublishedStream {
 
 /// The events of the cluster: a [`Stream`] of [`Event`]s, from [`crate::Client::subscribe`].
 ///
-/// The backlog of a slow reader is bounded; beyond, the oldest events go, and [`EventsError::Missed`] says how many.
-/// After [`EventsError::Disconnected`] the stream ends.
+/// The backlog of a slow reader is bounded; beyond, the oldest events go, and
+/// [`EventsError::Missed`] says how many. After [`EventsError::Disconnected`] the stream ends.
 #[derive(Debug)]
 #[must_use = "nothing is read before the stream is polled"]
 pub struct Events {
@@ -175,7 +187,9 @@ pub struct Events {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EventsError {
     /// The reader was too slow.
-    #[error("{0} events were missed, as they were not read in time; ask for the cluster's status to know what is")]
+    #[error(
+        "{0} events were missed, as they were not read in time; ask for the cluster's status to know what is"
+    )]
     Missed(u64),
     /// The connection is over.
     #[error(transparent)]
@@ -222,7 +236,13 @@ mod tests {
     use super::*;
 
     fn piece(attempt: u32, offset: u64, bytes: &'static [u8]) -> Piece {
-        Piece { attempt, engine: EngineId(0), stream: OutputKind::Stdout, offset, bytes: Bytes::from_static(bytes) }
+        Piece {
+            attempt,
+            engine: EngineId(0),
+            stream: OutputKind::Stdout,
+            offset,
+            bytes: Bytes::from_static(bytes),
+        }
     }
 
     #[test]

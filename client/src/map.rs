@@ -18,9 +18,11 @@ use crate::options::{Settings, option_setters};
 use crate::outcome::{TaskFailure, TaskResult};
 use crate::shared::Handle;
 
-/// Tasks that a map has under way, unless it is told otherwise: enough to keep a hundred engines busy with short ones.
+/// Tasks that a map has under way, unless it is told otherwise: enough to keep a hundred engines
+/// busy with short ones.
 const WINDOW: usize = 1000;
-/// Items that are encoded before the session is locked for them, and taken results that are replaced at once.
+/// Items that are encoded before the session is locked for them, and taken results that are
+/// replaced at once.
 const BATCH: usize = 64;
 
 /// One item's place in the input, and what became of it.
@@ -60,8 +62,8 @@ pub type IterMapBuilder<I> = MapBuilder<stream::Iter<I>>;
 
 /// A map, before it begins. [`MapBuilder::stream`] begins it.
 ///
-/// Each item is a task of its own. Where items are so short that this costs too much, let the function take a list, and
-/// make an item of each list.
+/// Each item is a task of its own. Where items are so short that this costs too much, let the
+/// function take a list, and make an item of each list.
 #[derive(Debug)]
 #[must_use = "nothing is submitted before the stream is polled"]
 pub struct MapBuilder<S> {
@@ -83,31 +85,41 @@ where
 {
     pub(crate) fn new(handle: Arc<Handle>, function: Option<Function>, items: S) -> Self {
         let (window, settings) = (WINDOW, Settings::default());
-        Self { handle, function, runtime: None, items, window, ordered: false, cancel_on_drop: false, settings }
+        Self {
+            handle,
+            function,
+            runtime: None,
+            items,
+            window,
+            ordered: false,
+            cancel_on_drop: false,
+            settings,
+        }
     }
 
-    /// Sets what runs the function, if that is not plain from its name ([`Function::runtime`]). Whole calls say it
-    /// themselves.
+    /// Sets what runs the function, if that is not plain from its name ([`Function::runtime`]).
+    /// Whole calls say it themselves.
     pub fn runtime(mut self, runtime: Runtime) -> Self {
         self.runtime = Some(runtime);
         self
     }
 
-    /// Sets the maximum of items in flight: submitted, and not yet taken from the stream. 1000 by default, at least 1.
+    /// Sets the maximum of items in flight: submitted, and not yet taken from the stream. 1000 by
+    /// default, at least 1.
     pub fn window(mut self, window: usize) -> Self {
         self.window = window.max(1);
         self
     }
 
-    /// Sets whether results come in the items' order, not as they finish. One slow item then holds up those after it,
-    /// as the window has no room for more.
+    /// Sets whether results come in the items' order, not as they finish. One slow item then holds
+    /// up those after it, as the window has no room for more.
     pub fn ordered(mut self, ordered: bool) -> Self {
         self.ordered = ordered;
         self
     }
 
-    /// Sets whether work in flight is cancelled when the stream of results is dropped before its end. Otherwise it goes
-    /// on, and its results are lost.
+    /// Sets whether work in flight is cancelled when the stream of results is dropped before its
+    /// end. Otherwise it goes on, and its results are lost.
     pub fn cancel_on_drop(mut self, cancel: bool) -> Self {
         self.cancel_on_drop = cancel;
         self
@@ -119,10 +131,11 @@ where
     /// The results. Items are taken as there is room for them, while the stream is polled.
     ///
     /// # Errors
-    /// [`ClientError::Options`]. What goes wrong with one item is that item's failure; after the end of the
-    /// connection there is one such failure, and no more items are taken.
+    /// [`ClientError::Options`]. What goes wrong with one item is that item's failure; after the
+    /// end of the connection there is one such failure, and no more items are taken.
     pub fn stream(self) -> Result<MapStream<S>, ClientError> {
-        let Self { handle, function, runtime, items, window, ordered, cancel_on_drop, settings } = self;
+        let Self { handle, function, runtime, items, window, ordered, cancel_on_drop, settings } =
+            self;
         let prepared = function.map(|function| {
             let runtime = runtime.unwrap_or_else(|| function.runtime());
             Prepared::new(runtime, function, &settings)
@@ -130,16 +143,33 @@ where
         let prepared = prepared.transpose()?;
         let stream = handle.shared.with(crate::core::Core::open_stream);
         let order = ordered.then(Order::default);
-        let intake = Intake { items, prepared, next: 0, encoded: VecDeque::new(), state: IntakeState::Ready };
+        let intake = Intake {
+            items,
+            prepared,
+            next: 0,
+            encoded: VecDeque::new(),
+            state: IntakeState::Ready,
+        };
         let (ready, failed, ticket) = (VecDeque::new(), None, None);
-        Ok(MapStream { handle, stream, intake, window, cancel_on_drop, taken: 0, ready, failed, order, ticket })
+        Ok(MapStream {
+            handle,
+            stream,
+            intake,
+            window,
+            cancel_on_drop,
+            taken: 0,
+            ready,
+            failed,
+            order,
+            ticket,
+        })
     }
 }
 
 /// The results of a map: a [`Stream`] of each item's place and what became of it.
 ///
-/// Dropping it does not cancel what is under way, unless [`MapBuilder::cancel_on_drop`] says so; [`MapStream::cancel`]
-/// does.
+/// Dropping it does not cancel what is under way, unless [`MapBuilder::cancel_on_drop`] says so;
+/// [`MapStream::cancel`] does.
 #[derive(Debug)]
 #[must_use = "nothing is submitted before the stream is polled"]
 pub struct MapStream<S> {
@@ -229,7 +259,8 @@ where
                         order.next += 1;
                     }
                     self.taken += 1;
-                    let index = usize::try_from(index).expect("a process counts no more items than addresses");
+                    let index = usize::try_from(index)
+                        .expect("a process counts no more items than addresses");
                     return Poll::Ready(Some((index, result)));
                 }
             }
@@ -243,7 +274,10 @@ where
     S::Item: MapInput,
 {
     /// The next end in the order of coming, without regard to `order`.
-    fn poll_any(&mut self, context: &mut Context<'_>) -> Poll<Option<(u64, Result<TaskResult, TaskFailure>)>> {
+    fn poll_any(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<(u64, Result<TaskResult, TaskFailure>)>> {
         let session = self.handle.shared.session;
         loop {
             // Room is used in batches: a result at a time would lock the session for each.
@@ -263,7 +297,8 @@ where
             match handle.shared.with(|core| core.poll_stream(*stream, ready, context.waker())) {
                 Taken::Waiting(_replaced) => return Poll::Pending,
                 Taken::Idle if self.intake.is_done() => return Poll::Ready(None),
-                // The session's credit is used up by others: they wake this task when there is room.
+                // The session's credit is used up by others: they wake this task when there is
+                // room.
                 Taken::Idle if self.ticket.is_some() => return Poll::Pending,
                 Taken::Idle if self.intake.state == IntakeState::Pending => return Poll::Pending,
                 Taken::Some | Taken::Idle => {}
@@ -294,7 +329,9 @@ where
                     };
                     match submitted {
                         Ok(()) => {}
-                        Err(ClientError::Busy) => return (true, core.wait_for_room(ticket, context.waker())),
+                        Err(ClientError::Busy) => {
+                            return (true, core.wait_for_room(ticket, context.waker()));
+                        }
                         Err(error) => {
                             *failed = Some((*index, error));
                             intake.encoded.pop_front();
@@ -362,7 +399,11 @@ impl<S> Drop for MapStream<S> {
             self.cancel();
         }
         let ticket = self.ticket.take();
-        drop(self.handle.shared.with(|core| (core.forget_stream(self.stream), core.stop_waiting(ticket))));
+        drop(
+            self.handle
+                .shared
+                .with(|core| (core.forget_stream(self.stream), core.stop_waiting(ticket))),
+        );
     }
 }
 

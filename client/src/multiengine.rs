@@ -38,11 +38,13 @@ pub enum Distribution {
     RoundRobin,
 }
 
-/// Engines chosen by their ids, each with its own queue: what one session sends to an engine runs there in that order.
+/// Engines chosen by their ids, each with its own queue: what one session sends to an engine runs
+/// there in that order.
 ///
-/// The methods submit one task to each engine and return when that is done; the [`TaskGroup`] waits for their ends.
-/// They wait while the session's credit is used up. Values go and come as JSON. After an error of code, a script or an
-/// operation on the namespace, what this session has already queued by these on that engine is aborted.
+/// The methods submit one task to each engine and return when that is done; the [`TaskGroup`] waits
+/// for their ends. They wait while the session's credit is used up. Values go and come as JSON.
+/// After an error of code, a script or an operation on the namespace, what this session has already
+/// queued by these on that engine is aborted.
 ///
 /// ```no_run
 /// # async fn show(client: &furlong_client::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -82,18 +84,25 @@ impl Multiengine {
         self.submit(call, engines).await
     }
 
-    /// Runs a whole Python script in the namespace of each engine; `file` is its name in tracebacks.
+    /// Runs a whole Python script in the namespace of each engine; `file` is its name in
+    /// tracebacks.
     pub async fn run(&self, file: &str, source: &str) -> Result<TaskGroup, ClientError> {
         self.call(&CallSpec::script(file, source).abort_on_error(true)).await
     }
 
-    /// Sets variables in the namespace of each engine: the entries of a map, or the fields of a struct.
-    pub async fn push<V: Serialize + ?Sized>(&self, variables: &V) -> Result<TaskGroup, ClientError> {
-        let text = serde_json::to_string(variables).map_err(|error| ClientError::Encode(Arc::new(error)))?;
+    /// Sets variables in the namespace of each engine: the entries of a map, or the fields of a
+    /// struct.
+    pub async fn push<V: Serialize + ?Sized>(
+        &self,
+        variables: &V,
+    ) -> Result<TaskGroup, ClientError> {
+        let text = serde_json::to_string(variables)
+            .map_err(|error| ClientError::Encode(Arc::new(error)))?;
         self.call(&push(&text)?).await
     }
 
-    /// Evaluates expressions, mostly names, in the namespace of each engine. The value is the list of theirs.
+    /// Evaluates expressions, mostly names, in the namespace of each engine. The value is the list
+    /// of theirs.
     pub async fn pull<S: AsRef<str>>(&self, names: &[S]) -> Result<TaskGroup, ClientError> {
         let names = names.iter().map(|name| name.as_ref().to_owned()).collect();
         self.call(&on_namespace(Function::Pull(names))).await
@@ -109,8 +118,8 @@ impl Multiengine {
         self.call(&on_namespace(Function::Clear)).await
     }
 
-    /// Deals a list to the engines: each gets its part under that name, an empty one if there are more engines than
-    /// items.
+    /// Deals a list to the engines: each gets its part under that name, an empty one if there are
+    /// more engines than items.
     pub async fn scatter<V: Serialize>(
         &self,
         name: &str,
@@ -127,8 +136,8 @@ impl Multiengine {
         self.submit_each(calls, engines).await
     }
 
-    /// Collects what [`Multiengine::scatter`] dealt in the same way, or what became of it: the lists of that name, as
-    /// one. The name may be any expression whose value is a list.
+    /// Collects what [`Multiengine::scatter`] dealt in the same way, or what became of it: the
+    /// lists of that name, as one. The name may be any expression whose value is a list.
     pub async fn gather<T: DeserializeOwned>(
         &self,
         name: &str,
@@ -138,28 +147,39 @@ impl Multiengine {
         Ok(collect(parts.into_iter().map(|(part,)| part).collect(), distribution))
     }
 
-    /// Calls a Python function with each item, one block of items on each engine: one task an engine, and so one
-    /// message each way. [`crate::Tasks::map`] is for items that take long, or unequally long, and for Rust functions.
+    /// Calls a Python function with each item, one block of items on each engine: one task an
+    /// engine, and so one message each way. [`crate::Tasks::map`] is for items that take long, or
+    /// unequally long, and for Rust functions.
     ///
     /// # Errors
     /// [`ClientError::NotPython`] for a Rust function, a command or code.
-    pub async fn map<V: Serialize>(&self, function: &Function, items: &[V]) -> Result<MappedGroup, ClientError> {
+    pub async fn map<V: Serialize>(
+        &self,
+        function: &Function,
+        items: &[V],
+    ) -> Result<MappedGroup, ClientError> {
         let call = map_call(function)?;
         let engines = self.engines().await?;
         let items = items.iter().map(to_value).collect::<Result<_, _>>()?;
-        let parts = deal(items, engines.len(), Distribution::Blocks).into_iter().filter(|part| !part.is_empty());
+        let parts = deal(items, engines.len(), Distribution::Blocks)
+            .into_iter()
+            .filter(|part| !part.is_empty());
         let calls = parts.map(|part| Ok(call(part)));
         Ok(MappedGroup::new(self.submit_each(calls, engines).await?))
     }
 
-    /// Sends a signal to what the owner's tasks run on these engines now: SIGINT is an interrupt of Python code.
+    /// Sends a signal to what the owner's tasks run on these engines now: SIGINT is an interrupt of
+    /// Python code.
     pub async fn signal(&self, signal: Signal) -> Result<(), ClientError> {
         let (engines, signal) = (self.engines().await?, signal.number());
-        order(&self.handle, |request| FromClient::Signal(SignalMessage { request, engines, signal })).await
+        order(&self.handle, |request| {
+            FromClient::Signal(SignalMessage { request, engines, signal })
+        })
+        .await
     }
 
-    /// Gives the engines new interpreters, and returns when all have ended the old ones. What ran there ends as `lost`,
-    /// and so does what this needs the namespace for.
+    /// Gives the engines new interpreters, and returns when all have ended the old ones. What ran
+    /// there ends as `lost`, and so does what this needs the namespace for.
     pub async fn restart(&self) -> Result<(), ClientError> {
         let engines = self.engines().await?;
         order(&self.handle, |request| FromClient::Restart(Restart { request, engines })).await
@@ -173,19 +193,26 @@ impl Multiengine {
         };
         let tasks_max = SUBMIT_TARGETS_MAX as u64;
         match found.len() {
-            tasks if tasks > SUBMIT_TARGETS_MAX => Err(ClientError::TooManyTargets { tasks: tasks as u64, tasks_max }),
+            tasks if tasks > SUBMIT_TARGETS_MAX => {
+                Err(ClientError::TooManyTargets { tasks: tasks as u64, tasks_max })
+            }
             _ => Ok(found),
         }
     }
 
     /// One task with the same payload for each engine.
-    async fn submit(&self, call: &CallSpec, engines: Vec<EngineId>) -> Result<TaskGroup, ClientError> {
+    async fn submit(
+        &self,
+        call: &CallSpec,
+        engines: Vec<EngineId>,
+    ) -> Result<TaskGroup, ClientError> {
         if engines.is_empty() {
             return Err(ClientError::NoEngines);
         }
         let call = call.prepare(Targets::Engines(engines.clone()))?;
         let tasks = submit(&self.handle, call, Core::submit_direct).await?.into_iter().zip(engines);
-        let futures = tasks.map(|(task, engine)| TaskFuture::new(Arc::clone(&self.handle), task, Some(engine)));
+        let futures = tasks
+            .map(|(task, engine)| TaskFuture::new(Arc::clone(&self.handle), task, Some(engine)));
         Ok(TaskGroup::new(futures.collect()))
     }
 
@@ -215,14 +242,16 @@ fn push(variables: &str) -> Result<CallSpec, ClientError> {
     if !variables.starts_with('{') {
         return Err(ClientError::NotVariables);
     }
-    Ok(on_namespace(Function::Push).arguments(Arguments::JsonText(format!("[[{variables}],{{}}]").into())))
+    Ok(on_namespace(Function::Push)
+        .arguments(Arguments::JsonText(format!("[[{variables}],{{}}]").into())))
 }
 
 fn to_value<V: Serialize + ?Sized>(value: &V) -> Result<Value, ClientError> {
     serde_json::to_value(value).map_err(|error| ClientError::Encode(Arc::new(error)))
 }
 
-/// The code that finds a function by its name and calls it with each item. The engine keeps it, as it never changes.
+/// The code that finds a function by its name and calls it with each item. The engine keeps it, as
+/// it never changes.
 const MAP_NAMED: &str = "\
 import builtins
 import importlib
@@ -254,7 +283,9 @@ fn map_call(function: &Function) -> Result<impl Fn(Vec<Value>) -> CallSpec + use
         Function::Source(of) => {
             let name = of.function();
             let mut text = of.source().to_vec();
-            let map = format!("\n\n\ndef furlong_map(items):\n    return [{name}(item) for item in items]\n");
+            let map = format!(
+                "\n\n\ndef furlong_map(items):\n    return [{name}(item) for item in items]\n"
+            );
             text.extend_from_slice(map.as_bytes());
             (SourceFunction::new(of.file(), OsText::from_bytes(text), "furlong_map"), None)
         }

@@ -8,14 +8,16 @@ use furlong_wire::message::{Dependency, TaskOptions, TaskRecord};
 
 use crate::outcome::{TaskFailure, TaskReport, TaskResult};
 
-/// Tasks that one task may wait for: a submit with this many still fits one message, whatever else it says.
+/// Tasks that one task may wait for: a submit with this many still fits one message, whatever else
+/// it says.
 pub(crate) const DEPENDENCIES_MAX: usize = 2048;
 /// Labels that a task may require.
 const REQUIRED_LABELS_MAX: usize = 64;
 /// A limit beyond this counts as this: a hundred years.
 const MS_MAX: u64 = 100 * 365 * 24 * 3600 * 1000;
 
-/// Tasks that must end before another one runs: made of a task's id, future, report or record, or of several.
+/// Tasks that must end before another one runs: made of a task's id, future, report or record, or
+/// of several.
 ///
 /// ```
 /// use furlong_client::{CallSpec, Depends, TaskId};
@@ -168,7 +170,8 @@ impl Settings {
         }
     }
 
-    /// The options, if they are within the bounds that the broker enforces by closing the connection.
+    /// The options, if they are within the bounds that the broker enforces by closing the
+    /// connection.
     pub fn check(&self) -> Result<Option<Box<TaskOptions>>, OptionError> {
         if let Some(wrong) = &self.wrong {
             return Err(wrong.clone());
@@ -222,13 +225,17 @@ pub enum OptionError {
         limit: usize,
     },
     /// A limit of no time at all.
-    #[error("the option `{option}` of no time would end the task before it begins; leave it out for no limit")]
+    #[error(
+        "the option `{option}` of no time would end the task before it begins; leave it out for no limit"
+    )]
     Zero {
         /// Its name.
         option: &'static str,
     },
     /// `any` beside other dependencies.
-    #[error("the option `{option}` takes one `Depends::any`, or several that must all be met, but not both")]
+    #[error(
+        "the option `{option}` takes one `Depends::any`, or several that must all be met, but not both"
+    )]
     MixedDependencies {
         /// Its name.
         option: &'static str,
@@ -262,7 +269,8 @@ macro_rules! option_setters {
             self
         }
 
-        /// Sets how often a task of the shared queue is run again after the loss of its engine: 3 times by default.
+        /// Sets how often a task of the shared queue is run again after the loss of its engine: 3
+        /// times by default.
         pub fn retries(mut self, retries: u32) -> Self {
             self.$($place).+.get_mut().retries = Some(retries);
             self
@@ -274,8 +282,8 @@ macro_rules! option_setters {
             self
         }
 
-        /// Sets the pause before the task is run again after an error, doubled each time up to a minute. In whole
-        /// milliseconds.
+        /// Sets the pause before the task is run again after an error, doubled each time up to a
+        /// minute. In whole milliseconds.
         pub fn backoff(mut self, pause: std::time::Duration) -> Self {
             self.$($place).+.get_mut().backoff_ms = $crate::options::whole_ms(pause);
             self
@@ -287,7 +295,8 @@ macro_rules! option_setters {
             self
         }
 
-        /// Sets how long the task may wait for an engine, in whole milliseconds. Beyond, it ends as `timed_out`.
+        /// Sets how long the task may wait for an engine, in whole milliseconds. Beyond, it ends as
+        /// `timed_out`.
         pub fn queue_timeout(mut self, limit: std::time::Duration) -> Self {
             let settings = &mut self.$($place).+;
             let limit_ms = settings.limit_ms("queue_timeout", limit);
@@ -295,7 +304,8 @@ macro_rules! option_setters {
             self
         }
 
-        /// Sets how long the task may run, in whole milliseconds. Beyond, it is stopped and ends as `timed_out`.
+        /// Sets how long the task may run, in whole milliseconds. Beyond, it is stopped and ends as
+        /// `timed_out`.
         pub fn run_timeout(mut self, limit: std::time::Duration) -> Self {
             let settings = &mut self.$($place).+;
             let limit_ms = settings.limit_ms("run_timeout", limit);
@@ -309,7 +319,8 @@ macro_rules! option_setters {
             self
         }
 
-        /// Runs after these tasks, on the engine that ran them: all on one, unless any of them is enough.
+        /// Runs after these tasks, on the engine that ran them: all on one, unless any of them is
+        /// enough.
         pub fn follow(mut self, tasks: impl Into<$crate::options::Depends>) -> Self {
             self.$($place).+.add_follow(tasks.into());
             self
@@ -321,26 +332,30 @@ macro_rules! option_setters {
             self
         }
 
-        /// Sets whether the broker retains result and output after they were received, so that any process of the same
-        /// owner can [fetch](crate::Client::fetch) them; and whether the task goes on after this session.
+        /// Sets whether the broker retains result and output after they were received, so that any
+        /// process of the same owner can [fetch](crate::Client::fetch) them; and whether the task
+        /// goes on after this session.
         pub fn keep(mut self, keep: bool) -> Self {
             self.$($place).+.get_mut().keep = keep;
             self
         }
 
-        /// Sets whether a failure ends what this session has already queued on that engine with the same option.
+        /// Sets whether a failure ends what this session has already queued on that engine with the
+        /// same option.
         pub fn abort_on_error(mut self, abort: bool) -> Self {
             self.$($place).+.get_mut().abort_on_error = abort;
             self
         }
 
-        /// Sets whether a task for one engine may run there after its interpreter was replaced, in an empty namespace.
+        /// Sets whether a task for one engine may run there after its interpreter was replaced, in
+        /// an empty namespace.
         pub fn restart_safe(mut self, restart_safe: bool) -> Self {
             self.$($place).+.get_mut().restart_safe = restart_safe;
             self
         }
 
-        /// Sets whether the journal must have the task before it is accepted. A broker without a journal refuses it.
+        /// Sets whether the journal must have the task before it is accepted. A broker without a
+        /// journal refuses it.
         pub fn durable(mut self, durable: bool) -> Self {
             self.$($place).+.get_mut().durable = durable;
             self
@@ -397,7 +412,11 @@ mod tests {
             at_most_once: true,
             queue_timeout_ms: Some(1),
             run_timeout_ms: Some(60_000),
-            after: vec![dependency(1, true, false), dependency(2, true, true), dependency(3, true, true)],
+            after: vec![
+                dependency(1, true, false),
+                dependency(2, true, true),
+                dependency(3, true, true),
+            ],
             after_any: false,
             follow: vec![dependency(4, false, true), dependency(5, false, true)],
             follow_any: true,
@@ -420,8 +439,14 @@ mod tests {
         let many = (0..=REQUIRED_LABELS_MAX).fold(call(), |call, n| call.require(n.to_string()));
         assert_eq!(wrong(many), "the option `require` is over its limit of 64");
         let tasks = (0..=DEPENDENCIES_MAX as u64).map(task);
-        assert_eq!(wrong(call().after(Depends::all(tasks))), "the option `after` is over its limit of 2048");
-        assert!(wrong(call().run_timeout(Duration::ZERO)).starts_with("the option `run_timeout` of no time"));
+        assert_eq!(
+            wrong(call().after(Depends::all(tasks))),
+            "the option `after` is over its limit of 2048"
+        );
+        assert!(
+            wrong(call().run_timeout(Duration::ZERO))
+                .starts_with("the option `run_timeout` of no time")
+        );
         let mixed = call().after(task(1)).after(Depends::any([task(2), task(3)]));
         assert!(wrong(mixed).contains("but not both"));
         let none: [TaskId; 0] = [];
@@ -441,7 +466,9 @@ mod tests {
         let name = "n".repeat(NAME_BYTES_MAX);
         let tasks = || (0..DEPENDENCIES_MAX as u64).map(|n| task(u64::MAX - n));
         let call = CallSpec::native("f").label(&name).priority(i32::MIN).backoff(Duration::MAX);
-        let call = (0..REQUIRED_LABELS_MAX).fold(call, |call, _| call.require(&name)).after(Depends::all(tasks()));
+        let call = (0..REQUIRED_LABELS_MAX)
+            .fold(call, |call, _| call.require(&name))
+            .after(Depends::all(tasks()));
         let submit = FromClient::Submit(Submit {
             n: u64::MAX,
             targets: Targets::Engines(vec![EngineId(u32::MAX); SUBMIT_TARGETS_MAX]),

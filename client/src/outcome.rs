@@ -19,7 +19,8 @@ use crate::error::{ClientError, Disconnected};
 pub struct TaskResult {
     /// The engine's answer: `Returned`, `Displayed`, `Executed`, or `Exited` with code 0.
     pub header: ReplyHeader,
-    /// The value, in the header's codec: one buffer for JSON and msgpack, a pickle and its buffers, or raw buffers.
+    /// The value, in the header's codec: one buffer for JSON and msgpack, a pickle and its buffers,
+    /// or raw buffers.
     pub data: Vec<Bytes>,
     /// The report of what happened to the task.
     pub report: TaskReport,
@@ -50,7 +51,8 @@ impl TaskResult {
 /// Intermediate data of a task that runs.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Published {
-    /// Counts what all tasks of the session publish: it rises with each, and what is kept is that with the highest.
+    /// Counts what all tasks of the session publish: it rises with each, and what is kept is that
+    /// with the highest.
     pub number: u64,
     /// The encoding of the data.
     pub header: ReplyHeader,
@@ -78,11 +80,18 @@ fn from_json<T: DeserializeOwned>(header: &ReplyHeader, data: &[Bytes]) -> Resul
     serde_json::from_slice(value(header, data, Codec::Json)?).map_err(DecodeError::Json)
 }
 
-fn from_msgpack<T: DeserializeOwned>(header: &ReplyHeader, data: &[Bytes]) -> Result<T, DecodeError> {
+fn from_msgpack<T: DeserializeOwned>(
+    header: &ReplyHeader,
+    data: &[Bytes],
+) -> Result<T, DecodeError> {
     rmp_serde::from_slice(value(header, data, Codec::Msgpack)?).map_err(DecodeError::Msgpack)
 }
 
-fn value<'a>(header: &ReplyHeader, data: &'a [Bytes], wanted: Codec) -> Result<&'a Bytes, DecodeError> {
+fn value<'a>(
+    header: &ReplyHeader,
+    data: &'a [Bytes],
+    wanted: Codec,
+) -> Result<&'a Bytes, DecodeError> {
     let codec = header.codec().ok_or(DecodeError::NoValue)?;
     if codec != wanted {
         return Err(DecodeError::Codec { wanted, codec });
@@ -94,7 +103,9 @@ fn value<'a>(header: &ReplyHeader, data: &'a [Bytes], wanted: Codec) -> Result<&
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// It is in another codec.
-    #[error("the result is encoded as {codec:?}, not as {wanted:?}; it comes back as the arguments went")]
+    #[error(
+        "the result is encoded as {codec:?}, not as {wanted:?}; it comes back as the arguments went"
+    )]
     Codec {
         /// The codec that was asked for.
         wanted: Codec,
@@ -102,7 +113,9 @@ pub enum DecodeError {
         codec: Codec,
     },
     /// There is no value: code was executed.
-    #[error("the task executed code and has no value; its header may have the last expression's `repr`")]
+    #[error(
+        "the task executed code and has no value; its header may have the last expression's `repr`"
+    )]
     NoValue,
     /// JSON of another shape.
     #[error("the result is not of the wanted type: {0}")]
@@ -123,7 +136,8 @@ pub struct TaskFailure {
 }
 
 impl TaskFailure {
-    /// The stable kind of the failure; none if the broker did not say one, as the connection or the submit failed.
+    /// The stable kind of the failure; none if the broker did not say one, as the connection or the
+    /// submit failed.
     pub fn kind(&self) -> Option<ErrorKind> {
         match &*self.error {
             FailureKind::Remote(..) => Some(ErrorKind::Remote),
@@ -151,7 +165,8 @@ impl TaskFailure {
         }
     }
 
-    /// The engine's details of the remote exception beyond its texts: a Python engine's is explained in PROTOCOL.md.
+    /// The engine's details of the remote exception beyond its texts: a Python engine's is
+    /// explained in PROTOCOL.md.
     pub fn remote_details(&self) -> &[Bytes] {
         match &*self.error {
             FailureKind::Remote(_, details) => details,
@@ -229,7 +244,9 @@ pub enum PayloadFailure {
     )]
     NoSender,
     /// It is of a session whose secret the broker did not tell.
-    #[error("the task's result is of another session, whose secret the broker did not tell: it speaks another version")]
+    #[error(
+        "the task's result is of another session, whose secret the broker did not tell: it speaks another version"
+    )]
     NoSecret,
     /// It says that it succeeded, and has no result.
     #[error("the task's result is missing: its engine speaks another version")]
@@ -259,7 +276,15 @@ impl TaskReport {
     fn unsubmitted(session: SessionId) -> Self {
         let id = TaskId { session, n: 0 };
         let (stdout, stderr) = (Output::default(), Output::default());
-        Self { id, engine: None, attempts: 0, times: TaskTimes::default(), stdout, stderr, published: None }
+        Self {
+            id,
+            engine: None,
+            attempts: 0,
+            times: TaskTimes::default(),
+            stdout,
+            stderr,
+            published: None,
+        }
     }
 
     /// That of a task which has ended, by its record.
@@ -284,18 +309,25 @@ impl Ended {
     /// The result or the failure that a task's end amounts to.
     pub(crate) fn into_result(self, session: SessionId) -> Result<TaskResult, TaskFailure> {
         let Self { n, engine, attempts, times, outputs, end } = self;
-        let Outputs { stdout, stderr, published, .. } = outputs.map_or_else(Outputs::default, |outputs| *outputs);
+        let Outputs { stdout, stderr, published, .. } =
+            outputs.map_or_else(Outputs::default, |outputs| *outputs);
         let (id, published) = (TaskId { session, n }, published.map(Box::new));
         let report = TaskReport { id, engine, attempts, times, stdout, stderr, published };
         match end {
             End::Finished(outcome, body) => result_of(outcome, body, report),
-            End::Disconnected(why) => Err(TaskFailure { error: Box::new(FailureKind::Disconnected(why)), report }),
+            End::Disconnected(why) => {
+                Err(TaskFailure { error: Box::new(FailureKind::Disconnected(why)), report })
+            }
         }
     }
 }
 
 /// The result or the failure that an outcome amounts to.
-pub(crate) fn result_of(outcome: Outcome, body: Body, mut report: TaskReport) -> Result<TaskResult, TaskFailure> {
+pub(crate) fn result_of(
+    outcome: Outcome,
+    body: Body,
+    mut report: TaskReport,
+) -> Result<TaskResult, TaskFailure> {
     let mut read = read_body(body);
     if let Ok(Some((ReplyHeader::Exited { .. }, data))) = &mut read {
         let outputs = [&mut report.stdout, &mut report.stderr];
@@ -317,9 +349,11 @@ pub(crate) fn read_published(number: u64, body: Body) -> Result<Published, Paylo
 fn read_end(outcome: Outcome, read: ReadBody) -> Result<(ReplyHeader, Vec<Bytes>), FailureKind> {
     let Outcome { state, error } = outcome;
     match (state, error, read) {
-        (TaskState::Succeeded | TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), details)))) => {
-            Err(FailureKind::Remote(error, details))
-        }
+        (
+            TaskState::Succeeded | TaskState::Failed,
+            _,
+            Ok(Some((ReplyHeader::Raised(error), details))),
+        ) => Err(FailureKind::Remote(error, details)),
         (TaskState::Failed, Some(error), Ok(Some((ReplyHeader::Exited { code, signal }, _))))
             if error.kind == ErrorKind::Exit =>
         {
@@ -328,7 +362,9 @@ fn read_end(outcome: Outcome, read: ReadBody) -> Result<(ReplyHeader, Vec<Bytes>
         (TaskState::Succeeded, _, Ok(Some(read))) => Ok(read),
         (TaskState::Succeeded, _, Ok(None)) => Err(PayloadFailure::Missing.into()),
         // What the broker says of a failure is worth more than that its traceback cannot be read.
-        (state, Some(error), _) if !error.text.is_empty() => Err(FailureKind::Broker(*error, state)),
+        (state, Some(error), _) if !error.text.is_empty() => {
+            Err(FailureKind::Broker(*error, state))
+        }
         (_, _, Err(failure)) => Err(failure.into()),
         (state, error, Ok(_)) => {
             let kind = error.map_or(ErrorKind::Remote, |error| error.kind);

@@ -1,4 +1,5 @@
-//! Tasks that this session need not have submitted: any process of their owner may look at them, fetch and end them.
+//! Tasks that this session need not have submitted: any process of their owner may look at them,
+//! fetch and end them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,7 +11,8 @@ use std::task::{Context, Poll, ready};
 use furlong_wire::ids::{SessionId, TokenId};
 use furlong_wire::limits::{LISTED_MAX, RECORDS_PER_REPLY_MAX};
 use furlong_wire::message::{
-    CancelTasks, FromClient, Purge, Query, ReplyBody, Revoke, TakeBack, TaskQuery, TaskRange, TaskRecord,
+    CancelTasks, FromClient, Purge, Query, ReplyBody, Revoke, TakeBack, TaskQuery, TaskRange,
+    TaskRecord,
 };
 use futures_util::{Stream, StreamExt};
 
@@ -25,9 +27,9 @@ use crate::request::{Asked, ask, order, query, refused};
 use crate::shared::{Handle, when_room};
 
 impl Client {
-    /// The owner's tasks, of all its sessions: those that have not ended, and those whose record is kept. The stream
-    /// asks for them as it is read, so it holds one page at a time. The query's `limit` is that of the whole stream; 0
-    /// is none.
+    /// The owner's tasks, of all its sessions: those that have not ended, and those whose record is
+    /// kept. The stream asks for them as it is read, so it holds one page at a time. The query's
+    /// `limit` is that of the whole stream; 0 is none.
     ///
     /// ```no_run
     /// # async fn show(client: &furlong_client::Client) -> Result<(), furlong_client::ClientError> {
@@ -43,7 +45,15 @@ impl Client {
     pub fn query_tasks(&self, query: TaskQuery) -> TaskRecords {
         let left = if query.limit == 0 { u64::MAX } else { u64::from(query.limit) };
         let page = VecDeque::new();
-        TaskRecords { handle: Arc::clone(&self.handle), query, left, only: None, page, is_last: false, asking: None }
+        TaskRecords {
+            handle: Arc::clone(&self.handle),
+            query,
+            left,
+            only: None,
+            page,
+            is_last: false,
+            asking: None,
+        }
     }
 
     /// A task as it is now: its record, and its result if it has ended and the result is kept.
@@ -51,7 +61,8 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] for a task that is not known, or of another owner.
     pub async fn fetch(&self, task: impl HasTaskId) -> Result<Fetched, ClientError> {
-        let (request, _) = when_room(&self.handle, |core| core.fetch(task.task_id(), false, false)).await?;
+        let (request, _) =
+            when_room(&self.handle, |core| core.fetch(task.task_id(), false, false)).await?;
         Asked::new(&*self.handle, request).task().await.map(Fetched::of)
     }
 
@@ -60,7 +71,8 @@ impl Client {
     /// # Errors
     /// Like [`Client::fetch`].
     pub async fn wait_for(&self, task: impl HasTaskId) -> Result<Fetched, ClientError> {
-        let (request, _) = when_room(&self.handle, |core| core.fetch(task.task_id(), true, false)).await?;
+        let (request, _) =
+            when_room(&self.handle, |core| core.fetch(task.task_id(), true, false)).await?;
         Asked::new(&*self.handle, request).task().await.map(Fetched::of)
     }
 
@@ -80,23 +92,37 @@ impl Client {
     /// # }
     /// ```
     pub async fn follow(&self, task: impl HasTaskId) -> Result<Follow, ClientError> {
-        let (request, feed) = when_room(&self.handle, |core| core.fetch(task.task_id(), true, true)).await?;
+        let (request, feed) =
+            when_room(&self.handle, |core| core.fetch(task.task_id(), true, true)).await?;
         let feed = feed.ok_or(ClientError::WrongAnswer)?;
         let asked = Asked::new(Arc::clone(&self.handle), request);
-        Ok(Follow { asked, feed: Feed { handle: Arc::clone(&self.handle), feed }, progress: Progress::default() })
+        Ok(Follow {
+            asked,
+            feed: Feed { handle: Arc::clone(&self.handle), feed },
+            progress: Progress::default(),
+        })
     }
 
-    /// Ends tasks of any session of the same owner. With `force`, an interpreter that does not respond to the interrupt
-    /// is killed. Tasks that are not known are passed over.
-    pub async fn cancel_tasks(&self, tasks: &[TaskRange], force: bool) -> Result<Cancelled, ClientError> {
-        self.end_tasks(tasks, |request, tasks| FromClient::CancelTasks(CancelTasks { request, tasks, force })).await
+    /// Ends tasks of any session of the same owner. With `force`, an interpreter that does not
+    /// respond to the interrupt is killed. Tasks that are not known are passed over.
+    pub async fn cancel_tasks(
+        &self,
+        tasks: &[TaskRange],
+        force: bool,
+    ) -> Result<Cancelled, ClientError> {
+        self.end_tasks(tasks, |request, tasks| {
+            FromClient::CancelTasks(CancelTasks { request, tasks, force })
+        })
+        .await
     }
 
-    /// Ends those tasks of any session of the same owner that have not begun; what runs goes on. Tasks that are not
-    /// known are passed over. Counts as `cancelled` what is ended and what engines are asked to give back: a task that
-    /// has just begun goes on all the same, and so does one that moves to another engine meanwhile.
+    /// Ends those tasks of any session of the same owner that have not begun; what runs goes on.
+    /// Tasks that are not known are passed over. Counts as `cancelled` what is ended and what
+    /// engines are asked to give back: a task that has just begun goes on all the same, and so does
+    /// one that moves to another engine meanwhile.
     pub async fn take_back(&self, tasks: &[TaskRange]) -> Result<Cancelled, ClientError> {
-        self.end_tasks(tasks, |request, tasks| FromClient::TakeBack(TakeBack { request, tasks })).await
+        self.end_tasks(tasks, |request, tasks| FromClient::TakeBack(TakeBack { request, tasks }))
+            .await
     }
 
     async fn end_tasks(
@@ -117,7 +143,8 @@ impl Client {
         Ok(all)
     }
 
-    /// Forgets kept results, of any session of the same owner. Tasks that have not ended are passed over.
+    /// Forgets kept results, of any session of the same owner. Tasks that have not ended are passed
+    /// over.
     pub async fn purge(&self, tasks: &[TaskRange]) -> Result<(), ClientError> {
         for tasks in tasks.chunks(LISTED_MAX).map(<[TaskRange]>::to_vec) {
             order(&self.handle, |request| FromClient::Purge(Purge { request, tasks })).await?;
@@ -148,8 +175,8 @@ pub struct Cancelled {
 pub struct Fetched {
     /// The broker's record of it.
     pub record: TaskRecord,
-    /// The outcome, with value and output. None if the task has not ended, or if it succeeded and its result is not
-    /// kept.
+    /// The outcome, with value and output. None if the task has not ended, or if it succeeded and
+    /// its result is not kept.
     pub result: Option<Result<TaskResult, TaskFailure>>,
     /// The report of the run so far, its output included.
     pub report: TaskReport,
@@ -166,7 +193,8 @@ impl Fetched {
     }
 }
 
-/// A task that is followed: a [`Stream`] of its output, which ends when the task has, or the connection.
+/// A task that is followed: a [`Stream`] of its output, which ends when the task has, or the
+/// connection.
 #[derive(Debug)]
 #[must_use = "nothing is read before it is polled"]
 pub struct Follow {
@@ -175,7 +203,8 @@ pub struct Follow {
     progress: Progress,
 }
 
-/// The reader's place, given up when it is dropped. The request is forgotten before: fields are dropped in their order.
+/// The reader's place, given up when it is dropped. The request is forgotten before: fields are
+/// dropped in their order.
 #[derive(Debug)]
 struct Feed {
     handle: Arc<Handle>,
@@ -183,7 +212,8 @@ struct Feed {
 }
 
 impl Follow {
-    /// The task as it ended: waits until it does. Output that was not read before is in the report all the same.
+    /// The task as it ended: waits until it does. Output that was not read before is in the report
+    /// all the same.
     ///
     /// # Errors
     /// [`ClientError::Refused`] for a task that is not known, or of another owner.
@@ -215,7 +245,8 @@ pub struct TaskRecords {
     handle: Arc<Handle>,
     query: TaskQuery,
     left: u64,
-    /// The session that the first page was of, if the newest was wanted: meanwhile there may be a newer one.
+    /// The session that the first page was of, if the newest was wanted: meanwhile there may be a
+    /// newer one.
     only: Option<SessionId>,
     page: VecDeque<TaskRecord>,
     is_last: bool,
@@ -224,7 +255,10 @@ pub struct TaskRecords {
 
 impl fmt::Debug for TaskRecords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskRecords").field("query", &self.query).field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("TaskRecords")
+            .field("query", &self.query)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }
 
@@ -256,7 +290,8 @@ impl TaskRecords {
         self.is_last = next.is_none() || next == self.query.after;
         self.query.after = next;
         // Two sessions may have the same prefix.
-        let is_wanted = |record: &TaskRecord| self.only.is_none_or(|session| record.id.session == session);
+        let is_wanted =
+            |record: &TaskRecord| self.only.is_none_or(|session| record.id.session == session);
         self.page = records.into_iter().filter(is_wanted).collect();
         Ok(())
     }

@@ -44,9 +44,11 @@ pub struct PickledFunction {
     definition: OnceLock<Option<Arc<Definition>>>,
 }
 
-/// The text of the client's module `cloudpickle` (version 3, which is one file), for engines whose Python has none.
+/// The text of the client's module `cloudpickle` (version 3, which is one file), for engines whose
+/// Python has none.
 ///
-/// It is defined once a session for all functions whose pickles are short, and with each that is long: compress it.
+/// It is defined once a session for all functions whose pickles are short, and with each that is
+/// long: compress it.
 #[derive(Clone, Debug)]
 pub struct PickleSupport(Arc<Definition>);
 
@@ -59,24 +61,37 @@ impl PickleSupport {
 }
 
 impl PickledFunction {
-    /// A function of this name, which is for people, as a pickle made by this Python (major and minor version).
+    /// A function of this name, which is for people, as a pickle made by this Python (major and
+    /// minor version).
     pub fn new(name: impl Into<String>, blob: impl Into<Bytes>, python: (u8, u8)) -> Self {
         let blob = blob.into();
         let digest = digest(&[&blob]);
-        let (name, has_code, is_kept, is_defined, support) = (name.into(), false, true, false, None);
-        Self { name, blob, digest, python, has_code, is_kept, is_defined, support, definition: OnceLock::new() }
+        let (name, has_code, is_kept, is_defined, support) =
+            (name.into(), false, true, false, None);
+        Self {
+            name,
+            blob,
+            digest,
+            python,
+            has_code,
+            is_kept,
+            is_defined,
+            support,
+            definition: OnceLock::new(),
+        }
     }
 
-    /// Sets whether the pickle holds functions or classes by value. An engine whose Python is of another major or minor
-    /// version then refuses the call.
+    /// Sets whether the pickle holds functions or classes by value. An engine whose Python is of
+    /// another major or minor version then refuses the call.
     #[must_use]
     pub fn has_code(mut self, has_code: bool) -> Self {
         self.has_code = has_code;
         self
     }
 
-    /// Sets whether an engine keeps what it has loaded for later calls, as it does by default. A function that means
-    /// something else each time, as an expression in the engine's namespace, is not to be kept.
+    /// Sets whether an engine keeps what it has loaded for later calls, as it does by default. A
+    /// function that means something else each time, as an expression in the engine's namespace, is
+    /// not to be kept.
     #[must_use]
     pub fn kept(mut self, is_kept: bool) -> Self {
         self.is_kept = is_kept;

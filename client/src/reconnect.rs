@@ -18,7 +18,8 @@ use crate::error::ConnectError;
 /// The default time that a session seeks its broker after a cut: as long as the broker keeps it.
 pub(crate) const RETURNS_WITHIN: Duration = Duration::from_mins(10);
 
-/// The default time that the broker has for an answer: far more than it takes, also on a slow machine.
+/// The default time that the broker has for an answer: far more than it takes, also on a slow
+/// machine.
 pub(crate) const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
 /// An event in the life of a connection, for callers that want to tell people.
@@ -51,10 +52,13 @@ impl Entry {
         }
     }
 
-    /// The role, and the token if there is one. What the holder of a pass may do is for the broker to say.
+    /// The role, and the token if there is one. What the holder of a pass may do is for the broker
+    /// to say.
     fn credentials(&self) -> (Role, Vec<u8>) {
         match self {
-            Self::Capability(capability) => (capability.role(), capability.token().as_bytes().to_vec()),
+            Self::Capability(capability) => {
+                (capability.role(), capability.token().as_bytes().to_vec())
+            }
             Self::Pass(_) => (Role::Client, Vec::new()),
         }
     }
@@ -85,8 +89,17 @@ impl Reconnect {
     }
 
     fn through(entry: Entry) -> Self {
-        let (software, returns_within, answers_within) = (SOFTWARE.to_owned(), RETURNS_WITHIN, ANSWERS_WITHIN);
-        Self { entry, path: None, software, cancel_on_disconnect: false, returns_within, answers_within, told: None }
+        let (software, returns_within, answers_within) =
+            (SOFTWARE.to_owned(), RETURNS_WITHIN, ANSWERS_WITHIN);
+        Self {
+            entry,
+            path: None,
+            software,
+            cancel_on_disconnect: false,
+            returns_within,
+            answers_within,
+            told: None,
+        }
     }
 
     /// By the capability of this file.
@@ -100,8 +113,14 @@ impl Reconnect {
         if role == Role::Engine {
             return Err(ConnectError::EngineRole);
         }
-        let hello =
-            HelloBody { token, session, incarnation, role, software: self.software.clone(), payload_credit_bytes: 0 };
+        let hello = HelloBody {
+            token,
+            session,
+            incarnation,
+            role,
+            software: self.software.clone(),
+            payload_credit_bytes: 0,
+        };
         Ok(dial(self.entry.door(), &hello).await?)
     }
 

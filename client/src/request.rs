@@ -28,9 +28,12 @@ impl<H: AsRef<Handle>> Asked<H> {
     pub fn poll(&self, context: &Context<'_>) -> Poll<Result<Answer, ClientError>> {
         let mut replaced = None;
         let shared = &self.handle().shared;
-        let answer = shared.with(|core| core.poll_answer(self.request, context.waker(), &mut replaced));
+        let answer =
+            shared.with(|core| core.poll_answer(self.request, context.waker(), &mut replaced));
         answer.map(|answer| match answer? {
-            Answer::Late(seconds) => Err(ClientError::NoAnswer { endpoint: shared.endpoint.clone(), seconds }),
+            Answer::Late(seconds) => {
+                Err(ClientError::NoAnswer { endpoint: shared.endpoint.clone(), seconds })
+            }
             Answer::Unsound(why) => Err(ClientError::UnsoundAnswer(why)),
             answer => Ok(answer),
         })
@@ -59,7 +62,10 @@ impl AsRef<Handle> for Handle {
 }
 
 /// Sends a request, made for its number, and waits for the reply. A refusal is an error.
-pub(crate) async fn ask(handle: &Handle, message: impl FnOnce(u64) -> FromClient) -> Result<ReplyBody, ClientError> {
+pub(crate) async fn ask(
+    handle: &Handle,
+    message: impl FnOnce(u64) -> FromClient,
+) -> Result<ReplyBody, ClientError> {
     let request = handle.shared.with(|core| core.request(message))?;
     let asked = Asked::new(handle, request);
     match std::future::poll_fn(|context| asked.poll(context)).await? {
@@ -74,7 +80,10 @@ pub(crate) async fn query(handle: &Handle, query: Query) -> Result<ReplyBody, Cl
 }
 
 /// Asks for something to be done, and waits until it is.
-pub(crate) async fn order(handle: &Handle, message: impl FnOnce(u64) -> FromClient) -> Result<(), ClientError> {
+pub(crate) async fn order(
+    handle: &Handle,
+    message: impl FnOnce(u64) -> FromClient,
+) -> Result<(), ClientError> {
     match ask(handle, message).await? {
         ReplyBody::Done => Ok(()),
         body => Err(refused(body)),
@@ -86,11 +95,12 @@ pub(crate) async fn engines(handle: &Handle) -> Result<Vec<EngineId>, ClientErro
     let mut engines: Vec<EngineId> = Vec::new();
     loop {
         let last = engines.last().copied();
-        let (some, is_all) = match query(handle, last.map_or(Query::Engines, Query::EnginesAfter)).await? {
-            ReplyBody::Engines(some) => (some, true),
-            ReplyBody::SomeEngines(some) => (some, false),
-            body => return Err(refused(body)),
-        };
+        let (some, is_all) =
+            match query(handle, last.map_or(Query::Engines, Query::EnginesAfter)).await? {
+                ReplyBody::Engines(some) => (some, true),
+                ReplyBody::SomeEngines(some) => (some, false),
+                body => return Err(refused(body)),
+            };
         engines.extend(some);
         if is_all {
             return Ok(engines);
@@ -109,7 +119,8 @@ pub(crate) async fn status(handle: &Handle) -> Result<ClusterStatus, ClientError
     };
     let mut status = page(Query::Status).await?;
     while let Some(place) = status.more {
-        let ClusterStatus { processes, engines, more, .. } = page(Query::StatusAfter(place)).await?;
+        let ClusterStatus { processes, engines, more, .. } =
+            page(Query::StatusAfter(place)).await?;
         status.processes.extend(processes);
         status.engines.extend(engines);
         status.more = more;
@@ -123,7 +134,8 @@ pub(crate) async fn status(handle: &Handle) -> Result<ClusterStatus, ClientError
 /// Asks a question whose answer says that everything is on disk which was to be there before it.
 pub(crate) async fn ask_for_disk(handle: &Handle) -> Result<(), ClientError> {
     let asked = handle.shared.with(|core| {
-        let request = core.request(|request| FromClient::Query(Request { request, query: Query::Engines }))?;
+        let request =
+            core.request(|request| FromClient::Query(Request { request, query: Query::Engines }))?;
         core.wait_for_disk(request);
         Ok::<_, ClientError>(request)
     });

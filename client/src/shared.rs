@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 use crate::core::{Call, Core, Outbound, Submitted, Ticket};
 use crate::error::{ClientError, DisconnectCause, Disconnected};
 
-/// The session and the queue to the broker, under one lock, so that tasks are queued in the order of their numbers.
+/// The session and the queue to the broker, under one lock, so that tasks are queued in the order
+/// of their numbers.
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
@@ -45,7 +46,8 @@ impl Shared {
         Self { state, work: Notify::new(), over: Notify::new(), welcome, endpoint, session }
     }
 
-    /// Runs a command or an event of the core, queues what it wants sent, and wakes whom it wants woken.
+    /// Runs a command or an event of the core, queues what it wants sent, and wakes whom it wants
+    /// woken.
     pub fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
         let mut state = self.lock();
         let result = f(&mut state.core);
@@ -60,8 +62,8 @@ impl Shared {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock is a bug in the core; whoever else waits shall get an answer rather than a second
-        // panic.
+        // A panic under the lock is a bug in the core; whoever else waits shall get an answer
+        // rather than a second panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -107,7 +109,9 @@ impl State {
             match outbound {
                 Outbound::Message(message) => self.outgoing.push(&message),
                 Outbound::Control(message) => self.outgoing.push_control(&message),
-                Outbound::Transfer(number, payload) => self.outgoing.push_transfer(number, Chunks::Sealed(payload)),
+                Outbound::Transfer(number, payload) => {
+                    self.outgoing.push_transfer(number, Chunks::Sealed(payload))
+                }
             }
             next = self.core.poll_outbound();
             if next.is_none() {
@@ -162,7 +166,9 @@ impl Place<'_> {
         submit: impl FnOnce(&mut Core) -> Result<T, ClientError>,
     ) -> Poll<Result<T, ClientError>> {
         let (polled, _replaced) = self.handle.shared.with(|core| match submit(core) {
-            Err(ClientError::Busy) => (Poll::Pending, core.wait_for_room(&mut self.ticket, context.waker())),
+            Err(ClientError::Busy) => {
+                (Poll::Pending, core.wait_for_room(&mut self.ticket, context.waker()))
+            }
             result => (Poll::Ready(result), None),
         });
         polled

@@ -17,7 +17,8 @@ use crate::options::HasTaskId;
 use crate::outcome::{Published, TaskFailure, TaskResult};
 use crate::shared::Handle;
 
-/// A submitted task. It resolves when the task has ended, or the connection has; dropping it does not cancel the task.
+/// A submitted task. It resolves when the task has ended, or the connection has; dropping it does
+/// not cancel the task.
 ///
 /// # Panics
 /// If it is polled again after it resolved.
@@ -44,7 +45,8 @@ impl TaskFuture {
         self.id
     }
 
-    /// The engine that it was submitted to; none for the shared queue. The report says which engine ran it.
+    /// The engine that it was submitted to; none for the shared queue. The report says which engine
+    /// ran it.
     pub fn engine(&self) -> Option<EngineId> {
         self.engine
     }
@@ -54,26 +56,28 @@ impl TaskFuture {
         self.key.is_none_or(|key| self.handle.shared.with(|core| core.has_ended(key)))
     }
 
-    /// Returns true if it is among the last few tasks that its session has submitted, so that it may well end soon.
+    /// Returns true if it is among the last few tasks that its session has submitted, so that it
+    /// may well end soon.
     pub fn is_recent(&self) -> bool {
         const FEW: u64 = 16;
         self.handle.shared.with(|core| core.submitted()) < self.id.n.saturating_add(FEW)
     }
 
-    /// Cancels the task: gone at once if it has not begun, interrupted if it runs. The future resolves with the
-    /// broker's answer, which is the task's end: `cancelled`, or what it was before. [`TaskFuture::stopped`] tells when
-    /// nothing of it runs any longer.
+    /// Cancels the task: gone at once if it has not begun, interrupted if it runs. The future
+    /// resolves with the broker's answer, which is the task's end: `cancelled`, or what it was
+    /// before. [`TaskFuture::stopped`] tells when nothing of it runs any longer.
     pub fn cancel(&self) {
         self.cancel_with(false);
     }
 
-    /// Cancels the task like [`TaskFuture::cancel`], and an interpreter that does not respond to the interrupt is
-    /// killed. It can follow a plain cancel that was ignored.
+    /// Cancels the task like [`TaskFuture::cancel`], and an interpreter that does not respond to
+    /// the interrupt is killed. It can follow a plain cancel that was ignored.
     pub fn cancel_force(&self) {
         self.cancel_with(true);
     }
 
-    /// Cancels the task; with `force`, an interpreter that does not respond to the interrupt is killed.
+    /// Cancels the task; with `force`, an interpreter that does not respond to the interrupt is
+    /// killed.
     pub fn cancel_with(&self, force: bool) {
         let still_runs = || self.handle.shared.with(|core| core.is_stopping(self.id.n));
         if !self.is_finished() || force && still_runs() {
@@ -82,15 +86,18 @@ impl TaskFuture {
         }
     }
 
-    /// Returns when nothing of the task runs any longer: when it has ended, and, if it was cancelled while an engine
-    /// had it, when the engine says so. A Rust function that does not look at its cancel may go on for long.
+    /// Returns when nothing of the task runs any longer: when it has ended, and, if it was
+    /// cancelled while an engine had it, when the engine says so. A Rust function that does not
+    /// look at its cancel may go on for long.
     ///
     /// # Errors
     /// [`ClientError::Disconnected`]: then nobody can tell.
     pub async fn stopped(&self) -> Result<(), ClientError> {
         self.note_stop();
-        std::future::poll_fn(|context| self.handle.shared.with(|core| core.poll_stopped(self.id.n, context.waker())))
-            .await
+        std::future::poll_fn(|context| {
+            self.handle.shared.with(|core| core.poll_stopped(self.id.n, context.waker()))
+        })
+        .await
     }
 
     fn note_stop(&self) {
@@ -98,18 +105,23 @@ impl TaskFuture {
         self.handle.shared.with(|core| core.watch_stop(self.id.n, self.key));
     }
 
-    /// Streams what the task writes: what is kept of it so far, and then each piece as it comes, until the task's end.
+    /// Streams what the task writes: what is kept of it so far, and then each piece as it comes,
+    /// until the task's end.
     pub fn output(&self) -> OutputStream {
         let feed = self.handle.shared.with(|core| core.open_output(self.id.n, self.key));
         OutputStream::new(Arc::clone(&self.handle), self.id.n, feed)
     }
 
-    /// Returns what the task has written to a stream so far. Once the future has resolved, it is in the report.
+    /// Returns what the task has written to a stream so far. Once the future has resolved, it is in
+    /// the report.
     pub fn written(&self, stream: Stream) -> Output {
-        self.key.map_or_else(Output::default, |key| self.handle.shared.with(|core| core.written(key, stream)))
+        self.key.map_or_else(Output::default, |key| {
+            self.handle.shared.with(|core| core.written(key, stream))
+        })
     }
 
-    /// Streams what the task publishes: the last that came, and then each as it comes, until the task's end.
+    /// Streams what the task publishes: the last that came, and then each as it comes, until the
+    /// task's end.
     pub fn published(&self) -> PublishedStream {
         let feed = self.handle.shared.with(|core| core.open_published(self.id.n, self.key));
         PublishedStream::new(Arc::clone(&self.handle), self.id.n, feed)

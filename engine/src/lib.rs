@@ -14,10 +14,11 @@
 //! }
 //! ```
 //!
-//! The engine finds its capability in `$FURLONG_HOME` (or `FURLONG_CAP`), waits for it and for the broker, comes back
-//! after cuts, and runs tasks until it gets SIGINT, or SIGTERM, which lets it finish what it runs. A function gets its
-//! arguments from msgpack or JSON; a panic is an error of its task. A function cannot be killed: a long one looks at
-//! [`is_cancelled`] now and then. It can [`publish`] how far it is, and ask which engine runs it ([`engine_id`]).
+//! The engine finds its capability in `$FURLONG_HOME` (or `FURLONG_CAP`), waits for it and for the
+//! broker, comes back after cuts, and runs tasks until it gets SIGINT, or SIGTERM, which lets it
+//! finish what it runs. A function gets its arguments from msgpack or JSON; a panic is an error of
+//! its task. A function cannot be killed: a long one looks at [`is_cancelled`] now and then. It can
+//! [`publish`] how far it is, and ask which engine runs it ([`engine_id`]).
 
 pub mod core;
 mod program;
@@ -54,11 +55,15 @@ impl Engine {
     /// Begins an engine: one slot, the functions `noop` and `echo`, Python if there is one.
     pub fn builder() -> EngineBuilder {
         let mut functions = Functions::new();
-        let noop: runtime::native::NativeFunction =
-            Box::new(|codec, _| Ok((codec, if codec == Codec::Raw { Vec::new() } else { nothing(codec) })));
+        let noop: runtime::native::NativeFunction = Box::new(|codec, _| {
+            Ok((codec, if codec == Codec::Raw { Vec::new() } else { nothing(codec) }))
+        });
         functions.insert("noop".to_owned(), noop);
         // What came goes back, as it came.
-        functions.insert("echo".to_owned(), Box::new(|codec, data: &[Bytes]| Ok((codec, data.to_vec()))));
+        functions.insert(
+            "echo".to_owned(),
+            Box::new(|codec, data: &[Bytes]| Ok((codec, data.to_vec()))),
+        );
         EngineBuilder {
             functions,
             slots: 1,
@@ -109,11 +114,17 @@ enum PythonChoice {
 }
 
 impl EngineBuilder {
-    /// Adds a function of up to six arguments. They come from msgpack or JSON, and so goes the value.
+    /// Adds a function of up to six arguments. They come from msgpack or JSON, and so goes the
+    /// value.
     #[must_use]
-    pub fn function<A: 'static, R: 'static>(mut self, name: &str, function: impl Callable<A, R>) -> Self {
+    pub fn function<A: 'static, R: 'static>(
+        mut self,
+        name: &str,
+        function: impl Callable<A, R>,
+    ) -> Self {
         let function = Arc::new(function);
-        self.functions.insert(name.to_owned(), Box::new(move |codec, data| function.call(codec, data)));
+        self.functions
+            .insert(name.to_owned(), Box::new(move |codec, data| function.call(codec, data)));
         self
     }
 
@@ -128,7 +139,8 @@ impl EngineBuilder {
         self
     }
 
-    /// So many engines behind one connection: each has an id, a queue, a thread and an interpreter of its own.
+    /// So many engines behind one connection: each has an id, a queue, a thread and an interpreter
+    /// of its own.
     #[must_use]
     pub fn slots(mut self, slots: u32) -> Self {
         self.slots = slots;
@@ -149,7 +161,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The Python interpreter for Python tasks; otherwise that of the active virtual environment, else `python3`.
+    /// The Python interpreter for Python tasks; otherwise that of the active virtual environment,
+    /// else `python3`.
     #[must_use]
     pub fn python(mut self, interpreter: impl Into<PathBuf>) -> Self {
         self.python = PythonChoice::This(interpreter.into());
@@ -170,7 +183,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Stops when standard input ends: for a program that starts engines and must not leave them behind.
+    /// Stops when standard input ends: for a program that starts engines and must not leave them
+    /// behind.
     #[must_use]
     pub fn stop_with_stdin(mut self, stop: bool) -> Self {
         self.stop_with_stdin = stop;
@@ -184,7 +198,8 @@ impl EngineBuilder {
         self
     }
 
-    /// A variable for the interpreters and commands of tasks. It does not change this process's own.
+    /// A variable for the interpreters and commands of tasks. It does not change this process's
+    /// own.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
@@ -198,34 +213,37 @@ impl EngineBuilder {
         self
     }
 
-    /// The integer that the first slot asks for, the others following; otherwise by the rank that MPI or Slurm gave the
-    /// process, if it did. The broker gives it if nobody ever had it.
+    /// The integer that the first slot asks for, the others following; otherwise by the rank that
+    /// MPI or Slurm gave the process, if it did. The broker gives it if nobody ever had it.
     #[must_use]
     pub fn first_id(mut self, id: u32) -> Self {
         self.first_id = Some(id);
         self
     }
 
-    /// Shows each slot's interpreter and commands one GPU (`CUDA_VISIBLE_DEVICES`): in turn those that the variable
-    /// names for this process, else by the slot's number.
+    /// Shows each slot's interpreter and commands one GPU (`CUDA_VISIBLE_DEVICES`): in turn those
+    /// that the variable names for this process, else by the slot's number.
     #[must_use]
     pub fn gpu_for_each_slot(mut self, each: bool) -> Self {
         self.gpu_for_each_slot = each;
         self
     }
 
-    /// Sets the memory limit of each process of a task, in bytes: its interpreter, or any process of a command. Beyond
-    /// it the system gives no more, and Python raises `MemoryError`. Rust functions are not bounded by it.
+    /// Sets the memory limit of each process of a task, in bytes: its interpreter, or any process
+    /// of a command. Beyond it the system gives no more, and Python raises `MemoryError`. Rust
+    /// functions are not bounded by it.
     ///
-    /// In a control group of its own that this process may divide, the limit is also what all processes of one slot may
-    /// take together. This process then moves itself into a group below its own.
+    /// In a control group of its own that this process may divide, the limit is also what all
+    /// processes of one slot may take together. This process then moves itself into a group below
+    /// its own.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory_bytes = Some(bytes);
         self
     }
 
-    /// Sets how long the process may finish what it runs after SIGTERM; otherwise as long as that takes.
+    /// Sets how long the process may finish what it runs after SIGTERM; otherwise as long as that
+    /// takes.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = Some(timeout);
@@ -235,15 +253,16 @@ impl EngineBuilder {
     /// Runs on this thread, until SIGINT, or until SIGTERM and the end of what runs then.
     ///
     /// # Errors
-    /// A fatal condition: a capability file that is refused, an interpreter or a directory that does not
-    /// exist.
+    /// A fatal condition: a capability file that is refused, an interpreter or a directory that
+    /// does not exist.
     pub fn run(self) -> Result<(), EngineError> {
         let setup = self.into_setup()?;
         let memory = setup.commands.memory.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(EngineError::Runtime)?;
         let outcome = runtime.block_on(shell::run(setup));
-        // A native function that does not return, or the reader of standard input, must not keep the process.
+        // A native function that does not return, or the reader of standard input, must not keep
+        // the process.
         runtime.shutdown_background();
         memory.close();
         outcome
@@ -270,7 +289,8 @@ impl EngineBuilder {
             ..PythonConfig::new(interpreter)
         });
         if let Some(path) = self.working_dir {
-            std::env::set_current_dir(&path).map_err(|source| EngineError::WorkingDir { path, source })?;
+            std::env::set_current_dir(&path)
+                .map_err(|source| EngineError::WorkingDir { path, source })?;
         }
         let mut variables = Variables { all: self.env, devices: Vec::new() };
         if self.gpu_for_each_slot {

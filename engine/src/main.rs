@@ -12,8 +12,8 @@ struct Cli {
     args: furlong_engine::EngineArgs,
 }
 
-/// A task is a handful of small allocations in each program on its way: with the system's allocator they were a sixth
-/// of its processor time.
+/// A task is a handful of small allocations in each program on its way: with the system's allocator
+/// they were a sixth of its processor time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -15,17 +15,19 @@ use crate::Engine;
 /// Flags of `engine`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct EngineArgs {
-    /// Capability file; by default `FURLONG_CAP`, else engine.cap.json of the cluster. It may come later than the
-    /// engine
+    /// Capability file; by default `FURLONG_CAP`, else engine.cap.json of the cluster. It may come
+    /// later than the engine
     #[arg(long, value_name = "FILE")]
     pub cap: Option<PathBuf>,
     /// Name of the cluster whose capability file is used
     #[arg(long, value_name = "NAME", default_value_t)]
     pub cluster: ClusterName,
-    /// Number of engines behind this process's one connection: each has its own id, queue and interpreter
+    /// Number of engines behind this process's one connection: each has its own id, queue and
+    /// interpreter
     #[arg(short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub slots: u32,
-    /// Python interpreter; by default that of the active virtual environment, else python3. It needs no package of ours
+    /// Python interpreter; by default that of the active virtual environment, else python3. It
+    /// needs no package of ours
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
     /// Label that tasks can require; more of them with commas, or by repeating the flag
@@ -37,20 +39,21 @@ pub struct EngineArgs {
     /// Directory in which tasks run; by default the current one
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<PathBuf>,
-    /// Id that the first engine asks for, the others following; by default from the rank of MPI or Slurm, if there is
-    /// one
+    /// Id that the first engine asks for, the others following; by default from the rank of MPI or
+    /// Slurm, if there is one
     #[arg(long, value_name = "N")]
     pub id: Option<u32>,
-    /// Give each engine one GPU: sets `CUDA_VISIBLE_DEVICES` for its tasks, in turn from the list in that variable,
-    /// else by the engine's place in this process
+    /// Give each engine one GPU: sets `CUDA_VISIBLE_DEVICES` for its tasks, in turn from the list
+    /// in that variable, else by the engine's place in this process
     #[arg(long)]
     pub cuda: bool,
-    /// Memory that each process of a task may take, as `4G`, `512M` or `10%` of the machine's: its interpreter, or any
-    /// process of a command. In a control group of its own, also what one engine's processes may take together. Rust
-    /// functions are not bounded by it
+    /// Memory that each process of a task may take, as `4G`, `512M` or `10%` of the machine's: its
+    /// interpreter, or any process of a command. In a control group of its own, also what one
+    /// engine's processes may take together. Rust functions are not bounded by it
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<MemorySize>,
-    /// After SIGTERM, how long to finish what runs before it is given up; by default as long as it takes
+    /// After SIGTERM, how long to finish what runs before it is given up; by default as long as it
+    /// takes
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub drain_timeout: Option<Duration>,
     /// Log level: error, warn, info, debug or trace
@@ -59,7 +62,8 @@ pub struct EngineArgs {
     /// Format of log lines: text or json
     #[arg(long, value_name = "FORMAT", default_value_t)]
     pub log_format: Format,
-    /// Stop when standard input ends: for a program that starts engines and must not leave them behind
+    /// Stop when standard input ends: for a program that starts engines and must not leave them
+    /// behind
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
 }
@@ -75,7 +79,10 @@ pub fn run(args: EngineArgs) -> Result<()> {
     let log = log::engine_log(&dir.log());
     log::start(Some(&log), Some(args.log_level), args.log_level, args.log_format)
         .with_context(|| format!("cannot write the log {}", log.display()))?;
-    let mut engine = Engine::builder().slots(args.slots).cluster(args.cluster).stop_with_stdin(args.stop_with_stdin);
+    let mut engine = Engine::builder()
+        .slots(args.slots)
+        .cluster(args.cluster)
+        .stop_with_stdin(args.stop_with_stdin);
     engine = args.labels.into_iter().fold(engine, crate::EngineBuilder::label);
     engine = args.env.into_iter().fold(engine, |engine, (name, value)| engine.env(name, value));
     engine = engine.gpu_for_each_slot(args.cuda);

@@ -1,8 +1,10 @@
-//! Headers of calls and replies, and definitions of pickled functions: what is read is written in one way, which reads
-//! as the same again.
+//! Headers of calls and replies, and definitions of pickled functions: what is read is written in
+//! one way, which reads as the same again.
 
 use bytes::Bytes;
-use furlong_wire::call::{CallHeader, PickledDefinition, decode_header, decode_reply, encode_header, encode_reply};
+use furlong_wire::call::{
+    CallHeader, PickledDefinition, decode_header, decode_reply, encode_header, encode_reply,
+};
 
 /// The first buffer of a request, and a definition.
 pub fn call(data: &[u8]) {

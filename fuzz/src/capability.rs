@@ -1,7 +1,9 @@
-//! The files: capabilities, keys, what a task may know of its engine's broker, revoked tokens. What is read is written
-//! in one way, which reads as the same again.
+//! The files: capabilities, keys, what a task may know of its engine's broker, revoked tokens. What
+//! is read is written in one way, which reads as the same again.
 
-use furlong_wire::capability::{BrokerKey, Capability, Endpoint, IssuerKeyFile, Pass, Revocation, RevokedTokens};
+use furlong_wire::capability::{
+    BrokerKey, Capability, Endpoint, IssuerKeyFile, Pass, Revocation, RevokedTokens,
+};
 use furlong_wire::ids::TokenId;
 use furlong_wire::keys::{AtRestKey, IssuerKey, IssuerPublicKey, PublicKey, SecretKey};
 use furlong_wire::token::Token;
@@ -40,7 +42,8 @@ pub fn run(data: &[u8]) {
 
 /// One file of each kind.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let issuer = IssuerPublicKey::from_bytes(&vectors::array("issuer public key")).expect("the vector is a key");
+    let issuer = IssuerPublicKey::from_bytes(&vectors::array("issuer public key"))
+        .expect("the vector is a key");
     let endpoints = ["tcp://192.0.2.1:7100", "tcp://[2001:db8::1]:7100", "tcp://a.example:1"];
     let endpoints: Vec<Endpoint> =
         endpoints.iter().map(|text| text.parse().expect("an endpoint is written so")).collect();
@@ -54,7 +57,11 @@ pub fn seeds() -> Vec<Vec<u8>> {
     );
     let capability = capability.expect("the vectors belong together");
     let server_secret = SecretKey::from_bytes(secrets::SERVER);
-    let broker = BrokerKey { server_secret, issuer_key: issuer, at_rest_key: AtRestKey::from_bytes([7; 32]) };
+    let broker = BrokerKey {
+        server_secret,
+        issuer_key: issuer,
+        at_rest_key: AtRestKey::from_bytes([7; 32]),
+    };
     let issuer = IssuerKeyFile { issuer: IssuerKey::from_seed(secrets::ISSUER_SEED) };
     let texts = [
         capability.to_json().to_string(),
@@ -62,14 +69,19 @@ pub fn seeds() -> Vec<Vec<u8>> {
         broker.to_json().to_string(),
         issuer.to_json().to_string(),
     ];
-    texts.into_iter().map(String::into_bytes).chain(endpoints.iter().map(|it| it.to_string().into_bytes())).collect()
+    texts
+        .into_iter()
+        .map(String::into_bytes)
+        .chain(endpoints.iter().map(|it| it.to_string().into_bytes()))
+        .collect()
 }
 
 /// The input is a list of revoked tokens.
 pub fn revoked(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     // A token takes some 70 bytes of text at least, and less than 300 of memory.
-    let read = memory::within(REVOKED_RESERVED + 32 * data.len(), || RevokedTokens::from_json(text));
+    let read =
+        memory::within(REVOKED_RESERVED + 32 * data.len(), || RevokedTokens::from_json(text));
     if let Ok(revoked) = read {
         assert_eq!(RevokedTokens::from_json(&revoked.to_json()).ok(), Some(revoked));
     }
@@ -82,7 +94,8 @@ pub fn revoked_seeds() -> Vec<Vec<u8>> {
     let mut revoked = RevokedTokens::default();
     let empty = revoked.to_json();
     for (id, reason) in [(7, Some("the \"old\" laptop".to_owned())), (8, None)] {
-        let added = revoked.revoke(TokenId([id; 16]), Revocation { revoked_s: 1_700_000_000, reason });
+        let added =
+            revoked.revoke(TokenId([id; 16]), Revocation { revoked_s: 1_700_000_000, reason });
         added.expect("there is room for two");
     }
     vec![empty.into_bytes(), revoked.to_json().into_bytes()]

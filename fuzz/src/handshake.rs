@@ -1,11 +1,14 @@
-//! The handshake. A message that is changed or cut on its way does not open, and no bytes of an unauthenticated peer's
-//! do; a hello that can be read crosses unchanged.
+//! The handshake. A message that is changed or cut on its way does not open, and no bytes of an
+//! unauthenticated peer's do; a hello that can be read crosses unchanged.
 //!
-//! The first byte of an input chooses what the rest stands for: a change of one of the three messages, bytes in the
-//! place of one, or the body of a hello. The peer's ephemeral key comes from the input: a fuzzer sees what a tag is
-//! compared with, and would copy it if the same tag were right for the input with the copy.
+//! The first byte of an input chooses what the rest stands for: a change of one of the three
+//! messages, bytes in the place of one, or the body of a hello. The peer's ephemeral key comes from
+//! the input: a fuzzer sees what a tag is compared with, and would copy it if the same tag were
+//! right for the input with the copy.
 
-use furlong_wire::handshake::{ExpectProof, ExpectReply, ExpectStart, HandshakeError, Hello, HelloBody, Proof};
+use furlong_wire::handshake::{
+    ExpectProof, ExpectReply, ExpectStart, HandshakeError, Hello, HelloBody, Proof,
+};
 use furlong_wire::ids::{ClusterId, SessionId};
 use furlong_wire::limits::{PREAUTH_FRAME_BYTES_MAX, TOKEN_BYTES_MAX};
 use furlong_wire::record::RecordKeys;
@@ -29,8 +32,17 @@ pub fn run(data: &[u8]) {
 /// A change of each message, the messages of the document, and the body of a hello.
 pub fn seeds() -> Vec<Vec<u8>> {
     let body = rmp_serde::to_vec(&body()).expect("a hello has no type that msgpack cannot hold");
-    let changes = [&[0, 0, 0, 1][..], &[1, 40, 0, 128], &[2, 0, 1, 1], &[0, 0, 0, 0], &[1], &[2, 255, 255, 9]];
-    let messages = (3..).zip(["handshake message 1", "handshake message 2", "handshake message 3"].map(vectors::one));
+    let changes = [
+        &[0, 0, 0, 1][..],
+        &[1, 40, 0, 128],
+        &[2, 0, 1, 1],
+        &[0, 0, 0, 0],
+        &[1],
+        &[2, 255, 255, 9],
+    ];
+    let messages = (3..).zip(
+        ["handshake message 1", "handshake message 2", "handshake message 3"].map(vectors::one),
+    );
     let rest = messages.chain([(6, body)]).map(|(choice, bytes)| [&[choice], &bytes[..]].concat());
     changes.into_iter().map(<[u8]>::to_vec).chain(rest).collect()
 }
@@ -48,7 +60,8 @@ impl Run {
         started.expect("the broker's key is a good one")
     }
 
-    /// Does it with something else in the place of one message. It must end there, unless that is the message.
+    /// Does it with something else in the place of one message. It must end there, unless that is
+    /// the message.
     fn ends_if(&self, place: usize, instead: impl Fn(&[u8]) -> Vec<u8>) {
         let mut is_same = true;
         let finished = self.finish(&Hello::new(body()), |at, message| {
@@ -69,7 +82,8 @@ impl Run {
         mut on_its_way: impl FnMut(usize, Vec<u8>) -> Vec<u8>,
     ) -> Result<(Proof, RecordKeys), HandshakeError> {
         let (first, expect_reply) = self.start();
-        let (second, expect_proof): (_, ExpectProof) = expect_start().handle_start(&on_its_way(0, first))?;
+        let (second, expect_proof): (_, ExpectProof) =
+            expect_start().handle_start(&on_its_way(0, first))?;
         let (third, of_peer) = expect_reply.handle_reply(&on_its_way(1, second), hello)?;
         Ok((expect_proof.handle_proof(&on_its_way(2, third))?, of_peer))
     }
@@ -105,7 +119,8 @@ fn changed(message: &[u8], change: &[u8]) -> Vec<u8> {
 }
 
 fn expect_start() -> ExpectStart {
-    ExpectStart::new(&cluster(), &secrets::SERVER, secrets::BROKER_EPHEMERAL).expect("the secrets are good ones")
+    ExpectStart::new(&cluster(), &secrets::SERVER, secrets::BROKER_EPHEMERAL)
+        .expect("the secrets are good ones")
 }
 
 fn cluster() -> ClusterId {

@@ -1,12 +1,13 @@
 //! Fuzz targets: functions of any bytes that panic where a property of the product does not hold.
 //!
-//! [`TARGETS`] lists them. Each has seeds, made from the test vectors of `docs/PROTOCOL.md` and from short histories,
-//! and a folder `corpus/NAME` for inputs that once broke something or that are hard to find again. `tests/corpus.rs`
-//! runs every target over both and over mutations of them, with the other tests. `cargo xtask fuzz NAME --seconds N`
-//! fuzzes one with libFuzzer, through the package in `libfuzzer/`.
+//! [`TARGETS`] lists them. Each has seeds, made from the test vectors of `docs/PROTOCOL.md` and
+//! from short histories, and a folder `corpus/NAME` for inputs that once broke something or that
+//! are hard to find again. `tests/corpus.rs` runs every target over both and over mutations of
+//! them, with the other tests. `cargo xtask fuzz NAME --seconds N` fuzzes one with libFuzzer,
+//! through the package in `libfuzzer/`.
 //!
-//! Each target's module documents what the target checks. Linking this crate replaces the global allocator by one
-//! that counts ([`memory`]).
+//! Each target's module documents what the target checks. Linking this crate replaces the global
+//! allocator by one that counts ([`memory`]).
 
 use std::path::{Path, PathBuf};
 
@@ -39,9 +40,17 @@ pub const TARGETS: [Target; 15] = [
     Target { name: "handshake", run: handshake::run, seeds: handshake::seeds },
     Target { name: "record", run: record::run, seeds: record::seeds },
     Target { name: "greeting", run: messages::greeting, seeds: || messages::seeds("Greeting ") },
-    Target { name: "from-client", run: messages::from_client, seeds: || messages::seeds("FromClient ") },
+    Target {
+        name: "from-client",
+        run: messages::from_client,
+        seeds: || messages::seeds("FromClient "),
+    },
     Target { name: "to-client", run: messages::to_client, seeds: || messages::seeds("ToClient ") },
-    Target { name: "from-engine", run: messages::from_engine, seeds: || messages::seeds("FromEngine ") },
+    Target {
+        name: "from-engine",
+        run: messages::from_engine,
+        seeds: || messages::seeds("FromEngine "),
+    },
     Target { name: "to-engine", run: messages::to_engine, seeds: || messages::seeds("ToEngine ") },
     Target { name: "payload", run: payload::run, seeds: payload::seeds },
     Target { name: "call", run: call::call, seeds: || vectors::named("call header, ") },

@@ -1,8 +1,10 @@
-//! Batches of messages. What is read is written in one way, which reads as the same again; a batch that is cut between
-//! two messages gives the first ones; memory grows with the bytes that are there, not with lengths that are declared.
+//! Batches of messages. What is read is written in one way, which reads as the same again; a batch
+//! that is cut between two messages gives the first ones; memory grows with the bytes that are
+//! there, not with lengths that are declared.
 
 use furlong_wire::message::{
-    FromClient, FromEngine, Greeting, Message, ToClient, ToEngine, decode_batch, decode_next, encode_message,
+    FromClient, FromEngine, Greeting, Message, ToClient, ToEngine, decode_batch, decode_next,
+    encode_message,
 };
 
 use crate::{memory, vectors};
@@ -39,17 +41,19 @@ pub fn seeds(direction: &str) -> Vec<Vec<u8>> {
     seeds
 }
 
-/// The longest list in relation to its bytes: one byte makes an empty text, which has 24, and a growing list holds up
-/// to three times that while it moves.
+/// The longest list in relation to its bytes: one byte makes an empty text, which has 24, and a
+/// growing list holds up to three times that while it moves.
 const BYTES_PER_BYTE: usize = 96;
 /// Whatever the input, a reader may have so much.
 const RESERVED: usize = 4 << 10;
 
 fn check<M: Message + PartialEq>(data: &[u8]) {
-    let (messages, whole) = memory::within(RESERVED + BYTES_PER_BYTE * data.len(), || read::<M>(data));
+    let (messages, whole) =
+        memory::within(RESERVED + BYTES_PER_BYTE * data.len(), || read::<M>(data));
     let mut batch = Vec::new();
     messages.iter().for_each(|message| encode_message(message, &mut batch));
-    let again: Vec<M> = decode_batch(&batch).map(|message| message.expect("what is written is read")).collect();
+    let again: Vec<M> =
+        decode_batch(&batch).map(|message| message.expect("what is written is read")).collect();
     assert_eq!(again, messages);
     let mut rewritten = Vec::new();
     again.iter().for_each(|message| encode_message(message, &mut rewritten));

@@ -1,5 +1,5 @@
-//! Payloads. Any layout is read or refused, its buffers are views of what has come, and packing them again gives the
-//! same; a chunk that is changed does not open.
+//! Payloads. Any layout is read or refused, its buffers are views of what has come, and packing
+//! them again gives the same; a chunk that is changed does not open.
 //!
 //! The input is an inline payload, and what a chunked one holds.
 
@@ -8,7 +8,8 @@ use furlong_wire::aead::Key;
 use furlong_wire::ids::SessionId;
 use furlong_wire::limits::{BUFFER_ALIGNMENT, CHUNK_BYTES_MAX, INLINE_PAYLOAD_BYTES_MAX};
 use furlong_wire::payload::{
-    InlineBytes, Packed, PayloadKey, PayloadOpener, PayloadSealer, PayloadSecret, unpack_inline, unpack_inline_call,
+    InlineBytes, Packed, PayloadKey, PayloadOpener, PayloadSealer, PayloadSecret, unpack_inline,
+    unpack_inline_call,
 };
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -35,7 +36,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         payload.resize(bytes, 1);
         payload
     };
-    let chunked = [layout(&[], 8), layout(&[0], 64), layout(&[15, 1024], 1152), layout(&[15, 3000], 3128)];
+    let chunked =
+        [layout(&[], 8), layout(&[0], 64), layout(&[15, 1024], 1152), layout(&[15, 3000], 3128)];
     vectors::named("inline payload").into_iter().chain(chunked).collect()
 }
 
@@ -65,7 +67,9 @@ fn chunked(data: &[u8]) {
     assert!(strict.handle_chunk(&changed).is_err() && strict.into_buffers().is_err());
     let Ok(buffers) = opener.into_buffers() else { return };
     assert!(buffers.iter().map(Bytes::len).sum::<usize>() <= data.len());
-    let aligned = |buffer: &Bytes| buffer.is_empty() || buffer.as_ptr().addr().is_multiple_of(BUFFER_ALIGNMENT);
+    let aligned = |buffer: &Bytes| {
+        buffer.is_empty() || buffer.as_ptr().addr().is_multiple_of(BUFFER_ALIGNMENT)
+    };
     assert!(buffers.iter().all(aligned));
     assert_eq!(crosses(buffers.clone()), buffers);
 }
@@ -93,11 +97,12 @@ fn sealer() -> PayloadSealer {
     key().into_sealer()
 }
 
-/// The one chunk of a payload that holds anything, by the words of PROTOCOL.md: the sealer of the product writes only
-/// layouts that are right.
+/// The one chunk of a payload that holds anything, by the words of PROTOCOL.md: the sealer of the
+/// product writes only layouts that are right.
 fn seal(data: &[u8]) -> Vec<u8> {
     let mut key = [0; 32];
-    let expanded = Hkdf::<Sha256>::new(None, &secrets::PAYLOAD).expand_multi_info(&[b"request", &SESSION.0], &mut key);
+    let expanded = Hkdf::<Sha256>::new(None, &secrets::PAYLOAD)
+        .expand_multi_info(&[b"request", &SESSION.0], &mut key);
     expanded.expect("32 bytes are within HKDF's bound");
     let aad = [&[1][..], &(data.len() as u64).to_le_bytes(), &[1]].concat();
     let mut chunk = data.to_vec();

@@ -1,8 +1,9 @@
-//! Records. What was sealed opens in its order; a record that is changed, cut, repeated, left out, or whose chunks are,
-//! does not open, and no bytes of an unauthenticated peer's do.
+//! Records. What was sealed opens in its order; a record that is changed, cut, repeated, left out,
+//! or whose chunks are, does not open, and no bytes of an unauthenticated peer's do.
 //!
-//! An input is a list of records: what is in each, and what becomes of it on its way. The key comes from the input: a
-//! fuzzer sees what a tag is compared with, and would copy it if the same tag were right for the input with the copy.
+//! An input is a list of records: what is in each, and what becomes of it on its way. The key comes
+//! from the input: a fuzzer sees what a tag is compared with, and would copy it if the same tag
+//! were right for the input with the copy.
 
 use bytes::BytesMut;
 use furlong_wire::record::{RecordKeys, RecordOpener, RecordSealer, SEQ_BYTES};
@@ -16,7 +17,10 @@ const RECORDS_MAX: usize = 16;
 /// See the module.
 pub fn run(data: &[u8]) {
     let (mut sealer, mut opener) = pair(data);
-    assert!(opener.open::<Vec<u8>>(&mut BytesMut::from(data), &[]).is_err(), "nobody has sealed this");
+    assert!(
+        opener.open::<Vec<u8>>(&mut BytesMut::from(data), &[]).is_err(),
+        "nobody has sealed this"
+    );
     (_, opener) = pair(data);
     let mut input = Input::new(data);
     for _ in 0..RECORDS_MAX {
@@ -25,7 +29,8 @@ pub fn run(data: &[u8]) {
         }
         let batch_bytes = input.below(64);
         let batch = input.bytes(batch_bytes);
-        let mut chunks: Vec<Vec<u8>> = (0..input.below(4)).map(|_| vec![input.byte(); 16 + input.below(8)]).collect();
+        let mut chunks: Vec<Vec<u8>> =
+            (0..input.below(4)).map(|_| vec![input.byte(); 16 + input.below(8)]).collect();
         let mut envelope = seal(&mut sealer, batch, &chunks);
         let (original, of) = (envelope.clone(), chunks.clone());
         change(&mut input, &mut envelope, &mut chunks);
@@ -46,7 +51,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = vectors::named("record 0 of the peer: Open and Submit, envelope");
     seeds.extend(vectors::named("record 2 of the peer: heartbeat, envelope"));
     for changed in 0..8 {
-        seeds.push([&[3][..], b"abc", &[2, 7, 0, 9, 4, 0, 2][..], b"de", &[2, 7, 0, 9, 4, changed, 1, 1]].concat());
+        seeds.push(
+            [&[3][..], b"abc", &[2, 7, 0, 9, 4, 0, 2][..], b"de", &[2, 7, 0, 9, 4, changed, 1, 1]]
+                .concat(),
+        );
     }
     seeds
 }

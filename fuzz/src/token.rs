@@ -24,7 +24,10 @@ pub fn run(data: &[u8]) {
         assert_eq!(token.claims_unverified().as_ref(), Ok(&claims));
     }
     let Ok(token) = Token::from_bytes(data) else { return };
-    assert!(token.verify(&issuer.public(), cluster).is_err() || data == *KNOWN, "a token that nobody has signed");
+    assert!(
+        token.verify(&issuer.public(), cluster).is_err() || data == *KNOWN,
+        "a token that nobody has signed"
+    );
     let _ = token.claims_unverified();
 }
 

@@ -1,5 +1,5 @@
-//! The test vectors of `docs/PROTOCOL.md`, as seeds. `wire/tests/vectors.rs` sees to it that they are what the code
-//! writes.
+//! The test vectors of `docs/PROTOCOL.md`, as seeds. `wire/tests/vectors.rs` sees to it that they
+//! are what the code writes.
 
 /// The vectors whose names begin like this, in their order.
 ///
@@ -12,7 +12,9 @@ pub fn named(prefix: &str) -> Vec<Vec<u8>> {
     let mut is_wanted = false;
     for line in block.lines() {
         match line.strip_prefix("  ") {
-            Some(digits) if is_wanted => found.last_mut().into_iter().for_each(|bytes| bytes.extend(hex(digits))),
+            Some(digits) if is_wanted => {
+                found.last_mut().into_iter().for_each(|bytes| bytes.extend(hex(digits)))
+            }
             Some(_) => {}
             None => {
                 is_wanted = line.starts_with(prefix);

@@ -1,8 +1,9 @@
-//! The framing, both sides. The same events and the same bytes to send, however the input is cut; memory bounded by
-//! what has come; messages that were read read the same when they are written again.
+//! The framing, both sides. The same events and the same bytes to send, however the input is cut;
+//! memory bounded by what has come; messages that were read read the same when they are written
+//! again.
 //!
-//! The first byte of an input chooses the side and how many events go before the peer has proved itself, the second how
-//! the rest is cut.
+//! The first byte of an input chooses the side and how many events go before the peer has proved
+//! itself, the second how the rest is cut.
 
 use std::mem::discriminant;
 
@@ -20,11 +21,14 @@ pub fn run(data: &[u8]) {
     let role = if choice & 1 == 0 { Role::Broker } else { Role::Peer };
     let proved_after = usize::from(choice >> 1);
     // A frame is split from the input without a copy; a message has up to 1024 of them, listed.
-    let whole = memory::within(256 * 1024 + 4 * bytes.len(), || hear(role, proved_after, std::iter::once(bytes)));
+    let whole = memory::within(256 * 1024 + 4 * bytes.len(), || {
+        hear(role, proved_after, std::iter::once(bytes))
+    });
     // At least one piece, as the whole is one.
     let pieces = std::iter::once(&[][..]).chain(bytes.chunks(usize::from(cut).max(1)));
     let cut = hear(role, proved_after, pieces);
-    // Only PINGs whose answers cannot be written meanwhile depend on how they come: those in one read are too many.
+    // Only PINGs whose answers cannot be written meanwhile depend on how they come: those in one
+    // read are too many.
     let is_flood = |heard: &Heard| matches!(heard.end, Some(ZmtpError::PingFlood { .. }));
     if !is_flood(&whole) && !is_flood(&cut) {
         assert_eq!((&whole.events, &whole.sent), (&cut.events, &cut.sent));
@@ -41,7 +45,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let mut messages = BytesMut::new();
     put_message(&mut messages, &[&vectors::array::<48>("handshake message 1")]);
     put_message(&mut messages, &[&[1; 40], &[2; 300], &[]]);
-    let commands: [&[u8]; 3] = [b"\x04\x0b\x04PING\x00\x00abcd", b"\x04\x09\x04PONGabcd", b"\x04\x09\x05ERROR\x02no"];
+    let commands: [&[u8]; 3] =
+        [b"\x04\x0b\x04PING\x00\x00abcd", b"\x04\x09\x04PONGabcd", b"\x04\x09\x05ERROR\x02no"];
     let mut seeds = Vec::new();
     for (choice, ready) in [(0, "zmtp READY of the peer"), (1, "zmtp READY of the broker")] {
         let opening = [&greeting[..], &vectors::one(ready)].concat();
@@ -97,7 +102,8 @@ fn message(event: &Event) -> Option<&Message> {
 
 /// Writes messages, and reads them as a broker whose peer has proved itself.
 fn crosses(messages: &[&Message]) -> Vec<Event> {
-    let mut bytes = [vectors::one("zmtp greeting"), vectors::one("zmtp READY of the peer")].concat();
+    let mut bytes =
+        [vectors::one("zmtp greeting"), vectors::one("zmtp READY of the peer")].concat();
     let mut written = BytesMut::new();
     for message in messages {
         let frames = std::iter::once(&message.envelope).chain(&message.chunks);

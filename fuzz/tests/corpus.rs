@@ -7,13 +7,15 @@ use furlong_fuzz::{TARGETS, Target};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Mutations of all inputs of one target together; fewer where a run has operations on curves, or many acts.
+/// Mutations of all inputs of one target together; fewer where a run has operations on curves, or
+/// many acts.
 const MUTATIONS: usize = 3_000;
 const MUTATIONS_OF_SLOW: usize = 500;
 const SLOW: [&str; 2] = ["handshake", "core"];
 /// The longest input, so that a run takes microseconds.
 const BYTES_MAX: usize = 4_096;
-/// The largest file of the corpus, and how many there may be for each target: it is for people to look at.
+/// The largest file of the corpus, and how many there may be for each target: it is for people to
+/// look at.
 const FILE_BYTES_MAX: usize = 4_096;
 const FILES_MAX: usize = 40;
 
@@ -107,13 +109,16 @@ fn mutated(rng: &mut StdRng, inputs: &[Vec<u8>]) -> Vec<u8> {
 fn every_target_is_tested_and_every_corpus_is_a_target_s() {
     let listed: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
     assert_eq!(listed, TESTED);
-    let shown: Vec<&str> =
-        include_str!("../targets.txt").lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let shown: Vec<&str> = include_str!("../targets.txt")
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
     assert_eq!(listed, shown);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let folders = std::fs::read_dir(folder).into_iter().flatten();
     let folders = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let unknown: BTreeSet<String> = folders.filter(|name| !listed.contains(&name.as_str())).collect();
+    let unknown: BTreeSet<String> =
+        folders.filter(|name| !listed.contains(&name.as_str())).collect();
     assert!(unknown.is_empty(), "no target has these folders of the corpus: {unknown:?}");
 }
 
@@ -121,6 +126,10 @@ fn every_target_is_tested_and_every_corpus_is_a_target_s() {
 fn the_corpus_is_small() {
     for target in &TARGETS {
         let files = corpus(target);
-        assert!(files.len() <= FILES_MAX && files.iter().all(|file| file.len() <= FILE_BYTES_MAX), "{}", target.name);
+        assert!(
+            files.len() <= FILES_MAX && files.iter().all(|file| file.len() <= FILE_BYTES_MAX),
+            "{}",
+            target.name
+        );
     }
 }

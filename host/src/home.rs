@@ -1,4 +1,5 @@
-//! The folder of the programs' files: `$FURLONG_HOME`, by default `~/.furlong`, with one folder a cluster.
+//! The folder of the programs' files: `$FURLONG_HOME`, by default `~/.furlong`, with one folder a
+//! cluster.
 //!
 //! ```text
 //! NAME/security/ROLE.cap.json     capabilities, one a role           NAME/run/broker.json    the running broker
@@ -12,7 +13,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use furlong_wire::capability::{BrokerKey, Capability, CapabilityError, ClusterName, IssuerKeyFile, JsonError};
+use furlong_wire::capability::{
+    BrokerKey, Capability, CapabilityError, ClusterName, IssuerKeyFile, JsonError,
+};
 use furlong_wire::limits::CAPABILITY_FILE_BYTES_MAX;
 use furlong_wire::token::Role;
 use thiserror::Error;
@@ -46,7 +49,8 @@ impl Home {
         ClusterDir { name: name.clone(), path: self.root.join(name.as_str()) }
     }
 
-    /// The clusters that are here, in the order of their names: each folder with a `security` folder in it.
+    /// The clusters that are here, in the order of their names: each folder with a `security`
+    /// folder in it.
     pub fn clusters(&self) -> Result<Vec<ClusterName>, HomeError> {
         let unreadable = |problem| HomeError::Unreadable { path: self.root.clone(), problem };
         let entries = match self.root.read_dir() {
@@ -65,18 +69,23 @@ impl Home {
 
     /// Finds the capability file to use. It reads nothing: [`load_capability`] does.
     ///
-    /// A file that is named (by `explicit`, else by `from_env`) is the answer, whether it exists or not, so that a
-    /// mistyped name is never answered with another file. Else it is the first that exists for the cluster, in the
-    /// order of the roles.
-    pub fn find_capability(&self, search: &CapabilitySearch<'_>) -> Result<PathBuf, CapabilityNotFound> {
+    /// A file that is named (by `explicit`, else by `from_env`) is the answer, whether it exists or
+    /// not, so that a mistyped name is never answered with another file. Else it is the first that
+    /// exists for the cluster, in the order of the roles.
+    pub fn find_capability(
+        &self,
+        search: &CapabilitySearch<'_>,
+    ) -> Result<PathBuf, CapabilityNotFound> {
         if let Some(named) = search.explicit.or(search.from_env) {
             return Ok(named.to_owned());
         }
         let cluster = self.cluster(&search.cluster.cloned().unwrap_or_default());
-        let looked: Vec<PathBuf> = search.roles.iter().map(|role| cluster.capability(*role)).collect();
-        // A link or a folder in its place counts as found: loading it then says what is wrong with it.
-        let is_there =
-            |path: &&PathBuf| !matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound);
+        let looked: Vec<PathBuf> =
+            search.roles.iter().map(|role| cluster.capability(*role)).collect();
+        // A link or a folder in its place counts as found: loading it then says what is wrong with
+        // it.
+        let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        let is_there = |path: &&PathBuf| !path.symlink_metadata().is_err_and(is_missing);
         match looked.iter().find(is_there) {
             Some(found) => Ok(found.clone()),
             None => Err(CapabilityNotFound {
@@ -91,12 +100,17 @@ impl Home {
         }
     }
 
-    fn from_values(furlong_home: Option<OsString>, user_home: Option<PathBuf>) -> Result<Self, HomeError> {
+    fn from_values(
+        furlong_home: Option<OsString>,
+        user_home: Option<PathBuf>,
+    ) -> Result<Self, HomeError> {
         let named = furlong_home.filter(|path| !path.is_empty()).map(PathBuf::from);
         let user_home = user_home.filter(|path| !path.as_os_str().is_empty());
         let root = named.or_else(|| Some(user_home?.join(".furlong"))).ok_or(HomeError::NoHome)?;
         // Absolute, so that it stays the same folder for a daemon, which changes to another.
-        std::path::absolute(&root).map(Self::at).map_err(|problem| HomeError::Unreadable { path: root, problem })
+        std::path::absolute(&root)
+            .map(Self::at)
+            .map_err(|problem| HomeError::Unreadable { path: root, problem })
     }
 }
 
@@ -195,26 +209,31 @@ pub fn capability_from_env() -> Option<PathBuf> {
 /// Reads a capability file.
 pub fn load_capability(path: &Path) -> Result<Capability, CapabilityFileError> {
     let text = read_private(path, CAPABILITY_FILE_BYTES_MAX)?;
-    Capability::from_json(&text).map_err(|problem| CapabilityFileError::Invalid { path: path.to_owned(), problem })
+    Capability::from_json(&text)
+        .map_err(|problem| CapabilityFileError::Invalid { path: path.to_owned(), problem })
 }
 
 /// Reads a `broker.key.json`.
 pub fn load_broker_key(path: &Path) -> Result<BrokerKey, KeyFileError> {
     let text = read_private(path, CAPABILITY_FILE_BYTES_MAX)?;
-    BrokerKey::from_json(&text).map_err(|problem| KeyFileError::Invalid { path: path.to_owned(), problem })
+    BrokerKey::from_json(&text)
+        .map_err(|problem| KeyFileError::Invalid { path: path.to_owned(), problem })
 }
 
 /// Reads an `issuer.key.json`.
 pub fn load_issuer_key(path: &Path) -> Result<IssuerKeyFile, KeyFileError> {
     let text = read_private(path, CAPABILITY_FILE_BYTES_MAX)?;
-    IssuerKeyFile::from_json(&text).map_err(|problem| KeyFileError::Invalid { path: path.to_owned(), problem })
+    IssuerKeyFile::from_json(&text)
+        .map_err(|problem| KeyFileError::Invalid { path: path.to_owned(), problem })
 }
 
 /// The reason that there is no [`Home`], or it cannot be listed.
 #[derive(Debug, Error)]
 pub enum HomeError {
     /// Neither variable is set.
-    #[error("neither FURLONG_HOME nor HOME is set; set FURLONG_HOME to the folder for Furlong's files")]
+    #[error(
+        "neither FURLONG_HOME nor HOME is set; set FURLONG_HOME to the folder for Furlong's files"
+    )]
     NoHome,
     /// The folder cannot be listed.
     #[error("{}: {problem}", path.display())]
@@ -244,7 +263,9 @@ impl fmt::Display for CapabilityNotFound {
             let separator = if n == 0 { "" } else { ", no " };
             write!(f, "{separator}{}", path.display())?;
         }
-        f.write_str("; start a cluster with \"furlong cluster start\", or name a file with --cap FILE")?;
+        f.write_str(
+            "; start a cluster with \"furlong cluster start\", or name a file with --cap FILE",
+        )?;
         if !self.other_clusters.is_empty() {
             f.write_str(", or one of your clusters with --cluster:")?;
             self.other_clusters.iter().try_for_each(|name| write!(f, " {name}"))?;
@@ -324,7 +345,8 @@ mod tests {
         let token = issuer.sign(&claims).unwrap();
         let endpoints = vec![Endpoint::new("::1", 7000).unwrap()];
         let server_key = SecretKey::from_bytes([5; 32]).public();
-        Capability::new(name("default"), endpoints, server_key, issuer.public(), token, holder).unwrap()
+        Capability::new(name("default"), endpoints, server_key, issuer.public(), token, holder)
+            .unwrap()
     }
 
     fn save(home: &Home, cluster: &str, role: Role) -> PathBuf {
@@ -337,7 +359,8 @@ mod tests {
     #[test]
     fn the_environment_says_where_home_is() {
         let home = |variable: Option<&str>, user: Option<&str>| {
-            Home::from_values(variable.map(OsString::from), user.map(PathBuf::from)).map(|home| home.root)
+            Home::from_values(variable.map(OsString::from), user.map(PathBuf::from))
+                .map(|home| home.root)
         };
         assert_eq!(home(Some("/f"), Some("/h/a")).unwrap(), Path::new("/f"));
         assert_eq!(home(None, Some("/h/a")).unwrap(), Path::new("/h/a/.furlong"));
@@ -391,15 +414,20 @@ mod tests {
         assert_eq!(find(search), client);
         assert_eq!(find(CapabilitySearch { roles: &[Role::Admin, Role::Client], ..search }), admin);
         assert_eq!(find(CapabilitySearch { cluster: Some(&lab), ..search }), lab_client);
-        let search = CapabilitySearch { from_env: Some(Path::new("/env")), cluster: Some(&lab), ..search };
+        let search =
+            CapabilitySearch { from_env: Some(Path::new("/env")), cluster: Some(&lab), ..search };
         assert_eq!(find(search), Path::new("/env"));
-        assert_eq!(find(CapabilitySearch { explicit: Some(Path::new("/cap")), ..search }), Path::new("/cap"));
+        assert_eq!(
+            find(CapabilitySearch { explicit: Some(Path::new("/cap")), ..search }),
+            Path::new("/cap")
+        );
     }
 
     #[test]
     fn no_capability_is_said_with_where_it_was_looked_for_and_what_to_do() {
         let home = Home::at("/nowhere");
-        let search = CapabilitySearch { roles: &[Role::Client, Role::Admin], ..CapabilitySearch::default() };
+        let search =
+            CapabilitySearch { roles: &[Role::Client, Role::Admin], ..CapabilitySearch::default() };
         assert_eq!(
             home.find_capability(&search).unwrap_err().to_string(),
             "no capability file: there is no /nowhere/default/security/client.cap.json, no \

@@ -1,5 +1,5 @@
-//! The machine that a program of Furlong runs on: the files of `$FURLONG_HOME`, logs, memory sizes and durations as
-//! people write them, signals, and text from elsewhere on terminals.
+//! The machine that a program of Furlong runs on: the files of `$FURLONG_HOME`, logs, memory sizes
+//! and durations as people write them, signals, and text from elsewhere on terminals.
 //!
 //! Nothing here speaks to the network; that is `furlong-link`.
 //!

@@ -1,8 +1,10 @@
-//! Logs: one line an event, to a file that is rotated and, for a program in the foreground, to its terminal.
+//! Logs: one line an event, to a file that is rotated and, for a program in the foreground, to its
+//! terminal.
 //!
-//! Every program logs into the folder `log/` of its cluster: `broker.log`, `engine-PID.log`, and `cluster.log` of
-//! `furlong cluster start`. A file that has reached [`ROTATE_BYTES`] becomes `NAME.log.1`, that one `NAME.log.2`, and
-//! so on; of these [`ROTATED_KEPT`] are kept. No log has a secret in it.
+//! Every program logs into the folder `log/` of its cluster: `broker.log`, `engine-PID.log`, and
+//! `cluster.log` of `furlong cluster start`. A file that has reached [`ROTATE_BYTES`] becomes
+//! `NAME.log.1`, that one `NAME.log.2`, and so on; of these [`ROTATED_KEPT`] are kept. No log has a
+//! secret in it.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -71,16 +73,22 @@ impl fmt::Display for Format {
 #[error("a log's format is `text` or `json`")]
 pub struct UnknownFormat;
 
-/// Sends log lines of this process to `file` (appended, 0600, rotated), and to stderr what is at least as grave as
-/// `terminal`, if that is given. A panic is logged too. Call it once.
+/// Sends log lines of this process to `file` (appended, 0600, rotated), and to stderr what is at
+/// least as grave as `terminal`, if that is given. A panic is logged too. Call it once.
 ///
 /// # Errors
 /// If the file cannot be opened.
-pub fn start(file: Option<&Path>, terminal: Option<Level>, level: Level, format: Format) -> io::Result<()> {
+pub fn start(
+    file: Option<&Path>,
+    terminal: Option<Level>,
+    level: Level,
+    format: Format,
+) -> io::Result<()> {
     let file = file.map(|path| RotatingFile::open(path, ROTATE_BYTES)).transpose()?;
     let to_file = file.map(|file| layer(Mutex::new(file), false, format).with_filter(level));
     let ansi = io::stderr().is_terminal();
-    let to_terminal = terminal.map(|most| layer(io::stderr, ansi, format).with_filter(most.min(level)));
+    let to_terminal =
+        terminal.map(|most| layer(io::stderr, ansi, format).with_filter(most.min(level)));
     // A second call in one process (a test, an embedded engine) keeps the first one's log.
     if tracing_subscriber::registry().with(to_file).with(to_terminal).try_init().is_ok() {
         let print = std::panic::take_hook();
@@ -99,16 +107,23 @@ where
 {
     let layer = tracing_subscriber::fmt::layer().with_ansi(ansi).with_target(false);
     match format {
-        Format::Text => layer.fmt_fields(debug_fn(write_field).delimited(" ")).with_writer(writer).boxed(),
+        Format::Text => {
+            layer.fmt_fields(debug_fn(write_field).delimited(" ")).with_writer(writer).boxed()
+        }
         Format::Json => layer.json().with_writer(Escaping(writer)).boxed(),
     }
 }
 
-/// Writes the message, or another field behind its name. Text in it may be a peer's, and one event is one line.
+/// Writes the message, or another field behind its name. Text in it may be a peer's, and one event
+/// is one line.
 fn write_field(out: &mut FieldWriter<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let text = format!("{value:?}");
     let text = printable::line(&text);
-    if field.name() == "message" { out.write_str(&text) } else { write!(out, "{}={text}", field.name()) }
+    if field.name() == "message" {
+        out.write_str(&text)
+    } else {
+        write!(out, "{}={text}", field.name())
+    }
 }
 
 /// Escapes what JSON leaves as it is.
@@ -135,8 +150,9 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// The log file of this process as an engine. Logs of engine processes that have ended are removed, but for the newest
-/// ones: a cluster that starts engines for years does not fill its disk with them.
+/// The log file of this process as an engine. Logs of engine processes that have ended are removed,
+/// but for the newest ones: a cluster that starts engines for years does not fill its disk with
+/// them.
 pub fn engine_log(folder: &Path) -> PathBuf {
     let mut ended: Vec<(SystemTime, PathBuf)> = engine_logs(folder).collect();
     ended.sort();
@@ -147,12 +163,14 @@ pub fn engine_log(folder: &Path) -> PathBuf {
     folder.join(format!("engine-{}.log", std::process::id()))
 }
 
-/// The logs of engine processes that have ended on this machine, with when they were last written to.
+/// The logs of engine processes that have ended on this machine, with when they were last written
+/// to.
 fn engine_logs(folder: &Path) -> impl Iterator<Item = (SystemTime, PathBuf)> {
     folder.read_dir().into_iter().flatten().flatten().filter_map(|entry| {
         let name = entry.file_name();
         let pid = name.to_str()?.strip_prefix("engine-")?.strip_suffix(".log")?.parse().ok()?;
-        let ended = Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH));
+        let ended =
+            Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH));
         Some((entry.metadata().ok()?.modified().ok()?, entry.path())).filter(|_| ended)
     })
 }
@@ -174,7 +192,8 @@ impl RotatingFile {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        // Counted from here also where it fails: the next try is as many bytes later, not at each line.
+        // Counted from here also where it fails: the next try is as many bytes later, not at each
+        // line.
         self.bytes = 0;
         for n in (1..ROTATED_KEPT).rev() {
             let _ = fs::rename(rotated(&self.path, n), rotated(&self.path, n + 1));
@@ -224,11 +243,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.log");
         let mut log = RotatingFile::open(&path, 10).unwrap();
-        for line in ["one\n", "two\n", "three\n", "four\n", "five\n", "six\n", "a longer line\n", "end\n"] {
+        for line in
+            ["one\n", "two\n", "three\n", "four\n", "five\n", "six\n", "a longer line\n", "end\n"]
+        {
             log.write_all(line.as_bytes()).unwrap();
         }
-        let read = |n: u32| fs::read_to_string(if n == 0 { path.clone() } else { rotated(&path, n) }).unwrap();
-        assert_eq!([0, 1, 2, 3].map(read), ["end\n", "a longer line\n", "six\n", "four\nfive\n"].map(str::to_owned));
+        let read = |n: u32| {
+            fs::read_to_string(if n == 0 { path.clone() } else { rotated(&path, n) }).unwrap()
+        };
+        assert_eq!(
+            [0, 1, 2, 3].map(read),
+            ["end\n", "a longer line\n", "six\n", "four\nfive\n"].map(str::to_owned)
+        );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
     }
@@ -256,7 +282,10 @@ mod tests {
         let ended = |n: u32| folder.path().join(format!("engine-{}.log", 5_000_000 + n));
         for n in 0..ENDED_ENGINES_KEPT as u32 + 2 {
             let file = File::create(ended(n)).unwrap();
-            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(n))).unwrap();
+            file.set_modified(
+                SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(n)),
+            )
+            .unwrap();
         }
         fs::write(rotated(&ended(0), 1), "").unwrap();
         fs::write(folder.path().join("broker.log"), "").unwrap();
@@ -277,7 +306,10 @@ mod tests {
             });
             let text = fs::read_to_string(&path).unwrap();
             assert_eq!(text.lines().count(), 1, "{text:?}");
-            assert!(text.contains("INFO") && text.contains("\\u001b[2J\\r\\n\\u202e2020 INFO forged"), "{text:?}");
+            assert!(
+                text.contains("INFO") && text.contains("\\u001b[2J\\r\\n\\u202e2020 INFO forged"),
+                "{text:?}"
+            );
             assert_eq!(printable::lines(&text), text);
         }
     }

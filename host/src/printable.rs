@@ -1,7 +1,8 @@
 //! Text from elsewhere, made fit for a terminal and for a log.
 //!
-//! A peer's text may hold what moves a cursor, renames a window, hides other text, or ends the line and begins one that
-//! looks like ours. Here it becomes what it is, in the form that JSON has for it: `\u001b`, `\n`.
+//! A peer's text may hold what moves a cursor, renames a window, hides other text, or ends the line
+//! and begins one that looks like ours. Here it becomes what it is, in the form that JSON has for
+//! it: `\u001b`, `\n`.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -32,8 +33,9 @@ fn escaped(text: &str, is_fit: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Returns true if a character acts instead of being seen: control characters (C0, DEL and C1), the separators of
-/// lines and paragraphs, and those that turn the direction of text (Unicode's `Bidi_Control`). All have four digits.
+/// Returns true if a character acts instead of being seen: control characters (C0, DEL and C1), the
+/// separators of lines and paragraphs, and those that turn the direction of text (Unicode's
+/// `Bidi_Control`). All have four digits.
 fn has_effect(char: char) -> bool {
     let turns = matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     char.is_control() || turns || matches!(char, '\u{2028}' | '\u{2029}')

@@ -1,7 +1,9 @@
-//! Files with secrets: read with the strictness of OpenSSH about private keys, and replaced whole or not at all.
+//! Files with secrets: read with the strictness of OpenSSH about private keys, and replaced whole
+//! or not at all.
 //!
-//! Everything is checked on an open descriptor, so a file that is swapped between the check and the read was never the
-//! one that was checked. A refusal is one line that names the file and, where there is one, the command that mends it.
+//! Everything is checked on an open descriptor, so a file that is swapped between the check and the
+//! read was never the one that was checked. A refusal is one line that names the file and, where
+//! there is one, the command that mends it.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
@@ -18,8 +20,9 @@ use zeroize::Zeroizing;
 
 /// Reads a private file of at most `max_bytes`.
 ///
-/// It has to be a regular file of one name, owned by this user or by root, with no permission for anybody else, in a
-/// folder in which others cannot replace it. The text is erased from memory when it is dropped.
+/// It has to be a regular file of one name, owned by this user or by root, with no permission for
+/// anybody else, in a folder in which others cannot replace it. The text is erased from memory when
+/// it is dropped.
 pub fn read_private(path: &Path, max_bytes: u64) -> Result<Zeroizing<String>, PrivateFileError> {
     let (folder, name) = split(path)?;
     // What is missed is the file, also where its folder is missing too.
@@ -27,8 +30,10 @@ pub fn read_private(path: &Path, max_bytes: u64) -> Result<Zeroizing<String>, Pr
         FileProblem::Missing => FileProblem::Missing.at(path),
         _ => error,
     })?;
-    // NONBLOCK: a FIFO would otherwise hold the program until somebody writes. NOCTTY: nor may a terminal take it over.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    // NONBLOCK: a FIFO would otherwise hold the program until somebody writes. NOCTTY: nor may a
+    // terminal take it over.
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = openat(&folder, name, flags, Mode::empty()).map(File::from);
     let read = opened.map_err(FileProblem::from).and_then(|file| {
         let size = check_file(&file, path, max_bytes)?;
@@ -37,9 +42,11 @@ pub fn read_private(path: &Path, max_bytes: u64) -> Result<Zeroizing<String>, Pr
     read.map_err(|problem| problem.at(path))
 }
 
-/// Replaces a private file, or makes it: whoever reads it sees the old bytes or the new, also after a power failure.
+/// Replaces a private file, or makes it: whoever reads it sees the old bytes or the new, also after
+/// a power failure.
 ///
-/// The new bytes are written to another file in the same folder, with permissions 0600 from the first byte on.
+/// The new bytes are written to another file in the same folder, with permissions 0600 from the
+/// first byte on.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
     write_whole(path, bytes, true, |file| file.persist(path))
 }
@@ -84,10 +91,11 @@ fn write_whole(
     write().map_err(|error| FileProblem::from(error).at(path))
 }
 
-/// Opens a file of a program's own to be written to, such as a lock, and makes it (0600) if it is missing.
+/// Opens a file of a program's own to be written to, such as a lock, and makes it (0600) if it is
+/// missing.
 ///
-/// It has to be a regular file, of this user or of root: a link could lead to another file, and a named pipe would hold
-/// the program.
+/// It has to be a regular file, of this user or of root: a link could lead to another file, and a
+/// named pipe would hold the program.
 pub fn open_own(path: &Path) -> Result<File, PrivateFileError> {
     open_to_write(path, OFlags::CREATE)
 }
@@ -103,7 +111,12 @@ pub fn append_own(path: &Path) -> Result<File, PrivateFileError> {
 }
 
 fn open_to_write(path: &Path, more: OFlags) -> Result<File, PrivateFileError> {
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | more;
+    let flags = OFlags::WRONLY
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::NOCTTY
+        | OFlags::CLOEXEC
+        | more;
     let opened = openat(CWD, path, flags, Mode::RUSR | Mode::WUSR).map(File::from);
     let checked = opened.map_err(FileProblem::from).and_then(|file| {
         check_kind(&file.metadata()?)?;
@@ -112,7 +125,9 @@ fn open_to_write(path: &Path, more: OFlags) -> Result<File, PrivateFileError> {
     checked.map_err(|problem| {
         match problem {
             // Nobody reads from the pipe.
-            FileProblem::NotRegular if path.symlink_metadata().is_ok_and(|it| it.file_type().is_fifo()) => {
+            FileProblem::NotRegular
+                if path.symlink_metadata().is_ok_and(|it| it.file_type().is_fifo()) =>
+            {
                 FileProblem::Fifo
             }
             problem => problem,
@@ -121,7 +136,8 @@ fn open_to_write(path: &Path, more: OFlags) -> Result<File, PrivateFileError> {
     })
 }
 
-/// Makes a private folder (0700), with the folders above it, unless it is there; refuses one that others can write.
+/// Makes a private folder (0700), with the folders above it, unless it is there; refuses one that
+/// others can write.
 pub fn ensure_private_dir(path: &Path) -> Result<(), PrivateFileError> {
     let creation = DirBuilder::new().recursive(true).mode(0o700).create(path);
     creation.map_err(|error| FileProblem::from(error).at(path))?;
@@ -187,7 +203,9 @@ pub enum FileProblem {
         user: u32,
     },
     /// Others have permissions to the file.
-    #[error("it holds a secret, and its permissions {mode:04o} let others have it; mend it with: {mend}")]
+    #[error(
+        "it holds a secret, and its permissions {mode:04o} let others have it; mend it with: {mend}"
+    )]
     OpenToOthers {
         /// The permissions.
         mode: u32,
@@ -257,12 +275,14 @@ impl From<Errno> for FileProblem {
 /// The folder and the name in it.
 fn split(path: &Path) -> Result<(&Path, &OsStr), PrivateFileError> {
     let name = path.file_name().ok_or_else(|| FileProblem::Folder.at(path))?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok((folder, name))
 }
 
-/// Opens the folder of a private file, in which nobody else may replace that file: not writable by all, or sticky as
-/// `/tmp` is. Writing by a group is not looked at: groups of one user, with umask 002, are common.
+/// Opens the folder of a private file, in which nobody else may replace that file: not writable by
+/// all, or sticky as `/tmp` is. Writing by a group is not looked at: groups of one user, with umask
+/// 002, are common.
 fn open_shared_safely(folder: &Path) -> Result<File, PrivateFileError> {
     let opened = open_folder(folder, OFlags::empty()).and_then(|file| {
         let mode = file.metadata()?.mode() & 0o7777;
@@ -286,7 +306,10 @@ fn check_file(file: &File, path: &Path, max_bytes: u64) -> Result<u64, FileProbl
     check_kind(&metadata)?;
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(FileProblem::OpenToOthers { mode, mend: format!("chmod 600 {}", quoted(path)) });
+        return Err(FileProblem::OpenToOthers {
+            mode,
+            mend: format!("chmod 600 {}", quoted(path)),
+        });
     }
     // None is fine: `write_private` has just replaced the file that is open here.
     let links = metadata.nlink();
@@ -317,12 +340,16 @@ fn check_owner(metadata: &std::fs::Metadata) -> Result<(), FileProblem> {
     if owner == user || owner == 0 { Ok(()) } else { Err(FileProblem::OtherOwner { owner, user }) }
 }
 
-/// Reads exactly `size` bytes into a buffer that never moves, so that no copy of the secret stays behind.
+/// Reads exactly `size` bytes into a buffer that never moves, so that no copy of the secret stays
+/// behind.
 fn read_text(mut file: File, size: u64) -> Result<Zeroizing<String>, FileProblem> {
-    let size = usize::try_from(size).map_err(|_| FileProblem::Io(io::ErrorKind::OutOfMemory.into()))?;
+    let size =
+        usize::try_from(size).map_err(|_| FileProblem::Io(io::ErrorKind::OutOfMemory.into()))?;
     let mut bytes = Zeroizing::new(vec![0; size]);
     match file.read_exact(&mut bytes) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(FileProblem::Changed),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(FileProblem::Changed);
+        }
         read => read?,
     }
     if file.read(&mut [0])? != 0 {
@@ -393,13 +420,22 @@ mod tests {
         symlink("nowhere", folder.path().join("link")).unwrap();
         for taken in [path.clone(), folder.path().join("link"), folder.path().to_owned()] {
             let refusal = create_private(&taken, b"new").unwrap_err().to_string();
-            assert_eq!(refusal, format!("{}: it is there already; remove it, or choose another name", taken.display()));
+            assert_eq!(
+                refusal,
+                format!(
+                    "{}: it is there already; remove it, or choose another name",
+                    taken.display()
+                )
+            );
         }
         assert_eq!(*read_private(&path, 100).unwrap(), "secret");
         let fresh = folder.path().join("fresh");
         create_private(&fresh, b"new").unwrap();
         assert_eq!((mode(&fresh), &**read_private(&fresh, 100).unwrap()), (0o600, "new"));
-        assert!(matches!(create_private(&path.join("below"), b"").unwrap_err().problem, FileProblem::NotAFolder));
+        assert!(matches!(
+            create_private(&path.join("below"), b"").unwrap_err().problem,
+            FileProblem::NotAFolder
+        ));
     }
 
     #[test]
@@ -466,14 +502,24 @@ mod tests {
     fn a_file_to_write_to_is_made_private_and_is_no_link_and_no_pipe() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        assert!(matches!(open_own_if_there(&at("lock")).unwrap_err().problem, FileProblem::Missing));
+        assert!(matches!(
+            open_own_if_there(&at("lock")).unwrap_err().problem,
+            FileProblem::Missing
+        ));
         open_own(&at("lock")).unwrap();
         append_own(&at("log")).unwrap().write_all(b"one ").unwrap();
         append_own(&at("log")).unwrap().write_all(b"two").unwrap();
         assert_eq!((mode(&at("lock")), mode(&at("log"))), (0o600, 0o600));
         assert_eq!(fs::read(at("log")).unwrap(), b"one two");
         symlink(at("log"), at("symlink")).unwrap();
-        rustix::fs::mknodat(CWD, at("fifo"), rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        rustix::fs::mknodat(
+            CWD,
+            at("fifo"),
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
         fs::create_dir(at("folder")).unwrap();
         let cases = [
             ("symlink", "it is a symbolic link; name the file itself"),
@@ -487,7 +533,8 @@ mod tests {
             }
         }
         // Also if somebody reads from it.
-        let _reader = openat(CWD, at("fifo"), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
+        let _reader =
+            openat(CWD, at("fifo"), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
         assert!(matches!(open_own(&at("fifo")).unwrap_err().problem, FileProblem::Fifo));
     }
 
@@ -496,7 +543,9 @@ mod tests {
         let (folder, path) = private_file();
         let other = folder.path().join("other");
         fs::hard_link(&path, &other).unwrap();
-        assert!(refusal(&path).ends_with("it has 2 names (hard links), and a private file has one"));
+        assert!(
+            refusal(&path).ends_with("it has 2 names (hard links), and a private file has one")
+        );
         fs::remove_file(other).unwrap();
         read_private(&path, 100).unwrap();
     }
@@ -505,7 +554,10 @@ mod tests {
     fn a_big_file_is_refused_unread_and_binary_is_no_text() {
         let (_folder, path) = private_file();
         File::options().write(true).open(&path).unwrap().set_len(1 << 30).unwrap();
-        assert!(refusal(&path).ends_with("it has 1073741824 bytes, more than the 100 that such a file can have"));
+        assert!(
+            refusal(&path)
+                .ends_with("it has 1073741824 bytes, more than the 100 that such a file can have")
+        );
         write_private(&path, &[0xff]).unwrap();
         assert!(refusal(&path).ends_with("it is not UTF-8 text"));
     }
@@ -538,7 +590,9 @@ mod tests {
         let (_folder, path) = private_file();
         // Only root can give a file away; for anybody else there is nothing to try.
         if std::os::unix::fs::chown(&path, Some(12_345), None).is_ok() {
-            assert!(refusal(&path).contains("it belongs to user 12345, and this program runs as user"));
+            assert!(
+                refusal(&path).contains("it belongs to user 12345, and this program runs as user")
+            );
         }
     }
 
@@ -558,7 +612,10 @@ mod tests {
         for writable in [0o770, 0o702, 0o1777] {
             chmod(&path, writable);
             let refusal = ensure_private_dir(&path).unwrap_err().to_string();
-            assert!(refusal.ends_with(&format!("mend it with: chmod 700 {}", path.display())), "{refusal}");
+            assert!(
+                refusal.ends_with(&format!("mend it with: chmod 700 {}", path.display())),
+                "{refusal}"
+            );
         }
         chmod(&path, 0o755);
         ensure_private_dir(&path).unwrap();

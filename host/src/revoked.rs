@@ -15,15 +15,19 @@ use crate::private_file::{FileProblem, PrivateFileError, open_own, read_private,
 pub fn load_revoked(dir: &ClusterDir) -> Result<RevokedTokens, RevokedFileError> {
     let path = dir.revoked();
     let text = match read_private(&path, REVOKED_FILE_BYTES_MAX) {
-        Err(PrivateFileError { problem: FileProblem::Missing, .. }) => return Ok(RevokedTokens::default()),
+        Err(PrivateFileError { problem: FileProblem::Missing, .. }) => {
+            return Ok(RevokedTokens::default());
+        }
         text => text?,
     };
     RevokedTokens::from_json(&text).map_err(|problem| RevokedFileError::Invalid { path, problem })
 }
 
-/// Adds tokens to the list of a cluster, for good when it returns. Gives the whole list, and those that are new in it.
+/// Adds tokens to the list of a cluster, for good when it returns. Gives the whole list, and those
+/// that are new in it.
 ///
-/// Others may do the same at this moment: each waits for its turn. The broker reads the file again within a second.
+/// Others may do the same at this moment: each waits for its turn. The broker reads the file again
+/// within a second.
 pub fn add_revoked(
     dir: &ClusterDir,
     tokens: &[TokenId],
@@ -48,7 +52,8 @@ pub fn add_revoked(
 /// Held while the file is read, changed and written; free when its process ends, however it ends.
 fn take_turn(path: &Path) -> Result<File, PrivateFileError> {
     let file = open_own(path)?;
-    file.lock().map_err(|error| PrivateFileError { path: path.to_owned(), problem: error.into() })?;
+    file.lock()
+        .map_err(|error| PrivateFileError { path: path.to_owned(), problem: error.into() })?;
     Ok(file)
 }
 
@@ -94,7 +99,9 @@ mod tests {
         assert!(load_revoked(&dir).unwrap().is_empty());
         let tokens: Vec<TokenId> = (0..20).map(|byte| TokenId([byte; 16])).collect();
         std::thread::scope(|scope| {
-            tokens.iter().for_each(|token| _ = scope.spawn(|| add_revoked(&dir, &[*token], &revocation()).unwrap()));
+            tokens.iter().for_each(|token| {
+                _ = scope.spawn(|| add_revoked(&dir, &[*token], &revocation()).unwrap())
+            });
         });
         let revoked = load_revoked(&dir).unwrap();
         assert!(tokens.iter().all(|token| revoked.get(*token).is_some()) && revoked.len() == 20);

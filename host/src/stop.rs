@@ -44,13 +44,16 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Hears SIGINT and SIGTERM from now on, and, if `with_stdin` is set, the end of standard input: so a program that
-    /// was started by another ends with it, however that one ends. Call it within a tokio runtime.
+    /// Hears SIGINT and SIGTERM from now on, and, if `with_stdin` is set, the end of standard
+    /// input: so a program that was started by another ends with it, however that one ends. Call it
+    /// within a tokio runtime.
     pub fn new(with_stdin: bool) -> Self {
-        let signals = signal(SignalKind::interrupt()).and_then(|it| Ok((it, signal(SignalKind::terminate())?)));
+        let signals = signal(SignalKind::interrupt())
+            .and_then(|it| Ok((it, signal(SignalKind::terminate())?)));
         let stdin = with_stdin.then(|| {
             let (ended, end) = oneshot::channel();
-            // A thread, since tokio's own reader of standard input cannot be cancelled and would keep the process.
+            // A thread, since tokio's own reader of standard input cannot be cancelled and would
+            // keep the process.
             std::thread::spawn(move || {
                 let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
                 let _ = ended.send(());

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-/// Waits that grow from 50 ms to 500 ms in the first minute of trying, and then to 5 s, with jitter so that a thousand
-/// engines do not come back in the same instant.
+/// Waits that grow from 50 ms to 500 ms in the first minute of trying, and then to 5 s, with jitter
+/// so that a thousand engines do not come back in the same instant.
 #[derive(Debug, Default)]
 pub struct Backoff {
     tries: u32,

@@ -54,8 +54,13 @@ pub async fn dial(door: Door<'_>, hello: &HelloBody) -> Result<Dialed, DialError
 }
 
 /// By pipes if the broker is on this machine, else by TCP.
-async fn dial_endpoint(door: Door<'_>, endpoint: &Endpoint, hello: &HelloBody) -> Result<Dialed, DialError> {
-    // Whoever has taken the name of the broker's pipes, or stands in line there, keeps nobody from the port.
+async fn dial_endpoint(
+    door: Door<'_>,
+    endpoint: &Endpoint,
+    hello: &HelloBody,
+) -> Result<Dialed, DialError> {
+    // Whoever has taken the name of the broker's pipes, or stands in line there, keeps nobody from
+    // the port.
     match timeout(LOCAL_TIMEOUT, dial_local(door, endpoint, hello)).await {
         Ok(Ok(dialed)) => return Ok(dialed),
         Ok(Err(error @ DialError::Refused { .. })) => return Err(error),
@@ -67,9 +72,14 @@ async fn dial_endpoint(door: Door<'_>, endpoint: &Endpoint, hello: &HelloBody) -
     shake_hands(split(socket), door, endpoint, hello).await
 }
 
-async fn dial_local(door: Door<'_>, endpoint: &Endpoint, hello: &HelloBody) -> Result<Dialed, DialError> {
+async fn dial_local(
+    door: Door<'_>,
+    endpoint: &Endpoint,
+    hello: &HelloBody,
+) -> Result<Dialed, DialError> {
     let connected = local::connect(&door.cluster, endpoint.port()).await;
-    let halves = connected.map_err(|error| DialError::Connect { endpoint: endpoint.clone(), error })?;
+    let halves =
+        connected.map_err(|error| DialError::Connect { endpoint: endpoint.clone(), error })?;
     shake_hands(halves, door, endpoint, hello).await
 }
 
@@ -83,7 +93,12 @@ async fn shake_hands(
     let mut pending = PendingPeer::new(halves, Role::Peer);
     let failed = |error| DialError::Handshake { endpoint: at(), error };
     pending.ready().await.map_err(failed)?;
-    let (first, expect) = ExpectReply::start(&door.cluster, &door.server_key.0, door.secret.expose(), random_bytes())?;
+    let (first, expect) = ExpectReply::start(
+        &door.cluster,
+        &door.server_key.0,
+        door.secret.expose(),
+        random_bytes(),
+    )?;
     pending.send(&first).await.map_err(failed)?;
     let reply = pending.receive().await.map_err(failed)?;
     let (third, keys) = expect.handle_reply(&reply, &Hello::new(hello.clone()))?;
@@ -110,13 +125,16 @@ async fn greeting(incoming: &mut Incoming, endpoint: &Endpoint) -> Result<Welcom
     let mut messages = decode_batch::<Greeting>(&record.batch);
     match messages.next() {
         Some(Ok(Greeting::Welcome(welcome))) => Ok(welcome),
-        Some(Ok(Greeting::Refused(refused))) => Err(DialError::Refused { kind: refused.kind, text: refused.text }),
+        Some(Ok(Greeting::Refused(refused))) => {
+            Err(DialError::Refused { kind: refused.kind, text: refused.text })
+        }
         _ => Err(DialError::Greeting),
     }
 }
 
-/// Sets what every connection of Furlong has: no delay for small writes, and an end when what was sent is not
-/// acknowledged for 15 s, so that a peer that has vanished does not hold its queue for ever.
+/// Sets what every connection of Furlong has: no delay for small writes, and an end when what was
+/// sent is not acknowledged for 15 s, so that a peer that has vanished does not hold its queue for
+/// ever.
 ///
 /// # Errors
 /// The socket's.
@@ -139,7 +157,9 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// Nobody answers.
-    #[error("no broker answers at {endpoint}: {error}. Is it running? `furlong cluster start` or `broker` starts one")]
+    #[error(
+        "no broker answers at {endpoint}: {error}. Is it running? `furlong cluster start` or `broker` starts one"
+    )]
     Connect {
         /// The endpoint.
         endpoint: Endpoint,

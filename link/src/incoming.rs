@@ -8,15 +8,18 @@ use tokio::io::AsyncReadExt;
 
 use crate::stream::ReadHalf;
 
-/// Room for one read, while nothing larger is announced. About a hundred small messages: enough to make little of the
-/// read itself, few enough that what comes of them is under way while the next ones are read. With 64 KiB, client,
-/// broker and engines worked by turns, and a farm of two engines ran a third fewer no-ops a second.
+/// Room for one read, while nothing larger is announced. About a hundred small messages: enough to
+/// make little of the read itself, few enough that what comes of them is under way while the next
+/// ones are read. With 64 KiB, client, broker and engines worked by turns, and a farm of two
+/// engines ran a third fewer no-ops a second.
 const READ_BYTES: usize = 16 * 1024;
-/// Bytes read from one peer before all others have their turn, however much more of it is there. Tokio alone lets a
-/// task go on for 128 reads of a socket that is always ready: 32 MiB of large chunks, a tenth of a second.
+/// Bytes read from one peer before all others have their turn, however much more of it is there.
+/// Tokio alone lets a task go on for 128 reads of a socket that is always ready: 32 MiB of large
+/// chunks, a tenth of a second.
 const READ_TURN_BYTES: usize = 64 * 1024;
 
-/// The stream from one peer. [`Incoming::read`] waits for bytes, [`Incoming::poll_record`] takes them apart.
+/// The stream from one peer. [`Incoming::read`] waits for bytes, [`Incoming::poll_record`] takes
+/// them apart.
 #[derive(Debug)]
 pub struct Incoming {
     socket: ReadHalf,
@@ -37,7 +40,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Its messages, each with the chunk that belongs to it. After an error there is no further item.
+    /// Its messages, each with the chunk that belongs to it. After an error there is no further
+    /// item.
     pub fn into_messages<M: Direction>(self) -> Messages<M> {
         let chunks = self.chunks.into_iter();
         Messages { batch: self.batch, decoded: 0, chunks, direction: std::marker::PhantomData }
@@ -82,11 +86,17 @@ impl<M: Direction> Iterator for Messages<M> {
 
 impl Incoming {
     /// A stream whose handshake is done. `buffer` holds what was read beyond it.
-    pub fn new(socket: ReadHalf, buffer: BytesMut, zmtp: zmtp::Connection, opener: RecordOpener) -> Self {
+    pub fn new(
+        socket: ReadHalf,
+        buffer: BytesMut,
+        zmtp: zmtp::Connection,
+        opener: RecordOpener,
+    ) -> Self {
         Self { socket, buffer, turn_bytes: 0, zmtp, opener }
     }
 
-    /// Waits for bytes and returns how many came; none at the end of the stream. Nothing is lost when it is dropped.
+    /// Waits for bytes and returns how many came; none at the end of the stream. Nothing is lost
+    /// when it is dropped.
     ///
     /// # Errors
     /// The socket's: the connection is over.
@@ -96,8 +106,8 @@ impl Incoming {
             self.turn_bytes = 0;
         }
         let wanted = self.zmtp.bytes_wanted();
-        // A large frame gets a buffer of its own size, so that its chunk keeps no more memory alive than its own. The
-        // rest of a frame whose room is there already is read into that.
+        // A large frame gets a buffer of its own size, so that its chunk keeps no more memory alive
+        // than its own. The rest of a frame whose room is there already is read into that.
         let room = self.buffer.capacity() - self.buffer.len();
         if wanted == 0 || room < wanted {
             self.buffer.reserve(if wanted > READ_BYTES { wanted } else { READ_BYTES });

@@ -1,14 +1,15 @@
-//! The shell around [`furlong_wire`] that all three programs share: a tokio connection that carries its messages, and
-//! the files of `$FURLONG_HOME`.
+//! The shell around [`furlong_wire`] that all three programs share: a tokio connection that carries
+//! its messages, and the files of `$FURLONG_HOME`.
 //!
 //! A peer calls [`dial::dial`] with its capability and gets an [`incoming::Incoming`], and what an
-//! [`outgoing::Outgoing`] needs. The broker makes a [`pending::PendingPeer`] of each accepted socket, and the same two
-//! of it once the peer is proved. Neither decides anything: they turn bytes into records and back.
+//! [`outgoing::Outgoing`] needs. The broker makes a [`pending::PendingPeer`] of each accepted
+//! socket, and the same two of it once the peer is proved. Neither decides anything: they turn
+//! bytes into records and back.
 //!
 //! # Example
 //!
-//! A client asks who is online, with nothing but this crate and the protocol. (The crate `furlong-client` does all of
-//! it, and comes back after cuts.)
+//! A client asks who is online, with nothing but this crate and the protocol. (The crate
+//! `furlong-client` does all of it, and comes back after cuts.)
 //!
 //! ```no_run
 //! use furlong_link::dial::{dial, random_bytes};

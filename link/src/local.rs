@@ -1,13 +1,15 @@
 //! The way to a broker on the same machine: a pipe for each direction.
 //!
-//! A small message costs about half of what it costs by TCP over loopback, and wakes nobody but who reads it. The
-//! broker listens at an abstract Unix socket whose name says the cluster and the port; who connects is given the ends
-//! of two fresh pipes, and both leave the socket. What goes through the pipes is the same as by TCP, from the first
-//! byte of the handshake on. Whatever keeps a peer from coming in here, it goes to the port instead.
+//! A small message costs about half of what it costs by TCP over loopback, and wakes nobody but who
+//! reads it. The broker listens at an abstract Unix socket whose name says the cluster and the
+//! port; who connects is given the ends of two fresh pipes, and both leave the socket. What goes
+//! through the pipes is the same as by TCP, from the first byte of the handshake on. Whatever keeps
+//! a peer from coming in here, it goes to the port instead.
 //!
-//! The name is in the network namespace, as loopback is: containers do not see each other's, and it needs no file that
-//! could be left over. Anybody may take a name, and the kernel charges a pipe to the user who made it. So a peer and a
-//! broker of different users pass each other by, whoever they are.
+//! The name is in the network namespace, as loopback is: containers do not see each other's, and it
+//! needs no file that could be left over. Anybody may take a name, and the kernel charges a pipe to
+//! the user who made it. So a peer and a broker of different users pass each other by, whoever they
+//! are.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -16,8 +18,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use furlong_wire::ids::ClusterId;
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg, socket_with,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
+    socket_with,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
@@ -26,8 +29,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::stream::{ReadHalf, WriteHalf, WritePipe};
 
-/// Peers that may stand in line. A short one: who finds it full goes to the port at once, and nobody stands long behind
-/// those who only come to fill it.
+/// Peers that may stand in line. A short one: who finds it full goes to the port at once, and
+/// nobody stands long behind those who only come to fill it.
 const QUEUE: i32 = 128;
 
 /// Listens for peers of a cluster's broker, beside its port.
@@ -36,7 +39,10 @@ const QUEUE: i32 = 128;
 /// The system's: above all, that somebody else has the name.
 pub fn bind(cluster: &ClusterId, port: u16) -> io::Result<UnixListener> {
     let listener = socket()?;
-    rustix::net::bind(&listener, &SocketAddrUnix::new_abstract_name(name(cluster, port).as_bytes())?)?;
+    rustix::net::bind(
+        &listener,
+        &SocketAddrUnix::new_abstract_name(name(cluster, port).as_bytes())?,
+    )?;
     rustix::net::listen(&listener, QUEUE)?;
     UnixListener::from_std(listener.into())
 }
@@ -53,11 +59,17 @@ pub fn give_pipes(socket: &UnixStream) -> io::Result<(ReadHalf, WriteHalf)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&files));
-    sendmsg(socket, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    sendmsg(
+        socket,
+        &[IoSlice::new(&[0])],
+        &mut control,
+        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+    )?;
     halves(our_read, our_write)
 }
 
-/// Connects to the broker of a cluster, if it is on this machine and gives out pipes beside that port.
+/// Connects to the broker of a cluster, if it is on this machine and gives out pipes beside that
+/// port.
 ///
 /// # Errors
 /// The reason that it failed; there is still the port.
@@ -67,7 +79,10 @@ pub async fn connect(cluster: &ClusterId, port: u16) -> io::Result<(ReadHalf, Wr
     }
     // Not a moment is waited for a place in somebody's queue.
     let socket = socket()?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name(cluster, port).as_bytes())?)?;
+    rustix::net::connect(
+        &socket,
+        &SocketAddrUnix::new_abstract_name(name(cluster, port).as_bytes())?,
+    )?;
     let socket = UnixStream::from_std(socket.into())?;
     if !is_same_user(&socket)? {
         return Err(io::Error::other("another user listens there"));
@@ -85,8 +100,8 @@ pub fn is_same_user(socket: &UnixStream) -> io::Result<bool> {
     Ok(user == rustix::process::geteuid().as_raw() && user != UNKNOWN_USER)
 }
 
-/// Opens the end of a pipe anew. That it does not block is said of an open file, which whoever has sent it shares: they
-/// could say otherwise, and a read would hold this process for ever.
+/// Opens the end of a pipe anew. That it does not block is said of an open file, which whoever has
+/// sent it shares: they could say otherwise, and a read would hold this process for ever.
 fn own(end: &OwnedFd, direction: OFlags) -> io::Result<OwnedFd> {
     if FileType::from_raw_mode(fstat(end)?.st_mode) != FileType::Fifo {
         return Err(io::Error::other("what came is no pipe"));
@@ -107,13 +122,14 @@ fn halves(read: OwnedFd, write: OwnedFd) -> io::Result<(ReadHalf, WriteHalf)> {
     ))
 }
 
-/// Returns true if this process has reset SIGPIPE to its default, as scripts do for the sake of `| head`: a socket can
-/// be written to without it, a pipe cannot. By `proc_pid_status(5)`.
+/// Returns true if this process has reset SIGPIPE to its default, as scripts do for the sake of `|
+/// head`: a socket can be written to without it, a pipe cannot. By `proc_pid_status(5)`.
 fn is_ended_by_sigpipe() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let has = |line: &str| {
         let mask = status.lines().find_map(|text| text.strip_prefix(line)).map(str::trim);
-        mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask & SIGPIPE_BIT != 0)
+        mask.and_then(|mask| u64::from_str_radix(mask, 16).ok())
+            .is_some_and(|mask| mask & SIGPIPE_BIT != 0)
     };
     !status.is_empty() && !has("SigIgn:") && !has("SigCgt:")
 }
@@ -127,10 +143,17 @@ fn receive_files(socket: &UnixStream) -> io::Result<[OwnedFd; 2]> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
-    recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)?;
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+    )?;
     let files: Vec<OwnedFd> = control
         .drain()
-        .filter_map(|message| if let RecvAncillaryMessage::ScmRights(files) = message { Some(files) } else { None })
+        .filter_map(|message| {
+            if let RecvAncillaryMessage::ScmRights(files) = message { Some(files) } else { None }
+        })
         .flatten()
         .collect();
     files.try_into().map_err(|_| io::Error::other("no pipes came"))
@@ -195,7 +218,9 @@ mod tests {
             sendmsg(&socket, &[IoSlice::new(&[0])], &mut control, SendFlags::empty()).unwrap();
         };
         let ((), peer) = tokio::join!(give, connect(&cluster, 7));
-        let (ReadHalf::Pipe(peer_read), WriteHalf::Pipe(_)) = peer.unwrap() else { panic!("these are pipes") };
+        let (ReadHalf::Pipe(peer_read), WriteHalf::Pipe(_)) = peer.unwrap() else {
+            panic!("these are pipes")
+        };
         rustix::fs::fcntl_setfl(&read.0, OFlags::empty()).unwrap();
         assert!(rustix::fs::fcntl_getfl(&peer_read).unwrap().contains(OFlags::NONBLOCK));
         assert_eq!(peer_read.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);

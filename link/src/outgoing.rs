@@ -1,12 +1,13 @@
-//! The outgoing queue of one peer: messages already encoded where they will be sealed, and payloads chunk by chunk.
+//! The outgoing queue of one peer: messages already encoded where they will be sealed, and payloads
+//! chunk by chunk.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use bytes::{Buf, Bytes, BytesMut};
 use furlong_wire::limits::{
-    BATCH_BYTES_TARGET, CHUNK_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RECORD_BYTES_MAX, RECORD_CHUNK_BYTES_MAX,
-    RECORD_FRAMES_MAX,
+    BATCH_BYTES_TARGET, CHUNK_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RECORD_BYTES_MAX,
+    RECORD_CHUNK_BYTES_MAX, RECORD_FRAMES_MAX,
 };
 use furlong_wire::message::{Direction, Message, encode_message};
 use furlong_wire::payload::{SealedPayload, chunk_bytes};
@@ -35,7 +36,9 @@ impl Chunks {
     /// The length of a chunk, which costs nothing; [`Chunks::chunk`] seals it.
     fn chunk_bytes(&self, index: u32) -> usize {
         match self {
-            Self::Sealed(payload) => chunk_bytes(payload.bytes(), index).expect("a transfer ends with its last chunk"),
+            Self::Sealed(payload) => {
+                chunk_bytes(payload.bytes(), index).expect("a transfer ends with its last chunk")
+            }
             Self::Stored(chunks) => chunks[index as usize].len(),
         }
     }
@@ -61,10 +64,11 @@ pub enum Written {
 
 /// The queue towards one peer.
 ///
-/// [`Outgoing::push`] and [`Outgoing::push_transfer`] take what is to be sent, [`Outgoing::write_to`] sends. What was
-/// pushed since the last write goes together in one record, or in several of about 8 KiB; nothing waits to fill one.
-/// The order is control, then messages, then chunks, round-robin over payloads; a record carries at most 256 KiB of
-/// chunks, so nothing waits behind more. No record is longer than its receiver takes.
+/// [`Outgoing::push`] and [`Outgoing::push_transfer`] take what is to be sent,
+/// [`Outgoing::write_to`] sends. What was pushed since the last write goes together in one record,
+/// or in several of about 8 KiB; nothing waits to fill one. The order is control, then messages,
+/// then chunks, round-robin over payloads; a record carries at most 256 KiB of chunks, so nothing
+/// waits behind more. No record is longer than its receiver takes.
 #[derive(Debug)]
 pub struct Outgoing<M> {
     sealer: RecordSealer,
@@ -91,13 +95,15 @@ pub struct Outgoing<M> {
 #[derive(Debug, Default)]
 struct Batches {
     waiting: VecDeque<Vec<u8>>,
-    /// Batches that were begun, and that were sealed: a transfer may follow once the batch that announces it is sealed.
+    /// Batches that were begun, and that were sealed: a transfer may follow once the batch that
+    /// announces it is sealed.
     begun: u64,
     sealed: u64,
 }
 
 impl Batches {
-    /// Appends a message to the last batch, or to a new one. A long message has a batch of its own. Returns its length.
+    /// Appends a message to the last batch, or to a new one. A long message has a batch of its own.
+    /// Returns its length.
     fn push<M: Message>(&mut self, message: &M) -> usize {
         if self.waiting.back().is_none_or(|batch| batch.len() >= BATCH_BYTES_TARGET) {
             self.begin(vec![0; FRONT_BYTES]);
@@ -106,7 +112,10 @@ impl Batches {
         let before = batch.len();
         encode_message(message, batch);
         let bytes = batch.len() - before;
-        debug_assert!(bytes <= MESSAGE_BYTES_MAX, "a message of {bytes} bytes: it must be split where it is made");
+        debug_assert!(
+            bytes <= MESSAGE_BYTES_MAX,
+            "a message of {bytes} bytes: it must be split where it is made"
+        );
         if bytes > BATCH_BYTES_TARGET && before > FRONT_BYTES {
             let own = [&[0; FRONT_BYTES], &batch[before..]].concat();
             batch.truncate(before);
@@ -178,12 +187,18 @@ impl<M: Direction> Outgoing<M> {
         self.waiting_bytes += self.control.push(message);
     }
 
-    /// Queues the chunks of a payload. The message that announces it under this number must have been pushed before.
+    /// Queues the chunks of a payload. The message that announces it under this number must have
+    /// been pushed before.
     pub fn push_transfer(&mut self, number: u64, chunks: Chunks) {
         if let Chunks::Stored(chunks) = &chunks {
             self.stored_bytes += chunks.iter().map(Bytes::len).sum::<usize>();
         }
-        self.unannounced.push_back(Transfer { number, chunks, next: 0, announced_in: self.batches.begun });
+        self.unannounced.push_back(Transfer {
+            number,
+            chunks,
+            next: 0,
+            announced_in: self.batches.begun,
+        });
     }
 
     /// Lets the next write send a record even if there is nothing to say.
@@ -211,7 +226,8 @@ impl<M: Direction> Outgoing<M> {
         self.written_bytes
     }
 
-    /// Bytes of payloads made by others that wait here: the chunks that are held, and have not been asked for.
+    /// Bytes of payloads made by others that wait here: the chunks that are held, and have not been
+    /// asked for.
     pub fn stored_bytes(&self) -> usize {
         self.stored_bytes
     }
@@ -231,7 +247,9 @@ impl<M: Direction> Outgoing<M> {
             }
             let sent = match self.write_once(socket, turn_bytes - written) {
                 Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Written::Blocked);
+                }
                 Err(error) => return Err(error),
             };
             self.advance(sent);
@@ -252,7 +270,11 @@ impl<M: Direction> Outgoing<M> {
                 break;
             }
         }
-        if count == 1 { socket.try_write(&slices[0]) } else { socket.try_write_vectored(&slices[..count]) }
+        if count == 1 {
+            socket.try_write(&slices[0])
+        } else {
+            socket.try_write_vectored(&slices[..count])
+        }
     }
 
     fn advance(&mut self, mut sent: usize) {
@@ -281,12 +303,20 @@ impl<M: Direction> Outgoing<M> {
             return false;
         }
         self.heartbeat = false;
-        let mut batch = self.control.pop().or_else(|| self.batches.pop()).unwrap_or_else(|| vec![0; FRONT_BYTES]);
+        let mut batch = self
+            .control
+            .pop()
+            .or_else(|| self.batches.pop())
+            .unwrap_or_else(|| vec![0; FRONT_BYTES]);
         self.waiting_bytes -= batch.len() - FRONT_BYTES;
         let chunks = self.take_chunks(&mut batch);
         self.sealer.seal(&mut batch, FRAME_HEADER_BYTES_MAX, &chunks);
-        let bytes = batch.len() - FRAME_HEADER_BYTES_MAX + chunks.iter().map(Bytes::len).sum::<usize>();
-        debug_assert!(bytes <= RECORD_BYTES_MAX, "a record of {bytes} bytes, more than its receiver takes");
+        let bytes =
+            batch.len() - FRAME_HEADER_BYTES_MAX + chunks.iter().map(Bytes::len).sum::<usize>();
+        debug_assert!(
+            bytes <= RECORD_BYTES_MAX,
+            "a record of {bytes} bytes, more than its receiver takes"
+        );
         self.push_sealed(with_frame_header(batch, !chunks.is_empty()));
         let mut left = chunks.len();
         for chunk in chunks {
@@ -301,12 +331,14 @@ impl<M: Direction> Outgoing<M> {
 
     /// Takes the chunks that go with this batch and appends the messages that say whose they are.
     ///
-    /// The first chunk that does not fit ends the record and has the first turn in the next one. So each step but the
-    /// last takes a chunk, and only what is sent is sealed, however many transfers wait: sealing what is then left out
-    /// cost the square of their number.
+    /// The first chunk that does not fit ends the record and has the first turn in the next one. So
+    /// each step but the last takes a chunk, and only what is sent is sealed, however many
+    /// transfers wait: sealing what is then left out cost the square of their number.
     fn take_chunks(&mut self, batch: &mut Vec<u8>) -> Vec<Bytes> {
         let sealed = self.batches.sealed;
-        while let Some(transfer) = self.unannounced.pop_front_if(|transfer| transfer.announced_in <= sealed) {
+        while let Some(transfer) =
+            self.unannounced.pop_front_if(|transfer| transfer.announced_in <= sealed)
+        {
             #[cfg(test)]
             (self.steps += 1);
             self.transfers.push_back(transfer);
@@ -317,7 +349,8 @@ impl<M: Direction> Outgoing<M> {
         while chunks.len() + 1 < RECORD_FRAMES_MAX {
             #[cfg(test)]
             (self.steps += 1);
-            let fits = |transfer: &mut Transfer| transfer.next_bytes() + CHUNK_MESSAGE_BYTES_MAX <= room;
+            let fits =
+                |transfer: &mut Transfer| transfer.next_bytes() + CHUNK_MESSAGE_BYTES_MAX <= room;
             let Some(transfer) = self.transfers.pop_front_if(fits) else { break };
             chunks.push(self.take_chunk(transfer, batch));
             room -= chunks.last().map_or(0, Bytes::len) + CHUNK_MESSAGE_BYTES_MAX;

@@ -11,8 +11,9 @@ use crate::stream::{ReadHalf, WriteHalf};
 
 /// A connection that speaks ZMTP and carries the messages of a handshake.
 ///
-/// The order of calls: [`PendingPeer::ready`], then [`PendingPeer::send`] and [`PendingPeer::receive`] as the handshake
-/// has it, then [`PendingPeer::prove`]. Deadlines are the caller's: dropping the future closes the connection.
+/// The order of calls: [`PendingPeer::ready`], then [`PendingPeer::send`] and
+/// [`PendingPeer::receive`] as the handshake has it, then [`PendingPeer::prove`]. Deadlines are the
+/// caller's: dropping the future closes the connection.
 #[derive(Debug)]
 pub struct PendingPeer {
     read: ReadHalf,

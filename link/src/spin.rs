@@ -1,16 +1,19 @@
 //! Adaptive spinning: polling for a moment before going to sleep, where it pays off.
 //!
-//! To wake a sleeping thread, and perhaps a processor with it, can cost more than all the rest of a short task. To look
-//! without sleeping costs a processor's time, for nothing if nothing comes. So one looks where that has paid lately.
+//! To wake a sleeping thread, and perhaps a processor with it, can cost more than all the rest of a
+//! short task. To look without sleeping costs a processor's time, for nothing if nothing comes. So
+//! one looks where that has paid lately.
 
 use std::num::NonZero;
 
 /// The benefit of the last spins.
 #[derive(Clone, Copy, Debug)]
 pub struct AdaptiveSpin {
-    /// Looks that paid, less those that did not twice over, up to [`BALANCE_MAX`]; below, occasions that were let go.
+    /// Looks that paid, less those that did not twice over, up to [`BALANCE_MAX`]; below, occasions
+    /// that were let go.
     balance: i32,
-    /// True if there is another processor: with one alone, spinning would keep those it waits for from working.
+    /// True if there is another processor: with one alone, spinning would keep those it waits for
+    /// from working.
     has_another_processor: bool,
 }
 
@@ -40,7 +43,8 @@ impl AdaptiveSpin {
 
     /// Records the success or failure of a spin.
     pub fn record(&mut self, has_paid: bool) {
-        self.balance = if has_paid { (self.balance + 1).min(BALANCE_MAX) } else { self.balance - 2 };
+        self.balance =
+            if has_paid { (self.balance + 1).min(BALANCE_MAX) } else { self.balance - 2 };
     }
 }
 

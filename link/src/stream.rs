@@ -1,4 +1,5 @@
-//! The two directions of a connection, whatever carries them: a TCP socket, or two pipes on one machine.
+//! The two directions of a connection, whatever carries them: a TCP socket, or two pipes on one
+//! machine.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -28,8 +29,9 @@ pub enum WriteHalf {
     Pipe(WritePipe),
 }
 
-/// A pipe, which becomes a wide one when it is full for the first time: as a rule because of a payload. All pipes of a
-/// user share what the system allows, so those that carry messages alone stay as they are.
+/// A pipe, which becomes a wide one when it is full for the first time: as a rule because of a
+/// payload. All pipes of a user share what the system allows, so those that carry messages alone
+/// stay as they are.
 #[derive(Debug)]
 pub struct WritePipe {
     /// None once it was shut down.
@@ -37,8 +39,8 @@ pub struct WritePipe {
     is_wide: AtomicBool,
 }
 
-/// The capacity of a wide pipe. With 64 KiB, 1 MiB there and back took nearly twice as long as by TCP; with this
-/// as long.
+/// The capacity of a wide pipe. With 64 KiB, 1 MiB there and back took nearly twice as long as by
+/// TCP; with this as long.
 const WIDE_BYTES: usize = 512 * 1024;
 
 /// Both directions of a TCP connection.
@@ -59,10 +61,13 @@ impl WritePipe {
 
     /// Makes room, once, if nothing was taken. Whoever waits until something is taken hears of it.
     fn widen_if_full(&self, written: io::Result<usize>) -> io::Result<usize> {
-        let is_full = written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        let is_full =
+            written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         if is_full && !self.is_wide.swap(true, Ordering::Relaxed) {
             // If the system does not allow it, the pipe does its work all the same.
-            let _ = self.open().and_then(|pipe| Ok(rustix::pipe::fcntl_setpipe_size(pipe, WIDE_BYTES)?));
+            let _ = self
+                .open()
+                .and_then(|pipe| Ok(rustix::pipe::fcntl_setpipe_size(pipe, WIDE_BYTES)?));
         }
         written
     }
@@ -104,7 +109,11 @@ impl WriteHalf {
 }
 
 impl AsyncRead for ReadHalf {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(context, buffer),
             Self::Pipe(pipe) => Pin::new(pipe).poll_read(context, buffer),
@@ -113,12 +122,15 @@ impl AsyncRead for ReadHalf {
 }
 
 impl AsyncWrite for WriteHalf {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(context, bytes),
-            Self::Pipe(pipe) => {
-                Pin::new(pipe.pipe.as_mut().ok_or(io::ErrorKind::BrokenPipe)?).poll_write(context, bytes)
-            }
+            Self::Pipe(pipe) => Pin::new(pipe.pipe.as_mut().ok_or(io::ErrorKind::BrokenPipe)?)
+                .poll_write(context, bytes),
         }
     }
 

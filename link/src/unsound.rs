@@ -1,4 +1,5 @@
-//! A peer whose bytes are unsound: once is an accident, the same again on the next connection is how it is.
+//! A peer whose bytes are unsound: once is an accident, the same again on the next connection is
+//! how it is.
 
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ pub struct Unsound {
 }
 
 impl Unsound {
-    /// A connection of that age was cut, as what came is unsound. True if the one before was cut for the same reason:
-    /// then a third one would be, too.
+    /// A connection of that age was cut, as what came is unsound. True if the one before was cut
+    /// for the same reason: then a third one would be, too.
     pub fn note(&mut self, why: &str, age: Duration) -> bool {
         let is_soon = age < Duration::from_millis(HEARTBEAT_DEAD_MS);
         let before = self.last.replace(why.to_owned());

@@ -1,8 +1,8 @@
 //! Liveness checks: a peer is declared dead or sent a heartbeat, as checked once a turn.
 //!
-//! Silence is counted in turns of this process, not by the clock. A process that was starved or stopped for a minute
-//! finds what its peers have sent meanwhile in its sockets, and reads it before it has counted enough turns to judge
-//! anybody.
+//! Silence is counted in turns of this process, not by the clock. A process that was starved or
+//! stopped for a minute finds what its peers have sent meanwhile in its sockets, and reads it
+//! before it has counted enough turns to judge anybody.
 
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ pub enum Due {
     Stalled,
 }
 
-/// One connection's silence. [`Vigil::heard`] and [`Vigil::taken`] as things happen, [`Vigil::pass_turn`] once a turn.
+/// One connection's silence. [`Vigil::heard`] and [`Vigil::taken`] as things happen,
+/// [`Vigil::pass_turn`] once a turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Vigil {
     turn_ms: u64,
@@ -45,8 +46,9 @@ impl Vigil {
         self.turns_stalled = 0;
     }
 
-    /// Another turn. `is_stalled` says whether something waits that the peer does not take, `sent_ago` when something
-    /// was last sent, by the clock: a heartbeat is late if this process is.
+    /// Another turn. `is_stalled` says whether something waits that the peer does not take,
+    /// `sent_ago` when something was last sent, by the clock: a heartbeat is late if this process
+    /// is.
     pub fn pass_turn(&mut self, is_stalled: bool, sent_ago: Duration) -> Due {
         self.turns_silent += 1;
         self.turns_stalled = if is_stalled { self.turns_stalled + 1 } else { 0 };
@@ -82,7 +84,8 @@ mod tests {
 
     #[test]
     fn turns_count_and_not_how_late_they_are() {
-        // Whoever stood still for an hour has had one turn: the heartbeat is due, and nobody is dead.
+        // Whoever stood still for an hour has had one turn: the heartbeat is due, and nobody is
+        // dead.
         let mut vigil = Vigil::new(Duration::from_millis(250));
         assert!((0..59).all(|_| vigil.pass_turn(false, 3600 * SECOND) == Due::Heartbeat));
         assert_eq!(vigil.pass_turn(false, JUST_NOW), Due::Silent);

@@ -28,10 +28,17 @@ def results(python: str, package: str, folder: Path) -> dict[str, Any]:
     """Run all rows with one package."""
     path = folder / f"{package}.json"
     (folder / package).mkdir()
-    environment = {**os.environ, "FURLONG_HOME": str(folder / "home"), "IPYTHONDIR": str(folder / "ipython")}
+    environment = {
+        **os.environ,
+        "FURLONG_HOME": str(folder / "home"),
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
     environment.pop("FURLONG_CAP", None)
     subprocess.run(
-        [python, str(HERE / "each.py"), package, str(path)], check=True, env=environment, cwd=folder / package
+        [python, str(HERE / "each.py"), package, str(path)],
+        check=True,
+        env=environment,
+        cwd=folder / package,
     )
     known: dict[str, Any] = json.loads(path.read_text())
     return known
@@ -65,8 +72,12 @@ def page(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, list[str]]:
                 wrong.append(f"{title}: it is the same now; take the reason out of notes.py")
             continue
         if not note:
-            wrong.append(f"{title}: {json.dumps(here)} here, {json.dumps(there)} there\n    {code!r}")
-        tables.setdefault(group, []).append(f"| {title} | {shown(there)} | {shown(here)} | {note} |")
+            wrong.append(
+                f"{title}: {json.dumps(here)} here, {json.dumps(there)} there\n    {code!r}"
+            )
+        tables.setdefault(group, []).append(
+            f"| {title} | {shown(there)} | {shown(here)} | {note} |"
+        )
     wrong += [f"{title}: there is no such row" for title in NOTES if title not in ours["rows"]]
     lines = [
         "# Compared with ipyparallel",
@@ -79,7 +90,14 @@ def page(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, list[str]]:
         "",
     ]
     for group, rows in tables.items():
-        lines += [f"## {group}", "", "| | ipyparallel | here | why |", "|---|---|---|---|", *rows, ""]
+        lines += [
+            f"## {group}",
+            "",
+            "| | ipyparallel | here | why |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
     lines += ["## The same", ""]
     by_group: dict[str, list[str]] = {}
     for group, title, _ in ROWS:

@@ -71,7 +71,9 @@ def evaluated(code: str, names: dict[str, Any]) -> Any:
     tree = ast.parse(code)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "<row>", "exec"), names)
-    return None if last is None else eval(compile(ast.Expression(last.value), "<row>", "eval"), names)
+    return (
+        None if last is None else eval(compile(ast.Expression(last.value), "<row>", "eval"), names)
+    )
 
 
 def outcome(code: str, names: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +101,11 @@ def outcome(code: str, names: dict[str, Any]) -> dict[str, Any]:
     finally:
         signal.alarm(0)
     found["warned"] = sorted(
-        {each.category.__name__ for each in caught if each.category in (UserWarning, RuntimeWarning)}
+        {
+            each.category.__name__
+            for each in caught
+            if each.category in (UserWarning, RuntimeWarning)
+        }
     )
     found["printed"] = text_of(out.getvalue())
     return found
@@ -112,7 +118,9 @@ def main() -> None:
     sys.modules["ipp"] = ipp
     found: dict[str, Any] = {}
     with contextlib.redirect_stderr(io.StringIO()):
-        cluster = ipp.Cluster(n=2, cluster_id="compared", **({"log_level": 40} if package == "ipyparallel" else {}))
+        cluster = ipp.Cluster(
+            n=2, cluster_id="compared", **({"log_level": 40} if package == "ipyparallel" else {})
+        )
         cluster.start_and_connect_sync().close()
     try:
         for group, title, code in ROWS:
@@ -124,7 +132,13 @@ def main() -> None:
                 rc[:].clear(block=True)
                 if package == "ipyparallel":
                     time.sleep(CLEAR_SECONDS)
-                names = {"ipp": ipp, "rc": rc, "view": rc[:], "one": rc[0], "lview": rc.load_balanced_view()}
+                names = {
+                    "ipp": ipp,
+                    "rc": rc,
+                    "view": rc[:],
+                    "one": rc[0],
+                    "lview": rc.load_balanced_view(),
+                }
                 found[title] = outcome(code, {"__name__": "__main__", "cluster": cluster, **names})
             finally:
                 rc.close()

@@ -14,7 +14,8 @@ NOTES: dict[str, str] = {
     "`lview.retries`": "`None`: a loss of the engine alone is retried 3 times, an error never; 0 means neither",
     "`lview.timeout`": "no limit is `None`; 0 is taken for it",
     "`view.block = 3`": "the same refusal, as Python's own exception",
-    "an unknown attribute is set": REFUSED + ": a flag that is misspelt would be silently without effect",
+    "an unknown attribute is set": REFUSED
+    + ": a flag that is misspelt would be silently without effect",
     "what cannot be called": BEFORE,
     "what cannot be pickled": "a `TypeError` that says which part of what cannot be pickled",
     "`@require` of what is not there": "it ends when all engines have been tried, and does not hang",

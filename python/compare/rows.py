@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-GROUPS = ("package", "clients", "views", "calls", "namespaces", "results", "maps", "errors", "clusters")
+GROUPS = (
+    "package",
+    "clients",
+    "views",
+    "calls",
+    "namespaces",
+    "results",
+    "maps",
+    "errors",
+    "clusters",
+)
 
 
 def read(group: str) -> list[tuple[str, str, str]]:

@@ -157,7 +157,9 @@ def _version_info() -> tuple[int | str, ...]:
     """Give the version as numbers, and what follows them."""
     from furlong._furlong import __version__
 
-    return tuple(int(part) if part.isdecimal() else part for part in __version__.replace("-", ".").split("."))
+    return tuple(
+        int(part) if part.isdecimal() else part for part in __version__.replace("-", ".").split(".")
+    )
 
 
 def use_cloudpickle() -> None:

@@ -5,7 +5,8 @@ import sys
 
 from furlong._furlong import run_command
 
-#: Not to find modules in the folder in which the command happens to be run. Older versions have no such flag.
+#: Not to find modules in the folder in which the command happens to be run. Older versions have no
+# such flag.
 SAFE_PATH = ["-P"] if sys.version_info >= (3, 11) else []
 
 

@@ -35,11 +35,26 @@ _HEAP_TYPE = 1 << 9  # of a type's flags: made by a `class` statement, or by C a
 # What no call changes.
 _ATOMS = frozenset(
     (
-        *(int, float, complex, bool, str, bytes, range, slice, type(None), type(...), type(NotImplemented), re.Pattern),
+        *(
+            int,
+            float,
+            complex,
+            bool,
+            str,
+            bytes,
+            range,
+            slice,
+            type(None),
+            type(...),
+            type(NotImplemented),
+            re.Pattern,
+        ),
         *(types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.CodeType),
     )
 )
-_MODULES_OF_ATOMS = frozenset(("datetime", "decimal", "fractions", "ipaddress", "pathlib", "uuid", "zoneinfo"))
+_MODULES_OF_ATOMS = frozenset(
+    ("datetime", "decimal", "fractions", "ipaddress", "pathlib", "uuid", "zoneinfo")
+)
 _SEQUENCES = frozenset((list, tuple, set, frozenset, collections.deque))
 
 
@@ -67,7 +82,11 @@ def _is_of_atoms(column: Any) -> bool:
 
 def _is_of_numbers(value: Any) -> bool:
     """Tell whether it is an array that holds all of its values itself."""
-    return is_array(value) and type(value) is sys.modules["numpy"].ndarray and not value.dtype.hasobject
+    return (
+        is_array(value)
+        and type(value) is sys.modules["numpy"].ndarray
+        and not value.dtype.hasobject
+    )
 
 
 def _is_atom(kind: type) -> bool:
@@ -79,7 +98,11 @@ def _is_atom(kind: type) -> bool:
 def _are_apart(holders: Sequence[Iterable[Any]]) -> bool:
     """Tell whether what these hold can be seen to have nothing in common that a call can change."""
     for _ in range(DEPTH_MAX):
-        kinds = {kind for kind in set(map(type, itertools.chain.from_iterable(holders))) if not _is_atom(kind)}
+        kinds = {
+            kind
+            for kind in set(map(type, itertools.chain.from_iterable(holders)))
+            if not _is_atom(kind)
+        }
         if not kinds:
             return True
         held = [value for value in itertools.chain.from_iterable(holders) if type(value) in kinds]
@@ -205,7 +228,9 @@ class _Encoder:
         pickles = [self._pickles[cell] for cell in at]
         pickles = [(data, tuple(memory_at[place] for place in beside)) for data, beside in pickles]
         memory = [pickle.PickleBuffer(self._memory[place]) for place in memory_at]
-        return Apart((self._shared, pickles, memory, [at[cell] for cell in cells]), self._has_modules)
+        return Apart(
+            (self._shared, pickles, memory, [at[cell] for cell in cells]), self._has_modules
+        )
 
     def place(self, row: tuple[Any, ...], known: dict[tuple[int, ...], int]) -> int:
         """Give the place of a row's pickle, which is made unless it is known."""

@@ -129,11 +129,17 @@ def _limit(name: str, value: Any) -> Any:
 
 def _wait_limit(name: str, value: Any) -> Any:
     takes = "a number of seconds, 0 or None for no limit"
-    return None if value is None else _seconds(name, value, takes, lambda seconds: seconds >= 0) or None
+    return (
+        None
+        if value is None
+        else _seconds(name, value, takes, lambda seconds: seconds >= 0) or None
+    )
 
 
 def _pause(name: str, value: Any) -> Any:
-    return _seconds(name, value, "a number of seconds, 0 for no pause", lambda seconds: seconds >= 0)
+    return _seconds(
+        name, value, "a number of seconds, 0 for no pause", lambda seconds: seconds >= 0
+    )
 
 
 def _label(name: str, value: Any) -> str | None:
@@ -176,7 +182,9 @@ def _tasks(name: str, value: Any) -> Any:
         raise TypeError(f"{name}: {error}") from None
     for key in ids:
         if not _TASK_ID.fullmatch(key):
-            raise ValueError(f"{name}: {key!r} is no task's id, which has 32 hexadecimal digits, a colon, a number")
+            raise ValueError(
+                f"{name}: {key!r} is no task's id, which has 32 hexadecimal digits, a colon, a number"
+            )
     return value
 
 

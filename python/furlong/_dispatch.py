@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 from furlong import _furlong
 
-# A signal that comes just before a thread goes to sleep does not wake it: it looks after so many seconds.
+# A signal that comes just before a thread goes to sleep does not wake it: it looks after so many
+# seconds.
 SIGNALS_SECONDS = 0.1
 
 
@@ -122,7 +123,9 @@ class WaitQueue:
                 left = -1.0 if deadline is None else deadline - time.monotonic()
                 if deadline is not None and left <= 0:
                     return False
-                waiter.acquire(True, SIGNALS_SECONDS if deadline is None else min(left, SIGNALS_SECONDS))
+                waiter.acquire(
+                    True, SIGNALS_SECONDS if deadline is None else min(left, SIGNALS_SECONDS)
+                )
             finally:
                 if waiter in self._waiting:  # nobody has woken it
                     self._discard(waiter)

@@ -40,10 +40,15 @@ def type_by_name(ename: str, base: type[RemoteError] = RemoteError) -> type[Remo
 
 def _may_be(original: Any) -> bool:
     """Whether an error of an engine can be of that class here."""
-    return isinstance(original, type) and issubclass(original, Exception) and not issubclass(original, _ENDS)
+    return (
+        isinstance(original, type)
+        and issubclass(original, Exception)
+        and not issubclass(original, _ENDS)
+    )
 
 
-# The classes that were made, by the two that each is of: those of cells that run again and again do not all stay.
+# The classes that were made, by the two that each is of: those of cells that run again and again do
+# not all stay.
 _classes: dict[tuple[type[Exception], type[RemoteError]], type[RemoteError]] = {}
 _CLASSES_MAX = 256
 
@@ -66,7 +71,12 @@ def _typed(original: type[Exception], base: type[RemoteError]) -> type[RemoteErr
     module = errors.__name__ if original.__module__ == "builtins" else original.__module__
 
     def fill(names: dict[str, Any]) -> None:
-        names.update(__init__=RemoteError.__init__, __new__=_new, __module__=module, __qualname__=original.__qualname__)
+        names.update(
+            __init__=RemoteError.__init__,
+            __new__=_new,
+            __module__=module,
+            __qualname__=original.__qualname__,
+        )
         names["_furlong_base"] = base
 
     made: type[RemoteError] = types.new_class(original.__name__, (base, original), {}, fill)
@@ -149,7 +159,8 @@ class _Maker:
     def make(self, at: int) -> RemoteError | None:
         """Make an error, and all that hangs on it."""
         error = self._error(at)
-        # Causes may be in a circle, and be many: one after the other, and those that come to it meanwhile.
+        # Causes may be in a circle, and be many: one after the other, and those that come to it
+        # meanwhile.
         for place in self._order:
             one = self._made[place]
             if one is not None:
@@ -170,9 +181,15 @@ class _Maker:
         node = self._nodes[at]
         is_first = at == self._first[0]
         # The texts of the first in the list are beside it.
-        texts = self._first[1] if is_first else tuple(node.get(name, "") for name in ("name", "text", "traceback"))
+        texts = (
+            self._first[1]
+            if is_first
+            else tuple(node.get(name, "") for name in ("name", "text", "traceback"))
+        )
         members = [self._error(member) for member in node.get("members", ())]
-        error = self._empty(node, self._base if is_first else RemoteError, [it for it in members if it])
+        error = self._empty(
+            node, self._base if is_first else RemoteError, [it for it in members if it]
+        )
         self._made[at] = error
         vars(error).update(zip(("ename", "evalue", "traceback"), texts, strict=True))
         vars(error)["engine_info"] = dict(self._engine_info or {})
@@ -180,7 +197,9 @@ class _Maker:
         self._fill(error, node)
         return error
 
-    def _empty(self, node: Mapping[str, Any], base: type[RemoteError], members: list[RemoteError]) -> RemoteError:
+    def _empty(
+        self, node: Mapping[str, Any], base: type[RemoteError], members: list[RemoteError]
+    ) -> RemoteError:
         """Make an error of the nearest class that is here, with nothing but the members of a group."""
         for names in node["classes"]:
             found = self._find(*names)
@@ -193,7 +212,9 @@ class _Maker:
             try:
                 cls = _typed(found, base)
                 is_group = issubclass(cls, _GROUP)
-                made: RemoteError = _new(cls, *([str(node["args"][0]), members] if is_group else []))
+                made: RemoteError = _new(
+                    cls, *([str(node["args"][0]), members] if is_group else [])
+                )
             except Exception as why:  # its metaclass forbids it, or its layout
                 _signals.reraise(why)
                 continue

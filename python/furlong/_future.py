@@ -27,7 +27,8 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
     derived: it is finished as soon as `done` says so, whether or not the thread that calls callbacks has come to it.
     """
 
-    # There is no `__init__`: what the base class needs is made when somebody uses it, see `__getattr__`.
+    # There is no `__init__`: what the base class needs is made when somebody uses it, see
+    # `__getattr__`.
     _final: Any = UNKNOWN
     _error: BaseException | None = None
     _armed = False
@@ -172,5 +173,14 @@ class _InLoop:
 
 _arming = threading.RLock()
 _FUTURE_PARTS = frozenset(
-    ("_callbacks_are_due", "_caller", "_condition", "_done_callbacks", "_exception", "_result", "_stage", "_waiters")
+    (
+        "_callbacks_are_due",
+        "_caller",
+        "_condition",
+        "_done_callbacks",
+        "_exception",
+        "_result",
+        "_stage",
+        "_waiters",
+    )
 )

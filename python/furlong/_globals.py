@@ -99,7 +99,14 @@ def reduced_to_namespace(
         shipped["__package__"] = scope["__package__"]  # for relative imports
     slots["__globals__"] = shipped
     slots["__asked__"] = tuple(sorted(names - shipped.keys()))
-    return OnEngine("main_function"), (code, closure), (attributes, slots), None, None, OnEngine("set_main_function")
+    return (
+        OnEngine("main_function"),
+        (code, closure),
+        (attributes, slots),
+        None,
+        None,
+        OnEngine("set_main_function"),
+    )
 
 
 def read_names(code: types.CodeType) -> frozenset[str]:

@@ -41,7 +41,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Read an object; none if it is not there, or not whole."""
     try:
         with open(path, encoding="utf-8", opener=_open) as file:
-            value = json.loads(file.read()) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+            value = (
+                json.loads(file.read()) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+            )
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

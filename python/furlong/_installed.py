@@ -12,7 +12,11 @@ def _installed_folders() -> tuple[str, ...]:
     import site
     import sysconfig
 
-    paths = [*sysconfig.get_paths().values(), *getattr(site, "getsitepackages", list)(), site.getusersitepackages()]
+    paths = [
+        *sysconfig.get_paths().values(),
+        *getattr(site, "getsitepackages", list)(),
+        site.getusersitepackages(),
+    ]
     paths += [str(Path(__file__).parent)]
     # The prefixes themselves hold users' folders, as `/usr` does.
     skipped = {sysconfig.get_paths().get("data"), sysconfig.get_paths().get("scripts")}
@@ -29,7 +33,12 @@ def is_installed(name: str, file: str | None) -> bool:
         return True
     # One of the user's own may have the name of one of Python's.
     is_pythons = root in sys.stdlib_module_names and (not file or ".zip/" in file)
-    return is_pythons or "site-packages/" in file or "dist-packages/" in file or file.startswith(_installed_folders())
+    return (
+        is_pythons
+        or "site-packages/" in file
+        or "dist-packages/" in file
+        or file.startswith(_installed_folders())
+    )
 
 
 def ships(module_name: str | None) -> bool:
@@ -40,6 +49,10 @@ def ships(module_name: str | None) -> bool:
     if module is None:
         return True
     file = getattr(module, "__file__", None)
-    if file is None and getattr(module, "__spec__", None) is None and module_name not in sys.builtin_module_names:
+    if (
+        file is None
+        and getattr(module, "__spec__", None) is None
+        and module_name not in sys.builtin_module_names
+    ):
         return True  # code has made it, and engines cannot import it
     return not is_installed(module_name, file)

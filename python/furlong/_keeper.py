@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Keeper"]
 
-# The first pause before a process is started again, doubled each time, and the longest one, in seconds.
+# The first pause before a process is started again, doubled each time, and the longest one, in
+# seconds.
 PAUSE = 0.1
 PAUSE_MAX = 60.0
 # A process that has lived for so long was sound.
@@ -61,7 +62,9 @@ class Keeper:
             self._failures = 1 if lived >= SOUND_SECONDS else self._failures + 1
             pause = min(PAUSE * 2.0 ** min(self._failures - 1, 16), PAUSE_MAX)
             how = self._engines.ended
-            _log.warning("the engine process %d %s; another one is started in %g s", child.pid, how, pause)
+            _log.warning(
+                "the engine process %d %s; another one is started in %g s", child.pid, how, pause
+            )
             time.sleep(pause)
             if not self._start():
                 return

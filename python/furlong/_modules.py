@@ -92,7 +92,9 @@ def named(name: str) -> str:
 class Module:
     """A module of the user's own, as it is here."""
 
-    def __init__(self, name: str, module: types.ModuleType | None, file: str | None, folders: Any) -> None:
+    def __init__(
+        self, name: str, module: types.ModuleType | None, file: str | None, folders: Any
+    ) -> None:
         from furlong._settings import Settings, names_imported
 
         self.name = name
@@ -123,11 +125,20 @@ class Module:
     def is_current(self) -> bool:
         """Whether nothing has imported it anew."""
         module = sys.modules.get(self.name)
-        return module is self._module and getattr(module, "__spec__", None) is self._spec and self._is_unchanged()
+        return (
+            module is self._module
+            and getattr(module, "__spec__", None) is self._spec
+            and self._is_unchanged()
+        )
 
     def _is_unchanged(self) -> bool:
-        # What is imported here stays as it is until it is reloaded; other files are read again by whoever imports them.
-        return self._module is not None or self.text is None or Path(self.file).read_bytes() == self.text
+        # What is imported here stays as it is until it is reloaded; other files are read again by
+        # whoever imports them.
+        return (
+            self._module is not None
+            or self.text is None
+            or Path(self.file).read_bytes() == self.text
+        )
 
 
 def _text_of(file: str, module: types.ModuleType | None) -> bytes:
@@ -155,7 +166,12 @@ def _check_is_as_loaded(module: types.ModuleType, file: str, text: bytes) -> Non
     for value in list(vars(module).values()):
         code = value.__code__ if isinstance(value, types.FunctionType) else None
         # What an earlier source has defined stays after a reload.
-        if code is not None and code.co_filename == file and code.co_name in known and code not in codes:
+        if (
+            code is not None
+            and code.co_filename == file
+            and code.co_name in known
+            and code not in codes
+        ):
             what = f"{file} has changed since {module.__name__} was imported here, and engines run it as it is now"
             warnings.warn(f"{what}: importlib.reload() it", RuntimeWarning, stacklevel=2)
             return
@@ -197,7 +213,9 @@ class Library:
                 return False
         return all(module.is_current() for module in self._others)
 
-    def equip(self, function: _furlong.Function, dump: Callable[[Any], bytes]) -> _furlong.Function | None:
+    def equip(
+        self, function: _furlong.Function, dump: Callable[[Any], bytes]
+    ) -> _furlong.Function | None:
         """Give a pickled function that comes with the library and with what was set in its modules.
 
         None if it is no pickled one. `dump` pickles what was set.
@@ -233,7 +251,9 @@ def _cloudpickle() -> bytes:
 
     package = importlib.util.find_spec("cloudpickle")
     if package is None or package.origin is None:
-        raise ImportError("furlong needs the package cloudpickle: pip install cloudpickle", name="cloudpickle")
+        raise ImportError(
+            "furlong needs the package cloudpickle: pip install cloudpickle", name="cloudpickle"
+        )
     return (Path(package.origin).parent / "cloudpickle.py").read_bytes()
 
 
@@ -251,7 +271,9 @@ def _version(modules: dict[str, Module], module: Module) -> bytes:
             if name in modules and name not in reached:
                 reached.add(name)
                 left.append(name)
-    return _digest(b"".join(name.encode() + b"\0" + modules[name].digest for name in sorted(reached)))[:ID_BYTES]
+    return _digest(
+        b"".join(name.encode() + b"\0" + modules[name].digest for name in sorted(reached))
+    )[:ID_BYTES]
 
 
 def _dump_settings(module: str, changed: dict[str, Any], dump: Callable[[Any], bytes]) -> bytes:
@@ -342,7 +364,9 @@ def _make(name: str) -> Module | None:
     module = sys.modules.get(name)
     if module is not None:
         file, folders = getattr(module, "__file__", None), getattr(module, "__path__", None)
-        if isinstance(module, types.ModuleType) and (is_own_source(module) or (file is None and folders is not None)):
+        if isinstance(module, types.ModuleType) and (
+            is_own_source(module) or (file is None and folders is not None)
+        ):
             try:
                 return Module(name, module, file, folders)
             except OSError:
@@ -353,7 +377,9 @@ def _make(name: str) -> Module | None:
     if parent and (package is None or package.folders is None):
         return None
     try:
-        spec = importlib.machinery.PathFinder.find_spec(name, None if package is None else list(package.folders or ()))
+        spec = importlib.machinery.PathFinder.find_spec(
+            name, None if package is None else list(package.folders or ())
+        )
     except (ImportError, ValueError):
         return None
     if spec is None or is_installed(name, spec.origin):

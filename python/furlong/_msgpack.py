@@ -18,7 +18,9 @@ def pack(value: Any) -> bytes:
     try:
         packed: bytes = msgpack.packb(value, use_bin_type=True)
     except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"Rust functions take numbers, text, bytes, lists and dictionaries: {error}") from None
+        raise TypeError(
+            f"Rust functions take numbers, text, bytes, lists and dictionaries: {error}"
+        ) from None
     return packed
 
 

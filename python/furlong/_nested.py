@@ -26,8 +26,8 @@ _OFTEN, _SELDOM = 0.01, 0.05
 _LATELY = 1.0
 # A process that has used no more of a processor than this share does nothing but wait.
 _IDLE_SHARE = 0.3
-# A task does nothing but ask for ends that have not come if it asks so often for each second that it uses of a
-# processor, and not only now and then.
+# A task does nothing but ask for ends that have not come if it asks so often for each second that
+# it uses of a processor, and not only now and then.
 _LOOKS_A_SECOND, _LOOKS_MIN = 5_000, 20
 # One packet names so many sessions.
 _SESSIONS_MAX = 1024
@@ -55,7 +55,9 @@ def connect(path: Path | None, cluster: str | None, timeout: float) -> _furlong.
     if _worker() is None:
         return _furlong.Session.connect(path, cluster, timeout)
     named = path is not None or cluster is not None
-    session = _furlong.Session.connect(path, cluster, timeout) if named else _connect_by_pass(timeout)
+    session = (
+        _furlong.Session.connect(path, cluster, timeout) if named else _connect_by_pass(timeout)
+    )
     _Watch.of_process().add(session)
     return session
 
@@ -107,7 +109,9 @@ class _Watch:
         with self._lock:
             self._sessions.append(weakref.ref(session))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="furlong-lending", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="furlong-lending", daemon=True
+                )
                 self._thread.start()
 
     def _run(self) -> None:
@@ -131,7 +135,11 @@ class _Watch:
     def _unfinished(self) -> frozenset[bytes] | None:
         """Give the sessions that have unfinished tasks; none once there is no session, and the thread shall end."""
         with self._lock:
-            alive = [(reference, session) for reference in self._sessions if (session := reference()) is not None]
+            alive = [
+                (reference, session)
+                for reference in self._sessions
+                if (session := reference()) is not None
+            ]
             self._sessions = [reference for reference, _ in alive]
             if not alive:
                 self._thread = None

@@ -20,7 +20,9 @@ __all__ = ["wait_patiently"]
 LOOK_SECONDS = 2.0
 
 
-def wait_patiently(wait: Callable[[float | None], bool], limit: float | None, client: Client) -> bool:
+def wait_patiently(
+    wait: Callable[[float | None], bool], limit: float | None, client: Client
+) -> bool:
     """Wait, and warn once if there are no engines meanwhile.
 
     Parameters
@@ -85,7 +87,10 @@ def _engines_ended(cluster: Cluster) -> str:
 def _depth() -> int:
     """Tell which of the calling frames is the first that is not ours."""
     depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "furlong":
+    while (
+        frame.f_back is not None
+        and frame.f_globals.get("__name__", "").partition(".")[0] == "furlong"
+    ):
         frame = frame.f_back
         depth += 1
     return depth

@@ -77,7 +77,11 @@ def _code_pickler() -> Any:
     def reduce_code(code: types.CodeType) -> Any:
         """Keep the file's name, which cloudpickle leaves out and tracebacks show."""
         make, parts, *rest = table[types.CodeType](code)
-        return make, tuple(code.co_filename if part == "<dynamic-code>" else part for part in parts), *rest
+        return (
+            make,
+            tuple(code.co_filename if part == "<dynamic-code>" else part for part in parts),
+            *rest,
+        )
 
     class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Cloudpickle, with modules of the user's own by name, and definitions that never write to what is there."""
@@ -99,12 +103,19 @@ def _code_pickler() -> Any:
             if kind is types.ModuleType and _modules.is_own_source(obj):
                 self._need(obj.__name__)
                 return importlib.import_module, (obj.__name__,)
-            if kind is types.FunctionType or issubclass(kind, type) or kind in NAMED or kind is CACHED:
+            if (
+                kind is types.FunctionType
+                or issubclass(kind, type)
+                or kind in NAMED
+                or kind is CACHED
+            ):
                 module = _modules.names(obj)
                 if module is not None:
                     self._need(module)
                     return (
-                        NotImplemented if kind is not typing.TypeVar else (getattr, (_Imported(module), obj.__name__))
+                        NotImplemented
+                        if kind is not typing.TypeVar
+                        else (getattr, (_Imported(module), obj.__name__))
                     )
             reduced = reducer.reduce(obj, is_own_cached if kind is CACHED else goes_by_value)
             if reduced is NotImplemented and kind is types.FunctionType and goes_by_value(obj):
@@ -125,8 +136,14 @@ def _code_pickler() -> Any:
                 self.has_modules = True
             name = scope.get("__name__")
             module = sys.modules.get(name) if isinstance(name, str) else None
-            is_of_module = module is not None and vars(module) is scope and _modules.is_own_source(module)
-            if module is not None and is_of_module and _modules.uses_variables(func, _names_of(func.__code__)):
+            is_of_module = (
+                module is not None and vars(module) is scope and _modules.is_own_source(module)
+            )
+            if (
+                module is not None
+                and is_of_module
+                and _modules.uses_variables(func, _names_of(func.__code__))
+            ):
                 self._need(module.__name__)
                 code, _, *others = arguments
                 arguments = code, _Globals(module.__name__), *others
@@ -223,7 +240,10 @@ def dumps_pushed(values: Mapping[str, Any]) -> tuple[list[Any], int]:
 
 
 def dumps_items(
-    columns: Sequence[Any], first: int, exact: bool = False, kept: tuple[Apart, list[bool]] | None = None
+    columns: Sequence[Any],
+    first: int,
+    exact: bool = False,
+    kept: tuple[Apart, list[bool]] | None = None,
 ) -> tuple[list[Any], int]:
     """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs.
 
@@ -250,7 +270,9 @@ def error_of_item(error: PicklingError, item: Sequence[Any], at: int) -> Picklin
     return error if found is None else PicklingError(f"the items cannot be pickled: {found}")
 
 
-def _described(value: Any, what: str, error: Exception, find: Callable[[], str | None] | None = None) -> PicklingError:
+def _described(
+    value: Any, what: str, error: Exception, find: Callable[[], str | None] | None = None
+) -> PicklingError:
     if isinstance(error, RecursionError):
         return PicklingError(f"{what} cannot be pickled: nested too deeply")
     name = "arguments" if what == "the arguments" else what.removeprefix("the ")
@@ -335,7 +357,9 @@ class _Known:
         return isinstance(value, type) and not goes_by_value(value)
 
 
-def _place_of(function: types.FunctionType) -> tuple[weakref.ref[types.FunctionType], dict[str, Any], str] | None:
+def _place_of(
+    function: types.FunctionType,
+) -> tuple[weakref.ref[types.FunctionType], dict[str, Any], str] | None:
     module = sys.modules.get(function.__module__)
     if module is None or vars(module).get(function.__qualname__) is not function:
         return None
@@ -362,9 +386,11 @@ def _names_of(code: types.CodeType) -> set[str]:
 
 
 _functions: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
-# What was made last of functions that hold what may change in place: they are pickled for each call, and if the pickle
-# is the same, nothing is hashed and nothing is sent.
-_made: weakref.WeakKeyDictionary[Any, dict[bool | None, _furlong.Function]] = weakref.WeakKeyDictionary()
+# What was made last of functions that hold what may change in place: they are pickled for each
+# call, and if the pickle is the same, nothing is hashed and nothing is sent.
+_made: weakref.WeakKeyDictionary[Any, dict[bool | None, _furlong.Function]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, int]:
@@ -429,7 +455,9 @@ def cached_function(function: Callable[..., Any]) -> tuple[_furlong.Function, in
 _mapped: weakref.WeakKeyDictionary[Any, dict[bool, _Known]] = weakref.WeakKeyDictionary()
 
 
-def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any]) -> tuple[_furlong.Function, int]:
+def mapped_of(
+    f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any]
+) -> tuple[_furlong.Function, int]:
     """Pickle a function within what calls it with many items, once like `function_of`."""
     if type(f) is types.FunctionType:
         known = _mapped.get(f, {}).get(return_exceptions)
@@ -451,7 +479,9 @@ def _make(function: Any, wrapped: bool | None, blob: bytes, holds: int) -> _furl
     if last is not None and last.is_of(blob):
         return last
     kept = not isinstance(function, Reference)
-    made = _furlong.Function.pickled(name_of(function), blob, PYTHON, bool(holds & CODE), support(), kept)
+    made = _furlong.Function.pickled(
+        name_of(function), blob, PYTHON, bool(holds & CODE), support(), kept
+    )
     if can_be_kept:
         _made.setdefault(function, {})[wrapped] = made
     return made
@@ -484,7 +514,9 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, int]:
         raise _described(function, f"the function {name_of(function)}", error) from error
 
 
-def _dump_code(sent: Any, function: Callable[..., Any], left_out: frozenset[str]) -> tuple[bytes, int]:
+def _dump_code(
+    sent: Any, function: Callable[..., Any], left_out: frozenset[str]
+) -> tuple[bytes, int]:
     file = io.BytesIO()
     pickler = _code_pickler()(file, 5)
     pickler.scope = _globals.Scope(function, left_out)

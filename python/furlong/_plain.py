@@ -68,7 +68,9 @@ class PlainPickler(pickle.Pickler):
 def _is_found_by_name(method: types.MethodType) -> bool:
     """Whether its object has it by the name of its function, as pickle takes it: not so lambdas, and `__names`."""
     owner, function = method.__self__, method.__func__
-    found = getattr(owner if isinstance(owner, type) else type(owner), getattr(function, "__name__", ""), None)
+    found = getattr(
+        owner if isinstance(owner, type) else type(owner), getattr(function, "__name__", ""), None
+    )
     return getattr(found, "__func__", found) is function
 
 
@@ -126,4 +128,8 @@ def goes_by_value(obj: Any) -> bool:
     """Whether a function, a class or the like goes by value."""
     if _is_nameless(obj) or _is_homeless(obj):
         return True
-    return ships(getattr(obj, "__module__", None)) and _modules.names(obj) is None and not _modules.is_binary(obj)
+    return (
+        ships(getattr(obj, "__module__", None))
+        and _modules.names(obj) is None
+        and not _modules.is_binary(obj)
+    )

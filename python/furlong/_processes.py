@@ -53,7 +53,8 @@ class Process:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return None
-        # It is looked at after the opening: who has the id now has had it then, if it is the right one.
+        # It is looked at after the opening: who has the id now has had it then, if it is the right
+        # one.
         if start_of(self.pid) == self.started:
             return descriptor
         os.close(descriptor)
@@ -112,9 +113,14 @@ class Child(Process):
     """
 
     def __init__(
-        self, argv: Sequence[str], env: Mapping[str, str], is_tied: bool, inherits: Sequence[int] = ()
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        is_tied: bool,
+        inherits: Sequence[int] = (),
     ) -> None:
-        # A file without a name: it never fills up as a pipe does, and is gone with the last who has it open.
+        # A file without a name: it never fills up as a pipe does, and is gone with the last who has
+        # it open.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed by `forget`
         self._popen = subprocess.Popen(
             argv,
@@ -129,7 +135,8 @@ class Child(Process):
         super().__init__(self._popen.pid, start_of(self._popen.pid) or "")
 
     def _open(self) -> int | None:
-        # A child's id is its own until it is waited for: nothing has to be asked of /proc, which may not be there.
+        # A child's id is its own until it is waited for: nothing has to be asked of /proc, which
+        # may not be there.
         return None if self._popen.returncode is not None else os.pidfd_open(self.pid)
 
     @property
@@ -141,7 +148,9 @@ class Child(Process):
         """Give the last lines of its standard error."""
         with contextlib.suppress(OSError, ValueError):
             size = os.fstat(self._stderr.fileno()).st_size
-            text = os.pread(self._stderr.fileno(), BYTES_SHOWN, max(0, size - BYTES_SHOWN)).decode(errors="replace")
+            text = os.pread(self._stderr.fileno(), BYTES_SHOWN, max(0, size - BYTES_SHOWN)).decode(
+                errors="replace"
+            )
             lines = [line for line in text.splitlines() if line.strip()]
             if lines:
                 return "\n".join(lines[-LINES_SHOWN:])
@@ -152,7 +161,11 @@ class Child(Process):
         code = self.code
         if code is None:
             return "it has not ended"
-        how = f"with exit code {code}" if code >= 0 else f"by signal {-code} ({signal.Signals(-code).name})"
+        how = (
+            f"with exit code {code}"
+            if code >= 0
+            else f"by signal {-code} ({signal.Signals(-code).name})"
+        )
         return f"ended {how}: {self.said()}"
 
     def ask_to_leave(self) -> None:
@@ -225,7 +238,8 @@ class Folder:
 def start_of(pid: int) -> str | None:
     """Tell when a process was started: clock ticks since the machine's start, and which start that was."""
     try:
-        # The second field is the program's name in brackets, which may have blanks and brackets in it.
+        # The second field is the program's name in brackets, which may have blanks and brackets in
+        # it.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None

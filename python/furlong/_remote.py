@@ -129,10 +129,20 @@ class EngineFunction:
 
         f = self.function
         if not isinstance(f, types.FunctionType):
-            raise TypeError(f"a {type(f).__name__} has no code that engines could run in their namespace")
+            raise TypeError(
+                f"a {type(f).__name__} has no code that engines could run in their namespace"
+            )
         cells = None if f.__closure__ is None else tuple(_content(cell) for cell in f.__closure__)
         annotations: dict[str, Any] = {}
-        parts = (marshal.dumps(f.__code__), f.__name__, f.__defaults__, f.__kwdefaults__, cells, annotations, f.__doc__)
+        parts = (
+            marshal.dumps(f.__code__),
+            f.__name__,
+            f.__defaults__,
+            f.__kwdefaults__,
+            cells,
+            annotations,
+            f.__doc__,
+        )
         return OnEngine("engine_function"), parts
 
 

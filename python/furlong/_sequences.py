@@ -120,7 +120,9 @@ def _unflattened_arrays(parts: Sequence[Any]) -> Sequence[Any]:
     if ndim < 2 or len(shapes) != 1:
         return parts
     (row,) = shapes
-    return [part[None] if is_array(part) and part.size and part.shape == row else part for part in parts]
+    return [
+        part[None] if is_array(part) and part.size and part.shape == row else part for part in parts
+    ]
 
 
 def _filled(parts: Sequence[Any]) -> list[Any]:
@@ -138,7 +140,9 @@ def _collect_arrays(parts: Sequence[Any], dist: str) -> Any:
 
     masked = sys.modules.get("numpy.ma")
     # Plain NumPy would lose the masks.
-    by: Any = masked if masked and any(isinstance(part, masked.MaskedArray) for part in parts) else numpy
+    by: Any = (
+        masked if masked and any(isinstance(part, masked.MaskedArray) for part in parts) else numpy
+    )
     parts = [by.atleast_1d(part) for part in parts]
     whole = by.concatenate(_filled(parts))
     return whole if dist == "b" else whole[_order_in_turn(parts)]
@@ -148,7 +152,9 @@ def _order_in_turn(parts: Sequence[Any]) -> Any:
     """Say in which order to take the items of parts, which are one behind another, to take one of each in turn."""
     import numpy
 
-    return numpy.argsort(numpy.concatenate([numpy.arange(len(part)) for part in parts]), kind="stable")
+    return numpy.argsort(
+        numpy.concatenate([numpy.arange(len(part)) for part in parts]), kind="stable"
+    )
 
 
 def array_or_list(values: list[Any]) -> Any:
@@ -183,7 +189,9 @@ def _are_frames(parts: Sequence[Any]) -> bool:
     pandas = sys.modules.get("pandas")
     if pandas is None or not parts:
         return False
-    return any(all(isinstance(part, kind) for part in parts) for kind in (pandas.DataFrame, pandas.Series))
+    return any(
+        all(isinstance(part, kind) for part in parts) for kind in (pandas.DataFrame, pandas.Series)
+    )
 
 
 def _collect_frames(parts: Sequence[Any], dist: str) -> Any:
@@ -207,7 +215,11 @@ def _unflattened_frames(parts: Sequence[Any]) -> Sequence[Any]:
         columns, types = others[0].columns, others[0].dtypes
         if all(row.index.equals(columns) for row in some):
             make = functools.partial(_frame_of, types=types)
-    return parts if make is None else [make(part) if isinstance(part, pandas.Series) else part for part in parts]
+    return (
+        parts
+        if make is None
+        else [make(part) if isinstance(part, pandas.Series) else part for part in parts]
+    )
 
 
 def _values_of(series: Any) -> Any:

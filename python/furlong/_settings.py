@@ -34,7 +34,13 @@ _MUTATORS = {
     "reverse",
     "setdefault",
 }
-_MUTATORS |= {"sort", "update", "difference_update", "intersection_update", "symmetric_difference_update"}
+_MUTATORS |= {
+    "sort",
+    "update",
+    "difference_update",
+    "intersection_update",
+    "symmetric_difference_update",
+}
 # Parts of a tree that have none that matter.
 _LEAVES = {int, str, type(None), ast.Load, ast.Constant}
 _ATOMS = (int, float, complex, str, bytes, bool, type(None))
@@ -47,7 +53,11 @@ _Import = tuple[int, str, tuple[str, ...]]
 @functools.lru_cache(maxsize=4096)
 def names_imported(source: bytes | types.CodeType, package: str) -> tuple[str, ...]:
     """Tell which modules a source or a function may import, by their full names."""
-    imports = _imports_of_code(source) if isinstance(source, types.CodeType) else _source_of(source).imports
+    imports = (
+        _imports_of_code(source)
+        if isinstance(source, types.CodeType)
+        else _source_of(source).imports
+    )
     found: dict[str, None] = {}
     for level, name, parts in imports:
         base = _resolved(name, level, package)
@@ -72,7 +82,11 @@ def _imports_of_code(code: types.CodeType) -> Iterator[_Import]:
             constants = [*constants[-1:], instruction.argval]
         elif instruction.opname == "IMPORT_NAME":
             level, parts = constants if len(constants) == 2 else (0, None)
-            yield level if isinstance(level, int) else 0, str(instruction.argval), tuple(parts or ())
+            yield (
+                level if isinstance(level, int) else 0,
+                str(instruction.argval),
+                tuple(parts or ()),
+            )
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _imports_of_code(constant)
@@ -81,9 +95,15 @@ def _imports_of_code(code: types.CodeType) -> Iterator[_Import]:
 @functools.lru_cache(maxsize=4096)
 def writes_globals(code: types.CodeType) -> bool:
     """Whether a function sets or deletes global names."""
-    if any(instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") for instruction in dis.get_instructions(code)):
+    if any(
+        instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")
+        for instruction in dis.get_instructions(code)
+    ):
         return True
-    return any(isinstance(constant, types.CodeType) and writes_globals(constant) for constant in code.co_consts)
+    return any(
+        isinstance(constant, types.CodeType) and writes_globals(constant)
+        for constant in code.co_consts
+    )
 
 
 class Settings:
@@ -101,7 +121,11 @@ class Settings:
         self._file = getattr(module, "__file__", None)
         self._source = source = _source_of(text)
         told = source.literals.keys() | source.defined.keys()
-        self._first = {name: _mark(value) for name, value in self._variables.items() if name in source.bound - told}
+        self._first = {
+            name: _mark(value)
+            for name, value in self._variables.items()
+            if name in source.bound - told
+        }
         # What has been something else once, and must be told also when it no longer is.
         self._ever: set[str] = set()
         self._values: tuple[Any, ...] = ()
@@ -112,7 +136,8 @@ class Settings:
         """Whether all is as `changed` has told it last."""
         variables = self._variables
         try:
-            # Most are the same objects, which is seen at once; those that are equal only differ by type at most.
+            # Most are the same objects, which is seen at once; those that are equal only differ by
+            # type at most.
             if tuple(variables.values()) != self._values:
                 return False
         except Exception as error:  # as of arrays
@@ -126,7 +151,11 @@ class Settings:
         """Give the values that are not what an import gives, or were not once."""
         variables, source = self._variables, self._source
         self._values = tuple(variables.values())
-        self._atoms = [(name, value) for name, value in variables.items() if isinstance(value, (int, float, complex))]
+        self._atoms = [
+            (name, value)
+            for name, value in variables.items()
+            if isinstance(value, (int, float, complex))
+        ]
         self._texts = [
             (name, repr(value))
             for name, value in variables.items()
@@ -134,7 +163,11 @@ class Settings:
         ]
         changed = {}
         for name, value in list(variables.items()):
-            if _is_dunder(name) or isinstance(value, types.ModuleType) or (name in source.own and not is_plain(value)):
+            if (
+                _is_dunder(name)
+                or isinstance(value, types.ModuleType)
+                or (name in source.own and not is_plain(value))
+            ):
                 continue
             if self._differs(name, value):
                 self._ever.add(name)
@@ -148,14 +181,17 @@ class Settings:
             return not self._is_defined_here(value, name, source.defined[name])
         if name in source.literals:
             literal = source.literals[name]
-            return value is not literal and (type(value) is not type(literal) or repr(value) != repr(literal))
+            return value is not literal and (
+                type(value) is not type(literal) or repr(value) != repr(literal)
+            )
         if name in source.taken:
             given = self._given_by_import(*source.taken[name])
             if given is not _UNKNOWN:
                 return value is not given and _mark(value) != _mark(given)
         if name in source.bound:
             return name in self._first and _mark(value) != self._first[name]
-        # It is none of the source's. What an earlier source has defined stays after a reload, and nobody has set it.
+        # It is none of the source's. What an earlier source has defined stays after a reload, and
+        # nobody has set it.
         is_left = isinstance(value, (type, types.FunctionType)) and value.__module__ == self._name
         return not (source.is_open or is_left)
 
@@ -209,7 +245,8 @@ class _Source:
         self.defined: dict[str, type] = {}
         # Imported once from another module, by that module and the name there.
         self.taken: dict[str, tuple[int, str, str]] = {}
-        # All names that it sets; those that functions set or that it changes in place; whether there may be others.
+        # All names that it sets; those that functions set or that it changes in place; whether
+        # there may be others.
         self.bound: set[str] = set()
         self.own: set[str] = set()
         self.is_open = False
@@ -237,10 +274,16 @@ class _Source:
 
     def _look_at_call(self, node: ast.Call) -> None:
         function = node.func
-        called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        called = (
+            function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        )
         if isinstance(function, ast.Attribute) and called in _MUTATORS:
             self._note_changed(function.value)
-        if called in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
+        if (
+            called in ("import_module", "__import__")
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
             self.imports.append((0, str(node.args[0].value).lstrip("."), ()))
 
     def _note_changed(self, part: ast.expr) -> None:
@@ -266,12 +309,18 @@ def _source_of(text: bytes) -> _Source:
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             if stores[node.name] == 1 and not node.decorator_list:
-                source.defined[node.name] = type if isinstance(node, ast.ClassDef) else types.FunctionType
+                source.defined[node.name] = (
+                    type if isinstance(node, ast.ClassDef) else types.FunctionType
+                )
             continue
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if stores.get(alias.asname or alias.name) == 1:
-                    source.taken[alias.asname or alias.name] = node.level, node.module or "", alias.name
+                    source.taken[alias.asname or alias.name] = (
+                        node.level,
+                        node.module or "",
+                        alias.name,
+                    )
             continue
         target, expression = _assignment(node)
         if target is not None and stores[target] == 1 and _is_literal(expression):
@@ -285,9 +334,17 @@ def _source_of(text: bytes) -> _Source:
 
 def _assignment(node: ast.stmt) -> tuple[str | None, ast.expr | None]:
     """Give the name and the value of a plain assignment."""
-    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+    if (
+        isinstance(node, ast.Assign)
+        and len(node.targets) == 1
+        and isinstance(node.targets[0], ast.Name)
+    ):
         return node.targets[0].id, node.value
-    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+    if (
+        isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and node.value is not None
+    ):
         return node.target.id, node.value
     return None, None
 
@@ -307,7 +364,9 @@ def _bound_by(node: ast.AST) -> Iterator[str]:
         elif isinstance(child, _NAMING):
             if child.name:
                 yield child.name
-        elif type(child).__name__ in ("MatchAs", "MatchStar") and isinstance(getattr(child, "name", None), str):
+        elif type(child).__name__ in ("MatchAs", "MatchStar") and isinstance(
+            getattr(child, "name", None), str
+        ):
             yield child.name  # type: ignore[attr-defined]
         if not isinstance(child, _SCOPES):
             yield from _bound_by(child)

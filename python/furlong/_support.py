@@ -16,5 +16,9 @@ def support() -> _furlong.Support:
 
     package = importlib.util.find_spec("cloudpickle")
     if package is None or package.origin is None:
-        raise ImportError("furlong needs the package cloudpickle: pip install cloudpickle", name="cloudpickle")
-    return _furlong.Support(zlib.compress((Path(package.origin).parent / "cloudpickle.py").read_bytes()))
+        raise ImportError(
+            "furlong needs the package cloudpickle: pip install cloudpickle", name="cloudpickle"
+        )
+    return _furlong.Support(
+        zlib.compress((Path(package.origin).parent / "cloudpickle.py").read_bytes())
+    )

@@ -43,7 +43,10 @@ def load_noted(names: str, inner: bytes, buffers: Sequence[Any] = ()) -> Any:
 def _level_of_user() -> int:
     """Give the level, for the caller's warning, of the line that does not belong to this package."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "furlong":
+    while (
+        frame.f_back is not None
+        and str(frame.f_globals.get("__name__")).partition(".")[0] == "furlong"
+    ):
         level, frame = level + 1, frame.f_back
     return level
 
@@ -126,12 +129,16 @@ def load_items(load: Callable[[], Any], where: Callable[[], Mapping[str, Any]]) 
     return found._replace(failed=failed)
 
 
-def failed(ename: str, evalue: str, traceback: str, engine_id: int | None, details: Sequence[bytes] = ()) -> Exception:
+def failed(
+    ename: str, evalue: str, traceback: str, engine_id: int | None, details: Sequence[bytes] = ()
+) -> Exception:
     """Make the error that an engine has put in the place of a value."""
     from furlong.errors import remote_error
 
     known = getattr(_loading, "where", None)
     # Loaded as something else than a map's values, it is of the engine that it names itself.
-    where = {"engine_id": engine_id, "engine_uuid": None, "method": "map"} if known is None else known()
+    where = (
+        {"engine_id": engine_id, "engine_uuid": None, "method": "map"} if known is None else known()
+    )
     # It is in a pickle itself.
     return remote_error(ename, evalue, traceback, where, details=details, may_unpickle=True)

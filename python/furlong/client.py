@@ -22,7 +22,15 @@ from furlong.errors import CompositeError, TaskAborted, TaskTimeout
 from furlong.progress import has_prompt
 from furlong.results import AsyncResult
 from furlong.subtasks import SubTask
-from furlong.task_client import PROPERTIES, Connected, InvalidTaskID, MapTask, StringTask, TaskClient, TaskResult
+from furlong.task_client import (
+    PROPERTIES,
+    Connected,
+    InvalidTaskID,
+    MapTask,
+    StringTask,
+    TaskClient,
+    TaskResult,
+)
 from furlong.views import disown
 
 if TYPE_CHECKING:
@@ -78,7 +86,9 @@ class ResultList(list):  # type: ignore[type-arg]
 
     def __repr__(self) -> str:
         """Show commands and output."""
-        return "\n".join(["<Results List>", *(line for command in self for line in _shown(command))])
+        return "\n".join(
+            ["<Results List>", *(line for command in self for line in _shown(command))]
+        )
 
 
 def _shown(command: Mapping[str, Any]) -> Iterator[str]:
@@ -94,7 +104,9 @@ def _command_of(part: SubTask) -> dict[str, Any]:
     """Tell what a command came to. The value of its last expression is in its output, as an interpreter prints it."""
     assert part.outcome is not None, "a part that has succeeded has its outcome"
     reply = ExecuteReply(part.outcome, part.engine_id)
-    shown = "" if reply.execute_result is None else reply.execute_result["data"]["text/plain"] + "\n"
+    shown = (
+        "" if reply.execute_result is None else reply.execute_result["data"]["text/plain"] + "\n"
+    )
     return {
         "id": part.engine_id,
         "number": reply.execution_count,
@@ -108,7 +120,9 @@ def _command_of(part: SubTask) -> dict[str, Any]:
 class PendingResult:
     """A result that need not be there yet."""
 
-    def __init__(self, result: AsyncResult, read: Callable[[AsyncResult], Any] | None = None) -> None:
+    def __init__(
+        self, result: AsyncResult, read: Callable[[AsyncResult], Any] | None = None
+    ) -> None:
         self._result = result
         self._read = read or AsyncResult.get
         self._callbacks: list[Callable[[Any], Any]] = []
@@ -220,7 +234,12 @@ class MultiEngineClient(Connected):
         except IndexError as error:
             raise InvalidEngineID(str(error)) from None
 
-    def _finish(self, result: AsyncResult, block: bool | None, read: Callable[[AsyncResult], Any] | None = None) -> Any:
+    def _finish(
+        self,
+        result: AsyncResult,
+        block: bool | None,
+        read: Callable[[AsyncResult], Any] | None = None,
+    ) -> Any:
         pending = PendingResult(result, read)
         if not (self.block if block is None else block):
             return pending
@@ -243,7 +262,9 @@ class MultiEngineClient(Connected):
         ResultList, or PendingResult if it does not wait
             For each engine ``id``, ``number``, ``input``, ``stdout``, ``stderr`` and ``outputs``.
         """
-        return self._finish_commands(self._view(targets).execute(lines, silent=False, block=False), block)
+        return self._finish_commands(
+            self._view(targets).execute(lines, silent=False, block=False), block
+        )
 
     def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> Any:
         """Run a script, which is read here, in the namespaces of engines. See `execute`."""
@@ -258,7 +279,9 @@ class MultiEngineClient(Connected):
 
         return self._finish(result, block, read)
 
-    def get_result(self, i: int | None = None, targets: Any = None, block: bool | None = None) -> Any:
+    def get_result(
+        self, i: int | None = None, targets: Any = None, block: bool | None = None
+    ) -> Any:
         """Give what this client's last command came to on each engine, or that of the number `i` there.
 
         Raises
@@ -269,7 +292,9 @@ class MultiEngineClient(Connected):
             If it has not ended, and this does not wait.
         """
         waits = self.block if block is None else block
-        return ResultList(self._command(engine, i, waits) for engine in self._view(targets)._engines(None))
+        return ResultList(
+            self._command(engine, i, waits) for engine in self._view(targets)._engines(None)
+        )
 
     def _command(self, engine: int, number: int | None, waits: bool) -> dict[str, Any]:
         for result in reversed(self._commands):
@@ -291,11 +316,15 @@ class MultiEngineClient(Connected):
 
     # Variables.
 
-    def push(self, namespace: dict[str, Any], targets: Any = None, block: bool | None = None) -> Any:
+    def push(
+        self, namespace: dict[str, Any], targets: Any = None, block: bool | None = None
+    ) -> Any:
         """Set variables."""
         return self._finish(self._view(targets).push(namespace, block=False), block)
 
-    def pull(self, keys: str | Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
+    def pull(
+        self, keys: str | Sequence[str], targets: Any = None, block: bool | None = None
+    ) -> Any:
         """Get variables: of one name a value from each engine, of several a list from each.
 
         Raises
@@ -314,7 +343,9 @@ class MultiEngineClient(Connected):
             If the name is no str.
         """
         if not isinstance(key, str):
-            raise TypeError(f"a variable has a name: mec['a'], not mec[{key!r}]; `pull(key, targets)` chooses engines")
+            raise TypeError(
+                f"a variable has a name: mec['a'], not mec[{key!r}]; `pull(key, targets)` chooses engines"
+            )
         return self.pull(key, block=True)
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -327,14 +358,19 @@ class MultiEngineClient(Connected):
         return self._finish(result, block, lambda result: list(zip(*result.get(), strict=True)))
 
     def push_function(
-        self, namespace: dict[str, Callable[..., Any]], targets: Any = None, block: bool | None = None
+        self,
+        namespace: dict[str, Callable[..., Any]],
+        targets: Any = None,
+        block: bool | None = None,
     ) -> Any:
         """Set functions whose global names are those of the engine's namespace."""
         view = self._view(targets)
         view.use_pickle()
         return self._finish(view.push(namespace, block=False), block)
 
-    def pull_function(self, keys: str | Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
+    def pull_function(
+        self, keys: str | Sequence[str], targets: Any = None, block: bool | None = None
+    ) -> Any:
         """Get functions, as `pull` gets variables."""
         return self.pull(keys, targets, block)
 
@@ -352,25 +388,37 @@ class MultiEngineClient(Connected):
         block: bool | None = None,
     ) -> Any:
         """Deal a sequence to engines. See `DirectView.scatter`."""
-        return self._finish(self._view(targets).scatter(key, seq, dist, flatten, block=False), block)
+        return self._finish(
+            self._view(targets).scatter(key, seq, dist, flatten, block=False), block
+        )
 
-    def gather(self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None) -> Any:
+    def gather(
+        self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None
+    ) -> Any:
         """Collect what was scattered. See `DirectView.gather`."""
         return self._finish(self._view(targets).gather(key, dist, block=False), block)
 
     def map(
-        self, func: Callable[..., Any], *sequences: Iterable[Any], targets: Any = None, block: bool | None = None
+        self,
+        func: Callable[..., Any],
+        *sequences: Iterable[Any],
+        targets: Any = None,
+        block: bool | None = None,
     ) -> Any:
         """Call a function with each item, one block of them for each engine; give the list of values."""
         return self._finish(self._view(targets).map(func, *sequences, block=False), block)
 
     # What an engine knows of itself.
 
-    def set_properties(self, properties: Mapping[str, Any], targets: Any = None, block: bool | None = None) -> Any:
+    def set_properties(
+        self, properties: Mapping[str, Any], targets: Any = None, block: bool | None = None
+    ) -> Any:
         """Set properties of engines. A task's `depend` is asked with them. `reset` clears them too."""
         return self._on_properties("update", targets, block, dict(properties))
 
-    def get_properties(self, keys: Sequence[str] | None = None, targets: Any = None, block: bool | None = None) -> Any:
+    def get_properties(
+        self, keys: Sequence[str] | None = None, targets: Any = None, block: bool | None = None
+    ) -> Any:
         """Get the properties of engines, or some of them: a dictionary from each.
 
         Raises
@@ -380,22 +428,34 @@ class MultiEngineClient(Connected):
         """
 
         def read(result: AsyncResult) -> list[dict[str, Any]]:
-            return [known if keys is None else {key: known[key] for key in keys} for known in result.get()]
+            return [
+                known if keys is None else {key: known[key] for key in keys}
+                for known in result.get()
+            ]
 
         return self._on_properties("copy", targets, block, read=read)
 
-    def has_properties(self, keys: Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
+    def has_properties(
+        self, keys: Sequence[str], targets: Any = None, block: bool | None = None
+    ) -> Any:
         """Tell which properties engines have: a list of bools from each."""
         return self._on_properties(
-            "copy", targets, block, read=lambda result: [[key in known for key in keys] for known in result.get()]
+            "copy",
+            targets,
+            block,
+            read=lambda result: [[key in known for key in keys] for known in result.get()],
         )
 
-    def del_properties(self, keys: Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
+    def del_properties(
+        self, keys: Sequence[str], targets: Any = None, block: bool | None = None
+    ) -> Any:
         """Delete properties of engines."""
         view = self._view(targets)
         pop = Reference(f"{PROPERTIES}.pop")
         results = [view.apply_async(pop, key) for key in keys]
-        return self._finish(AsyncResult._listed(results), block, lambda result: result.get() and None)
+        return self._finish(
+            AsyncResult._listed(results), block, lambda result: result.get() and None
+        )
 
     def clear_properties(self, targets: Any = None, block: bool | None = None) -> Any:
         """Delete all properties of engines."""
@@ -426,7 +486,10 @@ class MultiEngineClient(Connected):
         """Tell how much engines have to do: what waits, ``queue``, and what they have, ``pending``."""
         status = self.client.queue_status(self._view(targets)._engines(None))
         engines = sorted(key for key in status if isinstance(key, int))
-        return [(key, {"queue": status[key]["queue"], "pending": status[key]["tasks"]}) for key in engines]
+        return [
+            (key, {"queue": status[key]["queue"], "pending": status[key]["tasks"]})
+            for key in engines
+        ]
 
     def barrier(self, pending_results: Iterable[PendingResult]) -> None:
         """Wait for results. Errors are raised when the results are asked for."""
@@ -438,7 +501,9 @@ class MultiEngineClient(Connected):
         left = [result for result in self._commands if not result.done()]
         self._commands = collections.deque(left, maxlen=_REMEMBERED)
 
-    def kill(self, controller: bool = False, targets: Any = None, block: bool | None = None) -> None:
+    def kill(
+        self, controller: bool = False, targets: Any = None, block: bool | None = None
+    ) -> None:
         """Stop engines; with `controller` all of them, and the broker."""
         waits = self.block if block is None else block
         self.client.shutdown(self._view(targets)._engines(None), hub=controller, block=waits)

@@ -54,11 +54,15 @@ class ClientTasks:
         if isinstance(job, int):
             return self.history[job]
         if not isinstance(job, str):
-            raise TypeError(f"a task is named by its id, its place in the history, or its result, not by {job!r}")
+            raise TypeError(
+                f"a task is named by its id, its place in the history, or its result, not by {job!r}"
+            )
         session, colon, number = job.rpartition(":")
         if len(session) == 32 or not (colon and number.isdecimal()):
             return job
-        found = json.loads(self._session.records(session=session, first=int(number), last=int(number)))
+        found = json.loads(
+            self._session.records(session=session, first=int(number), last=int(number))
+        )
         if not found:
             raise KeyError(f"no task {job!r} is known")
         return whole_id(found[0]["id"])
@@ -102,7 +106,9 @@ class ClientTasks:
         result = self._results().get(key)
         if result is None:
             result = Fetched(self, key)  # type: ignore[arg-type]  # the client is made of this
-        elif isinstance(jobs, str) and (len(result._parts) > 1 or isinstance(result, AsyncMapResult)):
+        elif isinstance(jobs, str) and (
+            len(result._parts) > 1 or isinstance(result, AsyncMapResult)
+        ):
             result = result._child(next(part for part in result._parts if key in part.all_ids()))
         if block:
             result.wait(timeout)
@@ -139,7 +145,9 @@ class ClientTasks:
 
     def _not_running(self) -> set[str]:
         records = json.loads(self._session.records(session=self._session.short_id, ended=False))
-        return {whole_id(record["id"]) for record in records if PHASES[record["phase"]] != "running"}
+        return {
+            whole_id(record["id"]) for record in records if PHASES[record["phase"]] != "running"
+        }
 
     def cancel(self, jobs: Any = None, force: bool = False) -> int:
         """Cancel tasks, of this session or by their ids of any of the same owner: what waits, and what runs.
@@ -176,7 +184,9 @@ class ClientTasks:
                     known["pending"].append(key)
         return known
 
-    def records(self, label: str | None = None, ended: bool | None = None, limit: int = 0) -> list[dict[str, Any]]:
+    def records(
+        self, label: str | None = None, ended: bool | None = None, limit: int = 0
+    ) -> list[dict[str, Any]]:
         """Give what the broker knows of the owner's tasks, of all sessions: a dictionary each.
 
         Parameters
@@ -198,7 +208,9 @@ class ClientTasks:
         found = sorted(self.records(), key=lambda record: record["times"]["submitted_unix_us"])
         return [record["id"] for record in found]
 
-    def resubmit(self, indices_or_msg_ids: Any = None, metadata: Any = None, block: bool | None = None) -> AsyncResult:
+    def resubmit(
+        self, indices_or_msg_ids: Any = None, metadata: Any = None, block: bool | None = None
+    ) -> AsyncResult:
         """Run tasks of this session again, as they were submitted, with all their options.
 
         Raises
@@ -215,8 +227,12 @@ class ClientTasks:
             raise KeyError(str(error)) from error
         calls = []
         for result in wanted:
-            if not isinstance(result, AsyncResult) or any(part.call is None for part in result._parts):
-                raise KeyError("what the task ran is not held here any longer: keep its result, or submit it anew")
+            if not isinstance(result, AsyncResult) or any(
+                part.call is None for part in result._parts
+            ):
+                raise KeyError(
+                    "what the task ran is not held here any longer: keep its result, or submit it anew"
+                )
             calls += [part.call for part in result._parts if part.call is not None]
         again = _signals.owned(self._session, lambda: [Again(*call)() for call in calls])
         made = again[0] if len(again) == 1 else AsyncResult._listed(again)
@@ -248,7 +264,9 @@ class ClientTasks:
     def _chosen_ids(self, jobs: Any, targets: Any) -> list[str]:
         """Give the ids of what is to be forgotten."""
         if _says_nothing(jobs) and _says_nothing(targets):
-            raise ValueError("say which results are to be forgotten: jobs, or targets, or jobs='all'")
+            raise ValueError(
+                "say which results are to be forgotten: jobs, or targets, or jobs='all'"
+            )
         ids: list[str] = []
         if isinstance(jobs, str) and jobs == "all":
             return [record["id"] for record in self.records(ended=True)]
@@ -257,7 +275,9 @@ class ClientTasks:
                 ids += job.msg_ids if isinstance(job, AsyncResult) else [self._id_of(job)]
         if not _says_nothing(targets):
             engines = set(self._engines(targets))
-            ids += [record["id"] for record in self.records(ended=True) if record["engine"] in engines]
+            ids += [
+                record["id"] for record in self.records(ended=True) if record["engine"] in engines
+            ]
         return ids
 
     def purge_local_results(self, jobs: Any = None, targets: Any = None) -> None:
@@ -269,7 +289,9 @@ class ClientTasks:
             If one has not ended.
         """
         if _says_nothing(jobs) and _says_nothing(targets):
-            raise ValueError("say which results are to be forgotten: jobs, or targets, or jobs='all'")
+            raise ValueError(
+                "say which results are to be forgotten: jobs, or targets, or jobs='all'"
+            )
         held = list(self._results().values())
         if isinstance(jobs, str) and jobs == "all":
             chosen: list[Any] = held
@@ -277,7 +299,11 @@ class ClientTasks:
             chosen = [] if _says_nothing(jobs) else list(self._futures(jobs))
             if not _says_nothing(targets):
                 engines = set(self._engines(targets))
-                chosen += [result for result in held if any(part.engine_id in engines for part in result._parts)]
+                chosen += [
+                    result
+                    for result in held
+                    if any(part.engine_id in engines for part in result._parts)
+                ]
         for result in chosen:
             if not result.done():
                 raise RuntimeError(f"{result!r} has not ended; wait for it, or cancel it")

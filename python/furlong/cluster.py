@@ -124,7 +124,9 @@ class Cluster(ClusterFiles):
         self.env = dict(env or {})
         self.cwd = None if cwd is None else os.fspath(cwd)
         self.memory, self.broker_memory = memory, broker_memory
-        self.journal = journal if journal is None or isinstance(journal, bool) else os.fspath(journal)
+        self.journal = (
+            journal if journal is None or isinstance(journal, bool) else os.fspath(journal)
+        )
         self.log_level = level_of(log_level)
         self.controller_ip = controller_ip
         self._n = n
@@ -234,7 +236,8 @@ class Cluster(ClusterFiles):
         with self._lock:
             controller = self._spawn_controller()
             try:
-                # Engines wait for the broker by themselves; but one of this name may run already, which is not ours.
+                # Engines wait for the broker by themselves; but one of this name may run already,
+                # which is not ours.
                 if not self._has_random_name:
                     self._await_controller(controller)
                 if self._count(n):
@@ -297,12 +300,20 @@ class Cluster(ClusterFiles):
         path = self.folder / "run" / "broker.json"
         while True:
             state = read_json(path)
-            if state is not None and state.get("pid") == controller.pid and not state.get("stopped"):
+            if (
+                state is not None
+                and state.get("pid") == controller.pid
+                and not state.get("stopped")
+            ):
                 return
             if controller.wait(LOOK_SECONDS):
-                raise RuntimeError(f"the broker of cluster {self.cluster_id!r} {controller.ending()}")
+                raise RuntimeError(
+                    f"the broker of cluster {self.cluster_id!r} {controller.ending()}"
+                )
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the broker of cluster {self.cluster_id!r} does not listen: {controller.said()}")
+                raise RuntimeError(
+                    f"the broker of cluster {self.cluster_id!r} does not listen: {controller.said()}"
+                )
 
     def _spawn_engines(self, n: int | None, engine_set_id: str | None) -> str:
         self._check_process()
@@ -315,7 +326,11 @@ class Cluster(ClusterFiles):
         elif engine_set_id in self._engines:
             raise RuntimeError(f"there is a set of engines {engine_set_id!r} already")
         argv = ["-n", str(n), "--cap", str(self.folder / "security" / "engine.cap.json")]
-        for name, value in (("--python", self.python), ("--cwd", self.cwd), ("--memory", self.memory)):
+        for name, value in (
+            ("--python", self.python),
+            ("--cwd", self.cwd),
+            ("--memory", self.memory),
+        ):
             if value is not None:
                 argv += [name, str(value)]
         argv += [f"--label={label}" for label in self.labels]
@@ -333,7 +348,16 @@ class Cluster(ClusterFiles):
                 self._folder = Folder(self.folder)
         if self.log_level is not None:
             argv = ["--log-level", self.log_level, *argv]
-        argv = [sys.executable, *SAFE_PATH, "-m", "furlong", command, "--cluster", self.cluster_id, *argv]
+        argv = [
+            sys.executable,
+            *SAFE_PATH,
+            "-m",
+            "furlong",
+            command,
+            "--cluster",
+            self.cluster_id,
+            *argv,
+        ]
         env = {**os.environ, "FURLONG_HOME": str(self._home)}
         env.pop("FURLONG_CAP", None)
         inherits = () if self._folder is None else (self._folder.held,)
@@ -423,20 +447,30 @@ class Cluster(ClusterFiles):
         """
         pids = {self._engines[key].process.pid for key in self._sets(engine_set_id)}
         with self.connect_client_sync() as client:
-            processes = [process for process in client.status()["processes"] if process["pid"] in pids]
-            client.send_signal(signum, [engine for process in processes for engine in process["engines"]])
+            processes = [
+                process for process in client.status()["processes"] if process["pid"] in pids
+            ]
+            client.send_signal(
+                signum, [engine for process in processes for engine in process["engines"]]
+            )
 
     def _sets(self, engine_set_id: str | None) -> list[str]:
         if engine_set_id is None:
             return list(self._engines)
         if engine_set_id not in self._engines:
-            raise KeyError(f"there is no set of engines {engine_set_id!r}; there are {sorted(self._engines)}")
+            raise KeyError(
+                f"there is no set of engines {engine_set_id!r}; there are {sorted(self._engines)}"
+            )
         return [engine_set_id]
 
     def _others(self) -> list[Process]:
         """Give engine processes that others have started for this broker, who came by `from_file`."""
         written = read_json(self.folder / STATE)
-        if written is None or self._controller is None or written["controller"] != self._controller.to_dict():
+        if (
+            written is None
+            or self._controller is None
+            or written["controller"] != self._controller.to_dict()
+        ):
             return []
         known = {engines.process.pid for engines in self._engines.values()}
         engines = [Process.from_dict(engines) for engines in written["engines"].values()]
@@ -461,7 +495,11 @@ class Cluster(ClusterFiles):
             self._prune()
             for key, engines in self._engines.items():
                 process = engines.process
-                if engines.ended is None and isinstance(process, Child) and process.code is not None:
+                if (
+                    engines.ended is None
+                    and isinstance(process, Child)
+                    and process.code is not None
+                ):
                     text = f"the engine process {process.pid} of set {key!r} {process.ending()}"
                     raise errors.EngineError("EngineError", text)
 
@@ -500,7 +538,10 @@ class Cluster(ClusterFiles):
         return self._client
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Stop it. A child of a fork in between leaves it as it is."""
         if os.getpid() != self._pid:

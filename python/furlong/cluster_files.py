@@ -73,7 +73,12 @@ def level_of(level: str | int | None) -> str | None:
     """Give a level of logs as the programs have it, also for one of `logging`."""
     if level is None or isinstance(level, str):
         return level
-    names = ((logging.ERROR, "error"), (logging.WARNING, "warn"), (logging.INFO, "info"), (logging.DEBUG, "debug"))
+    names = (
+        (logging.ERROR, "error"),
+        (logging.WARNING, "warn"),
+        (logging.INFO, "info"),
+        (logging.DEBUG, "debug"),
+    )
     return next((name for least, name in names if level >= least), "trace")
 
 
@@ -136,7 +141,9 @@ class ClusterFiles:
         if name.startswith("_") or name in _SETTABLE or name in _OPTIONS:
             object.__setattr__(self, name, value)
         else:
-            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r} that could be set")
+            raise AttributeError(
+                f"{type(self).__name__!r} has no attribute {name!r} that could be set"
+            )
 
     # Other processes.
 
@@ -149,7 +156,9 @@ class ClusterFiles:
             "has_random_name": self._has_random_name,
             "options": {name: getattr(self, name) for name in (*_OPTIONS, "log_level")},
             "controller": None if self._controller is None else self._controller.to_dict(),
-            "engines": {key: {"n": it.n, **it.process.to_dict()} for key, it in self._engines.items()},
+            "engines": {
+                key: {"n": it.n, **it.process.to_dict()} for key, it in self._engines.items()
+            },
         }
 
     @classmethod
@@ -158,7 +167,9 @@ class ClusterFiles:
 
         It does not end with this process, unless its `shutdown_atexit` is set.
         """
-        made = cls(known["n"], cluster_id=known["cluster_id"], shutdown_atexit=False, **known["options"])
+        made = cls(
+            known["n"], cluster_id=known["cluster_id"], shutdown_atexit=False, **known["options"]
+        )
         made._has_random_name = known["has_random_name"]
         made._home = Path(known["home"])
         if known["controller"] is not None:
@@ -193,12 +204,16 @@ class ClusterFiles:
             path = Path(cluster_file)
             known = read_json(path)
             if known is None or "cluster_id" not in known:
-                raise FileNotFoundError(f"{path} is no file of a cluster that was started from Python")
+                raise FileNotFoundError(
+                    f"{path} is no file of a cluster that was started from Python"
+                )
             return cls.from_dict(known)
         name = check_name(cluster_id or profile or "default")
         known = read_json(home() / name / STATE) or _of_command(name)
         if known is None:
-            raise FileNotFoundError(f"no cluster {name!r} was started: there is no {home() / name / STATE}")
+            raise FileNotFoundError(
+                f"no cluster {name!r} was started: there is no {home() / name / STATE}"
+            )
         return cls.from_dict(known)
 
     def _save(self) -> None:

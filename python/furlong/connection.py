@@ -82,13 +82,16 @@ class Client(ClientTasks, ClientNames):
         else:
             name = cluster or cluster_id or profile
         if isinstance(connection_info, str) and "://" in connection_info:
-            raise ValueError(f"a client connects by a capability file, not by an address: {connection_info!r}")
+            raise ValueError(
+                f"a client connects by a capability file, not by an address: {connection_info!r}"
+            )
         path = None if connection_info is None else Path(connection_info).expanduser()
         self._block = False
         from furlong import _nested
 
         self._session = _nested.connect(path, name, timeout)
-        # A capability that nobody chose is the cluster's own, beside the one with which the cluster can be stopped.
+        # A capability that nobody chose is the cluster's own, beside the one with which the cluster
+        # can be stopped.
         is_chosen = path is not None or _nested.is_engine()
         self._is_own = not is_chosen and not (name is None and os.environ.get("FURLONG_CAP"))
         # The results that somebody holds.
@@ -137,7 +140,9 @@ class Client(ClientTasks, ClientNames):
 
     def __getitem__(self, key: Any) -> DirectView:
         if not isinstance(key, (int, slice, list, tuple, range)):
-            raise TypeError(f"engines are chosen by int, slice, list, tuple or range, not by {type(key).__name__}")
+            raise TypeError(
+                f"engines are chosen by int, slice, list, tuple or range, not by {type(key).__name__}"
+            )
         return self.direct_view(key)
 
     def direct_view(self, targets: Any = "all", **flags: Any) -> DirectView:
@@ -153,7 +158,9 @@ class Client(ClientTasks, ClientNames):
         """
         return DirectView(self, self._chosen(targets), **{"block": self._block, **flags})
 
-    def broadcast_view(self, targets: Any = "all", is_coalescing: bool = False, **flags: Any) -> BroadcastView:
+    def broadcast_view(
+        self, targets: Any = "all", is_coalescing: bool = False, **flags: Any
+    ) -> BroadcastView:
         """Give a view on engines; what goes to many of one process is always sent once."""
         view = BroadcastView(self, self._chosen(targets), **{"block": self._block, **flags})
         view.is_coalescing = is_coalescing
@@ -273,10 +280,16 @@ class Client(ClientTasks, ClientNames):
         # Results that nobody holds are still waited for.
         if jobs is not None:
             return True
-        return self._maps.wait(deadline) and wait_for_ids(self._session, set(self._session.unfinished()), deadline)
+        return self._maps.wait(deadline) and wait_for_ids(
+            self._session, set(self._session.unfinished()), deadline
+        )
 
     def wait_interactive(
-        self, jobs: Any = None, interval: float = 0.1, timeout: float | None = -1, widget: bool | None = None
+        self,
+        jobs: Any = None,
+        interval: float = 0.1,
+        timeout: float | None = -1,
+        widget: bool | None = None,
     ) -> bool:
         """Wait like `wait`, with a bar."""
         from furlong.progress import wait_for_all
@@ -286,11 +299,16 @@ class Client(ClientTasks, ClientNames):
     def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
         if jobs is None:
             unfinished = set(self._session.unfinished())
-            seen = {id(result): result for key, result in self._results().items() if key in unfinished}
+            seen = {
+                id(result): result for key, result in self._results().items() if key in unfinished
+            }
             return list(seen.values())
         if isinstance(jobs, (str, int, concurrent.futures.Future)):
             jobs = [jobs]
-        return [job if isinstance(job, concurrent.futures.Future) else self.get_result(job) for job in jobs]
+        return [
+            job if isinstance(job, concurrent.futures.Future) else self.get_result(job)
+            for job in jobs
+        ]
 
     # Control.
 
@@ -308,7 +326,11 @@ class Client(ClientTasks, ClientNames):
         return self.direct_view("all" if targets is None else targets).clear(block=block)
 
     def shutdown(
-        self, targets: Any = "all", restart: bool = False, hub: bool = False, block: bool | None = None
+        self,
+        targets: Any = "all",
+        restart: bool = False,
+        hub: bool = False,
+        block: bool | None = None,
     ) -> None:
         """Stop engines; with `hub` the broker too. With `restart` they get new interpreters instead."""
         if restart:
@@ -366,7 +388,10 @@ class Client(ClientTasks, ClientNames):
                     "tasks": engine["tasks_assigned"],
                 }
                 if engine["set_aside"]:
-                    named = [{**aside, "runtime": _RUNTIMES[aside["runtime"]]} for aside in engine["set_aside"]]
+                    named = [
+                        {**aside, "runtime": _RUNTIMES[aside["runtime"]]}
+                        for aside in engine["set_aside"]
+                    ]
                     queues[engine["id"]]["set_aside"] = named
         if isinstance(targets, int):
             of_one: dict[int | str, Any] = queues[self._engines(targets)[0]]
@@ -387,7 +412,11 @@ class Client(ClientTasks, ClientNames):
         """Give the results that somebody holds, by the ids of their tasks."""
         held = [reference() for reference in self._held.copy()]
         return {
-            key: result for result in held if result is not None for part in result._parts for key in part.all_ids()
+            key: result
+            for result in held
+            if result is not None
+            for part in result._parts
+            for key in part.all_ids()
         }
 
     def _uuid_of(self, engine: int | None) -> str | None:
@@ -396,7 +425,9 @@ class Client(ClientTasks, ClientNames):
         if engine not in self._uuids:
             # Each engine's id is its own for ever. One that has left is not known any more.
             with contextlib.suppress(errors.FurlongError):
-                self._uuids.update((known["id"], hex_of(known["uuid"])) for known in self.status()["engines"])
+                self._uuids.update(
+                    (known["id"], hex_of(known["uuid"])) for known in self.status()["engines"]
+                )
         return self._uuids.get(engine)
 
     # The end.

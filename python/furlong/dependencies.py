@@ -32,9 +32,13 @@ class Dependency(set):  # type: ignore[type-arg]
         If no end satisfies.
     """
 
-    def __init__(self, dependencies: Any = (), all: bool = True, success: bool = True, failure: bool = False) -> None:
+    def __init__(
+        self, dependencies: Any = (), all: bool = True, success: bool = True, failure: bool = False
+    ) -> None:
         if not (success or failure):
-            raise ValueError("neither success nor failure satisfies the dependency: nothing ever does")
+            raise ValueError(
+                "neither success nor failure satisfies the dependency: nothing ever does"
+            )
         super().__init__(ids_of(dependencies))
         self.all = all
         self.success = success
@@ -100,7 +104,9 @@ class dependent:  # noqa: N801 - the name that people know
     Where the condition is false, the task tries another engine.
     """
 
-    def __init__(self, _f: Callable[..., Any], _df: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, _f: Callable[..., Any], _df: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> None:
         for what, given in (("a function", _f), ("a condition", _df)):
             if not callable(given):
                 raise TypeError(f"`dependent` takes {what}: {described(given)} cannot be called")
@@ -132,7 +138,9 @@ class dependent:  # noqa: N801 - the name that people know
         return self.f(*args, **kwargs)
 
 
-def depend(_wrapped: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Callable[[Callable[..., Any]], dependent]:
+def depend(
+    _wrapped: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Callable[[Callable[..., Any]], dependent]:
     """Make a decorator: the function runs only where a condition holds.
 
     Examples
@@ -147,9 +155,13 @@ def depend(_wrapped: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Callab
     """
     hint = "write @depend(condition)"
     if not callable(_wrapped):
-        raise TypeError(f"`depend` takes a condition, and {described(_wrapped)} cannot be called: {hint}")
+        raise TypeError(
+            f"`depend` takes a condition, and {described(_wrapped)} cannot be called: {hint}"
+        )
     if not args and not kwargs and _is_being_decorated(_wrapped, sys._getframe(1)):
-        raise TypeError(f"`depend` takes the condition of a function, and then the function: {hint}")
+        raise TypeError(
+            f"`depend` takes the condition of a function, and then the function: {hint}"
+        )
     return _decorator(lambda f: dependent(f, _wrapped, *args, **kwargs), hint)
 
 
@@ -198,7 +210,9 @@ def require(*objects: Any, **mapping: Any) -> Callable[[Callable[..., Any]], Any
         elif hasattr(thing, "__name__"):
             names[thing.__name__] = thing
         else:
-            raise TypeError(f"`require` takes modules, their names, and things that have a name, not {thing!r}")
+            raise TypeError(
+                f"`require` takes modules, their names, and things that have a name, not {thing!r}"
+            )
     for name, thing in mapping.items():
         if isinstance(thing, types.ModuleType):
             modules.append(thing.__name__)
@@ -225,7 +239,11 @@ class _Requires:
 
         from furlong._remote import EngineFunction, OnEngine, is_of_main
 
-        f = EngineFunction(self.f) if isinstance(self.f, types.FunctionType) and not is_of_main(self.f) else self.f
+        f = (
+            EngineFunction(self.f)
+            if isinstance(self.f, types.FunctionType) and not is_of_main(self.f)
+            else self.f
+        )
         modules = [_modules.named(name) for name in self._modules]
         call = functools.partial(OnEngine("call_with"), f, modules, self._names)
         return call.__reduce__()  # type: ignore[return-value]

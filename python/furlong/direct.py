@@ -104,7 +104,9 @@ class DirectView(View):
         function, holds = self._prepared(f)
         data, args_hold = _pickling.dumps_call(args, kwargs)
         about = self._about(_pickling.name_of(f))
-        return self._finish(lambda: self._submit(function, "pickle", data, about, holds=holds | args_hold), block)
+        return self._finish(
+            lambda: self._submit(function, "pickle", data, about, holds=holds | args_hold), block
+        )
 
     def execute(
         self,
@@ -145,7 +147,11 @@ class DirectView(View):
         )
 
     def run(
-        self, filename: str | Path, targets: Any = None, block: bool | None = None, label: str | None = None
+        self,
+        filename: str | Path,
+        targets: Any = None,
+        block: bool | None = None,
+        label: str | None = None,
     ) -> AsyncResult:
         """Run a script, which is read here, in the namespaces of engines."""
         path = Path(filename)
@@ -155,7 +161,10 @@ class DirectView(View):
         about = self._about("run", "execute", label, text)
         function = _furlong.Function.script(str(path), source)
         return self._finish_and_keep(
-            lambda: self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None), block
+            lambda: self._submit(
+                function, "none", (), about, targets=targets, decode=lambda *_: None
+            ),
+            block,
         )
 
     def _finish_and_keep(self, begin: Callable[[], AsyncResult], block: bool | None) -> AsyncResult:
@@ -172,7 +181,11 @@ class DirectView(View):
     # The namespace.
 
     def push(
-        self, ns: Mapping[str, Any], targets: Any = None, block: bool | None = None, track: bool | None = None
+        self,
+        ns: Mapping[str, Any],
+        targets: Any = None,
+        block: bool | None = None,
+        track: bool | None = None,
     ) -> Any:
         """Set variables: a dictionary of names and values. A name with dots sets an attribute.
 
@@ -184,7 +197,9 @@ class DirectView(View):
             If a name is none for a variable.
         """
         if not isinstance(ns, dict):
-            raise TypeError(f"what is pushed is a dictionary of names and values, not {described(ns)}")
+            raise TypeError(
+                f"what is pushed is a dictionary of names and values, not {described(ns)}"
+            )
         check_names(ns)
         _globals.put.note(ns)
         values = {name: self._value(value) for name, value in ns.items()}
@@ -192,20 +207,31 @@ class DirectView(View):
         about = self._about("push")
         # As a call of a pickled function it brings cloudpickle along, which the engine may lack.
         function = _pickling.function_of(OnEngine("push"))[0] if holds else _furlong.Function.push()
-        return self._finish(lambda: self._submit(function, "pickle", data, about, targets=targets, holds=holds), block)
+        return self._finish(
+            lambda: self._submit(function, "pickle", data, about, targets=targets, holds=holds),
+            block,
+        )
 
     def _value(self, value: Any) -> Any:
-        return in_engine_namespace(value) if is_interactive(value) or self._is_plain_function(value) else value
+        return (
+            in_engine_namespace(value)
+            if is_interactive(value) or self._is_plain_function(value)
+            else value
+        )
 
     def _is_plain_function(self, value: Any) -> bool:
         return not self._cloudpickle and callable(value) and goes_by_value(value)
 
-    def pull(self, names: str | Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
+    def pull(
+        self, names: str | Sequence[str], targets: Any = None, block: bool | None = None
+    ) -> Any:
         """Get variables, or any expressions: of one name its value, of several a list; from each engine."""
         one = isinstance(names, str)
         wanted: list[Any] = list(names) if isinstance(names, Iterable) and not one else [names]
         if not all(isinstance(name, str) for name in wanted):
-            raise TypeError(f"what is pulled are names: a str, or a sequence of such, not {names!r}")
+            raise TypeError(
+                f"what is pulled are names: a str, or a sequence of such, not {names!r}"
+            )
 
         def decode(part: SubTask, outcome: _furlong.Outcome) -> Any:
             values = value_of(outcome, part.about.codecs)
@@ -213,7 +239,10 @@ class DirectView(View):
 
         about = self._about("pull")
         function = _furlong.Function.pull(wanted)
-        return self._finish(lambda: self._submit(function, "pickle", (), about, targets=targets, decode=decode), block)
+        return self._finish(
+            lambda: self._submit(function, "pickle", (), about, targets=targets, decode=decode),
+            block,
+        )
 
     def get(self, key_s: str | Sequence[str]) -> Any:
         """Get variables, and wait for them."""
@@ -232,13 +261,19 @@ class DirectView(View):
     def keys(self, targets: Any = None, block: bool | None = None) -> Any:
         """Get the names that users have made."""
         return self._finish(
-            lambda: self._submit(_furlong.Function.keys(), "pickle", (), self._about("keys"), targets=targets), block
+            lambda: self._submit(
+                _furlong.Function.keys(), "pickle", (), self._about("keys"), targets=targets
+            ),
+            block,
         )
 
     def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Empty the namespaces."""
         return self._finish_without_value(
-            lambda: self._submit(_furlong.Function.clear(), "pickle", (), self._about("clear"), targets=targets), block
+            lambda: self._submit(
+                _furlong.Function.clear(), "pickle", (), self._about("clear"), targets=targets
+            ),
+            block,
         )
 
     def late_output(self, targets: Any = None, block: bool | None = None) -> Any:
@@ -255,7 +290,9 @@ class DirectView(View):
         function = _pickling.function_of(OnEngine("late_output"))[0]
         call, _ = _pickling.dumps_call((), {})
         about = self._about("late_output")
-        return self._finish(lambda: self._submit(function, "pickle", call, about, targets=targets), block)
+        return self._finish(
+            lambda: self._submit(function, "pickle", call, about, targets=targets), block
+        )
 
     # Sequences.
 
@@ -293,12 +330,16 @@ class DirectView(View):
 
         return self._finish_without_value(begin, block)
 
-    def _finish_without_value(self, begin: Callable[[], AsyncResult], block: bool | None) -> AsyncResult | None:
+    def _finish_without_value(
+        self, begin: Callable[[], AsyncResult], block: bool | None
+    ) -> AsyncResult | None:
         """Give the result, or wait for it and give nothing."""
         made = self._finish(begin, block)
         return made if isinstance(made, AsyncResult) else None
 
-    def gather(self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None) -> Any:
+    def gather(
+        self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None
+    ) -> Any:
         """Collect what was scattered, or what became of it: one list, one array, one data frame.
 
         What is neither list, tuple, array nor data frame is not taken apart: the result is the list of parts.
@@ -307,7 +348,9 @@ class DirectView(View):
 
         def begin() -> AsyncResult:
             pulled = self.pull(key, targets=targets, block=False)
-            return AsyncMapResult(pulled._parts, lambda parts: collect(parts, dist), len(pulled._parts))
+            return AsyncMapResult(
+                pulled._parts, lambda parts: collect(parts, dist), len(pulled._parts)
+            )
 
         return self._finish(begin, block)
 
@@ -344,9 +387,13 @@ class DirectView(View):
 
         if chunksize is not None:
             warnings.warn(
-                "a direct map makes one chunk for each engine; `chunksize` is ignored", UserWarning, stacklevel=2
+                "a direct map makes one chunk for each engine; `chunksize` is ignored",
+                UserWarning,
+                stacklevel=2,
             )
-        return self._finish(map_direct(self._with(flags), f, sequences, return_exceptions, label), block)
+        return self._finish(
+            map_direct(self._with(flags), f, sequences, return_exceptions, label), block
+        )
 
     # Imports.
 
@@ -360,7 +407,9 @@ class DirectView(View):
             With `local` false: the statements run here in any case.
         """
         if not local:
-            raise NotImplementedError("imports in the block happen here as well; use `execute` for engines alone")
+            raise NotImplementedError(
+                "imports in the block happen here as well; use `execute` for engines alone"
+            )
         from furlong.imports import imports_on
 
         with imports_on(self, quiet):
@@ -382,7 +431,11 @@ class DirectView(View):
         self.client.restart(self._engines(targets))
 
     def shutdown(
-        self, targets: Any = None, restart: bool = False, hub: bool = False, block: bool | None = None
+        self,
+        targets: Any = None,
+        restart: bool = False,
+        hub: bool = False,
+        block: bool | None = None,
     ) -> None:
         """Stop these engines."""
         self.client.shutdown(self._engines(targets), restart, hub, block)
@@ -390,7 +443,9 @@ class DirectView(View):
     def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[int | str, Any]:
         """Tell how much these engines have to do."""
         one = self.targets if targets is None else targets
-        return self.client.queue_status(one if isinstance(one, int) else self._engines(targets), verbose)
+        return self.client.queue_status(
+            one if isinstance(one, int) else self._engines(targets), verbose
+        )
 
     # Names of ipyparallel.
 

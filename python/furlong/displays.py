@@ -30,7 +30,9 @@ _REPRS = {
 
 def outputs_of(outcome: _furlong.Outcome) -> list[dict[str, Any]]:
     """Give what a task displayed, without its value: dictionaries with ``data`` and ``metadata``, both by type."""
-    return [_output(data, metadata) for data, metadata, is_value in outcome.displays() if not is_value]
+    return [
+        _output(data, metadata) for data, metadata, is_value in outcome.displays() if not is_value
+    ]
 
 
 def _output(data: dict[str, str], metadata: dict[str, str]) -> dict[str, Any]:
@@ -85,7 +87,9 @@ class ExecuteReply:
         text: str = self.execute_result["data"].get("text/plain", "")
         return text if len(text) <= 32 else text[:29] + "..."
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _repr_mimebundle_(
+        self, include: Any = None, exclude: Any = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.execute_result is None:
             return {"text/plain": repr(self)}, {}
         return self.execute_result["data"], self.execute_result["metadata"]
@@ -101,7 +105,14 @@ class ExecuteReply:
         return lambda: (data, metadata) if metadata else data
 
     def __getitem__(self, key: str) -> Any:
-        if key not in ("execution_count", "execute_result", "outputs", "stdout", "stderr", "engine_id"):
+        if key not in (
+            "execution_count",
+            "execute_result",
+            "outputs",
+            "stdout",
+            "stderr",
+            "engine_id",
+        ):
             raise KeyError(key)
         return getattr(self, key)
 
@@ -109,7 +120,9 @@ class ExecuteReply:
 def _in_notebook() -> Any:
     """Give IPython's `display`, if this is a session of it that shows more than text."""
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    shell = (
+        ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    )
     if shell is None:
         return None
     from IPython.display import display
@@ -191,7 +204,8 @@ def stream_output(parts: Sequence[SubTask]) -> Iterator[None]:
     """Print what tasks write while they run, each piece behind its engine's id where there are several."""
     shown = Shown(len(parts) > 1)
     threads = [
-        threading.Thread(target=_follow, args=(part, shown), name="furlong-output", daemon=True) for part in parts
+        threading.Thread(target=_follow, args=(part, shown), name="furlong-output", daemon=True)
+        for part in parts
     ]
     for thread in threads:
         thread.start()

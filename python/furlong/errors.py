@@ -146,7 +146,11 @@ class RemoteError(FurlongError):
     not_carried: Mapping[str, str] = types.MappingProxyType({})
 
     def __init__(
-        self, ename: str = "", evalue: str = "", traceback: str = "", engine_info: EngineInfo | None = None
+        self,
+        ename: str = "",
+        evalue: str = "",
+        traceback: str = "",
+        engine_info: EngineInfo | None = None,
     ) -> None:
         self.ename: str
         self.evalue: str
@@ -154,13 +158,19 @@ class RemoteError(FurlongError):
         self.engine_info: dict[str, Any]
         Exception.__init__(self, ename, evalue, traceback, engine_info)
         # Past any `__setattr__` of the class whose exception it was.
-        vars(self).update(ename=ename, evalue=evalue, traceback=traceback, engine_info=dict(engine_info or {}))
+        vars(self).update(
+            ename=ename, evalue=evalue, traceback=traceback, engine_info=dict(engine_info or {})
+        )
         if traceback:
             Exception.__setattr__(self, "__cause__", OnEngine(traceback))
 
     def __str__(self) -> str:
         engine = self.engine_info.get("engine_id")
-        where = "[Engine Exception]" if engine is None else f"[{engine}:{self.engine_info.get('method', 'apply')}]"
+        where = (
+            "[Engine Exception]"
+            if engine is None
+            else f"[{engine}:{self.engine_info.get('method', 'apply')}]"
+        )
         text = f"{self.ename}: {self.evalue}" if self.evalue else self.ename
         return f"{where} {text}"
 
@@ -271,7 +281,9 @@ class CompositeError(RemoteError):
     @property
     def elist(self) -> list[tuple[str, str, str, dict[str, Any]]]:
         """Type, text, traceback and engine of each."""
-        return [(error.ename, error.evalue, error.traceback, error.engine_info) for error in self.errors]
+        return [
+            (error.ename, error.evalue, error.traceback, error.engine_info) for error in self.errors
+        ]
 
     def __str__(self) -> str:
         shown = [str(error) for error in self.errors[: self.tb_limit]]
@@ -294,7 +306,9 @@ class CompositeError(RemoteError):
         try:
             error = self.errors[excid]
         except IndexError:
-            raise IndexError(f"there are {len(self.errors)} exceptions; none has the index {excid}") from None
+            raise IndexError(
+                f"there are {len(self.errors)} exceptions; none has the index {excid}"
+            ) from None
         raise error
 
     def render_traceback(self, excid: int | None = None) -> list[str]:
@@ -351,7 +365,9 @@ def _rebuild(
     from furlong import _exceptions
 
     buffers, at, may_unpickle = details
-    return _exceptions.remake((ename, evalue, traceback), engine_info, base, buffers, may_unpickle, at)
+    return _exceptions.remake(
+        (ename, evalue, traceback), engine_info, base, buffers, may_unpickle, at
+    )
 
 
 def remote_error(
@@ -384,14 +400,20 @@ def remote_error(
 
     if details:
         texts = (ename, evalue, traceback)
-        return _exceptions.remake(texts, engine_info, base, [bytes(part) for part in details], may_unpickle)
-    error: RemoteError = _exceptions.type_by_name(ename, base)(ename, evalue, traceback, engine_info)
+        return _exceptions.remake(
+            texts, engine_info, base, [bytes(part) for part in details], may_unpickle
+        )
+    error: RemoteError = _exceptions.type_by_name(ename, base)(
+        ename, evalue, traceback, engine_info
+    )
     set_attributes(error)
     return error
 
 
 _FRAME = re.compile(r'  File "(.*)", line (\d+), in ')
-_PLACE_OF_SYNTAX = re.compile(r'  File "(.*)", line (\d+)\n(?:    (.*)\n)?(?:    ( *)[\^~]+\n)?(?!  File|    )')
+_PLACE_OF_SYNTAX = re.compile(
+    r'  File "(.*)", line (\d+)\n(?:    (.*)\n)?(?:    ( *)[\^~]+\n)?(?!  File|    )'
+)
 _OS_ERROR = re.compile(r"\[Errno (\d+)\] (.*?)(?:: '(.*?)')?(?: -> '(.*)')?$")
 _NO_MODULE = re.compile(r"No module named '(.*?)'")
 

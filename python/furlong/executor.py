@@ -21,7 +21,8 @@ __all__ = ["ExecutorFuture", "ViewExecutor"]
 
 # How many ids of tasks are kept at least before those that have ended are sorted out.
 IDS_MIN = 1024
-# How long `ExecutorFuture.cancel` waits between two looks at a task that engines may give back, in seconds.
+# How long `ExecutorFuture.cancel` waits between two looks at a task that engines may give back, in
+# seconds.
 LOOK_SECONDS = 0.01
 
 
@@ -70,7 +71,9 @@ class ExecutorFuture(AsyncResult):
     def running(self) -> bool:
         """Whether an engine runs the call now; the broker is asked."""
         session = self._parts[0].about.client._session
-        return not self.done() and any(task_phase(session, key) == "running" for key in self.msg_ids)
+        return not self.done() and any(
+            task_phase(session, key) == "running" for key in self.msg_ids
+        )
 
     def _has_begun(self) -> bool:
         return self.running() or any(part.done() for part in self._parts)
@@ -114,7 +117,9 @@ class ViewExecutor(concurrent.futures.Executor):
         """
         self._check_open()
         session = self.view.client._session
-        return _signals.owned(session, lambda: self._noted(self._submitting().apply_async(fn, *args, **kwargs)))
+        return _signals.owned(
+            session, lambda: self._noted(self._submitting().apply_async(fn, *args, **kwargs))
+        )
 
     def map(
         self,
@@ -192,7 +197,11 @@ class ViewExecutor(concurrent.futures.Executor):
     def _futures(self) -> list[ExecutorFuture]:
         """Give the futures that somebody holds."""
         held = {id(result): result for result in self.view.client._results().values()}
-        return [result for result in held.values() if isinstance(result, ExecutorFuture) and result._executor is self]
+        return [
+            result
+            for result in held.values()
+            if isinstance(result, ExecutorFuture) and result._executor is self
+        ]
 
     def _is_idle(self) -> bool:
         """Look whether all that was submitted has ended; then the client need not know of it any longer."""
@@ -230,7 +239,11 @@ class ViewExecutor(concurrent.futures.Executor):
             with self._lock:
                 wanted = self._ids & set(session.unfinished())
             for future in self._futures():
-                if len(future.msg_ids) > 1 and not wanted.isdisjoint(future.msg_ids) and future._has_begun():
+                if (
+                    len(future.msg_ids) > 1
+                    and not wanted.isdisjoint(future.msg_ids)
+                    and future._has_begun()
+                ):
                     wanted.difference_update(future.msg_ids)
             if wanted:
                 session.take_back(list(wanted))
@@ -241,9 +254,14 @@ class ViewExecutor(concurrent.futures.Executor):
             calls.wait_until_over()
         for future in self._futures():
             future.wait()
-        # Those that nobody holds are still waited for. When the session is over, nothing is left to wait for.
+        # Those that nobody holds are still waited for. When the session is over, nothing is left to
+        # wait for.
         with contextlib.suppress(errors.ConnectionLost):
-            wait_for_ids(self.view.client._session, self._ids & set(self.view.client._session.unfinished()), None)
+            wait_for_ids(
+                self.view.client._session,
+                self._ids & set(self.view.client._session.unfinished()),
+                None,
+            )
         with self._lock:
             self._ids.clear()
             self._maps.clear()

@@ -26,7 +26,8 @@ __all__ = ["MapCalls", "MapIterator"]
 # Tasks of one map that are submitted and have not ended, at most, and the bytes of their arguments.
 TASKS_MAX = 10_000
 BYTES_MAX = 256 * 1024 * 1024
-# On chosen engines, which have queues of their own: for each engine, so that the rest goes to whichever is done first.
+# On chosen engines, which have queues of their own: for each engine, so that the rest goes to
+# whichever is done first.
 TASKS_PER_ENGINE = 2
 # Values that wait for somebody who has begun to read, before the rest waits as well.
 UNREAD_MAX = 100_000
@@ -49,7 +50,11 @@ class MapCalls:
         buffersize: int | None,
     ) -> None:
         self._chunk = check_whole("chunksize", chunksize, 1, CHUNK_ITEMS_MAX)
-        self._buffer = None if buffersize is None else check_whole("buffersize", buffersize, 1, CHUNK_ITEMS_MAX)
+        self._buffer = (
+            None
+            if buffersize is None
+            else check_whole("buffersize", buffersize, 1, CHUNK_ITEMS_MAX)
+        )
         if not callable(fn):
             raise TypeError(f"{fn!r} cannot be called")
         self._deadline = None if timeout is None else time.monotonic() + timeout
@@ -93,7 +98,11 @@ class MapCalls:
         """Submit what there is room for. It is done by one thread at a time: the caller's, the reader's, or our own."""
         while self._is_room():
             # Items may take their time; nobody else is kept waiting.
-            row = next(self._rows, None) if self._chunk == 1 else list(itertools.islice(self._rows, self._chunk))
+            row = (
+                next(self._rows, None)
+                if self._chunk == 1
+                else list(itertools.islice(self._rows, self._chunk))
+            )
             with self._changed:
                 if not row or self.is_all_submitted:
                     # A map of no iterables at all has no rows; a row is never empty.
@@ -101,7 +110,9 @@ class MapCalls:
                     return
                 self._is_submitting = True
             try:
-                _signals.owned(self._executor.view.client._session, functools.partial(self._submit, row))
+                _signals.owned(
+                    self._executor.view.client._session, functools.partial(self._submit, row)
+                )
             finally:
                 with self._changed:
                     self._is_submitting = False
@@ -242,11 +253,15 @@ class MapCalls:
     def _await_next(self) -> None:
         with self._changed:
             self._has_begun = True
-            if not self._changed.wait_for(lambda: bool(self._unread) or self.is_all_submitted, self._left()):
+            if not self._changed.wait_for(
+                lambda: bool(self._unread) or self.is_all_submitted, self._left()
+            ):
                 raise TimedOut("the next value has not come in time")
             if not self._unread:
                 if self._is_cancelled:
-                    raise errors.TaskCancelled("TaskCancelled", "the map was cancelled before all calls were submitted")
+                    raise errors.TaskCancelled(
+                        "TaskCancelled", "the map was cancelled before all calls were submitted"
+                    )
                 raise StopIteration
 
     def _left(self) -> float | None:
@@ -259,8 +274,12 @@ class MapCalls:
             unread, self._unread = self._unread, collections.deque()
         self._take_back(unread, running)
 
-    def _take_back(self, futures: Iterable[ExecutorFuture | Exception], running: bool = False) -> None:
-        unfinished = [future for future in futures if not isinstance(future, Exception) and not future.done()]
+    def _take_back(
+        self, futures: Iterable[ExecutorFuture | Exception], running: bool = False
+    ) -> None:
+        unfinished = [
+            future for future in futures if not isinstance(future, Exception) and not future.done()
+        ]
         if unfinished:
             with contextlib.suppress(errors.FurlongError):
                 ids = [key for future in unfinished for key in future.msg_ids]

@@ -14,11 +14,11 @@ from furlong.map_subtasks import MapSubTask, Work
 
 __all__ = ["BalancedFeeder", "DirectFeeder", "Feeder"]
 
-# The time that a chunk of a balanced map is meant to take, in seconds: far more than what a task costs, and short
-# enough that engines end together.
+# The time that a chunk of a balanced map is meant to take, in seconds: far more than what a task
+# costs, and short enough that engines end together.
 CHUNK_SECONDS = 0.02
-# Such chunks of a map whose items may run for so long are this part of that at most: one that takes longer has an item
-# that does.
+# Such chunks of a map whose items may run for so long are this part of that at most: one that takes
+# longer has an item that does.
 LIMIT_PART = 0.02
 # How much larger than the one before a chunk may be.
 GROWTH = 16
@@ -131,7 +131,11 @@ class Feeder:
             self.client._maps.discard(self)
 
     def _end_if_over(self) -> None:
-        if not self.is_over and self._unfinished == 0 and (self._at >= self.count or self.why_stopped is not None):
+        if (
+            not self.is_over
+            and self._unfinished == 0
+            and (self._at >= self.count or self.why_stopped is not None)
+        ):
             self.is_over = True
             self.client._maps.discard(self)
             while self._when_over:
@@ -159,7 +163,9 @@ class Feeder:
 
     def wait_for(self, has_come: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait until something has come."""
-        return wait_patiently(lambda limit: self.changes.wait_for(has_come, limit), timeout, self.client)
+        return wait_patiently(
+            lambda limit: self.changes.wait_for(has_come, limit), timeout, self.client
+        )
 
 
 class DirectFeeder(Feeder):
@@ -187,14 +193,22 @@ class BalancedFeeder(Feeder):
     """Submits tasks as engines take them, of the size that the time of earlier ones suggests."""
 
     def __init__(
-        self, work: Work, count: int, chunk: int, engines: int, run_timeout: float | None, is_kept: bool
+        self,
+        work: Work,
+        count: int,
+        chunk: int,
+        engines: int,
+        run_timeout: float | None,
+        is_kept: bool,
     ) -> None:
         super().__init__(work, count)
         self._fixed = 1 if work.is_alone else chunk
         self._engines = engines
         self.is_kept = is_kept
         self._size = self._fixed or 1
-        self._seconds = CHUNK_SECONDS if run_timeout is None else min(CHUNK_SECONDS, LIMIT_PART * run_timeout)
+        self._seconds = (
+            CHUNK_SECONDS if run_timeout is None else min(CHUNK_SECONDS, LIMIT_PART * run_timeout)
+        )
         # Bytes of an item, or of its value, as far as is known.
         self._item_bytes = 1.0
         self._ahead = engines * CHUNKS_AHEAD
@@ -216,14 +230,21 @@ class BalancedFeeder(Feeder):
             left = self.count - self._at
             if left and not self._fixed:
                 # Engines are to end together; and one task must not wait for too many others.
-                self._fixed = max(-(-left // REST_TASKS_MAX), min(self._next_size(), -(-left // (self._engines * 8))))
+                self._fixed = max(
+                    -(-left // REST_TASKS_MAX),
+                    min(self._next_size(), -(-left // (self._engines * 8))),
+                )
             self._feed(None)
             self._end_if_over()
             self.changes.notify_all()
 
     def _feed(self, ahead: int | None) -> None:
         try:
-            while (ahead is None or self._unfinished < ahead) and self._at < self.count and self.why_stopped is None:
+            while (
+                (ahead is None or self._unfinished < ahead)
+                and self._at < self.count
+                and self.why_stopped is None
+            ):
                 size = min(self._next_size(), self.count - self._at)
                 self._submit(size)
                 self._note_bytes(self.parts[-1].nbytes, size)

@@ -16,7 +16,9 @@ from furlong.views import LoadBalancedView, View
 __all__ = ["ParallelFunction", "RemoteFunction", "parallel", "remote"]
 
 
-def remote(view: View, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], RemoteFunction]:
+def remote(
+    view: View, block: bool | None = None, **flags: Any
+) -> Callable[[Callable[..., Any]], RemoteFunction]:
     """Make a decorator: the function runs on the engines of the view when it is called."""
     _check_is_called("remote", block)
     return lambda f: RemoteFunction(view, f, block, **flags)
@@ -47,7 +49,9 @@ class RemoteFunction:
     Its call gives a value if it blocks, else an `AsyncResult`.
     """
 
-    def __init__(self, view: View, f: Callable[..., Any], block: bool | None = None, **flags: Any) -> None:
+    def __init__(
+        self, view: View, f: Callable[..., Any], block: bool | None = None, **flags: Any
+    ) -> None:
         if not (callable(f) or isinstance(f, str)):
             raise TypeError(f"it decorates functions, and {described(f)} cannot be called")
         functools.update_wrapper(self, f)
@@ -118,7 +122,9 @@ class ParallelFunction(RemoteFunction):
                 if len(chunk[0]):
                     one = view._on(engines[at]) if engines else view
                     parts += one._apply(self.func, chunk, {}, False)._parts
-            return AsyncMapResult(parts, lambda values: collect(values, self.dist), count, ordered=self.ordered)
+            return AsyncMapResult(
+                parts, lambda values: collect(values, self.dist), count, ordered=self.ordered
+            )
 
         return self.view._finish(begin, self.block)
 
@@ -126,6 +132,11 @@ class ParallelFunction(RemoteFunction):
         """Call it with each item."""
         if isinstance(self.view, LoadBalancedView):
             return self.view.map(
-                self.func, *sequences, block=self.block, chunksize=self.chunksize, ordered=self.ordered, **self.flags
+                self.func,
+                *sequences,
+                block=self.block,
+                chunksize=self.chunksize,
+                ordered=self.ordered,
+                **self.flags,
             )
         return self.view._with(self.flags).map(self.func, *sequences, block=self.block)

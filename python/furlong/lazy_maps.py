@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LazyMapIterator"]
 
-# The next value is waited for alone for so many seconds; if it takes longer, others go on meanwhile.
+# The next value is waited for alone for so many seconds; if it takes longer, others go on
+# meanwhile.
 HEAD_SECONDS = 0.002
-# Values that have come and were not asked for: how many there are at most, and how many bytes with their items.
+# Values that have come and were not asked for: how many there are at most, and how many bytes with
+# their items.
 UNREAD_MAX = 1024
 UNREAD_BYTES_MAX = 64 * 1024 * 1024
 
@@ -87,7 +89,9 @@ class LazyMapIterator(Iterator[Any]):
             except StopIteration:
                 self._is_exhausted = True
                 return
-            _signals.owned(self._view.client._session, functools.partial(self._call_and_note, item, engine))
+            _signals.owned(
+                self._view.client._session, functools.partial(self._call_and_note, item, engine)
+            )
 
     def _prune(self) -> None:
         """Take those that have ended off those that may run."""
@@ -107,7 +111,11 @@ class LazyMapIterator(Iterator[Any]):
         if not is_slow:
             return len(self._waiting) < self._bound
         unread = len(self._waiting) - len(self._active)
-        return len(self._active) < self._bound and unread < UNREAD_MAX and self._unread_bytes < UNREAD_BYTES_MAX
+        return (
+            len(self._active) < self._bound
+            and unread < UNREAD_MAX
+            and self._unread_bytes < UNREAD_BYTES_MAX
+        )
 
     def _next_engine(self, idle_only: bool) -> Any:
         """Choose the engine of a direct view whose turn it is; none for the shared queue."""
@@ -119,7 +127,9 @@ class LazyMapIterator(Iterator[Any]):
         if not idle_only:
             return engines[turn]
         busy = {result._parts[0].engine_id for result in self._active}
-        return next((engine for engine in engines[turn:] + engines[:turn] if engine not in busy), _NO_ENGINE)
+        return next(
+            (engine for engine in engines[turn:] + engines[:turn] if engine not in busy), _NO_ENGINE
+        )
 
     def _call_and_note(self, item: tuple[Any, ...], engine: int | None) -> None:
         result = self._call(item, engine)
@@ -179,7 +189,9 @@ class LazyMapIterator(Iterator[Any]):
             self._submit(is_slow=self._ordered)
             self._follow()
             # One that has ended since it was looked at is not among those that are followed.
-            if not self._ends.wait_for(functools.partial(self._has_come, seen), remaining(self._deadline)):
+            if not self._ends.wait_for(
+                functools.partial(self._has_come, seen), remaining(self._deadline)
+            ):
                 raise TimedOut("the next value has not come in time")
 
     def _has_come(self, seen: int) -> bool:
@@ -211,7 +223,9 @@ class LazyMapIterator(Iterator[Any]):
 
     def __del__(self) -> None:
         """Leave no task that nobody owns."""
-        with contextlib.suppress(Exception):  # the connection may be closed, or the interpreter may be about to end
+        with contextlib.suppress(
+            Exception
+        ):  # the connection may be closed, or the interpreter may be about to end
             self.cancel()
 
 

@@ -55,7 +55,12 @@ class AsyncMapResult(AsyncResult):
     def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
         return failed[0] if len(failed) == 1 else super()._collect(failed)
 
-    def get(self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None) -> Any:
+    def get(
+        self,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+        return_when: str | None = None,
+    ) -> Any:
         """Wait for the list of values. See `AsyncResult.get`."""
         return super().get(timeout, return_exceptions or self._errors_in_place, return_when)
 
@@ -77,7 +82,11 @@ class AsyncMapResult(AsyncResult):
     def progress(self) -> int:
         """How many items have ended, as far as whole chunks have."""
         ended = sum(part.done() for part in self._parts)
-        return self._count if ended == len(self._parts) else ended * self._count // max(1, len(self._parts))
+        return (
+            self._count
+            if ended == len(self._parts)
+            else ended * self._count // max(1, len(self._parts))
+        )
 
 
 class MapResult(AsyncMapResult):
@@ -89,8 +98,12 @@ class MapResult(AsyncMapResult):
 
     _shown_as = "AsyncMapResult"
 
-    def __init__(self, feeder: Feeder, put: Collect, *, ordered: bool, errors_in_place: bool) -> None:
-        super().__init__(feeder.parts, put, feeder.count, ordered=ordered, errors_in_place=errors_in_place)
+    def __init__(
+        self, feeder: Feeder, put: Collect, *, ordered: bool, errors_in_place: bool
+    ) -> None:
+        super().__init__(
+            feeder.parts, put, feeder.count, ordered=ordered, errors_in_place=errors_in_place
+        )
         self._feeder = feeder
 
     # Waiting.
@@ -128,7 +141,12 @@ class MapResult(AsyncMapResult):
 
     # Values.
 
-    def get(self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None) -> Any:
+    def get(
+        self,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+        return_when: str | None = None,
+    ) -> Any:
         """Wait for the list of values. See `AsyncResult.get`."""
         if self._final is UNKNOWN:
             self._wait_to_get(timeout, return_exceptions, return_when)
@@ -138,7 +156,9 @@ class MapResult(AsyncMapResult):
             raise self._error
         return self._final
 
-    def _wait_to_get(self, timeout: float | None, return_exceptions: bool, return_when: str | None) -> None:
+    def _wait_to_get(
+        self, timeout: float | None, return_exceptions: bool, return_when: str | None
+    ) -> None:
         deadline = deadline_after(timeout)
         if return_when not in (None, ALL_COMPLETED):
             self._wait_for_first(deadline, return_when, return_exceptions or self._errors_in_place)
@@ -229,7 +249,12 @@ class MapResult(AsyncMapResult):
     def _failed_among(self, chosen: Any) -> list[Any]:
         places = {chosen} if isinstance(chosen, int) else set(chosen)
         parts = self._feeder.parts
-        failed = [error for part in parts for at, error in part.failures.items() if part.begin + at in places]
+        failed = [
+            error
+            for part in parts
+            for at, error in part.failures.items()
+            if part.begin + at in places
+        ]
         unsent = self._feeder.unsubmitted
         return failed + [self._feeder.why_stopped for place in places if place in unsent][:1]
 
@@ -260,7 +285,11 @@ class MapResult(AsyncMapResult):
             return False
         if isinstance(self._feeder.why_stopped, errors.TaskCancelled):
             return True
-        return any(isinstance(error, errors.TaskCancelled) for part in self._parts for error in _failures(part))
+        return any(
+            isinstance(error, errors.TaskCancelled)
+            for part in self._parts
+            for error in _failures(part)
+        )
 
     # What happened.
 
@@ -287,7 +316,9 @@ class MapResult(AsyncMapResult):
         return sum(part.run_seconds for part in self._feeder.parts)
 
     def _metadata(self, name: str) -> Any:
-        found = list(itertools.chain.from_iterable(part.of_items(name) for part in list(self._feeder.parts)))
+        found = list(
+            itertools.chain.from_iterable(part.of_items(name) for part in list(self._feeder.parts))
+        )
         feeder = self._feeder
         return found + [_unsubmitted(name, feeder.why_stopped)] * len(feeder.unsubmitted)
 

@@ -29,7 +29,8 @@ _RAN = re.compile(r" \[items (\d+)\+(\d+) of its part of the map\]")
 _ITEMS_MARK = b"items"
 # Ends of a task that one of its items may have brought about.
 _BLAMES_ONE = ("engine_lost", "run_timeout", "payload", "remote")
-# So many items that fail one after another in the same way, before their own code begins, stand for all.
+# So many items that fail one after another in the same way, before their own code begins, stand for
+# all.
 _ALIKE = 3
 
 
@@ -37,7 +38,13 @@ class Work:
     """What a map does: its function, its items, and how their tasks are submitted."""
 
     def __init__(
-        self, view: View, function: _furlong.Function, holds: int, about: CallInfo, columns: list[Any], in_place: bool
+        self,
+        view: View,
+        function: _furlong.Function,
+        holds: int,
+        about: CallInfo,
+        columns: list[Any],
+        in_place: bool,
     ) -> None:
         self.about = about
         self.columns = columns
@@ -50,9 +57,16 @@ class Work:
         #: How often items that have failed run again.
         self.retries = _error_retries(view)
         #: Whether an item must not run again because of others, so that each has a task of its own.
-        self.is_alone = view.at_most_once or view.retries == 0 or bool(self.retries and view.backoff)
-        # The broker runs a task of one item again. Of several items only those run again that have failed.
-        self._shared_view = view if self.is_alone or not self.retries else copy.copy(view).set_flags(error_retries=0)
+        self.is_alone = (
+            view.at_most_once or view.retries == 0 or bool(self.retries and view.backoff)
+        )
+        # The broker runs a task of one item again. Of several items only those run again that have
+        # failed.
+        self._shared_view = (
+            view
+            if self.is_alone or not self.retries
+            else copy.copy(view).set_flags(error_retries=0)
+        )
 
         if self.is_alone:
             self.isolate()
@@ -62,7 +76,9 @@ class Work:
         self.is_alone = True
         # One that ends its engine's interpreter must not take those along that wait there.
         is_direct = hasattr(self._view, "execute")
-        self._shared_view = copy.copy(self._view).set_flags(restart_safe=True) if is_direct else self._view
+        self._shared_view = (
+            copy.copy(self._view).set_flags(restart_safe=True) if is_direct else self._view
+        )
 
     def keep(self, begin: int) -> None:
         """Keep the items from there on as they are now: the caller may change them before they are submitted."""
@@ -100,7 +116,17 @@ class Work:
         session = self.about.client._session
         task = session.submit(*call) if engine is None else session.submit_to([engine], *call)[0]
         self._view._submitted.add(task.number)
-        made_of = (self._view, function, "pickle", data, self.about, has_code, None, options, engine)
+        made_of = (
+            self._view,
+            function,
+            "pickle",
+            data,
+            self.about,
+            has_code,
+            None,
+            options,
+            engine,
+        )
         return task, sum(len(buffer) for buffer in data), made_of
 
     def elsewhere(self, tried: set[int]) -> int | None:
@@ -214,13 +240,22 @@ class MapSubTask(BalancedSubTask):
             if outcome is None:
                 raise RuntimeError("the task has ended, and its end is not there")
             if self._absorbed is not outcome:
-                # The user's code runs here, and so may handlers of signals: then the next look begins anew.
+                # The user's code runs here, and so may handlers of signals: then the next look
+                # begins anew.
                 before = self._noted()
                 try:
                     self._absorb(outcome)
                     self._absorbed = outcome
                 except BaseException:
-                    self._left, self._alike, self._tries, self.failures, self._exact, self._singly, self._tried = before
+                    (
+                        self._left,
+                        self._alike,
+                        self._tries,
+                        self.failures,
+                        self._exact,
+                        self._singly,
+                        self._tried,
+                    ) = before
                     raise
                 self.received = time.time()
                 self.run_seconds += outcome.times[3] / 1e6
@@ -269,13 +304,17 @@ class MapSubTask(BalancedSubTask):
             self._put(items, places, outcome)
 
     def _load(self, outcome: _furlong.Outcome, buffers: Sequence[Any]) -> _wire.Items:
-        return _wire.load_items(lambda: _pickling.loads(buffers), lambda: self._where(outcome.engine))
+        return _wire.load_items(
+            lambda: _pickling.loads(buffers), lambda: self._where(outcome.engine)
+        )
 
     def _put(self, items: _wire.Items, places: Sequence[int], outcome: _furlong.Outcome) -> None:
         self._alike.clear()
         self._note_texts(outcome, places, items.written)
         if len(items.values) != len(places):
-            lost = errors.ResultLost("ResultLost", f"{len(items.values)} values came for {len(places)} items", "")
+            lost = errors.ResultLost(
+                "ResultLost", f"{len(items.values)} values came for {len(places)} items", ""
+            )
             return self._fail(places, lost)
         if len(places) == self.size:
             self.values = items.values
@@ -305,13 +344,22 @@ class MapSubTask(BalancedSubTask):
         if not self.values:
             self.values = [None] * self.size
 
-    def _blame(self, outcome: _furlong.Outcome, places: Sequence[int], where: Mapping[str, Any]) -> None:
+    def _blame(
+        self, outcome: _furlong.Outcome, places: Sequence[int], where: Mapping[str, Any]
+    ) -> None:
         """Take a task's failure that says nothing of its items: find out who is to blame."""
         ran = _RAN.search(outcome.text or "")
         first, count = (int(ran[1]), int(ran[2])) if ran else (0, 0)
-        error = error_of(outcome, dict(where), is_pickled=True, said=lambda text: _RAN.sub("", text))
+        error = error_of(
+            outcome, dict(where), is_pickled=True, said=lambda text: _RAN.sub("", text)
+        )
         remote = outcome.remote
-        if remote is not None and remote[0] == UNMET and outcome.engine is not None and self._engine is None:
+        if (
+            remote is not None
+            and remote[0] == UNMET
+            and outcome.engine is not None
+            and self._engine is None
+        ):
             self._tried = {*(self._tried or ()), outcome.engine}
             self._left += places
         elif len(places) > 1 and count == 1 and first < len(places):
@@ -321,7 +369,11 @@ class MapSubTask(BalancedSubTask):
         elif len(places) > 1 and count > 1 and not self._exact:
             self._exact = True
             self._left += places
-        elif len(places) > 1 and outcome.kind in _BLAMES_ONE and not isinstance(error, errors.PythonVersionError):
+        elif (
+            len(places) > 1
+            and outcome.kind in _BLAMES_ONE
+            and not isinstance(error, errors.PythonVersionError)
+        ):
             self._singly = True
             self._left = [*places, *self._left]
         else:
@@ -371,7 +423,9 @@ class MapSubTask(BalancedSubTask):
         remote = outcome.remote
         why, traceback = (remote[1], remote[2]) if remote is not None else ("", "")
         text = f"no engine is left to try; {sorted(self._tried or ())} did not fit: {why}"
-        return errors.ImpossibleDependency("ImpossibleDependency", text, traceback, self._where(outcome.engine))
+        return errors.ImpossibleDependency(
+            "ImpossibleDependency", text, traceback, self._where(outcome.engine)
+        )
 
     # What is known of each item.
 
@@ -427,4 +481,10 @@ class MapSubTask(BalancedSubTask):
         if not self.is_settled:
             return None
         error = self.failures.get(place)
-        return "ok" if error is None else "aborted" if isinstance(error, errors.TaskAborted) else "error"
+        return (
+            "ok"
+            if error is None
+            else "aborted"
+            if isinstance(error, errors.TaskAborted)
+            else "error"
+        )

@@ -59,13 +59,16 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
     if not sequences:
         raise TypeError("a map takes a function and at least one sequence of items")
     # Series and frames of pandas are mapped over what iterating them gives.
-    columns: list[Any] = [seq if can_be_cut(seq) and not hasattr(seq, "iloc") else None for seq in sequences]
+    columns: list[Any] = [
+        seq if can_be_cut(seq) and not hasattr(seq, "iloc") else None for seq in sequences
+    ]
     lengths = [len(column) for column in columns if column is not None]
     if len(lengths) < len(columns):
         # An endless one beside one that ends is fine.
         bound = min(lengths) if lengths else None
         columns = [
-            list(itertools.islice(seq, bound)) if column is None else column for seq, column in zip(sequences, columns)
+            list(itertools.islice(seq, bound)) if column is None else column
+            for seq, column in zip(sequences, columns)
         ]
     count = min(len(column) for column in columns)
     return [_as_it_is(column, count) for column in columns], count
@@ -82,7 +85,9 @@ def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:
     return array_or_list if bool(columns) and is_array(columns[0]) else list
 
 
-def _work(view: View, f: Any, columns: list[Any], return_exceptions: bool, label: str | None) -> Work:
+def _work(
+    view: View, f: Any, columns: list[Any], return_exceptions: bool, label: str | None
+) -> Work:
     view = view._as_now()
     function, holds = _mapped(view, f, return_exceptions)
     about = view._about(_pickling.name_of(f), "map", label)
@@ -92,7 +97,11 @@ def _work(view: View, f: Any, columns: list[Any], return_exceptions: bool, label
 
 
 def map_direct(
-    view: DirectView, f: Any, sequences: Sequence[Iterable[Any]], return_exceptions: bool, label: str | None
+    view: DirectView,
+    f: Any,
+    sequences: Sequence[Iterable[Any]],
+    return_exceptions: bool,
+    label: str | None,
 ) -> Callable[[], AsyncMapResult]:
     """Map over engines, once what is given is called: one contiguous chunk each."""
     columns, count = _columns(sequences)
@@ -120,7 +129,9 @@ def map_balanced(
     work = _work(view, f, columns, return_exceptions, label)
     if size and view.run_timeout is not None:
         work.isolate()
-    feeder = BalancedFeeder(work, count, size, max(1, len(view)), view.run_timeout, view.keep or view.durable)
+    feeder = BalancedFeeder(
+        work, count, size, max(1, len(view)), view.run_timeout, view.keep or view.durable
+    )
     return _starting(feeder, columns, ordered, return_exceptions, block)
 
 
@@ -128,7 +139,9 @@ def _starting(
     feeder: Feeder, columns: list[Any], ordered: bool, return_exceptions: bool, block: bool = False
 ) -> Callable[[], AsyncMapResult]:
     def start() -> AsyncMapResult:
-        result = MapResult(feeder, _putter(columns), ordered=ordered, errors_in_place=return_exceptions)
+        result = MapResult(
+            feeder, _putter(columns), ordered=ordered, errors_in_place=return_exceptions
+        )
         feeder.client._note(result)
         try:
             feeder.start()

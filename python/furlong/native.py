@@ -66,7 +66,9 @@ class NativeFunction:
         session, data = self._client._session, [pack(list(args))]
 
         def submit() -> AsyncResult:
-            result = AsyncResult([SubTask(session.submit(self._function, "msgpack", data, None), about)], True)
+            result = AsyncResult(
+                [SubTask(session.submit(self._function, "msgpack", data, None), about)], True
+            )
             self._client._note(result)
             return result
 

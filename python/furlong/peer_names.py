@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_MAGICS", "ClientNames", "ViewNames", "absent"]
 
-NO_MAGICS = "there are no magics (%px, %%px, %autopx) here yet: use view.execute(code).display_outputs()"
+NO_MAGICS = (
+    "there are no magics (%px, %%px, %autopx) here yet: use view.execute(code).display_outputs()"
+)
 # What is not there, and what is used instead.
 ABSENT = {
     "become_dask": "Dask schedules its own workers; `rc.executor()` is for what takes an executor",
@@ -98,7 +100,9 @@ class ClientNames:
         known = {}
         for key, result in self._results().items():
             every = result.metadata
-            known.update({each["msg_id"]: each for each in ([every] if isinstance(every, dict) else every)})
+            known.update(
+                {each["msg_id"]: each for each in ([every] if isinstance(every, dict) else every)}
+            )
             known.setdefault(key, {})
         return known
 
@@ -124,7 +128,9 @@ class ClientNames:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and not hasattr(type(self), name):
-            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r} that could be set")
+            raise AttributeError(
+                f"{type(self).__name__!r} has no attribute {name!r} that could be set"
+            )
         object.__setattr__(self, name, value)
 
 

@@ -80,7 +80,9 @@ class Progress:
             rate = self.n / took
             text += f" {rate:.1f}/s" if rate < 100 else f" {rate:.0f}/s"
             text += (
-                f" {_duration((self.total - self.n) / rate)} left" if self.n < self.total else f" in {_duration(took)}"
+                f" {_duration((self.total - self.n) / rate)} left"
+                if self.n < self.total
+                else f" in {_duration(took)}"
             )
         return text
 
@@ -150,7 +152,10 @@ class _NotebookText:
 
         from IPython.display import display
 
-        shown = {"text/plain": progress.line, "text/html": f"<pre>{html.escape(progress.line)}</pre>"}
+        shown = {
+            "text/plain": progress.line,
+            "text/html": f"<pre>{html.escape(progress.line)}</pre>",
+        }
         if self._handle is None:
             self._handle = display(shown, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
@@ -166,7 +171,9 @@ class _Widget:
     def __init__(self, ipywidgets: Any, progress: Progress) -> None:
         from IPython.display import display
 
-        self._bar = ipywidgets.IntProgress(value=0, min=0, max=max(1, progress.total), description=progress.label)
+        self._bar = ipywidgets.IntProgress(
+            value=0, min=0, max=max(1, progress.total), description=progress.label
+        )
         self._text = ipywidgets.Label(value=progress.figures)
         display(ipywidgets.HBox([self._bar, self._text]))  # type: ignore[no-untyped-call]
 
@@ -214,12 +221,18 @@ def wait_interactive(
     bar = Progress(len(result), _name_of(result), widget)
     try:
         while True:
-            pause = interval if deadline is None else max(0.0, min(interval, deadline - time.monotonic()))
+            pause = (
+                interval
+                if deadline is None
+                else max(0.0, min(interval, deadline - time.monotonic()))
+            )
             if is_all:
                 returned: Any = result.wait(pause)
                 is_over = returned is True
             else:
-                done, pending = concurrent.futures.wait(children, pause, return_when or ALL_COMPLETED)
+                done, pending = concurrent.futures.wait(
+                    children, pause, return_when or ALL_COMPLETED
+                )
                 returned = (done, pending)
                 is_over = not pending or any(_counts(child, return_when) for child in done)
             bar.update(result.progress)
@@ -230,7 +243,11 @@ def wait_interactive(
 
 
 def wait_for_engines(
-    client: Client, n: int, timeout: float, interactive: bool | None = None, widget: bool | None = None
+    client: Client,
+    n: int,
+    timeout: float,
+    interactive: bool | None = None,
+    widget: bool | None = None,
 ) -> None:
     """Wait until so many engines are online. See `Client.wait_for_engines`."""
     deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
@@ -254,7 +271,9 @@ def wait_for_engines(
                 raise TimeoutError(f"{len(ids)} of {n} engines are online after {timeout} s")
             # A cluster of ours is looked at between.
             pause = 0.2 if client._cluster is not None or bar is not None else None
-            client._session.wait_engines(version, pause if left is None else min(left, pause or left))
+            client._session.wait_engines(
+                version, pause if left is None else min(left, pause or left)
+            )
     finally:
         if bar is not None:
             bar.close()
@@ -277,14 +296,18 @@ def wait_for_all(
             left = None if deadline is None else deadline - time.monotonic()
             if not unfinished or (left is not None and left <= 0):
                 return not unfinished
-            concurrent.futures.wait(unfinished[:1], interval if left is None else min(interval, left))
+            concurrent.futures.wait(
+                unfinished[:1], interval if left is None else min(interval, left)
+            )
     finally:
         bar.close()
 
 
 def _counts(ended: concurrent.futures.Future[Any], return_when: str | None) -> bool:
     """Whether this end is what is waited for."""
-    return return_when == FIRST_COMPLETED or (not ended.cancelled() and ended.exception() is not None)
+    return return_when == FIRST_COMPLETED or (
+        not ended.cancelled() and ended.exception() is not None
+    )
 
 
 def _name_of(result: AsyncResult) -> str:

@@ -18,10 +18,20 @@ if TYPE_CHECKING:
 # What a view that takes turns with others remembers of its submits: ranges, of 120 bytes each.
 RANGES_MAX = 65_536
 
-__all__ = ["PHASES", "Fetched", "History", "Numbers", "hex_of", "task_phase", "wait_for_ids", "whole_id"]
+__all__ = [
+    "PHASES",
+    "Fetched",
+    "History",
+    "Numbers",
+    "hex_of",
+    "task_phase",
+    "wait_for_ids",
+    "whole_id",
+]
 
-# In which codecs the value of a task may come that another session has submitted, by the numbers of runtimes: a Rust
-# function's, Python's, a command's. Who asks for a task of Python asks for what Python returned, which may be a pickle.
+# In which codecs the value of a task may come that another session has submitted, by the numbers of
+# runtimes: a Rust function's, Python's, a command's. Who asks for a task of Python asks for what
+# Python returned, which may be a pickle.
 CODECS: dict[int, Codecs] = {
     1: ("json", "msgpack", "raw"),
     2: ("pickle", "json", "msgpack", "raw", None),
@@ -174,7 +184,9 @@ def hex_of(uuid: Any) -> str:
 
 def whole_id(record_id: Any) -> str:
     """Read the id of a record."""
-    session, n = (record_id["session"], record_id["n"]) if isinstance(record_id, dict) else record_id
+    session, n = (
+        (record_id["session"], record_id["n"]) if isinstance(record_id, dict) else record_id
+    )
     if not isinstance(session, str):
         session = bytes(session).hex()
     return f"{session}:{n}"

@@ -84,7 +84,12 @@ class AsyncResult(LazyFuture):
         """
         return self.get(timeout)
 
-    def get(self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None) -> Any:
+    def get(
+        self,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+        return_when: str | None = None,
+    ) -> Any:
         """Wait for the value.
 
         Parameters
@@ -116,10 +121,14 @@ class AsyncResult(LazyFuture):
             raise self._error
         return self._final
 
-    def _wait_for_first(self, deadline: float | None, return_when: str | None, return_exceptions: bool) -> None:
+    def _wait_for_first(
+        self, deadline: float | None, return_when: str | None, return_exceptions: bool
+    ) -> None:
         """Raise the first exception that comes, if that is wanted."""
         if return_when == FIRST_COMPLETED:
-            warnings.warn("get has no value before all have ended: FIRST_COMPLETED is ignored", stacklevel=3)
+            warnings.warn(
+                "get has no value before all have ended: FIRST_COMPLETED is ignored", stacklevel=3
+            )
             return
         self.wait(remaining(deadline), return_when)
         if not return_exceptions:
@@ -350,7 +359,9 @@ class AsyncResult(LazyFuture):
             values = [values]
         engines = [part.engine_id for part in self._parts]
         if len(set(engines)) < len(engines):
-            raise ValueError("an engine has several of the results: they have no dictionary by engine")
+            raise ValueError(
+                "an engine has several of the results: they have no dictionary by engine"
+            )
         return dict(zip(engines, values))  # type: ignore[arg-type]
 
     @property
@@ -413,7 +424,11 @@ class AsyncResult(LazyFuture):
         """Give the seconds between two times, or between the first of several and the last of several."""
 
         def one(times: Any, choose: Callable[[Iterable[Any]], Any]) -> Any:
-            return times if isinstance(times, datetime.datetime) else choose(time for time in times if time)
+            return (
+                times
+                if isinstance(times, datetime.datetime)
+                else choose(time for time in times if time)
+            )
 
         seconds: float = (one(end, end_key) - one(start, start_key)).total_seconds()
         return seconds
@@ -537,6 +552,8 @@ class AsyncResult(LazyFuture):
 def wait_for_some(children: Iterable[AsyncResult], timeout: float | None, return_when: str) -> Any:
     """Wait as `concurrent.futures.wait` does: give the set of those that have ended, and that of the others."""
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
-        raise ValueError(f"return_when is one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, not {return_when!r}")
+        raise ValueError(
+            f"return_when is one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, not {return_when!r}"
+        )
     done, pending = concurrent.futures.wait(children, timeout, return_when)
     return done, pending

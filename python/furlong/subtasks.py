@@ -93,7 +93,11 @@ class SubTask:
     )
 
     def __init__(
-        self, task: _furlong.Task, about: CallInfo, decode: Decode | None = None, call: Call | None = None
+        self,
+        task: _furlong.Task,
+        about: CallInfo,
+        decode: Decode | None = None,
+        call: Call | None = None,
     ) -> None:
         self.task = task
         self.about = about
@@ -145,7 +149,9 @@ class SubTask:
                     self.error = error_of(outcome, self.where(), is_pickled=self.about.is_pickled)
             except Exception as error:
                 _signals.reraise(error)
-                lost = errors.ResultLost(type(error).__name__, f"the result cannot be read: {error}", "", self.where())
+                lost = errors.ResultLost(
+                    type(error).__name__, f"the result cannot be read: {error}", "", self.where()
+                )
                 lost.__cause__ = error
                 self.error = lost
             self.is_settled = True
@@ -169,7 +175,11 @@ class SubTask:
         return self._where(self.engine_id)
 
     def _where(self, engine: int | None) -> dict[str, Any]:
-        return {"engine_id": engine, "engine_uuid": self.about.client._uuid_of(engine), "method": self.about.method}
+        return {
+            "engine_id": engine,
+            "engine_uuid": self.about.client._uuid_of(engine),
+            "method": self.about.method,
+        }
 
     @property
     def engine_id(self) -> int | None:
@@ -186,7 +196,11 @@ class SubTask:
     def span(self) -> tuple[float, float] | None:
         """When the broker got it and when it ended, in seconds by the broker's clock; None where that is not known."""
         times = None if self.outcome is None else self.outcome.times
-        return (times[0] / 1e6, (times[0] + times[2]) / 1e6) if times is not None and times[0] else None
+        return (
+            (times[0] / 1e6, (times[0] + times[2]) / 1e6)
+            if times is not None and times[0]
+            else None
+        )
 
     def metadata(self, name: str) -> Any:
         """Tell something of what happened."""
@@ -268,7 +282,9 @@ class BalancedSubTask(SubTask):
                     return
                 where = self._where(outcome.engine)
                 text = f"no engine is left to try; {sorted(tried)} did not fit: {remote[1]}"
-                self.error = errors.ImpossibleDependency("ImpossibleDependency", text, remote[2], where)
+                self.error = errors.ImpossibleDependency(
+                    "ImpossibleDependency", text, remote[2], where
+                )
             self.outcome = outcome
 
 
@@ -308,7 +324,8 @@ class CallInfo:
         self.follow = follow
         self.code = code
         self.owner = owner
-        # The codecs in which a value may come: that of the call. Code that is executed has no value.
+        # The codecs in which a value may come: that of the call. Code that is executed has no
+        # value.
         self.codecs: Codecs = (None,) if method == "execute" else codecs
 
     @property
@@ -363,7 +380,11 @@ def _decoded(codec: str, buffers: Sequence[Any]) -> Any:
 
 
 def error_of(
-    outcome: _furlong.Outcome, where: dict[str, Any], *, is_pickled: bool = False, said: Callable[[str], str] = str
+    outcome: _furlong.Outcome,
+    where: dict[str, Any],
+    *,
+    is_pickled: bool = False,
+    said: Callable[[str], str] = str,
 ) -> errors.FurlongError:
     """Make the exception of a failure, whose text is put as people are told it.
 
@@ -381,7 +402,9 @@ def error_of(
         if own is not None:
             return own(ename, evalue, traceback, where)
         details = outcome.remote_details()
-        return errors.remote_error(ename, evalue, traceback, where, details=details, may_unpickle=is_pickled)
+        return errors.remote_error(
+            ename, evalue, traceback, where, details=details, may_unpickle=is_pickled
+        )
     text = text.removeprefix(f"{kind}: ")
     if kind == "dependency" and "was not submitted before" in text:
         return errors.InvalidDependency("InvalidDependency", text, "", where)
@@ -397,7 +420,9 @@ def error_of(
 _OWN = {"furlong.PythonVersionError": errors.PythonVersionError}
 
 
-def _time(part: SubTask, offset_us: Callable[[tuple[int, int | None, int, int]], int | None]) -> Any:
+def _time(
+    part: SubTask, offset_us: Callable[[tuple[int, int | None, int, int]], int | None]
+) -> Any:
     if part.outcome is None:
         return None
     times = part.outcome.times
@@ -414,7 +439,11 @@ def _started_us(times: tuple[int, int | None, int, int]) -> int | None:
 
 def _received(part: SubTask) -> Any:
     received = part.received
-    return None if received is None else datetime.datetime.fromtimestamp(received, datetime.timezone.utc)
+    return (
+        None
+        if received is None
+        else datetime.datetime.fromtimestamp(received, datetime.timezone.utc)
+    )
 
 
 def _status(part: SubTask) -> str | None:
@@ -431,7 +460,9 @@ def _data(part: SubTask) -> Any:
         return {}
     codec, buffers, _ = published
     try:
-        check_codec(codec, ("json", "msgpack", "pickle") if part.about.is_pickled else ("json", "msgpack"))
+        check_codec(
+            codec, ("json", "msgpack", "pickle") if part.about.is_pickled else ("json", "msgpack")
+        )
         assert codec is not None  # that is none of these
         # Who asks again gets another copy.
         return _decoded(codec, [buffers[0], *map(bytearray, buffers[1:])])
@@ -454,7 +485,9 @@ def _outputs(part: SubTask) -> list[dict[str, Any]]:
 
 METADATA_OF: dict[str, Callable[[SubTask], Any]] = {
     "msg_id": lambda part: part.task.id,
-    "submitted": lambda part: datetime.datetime.fromtimestamp(part.submitted(), datetime.timezone.utc),
+    "submitted": lambda part: datetime.datetime.fromtimestamp(
+        part.submitted(), datetime.timezone.utc
+    ),
     "started": lambda part: _time(part, _started_us),
     "completed": lambda part: _time(part, lambda times: times[2]),
     "received": _received,
@@ -483,7 +516,9 @@ class Metadata(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}"
+            ) from None
 
 
 def deadline_after(timeout: float | None) -> float | None:

@@ -13,7 +13,10 @@ __all__ = ["are_ids", "resolve_targets"]
 def are_ids(targets: Any) -> bool:
     """Whether it is an id or a list of ids, of engines that may be gone for a while."""
     several = targets if isinstance(targets, list) else [targets]
-    return all(isinstance(engine, int) and not isinstance(engine, bool) and engine >= 0 for engine in several)
+    return all(
+        isinstance(engine, int) and not isinstance(engine, bool) and engine >= 0
+        for engine in several
+    )
 
 
 def resolve_targets(targets: Any, ids: list[int]) -> Any:

@@ -88,7 +88,9 @@ class _Task:
         if recovery_task is not None:
             _check_task("recovery_task", recovery_task)
         if depend is not None and not callable(depend):
-            raise TypeError(f"depend is asked with an engine's properties: {described(depend)} cannot be called")
+            raise TypeError(
+                f"depend is asked with an engine's properties: {described(depend)} cannot be called"
+            )
         self.recovery_task = recovery_task
         self.depend = depend
 
@@ -109,7 +111,9 @@ class _Task:
 
 def _check_task(what: str, task: Any) -> None:
     if not isinstance(task, _Task):
-        raise TypeError(f"{what} is a StringTask or a MapTask, not {described(task)}: StringTask('a = 1') runs code")
+        raise TypeError(
+            f"{what} is a StringTask or a MapTask, not {described(task)}: StringTask('a = 1') runs code"
+        )
 
 
 def _truth_of(condition: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], bool]:
@@ -162,7 +166,9 @@ class StringTask(_Task):
         return TaskResult(number, result)
 
 
-def _run_string(clears: tuple[bool, bool], push: dict[str, Any], expression: str, pull: list[str]) -> dict[str, Any]:
+def _run_string(
+    clears: tuple[bool, bool], push: dict[str, Any], expression: str, pull: list[str]
+) -> dict[str, Any]:
     """Run an expression; on the engine, whose worker has the namespace."""
     import importlib
 
@@ -219,7 +225,10 @@ class MapTask(_Task):
 
 
 def _run_function(
-    clears: tuple[bool, bool], function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    clears: tuple[bool, bool],
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
 ) -> Any:
     """Call a function; on the engine, whose worker has the namespace."""
     import importlib
@@ -311,7 +320,11 @@ class _Entry:
     def _note(self, task: _Task, result: AsyncResult) -> None:
         """Take an end. What was taken back is not recovered from."""
         failed = _failure_of(result)
-        if failed is not None and task.recovery_task is not None and not isinstance(failed, errors.TaskAborted):
+        if (
+            failed is not None
+            and task.recovery_task is not None
+            and not isinstance(failed, errors.TaskAborted)
+        ):
             # What cannot be submitted recovers from nothing: the failure stands.
             with contextlib.suppress(errors.FurlongError):
                 self._start(task.recovery_task)
@@ -438,7 +451,12 @@ class TaskClient(Connected):
         dict
             ``pending`` (an engine has it), ``failed``, ``succeeded``, ``scheduled`` (waits for an engine).
         """
-        status: dict[str, list[int]] = {"pending": [], "failed": [], "succeeded": [], "scheduled": []}
+        status: dict[str, list[int]] = {
+            "pending": [],
+            "failed": [],
+            "succeeded": [],
+            "scheduled": [],
+        }
         waiting = self.client._not_running()
         for number, entry in self._entries.items():
             if entry.done():
@@ -450,7 +468,9 @@ class TaskClient(Connected):
 
     def clear(self) -> None:
         """Forget the tasks that have ended. Numbers go on."""
-        self._entries = {number: entry for number, entry in self._entries.items() if not entry.done()}
+        self._entries = {
+            number: entry for number, entry in self._entries.items() if not entry.done()
+        }
 
     def map(self, func: Callable[..., Any], *sequences: Iterable[Any]) -> Any:
         """Call a function with each item, wherever an engine is free; give the list of values."""

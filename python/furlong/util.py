@@ -39,4 +39,6 @@ def compare_datetimes(a: datetime.datetime, b: datetime.datetime) -> datetime.ti
 
 
 def __getattr__(name: str) -> Any:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}: it has {', '.join(__all__)}")
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}: it has {', '.join(__all__)}"
+    )

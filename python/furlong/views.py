@@ -41,7 +41,13 @@ _TASK_FLAGS = {
     "durable": False,
     "restart_safe": False,
 }
-_FLAGS: dict[str, Any] = {"block": False, "track": False, "targets": None, "writable": True, **_TASK_FLAGS}
+_FLAGS: dict[str, Any] = {
+    "block": False,
+    "track": False,
+    "targets": None,
+    "writable": True,
+    **_TASK_FLAGS,
+}
 
 
 class View(ViewNames):
@@ -106,7 +112,11 @@ class View(ViewNames):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _FLAGS:
             self._keep(name, self._checked(name, value))
-        elif name.startswith("_") or hasattr(type(self), name) or not type(self).__module__.startswith("furlong."):
+        elif (
+            name.startswith("_")
+            or hasattr(type(self), name)
+            or not type(self).__module__.startswith("furlong.")
+        ):
             object.__setattr__(self, name, value)
         else:
             raise AttributeError(unknown_flag(name, _FLAGS))
@@ -177,7 +187,9 @@ class View(ViewNames):
 
     # Tasks.
 
-    def _task_options(self, abort_on_error: bool = False, label: str | None = None) -> _furlong.Options | None:
+    def _task_options(
+        self, abort_on_error: bool = False, label: str | None = None
+    ) -> _furlong.Options | None:
         if label is not None and label != self.label:
             return self._made_options(abort_on_error, label)
         known: dict[bool, _furlong.Options | None] | None = self._options  # type: ignore[attr-defined]
@@ -200,11 +212,17 @@ class View(ViewNames):
         flags["label"] = label
         for name in ("after", "follow"):
             flags[name] = as_condition(flags[name])
-        flags["require"] = [flags["require"]] if isinstance(flags["require"], str) else list(flags["require"])
+        flags["require"] = (
+            [flags["require"]] if isinstance(flags["require"], str) else list(flags["require"])
+        )
         error_retries = error_retries if error_retries is not None else retries or 0
-        return _furlong.Options(retries=retries, error_retries=error_retries, abort_on_error=abort_on_error, **flags)
+        return _furlong.Options(
+            retries=retries, error_retries=error_retries, abort_on_error=abort_on_error, **flags
+        )
 
-    def _about(self, name: str, method: str = "apply", label: str | None = None, code: str | None = None) -> CallInfo:
+    def _about(
+        self, name: str, method: str = "apply", label: str | None = None, code: str | None = None
+    ) -> CallInfo:
         if label is not None:
             check_flag("label", label)
         known: dict[Any, CallInfo] = self._abouts  # type: ignore[attr-defined]
@@ -232,7 +250,9 @@ class View(ViewNames):
         from furlong.native import NativeFunction
 
         if isinstance(f, NativeFunction):
-            raise TypeError(f"{f!r} is called by itself, or with `rc.native`; views call Python functions")
+            raise TypeError(
+                f"{f!r} is called by itself, or with `rc.native`; views call Python functions"
+            )
         if isinstance(f, str):
             return _furlong.Function.named(f), False
         if not callable(f):
@@ -263,7 +283,9 @@ class View(ViewNames):
         """Call a function with each item: see the views."""
         raise NotImplementedError
 
-    def map_async(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> AsyncMapResult:
+    def map_async(
+        self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any
+    ) -> AsyncMapResult:
         """Map, and give the `AsyncMapResult` at once."""
         return self.map(f, *sequences, **{**options, "block": False})  # type: ignore[no-any-return]
 
@@ -317,7 +339,9 @@ class View(ViewNames):
             raise
         return result.get()
 
-    def remote(self, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], Any]:
+    def remote(
+        self, block: bool | None = None, **flags: Any
+    ) -> Callable[[Callable[..., Any]], Any]:
         """Make a decorator: the function runs on the engines of this view when it is called."""
         from furlong.functions import remote
 
@@ -344,7 +368,9 @@ class View(ViewNames):
         """Take tasks back that have not begun. See `Client.abort`."""
         self.client.abort(jobs, targets, block)
 
-    def get_result(self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True) -> AsyncResult:
+    def get_result(
+        self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True
+    ) -> AsyncResult:
         """Give a result by its id, or its place in this view's `history`. See `Client.get_result`."""
         wanted = indices_or_msg_ids
         if wanted is None or isinstance(wanted, int):
@@ -368,7 +394,9 @@ def _check_retries(flags: Mapping[str, Any], targets: Any) -> None:
     if not flags[name]:
         return
     if flags["at_most_once"]:
-        raise ValueError(f"{name}={flags[name]} and at_most_once=True contradict each other; leave one of them out")
+        raise ValueError(
+            f"{name}={flags[name]} and at_most_once=True contradict each other; leave one of them out"
+        )
     if targets is not None:
         raise ValueError(
             f"{name}={flags[name]} is for the shared queue: tasks for chosen engines run once, in the order of their "
@@ -393,7 +421,17 @@ def in_engine_namespace(f: Any) -> Any:
 class Again:
     """Submits the same task again."""
 
-    __slots__ = ("about", "codec", "data", "decode", "engine", "function", "has_code", "options", "view")
+    __slots__ = (
+        "about",
+        "codec",
+        "data",
+        "decode",
+        "engine",
+        "function",
+        "has_code",
+        "options",
+        "view",
+    )
 
     def __init__(
         self,
@@ -432,8 +470,13 @@ class Again:
             task = client._session.submit(*call)
         else:
             (task,) = client._session.submit_to([self.engine], *call)
-        call = (self.view, *(getattr(self, name) for name in ("function", "codec", "data", "about", "has_code")))
-        part = SubTask(task, self.about, self.decode, (*call, self.decode, self.options, self.engine))
+        call = (
+            self.view,
+            *(getattr(self, name) for name in ("function", "codec", "data", "about", "has_code")),
+        )
+        part = SubTask(
+            task, self.about, self.decode, (*call, self.decode, self.options, self.engine)
+        )
         result = AsyncResult([part], True)
         client._note(result)
         return result
@@ -480,7 +523,9 @@ class LoadBalancedView(View):
         if self.targets is None:
             task = session.submit(function, codec, data, options, has_code)
         else:
-            (task,) = session.submit_to([self._next_engine()], function, codec, data, options, has_code)
+            (task,) = session.submit_to(
+                [self._next_engine()], function, codec, data, options, has_code
+            )
         self._submitted.add(task.number)
         engine = None if self.targets is None else task.engine
         call = (self, function, codec, data, about, has_code, decode, options, engine)
@@ -491,7 +536,11 @@ class LoadBalancedView(View):
         return self.client.queue_status(self._own_targets(targets), verbose)
 
     def shutdown(
-        self, targets: Any = None, restart: bool = False, hub: bool = False, block: bool | None = None
+        self,
+        targets: Any = None,
+        restart: bool = False,
+        hub: bool = False,
+        block: bool | None = None,
     ) -> None:
         """Stop the engines of this view, or these. See `Client.shutdown`."""
         self.client.shutdown(self._own_targets(targets), restart, hub, block)
@@ -561,5 +610,7 @@ class LoadBalancedView(View):
 
         is_waiting = bool(self.block if block is None else block)
         view = self._with(flags)
-        begin = map_balanced(view, f, sequences, chunksize, ordered, return_exceptions, label, is_waiting)
+        begin = map_balanced(
+            view, f, sequences, chunksize, ordered, return_exceptions, label, is_waiting
+        )
         return self._finish(begin, block)

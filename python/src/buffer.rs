@@ -1,10 +1,10 @@
 //! Memory that crosses between Python and Rust without a copy.
 //!
-//! Outwards, [`borrow`] takes the memory of any object that exports it (PEP 3118) as [`Bytes`]. Inwards, [`lend`] makes
-//! an object that exports the memory of some [`Bytes`], read-only, and keeps it alive; [`hand_over`] makes one that may
-//! be written to, of memory that nobody else has. `PyO3` has both only from the stable ABI of Python 3.11 on. The
-//! functions and the slots' numbers are the same in 3.10, where they are no part of that ABI yet, so they are declared
-//! here.
+//! Outwards, [`borrow`] takes the memory of any object that exports it (PEP 3118) as [`Bytes`].
+//! Inwards, [`lend`] makes an object that exports the memory of some [`Bytes`], read-only, and
+//! keeps it alive; [`hand_over`] makes one that may be written to, of memory that nobody else has.
+//! `PyO3` has both only from the stable ABI of Python 3.11 on. The functions and the slots' numbers
+//! are the same in 3.10, where they are no part of that ABI yet, so they are declared here.
 
 #![allow(unsafe_code)]
 
@@ -19,7 +19,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes};
 
-/// Results up to this size are copied into `bytes`, which is cheaper than an object that shares them.
+/// Results up to this size are copied into `bytes`, which is cheaper than an object that shares
+/// them.
 const COPY_BYTES_MAX: usize = 4096;
 
 /// `Py_buffer`, as the stable ABI has it since 3.11, and `CPython` since 3.3.
@@ -56,7 +57,8 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Takes an object's memory. The object must not be changed before the last of the bytes is dropped.
+/// Takes an object's memory. The object must not be changed before the last of the bytes is
+/// dropped.
 ///
 /// # Errors
 /// `BufferError` if the object exports no contiguous memory.
@@ -68,7 +70,8 @@ pub fn borrow(object: &Bound<'_, PyAny>) -> PyResult<Bytes> {
     }
     // SAFETY: all fields are integers or pointers, for which zero is a value.
     let mut view: Box<View> = Box::new(unsafe { std::mem::zeroed() });
-    // SAFETY: the object lives, this thread is attached, and the view is a `Py_buffer` in a place of its own.
+    // SAFETY: the object lives, this thread is attached, and the view is a `Py_buffer` in a place
+    // of its own.
     if unsafe { PyObject_GetBuffer(object.as_ptr(), &raw mut *view, PYBUF_SIMPLE) } != 0 {
         return Err(PyErr::fetch(object.py()));
     }
@@ -85,9 +88,9 @@ struct Borrowed {
     view: Option<Box<View>>,
 }
 
-// SAFETY: the exporter keeps the memory in its place until the view is released, which happens with the interpreter's
-// lock (see `Drop`); until then any thread may read it. That nobody writes is the caller's promise, as for every
-// buffer that Python hands to another thread.
+// SAFETY: the exporter keeps the memory in its place until the view is released, which happens with
+// the interpreter's lock (see `Drop`); until then any thread may read it. That nobody writes is the
+// caller's promise, as for every buffer that Python hands to another thread.
 unsafe impl Send for Borrowed {}
 // SAFETY: as above.
 unsafe impl Sync for Borrowed {}
@@ -95,7 +98,8 @@ unsafe impl Sync for Borrowed {}
 impl AsRef<[u8]> for Borrowed {
     fn as_ref(&self) -> &[u8] {
         match &self.view {
-            // SAFETY: `borrow` has looked that the view has memory of this length; it is released only by `Drop`.
+            // SAFETY: `borrow` has looked that the view has memory of this length; it is released
+            // only by `Drop`.
             Some(view) if view.len > 0 => unsafe {
                 std::slice::from_raw_parts(view.buf.cast::<u8>(), view.len.unsigned_abs())
             },
@@ -111,7 +115,10 @@ impl Drop for Borrowed {
     fn drop(&mut self) {
         // Mostly this is the network's thread, which must not wait for the interpreter's lock.
         if let Some(view) = self.view.take() {
-            RETURNED.lock().unwrap_or_else(PoisonError::into_inner).push(Borrowed { view: Some(view) });
+            RETURNED
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(Borrowed { view: Some(view) });
         }
     }
 }
@@ -121,13 +128,15 @@ pub fn release_returned(_: Python<'_>) {
     let returned = std::mem::take(&mut *RETURNED.lock().unwrap_or_else(PoisonError::into_inner));
     for mut borrowed in returned {
         if let Some(mut view) = borrowed.view.take() {
-            // SAFETY: it was filled by `PyObject_GetBuffer` and is released once; this thread is attached.
+            // SAFETY: it was filled by `PyObject_GetBuffer` and is released once; this thread is
+            // attached.
             unsafe { PyBuffer_Release(&raw mut *view) };
         }
     }
 }
 
-/// An object with these bytes: a copy as `bytes` if they are few, else one that shares them, read-only.
+/// An object with these bytes: a copy as `bytes` if they are few, else one that shares them,
+/// read-only.
 pub fn lend<'py>(py: Python<'py>, bytes: &Bytes) -> PyResult<Bound<'py, PyAny>> {
     if bytes.len() <= COPY_BYTES_MAX {
         return Ok(PyBytes::new(py, bytes).into_any());
@@ -135,10 +144,11 @@ pub fn lend<'py>(py: Python<'py>, bytes: &Bytes) -> PyResult<Bound<'py, PyAny>> 
     export(py, bytes.clone(), true)
 }
 
-/// An object with these bytes that may be written to: a copy if they are few, else the memory itself.
+/// An object with these bytes that may be written to: a copy if they are few, else the memory
+/// itself.
 ///
-/// The bytes are a buffer of a result, and nobody has a clone of them. Large buffers of results are slices of one
-/// allocation that was made for the result, and do not overlap.
+/// The bytes are a buffer of a result, and nobody has a clone of them. Large buffers of results are
+/// slices of one allocation that was made for the result, and do not overlap.
 pub fn hand_over(py: Python<'_>, bytes: Bytes) -> PyResult<Bound<'_, PyAny>> {
     if bytes.len() <= COPY_BYTES_MAX {
         return Ok(PyByteArray::new(py, &bytes).into_any());
@@ -146,7 +156,8 @@ pub fn hand_over(py: Python<'_>, bytes: Bytes) -> PyResult<Bound<'_, PyAny>> {
     export(py, bytes, false)
 }
 
-const _: () = assert!(COPY_BYTES_MAX >= INLINE_PAYLOAD_BYTES_MAX, "the memory of inline payloads is shared");
+const _: () =
+    assert!(COPY_BYTES_MAX >= INLINE_PAYLOAD_BYTES_MAX, "the memory of inline payloads is shared");
 
 fn export(py: Python<'_>, bytes: Bytes, is_read_only: bool) -> PyResult<Bound<'_, PyAny>> {
     let kind = lent_type(py)?;
@@ -155,8 +166,11 @@ fn export(py: Python<'_>, bytes: Bytes, is_read_only: bool) -> PyResult<Bound<'_
     // SAFETY: it is a new reference, or null with an exception set.
     let object = unsafe { Bound::from_owned_ptr_or_err(py, object)? };
     let exported = Exported { bytes, is_read_only };
-    // SAFETY: the allocation is for a `Lent`, and its field is not initialised yet; nobody else has the object.
-    unsafe { (&raw mut (*object.as_ptr().cast::<Lent>()).exported).write(Some(Box::new(exported))) };
+    // SAFETY: the allocation is for a `Lent`, and its field is not initialised yet; nobody else has
+    // the object.
+    unsafe {
+        (&raw mut (*object.as_ptr().cast::<Lent>()).exported).write(Some(Box::new(exported)))
+    };
     Ok(object)
 }
 
@@ -188,8 +202,11 @@ fn lent_type(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
             flags: u32::try_from(ffi::Py_TPFLAGS_DEFAULT).expect("the default flags are low bits"),
             slots: slots.as_mut_ptr(),
         };
-        // SAFETY: spec and slots are complete and live for the call, which copies them; the name is static.
-        unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&raw mut spec)).map(Bound::unbind) }
+        // SAFETY: spec and slots are complete and live for the call, which copies them; the name is
+        // static.
+        unsafe {
+            Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&raw mut spec)).map(Bound::unbind)
+        }
     })?;
     Ok(kind.bind(py))
 }
@@ -198,19 +215,29 @@ fn lent_type(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 unsafe extern "C" fn lent_get(object: *mut ffi::PyObject, view: *mut View, flags: c_int) -> c_int {
     // SAFETY: Python calls this with an object of the type, which lives, and with its lock.
     let exported = unsafe { &(*object.cast::<Lent>()).exported };
-    let (start, len, is_read_only) = exported.as_ref().map_or((std::ptr::null(), 0, true), |exported| {
-        (exported.bytes.as_ptr(), exported.bytes.len(), exported.is_read_only)
-    });
-    // SAFETY: the view is Python's, to be filled; it keeps the object, and so the bytes. They never change if they are
-    // read-only. Else the memory is a `Vec`'s, nobody else has bytes of it (see `hand_over`), and we do not read them.
+    let (start, len, is_read_only) =
+        exported.as_ref().map_or((std::ptr::null(), 0, true), |exported| {
+            (exported.bytes.as_ptr(), exported.bytes.len(), exported.is_read_only)
+        });
+    // SAFETY: the view is Python's, to be filled; it keeps the object, and so the bytes. They never
+    // change if they are read-only. Else the memory is a `Vec`'s, nobody else has bytes of it (see
+    // `hand_over`), and we do not read them.
     unsafe {
-        PyBuffer_FillInfo(view, object, start.cast_mut().cast(), len.cast_signed(), c_int::from(is_read_only), flags)
+        PyBuffer_FillInfo(
+            view,
+            object,
+            start.cast_mut().cast(),
+            len.cast_signed(),
+            c_int::from(is_read_only),
+            flags,
+        )
     }
 }
 
 /// `tp_dealloc`.
 unsafe extern "C" fn lent_dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: Python calls this once, at the end of the object, whose field `lend` has written or left as none.
+    // SAFETY: Python calls this once, at the end of the object, whose field `lend` has written or
+    // left as none.
     unsafe {
         (&raw mut (*object.cast::<Lent>()).exported).drop_in_place();
         let kind = ffi::Py_TYPE(object);

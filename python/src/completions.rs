@@ -48,7 +48,8 @@ impl Completions {
         Self::default()
     }
 
-    /// Waits for keys, and takes all that there are; an empty list after `close`, or after the timeout.
+    /// Waits for keys, and takes all that there are; an empty list after `close`, or after the
+    /// timeout.
     #[pyo3(signature = (timeout=None))]
     fn take(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<u64>> {
         release_returned(py);

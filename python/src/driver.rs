@@ -1,9 +1,11 @@
-//! The choice of who drives the network: a background thread, or for the moment the thread that waits for a short task.
+//! The choice of who drives the network: a background thread, or for the moment the thread that
+//! waits for a short task.
 //!
-//! To hand a message to another thread, and to be woken by it when the answer is there, costs two wakeups for each
-//! call, and often wakes a processor. So while a thread makes one short call after the other, or submits many in a
-//! burst, the background thread steps aside, and the caller writes and reads itself. It is back when nobody has driven
-//! for [`PAUSE`], or at once when a thread goes to sleep over what it waits for.
+//! To hand a message to another thread, and to be woken by it when the answer is there, costs two
+//! wakeups for each call, and often wakes a processor. So while a thread makes one short call after
+//! the other, or submits many in a burst, the background thread steps aside, and the caller writes
+//! and reads itself. It is back when nobody has driven for [`PAUSE`], or at once when a thread goes
+//! to sleep over what it waits for.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,11 +16,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 
-/// After so long without anybody who drives, the background thread does: what comes while callers compute, and nobody
-/// sleeps over it, is so late at most.
+/// After so long without anybody who drives, the background thread does: what comes while callers
+/// compute, and nobody sleeps over it, is so late at most.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Submits that come within this of each other are a burst; those of a long one go together when the last batch is so
-/// old.
+/// Submits that come within this of each other are a burst; those of a long one go together when
+/// the last batch is so old.
 const BURST_GAP: Duration = Duration::from_micros(100);
 /// So many submits make a burst long.
 const BURST_LONG: u32 = 8;
@@ -58,7 +60,8 @@ impl Driver {
             burst: AtomicU32::new(0),
         });
         let driving = Arc::clone(&driver);
-        let thread = thread::Builder::new().name("furlong-client".into()).spawn(move || driving.run())?;
+        let thread =
+            thread::Builder::new().name("furlong-client".into()).spawn(move || driving.run())?;
         driver.background.get_or_init(|| thread.thread().clone());
         Ok(driver)
     }
@@ -95,14 +98,15 @@ impl Driver {
         }
     }
 
-    /// Something was submitted. Whether the caller shall write it, as the background thread does not. Who submits many
-    /// in a quick burst drives, and what it submits goes in batches.
+    /// Something was submitted. Whether the caller shall write it, as the background thread does
+    /// not. Who submits many in a quick burst drives, and what it submits goes in batches.
     pub fn note_submit(&self) -> bool {
         let is_in_burst = self.extend_burst() >= BURST_LONG;
         if is_in_burst {
             self.yield_to_caller();
         }
-        self.is_yielding.load(Ordering::Acquire) && (!is_in_burst || self.since_driven() >= BURST_GAP)
+        self.is_yielding.load(Ordering::Acquire)
+            && (!is_in_burst || self.since_driven() >= BURST_GAP)
     }
 
     /// Writes what waits to be written.
@@ -143,7 +147,8 @@ impl Driver {
         }
     }
 
-    /// Lengthens the burst; returns the number of submits before this one, each soon after the last, without a wait.
+    /// Lengthens the burst; returns the number of submits before this one, each soon after the
+    /// last, without a wait.
     fn extend_burst(&self) -> u32 {
         let now_us = self.now_us();
         let gap_us = now_us.saturating_sub(self.submitted_us.swap(now_us, Ordering::Relaxed));

@@ -17,7 +17,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub struct Engines {
     state: Mutex<State>,
-    /// The connection is back after a cut, when nobody told what happened meanwhile; or nobody looks any longer.
+    /// The connection is back after a cut, when nobody told what happened meanwhile; or nobody
+    /// looks any longer.
     look: Notify,
     is_left: AtomicBool,
 }
@@ -101,11 +102,17 @@ async fn watch(engines: Arc<Engines>, client: Client, mut events: Events) {
             () = engines.look.notified() => Some(Err(EventsError::Missed(0))),
         };
         match event {
-            Some(Ok(Event::EngineOnline(id))) => engines.change(|state| _ = state.online.insert(id)),
-            Some(Ok(Event::EngineOffline(id))) => engines.change(|state| _ = state.online.remove(&id)),
+            Some(Ok(Event::EngineOnline(id))) => {
+                engines.change(|state| _ = state.online.insert(id))
+            }
+            Some(Ok(Event::EngineOffline(id))) => {
+                engines.change(|state| _ = state.online.remove(&id))
+            }
             Some(Ok(Event::EngineRestarted(..))) => {}
             Some(Err(EventsError::Missed(_))) => ask_again(&engines, &client).await,
-            Some(Err(EventsError::Disconnected(_))) | None => return engines.change(|state| state.is_over = true),
+            Some(Err(EventsError::Disconnected(_))) | None => {
+                return engines.change(|state| state.is_over = true);
+            }
         }
     }
 }

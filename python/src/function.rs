@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use furlong_client::{CallSpec, Function as ClientFunction, OsText, PickleSupport, PickledFunction, Runtime};
+use furlong_client::{
+    CallSpec, Function as ClientFunction, OsText, PickleSupport, PickledFunction, Runtime,
+};
 use pyo3::prelude::*;
 
 /// The text of the client's cloudpickle, for engines that have none.
@@ -65,24 +67,34 @@ impl Function {
 
 #[pymethods]
 impl Function {
-    /// Returns true if it is of this pickle. Cheaper than to make it anew, which hashes the pickle and copies it.
+    /// Returns true if it is of this pickle. Cheaper than to make it anew, which hashes the pickle
+    /// and copies it.
     fn is_of(&self, blob: &[u8]) -> bool {
         self.call.pickle().is_some_and(|pickle| pickle[..] == *blob)
     }
 
-    /// A Python function as a pickle: its name for people, the pickle, the version of Python that made it, whether it
-    /// holds code, and whether engines keep what they have loaded.
+    /// A Python function as a pickle: its name for people, the pickle, the version of Python that
+    /// made it, whether it holds code, and whether engines keep what they have loaded.
     #[staticmethod]
     #[pyo3(signature = (name, blob, python, has_code, support, kept=true))]
-    fn pickled(name: String, blob: &[u8], python: (u8, u8), has_code: bool, support: &Support, kept: bool) -> Self {
+    fn pickled(
+        name: String,
+        blob: &[u8],
+        python: (u8, u8),
+        has_code: bool,
+        support: &Support,
+        kept: bool,
+    ) -> Self {
         let function = PickledFunction::new(name, blob.to_vec(), python);
         let function = function.has_code(has_code).kept(kept).support(&support.support);
         let pickle = Pickle { function: function.clone(), python, has_code, kept };
-        let often = (blob.len() > SHORT_BYTES && kept).then(|| CallSpec::pickled(Arc::new(function.clone().defined())));
+        let often = (blob.len() > SHORT_BYTES && kept)
+            .then(|| CallSpec::pickled(Arc::new(function.clone().defined())));
         Self { often, pickle: Some(pickle), ..Self::once(CallSpec::pickled(Arc::new(function))) }
     }
 
-    /// The same pickled function with something behind its pickle and other support; none if it is no pickle.
+    /// The same pickled function with something behind its pickle and other support; none if it is
+    /// no pickle.
     fn with_support(&self, mark: &[u8], support: &Support) -> Option<Self> {
         let Pickle { function, python, has_code, kept } = self.pickle.as_ref()?;
         let blob = [&function.blob()[..], mark].concat();

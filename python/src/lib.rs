@@ -1,9 +1,10 @@
-//! The extension module `furlong._furlong`: connections, tasks and payloads for the package's Python files.
+//! The extension module `furlong._furlong`: connections, tasks and payloads for the package's
+//! Python files.
 //!
-//! Network, cryptography and bookkeeping are `furlong-client`'s, on a thread that never takes the interpreter's lock
-//! (`driver.rs`). Python threads come in with the lock and let go of it while they wait. Memory crosses without a copy
-//! in both directions (`buffer.rs`). What only Python needs, pickling above all, is in Python. The command `furlong` is
-//! here too (`command.rs`).
+//! Network, cryptography and bookkeeping are `furlong-client`'s, on a thread that never takes the
+//! interpreter's lock (`driver.rs`). Python threads come in with the lock and let go of it while
+//! they wait. Memory crosses without a copy in both directions (`buffer.rs`). What only Python
+//! needs, pickling above all, is in Python. The command `furlong` is here too (`command.rs`).
 
 mod buffer;
 mod command;

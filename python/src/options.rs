@@ -20,7 +20,8 @@ impl Options {
     }
 }
 
-/// Conditions on other tasks: their ids, whether one is enough, whether success and failure satisfy.
+/// Conditions on other tasks: their ids, whether one is enough, whether success and failure
+/// satisfy.
 type Depends = (Vec<String>, bool, bool, bool);
 
 #[pymethods]
@@ -62,7 +63,9 @@ impl Options {
             error_retries,
             backoff_ms: whole_ms("backoff", backoff)?,
             at_most_once,
-            queue_timeout_ms: queue_timeout.map(|limit| limit_ms("queue_timeout", limit)).transpose()?,
+            queue_timeout_ms: queue_timeout
+                .map(|limit| limit_ms("queue_timeout", limit))
+                .transpose()?,
             run_timeout_ms: run_timeout.map(|limit| limit_ms("run_timeout", limit)).transpose()?,
             after,
             after_any,
@@ -111,7 +114,9 @@ pub fn task_id(of: &str, text: &str) -> PyResult<TaskId> {
 fn limit_ms(option: &str, seconds: f64) -> PyResult<u64> {
     let limit = whole_ms(option, seconds)?;
     if limit == 0 {
-        return Err(PyValueError::new_err(format!("{option}: no time at all; leave it out for no limit")));
+        return Err(PyValueError::new_err(format!(
+            "{option}: no time at all; leave it out for no limit"
+        )));
     }
     Ok(limit)
 }

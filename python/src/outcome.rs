@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use furlong_client::{
-    Codec, Display, ErrorKind, FailureKind, Published, RemoteError, ReplyHeader, TaskFailure, TaskReport, TaskResult,
-    TaskState,
+    Codec, Display, ErrorKind, FailureKind, Published, RemoteError, ReplyHeader, TaskFailure,
+    TaskReport, TaskResult, TaskState,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -26,7 +26,8 @@ pub struct Outcome {
 impl Outcome {
     /// Of a task that has ended.
     pub fn new(mut result: Result<TaskResult, TaskFailure>) -> Self {
-        let data = result.as_mut().map(|result| std::mem::take(&mut result.data)).unwrap_or_default();
+        let data =
+            result.as_mut().map(|result| std::mem::take(&mut result.data)).unwrap_or_default();
         let data_bytes = data.iter().map(Bytes::len).sum();
         Self { result, data: Mutex::new(Data::Came(data)), data_bytes }
     }
@@ -56,7 +57,8 @@ enum Data {
     Read(Py<PyList>),
 }
 
-/// Something displayed: by type, what is said about it, and whether it is the last expression's value.
+/// Something displayed: by type, what is said about it, and whether it is the last expression's
+/// value.
 type Shown<'py> = (Bound<'py, PyDict>, Bound<'py, PyDict>, bool);
 /// An exception's type name, text, traceback, and its count of executions.
 type RemoteParts = (String, String, String, Option<u64>);
@@ -87,10 +89,15 @@ impl Outcome {
             Data::Read(buffers) => return Ok(buffers.bind(py).clone()),
             Data::Came(came) => std::mem::take(came),
         };
-        // To make a list may collect garbage, and run code that comes here again: not with the lock.
+        // To make a list may collect garbage, and run code that comes here again: not with the
+        // lock.
         let is_beside = |at| at > 0 && self.codec() == Some(Codec::Pickle.as_str());
-        let convert = |(at, buffer)| if is_beside(at) { hand_over(py, buffer) } else { lend(py, &buffer) };
-        let buffers = PyList::new(py, came.into_iter().enumerate().map(convert).collect::<PyResult<Vec<_>>>()?)?;
+        let convert =
+            |(at, buffer)| if is_beside(at) { hand_over(py, buffer) } else { lend(py, &buffer) };
+        let buffers = PyList::new(
+            py,
+            came.into_iter().enumerate().map(convert).collect::<PyResult<Vec<_>>>()?,
+        )?;
         *self.lock() = Data::Read(buffers.clone().unbind());
         Ok(buffers)
     }
@@ -110,7 +117,8 @@ impl Outcome {
         }
     }
 
-    /// Returns its displays: dictionaries by type, what is said of each, and whether it is the last expression's value.
+    /// Returns its displays: dictionaries by type, what is said of each, and whether it is the last
+    /// expression's value.
     fn displays<'py>(&self, py: Python<'py>) -> PyResult<Vec<Shown<'py>>> {
         let shown = self.result.as_ref().map_or(&[][..], |result| result.header.displays());
         let convert = |display: &Display| {
@@ -151,14 +159,19 @@ impl Outcome {
     /// The engine's details of the exception beyond its texts.
     fn remote_details<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let details = self.failure().map_or(&[][..], TaskFailure::remote_details);
-        PyList::new(py, details.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?)
+        PyList::new(
+            py,
+            details.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?,
+        )
     }
 
     /// The exit code and the signal that a command ended with.
     #[getter]
     fn exited(&self) -> Option<(Option<i32>, Option<i32>)> {
         match &self.result {
-            Ok(TaskResult { header: ReplyHeader::Exited { code, signal }, .. }) => Some((*code, *signal)),
+            Ok(TaskResult { header: ReplyHeader::Exited { code, signal }, .. }) => {
+                Some((*code, *signal))
+            }
             Ok(_) => None,
             Err(failure) => match &*failure.error {
                 FailureKind::Exit { code, signal, .. } => Some((*code, *signal)),
@@ -194,8 +207,8 @@ impl Outcome {
         self.report().attempts
     }
 
-    /// The time of its submit, in microseconds since 1970; then microseconds from there to its assignment and its end,
-    /// and for how many its code ran.
+    /// The time of its submit, in microseconds since 1970; then microseconds from there to its
+    /// assignment and its end, and for how many its code ran.
     #[getter]
     fn times(&self) -> (u64, Option<u64>, u64, u64) {
         let times = &self.report().times;
@@ -216,7 +229,11 @@ impl Outcome {
 
     /// The last of what it published: codec and buffers.
     fn published<'py>(&self, py: Python<'py>) -> PyResult<Option<PublishedParts<'py>>> {
-        self.report().published.as_deref().map(|published| published_parts(py, published)).transpose()
+        self.report()
+            .published
+            .as_deref()
+            .map(|published| published_parts(py, published))
+            .transpose()
     }
 }
 
@@ -224,7 +241,11 @@ impl Outcome {
 pub type PublishedParts<'py> = (Option<&'static str>, Bound<'py, PyList>, u64);
 
 /// Returns what a task published, for Python.
-pub fn published_parts<'py>(py: Python<'py>, published: &Published) -> PyResult<PublishedParts<'py>> {
-    let buffers = published.data.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?;
+pub fn published_parts<'py>(
+    py: Python<'py>,
+    published: &Published,
+) -> PyResult<PublishedParts<'py>> {
+    let buffers =
+        published.data.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?;
     Ok((published.header.codec().map(Codec::as_str), PyList::new(py, buffers)?, published.number))
 }

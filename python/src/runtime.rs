@@ -14,14 +14,15 @@ use tokio::sync::oneshot;
 
 use crate::driver::Driver;
 
-/// The time that a waiting thread sleeps before it checks for signals: Ctrl-C takes effect within this time.
+/// The time that a waiting thread sleeps before it checks for signals: Ctrl-C takes effect within
+/// this time.
 pub const SIGNALS: Duration = Duration::from_millis(50);
 
 /// Counts forks: what was made before the last one is of the parent, and its threads are not here.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
-/// The driver of this process's clients, and the fork that it was made after. Locked only with the interpreter's
-/// lock, so that no fork finds it locked.
+/// The driver of this process's clients, and the fork that it was made after. Locked only with the
+/// interpreter's lock, so that no fork finds it locked.
 static DRIVER: Mutex<Option<(u64, Arc<Driver>)>> = Mutex::new(None);
 
 /// Tells this process that it is the child of a fork. For `os.register_at_fork`.
@@ -79,7 +80,8 @@ impl Origin {
         Self(GENERATION.load(Ordering::Relaxed))
     }
 
-    /// Returns true if this process has forked off since: then a lock inside may be held by a thread that is not here.
+    /// Returns true if this process has forked off since: then a lock inside may be held by a
+    /// thread that is not here.
     pub fn is_foreign(self) -> bool {
         self.0 != GENERATION.load(Ordering::Relaxed)
     }
@@ -119,7 +121,10 @@ impl<T> Guarded<T> {
 }
 
 impl<T> Drop for Guarded<T> {
-    #[expect(clippy::disallowed_methods, reason = "dropping what the parent's threads may have locked can block")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "dropping what the parent's threads may have locked can block"
+    )]
     fn drop(&mut self) {
         if self.origin.is_foreign() {
             std::mem::forget(self.value.take());
@@ -136,7 +141,11 @@ pub fn driver(_: Python<'_>) -> PyResult<Arc<Driver>> {
     {
         return Ok(Arc::clone(driver));
     }
-    let failed = |error| PyRuntimeError::new_err(format!("the client's background thread cannot be started: {error}"));
+    let failed = |error| {
+        PyRuntimeError::new_err(format!(
+            "the client's background thread cannot be started: {error}"
+        ))
+    };
     let started = Driver::start().map_err(failed)?;
     // A parent's is only forgotten: the thread that holds it does not exist here.
     *driver = Some((generation, Arc::clone(&started)));
@@ -144,7 +153,10 @@ pub fn driver(_: Python<'_>) -> PyResult<Arc<Driver>> {
 }
 
 /// Runs a future on the network's thread, and waits for it.
-pub fn run<T: Send + 'static>(py: Python<'_>, future: impl Future<Output = T> + Send + 'static) -> PyResult<T> {
+pub fn run<T: Send + 'static>(
+    py: Python<'_>,
+    future: impl Future<Output = T> + Send + 'static,
+) -> PyResult<T> {
     let (send, receive) = oneshot::channel();
     driver(py)?.handle().spawn(async move { drop(send.send(future.await)) });
     let received = wait(py, receive, None)?.expect("there is no limit");
@@ -168,12 +180,16 @@ thread_local! {
     static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
 }
 
-/// Polls a future of the client on this thread until it is ready, without the interpreter's lock meanwhile. None if it
-/// is not ready within the limit.
+/// Polls a future of the client on this thread until it is ready, without the interpreter's lock
+/// meanwhile. None if it is not ready within the limit.
 ///
 /// # Errors
 /// The exception that a signal handler raises: `KeyboardInterrupt`. The future is dropped then.
-pub fn wait<F: Future>(py: Python<'_>, future: F, limit: Option<Duration>) -> PyResult<Option<F::Output>> {
+pub fn wait<F: Future>(
+    py: Python<'_>,
+    future: F,
+    limit: Option<Duration>,
+) -> PyResult<Option<F::Output>> {
     let mut future = pin!(future);
     let waker = WAKER.with(Waker::clone);
     until(py, limit, SIGNALS, || future.as_mut().poll(&mut Context::from_waker(&waker)))
@@ -190,8 +206,8 @@ pub fn until<T>(
     rest_until(py, limit, pause, ask)
 }
 
-/// Asks until there is an answer: after each unparking of this thread, and after each pause, when signals are obeyed.
-/// None if there is no answer within the limit.
+/// Asks until there is an answer: after each unparking of this thread, and after each pause, when
+/// signals are obeyed. None if there is no answer within the limit.
 pub fn rest_until<T>(
     py: Python<'_>,
     limit: Option<Duration>,
@@ -223,7 +239,9 @@ pub fn rest_until<T>(
 /// `ValueError` for what is no time.
 pub fn limit_of(seconds: Option<f64>) -> PyResult<Option<Duration>> {
     match seconds {
-        Some(seconds) if seconds.is_nan() => Err(pyo3::exceptions::PyValueError::new_err("a timeout is a number")),
+        Some(seconds) if seconds.is_nan() => {
+            Err(pyo3::exceptions::PyValueError::new_err("a timeout is a number"))
+        }
         Some(seconds) if seconds >= 0.0 => Ok(Duration::try_from_secs_f64(seconds).ok()),
         _ => Ok(None),
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use furlong_client::{
-    Arguments, CallSpec, Client, ClientBuilder, ClientError, ClusterName, EngineId, EngineTargets, HasTaskId,
-    LinkEvent, Signal, TaskFuture, TaskQuery,
+    Arguments, CallSpec, Client, ClientBuilder, ClientError, ClusterName, EngineId, EngineTargets,
+    HasTaskId, LinkEvent, Signal, TaskFuture, TaskQuery,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -48,8 +48,8 @@ impl Drop for Inner {
 
 #[pymethods]
 impl Session {
-    /// Connects: by the capability file, else as the client's builder finds one. Waits so many seconds for file and
-    /// broker. `on_link` is not called from here: ask `cuts`.
+    /// Connects: by the capability file, else as the client's builder finds one. Waits so many
+    /// seconds for file and broker. `on_link` is not called from here: ask `cuts`.
     #[staticmethod]
     #[pyo3(signature = (capability=None, cluster=None, timeout=10.0))]
     fn connect(
@@ -63,13 +63,15 @@ impl Session {
             builder = builder.capability(path);
         }
         if let Some(name) = cluster {
-            let name: ClusterName = name.parse().map_err(|error| PyValueError::new_err(format!("cluster: {error}")))?;
+            let name: ClusterName =
+                name.parse().map_err(|error| PyValueError::new_err(format!("cluster: {error}")))?;
             builder = builder.cluster(name);
         }
         Self::open(py, builder, timeout)
     }
 
-    /// Connects with the key of a running task's client, through the door that its engine has described.
+    /// Connects with the key of a running task's client, through the door that its engine has
+    /// described.
     #[staticmethod]
     fn connect_by_pass(py: Python<'_>, key: &PassKey, door: &str, timeout: f64) -> PyResult<Self> {
         Self::open(py, Client::builder().pass(key.pass(door)?), timeout)
@@ -99,7 +101,8 @@ impl Session {
         Ok(self.inner.get()?.client.submitted())
     }
 
-    /// Cancels what the calling thread has submitted after the first `count` tasks, and waits for nothing.
+    /// Cancels what the calling thread has submitted after the first `count` tasks, and waits for
+    /// nothing.
     fn cancel_since(&self, count: u64) -> PyResult<()> {
         let client = &self.inner.get()?.client;
         client.cancel_numbers(&submitted::since(client.session(), count));
@@ -132,7 +135,8 @@ impl Session {
         Ok(self.inner.get()?.engines.online())
     }
 
-    /// Waits until the engines are others than at that number; whether they are, within the timeout.
+    /// Waits until the engines are others than at that number; whether they are, within the
+    /// timeout.
     #[pyo3(signature = (version, timeout=None))]
     fn wait_engines(&self, py: Python<'_>, version: u64, timeout: Option<f64>) -> PyResult<bool> {
         let engines = &self.inner.get()?.engines;
@@ -164,7 +168,8 @@ impl Session {
         }
     }
 
-    /// Submits a call to each of these engines, with one copy of its data. Waits while the session's credit is used up.
+    /// Submits a call to each of these engines, with one copy of its data. Waits while the
+    /// session's credit is used up.
     #[pyo3(signature = (engines, function, codec, data, options=None, has_code=false))]
     #[expect(clippy::too_many_arguments, reason = "they are named arguments in Python")]
     fn submit_to(
@@ -208,8 +213,8 @@ impl Session {
         json(&answer(py, self.inner.get()?.client.query_tasks(query).all())?)
     }
 
-    /// A task of any session of the owner: its record as JSON, and its end, if it is known and kept. With `wait`, waits
-    /// for the end; none if it has not come within the timeout.
+    /// A task of any session of the owner: its record as JSON, and its end, if it is known and
+    /// kept. With `wait`, waits for the end; none if it has not come within the timeout.
     #[pyo3(signature = (id, wait, timeout=None))]
     fn fetch(
         &self,
@@ -231,7 +236,8 @@ impl Session {
         Ok(Some((json(&fetched.record)?, fetched.result.map(Outcome::new))))
     }
 
-    /// Cancels tasks of any session of the owner: how many are cancelled from now on, and how many had ended.
+    /// Cancels tasks of any session of the owner: how many are cancelled from now on, and how many
+    /// had ended.
     #[pyo3(signature = (ids, force=false))]
     fn cancel(&self, py: Python<'_>, ids: Vec<String>, force: bool) -> PyResult<(u64, u64)> {
         let tasks = ranges(ids)?;
@@ -239,8 +245,8 @@ impl Session {
         Ok((cancelled.cancelled, cancelled.finished))
     }
 
-    /// Ends those tasks of any session of the owner that have not begun: how many are ended or asked back, and how many
-    /// had ended.
+    /// Ends those tasks of any session of the owner that have not begun: how many are ended or
+    /// asked back, and how many had ended.
     fn take_back(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<(u64, u64)> {
         let cancelled = answer(py, self.inner.get()?.client.take_back(&ranges(ids)?))?;
         Ok((cancelled.cancelled, cancelled.finished))
@@ -253,7 +259,8 @@ impl Session {
 
     /// Sends a signal to what runs on these engines.
     fn signal(&self, py: Python<'_>, engines: Vec<u32>, signal: &str) -> PyResult<()> {
-        let signal: Signal = signal.parse().map_err(|error| PyValueError::new_err(format!("{error}")))?;
+        let signal: Signal =
+            signal.parse().map_err(|error| PyValueError::new_err(format!("{error}")))?;
         answer(py, self.inner.get()?.client.multiengine(targets(engines)).signal(signal))
     }
 
@@ -264,7 +271,13 @@ impl Session {
 
     /// Stops these engines, or all; with `broker`, the broker too.
     #[pyo3(signature = (engines, finish=false, broker=false))]
-    fn shutdown(&self, py: Python<'_>, engines: Option<Vec<u32>>, finish: bool, broker: bool) -> PyResult<()> {
+    fn shutdown(
+        &self,
+        py: Python<'_>,
+        engines: Option<Vec<u32>>,
+        finish: bool,
+        broker: bool,
+    ) -> PyResult<()> {
         let client = &self.inner.get()?.client;
         if broker {
             return answer(py, client.shutdown_cluster(finish));
@@ -277,7 +290,8 @@ impl Session {
         answer(py, self.inner.get()?.client.flush())
     }
 
-    /// Ends the session: what is unfinished is cancelled, unless it is to be kept and `detach` is set.
+    /// Ends the session: what is unfinished is cancelled, unless it is to be kept and `detach` is
+    /// set.
     #[pyo3(signature = (detach=false))]
     fn close(&self, py: Python<'_>, detach: bool) -> PyResult<()> {
         let client = self.inner.get()?.client.clone();
@@ -300,8 +314,10 @@ impl Session {
         let wait = limit_of(Some(timeout))?.unwrap_or(Duration::MAX);
         let engines = Arc::new(Engines::default());
         let told = Arc::clone(&engines);
-        let builder =
-            builder.wait(wait).software(concat!("furlong-python/", env!("CARGO_PKG_VERSION"))).on_link(move |event| {
+        let builder = builder
+            .wait(wait)
+            .software(concat!("furlong-python/", env!("CARGO_PKG_VERSION")))
+            .on_link(move |event| {
                 if matches!(event, LinkEvent::Back) {
                     told.handle_back();
                 }
@@ -310,7 +326,8 @@ impl Session {
         let client = run(py, builder.connect())?.map_err(|error| connect_error(py, &error))?;
         let (of, following) = (client.clone(), Arc::clone(&engines));
         let first = wait.max(FIRST_ANSWER_WITHIN);
-        let followed = run(py, async move { tokio::time::timeout(first, following.follow(&of)).await })?;
+        let followed =
+            run(py, async move { tokio::time::timeout(first, following.follow(&of)).await })?;
         let (endpoint, seconds) = (client.endpoint().clone(), first.as_secs() as u32);
         let followed = followed.unwrap_or(Err(ClientError::NoAnswer { endpoint, seconds }));
         followed.map_err(|error| client_error(py, &error))?;
@@ -345,7 +362,8 @@ fn spec(
     if let Some(options) = options {
         call = call.options(options.get().clone());
     }
-    let buffers = || -> PyResult<Vec<Bytes>> { data.try_iter()?.map(|buffer| borrow(&buffer?)).collect() };
+    let buffers =
+        || -> PyResult<Vec<Bytes>> { data.try_iter()?.map(|buffer| borrow(&buffer?)).collect() };
     let arguments = match codec {
         "pickle" => Arguments::Pickle(buffers()?),
         "msgpack" => Arguments::Msgpack(buffers()?.into_iter().next().unwrap_or_default()),

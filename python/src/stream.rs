@@ -28,7 +28,8 @@ impl OutputReader {
 
 #[pymethods]
 impl OutputReader {
-    /// Waits for the next piece. None after the end; `TimeoutError` if none came in time. One thread reads at a time.
+    /// Waits for the next piece. None after the end; `TimeoutError` if none came in time. One
+    /// thread reads at a time.
     #[pyo3(signature = (timeout=None))]
     fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Piece<'py>>> {
         let stream = self.stream.get()?;

@@ -1,14 +1,16 @@
 //! Tasks that each thread has submitted lately.
 //!
-//! A signal's handler may raise in a thread between a submit and the line that notes its task. Whoever made the call
-//! has no result then, and what was submitted is cancelled by what is known here.
+//! A signal's handler may raise in a thread between a submit and the line that notes its task.
+//! Whoever made the call has no result then, and what was submitted is cancelled by what is known
+//! here.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use furlong_client::{SessionId, TaskId};
 
-/// Ranges that are kept of a thread, which submits mostly in turn: one call, and those that it makes, need few.
+/// Ranges that are kept of a thread, which submits mostly in turn: one call, and those that it
+/// makes, need few.
 const RANGES_MAX: usize = 1024;
 
 thread_local! {
@@ -34,7 +36,8 @@ pub fn note(id: TaskId) {
     });
 }
 
-/// The numbers of those of a session that the calling thread has submitted after the session's first `count` tasks.
+/// The numbers of those of a session that the calling thread has submitted after the session's
+/// first `count` tasks.
 pub fn since(session: SessionId, count: u64) -> Vec<(u64, u64)> {
     LATELY.with_borrow(|ranges| {
         let later = ranges.iter().filter(|range| range.session == session && range.last > count);

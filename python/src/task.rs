@@ -50,12 +50,16 @@ impl Task {
         Self { id, engine, state: Guarded::new(Mutex::new(state)) }
     }
 
-    /// Looks for the end for a moment without going to sleep, where that has been worth it lately: to wake a sleeping
-    /// thread, and with it a processor, costs more than all the rest of a short task.
+    /// Looks for the end for a moment without going to sleep, where that has been worth it lately:
+    /// to wake a sleeping thread, and with it a processor, costs more than all the rest of a short
+    /// task.
     fn look_for_a_moment(&self, py: Python<'_>) -> PyResult<()> {
         let told = {
             let mut state = self.lock()?;
-            if state.is_over || !SPIN.with_borrow_mut(AdaptiveSpin::try_spin) || !state.future.is_recent() {
+            if state.is_over
+                || !SPIN.with_borrow_mut(AdaptiveSpin::try_spin)
+                || !state.future.is_recent()
+            {
                 return Ok(());
             }
             if state.poll_end(|_| ()) {
@@ -64,7 +68,8 @@ impl Task {
             Arc::clone(state.listeners.get_or_insert_default())
         };
         let driver = driver(py)?;
-        let was_told = py.detach(|| driver.spin_until(LONGEST, || told.is_told.load(Ordering::Acquire)));
+        let was_told =
+            py.detach(|| driver.spin_until(LONGEST, || told.is_told.load(Ordering::Acquire)));
         SPIN.with_borrow_mut(|spin| spin.record(was_told));
         Ok(())
     }
@@ -83,7 +88,9 @@ impl State {
         let told = Arc::clone(self.listeners.get_or_insert_default());
         listeners(&told);
         let waker = Waker::from(told);
-        if let Poll::Ready(ended) = Pin::new(&mut self.future).poll(&mut Context::from_waker(&waker)) {
+        if let Poll::Ready(ended) =
+            Pin::new(&mut self.future).poll(&mut Context::from_waker(&waker))
+        {
             self.ended = Some(ended);
             self.is_over = true;
             self.listeners = None;
@@ -131,7 +138,8 @@ impl Task {
             self.look_for_a_moment(py)?;
         }
         let ended = until(py, limit, SIGNALS, || {
-            let ask = |state: &mut State| state.poll_end(|listeners| listeners.add(thread::current()));
+            let ask =
+                |state: &mut State| state.poll_end(|listeners| listeners.add(thread::current()));
             match self.lock().map(|mut state| ask(&mut state)) {
                 Ok(false) => Poll::Pending,
                 Ok(true) => Poll::Ready(Ok(())),
@@ -187,7 +195,9 @@ impl Task {
             });
             match polled {
                 Ok(Poll::Pending) => Poll::Pending,
-                Ok(Poll::Ready(stopped)) => Poll::Ready(stopped.map_err(|error| client_error(py, &error))),
+                Ok(Poll::Ready(stopped)) => {
+                    Poll::Ready(stopped.map_err(|error| client_error(py, &error)))
+                }
                 Err(error) => Poll::Ready(Err(error)),
             }
         })?;
@@ -278,6 +288,9 @@ impl Wake for Listeners {
 }
 
 /// Waits for a future of the client, and turns its error into an exception.
-pub fn answer<T>(py: Python<'_>, future: impl Future<Output = Result<T, furlong_client::ClientError>>) -> PyResult<T> {
+pub fn answer<T>(
+    py: Python<'_>,
+    future: impl Future<Output = Result<T, furlong_client::ClientError>>,
+) -> PyResult<T> {
     wait(py, future, None)?.expect("there is no limit").map_err(|error| client_error(py, &error))
 }

@@ -59,7 +59,14 @@ class Plain:
 
 @entry
 def plain_class():
-    return Plain(3), lambda v: (v.text(), v.double, v.make(2).value, v.add(1, 2), v.square, type(v).__name__)
+    return Plain(3), lambda v: (
+        v.text(),
+        v.double,
+        v.make(2).value,
+        v.add(1, 2),
+        v.square,
+        type(v).__name__,
+    )
 
 
 @entry
@@ -134,12 +141,22 @@ class SlottedChild(Data):
 
 @entry
 def dataclass():
-    return Data(1, [2], 3), lambda v: (repr(v), [f.name for f in dataclasses.fields(v)], v.sum, v.kind)
+    return Data(1, [2], 3), lambda v: (
+        repr(v),
+        [f.name for f in dataclasses.fields(v)],
+        v.sum,
+        v.kind,
+    )
 
 
 @entry
 def dataclass_slots_frozen_ordered_kw_only():
-    return Frozen(x=2), lambda v: (repr(v), hash(v) == hash(Frozen(x=2)), v < Frozen(x=3), dataclasses.asdict(v))
+    return Frozen(x=2), lambda v: (
+        repr(v),
+        hash(v) == hash(Frozen(x=2)),
+        v < Frozen(x=3),
+        dataclasses.asdict(v),
+    )
 
 
 @entry
@@ -174,7 +191,13 @@ class OfMeta(metaclass=Meta, option=1):
 
 @entry
 def metaclass():
-    return OfMeta(), lambda v: (len(type(v)), v.by_meta, type(v).options, type(type(v)).__name__, Meta.made)
+    return OfMeta(), lambda v: (
+        len(type(v)),
+        v.by_meta,
+        type(v).options,
+        type(type(v)).__name__,
+        Meta.made,
+    )
 
 
 class Plugin:
@@ -195,7 +218,11 @@ class Second(Plugin, name="second"):
 
 @entry
 def init_subclass():
-    return First(), lambda v: (sorted(v.registry), v.registry["first"] is type(v), len(Plugin.registry))
+    return First(), lambda v: (
+        sorted(v.registry),
+        v.registry["first"] is type(v),
+        len(Plugin.registry),
+    )
 
 
 class Named:
@@ -217,7 +244,12 @@ class WithDescriptor:
 def descriptor_and_set_name():
     made = WithDescriptor()
     made.field = 5
-    return made, lambda v: (v.field, type(v).field.name, type(v).field.owner is type(v), type(v)().field)
+    return made, lambda v: (
+        v.field,
+        type(v).field.name,
+        type(v).field.owner is type(v),
+        type(v)().field,
+    )
 
 
 class Shape(abc.ABC):
@@ -250,7 +282,12 @@ class Virtual:
 
 @entry
 def abstract_class():
-    return Square(3), lambda v: (v.area(), isinstance(v, Shape), isinstance(Virtual(), Shape), _is_abstract(Shape))
+    return Square(3), lambda v: (
+        v.area(),
+        isinstance(v, Shape),
+        isinstance(Virtual(), Shape),
+        _is_abstract(Shape),
+    )
 
 
 def _is_abstract(cls):
@@ -310,7 +347,12 @@ Pair = collections.namedtuple("Pair", "left right", defaults=[7])
 
 @entry
 def typed_dict():
-    return Movie, lambda c: (c(title="x"), sorted(c.__annotations__), sorted(c.__optional_keys__), c.__total__)
+    return Movie, lambda c: (
+        c(title="x"),
+        sorted(c.__annotations__),
+        sorted(c.__optional_keys__),
+        c.__total__,
+    )
 
 
 @entry
@@ -385,7 +427,12 @@ class Unhashable(enum.Enum):
 
 @entry
 def enumeration():
-    return Color.CRIMSON, lambda v: (v.name, v.next().name, list(Color.__members__), Color["CRIMSON"] is Color.RED)
+    return Color.CRIMSON, lambda v: (
+        v.name,
+        v.next().name,
+        list(Color.__members__),
+        Color["CRIMSON"] is Color.RED,
+    )
 
 
 @entry
@@ -395,7 +442,12 @@ def int_enum():
 
 @entry
 def flag():
-    return Access.BOTH, lambda v: (v.name, Access.READ in v, (v & Access.WRITE).name, (~Access.READ).value)
+    return Access.BOTH, lambda v: (
+        v.name,
+        Access.READ in v,
+        (v & Access.WRITE).name,
+        (~Access.READ).value,
+    )
 
 
 @entry
@@ -410,7 +462,12 @@ def text_enum():
 
 @entry
 def enum_with_init():
-    return Planet.MARS, lambda v: (v.mass, round(v.density, 3), Planet((5.9, 6.3)).name, len(Planet))
+    return Planet.MARS, lambda v: (
+        v.mass,
+        round(v.density, 3),
+        Planet((5.9, 6.3)).name,
+        len(Planet),
+    )
 
 
 @entry

@@ -25,19 +25,27 @@ def entry(make):
 def classes():
     """Give the classes that the program has defined."""
     defined = list(vars(sys.modules["__main__"]).values())
-    return [value for value in defined if isinstance(value, type) and value.__module__ == "__main__"]
+    return [
+        value for value in defined if isinstance(value, type) and value.__module__ == "__main__"
+    ]
 
 
 def state(plugin, meta):
     """Tell all that the classes hold, and what they are registered with."""
     held = {(cls, name): value for cls in classes() for name, value in vars(cls).items()}
-    held = {key: value for key, value in held.items() if key[1] not in ("__slotnames__", "_abc_impl")}
+    held = {
+        key: value for key, value in held.items() if key[1] not in ("__slotnames__", "_abc_impl")
+    }
     registered = [sorted(plugin.registry), list(meta.made)]
     return held, registered, {cls: list(type.__subclasses__(cls)) for cls in classes()}
 
 
 def same_state(a, b):
-    return a[0].keys() == b[0].keys() and all(a[0][key] is b[0][key] for key in a[0]) and a[1:] == b[1:]
+    return (
+        a[0].keys() == b[0].keys()
+        and all(a[0][key] is b[0][key] for key in a[0])
+        and a[1:] == b[1:]
+    )
 
 
 def is_back(value, back):
@@ -56,7 +64,9 @@ def try_entry(engine, name, *registries):
     here = tell(value)
     for _ in range(2):
         before = state(*registries)
-        there, back, made = engine.apply_sync(lambda v, t, m: (t(v), v, m()[0]), value, tell, ENTRIES[name])
+        there, back, made = engine.apply_sync(
+            lambda v, t, m: (t(v), v, m()[0]), value, tell, ENTRIES[name]
+        )
         if not same_state(before, state(*registries)):
             return "the result has written to what is here"
         if repr(there) != repr(here):

@@ -303,7 +303,11 @@ def function_with_everything():
 
 @entry
 def operators():
-    return [operator.itemgetter(1, 0), operator.attrgetter("real"), operator.methodcaller("bit_length")], lambda o: (
+    return [
+        operator.itemgetter(1, 0),
+        operator.attrgetter("real"),
+        operator.methodcaller("bit_length"),
+    ], lambda o: (
         o[0]("ab"),
         o[1](5),
         o[2](8),
@@ -411,7 +415,12 @@ Node.root = Node.chain(2)
 
 @entry
 def nested_class():
-    return Outer.Inner(), lambda v: (v.outer(), type(v).__qualname__, type(v).Deep.x, Outer.Inner is type(v))
+    return Outer.Inner(), lambda v: (
+        v.outer(),
+        type(v).__qualname__,
+        type(v).Deep.x,
+        Outer.Inner is type(v),
+    )
 
 
 @entry
@@ -421,7 +430,11 @@ def deeply_nested_class():
 
 @entry
 def recursive_class():
-    return Node(1, Node(2)), lambda v: (v.next.value, type(v).root.next.value, type(v.root) is type(v))
+    return Node(1, Node(2)), lambda v: (
+        v.next.value,
+        type(v).root.next.value,
+        type(v.root) is type(v),
+    )
 
 
 def make_local(n):
@@ -546,7 +559,11 @@ if np is not None:
 
     @entry
     def numpy_values():
-        made = [np.float32(1.5), np.array([(1, b"a")], dtype=[("x", "i4"), ("y", "S1")]), np.datetime64("2024-01-01")]
+        made = [
+            np.float32(1.5),
+            np.array([(1, b"a")], dtype=[("x", "i4"), ("y", "S1")]),
+            np.datetime64("2024-01-01"),
+        ]
         return made, repr
 
     class Array(np.ndarray):
@@ -561,5 +578,10 @@ if pd is not None:
 
     @entry
     def pandas_values():
-        made = [pd.DataFrame({"a": [1], "b": ["x"]}), pd.Series([1], name="s"), pd.Timestamp("2024-01-01"), pd.NaT]
+        made = [
+            pd.DataFrame({"a": [1], "b": ["x"]}),
+            pd.Series([1], name="s"),
+            pd.Timestamp("2024-01-01"),
+            pd.NaT,
+        ]
         return made, lambda m: [repr(each) for each in m]

@@ -60,10 +60,23 @@ def test_items_that_share_a_value_have_each_their_own(mapped):
     assert mapped(popped, range(COUNT), [options] * COUNT) == wanted
     assert mapped(lambda pair: popped(*pair), [(x, options) for x in range(COUNT)]) == wanted
     assert (
-        mapped(lambda pair: popped(pair["x"], *pair["y"]), [{"x": x, "y": (options,)} for x in range(COUNT)]) == wanted
+        mapped(
+            lambda pair: popped(pair["x"], *pair["y"]),
+            [{"x": x, "y": (options,)} for x in range(COUNT)],
+        )
+        == wanted
     )
-    assert mapped(lambda job: popped(job.number, job.options), [Job(x, options) for x in range(COUNT)]) == wanted
-    assert mapped(lambda one: popped(one.x, one.y), [SimpleNamespace(x=x, y=options) for x in range(COUNT)]) == wanted
+    assert (
+        mapped(lambda job: popped(job.number, job.options), [Job(x, options) for x in range(COUNT)])
+        == wanted
+    )
+    assert (
+        mapped(
+            lambda one: popped(one.x, one.y),
+            [SimpleNamespace(x=x, y=options) for x in range(COUNT)],
+        )
+        == wanted
+    )
     assert options == {"scale": 2}
 
 
@@ -99,7 +112,10 @@ def test_arrays_that_items_share_can_be_changed_by_each(mapped, length):
 
     ones = np.ones(length)
     assert mapped(doubled, [ones] * COUNT, [ones] * COUNT) == [(2.0 * length, True)] * COUNT
-    assert mapped(lambda pair: doubled(*pair), [(ones, ones[:])] * COUNT) == [(2.0 * length, False)] * COUNT
+    assert (
+        mapped(lambda pair: doubled(*pair), [(ones, ones[:])] * COUNT)
+        == [(2.0 * length, False)] * COUNT
+    )
     assert ones.sum() == length
 
 
@@ -120,7 +136,10 @@ def test_definitions_within_such_items_are_one(mapped):
 
     shared = [Own()]
     items = [(Own, shared, lambda x: x + 1)] * COUNT
-    assert mapped(lambda item: (type(item[1].pop()) is item[0], item[2](1)), items) == [(True, 2)] * COUNT
+    assert (
+        mapped(lambda item: (type(item[1].pop()) is item[0], item[2](1)), items)
+        == [(True, 2)] * COUNT
+    )
 
 
 def test_what_stands_for_the_engines_own_is_not_copied(rc):
@@ -132,9 +151,13 @@ def test_what_stands_for_the_engines_own_is_not_copied(rc):
 
 def test_an_item_that_cannot_be_pickled_is_named_as_ever(lview):
     shared: list[Any] = []
-    with pytest.raises(furlong.errors.PicklingError, match=r"items\[1\]\[1\]\[0\] is a _thread.lock"):
+    with pytest.raises(
+        furlong.errors.PicklingError, match=r"items\[1\]\[1\]\[0\] is a _thread.lock"
+    ):
         lview.map_sync(len, [(1, shared), (2, [threading.Lock()])], chunksize=2)
-    with pytest.raises(furlong.errors.PicklingError, match=r"items\[0\]\[2\] is a test_apart.Fails") as caught:
+    with pytest.raises(
+        furlong.errors.PicklingError, match=r"items\[0\]\[2\] is a test_apart.Fails"
+    ) as caught:
         lview.map_sync(len, [(1, shared, Fails()), (2, shared, Fails())], chunksize=2)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
@@ -178,7 +201,12 @@ def test_a_value_is_what_it_was_when_it_came(mapped):
 
     assert all(len(found) == count for found, count in mapped(grown, range(COUNT)))
     for x, row, named, [whole], found, part in mapped(filled, range(COUNT)):
-        assert (row == x).all() and (named["row"] == x).all() and (whole == x).all() and (part == x).all()
+        assert (
+            (row == x).all()
+            and (named["row"] == x).all()
+            and (whole == x).all()
+            and (part == x).all()
+        )
         assert found.x == x
 
     def same(x):
@@ -242,7 +270,12 @@ class Counter:
 
 def test_a_bound_method_takes_its_object_along_as_it_is_here(rc, view, mapped):
     counter = Counter()
-    for function in (counter.add, counter, functools.partial(counter.add), functools.partial(counter, 1)):
+    for function in (
+        counter.add,
+        counter,
+        functools.partial(counter.add),
+        functools.partial(counter, 1),
+    ):
         arguments = [] if isinstance(function, functools.partial) and function.args else [1]
         assert [view.apply_sync(function, *arguments) for _ in range(3)] == [[1] * 4] * 3
         assert [rc.executor().submit(function, *arguments).result() for _ in range(3)] == [1] * 3
@@ -261,7 +294,9 @@ def test_so_do_methods_of_objects_in_c(rc, mapped):
 
     wanted = first()
     assert [rc[0].apply_sync(random.Random(5).random) for _ in range(3)] == [wanted] * 3
-    assert rc[0].apply_sync(np.random.default_rng(5).normal) == rc[0].apply_sync(np.random.default_rng(5).normal)
+    assert rc[0].apply_sync(np.random.default_rng(5).normal) == rc[0].apply_sync(
+        np.random.default_rng(5).normal
+    )
     assert mapped([1, 2].__add__, [[x] for x in range(COUNT)]) == [[1, 2, x] for x in range(COUNT)]
     assert mapped([0].pop, [0] * COUNT) == [0] * COUNT
     assert mapped(operator.itemgetter(0), [(x,) for x in range(COUNT)]) == list(range(COUNT))
@@ -292,7 +327,16 @@ def test_methods_by_other_names_are_found(rc, view):
 
 
 def test_what_only_names_code_is_not_made_anew():
-    for function in (len, int, Counter.made, Counter, math_like, functools.partial(pow, 2), "".join, np.sum):
+    for function in (
+        len,
+        int,
+        Counter.made,
+        Counter,
+        math_like,
+        functools.partial(pow, 2),
+        "".join,
+        np.sum,
+    ):
         assert not _apart.holds_object(function), function
     for function in (Counter().add, Counter(), [].append, functools.partial(Counter().add, 1)):
         assert _apart.holds_object(function), function
@@ -316,7 +360,9 @@ def test_a_method_sees_the_engines_names(view):
 def test_an_object_that_cannot_be_pickled_is_named_as_ever(view):
     counter = Counter()
     counter.lock = threading.Lock()
-    with pytest.raises(furlong.errors.PicklingError, match=r"the function Counter.add cannot be pickled: .*lock"):
+    with pytest.raises(
+        furlong.errors.PicklingError, match=r"the function Counter.add cannot be pickled: .*lock"
+    ):
         view.apply_async(counter.add, 1)
 
 

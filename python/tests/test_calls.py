@@ -46,7 +46,9 @@ def test_026_reference_inside_containers(rc):
 
 
 def test_026_reference_as_the_function(view):
-    view.execute("def f(x=1):\n    return x + engine_id\nclass C:\n    m = staticmethod(f)", block=True)
+    view.execute(
+        "def f(x=1):\n    return x + engine_id\nclass C:\n    m = staticmethod(f)", block=True
+    )
     assert view.apply_sync(Reference("f")) == [1, 2, 3, 4]
     assert view.apply_sync(Reference("f"), 5) == [5, 6, 7, 8]
     assert view.apply_sync(Reference("C.m"), x=2) == [2, 3, 4, 5]
@@ -163,7 +165,12 @@ def test_031_set_flags_takes_what_exists(view, lview):
 
 
 def test_031_an_option_out_of_bounds_is_refused(lview):
-    for flags in ({"timeout": -1.0}, {"run_timeout": 0.0}, {"backoff": float("nan")}, {"label": "x" * 100_000}):
+    for flags in (
+        {"timeout": -1.0},
+        {"run_timeout": 0.0},
+        {"backoff": float("nan")},
+        {"label": "x" * 100_000},
+    ):
         with pytest.raises(ValueError):
             lview.set_flags(**flags)
     with pytest.raises(TypeError):
@@ -381,11 +388,15 @@ def test_045_map_of_a_parallel_function(view, lview):
 def test_045_decorators_without_parentheses_are_told(view, lview):
     for some in (view, lview):
         for name in ("remote", "parallel"):
-            with pytest.raises(TypeError, match=rf"`{name}` takes flags, .* write @view\.{name}\(\)"):
+            with pytest.raises(
+                TypeError, match=rf"`{name}` takes flags, .* write @view\.{name}\(\)"
+            ):
                 getattr(some, name)(lambda x: x)
             with pytest.raises(TypeError, match=rf"`{name}` takes flags"):
                 getattr(furlong, name)(some, abs)
-            with pytest.raises(TypeError, match="it decorates functions, and an int object cannot be called"):
+            with pytest.raises(
+                TypeError, match="it decorates functions, and an int object cannot be called"
+            ):
                 getattr(some, name)()(5)
 
 
@@ -455,7 +466,11 @@ def test_eight_threads_use_one_client(rc, view, lview):
         found = []
         for n in range(25):
             own.push({f"t{thread}": n}, block=True)
-            found += [own[f"t{thread}"], lview.apply_sync(lambda x: x * 2, n), sum(view.apply_sync(lambda x: x, n))]
+            found += [
+                own[f"t{thread}"],
+                lview.apply_sync(lambda x: x * 2, n),
+                sum(view.apply_sync(lambda x: x, n)),
+            ]
             found += [sum(lview.map_sync(lambda x: x + n, range(4)))]  # noqa: B023
         return found
 
@@ -476,7 +491,9 @@ def test_threads_share_a_view_whose_flags_change(rc):
         return [0] * 50
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        assert all(found == [0] * 50 for found in pool.map(lambda f: f(0), [work, flags, work, work]))
+        assert all(
+            found == [0] * 50 for found in pool.map(lambda f: f(0), [work, flags, work, work])
+        )
 
 
 def test_flags_of_one_call_are_not_those_of_other_threads(rc):

@@ -89,14 +89,24 @@ def test_007_targets_as_a_flag_are_what_they_are_elsewhere(rc: furlong.Client, k
     view = getattr(rc, kind)()
     for chosen in (1, -1, [2], (2,), slice(2, 3), range(3, 4)):
         view.set_flags(targets=chosen)
-        expected = [ids[chosen]] if isinstance(chosen, int) else list(ids[chosen] if type(chosen) is slice else chosen)
+        expected = (
+            [ids[chosen]]
+            if isinstance(chosen, int)
+            else list(ids[chosen] if type(chosen) is slice else chosen)
+        )
         assert view.apply_sync(where) in (expected, expected[0])
         assert len(view) == 1
     with view.temp_flags(targets="all"):
         assert len(view) == len(ids)
         assert view.apply_async(len, "ab").get() in (2, [2] * len(ids))
     assert len(view) == 1
-    for wrong, error in ((1.5, TypeError), ("x", TypeError), (["1"], TypeError), ([-1], IndexError), (-9, IndexError)):
+    for wrong, error in (
+        (1.5, TypeError),
+        ("x", TypeError),
+        (["1"], TypeError),
+        ([-1], IndexError),
+        (-9, IndexError),
+    ):
         with pytest.raises(error):
             view.targets = wrong
     assert len(view) == 1
@@ -166,7 +176,9 @@ def test_011_shutdown_with_the_broker_ends_the_cluster(own: Own) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, int(signal.SIGINT), "SIGINT"])
-def test_090_a_signal_interrupts_what_runs(rc: furlong.Client, tmp_path: Path, number: int | str) -> None:
+def test_090_a_signal_interrupts_what_runs(
+    rc: furlong.Client, tmp_path: Path, number: int | str
+) -> None:
     view = rc[:]
     # Idle engines do not respond to it.
     rc.send_signal(number)

@@ -26,7 +26,9 @@ Own = Callable[..., furlong.Cluster]
 def run_python(code: str, *args: str) -> str:
     """Run code in a process of its own, and give what it printed."""
     command = [sys.executable, "-c", textwrap.dedent(code), *args]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=SOON_SECONDS, check=False)
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=SOON_SECONDS, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     return ended.stdout
@@ -94,7 +96,9 @@ def test_092_to_start_twice_is_an_error(own: Own) -> None:
         with pytest.raises(RuntimeError, match="exit code 1: .*" + cluster.cluster_id):
             other.start_cluster_sync()
         assert len(rc) == 1
-        assert furlong.Cluster.from_file(cluster_id=cluster.cluster_id).to_dict() == cluster.to_dict()
+        assert (
+            furlong.Cluster.from_file(cluster_id=cluster.cluster_id).to_dict() == cluster.to_dict()
+        )
         assert rc[0].apply_sync(os.getpid) > 0
 
 
@@ -128,7 +132,11 @@ def test_093_a_context_starts_and_stops_it(home: Path) -> None:
         assert len(running) >= 7
     assert is_gone(cluster)
     # Who was an engine's child is reaped by the system.
-    assert not [process for process in running if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        process
+        for process in running
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    ]
     assert repr(cluster) == f"<Cluster {cluster.cluster_id!r}: stopped, 0 engines>"
 
 
@@ -176,7 +184,10 @@ def test_094_another_process_signals_and_stops(own: Own, tmp_path: Path) -> None
         run_python(code.format("cluster.signal_engines_sync(signal.SIGINT)"), known)
         with pytest.raises(furlong.RemoteError, match="KeyboardInterrupt"):
             result.get(SOON_SECONDS)
-        printed = run_python(code.format("print(cluster.start_engines_sync(1), cluster.connect_client_sync())"), known)
+        printed = run_python(
+            code.format("print(cluster.start_engines_sync(1), cluster.connect_client_sync())"),
+            known,
+        )
         assert cluster.cluster_id in printed
         eventually(lambda: len(rc) == 2)
         run_python(code.format("cluster.stop_cluster_sync(); assert not cluster.is_running"), known)
@@ -214,7 +225,9 @@ def test_094_an_id_that_another_process_has_is_not_signalled(own: Own) -> None:
         assert not cluster.is_running
         cluster.stop_cluster_sync()
         assert sleeper.poll() is None
-        found = furlong.Cluster.from_dict(known | {"controller": {"pid": sleeper.pid, "started": started}})
+        found = furlong.Cluster.from_dict(
+            known | {"controller": {"pid": sleeper.pid, "started": started}}
+        )
         assert found.is_running
         found.stop_controller_sync()
         assert sleeper.wait(SOON_SECONDS) == -signal.SIGINT
@@ -265,7 +278,13 @@ def test_a_broker_that_does_not_start_is_told_of(own: Own, home: Path) -> None:
 
 
 def test_what_tasks_find(own: Own, tmp_path: Path) -> None:
-    options = {"labels": ["gpu"], "env": {"FRUIT": "pear"}, "cwd": tmp_path, "log_level": "warn", "journal": True}
+    options = {
+        "labels": ["gpu"],
+        "env": {"FRUIT": "pear"},
+        "cwd": tmp_path,
+        "log_level": "warn",
+        "journal": True,
+    }
     with own(1, **options).start_and_connect_sync() as rc:
         assert rc[0].apply_sync(os.getcwd) == str(tmp_path)
         assert rc[0].apply_sync(os.getenv, "FRUIT") == "pear"
@@ -285,7 +304,11 @@ def test_arguments_that_are_wrong() -> None:
 def test_ctrl_c_in_the_terminal_is_not_for_it(own: Own) -> None:
     with own(1).start_and_connect_sync() as rc:
         (engines,) = rc.cluster.to_dict()["engines"].values()
-        started = [rc.cluster.to_dict()["controller"]["pid"], engines["pid"], rc[0].apply_sync(os.getpid)]
+        started = [
+            rc.cluster.to_dict()["controller"]["pid"],
+            engines["pid"],
+            rc[0].apply_sync(os.getpid),
+        ]
         assert os.getsid(0) not in [os.getsid(pid) for pid in started]
 
 

@@ -102,7 +102,9 @@ def farm(tmp_path: Path) -> Iterator[Farm]:
 
 def test_version_and_wrong_usage(farm: Farm) -> None:
     assert farm.run("--version").startswith("furlong 0.")
-    assert "by default that which runs this command" in " ".join(farm.run("engine", "--help").split())
+    assert "by default that which runs this command" in " ".join(
+        farm.run("engine", "--help").split()
+    )
     assert "Usage: furlong submit" in farm.run("submit", "--wait", code=2)
     assert "cluster default does not run here" in farm.run("cluster", "stop", code=1)
 
@@ -111,11 +113,25 @@ def test_only_the_extension_is_imported_for_it(farm: Farm) -> None:
     command = [sys.executable, "-X", "importtime", "-P", "-m", "furlong", "--version"]
     if sys.version_info < (3, 11):
         command.remove("-P")
-    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=farm.environment)
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=farm.environment
+    )
     imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
     assert "furlong._furlong" in imported
-    assert {name for name in imported if name.startswith("furlong")} <= {"furlong", "furlong._furlong"}
-    assert not imported & {"asyncio", "cloudpickle", "concurrent", "numpy", "pandas", "pickle", "signal", "threading"}
+    assert {name for name in imported if name.startswith("furlong")} <= {
+        "furlong",
+        "furlong._furlong",
+    }
+    assert not imported & {
+        "asyncio",
+        "cloudpickle",
+        "concurrent",
+        "numpy",
+        "pandas",
+        "pickle",
+        "signal",
+        "threading",
+    }
 
 
 def test_a_cluster_is_started_used_and_stopped(farm: Farm) -> None:
@@ -132,7 +148,11 @@ def test_what_tasks_run_ignores_no_signal_that_python_does(farm: Farm) -> None:
     supervisor = farm.start()
     ignored = farm.run("submit", "--wait", "--", "grep", "SigIgn", "/proc/self/status")
     mask = int(ignored.split()[1], 16)
-    assert not [number for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ) if mask >> (number - 1) & 1]
+    assert not [
+        number
+        for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
+        if mask >> (number - 1) & 1
+    ]
     supervisor.send_signal(signal.SIGINT)
     assert supervisor.wait(SOON_SECONDS) == 0
 
@@ -151,7 +171,10 @@ def test_a_broker_and_an_engine_that_are_killed_are_started_again(farm: Farm) ->
 
     def is_new() -> bool:
         now = farm.state()
-        return now["broker_pid"] != before["broker_pid"] and now["engine_pids"][0] != before["engine_pids"][0]
+        return (
+            now["broker_pid"] != before["broker_pid"]
+            and now["engine_pids"][0] != before["engine_pids"][0]
+        )
 
     assert eventually(is_new)
     assert eventually(lambda: len(json.loads(farm.run("ids", "--json"))) == 2)
@@ -173,10 +196,15 @@ def test_a_command_that_does_not_listen_ends_with_ctrl_c(farm: Farm) -> None:
     process = Path(f"/proc/{waiting.pid}")
 
     def runs_the_command() -> bool:
-        # Python listens from its start on, also while it loads the extension, until the command is run.
+        # Python listens from its start on, also while it loads the extension, until the command is
+        # run.
         if "_furlong" not in (process / "maps").read_text():
             return False
-        caught = next(line for line in (process / "status").read_text().splitlines() if line.startswith("SigCgt:"))
+        caught = next(
+            line
+            for line in (process / "status").read_text().splitlines()
+            if line.startswith("SigCgt:")
+        )
         return not int(caught.split()[1], 16) >> (signal.SIGINT - 1) & 1
 
     assert eventually(runs_the_command)
@@ -189,7 +217,11 @@ def test_a_reader_that_leaves_is_no_error(farm: Farm) -> None:
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
         ended = subprocess.run(
-            [FURLONG, "completions", "bash"], stdout=closed, stderr=subprocess.PIPE, env=farm.environment, check=False
+            [FURLONG, "completions", "bash"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            env=farm.environment,
+            check=False,
         )
     assert (ended.returncode, ended.stderr) == (0, b"")
 

@@ -33,7 +33,9 @@ def pythons() -> dict[str, str]:
     for minor in VERSIONS:
         for python in [folder / f"python3.{minor}" for folder in folders]:
             if f"3.{minor}" not in found and python.exists():
-                told = subprocess.run([python, "-Ic", PROBE], capture_output=True, text=True, check=False).stdout
+                told = subprocess.run(
+                    [python, "-Ic", PROBE], capture_output=True, text=True, check=False
+                ).stdout
                 if told.startswith(f"{minor} "):
                     found[f"3.{minor}"] = str(python)
     return found
@@ -41,13 +43,21 @@ def pythons() -> dict[str, str]:
 
 def entries() -> list[str]:
     """Give the names of all entries, those of newer versions as well."""
-    trees = [ast.parse(file.read_text()) for file in (PROGRAM, PROGRAM.with_name("more_in_main.py"))]
+    trees = [
+        ast.parse(file.read_text()) for file in (PROGRAM, PROGRAM.with_name("more_in_main.py"))
+    ]
     nodes = [node for tree in trees for node in ast.walk(tree)]
-    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and "@entry" in str(node.value)]
+    texts = [
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and "@entry" in str(node.value)
+    ]
     names = []
     for each in [*trees, *(ast.parse(text) for text in texts if sys.version_info >= (3, 12))]:
         for node in ast.walk(each):
-            is_entry = isinstance(node, ast.FunctionDef) and any(ast.unparse(d) == "entry" for d in node.decorator_list)
+            is_entry = isinstance(node, ast.FunctionDef) and any(
+                ast.unparse(d) == "entry" for d in node.decorator_list
+            )
             names += [node.name] if is_entry else []
     return names
 
@@ -60,7 +70,9 @@ def outcome(version: str, home: str) -> dict[str, str | None]:
     packages.mkdir()
     (packages / "cloudpickle").symlink_to(Path(cloudpickle.__file__).parent)
     path = [str(Path(furlong.__file__).parent.parent), str(packages)]
-    assert not any((Path(folder) / "main_trial.py").exists() for folder in path), "engines have no such module"
+    assert not any((Path(folder) / "main_trial.py").exists() for folder in path), (
+        "engines have no such module"
+    )
     with furlong.Cluster(n=1, python=python) as rc:
         done = subprocess.run(
             [python, PROGRAM, str(rc.cluster.capability)],
@@ -86,7 +98,9 @@ def test_it_goes_there_and_comes_back(
     assert wrong[name] is None, wrong[name]
 
 
-def test_the_program_has_the_entries_that_the_table_has(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_program_has_the_entries_that_the_table_has(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     wrong = outcome(f"3.{sys.version_info[1]}", str(tmp_path_factory.getbasetemp()))
     assert set(wrong) <= {
         *entries(),

@@ -16,7 +16,9 @@ import pytest
 import furlong
 from furlong import _exceptions
 
-has_groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has no groups of exceptions before 3.11")
+has_groups = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python has no groups of exceptions before 3.11"
+)
 
 
 class BadInput(ValueError):
@@ -191,7 +193,9 @@ def test_104_a_class_made_in_a_function_is_that_class(rc):
 
 def test_104_of_a_class_that_only_engines_have_come_its_nearest_bases(rc):
     view = rc[0]
-    view.execute("class There(KeyError, ValueError):\n    def __init__(self, a, *, b): super().__init__(a); self.b = b")
+    view.execute(
+        "class There(KeyError, ValueError):\n    def __init__(self, a, *, b): super().__init__(a); self.b = b"
+    )
     view.execute("def raise_there(): raise There(1, b=[2])")
     for error in [
         view.execute("raise There(1, b=[2])").exception(),
@@ -225,17 +229,33 @@ def test_104_attributes_that_cannot_come_are_named_and_the_others_come(rc):
     [
         (lambda: {}["k"], KeyError, {"args": ("k",)}),
         (lambda: json.loads("{"), json.JSONDecodeError, {"pos": 1, "lineno": 1, "doc": "{"}),
-        (lambda: subprocess.run(["false"], check=True), subprocess.CalledProcessError, {"returncode": 1}),
+        (
+            lambda: subprocess.run(["false"], check=True),
+            subprocess.CalledProcessError,
+            {"returncode": 1},
+        ),
         (
             lambda: Path("/nowhere/at all").read_text(),
             FileNotFoundError,
             {"errno": 2},
         ),
-        (lambda: __import__("os").rename("/no/a", "/no/b"), OSError, {"filename": "/no/a", "filename2": "/no/b"}),
-        (lambda: b"\xff".decode(), UnicodeDecodeError, {"start": 0, "object": b"\xff", "encoding": "utf-8"}),
+        (
+            lambda: __import__("os").rename("/no/a", "/no/b"),
+            OSError,
+            {"filename": "/no/a", "filename2": "/no/b"},
+        ),
+        (
+            lambda: b"\xff".decode(),
+            UnicodeDecodeError,
+            {"start": 0, "object": b"\xff", "encoding": "utf-8"},
+        ),
         (lambda: "é".encode("ascii"), UnicodeEncodeError, {"object": "é", "end": 1}),
         (lambda: __import__("nowhere.at_all"), ModuleNotFoundError, {"name": "nowhere"}),
-        (lambda: compile("a = = b", "f.py", "exec"), SyntaxError, {"lineno": 1, "offset": 5, "filename": "f.py"}),
+        (
+            lambda: compile("a = = b", "f.py", "exec"),
+            SyntaxError,
+            {"lineno": 1, "offset": 5, "filename": "f.py"},
+        ),
         (lambda: int("x"), ValueError, {}),
         (lambda: next(iter(())), furlong.RemoteError, {"ename": "StopIteration", "value": None}),
         (lambda: sys.exit(3), furlong.RemoteError, {"ename": "SystemExit", "code": 3}),
@@ -354,7 +374,11 @@ def test_104_an_error_can_be_pickled_and_copied(rc):
     for same in [pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)]:
         assert isinstance(same, BadInput)
         assert (same.row, same.args, same.__notes__) == (7, error.args, ["mine"])
-        assert (str(same), same.traceback, same.engine_info) == (str(error), error.traceback, error.engine_info)
+        assert (str(same), same.traceback, same.engine_info) == (
+            str(error),
+            error.traceback,
+            error.engine_info,
+        )
 
 
 def test_104_why_something_cannot_be_pickled_keeps_its_cause(rc):
@@ -402,6 +426,8 @@ def test_104_where_no_pickles_are_due_none_is_read_and_no_module_is_loaded():
     assert error.a == 1
     assert "b" in error.not_carried
     for broken in [b"", b"{", b"[]", b"[1]", b'[{"classes": 3}]']:
-        error = _exceptions.remake(("KeyError", "'k'", ""), None, furlong.RemoteError, [broken], True)
+        error = _exceptions.remake(
+            ("KeyError", "'k'", ""), None, furlong.RemoteError, [broken], True
+        )
         assert isinstance(error, KeyError)
         assert error.evalue == "'k'"

@@ -95,7 +95,11 @@ def test_062_html(rc):
 
 def test_063_what_was_printed_is_there_with_the_reply(rc, view):
     for _ in range(20):
-        reply = rc[0].execute("print('out')\nimport sys\nprint('err', file=sys.stderr)", silent=False).get()
+        reply = (
+            rc[0]
+            .execute("print('out')\nimport sys\nprint('err', file=sys.stderr)", silent=False)
+            .get()
+        )
         assert reply.stdout == "out\n"
         assert reply.stderr == "err\n"
     result = view.execute("print(engine_id)", block=True)
@@ -106,7 +110,9 @@ def test_063_what_was_printed_is_there_with_the_reply(rc, view):
 
 
 def test_063_output_of_programs_and_of_bytes_that_are_no_text(rc):
-    result = rc[0].execute("import os; os.system('echo from a program'); os.write(1, b'\\xff\\n')", block=True)
+    result = rc[0].execute(
+        "import os; os.system('echo from a program'); os.write(1, b'\\xff\\n')", block=True
+    )
     result.get()
     assert "from a program\n" in result.stdout
     assert "\ufffd" in result.stdout
@@ -206,7 +212,11 @@ def test_065_tracebacks_have_the_lines_of_code_that_is_here_alone(rc):
     exec(compile(source, "<cell 7>", "exec"), scope)
     error = rc[0].apply_async(scope["inner"], 0).exception()
     lines = error.render_traceback()
-    at = next(at for at, line in enumerate(lines) if line.startswith('  File "<cell 7>", line 2, in inner'))
+    at = next(
+        at
+        for at, line in enumerate(lines)
+        if line.startswith('  File "<cell 7>", line 2, in inner')
+    )
     assert lines[at + 1] == "    return 1 / x"
     shown = "".join(traceback.format_exception(error))
     assert shown.index("    return 1 / x\n") < shown.index("ZeroDivisionError: [0:apply]")
@@ -243,7 +253,8 @@ def test_065_tracebacks_show_the_code(rc):
 
 def composite(count):
     return CompositeError(
-        "failed", [furlong.errors.remote_error("ValueError", f"v{n}", f"tb{n}") for n in range(count)]
+        "failed",
+        [furlong.errors.remote_error("ValueError", f"v{n}", f"tb{n}") for n in range(count)],
     )
 
 
@@ -267,15 +278,21 @@ def test_066_composites_show_some_and_count_the_rest(view, capsys):
 
 
 def test_066_composites_of_composites_are_flat():
-    error = CompositeError("outer", [composite(2), furlong.errors.remote_error("KeyError", "k"), composite(3)])
-    assert [entry[0] for entry in error.elist] == ["ValueError"] * 2 + ["KeyError"] + ["ValueError"] * 3
+    error = CompositeError(
+        "outer", [composite(2), furlong.errors.remote_error("KeyError", "k"), composite(3)]
+    )
+    assert [entry[0] for entry in error.elist] == ["ValueError"] * 2 + ["KeyError"] + [
+        "ValueError"
+    ] * 3
     assert str(furlong.AlreadyDisplayedError(error)) == "6 errors"
 
 
 def test_066_a_real_composite(view):
     with pytest.raises(CompositeError) as caught:
         view.execute("raise ValueError(engine_id)").get()
-    assert str(caught.value).splitlines()[1:] == [f"[{n}:execute] ValueError: {n}" for n in range(4)]
+    assert str(caught.value).splitlines()[1:] == [
+        f"[{n}:execute] ValueError: {n}" for n in range(4)
+    ]
     assert "raised in: execute" in str(caught.value)
 
 

@@ -35,7 +35,9 @@ def test_098_submit_and_map(rc, view, lview):
         assert some.submit(int, "12", base=3).result(timeout=60) == 5
         assert isinstance(some.submit(operator.truediv, 1, 0).exception(), ZeroDivisionError)
         assert list(some.map(operator.add, range(10), range(10))) == list(range(0, 20, 2))
-        assert list(some.map(operator.add, range(10), range(10), chunksize=3)) == list(range(0, 20, 2))
+        assert list(some.map(operator.add, range(10), range(10), chunksize=3)) == list(
+            range(0, 20, 2)
+        )
     assert rc.executor().submit(int)._parts[0].about.client is rc
     assert lview.executor._max_workers == 4
     assert rc.executor([1, 2])._max_workers == 2
@@ -46,7 +48,9 @@ def test_098_submit_and_map(rc, view, lview):
 
 @pytest.mark.parametrize("options", [{}, {"chunksize": 3}, {"timeout": SOON_SECONDS}])
 def test_map_runs_all_calls_without_a_reader(rc, view, tmp_path, options):
-    for at, executor in enumerate((rc.executor(), rc.executor([1, 2]), view.executor, rc[0].executor)):
+    for at, executor in enumerate(
+        (rc.executor(), rc.executor([1, 2]), view.executor, rc[0].executor)
+    ):
         folder = tmp_path / str(at)
         folder.mkdir()
         with executor:
@@ -125,7 +129,9 @@ def test_only_the_item_that_kills_its_interpreter_is_lost(rc, tmp_path, bad):
 
     with rc.executor() as executor:
         executor.map(touch_or_die, range(10), chunksize=5)
-    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [n for n in range(10) if n != bad]
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [
+        n for n in range(10) if n != bad
+    ]
 
 
 def test_values_that_are_exceptions_are_values(rc):
@@ -406,7 +412,9 @@ def test_a_program_ends_when_its_calls_have(cluster, tmp_path, how):
 
     environment = {**os.environ, "FURLONG_CAP": str(cluster.capability)}
     argv = [sys.executable, "-c", AT_EXIT, str(tmp_path), how]
-    ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=SOON_SECONDS)
+    ended = subprocess.run(
+        argv, env=environment, capture_output=True, text=True, timeout=SOON_SECONDS
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "cannot schedule new futures after" in ended.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"submitted", "mapped"}

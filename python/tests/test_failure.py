@@ -67,7 +67,9 @@ def test_088_an_engine_that_dies_in_a_call_on_several(apart):
     assert isinstance(error, EngineError)
     assert error.engine_info["engine_id"] == 2
     gone(apart, 2)
-    assert apart.ids[:3] == [0, 1, 3], "another one may have come in its place, with an id of its own"
+    assert apart.ids[:3] == [0, 1, 3], (
+        "another one may have come in its place, with an id of its own"
+    )
     assert apart[:].apply_sync(lambda: engine_id)[:3] == [0, 1, 3]  # noqa: F821
     with pytest.raises(IndexError):
         apart[2]
@@ -144,7 +146,12 @@ def test_restarted_interpreters_are_empty(rc, view):
     before = view.apply_sync(os.getpid)
     rc.restart([1, 2])
     after = view.apply_sync(os.getpid)
-    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, False, True]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
     assert view.pull("'a' in globals()", block=True) == [True, False, False, True]
 
 

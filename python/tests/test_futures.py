@@ -12,7 +12,12 @@ MANY = 200
 
 
 def test_what_has_ended_is_done_at_once_for_the_standard_library(rc, view, lview):
-    for made in (view.apply_async(int), rc[0].apply_async(int), lview.apply_async(int), lview.map_async(abs, range(9))):
+    for made in (
+        view.apply_async(int),
+        rc[0].apply_async(int),
+        lview.apply_async(int),
+        lview.map_async(abs, range(9)),
+    ):
         made.get(SOON_SECONDS)
         assert concurrent.futures.wait([made], timeout=0) == ({made}, set())
         assert list(concurrent.futures.as_completed([made], timeout=0)) == [made]

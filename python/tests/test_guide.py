@@ -21,7 +21,10 @@ import furlong
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs/guide"
-PAGES = ["../../README.md", *sorted(page.name for page in GUIDE.glob("*.md") if "```python\n" in page.read_text())]
+PAGES = [
+    "../../README.md",
+    *sorted(page.name for page in GUIDE.glob("*.md") if "```python\n" in page.read_text()),
+]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -58,7 +61,9 @@ def test_the_python_of_a_page(page: str, surroundings: dict[str, object]) -> Non
             # Not a copy: functions that one block defines see what later ones set.
             session.globs = surroundings
             printed: list[str] = []
-            assert runner.run(session, out=printed.append, clear_globs=False).failed == 0, "".join(printed)
+            assert runner.run(session, out=printed.append, clear_globs=False).failed == 0, "".join(
+                printed
+            )
         else:
             exec(compile("\n" * (line - 1) + block, page, "exec"), surroundings)
 
@@ -74,10 +79,16 @@ def test_the_first_session_as_a_notebook(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     _, first = next(blocks("python.md"))
     more = "rc = furlong.Client(%r)\nresult = rc[:].apply_async(lambda: engine_id)\nawait result"
-    cells = [nbformat.v4.new_code_cell(source) for source in (first, more % str(cluster.capability))]
+    cells = [
+        nbformat.v4.new_code_cell(source) for source in (first, more % str(cluster.capability))
+    ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     resources = {"metadata": {"path": str(tmp_path)}}
-    asyncio.run(nbclient.NotebookClient(notebook, timeout=SOON_SECONDS, resources=resources).async_execute())
-    printed = "".join(output["text"] for output in cells[0].outputs if output["output_type"] == "stream")
+    asyncio.run(
+        nbclient.NotebookClient(notebook, timeout=SOON_SECONDS, resources=resources).async_execute()
+    )
+    printed = "".join(
+        output["text"] for output in cells[0].outputs if output["output_type"] == "stream"
+    )
     assert "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]" in printed
     assert cells[1].outputs[-1]["data"]["text/plain"] == "[0, 1, 2, 3]"

@@ -45,7 +45,8 @@ class Interrupt:
         self._is_counting = False
 
     def __enter__(self) -> Interrupt:
-        # What a finalizer raises is shown and passed over, by Python itself: none is to run meanwhile.
+        # What a finalizer raises is shown and passed over, by Python itself: none is to run
+        # meanwhile.
         gc.disable()
         sys.settrace(self._trace)
         return self
@@ -63,7 +64,12 @@ class Interrupt:
             self._send("the wait")
         # Lines that do nothing by themselves are places for a tracer only, not for a signal.
         text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        if event == "line" and self._is_counting and text != "try:" and not text.startswith("with "):
+        if (
+            event == "line"
+            and self._is_counting
+            and text != "try:"
+            and not text.startswith("with ")
+        ):
             self.left -= 1
             if self.left == 0:
                 self._send(f"{frame.f_code.co_filename}:{frame.f_lineno} {text}")
@@ -106,7 +112,9 @@ READS: dict[str, Callable[[furlong.Client], furlong.AsyncResult]] = {
     "direct": lambda rc: rc[:].apply_async(complex, 1, 2),
     "map": lambda rc: rc.load_balanced_view().map_async(complex, range(3), chunksize=2),
     "fails": lambda rc: rc.load_balanced_view().apply_async(divmod, 1, 0),
-    "some_fail": lambda rc: rc.load_balanced_view().map_async(divmod, [1, 1, 1], [1, 0, 1], chunksize=3),
+    "some_fail": lambda rc: rc.load_balanced_view().map_async(
+        divmod, [1, 1, 1], [1, 0, 1], chunksize=3
+    ),
     "moves": lambda rc: rc.load_balanced_view().apply_async(furlong.depend(on_the_last)(pow), 2, 3),
     "gather": lambda rc: rc[:].gather("__name__"),
 }

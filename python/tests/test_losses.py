@@ -72,7 +72,9 @@ def test_an_engine_without_an_interpreter_takes_nothing(own, tmp_path):
     cluster.start_engines_sync(1)
     rc.wait_for_engines(2, timeout=SOON_SECONDS)
     good, bad = rc.ids
-    assert rc.load_balanced_view().map_sync(abs, range(-40, 0), chunksize=1) == list(range(40, 0, -1))
+    assert rc.load_balanced_view().map_sync(abs, range(-40, 0), chunksize=1) == list(
+        range(40, 0, -1)
+    )
     (aside,) = rc.queue_status()[bad]["set_aside"]
     assert (aside["runtime"], aside["is_whole_runtime"]) == ("python", True)
     assert "set_aside" not in rc.queue_status()[good]
@@ -89,7 +91,9 @@ def test_an_interpreter_that_is_mended_is_used_again(own, tmp_path):
     with pytest.raises(furlong.RemoteError, match="of no use as an interpreter"):
         view.apply_sync(abs, -1)
     script(python, f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    assert view.apply_sync(abs, -1) == 1, "it is the only one: nobody waits for it to be tried again"
+    assert view.apply_sync(abs, -1) == 1, (
+        "it is the only one: nobody waits for it to be tried again"
+    )
     assert "set_aside" not in rc.queue_status()[rc.ids[0]]
 
 

@@ -19,7 +19,9 @@ from furlong.maps import collect, deal
 
 # The cluster is the same for all examples, and slow beside what hypothesis expects.
 on_cluster = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 items = st.lists(st.integers() | st.text(max_size=5) | st.none(), max_size=40)
 dists = st.sampled_from(["b", "r"])
@@ -46,7 +48,9 @@ def test_035_an_engine_gets_one_contiguous_chunk(view):
 
 
 def test_035_generators_and_several_sequences(view):
-    assert view.map_sync(lambda x, y: x + y, (x for x in range(17)), range(17)) == [2 * x for x in range(17)]
+    assert view.map_sync(lambda x, y: x + y, (x for x in range(17)), range(17)) == [
+        2 * x for x in range(17)
+    ]
     assert view.map_sync(pow, range(5), itertools.repeat(2)) == [0, 1, 4, 9, 16]
     assert view.map_sync(str, {"a": 1, "b": 2}) == ["a", "b"]
     assert view.map_sync(str, {3}) == ["3"]
@@ -115,7 +119,10 @@ VALUES = {
     "large ints": (lambda n: 10**30 + int(n), False),
     "ints that are none of one type": (lambda n: 2**63 if n == 1 else -1, False),
     "numpy's numbers": (lambda n: np.float32(n), True),
-    "numpy's numbers of different types": (lambda n: np.float32(n) if n == 1 else np.int64(n), False),
+    "numpy's numbers of different types": (
+        lambda n: np.float32(n) if n == 1 else np.int64(n),
+        False,
+    ),
     "numpy's numbers and python's": (lambda n: np.float64(n) if n == 1 else float(n), False),
     "numpy's texts": (lambda n: np.str_("x" * int(n)), True),
     "times": (lambda n: np.datetime64(int(n), "s"), True),
@@ -134,12 +141,18 @@ def test_037_an_array_of_values_holds_them_as_they_are(view, lview, name):
         assert type(values) is (np.ndarray if as_array else list)
         assert len(values) == len(expected)
         for value, wanted in zip(values.tolist() if as_array else values, expected):
-            plain = wanted.tolist() if as_array and isinstance(wanted, (np.ndarray, np.generic)) else wanted
+            plain = (
+                wanted.tolist()
+                if as_array and isinstance(wanted, (np.ndarray, np.generic))
+                else wanted
+            )
             assert type(value) is type(plain)
             np.testing.assert_equal(value, plain)
 
 
-@pytest.mark.parametrize("items", [np.array(["a", "bcd", ""]), np.array([b"x", b"yz"]), np.array([(1, 2.5)], "i4,f8")])
+@pytest.mark.parametrize(
+    "items", [np.array(["a", "bcd", ""]), np.array([b"x", b"yz"]), np.array([(1, 2.5)], "i4,f8")]
+)
 def test_037_map_of_an_array_of_texts_or_records_is_an_array(view, lview, items):
     for some in (view, lview):
         mapped = some.map_sync(lambda x: x, items)
@@ -152,7 +165,10 @@ def test_037_series_and_data_frames_are_mapped_as_they_are_iterated(view, lview)
     series = pandas.Series([1, 2, 3], index=[1.5, 0.5, 2.5])
     for some in (view, lview):
         assert some.map_sync(square, series) == [1, 4, 9]
-        assert some.map_sync(str, pandas.DataFrame({"name": [1, 2, 3], "size": 4})) == ["name", "size"]
+        assert some.map_sync(str, pandas.DataFrame({"name": [1, 2, 3], "size": 4})) == [
+            "name",
+            "size",
+        ]
 
 
 def test_038_balanced_map_takes_iterators(lview):
@@ -167,7 +183,12 @@ def test_038_the_shortest_sequence_rules(view, lview, lengths):
     short, long = (list(range(length)) for length in lengths)
     expected = list(map(lambda x, y: (x, y), short, long))  # noqa: C417
     for some in (view, lview):
-        for first, second in ((short, long), (iter(short), long), (short, iter(long)), (iter(short), iter(long))):
+        for first, second in (
+            (short, long),
+            (iter(short), long),
+            (short, iter(long)),
+            (iter(short), iter(long)),
+        ):
             result = some.map_async(lambda x, y: (x, y), first, second)
             assert result.get() == expected
         short, long = list(short), list(long)
@@ -322,7 +343,17 @@ def test_043_errors_in_the_places_of_values(view, lview):
         for options in ({}, {"chunksize": 3} if some is lview else {}):
             result = some.map_async(fails_at_3, range(10), return_exceptions=True, **options)
             values = result.get()
-            assert [x for x in values if not isinstance(x, Exception)] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+            assert [x for x in values if not isinstance(x, Exception)] == [
+                0,
+                1,
+                2,
+                4,
+                5,
+                6,
+                7,
+                8,
+                9,
+            ]
             assert isinstance(values[3], RemoteError)
             assert isinstance(values[3], ValueError)
             assert values[3].ename == "ValueError"
@@ -345,7 +376,11 @@ def test_errors_name_the_real_engine_whatever_is_pushed(rc, view, lview):
         assert engines == set(result.engine_id) and engines <= set(rc.ids)
         for error in placed:
             engine = error.engine_info["engine_id"]
-            assert error.engine_info == {"engine_id": engine, "engine_uuid": uuids[engine], "method": "map"}
+            assert error.engine_info == {
+                "engine_id": engine,
+                "engine_uuid": uuids[engine],
+                "method": "map",
+            }
             assert str(error).startswith(f"[{engine}:map] ZeroDivisionError")
     with pytest.raises(ZeroDivisionError, match=r"^\[2:map\]"):
         rc[2].map_sync(lambda x: 1 // x, [0])
@@ -376,7 +411,10 @@ def test_043_arrays_with_errors_are_lists(view):
 
 
 def test_044_iterating_raises_the_error_each_time(view, lview):
-    for result in (view.map_async(fails_at_3, range(8)), lview.map_async(fails_at_3, range(8), chunksize=1)):
+    for result in (
+        view.map_async(fails_at_3, range(8)),
+        lview.map_async(fails_at_3, range(8), chunksize=1),
+    ):
         for _ in range(3):
             found = []
             with pytest.raises(ValueError, match="three"):
@@ -420,7 +458,9 @@ def test_044_a_generator_that_raises_is_the_callers(view, lview):
 def test_a_map_takes_what_has_places_but_no_slices(view, lview):
     for some in (view, lview):
         assert some.map_sync(square, collections.deque(range(10))) == [x * x for x in range(10)]
-        assert some.map_sync(square, collections.UserDict.fromkeys(range(10))) == [x * x for x in range(10)]
+        assert some.map_sync(square, collections.UserDict.fromkeys(range(10))) == [
+            x * x for x in range(10)
+        ]
 
 
 def test_044_items_that_cannot_be_pickled_are_told(lview):
@@ -441,11 +481,17 @@ def test_a_balanced_map_can_be_cancelled(rc, lview):
 
 def test_numbers_of_items_are_what_numpy_has_too(lview):
     assert lview.map_sync(square, range(10), chunksize=np.int64(3)) == [x * x for x in range(10)]
-    assert list(lview.imap(square, range(10), max_outstanding=np.int64(3))) == [x * x for x in range(10)]
+    assert list(lview.imap(square, range(10), max_outstanding=np.int64(3))) == [
+        x * x for x in range(10)
+    ]
     for wrong in (2.0, True, "b"):
-        with pytest.raises(TypeError, match=f"chunksize is a number of items, or 'auto', not {wrong!r}"):
+        with pytest.raises(
+            TypeError, match=f"chunksize is a number of items, or 'auto', not {wrong!r}"
+        ):
             lview.map_async(square, [1], chunksize=wrong)
-        with pytest.raises(ValueError, match=f"max_outstanding is a number of items, .* not {wrong!r}"):
+        with pytest.raises(
+            ValueError, match=f"max_outstanding is a number of items, .* not {wrong!r}"
+        ):
             lview.imap(square, [1], max_outstanding=wrong)
     with pytest.raises(ValueError, match="a chunk has at least one item, not 0"):
         lview.map_async(square, [1], chunksize=np.int64(0))
@@ -568,7 +614,10 @@ def test_020_any_list_is_gathered_as_it_was_scattered(view, seq, dist):
 
 
 @on_cluster
-@given(columns=st.lists(st.lists(st.integers(), max_size=20), min_size=1, max_size=3), chunksize=st.integers(1, 9))
+@given(
+    columns=st.lists(st.lists(st.integers(), max_size=20), min_size=1, max_size=3),
+    chunksize=st.integers(1, 9),
+)
 def test_038_any_map_is_map(view, lview, columns, chunksize):
     def f(*args):
         return args
@@ -577,7 +626,9 @@ def test_038_any_map_is_map(view, lview, columns, chunksize):
     assert view.map_sync(f, *columns) == expected
     assert lview.map_sync(f, *columns, chunksize=chunksize) == expected
     assert list(lview.imap(f, *columns)) == expected
-    assert sorted(lview.imap(f, *columns, ordered=False, max_outstanding=chunksize)) == sorted(expected)
+    assert sorted(lview.imap(f, *columns, ordered=False, max_outstanding=chunksize)) == sorted(
+        expected
+    )
 
 
 bounds = st.none() | st.integers(-6, 6)
@@ -605,7 +656,10 @@ def test_003_any_index_is_that_engine_or_an_error(rc, index):
 
 def test_chunks_of_large_items_or_values_are_small(lview):
     arrays = [np.zeros(1 << 20, dtype="u1") for _ in range(40)]
-    for result in (lview.map_async(len, arrays), lview.map_async(lambda n: bytes(1 << 20), range(40))):
+    for result in (
+        lview.map_async(len, arrays),
+        lview.map_async(lambda n: bytes(1 << 20), range(40)),
+    ):
         result.get()
         assert sum(len(part.value) for part in result._parts) == 40
         assert max(len(part.value) for part in result._parts) <= 4
@@ -629,7 +683,12 @@ def test_what_fails_when_values_are_put_together_is_the_results_error(view, lvie
         async def main(result=result):
             return await result
 
-        asks = (result.get, result.result, lambda run=main: asyncio.run(run()), lambda r=result: r.get(0, True))
+        asks = (
+            result.get,
+            result.result,
+            lambda run=main: asyncio.run(run()),
+            lambda r=result: r.get(0, True),
+        )
         for ask in asks:
             with pytest.raises(Wrong, match="of 3"):
                 ask()
@@ -676,7 +735,9 @@ def test_044_a_lazy_map_names_the_item_as_others_do(view, lview):
             "items[8][0]['a'] is a _thread.lock, of sequences[1]"
         )
         assert told_by(some.executor.map, (x for x in (1, lock))) == "items[1] is a _thread.lock"
-        with pytest.raises(furlong.errors.PicklingError, match="the function .* cannot be pickled: .*lock"):
+        with pytest.raises(
+            furlong.errors.PicklingError, match="the function .* cannot be pickled: .*lock"
+        ):
             next(some.imap(lambda x: lock, [1]))
 
 
@@ -694,4 +755,6 @@ def test_044_a_sequence_that_cannot_be_pickled_is_named(view, lview):
 
 def test_044_items_that_cannot_be_pickled_are_told_where_errors_are_values(lview):
     with pytest.raises(furlong.errors.PicklingError, match="generator"):
-        lview.map_async(fails_at_3, [3, (x for x in ())], return_exceptions=True, chunksize=1).get(60)
+        lview.map_async(fails_at_3, [3, (x for x in ())], return_exceptions=True, chunksize=1).get(
+            60
+        )

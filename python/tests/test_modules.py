@@ -41,7 +41,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 
     yield write
     for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)) or name.startswith("own_"):
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(
+            str(folder)
+        ) or name.startswith("own_"):
             handle = getattr(sys.modules.pop(name), "handle", None)
             if handle is not None:
                 handle.close()
@@ -160,7 +162,10 @@ def test_packages_relative_and_late_imports(rc, write):
 def test_a_function_of_main_may_import_when_it_runs(rc, write, monkeypatch):
     write(own_late="from own_later import value\n", own_later="value = 7\n")
     scope: dict = {"__name__": "__main__"}
-    exec("def f():\n    import own_late\n    from own_later import value\n    return own_late.value + value\n", scope)
+    exec(
+        "def f():\n    import own_late\n    from own_later import value\n    return own_late.value + value\n",
+        scope,
+    )
     assert rc[0].apply_sync(scope["f"]) == 14
     assert "own_late" not in sys.modules
 
@@ -196,7 +201,9 @@ def test_a_file_that_changed_after_its_import_is_told(rc, write):
     write(own_stale="def f():\n    return 1\n")
     stale = get("own_stale")
     write(own_stale="def f():\n    return 22\n")
-    with pytest.warns(RuntimeWarning, match="own_stale.py has changed since own_stale was imported here"):
+    with pytest.warns(
+        RuntimeWarning, match="own_stale.py has changed since own_stale was imported here"
+    ):
         assert rc[0].apply_sync(stale.f) == 22
 
 
@@ -206,7 +213,9 @@ def test_two_sessions_with_one_name_have_each_their_own(cluster, rc, write, tmp_
         "class C: pass\ndef g(v): return isinstance(v, C)\n"
     )
     same = get("own_same")
-    (tmp_path / "own_same.py").write_text("n = 0\ndef f():\n    global n\n    n += 1\n    return 'other', n\n")
+    (tmp_path / "own_same.py").write_text(
+        "n = 0\ndef f():\n    global n\n    n += 1\n    return 'other', n\n"
+    )
     program = (
         "import sys, furlong, own_same\n"
         "with furlong.Client(sys.argv[1]) as rc:\n    print(rc[0].apply_sync(own_same.f))\n"
@@ -253,13 +262,17 @@ def test_a_pool_in_a_task_finds_it(rc, write, method):
 
 
 def test_a_file_beside_a_module_is_found(rc, write, tmp_path):
-    write(own_data="from pathlib import Path\ndef f():\n    return (Path(__file__).parent / 'data.txt').read_text()\n")
+    write(
+        own_data="from pathlib import Path\ndef f():\n    return (Path(__file__).parent / 'data.txt').read_text()\n"
+    )
     (tmp_path / "own" / "data.txt").write_text("beside")
     assert rc[0].apply_sync(get("own_data").f) == "beside"
 
 
 def test_an_error_in_a_module_is_told(rc, write):
-    write(own_broken="import sys\nif 'furlong_worker' in sys.modules: raise RuntimeError('not here')\ndef f(): pass\n")
+    write(
+        own_broken="import sys\nif 'furlong_worker' in sys.modules: raise RuntimeError('not here')\ndef f(): pass\n"
+    )
     broken = get("own_broken")
     for _ in range(2):
         with pytest.raises(RuntimeError, match="not here"):
@@ -296,7 +309,10 @@ def test_what_was_set_from_outside_goes_along(rc, write):
     config.DEBUG, config.LIMIT = True, None
     config.helper = lambda x: -x
     config.NEW = 9
-    assert rc[0].apply_sync(lambda: (config.read(3), config.NEW)) == ((15, ["a", "b"], True, None, -3, [1, 2, 3], 1), 9)
+    assert rc[0].apply_sync(lambda: (config.read(3), config.NEW)) == (
+        (15, ["a", "b"], True, None, -3, [1, 2, 3], 1),
+        9,
+    )
     config.SCALE = 2
     assert rc[0].apply_sync(config.read, 1)[0] == 2
     start = rc[0].apply_sync(lambda: config.START)
@@ -371,7 +387,10 @@ def test_what_was_set_and_has_no_pickle_is_told(rc, write):
     write(own_config=CONFIG + "    # another one\n")
     config = get("own_config")
     config.SCALE = threading.Lock()
-    with pytest.warns(RuntimeWarning, match="own_config.SCALE was changed here after the import, and engines cannot"):
+    with pytest.warns(
+        RuntimeWarning,
+        match="own_config.SCALE was changed here after the import, and engines cannot",
+    ):
         assert rc[0].apply_sync(config.read, 1)[0] == 2
 
 
@@ -386,7 +405,10 @@ def test_what_the_engine_has_imported_itself_is_the_same_module(own, write, tmp_
 
 
 def test_imports_on_engines_find_it_as_well(rc, view, write):
-    write(own_imported="value = [1]\ndef f(): return value\n", own_required="import own_imported\nlevel = 2\n")
+    write(
+        own_imported="value = [1]\ndef f(): return value\n",
+        own_required="import own_imported\nlevel = 2\n",
+    )
     with view.sync_imports(quiet=True):
         import own_imported  # type: ignore[import-not-found]
     assert view.apply_sync(lambda: own_imported.value) == [[1]] * 4
@@ -425,7 +447,9 @@ def test_a_class_follows_what_is_set_here_and_keeps_what_is_set_there(rc):
     assert rc[0].apply_sync(lambda cls: hasattr(cls, "unit"), first) is False
     exec(text.format(who="second"), scope)
     second = scope["C"]
-    told = rc[0].apply_sync(lambda a, b: (a.who(), b.who()[0], type(a) is type(b)), first(), second())
+    told = rc[0].apply_sync(
+        lambda a, b: (a.who(), b.who()[0], type(a) is type(b)), first(), second()
+    )
     assert told == ("patched", "second", False)
     assert type(rc[0].apply_sync(copied, first())) is first
     assert type(rc[0].apply_sync(copied, second())) is second
@@ -437,7 +461,10 @@ def test_a_class_of_the_engines_own_is_that_of_the_same_name_here(rc, monkeypatc
         """As a script has it."""
 
     Reading.__qualname__, Reading.__module__ = "Reading", "__main__"
-    rc[0].execute("class Reading:\n    there = 1\nclass Other:\n    x = 5\nr = Reading(); r.value = 3", block=True)
+    rc[0].execute(
+        "class Reading:\n    there = 1\nclass Other:\n    x = 5\nr = Reading(); r.value = 3",
+        block=True,
+    )
     other = rc[0].pull("Other()", block=True)
     assert (type(other).__name__, other.x) == ("Other", 5)
     monkeypatch.setattr(sys.modules["__main__"], "Reading", Reading, raising=False)

@@ -165,7 +165,9 @@ def test_names_that_were_put_go_before_builtins(one, main, put):
     assert one.apply(main.read) is True
     exec(put, {"one": one, "set_it": main.set_it})
     assert one.keys() == ["id"]
-    with pytest.raises((TypeError, AssertionError)):  # a number, a list, a module or a function of nothing
+    with pytest.raises(
+        (TypeError, AssertionError)
+    ):  # a number, a list, a module or a function of nothing
         assert one.apply(main.read)
 
 
@@ -200,7 +202,9 @@ def test_names_of_functions_are_no_variables(one, main):
 
 
 def test_names_of_pushed_functions_serve_executed_code(one, main):
-    main("def helper(n):\n    return n * scale\nscale = 3\ndef f():\n    return [helper(n) for n in range(3)]")
+    main(
+        "def helper(n):\n    return n * scale\nscale = 3\ndef f():\n    return [helper(n) for n in range(3)]"
+    )
     one.push({"f": main.f})
     one.execute("r = f()")
     assert one["r"] == [0, 3, 6]
@@ -239,7 +243,9 @@ def test_names_that_came_along_stay_with_their_session(one, other, main, monkeyp
         size = lambda: len([])
     """)
     theirs = Main(monkeypatch)
-    theirs("def helper():\n    return 'theirs'\nf = lambda: helper()\nsize = lambda: len([])\nask = lambda: helper()")
+    theirs(
+        "def helper():\n    return 'theirs'\nf = lambda: helper()\nsize = lambda: len([])\nask = lambda: helper()"
+    )
     one.apply(main.keep)
     assert one.apply(main("use = lambda: (helper(), len([]))").use) == ("mine", "mine")
     assert other.apply(theirs.f) == "theirs"
@@ -297,7 +303,11 @@ def test_names_serve_in_every_kind_of_call(rc, view, lview, main):
         yield [lview.apply_sync(main.call, main.times, n) for n in range(4)]
         yield [lview.apply_sync(functools.partial(main.call, main.times), n) for n in range(4)]
         yield view.map_sync(main.get, [main.Item(n) for n in range(4)])
-        yield list(view.parallel(block=True)(main("many = lambda ns: [times(n) for n in ns]").many)(range(4)))
+        yield list(
+            view.parallel(block=True)(main("many = lambda ns: [times(n) for n in ns]").many)(
+                range(4)
+            )
+        )
         yield [view.remote(block=True)(main.times)(n)[0] for n in range(4)]
         yield [part[0] - 5 for part in (view.apply_sync(main.required, n) for n in range(4))]
         if main.scale == 2:
@@ -314,7 +324,9 @@ def test_names_of_builtins_that_look_at_their_caller(view, lview, one):
     view.push({"data": PUT, "args": 1}, block=True)
     assert one.apply_sync(eval, "data + args") == PUT + 1
     assert one.apply_sync(eval, "data", {"data": 2}) == 2
-    assert view.map_sync(eval, ["data", "args"]) == lview.map_sync(eval, ["data", "args"]) == [PUT, 1]
+    assert (
+        view.map_sync(eval, ["data", "args"]) == lview.map_sync(eval, ["data", "args"]) == [PUT, 1]
+    )
     assert lview.executor.submit(eval, "data").result() == PUT
     assert one.apply_sync(exec, "made = data + 2") is None
     assert (one["made"], "made" in one.keys(block=True)) == (PUT + 2, True)
@@ -344,7 +356,9 @@ def test_names_of_a_namespace_that_no_module_has(one, main):
 
 
 def test_names_are_those_of_main(one, main):
-    main("__file__ = '/here/program.py'\ndef f():\n    import __main__\n    return __name__, __file__, __main__.x")
+    main(
+        "__file__ = '/here/program.py'\ndef f():\n    import __main__\n    return __name__, __file__, __main__.x"
+    )
     one.push({"x": 1})
     assert one.apply(main.f) == ("__main__", "/here/program.py", 1)
     assert one.apply(main("g = lambda: type(globals()) is dict").g)
@@ -418,7 +432,13 @@ class Model:
         return "builtin" if name == "len" else "NameError"
 
     def pull(self, name):
-        return self.there[name][0] if name in self.there else "builtin" if name == "len" else "NameError"
+        return (
+            self.there[name][0]
+            if name in self.there
+            else "builtin"
+            if name == "len"
+            else "NameError"
+        )
 
 
 def outcome(call):
@@ -437,7 +457,9 @@ def test_names_of_two_sessions_are_as_the_rule_says(one, other, main, monkeypatc
     for _ in range(150):
         session, view, program = random.choice(sessions)
         name, value = random.choice(Model.NAMES), random.randrange(3)
-        act = random.choice(("here", "gone", "push", "execute", "store", "delete", "read", "read", "read", "pull"))
+        act = random.choice(
+            ("here", "gone", "push", "execute", "store", "delete", "read", "read", "read", "pull")
+        )
         if act == "here":
             program(f"{name} = {value}")
             here[session][name] = value
@@ -450,7 +472,9 @@ def test_names_of_two_sessions_are_as_the_rule_says(one, other, main, monkeypatc
             view.execute(f"{name} = {value}")
             model.there[name] = value, session
         elif act == "store":
-            view.apply(program(f"def store(value):\n    global {name}\n    {name} = value").store, value)
+            view.apply(
+                program(f"def store(value):\n    global {name}\n    {name} = value").store, value
+            )
             model.there[name] = value, session
         elif act == "delete" and model.there.get(name, (0, 2))[1] == session:
             view.execute(f"del {name}")

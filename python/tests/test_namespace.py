@@ -19,7 +19,9 @@ from furlong import CompositeError, errors
 NESTED = {"a": [1, 2.5, None, True, {"b": ("c", b"d", {1, 2})}], "e": 2**200, "f": -0.0}
 
 
-@pytest.mark.parametrize("value", [5, 2.5, [1, 2, [3]], NESTED, "ä", b"\x00\xff", None, 10**400, 1 + 2j, ()])
+@pytest.mark.parametrize(
+    "value", [5, 2.5, [1, 2, [3]], NESTED, "ä", b"\x00\xff", None, 10**400, 1 + 2j, ()]
+)
 def test_013_what_is_pushed_is_pulled(rc, view, value):
     rc[1].push({"x": value}, block=True)
     pulled = rc[1].pull("x", block=True)
@@ -91,7 +93,9 @@ def test_015_functions_that_were_executed_can_be_pulled(rc):
 
 
 def test_015_classes_can_be_pulled_and_their_instances(rc):
-    rc[0].execute("class Point:\n    def __init__(self, x):\n        self.x = x\np = Point(7)", block=True)
+    rc[0].execute(
+        "class Point:\n    def __init__(self, x):\n        self.x = x\np = Point(7)", block=True
+    )
     assert rc[0]["Point"](5).x == 5
     assert rc[0]["p"].x == 7
 
@@ -213,7 +217,9 @@ def test_020_scatter_takes_generators_and_strings(view):
 def test_020_scatter_takes_what_has_places_but_no_slices(view, dist):
     for items in (collections.deque(range(6)), collections.UserDict.fromkeys(range(6)), Places()):
         view.scatter("x", items, dist=dist, block=True)
-        assert view["x"] == ([[0, 1], [2, 3], [4], [5]] if dist == "b" else [[0, 4], [1, 5], [2], [3]])
+        assert view["x"] == (
+            [[0, 1], [2, 3], [4], [5]] if dist == "b" else [[0, 4], [1, 5], [2], [3]]
+        )
         assert view.map_sync(str, items) == list("012345")
 
 
@@ -259,14 +265,21 @@ def test_020_what_is_no_sequence_of_items_is_gathered_as_parts(view, dist):
 def test_020_data_frames_are_gathered_as_one(view, dist, count):
     pandas = pytest.importorskip("pandas")
     labels = [0.5 * at for at in range(count)][::-1]
-    frame = pandas.DataFrame({"name": list("abcdefghij"[:count]), "size": range(count)}, index=labels)
+    frame = pandas.DataFrame(
+        {"name": list("abcdefghij"[:count]), "size": range(count)}, index=labels
+    )
     view.scatter("frame", frame, dist=dist, block=True)
     pandas.testing.assert_frame_equal(view.gather("frame", dist=dist, block=True), frame)
     view.scatter("series", frame["size"], dist=dist, block=True)
     pandas.testing.assert_series_equal(view.gather("series", dist=dist, block=True), frame["size"])
     view.execute("both = frame if engine_id else series", block=True)
     both = view.gather("both", dist=dist, block=True)
-    assert [type(part).__name__ for part in both] == ["Series", "DataFrame", "DataFrame", "DataFrame"]
+    assert [type(part).__name__ for part in both] == [
+        "Series",
+        "DataFrame",
+        "DataFrame",
+        "DataFrame",
+    ]
 
 
 def test_021_flattened_parts_are_the_items(rc, view):
@@ -317,17 +330,23 @@ def test_021_what_was_flattened_is_gathered(view, dist, count):
     for shape in ((count,), (count, 2), (count, 2, 3)):
         array = np.arange(np.prod(shape)).reshape(shape)
         np.testing.assert_array_equal(gathered(array), array)
-    frame = pd.DataFrame({"n": range(count), "x": np.arange(count) / 2, "s": list("abcdefghi"[:count])})
+    frame = pd.DataFrame(
+        {"n": range(count), "x": np.arange(count) / 2, "s": list("abcdefghi"[:count])}
+    )
     frame.index = [f"row {at}" for at in range(count)]
     pd.testing.assert_frame_equal(gathered(frame), frame)
     pd.testing.assert_frame_equal(gathered(frame[["n", "x"]]), frame[["n", "x"]])
     view.execute("x = x * 1.5 if len(x) else x", block=True)
-    pd.testing.assert_frame_equal(view.gather("x", dist=dist, block=True), frame[["n", "x"]] * 1.5, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        view.gather("x", dist=dist, block=True), frame[["n", "x"]] * 1.5, check_dtype=False
+    )
     for column in ("n", "x", "s"):
         assert list(gathered(frame[column])) == list(frame[column])
 
 
-@pytest.mark.parametrize("source", ["x = 5", "x = 5\n", "def f():\n    return 5\nx = f()", "if True:\n    x = 5"])
+@pytest.mark.parametrize(
+    "source", ["x = 5", "x = 5\n", "def f():\n    return 5\nx = f()", "if True:\n    x = 5"]
+)
 def test_022_a_script_may_lack_its_last_newline(view, tmp_path, source):
     script = tmp_path / "script.py"
     script.write_text(source)
@@ -345,13 +364,23 @@ def test_022_errors_of_a_script_tell_its_file_and_line(rc, tmp_path):
     assert caught.value.engine_info["method"] == "execute"
 
 
-DTYPES = [*np.typecodes["AllInteger"], *np.typecodes["AllFloat"], "?", "S3", "U3", "M8[us]", "m8[s]"]
+DTYPES = [
+    *np.typecodes["AllInteger"],
+    *np.typecodes["AllFloat"],
+    "?",
+    "S3",
+    "U3",
+    "M8[us]",
+    "m8[s]",
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_023_arrays_of_each_type_come_back(rc, dtype):
     lengths = [(), (0,), (3,), (2, 3), (2000, 3)]
-    arrays = [np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype) for shape in lengths]
+    arrays = [
+        np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype) for shape in lengths
+    ]
     back = rc[0].apply_sync(lambda *arrays: arrays, *arrays)
     rc[0].push({"arrays": arrays}, block=True)
     for found in (back, rc[0]["arrays"]):
@@ -362,7 +391,9 @@ def test_023_arrays_of_each_type_come_back(rc, dtype):
 
 
 def test_023_records_come_back(rc):
-    records = np.rec.array([(1, 2.5, "a"), (2, 3.5, "b")] * 2000, dtype=[("n", "i4"), ("x", ">f8"), ("s", "U2")])
+    records = np.rec.array(
+        [(1, 2.5, "a"), (2, 3.5, "b")] * 2000, dtype=[("n", "i4"), ("x", ">f8"), ("s", "U2")]
+    )
     structured = np.array(records)
     for array in (records, structured):
         rc[0]["r"] = array
@@ -409,17 +440,23 @@ def test_023_nested_lists_of_arrays_come_back(rc):
 def test_023_series_and_frames_come_back(rc):
     index = pd.date_range("2024-01-01", periods=1000, freq="h", tz="UTC")
     series = pd.Series(np.arange(1000.0), index=index, name="s")
-    frame = pd.DataFrame({"i": range(1000), "s": ["ä"] * 1000, "t": index, "c": pd.Categorical(["a", "b"] * 500)})
+    frame = pd.DataFrame(
+        {"i": range(1000), "s": ["ä"] * 1000, "t": index, "c": pd.Categorical(["a", "b"] * 500)}
+    )
     rc[0].push({"series": series, "frame": frame}, block=True)
     pd.testing.assert_series_equal(rc[0]["series"], series)
     pd.testing.assert_frame_equal(rc[0]["frame"], frame)
     assert rc[0].pull("frame['i'].sum()", block=True) == 499500
-    pd.testing.assert_frame_equal(rc[0].apply_sync(lambda f: f[f.i > 990], frame), frame[frame.i > 990])
+    pd.testing.assert_frame_equal(
+        rc[0].apply_sync(lambda f: f[f.i > 990], frame), frame[frame.i > 990]
+    )
 
 
 def test_024_text_and_bytes_stay_what_they_are(rc, view):
     text, data = "Grüße, 世界 🌍 \u200b\x00", b"\xc3\xa4\x00\xff"
-    assert rc[0].apply_sync(lambda t, d: [t, d, type(t).__name__, type(d).__name__], text, data) == [
+    assert rc[0].apply_sync(
+        lambda t, d: [t, d, type(t).__name__, type(d).__name__], text, data
+    ) == [
         text,
         data,
         "str",
@@ -470,6 +507,9 @@ def test_024_what_cannot_be_pushed_is_named(view):
         view.push({"a": 1, "b": (i for i in ())})
     with pytest.raises(errors.PicklingError) as caught:
         view.push({"a": 1, "b": [{"c": (i for i in ())}]})
-    assert str(caught.value) == "what is pushed cannot be pickled: what is pushed['b'][0]['c'] is a generator"
+    assert (
+        str(caught.value)
+        == "what is pushed cannot be pickled: what is pushed['b'][0]['c'] is a generator"
+    )
     with pytest.raises(errors.PicklingError, match=r": what is pushed\['x'\]\[0\] is a generator"):
         view.scatter("x", [(i for i in ())])

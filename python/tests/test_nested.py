@@ -66,7 +66,9 @@ def test_a_map_in_each_task_of_a_map(lview):
         with furlong.Client() as rc:
             return sum(rc.load_balanced_view().map_sync(double, range(n)))
 
-    assert lview.map_async(outer, range(8)).get(SOON_SECONDS) == [sum(range(0, 2 * n, 2)) for n in range(8)]
+    assert lview.map_async(outer, range(8)).get(SOON_SECONDS) == [
+        sum(range(0, 2 * n, 2)) for n in range(8)
+    ]
 
 
 def test_depth_beyond_the_engines_does_not_deadlock(one):
@@ -277,7 +279,9 @@ def test_the_pass_is_good_only_while_the_task_runs(one):
 
         sys.held_for_the_test.load_balanced_view().apply_sync(pow, 2, 2)
 
-    with pytest.raises(furlong.RemoteError, match="ConnectionLost.*the task that opened this client has ended"):
+    with pytest.raises(
+        furlong.RemoteError, match="ConnectionLost.*the task that opened this client has ended"
+    ):
         view.apply_async(uses).get(SOON_SECONDS)
 
 
@@ -326,7 +330,17 @@ def test_a_late_thread_and_a_fork_get_no_client(one):
 
 def issue(home, cluster, *flags):
     path = home / f"issued-{time.monotonic_ns()}.cap.json"
-    command = [sys.executable, "-m", "furlong", "cap", "issue", "--role", "client", "--cluster", cluster.cluster_id]
+    command = [
+        sys.executable,
+        "-m",
+        "furlong",
+        "cap",
+        "issue",
+        "--role",
+        "client",
+        "--cluster",
+        cluster.cluster_id,
+    ]
     command += ["--output", str(path), "--json", *flags]
     issued = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return path, issued["token_id"]
@@ -337,7 +351,9 @@ def test_a_capability_can_forbid_it(small, home):
     with furlong.Client(path) as rc:
         view = rc.load_balanced_view()
         assert view.apply_async(pow, 2, 2).get(SOON_SECONDS) == 4
-        with pytest.raises(furlong.RemoteError, match="ConnectionRefused.*forbids its tasks to submit others"):
+        with pytest.raises(
+            furlong.RemoteError, match="ConnectionRefused.*forbids its tasks to submit others"
+        ):
             view.apply_async(in_task, 1).get(SOON_SECONDS)
     path.unlink()
 
@@ -372,7 +388,16 @@ def test_a_revoked_token_ends_what_its_tasks_have_opened(farm, home, tmp_path):
         rc = furlong.Client(path)
         parent = rc.load_balanced_view().apply_async(outer_that_waits, runs)
         eventually(lambda: Path(runs).exists())
-        command = [sys.executable, "-m", "furlong", "cap", "revoke", token, "--cluster", farm.cluster.cluster_id]
+        command = [
+            sys.executable,
+            "-m",
+            "furlong",
+            "cap",
+            "revoke",
+            token,
+            "--cluster",
+            farm.cluster.cluster_id,
+        ]
         subprocess.run(command, check=True, capture_output=True)
         with pytest.raises(furlong.FurlongError):
             parent.get(SOON_SECONDS)

@@ -31,7 +31,11 @@ def command(cluster: furlong.Cluster) -> Iterator[Callable[..., subprocess.Popen
 
     def start(subcommand: str, *args: str) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "furlong", subcommand, "--cluster", cluster.cluster_id, *args]
-        made.append(subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL))
+        made.append(
+            subprocess.Popen(
+                argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+            )
+        )
         return made[-1]
 
     yield start
@@ -63,7 +67,15 @@ def test_reader_after_the_end_gets_every_byte_as_json(
 ) -> None:
     """The same with `--json`."""
     process = command(
-        "submit", "--array", "1-40", "--wait", "--json", "--", "sh", "-c", f"seq 100000; touch {tmp_path}/$FURLONG_TASK"
+        "submit",
+        "--array",
+        "1-40",
+        "--wait",
+        "--json",
+        "--",
+        "sh",
+        "-c",
+        f"seq 100000; touch {tmp_path}/$FURLONG_TASK",
     )
     eventually(lambda: len(list(tmp_path.iterdir())) == 40)
     code, stdout, _ = ended(process)
@@ -91,7 +103,11 @@ def test_output_beyond_what_is_kept_is_whole_for_who_waits(
 def test_bytes_that_are_no_text_come_whole(command: Callable[..., subprocess.Popen[bytes]]) -> None:
     """A program's output is bytes, of which none is changed."""
     script = "import os,sys; sys.stdout.buffer.write(bytes(range(256)) * 12_000)"
-    assert ended(command("submit", "--wait", "--", sys.executable, "-c", script)) == (0, bytes(range(256)) * 12_000, "")
+    assert ended(command("submit", "--wait", "--", sys.executable, "-c", script)) == (
+        0,
+        bytes(range(256)) * 12_000,
+        "",
+    )
 
 
 @pytest.mark.parametrize("written", [b"caf\xe9 \xff\n", "caf\u00e9\n".encode()])
@@ -100,7 +116,8 @@ def test_json_has_the_bytes_of_what_is_no_text(
 ) -> None:
     """Beside the text, which shows a sign for each such byte, stand the bytes."""
     program = (
-        f"import sys; sys.stdout.buffer.write({written!r}); sys.stdout.flush(); sys.stderr.buffer.write({written!r})"
+        f"import sys; sys.stdout.buffer.write({written!r}); sys.stdout.flush(); "
+        f"sys.stderr.buffer.write({written!r})"
     )
     for argv in (
         ["submit", "--json", "--wait", "--", sys.executable, "-c", program],
@@ -111,7 +128,11 @@ def test_json_has_the_bytes_of_what_is_no_text(
         for stream in ("stdout", "stderr"):
             assert (code, document[stream]) == (0, written.decode("utf-8", "replace"))
             encoded = document.get(f"{stream}_base64")
-            assert encoded is None if "\ufffd" not in document[stream] else base64.b64decode(encoded) == written
+            assert (
+                encoded is None
+                if "\ufffd" not in document[stream]
+                else base64.b64decode(encoded) == written
+            )
 
 
 def test_executed_code_prints_bytes_as_they_are(
@@ -119,11 +140,15 @@ def test_executed_code_prints_bytes_as_they_are(
 ) -> None:
     """Code of an engine prints what a program prints."""
     code = "import sys; _ = sys.stdout.buffer.write(b'caf\\xe9 \\xff')"
-    assert ended(command("execute", "--targets", str(rc.ids[0]), code))[1].endswith(b": caf\xe9 \xff\n")
+    assert ended(command("execute", "--targets", str(rc.ids[0]), code))[1].endswith(
+        b": caf\xe9 \xff\n"
+    )
     assert b": caf\xe9 \xff\n" in command_stderr(command("map", "builtins:exec", code))
 
 
-def test_mapped_function_that_prints_too_much_says_so(command: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_mapped_function_that_prints_too_much_says_so(
+    command: Callable[..., subprocess.Popen[bytes]],
+) -> None:
     """The exit code tells it as well as the text."""
     code, stdout, stderr = ended(command("map", "builtins:exec", "print('x' * 3_000_000)"))
     assert (code, stdout, stderr.count("bytes of output left out]")) == (3, b"null\n", 1)
@@ -138,7 +163,9 @@ def test_closed_pipe_ends_the_command_and_its_tasks(
     command: Callable[..., subprocess.Popen[bytes]], rc: furlong.Client
 ) -> None:
     """Who has read enough ends it quietly; nothing of it runs or waits any longer."""
-    process = command("submit", "--array", "1-100", "--wait", "--", "sh", "-c", "seq 100000; sleep 1000 & wait $!")
+    process = command(
+        "submit", "--array", "1-100", "--wait", "--", "sh", "-c", "seq 100000; sleep 1000 & wait $!"
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == b"1\n"
     process.stdout.close()
@@ -154,7 +181,9 @@ def test_what_is_not_kept_is_said_by_text_json_and_exit_code(
 ) -> None:
     """Kept output is bounded: 1 MiB of each end."""
     code, stdout, _ = ended(
-        command("submit", "--", "sh", "-c", "seq 100000; seq 100000; seq 100000; seq 100000; seq 100000")
+        command(
+            "submit", "--", "sh", "-c", "seq 100000; seq 100000; seq 100000; seq 100000; seq 100000"
+        )
     )
     name = stdout.decode().strip()
     code, stdout, stderr = ended(command("result", "-f", name))
@@ -173,16 +202,25 @@ def test_executed_code_that_prints_too_much_says_so(
     for call in (["execute", script.read_text()], ["run", str(script)]):
         code, stdout, stderr = ended(command(call[0], "--targets", "0", *flags, *call[1:]))
         assert code == 3
-        assert b"left_out_bytes" in stdout if flags == ["--json"] else "left out" in stdout.decode() + stderr
+        assert (
+            b"left_out_bytes" in stdout
+            if flags == ["--json"]
+            else "left out" in stdout.decode() + stderr
+        )
 
 
-def test_output_that_was_left_out_is_said_in_python(rc: furlong.Client, capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_that_was_left_out_is_said_in_python(
+    rc: furlong.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The text of a result, and what is printed while it comes, say how much is missing."""
     code = "import sys\nprint('a' * 3_000_000)\nprint('b' * 3_000_000, file=sys.stderr)"
     result = rc[0].execute(code)
     with result.stream_output():
         result.get()
-    assert "[902849 bytes of output left out]" in result.stdout and "[902849 bytes of output left out]" in result.stderr
+    assert (
+        "[902849 bytes of output left out]" in result.stdout
+        and "[902849 bytes of output left out]" in result.stderr
+    )
     shown = capfd.readouterr()
     assert "902849 bytes left out" in shown.out and "902849 bytes left out" in shown.err
 
@@ -210,12 +248,18 @@ def test_unchanged_globals_are_made_and_sent_once(lview: furlong.LoadBalancedVie
     assert lview.map_sync(total, range(3)) == [sum(mutable)] * 3
 
 
-def test_functions_that_carry_data_do_not_fill_the_session(own: Callable[..., furlong.Cluster]) -> None:
+def test_functions_that_carry_data_do_not_fill_the_session(
+    own: Callable[..., furlong.Cluster],
+) -> None:
     """Far more than the broker's memory passes as functions, one after the other and at once."""
     with own(n=2, broker_memory="64M") as rc:
         view = rc.load_balanced_view()
-        carrying = [functools.partial(operator.countOf, bytes([place]) * (2 * MIB)) for place in range(40)]
-        assert [view.apply_sync(call, place) for place, call in enumerate(carrying)] == [2 * MIB] * 40
+        carrying = [
+            functools.partial(operator.countOf, bytes([place]) * (2 * MIB)) for place in range(40)
+        ]
+        assert [view.apply_sync(call, place) for place, call in enumerate(carrying)] == [
+            2 * MIB
+        ] * 40
         results = [view.apply_async(call, place) for place, call in enumerate(carrying)]
         assert [result.get() for result in results] == [2 * MIB] * 40
         assert view.map_sync(carrying[0], [0, 1] * 20) == [2 * MIB, 0] * 20
@@ -245,4 +289,6 @@ def test_many_outstanding_payloads_all_come(lview: furlong.LoadBalancedView) -> 
     """Several hundred large arguments and results wait at once."""
     results = [lview.apply_async(bytes, 200_000) for _ in range(200)]
     sent = [lview.apply_async(len, bytes(200_000)) for _ in range(200)]
-    assert {len(result.get()) for result in results} == {result.get() for result in sent} == {200_000}
+    assert (
+        {len(result.get()) for result in results} == {result.get() for result in sent} == {200_000}
+    )

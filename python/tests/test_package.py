@@ -9,7 +9,8 @@ import furlong
 
 
 def test_each_name_is_what_it_is_whatever_was_imported_before():
-    # A submodule that is called like a function would take its place in the package once it is imported.
+    # A submodule that is called like a function would take its place in the package once it is
+    # imported.
     code = """
 import furlong, pkgutil, importlib, types
 for module in pkgutil.iter_modules(furlong.__path__):
@@ -17,7 +18,9 @@ for module in pkgutil.iter_modules(furlong.__path__):
         importlib.import_module("furlong." + module.name)
 print([name for name in furlong.__all__ if isinstance(getattr(furlong, name), types.ModuleType)])
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert said.stdout.strip() == "['errors']", said.stderr
 
 
@@ -29,7 +32,9 @@ def test_names_that_do_not_exist_are_attribute_errors():
 
 def test_importing_the_package_imports_little():
     code = "import furlong, sys; print(sorted({'numpy', 'IPython', 'cloudpickle', 'asyncio'} & set(sys.modules)))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert said.stdout.strip() == "[]"
 
 

@@ -25,7 +25,11 @@ def test_names_of_the_package() -> None:
     assert furlong.util.interactive is furlong.interactive
     assert furlong.use_dill() is None
     assert issubclass(furlong.errors.DependencyTimeout, furlong.TaskTimeout)
-    for name, instead in (("bind_kernel", "view.execute"), ("can", "pickled"), ("register_joblib_backend", "executor")):
+    for name, instead in (
+        ("bind_kernel", "view.execute"),
+        ("can", "pickled"),
+        ("register_joblib_backend", "executor"),
+    ):
         with pytest.raises(AttributeError, match=instead):
             getattr(furlong, name)
 
@@ -163,7 +167,9 @@ def test_options_that_mean_nothing_here_are_refused() -> None:
         furlong.Cluster().engine_timout = 3  # type: ignore[attr-defined]
 
 
-def test_a_cluster_of_the_command_is_found_and_stopped(own: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_of_the_command_is_found_and_stopped(
+    own: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = [sys.executable, "-m", "furlong", "cluster"]
     started = [*command, "start", "-n", "2", "--cluster", "commanded", "--daemon"]
     subprocess.run(started, check=True, stdout=subprocess.DEVNULL, timeout=SOON_SECONDS)
@@ -180,13 +186,29 @@ def test_a_cluster_of_the_command_is_found_and_stopped(own: object, monkeypatch:
             furlong.Cluster.from_file(cluster_id="commanded")
     finally:
         subprocess.run(
-            [*command, "stop", "--cluster", "commanded"], capture_output=True, timeout=SOON_SECONDS, check=False
+            [*command, "stop", "--cluster", "commanded"],
+            capture_output=True,
+            timeout=SOON_SECONDS,
+            check=False,
         )
 
 
 def test_a_cluster_of_the_command_is_stopped_by_its_name(home: object) -> None:
-    command = [sys.executable, "-m", "furlong", "cluster", "start", "-n", "1", "--cluster", "named", "--daemon"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=SOON_SECONDS, env=dict(os.environ))
+    command = [
+        sys.executable,
+        "-m",
+        "furlong",
+        "cluster",
+        "start",
+        "-n",
+        "1",
+        "--cluster",
+        "named",
+        "--daemon",
+    ]
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL, timeout=SOON_SECONDS, env=dict(os.environ)
+    )
     found = furlong.Cluster.from_file(cluster_id="named")
     found.stop_cluster_sync()
     eventually(lambda: not found.is_running)

@@ -67,8 +67,16 @@ def script(cluster: furlong.Cluster, began: Path) -> Iterator[Script]:
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", PRELUDE + textwrap.dedent(code), str(cluster.capability), str(began)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        command = [
+            sys.executable,
+            "-c",
+            PRELUDE + textwrap.dedent(code),
+            str(cluster.capability),
+            str(began),
+        ]
+        started.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
         return started[-1]
 
     yield start
@@ -163,7 +171,9 @@ def test_a_child_of_a_fork_neither_stops_a_cluster_nor_keeps_it() -> None:
         print(os.waitstatus_to_exitcode(status), len(rc[:].apply_sync(os.getpid)), cluster.folder, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    )
     with process.stdout as stdout:  # type: ignore[union-attr]
         assert stdout.readline() == "of another process>\n"
         grandchild = psutil.Process(int(stdout.readline()))
@@ -189,7 +199,9 @@ def test_a_child_of_a_fork_neither_stops_a_cluster_nor_keeps_it() -> None:
         pytest.param("rc.cancel(result); say(result.done())", id="cancelled"),
     ],
 )
-def test_an_exit_with_work_that_has_not_ended(script: Script, began: Path, rc: furlong.Client, work: str) -> None:
+def test_an_exit_with_work_that_has_not_ended(
+    script: Script, began: Path, rc: furlong.Client, work: str
+) -> None:
     code = f"""
     result = rc[0].apply_async(touch_and_sleep, began)
     while not os.path.exists(began):
@@ -203,7 +215,9 @@ def test_an_exit_with_work_that_has_not_ended(script: Script, began: Path, rc: f
     assert rc[0].apply_async(os.getpid).get(SOON_SECONDS) > 0
 
 
-@pytest.mark.parametrize("call", ["result.get", "lambda: rc[1].apply_sync(time.sleep, 1000)", "rc.wait"])
+@pytest.mark.parametrize(
+    "call", ["result.get", "lambda: rc[1].apply_sync(time.sleep, 1000)", "rc.wait"]
+)
 def test_an_exit_while_a_thread_waits(script: Script, began: Path, call: str) -> None:
     process = script(f"""
     result = rc[0].apply_async(touch_and_sleep, began)
@@ -262,7 +276,13 @@ def test_ctrl_c_in_a_call_ends_a_script(script: Script, call: str) -> None:
 
 @pytest.mark.parametrize(
     "wait",
-    ["result.get()", "result.wait()", "rc.wait(timeout=1000)", "rc.wait_for_engines(9)", "rc.wait_interactive()"],
+    [
+        "result.get()",
+        "result.wait()",
+        "rc.wait(timeout=1000)",
+        "rc.wait_for_engines(9)",
+        "rc.wait_interactive()",
+    ],
 )
 def test_ctrl_c_in_other_waits_is_an_interrupt(script: Script, wait: str) -> None:
     process = script(f"""
@@ -282,7 +302,10 @@ def test_threads_wait_side_by_side(rc: furlong.Client) -> None:
 
     slow = rc[0].apply_async(os.getppid)
     values: list[int] = []
-    threads = [threading.Thread(target=lambda: values.append(rc[1].apply_sync(os.getpid))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: values.append(rc[1].apply_sync(os.getpid)))
+        for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -39,7 +39,9 @@ def test_059_waiting_with_a_bar(rc: furlong.Client) -> None:
 
 def test_059_the_first_exception_ends_the_wait(rc: furlong.Client, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    calls = [view.apply_async(wait_for if view.targets != rc.ids[1] else fail, str(go)) for view in rc]
+    calls = [
+        view.apply_async(wait_for if view.targets != rc.ids[1] else fail, str(go)) for view in rc
+    ]
     result = furlong.AsyncResult.join(*calls)
     done, pending = result.wait_interactive(timeout=SOON_SECONDS, return_when="FIRST_EXCEPTION")
     failed = [child for child in done if child.exception() is not None]
@@ -54,8 +56,12 @@ def test_059_the_first_exception_ends_the_wait(rc: furlong.Client, tmp_path: Pat
 
 def test_059_the_first_end_and_no_end_in_time(rc: furlong.Client, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    result = furlong.AsyncResult.join(rc[0].apply_async(os.getpid), rc[1].apply_async(wait_for, str(go)))
-    (done,), (pending,) = result.wait_interactive(timeout=SOON_SECONDS, return_when="FIRST_COMPLETED")
+    result = furlong.AsyncResult.join(
+        rc[0].apply_async(os.getpid), rc[1].apply_async(wait_for, str(go))
+    )
+    (done,), (pending,) = result.wait_interactive(
+        timeout=SOON_SECONDS, return_when="FIRST_COMPLETED"
+    )
     assert (done.engine_id, pending.engine_id) == (rc.ids[0], rc.ids[1])
     assert result.wait_interactive(interval=0.01, timeout=0.05) is False
     assert rc.wait_interactive(result, interval=0.01, timeout=0.05) is False
@@ -67,7 +73,9 @@ def test_059_the_first_end_and_no_end_in_time(rc: furlong.Client, tmp_path: Path
     assert rc.wait_interactive([result, own], timeout=SOON_SECONDS) is True
 
 
-def test_nothing_is_shown_where_nobody_looks(rc: furlong.Client, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_shown_where_nobody_looks(
+    rc: furlong.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert not is_interactive()
     assert rc[:].apply_async(os.getpid).wait_interactive(timeout=SOON_SECONDS) is True
     rc.wait_for_engines(ENGINES, interactive=True)

@@ -112,7 +112,9 @@ def test_082_targets_that_name_no_engine(rc):
         lambda: view.push({"a": 1}, targets=[]),
         lambda: rc.load_balanced_view([]).apply_sync(int),
     ):
-        with pytest.raises(furlong.NoEnginesRegistered, match="the targets name no engine; there are"):
+        with pytest.raises(
+            furlong.NoEnginesRegistered, match="the targets name no engine; there are"
+        ):
             call()
 
 
@@ -152,7 +154,9 @@ def test_084_the_history_is_in_the_order_of_submits(rc, lview, other):
         ids += result.msg_ids
     assert rc.hub_history()[-1] == ids[-1]
     assert [key for key in other.hub_history() if key.startswith(rc.session)][-10:] == ids
-    submitted = [record["times"]["submitted_unix_us"] for record in rc.records() if record["id"] in ids]
+    submitted = [
+        record["times"]["submitted_unix_us"] for record in rc.records() if record["id"] in ids
+    ]
     assert len(submitted) == 10
     assert list(rc.history)[-10:] == ids
     assert rc.history[-1] == ids[-1]
@@ -165,7 +169,11 @@ def test_084_the_history_is_in_the_order_of_submits(rc, lview, other):
 
 def test_085_what_is_pending_cannot_be_purged(rc, lview, gate):
     held = lview.apply_async(gate.wait)
-    for purge in (lambda: rc.purge_local_results("all"), rc.purge_everything, lambda: rc.purge_local_results([held])):
+    for purge in (
+        lambda: rc.purge_local_results("all"),
+        rc.purge_everything,
+        lambda: rc.purge_local_results([held]),
+    ):
         with pytest.raises(RuntimeError, match="not ended"):
             purge()
     gate.open()

@@ -61,7 +61,12 @@ def test_a_pending_result_tells_what_was_known_at_its_submit(rc, cluster, gate):
     mapped = lview.map(gate.wait, [1, 2], label="mapped", chunksize=1)
     after = datetime.datetime.now(datetime.timezone.utc)
     assert before <= result.submitted <= after
-    assert (result.label, result.status, result.started, result.completed) == ("night", None, None, None)
+    assert (result.label, result.status, result.started, result.completed) == (
+        "night",
+        None,
+        None,
+        None,
+    )
     assert (result.metadata["submitted"], result["label"]) == (result.submitted, "night")
     assert [before <= submitted <= after for submitted in direct.submitted] == [True, True]
     assert (mapped.label, len(mapped.submitted)) == (["mapped"] * 2, 2)
@@ -106,7 +111,14 @@ def test_046_successful_says_how_it_ended(rc):
 
 def test_047_the_error_is_raised_each_time(rc, view):
     result = rc[1].apply_async(lambda: 1 / 0)
-    for get in (result.get, result.get, result.get_dict, result.result, lambda: result.r, lambda: result[0]):
+    for get in (
+        result.get,
+        result.get,
+        result.get_dict,
+        result.result,
+        lambda: result.r,
+        lambda: result[0],
+    ):
         with pytest.raises(ZeroDivisionError) as caught:
             get()
         assert caught.value.ename == "ZeroDivisionError"
@@ -146,8 +158,12 @@ def test_049_metadata_before_and_after(rc, view, gate):
     for name in ("submitted", "started", "completed", "received"):
         times = getattr(result, name)
         assert len(times) == 4
-        assert all(isinstance(when, datetime.datetime) and when.tzinfo is not None for when in times)
-    for submitted, started, completed in zip(result.submitted, result.started, result.completed, strict=True):
+        assert all(
+            isinstance(when, datetime.datetime) and when.tzinfo is not None for when in times
+        )
+    for submitted, started, completed in zip(
+        result.submitted, result.started, result.completed, strict=True
+    ):
         assert submitted <= started <= completed
         assert abs((datetime.datetime.now(datetime.timezone.utc) - submitted).total_seconds()) < 300
     assert result.engine_id == [0, 1, 2, 3]
@@ -245,7 +261,11 @@ def test_052_another_client_sees_the_same_times(rc, cluster, lview):
 
 
 def test_053_nothing_is_shown_of_empty_streams(rc, view, capsys):
-    for result in (view.execute("", block=True), rc[0].execute("", block=True), view.apply_async(int)):
+    for result in (
+        view.execute("", block=True),
+        rc[0].execute("", block=True),
+        view.apply_async(int),
+    ):
         result.wait()
         result.display_outputs()
         result.display_outputs(groupby="engine")
@@ -378,7 +398,10 @@ def test_054_data_that_is_large_stays_as_well(rc):
 
 
 def test_055_results_are_gone_once_nobody_holds_them(rc, view, lview):
-    for make in (lambda: view.apply_async(bytes, 100_000), lambda: lview.apply_async(bytes, 100_000)):
+    for make in (
+        lambda: view.apply_async(bytes, 100_000),
+        lambda: lview.apply_async(bytes, 100_000),
+    ):
         result = make()
         result.get()
         seen = weakref.ref(result)
@@ -511,7 +534,11 @@ def test_060_exceptions_say_where(rc, view):
     result = rc[3].execute("1/0")
     with pytest.raises(RemoteError) as caught:
         result.get()
-    assert caught.value.engine_info == {"engine_id": 3, "engine_uuid": result.engine_uuid, "method": "execute"}
+    assert caught.value.engine_info == {
+        "engine_id": 3,
+        "engine_uuid": result.engine_uuid,
+        "method": "execute",
+    }
     assert str(caught.value).startswith("[3:execute] ZeroDivisionError: division by zero")
 
 
@@ -520,7 +547,9 @@ def test_060_exceptions_say_where(rc, view):
 
 def test_as_completed_over_a_thousand(lview):
     results = [lview.apply_async(lambda n: n, n) for n in range(1000)]
-    assert sorted(f.result() for f in concurrent.futures.as_completed(results, timeout=120)) == list(range(1000))
+    assert sorted(
+        f.result() for f in concurrent.futures.as_completed(results, timeout=120)
+    ) == list(range(1000))
     done, pending = concurrent.futures.wait(results, timeout=60)
     assert len(done) == 1000
     assert not pending
@@ -678,7 +707,9 @@ def test_exceptions_can_be_pickled(rc, view):
         view.apply_sync(lambda: 1 / 0)
     again = pickle.loads(pickle.dumps(composite.value))
     assert str(again) == str(composite.value)
-    assert [type(error) for error in again.errors] == [type(error) for error in composite.value.errors]
+    assert [type(error) for error in again.errors] == [
+        type(error) for error in composite.value.errors
+    ]
     every = [
         errors.EngineError("EngineError", "gone", "", {"engine_id": 1}),
         errors.TaskTimeout("TaskTimeout", "late"),

@@ -62,10 +62,16 @@ def test_the_session_of_the_overview_typed_as_it_stands(
     assert printed.getvalue() == OVERVIEW
 
 
-def test_results_of_execute_are_dictionaries(mec: client.MultiEngineClient, rc: furlong.Client) -> None:
+def test_results_of_execute_are_dictionaries(
+    mec: client.MultiEngineClient, rc: furlong.Client
+) -> None:
     rc.restart()
-    results = mec.execute("import sys; print('out'); print('err', file=sys.stderr)\n6 * 7", targets=1)
-    assert [(r["id"], r["number"], r["stdout"], r["stderr"]) for r in results] == [(1, 1, "out\n42\n", "err\n")]
+    results = mec.execute(
+        "import sys; print('out'); print('err', file=sys.stderr)\n6 * 7", targets=1
+    )
+    assert [(r["id"], r["number"], r["stdout"], r["stderr"]) for r in results] == [
+        (1, 1, "out\n42\n", "err\n")
+    ]
     assert results[0]["input"].startswith("import sys")
     assert repr(results).splitlines()[-4:] == ["[1] Out[1]:", "out", "42", "[1] Err[1]: err"]
     assert pretty.pretty(results) == repr(results)
@@ -127,7 +133,9 @@ def test_targets_are_the_engines_of_calls_that_name_none(mec: client.MultiEngine
         mec.pull("a")
 
 
-def test_all_tracebacks_of_a_composite_error(mec: client.MultiEngineClient, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_tracebacks_of_a_composite_error(
+    mec: client.MultiEngineClient, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(client.CompositeError) as caught:
         mec.execute("1 / 0", targets=[1, 3])
     caught.value.print_tracebacks()
@@ -140,7 +148,8 @@ def test_all_tracebacks_of_a_composite_error(mec: client.MultiEngineClient, caps
 @pytest.mark.parametrize("wrong", ["a = 1", len, None])
 def test_what_is_no_task_is_refused(tc: client.TaskClient, wrong: object) -> None:
     with pytest.raises(
-        TypeError, match="a task is a StringTask or a MapTask, not an? .*: StringTask\\('a = 1'\\) runs code"
+        TypeError,
+        match="a task is a StringTask or a MapTask, not an? .*: StringTask\\('a = 1'\\) runs code",
     ):
         tc.run(wrong)
     assert tc.run(client.StringTask("a = 1")) == 0
@@ -159,7 +168,12 @@ def test_a_failed_command_clears_the_queue_of_its_engine(mec: client.MultiEngine
     mec.execute("import time", targets=0)
     first = mec.execute("time.sleep(600)", targets=0, block=False)
     second = mec.execute("a = 1", block=False)
-    eventually(lambda: ("running", 0) in [(task["phase"], task["engine"]) for task in mec.client.records(ended=False)])
+    eventually(
+        lambda: (
+            ("running", 0)
+            in [(task["phase"], task["engine"]) for task in mec.client.records(ended=False)]
+        )
+    )
     mec.client.send_signal("SIGINT", 0)
     with pytest.raises(client.CompositeError, match="KeyboardInterrupt"):
         first.get_result()
@@ -179,8 +193,15 @@ def test_pending_results(mec: client.MultiEngineClient) -> None:
     assert slow.get_result("not yet", block=False) == "not yet"
     with pytest.raises(client.ResultNotCompleted):
         mec.get_result(targets=0, block=False)
-    eventually(lambda: [record["phase"] for record in mec.client.records(ended=False)] == ["running", "queued"])
-    assert mec.queue_status(targets=[0, 1]) == [(0, {"queue": 1, "pending": 1}), (1, {"queue": 0, "pending": 0})]
+    eventually(
+        lambda: (
+            [record["phase"] for record in mec.client.records(ended=False)] == ["running", "queued"]
+        )
+    )
+    assert mec.queue_status(targets=[0, 1]) == [
+        (0, {"queue": 1, "pending": 1}),
+        (1, {"queue": 0, "pending": 0}),
+    ]
     mec.clear_queue(targets=0)
     with pytest.raises(client.CompositeError) as caught:
         behind.get_result()
@@ -241,7 +262,12 @@ def test_properties(mec: client.MultiEngineClient) -> None:
 def test_string_tasks(tc: client.TaskClient) -> None:
     assert tc.run(client.StringTask("a = b * 7", push={"b": 6}, pull=["a", "b"])) == 0
     result = tc.get_task_result(0, block=True)
-    assert (result["a"], result.ns.b, result.results, result.failure) == (42, 6, {"a": 42, "b": 6}, None)
+    assert (result["a"], result.ns.b, result.results, result.failure) == (
+        42,
+        6,
+        {"a": 42, "b": 6},
+        None,
+    )
     assert result.engineid in range(4) and result.taskid == 0
     assert result.submitted <= result.completed and result.duration >= 0
     assert tc.run(client.StringTask("c = 1", pull="c"), block=True)["c"] == 1
@@ -251,7 +277,11 @@ def test_string_tasks(tc: client.TaskClient) -> None:
         with pytest.raises(ZeroDivisionError):
             ask()
     tc.run(client.StringTask("leaves = 1", clear_after=True), block=True)
-    cleared = tc.run(client.StringTask("found = 'b' in globals(), 'leaves' in globals()", "found", clear_before=True))
+    cleared = tc.run(
+        client.StringTask(
+            "found = 'b' in globals(), 'leaves' in globals()", "found", clear_before=True
+        )
+    )
     assert tc.get_task_result(cleared, block=True)["found"] == (False, False)
     assert tc.queue_status() == {"pending": 0, "failed": 1, "succeeded": 4, "scheduled": 0}
     assert tc.queue_status(verbose=True)["failed"] == [2]
@@ -281,7 +311,9 @@ def test_map_tasks(tc: client.TaskClient) -> None:
 def test_retries_and_recovery(tc: client.TaskClient, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     flaky = f"import pathlib\nwith pathlib.Path({str(mark)!r}).open('a') as f: f.write('x')\n"
-    flaky += f"if len(pathlib.Path({str(mark)!r}).read_text()) < 3: raise OSError('not yet')\nok = True"
+    flaky += (
+        f"if len(pathlib.Path({str(mark)!r}).read_text()) < 3: raise OSError('not yet')\nok = True"
+    )
     assert tc.run(client.StringTask(flaky, pull="ok", retries=2), block=True)["ok"]
     assert mark.read_text() == "xxx"
     last = client.StringTask("how = 'recovered twice'", pull="how")
@@ -295,7 +327,10 @@ def test_retries_and_recovery(tc: client.TaskClient, tmp_path: Path) -> None:
 
 def test_depend_is_asked_on_engines(mec: client.MultiEngineClient, tc: client.TaskClient) -> None:
     mec.set_properties({"gpu": True}, targets=1)
-    tasks = [tc.run(client.StringTask("e = engine_id", "e", depend=lambda p: p.get("gpu"))) for _ in range(8)]
+    tasks = [
+        tc.run(client.StringTask("e = engine_id", "e", depend=lambda p: p.get("gpu")))
+        for _ in range(8)
+    ]
     assert {tc.get_task_result(task, block=True)["e"] for task in tasks} == {1}
     where = client.MapTask(lambda: engine_id, depend=lambda p: "gpu" not in p)  # noqa: F821
     assert tc.run(where, block=True) in (0, 2, 3)
@@ -303,7 +338,9 @@ def test_depend_is_asked_on_engines(mec: client.MultiEngineClient, tc: client.Ta
     assert isinstance(tc.run(nowhere, block=True).failure, furlong.ImpossibleDependency)
 
 
-def test_abort_takes_back_what_has_not_begun(mec: client.MultiEngineClient, tc: client.TaskClient) -> None:
+def test_abort_takes_back_what_has_not_begun(
+    mec: client.MultiEngineClient, tc: client.TaskClient
+) -> None:
     sleeping = [tc.run(client.StringTask("import time; time.sleep(60)")) for _ in range(4)]
     eventually(lambda: tc.queue_status()["pending"] == 4)
     other = client.StringTask("never = 1")

@@ -109,7 +109,11 @@ def test_100_closures(rc):
 
     assert rc[0].apply_sync(outer(10), 100) == 121
     assert rc[0].apply_sync(lambda f: f(1), outer(1)) == 4
-    assert rc[0].apply_sync(lambda: [f(1) for f in [lambda x, n=n: x + n for n in range(3)]]) == [1, 2, 3]
+    assert rc[0].apply_sync(lambda: [f(1) for f in [lambda x, n=n: x + n for n in range(3)]]) == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_100_generators_over_closures(rc):
@@ -128,18 +132,29 @@ def test_100_partials(rc):
     array = np.arange(10000.0)
     bound = functools.partial(operator.mul, array)
     np.testing.assert_array_equal(rc[0].apply_sync(bound, 2), array * 2)
-    nested = functools.partial(functools.partial(lambda *args, **named: (args, named), 1, a=2), 3, b=4)
+    nested = functools.partial(
+        functools.partial(lambda *args, **named: (args, named), 1, a=2), 3, b=4
+    )
     assert rc[0].apply_sync(nested, 5) == ((1, 3, 5), {"a": 2, "b": 4})
     assert rc[0].map_sync(functools.partial(pow, 2), range(5)) == [1, 2, 4, 8, 16]
     assert rc[0].apply_sync(functools.partial(Reference("abs"), -3)) == 3
 
 
 def test_100_keywords_only_and_annotations(rc):
-    def f(a: int, /, b: str = "b", *rest: int, c: float, d: "list[int]" = (1,), **more: None) -> bool:  # noqa: RUF013
+    def f(
+        a: int, /, b: str = "b", *rest: int, c: float, d: "list[int]" = (1,), **more: None
+    ) -> bool:  # noqa: RUF013
         return a, b, rest, c, d, more
 
     assert rc[0].apply_sync(f, 1, c=2.0) == (1, "b", (), 2.0, (1,), {})
-    assert rc[0].apply_sync(f, 1, "x", 3, 4, c=2, d=[5], e=None) == (1, "x", (3, 4), 2, [5], {"e": None})
+    assert rc[0].apply_sync(f, 1, "x", 3, 4, c=2, d=[5], e=None) == (
+        1,
+        "x",
+        (3, 4),
+        2,
+        [5],
+        {"e": None},
+    )
     told = rc[0].apply_sync(lambda g: (g.__annotations__["c"], g.__kwdefaults__, g.__name__), f)
     assert told == (float, {"d": (1,)}, "f")
 
@@ -149,7 +164,11 @@ def test_100_classes_of_the_callers_module_go_by_value(rc):
     back = rc[0].apply_sync(lambda: Point(1))
     assert back == Point(1)
     assert isinstance(back, Point)
-    assert rc[0].apply_sync(lambda: (Square(3).area(), Square.unit().name, Square.corners())) == (9, "Square", 4)
+    assert rc[0].apply_sync(lambda: (Square(3).area(), Square.unit().name, Square.corners())) == (
+        9,
+        "Square",
+        4,
+    )
     assert isinstance(rc[0].apply_sync(Square, 2), Square)
     assert rc[0].apply_sync(lambda c: (c.name, c.value), Color.BLUE) == ("BLUE", "b")
     assert rc[0].apply_sync(lambda: Color.RED) is Color.RED
@@ -279,11 +298,16 @@ def module(tmp_path, monkeypatch):
 
 
 def test_100_own_modules_go_by_value_and_edits_arrive(rc, lview, module):
-    own = module("own_helpers", "SCALE = 2\ndef inner(x):\n    return x * SCALE\ndef f(x):\n    return inner(x) + 1\n")
+    own = module(
+        "own_helpers",
+        "SCALE = 2\ndef inner(x):\n    return x * SCALE\ndef f(x):\n    return inner(x) + 1\n",
+    )
     assert rc[0].apply_sync(own.f, 3) == 7
     assert lview.map_sync(own.f, [1, 2]) == [3, 5]
     assert rc[0].apply_sync(lambda x: own.f(x), 4) == 9
-    own = module("own_helpers", "def f(x):\n    return [x]\nclass C:\n    kind = 'edited, and longer'\n")
+    own = module(
+        "own_helpers", "def f(x):\n    return [x]\nclass C:\n    kind = 'edited, and longer'\n"
+    )
     assert rc[0].apply_sync(own.f, 3) == [3]
     assert lview.map_sync(own.f, [1, 2]) == [[1], [2]]
     assert rc[0].apply_sync(lambda: own.C.kind) == "edited, and longer"
@@ -296,7 +320,8 @@ def test_100_own_modules_go_by_value_and_edits_arrive(rc, lview, module):
 def test_100_modules_of_modules(rc, module):
     deep = module("own_deep", "def base(x):\n    return x + 1\n")
     top = module(
-        "own_top", "import own_deep\nfrom own_deep import base\ndef f(x):\n    return own_deep.base(base(x))\n"
+        "own_top",
+        "import own_deep\nfrom own_deep import base\ndef f(x):\n    return own_deep.base(base(x))\n",
     )
     assert rc[0].apply_sync(top.f, 1) == 3
     deep.own_top = top  # they hold each other
@@ -307,7 +332,11 @@ def test_100_modules_of_modules(rc, module):
 
 
 def own_names(module):
-    return [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    return [
+        name
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__
+    ]
 
 
 def test_100_installed_modules_go_by_name(rc):
@@ -393,7 +422,9 @@ def test_101_arrays_in_results_can_be_changed(rc, view, lview, size):
         "pulled": view["a"],
         "gathered": [view.gather("a", block=True)[:size]],
         "beside an error": [
-            x for x in view.map_sync(part, range(8), return_exceptions=True) if isinstance(x, np.ndarray)
+            x
+            for x in view.map_sync(part, range(8), return_exceptions=True)
+            if isinstance(x, np.ndarray)
         ],
         "returned": [rc[0].apply_sync(lambda a: a, np.ones(size))],
         "by code": [rc[0].apply_sync(lambda n: (lambda: 1, np.ones(n)), size)[1]],
@@ -648,7 +679,10 @@ class Cached:
 
 
 def uses_caches(n):
-    value, about = fibonacci(n), (fibonacci.cache_parameters(), fibonacci.note, fibonacci.__doc__, fibonacci.__name__)
+    value, about = (
+        fibonacci(n),
+        (fibonacci.cache_parameters(), fibonacci.note, fibonacci.__doc__, fibonacci.__name__),
+    )
     return value, fibonacci.cache_info().currsize, about, Cached.plus_one(n)
 
 
@@ -658,16 +692,24 @@ def test_cached_functions_go_by_value(rc, view, lview, monkeypatch):
     exec("import uuid\n@functools.cache\ndef token(x): return uuid.uuid4().hex", made)
     monkeypatch.setattr(sys.modules["__main__"], "token", made["token"], raising=False)
     first = [view.apply_sync(made["token"], 1) for _ in range(2)]
-    assert first[0] == first[1] and len(set(first[0])) == 4, "each engine has its cache, and keeps it"
+    assert first[0] == first[1] and len(set(first[0])) == 4, (
+        "each engine has its cache, and keeps it"
+    )
     assert view.apply_sync(made["token"], 2)[0] not in first[0]
     # Of a module of the user's own: called directly, as a global, in a map, as an argument, pushed.
     about = ({"maxsize": 7, "typed": True}, "kept", "Recur through its own cache.", "fibonacci")
     assert lview.apply_sync(uses_caches, 80) == (23416728348467685, 7, about, 81)
     assert view.apply_sync(fibonacci, 30) == [832040] * 4
-    assert view.map_sync(fibonacci, range(8)) == lview.map_sync(fibonacci, range(8)) == [0, 1, 1, 2, 3, 5, 8, 13]
+    assert (
+        view.map_sync(fibonacci, range(8))
+        == lview.map_sync(fibonacci, range(8))
+        == [0, 1, 1, 2, 3, 5, 8, 13]
+    )
     assert rc[0].apply_sync(lambda f: f(20), fibonacci) == 6765
     rc[0].push({"f": fibonacci, "two": [fibonacci, fibonacci]}, block=True)
-    assert rc[0].pull("f(20), two[0] is two[1], f.__wrapped__.__globals__['fibonacci'] is f", block=True) == (
+    assert rc[0].pull(
+        "f(20), two[0] is two[1], f.__wrapped__.__globals__['fibonacci'] is f", block=True
+    ) == (
         6765,
         True,
         True,

@@ -48,7 +48,11 @@ def with_pool(folder, *, busy):
 
 def ended(folder):
     """Tell what has been done at the end."""
-    files = {file.name: file.read_text() for file in folder.iterdir() if file.is_file() and file.name != "here"}
+    files = {
+        file.name: file.read_text()
+        for file in folder.iterdir()
+        if file.is_file() and file.name != "here"
+    }
     return files, [file.name for file in folder.iterdir() if file.is_dir()]
 
 
@@ -157,7 +161,9 @@ def test_105_a_plain_cancel_leaves_the_variables(state, tmp_path):
 
         def is_explained():
             whys = [record.get("waits") or "" for record in rc.records() if record["id"] in mine]
-            return len(whys) == 2 and all("does not respond to its interrupt" in why for why in whys)
+            return len(whys) == 2 and all(
+                "does not respond to its interrupt" in why for why in whys
+            )
 
         eventually(is_explained)
         assert [engine["stuck"] for engine in rc.status()["engines"]] == [1]

@@ -55,7 +55,9 @@ def candidates() -> Iterator[Path]:
     for root in (Path(sys.base_prefix), Path("/usr")):
         yield root / "lib" / version / "test" / f"{NAME}.py"
     others = Path(sys.base_prefix).parent.glob(f"*/lib/python3.*/test/{NAME}.py")
-    yield from sorted(others, key=lambda path: abs(int(path.parts[-3].partition(".")[2]) - sys.version_info[1]))
+    yield from sorted(
+        others, key=lambda path: abs(int(path.parts[-3].partition(".")[2]) - sys.version_info[1])
+    )
 
 
 @functools.cache
@@ -64,11 +66,19 @@ def found() -> dict[str, Any]:
     modules: list[ModuleType] = []
     try:
         whole = importlib.import_module(f"test.{NAME}")
-        modules = [importlib.import_module(f"test.{NAME}.{part}") for part in PACKAGE if hasattr(whole, "__path__")]
+        modules = [
+            importlib.import_module(f"test.{NAME}.{part}")
+            for part in PACKAGE
+            if hasattr(whole, "__path__")
+        ]
         modules = modules or [whole]
     except (ImportError, unittest.SkipTest):
         for path in candidates():
-            spec = importlib.util.spec_from_file_location("stdlib_futures", path) if path.exists() else None
+            spec = (
+                importlib.util.spec_from_file_location("stdlib_futures", path)
+                if path.exists()
+                else None
+            )
             if spec is None or spec.loader is None:
                 continue
             module = importlib.util.module_from_spec(spec)
@@ -79,7 +89,12 @@ def found() -> dict[str, Any]:
                 continue  # it is for a version of Python that is too far from this one
             modules = [module]
             break
-    return {name: getattr(module, name) for name in CLASSES for module in modules if hasattr(module, name)}
+    return {
+        name: getattr(module, name)
+        for name in CLASSES
+        for module in modules
+        if hasattr(module, name)
+    }
 
 
 class OnFarm:
@@ -123,7 +138,9 @@ def tell(path: Path, value: Any = None, error: BaseException | None = None) -> N
 class Told(ExecutorFuture):
     """A future whose call waits behind another, and does what it is told by the methods that plain futures have."""
 
-    def __init__(self, rc: furlong.Client, folder: Path, engine: int, *, is_running: bool = False) -> None:
+    def __init__(
+        self, rc: furlong.Client, folder: Path, engine: int, *, is_running: bool = False
+    ) -> None:
         at = len(list(folder.iterdir()))
         self._first, self._own = folder / f"{at}.first", folder / f"{at}.own"
         # They are looked for on engines, and so that the next has other names.
@@ -167,11 +184,15 @@ class WithOurFutures:
     """Gives CPython's tests of futures ours in the place of plain ones, in the states that they want."""
 
     @pytest.fixture(autouse=True)
-    def with_our_futures(self, rc: furlong.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def with_our_futures(
+        self, rc: furlong.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[None]:
         """Replace the constants and makers of their module, and end what is left."""
         module = sys.modules[found()["FutureTests"].__module__]
 
-        def make(state: str = "PENDING", exception: BaseException | None = None, result: Any = None) -> Told:
+        def make(
+            state: str = "PENDING", exception: BaseException | None = None, result: Any = None
+        ) -> Told:
             made = Told(rc, tmp_path, 0 if state != "RUNNING" else 1, is_running=state == "RUNNING")
             if state.startswith("CANCELLED"):
                 assert made.cancel()
@@ -187,7 +208,9 @@ class WithOurFutures:
         for name in reversed(states):
             monkeypatch.setattr(module, f"{name}_FUTURE", make(name), raising=False)
         monkeypatch.setattr(module, "Future", lambda: Told(rc, tmp_path, 2))
-        monkeypatch.setattr(module, "create_future", lambda state="PENDING", **how: Told(rc, tmp_path, 2))
+        monkeypatch.setattr(
+            module, "create_future", lambda state="PENDING", **how: Told(rc, tmp_path, 2)
+        )
         yield
         rc.cancel(force=True)
 
@@ -211,10 +234,16 @@ def classes() -> dict[str, type[unittest.TestCase]]:
     """Make the classes that are run."""
     made: dict[str, type[unittest.TestCase]] = {}
     for name, tests in found().items():
-        left_out = {test: unittest.skip(why)(lambda _: None) for test, why in LEFT_OUT.items() if hasattr(tests, test)}
+        left_out = {
+            test: unittest.skip(why)(lambda _: None)
+            for test, why in LEFT_OUT.items()
+            if hasattr(tests, test)
+        }
         for mixin in MIXINS.get(name, (OnFarm, OnChosenEngines)):
             made_name = f"Test{name}{mixin.__name__}"
-            made[made_name] = type(made_name, (mixin, tests, unittest.TestCase), {"__module__": __name__, **left_out})
+            made[made_name] = type(
+                made_name, (mixin, tests, unittest.TestCase), {"__module__": __name__, **left_out}
+            )
     return made
 
 

@@ -37,7 +37,9 @@ def hold(rc, gate):
     wanted = set(held.msg_ids)
 
     def is_running():
-        return wanted <= {record["id"] for record in rc.records(ended=False) if record["phase"] == "running"}
+        return wanted <= {
+            record["id"] for record in rc.records(ended=False) if record["phase"] == "running"
+        }
 
     eventually(is_running)
     return held
@@ -161,7 +163,11 @@ def test_075_a_run_timeout_does(rc, lview):
 
 def test_076_a_task_that_does_not_exist_cannot_be_waited_for(rc, lview):
     unknown = f"{rc.session}:999999"
-    for flags in ({"after": unknown}, {"follow": [unknown]}, {"after": Dependency(unknown, all=False)}):
+    for flags in (
+        {"after": unknown},
+        {"follow": [unknown]},
+        {"after": Dependency(unknown, all=False)},
+    ):
         with lview.temp_flags(**flags):
             result = lview.apply_async(int)
         with pytest.raises(InvalidDependency):
@@ -266,7 +272,9 @@ def test_078_the_broker_has_the_same_table(rc, lview, gate, row):
     made = {"s1": lview.apply_async(int), "f1": lview.apply_async(fails), "p": held}
     made["s2"], made["f2"] = lview.apply_async(int), lview.apply_async(fails)
     rc.wait([result for name, result in made.items() if name != "p"], timeout=60)
-    dependency = Dependency([made[name] for name in tasks], all=all_of, success=success, failure=failure)
+    dependency = Dependency(
+        [made[name] for name in tasks], all=all_of, success=success, failure=failure
+    )
     with lview.temp_flags(after=dependency):
         result = lview.apply_async(int)
     if met:
@@ -275,7 +283,9 @@ def test_078_the_broker_has_the_same_table(rc, lview, gate, row):
         with pytest.raises(ImpossibleDependency):
             result.get(60)
     else:
-        (record,) = [record for record in rc.records(ended=False) if record["id"] == result.msg_ids[0]]
+        (record,) = [
+            record for record in rc.records(ended=False) if record["id"] == result.msg_ids[0]
+        ]
         assert record["phase"] not in ("running", "ended")
         result.cancel()
     gate.open()

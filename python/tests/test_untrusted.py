@@ -72,7 +72,9 @@ def test_a_rust_function_answers_with_data_alone(rc: furlong.Client, engine: Eng
     assert "cannot be read" in str(result.metadata["error"])
 
 
-def test_what_was_displayed_with_a_value_hides_no_pickle(rc: furlong.Client, engine: EngineByHand) -> None:
+def test_what_was_displayed_with_a_value_hides_no_pickle(
+    rc: furlong.Client, engine: EngineByHand
+) -> None:
     result = rc.native["echo"].submit(1)
     engine.finish(engine.take(), {"displayed": [PICKLE, []]}, EVIL)
     with pytest.raises(ResultLost, match="a pickle"):
@@ -93,7 +95,9 @@ def test_what_a_rust_function_publishes_is_data(rc: furlong.Client, engine: Engi
     assert result.metadata["status"] == "ok"
 
 
-def test_executed_code_has_no_value_and_publishes_data(rc: furlong.Client, engine: EngineByHand) -> None:
+def test_executed_code_has_no_value_and_publishes_data(
+    rc: furlong.Client, engine: EngineByHand
+) -> None:
     result = rc[:].execute("1", silent=False)
     attempt = engine.take()
     engine.publish(attempt, PICKLE, EVIL)
@@ -104,7 +108,9 @@ def test_executed_code_has_no_value_and_publishes_data(rc: furlong.Client, engin
         _ = result.data
 
 
-def test_a_call_of_a_python_function_is_answered_by_a_pickle(rc: furlong.Client, engine: EngineByHand) -> None:
+def test_a_call_of_a_python_function_is_answered_by_a_pickle(
+    rc: furlong.Client, engine: EngineByHand
+) -> None:
     view = rc.load_balanced_view()
     wrong = (
         (JSON, b"1", "it came as JSON"),
@@ -151,6 +157,15 @@ def test_a_json_value_of_another_session_is_read(
 
 def submit_command(cluster: furlong.Cluster) -> str:
     """Submit a command by the command line, and give the task's name."""
-    words = [sys.executable, "-m", "furlong", "submit", "--cluster", cluster.cluster_id, "--", "true"]
+    words = [
+        sys.executable,
+        "-m",
+        "furlong",
+        "submit",
+        "--cluster",
+        cluster.cluster_id,
+        "--",
+        "true",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=SOON_SECONDS, check=True)
     return done.stdout.strip()

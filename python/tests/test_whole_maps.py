@@ -90,7 +90,9 @@ def start(request, rc):
     if request.param == "chunks of 30":
         lview = rc.load_balanced_view()
         return lambda *args, **options: lview.map_async(*args, chunksize=30, **options)
-    return {"balanced": rc.load_balanced_view(), "direct": rc[:], "one engine": rc[1]}[request.param].map_async
+    return {"balanced": rc.load_balanced_view(), "direct": rc[:], "one engine": rc[1]}[
+        request.param
+    ].map_async
 
 
 @pytest.fixture
@@ -167,7 +169,12 @@ def test_all_items_run_beside_failed_ones(start, ran):
         return 1 // (x % 10)
 
     result = start(f, range(COUNT))
-    assert sum(isinstance(value, ZeroDivisionError) for value in result.get(60, return_exceptions=True)) == 10
+    assert (
+        sum(
+            isinstance(value, ZeroDivisionError) for value in result.get(60, return_exceptions=True)
+        )
+        == 10
+    )
     assert ran.count() == Counter(range(COUNT))
 
 
@@ -179,7 +186,9 @@ def test_an_exception_that_is_returned_is_a_value(start):
 
 def test_unordered_values_are_all_there(lview):
     values = list(lview.map_async(raises, range(COUNT), ordered=False, return_exceptions=True))
-    assert sorted(value for value in values if isinstance(value, int)) == [x for x in range(COUNT) if x != BAD]
+    assert sorted(value for value in values if isinstance(value, int)) == [
+        x for x in range(COUNT) if x != BAD
+    ]
     assert len(values) == COUNT
 
 
@@ -189,7 +198,10 @@ def test_many_quick_items_lose_the_one_that_dies(view, lview):
             os._exit(1)
         return x
 
-    for result in (view.map_async(f, range(30_000)), lview.map_async(f, range(30_000), chunksize=7_000)):
+    for result in (
+        view.map_async(f, range(30_000)),
+        lview.map_async(f, range(30_000), chunksize=7_000),
+    ):
         given = result.get(60, return_exceptions=True)
         assert [x for x in range(30_000) if given[x] != x] == [20_000]
 
@@ -217,7 +229,9 @@ def test_items_that_may_run_once_do_beside_one_that_dies(rc, ran, flags):
         ran.note(x)
         return dies(x)
 
-    views = [rc.load_balanced_view(**flags)] + ([rc.direct_view("all", **flags)] if "retries" not in flags else [])
+    views = [rc.load_balanced_view(**flags)] + (
+        [rc.direct_view("all", **flags)] if "retries" not in flags else []
+    )
     for view in views:
         Path(ran.path).write_text("")
         given = view.map_async(f, range(COUNT)).get(60, return_exceptions=True)
@@ -232,14 +246,19 @@ def test_a_time_limit_is_for_each_item(rc, chunksize):
             time.sleep(0.01)
         return x
 
-    views = [(rc.load_balanced_view(run_timeout=1), {"chunksize": chunksize}), (rc.direct_view([1], run_timeout=1), {})]
+    views = [
+        (rc.load_balanced_view(run_timeout=1), {"chunksize": chunksize}),
+        (rc.direct_view([1], run_timeout=1), {}),
+    ]
     for view, options in views[: 1 if chunksize else 2]:
         given = view.map_async(f, range(20), **options).get(60, return_exceptions=True)
         assert [x for x in range(20) if given[x] != x] == [7, 8]
         assert isinstance(given[7], RunTimeout)
 
 
-@pytest.mark.parametrize("flags", [{"retries": 2}, {"error_retries": 2}, {"retries": 2, "backoff": 0.01}])
+@pytest.mark.parametrize(
+    "flags", [{"retries": 2}, {"error_retries": 2}, {"retries": 2, "backoff": 0.01}]
+)
 def test_only_items_that_fail_run_again(rc, ran, flags):
     def f(x):
         ran.note(x)
@@ -247,7 +266,9 @@ def test_only_items_that_fail_run_again(rc, ran, flags):
             raise ValueError(x)
         return x
 
-    assert rc.load_balanced_view(**flags).map_async(f, range(30), chunksize=15).get(60) == list(range(30))
+    assert rc.load_balanced_view(**flags).map_async(f, range(30), chunksize=15).get(60) == list(
+        range(30)
+    )
     assert ran.count() == Counter({x: 3 if x % 10 == 7 else 1 for x in range(30)})
 
 
@@ -284,7 +305,9 @@ def test_what_no_item_can_begin_is_told_once_for_all(lview):
 
 
 def test_arrays_beside_a_failed_one_are_kept(start):
-    given = start(lambda x: np.arange(3) + x if x != 4 else threading.Lock(), range(8)).get(60, return_exceptions=True)
+    given = start(lambda x: np.arange(3) + x if x != 4 else threading.Lock(), range(8)).get(
+        60, return_exceptions=True
+    )
     assert isinstance(given[4], TypeError)
     assert [value.tolist() for value in given[5:]] == [[5, 6, 7], [6, 7, 8], [7, 8, 9]]
 
@@ -321,13 +344,26 @@ def test_what_its_children_write_is_told(start):
 
 
 def test_values_by_engine_are_lists(view, lview):
-    assert view.map_async(lambda x: x, range(8)).get_dict() == {0: [0, 1], 1: [2, 3], 2: [4, 5], 3: [6, 7]}
-    assert sorted(itertools.chain(*lview.map_async(lambda x: x, range(50)).get_dict(60).values())) == list(range(50))
+    assert view.map_async(lambda x: x, range(8)).get_dict() == {
+        0: [0, 1],
+        1: [2, 3],
+        2: [4, 5],
+        3: [6, 7],
+    }
+    assert sorted(
+        itertools.chain(*lview.map_async(lambda x: x, range(50)).get_dict(60).values())
+    ) == list(range(50))
 
 
 def test_a_map_of_nothing_tells_nothing(start):
     result = start(lambda x: x, [])
-    assert (result.get(60), result.stdout, result.metadata, result.msg_ids, result.split()) == ([], [], [], [], ())
+    assert (result.get(60), result.stdout, result.metadata, result.msg_ids, result.split()) == (
+        [],
+        [],
+        [],
+        [],
+        (),
+    )
     assert (result.elapsed, result.serial_time, result.progress) == (0.0, 0.0, 0)
     assert result.done()
 
@@ -382,9 +418,9 @@ def test_a_map_that_nobody_holds_is_waited_for_and_ends(rc, lview, ran, gate):
 
 def test_tasks_of_a_map_are_all_there(rc, lview):
     result = lview.map_async(nap, range(COUNT))
-    assert sorted(x for task in concurrent.futures.as_completed(result.split()) for x in task.result()) == list(
-        range(COUNT)
-    )
+    assert sorted(
+        x for task in concurrent.futures.as_completed(result.split()) for x in task.result()
+    ) == list(range(COUNT))
     result = lview.map_async(nap, range(COUNT))
     assert [x for key in result.msg_ids for x in rc.get_result(key).get(60)] == list(range(COUNT))
     assert rc.get_result(result) is result
@@ -424,7 +460,8 @@ def test_whatever_ends_a_map_ends_all_of_it(rc, lview, ran, gate, chunksize):
 
 
 def test_what_had_ended_before_a_cancel_stays(lview, gate):
-    # Three of four engines wait in the end: the fourth runs what is left, in whatever order they were given it.
+    # Three of four engines wait in the end: the fourth runs what is left, in whatever order they
+    # were given it.
     result = lview.map_async(lambda x: x if x < 37 else gate.wait(x), range(40), chunksize=1)
     values = iter(result)
     assert [next(values) for _ in range(37)] == list(range(37))
@@ -440,7 +477,11 @@ def test_a_kept_map_goes_on_without_its_client(cluster, rc):
         other.load_balanced_view(keep=True, label=label).map_async(nap, range(COUNT))
         other.detach()
     records = eventually(
-        lambda: (found := rc.records(label=label)) and all(r["phase"] == "ended" for r in found) and found
+        lambda: (
+            (found := rc.records(label=label))
+            and all(r["phase"] == "ended" for r in found)
+            and found
+        )
     )
     values = [x for record in records for x in rc.get_result(record["id"]).get(60)]
     assert sorted(values) == list(range(COUNT))
@@ -567,7 +608,17 @@ def interrupt():
         lambda rc, f: list(rc.load_balanced_view().imap(f, range(100), ordered=False)),
         lambda rc, f: rc[:].execute("import time\nwhile True: time.sleep(0.01)", block=True),
     ],
-    ids=["map_sync", "apply_sync", "map", "direct apply", "parallel", "remote", "imap", "unordered imap", "execute"],
+    ids=[
+        "map_sync",
+        "apply_sync",
+        "map",
+        "direct apply",
+        "parallel",
+        "remote",
+        "imap",
+        "unordered imap",
+        "execute",
+    ],
 )
 def test_an_interrupted_call_leaves_no_task(rc, interrupt, gate, call, error):
     interrupt(lambda: any(engine["tasks_assigned"] for engine in rc.status()["engines"]), error)
@@ -608,7 +659,9 @@ def once():
         signal.signal(signal.SIGUSR1, make(interrupted))
 
     yield set_handler
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a copy may still be read, and would end this process
+    signal.signal(
+        signal.SIGUSR1, signal.SIG_IGN
+    )  # a copy may still be read, and would end this process
 
 
 class Handler:

@@ -1,5 +1,5 @@
-//! The second scenario: the broker is killed again and again under many short tasks, and nobody else notices more than
-//! a pause.
+//! The second scenario: the broker is killed again and again under many short tasks, and nobody
+//! else notices more than a pause.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<bool> {
     // What an earlier run has left.
     let _ = std::fs::remove_dir_all(&folder);
     let setup = args.setup(0, folder.clone(), false);
-    let setup = Setup { clients: CLIENTS, window: IN_FLIGHT.div_ceil(CLIENTS as u32), short: true, ..setup };
+    let setup = Setup {
+        clients: CLIENTS,
+        window: IN_FLIGHT.div_ceil(CLIENTS as u32),
+        short: true,
+        ..setup
+    };
     let mut farm = Farm::start(Setup { python: None, ..setup })?;
     let before = farm.pids();
     let mut starts_us = Vec::new();
@@ -21,14 +26,21 @@ pub fn run(args: &RunArgs) -> anyhow::Result<bool> {
     let ended = ended.map_or_else(|| farm.stop_clients(CALM), Err);
     farm.read_logs()?;
     let ended = ended.and_then(|()| counts_agree(&farm.logs));
-    let ended =
-        ended.and_then(|()| if farm.pids() == before { farm.stop() } else { Err("a process has ended".into()) });
-    let submitted: u64 = farm.logs.iter().filter_map(last_count).map(|(submitted, _)| submitted).sum();
-    println!("{} kills of the broker, {submitted} tasks of {CLIENTS} clients, {IN_FLIGHT} at once", starts_us.len());
-    let mut waits_us: Vec<u64> = starts_us.iter().filter_map(|start| first_result(&farm.logs, *start)).collect();
+    let ended = ended.and_then(|()| {
+        if farm.pids() == before { farm.stop() } else { Err("a process has ended".into()) }
+    });
+    let submitted: u64 =
+        farm.logs.iter().filter_map(last_count).map(|(submitted, _)| submitted).sum();
+    println!(
+        "{} kills of the broker, {submitted} tasks of {CLIENTS} clients, {IN_FLIGHT} at once",
+        starts_us.len()
+    );
+    let mut waits_us: Vec<u64> =
+        starts_us.iter().filter_map(|start| first_result(&farm.logs, *start)).collect();
     waits_us.sort_unstable();
     if let [.., max] = waits_us[..] {
-        let at = |share: f64| waits_us[((waits_us.len() - 1) as f64 * share).round() as usize] / 1_000;
+        let at =
+            |share: f64| waits_us[((waits_us.len() - 1) as f64 * share).round() as usize] / 1_000;
         println!(
             "from a start of the broker to the first result: median {} ms, p99 {} ms, at most {} ms",
             at(0.5),
@@ -47,7 +59,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<bool> {
 }
 
 /// Kills the broker every two seconds. What should not be, as soon as it is.
-fn kill(farm: &mut Farm, lasts: Duration, starts_us: &mut Vec<u64>) -> anyhow::Result<Option<String>> {
+fn kill(
+    farm: &mut Farm,
+    lasts: Duration,
+    starts_us: &mut Vec<u64>,
+) -> anyhow::Result<Option<String>> {
     let begun = Instant::now();
     let mut next = EVERY;
     let mut shown = Duration::ZERO;
@@ -63,14 +79,22 @@ fn kill(farm: &mut Farm, lasts: Duration, starts_us: &mut Vec<u64>) -> anyhow::R
         if begun.elapsed() >= shown + SHOW {
             shown = begun.elapsed();
             farm.read_logs()?;
-            let results: u64 = farm.logs.iter().filter_map(last_count).map(|(_, succeeded)| succeeded).sum();
-            eprintln!("  {:4.0} s: {} kills, {results} results", shown.as_secs_f64(), starts_us.len());
+            let results: u64 =
+                farm.logs.iter().filter_map(last_count).map(|(_, succeeded)| succeeded).sum();
+            eprintln!(
+                "  {:4.0} s: {} kills, {results} results",
+                shown.as_secs_f64(),
+                starts_us.len()
+            );
             let silent = starts_us.iter().find(|start| {
-                let until = first_result(&farm.logs, **start).map_or_else(now_us, |wait| *start + wait);
+                let until =
+                    first_result(&farm.logs, **start).map_or_else(now_us, |wait| *start + wait);
                 until - **start > STANDSTILL_US
             });
             if silent.is_some() {
-                return Ok(Some("there was no result for 30 s after a start of the broker".to_owned()));
+                return Ok(Some(
+                    "there was no result for 30 s after a start of the broker".to_owned(),
+                ));
             }
         }
         std::thread::sleep(TICK);
@@ -82,7 +106,10 @@ fn kill(farm: &mut Farm, lasts: Duration, starts_us: &mut Vec<u64>) -> anyhow::R
 fn first_result(logs: &[ClientLog], start_us: u64) -> Option<u64> {
     let of_client = |log: &ClientLog| {
         let from = log.entries.partition_point(|entry| entry.at_us < start_us);
-        log.entries[from..].iter().find(|entry| matches!(entry.what, What::FirstAfterReturn)).map(|entry| entry.at_us)
+        log.entries[from..]
+            .iter()
+            .find(|entry| matches!(entry.what, What::FirstAfterReturn))
+            .map(|entry| entry.at_us)
     };
     Some(logs.iter().filter_map(of_client).min()? - start_us)
 }
@@ -106,8 +133,12 @@ fn counts_agree(logs: &[ClientLog]) -> Result<(), String> {
         }
         let counts = last_count(log);
         let is_done = log.entries.iter().any(|entry| matches!(entry.what, What::Done));
-        if !is_done || counts.is_none_or(|(submitted, succeeded)| submitted != succeeded || submitted == 0) {
-            return Err(format!("client {client} is done: {is_done}; submitted and succeeded: {counts:?}"));
+        if !is_done
+            || counts.is_none_or(|(submitted, succeeded)| submitted != succeeded || submitted == 0)
+        {
+            return Err(format!(
+                "client {client} is done: {is_done}; submitted and succeeded: {counts:?}"
+            ));
         }
     }
     Ok(())

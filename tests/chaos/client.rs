@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use furlong_client::{
-    CallSpec, Client, ClientError, EngineId, EngineTargets, LinkEvent, TaskFailure, TaskFuture, TaskId, TaskResult,
+    CallSpec, Client, ClientError, EngineId, EngineTargets, LinkEvent, TaskFailure, TaskFuture,
+    TaskId, TaskResult,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -125,11 +126,20 @@ impl Busy {
 
     /// Submits all sorts of tasks.
     async fn submit(self) -> anyhow::Result<()> {
-        let place = Place { client: self.args.number, trace: self.args.trace.clone(), files: self.args.files.clone() };
+        let place = Place {
+            client: self.args.number,
+            trace: self.args.trace.clone(),
+            files: self.args.files.clone(),
+        };
         let submitted = Arc::<AtomicU64>::default();
         let targets = self.watch_engines(&submitted);
         let estate = heir::estate(&self.args.heir_of)?;
-        let fetches = tokio::spawn(heir::fetch(self.client.clone(), Arc::clone(&self.log), place.clone(), estate));
+        let fetches = tokio::spawn(heir::fetch(
+            self.client.clone(),
+            Arc::clone(&self.log),
+            place.clone(),
+            estate,
+        ));
         let ClientArgs { seed, number, with_python, with_durable, .. } = self.args;
         let mut jobs = Jobs::new(seed, number, with_python, with_durable);
         let (mut ids, mut recent) = (BTreeMap::<u64, TaskId>::new(), VecDeque::new());
@@ -165,17 +175,20 @@ impl Busy {
         match job.target {
             None => self.client.tasks().call(call).await,
             Some(target) => {
-                let view = self.client.multiengine(EngineTargets::Ids(vec![EngineId(target.engine)]));
+                let view =
+                    self.client.multiengine(EngineTargets::Ids(vec![EngineId(target.engine)]));
                 let tasks = view.call(call).await?;
                 Ok(tasks.into_iter().next().expect("one engine was named"))
             }
         }
     }
 
-    /// Keeps a list of the engines that are there. An answer says as well that what was submitted before is accepted.
+    /// Keeps a list of the engines that are there. An answer says as well that what was submitted
+    /// before is accepted.
     fn watch_engines(&self, submitted: &Arc<AtomicU64>) -> Arc<Mutex<Vec<Target>>> {
         let targets = Arc::<Mutex<Vec<Target>>>::default();
-        let (client, list, log) = (self.client.clone(), Arc::clone(&targets), Arc::clone(&self.log));
+        let (client, list, log) =
+            (self.client.clone(), Arc::clone(&targets), Arc::clone(&self.log));
         let (submitted, says) = (Arc::clone(submitted), self.args.with_durable);
         tokio::spawn(async move {
             loop {
@@ -185,7 +198,8 @@ impl Busy {
                     log.add(What::Accepted(before));
                 }
                 let of_process = |process: &furlong_client::ProcessStatus| {
-                    let (pid, is_own) = (process.pid, process.labels.iter().any(|label| label == OWN));
+                    let (pid, is_own) =
+                        (process.pid, process.labels.iter().any(|label| label == OWN));
                     let target = move |engine: &EngineId| Target { engine: engine.0, pid, is_own };
                     process.engines.iter().map(target).collect::<Vec<_>>()
                 };
@@ -204,7 +218,8 @@ impl Busy {
         while let Some(permit) = self.place().await {
             submitted += 1;
             let task = self.client.tasks().call(&call).await.context("a submit is refused")?;
-            let (log, results, returned) = (Arc::clone(&self.log), Arc::clone(&succeeded), Arc::clone(&self.returned));
+            let (log, results, returned) =
+                (Arc::clone(&self.log), Arc::clone(&succeeded), Arc::clone(&self.returned));
             tokio::spawn(async move {
                 let n = task.id().n;
                 match task.await {
@@ -217,7 +232,8 @@ impl Busy {
                 drop(permit);
             });
             if submitted % COUNT == 0 {
-                self.log.add(What::Counted { submitted, succeeded: succeeded.load(Ordering::Relaxed) });
+                self.log
+                    .add(What::Counted { submitted, succeeded: succeeded.load(Ordering::Relaxed) });
             }
         }
         drop(self.free.acquire_many(self.args.window).await?);
@@ -227,7 +243,13 @@ impl Busy {
 }
 
 /// Waits for a task's end, and cancels it before if that is what shall be.
-async fn follow(log: &Log, place: &Place, job: Job, mut task: TaskFuture, permit: OwnedSemaphorePermit) {
+async fn follow(
+    log: &Log,
+    place: &Place,
+    job: Job,
+    mut task: TaskFuture,
+    permit: OwnedSemaphorePermit,
+) {
     let ended = if let Some(ms) = job.cancel_after_ms {
         if let Ok(ended) = tokio::time::timeout(Duration::from_millis(ms.into()), &mut task).await {
             ended
@@ -247,11 +269,20 @@ async fn follow(log: &Log, place: &Place, job: Job, mut task: TaskFuture, permit
 /// Returns a task's end in the form that is written down.
 pub fn end(n: u64, ended: &Result<TaskResult, TaskFailure>, wrong: Option<String>) -> End {
     let report = ended.as_ref().map_or_else(|failure| &failure.report, |result| &result.report);
-    let (attempts, engine, is_wrong) = (report.attempts, report.engine.map(|engine| engine.0), wrong.is_some());
+    let (attempts, engine, is_wrong) =
+        (report.attempts, report.engine.map(|engine| engine.0), wrong.is_some());
     match ended {
         Ok(_) => {
             let state = Some("succeeded".to_owned());
-            End { n, state, kind: None, text: wrong.unwrap_or_default(), attempts, engine, is_wrong }
+            End {
+                n,
+                state,
+                kind: None,
+                text: wrong.unwrap_or_default(),
+                attempts,
+                engine,
+                is_wrong,
+            }
         }
         Err(failure) => End {
             n,

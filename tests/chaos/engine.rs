@@ -26,7 +26,8 @@ pub struct EngineArgs {
 
 /// Runs until its standard input ends.
 pub fn run(args: EngineArgs) -> anyhow::Result<()> {
-    let engine = Engine::builder().capability(args.cap).slots(args.slots).stop_with_stdin(true).label(OWN);
+    let engine =
+        Engine::builder().capability(args.cap).slots(args.slots).stop_with_stdin(true).label(OWN);
     let engine = match args.python {
         Some(interpreter) => engine.python(interpreter),
         None => engine.without_python(),
@@ -36,8 +37,11 @@ pub fn run(args: EngineArgs) -> anyhow::Result<()> {
 
 /// Leaves a trace, takes some time, and ends as told.
 fn work(data: &[Bytes]) -> Result<Vec<Bytes>, FunctionError> {
-    let [orders, payload] = data else { return Err(FunctionError::new("TypeError", "orders and payload")) };
-    let orders: Orders = serde_json::from_slice(orders).map_err(|error| FunctionError::new("ValueError", error))?;
+    let [orders, payload] = data else {
+        return Err(FunctionError::new("TypeError", "orders and payload"));
+    };
+    let orders: Orders =
+        serde_json::from_slice(orders).map_err(|error| FunctionError::new("ValueError", error))?;
     let engine = engine_id().unwrap_or(u32::MAX);
     let trace = OpenOptions::new().append(true).create(true).open(&orders.trace);
     let line = format!("{} {} {engine}\n", orders.client, orders.n);

@@ -1,4 +1,5 @@
-//! The processes of a farm that is to be broken: each peer comes by a line of its own, and who dies is replaced.
+//! The processes of a farm that is to be broken: each peer comes by a line of its own, and who dies
+//! is replaced.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -112,7 +113,10 @@ impl Farm {
         };
         farm.start_broker();
         if !eventually(START, || farm.is_up()) {
-            bail!("the broker does not start: {}", farm.broker.map(|broker| broker.stderr()).unwrap_or_default());
+            bail!(
+                "the broker does not start: {}",
+                farm.broker.map(|broker| broker.stderr()).unwrap_or_default()
+            );
         }
         for place in 0..farm.setup.engines {
             let (proxy, cap) = farm.line(&format!("engine-{place}"), Role::Engine, place > 0)?;
@@ -128,9 +132,15 @@ impl Farm {
         Ok(farm)
     }
 
-    /// A line to the broker that can be cut, and a capability for the way along it. The first engine and the first
-    /// client come without, by the broker's pipes, and so do all with short tasks.
-    fn line(&self, name: &str, role: Role, can_be_cut: bool) -> anyhow::Result<(Option<Proxy>, PathBuf)> {
+    /// A line to the broker that can be cut, and a capability for the way along it. The first
+    /// engine and the first client come without, by the broker's pipes, and so do all with short
+    /// tasks.
+    fn line(
+        &self,
+        name: &str,
+        role: Role,
+        can_be_cut: bool,
+    ) -> anyhow::Result<(Option<Proxy>, PathBuf)> {
         let direct = self.home.capability(role);
         let port = self.home.broker_state().context("the broker says where it is")?.port;
         let proxy = (can_be_cut && !self.setup.short).then(|| Proxy::start(port));
@@ -146,7 +156,8 @@ impl Farm {
     /// Starts the broker, and does not wait for it.
     pub fn start_broker(&mut self) {
         let args = ["--bind", "127.0.0.1", "--stop-with-stdin", "--memory", "2G"];
-        let args: Vec<&str> = args.into_iter().chain(self.setup.broker_args.iter().map(String::as_str)).collect();
+        let args: Vec<&str> =
+            args.into_iter().chain(self.setup.broker_args.iter().map(String::as_str)).collect();
         self.broker = Some(Program::start("broker", &args, &self.home));
     }
 
@@ -243,16 +254,19 @@ impl Farm {
     /// If one cannot be read.
     pub fn read_logs(&mut self) -> anyhow::Result<()> {
         for (number, log) in self.logs.iter_mut().enumerate() {
-            let entries = log.reader.read().with_context(|| format!("the log of client {number}"))?;
+            let entries =
+                log.reader.read().with_context(|| format!("the log of client {number}"))?;
             // A session that has ended with its connection: nobody is told how its tasks end.
-            let is_untold = |entry: &Entry| matches!(&entry.what, What::Ended(end) if end.state.is_none());
+            let is_untold =
+                |entry: &Entry| matches!(&entry.what, What::Ended(end) if end.state.is_none());
             log.is_gone |= log.cancels && entries.iter().any(is_untold);
             log.entries.extend(entries);
         }
         Ok(())
     }
 
-    /// Replaces what could not start as there was no space, and says what has ended though nobody ended it.
+    /// Replaces what could not start as there was no space, and says what has ended though nobody
+    /// ended it.
     pub fn look_after(&mut self, is_full: bool) -> Option<String> {
         if !self.broker.as_mut().is_some_and(Program::is_running) {
             let text = self.broker.as_ref().map(Program::stderr).unwrap_or_default();
@@ -299,11 +313,16 @@ impl Farm {
         for client in clients {
             let number = client.number;
             if client.process.is_running() {
-                return Err(format!("client {number} still waits for tasks {within:?} after everything was healed"));
+                return Err(format!(
+                    "client {number} still waits for tasks {within:?} after everything was healed"
+                ));
             }
             let status = client.process.wait_exit(within);
             if !status.success() {
-                return Err(format!("client {number} ended with {status}: {}", client.process.stderr()));
+                return Err(format!(
+                    "client {number} ended with {status}: {}",
+                    client.process.stderr()
+                ));
             }
         }
         Ok(())
@@ -319,7 +338,9 @@ impl Farm {
         let engines = self.engines.iter_mut().map(|peer| &mut peer.process);
         let mut programs: Vec<&mut Program> = engines.collect();
         programs.iter().for_each(|program| program.terminate());
-        if is_waited_for && !eventually(DRAIN, || programs.iter_mut().all(|program| !program.is_running())) {
+        if is_waited_for
+            && !eventually(DRAIN, || programs.iter_mut().all(|program| !program.is_running()))
+        {
             programs.iter().for_each(|program| program.terminate());
         }
         if !eventually(STOP, || programs.iter_mut().all(|program| !program.is_running())) {
@@ -327,7 +348,11 @@ impl Farm {
         }
         let Some(broker) = &mut self.broker else { return Ok(()) };
         broker.terminate();
-        if eventually(STOP, || !broker.is_running()) { Ok(()) } else { Err("the broker does not stop".to_owned()) }
+        if eventually(STOP, || !broker.is_running()) {
+            Ok(())
+        } else {
+            Err("the broker does not stop".to_owned())
+        }
     }
 
     /// The process ids of all programs that are there.
@@ -337,7 +362,8 @@ impl Farm {
     }
 
     fn engine(&self, place: usize, cap: &Path) -> Program {
-        // One half are the programs that people install, the other those that they build with our library.
+        // One half are the programs that people install, the other those that they build with our
+        // library.
         let mut command = if place.is_multiple_of(2) || self.setup.short {
             Command::new(binary("engine"))
         } else {
@@ -352,7 +378,10 @@ impl Farm {
         if let Some(python) = &self.setup.python {
             command.arg("--python").arg(python);
         }
-        command.env("FURLONG_HOME", self.home.path()).env_remove("FURLONG_CAP").env("RUST_BACKTRACE", "1");
+        command
+            .env("FURLONG_HOME", self.home.path())
+            .env_remove("FURLONG_CAP")
+            .env("RUST_BACKTRACE", "1");
         Program::spawn("engine", command)
     }
 
@@ -363,14 +392,26 @@ impl Farm {
         let with_durable = self.setup.has_journal() && !short;
         // Those who were at its place before.
         let heir_of = (0..).zip(&self.logs).filter(|(_, log)| with_durable && log.cap == cap);
-        let heir_of: Vec<PathBuf> = heir_of.map(|(other, _)| folder.join(format!("client-{other}.log"))).collect();
+        let heir_of: Vec<PathBuf> =
+            heir_of.map(|(other, _)| folder.join(format!("client-{other}.log"))).collect();
         // Who is to fetch for others stays.
         let cancels = number % 4 == 3 && !short && heir_of.is_empty();
         let mut command = this_program();
         command.arg("client").args(heir_of.into_iter().flat_map(|log| ["--heir-of".into(), log]));
         command.arg("--cap").arg(cap).arg("--log").arg(&log);
-        command.args(["--number", &number.to_string(), "--seed", &seed.to_string(), "--window", &window.to_string()]);
-        command.arg("--trace").arg(folder.join("trace")).arg("--files").arg(folder.join("home/files"));
+        command.args([
+            "--number",
+            &number.to_string(),
+            "--seed",
+            &seed.to_string(),
+            "--window",
+            &window.to_string(),
+        ]);
+        command
+            .arg("--trace")
+            .arg(folder.join("trace"))
+            .arg("--files")
+            .arg(folder.join("home/files"));
         let flags = [
             (cancels, "--cancel-on-disconnect"),
             (python.is_some(), "--with-python"),
@@ -380,7 +421,13 @@ impl Farm {
         command.args(flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag));
         command.env("FURLONG_HOME", self.home.path()).env("RUST_BACKTRACE", "1");
         let reader = LogReader::open(&log)?;
-        self.logs.push(ClientLog { entries: Vec::new(), is_gone: false, cap: cap.to_owned(), cancels, reader });
+        self.logs.push(ClientLog {
+            entries: Vec::new(),
+            is_gone: false,
+            cap: cap.to_owned(),
+            cancels,
+            reader,
+        });
         Ok((number, Program::spawn("client", command)))
     }
 }
@@ -401,12 +448,18 @@ fn signal(pid: u32, which: Signal) {
 fn children(parent: u32) -> Vec<u32> {
     let lists = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
     let texts = lists.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    texts.flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+    texts
+        .flat_map(|text| {
+            text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 fn is_interpreter(pid: u32) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.split(|byte| *byte == 0).next().is_some_and(|program| String::from_utf8_lossy(program).contains("python"))
+    line.split(|byte| *byte == 0)
+        .next()
+        .is_some_and(|program| String::from_utf8_lossy(program).contains("python"))
 }
 
 const START: Duration = Duration::from_secs(20);

@@ -11,7 +11,8 @@ use crate::client::end;
 use crate::job::{Job, Place};
 use crate::log::{End, Log, LogReader, What};
 
-/// The estate of one client: its durable tasks that were accepted, and of whose ends it has not written.
+/// The estate of one client: its durable tasks that were accepted, and of whose ends it has not
+/// written.
 #[derive(Debug)]
 pub struct Estate {
     client: u32,
@@ -19,7 +20,8 @@ pub struct Estate {
     jobs: Vec<Job>,
 }
 
-/// Reads the logs of killed clients, as they are named: `client-7.log`. One may have come for what another left.
+/// Reads the logs of killed clients, as they are named: `client-7.log`. One may have come for what
+/// another left.
 ///
 /// # Errors
 /// If one cannot be read.
@@ -27,9 +29,13 @@ pub fn estate(logs: &[PathBuf]) -> anyhow::Result<Vec<Estate>> {
     let mut fetched = BTreeSet::new();
     let mut estates = Vec::new();
     for path in logs {
-        let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.strip_prefix("client-"));
+        let name = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .and_then(|stem| stem.strip_prefix("client-"));
         let Some(client) = name.and_then(|number| number.parse().ok()) else { continue };
-        let (mut session, mut accepted, mut jobs, mut ended) = (None, 0, Vec::new(), BTreeSet::new());
+        let (mut session, mut accepted, mut jobs, mut ended) =
+            (None, 0, Vec::new(), BTreeSet::new());
         for entry in LogReader::open(path)?.read()? {
             match entry.what {
                 What::Begins(id) => session = Some(SessionId(id)),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use furlong_client::{Arguments, CallSpec, CommandSpec, Depends, OsText, SourceFunction, TaskId, TaskResult};
+use furlong_client::{
+    Arguments, CallSpec, CommandSpec, Depends, OsText, SourceFunction, TaskId, TaskResult,
+};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -129,7 +131,8 @@ pub struct Place {
 impl Jobs {
     /// The jobs of one client, some of them durable if that may be.
     pub fn new(seed: u64, client: u32, with_python: bool, with_durable: bool) -> Self {
-        let random = StdRng::seed_from_u64(seed ^ u64::from(client).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let random =
+            StdRng::seed_from_u64(seed ^ u64::from(client).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         Self { random, next_n: 1, with_python, with_durable }
     }
 
@@ -144,7 +147,11 @@ impl Jobs {
         let at_most_once = target.is_none() && self.chance(25);
         let once = at_most_once || target.is_some();
         let how = self.how(runtime, once);
-        let after = if target.is_none() && !recent.is_empty() && self.chance(10) { self.after(recent) } else { None };
+        let after = if target.is_none() && !recent.is_empty() && self.chance(10) {
+            self.after(recent)
+        } else {
+            None
+        };
         // A durable task may not wait for one that is not.
         let durable = self.with_durable && after.is_none() && self.chance(40);
         let n = self.next_n;
@@ -159,8 +166,13 @@ impl Jobs {
             ms: self.ms(),
             bytes: self.bytes(),
             error_retries: if how == How::Flaky { 30 } else { 0 },
-            // An engine takes what is for it alone in the order of the submits, if nothing goes first.
-            priority: if target.is_none() && self.chance(10) { self.random.random_range(-1..=1) } else { 0 },
+            // An engine takes what is for it alone in the order of the submits, if nothing goes
+            // first.
+            priority: if target.is_none() && self.chance(10) {
+                self.random.random_range(-1..=1)
+            } else {
+                0
+            },
             after,
             cancel_after_ms: self.chance(5).then(|| self.random.random_range(0..400)),
             force: self.chance(50),
@@ -173,7 +185,11 @@ impl Jobs {
     /// Returns the pause before the next submit. Now and then many come in a burst.
     pub fn pause(&mut self, n: u64) -> Duration {
         let is_burst = n % 400 < 150;
-        if is_burst { Duration::ZERO } else { Duration::from_micros(self.random.random_range(0..8_000)) }
+        if is_burst {
+            Duration::ZERO
+        } else {
+            Duration::from_micros(self.random.random_range(0..8_000))
+        }
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -220,15 +236,19 @@ impl Jobs {
 impl Job {
     /// The call that it is. `id_of` gives the ids of tasks by their numbers.
     pub fn call(&self, place: &Place, id_of: impl Fn(u64) -> TaskId) -> CallSpec {
-        let call =
-            match self.runtime {
-                Runtime::Native => CallSpec::native(FUNCTION).arguments(self.arguments(place)).require(OWN),
-                Runtime::Python => CallSpec::source(python()).arguments(self.arguments(place)),
-                Runtime::Command => CallSpec::command_with(self.command(place))
-                    .arguments(Arguments::Raw(vec![payload(place.client, self.n, self.bytes)])),
-            };
+        let call = match self.runtime {
+            Runtime::Native => {
+                CallSpec::native(FUNCTION).arguments(self.arguments(place)).require(OWN)
+            }
+            Runtime::Python => CallSpec::source(python()).arguments(self.arguments(place)),
+            Runtime::Command => CallSpec::command_with(self.command(place))
+                .arguments(Arguments::Raw(vec![payload(place.client, self.n, self.bytes)])),
+        };
         // A direct task names its engine, and then labels say nothing.
-        let mut call = call.priority(self.priority).error_retries(self.error_retries).at_most_once(self.at_most_once);
+        let mut call = call
+            .priority(self.priority)
+            .error_retries(self.error_retries)
+            .at_most_once(self.at_most_once);
         call = call.durable(self.durable).keep(self.durable);
         if !self.at_most_once && self.target.is_none() {
             call = call.retries(RETRIES);
@@ -255,37 +275,49 @@ impl Job {
         let expected = payload(place.client, self.n, self.bytes);
         if self.runtime != Runtime::Command {
             let got = result.data.concat();
-            return (got != expected).then(|| format!("{} bytes came back of {}", got.len(), expected.len()));
+            return (got != expected)
+                .then(|| format!("{} bytes came back of {}", got.len(), expected.len()));
         }
         let output = &result.report.stdout;
         if self.to_file {
-            return (!output.is_empty()).then(|| "it wrote to its output, not to the file".to_owned());
+            return (!output.is_empty())
+                .then(|| "it wrote to its output, not to the file".to_owned());
         }
         let (total, start, end) = (output.total_bytes() as usize, output.start(), output.end());
         let is_right = total <= expected.len()
             && expected.starts_with(start)
             && expected[..total].ends_with(&end)
             && (output.left_out_bytes() > 0 || start.len() + end.len() == total);
-        (!is_right).then(|| format!("{total} bytes of output, of {}, and not those", expected.len()))
+        (!is_right)
+            .then(|| format!("{total} bytes of output, of {}, and not those", expected.len()))
     }
 
-    /// Returns the arguments: code is told in its first buffer what it does. Commands are told by their arguments.
+    /// Returns the arguments: code is told in its first buffer what it does. Commands are told by
+    /// their arguments.
     fn arguments(&self, place: &Place) -> Arguments {
-        let orders = Orders { trace: place.trace.clone(), client: place.client, n: self.n, ms: self.ms, how: self.how };
+        let orders = Orders {
+            trace: place.trace.clone(),
+            client: place.client,
+            n: self.n,
+            ms: self.ms,
+            how: self.how,
+        };
         let orders = serde_json::to_vec(&orders).unwrap();
         Arguments::Raw(vec![orders.into(), payload(place.client, self.n, self.bytes)])
     }
 
     fn command(&self, place: &Place) -> CommandSpec {
         let seconds = format!("{}.{:03}", self.ms / 1_000, self.ms % 1_000);
-        let words = [place.client.to_string(), self.n.to_string(), seconds, format!("{:?}", self.how)];
+        let words =
+            [place.client.to_string(), self.n.to_string(), seconds, format!("{:?}", self.how)];
         let argv = ["sh", "-c", SCRIPT, "sh", &place.trace]
             .map(str::to_owned)
             .into_iter()
             .chain(words)
             .map(OsText::from)
             .collect();
-        let stdout = self.to_file.then(|| format!("{}/{}-{}", place.files, place.client, self.n % 8).into());
+        let stdout =
+            self.to_file.then(|| format!("{}/{}-{}", place.files, place.client, self.n % 8).into());
         CommandSpec { argv, stdout, ..CommandSpec::default() }
     }
 }
@@ -307,7 +339,9 @@ pub struct Orders {
 
 /// The bytes that a task is sent.
 fn payload(client: u32, n: u64, bytes: u32) -> Bytes {
-    (0..bytes).map(|at| (u64::from(at / 7 + client) + n).wrapping_mul(31).to_le_bytes()[0]).collect()
+    (0..bytes)
+        .map(|at| (u64::from(at / 7 + client) + n).wrapping_mul(31).to_le_bytes()[0])
+        .collect()
 }
 
 fn python() -> Arc<SourceFunction> {
@@ -343,7 +377,10 @@ mod tests {
         };
         assert_eq!(jobs(5), jobs(5));
         assert_ne!(jobs(5), jobs(6));
-        assert!(jobs(5).iter().any(|job| job.after.is_some()) && jobs(5).iter().any(|job| job.target.is_some()));
+        assert!(
+            jobs(5).iter().any(|job| job.after.is_some())
+                && jobs(5).iter().any(|job| job.target.is_some())
+        );
         assert!(jobs(5).iter().any(|job| job.durable));
     }
 }

@@ -24,7 +24,8 @@ pub struct Entry {
 pub enum What {
     /// It has a session, of this id.
     Begins([u8; 16]),
-    /// The broker has answered what was asked after the submit of this task: what is durable up to it is accepted.
+    /// The broker has answered what was asked after the submit of this task: what is durable up to
+    /// it is accepted.
     Accepted(u64),
     /// It has come for the result of another one's task, which ended so.
     Fetched {

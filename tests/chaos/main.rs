@@ -1,9 +1,11 @@
-//! Real chaos: real programs, each behind a line of its own, are killed, stopped, cut off and left without disk space
-//! under load, at moments that follow from a seed. Then everything heals, and every task must have ended as it may.
+//! Real chaos: real programs, each behind a line of its own, are killed, stopped, cut off and left
+//! without disk space under load, at moments that follow from a seed. Then everything heals, and
+//! every task must have ended as it may.
 //!
-//! `cargo xtask chaos --minutes 10` lives through one history after another. The seed of a history decides its faults
-//! and its tasks; the moments at which processes meet them are the machine's, so a seed that fails once may pass
-//! another time. A history that fails leaves its logs in `target/chaos/SEED`.
+//! `cargo xtask chaos --minutes 10` lives through one history after another. The seed of a history
+//! decides its faults and its tasks; the moments at which processes meet them are the machine's, so
+//! a seed that fails once may pass another time. A history that fails leaves its logs in
+//! `target/chaos/SEED`.
 
 mod broker;
 mod client;
@@ -58,8 +60,9 @@ struct RunArgs {
     /// The seed of the first history; the others follow. By default it is new
     #[arg(long)]
     seed: Option<u64>,
-    /// `all` breaks everything, and with `--broker-arg=--journal` makes two in five tasks durable: who comes in a
-    /// killed client's place fetches their results; `broker` kills the broker every 2 s under 10,000 tasks
+    /// `all` breaks everything, and with `--broker-arg=--journal` makes two in five tasks durable:
+    /// who comes in a killed client's place fetches their results; `broker` kills the broker every
+    /// 2 s under 10,000 tasks
     #[arg(long, value_enum, default_value_t = Scenario::All)]
     scenario: Scenario,
     /// For how many seconds things are broken in one history
@@ -71,7 +74,8 @@ struct RunArgs {
     /// The longest pause between two faults, in seconds
     #[arg(long, default_value_t = 2.5)]
     pauses_at_most: f64,
-    /// The interpreter of the engines; by default the one that `FURLONG_TEST_PYTHON` names, else they run no Python
+    /// The interpreter of the engines; by default the one that `FURLONG_TEST_PYTHON` names, else
+    /// they run no Python
     #[arg(long)]
     python: Option<PathBuf>,
     /// Folder in which histories that fail leave their logs
@@ -108,7 +112,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs in a namespace of mounts of its own where that may be, so that no mount is left behind, whatever happens.
+/// Runs in a namespace of mounts of its own where that may be, so that no mount is left behind,
+/// whatever happens.
 fn alone(args: RunArgs) -> anyhow::Result<bool> {
     if std::env::var_os(ALONE).is_none() && is_root() {
         let mut again = Command::new("unshare");
@@ -162,7 +167,11 @@ fn storms(args: &RunArgs) -> anyhow::Result<bool> {
         }
         seed += 1;
     }
-    println!("{} histories from seed {first} in {:.0} s", seed - first, begun.elapsed().as_secs_f64());
+    println!(
+        "{} histories from seed {first} in {:.0} s",
+        seed - first,
+        begun.elapsed().as_secs_f64()
+    );
     println!("{} tasks, {} runs, {} returns of sessions", all.tasks, all.runs, all.returns);
     print_counts("faults", &all.faults);
     print_counts("ends", &all.ends);
@@ -203,7 +212,8 @@ impl Tally {
 }
 
 fn print_counts(what: &str, counts: &BTreeMap<String, usize>) {
-    let counts: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let counts: Vec<String> =
+        counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
     println!("{what}: {}", counts.join(", "));
 }
 

@@ -8,7 +8,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-/// A fault's target. Engines and clients are numbered by their places: the successor of a killed one has its place.
+/// A fault's target. Engines and clients are numbered by their places: the successor of a killed
+/// one has its place.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Hit {
     /// The broker.
@@ -105,7 +106,9 @@ fn one(random: &mut StdRng, at: Duration, targets: Targets) -> Planned {
             let hit = if random.random_range(0..3) < 2 { engine } else { client };
             Planned { at, lasts: long(random), hit, fault: Fault::Stop }
         }
-        56..60 if targets.with_disk => Planned { at, lasts: long(random), hit: Hit::Disk, fault: Fault::Full },
+        56..60 if targets.with_disk => {
+            Planned { at, lasts: long(random), hit: Hit::Disk, fault: Fault::Full }
+        }
         _ => {
             let hit = if random.random_range(0..3) < 2 { engine } else { client };
             let fault = line_fault(random);
@@ -200,8 +203,10 @@ mod tests {
     #[test]
     fn every_fault_comes_in_an_hour() {
         let planned = plan(1, Duration::from_hours(1), TARGETS);
-        let kinds: BTreeSet<_> = planned.iter().map(|planned| (planned.fault.name(), planned.hit.name())).collect();
-        // Four are killed, three are stopped, the lines of two are broken in six ways, one disk is full.
+        let kinds: BTreeSet<_> =
+            planned.iter().map(|planned| (planned.fault.name(), planned.hit.name())).collect();
+        // Four are killed, three are stopped, the lines of two are broken in six ways, one disk is
+        // full.
         assert_eq!(kinds.len(), 4 + 3 + 2 * 6 + 1, "{kinds:?}");
         assert!(planned.iter().all(|planned| planned.lasts <= Duration::from_secs(20)));
     }

@@ -93,7 +93,13 @@ impl Storm {
             (hit, fault) => self.break_line(hit, fault),
         }
         let until_us = from_us + planned.lasts.as_micros() as u64;
-        self.struck.push(Struck { from_us, until_us, hit: planned.hit, fault: planned.fault, count });
+        self.struck.push(Struck {
+            from_us,
+            until_us,
+            hit: planned.hit,
+            fault: planned.fault,
+            count,
+        });
         if !planned.lasts.is_zero() {
             self.heals.push((self.begun.elapsed() + planned.lasts, planned));
         }
@@ -110,7 +116,8 @@ impl Storm {
 
     fn break_line(&self, hit: Hit, fault: Fault) {
         let (Hit::Engine(place) | Hit::Client(place)) = hit else { return };
-        let peers = if matches!(hit, Hit::Engine(_)) { &self.farm.engines } else { &self.farm.clients };
+        let peers =
+            if matches!(hit, Hit::Engine(_)) { &self.farm.engines } else { &self.farm.clients };
         let Some(line) = &peers[place].proxy else { return };
         match fault {
             Fault::Cut => line.cut(),
@@ -126,14 +133,19 @@ impl Storm {
     /// Heals what is due, or all.
     fn heal(&mut self, all: bool) {
         let now = self.begun.elapsed();
-        let (due, later): (Vec<_>, Vec<_>) = self.heals.drain(..).partition(|(at, _)| all || *at <= now);
+        let (due, later): (Vec<_>, Vec<_>) =
+            self.heals.drain(..).partition(|(at, _)| all || *at <= now);
         self.heals = later;
         for (_, planned) in due {
             match (planned.hit, planned.fault) {
                 (Hit::Disk, _) => self.farm.disk().into_iter().for_each(Disk::free),
                 (hit, Fault::Stop) => self.signal(hit, Signal::CONT),
-                (Hit::Engine(place), _) => self.farm.engines[place].proxy.iter().for_each(Proxy::mend),
-                (Hit::Client(place), _) => self.farm.clients[place].proxy.iter().for_each(Proxy::mend),
+                (Hit::Engine(place), _) => {
+                    self.farm.engines[place].proxy.iter().for_each(Proxy::mend)
+                }
+                (Hit::Client(place), _) => {
+                    self.farm.clients[place].proxy.iter().for_each(Proxy::mend)
+                }
                 _ => {}
             }
         }
@@ -159,7 +171,10 @@ impl Storm {
         let submitted = entries().filter(|entry| matches!(entry.what, What::Submits(_))).count();
         let ended = entries().filter(|entry| matches!(entry.what, What::Ended(_))).count();
         let (faults, open) = (self.struck.len(), self.heals.len());
-        eprintln!("  {:4.0} s: {faults} faults, {open} last; {submitted} tasks, {ended} ended", now.as_secs_f64());
+        eprintln!(
+            "  {:4.0} s: {faults} faults, {open} last; {submitted} tasks, {ended} ended",
+            now.as_secs_f64()
+        );
         Ok(())
     }
 
@@ -170,7 +185,12 @@ impl Storm {
         (0..self.farm.engines.len()).for_each(|place| self.farm.signal_engine(place, Signal::CONT));
         (0..self.farm.clients.len()).for_each(|place| self.farm.signal_client(place, Signal::CONT));
         self.farm.signal_broker(Signal::CONT);
-        self.farm.engines.iter().chain(&self.farm.clients).filter_map(|peer| peer.proxy.as_ref()).for_each(Proxy::mend);
+        self.farm
+            .engines
+            .iter()
+            .chain(&self.farm.clients)
+            .filter_map(|peer| peer.proxy.as_ref())
+            .for_each(Proxy::mend);
         self.everybody_is_back()?;
         self.farm.stop_clients(CALM)?;
         self.farm.read_logs().map_err(|error| error.to_string())?;
@@ -185,7 +205,8 @@ impl Storm {
         if are_gone { Ok(()) } else { Err(format!("processes are left: {left:?}")) }
     }
 
-    /// Waits until the broker is up, and all have had the time to end that could not start as there was no space.
+    /// Waits until the broker is up, and all have had the time to end that could not start as there
+    /// was no space.
     fn everybody_is_back(&mut self) -> Result<(), String> {
         let mut ended = None;
         let is_back = eventually(CALM, || {
@@ -210,7 +231,8 @@ impl Storm {
             let Ok(status) = serde_json::from_str::<Value>(&outcome.stdout) else { return false };
             let count = |name: &str| status["tasks"][name].as_u64().unwrap_or(u64::MAX);
             let mut engines = status["engines"].as_array().into_iter().flatten();
-            let is_idle = engines.all(|engine| engine["stuck"] == 0 && engine["tasks_assigned"] == 0);
+            let is_idle =
+                engines.all(|engine| engine["stuck"] == 0 && engine["tasks_assigned"] == 0);
             let open = count("waiting") + count("held") + count("assigned");
             is_idle && open == 0 && (may_hold || count("results_held") == 0)
         });
@@ -221,19 +243,28 @@ impl Storm {
         let trace = self.farm.folder().join("trace");
         let account = Account::of(&self.farm.logs, &trace, &self.struck, &self.farm.engine_pids)?;
         let judged = account.check();
-        // A task's history says more than that a farm did not become quiet; but what is open is then no surprise.
+        // A task's history says more than that a farm did not become quiet; but what is open is
+        // then no surprise.
         let violation = match (outcome, judged) {
             (Ok(()), Ok(())) => return Ok(Ok(account.tally())),
-            (Err(text), Ok(())) => Violation { invariant: "everything_ends".to_owned(), task: None, text },
+            (Err(text), Ok(())) => {
+                Violation { invariant: "everything_ends".to_owned(), task: None, text }
+            }
             (Ok(()), Err(violation)) => violation,
-            (Err(text), Err(violation)) => Violation { text: format!("{text}; {}", violation.text), ..violation },
+            (Err(text), Err(violation)) => {
+                Violation { text: format!("{text}; {}", violation.text), ..violation }
+            }
         };
         self.farm.keep_home();
         let mut report = String::from("faults:\n");
         for struck in &self.struck {
             let at = |us: u64| us.saturating_sub(self.begun_us) as f64 / 1e6;
             let (from, until) = (at(struck.from_us), at(struck.until_us));
-            let _ = writeln!(report, "{from:9.3} s to {until:9.3} s: {:?}, {}", struck.fault, struck.hit);
+            let _ = writeln!(
+                report,
+                "{from:9.3} s to {until:9.3} s: {:?}, {}",
+                struck.fault, struck.hit
+            );
         }
         if let Some(task) = violation.task {
             report = report + "the task:\n" + &account.tell(task, self.begun_us);

@@ -103,7 +103,9 @@ impl<'a> Account<'a> {
         }
         for line in std::fs::read_to_string(trace).unwrap_or_default().lines() {
             let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-            let [client, n, engine] = numbers[..] else { anyhow::bail!("the trace has the line {line:?}") };
+            let [client, n, engine] = numbers[..] else {
+                anyhow::bail!("the trace has the line {line:?}")
+            };
             let (name, engine) = (TaskName { client: client as u32, n }, engine as u32);
             if let Some(task) = account.tasks.get_mut(&name) {
                 task.begins.push(engine);
@@ -119,7 +121,8 @@ impl<'a> Account<'a> {
             What::Submits(job) => {
                 let job = (**job).clone();
                 let (ends, fetched, begins) = (Vec::new(), Vec::new(), Vec::new());
-                let seen = Task { submitted_us: at_us, cancelled: false, ends, fetched, begins, job };
+                let seen =
+                    Task { submitted_us: at_us, cancelled: false, ends, fetched, begins, job };
                 self.tasks.insert(task(seen.job.n), seen);
             }
             What::Cancels(n) => {
@@ -127,7 +130,9 @@ impl<'a> Account<'a> {
             }
             // Those of a session that has ended with its connection are not known.
             What::Ended(end) if end.state.is_some() || !self.logs[client as usize].cancels => {
-                self.tasks.entry(task(end.n)).and_modify(|task| task.ends.push((at_us, end.clone())));
+                self.tasks
+                    .entry(task(end.n))
+                    .and_modify(|task| task.ends.push((at_us, end.clone())));
             }
             What::Accepted(n) => _ = self.accepted.insert(client, *n),
             What::Fetched { of, end } => {
@@ -144,12 +149,19 @@ impl<'a> Account<'a> {
 
     /// The counts of what happened.
     pub fn tally(&self) -> Tally {
-        let mut tally = Tally { tasks: self.tasks.len(), runs: self.begins.len(), ..Tally::default() };
+        let mut tally =
+            Tally { tasks: self.tasks.len(), runs: self.begins.len(), ..Tally::default() };
         for struck in self.struck {
-            *tally.faults.entry(format!("{} {}", struck.fault.name(), struck.hit.name())).or_default() += 1;
+            *tally
+                .faults
+                .entry(format!("{} {}", struck.fault.name(), struck.hit.name()))
+                .or_default() += 1;
         }
         for (_, end) in self.tasks.values().flat_map(|task| &task.ends) {
-            *tally.ends.entry(end.state.clone().unwrap_or_else(|| "unknown".to_owned())).or_default() += 1;
+            *tally
+                .ends
+                .entry(end.state.clone().unwrap_or_else(|| "unknown".to_owned()))
+                .or_default() += 1;
         }
         let entries = self.logs.iter().flat_map(|log| &log.entries);
         tally.returns = entries.filter(|entry| matches!(entry.what, What::Back)).count();
@@ -181,9 +193,10 @@ impl<'a> Account<'a> {
         let mut history = History::default();
         for (name, task) in &self.tasks {
             let job = &task.job;
-            // A loss with the namespace, of which nobody has heard, is forgotten by a broker that is killed: the task
-            // runs after others that were behind it, though still once.
-            let may_be_late = job.runtime == Runtime::Python && self.is_broken(task, Struck::is_kill_of_broker);
+            // A loss with the namespace, of which nobody has heard, is forgotten by a broker that
+            // is killed: the task runs after others that were behind it, though still once.
+            let may_be_late =
+                job.runtime == Runtime::Python && self.is_broken(task, Struck::is_kill_of_broker);
             let engine = job.target.map(|target| target.engine).filter(|_| !may_be_late);
             let at_most_once = job.at_most_once || job.target.is_some();
             let durable = job.durable;
@@ -191,7 +204,11 @@ impl<'a> Account<'a> {
             if !self.logs[name.client as usize].is_gone || self.was_accepted(*name, task) {
                 history.accepted(*name);
             }
-            if task.cancelled || job.after.is_some() || job.run_timeout_ms.is_some() || job.queue_timeout_ms.is_some() {
+            if task.cancelled
+                || job.after.is_some()
+                || job.run_timeout_ms.is_some()
+                || job.queue_timeout_ms.is_some()
+            {
                 history.cancel_asked(*name);
             }
             if self.may_be_lost(task) {
@@ -200,7 +217,9 @@ impl<'a> Account<'a> {
         }
         let gone = (0..).zip(self.logs).filter(|(_, log)| log.is_gone);
         gone.for_each(|(client, _)| history.client_gone(client));
-        if self.struck.iter().any(Struck::is_kill_of_broker) && self.tasks.values().any(|task| task.job.durable) {
+        if self.struck.iter().any(Struck::is_kill_of_broker)
+            && self.tasks.values().any(|task| task.job.durable)
+        {
             history.broker_killed();
         }
         self.begins.iter().for_each(|(name, engine)| history.began(*name, *engine));
@@ -213,8 +232,8 @@ impl<'a> Account<'a> {
         history
     }
 
-    /// True if a task outlives its client and the broker: the client has had an answer that says so, and the disk was
-    /// not full.
+    /// True if a task outlives its client and the broker: the client has had an answer that says
+    /// so, and the disk was not full.
     fn was_accepted(&self, name: TaskName, task: &Task) -> bool {
         let is_within = self.accepted.get(&name.client).is_some_and(|last| name.n <= *last);
         task.job.durable && is_within && !self.is_broken(task, |struck| struck.hit == Hit::Disk)
@@ -235,7 +254,11 @@ impl<'a> Account<'a> {
         for (client, log) in (0..).zip(self.logs) {
             for entry in &log.entries {
                 if let What::Refused { n, text } = &entry.what {
-                    return violation("submits_are_taken", Some(TaskName { client, n: *n }), text.clone());
+                    return violation(
+                        "submits_are_taken",
+                        Some(TaskName { client, n: *n }),
+                        text.clone(),
+                    );
                 }
             }
         }
@@ -251,14 +274,18 @@ impl<'a> Account<'a> {
         let is_just = match end.state.as_deref() {
             Some("succeeded") => matches!(job.how, How::Return | How::Flaky),
             Some("failed") => match kind {
-                "remote" | "exit" => matches!(job.how, How::Raise | How::Flaky) || self.is_disk_to_blame(task),
+                "remote" | "exit" => {
+                    matches!(job.how, How::Raise | How::Flaky) || self.is_disk_to_blame(task)
+                }
                 // It follows another one to an engine without our function.
                 "unsupported" => job.after.as_ref().is_some_and(|after| after.follow),
                 "journal" => job.durable && self.is_broken(task, |struck| struck.hit == Hit::Disk),
                 "unknown_engine" => job.target.is_some() && self.is_engine_broken(task),
                 _ => false,
             },
-            Some("cancelled") => task.cancelled || kind == "dependency" || self.may_have_timed_out_unheard(task),
+            Some("cancelled") => {
+                task.cancelled || kind == "dependency" || self.may_have_timed_out_unheard(task)
+            }
             Some("timed_out") => job.run_timeout_ms.is_some() || job.queue_timeout_ms.is_some(),
             Some("lost") => true,
             _ => false,
@@ -266,11 +293,16 @@ impl<'a> Account<'a> {
         if is_just {
             Ok(())
         } else {
-            violation("ends_are_just", Some(name), format!("it ended {:?}: {}", end.state, end.text))
+            violation(
+                "ends_are_just",
+                Some(name),
+                format!("it ended {:?}: {}", end.state, end.text),
+            )
         }
     }
 
-    /// Checks that a task with dependencies runs when they have ended as required, and ends when they no longer can.
+    /// Checks that a task with dependencies runs when they have ended as required, and ends when
+    /// they no longer can.
     fn waited(&self, name: TaskName, task: &Task) -> Result<(), Violation> {
         let Some(after) = &task.job.after else { return Ok(()) };
         let met = |n: &u64| {
@@ -286,37 +318,53 @@ impl<'a> Account<'a> {
         let can_be = |is_met: bool| mets.iter().any(|met| met.is_none_or(|met| met == is_met));
         // Of a client that was killed, some ends are not known.
         let may_run = if after.is_any { can_be(true) } else { !mets.contains(&Some(false)) };
-        // A broker that is killed forgets what it has not told yet: what ran after a success that nobody has heard of
-        // can see that other task end anew, and otherwise.
+        // A broker that is killed forgets what it has not told yet: what ran after a success that
+        // nobody has heard of can see that other task end anew, and otherwise.
         let is_forgotten = || self.is_broken(task, Struck::is_kill_of_broker);
         if !task.begins.is_empty() && !may_run && !is_forgotten() {
-            return violation("nothing_runs_before_its_time", Some(name), format!("it ran; its conditions: {mets:?}"));
+            return violation(
+                "nothing_runs_before_its_time",
+                Some(name),
+                format!("it ran; its conditions: {mets:?}"),
+            );
         }
         let gave_up = task.ends.iter().any(|(_, end)| end.kind.as_deref() == Some("dependency"));
-        let may_give_up = after.follow || if after.is_any { !mets.contains(&Some(true)) } else { can_be(false) };
+        let may_give_up =
+            after.follow || if after.is_any { !mets.contains(&Some(true)) } else { can_be(false) };
         if gave_up && !may_give_up {
             let text = &task.ends[0].1.text;
-            return violation("conditions_that_are_met_are_seen", Some(name), format!("{text}; conditions: {mets:?}"));
+            return violation(
+                "conditions_that_are_met_are_seen",
+                Some(name),
+                format!("{text}; conditions: {mets:?}"),
+            );
         }
         Ok(())
     }
 
-    /// An interpreter that is killed costs the one task that it ran, of those that any engine can run.
+    /// An interpreter that is killed costs the one task that it ran, of those that any engine can
+    /// run.
     fn interpreters_lose_one_task_each(&self) -> Result<(), Violation> {
         let is_loss = |task: &&Task| {
             let job = &task.job;
-            let is_plain = job.runtime == Runtime::Python && job.target.is_none() && !job.at_most_once;
+            let is_plain =
+                job.runtime == Runtime::Python && job.target.is_none() && !job.at_most_once;
             is_plain
                 && job.how != How::Die
                 && matches!(&task.ends[..], [(_, end)] if end.state.as_deref() == Some("lost"))
         };
         let losses = self.tasks.values().filter(is_loss).count();
-        let of_interpreters = self.struck.iter().filter(|struck| matches!(struck.hit, Hit::Interpreter(_)));
+        let of_interpreters =
+            self.struck.iter().filter(|struck| matches!(struck.hit, Hit::Interpreter(_)));
         let kills: usize = of_interpreters.map(|struck| struck.count).sum();
         if losses <= kills {
             return Ok(());
         }
-        violation("an_interpreter_takes_one_task_along", None, format!("{kills} were killed, and {losses} tasks lost"))
+        violation(
+            "an_interpreter_takes_one_task_along",
+            None,
+            format!("{kills} were killed, and {losses} tasks lost"),
+        )
     }
 
     fn may_be_lost(&self, task: &Task) -> bool {
@@ -337,23 +385,29 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// True if the engine that a task names has had trouble, or what keeps its integer. A broker that is killed costs
-    /// no task for an engine that lives, but the large payloads that were on their way.
+    /// True if the engine that a task names has had trouble, or what keeps its integer. A broker
+    /// that is killed costs no task for an engine that lives, but the large payloads that were on
+    /// their way.
     fn is_engine_broken(&self, task: &Task) -> bool {
         let place = task.job.target.and_then(|target| self.place_of(target.pid));
         self.is_broken(task, |struck| match struck.hit {
             Hit::Engine(engine) => Some(engine) == place,
             Hit::Disk => true,
-            Hit::Broker => struck.fault != Fault::Kill || task.job.bytes as usize > INLINE_PAYLOAD_BYTES_MAX / 2,
+            Hit::Broker => {
+                struck.fault != Fault::Kill
+                    || task.job.bytes as usize > INLINE_PAYLOAD_BYTES_MAX / 2
+            }
             Hit::Interpreter(_) | Hit::Client(_) => false,
         })
     }
 
-    /// Of what may run once, an engine holds that it was stopped, and a broker that was started again does not know
-    /// why.
+    /// Of what may run once, an engine holds that it was stopped, and a broker that was started
+    /// again does not know why.
     fn may_have_timed_out_unheard(&self, task: &Task) -> bool {
         let is_once = task.job.at_most_once || task.job.target.is_some();
-        is_once && task.job.run_timeout_ms.is_some() && self.is_broken(task, Struck::is_kill_of_broker)
+        is_once
+            && task.job.run_timeout_ms.is_some()
+            && self.is_broken(task, Struck::is_kill_of_broker)
     }
 
     fn is_disk_to_blame(&self, task: &Task) -> bool {
@@ -364,7 +418,9 @@ impl<'a> Account<'a> {
     fn is_broken(&self, task: &Task, is_it: impl Fn(&Struck) -> bool) -> bool {
         let ended_us = task.ends.first().map_or(u64::MAX, |(at_us, _)| *at_us);
         self.struck.iter().any(|struck| {
-            is_it(struck) && struck.from_us <= ended_us && task.submitted_us <= struck.until_us + AFTERMATH_US
+            is_it(struck)
+                && struck.from_us <= ended_us
+                && task.submitted_us <= struck.until_us + AFTERMATH_US
         })
     }
 
@@ -374,11 +430,22 @@ impl<'a> Account<'a> {
 
     /// Describes what is known of a task, for people.
     pub fn tell(&self, name: TaskName, begun_us: u64) -> String {
-        let Some(task) = self.tasks.get(&name) else { return format!("{name:?} was not submitted") };
+        let Some(task) = self.tasks.get(&name) else {
+            return format!("{name:?} was not submitted");
+        };
         let seconds = |at_us: u64| at_us.saturating_sub(begun_us) as f64 / 1e6;
-        let mut text = format!("client {}, {:.3} s: {:?}\n", name.client, seconds(task.submitted_us), task.job);
+        let mut text = format!(
+            "client {}, {:.3} s: {:?}\n",
+            name.client,
+            seconds(task.submitted_us),
+            task.job
+        );
         let place = task.job.target.and_then(|target| self.place_of(target.pid));
-        let _ = writeln!(text, "its engine's place: {place:?}; it began at the engines {:?}", task.begins);
+        let _ = writeln!(
+            text,
+            "its engine's place: {place:?}; it began at the engines {:?}",
+            task.begins
+        );
         for (at_us, end) in &task.ends {
             let _ = writeln!(text, "{:.3} s: {end:?}", seconds(*at_us));
         }
@@ -405,6 +472,6 @@ fn outcome(end: &End) -> Option<Outcome> {
     })
 }
 
-/// The time after a fault in which it can end a task: peers are found to be gone after 15 s, and their work waits
-/// for them as long again.
+/// The time after a fault in which it can end a task: peers are found to be gone after 15 s, and
+/// their work waits for them as long again.
 const AFTERMATH_US: u64 = 40_000_000;

@@ -27,13 +27,16 @@ fn the_status_of_sixteen_thousand_engines_reaches_its_asker() {
         sessions.iter_mut().for_each(|session| assert!(session.send::<FromEngine>(&[])));
     }
     let all: Vec<u32> = (0..16_000).collect();
-    let ids = || work.within(work.client().engines()).unwrap().iter().map(|id| id.0).collect::<Vec<_>>();
+    let ids =
+        || work.within(work.client().engines()).unwrap().iter().map(|id| id.0).collect::<Vec<_>>();
     assert!(eventually(SOON, || ids().len() == all.len()), "{} engines are here", ids().len());
     assert_eq!(ids(), all);
     let seen = work.status();
     assert_eq!((seen.processes.len(), seen.engines.len(), seen.more), (250, 16_000, None));
     let json = status(work.farm().home());
-    let of = |name: &str| json[name].as_array().unwrap().iter().filter_map(|it| it["id"].as_u64()).collect::<Vec<_>>();
+    let of = |name: &str| {
+        json[name].as_array().unwrap().iter().filter_map(|it| it["id"].as_u64()).collect::<Vec<_>>()
+    };
     assert_eq!(of("engines").len(), 16_000);
     assert_eq!(json["processes"].as_array().unwrap().len(), 250);
     let ids = furlong(&["ids", "--json"], work.farm().home()).ok();
@@ -48,7 +51,8 @@ fn a_cancel_of_very_many_tasks_leaves_the_engines_connection_alone() {
     assert!(matches!(registered[0], ToEngine::Registered(_)));
     let call = CallSpec::native("quick");
     let submit = |count: usize| {
-        let calls: Vec<_> = (0..count).map(|_| work.within(work.client().tasks().call(&call)).unwrap()).collect();
+        let calls: Vec<_> =
+            (0..count).map(|_| work.within(work.client().tasks().call(&call)).unwrap()).collect();
         calls
     };
     // A kind of task that is quick: engines are given many of them ahead.
@@ -80,7 +84,9 @@ fn a_cancel_of_very_many_tasks_leaves_the_engines_connection_alone() {
     work.client().cancel_all(false);
     let mut cancelled = 0;
     while cancelled < 32_000 {
-        for message in engine.receive::<ToEngine>().expect("the cancels come in records that an engine takes") {
+        for message in
+            engine.receive::<ToEngine>().expect("the cancels come in records that an engine takes")
+        {
             if let ToEngine::Cancel(cancel) = message {
                 cancelled += cancel.attempts.len();
             }
@@ -97,7 +103,10 @@ fn an_engine_gives_up_when_what_comes_is_unsound_once_and_again() {
     assert_eq!(engine.wait_exit(SOON).code(), Some(1), "{}", engine.stderr());
     let stderr = engine.stderr();
     let last = stderr.lines().last().unwrap_or_default();
-    for part in ["what comes from the broker is unsound, on one connection after the other", "the same Furlong"] {
+    for part in [
+        "what comes from the broker is unsound, on one connection after the other",
+        "the same Furlong",
+    ] {
         assert!(last.contains(part), "no {part:?} in: {stderr}");
     }
     assert_eq!(impostor.connections(), 2);
@@ -109,7 +118,9 @@ fn a_broker_that_does_not_answer_ends_a_question_with_a_sentence() {
     for command in [&["ids"][..], &["status"], &["queue"], &["cancel", "last"]] {
         let stderr = furlong(&[command, &["--wait", "2"]].concat(), impostor.home()).failed(1);
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
-        for part in ["furlong: the broker at tcp://127.0.0.1:", "is connected and has not answered for 2 s"] {
+        for part in
+            ["furlong: the broker at tcp://127.0.0.1:", "is connected and has not answered for 2 s"]
+        {
             assert!(stderr.contains(part), "no {part:?} in: {stderr}");
         }
     }
@@ -121,9 +132,16 @@ fn an_answer_that_cannot_be_read_is_asked_for_twice_and_no_more() {
     let impostor = Impostor::start(Answers::TooLong);
     let stderr = furlong(&["status"], impostor.home()).failed(1);
     let last = stderr.lines().last().unwrap_or_default();
-    for part in ["furlong: the broker's answer cannot be read", "1073741824 bytes", "the same Furlong on both sides"] {
+    for part in [
+        "furlong: the broker's answer cannot be read",
+        "1073741824 bytes",
+        "the same Furlong on both sides",
+    ] {
         assert!(last.contains(part), "no {part:?} in: {stderr}");
     }
     let connections = impostor.connections();
-    assert!((2..=3).contains(&connections), "{connections}: two that were cut, perhaps one to say goodbye on");
+    assert!(
+        (2..=3).contains(&connections),
+        "{connections}: two that were cut, perhaps one to say goodbye on"
+    );
 }

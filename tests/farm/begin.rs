@@ -1,4 +1,5 @@
-//! Engines that cannot begin what they are given, tasks that end their engines, and who looks after those.
+//! Engines that cannot begin what they are given, tasks that end their engines, and who looks after
+//! those.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -43,7 +44,10 @@ fn an_engine_without_interpreter_and_program_takes_no_work() {
     let status = status(home);
     let aside = status["engines"][0]["set_aside"].as_array().unwrap();
     let causes: Vec<&str> = aside.iter().map(|aside| aside["cause"].as_str().unwrap()).collect();
-    assert!(causes.iter().any(|cause| cause.contains("there is no program `mytool`")), "{status:#}");
+    assert!(
+        causes.iter().any(|cause| cause.contains("there is no program `mytool`")),
+        "{status:#}"
+    );
     assert!(status["engines"][1]["set_aside"].as_array().unwrap().is_empty(), "{status:#}");
     let shown = furlong(&["status"], home).ok();
     assert!(shown.contains("set aside for some command tasks"), "{shown}");
@@ -54,9 +58,14 @@ fn what_no_engine_has_fails_at_once_and_says_what() {
     let farm = Farm::start();
     let _engines = [engine(farm.home()), engine(farm.home())];
     wait_for_engines(2, farm.home());
-    let outcome = furlong(&["submit", "--array", "1-20", "--wait", "--", "no-such-program"], farm.home());
+    let outcome =
+        furlong(&["submit", "--array", "1-20", "--wait", "--", "no-such-program"], farm.home());
     let stderr = outcome.failed(1);
-    assert_eq!(stderr.matches("there is no program `no-such-program` in the engine's PATH").count(), 20, "{stderr}");
+    assert_eq!(
+        stderr.matches("there is no program `no-such-program` in the engine's PATH").count(),
+        20,
+        "{stderr}"
+    );
     furlong(&["submit", "--wait", "--", "true"], farm.home()).ok();
 }
 
@@ -68,7 +77,11 @@ fn a_command_that_kills_its_engine_is_lost_and_the_cluster_goes_on() {
     assert!(stderr.contains("does it kill what runs it?"), "{stderr}");
     let done = cluster.furlong(&["submit", "--array", "1-20", "--wait", "--", "echo", "on"]).ok();
     assert_eq!(done.lines().count(), 20);
-    assert!(eventually(SOON, || furlong(&["ids", "--json"], cluster.home()).ok().matches(',').count() == 1));
+    assert!(eventually(SOON, || furlong(&["ids", "--json"], cluster.home())
+        .ok()
+        .matches(',')
+        .count()
+        == 1));
     let log = fs::read_to_string(cluster.home().cluster().log().join("cluster.log")).unwrap();
     assert!(log.contains("an engine is started again in 100 ms; failures in a row: 1"), "{log}");
     assert!(cluster.supervisor().is_running());
@@ -79,7 +92,12 @@ fn an_engine_that_ends_ever_again_is_told_and_ends_nothing_else() {
     let cluster = Cluster::start(1);
     let pids = || -> Vec<u64> {
         let status = status(cluster.home());
-        status["processes"].as_array().unwrap().iter().map(|process| process["pid"].as_u64().unwrap()).collect()
+        status["processes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|process| process["pid"].as_u64().unwrap())
+            .collect()
     };
     // More often than any number that could be the end of patience.
     for _ in 0..6 {
@@ -93,7 +111,10 @@ fn an_engine_that_ends_ever_again_is_told_and_ends_nothing_else() {
         assert!(eventually(SOON, || pids() != found));
     }
     let listed = cluster.furlong(&["cluster", "list"]).ok();
-    assert!(listed.contains("an engine has ended 6 times in a row and is started again in"), "{listed}");
+    assert!(
+        listed.contains("an engine has ended 6 times in a row and is started again in"),
+        "{listed}"
+    );
     let shown = cluster.furlong(&["status"]).ok();
     assert!(shown.contains("an engine has ended 6 times in a row"), "{shown}");
     wait_for_engines(1, cluster.home());

@@ -1,4 +1,5 @@
-//! `broker`, as its user sees it: its files, its port, its end, and what it says when it cannot start.
+//! `broker`, as its user sees it: its files, its port, its end, and what it says when it cannot
+//! start.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -24,7 +25,9 @@ fn mode(path: &Path) -> u32 {
 /// The files of a cluster's `security` folder and what is in them.
 fn security(home: &Home) -> BTreeMap<String, String> {
     let entries = fs::read_dir(home.cluster().security()).unwrap().map(Result::unwrap);
-    entries.map(|it| (it.file_name().into_string().unwrap(), fs::read_to_string(it.path()).unwrap())).collect()
+    entries
+        .map(|it| (it.file_name().into_string().unwrap(), fs::read_to_string(it.path()).unwrap()))
+        .collect()
 }
 
 /// Runs a broker that ends by itself: its exit code, and what it printed to stderr.
@@ -158,12 +161,14 @@ fn a_pipe_or_a_link_in_the_place_of_a_file_is_refused_and_not_waited_for() {
     }
     let victim = home.path().join("victim");
     fs::write(&victim, "as it was").unwrap();
-    for file in [home.cluster().run().join("broker.lock"), home.cluster().log().join("broker.log")] {
+    for file in [home.cluster().run().join("broker.lock"), home.cluster().log().join("broker.log")]
+    {
         mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let (code, stderr) = run(&home, &["--bind", "127.0.0.1"]);
         assert_eq!(code, Some(1));
         assert!(
-            stderr.contains(file.to_str().unwrap()) && stderr.contains("it is a named pipe, not a file"),
+            stderr.contains(file.to_str().unwrap())
+                && stderr.contains("it is a named pipe, not a file"),
             "{stderr}"
         );
         let list = furlong(&["cluster", "list"], &home);
@@ -172,7 +177,10 @@ fn a_pipe_or_a_link_in_the_place_of_a_file_is_refused_and_not_waited_for() {
         symlink(&victim, &file).unwrap();
         let (code, stderr) = run(&home, &["--bind", "127.0.0.1"]);
         assert_eq!(code, Some(1));
-        assert!(stderr.contains(file.to_str().unwrap()) && stderr.contains("it is a symbolic link"), "{stderr}");
+        assert!(
+            stderr.contains(file.to_str().unwrap()) && stderr.contains("it is a symbolic link"),
+            "{stderr}"
+        );
         fs::remove_file(&file).unwrap();
     }
     assert_eq!(fs::read_to_string(&victim).unwrap(), "as it was");
@@ -205,8 +213,13 @@ fn all_files_are_private_whatever_the_umask() {
 #[test]
 fn a_wrong_argument_is_a_usage_error() {
     let home = Home::new();
-    for args in [["--memory", "1M"], ["--memory", "lots"], ["--memory", "99%"], ["--port", "70000"], ["--bind", "here"]]
-    {
+    for args in [
+        ["--memory", "1M"],
+        ["--memory", "lots"],
+        ["--memory", "99%"],
+        ["--port", "70000"],
+        ["--bind", "here"],
+    ] {
         let (code, stderr) = run(&home, &args);
         assert_eq!(code, Some(2), "{args:?}");
         assert!(stderr.contains(args[0]) && stderr.contains(args[1]), "{stderr}");

@@ -1,12 +1,13 @@
-//! Cancels at any moment and in every state: each task ends once, what ran stops, and no neighbour is hit.
+//! Cancels at any moment and in every state: each task ends once, what ran stops, and no neighbour
+//! is hit.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use furlong_client::{
-    Arguments, CallSpec, Client, Depends, EngineId, EngineTargets, ErrorKind, Function, TaskFailure, TaskFuture,
-    TaskPhase, TaskRange, TaskState,
+    Arguments, CallSpec, Client, Depends, EngineId, EngineTargets, ErrorKind, Function,
+    TaskFailure, TaskFuture, TaskPhase, TaskRange, TaskState,
 };
 use furlong_tests::command::furlong;
 use furlong_tests::wait::{SOON, eventually};
@@ -51,7 +52,13 @@ fn assert_cancelled(failure: &TaskFailure) {
 }
 
 /// Races in several sessions at once.
-fn races(work: &Work, sessions: usize, rounds: usize, longest_us: u64, call: impl Fn(usize) -> CallSpec) -> Count {
+fn races(
+    work: &Work,
+    sessions: usize,
+    rounds: usize,
+    longest_us: u64,
+    call: impl Fn(usize) -> CallSpec,
+) -> Count {
     let calls: Vec<CallSpec> = (0..8).map(call).collect();
     let races = (0..sessions).map(|_| {
         let (client, calls) = (work.connect(), calls.clone());
@@ -81,7 +88,11 @@ fn a_cancel_races_thousands_of_short_rust_functions() {
     assert_eq!(count.succeeded + count.cancelled, 4_000);
     // How many of each depends on the machine and on what else it does: both must have happened.
     assert!(count.succeeded > 0 && count.cancelled > 0, "no race: {count:?}");
-    assert!(eventually(SOON, || work.status().engines.iter().all(|engine| engine.tasks_assigned == 0)));
+    assert!(eventually(SOON, || work
+        .status()
+        .engines
+        .iter()
+        .all(|engine| engine.tasks_assigned == 0)));
     assert!(work.status().engines.iter().all(|engine| engine.stuck == 0));
 }
 
@@ -90,16 +101,23 @@ fn a_cancel_races_python_and_its_interrupt_hits_no_neighbour() {
     let work = Work::start_with(&[], &[&["-n", "2"]]);
     let neighbours = work.connect();
     let items = (0..3_000).map(|item| Arguments::json(vec![item.into()]));
-    let map = neighbours.tasks().map(Function::Source(python_function("busy")), items).window(16).stream().unwrap();
+    let map = neighbours
+        .tasks()
+        .map(Function::Source(python_function("busy")), items)
+        .window(16)
+        .stream()
+        .unwrap();
     let neighbours = work.spawn(map.collect::<Vec<_>>());
-    let count = races(&work, 3, 400, 12_000, |ms| python("square", [json!(7), json!(ms as f64 / 4.0)]));
+    let count =
+        races(&work, 3, 400, 12_000, |ms| python("square", [json!(7), json!(ms as f64 / 4.0)]));
     assert_eq!(count.succeeded + count.cancelled, 1_200);
     assert!(count.succeeded > 50 && count.cancelled > 50, "no race: {count:?}");
     let ends = work.within(neighbours);
     assert_eq!(ends.len(), 3_000);
     let mut seen = BTreeSet::new();
     for (index, end) in ends {
-        let result = end.unwrap_or_else(|failure| panic!("the interrupt hit neighbour {index}: {failure}"));
+        let result =
+            end.unwrap_or_else(|failure| panic!("the interrupt hit neighbour {index}: {failure}"));
         assert_eq!(result.json::<(usize, usize)>().unwrap(), (index, 5_000));
         assert!(seen.insert(index));
     }
@@ -138,7 +156,8 @@ fn held() -> (Work, TaskFuture) {
 fn a_task_that_does_not_run_is_gone_at_once() {
     let (work, holder) = held();
     let queued = work.submit(&python("noted", [json!(work.path("ran")), json!("queued")]));
-    let waiting = work.submit(&python("noted", [json!(work.path("ran")), json!("waiting")]).after(&holder));
+    let waiting =
+        work.submit(&python("noted", [json!(work.path("ran")), json!("waiting")]).after(&holder));
     // The engine is given the first of these two, which it does not begin.
     let [given, direct] = [0, 1].map(|_| {
         let view = work.client().multiengine(EngineTargets::All);
@@ -198,7 +217,10 @@ fn a_task_whose_arguments_are_on_the_way_is_gone_and_the_connection_lives() {
 fn one_s_own_tasks_can_be_cancelled_from_elsewhere_and_others_cannot() {
     let (work, holder) = held();
     let queued = work.submit(&noop());
-    let out = furlong(&["cap", "issue", "--role", "client", "--owner", "a-outsider", "--json"], work.farm().home());
+    let out = furlong(
+        &["cap", "issue", "--role", "client", "--owner", "a-outsider", "--json"],
+        work.farm().home(),
+    );
     let file: serde_json::Value = serde_json::from_str(&out.ok()).unwrap();
     let outsider = work.connect_with(std::path::Path::new(file["file"].as_str().unwrap()));
     let ranges = [TaskRange::from(holder.id()), TaskRange::from(queued.id())];
@@ -221,9 +243,13 @@ fn one_s_own_tasks_can_be_cancelled_from_elsewhere_and_others_cannot() {
 #[test]
 fn force_kills_what_ignores_the_interrupt() {
     let work = Work::start(1);
-    // Somebody else's variable lives in the interpreter, so that nothing less than force may kill it.
+    // Somebody else's variable lives in the interpreter, so that nothing less than force may kill
+    // it.
     let other = work.connect();
-    work.within(async { other.multiengine(EngineTargets::All).execute("x = 5").await.unwrap().wait().await }).unwrap();
+    work.within(async {
+        other.multiengine(EngineTargets::All).execute("x = 5").await.unwrap().wait().await
+    })
+    .unwrap();
     let files = [".begun", ".release"].map(|end| json!(work.path(&format!("a{end}"))));
     let mut task = work.submit(&python("stubborn", files));
     work.wait_for_lines("a.begun", 1);
@@ -236,7 +262,11 @@ fn force_kills_what_ignores_the_interrupt() {
     work.release("a.release");
     work.within(task.stopped()).unwrap();
     work.within(next).unwrap();
-    let pull = || work.within(async { other.multiengine(EngineTargets::All).pull(&["x"]).await.unwrap().wait().await });
+    let pull = || {
+        work.within(async {
+            other.multiengine(EngineTargets::All).pull(&["x"]).await.unwrap().wait().await
+        })
+    };
     pull().expect("the namespace is still there");
 
     let files = [".begun", ".release"].map(|end| json!(work.path(&format!("b{end}"))));
@@ -259,7 +289,10 @@ fn what_ignores_a_plain_cancel_goes_on_and_is_shown_as_stuck_until_it_is_forced(
     task.cancel();
     let failure = work.within(&mut task).unwrap_err();
     assert_cancelled(&failure);
-    assert!(failure.to_string().contains("until it returns or is cancelled with force"), "{failure}");
+    assert!(
+        failure.to_string().contains("until it returns or is cancelled with force"),
+        "{failure}"
+    );
     assert_eq!(work.status().engines[0].stuck, 1);
     let waits = work.submit(&python("square", [json!(4)]));
     task.cancel_force();
@@ -274,7 +307,10 @@ fn what_follows_an_error_is_aborted_in_that_session_and_on_that_engine() {
         let view = client.multiengine(EngineTargets::Ids(vec![EngineId(engine)]));
         work.within(view.execute(code)).unwrap().into_iter().next().unwrap()
     };
-    let wait = format!("import os, time\nwhile not os.path.exists({:?}): time.sleep(0.002)\n1 / 0", work.path("go"));
+    let wait = format!(
+        "import os, time\nwhile not os.path.exists({:?}): time.sleep(0.002)\n1 / 0",
+        work.path("go")
+    );
     let other = work.connect();
     let fails = execute(work.client(), 0, &wait);
     let followers = [0, 1].map(|_| execute(work.client(), 0, "ran = True"));
@@ -288,13 +324,20 @@ fn what_follows_an_error_is_aborted_in_that_session_and_on_that_engine() {
     assert_eq!(failure.remote().unwrap().type_name, "ZeroDivisionError");
     for follower in followers {
         let failure = work.within(follower).unwrap_err();
-        assert_eq!((failure.state(), failure.kind()), (Some(TaskState::Cancelled), Some(ErrorKind::Aborted)));
+        assert_eq!(
+            (failure.state(), failure.kind()),
+            (Some(TaskState::Cancelled), Some(ErrorKind::Aborted))
+        );
     }
     for task in [unmarked, elsewhere, others] {
         work.within(task).unwrap();
     }
-    let names = work.within(async { view.keys().await.unwrap().json::<Vec<String>>().await }).unwrap();
-    assert!(names[0].contains(&"unmarked".to_owned()) && !names[0].contains(&"ran".to_owned()), "{names:?}");
+    let names =
+        work.within(async { view.keys().await.unwrap().json::<Vec<String>>().await }).unwrap();
+    assert!(
+        names[0].contains(&"unmarked".to_owned()) && !names[0].contains(&"ran".to_owned()),
+        "{names:?}"
+    );
     // What comes after the error is not concerned.
     work.within(execute(work.client(), 0, "3")).unwrap();
 }
@@ -325,24 +368,34 @@ fn a_cancel_right_behind_large_arguments_harms_nobody() {
     assert!(count.succeeded > 10 && count.cancelled > 10, "no race: {count:?}");
     assert_eq!(work.run(&python("square", [json!(4)])).unwrap().json::<u32>().unwrap(), 16);
     let log = std::fs::read_dir(work.farm().home().cluster().log()).unwrap().flatten();
-    let logs: Vec<String> = log.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect();
-    assert!(logs.iter().all(|log| !log.contains("interpreter of slot")), "an interpreter has ended: {logs:?}");
+    let logs: Vec<String> =
+        log.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect();
+    assert!(
+        logs.iter().all(|log| !log.contains("interpreter of slot")),
+        "an interpreter has ended: {logs:?}"
+    );
 }
 
 #[test]
 fn a_cancel_that_an_interpreter_reads_together_with_large_arguments_is_understood() {
     let work = Work::start_with(&[], &[&["-n", "2"]]);
-    let [first, second] = [0, 1].map(|id| work.client().multiengine(EngineTargets::Ids(vec![EngineId(id)])));
+    let [first, second] =
+        [0, 1].map(|id| work.client().multiengine(EngineTargets::Ids(vec![EngineId(id)])));
     let direct = |view: &furlong_client::Multiengine, call: &CallSpec| {
         work.within(view.call(call)).unwrap().into_iter().next().unwrap()
     };
-    let who = work.within(direct(&first, &python("who", [json!(1)]))).unwrap().json::<(u32, i32)>().unwrap();
+    let who = work
+        .within(direct(&first, &python("who", [json!(1)])))
+        .unwrap()
+        .json::<(u32, i32)>()
+        .unwrap();
     let interpreter = rustix::process::Pid::from_raw(who.1).unwrap();
     for bytes in [70_000, 100_000, 300_000] {
         rustix::process::kill_process(interpreter, rustix::process::Signal::STOP).unwrap();
         let mut task = direct(&first, &python("busy", [json!("x".repeat(bytes))]));
         // What the same connection brings later says that the arguments have come.
-        let is_given = || [TaskPhase::Assigned, TaskPhase::Running].contains(&work.fetch(&task).record.phase);
+        let is_given =
+            || [TaskPhase::Assigned, TaskPhase::Running].contains(&work.fetch(&task).record.phase);
         assert!(eventually(SOON, is_given));
         work.within(direct(&second, &noop())).unwrap();
         task.cancel();
@@ -350,7 +403,11 @@ fn a_cancel_that_an_interpreter_reads_together_with_large_arguments_is_understoo
         work.within(direct(&second, &noop())).unwrap();
         rustix::process::kill_process(interpreter, rustix::process::Signal::CONT).unwrap();
         work.within(task.stopped()).unwrap();
-        let again = work.within(direct(&first, &python("who", [json!(2)]))).unwrap().json::<(u32, i32)>().unwrap();
+        let again = work
+            .within(direct(&first, &python("who", [json!(2)])))
+            .unwrap()
+            .json::<(u32, i32)>()
+            .unwrap();
         assert_eq!(again, (2, who.1), "{bytes} bytes: another interpreter");
     }
 }

@@ -15,7 +15,8 @@ use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
 use furlong_wire::capability::Capability;
 use furlong_wire::message::{
-    ErrorKind, FromClient, Payload, ReplyBody, Revoke, Runtime, Submit, Targets, TaskState, ToClient,
+    ErrorKind, FromClient, Payload, ReplyBody, Revoke, Runtime, Submit, Targets, TaskState,
+    ToClient,
 };
 use furlong_wire::token::{Claims, Role};
 use serde_json::Value;
@@ -54,7 +55,15 @@ fn goodbye(messages: &[ToClient]) -> &str {
 fn submit() -> FromClient {
     let payload = Payload::Inline(b"call".into());
     let (targets, runtime) = (Targets::Shared, Runtime::Native);
-    FromClient::Submit(Submit { n: 1, targets, runtime, class: 0, define: None, options: None, payload })
+    FromClient::Submit(Submit {
+        n: 1,
+        targets,
+        runtime,
+        class: 0,
+        define: None,
+        options: None,
+        payload,
+    })
 }
 
 fn refusal(farm: &Farm, capability: &Capability) -> Option<String> {
@@ -64,7 +73,16 @@ fn refusal(farm: &Farm, capability: &Capability) -> Option<String> {
 #[test]
 fn an_issued_file_is_private_and_lets_its_holder_in_with_what_it_says() {
     let farm = Farm::start();
-    let args = ["--role", "task", "--labels", "gpu,big", "--expires", "2h", "--limits", "tasks=7,payload=1G"];
+    let args = [
+        "--role",
+        "task",
+        "--labels",
+        "gpu,big",
+        "--expires",
+        "2h",
+        "--limits",
+        "tasks=7,payload=1G",
+    ];
     let path = issue(farm.home(), &args);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
     assert!(path.starts_with(farm.home().cluster().security()), "{}", path.display());
@@ -99,16 +117,26 @@ fn files_for_one_name_have_one_owner_and_no_running_broker_is_needed() {
     farm.broker().terminate();
     farm.broker().wait_exit(SOON);
     let home = farm.home();
-    let owner = |args: &[&str]| load(&issue(home, &[&["--role", "client"], args].concat())).claims().owner;
+    let owner =
+        |args: &[&str]| load(&issue(home, &[&["--role", "client"], args].concat())).claims().owner;
     let (alice, again) = (owner(&["--owner", "alice"]), owner(&["--owner", "alice"]));
     assert_eq!(alice, again);
     assert_eq!(owner(&["--owner", &alice.to_string()]), alice);
-    let all = [alice, owner(&["--owner", "bob"]), owner(&["--owner", "new"]), owner(&["--owner", "new"]), owner(&[])];
+    let all = [
+        alice,
+        owner(&["--owner", "bob"]),
+        owner(&["--owner", "new"]),
+        owner(&["--owner", "new"]),
+        owner(&[]),
+    ];
     assert!((0..all.len()).all(|at| !all[..at].contains(&all[at])), "{all:?}");
     // A location goes first, with the cluster's port.
     let path = home.path().join("x.cap.json");
     issue(home, &["--role", "engine", "--location", "head.example", "-o", text(&path)]);
-    assert_eq!(load(&path).endpoints()[0].to_string(), format!("tcp://head.example:{}", farm.port()));
+    assert_eq!(
+        load(&path).endpoints()[0].to_string(),
+        format!("tcp://head.example:{}", farm.port())
+    );
 }
 
 #[test]
@@ -161,15 +189,28 @@ fn the_issuer_key_may_be_kept_elsewhere() {
 fn a_list_has_every_file_and_says_which_are_good() {
     let farm = Farm::start();
     let (home, security) = (farm.home(), farm.home().cluster().security());
-    issue(home, &["--role", "client", "--expires", "30d", "-o", text(&security.join("guest.cap.json"))]);
-    furlong(&["cap", "revoke", text(&security.join("task.cap.json")), "--reason", "a test"], home).ok();
+    issue(
+        home,
+        &["--role", "client", "--expires", "30d", "-o", text(&security.join("guest.cap.json"))],
+    );
+    furlong(&["cap", "revoke", text(&security.join("task.cap.json")), "--reason", "a test"], home)
+        .ok();
     let list = furlong(&["cap", "list"], home).ok();
     assert_eq!(list.lines().count(), 7, "{list}");
-    let line = |name: &str| list.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{list}"));
-    assert!(line("guest.cap.json").contains("client") && line("guest").contains("(in 30 days)"), "{list}");
-    assert!(line("task.cap.json").contains("revoked ") && line("task").ends_with(": a test"), "{list}");
+    let line = |name: &str| {
+        list.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{list}"))
+    };
+    assert!(
+        line("guest.cap.json").contains("client") && line("guest").contains("(in 30 days)"),
+        "{list}"
+    );
+    assert!(
+        line("task.cap.json").contains("revoked ") && line("task").ends_with(": a test"),
+        "{list}"
+    );
     assert!(line("admin.cap.json").ends_with("does not expire"), "{list}");
-    let documents: Value = serde_json::from_str(&furlong(&["cap", "list", "--json"], home).ok()).unwrap();
+    let documents: Value =
+        serde_json::from_str(&furlong(&["cap", "list", "--json"], home).ok()).unwrap();
     let revoked = |it: &&Value| !it["revoked_unix_s"].is_null();
     assert_eq!(documents.as_array().unwrap().iter().filter(revoked).count(), 1);
     fs::write(security.join("task.cap.json"), "{").unwrap();
@@ -186,12 +227,17 @@ fn a_revoked_client_is_told_why_its_tasks_end_and_it_stays_out_also_after_a_rest
     let mut session = RawSession::client(farm.port(), &capability);
     session.send(&[submit()]);
     let mut other = farm.good(Role::Client);
-    let said = furlong(&["cap", "revoke", text(&path), "--reason", "laptop lost"], farm.home()).ok();
+    let said =
+        furlong(&["cap", "revoke", text(&path), "--reason", "laptop lost"], farm.home()).ok();
     let token = capability.claims().token_id;
-    let expected = format!("token {token} is revoked\nthe broker of cluster default obeys within a second");
+    let expected =
+        format!("token {token} is revoked\nthe broker of cluster default obeys within a second");
     assert_eq!(said, expected);
     let messages = until_closed(&mut session);
-    assert!(goodbye(&messages).contains(&format!("{token} is revoked (laptop lost)")), "{messages:?}");
+    assert!(
+        goodbye(&messages).contains(&format!("{token} is revoked (laptop lost)")),
+        "{messages:?}"
+    );
     let cancelled = |message: &ToClient| {
         matches!(message, ToClient::Finished(it) if it.outcome.state == TaskState::Cancelled
             && it.outcome.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Cancelled))
@@ -204,7 +250,10 @@ fn a_revoked_client_is_told_why_its_tasks_end_and_it_stays_out_also_after_a_rest
     let again = furlong(&["cap", "revoke", &token.to_string()], farm.home()).ok();
     assert!(again.starts_with(&format!("token {token} was revoked before")), "{again}");
     let command = furlong(&["ids", "--cap", text(&path)], farm.home()).failed(1);
-    assert!(command.contains("is revoked (laptop lost)") && command.lines().count() == 1, "{command}");
+    assert!(
+        command.contains("is revoked (laptop lost)") && command.lines().count() == 1,
+        "{command}"
+    );
 }
 
 #[test]
@@ -218,7 +267,10 @@ fn a_revoked_engine_leaves_and_ends() {
     assert_eq!(engine.wait_exit(SOON).code(), Some(1));
     let stderr = engine.stderr();
     let last = stderr.lines().last().unwrap();
-    assert!(last.starts_with("engine: ") && last.contains(&format!("{token} is revoked")), "{stderr}");
+    assert!(
+        last.starts_with("engine: ") && last.contains(&format!("{token} is revoked")),
+        "{stderr}"
+    );
     wait_for_engines(0, farm.home());
 }
 
@@ -255,7 +307,8 @@ fn a_broken_list_is_said_once_and_changes_nothing_until_it_is_mended() {
     let complaints = || home.broker_log().matches("what was revoked before stays so").count();
     assert!(eventually(SOON, || complaints() == 1), "{}", home.broker_log());
     assert!(refusal(&farm, &first).is_some(), "the last good list is forgotten");
-    // Mended, with one token more. The next change is seen after the broken version was looked at again and again.
+    // Mended, with one token more. The next change is seen after the broken version was looked at
+    // again and again.
     let id = |capability: &Capability| capability.claims().token_id.to_string();
     fs::write(home.cluster().revoked(), good.replace(&id(&first), &id(&second))).unwrap();
     assert!(goodbye(&until_closed(&mut session)).contains("is revoked"));
@@ -278,7 +331,10 @@ fn a_broker_does_not_start_with_a_list_that_it_cannot_read() {
     assert_eq!(broker.wait_exit(SOON).code(), Some(1));
     let stderr = broker.stderr();
     let last = stderr.lines().last().unwrap();
-    assert!(last.contains("revoked.json: missing field") && last.contains("mend the file"), "{stderr}");
+    assert!(
+        last.contains("revoked.json: missing field") && last.contains("mend the file"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -289,14 +345,18 @@ fn an_administrator_revokes_over_the_wire_and_is_answered_when_it_is_on_disk() {
     let mut admin = RawSession::client(farm.port(), &farm.capability(Role::Admin));
     let token = victim.claims().token_id;
     admin.send(&[FromClient::Revoke(Revoke { request: 1, tokens: vec![token] })]);
-    let reply = std::iter::from_fn(|| admin.receive().ok()).flatten().find_map(|message| match message {
-        ToClient::Reply(reply) => Some(reply.body),
-        _ => None,
-    });
+    let reply =
+        std::iter::from_fn(|| admin.receive().ok()).flatten().find_map(|message| match message {
+            ToClient::Reply(reply) => Some(reply.body),
+            _ => None,
+        });
     assert_eq!(reply, Some(ReplyBody::Done));
     let file = fs::read_to_string(farm.home().cluster().revoked()).unwrap();
     assert!(file.contains(&token.to_string()), "{file}");
-    assert_eq!(fs::metadata(farm.home().cluster().revoked()).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(
+        fs::metadata(farm.home().cluster().revoked()).unwrap().permissions().mode() & 0o7777,
+        0o600
+    );
     assert!(goodbye(&until_closed(&mut session)).contains("is revoked"));
     assert!(matches!(shake_hands(farm.port(), &Credentials::of(&victim)), Answer::Refused(_)));
 }

@@ -1,13 +1,13 @@
-//! Engines and interpreters are killed in the middle of a thousand items: each item ends once, and none is lost that
-//! need not be.
+//! Engines and interpreters are killed in the middle of a thousand items: each item ends once, and
+//! none is lost that need not be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 
 use bytes::Bytes;
 use furlong_client::{
-    Arguments, CallSpec, EngineId, EngineTargets, ErrorKind, Event, Function, MapItem, TaskFailure, TaskFuture,
-    TaskPhase, TaskResult, TaskState,
+    Arguments, CallSpec, EngineId, EngineTargets, ErrorKind, Event, Function, MapItem, TaskFailure,
+    TaskFuture, TaskPhase, TaskResult, TaskState,
 };
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, noop, python, python_function};
@@ -49,7 +49,11 @@ fn sigkill(pid: i32) {
 
 fn lost(end: &Result<TaskResult, TaskFailure>) -> Option<String> {
     let failure = end.as_ref().err()?;
-    assert_eq!((failure.state(), failure.kind()), (Some(TaskState::Lost), Some(ErrorKind::EngineLost)), "{failure}");
+    assert_eq!(
+        (failure.state(), failure.kind()),
+        (Some(TaskState::Lost), Some(ErrorKind::EngineLost)),
+        "{failure}"
+    );
     Some(failure.to_string())
 }
 
@@ -57,7 +61,8 @@ fn lost(end: &Result<TaskResult, TaskFailure>) -> Option<String> {
 fn python_items_survive_engines_that_are_killed() {
     let mut work = Work::start(4);
     let items = (0..1_000).map(|item| Arguments::json(vec![item.into(), 2.into()]));
-    let map = work.client().tasks().map(Function::Source(python_function("square")), items).retries(100);
+    let map =
+        work.client().tasks().map(Function::Source(python_function("square")), items).retries(100);
     let results = map.window(200).stream().unwrap();
     let mut kills = 0;
     let ends = take_all(&mut work, results, 120, |work, ends| {
@@ -79,7 +84,8 @@ fn python_items_survive_engines_that_are_killed() {
 #[test]
 fn short_items_that_were_sent_ahead_survive_engines_that_are_killed() {
     let mut work = Work::start(4);
-    let items = (0..20_000_u32).map(|item| Arguments::Raw(vec![Bytes::from(item.to_le_bytes().to_vec())]));
+    let items =
+        (0..20_000_u32).map(|item| Arguments::Raw(vec![Bytes::from(item.to_le_bytes().to_vec())]));
     let map = work.client().tasks().map(Function::Named("echo".into()), items);
     let results = map.window(4_000).stream().unwrap();
     let ends = take_all(&mut work, results, 3_000, |work, _| replace_an_engine(work));
@@ -98,8 +104,9 @@ fn only_what_ran_is_lost_with_an_interpreter() {
     let results = map.window(300).stream().unwrap();
     let mut killed = BTreeSet::new();
     let ends = take_all(&mut work, results, 50, |_, ends| {
-        let mut pids =
-            ends.values().filter_map(|end| end.as_ref().ok()?.json::<(usize, i32)>().ok().map(|(_, pid)| pid));
+        let mut pids = ends
+            .values()
+            .filter_map(|end| end.as_ref().ok()?.json::<(usize, i32)>().ok().map(|(_, pid)| pid));
         let alive = pids.rfind(|pid| !killed.contains(pid));
         if let Some(pid) = alive {
             killed.insert(pid);
@@ -122,8 +129,13 @@ fn only_what_ran_is_lost_with_an_interpreter() {
 fn what_may_run_once_never_runs_twice() {
     let mut work = Work::start(3);
     let path = work.path("ran");
-    let items = (0..1_000).map(move |item| Arguments::json(vec![path.clone().into(), item.into(), json!(0.5)]));
-    let map = work.client().tasks().map(Function::Source(python_function("noted")), items).at_most_once(true);
+    let items = (0..1_000)
+        .map(move |item| Arguments::json(vec![path.clone().into(), item.into(), json!(0.5)]));
+    let map = work
+        .client()
+        .tasks()
+        .map(Function::Source(python_function("noted")), items)
+        .at_most_once(true);
     let results = map.window(300).stream().unwrap();
     let ends = take_all(&mut work, results, 200, |work, ends| {
         if ends.len() < 800 {
@@ -200,7 +212,8 @@ fn a_task_that_takes_its_engine_along_ends_after_its_retries() {
     for lives in 1..=2 {
         work.wait_for_lines("held.begun", lives);
         let begun = || work.fetch(id).record;
-        assert!(eventually(SOON, || begun().times.started_us.is_some() && begun().attempts as usize == lives));
+        assert!(eventually(SOON, || begun().times.started_us.is_some()
+            && begun().attempts as usize == lives));
         let engine = work.fetch(id).record.engine.unwrap();
         work.engines()[engine.0 as usize].kill();
     }
@@ -219,7 +232,9 @@ fn direct_work_of_a_killed_engine_is_lost_after_the_grace_and_its_integer_stays_
     let mut work = Work::start(2);
     let mut events = work.client().subscribe().unwrap();
     let view = work.client().multiengine(EngineTargets::Ids(vec![EngineId(0)]));
-    let direct = |work: &Work, call: &CallSpec| work.within(view.call(call)).unwrap().into_iter().next().unwrap();
+    let direct = |work: &Work, call: &CallSpec| {
+        work.within(view.call(call)).unwrap().into_iter().next().unwrap()
+    };
     let running = direct(&work, &work.hold("held"));
     work.wait_for_lines("held.begun", 1);
     let waits = direct(&work, &noop());
@@ -229,7 +244,10 @@ fn direct_work_of_a_killed_engine_is_lost_after_the_grace_and_its_integer_stays_
     assert_eq!(work.run(&python("square", [json!(7)])).unwrap().json::<u32>().unwrap(), 49);
     for task in [running, waits] {
         let failure = work.within(task).unwrap_err();
-        assert_eq!((failure.state(), failure.kind()), (Some(TaskState::Lost), Some(ErrorKind::EngineLost)));
+        assert_eq!(
+            (failure.state(), failure.kind()),
+            (Some(TaskState::Lost), Some(ErrorKind::EngineLost))
+        );
     }
     let ids = work.within(work.client().engines()).unwrap();
     assert_eq!(ids, [EngineId(1), EngineId(2)], "a new process is a new engine");
@@ -237,7 +255,10 @@ fn direct_work_of_a_killed_engine_is_lost_after_the_grace_and_its_integer_stays_
     while seen.len() < 2 {
         seen.push(work.within(events.next()).unwrap().unwrap());
     }
-    assert!(seen.contains(&Event::EngineOffline(EngineId(0))) && seen.contains(&Event::EngineOnline(EngineId(2))));
+    assert!(
+        seen.contains(&Event::EngineOffline(EngineId(0)))
+            && seen.contains(&Event::EngineOnline(EngineId(2)))
+    );
     let failure = work.within(direct(&work, &noop())).unwrap_err();
     assert_eq!(failure.kind(), Some(ErrorKind::UnknownEngine), "{failure}");
 }

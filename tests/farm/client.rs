@@ -1,11 +1,13 @@
-//! The Rust client against the real programs: handles, namespaces of engines, other processes' tasks, maps.
+//! The Rust client against the real programs: handles, namespaces of engines, other processes'
+//! tasks, maps.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use furlong_client::{
-    Arguments, CallSpec, Client, ClientError, Distribution, EngineId, EngineTargets, ErrorKind, Event, Function,
-    GroupError, Signal, TaskId, TaskPhase, TaskQuery, TaskRange, TaskState, blocking,
+    Arguments, CallSpec, Client, ClientError, Distribution, EngineId, EngineTargets, ErrorKind,
+    Event, Function, GroupError, Signal, TaskId, TaskPhase, TaskQuery, TaskRange, TaskState,
+    blocking,
 };
 use furlong_tests::wait::SOON;
 use furlong_tests::work::{Work, noop, python, python_function};
@@ -31,7 +33,10 @@ fn output_and_intermediate_data_come_while_a_task_runs() {
     let (mut output, mut published) = (task.output(), task.published());
     work.within(async {
         let piece = output.next().await.unwrap();
-        assert_eq!((&piece.bytes[..], piece.offset, piece.left_out, piece.attempt), (&b"begun\n"[..], 0, 0, 1));
+        assert_eq!(
+            (&piece.bytes[..], piece.offset, piece.left_out, piece.attempt),
+            (&b"begun\n"[..], 0, 0, 1)
+        );
         let value = published.next().await.unwrap().unwrap();
         assert_eq!(value.json::<serde_json::Value>().unwrap(), json!({"step": 1}));
     });
@@ -39,7 +44,8 @@ fn output_and_intermediate_data_come_while_a_task_runs() {
     assert_eq!(task.latest().unwrap().json::<serde_json::Value>().unwrap(), json!({"step": 1}));
     work.release("release");
     work.within(async {
-        let rest: Vec<u8> = output.flat_map(|piece| stream::iter(piece.bytes.to_vec())).collect().await;
+        let rest: Vec<u8> =
+            output.flat_map(|piece| stream::iter(piece.bytes.to_vec())).collect().await;
         assert_eq!(rest, b"done\n");
         let last = published.next().await.unwrap().unwrap();
         assert_eq!(last.json::<serde_json::Value>().unwrap(), json!({"step": 2}));
@@ -58,7 +64,10 @@ fn a_cancelled_task_is_told_when_it_has_stopped() {
     let behind = work.submit(&noop());
     task.cancel();
     let failure = work.within(&mut task).unwrap_err();
-    assert_eq!((failure.state(), failure.kind()), (Some(TaskState::Cancelled), Some(ErrorKind::Cancelled)));
+    assert_eq!(
+        (failure.state(), failure.kind()),
+        (Some(TaskState::Cancelled), Some(ErrorKind::Cancelled))
+    );
     work.within(task.stopped()).unwrap();
     work.within(behind).unwrap();
     let waits = work.submit(&noop().after(work.begin_hold("held").id()));
@@ -90,7 +99,8 @@ fn namespaces_of_engines_are_set_read_listed_and_emptied() {
         for distribution in [Distribution::Blocks, Distribution::RoundRobin] {
             let items: Vec<u32> = (0..10).collect();
             all.scatter("part", &items, distribution).await.unwrap().wait().await.unwrap();
-            let lengths: Vec<(usize,)> = all.pull(&["len(part)"]).await.unwrap().json().await.unwrap();
+            let lengths: Vec<(usize,)> =
+                all.pull(&["len(part)"]).await.unwrap().json().await.unwrap();
             assert_eq!(lengths, [(4,), (3,), (3,)]);
             all.execute("scaled = [scale * x for x in part]").await.unwrap().wait().await.unwrap();
             let scaled: Vec<u32> = all.gather("scaled", distribution).await.unwrap();
@@ -119,14 +129,23 @@ fn a_function_is_mapped_over_engines_in_blocks() {
             let mapped = all.map(&Function::Named(name.into()), &items).await.unwrap();
             assert_eq!(mapped.wait::<usize>().await.unwrap(), [1, 2, 3, 4, 5]);
         }
-        let source = furlong_client::SourceFunction::new("double.py", "def double(x):\n    return 2 * x", "double");
+        let source = furlong_client::SourceFunction::new(
+            "double.py",
+            "def double(x):\n    return 2 * x",
+            "double",
+        );
         let double = Function::Source(std::sync::Arc::new(source));
         let mapped = all.map(&double, &[1, 2, 3]).await.unwrap();
         assert_eq!(mapped.wait::<i32>().await.unwrap(), [2, 4, 6]);
         let one_block = all.map(&double, &[1]).await.unwrap().into_blocks();
         assert_eq!(one_block.len(), 1, "an engine without items gets no task");
         one_block.wait().await.unwrap();
-        let failed = all.map(&Function::Named("math:sqrt".into()), &[4, -1]).await.unwrap().wait::<f64>().await;
+        let failed = all
+            .map(&Function::Named("math:sqrt".into()), &[4, -1])
+            .await
+            .unwrap()
+            .wait::<f64>()
+            .await;
         let Err(GroupError::Tasks(error)) = failed else { panic!("{failed:?}") };
         assert_eq!((error.failures.len(), error.tasks), (1, 2));
     });
@@ -143,10 +162,12 @@ fn submit_and_leave(work: &Work, calls: Vec<CallSpec>) -> Vec<TaskId> {
 #[test]
 fn kept_tasks_go_on_and_any_process_of_their_owner_fetches_follows_and_ends_them() {
     let work = Work::start(1);
-    let large = CallSpec::python("builtins:len").arguments(Arguments::json(vec!["x".repeat(3_000_000).into()]));
+    let large = CallSpec::python("builtins:len")
+        .arguments(Arguments::json(vec!["x".repeat(3_000_000).into()]));
     let echo = CallSpec::python("builtins:print").arguments(Arguments::json(vec!["hello".into()]));
     let calls = vec![work.hold("first"), large, echo, noop(), noop()];
-    let calls = (0..).zip(calls).map(|(n, call)| call.keep(true).label(format!("kept-{n}"))).collect();
+    let calls =
+        (0..).zip(calls).map(|(n, call)| call.keep(true).label(format!("kept-{n}"))).collect();
     let ids = submit_and_leave(&work, calls);
     work.wait_for_lines("first.begun", 1);
 
@@ -159,8 +180,13 @@ fn kept_tasks_go_on_and_any_process_of_their_owner_fetches_follows_and_ends_them
     work.release("first.release");
     work.within(async {
         let result = client.wait_for(ids[1]).await.unwrap().result.unwrap().unwrap();
-        assert_eq!(result.json::<usize>().unwrap(), 3_000_000, "large arguments had all been sent before the goodbye");
-        let text: Vec<u8> = follow.flat_map(|piece| stream::iter(piece.bytes.to_vec())).collect().await;
+        assert_eq!(
+            result.json::<usize>().unwrap(),
+            3_000_000,
+            "large arguments had all been sent before the goodbye"
+        );
+        let text: Vec<u8> =
+            follow.flat_map(|piece| stream::iter(piece.bytes.to_vec())).collect().await;
         assert_eq!(text, b"hello\n");
         let fetched = client.wait_for(ids[2]).await.unwrap();
         assert_eq!(fetched.report.stdout.text(), "hello\n");
@@ -187,14 +213,19 @@ fn kept_tasks_go_on_and_any_process_of_their_owner_fetches_follows_and_ends_them
 #[test]
 fn records_come_page_by_page_as_one_stream() {
     let work = Work::start(1);
-    let ids = submit_and_leave(&work, (0..450).map(|n| noop().keep(true).priority(n % 3)).collect());
+    let ids =
+        submit_and_leave(&work, (0..450).map(|n| noop().keep(true).priority(n % 3)).collect());
     work.within(async {
         let session = Some(ids[0].session.prefix());
         let query = TaskQuery { session, newest_session: true, ..TaskQuery::default() };
         let records = work.client().query_tasks(query.clone()).all().await.unwrap();
         assert_eq!(records.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
-        let limited =
-            work.client().query_tasks(TaskQuery { limit: 333, first: Some(10), ..query }).all().await.unwrap();
+        let limited = work
+            .client()
+            .query_tasks(TaskQuery { limit: 333, first: Some(10), ..query })
+            .all()
+            .await
+            .unwrap();
         assert_eq!(limited.iter().map(|record| record.id).collect::<Vec<_>>(), ids[9..342]);
     });
 }
@@ -228,7 +259,12 @@ fn a_session_that_shall_end_with_its_connection_does() {
     // Its own runtime ends without a goodbye, as a killed process would.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (client, id) = runtime.block_on(async {
-        let client = Client::builder().capability(&capability).cancel_on_disconnect(true).connect().await.unwrap();
+        let client = Client::builder()
+            .capability(&capability)
+            .cancel_on_disconnect(true)
+            .connect()
+            .await
+            .unwrap();
         let task = client.tasks().call(&work.hold("never").label("ends")).await.unwrap();
         client.engines().await.unwrap();
         let id = task.id();
@@ -272,7 +308,10 @@ fn engines_that_come_restart_and_go_are_events_for_all_who_subscribed() {
         assert_eq!(work.within(three.take(3).collect::<Vec<_>>()), expected);
     }
     let refused = work.within(work.client().shutdown_cluster(false));
-    assert!(matches!(&refused, Err(ClientError::Refused(text)) if text.contains("role")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(ClientError::Refused(text)) if text.contains("role")),
+        "{refused:?}"
+    );
     work.within(admin.shutdown_cluster(false)).unwrap();
     work.within(work.client().closed());
 }
@@ -293,7 +332,14 @@ fn an_endless_stream_of_items_is_mapped_as_it_comes_and_cancelled_on_drop() {
     let work = Work::start_with(&[], &[&["-n", "2"]]);
     let numbers = stream::iter(0_u64..).map(|n| Arguments::json(vec![n.into()]));
     let function = || Function::Named("builtins:str".into());
-    let mut map = work.client().tasks().map_stream(function(), numbers).window(50).ordered(true).stream().unwrap();
+    let mut map = work
+        .client()
+        .tasks()
+        .map_stream(function(), numbers)
+        .window(50)
+        .ordered(true)
+        .stream()
+        .unwrap();
     work.within(async {
         for n in 0..500 {
             let (place, result) = map.next().await.unwrap();
@@ -303,7 +349,8 @@ fn an_endless_stream_of_items_is_mapped_as_it_comes_and_cancelled_on_drop() {
     drop(map);
     let holds = (0..4).map(|n| work.hold(&format!("held-{n}")));
     let mut map = work.client().tasks().map_calls(holds).cancel_on_drop(true).stream().unwrap();
-    let polled = work.within(async { tokio::time::timeout(Duration::from_millis(1), map.next()).await });
+    let polled =
+        work.within(async { tokio::time::timeout(Duration::from_millis(1), map.next()).await });
     assert!(polled.is_err());
     (0..2).for_each(|n| work.wait_for_lines(&format!("held-{n}.begun"), 1));
     drop(map);
@@ -315,7 +362,9 @@ fn an_endless_stream_of_items_is_mapped_as_it_comes_and_cancelled_on_drop() {
 fn the_blocking_client_does_the_same_from_any_thread() {
     let work = Work::start(2);
     let capability = work.farm().home().cluster().capability(Role::Client);
-    let client = blocking::Client::connect_with(Client::builder().capability(capability).wait(SOON)).unwrap();
+    let client =
+        blocking::Client::connect_with(Client::builder().capability(capability).wait(SOON))
+            .unwrap();
     let all = client.multiengine(EngineTargets::All);
     all.push(&json!({"x": 20})).unwrap().wait().unwrap();
     let values: Vec<(i64,)> = all.pull(&["x + 1"]).unwrap().json().unwrap();
@@ -324,7 +373,8 @@ fn the_blocking_client_does_the_same_from_any_thread() {
     assert_eq!(scattered.wait().unwrap().len(), 2);
     assert_eq!(all.gather::<i64>("part", Distribution::Blocks).unwrap(), [1, 2, 3]);
     let mut task = all.execute("print('one')\nprint('two')").unwrap().into_iter().next().unwrap();
-    let text: String = task.output().map(|piece| String::from_utf8_lossy(&piece.bytes).into_owned()).collect();
+    let text: String =
+        task.output().map(|piece| String::from_utf8_lossy(&piece.bytes).into_owned()).collect();
     assert_eq!(text, "one\ntwo\n");
     task.wait().unwrap();
     let mut held = client.tasks().call(&work.hold("held")).unwrap();
@@ -337,7 +387,12 @@ fn the_blocking_client_does_the_same_from_any_thread() {
     let function = Function::Source(python_function("hold"));
     assert_eq!(function.runtime(), furlong_client::Runtime::Python);
     let lengths = ["a", "bb"].map(|text| Arguments::json(vec![text.into()]));
-    let map = client.tasks().map(Function::Named("builtins:len".into()), lengths).ordered(true).start().unwrap();
+    let map = client
+        .tasks()
+        .map(Function::Named("builtins:len".into()), lengths)
+        .ordered(true)
+        .start()
+        .unwrap();
     let values: Vec<usize> = map.map(|(_, result)| result.unwrap().json().unwrap()).collect();
     assert_eq!(values, [1, 2]);
     let kept = client.tasks().call(&noop().keep(true)).unwrap().id();

@@ -19,7 +19,8 @@ fn an_array_prints_its_squares_in_order() {
     let cluster = Cluster::start(2);
     let squares = (1..=100).map(|n| (n * n).to_string()).collect::<Vec<_>>().join("\n");
     let script = "echo $((FURLONG_TASK * FURLONG_TASK))";
-    let printed = cluster.furlong(&["submit", "--array", "1-100", "--wait", "--", "sh", "-c", script]).ok();
+    let printed =
+        cluster.furlong(&["submit", "--array", "1-100", "--wait", "--", "sh", "-c", script]).ok();
     assert_eq!(printed, squares);
 }
 
@@ -39,7 +40,9 @@ fn lines_and_json_items_reach_their_tasks() {
 fn a_detached_submit_is_found_followed_explained_and_purged_by_other_processes() {
     let cluster = Cluster::start(2);
     let script = "sleep 0.2; echo done $FURLONG_TASK";
-    let ids = cluster.furlong(&["submit", "--label", "later", "--array", "1-3", "--", "sh", "-c", script]).ok();
+    let ids = cluster
+        .furlong(&["submit", "--label", "later", "--array", "1-3", "--", "sh", "-c", script])
+        .ok();
     let ids = ids.trim();
     assert!(ids.ends_with(":1-3"), "{ids}");
     assert_eq!(cluster.furlong(&["result", "-f", "last"]).ok(), "done 1\ndone 2\ndone 3");
@@ -67,7 +70,18 @@ fn what_waits_says_why_and_can_be_cancelled() {
 fn exit_codes_are_those_of_the_tasks() {
     let cluster = Cluster::start(1);
     cluster.furlong(&["submit", "--wait", "--", "sh", "-c", "exit 7"]).failed(7);
-    cluster.furlong(&["submit", "--array", "1-3", "--wait", "--", "sh", "-c", "exit $((FURLONG_TASK - 1))"]).failed(1);
+    cluster
+        .furlong(&[
+            "submit",
+            "--array",
+            "1-3",
+            "--wait",
+            "--",
+            "sh",
+            "-c",
+            "exit $((FURLONG_TASK - 1))",
+        ])
+        .failed(1);
     cluster.furlong(&["submit", "--time-limit", "200ms", "--wait", "--", "sleep", "60"]).failed(1);
 }
 
@@ -92,33 +106,52 @@ fn bad_input_gets_one_line_and_an_exit_code() {
     failed(&["submit", "--wait"], 2);
     failed(&["signal", "SIGNOTHING", "all"], 2);
     failed(&["result", "nonsense:x"], 2);
-    assert!(failed(&["submit", "--retries", "-1", "--", "true"], 2).contains("invalid value '-1' for '--retries"));
+    assert!(
+        failed(&["submit", "--retries", "-1", "--", "true"], 2)
+            .contains("invalid value '-1' for '--retries")
+    );
     assert_line(&failed(&["submit", "--", ""], 1), &["the program has no name"]);
     let program = failed(&["submit", "--wait", "--", "no-such-program"], 1);
     assert!(program.contains("no-such-program"), "{program}");
     assert_line(&failed(&["restart", "99"], 1), &["there is no engine 99"]);
-    assert_line(&failed(&["submit", "--each-line", "/no/such/file", "--wait", "--", "true"], 1), &["/no/such/file"]);
+    assert_line(
+        &failed(&["submit", "--each-line", "/no/such/file", "--wait", "--", "true"], 1),
+        &["/no/such/file"],
+    );
     assert_line(&failed(&["run", "/no/such/script.py"], 1), &["/no/such/script.py"]);
 }
 
 #[test]
 fn map_shows_what_functions_print_beside_their_results() {
     let cluster = Cluster::start(1);
-    let source =
-        "import sys\ndef f(item):\n    print('about', item)\n    print('aside', file=sys.stderr)\n    return 1\n";
+    let source = "import sys\ndef f(item):\n    print('about', item)\n    \
+                  print('aside', file=sys.stderr)\n    return 1\n";
     let function = format!("{}:f", file(cluster.home(), "prints.py", source));
     let outcome = cluster.furlong(&["map", &function, "a", "b"]);
     assert_eq!(outcome.stdout, "1\n1");
-    let expected = "[item 0] Out: about a\n[item 0] Err: aside\n[item 1] Out: about b\n[item 1] Err: aside";
+    let expected =
+        "[item 0] Out: about a\n[item 0] Err: aside\n[item 1] Out: about b\n[item 1] Err: aside";
     assert_eq!(outcome.stderr, expected);
 }
 
 #[test]
 fn map_takes_the_options_of_a_task() {
     let cluster = Cluster::start_with(&["-n", "1", "--label", "big"]);
-    let source = "import time\ndef f(item):\n    if item == 'slow': time.sleep(60)\n    return item\n";
+    let source =
+        "import time\ndef f(item):\n    if item == 'slow': time.sleep(60)\n    return item\n";
     let function = format!("{}:f", file(cluster.home(), "sleeps.py", source));
-    let options = ["--require", "big", "--priority", "3", "--retries", "1", "--run-timeout", "1s", "--label", "night"];
+    let options = [
+        "--require",
+        "big",
+        "--priority",
+        "3",
+        "--retries",
+        "1",
+        "--run-timeout",
+        "1s",
+        "--label",
+        "night",
+    ];
     let outcome = cluster.furlong(&[&["map"][..], &options, &[&function, "fast", "slow"]].concat());
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), "\"fast\""));
     assert!(outcome.stderr.contains("item 1: run_timeout"), "{outcome:?}");
@@ -133,10 +166,19 @@ fn who_waits_for_an_engine_that_is_not_there_is_told_so() {
         program.interrupt();
         assert_eq!(program.wait_exit(SOON).code(), Some(130));
     };
-    waits(&["submit", "--wait", "--require", "moon", "--", "true"], " that runs command and has the labels moon");
-    waits(&["map", "--require", "moon", "builtins:len", "x"], " that runs python and has the labels moon");
+    waits(
+        &["submit", "--wait", "--require", "moon", "--", "true"],
+        " that runs command and has the labels moon",
+    );
+    waits(
+        &["map", "--require", "moon", "builtins:len", "x"],
+        " that runs python and has the labels moon",
+    );
     let cluster = Cluster::start(0);
-    let mut program = Program::spawn("furlong", command("furlong", &["submit", "--wait", "true"], cluster.home()));
+    let mut program = Program::spawn(
+        "furlong",
+        command("furlong", &["submit", "--wait", "true"], cluster.home()),
+    );
     program.wait_for_line("furlong: waiting: no engine is online; start one with `engine`", SOON);
     program.interrupt();
     assert_eq!(program.wait_exit(SOON).code(), Some(130));
@@ -169,14 +211,16 @@ fn engines_of_a_cluster_are_started_with_what_was_said() {
     let here = home.path().canonicalize().unwrap();
     let here = here.to_str().unwrap();
     let start = ["cluster", "start", "-n", "1", "--daemon"];
-    let engine = ["--label", "big,red", "--env", "GREETING=hello world", "--cwd", here, "--memory", "512M"];
+    let engine =
+        ["--label", "big,red", "--env", "GREETING=hello world", "--cwd", here, "--memory", "512M"];
     furlong(&[&start[..], &engine].concat(), &home).ok();
     let status = status(&home);
     let process = &status["processes"][0];
     assert_eq!((&process["labels"], process["cwd"].as_str()), (&json!(["big", "red"]), Some(here)));
     assert!(process["environment"]["memory"].as_str().unwrap().starts_with("512 MiB"), "{process}");
     let script = "echo $GREETING; pwd";
-    let printed = furlong(&["submit", "--wait", "--require", "red", "--", "sh", "-c", script], &home).ok();
+    let printed =
+        furlong(&["submit", "--wait", "--require", "red", "--", "sh", "-c", script], &home).ok();
     assert_eq!(printed, format!("hello world\n{here}"));
     furlong(&["cluster", "stop"], &home).ok();
 }
@@ -191,7 +235,10 @@ fn json_says_how_much_of_the_output_is_left_out() {
     };
     let head = ["sh", "-c", "head -c 3145728 /dev/zero | tr '\\0' x; echo >&2"];
     let whole = json!({ "stdout": 0, "stderr": 0 });
-    assert_eq!(left_out(&[&["submit", "--wait", "--json", "--"][..], &head].concat()), (whole, Some(0)));
+    assert_eq!(
+        left_out(&[&["submit", "--wait", "--json", "--"][..], &head].concat()),
+        (whole, Some(0))
+    );
     let cut = json!({ "stdout": 1 << 20, "stderr": 0 });
     let execute = ["execute", "--json", "import sys; _ = sys.stdout.write('x' * (3 << 20))"];
     assert_eq!(left_out(&execute), (cut, Some(3)));
@@ -200,8 +247,10 @@ fn json_says_how_much_of_the_output_is_left_out() {
 #[test]
 fn help_has_an_example_for_every_command() {
     let home = Home::new();
-    for name in ["submit", "result", "queue", "explain", "cancel", "purge", "push", "pull", "restart", "signal", "run"]
-    {
+    for name in [
+        "submit", "result", "queue", "explain", "cancel", "purge", "push", "pull", "restart",
+        "signal", "run",
+    ] {
         let help = furlong(&[name, "--help"], &home).ok();
         assert!(help.contains("Example"), "{name}: {help}");
     }
@@ -214,7 +263,10 @@ fn a_cluster_goes_on_when_its_program_has_been_replaced() {
     let program = home.path().join("furlong-of-before");
     std::fs::copy(binary("furlong"), &program).unwrap();
     let mut start = std::process::Command::new(&program);
-    start.args(["cluster", "start", "-n", "1"]).env("FURLONG_HOME", home.path()).env_remove("FURLONG_CAP");
+    start
+        .args(["cluster", "start", "-n", "1"])
+        .env("FURLONG_HOME", home.path())
+        .env_remove("FURLONG_CAP");
     let mut supervisor = Program::spawn("furlong", start);
     supervisor.wait_for_line("try ", SOON);
     std::fs::remove_file(&program).unwrap();

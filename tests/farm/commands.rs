@@ -1,4 +1,5 @@
-//! Programs as tasks: how they end, what they are given, what comes back, and that nothing of them is left.
+//! Programs as tasks: how they end, what they are given, what comes back, and that nothing of them
+//! is left.
 
 use std::fs;
 use std::future::Future;
@@ -6,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use furlong_client::{
-    Arguments, CallSpec, Client, ErrorKind, Function, ReplyHeader, TaskFailure, TaskFuture, TaskResult, TaskState,
+    Arguments, CallSpec, Client, ErrorKind, Function, ReplyHeader, TaskFailure, TaskFuture,
+    TaskResult, TaskState,
 };
 use furlong_tests::command::{engine, furlong, processes_of, wait_for_engines};
 use furlong_tests::farm::Farm;
@@ -40,14 +42,22 @@ impl Commands {
         let farm = Farm::start();
         let engines: Vec<Program> = (0..engines).map(|_| engine(farm.home())).collect();
         wait_for_engines(engines.len(), farm.home());
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let capability = farm.home().cluster().capability(Role::Client);
-        let client = runtime.block_on(Client::builder().capability(capability).wait(SOON).connect()).unwrap();
+        let client = runtime
+            .block_on(Client::builder().capability(capability).wait(SOON).connect())
+            .unwrap();
         Self { client, runtime, engines, farm }
     }
 
     fn within<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(async { tokio::time::timeout(DEADLINE, future).await }).expect("it ends in time")
+        self.runtime
+            .block_on(async { tokio::time::timeout(DEADLINE, future).await })
+            .expect("it ends in time")
     }
 
     fn run_call(&self, call: &CallSpec) -> Result<TaskResult, TaskFailure> {
@@ -76,7 +86,10 @@ impl Commands {
     }
 
     fn running(&self, begins: &str) -> usize {
-        processes_of(self.farm.home().path()).iter().filter(|(_, line)| line.starts_with(begins)).count()
+        processes_of(self.farm.home().path())
+            .iter()
+            .filter(|(_, line)| line.starts_with(begins))
+            .count()
     }
 
     fn path(&self, name: &str) -> String {
@@ -103,7 +116,12 @@ fn a_program_ends_as_its_exit_code_or_signal_says() {
     let argv = ["no-such-program"].map(Into::into).into();
     let (kind, text) = farm.fails(CommandSpec { argv, ..CommandSpec::default() });
     assert_eq!(kind, ErrorKind::Remote);
-    assert!(text.starts_with("CommandError: there is no program `no-such-program` in the engine's PATH"), "{text}");
+    assert!(
+        text.starts_with(
+            "CommandError: there is no program `no-such-program` in the engine's PATH"
+        ),
+        "{text}"
+    );
     let (_, text) = farm.fails(CommandSpec { cwd: Some("/no/such/folder".into()), ..sh("") });
     assert!(text.contains("`/no/such/folder`") && text.contains("no such directory"), "{text}");
 }
@@ -112,7 +130,8 @@ fn a_program_ends_as_its_exit_code_or_signal_says() {
 fn a_program_gets_its_input_variables_directory_and_files() {
     let farm = Commands::start(1);
     let large: Vec<u8> = (0..1_500_000u32).map(|i| b'a' + (i % 26) as u8).collect();
-    let with_input = call(sh("cksum; wc -c")).arguments(Arguments::Raw(vec![Bytes::from(large.clone())]));
+    let with_input =
+        call(sh("cksum; wc -c")).arguments(Arguments::Raw(vec![Bytes::from(large.clone())]));
     let printed = farm.run_call(&with_input).unwrap().report.stdout.text();
     let counts: Vec<&str> = printed.split_whitespace().collect();
     assert_eq!(&counts[1..], ["1500000", "0"], "all of it, and then its end");
@@ -127,7 +146,8 @@ fn a_program_gets_its_input_variables_directory_and_files() {
     };
     assert_eq!(farm.ok(spec), format!("{}\nhello world,7,a b,0\n", folder.display()));
     assert_eq!(fs::read_to_string(farm.path("err-7-0")).unwrap(), "aside\n");
-    let (_, text) = farm.fails(CommandSpec { stdout: Some(farm.path("none/out").into()), ..sh("") });
+    let (_, text) =
+        farm.fails(CommandSpec { stdout: Some(farm.path("none/out").into()), ..sh("") });
     assert!(text.contains("there is no folder") && text.contains("make it first"), "{text}");
 }
 
@@ -154,8 +174,9 @@ fn a_flood_of_output_costs_the_engine_no_memory_and_its_ends_come_back() {
 #[test]
 fn a_thousand_commands_keep_their_numbers() {
     let farm = Commands::start(2);
-    let submit =
-        |task: u64| farm.submit(CommandSpec { task: Some(task), ..sh("echo $((FURLONG_TASK * FURLONG_TASK))") });
+    let submit = |task: u64| {
+        farm.submit(CommandSpec { task: Some(task), ..sh("echo $((FURLONG_TASK * FURLONG_TASK))") })
+    };
     let tasks: Vec<TaskFuture> = (1..=1_000).map(submit).collect();
     let mut engines = [0; 2];
     for (number, task) in (1u64..).zip(tasks) {
@@ -178,13 +199,20 @@ fn a_grandchild_neither_keeps_a_task_nor_survives_it() {
 #[test]
 fn a_cancel_ends_all_of_a_command_and_the_next_one_runs() {
     let farm = Commands::start(1);
-    let tasks = [sh("sleep 601 & sleep 602"), sh("exec sleep 603"), sh("trap '' TERM; sleep 604 & wait; sleep 605")];
+    let tasks = [
+        sh("sleep 601 & sleep 602"),
+        sh("exec sleep 603"),
+        sh("trap '' TERM; sleep 604 & wait; sleep 605"),
+    ];
     for (running, spec) in [2, 1, 1].into_iter().zip(tasks) {
         let task = farm.submit(spec);
         assert!(eventually(SOON, || farm.running("sleep") == running));
         task.cancel();
         let failure = farm.within(task).unwrap_err();
-        assert_eq!((failure.state(), failure.kind()), (Some(TaskState::Cancelled), Some(ErrorKind::Cancelled)));
+        assert_eq!(
+            (failure.state(), failure.kind()),
+            (Some(TaskState::Cancelled), Some(ErrorKind::Cancelled))
+        );
         farm.assert_none_is_left("sleep");
         farm.assert_none_is_left("sh ");
     }
@@ -211,8 +239,8 @@ fn nothing_of_it_survives_even_in_the_first_moment() {
         let mut engine = engine(farm.farm.home());
         wait_for_engines(1, farm.farm.home());
         let task = farm.submit(sh("exec sleep 601"));
-        // The first child is the reaper, which is there just before the command begins; the command itself is there
-        // before the reaper is told of it.
+        // The first child is the reaper, which is there just before the command begins; the command
+        // itself is there before the reaper is told of it.
         let children = format!("/proc/{0}/task/{0}/children", engine.pid());
         let has_begun = || match round % 2 {
             0 => !fs::read_to_string(&children).unwrap_or_default().is_empty(),
@@ -244,9 +272,14 @@ fn an_engine_that_leaves_takes_its_commands_along() {
 #[test]
 fn bench_compares_the_farm_with_a_bare_loop() {
     let home = Home::new();
-    let printed = furlong(&["bench", "command", "--local", "1", "--count", "12", "--json"], &home).ok();
+    let printed =
+        furlong(&["bench", "command", "--local", "1", "--count", "12", "--json"], &home).ok();
     let figures: serde_json::Value = serde_json::from_str(&printed).unwrap();
-    assert_eq!((&figures["count"], &figures["engines"], &figures["program"]), (&12.into(), &1.into(), &"true".into()));
-    let [farm, bare, ratio] = ["farm_per_s", "bare_per_s", "ratio"].map(|field| figures[field].as_f64().unwrap());
+    assert_eq!(
+        (&figures["count"], &figures["engines"], &figures["program"]),
+        (&12.into(), &1.into(), &"true".into())
+    );
+    let [farm, bare, ratio] =
+        ["farm_per_s", "bare_per_s", "ratio"].map(|field| figures[field].as_f64().unwrap());
     assert!(farm > 0.0 && bare > 0.0 && (farm / bare - ratio).abs() < 1e-6, "{figures}");
 }

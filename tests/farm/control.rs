@@ -1,4 +1,5 @@
-//! The control of a running engine: to finish, to interrupt, to start anew. And what it is started with.
+//! The control of a running engine: to finish, to interrupt, to start anew. And what it is started
+//! with.
 
 use std::path::Path;
 
@@ -23,7 +24,8 @@ fn engine(args: &[&str], home: &Home) -> Program {
 fn begin(code: &str, engines: &[u32], home: &Home) -> Program {
     let folder = tempfile::tempdir_in(home.path()).unwrap();
     let begun = folder.path();
-    let code = format!("import time\nopen(f'{}/{{engine_id}}', 'w').close()\n{code}", begun.display());
+    let code =
+        format!("import time\nopen(f'{}/{{engine_id}}', 'w').close()\n{code}", begun.display());
     let executes = Program::spawn("furlong", command("furlong", &["execute", &code], home));
     let all = || engines.iter().all(|id| begun.join(id.to_string()).exists());
     assert!(eventually(SOON, all), "the code does not begin: {}", executes.stderr());
@@ -52,7 +54,8 @@ fn sigterm_lets_an_engine_finish_what_it_runs() {
     let mut engine = engine(&[], farm.home());
     wait_for_engines(1, farm.home());
     let release = farm.home().path().join("release");
-    let code = format!("import os\nwhile not os.path.exists({release:?}): time.sleep(0.01)\n'finished'");
+    let code =
+        format!("import os\nwhile not os.path.exists({release:?}): time.sleep(0.01)\n'finished'");
     let mut executes = begin(&code, &[0], farm.home());
     engine.terminate();
     engine.wait_for_line("finishing what runs", SOON);
@@ -92,7 +95,10 @@ fn a_signal_interrupts_what_runs_and_a_restart_ends_it_with_its_namespace() {
     assert_eq!(ask(FromClient::Signal(signal), &farm), ReplyBody::Done);
     assert_eq!(executes.wait_exit(SOON).code(), Some(1));
     assert!(executes.stderr().contains("KeyboardInterrupt"), "{}", executes.stderr());
-    assert!(furlong(&["execute", "x"], farm.home()).ok().contains("Out[3]: 5"), "the namespaces are still there");
+    assert!(
+        furlong(&["execute", "x"], farm.home()).ok().contains("Out[3]: 5"),
+        "the namespaces are still there"
+    );
 
     let mut executes = begin("time.sleep(600)", &[0, 1], farm.home());
     let restart = Restart { request: 1, engines: vec![EngineId(0)] };
@@ -101,7 +107,10 @@ fn a_signal_interrupts_what_runs_and_a_restart_ends_it_with_its_namespace() {
     assert_eq!(ask(FromClient::Signal(signal), &farm), ReplyBody::Done);
     assert_eq!(executes.wait_exit(SOON).code(), Some(1));
     let stderr = executes.stderr();
-    assert!(stderr.contains("restarted on request") && stderr.contains("killed by SIGTERM"), "{stderr}");
+    assert!(
+        stderr.contains("restarted on request") && stderr.contains("killed by SIGTERM"),
+        "{stderr}"
+    );
     let gone = furlong(&["execute", "x"], farm.home()).failed(1);
     assert_eq!(gone.matches("NameError").count(), 2, "{gone}");
     // An engine that has no interpreter answers too.
@@ -124,12 +133,15 @@ fn an_engine_shows_and_gives_its_tasks_what_it_was_started_with() {
         ["--id", "7"],
     ];
     let mut program = command("engine", &[&args.concat()[..], &["--cuda"]].concat(), farm.home());
-    program.env("CUDA_VISIBLE_DEVICES", "4,6").env("SLURM_JOB_ID", "99").env_remove("OMP_NUM_THREADS");
+    program
+        .env("CUDA_VISIBLE_DEVICES", "4,6")
+        .env("SLURM_JOB_ID", "99")
+        .env_remove("OMP_NUM_THREADS");
     let _engine = Program::spawn("engine", program);
     wait_for_engines(2, farm.home());
     assert_eq!(furlong(&["ids", "--json"], farm.home()).ok(), "[7, 8]".replace(' ', ""));
-    let code =
-        "import os\n(os.environ['GREETING'], os.environ['CUDA_VISIBLE_DEVICES'], os.getcwd(), 'rank' in globals())";
+    let code = "import os\n(os.environ['GREETING'], os.environ['CUDA_VISIBLE_DEVICES'], \
+                os.getcwd(), 'rank' in globals())";
     let executed = furlong(&["execute", code], farm.home()).ok();
     let folder = folder.display();
     for gpu in [4, 6] {

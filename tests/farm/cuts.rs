@@ -13,7 +13,12 @@ use serde_json::json;
 /// Waits for an event.
 #[track_caller]
 fn happens(work: &Work, events: &mut Events, event: Event) {
-    while work.within(events.next()).expect("there are more events").expect("the client is connected") != event {}
+    while work
+        .within(events.next())
+        .expect("there are more events")
+        .expect("the client is connected")
+        != event
+    {}
 }
 
 #[test]
@@ -27,7 +32,9 @@ fn direct_tasks_are_not_lost_when_their_engine_is_back_within_the_grace() {
     work.wait_for_processes(1);
     let mut events = work.client().subscribe().unwrap();
     let view = work.client().multiengine(EngineTargets::Ids(vec![EngineId(0)]));
-    let direct = |call: &CallSpec| -> TaskFuture { work.within(view.call(call)).unwrap().into_iter().next().unwrap() };
+    let direct = |call: &CallSpec| -> TaskFuture {
+        work.within(view.call(call)).unwrap().into_iter().next().unwrap()
+    };
     let running = direct(&work.hold("held"));
     work.wait_for_lines("held.begun", 1);
     let waits = direct(&python("square", [json!(7)]));
@@ -42,7 +49,8 @@ fn direct_tasks_are_not_lost_when_their_engine_is_back_within_the_grace() {
     assert_eq!((squares, work.lines("held.begun").len()), ([49, 64], 1));
 }
 
-/// Starts a client that submits two tasks which hold the only engine, and kills it when the first has begun.
+/// Starts a client that submits two tasks which hold the only engine, and kills it when the first
+/// has begun.
 fn killed_client(work: &Work, cancel_on_disconnect: &str) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_own_client"));
     let capability = work.farm().home().cluster().capability(Role::Client);

@@ -1,4 +1,5 @@
-//! Limits of time, and what runs on after them: waiting too long, running too long, running again after errors.
+//! Limits of time, and what runs on after them: waiting too long, running too long, running again
+//! after errors.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,11 @@ const LIMIT: Duration = Duration::from_millis(300);
 
 #[track_caller]
 fn assert_timed_out(failure: &TaskFailure, kind: ErrorKind) {
-    assert_eq!((failure.state(), failure.kind()), (Some(TaskState::TimedOut), Some(kind)), "{failure}");
+    assert_eq!(
+        (failure.state(), failure.kind()),
+        (Some(TaskState::TimedOut), Some(kind)),
+        "{failure}"
+    );
 }
 
 /// A cluster that has run a Python task, so that no interpreter has to start within a limit.
@@ -29,9 +34,14 @@ fn a_task_that_waits_too_long_times_out_wherever_it_waits() {
     let begun = Instant::now();
     let call = python("noted", [json!(work.path("ran")), json!(1)]).queue_timeout(LIMIT);
     let direct = |call: &CallSpec| {
-        work.within(work.client().multiengine(EngineTargets::All).call(call)).unwrap().into_iter().next().unwrap()
+        work.within(work.client().multiengine(EngineTargets::All).call(call))
+            .unwrap()
+            .into_iter()
+            .next()
+            .unwrap()
     };
-    // The engine takes one task of its own queue assigned, behind what it runs. It waits for no engine any longer.
+    // The engine takes one task of its own queue assigned, behind what it runs. It waits for no
+    // engine any longer.
     let assigned = direct(&noop());
     let tasks = [
         direct(&call),
@@ -73,7 +83,10 @@ fn python_that_runs_too_long_is_interrupted_and_what_ignores_that_is_killed() {
     assert_eq!(work.lines("stubborn.begun").len(), 2, "begun, and interrupted once");
     // A neighbour in the queue is not harmed, and one within its limit ends as it would.
     assert_eq!(
-        work.run(&python("square", [json!(5), json!(20)]).run_timeout(SOON)).unwrap().json::<u32>().unwrap(),
+        work.run(&python("square", [json!(5), json!(20)]).run_timeout(SOON))
+            .unwrap()
+            .json::<u32>()
+            .unwrap(),
         25
     );
 }
@@ -86,7 +99,9 @@ fn a_command_that_runs_too_long_goes_with_all_its_children() {
     let mut task = task;
     assert_timed_out(&work.within(&mut task).unwrap_err(), ErrorKind::RunTimeout);
     work.within(task.stopped()).unwrap();
-    let sleeps = || processes_of(work.farm().home().path()).iter().any(|(_, line)| line.contains("sleep 61"));
+    let sleeps = || {
+        processes_of(work.farm().home().path()).iter().any(|(_, line)| line.contains("sleep 61"))
+    };
     assert!(eventually(SOON, || !sleeps()));
 }
 
@@ -125,7 +140,11 @@ fn errors_are_tried_again_with_a_longer_pause_each_time() {
     let result = work.within(task).unwrap();
     assert_eq!((result.json::<u32>().unwrap(), result.report.attempts), (4, 4));
     let record = work.fetch(id).record;
-    assert_eq!((record.errors, record.losses, record.attempts, record.past.len()), (3, 0, 4, 3), "{record:?}");
+    assert_eq!(
+        (record.errors, record.losses, record.attempts, record.past.len()),
+        (3, 0, 4, 3),
+        "{record:?}"
+    );
     let runs: Vec<f64> = work.lines("runs").iter().map(|line| line.parse().unwrap()).collect();
     let pauses: Vec<f64> = runs.windows(2).map(|pair| pair[1] - pair[0]).collect();
     for (pause, least) in pauses.iter().zip([0.1, 0.2, 0.4]) {

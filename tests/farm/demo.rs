@@ -37,9 +37,15 @@ fn the_demo_greets_counts_checks_and_leaves_nothing() {
     ] {
         assert!(stdout.contains(line), "no {line:?} in:\n{stdout}");
     }
-    let left = |folder| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let left = |folder| {
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+    };
     assert_eq!((left(&home), left(&temporary)), (vec![], vec![]));
-    assert!(eventually(SOON, || processes_of(folder.path()).is_empty()), "{:?}", processes_of(folder.path()));
+    assert!(
+        eventually(SOON, || processes_of(folder.path()).is_empty()),
+        "{:?}",
+        processes_of(folder.path())
+    );
 }
 
 #[test]
@@ -51,7 +57,11 @@ fn a_text_without_words_is_refused_before_anything_is_started() {
     for (file, expected) in [(&empty, "has no words to count"), (&missing, "cannot read")] {
         let mut demo = Program::start("furlong", &["demo", file.to_str().unwrap()], &home);
         assert_eq!(demo.wait_exit(SOON).code(), Some(1));
-        assert!(demo.stderr().starts_with("furlong: ") && demo.stderr().contains(expected), "{}", demo.stderr());
+        assert!(
+            demo.stderr().starts_with("furlong: ") && demo.stderr().contains(expected),
+            "{}",
+            demo.stderr()
+        );
         assert_eq!(demo.stdout(), "");
     }
 }
@@ -62,5 +72,8 @@ const DEMO: Duration = Duration::from_secs(120);
 #[test]
 fn cargo_run_means_the_furlong_command_though_there_are_three_programs() {
     let manifest = fs::read_to_string(repository().join("cli/Cargo.toml")).unwrap();
-    assert!(manifest.contains("default-run = \"furlong\""), "`cargo run --release -- demo` would not know what to run");
+    assert!(
+        manifest.contains("default-run = \"furlong\""),
+        "`cargo run --release -- demo` would not know what to run"
+    );
 }

@@ -1,15 +1,15 @@
 //! Every command that a document shows runs, and prints what the document says.
 //!
-//! A block that begins with three backquotes and `console` is a session: lines with `$ ` are commands, the lines under
-//! one are what it prints, on stdout and stderr together. All sessions of a document are one shell, in the repository's
-//! root, with the built programs on `PATH` and an empty home; at its end nothing may run. What must not be run is in a
-//! `text` block.
+//! A block that begins with three backquotes and `console` is a session: lines with `$ ` are
+//! commands, the lines under one are what it prints, on stdout and stderr together. All sessions of
+//! a document are one shell, in the repository's root, with the built programs on `PATH` and an
+//! empty home; at its end nothing may run. What must not be run is in a `text` block.
 //!
 //! The rules:
 //! - a command ends with exit code 0, or with N if its line ends with `# exit code N`;
-//! - what is shown is compared when something is shown. In both, the home is `~`, each run of digits is `0` (with a
-//!   point in it or not), a word of 16 or more hexadecimal digits too, a day of the week is any, and each run of blanks
-//!   is one blank;
+//! - what is shown is compared when something is shown. In both, the home is `~`, each run of
+//!   digits is `0` (with a point in it or not), a word of 16 or more hexadecimal digits too, a day
+//!   of the week is any, and each run of blanks is one blank;
 //! - a shown line `...` stands for any number of lines.
 
 use std::fs;
@@ -56,14 +56,19 @@ fn every_command_of_the_documents_runs_and_prints_what_they_show() {
             check(&document, &steps);
         }
     }
-    assert!(commands >= 10, "only {commands} commands were found: is the rule still that of the documents?");
+    assert!(
+        commands >= 10,
+        "only {commands} commands were found: is the rule still that of the documents?"
+    );
 }
 
 /// The documents that a user reads.
 fn documents() -> Vec<PathBuf> {
-    let folders = ["docs", "docs/guide"].map(|folder| fs::read_dir(repository().join(folder)).unwrap());
+    let folders =
+        ["docs", "docs/guide"].map(|folder| fs::read_dir(repository().join(folder)).unwrap());
     let entries = folders.into_iter().flatten().map(|entry| entry.unwrap().path());
-    let mut documents: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|it| it == "md")).collect();
+    let mut documents: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|it| it == "md")).collect();
     documents.extend(["README.md", "python/README.md"].map(|document| repository().join(document)));
     documents.sort();
     documents
@@ -79,7 +84,9 @@ fn steps(text: &str) -> Vec<Step> {
         } else if let Some(command) = line.strip_prefix("$ ").filter(|_| in_session) {
             steps.push(Step { command: command.to_owned(), shown: Vec::new() });
         } else if in_session {
-            let step = steps.last_mut().unwrap_or_else(|| panic!("a session begins with a command, not with {line}"));
+            let step = steps
+                .last_mut()
+                .unwrap_or_else(|| panic!("a session begins with a command, not with {line}"));
             step.shown.push(line.to_owned());
         }
     }
@@ -96,7 +103,11 @@ fn check(document: &Path, steps: &[Step]) {
     let path = std::env::var("PATH").unwrap_or_default();
     let path = format!("{}:{path}", binary("furlong").parent().unwrap().display());
     shell.args(["-c", &format!("exec 2>&1\n{script}")]).current_dir(repository());
-    shell.env("HOME", home.path()).env("PATH", path).env_remove("FURLONG_HOME").env_remove("FURLONG_CAP");
+    shell
+        .env("HOME", home.path())
+        .env("PATH", path)
+        .env_remove("FURLONG_HOME")
+        .env_remove("FURLONG_CAP");
     let mut shell = Program::spawn("bash", shell);
     shell.wait_exit(DOCUMENT);
     let printed = shell.stdout().replace(home.path().to_str().unwrap(), "~");
@@ -134,7 +145,8 @@ fn left_running(home: &Path) -> Vec<(u32, String)> {
         left.is_empty()
     });
     if !left.is_empty() {
-        let stop = Command::new(binary("furlong")).args(["cluster", "stop"]).env("HOME", home).output();
+        let stop =
+            Command::new(binary("furlong")).args(["cluster", "stop"]).env("HOME", home).output();
         drop(stop);
     }
     left
@@ -144,7 +156,9 @@ fn left_running(home: &Path) -> Vec<(u32, String)> {
 fn matches(shown: &[String], got: &[String]) -> bool {
     match shown.split_first() {
         None => got.is_empty(),
-        Some((line, rest)) if line == "..." => (0..=got.len()).any(|skipped| matches(rest, &got[skipped..])),
+        Some((line, rest)) if line == "..." => {
+            (0..=got.len()).any(|skipped| matches(rest, &got[skipped..]))
+        }
         Some((line, rest)) => got.first() == Some(line) && matches(rest, &got[1..]),
     }
 }
@@ -192,9 +206,13 @@ fn the_rules_let_vary_what_may_and_nothing_else() {
     assert_eq!(plain("token b20e0f811b46a32d5755f2085bc695ac"), "token 0");
     assert_ne!(plain("engines 4 online"), plain("engines 4 offline"));
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-    assert!(matches(&lines("a\n...\nc"), &lines("a\nb\nb\nc")) && matches(&lines("a\n..."), &lines("a")));
+    assert!(
+        matches(&lines("a\n...\nc"), &lines("a\nb\nb\nc"))
+            && matches(&lines("a\n..."), &lines("a"))
+    );
     assert!(!matches(&lines("a\nc"), &lines("a\nb\nc")) && !matches(&lines("a"), &lines("a\nb")));
-    let steps = steps("```text\n$ no\n```\n```console\n$ false  # exit code 1\n$ echo b\nb\n```\n$ no\n");
+    let steps =
+        steps("```text\n$ no\n```\n```console\n$ false  # exit code 1\n$ echo b\nb\n```\n$ no\n");
     assert_eq!((steps.len(), steps[0].exit_code(), steps[1].shown.len()), (2, 1, 1));
 }
 

@@ -12,7 +12,8 @@ fn a_map_over_an_endless_iterator_runs_in_constant_memory() {
     const WARM: u32 = 30_000;
     let work = Work::start_with(&[], &[&["-n", "2"]]);
     let (client_pid, broker_pid) = (std::process::id(), work.farm().pid());
-    let items = (0_u32..).map(|item| Arguments::Raw(vec![Bytes::from(item.to_le_bytes().to_vec())]));
+    let items =
+        (0_u32..).map(|item| Arguments::Raw(vec![Bytes::from(item.to_le_bytes().to_vec())]));
     let map = work.client().tasks().map(Function::Named("echo".into()), items);
     let mut results = map.ordered(true).cancel_on_drop(true).stream().unwrap();
     let mut take = |from: u32, to: u32| {
@@ -30,6 +31,10 @@ fn a_map_over_an_endless_iterator_runs_in_constant_memory() {
     for (name, pid, before) in [("client", client_pid, client), ("broker", broker_pid, broker)] {
         let growth = rss_bytes(pid).saturating_sub(before);
         assert!(growth < 8 << 20, "the {name} grew by {} KiB", growth >> 10);
-        assert!(rss_peak_bytes(pid) < 96 << 20, "the {name}'s peak is {} MiB", rss_peak_bytes(pid) >> 20);
+        assert!(
+            rss_peak_bytes(pid) < 96 << 20,
+            "the {name}'s peak is {} MiB",
+            rss_peak_bytes(pid) >> 20
+        );
     }
 }

@@ -1,8 +1,11 @@
-//! Work that does not want to end: it does, it is said how, the slot goes on, and no process is left.
+//! Work that does not want to end: it does, it is said how, the slot goes on, and no process is
+//! left.
 
 use std::time::Duration;
 
-use furlong_client::{Arguments, CallSpec, EngineId, EngineTargets, ErrorKind, TaskFailure, TaskFuture, TaskState};
+use furlong_client::{
+    Arguments, CallSpec, EngineId, EngineTargets, ErrorKind, TaskFailure, TaskFuture, TaskState,
+};
 use furlong_tests::command::{processes_of, status};
 use furlong_tests::program::{Program, binary};
 use furlong_tests::wait::{SOON, eventually};
@@ -14,7 +17,8 @@ use serde_json::json;
 const LIMIT: Duration = Duration::from_millis(300);
 
 /// The kinds of code that no interrupt ends, as `unending` in `work.py` calls them.
-const UNENDING: [&str; 8] = ["sum", "lock", "masked", "ignored", "caught", "stopped", "system", "children"];
+const UNENDING: [&str; 8] =
+    ["sum", "lock", "masked", "ignored", "caught", "stopped", "system", "children"];
 
 /// A cluster that has run a Python task, so that no interpreter has to start within a limit.
 fn warm() -> Work {
@@ -37,7 +41,8 @@ fn lives(pid: i32) -> bool {
     test_kill_process(Pid::from_raw(pid).unwrap()).is_ok()
 }
 
-/// Waits until an engine has no such task any more, and checks that it goes on with another interpreter.
+/// Waits until an engine has no such task any more, and checks that it goes on with another
+/// interpreter.
 #[track_caller]
 fn assert_ended_by_force(work: &Work, how: &str, task: &TaskFuture) {
     let pid = interpreter_of(work, how);
@@ -50,8 +55,16 @@ fn assert_ended_by_force(work: &Work, how: &str, task: &TaskFuture) {
 
 #[track_caller]
 fn assert_nothing_sleeps(work: &Work, how: &str) {
-    let sleeps = || processes_of(work.farm().home().path()).into_iter().filter(|(_, line)| line.contains("sleep 63"));
-    assert!(eventually(SOON, || sleeps().count() == 0), "{how}: {:?}", sleeps().collect::<Vec<_>>());
+    let sleeps = || {
+        processes_of(work.farm().home().path())
+            .into_iter()
+            .filter(|(_, line)| line.contains("sleep 63"))
+    };
+    assert!(
+        eventually(SOON, || sleeps().count() == 0),
+        "{how}: {:?}",
+        sleeps().collect::<Vec<_>>()
+    );
 }
 
 #[track_caller]
@@ -66,7 +79,12 @@ fn python_that_no_interrupt_ends_is_killed_at_its_run_timeout() {
     for how in UNENDING {
         let mut task = work.submit(&unending(&work, how).run_timeout(LIMIT));
         let failure = work.within(&mut task).unwrap_err();
-        assert_end(&failure, TaskState::TimedOut, ErrorKind::RunTimeout, "longer than its `run_timeout` of 300 ms");
+        assert_end(
+            &failure,
+            TaskState::TimedOut,
+            ErrorKind::RunTimeout,
+            "longer than its `run_timeout` of 300 ms",
+        );
         assert_ended_by_force(&work, how, &task);
     }
 }
@@ -79,7 +97,12 @@ fn python_that_no_interrupt_ends_is_killed_by_a_forced_cancel() {
         interpreter_of(&work, how);
         task.cancel_force();
         let failure = work.within(&mut task).unwrap_err();
-        assert_end(&failure, TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while an engine had it");
+        assert_end(
+            &failure,
+            TaskState::Cancelled,
+            ErrorKind::Cancelled,
+            "cancelled while an engine had it",
+        );
         assert_ended_by_force(&work, how, &task);
     }
 }
@@ -92,12 +115,17 @@ fn a_regular_expression_without_end_obeys_a_plain_cancel() {
     task.cancel();
     work.within(&mut task).unwrap_err();
     work.within(task.stopped()).unwrap();
-    assert_eq!(work.run(&python("who", [json!(3)])).unwrap().json::<(u32, i32)>().unwrap(), (3, pid));
+    assert_eq!(
+        work.run(&python("who", [json!(3)])).unwrap().json::<(u32, i32)>().unwrap(),
+        (3, pid)
+    );
 }
 
 /// The daemons that tests have started. They are the test's to end.
 fn end_daemons(work: &Work, line: &str) -> usize {
-    let found = processes_of(work.farm().home().path()).into_iter().filter(|(_, found)| found.trim() == line);
+    let found = processes_of(work.farm().home().path())
+        .into_iter()
+        .filter(|(_, found)| found.trim() == line);
     let pids = found.filter_map(|(pid, _)| Pid::from_raw(pid.cast_signed()));
     pids.filter(|pid| kill_process(*pid, Signal::KILL).is_ok()).count()
 }
@@ -113,16 +141,28 @@ fn a_process_with_a_session_of_its_own_outlives_its_task_and_keeps_nobody() {
 
     // It has the command's output pipes, and its task ends nevertheless.
     let begun = work.path("command.begun");
-    let script = format!("trap '' TERM; setsid sleep 642 & sleep 636 & echo said >&2; echo begun >{begun}; sleep 637");
+    let script = format!(
+        "trap '' TERM; setsid sleep 642 & sleep 636 & echo said >&2; echo begun >{begun}; sleep 637"
+    );
     let mut task = work.submit(&CallSpec::command(["sh", "-c", &script]));
     work.wait_for_lines("command.begun", 1);
-    assert!(eventually(SOON, || processes_of(work.farm().home().path()).iter().any(|(_, it)| it == "sleep 642 ")));
+    assert!(eventually(SOON, || processes_of(work.farm().home().path())
+        .iter()
+        .any(|(_, it)| it == "sleep 642 ")));
     task.cancel_force();
     let failure = work.within(&mut task).unwrap_err();
-    assert_end(&failure, TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while an engine had it");
+    assert_end(
+        &failure,
+        TaskState::Cancelled,
+        ErrorKind::Cancelled,
+        "cancelled while an engine had it",
+    );
     work.within(task.stopped()).unwrap();
     assert_nothing_sleeps(&work, "command");
-    assert_eq!(work.run(&CallSpec::command(["echo", "next"])).unwrap().report.stdout.text(), "next\n");
+    assert_eq!(
+        work.run(&CallSpec::command(["echo", "next"])).unwrap().report.stdout.text(),
+        "next\n"
+    );
     assert_eq!(end_daemons(&work, "sleep 642"), 1);
 }
 
@@ -136,7 +176,12 @@ fn a_rust_function_that_nothing_ends_is_over_for_its_client_and_keeps_its_slot_a
     work.wait_for_lines("held.begun", 1);
     task.cancel_force();
     let failure = work.within(&mut task).unwrap_err();
-    assert_end(&failure, TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while an engine had it");
+    assert_end(
+        &failure,
+        TaskState::Cancelled,
+        ErrorKind::Cancelled,
+        "cancelled while an engine had it",
+    );
     let stuck = || work.status().engines.iter().map(|engine| engine.stuck).sum::<u64>();
     assert_eq!(stuck(), 1);
     work.run(&noop()).unwrap();
@@ -175,7 +220,10 @@ fn bounded(kib: u32) -> Work {
     let cap = work.farm().home().cluster().capability(Role::Engine);
     let mut engine = std::process::Command::new("sh");
     engine.args(["-c", &format!("ulimit -v {kib}; exec \"$@\""), "sh"]).arg(binary("engine"));
-    engine.args(["--stop-with-stdin", "-n", "2", "--cap"]).arg(cap).env("FURLONG_HOME", work.farm().home().path());
+    engine
+        .args(["--stop-with-stdin", "-n", "2", "--cap"])
+        .arg(cap)
+        .env("FURLONG_HOME", work.farm().home().path());
     work.engines().push(Program::spawn("engine", engine));
     work.wait_for_processes(1);
     work
@@ -224,7 +272,10 @@ fn a_dead_interpreter_says_how_it_died_and_what_it_wrote_last() {
     let last = "import os, sys\nprint('the last words', file=sys.stderr)\n";
     for (how, text) in [
         ("os._exit(7)", "the interpreter ended with exit code 7\nthe last words"),
-        ("os.abort()", "the interpreter was killed by SIGABRT\nthe last words\nFatal Python error: Aborted"),
+        (
+            "os.abort()",
+            "the interpreter was killed by SIGABRT\nthe last words\nFatal Python error: Aborted",
+        ),
         (
             "os.kill(os.getpid(), 11)",
             "the interpreter was killed by SIGSEGV\nthe last words\nFatal Python error: Segment",

@@ -1,4 +1,5 @@
-//! The handling of bad input: one clear line on stderr that says how to mend it, exit code 1 (2 for usage), no hang.
+//! The handling of bad input: one clear line on stderr that says how to mend it, exit code 1 (2 for
+//! usage), no hang.
 
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
@@ -26,7 +27,15 @@ fn capability(home: &Home, role: &str) -> String {
 #[test]
 fn no_capability_names_the_places_and_the_remedy() {
     let stderr = furlong(&["ids", "--wait", "0"], &Home::new()).failed(1);
-    assert_line(&stderr, &["furlong: no capability file: ", "client.cap.json", "furlong cluster start", "--cap FILE"]);
+    assert_line(
+        &stderr,
+        &[
+            "furlong: no capability file: ",
+            "client.cap.json",
+            "furlong cluster start",
+            "--cap FILE",
+        ],
+    );
 }
 
 #[test]
@@ -53,7 +62,11 @@ fn a_capability_that_cannot_be_used_says_why() {
     let their = fs::read_to_string(capability(other.home(), "client")).unwrap();
     let theirs = format!("127.0.0.1:{}", other.port());
     assert!(their.contains(&theirs));
-    let path = file(farm.home(), "other.cap.json", &their.replace(&theirs, &format!("127.0.0.1:{}", farm.port())));
+    let path = file(
+        farm.home(),
+        "other.cap.json",
+        &their.replace(&theirs, &format!("127.0.0.1:{}", farm.port())),
+    );
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     let stderr = furlong(&["ids", "--cap", &path, "--wait", "0.2"], farm.home()).failed(1);
     assert_line(&stderr, &["furlong: "]);
@@ -79,8 +92,12 @@ fn a_role_that_may_not_is_told_what_to_ask_for() {
     let execute = furlong(&["execute", "--cap", &task, "1"], farm.home()).failed(1);
     assert_line(&execute, &["forbidden", "role `task`", "ask for a `client` capability"]);
     let map = furlong(&["map", "--cap", &observer, "builtins:len", "a"], farm.home()).failed(1);
-    assert!(map.contains("forbidden") && map.contains("role `observer`") && map.contains("`client`"), "{map}");
-    let wrong = run("engine", &["--cap", &capability(farm.home(), "client")], farm.home()).failed(1);
+    assert!(
+        map.contains("forbidden") && map.contains("role `observer`") && map.contains("`client`"),
+        "{map}"
+    );
+    let wrong =
+        run("engine", &["--cap", &capability(farm.home(), "client")], farm.home()).failed(1);
     assert_line(&wrong, &["role client", "an engine needs engine.cap.json"]);
     // What they may do works.
     assert_eq!(furlong(&["map", "--cap", &task, "builtins:len", "ab"], farm.home()).ok(), "2");
@@ -99,7 +116,8 @@ fn without_engines_execute_fails_and_map_waits_and_says_so() {
     let farm = Farm::start();
     let stderr = furlong(&["execute", "1"], farm.home()).failed(1);
     assert_line(&stderr, &["no engines are connected", "start some with `engine`"]);
-    let mut map = Program::spawn("furlong", command("furlong", &["map", "builtins:len", "abc"], farm.home()));
+    let mut map =
+        Program::spawn("furlong", command("furlong", &["map", "builtins:len", "abc"], farm.home()));
     map.wait_for_line("furlong: waiting: no engine is online", SOON);
     assert!(map.is_running());
     let _engine = engine(farm.home());
@@ -112,11 +130,16 @@ fn no_broker_says_where_it_was_looked_for() {
     let mut farm = Farm::start();
     let port = farm.port();
     farm.broker().kill();
-    for args in
-        [&["ids", "--wait", "0.2"][..], &["execute", "--wait", "0.2", "1"], &["map", "--wait", "0.2", "a:b", "c"]]
-    {
+    for args in [
+        &["ids", "--wait", "0.2"][..],
+        &["execute", "--wait", "0.2", "1"],
+        &["map", "--wait", "0.2", "a:b", "c"],
+    ] {
         let stderr = furlong(args, farm.home()).failed(1);
-        assert_line(&stderr, &["no broker answers at", &format!("127.0.0.1:{port}"), "furlong cluster start"]);
+        assert_line(
+            &stderr,
+            &["no broker answers at", &format!("127.0.0.1:{port}"), "furlong cluster start"],
+        );
     }
     let stderr = furlong(&["cluster", "stop"], farm.home()).failed(1);
     assert_line(&stderr, &["does not run here", "furlong cluster list"]);
@@ -139,7 +162,9 @@ fn a_python_that_does_not_exist_is_refused_at_the_start() {
     let cap = capability(farm.home(), "engine");
     let stderr = run("engine", &["--cap", &cap, "--python", "/nope/python"], farm.home()).failed(1);
     assert_line(&stderr, &["engine: /nope/python", "--python"]);
-    let stderr = furlong(&["cluster", "start", "-n", "1", "--python", "/nope/python"], &Home::new()).failed(1);
+    let stderr =
+        furlong(&["cluster", "start", "-n", "1", "--python", "/nope/python"], &Home::new())
+            .failed(1);
     assert_line(&stderr, &["furlong: /nope/python", "--python"]);
 }
 
@@ -152,21 +177,34 @@ fn a_function_that_is_not_found_is_named_with_those_that_are() {
     assert!(stderr.contains("has no function 'wrok'; it defines work (engine 0)"), "{stderr}");
     assert!(map("math:nope").contains("nope"));
     assert!(map("no_such_module:f").contains("no_such_module"));
-    assert_line(&map("/nowhere/task.py:work"), &["furlong: cannot read /nowhere/task.py", "No such file"]);
+    assert_line(
+        &map("/nowhere/task.py:work"),
+        &["furlong: cannot read /nowhere/task.py", "No such file"],
+    );
 }
 
 #[test]
 fn an_error_in_the_code_comes_with_type_text_traceback_and_engine() {
     let cluster = Cluster::start(1);
     let syntax = cluster.furlong(&["execute", "x = ("]).failed(1);
-    assert!(syntax.starts_with("[0] Err[1]: ") && syntax.contains("SyntaxError: '(' was never closed"), "{syntax}");
-    let path = file(cluster.home(), "task.py", "def work(item):\n    raise LookupError('no ' + item)\n");
+    assert!(
+        syntax.starts_with("[0] Err[1]: ") && syntax.contains("SyntaxError: '(' was never closed"),
+        "{syntax}"
+    );
+    let path =
+        file(cluster.home(), "task.py", "def work(item):\n    raise LookupError('no ' + item)\n");
     let raised = cluster.furlong(&["map", &format!("{path}:work"), "luck"]).failed(1);
     assert!(raised.starts_with("furlong: item 0: LookupError: no luck (engine 0)\n"), "{raised}");
-    assert!(raised.contains("task.py\", line 2, in work") && raised.ends_with("furlong: 1 item failed"), "{raised}");
+    assert!(
+        raised.contains("task.py\", line 2, in work") && raised.ends_with("furlong: 1 item failed"),
+        "{raised}"
+    );
     let path = file(cluster.home(), "task.py", "def work(item)\n    return 1\n");
     let unreadable = cluster.furlong(&["map", &format!("{path}:work"), "a"]).failed(1);
-    assert!(unreadable.contains("SyntaxError") && unreadable.contains("task.py\", line 1"), "{unreadable}");
+    assert!(
+        unreadable.contains("SyntaxError") && unreadable.contains("task.py\", line 1"),
+        "{unreadable}"
+    );
 }
 
 #[test]
@@ -201,7 +239,10 @@ fn arguments_that_cannot_be_read_are_usage_errors() {
 fn a_refusal_that_is_about_the_user_is_said_once() {
     let cluster = Cluster::start(2);
     let task = capability(cluster.home(), "task");
-    assert_line(&cluster.furlong(&["execute", "--cap", &task, "1"]).failed(1), &["forbidden", "role `task`"]);
+    assert_line(
+        &cluster.furlong(&["execute", "--cap", &task, "1"]).failed(1),
+        &["forbidden", "role `task`"],
+    );
 }
 
 #[test]
@@ -214,19 +255,28 @@ fn an_error_without_a_traceback_is_said_once() {
 #[test]
 fn a_capability_for_engines_is_none_for_clients() {
     let farm = Farm::start();
-    let stderr = furlong(&["ids", "--cap", &capability(farm.home(), "engine")], farm.home()).failed(1);
+    let stderr =
+        furlong(&["ids", "--cap", &capability(farm.home(), "engine")], farm.home()).failed(1);
     assert_line(&stderr, &["the capability is for engines", "client.cap.json"]);
 }
 
 #[test]
 fn a_cluster_that_is_named_goes_before_the_variable() {
     let farm = Farm::start();
-    let mut command = command("furlong", &["ids", "--cluster", "other", "--wait", "0"], farm.home());
+    let mut command =
+        command("furlong", &["ids", "--cluster", "other", "--wait", "0"], farm.home());
     command.env("FURLONG_CAP", capability(farm.home(), "client"));
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_line(std::str::from_utf8(&output.stderr).unwrap(), &["no capability file", "--cluster: default"]);
-    assert!(furlong(&["ids", "--cluster", "a", "--cap", "b"], farm.home()).failed(2).contains("cannot be used with"));
+    assert_line(
+        std::str::from_utf8(&output.stderr).unwrap(),
+        &["no capability file", "--cluster: default"],
+    );
+    assert!(
+        furlong(&["ids", "--cluster", "a", "--cap", "b"], farm.home())
+            .failed(2)
+            .contains("cannot be used with")
+    );
 }
 
 #[test]
@@ -237,12 +287,16 @@ fn input_that_cannot_be_read_is_no_end_of_it() {
     command.stdin(fs::File::open(cluster.home().path()).unwrap());
     let output = command.output().unwrap();
     assert_eq!((output.status.code(), output.stdout), (Some(1), Vec::new()));
-    assert_line(std::str::from_utf8(&output.stderr).unwrap(), &["cannot read line 1 of the standard input"]);
+    assert_line(
+        std::str::from_utf8(&output.stderr).unwrap(),
+        &["cannot read line 1 of the standard input"],
+    );
 }
 
 #[test]
 fn one_file_for_the_output_of_many_tasks_is_refused() {
     let home = Home::new();
-    let stderr = furlong(&["submit", "--array", "1-3", "--stdout", "all", "--", "true"], &home).failed(2);
+    let stderr =
+        furlong(&["submit", "--array", "1-3", "--stdout", "all", "--", "true"], &home).failed(2);
     assert!(stderr.contains("put {task} into its name"), "{stderr}");
 }

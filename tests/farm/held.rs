@@ -1,4 +1,5 @@
-//! Connections that are cut while work is under way: engines hold what they have until the broker has it.
+//! Connections that are cut while work is under way: engines hold what they have until the broker
+//! has it.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,9 @@ use furlong_tests::work::{Work, python};
 use furlong_wire::token::Role;
 use serde_json::json;
 
-/// Connection lifetimes in bytes. Most are too short for a large task, and none is long enough for all; the last
-/// record is cut in two. Their number is odd, so that two processes both get long ones.
+/// Connection lifetimes in bytes. Most are too short for a large task, and none is long enough for
+/// all; the last record is cut in two. Their number is odd, so that two processes both get long
+/// ones.
 const LIVES_BYTES: [i64; 7] = [20_001, 12_345, 40_003, 8_001, 30_011, 15_003, 15_000_003];
 
 /// The expected end of a task.
@@ -40,7 +42,8 @@ fn submit_all(work: &Work) -> Vec<(TaskFuture, Expected)> {
                 (work.submit(&noted.at_most_once(true)), Expected::Once(item))
             }
             1 => {
-                let direct = work.within(view.call(&echo(&small))).unwrap().into_iter().next().unwrap();
+                let direct =
+                    work.within(view.call(&echo(&small))).unwrap().into_iter().next().unwrap();
                 (direct, Expected::Echo(small))
             }
             _ if item % 200 == 2 => (work.submit(&echo(&large)), Expected::Echo(large.clone())),
@@ -79,5 +82,7 @@ fn every_task_ends_once_however_often_the_engines_connections_are_cut() {
     assert_eq!((ran.len(), once), (500, 500));
     let twice: Vec<_> = ran.into_iter().filter(|(_, runs)| *runs != 1).collect();
     assert!(twice.is_empty(), "at-most-once tasks and how often they ran: {twice:?}");
-    assert!(eventually(SOON, || work.status().tasks_assigned == 0 && work.status().results_held == 0));
+    assert!(
+        eventually(SOON, || work.status().tasks_assigned == 0 && work.status().results_held == 0)
+    );
 }

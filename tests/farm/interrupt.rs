@@ -6,8 +6,8 @@ use furlong_tests::program::Program;
 use furlong_tests::wait::SOON;
 use furlong_tests::work::Work;
 
-/// `furlong execute` with code that adds a line to a file for each interrupt, and returns when there is another file.
-/// Wherever the interrupt comes, it is caught.
+/// `furlong execute` with code that adds a line to a file for each interrupt, and returns when
+/// there is another file. Wherever the interrupt comes, it is caught.
 fn stubborn(work: &Work, name: &str) -> Program {
     let (begun, release) = (work.path(name), work.path(&format!("{name}.release")));
     let code = format!(
@@ -15,7 +15,8 @@ fn stubborn(work: &Work, name: &str) -> Program {
          while not is_over:\n    try:\n        while not is_over: is_over = os.path.exists({release:?}); time.sleep(0.002)\n    \
          except BaseException: note('interrupted')"
     );
-    let program = Program::spawn("furlong", command("furlong", &["execute", &code], work.farm().home()));
+    let program =
+        Program::spawn("furlong", command("furlong", &["execute", &code], work.farm().home()));
     work.wait_for_lines(name, 1);
     program
 }
@@ -45,7 +46,10 @@ fn ctrl_c_leaves_the_variables_of_earlier_commands_and_a_second_one_ends_by_forc
     assert_eq!(program.wait_exit(SOON).code(), Some(130));
     assert_eq!(execute("y = 6; y").ok(), "[0] In [1]: y = 6; y\n[0] Out[1]: 6");
     let failed = execute("x").failed(1);
-    assert!(failed.contains("NameError: name 'x' is not defined; if it was set before: the variables"), "{failed}");
+    assert!(
+        failed.contains("NameError: name 'x' is not defined; if it was set before: the variables"),
+        "{failed}"
+    );
     assert!(failed.contains("killed to cancel a task: "), "{failed}");
 }
 
@@ -90,15 +94,22 @@ fn what_is_submitted_right_after_a_forced_cancel_runs_in_the_next_interpreter() 
     let execute = |code: &str| work.within(view.execute(code)).unwrap().into_iter().next().unwrap();
     work.within(execute("x = 5")).unwrap();
     let loops = "while True:\n    try: sum(range(10**13))\n    except BaseException: pass";
-    let mut runs = execute(&format!("open({:?}, 'w').write('begun\\n')\n{loops}", work.path("begun")));
-    let before = work.within(view.call(&CallSpec::code("x = 6"))).unwrap().into_iter().next().unwrap();
+    let mut runs =
+        execute(&format!("open({:?}, 'w').write('begun\\n')\n{loops}", work.path("begun")));
+    let before =
+        work.within(view.call(&CallSpec::code("x = 6"))).unwrap().into_iter().next().unwrap();
     work.wait_for_lines("begun", 1);
     runs.cancel_force();
     work.within(&mut runs).unwrap_err();
     let after = execute("'x' in globals()");
     let result = work.within(after).unwrap();
-    assert!(matches!(result.header, ReplyHeader::Executed { repr: Some(repr), .. } if repr == "False"));
+    assert!(
+        matches!(result.header, ReplyHeader::Executed { repr: Some(repr), .. } if repr == "False")
+    );
     let failure = work.within(before).unwrap_err();
-    assert!(failure.to_string().contains("the interpreter was killed to cancel a task"), "{failure}");
+    assert!(
+        failure.to_string().contains("the interpreter was killed to cancel a task"),
+        "{failure}"
+    );
     work.within(runs.stopped()).unwrap();
 }

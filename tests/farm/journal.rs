@@ -25,8 +25,11 @@ fn what_was_accepted_as_durable_ends_though_the_broker_is_killed_and_its_client_
     let mut farm = Farm::start_with(&["--journal"]);
     let marker = farm.home().path().join("go");
     // They wait for the marker, so that they are there when the broker is killed, in every state.
-    let script = format!("until [ -e {} ]; do sleep 0.02; done; echo $FURLONG_TASK", marker.display());
-    let name = submit(farm.home(), &["--array", "1-6", "--label", "night", "--", "sh", "-c", &script]).ok();
+    let script =
+        format!("until [ -e {} ]; do sleep 0.02; done; echo $FURLONG_TASK", marker.display());
+    let name =
+        submit(farm.home(), &["--array", "1-6", "--label", "night", "--", "sh", "-c", &script])
+            .ok();
     farm.restart_after_sigkill();
     let _engines = [engine(farm.home()), engine(farm.home())];
     wait_for_engines(2, farm.home());
@@ -44,8 +47,9 @@ fn what_was_accepted_as_durable_ends_though_the_broker_is_killed_and_its_client_
         ["1", "2", "3", "4", "5", "6"]
     );
     let records = furlong(&["queue", "--all", "--json", "last"], farm.home()).ok();
-    let attempts =
-        records.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["attempts"].clone());
+    let attempts = records
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["attempts"].clone());
     let attempts: Vec<_> = attempts.collect();
     assert_eq!(attempts, [1; 6]);
 }
@@ -84,14 +88,17 @@ fn two_brokers_do_not_share_a_journal_and_fresh_keys_need_a_fresh_one() {
     assert!(second.contains("another broker has the journal"), "{second}");
     let mut farm = farm;
     farm.broker().kill();
-    let fresh = run("broker", &["--bind", "127.0.0.1", "--fresh", "--journal"], farm.home()).failed(1);
+    let fresh =
+        run("broker", &["--bind", "127.0.0.1", "--fresh", "--journal"], farm.home()).failed(1);
     assert!(fresh.contains("another cluster") && fresh.contains("--fresh"), "{fresh}");
 }
 
 #[test]
 fn a_journal_that_cannot_be_is_one_clear_line() {
     let home = Home::new();
-    let refusal = |journal: &str| run("broker", &["--bind", "127.0.0.1", "--journal", journal], &home).failed(1);
+    let refusal = |journal: &str| {
+        run("broker", &["--bind", "127.0.0.1", "--journal", journal], &home).failed(1)
+    };
     let missing = refusal("/nowhere/at/all/journal.db");
     assert!(missing.contains("no folder") && missing.contains("/nowhere/at/all"), "{missing}");
     let text = home.path().join("text");
@@ -114,7 +121,10 @@ impl SmallDisk {
     fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
-        let mounted = mount.args(["-t", "tmpfs", "-o", "size=3m", "furlong-test"]).arg(folder.path()).output();
+        let mounted = mount
+            .args(["-t", "tmpfs", "-o", "size=3m", "furlong-test"])
+            .arg(folder.path())
+            .output();
         mounted.is_ok_and(|output| output.status.success()).then_some(Self { folder })
     }
 
@@ -131,7 +141,9 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_full_disk_refuses_durable_tasks_aloud_and_the_rest_goes_on() {
-    let Some(disk) = SmallDisk::mount() else { return eprintln!("skipped: only root can mount a small disk") };
+    let Some(disk) = SmallDisk::mount() else {
+        return eprintln!("skipped: only root can mount a small disk");
+    };
     let journal = disk.path().join("journal.db");
     let farm = Farm::start_with(&["--journal", journal.to_str().unwrap()]);
     let _engine = engine(farm.home());
@@ -150,9 +162,13 @@ fn a_full_disk_refuses_durable_tasks_aloud_and_the_rest_goes_on() {
     // The log has some room of its own: it is full soon.
     let large = farm.home().path().join("large");
     fs::write(&large, vec![7_u8; 300_000]).unwrap();
-    let refused = submit(farm.home(), &["--wait", "--stdin", large.to_str().unwrap(), "--", "true"]);
+    let refused =
+        submit(farm.home(), &["--wait", "--stdin", large.to_str().unwrap(), "--", "true"]);
     let refused = refused.failed(1);
-    assert!(refused.contains("journal could not be written") && refused.contains("full"), "{refused}");
+    assert!(
+        refused.contains("journal could not be written") && refused.contains("full"),
+        "{refused}"
+    );
     assert_eq!(furlong(&["submit", "--wait", "--", "echo", "memory"], farm.home()).ok(), "memory");
     assert!(farm.home().broker_log().contains("cannot be written"), "{}", farm.home().broker_log());
     fs::remove_file(&filling).unwrap();

@@ -1,4 +1,5 @@
-//! Clients that take too much: of the broker's memory, of its patience, of their own capability. Others do not feel it.
+//! Clients that take too much: of the broker's memory, of its patience, of their own capability.
+//! Others do not feel it.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -17,7 +18,8 @@ use furlong_wire::token::Role;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-/// Runs no-ops of an honest client, one after the other, until something has happened, and counts them.
+/// Runs no-ops of an honest client, one after the other, until something has happened, and counts
+/// them.
 fn noops_until(work: &Work, mut happened: impl FnMut() -> bool) -> u64 {
     let (mut noops, begun) = (0, Instant::now());
     while !happened() {
@@ -42,13 +44,22 @@ fn a_client_that_submits_and_never_reads_is_closed_and_others_do_not_wait_for_it
         let submit = |n| {
             let payload = Payload::Inline(payload.clone());
             let (targets, runtime) = (Targets::Shared, Runtime::Native);
-            FromClient::Submit(Submit { n, targets, runtime, class: 1, define: None, options: None, payload })
+            FromClient::Submit(Submit {
+                n,
+                targets,
+                runtime,
+                class: 1,
+                define: None,
+                options: None,
+                payload,
+            })
         };
         n += 8;
         (n - 7..=n).map(submit).collect()
     };
     assert!(eventually(SOON, || work.status().clients == 2));
-    // Its results are more than the sockets' buffers can hold: it is not read from any longer, until it is closed.
+    // Its results are more than the sockets' buffers can hold: it is not read from any longer,
+    // until it is closed.
     let batches: Vec<_> = (0..3_000).map(|_| submits()).collect();
     let greedy = std::thread::spawn(move || {
         let _ = batches.iter().all(|batch| greedy.send(batch));
@@ -59,7 +70,10 @@ fn a_client_that_submits_and_never_reads_is_closed_and_others_do_not_wait_for_it
     let mut greedy = greedy.join().expect("it has sent what it could");
     assert!(greedy.peer.is_closed_within(SOON));
     let log = work.farm().home().broker_log();
-    assert!(log.contains("took nothing of what waits for it") || log.contains("reads too slowly"), "{log}");
+    assert!(
+        log.contains("took nothing of what waits for it") || log.contains("reads too slowly"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -68,7 +82,9 @@ fn output_of_four_mebibytes_keeps_its_ends_and_says_the_gap() {
     let report = work.run(&python("write", [json!(4 << 20)])).unwrap().report;
     for (output, name) in [(report.stdout, "out"), (report.stderr, "err")] {
         let (first, last) = (format!("{name}-first\n"), format!("{name}-last\n"));
-        assert!(output.start().starts_with(first.as_bytes()) && output.end().ends_with(last.as_bytes()));
+        assert!(
+            output.start().starts_with(first.as_bytes()) && output.end().ends_with(last.as_bytes())
+        );
         assert_eq!((output.start().len(), output.end().len()), (1 << 20, 1 << 20));
         let total = (4 << 20) + first.len() + last.len();
         assert_eq!(output.total_bytes(), total as u64);
@@ -80,7 +96,8 @@ fn output_of_four_mebibytes_keeps_its_ends_and_says_the_gap() {
 #[test]
 fn a_slow_reader_of_output_is_told_of_the_gaps_and_is_not_closed() {
     let work = Work::start_with(&[], &[&["-n", "2"]]);
-    let tasks: Vec<TaskFuture> = (0..12).map(|_| work.submit(&python("write", [json!(4 << 20)]))).collect();
+    let tasks: Vec<TaskFuture> =
+        (0..12).map(|_| work.submit(&python("write", [json!(4 << 20)]))).collect();
     // Nobody reads these before the tasks have ended.
     let mut streams: Vec<_> = tasks.iter().map(TaskFuture::output).collect();
     let mut totals = Vec::new();
@@ -121,7 +138,8 @@ fn a_full_payload_budget_is_busy_and_then_drains_without_a_loss() {
     let (_, total) = work.status().payload_bytes;
     assert_eq!(total, 32 << 20);
     let clients = [(); 3].map(|()| work.connect());
-    let call = CallSpec::native("echo").arguments(Arguments::Raw(vec![Bytes::from(vec![7; MIB - 4096])]));
+    let call =
+        CallSpec::native("echo").arguments(Arguments::Raw(vec![Bytes::from(vec![7; MIB - 4096])]));
     let mut filled: Vec<Vec<TaskFuture>> = Vec::new();
     // Requests may have half of it.
     for client in &clients[..2] {
@@ -134,7 +152,11 @@ fn a_full_payload_budget_is_busy_and_then_drains_without_a_loss() {
         assert!(full, "{} tasks", tasks.len());
         filled.push(tasks);
     }
-    assert!(eventually(SOON, || work.status().payload_bytes.0 > (15 << 20)), "{:?}", work.status().payload_bytes);
+    assert!(
+        eventually(SOON, || work.status().payload_bytes.0 > (15 << 20)),
+        "{:?}",
+        work.status().payload_bytes
+    );
     // A session that has credit finds no room: its task fails, and nothing else does.
     let refused = work.within(work.submit_by(&clients[2], &call));
     assert_eq!(refused.unwrap_err().kind(), Some(ErrorKind::Busy));
@@ -152,7 +174,11 @@ fn a_full_payload_budget_is_busy_and_then_drains_without_a_loss() {
     assert_eq!(work.within(waits).unwrap().data[0].len(), MIB - 4096);
     drop(clients);
     // What is left is the source of a function, which stays as long as its session.
-    assert!(eventually(SOON, || work.status().payload_bytes.0 < 8 << 10), "{:?}", work.status().payload_bytes);
+    assert!(
+        eventually(SOON, || work.status().payload_bytes.0 < 8 << 10),
+        "{:?}",
+        work.status().payload_bytes
+    );
     let again = work.run(&call).unwrap();
     assert_eq!(again.data[0].len(), MIB - 4096);
     assert!(rss_bytes(work.farm().pid()) < 160 << 20);
@@ -161,7 +187,10 @@ fn a_full_payload_budget_is_busy_and_then_drains_without_a_loss() {
 #[test]
 fn sessions_of_one_token_share_its_limit_of_tasks() {
     let work = Work::start(1);
-    let out = furlong(&["cap", "issue", "--role", "client", "--limits", "tasks=7", "--json"], work.farm().home());
+    let out = furlong(
+        &["cap", "issue", "--role", "client", "--limits", "tasks=7", "--json"],
+        work.farm().home(),
+    );
     let document: Value = serde_json::from_str(&out.ok()).unwrap();
     let file = PathBuf::from(document["file"].as_str().unwrap());
     let holder = work.begin_hold("held");

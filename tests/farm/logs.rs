@@ -38,13 +38,20 @@ fn broker_and_engine_say_in_json_who_comes_and_goes() {
     let farm = Farm::start_with(&["--log-format", "json"]);
     let engine = engine(farm.home(), &["--log-format", "json"]);
     wait_for_engines(1, farm.home());
-    let mut files = vec![log(farm.home(), "broker.log"), log(farm.home(), &format!("engine-{}.log", engine.pid()))];
+    let mut files = vec![
+        log(farm.home(), "broker.log"),
+        log(farm.home(), &format!("engine-{}.log", engine.pid())),
+    ];
     files.push(engine.stderr());
     for text in &files {
         assert!(!text.is_empty());
         for line in text.lines() {
-            let document: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-            assert!(document["fields"]["message"].is_string() && document["timestamp"].is_string(), "{line}");
+            let document: Value =
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            assert!(
+                document["fields"]["message"].is_string() && document["timestamp"].is_string(),
+                "{line}"
+            );
             assert_eq!(document["level"], "INFO", "{line}");
         }
     }
@@ -75,8 +82,10 @@ fn no_log_has_a_secret_in_it_at_any_level() {
     shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Task)).with_role(Role::Admin));
     let _session = RawSession::client(farm.port(), &farm.capability(Role::Client));
     let dir = farm.home().cluster();
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
-    let mut secrets: Vec<[u8; 32]> = Role::ALL.map(|role| *farm.capability(role).holder_secret().expose()).to_vec();
+    let hex =
+        |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    let mut secrets: Vec<[u8; 32]> =
+        Role::ALL.map(|role| *farm.capability(role).holder_secret().expose()).to_vec();
     let key = load_broker_key(&dir.broker_key()).unwrap();
     secrets.extend([*key.server_secret.expose(), *key.at_rest_key.expose()]);
     secrets.push(*load_issuer_key(&dir.issuer_key()).unwrap().issuer.expose_seed());
@@ -86,7 +95,11 @@ fn no_log_has_a_secret_in_it_at_any_level() {
     texts.extend(Role::ALL.map(|role| hex(farm.capability(role).token().as_bytes())));
     texts.push(hex(&[7; 32]));
     for (name, text) in logs(farm.home()) {
-        assert_eq!(fs::metadata(dir.log().join(&name)).unwrap().permissions().mode() & 0o7777, 0o600, "{name}");
+        assert_eq!(
+            fs::metadata(dir.log().join(&name)).unwrap().permissions().mode() & 0o7777,
+            0o600,
+            "{name}"
+        );
         assert!(!text.is_empty(), "{name} is empty");
         assert!(texts.iter().all(|secret| !text.contains(secret)), "a secret is in {name}");
     }
@@ -98,14 +111,21 @@ fn a_second_broker_leaves_the_log_of_the_first_alone() {
     let mut second = Program::start("broker", &["--bind", "127.0.0.1"], farm.home());
     assert_eq!(second.wait_exit(SOON).code(), Some(1));
     let text = log(farm.home(), "broker.log");
-    assert!(text.matches("capability files are in").count() == 1 && !text.contains("already has"), "{text}");
+    assert!(
+        text.matches("capability files are in").count() == 1 && !text.contains("already has"),
+        "{text}"
+    );
 }
 
 #[test]
 fn what_becomes_of_a_clusters_processes_is_in_its_log() {
     let mut cluster = Cluster::start(1);
     let text = log(cluster.home(), "cluster.log");
-    for part in ["the broker is started, process ", "an engine is started, process ", " stands: broker tcp://"] {
+    for part in [
+        "the broker is started, process ",
+        "an engine is started, process ",
+        " stands: broker tcp://",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let pid = status(cluster.home())["processes"][0]["pid"].as_i64().unwrap();

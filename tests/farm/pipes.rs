@@ -15,7 +15,8 @@ fn address_of_an_engine(farm: &Farm) -> (String, u32) {
     let engine = engine(farm.home());
     let mut address = None;
     let is_there = eventually(SOON, || {
-        let status: Value = serde_json::from_str(&furlong(&["status", "--json"], farm.home()).ok()).unwrap();
+        let status: Value =
+            serde_json::from_str(&furlong(&["status", "--json"], farm.home()).ok()).unwrap();
         address = status["processes"][0]["address"].as_str().map(str::to_owned);
         address.is_some()
     });

@@ -1,4 +1,5 @@
-//! The broker's ports: for all roles, for engines or clients alone, on this or that address, of several clusters.
+//! The broker's ports: for all roles, for engines or clients alone, on this or that address, of
+//! several clusters.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -16,7 +17,11 @@ use serde_json::Value;
 
 /// Starts a broker, and waits until it can be reached.
 fn start(home: &Home, args: &[&str]) -> Program {
-    let broker = Program::start("broker", &[&["--bind", "127.0.0.1", "--stop-with-stdin"], args].concat(), home);
+    let broker = Program::start(
+        "broker",
+        &[&["--bind", "127.0.0.1", "--stop-with-stdin"], args].concat(),
+        home,
+    );
     broker.wait_for_line("capability files are in", SOON);
     broker
 }
@@ -36,7 +41,8 @@ fn refused(home: &Home, args: &[&str]) -> String {
 
 /// The main port, that for engines and that for clients, by `run/broker.json`.
 fn ports(home: &Home) -> [Option<u16>; 3] {
-    let state: Value = serde_json::from_slice(&std::fs::read(home.cluster().broker_state()).unwrap()).unwrap();
+    let state: Value =
+        serde_json::from_slice(&std::fs::read(home.cluster().broker_state()).unwrap()).unwrap();
     ["port", "engine_port", "client_port"].map(|name| state[name].as_u64().map(|port| port as u16))
 }
 
@@ -63,12 +69,18 @@ fn a_port_for_engines_takes_engines_alone_and_the_main_port_everybody() {
     let [Some(main), Some(engines), None] = ports(&home) else { panic!("{:?}", ports(&home)) };
     for role in Role::ALL {
         let capability = home.capability(role);
-        assert_eq!(port_of(&home, role), if role == Role::Engine { engines } else { main }, "{role}");
+        assert_eq!(
+            port_of(&home, role),
+            if role == Role::Engine { engines } else { main },
+            "{role}"
+        );
         assert_eq!(is_let_in(main, &capability), Ok(()), "{role}: a file of before still serves");
         let expected = format!("this port is for engines, and the capability's role is {role}");
         match is_let_in(engines, &capability) {
             Ok(()) => assert_eq!(role, Role::Engine),
-            Err(text) => assert!(role != Role::Engine && text.starts_with(&expected), "{role}: {text}"),
+            Err(text) => {
+                assert!(role != Role::Engine && text.starts_with(&expected), "{role}: {text}")
+            }
         }
     }
     stop(broker);
@@ -89,10 +101,14 @@ fn with_ports_for_both_there_is_no_main_port_unless_it_is_asked_for() {
     let mut broker = start(&home, &["--engine-port", "0", "--client-port", "0"]);
     let [None, Some(engines), Some(clients)] = ports(&home) else { panic!("{:?}", ports(&home)) };
     for role in Role::ALL {
-        let (own, other) = if role == Role::Engine { (engines, clients) } else { (clients, engines) };
+        let (own, other) =
+            if role == Role::Engine { (engines, clients) } else { (clients, engines) };
         let capability = home.capability(role);
         assert_eq!((port_of(&home, role), is_let_in(own, &capability)), (own, Ok(())), "{role}");
-        assert!(is_let_in(other, &capability).unwrap_err().starts_with("this port is for "), "{role}");
+        assert!(
+            is_let_in(other, &capability).unwrap_err().starts_with("this port is for "),
+            "{role}"
+        );
     }
     let listed = furlong(&["cluster", "list"], &home).ok();
     assert!(listed.contains(&format!(":{clients}")), "{listed}");
@@ -138,7 +154,9 @@ fn a_busy_port_of_the_last_start_is_one_line_too() {
     let [_, Some(engines), _] = ports(&home) else { panic!("{:?}", ports(&home)) };
     let _holder = TcpListener::bind(("127.0.0.1", engines)).unwrap();
     let line = refused(&home, &["--bind", "127.0.0.1"]);
-    let expected = format!("port {engines}, kept from the last start so that files stay good, is held by pid ");
+    let expected = format!(
+        "port {engines}, kept from the last start so that files stay good, is held by pid "
+    );
     assert!(line.contains(&expected) && line.ends_with("--engine-port N"), "{line}");
 }
 
@@ -172,7 +190,14 @@ fn a_location_comes_first_in_the_files_and_then_the_address() {
     let home = Home::new();
     let broker = start(&home, &["--location", "head.example"]);
     let [Some(port), ..] = ports(&home) else { panic!("{:?}", ports(&home)) };
-    let texts = |role| home.capability(role).endpoints().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let texts = |role| {
+        home.capability(role)
+            .endpoints()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     assert_eq!(texts(Role::Client), format!("tcp://head.example:{port} tcp://127.0.0.1:{port}"));
     stop(broker);
     // A location that is an IPv6 address, and none: the files follow.
@@ -189,7 +214,8 @@ fn all_interfaces_are_all_addresses_also_of_ipv6() {
     if !Path::new("/proc/net/if_inet6").exists() {
         return;
     }
-    for (bind, reached) in [("::1", vec!["[::1]"]), ("::", vec!["127.0.0.1", "[::1]"]), ("0.0.0.0", vec!["127.0.0.1"])]
+    for (bind, reached) in
+        [("::1", vec!["[::1]"]), ("::", vec!["127.0.0.1", "[::1]"]), ("0.0.0.0", vec!["127.0.0.1"])]
     {
         let home = Home::new();
         let broker = Program::start("broker", &["--bind", bind, "--stop-with-stdin"], &home);
@@ -198,11 +224,18 @@ fn all_interfaces_are_all_addresses_also_of_ipv6() {
         let capability = home.capability(Role::Client);
         for host in reached {
             let endpoint = format!("tcp://{host}:{port}").parse().unwrap();
-            assert!(capability.endpoints().contains(&endpoint), "{bind}: {:?}", capability.endpoints());
+            assert!(
+                capability.endpoints().contains(&endpoint),
+                "{bind}: {:?}",
+                capability.endpoints()
+            );
             assert!(TcpStream::connect(format!("{host}:{port}")).is_ok(), "{bind}: {host}");
         }
         // The loopback addresses come last: another machine would reach itself by them.
-        let hosts = capability.endpoints().iter().map(|endpoint| ["127.0.0.1", "::1"].contains(&endpoint.host()));
+        let hosts = capability
+            .endpoints()
+            .iter()
+            .map(|endpoint| ["127.0.0.1", "::1"].contains(&endpoint.host()));
         assert!(hosts.is_sorted(), "{:?}", capability.endpoints());
         Good::connect(&capability).unwrap();
     }

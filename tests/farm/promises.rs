@@ -1,7 +1,9 @@
-//! A task's output while it runs, what is retained of it afterwards and for whom, and namespaces that go.
+//! A task's output while it runs, what is retained of it afterwards and for whom, and namespaces
+//! that go.
 
 use furlong_client::{
-    CallSpec, EngineId, EngineTargets, ErrorKind, Event, Multiengine, Signal, TaskFuture, TaskQuery, TaskState,
+    CallSpec, EngineId, EngineTargets, ErrorKind, Event, Multiengine, Signal, TaskFuture,
+    TaskQuery, TaskState,
 };
 use furlong_tests::command::furlong;
 use furlong_tests::wait::{SOON, eventually};
@@ -58,7 +60,8 @@ fn another_process_of_the_owner_follows_and_fetches_what_is_kept() {
     work.within(task).unwrap();
     // By id, by label, and as often as one likes; the command is a process of its own.
     for selector in [&[id.to_string()][..], &["--label".into(), "shown".into()]] {
-        let args: Vec<&str> = ["result"].into_iter().chain(selector.iter().map(String::as_str)).collect();
+        let args: Vec<&str> =
+            ["result"].into_iter().chain(selector.iter().map(String::as_str)).collect();
         let out = furlong(&args, work.farm().home());
         assert!(out.clone().ok().contains("step 0\nstep 1"), "{out:?}");
     }
@@ -82,7 +85,8 @@ fn what_is_not_kept_goes_with_its_acknowledgement_and_what_nobody_fetched_stays(
     work.within(client.detach()).unwrap();
     let fetched = work.within(work.client().wait_for(kept_id)).unwrap();
     assert_eq!(fetched.result.unwrap().unwrap().json::<u32>().unwrap(), 36);
-    let gone = || work.within(work.client().fetch(plain_id)).is_ok_and(|fetched| fetched.result.is_some());
+    let gone =
+        || work.within(work.client().fetch(plain_id)).is_ok_and(|fetched| fetched.result.is_some());
     assert!(!gone());
 }
 
@@ -91,7 +95,8 @@ fn tasks_of_a_session_that_says_goodbye_are_cancelled_unless_they_are_kept() {
     let work = Work::start(1);
     let holder = work.begin_hold("held");
     let client = work.connect();
-    let calls = ["kept", "plain"].map(|name| python("noted", [json!(work.path("ran")), json!(name)]));
+    let calls =
+        ["kept", "plain"].map(|name| python("noted", [json!(work.path("ran")), json!(name)]));
     let [kept, plain] = calls;
     let kept = work.submit_by(&client, &kept.keep(true));
     let plain = work.submit_by(&client, &plain);
@@ -113,14 +118,23 @@ fn direct_tasks_are_lost_with_the_namespace_unless_they_do_not_need_it() {
     let mut events = work.client().subscribe().unwrap();
     let set = CallSpec::code("x = 5");
     work.within(one(&work, &view, &set)).unwrap();
-    let dies = one(&work, &view, &python("hold", ["a.begun", "a.release"].map(|name| json!(work.path(name)))));
+    let dies = one(
+        &work,
+        &view,
+        &python("hold", ["a.begun", "a.release"].map(|name| json!(work.path(name)))),
+    );
     work.wait_for_lines("a.begun", 1);
     let needs = [(); 3].map(|()| one(&work, &view, &CallSpec::code("x")));
-    let safe = [(); 3].map(|()| one(&work, &view, &CallSpec::code("'x' in globals()").restart_safe(true)));
+    let safe =
+        [(); 3].map(|()| one(&work, &view, &CallSpec::code("'x' in globals()").restart_safe(true)));
     let shared = work.submit(&python("square", [json!(4)]));
     work.within(view.signal(Signal::new(9).unwrap())).unwrap();
     let failure = work.within(dies).unwrap_err();
-    assert_eq!((failure.state(), failure.kind()), (Some(TaskState::Lost), Some(ErrorKind::EngineLost)), "{failure}");
+    assert_eq!(
+        (failure.state(), failure.kind()),
+        (Some(TaskState::Lost), Some(ErrorKind::EngineLost)),
+        "{failure}"
+    );
     assert!(failure.to_string().contains("SIGKILL"), "{failure}");
     for task in needs {
         let failure = work.within(task).unwrap_err();
@@ -128,7 +142,10 @@ fn direct_tasks_are_lost_with_the_namespace_unless_they_do_not_need_it() {
         assert!(failure.to_string().contains("namespace"), "{failure}");
     }
     for task in safe {
-        let furlong_client::ReplyHeader::Executed { repr, .. } = work.within(task).unwrap().header else { panic!() };
+        let furlong_client::ReplyHeader::Executed { repr, .. } = work.within(task).unwrap().header
+        else {
+            panic!()
+        };
         assert_eq!(repr.as_deref(), Some("False"), "the new namespace is empty");
     }
     assert_eq!(work.within(shared).unwrap().json::<u32>().unwrap(), 16);
@@ -151,8 +168,11 @@ fn direct_tasks_are_lost_with_the_namespace_unless_they_do_not_need_it() {
 fn each_slot_sees_a_gpu_of_its_own_when_that_is_asked_for() {
     let work = Work::start_with(&[], &[&["-n", "3", "--cuda", "--env", "COLOUR=blue"]]);
     let all = work.client().multiengine(EngineTargets::All);
-    let names = ["__import__('os').environ['CUDA_VISIBLE_DEVICES']", "__import__('os').environ['COLOUR']"];
-    let seen = work.within(async { all.pull(&names).await.unwrap().json::<(String, String)>().await }).unwrap();
+    let names =
+        ["__import__('os').environ['CUDA_VISIBLE_DEVICES']", "__import__('os').environ['COLOUR']"];
+    let seen = work
+        .within(async { all.pull(&names).await.unwrap().json::<(String, String)>().await })
+        .unwrap();
     let expected = ["0", "1", "2"].map(|device| (device.to_owned(), "blue".to_owned()));
     assert_eq!(seen, expected);
     let printed = CallSpec::command(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"]);
@@ -181,7 +201,9 @@ fn what_a_session_sends_to_an_engine_runs_there_in_that_order() {
     for group in ours {
         work.within(group.wait()).unwrap();
     }
-    let orders = work.within(async { view.pull(&["order"]).await.unwrap().json::<(Vec<u32>,)>().await }).unwrap();
+    let orders = work
+        .within(async { view.pull(&["order"]).await.unwrap().json::<(Vec<u32>,)>().await })
+        .unwrap();
     assert!(orders.iter().all(|(order,)| order.iter().copied().eq(0..100)), "{orders:?}");
     assert!(eventually(SOON, || work.status().tasks_assigned == 0));
 }

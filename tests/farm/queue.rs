@@ -1,11 +1,12 @@
-//! The scheduling of tasks: priority, fairness, dependencies, labels, what is sent ahead, history, draining.
+//! The scheduling of tasks: priority, fairness, dependencies, labels, what is sent ahead, history,
+//! draining.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use furlong_client::{
-    Arguments, CallSpec, Client, Depends, EngineId, EngineTargets, ErrorKind, TaskFuture, TaskId, TaskPhase, TaskQuery,
-    TaskRecord, TaskState,
+    Arguments, CallSpec, Client, Depends, EngineId, EngineTargets, ErrorKind, TaskFuture, TaskId,
+    TaskPhase, TaskQuery, TaskRecord, TaskState,
 };
 use furlong_tests::command::furlong;
 use furlong_tests::wait::{SOON, eventually};
@@ -14,7 +15,11 @@ use serde_json::{Value, json};
 
 /// A capability of its own for somebody.
 fn issue(work: &Work, args: &[&str]) -> PathBuf {
-    let out = furlong(&[&["cap", "issue", "--role", "client", "--json"], args].concat(), work.farm().home()).ok();
+    let out = furlong(
+        &[&["cap", "issue", "--role", "client", "--json"], args].concat(),
+        work.farm().home(),
+    )
+    .ok();
     let document: Value = serde_json::from_str(&out).unwrap();
     PathBuf::from(document["file"].as_str().unwrap())
 }
@@ -41,8 +46,10 @@ fn priority_goes_first_and_what_names_the_engine_before_all() {
     let work = Work::start(1);
     let holder = work.begin_hold("held");
     let plan = [("low", -1), ("a", 0), ("b", 0), ("high", 7), ("c", 0)];
-    let mut tasks: Vec<_> =
-        plan.iter().map(|(name, priority)| work.submit(&named(&work, *name).priority(*priority))).collect();
+    let mut tasks: Vec<_> = plan
+        .iter()
+        .map(|(name, priority)| work.submit(&named(&work, *name).priority(*priority)))
+        .collect();
     tasks.push(direct(&work, work.client(), 0, &named(&work, "direct")));
     work.wait_for_phase(tasks[0].id(), TaskPhase::Queued);
     work.release("held.release");
@@ -112,7 +119,8 @@ fn dependencies_are_met_by_all_or_any_on_success_or_failure() {
 fn dependencies_reach_over_the_sessions_of_one_owner_and_no_further() {
     let work = Work::start(2);
     let holder = work.begin_hold("held");
-    let (other, outsider) = (work.connect(), work.connect_with(&issue(&work, &["--owner", "a-outsider"])));
+    let (other, outsider) =
+        (work.connect(), work.connect_with(&issue(&work, &["--owner", "a-outsider"])));
     let waits = work.submit_by(&other, &named(&work, "other").after(&holder));
     let unknown = work.submit_by(&outsider, &named(&work, "outsider").after(&holder));
     let failure = work.within(unknown).unwrap_err();
@@ -158,7 +166,8 @@ fn required_labels_and_scopes_decide_which_engines_run_a_task() {
     let failure = work.within(direct(&work, work.client(), 0, &noop().require("gpu"))).unwrap_err();
     assert_eq!(failure.kind(), Some(ErrorKind::Unsupported), "{failure}");
     let scoped = work.connect_with(&issue(&work, &["--labels", "big"]));
-    let engines: Vec<_> = (0..20).map(|_| engine_of(&work, work.submit_by(&scoped, &noop()))).collect();
+    let engines: Vec<_> =
+        (0..20).map(|_| engine_of(&work, work.submit_by(&scoped, &noop()))).collect();
     assert!(engines.iter().all(|engine| *engine == 2), "{engines:?}");
     for (engine, may) in [(0, false), (1, false), (2, true)] {
         let group = work.within(view(&scoped, engine).call(&noop()));
@@ -176,7 +185,8 @@ fn a_label_that_comes_later_frees_what_waits_for_it() {
     assert_eq!(engine_of(&work, waits), 1);
 }
 
-/// Two engines that have run short tasks of `hold_if` lately, so that they are given several at once.
+/// Two engines that have run short tasks of `hold_if` lately, so that they are given several at
+/// once.
 fn brisk() -> (Work, impl Fn(&Work, u32) -> CallSpec) {
     let work = Work::start(2);
     let call = |work: &Work, item: u32| {
@@ -211,7 +221,8 @@ fn what_was_sent_ahead_makes_way_for_an_engine_s_own_work() {
     let work = Work::start(1);
     let files = ["held.begun", "held.release"].map(|name| json!(work.path(name)));
     let [begun, release] = files;
-    let call = |item: u32| python("hold_if", [json!(item), json!(0), begun.clone(), release.clone()]);
+    let call =
+        |item: u32| python("hold_if", [json!(item), json!(0), begun.clone(), release.clone()]);
     let warm: Vec<_> = (1..200).map(|item| work.submit(&call(item))).collect();
     for task in warm {
         work.within(task).unwrap();
@@ -222,7 +233,8 @@ fn what_was_sent_ahead_makes_way_for_an_engine_s_own_work() {
     work.within(work.client().engines()).unwrap();
     work.release("held.release");
     let own = work.within(own).unwrap().report.times;
-    let shared: Vec<_> = shared.into_iter().map(|task| work.within(task).unwrap().report.times).collect();
+    let shared: Vec<_> =
+        shared.into_iter().map(|task| work.within(task).unwrap().report.times).collect();
     let ended = |times: &furlong_client::TaskTimes| times.submitted_unix_us + times.finished_us;
     let before = shared.iter().filter(|times| ended(times) < ended(&own)).count();
     assert!(before <= 64, "{before} of 400 shared tasks went before it");
@@ -231,7 +243,8 @@ fn what_was_sent_ahead_makes_way_for_an_engine_s_own_work() {
 #[test]
 fn no_task_waits_while_an_engine_idles() {
     let work = Work::start(2);
-    // One long task, then short ones of another kind, again and again: the free engine takes them all.
+    // One long task, then short ones of another kind, again and again: the free engine takes them
+    // all.
     let holder = work.begin_hold("held");
     let held_by = work.fetch(&holder).record.engine.unwrap().0;
     for item in 0..100 {
@@ -260,14 +273,23 @@ fn the_times_of_a_task_are_in_their_order() {
     let task = work.submit(&call);
     let id = task.id();
     let before = history(&work, id);
-    assert_eq!((before.phase, before.times.queued_us, before.outcome), (TaskPhase::Waiting, None, None));
+    assert_eq!(
+        (before.phase, before.times.queued_us, before.outcome),
+        (TaskPhase::Waiting, None, None)
+    );
     work.release("held.release");
     work.within(holder).unwrap();
     work.within(task).unwrap();
     assert!(eventually(SOON, || history(&work, id).times.delivered_us.is_some()));
     let record = history(&work, id);
     let times = record.times;
-    let steps = [times.queued_us, times.assigned_us, times.started_us, times.finished_us, times.delivered_us];
+    let steps = [
+        times.queued_us,
+        times.assigned_us,
+        times.started_us,
+        times.finished_us,
+        times.delivered_us,
+    ];
     let steps: Vec<u64> = steps.into_iter().map(|at| at.expect("it has come that far")).collect();
     assert!(steps.is_sorted() && steps[4] <= times.now_us, "{record:?}");
     assert!(times.run_us >= 40_000 && times.run_us <= steps[3] - steps[1], "{record:?}");
@@ -289,7 +311,11 @@ fn sigterm_finishes_what_runs_and_gives_back_the_rest() {
         assert_eq!(engine_of(&work, task), 1, "what had not begun runs elsewhere");
     }
     let failure = work.within(own).unwrap_err();
-    assert_eq!((failure.state(), failure.kind()), (Some(TaskState::Lost), Some(ErrorKind::EngineLost)), "{failure}");
+    assert_eq!(
+        (failure.state(), failure.kind()),
+        (Some(TaskState::Lost), Some(ErrorKind::EngineLost)),
+        "{failure}"
+    );
     assert!(!holder.is_finished());
     work.release("held.release");
     let result = work.within(holder).unwrap();

@@ -15,7 +15,12 @@ fn engine_pids(home: &Home) -> BTreeMap<u64, u64> {
     let processes = status["processes"].as_array().unwrap().iter();
     let of = |process: &serde_json::Value| {
         let pid = process["pid"].as_u64().unwrap();
-        process["engines"].as_array().unwrap().iter().map(|id| (id.as_u64().unwrap(), pid)).collect::<Vec<_>>()
+        process["engines"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| (id.as_u64().unwrap(), pid))
+            .collect::<Vec<_>>()
     };
     processes.flat_map(of).collect()
 }
@@ -25,9 +30,13 @@ fn wait_for_roster(engines: usize, home: &Home) {
     let roster = || fs::read_to_string(home.cluster().roster()).unwrap_or_default();
     // A roster in the first line, and what has changed since in the others.
     let known = || {
-        let lines = roster().lines().map(serde_json::from_str).collect::<Result<Vec<serde_json::Value>, _>>();
+        let lines = roster()
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<Vec<serde_json::Value>, _>>();
         let lines = lines.unwrap_or_default();
-        let of_line = |line: &serde_json::Value| line["engines"].as_object().map_or(1, serde_json::Map::len);
+        let of_line =
+            |line: &serde_json::Value| line["engines"].as_object().map_or(1, serde_json::Map::len);
         lines.iter().map(of_line).sum::<usize>()
     };
     assert!(eventually(SOON, || known() == engines), "{}", roster());
@@ -41,7 +50,10 @@ fn engines_outlive_a_broker_that_is_killed_and_so_do_their_ids_and_namespaces() 
     furlong(&["execute", "x = 40 + engine_id"], farm.home()).ok();
     wait_for_roster(2, farm.home());
     let before = engine_pids(farm.home());
-    assert!(engines.iter().all(|engine| before.values().any(|pid| *pid == u64::from(engine.pid()))), "{before:?}");
+    assert!(
+        engines.iter().all(|engine| before.values().any(|pid| *pid == u64::from(engine.pid()))),
+        "{before:?}"
+    );
     farm.restart_after_sigkill();
     wait_for_engines(2, farm.home());
     assert_eq!(engine_pids(farm.home()), before);
@@ -81,7 +93,10 @@ fn busy_engine(home: &Home) -> u64 {
     let one = eventually(SOON, || {
         let status = status(home);
         let engines = status["engines"].as_array().unwrap().iter();
-        busy = engines.filter(|it| it["tasks_assigned"] != 0).map(|it| it["id"].as_u64().unwrap()).collect();
+        busy = engines
+            .filter(|it| it["tasks_assigned"] != 0)
+            .map(|it| it["id"].as_u64().unwrap())
+            .collect();
         busy.len() == 1
     });
     assert!(one, "not one engine is busy: {busy:?}");
@@ -98,11 +113,19 @@ fn an_interpreter_that_ends_takes_its_task_with_it_and_nothing_else() {
     let outcome = furlong(&["map", &format!("{path}:work"), "die", "live"], farm.home());
     assert_eq!(outcome.stdout, "\"live\"");
     let stderr = outcome.failed(1);
-    assert!(stderr.contains("item 0: ") && stderr.contains("exit code 3") && stderr.contains("(engine 0)"), "{stderr}");
+    assert!(
+        stderr.contains("item 0: ")
+            && stderr.contains("exit code 3")
+            && stderr.contains("(engine 0)"),
+        "{stderr}"
+    );
     let executed = furlong(&["execute", "--json", "import os; os._exit(3)"], farm.home());
     let error: serde_json::Value = serde_json::from_str(&executed.stdout).unwrap();
     assert_eq!(error["error"]["kind"], "engine_lost");
     // The engine itself has not ended, and the next task has a new interpreter.
-    assert_eq!(furlong(&["execute", "6 * 7"], farm.home()).ok(), "[0] In [1]: 6 * 7\n[0] Out[1]: 42");
+    assert_eq!(
+        furlong(&["execute", "6 * 7"], farm.home()).ok(),
+        "[0] In [1]: 6 * 7\n[0] Out[1]: 42"
+    );
     assert_eq!(engine_pids(farm.home()), BTreeMap::from([(0, u64::from(engine.pid()))]));
 }

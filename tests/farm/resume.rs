@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use furlong_client::{Arguments, CallSpec, Client, ClientError, EngineTargets, LinkEvent, TaskFuture};
+use furlong_client::{
+    Arguments, CallSpec, Client, ClientError, EngineTargets, LinkEvent, TaskFuture,
+};
 use furlong_host::private_file::create_private;
 use furlong_tests::proxy::Proxy;
 use furlong_tests::wait::{SOON, eventually};
@@ -23,7 +25,8 @@ impl Told {
         let events = Arc::<Mutex<Vec<LinkEvent>>>::default();
         let of_client = Arc::clone(&events);
         let note = move |event: &LinkEvent| of_client.lock().unwrap().push(event.clone());
-        let client = work.within(Client::builder().capability(capability).on_link(note).connect()).unwrap();
+        let client =
+            work.within(Client::builder().capability(capability).on_link(note).connect()).unwrap();
         Self { client, events }
     }
 
@@ -68,7 +71,8 @@ fn futures_resolve_over_many_cuts_as_if_nothing_had_happened() {
     let mut echoes = Vec::new();
     for round in 0..12 {
         for item in 0..60 {
-            let call = python("noted", [json!(work.path("ran")), json!(round * 60 + item), json!(2)]);
+            let call =
+                python("noted", [json!(work.path("ran")), json!(round * 60 + item), json!(2)]);
             futures.push(told.submit(&work, &call.at_most_once(true)));
         }
         echoes.push(told.submit(&work, &echo));
@@ -141,9 +145,13 @@ fn shared_tasks_of_a_living_client_outlive_a_broker_that_is_killed() {
     assert_eq!(work.within(&mut done).unwrap().json::<u32>().unwrap(), 9);
     let large = Bytes::from(vec![7_u8; 700_000]);
     for returns in 1..=3 {
-        let futures: Vec<TaskFuture> =
-            (0..200).map(|item| told.submit(&work, &python("square", [json!(item), json!(5)]))).collect();
-        let echo = told.submit(&work, &CallSpec::native("echo").arguments(Arguments::Raw(vec![large.clone()])));
+        let futures: Vec<TaskFuture> = (0..200)
+            .map(|item| told.submit(&work, &python("square", [json!(item), json!(5)])))
+            .collect();
+        let echo = told.submit(
+            &work,
+            &CallSpec::native("echo").arguments(Arguments::Raw(vec![large.clone()])),
+        );
         work.farm_mut().restart_after_sigkill();
         told.wait_for_return(returns);
         for (item, future) in (0..).zip(futures) {
@@ -152,8 +160,9 @@ fn shared_tasks_of_a_living_client_outlive_a_broker_that_is_killed() {
         assert_eq!(work.within(echo).unwrap().data, std::slice::from_ref(&large));
     }
     // The engines and their namespaces are those of before.
-    let sums =
-        work.within(async { told.client.multiengine(EngineTargets::All).pull(&["x"]).await.unwrap().wait().await });
+    let sums = work.within(async {
+        told.client.multiengine(EngineTargets::All).pull(&["x"]).await.unwrap().wait().await
+    });
     assert_eq!(sums.unwrap().len(), 2);
 }
 

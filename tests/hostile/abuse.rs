@@ -9,16 +9,16 @@ use furlong_wire::aead::TAG_BYTES;
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
-    Ack, AttemptFinished, Cancel, Chunk, FromClient, FromEngine, Outcome, Payload, Query, Request, Runtime, Submit,
-    Targets, ToClient,
+    Ack, AttemptFinished, Cancel, Chunk, FromClient, FromEngine, Outcome, Payload, Query, Request,
+    Runtime, Submit, Targets, ToClient,
 };
 use furlong_wire::token::Role;
 
 use crate::records::submit;
 use crate::{CLOSED, PENDING_GROWTH_BYTES_MAX};
 
-/// The limit on the broker's memory growth when a peer with a capability does its worst: an out-queue, which may hold
-/// 64 MiB, and what is on its way there.
+/// The limit on the broker's memory growth when a peer with a capability does its worst: an
+/// out-queue, which may hold 64 MiB, and what is on its way there.
 const PEER_GROWTH_BYTES_MAX: u64 = 192 << 20;
 
 fn inline(bytes: usize) -> Payload {
@@ -28,12 +28,25 @@ fn inline(bytes: usize) -> Payload {
 /// A session's first tasks, one for each of these engines.
 fn submit_to(targets: Targets) -> FromClient {
     let (runtime, payload) = (Runtime::Native, inline(4));
-    FromClient::Submit(Submit { n: 1, targets, runtime, class: 0, define: None, options: None, payload })
+    FromClient::Submit(Submit {
+        n: 1,
+        targets,
+        runtime,
+        class: 0,
+        define: None,
+        options: None,
+        payload,
+    })
 }
 
 fn finished(attempt: Attempt) -> FromEngine {
     let payload = Some(inline(4));
-    FromEngine::Finished(AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1, payload })
+    FromEngine::Finished(AttemptFinished {
+        attempt,
+        outcome: Outcome::SUCCEEDED,
+        run_us: 1,
+        payload,
+    })
 }
 
 /// The first of the session's messages that is one of these.
@@ -111,7 +124,8 @@ fn a_client_takes_no_part_that_its_role_does_not_have() {
         });
         assert_eq!(kind, Some("forbidden"), "{role}");
     }
-    let mut engine = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
+    let mut engine =
+        shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
     engine.send(&[submit(1, inline(4))]);
     assert!(engine.peer.is_closed_within(CLOSED), "an engine submits");
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
@@ -145,9 +159,15 @@ fn a_session_belongs_to_the_key_that_made_it() {
     let mut session = shake_hands(farm.port(), &victim).session();
     let mut thief = Credentials::of(&farm.capability(Role::Admin));
     (thief.hello.session, thief.hello.incarnation) = (victim.hello.session, u64::MAX);
-    assert!(shake_hands(farm.port(), &thief).refusal().is_some(), "another key takes a session over");
+    assert!(
+        shake_hands(farm.port(), &thief).refusal().is_some(),
+        "another key takes a session over"
+    );
     // The same key with an old incarnation: a delayed duplicate.
-    assert!(matches!(shake_hands(farm.port(), &victim), Answer::Refused(_)), "an old incarnation takes over");
+    assert!(
+        matches!(shake_hands(farm.port(), &victim), Answer::Refused(_)),
+        "an old incarnation takes over"
+    );
     assert!(session.send(&[FromClient::Query(Request { request: 1, query: Query::Engines })]));
     assert!(session.receive::<ToClient>().is_ok(), "the victim's session has ended");
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
@@ -156,8 +176,9 @@ fn a_session_belongs_to_the_key_that_made_it() {
 /// Sends records that are answered with much, and reads nothing, until the broker closes.
 fn ask_and_never_read(farm: &Farm, questions: u64) {
     let mut session = RawSession::client(farm.port(), &farm.capability(Role::Client));
-    let asked: Vec<_> =
-        (0..questions).map(|request| FromClient::Query(Request { request, query: Query::Status })).collect();
+    let asked: Vec<_> = (0..questions)
+        .map(|request| FromClient::Query(Request { request, query: Query::Status }))
+        .collect();
     while session.send(&asked) {}
 }
 
@@ -209,7 +230,8 @@ fn the_tasks_of_all_sessions_together_keep_to_the_memory_that_was_given() {
     for _ in 0..8 {
         let mut session = RawSession::client(farm.port(), &capability);
         for first in (1..=tasks_max).step_by(400) {
-            let tasks: Vec<_> = (first..=tasks_max.min(first + 399)).map(|n| submit(n, inline(1_024))).collect();
+            let tasks: Vec<_> =
+                (first..=tasks_max.min(first + 399)).map(|n| submit(n, inline(1_024))).collect();
             if !session.send(&tasks) {
                 break;
             }
@@ -230,10 +252,14 @@ fn the_payloads_of_all_sessions_together_keep_to_the_memory_that_was_given() {
     for _ in 0..6 {
         let mut session = RawSession::client(farm.port(), &capability);
         for n in 1..=session.welcome.payload_credit_bytes / each {
-            let announced = Payload::Chunked { transfer: n, counter: n, bytes: each, instance: None };
+            let announced =
+                Payload::Chunked { transfer: n, counter: n, bytes: each, instance: None };
             let batch = [submit(n, announced), FromClient::Chunk(Chunk { transfer: n })];
             let envelope = session.seal(&batch, std::slice::from_ref(&chunk));
-            assert!(session.peer.send(&message(&[&envelope, &chunk])), "what the credit allows is read");
+            assert!(
+                session.peer.send(&message(&[&envelope, &chunk])),
+                "what the credit allows is read"
+            );
         }
         session.send(&[FromClient::Query(Request { request: 1, query: Query::Engines })]);
         wait_for(&mut session, |message| matches!(message, ToClient::Reply(_)).then_some(()));

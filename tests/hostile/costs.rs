@@ -1,19 +1,22 @@
-//! Limits on what one admitted peer can make the broker do and hold: bounded work and answers, everything charged for.
+//! Limits on what one admitted peer can make the broker do and hold: bounded work and answers,
+//! everything charged for.
 
 use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
-    Ack, AttemptOutput, Cancel, Define, Dependency, ErrorKind, Fetch, FromClient, FromEngine, Outcome, Purge, Query,
-    ReplyBody, Request, Runtime, Stream, Submit, TakeBack, Targets, TaskOptions, TaskQuery, ToClient,
+    Ack, AttemptOutput, Cancel, Define, Dependency, ErrorKind, Fetch, FromClient, FromEngine,
+    Outcome, Purge, Query, ReplyBody, Request, Runtime, Stream, Submit, TakeBack, Targets,
+    TaskOptions, TaskQuery, ToClient,
 };
 use furlong_wire::token::Role;
 
 use crate::CLOSED;
 use crate::peer::{Peer, inline, open, waiting};
 
-/// The memory that the brokers of these tests are given, and how far theirs may grow by what peers do.
+/// The memory that the brokers of these tests are given, and how far theirs may grow by what peers
+/// do.
 const MEMORY: [&str; 2] = ["--memory", "64M"];
 const GROWTH_BYTES_MAX: u64 = 96 << 20;
 
@@ -38,9 +41,12 @@ fn others_are_served_between_the_questions_of_one_record() {
     let mut peer = Peer::new(&farm);
     peer.submit(2_000, &waiting());
     let mut good = farm.good(Role::Client);
-    let query = TaskQuery { label: Some("nothing*like it".into()), limit: 200, ..TaskQuery::default() };
+    let query =
+        TaskQuery { label: Some("nothing*like it".into()), limit: 200, ..TaskQuery::default() };
     let questions: Vec<_> = (1..=500)
-        .map(|request| FromClient::Query(Request { request, query: Query::Tasks(Box::new(query.clone())) }))
+        .map(|request| {
+            FromClient::Query(Request { request, query: Query::Tasks(Box::new(query.clone())) })
+        })
         .collect();
     peer.session.send(&questions);
     peer.until_reply(1);
@@ -81,7 +87,8 @@ fn output_that_is_asked_for_a_thousand_times_comes_as_it_is_read() {
     let mut engine = RawEngine::start(&farm, register(1, 1));
     let mut peer = Peer::new(&farm);
     let options = Some(Box::new(TaskOptions { keep: true, ..TaskOptions::default() }));
-    let (targets, runtime, payload) = (Targets::Engines(engine.ids.clone()), Runtime::Native, inline(4));
+    let (targets, runtime, payload) =
+        (Targets::Engines(engine.ids.clone()), Runtime::Native, inline(4));
     peer.session.send(&[FromClient::Submit(Submit {
         n: 1,
         targets,
@@ -96,7 +103,12 @@ fn output_that_is_asked_for_a_thousand_times_comes_as_it_is_read() {
     for piece in 0..pieces {
         let (stream, bytes) = (Stream::Stdout, vec![7; OUTPUT_MESSAGE_BYTES_MAX]);
         let offset = (piece * OUTPUT_MESSAGE_BYTES_MAX) as u64;
-        engine.session.send(&[FromEngine::Output(AttemptOutput { attempt, stream, offset, bytes })]);
+        engine.session.send(&[FromEngine::Output(AttemptOutput {
+            attempt,
+            stream,
+            offset,
+            bytes,
+        })]);
     }
     // The broker has all of it, as it has passed it on.
     let mut passed_on = 0;
@@ -130,12 +142,18 @@ fn an_engine_that_writes_more_than_start_and_end_is_closed() {
         let mut engine = RawEngine::start(&farm, register(1 + u32::from(far), 1));
         let mut peer = Peer::new(&farm);
         let options = Some(Box::new(TaskOptions { keep: true, ..TaskOptions::default() }));
-        let (targets, runtime, payload) = (Targets::Engines(engine.ids.clone()), Runtime::Native, inline(4));
+        let (targets, runtime, payload) =
+            (Targets::Engines(engine.ids.clone()), Runtime::Native, inline(4));
         let task = Submit { n: 1, targets, runtime, class: 0, define: None, options, payload };
         peer.session.send(&[FromClient::Submit(task)]);
         let attempt = engine.assigned();
         let output = |offset, bytes| {
-            FromEngine::Output(AttemptOutput { attempt, stream: Stream::Stderr, offset, bytes: vec![7; bytes] })
+            FromEngine::Output(AttemptOutput {
+                attempt,
+                stream: Stream::Stderr,
+                offset,
+                bytes: vec![7; bytes],
+            })
         };
         if far {
             engine.session.send(&[output(u64::MAX, 1)]);
@@ -159,7 +177,9 @@ fn answers_that_nobody_reads_share_what_there_is() {
     asking[0].submit(300, &record);
     let query = TaskQuery { limit: 200, ..TaskQuery::default() };
     let questions: Vec<_> = (1..=60)
-        .map(|request| FromClient::Query(Request { request, query: Query::Tasks(Box::new(query.clone())) }))
+        .map(|request| {
+            FromClient::Query(Request { request, query: Query::Tasks(Box::new(query.clone())) })
+        })
         .collect();
     // Each answer has about 90 KB: 5 MB for each of them.
     asking.iter_mut().for_each(|peer| _ = peer.session.send(&questions));
@@ -176,7 +196,9 @@ fn answers_that_nobody_reads_share_what_there_is() {
 /// Returns the number of a client's tasks that have ended because the broker has no room for them.
 fn refused(peer: &mut Peer) -> usize {
     peer.session.send(&[FromClient::Query(Request { request: 1, query: Query::Engines })]);
-    let is_busy = |outcome: &Outcome| outcome.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Busy);
+    let is_busy = |outcome: &Outcome| {
+        outcome.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Busy)
+    };
     peer.reply(1, |it| matches!(it, ToClient::Finished(finished) if is_busy(&finished.outcome))).1
 }
 
@@ -203,8 +225,13 @@ fn inline_definitions_are_charged_for() {
     for _ in 0..40 {
         let mut peer = Peer::new(&farm);
         for numbers in (0..4096_u32).collect::<Vec<_>>().chunks(256) {
-            let define = |number: &u32| FromClient::Define(Define { number: *number, payload: inline(1_000) });
-            assert!(peer.session.send(&numbers.iter().map(define).collect::<Vec<_>>()), "definitions are taken");
+            let define = |number: &u32| {
+                FromClient::Define(Define { number: *number, payload: inline(1_000) })
+            };
+            assert!(
+                peer.session.send(&numbers.iter().map(define).collect::<Vec<_>>()),
+                "definitions are taken"
+            );
         }
         peer.session.send(&[FromClient::Query(Request { request: 1, query: Query::Engines })]);
         peer.until_reply(1);

@@ -11,7 +11,8 @@ use furlong_wire::token::Role;
 
 use crate::{CLOSED, PENDING_GROWTH_BYTES_MAX};
 
-/// A connection past READY; honest ones too are turned away while the rate of handshakes is used up.
+/// A connection past READY; honest ones too are turned away while the rate of handshakes is used
+/// up.
 fn connect_ready(farm: &Farm) -> RawPeer {
     let mut connected = Err(Closed);
     eventually(SOON, || {
@@ -34,7 +35,8 @@ fn answered(farm: &Farm, credentials: &Credentials) -> (RawPeer, Vec<u8>, Expect
     answered.expect("the broker answers a good first message")
 }
 
-/// Sends the messages, and checks that the broker closes the connection without an answer to the last one.
+/// Sends the messages, and checks that the broker closes the connection without an answer to the
+/// last one.
 fn expect_closed(mut peer: RawPeer, what: &str, messages: &[&[u8]]) {
     for bytes in messages {
         peer.send(&message(&[bytes]));
@@ -71,10 +73,15 @@ fn a_flipped_bit_of_the_first_message_is_refused() {
     let mut farm = Farm::start();
     let credentials = Credentials::of(&farm.capability(Role::Client));
     for bit in (0..FIRST_BYTES * 8).step_by(3) {
-        // X25519 ignores the point's highest bit (RFC 7748, section 5), but the transcript's hash does not.
+        // X25519 ignores the point's highest bit (RFC 7748, section 5), but the transcript's hash
+        // does not.
         let (mut first, _) = credentials.start();
         first[bit / 8] ^= 1 << (bit % 8);
-        expect_closed(connect_ready(&farm), &format!("a first message with bit {bit} flipped"), &[&first]);
+        expect_closed(
+            connect_ready(&farm),
+            &format!("a first message with bit {bit} flipped"),
+            &[&first],
+        );
     }
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
@@ -143,7 +150,10 @@ fn what_follows_the_third_message_must_be_a_record() {
     for after in [&third, &first, &reply] {
         let mut session = RawSession::client(farm.port(), &capability);
         session.peer.send(&message(&[after]));
-        assert!(session.peer.is_closed_within(CLOSED), "still open after a handshake message in a session");
+        assert!(
+            session.peer.is_closed_within(CLOSED),
+            "still open after a handshake message in a session"
+        );
     }
     peer.send(&message(&[&third, b"and more"]));
     assert!(peer.is_closed_within(CLOSED), "still open after a third message in two frames");
@@ -156,8 +166,9 @@ fn points_of_small_order_are_refused() {
     let mut one = [0; 32];
     one[0] = 1;
     let order_8 = [
-        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09,
-        0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4,
+        0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49,
+        0xb8, 0x00,
     ];
     let mut minus_one = [0xff; 32];
     (minus_one[0], minus_one[31]) = (0xec, 0x7f);
@@ -174,10 +185,16 @@ fn another_key_cluster_or_version_opens_nothing() {
     let good = Credentials::of(&farm.capability(Role::Client));
     let mut other = good.clone();
     other.broker_key = SecretKey::from_bytes([9; 32]).public().0;
-    assert!(matches!(shake_hands(farm.port(), &other), Answer::Closed), "with another broker's key");
+    assert!(
+        matches!(shake_hands(farm.port(), &other), Answer::Closed),
+        "with another broker's key"
+    );
     let mut other = good.clone();
     other.cluster.0[0] ^= 1;
-    assert!(matches!(shake_hands(farm.port(), &other), Answer::Closed), "with another cluster's id");
+    assert!(
+        matches!(shake_hands(farm.port(), &other), Answer::Closed),
+        "with another cluster's id"
+    );
     let mut other = good.clone();
     other.version += 1;
     let refusal = shake_hands(farm.port(), &other).refusal().expect("another version is told why");

@@ -6,7 +6,8 @@ use furlong_tests::farm::Farm;
 use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
 use furlong_wire::ids::SessionId;
 use furlong_wire::message::{
-    Cancel, FromClient, Goodbye, Open, Payload, ReplyBody, Runtime, Submit, Targets, TaskOptions, TaskRange, ToClient,
+    Cancel, FromClient, Goodbye, Open, Payload, ReplyBody, Runtime, Submit, Targets, TaskOptions,
+    TaskRange, ToClient,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -18,8 +19,17 @@ pub fn inline(bytes: usize) -> Payload {
 }
 
 pub fn submit(n: u64, options: &TaskOptions) -> FromClient {
-    let (targets, runtime, options) = (Targets::Shared, Runtime::Native, Some(Box::new(options.clone())));
-    FromClient::Submit(Submit { n, targets, runtime, class: 0, define: None, options, payload: inline(4) })
+    let (targets, runtime, options) =
+        (Targets::Shared, Runtime::Native, Some(Box::new(options.clone())));
+    FromClient::Submit(Submit {
+        n,
+        targets,
+        runtime,
+        class: 0,
+        define: None,
+        options,
+        payload: inline(4),
+    })
 }
 
 /// Options of a task that no engine can run.
@@ -58,7 +68,13 @@ impl Peer {
         let Answer::Welcome(session) = shake_hands(farm.port(), &credentials) else { return None };
         let mut session = *session;
         session.send(&[open(submitted)]);
-        Some(Self { session, id: credentials.hello.session, submitted, credentials, inbox: VecDeque::new() })
+        Some(Self {
+            session,
+            id: credentials.hello.session,
+            submitted,
+            credentials,
+            inbox: VecDeque::new(),
+        })
     }
 
     /// Ends its tasks and says goodbye, and waits until that was heard: nothing stays.
@@ -98,18 +114,29 @@ impl Peer {
         self.receive().expect("the broker answers")
     }
 
-    /// The reply to a request, and how many of the messages before it are as wanted. None if the connection ends.
-    pub fn replied(&mut self, request: u64, is_wanted: impl Fn(&ToClient) -> bool) -> Option<(ReplyBody, usize)> {
+    /// The reply to a request, and how many of the messages before it are as wanted. None if the
+    /// connection ends.
+    pub fn replied(
+        &mut self,
+        request: u64,
+        is_wanted: impl Fn(&ToClient) -> bool,
+    ) -> Option<(ReplyBody, usize)> {
         let mut wanted = 0;
         loop {
             match self.receive()? {
-                ToClient::Reply(reply) if reply.request == request => return Some((reply.body, wanted)),
+                ToClient::Reply(reply) if reply.request == request => {
+                    return Some((reply.body, wanted));
+                }
                 other => wanted += usize::from(is_wanted(&other)),
             }
         }
     }
 
-    pub fn reply(&mut self, request: u64, is_wanted: impl Fn(&ToClient) -> bool) -> (ReplyBody, usize) {
+    pub fn reply(
+        &mut self,
+        request: u64,
+        is_wanted: impl Fn(&ToClient) -> bool,
+    ) -> (ReplyBody, usize) {
         self.replied(request, is_wanted).expect("the broker answers")
     }
 
@@ -119,5 +146,9 @@ impl Peer {
 }
 
 pub fn open(submitted: u64) -> FromClient {
-    FromClient::Open(Open { secret: PayloadSecret::new([1; 32]), cancel_on_disconnect: false, submitted })
+    FromClient::Open(Open {
+        secret: PayloadSecret::new([1; 32]),
+        cancel_on_disconnect: false,
+        submitted,
+    })
 }

@@ -7,7 +7,9 @@ use furlong_tests::measure::{cpu_seconds, open_fds, rss_bytes};
 use furlong_tests::raw::{RawPeer, command, greeting, message, property, ready};
 use furlong_tests::session::{Answer, Caller, Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
-use furlong_wire::limits::{CALLERS_OF_ORIGIN_MAX, GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PENDING_PER_ORIGIN_MAX};
+use furlong_wire::limits::{
+    CALLERS_OF_ORIGIN_MAX, GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PENDING_PER_ORIGIN_MAX,
+};
 use furlong_wire::message::{FromClient, Query, Reply, ReplyBody, Request, ToClient};
 use furlong_wire::token::Role;
 
@@ -28,22 +30,37 @@ fn who_stops_on_the_way_in_is_closed_at_the_deadline() {
         peer
     };
     let whole = [&greeting()[..], &ready()].concat();
-    let greetings = [0, 1, 10, 11, 63, 64, 66, whole.len() - 1].map(|count| (count, started(&whole[..count])));
+    let greetings =
+        [0, 1, 10, 11, 63, 64, 66, whole.len() - 1].map(|count| (count, started(&whole[..count])));
     let (first, _) = Credentials::of(&capability).start();
-    let messages = [whole.clone(), [&whole[..], &message(&[&first])].concat()].map(|bytes| started(&bytes));
+    let messages =
+        [whole.clone(), [&whole[..], &message(&[&first])].concat()].map(|bytes| started(&bytes));
     let deadline = Duration::from_millis(GREETING_TIMEOUT_MS);
     for (count, mut peer) in greetings {
-        assert!(peer.is_closed_within(deadline + SLACK), "{count} bytes of a greeting keep a place");
-        assert!(began.elapsed() < deadline + SLACK, "{count} bytes of a greeting keep a place too long");
-        assert!(began.elapsed() > deadline / 2, "{count} bytes of a greeting: closed before the deadline");
+        assert!(
+            peer.is_closed_within(deadline + SLACK),
+            "{count} bytes of a greeting keep a place"
+        );
+        assert!(
+            began.elapsed() < deadline + SLACK,
+            "{count} bytes of a greeting keep a place too long"
+        );
+        assert!(
+            began.elapsed() > deadline / 2,
+            "{count} bytes of a greeting: closed before the deadline"
+        );
     }
     let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
     for mut peer in messages {
-        assert!(peer.is_closed_within(deadline + SLACK) && began.elapsed() < deadline + SLACK, "a place is kept");
+        assert!(
+            peer.is_closed_within(deadline + SLACK) && began.elapsed() < deadline + SLACK,
+            "a place is kept"
+        );
     }
     // Whoever did this has the capability's key, or not: the session that it has is another's.
     earlier.send(&[FromClient::Query(Request { request: 1, query: Query::Engines })]);
-    let replies: Vec<ToClient> = std::iter::from_fn(|| earlier.receive().ok()).take(2).flatten().collect();
+    let replies: Vec<ToClient> =
+        std::iter::from_fn(|| earlier.receive().ok()).take(2).flatten().collect();
     let answer = ToClient::Reply(Reply { request: 1, body: ReplyBody::Engines(vec![]) });
     assert!(replies.contains(&answer), "{replies:?}");
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
@@ -69,7 +86,11 @@ fn two_hundred_idle_connections_keep_nobody_out_for_longer_than_their_deadline()
     let pending: Vec<_> = (0..200).map(|_| RawPeer::connect(farm.port())).collect();
     let began = Instant::now();
     farm.good(Role::Client);
-    assert!(began.elapsed() < Duration::from_millis(GREETING_TIMEOUT_MS) + SLACK, "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(GREETING_TIMEOUT_MS) + SLACK,
+        "{:?}",
+        began.elapsed()
+    );
     drop(pending);
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
@@ -82,7 +103,9 @@ fn pending_peers_who_stop_after_the_first_message_keep_nobody_else_out() {
         .map(|_| {
             let mut peer = RawPeer::connect_from_elsewhere(farm.port());
             peer.send(&[&greeting()[..], &ready(), &message(&[&credentials.start().0])].concat());
-            peer.receive_ready().and_then(|()| peer.receive()).expect("the first message is answered");
+            peer.receive_ready()
+                .and_then(|()| peer.receive())
+                .expect("the first message is answered");
             peer
         })
         .collect();
@@ -97,13 +120,20 @@ fn pending_peers_who_stop_after_the_first_message_keep_nobody_else_out() {
 fn a_silent_crowd_of_the_same_address_takes_no_place_of_who_has_begun_well() {
     let mut farm = Farm::start();
     let capability = farm.capability(Role::Client);
-    let credentials: Vec<_> = (0..CALLERS_OF_ORIGIN_MAX).map(|_| Credentials::of(&capability)).collect();
-    let call = |credentials| Caller::call(farm.port(), credentials).expect("the first message is answered");
+    let credentials: Vec<_> =
+        (0..CALLERS_OF_ORIGIN_MAX).map(|_| Credentials::of(&capability)).collect();
+    let call = |credentials| {
+        Caller::call(farm.port(), credentials).expect("the first message is answered")
+    };
     let callers: Vec<Caller> = credentials.iter().map(call).collect();
-    let crowd: Vec<_> = (0..2 * PENDING_PER_ORIGIN_MAX).map(|_| RawPeer::connect(farm.port())).collect();
+    let crowd: Vec<_> =
+        (0..2 * PENDING_PER_ORIGIN_MAX).map(|_| RawPeer::connect(farm.port())).collect();
     for (caller, credentials) in callers.into_iter().zip(&credentials) {
         let answer = caller.prove(&credentials.hello());
-        assert!(matches!(answer, Ok(Answer::Welcome(_))), "a silent peer has taken its place: {answer:?}");
+        assert!(
+            matches!(answer, Ok(Answer::Welcome(_))),
+            "a silent peer has taken its place: {answer:?}"
+        );
     }
     drop(crowd);
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
@@ -124,20 +154,26 @@ fn pending_peers_with_a_full_frame_each_cost_a_bounded_sum() {
 #[test]
 fn five_thousand_pending_peers_that_come_and_go_leave_nothing_behind() {
     let mut farm = Farm::start();
-    let identity = [property(b"Socket-Type", b"DEALER"), property(b"Identity", &[b'i'; 255])].concat();
+    let identity =
+        [property(b"Socket-Type", b"DEALER"), property(b"Identity", &[b'i'; 255])].concat();
     let hello = [&greeting()[..], &command(b"READY", &identity)].concat();
     let come_and_go = |times: u32| {
         for _ in 0..times {
             let mut peer = RawPeer::connect(farm.port());
             peer.send(&hello);
-            // Refused while too many before it are still being cleared away; that is one of the things to try.
+            // Refused while too many before it are still being cleared away; that is one of the
+            // things to try.
             let _ = peer.receive_ready();
         }
     };
     come_and_go(500);
     let (rss, fds) = (rss_bytes(farm.pid()), open_fds(farm.pid()));
     come_and_go(4_500);
-    assert!(eventually(SOON, || open_fds(farm.pid()) <= fds), "{} descriptors, {fds} before", open_fds(farm.pid()));
+    assert!(
+        eventually(SOON, || open_fds(farm.pid()) <= fds),
+        "{} descriptors, {fds} before",
+        open_fds(farm.pid())
+    );
     let growth = rss_bytes(farm.pid()).saturating_sub(rss);
     assert!(growth < 2 << 20, "{} KiB more than before", growth >> 10);
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);

@@ -1,9 +1,12 @@
-//! Records: replayed, skipped, cut, with other chunks. Each ends the session, and nothing of it is delivered.
+//! Records: replayed, skipped, cut, with other chunks. Each ends the session, and nothing of it is
+//! delivered.
 
 use furlong_tests::farm::Farm;
 use furlong_tests::raw::message;
 use furlong_tests::session::RawSession;
-use furlong_wire::message::{Chunk, FromClient, Payload, Query, ReplyBody, Request, Runtime, Submit, Targets};
+use furlong_wire::message::{
+    Chunk, FromClient, Payload, Query, ReplyBody, Request, Runtime, Submit, Targets,
+};
 use furlong_wire::token::Role;
 
 use crate::{CLOSED, PENDING_GROWTH_BYTES_MAX};
@@ -11,7 +14,15 @@ use crate::{CLOSED, PENDING_GROWTH_BYTES_MAX};
 /// A task for the shared queue, where it waits since there is no engine.
 pub(crate) fn submit(n: u64, payload: Payload) -> FromClient {
     let (targets, runtime) = (Targets::Shared, Runtime::Native);
-    FromClient::Submit(Submit { n, targets, runtime, class: 0, define: None, options: None, payload })
+    FromClient::Submit(Submit {
+        n,
+        targets,
+        runtime,
+        class: 0,
+        define: None,
+        options: None,
+        payload,
+    })
 }
 
 fn small(n: u64) -> FromClient {
@@ -22,7 +33,8 @@ fn chunked(n: u64) -> FromClient {
     submit(n, Payload::Chunked { transfer: n, counter: n, bytes: 2_000, instance: None })
 }
 
-/// Does something to a session of its own, and checks that the broker ends it and took no task from it.
+/// Does something to a session of its own, and checks that the broker ends it and took no task from
+/// it.
 fn expect_refused(farm: &mut Farm, what: &str, attack: impl FnOnce(&mut RawSession)) {
     let mut session = RawSession::client(farm.port(), &farm.capability(Role::Client));
     attack(&mut session);
@@ -51,7 +63,8 @@ fn a_good_record_is_taken() {
 fn a_sequence_number_is_the_next_one_or_none() {
     let mut farm = Farm::start();
     expect_refused(&mut farm, "a record sent twice", |session| {
-        let envelope = session.seal(&[FromClient::Query(Request { request: 1, query: Query::Engines })], &[]);
+        let envelope =
+            session.seal(&[FromClient::Query(Request { request: 1, query: Query::Engines })], &[]);
         session.peer.send(&message(&[&envelope]).repeat(2));
     });
     expect_refused(&mut farm, "a record left out", |session| {
@@ -131,7 +144,8 @@ fn chunks_are_those_that_were_sealed_in_their_order() {
             let mut chunks = vec![one.clone(), two.clone()];
             let envelope = session.seal(&batch, &chunks);
             change(&mut chunks);
-            let frames: Vec<&[u8]> = [&envelope].into_iter().chain(&chunks).map(Vec::as_slice).collect();
+            let frames: Vec<&[u8]> =
+                [&envelope].into_iter().chain(&chunks).map(Vec::as_slice).collect();
             session.peer.send(&message(&frames));
         });
     }
@@ -155,7 +169,8 @@ fn chunks_that_the_batch_does_not_announce_are_refused() {
     for (what, batch, chunks) in cases {
         expect_refused(&mut farm, what, |session| {
             let envelope = session.seal(&batch, &chunks);
-            let frames: Vec<&[u8]> = [&envelope].into_iter().chain(&chunks).map(Vec::as_slice).collect();
+            let frames: Vec<&[u8]> =
+                [&envelope].into_iter().chain(&chunks).map(Vec::as_slice).collect();
             session.peer.send(&message(&frames));
         });
     }
@@ -194,11 +209,9 @@ fn a_stream_cut_within_a_record_delivers_nothing_of_it() {
 fn bytes_that_are_no_messages_end_the_session() {
     let mut farm = Farm::start();
     expect_refused(&mut farm, "a welcome to the broker", |session| {
-        session.send(&[furlong_wire::message::ToClient::Accepted(furlong_wire::message::Accepted {
-            n: 1,
-            missing: vec![],
-            definitions: vec![],
-        })]);
+        session.send(&[furlong_wire::message::ToClient::Accepted(
+            furlong_wire::message::Accepted { n: 1, missing: vec![], definitions: vec![] },
+        )]);
     });
     expect_refused(&mut farm, "an engine's message from a client", |session| {
         let attempts = furlong_wire::message::Attempts { attempts: vec![] };

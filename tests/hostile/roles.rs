@@ -6,10 +6,11 @@ use furlong_tests::session::RawSession;
 use furlong_tests::wait::SOON;
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId, TokenId};
 use furlong_wire::message::{
-    Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk, Credit, Define,
-    Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye, NeedBlob, Open, Outcome, Payload, Purge,
-    Query, ReplyBody, Request, Restart, Revoke, Runtime, Shutdown, Signal, SlotDown, Stream, Submit, Subscribe,
-    TakeBack, Targets, TaskQuery, ToClient, ToEngine, Undefine,
+    Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
+    Credit, Define, Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye,
+    NeedBlob, Open, Outcome, Payload, Purge, Query, ReplyBody, Request, Restart, Revoke, Runtime,
+    Shutdown, Signal, SlotDown, Stream, Submit, Subscribe, TakeBack, Targets, TaskQuery, ToClient,
+    ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -42,15 +43,23 @@ fn inline() -> Payload {
 
 fn submit(targets: Targets) -> FromClient {
     let (runtime, payload) = (Runtime::Native, inline());
-    FromClient::Submit(Submit { n: 1, targets, runtime, class: 0, define: None, options: None, payload })
+    FromClient::Submit(Submit {
+        n: 1,
+        targets,
+        runtime,
+        class: 0,
+        define: None,
+        options: None,
+        payload,
+    })
 }
 
 fn query(query: Query) -> FromClient {
     FromClient::Query(Request { request: REQUEST, query })
 }
 
-/// Each message of a client, with what becomes of it for multiengine, task, client, observer and admin. None of them
-/// does anything to the farm.
+/// Each message of a client, with what becomes of it for multiengine, task, client, observer and
+/// admin. None of them does anything to the farm.
 fn from_client() -> Vec<(FromClient, [Fate; 5])> {
     let everybody = [Served; 5];
     let nobody = [Closed; 5];
@@ -66,7 +75,11 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
         // The same secret again.
         (
             // It comes once a connection, and has come.
-            FromClient::Open(Open { secret: PayloadSecret::new([7; 32]), cancel_on_disconnect: false, submitted: 0 }),
+            FromClient::Open(Open {
+                secret: PayloadSecret::new([7; 32]),
+                cancel_on_disconnect: false,
+                submitted: 0,
+            }),
             nobody,
         ),
         (submit(Targets::Shared), [Forbidden, Served, Served, Forbidden, Served]),
@@ -77,17 +90,31 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
         (FromClient::Cancel(Cancel { ranges: vec![(1, 9)], force: false }), submitters(Closed)),
         (FromClient::Signal(Signal { request, engines: vec![], signal: 2 }), direct(Refused)),
         (FromClient::Restart(Restart { request, engines: vec![] }), direct(Refused)),
-        (FromClient::CancelTasks(CancelTasks { request, tasks: vec![], force: false }), submitters(Refused)),
+        (
+            FromClient::CancelTasks(CancelTasks { request, tasks: vec![], force: false }),
+            submitters(Refused),
+        ),
         (query(Query::Engines), everybody),
         (query(Query::Status), everybody),
         (query(Query::Tasks(Box::new(TaskQuery { limit: 9, ..TaskQuery::default() }))), everybody),
         (FromClient::Subscribe(Subscribe { engines: true }), everybody),
-        (FromClient::Fetch(Fetch { request, session, n: 1, wait: false, output: false }), submitters(Refused)),
+        (
+            FromClient::Fetch(Fetch { request, session, n: 1, wait: false, output: false }),
+            submitters(Refused),
+        ),
         // Also for an observer: the ends of tasks that were forbidden are acknowledged.
         (FromClient::Ack(Ack { ranges: vec![(1, 9)].into() }), everybody),
         (FromClient::Purge(Purge { request, tasks: vec![] }), submitters(Refused)),
         (FromClient::Revoke(Revoke { request, tokens: vec![TokenId([1; 16])] }), admin),
-        (FromClient::Shutdown(Shutdown { request, engines: Some(engines), finish: true, broker: false }), admin),
+        (
+            FromClient::Shutdown(Shutdown {
+                request,
+                engines: Some(engines),
+                finish: true,
+                broker: false,
+            }),
+            admin,
+        ),
         (FromClient::TakeBack(TakeBack { request, tasks: vec![] }), submitters(Refused)),
     ]
 }
@@ -120,7 +147,8 @@ fn name(message: &FromClient) -> &'static str {
 /// The number of names in the function above.
 const NAMES: usize = 19;
 
-/// Returns the fate of a message in an open session, from what the broker sends until it answers a later question.
+/// Returns the fate of a message in an open session, from what the broker sends until it answers a
+/// later question.
 fn fate<M: Direction>(farm: &Farm, role: Role, message: M) -> Fate {
     let mut session = RawSession::client(farm.port(), &farm.capability(role));
     session.send(&[message]);
@@ -171,8 +199,18 @@ fn from_engine() -> Vec<FromEngine> {
         FromEngine::Credit(Credit { payload_bytes_total: 1 }),
         FromEngine::Register(Box::new(register(1, 1))),
         FromEngine::Started(attempts()),
-        FromEngine::Finished(AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1, payload: None }),
-        FromEngine::Output(AttemptOutput { attempt, stream: Stream::Stdout, offset: 0, bytes: b"x".to_vec() }),
+        FromEngine::Finished(AttemptFinished {
+            attempt,
+            outcome: Outcome::SUCCEEDED,
+            run_us: 1,
+            payload: None,
+        }),
+        FromEngine::Output(AttemptOutput {
+            attempt,
+            stream: Stream::Stdout,
+            offset: 0,
+            bytes: b"x".to_vec(),
+        }),
         FromEngine::Published(AttemptPublished { attempt, payload: inline() }),
         FromEngine::Recalled(attempts()),
         FromEngine::NeedBlob(NeedBlob { session: SessionId([9; 16]), number: 1 }),
@@ -181,7 +219,8 @@ fn from_engine() -> Vec<FromEngine> {
     ]
 }
 
-/// Credit is one message for both, and does nothing here; a chunk of nothing and a goodbye close as from an engine.
+/// Credit is one message for both, and does nothing here; a chunk of nothing and a goodbye close as
+/// from an engine.
 fn is_credit(message: &FromEngine) -> bool {
     matches!(message, FromEngine::Credit(_))
 }
@@ -211,7 +250,9 @@ fn an_engine_that_speaks_as_a_client_is_closed() {
         if !matches!(message, FromClient::Goodbye(_)) {
             engine.send(&[FromEngine::Register(Box::new(register(1, 1)))]);
         }
-        let served = engine.receive::<ToEngine>().is_ok_and(|it| matches!(it.first(), Some(ToEngine::Registered(_))));
+        let served = engine
+            .receive::<ToEngine>()
+            .is_ok_and(|it| matches!(it.first(), Some(ToEngine::Registered(_))));
         assert_eq!(if served { Served } else { Closed }, expected, "{message:?}");
     }
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
@@ -221,7 +262,12 @@ fn an_engine_that_speaks_as_a_client_is_closed() {
 fn an_administrator_stops_the_broker_in_good_order_and_hears_of_it() {
     let mut farm = Farm::start();
     let mut session = RawSession::client(farm.port(), &farm.capability(Role::Admin));
-    session.send(&[FromClient::Shutdown(Shutdown { request: REQUEST, engines: None, finish: true, broker: true })]);
+    session.send(&[FromClient::Shutdown(Shutdown {
+        request: REQUEST,
+        engines: None,
+        finish: true,
+        broker: true,
+    })]);
     let mut received = Vec::new();
     while let Ok(messages) = session.receive::<ToClient>() {
         received.extend(messages);

@@ -8,8 +8,8 @@ use furlong_tests::farm::Farm;
 use furlong_tests::session::RawSession;
 use furlong_wire::call::{Codec, RemoteError, ReplyHeader, encode_reply};
 use furlong_wire::message::{
-    AttemptFinished, ErrorKind, FromClient, FromEngine, Outcome, Payload, Register, Runtime, Submit, Targets,
-    TaskError, TaskOptions, TaskState,
+    AttemptFinished, ErrorKind, FromClient, FromEngine, Outcome, Payload, Register, Runtime,
+    Submit, Targets, TaskError, TaskOptions, TaskState,
 };
 use furlong_wire::token::Role;
 use serde_json::Value;
@@ -51,13 +51,19 @@ fn ends(farm: &Farm, engine: &mut RawEngine, outcome: Outcome, buffers: &[Bytes]
     })]);
     let attempt = engine.assigned();
     let payload = Some(inline(buffers));
-    engine.session.send(&[FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 1, payload })]);
+    engine.session.send(&[FromEngine::Finished(AttemptFinished {
+        attempt,
+        outcome,
+        run_us: 1,
+        payload,
+    })]);
     assert!(client.receive::<furlong_wire::message::ToClient>().is_ok());
 }
 
 fn inline(buffers: &[Bytes]) -> Payload {
     let sizes = buffers.iter().flat_map(|buffer| (buffer.len() as u16).to_le_bytes());
-    let bytes = [buffers.len() as u8].into_iter().chain(sizes).chain(buffers.iter().flatten().copied());
+    let bytes =
+        [buffers.len() as u8].into_iter().chain(sizes).chain(buffers.iter().flatten().copied());
     Payload::Inline(bytes.collect::<Vec<u8>>().into())
 }
 
@@ -76,7 +82,9 @@ fn an_engines_texts_are_escaped_in_the_status() {
     let _engine = engine(&farm);
     let shown = furlong(&["status"], farm.home());
     check(&shown);
-    assert!(shown.ok().contains(r"hostx\u001b]0;OWNED\u0007\u001b[2J\r\nFAKE LINE\u009b31m\u202ey"));
+    assert!(
+        shown.ok().contains(r"hostx\u001b]0;OWNED\u0007\u001b[2J\r\nFAKE LINE\u009b31m\u202ey")
+    );
     let json = furlong(&["status", "--json"], farm.home());
     check(&json);
     let status: Value = serde_json::from_str(&json.ok()).unwrap();
@@ -99,10 +107,14 @@ fn labels_and_errors_are_escaped_wherever_tasks_are_shown() {
     for args in [["queue", "--all"], ["explain", "1"], ["result", "1"]] {
         let shown = furlong(&args, farm.home());
         check(&shown);
-        assert!(format!("{}{}", shown.stdout, shown.stderr).contains(r"\u001b]0;OWNED\u0007"), "{args:?}: {shown:?}");
+        assert!(
+            format!("{}{}", shown.stdout, shown.stderr).contains(r"\u001b]0;OWNED\u0007"),
+            "{args:?}: {shown:?}"
+        );
         let json = furlong(&[args[0], args[1], "--json"], farm.home());
         check(&json);
-        serde_json::from_str::<Value>(&json.stdout).unwrap_or_else(|error| panic!("{error}: {json:?}"));
+        serde_json::from_str::<Value>(&json.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {json:?}"));
     }
 }
 
@@ -119,7 +131,9 @@ fn a_value_is_escaped_and_one_that_cannot_be_read_is_a_failure() {
 
     // Deeper than anybody nests.
     let deep = Bytes::from([0x91].repeat(900));
-    for (codec, data) in [(Codec::Msgpack, deep), (Codec::Msgpack, Bytes::new()), (Codec::Json, "{".into())] {
+    for (codec, data) in
+        [(Codec::Msgpack, deep), (Codec::Msgpack, Bytes::new()), (Codec::Json, "{".into())]
+    {
         ends(&farm, &mut engine, Outcome::SUCCEEDED, &[header(codec), data]);
         let shown = furlong(&["result", "1"], farm.home());
         assert_eq!((shown.code, shown.stdout.as_str()), (Some(1), ""), "{shown:?}");

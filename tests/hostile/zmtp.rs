@@ -31,7 +31,11 @@ fn a_huge_declared_length_is_refused_and_costs_nothing() {
             let header = long_header(flags, bytes);
             let what = format!("a frame with flags {flags:#04x} of {bytes} bytes");
             expect_closed(&farm, &format!("{what}, before READY"), &[&greeting(), &header, b"x"]);
-            expect_closed(&farm, &format!("{what}, after READY"), &[&greeting(), &ready(), &header, b"x"]);
+            expect_closed(
+                &farm,
+                &format!("{what}, after READY"),
+                &[&greeting(), &ready(), &header, b"x"],
+            );
             let mut session = RawSession::client(farm.port(), &capability);
             session.peer.send(&[&header[..], b"x"].concat());
             assert!(session.peer.is_closed_within(CLOSED), "still open after {what}, in a session");
@@ -68,7 +72,11 @@ fn a_greeting_of_another_protocol_is_refused() {
         expect_closed(&farm, what, &[&greeting, &ready()]);
     }
     expect_closed(&farm, "HTTP", &[b"GET / HTTP/1.1\r\nHost: farm\r\n\r\n"]);
-    expect_closed(&farm, "TLS", &[&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03]]);
+    expect_closed(
+        &farm,
+        "TLS",
+        &[&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03]],
+    );
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
@@ -88,7 +96,10 @@ fn a_ready_of_every_bad_kind_is_refused() {
         ("an empty name", with(&property(b"", b"value"))),
         ("a name that is not UTF-8", with(&property(b"\xff\xfe", b"value"))),
         ("an Identity of 256 bytes", with(&property(b"Identity", &[b'i'; 256]))),
-        ("an Identity that declares 4 GiB", with(&[&b"\x08Identity\xff\xff\xff\xff"[..], b"i"].concat())),
+        (
+            "an Identity that declares 4 GiB",
+            with(&[&b"\x08Identity\xff\xff\xff\xff"[..], b"i"].concat()),
+        ),
         ("a name longer than the command", with(b"\xffname")),
         ("a cut value length", with(b"\x01n\x00\x00")),
         ("a hundred properties", with(&property(b"n", b"").repeat(100))),
@@ -115,7 +126,8 @@ fn an_identity_is_read_and_gives_nothing() {
     let farm = Farm::start();
     for identity in [&b""[..], &[b'i'; 255], b"victim", b"victim"] {
         let mut peer = RawPeer::connect(farm.port());
-        let properties = [property(b"Socket-Type", b"DEALER"), property(b"Identity", identity)].concat();
+        let properties =
+            [property(b"Socket-Type", b"DEALER"), property(b"Identity", identity)].concat();
         peer.send(&[&greeting()[..], &command(b"READY", &properties)].concat());
         assert!(peer.receive_ready().is_ok(), "an Identity of {} bytes is refused", identity.len());
     }
@@ -154,7 +166,10 @@ fn endless_frames_of_one_message_are_refused() {
         expect_closed(&farm, "endless frames", &[&greeting(), &ready(), &many]);
         let mut session = RawSession::client(farm.port(), &capability);
         session.peer.send(&many);
-        assert!(session.peer.is_closed_within(CLOSED), "still open after endless frames, in a session");
+        assert!(
+            session.peer.is_closed_within(CLOSED),
+            "still open after endless frames, in a session"
+        );
     }
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }

@@ -1,4 +1,5 @@
-//! Peers that share no code with Furlong's own below the messages: other ZeroMQ libraries, other Noise libraries.
+//! Peers that share no code with Furlong's own below the messages: other ZeroMQ libraries, other
+//! Noise libraries.
 
 mod python;
 mod zeromq_crate;

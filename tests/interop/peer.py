@@ -32,7 +32,8 @@ from noise.connection import Keypair, NoiseConnection
 
 PROTOCOL_VERSION = 1
 
-# Tags of messages: from the broker as its first record, from a client to the broker, from the broker to a client.
+# Tags of messages: from the broker as its first record, from a client to the broker, from the
+# broker to a client.
 WELCOME, REFUSED = 1, 2
 GOODBYE, OPEN, QUERY = 4, 16, 23
 REPLY = 37
@@ -83,8 +84,8 @@ class Records:
         """Send messages, each a tag and the fields of its body, as one record."""
         batch = b"".join(msgpack.packb([tag, body]) for tag, body in messages)
         seq = struct.pack("<Q", self._sent)
-        # The nonce is four zero bytes and the counter. The associated data are the counter, and then for each chunk
-        # frame its length (u32 LE) and its last 16 bytes.
+        # The nonce is four zero bytes and the counter. The associated data are the counter, and
+        # then for each chunk frame its length (u32 LE) and its last 16 bytes.
         self._socket.send(seq + self._send.encrypt(bytes(4) + seq, batch, seq))
         self._sent += 1
 
@@ -133,14 +134,18 @@ def shake_hands(socket: zmq.Socket, capability: dict[str, Any], role: str = "cli
     noise.set_as_initiator()
     noise.set_prologue(b"furlong/1" + bytes.fromhex(capability["cluster_id"]))
     noise.set_keypair_from_private_bytes(Keypair.STATIC, bytes.fromhex(capability["holder_secret"]))
-    noise.set_keypair_from_public_bytes(Keypair.REMOTE_STATIC, bytes.fromhex(capability["server_key"]))
+    noise.set_keypair_from_public_bytes(
+        Keypair.REMOTE_STATIC, bytes.fromhex(capability["server_key"])
+    )
     noise.start_handshake()
     token, session = bytes.fromhex(capability["token"]), os.urandom(16)
     hello = [token, session, 1, role, "peer.py", 1 << 20]
 
     socket.send(bytes(noise.write_message()))
     noise.read_message(socket.recv())
-    socket.send(bytes(noise.write_message(struct.pack("<I", PROTOCOL_VERSION) + msgpack.packb(hello))))
+    socket.send(
+        bytes(noise.write_message(struct.pack("<I", PROTOCOL_VERSION) + msgpack.packb(hello)))
+    )
     # The records have their own framing, so only the two keys are taken from the Noise library.
     ciphers = noise.noise_protocol
     return Records(socket, ciphers.cipher_state_encrypt.k, ciphers.cipher_state_decrypt.k)

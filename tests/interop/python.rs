@@ -1,4 +1,5 @@
-//! `peer.py`, a client written from the protocol's description with pyzmq, noiseprotocol and msgpack.
+//! `peer.py`, a client written from the protocol's description with pyzmq, noiseprotocol and
+//! msgpack.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +15,8 @@ fn python() -> PathBuf {
     let named = std::env::var_os("FURLONG_TEST_PYTHON").map(PathBuf::from);
     let executable = std::env::current_exe().unwrap();
     // The test is TARGET/debug/deps/interop-HASH, the environment TARGET/venv.
-    let python = named.unwrap_or_else(|| executable.ancestors().nth(3).unwrap().join("venv/bin/python"));
+    let python =
+        named.unwrap_or_else(|| executable.ancestors().nth(3).unwrap().join("venv/bin/python"));
     assert!(python.is_file(), "there is no {}; run cargo xtask test --step venv", python.display());
     python
 }

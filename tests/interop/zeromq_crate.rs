@@ -6,7 +6,8 @@ use furlong_tests::farm::Farm;
 use furlong_tests::session::Credentials;
 use furlong_tests::wait::SOON;
 use furlong_wire::message::{
-    FromClient, Greeting, Message, Open, Query, Reply, ReplyBody, Request, ToClient, decode_batch, encode_message,
+    FromClient, Greeting, Message, Open, Query, Reply, ReplyBody, Request, ToClient, decode_batch,
+    encode_message,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::record::{RecordOpener, SEQ_BYTES};
@@ -15,13 +16,17 @@ use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend};
 
 /// The next message, which has one frame.
 async fn receive(socket: &mut DealerSocket) -> BytesMut {
-    let message = tokio::time::timeout(SOON, socket.recv()).await.expect("an answer in time").unwrap();
+    let message =
+        tokio::time::timeout(SOON, socket.recv()).await.expect("an answer in time").unwrap();
     assert_eq!(message.len(), 1);
     BytesMut::from(&message.get(0).unwrap()[..])
 }
 
 /// The messages of the next record.
-async fn receive_record<M: Message>(socket: &mut DealerSocket, opener: &mut RecordOpener) -> Vec<M> {
+async fn receive_record<M: Message>(
+    socket: &mut DealerSocket,
+    opener: &mut RecordOpener,
+) -> Vec<M> {
     let mut envelope = receive(socket).await;
     opener.open::<Bytes>(&mut envelope, &[]).unwrap();
     decode_batch(&envelope).collect::<Result<_, _>>().unwrap()
@@ -57,7 +62,10 @@ async fn ask_for_engines(farm: &Farm) {
         }),
         &mut envelope,
     );
-    encode_message(&FromClient::Query(Request { request: 7, query: Query::Engines }), &mut envelope);
+    encode_message(
+        &FromClient::Query(Request { request: 7, query: Query::Engines }),
+        &mut envelope,
+    );
     sealer.seal::<Bytes>(&mut envelope, 0, &[]);
     socket.send(Bytes::from(envelope).into()).await.unwrap();
     let mut received: Vec<ToClient> = Vec::new();

@@ -17,7 +17,8 @@ static COUNTING: Counting = Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let bytes = layout.size() as u64;
-        PEAK_BYTES.fetch_max(HELD_BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        PEAK_BYTES
+            .fetch_max(HELD_BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes, Ordering::Relaxed);
         // SAFETY: the caller's promises are those that it wants.
         unsafe { System.alloc(layout) }
     }
@@ -29,12 +30,13 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Does something, and gives the bytes that all threads together have allocated for it: those that are still held, and
-/// the most that were at any time.
+/// Does something, and gives the bytes that all threads together have allocated for it: those that
+/// are still held, and the most that were at any time.
 pub fn counted<T>(f: impl FnOnce() -> T) -> (T, [u64; 2]) {
     let before = HELD_BYTES.load(Ordering::Relaxed);
     PEAK_BYTES.store(before, Ordering::Relaxed);
     let given = f();
-    let [held, peak] = [&HELD_BYTES, &PEAK_BYTES].map(|bytes| bytes.load(Ordering::Relaxed).saturating_sub(before));
+    let [held, peak] = [&HELD_BYTES, &PEAK_BYTES]
+        .map(|bytes| bytes.load(Ordering::Relaxed).saturating_sub(before));
     (given, [held, peak])
 }

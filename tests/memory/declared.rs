@@ -35,8 +35,14 @@ fn memory_is_taken_for_what_has_come() {
         (&[0x92, 26, 0x91], is_refused::<FromClient>),
         (&[0x92, 28, 0x92, 1], is_refused::<FromClient>),
         (&[0x92, 32, 0x93, 1], is_refused::<ToClient>),
-        (&[0x92, 37, 0x92, 1, 0x81, 0xa7, b'e', b'n', b'g', b'i', b'n', b'e', b's'], is_refused::<ToClient>),
-        (&[0x92, 37, 0x92, 1, 0x81, 0xa5, b't', b'a', b's', b'k', b's', 0x92], is_refused::<ToClient>),
+        (
+            &[0x92, 37, 0x92, 1, 0x81, 0xa7, b'e', b'n', b'g', b'i', b'n', b'e', b's'],
+            is_refused::<ToClient>,
+        ),
+        (
+            &[0x92, 37, 0x92, 1, 0x81, 0xa5, b't', b'a', b's', b'k', b's', 0x92],
+            is_refused::<ToClient>,
+        ),
         (&[0x92, 48, 0x91], is_refused::<ToEngine>),
         (&[0x92, 61, 0x91], is_refused::<ToEngine>),
         (&[0x92, 65, 0x91], is_refused::<FromEngine>),

@@ -1,5 +1,5 @@
-//! The broker's core, filled by its peers with one thing after the other, never takes more memory than it was given:
-//! measured where memory is allocated, whatever the budget says.
+//! The broker's core, filled by its peers with one thing after the other, never takes more memory
+//! than it was given: measured where memory is allocated, whatever the budget says.
 
 mod allocator;
 
@@ -11,8 +11,9 @@ use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, OwnerId, SessionId, TaskId, TokenId};
 use furlong_wire::keys::PublicKey;
 use furlong_wire::message::{
-    Ack, AttemptFinished, AttemptOutput, Chunk, Define, Dependency, ErrorKind, FromClient, FromEngine, Open, Outcome,
-    Payload, Register, Runtime, Stream, Submit, Targets, TaskOptions, TaskState, ToEngine,
+    Ack, AttemptFinished, AttemptOutput, Chunk, Define, Dependency, ErrorKind, FromClient,
+    FromEngine, Open, Outcome, Payload, Register, Runtime, Stream, Submit, Targets, TaskOptions,
+    TaskState, ToEngine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Claims, Role, TokenLimits};
@@ -68,7 +69,14 @@ impl Filled {
             expires_s: Claims::NEVER,
         };
         let (session, software) = (SessionId(id), "test".to_owned());
-        let hello = HelloBody { token: Vec::new(), session, incarnation: 1, role, software, payload_credit_bytes: 0 };
+        let hello = HelloBody {
+            token: Vec::new(),
+            session,
+            incarnation: 1,
+            role,
+            software,
+            payload_credit_bytes: 0,
+        };
         let connection = ConnectionId(self.connections);
         let peer = Peer { claims, hello, address: "test".into(), pass: None };
         self.core.handle_connected(connection, peer).expect("it is let in");
@@ -95,12 +103,16 @@ impl Filled {
     }
 
     fn say(&mut self, client: ConnectionId, message: FromClient) {
-        self.core.handle_from_client(Time(1), client, message, None).expect("it keeps to the protocol");
+        self.core
+            .handle_from_client(Time(1), client, message, None)
+            .expect("it keeps to the protocol");
         self.settle();
     }
 
     fn report(&mut self, engine: ConnectionId, message: FromEngine) {
-        self.core.handle_from_engine(Time(1), engine, message, None).expect("it keeps to the protocol");
+        self.core
+            .handle_from_engine(Time(1), engine, message, None)
+            .expect("it keeps to the protocol");
         self.settle();
     }
 
@@ -117,7 +129,18 @@ impl Filled {
     fn submit(&mut self, client: ConnectionId, n: u64, options: Option<TaskOptions>, bytes: usize) {
         let (options, payload) = (options.map(Box::new), Payload::Inline(vec![1; bytes].into()));
         let (targets, runtime) = (Targets::Shared, Runtime::Native);
-        self.say(client, FromClient::Submit(Submit { n, targets, runtime, class: 0, define: None, options, payload }));
+        self.say(
+            client,
+            FromClient::Submit(Submit {
+                n,
+                targets,
+                runtime,
+                class: 0,
+                define: None,
+                options,
+                payload,
+            }),
+        );
     }
 
     /// The next attempt that an engine has.
@@ -144,7 +167,8 @@ fn results_with_the_largest_inline_payload(filled: &mut Filled) {
     for n in 1..=filled.tasks {
         filled.submit(client, n, None, 1024);
         let (attempt, payload) = (filled.attempt(), Some(Payload::Inline(vec![1; 1024].into())));
-        let finished = AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1_000_000, payload };
+        let finished =
+            AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1_000_000, payload };
         filled.report(engine, FromEngine::Finished(finished));
     }
 }
@@ -168,7 +192,11 @@ fn dependencies(filled: &mut Filled) {
     let client = filled.client();
     let many = 3_000;
     (1..=many).for_each(|n| filled.submit(client, n, Some(waiting()), 4));
-    let on = |n| Dependency { task: TaskId { session: Filled::session(client), n }, success: true, failure: false };
+    let on = |n| Dependency {
+        task: TaskId { session: Filled::session(client), n },
+        success: true,
+        failure: false,
+    };
     let options = TaskOptions { after: (1..=many).map(on).collect(), ..TaskOptions::default() };
     (many + 1..=many + 400).for_each(|n| filled.submit(client, n, Some(options.clone()), 4));
 }
@@ -190,7 +218,12 @@ fn long_reasons(filled: &mut Filled) {
     for n in 1..=filled.tasks {
         filled.submit(client, n, Some(kept()), 4);
         let outcome = Outcome::error(TaskState::Failed, ErrorKind::Remote, "r".repeat(9_000));
-        let finished = AttemptFinished { attempt: filled.attempt(), outcome, run_us: 1_000_000, payload: None };
+        let finished = AttemptFinished {
+            attempt: filled.attempt(),
+            outcome,
+            run_us: 1_000_000,
+            payload: None,
+        };
         filled.report(engine, FromEngine::Finished(finished));
     }
 }
@@ -200,7 +233,8 @@ fn kept_records(filled: &mut Filled) {
     for n in 1..=2 * filled.tasks {
         filled.submit(client, n, Some(TaskOptions { label: Some("l".repeat(256)), ..kept() }), 4);
         let (attempt, payload) = (filled.attempt(), Some(Payload::Inline(vec![1; 1024].into())));
-        let finished = AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1_000_000, payload };
+        let finished =
+            AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1_000_000, payload };
         filled.report(engine, FromEngine::Finished(finished));
         filled.say(client, FromClient::Ack(Ack { ranges: vec![(n, n)].into() }));
     }
@@ -212,7 +246,10 @@ fn output_byte_by_byte(filled: &mut Filled) {
     let attempt = filled.attempt();
     for n in 0..500_000_u64 {
         let (stream, bytes) = (Stream::Stdout, vec![1]);
-        filled.report(engine, FromEngine::Output(AttemptOutput { attempt, stream, offset: 2 * n, bytes }));
+        filled.report(
+            engine,
+            FromEngine::Output(AttemptOutput { attempt, stream, offset: 2 * n, bytes }),
+        );
     }
 }
 
@@ -222,13 +259,26 @@ fn payloads_in_small_chunks(filled: &mut Filled) {
     for n in 1..=7_000.min(filled.tasks) {
         let payload = Payload::Chunked { transfer: n, counter: n, bytes: 1_025, instance: None };
         let (targets, runtime, options) = (Targets::Shared, Runtime::Native, None);
-        filled
-            .say(client, FromClient::Submit(Submit { n, targets, runtime, class: 0, define: None, options, payload }));
+        filled.say(
+            client,
+            FromClient::Submit(Submit {
+                n,
+                targets,
+                runtime,
+                class: 0,
+                define: None,
+                options,
+                payload,
+            }),
+        );
         // The chunk is a part of a buffer with other things in it.
         let buffer = Bytes::from(vec![1; 16 * 1024]);
         let chunk = Some(buffer.slice(0..1_041));
         let said = FromClient::Chunk(Chunk { transfer: n });
-        filled.core.handle_from_client(Time(1), client, said, chunk).expect("it keeps to the protocol");
+        filled
+            .core
+            .handle_from_client(Time(1), client, said, chunk)
+            .expect("it keeps to the protocol");
         filled.settle();
     }
 }
@@ -264,10 +314,16 @@ fn whatever_peers_fill_it_with_the_core_keeps_to_its_memory() {
             filled
         });
         let [held_kib, peak_kib, most_kib] = [held, peak, MEMORY_BYTES].map(|bytes| bytes >> 10);
-        eprintln!("{name}: {held_kib} KiB, {peak_kib} at once, of {most_kib} KiB, tasks at {TASK_BYTES}");
+        eprintln!(
+            "{name}: {held_kib} KiB, {peak_kib} at once, of {most_kib} KiB, tasks at {TASK_BYTES}"
+        );
         if held > MEMORY_BYTES {
             beyond.push(format!("{name}: {} MiB", held >> 20));
         }
     }
-    assert!(beyond.is_empty(), "more than the {} MiB that were given: {beyond:#?}", MEMORY_BYTES >> 20);
+    assert!(
+        beyond.is_empty(),
+        "more than the {} MiB that were given: {beyond:#?}",
+        MEMORY_BYTES >> 20
+    );
 }

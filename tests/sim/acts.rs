@@ -7,8 +7,8 @@ use furlong_client::core::{Call, Core};
 use furlong_tests::history::{Facts, Invariant, TaskName};
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::{
-    CancelTasks, Dependency, FromClient, Purge, Query, ReplyBody, Request, Restart, Revoke, Shutdown, Signal, TakeBack,
-    TaskOptions, TaskQuery, TaskRange,
+    CancelTasks, Dependency, FromClient, Purge, Query, ReplyBody, Request, Restart, Revoke,
+    Shutdown, Signal, TakeBack, TaskOptions, TaskQuery, TaskRange,
 };
 
 use crate::calls::{CallNo, CallRecord};
@@ -29,39 +29,57 @@ impl World {
             Act::Submit { client, copies, call } => self.on_client(*client, |world, place| {
                 (0..*copies).for_each(|_| world.begins_call(place, call));
             }),
-            Act::Cancel { client, tasks, force, twice } => self.on_client(*client, |world, place| {
-                (0..=u8::from(*twice)).for_each(|_| world.cancels(place, *tasks, *force));
-            }),
+            Act::Cancel { client, tasks, force, twice } => {
+                self.on_client(*client, |world, place| {
+                    (0..=u8::from(*twice)).for_each(|_| world.cancels(place, *tasks, *force));
+                })
+            }
             Act::CancelStream { client, force } => self.on_client(*client, |world, place| {
                 world.cancels_stream(place, *force);
             }),
-            Act::CancelOfAnother { client, of, tasks, force } => self.on_client(*client, |world, place| {
-                world.cancels_of_another(place, *of, *tasks, *force);
-            }),
-            Act::Fetch { client, of, tasks, wait, follow } => self.on_client(*client, |world, place| {
-                world.fetches(place, *of, *tasks, *wait, *follow);
-            }),
+            Act::CancelOfAnother { client, of, tasks, force } => {
+                self.on_client(*client, |world, place| {
+                    world.cancels_of_another(place, *of, *tasks, *force);
+                })
+            }
+            Act::Fetch { client, of, tasks, wait, follow } => {
+                self.on_client(*client, |world, place| {
+                    world.fetches(place, *of, *tasks, *wait, *follow);
+                })
+            }
             Act::Purge { client, of, tasks } => self.on_client(*client, |world, place| {
                 let Some(range) = world.range_of(*of, *tasks) else { return };
-                world.asks(place, |request| FromClient::Purge(Purge { request, tasks: vec![range] }));
+                world.asks(place, |request| {
+                    FromClient::Purge(Purge { request, tasks: vec![range] })
+                });
             }),
-            Act::Ask { client, what } => self.on_client(*client, |world, place| world.asks_about(place, *what)),
+            Act::Ask { client, what } => {
+                self.on_client(*client, |world, place| world.asks_about(place, *what))
+            }
             Act::Signal { client, engine, signal } => self.on_client(*client, |world, place| {
                 let engines = vec![world.engine(*engine)];
-                world.asks(place, |request| FromClient::Signal(Signal { request, engines, signal: *signal }));
+                world.asks(place, |request| {
+                    FromClient::Signal(Signal { request, engines, signal: *signal })
+                });
             }),
             Act::Restart { client, engine } => self.on_client(*client, |world, place| {
                 let engines = vec![world.engine(*engine)];
                 world.engine_is_hurt(engines[0]);
                 world.asks(place, |request| FromClient::Restart(Restart { request, engines }));
             }),
-            Act::Shutdown { client, engine, whole, finish } => self.on_client(*client, |world, place| {
-                world.shuts_down(place, *engine, *whole, *finish);
-            }),
-            Act::Forget { client, tasks } => self.on_client(*client, |world, place| world.forgets(place, *tasks)),
+            Act::Shutdown { client, engine, whole, finish } => {
+                self.on_client(*client, |world, place| {
+                    world.shuts_down(place, *engine, *whole, *finish);
+                })
+            }
+            Act::Forget { client, tasks } => {
+                self.on_client(*client, |world, place| world.forgets(place, *tasks))
+            }
             Act::Close { client } => self.on_client(*client, World::client_closes),
             Act::RevokeClient { client, by_request } => self.revokes_client(*client, *by_request),
-            Act::ClientStops { client, us } => self.on_client(*client, |world, place| world.client_stops(place, *us)),
+            Act::ClientStops { client, us } => {
+                self.on_client(*client, |world, place| world.client_stops(place, *us))
+            }
             Act::ClientDies { client, loses_sent } => self.on_client(*client, |world, place| {
                 world.loses_sent(Peer::Client(place), *loses_sent);
                 world.client_ends(place);
@@ -72,7 +90,10 @@ impl World {
 
     fn on_client(&mut self, client: u64, act: impl FnOnce(&mut Self, usize)) {
         let here: Vec<usize> = (0..self.clients.len())
-            .filter(|place| self.clients[*place].is_alive && self.clients[*place].core.as_ref().is_some_and(is_open))
+            .filter(|place| {
+                self.clients[*place].is_alive
+                    && self.clients[*place].core.as_ref().is_some_and(is_open)
+            })
             .filter(|place| self.clients[*place].stops_until <= self.now)
             .collect();
         if !here.is_empty() {
@@ -101,13 +122,17 @@ impl World {
         self.setup.processes.iter().map(|spec| spec.slots as usize).sum()
     }
 
-    /// A program that has many submits waiting for room begins no more: each is tried whenever there is some.
+    /// A program that has many submits waiting for room begins no more: each is tried whenever
+    /// there is some.
     fn begins_call(&mut self, place: usize, plan: &CallPlan) {
         let handles = self.clients[place].handles.values();
-        if handles.filter(|handle| matches!(handle, Handle::Submit(..))).count() >= SUBMITS_WAITING_MAX {
+        if handles.filter(|handle| matches!(handle, Handle::Submit(..))).count()
+            >= SUBMITS_WAITING_MAX
+        {
             return;
         }
-        let mut targets: Vec<EngineId> = plan.targets.iter().map(|choice| self.engine(*choice)).collect();
+        let mut targets: Vec<EngineId> =
+            plan.targets.iter().map(|choice| self.engine(*choice)).collect();
         targets.sort_unstable();
         targets.dedup();
         let record = CallRecord { client: place, plan: plan.clone(), targets, first: 0 };
@@ -151,13 +176,22 @@ impl World {
     }
 
     /// Submits a call, if there is room for it.
-    pub fn submits(&mut self, place: usize, call: &mut Call, no: CallNo) -> Result<(), ClientError> {
+    pub fn submits(
+        &mut self,
+        place: usize,
+        call: &mut Call,
+        no: CallNo,
+    ) -> Result<(), ClientError> {
         let reader = self.calls[no].plan.reader;
         let targets = self.calls[no].targets.clone();
         let client = &mut self.clients[place];
         let Some(core) = &mut client.core else { return Ok(()) };
         let first = client.tasks.len() as u64 + 1;
-        let after = call.options.as_ref().map(|options| (options.after.clone(), options.after_any)).unwrap_or_default();
+        let after = call
+            .options
+            .as_ref()
+            .map(|options| (options.after.clone(), options.after_any))
+            .unwrap_or_default();
         let mut keys = Vec::new();
         let mut opened = None;
         if !targets.is_empty() {
@@ -198,7 +232,11 @@ impl World {
         Ok(())
     }
 
-    fn begins_to_read(&mut self, place: usize, (first, keys, stream): (u64, Vec<usize>, Option<usize>)) {
+    fn begins_to_read(
+        &mut self,
+        place: usize,
+        (first, keys, stream): (u64, Vec<usize>, Option<usize>),
+    ) {
         let reader = self.calls[self.clients[place].tasks[first as usize - 1].call].plan.reader;
         for (n, key) in (first..).zip(keys) {
             if reader == Reader::Nobody {
@@ -211,7 +249,8 @@ impl World {
                 self.begin(place, Handle::Output(n, feed));
             }
             if n % 7 == 0
-                && let Some(feed) = self.client_does(place, |core| core.open_published(n, Some(key)))
+                && let Some(feed) =
+                    self.client_does(place, |core| core.open_published(n, Some(key)))
             {
                 self.begin(place, Handle::Published(n, feed));
             }
@@ -257,7 +296,8 @@ impl World {
             plan.reader == Reader::Stream && task.target.is_none()
         };
         let tasks = &self.clients[place].tasks;
-        let numbers: Vec<u64> = (1..).zip(tasks).filter(|(_, task)| of_stream(task)).map(|(n, _)| n).collect();
+        let numbers: Vec<u64> =
+            (1..).zip(tasks).filter(|(_, task)| of_stream(task)).map(|(n, _)| n).collect();
         for n in numbers {
             self.note_cancel(place, n);
         }
@@ -280,7 +320,9 @@ impl World {
     fn fetches(&mut self, place: usize, of: u64, tasks: Choice, wait: bool, follow: bool) {
         let Some(range) = self.range_of(of, tasks) else { return };
         let task = TaskId { session: range.session, n: range.first };
-        if let Some(Ok((request, follower))) = self.client_does(place, |core| core.fetch(task, wait, follow)) {
+        if let Some(Ok((request, follower))) =
+            self.client_does(place, |core| core.fetch(task, wait, follow))
+        {
             self.waits_for_answer(place, request, None);
             if let Some(feed) = follower {
                 self.begin(place, Handle::Output(task.n, feed));
@@ -292,7 +334,12 @@ impl World {
         self.asks_and_cancels(place, None, message);
     }
 
-    fn asks_and_cancels(&mut self, place: usize, cancels: Option<TaskRange>, message: impl FnOnce(u64) -> FromClient) {
+    fn asks_and_cancels(
+        &mut self,
+        place: usize,
+        cancels: Option<TaskRange>,
+        message: impl FnOnce(u64) -> FromClient,
+    ) {
         if let Some(Ok(request)) = self.client_does(place, |core| core.request(message)) {
             self.waits_for_answer(place, request, cancels);
         }
@@ -307,7 +354,9 @@ impl World {
         let query = match what {
             Question::Engines => Query::Engines,
             Question::Status => Query::Status,
-            Question::Tasks => Query::Tasks(Box::new(TaskQuery { limit: 50, ..TaskQuery::default() })),
+            Question::Tasks => {
+                Query::Tasks(Box::new(TaskQuery { limit: 50, ..TaskQuery::default() }))
+            }
             Question::Events => {
                 if let Some(Ok(feed)) = self.client_does(place, Core::subscribe) {
                     self.begin(place, Handle::Events(feed));
@@ -322,7 +371,11 @@ impl World {
         if !self.setup.clients[self.clients[place].spec].is_admin {
             return;
         }
-        let alive = self.processes.iter().enumerate().filter(|(_, it)| it.is_alive && !it.engines.is_empty());
+        let alive = self
+            .processes
+            .iter()
+            .enumerate()
+            .filter(|(_, it)| it.is_alive && !it.engines.is_empty());
         let alive: Vec<usize> = alive.map(|(process, _)| process).collect();
         if alive.is_empty() {
             return;
@@ -333,7 +386,9 @@ impl World {
         self.process_is_hurt(process);
         self.some_have_stopped = true;
         let engines = Some(engines);
-        self.asks(place, |request| FromClient::Shutdown(Shutdown { request, engines, finish, broker: false }));
+        self.asks(place, |request| {
+            FromClient::Shutdown(Shutdown { request, engines, finish, broker: false })
+        });
     }
 
     fn forgets(&mut self, place: usize, tasks: Choice) {
@@ -341,8 +396,11 @@ impl World {
             Handle::Task(key, n) => Some((*no, *key, *n)),
             _ => None,
         };
-        let futures: Vec<(u64, usize, u64)> = self.clients[place].handles.iter().filter_map(future).collect();
-        if let Some((no, key, n)) = futures.get((tasks.back % futures.len().max(1) as u64) as usize).copied() {
+        let futures: Vec<(u64, usize, u64)> =
+            self.clients[place].handles.iter().filter_map(future).collect();
+        if let Some((no, key, n)) =
+            futures.get((tasks.back % futures.len().max(1) as u64) as usize).copied()
+        {
             self.clients[place].handles.remove(&no);
             self.client_does(place, |core| core.forget_task(key));
             self.history.forgotten(TaskName { client: place as u32, n });
@@ -356,11 +414,16 @@ impl World {
         (1..=count).for_each(|n| self.note_cancel(place, n));
         let admin = (0..self.clients.len()).find(|other| {
             let it = &self.clients[*other];
-            it.is_alive && self.setup.clients[it.spec].is_admin && matches!(it.link, Link::Up(_)) && *other != place
+            it.is_alive
+                && self.setup.clients[it.spec].is_admin
+                && matches!(it.link, Link::Up(_))
+                && *other != place
         });
         match admin.filter(|_| by_request) {
             Some(admin) => {
-                self.asks(admin, |request| FromClient::Revoke(Revoke { request, tokens: vec![token] }));
+                self.asks(admin, |request| {
+                    FromClient::Revoke(Revoke { request, tokens: vec![token] })
+                });
                 self.client_settles(admin);
             }
             None => self.revokes(token),
@@ -368,14 +431,23 @@ impl World {
     }
 
     /// A request of a client is answered, or the answer is lost.
-    pub fn is_answered(&mut self, place: usize, asked: &Asked, answer: Result<Answer, ClientError>) {
+    pub fn is_answered(
+        &mut self,
+        place: usize,
+        asked: &Asked,
+        answer: Result<Answer, ClientError>,
+    ) {
         match answer {
             Ok(Answer::Task(fetched)) => self.sees_record(place, &fetched.record, &fetched.body),
-            Ok(Answer::Reply(ReplyBody::Refused(_))) | Err(ClientError::Interrupted | ClientError::Disconnected(_)) => {
-            }
+            Ok(Answer::Reply(ReplyBody::Refused(_)))
+            | Err(ClientError::Interrupted | ClientError::Disconnected(_)) => {}
             Ok(Answer::Reply(body)) => self.what_was_answered_is_on_disk(place, asked, &body),
             missing => {
-                self.violated(Invariant::AnswersCome, None, format!("client {place} has no answer: {missing:?}"));
+                self.violated(
+                    Invariant::AnswersCome,
+                    None,
+                    format!("client {place} has no answer: {missing:?}"),
+                );
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use furlong_broker::core::{Config, ConnectionId, Core, Output, Peer as Proved, Roster, Time, invariants as of_broker};
+use furlong_broker::core::{
+    Config, ConnectionId, Core, Output, Peer as Proved, Roster, Time, invariants as of_broker,
+};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::capability::{Revocation, RevokedTokens};
 use furlong_wire::ids::{BrokerStart, ClusterId, SessionId, TokenId};
@@ -34,7 +36,8 @@ pub struct Broker {
 /// Microseconds since 1970 at the beginning of a history.
 const BEGINNING_US: u64 = 1_800_000_000_000_000;
 
-/// The range of times for which a silent connection seems alive: the last heartbeat came some seconds before.
+/// The range of times for which a silent connection seems alive: the last heartbeat came some
+/// seconds before.
 pub const SILENCE_US: (u64, u64) = (10_000_000, 15_250_000);
 
 impl Broker {
@@ -91,8 +94,11 @@ impl World {
             connection.from(Side::Broker).kill();
             connection.at_broker = false;
             if connection.at_peer {
-                let wait =
-                    if is_silent { self.dice.between(SILENCE_US.0, SILENCE_US.1) } else { self.dice.below(2_000) };
+                let wait = if is_silent {
+                    self.dice.between(SILENCE_US.0, SILENCE_US.1)
+                } else {
+                    self.dice.below(2_000)
+                };
                 self.after(wait, Event::Notices(no, Side::Peer));
             }
             self.network.settle(no);
@@ -100,15 +106,22 @@ impl World {
         self.after(down_us, Event::BrokerStarts);
     }
 
-    /// Tasks that ended, but not on disk, go on. So does one that the broker had ended itself, if its client has not
-    /// heard of that: it submits it again, to a broker that does not know of it.
+    /// Tasks that ended, but not on disk, go on. So does one that the broker had ended itself, if
+    /// its client has not heard of that: it submits it again, to a broker that does not know of it.
     fn ends_are_lost(&mut self, core: &Core) {
-        let untold: Vec<TaskName> =
-            self.unheard().filter(|(_, task)| is_ended_by_broker(core, *task)).map(|it| it.0).collect();
+        let untold: Vec<TaskName> = self
+            .unheard()
+            .filter(|(_, task)| is_ended_by_broker(core, *task))
+            .map(|it| it.0)
+            .collect();
         for task in untold {
             self.history.end_lost(task);
         }
-        let ended = self.broker.disk.open().filter(|(session, n)| !of_broker::is_unfinished(core, *session, *n));
+        let ended = self
+            .broker
+            .disk
+            .open()
+            .filter(|(session, n)| !of_broker::is_unfinished(core, *session, *n));
         for (session, n) in ended {
             if let Some(client) = self.clients.iter().position(|client| client.session == session) {
                 self.history.end_lost(TaskName { client: client as u32, n });
@@ -116,11 +129,14 @@ impl World {
         }
     }
 
-    /// Tasks of clients that are there and have not heard of their ends, with their sessions and numbers.
+    /// Tasks of clients that are there and have not heard of their ends, with their sessions and
+    /// numbers.
     fn unheard(&self) -> impl Iterator<Item = (TaskName, (SessionId, u64))> {
         let clients = (0..).zip(&self.clients).filter(|(_, client)| client.is_alive);
         let tasks = clients.flat_map(|(no, client)| {
-            (1..).zip(&client.tasks).map(move |(n, _)| (TaskName { client: no, n }, (client.session, n)))
+            (1..)
+                .zip(&client.tasks)
+                .map(move |(n, _)| (TaskName { client: no, n }, (client.session, n)))
         });
         tasks.filter(|(task, _)| !self.history.is_delivered(*task))
     }
@@ -128,7 +144,10 @@ impl World {
     /// A peer has proved itself.
     pub fn handle_proof(&mut self, no: ConnectionNo, peer: Proved) {
         let Some(connection) = self.network.connections.get_mut(&no) else { return };
-        let (Some(core), true) = (&mut self.broker.core, connection.life == self.broker.life) else { return };
+        let (Some(core), true) = (&mut self.broker.core, connection.life == self.broker.life)
+        else {
+            return;
+        };
         if connection.from(Side::Peer).is_dead() {
             return;
         }
@@ -159,15 +178,22 @@ impl World {
     pub fn broker_hears_engine(&mut self, no: ConnectionNo, messages: Messages<FromEngine>) {
         self.broker_hears(no, |core, now| {
             messages.into_iter().try_for_each(|(message, chunk)| {
-                core.handle_from_engine(now, ConnectionId(no), message, chunk).map_err(|error| error.to_string())
+                core.handle_from_engine(now, ConnectionId(no), message, chunk)
+                    .map_err(|error| error.to_string())
             })
         });
     }
 
     /// Gives the core what has come, and lets it decide.
-    fn broker_hears(&mut self, no: ConnectionNo, hear: impl FnOnce(&mut Core, Time) -> Result<(), String>) {
+    fn broker_hears(
+        &mut self,
+        no: ConnectionNo,
+        hear: impl FnOnce(&mut Core, Time) -> Result<(), String>,
+    ) {
         let now = self.broker.time(self.now);
-        let Some(connection) = self.network.connections.get(&no).filter(|it| it.at_broker && !it.is_closing) else {
+        let Some(connection) =
+            self.network.connections.get(&no).filter(|it| it.at_broker && !it.is_closing)
+        else {
             return;
         };
         let peer = connection.peer;
@@ -179,7 +205,11 @@ impl World {
         if let Err(error) = heard
             && is_served
         {
-            self.violated(Invariant::HonestPeersAreServed, None, format!("the broker closes {peer:?}: {error}"));
+            self.violated(
+                Invariant::HonestPeersAreServed,
+                None,
+                format!("the broker closes {peer:?}: {error}"),
+            );
         }
         self.broker_flush();
     }
@@ -274,13 +304,17 @@ impl World {
     fn broker_does(&mut self, output: Output, dirty: &mut Vec<ConnectionNo>) {
         match output {
             Output::ToClient(ConnectionId(no), message) => {
-                if let Some(Ways::Client(_, down)) = self.network.connections.get_mut(&no).map(|it| &mut it.ways) {
+                if let Some(Ways::Client(_, down)) =
+                    self.network.connections.get_mut(&no).map(|it| &mut it.ways)
+                {
                     down.queue.push(message);
                     dirty.push(no);
                 }
             }
             Output::ToEngine(ConnectionId(no), message) => {
-                if let Some(Ways::Engine(_, down)) = self.network.connections.get_mut(&no).map(|it| &mut it.ways) {
+                if let Some(Ways::Engine(_, down)) =
+                    self.network.connections.get_mut(&no).map(|it| &mut it.ways)
+                {
                     match message {
                         ToEngine::Cancel(_) | ToEngine::Signal(_) | ToEngine::Recall(_) => {
                             down.queue.push_control(message);
@@ -300,7 +334,9 @@ impl World {
                 dirty.push(no);
             }
             Output::Close(ConnectionId(no), reason) => self.broker_closes(no, reason),
-            Output::SaveRoster(changes) => changes.into_iter().for_each(|it| self.broker.roster.apply(it)),
+            Output::SaveRoster(changes) => {
+                changes.into_iter().for_each(|it| self.broker.roster.apply(it))
+            }
             Output::Revoke(ConnectionId(no), request, tokens) => {
                 for token in tokens {
                     let revocation = Revocation { revoked_s: 1, reason: None };

@@ -68,15 +68,25 @@ impl CallRecord {
     pub fn call(&self, no: CallNo, options: TaskOptions) -> Call {
         let plan = &self.plan;
         let hash = |number| FunctionHash([number; 32]);
-        let source = |number| Code::Source { file: "f".into(), hash: hash(number), source: None, function: "f".into() };
+        let source = |number| Code::Source {
+            file: "f".into(),
+            hash: hash(number),
+            source: None,
+            function: "f".into(),
+        };
         let code = plan.define.map_or_else(|| Code::Named { function: "f".into() }, source);
         let header = Bytes::from(encode_header(&CallHeader { call: code, codec: Codec::Raw }));
         let mut data = vec![Bytes::copy_from_slice(&(no as u64).to_le_bytes())];
         if plan.request_bytes > 0 {
             data.push(filler(no, plan.request_bytes));
         }
-        let definition = plan.define.map(|number| Definition::new(hash(number), definition_text(number)));
-        let targets = if plan.targets.is_empty() { Targets::Shared } else { Targets::Engines(self.targets.clone()) };
+        let definition =
+            plan.define.map(|number| Definition::new(hash(number), definition_text(number)));
+        let targets = if plan.targets.is_empty() {
+            Targets::Shared
+        } else {
+            Targets::Engines(self.targets.clone())
+        };
         let is_default = options == TaskOptions::default();
         Call {
             targets,
@@ -90,7 +100,8 @@ impl CallRecord {
 }
 
 impl World {
-    /// Returns which call and which of its tasks an engine was given, if that is what was submitted.
+    /// Returns which call and which of its tasks an engine was given, if that is what was
+    /// submitted.
     pub fn job_is_sound(&self, job: &Job, engines: &[EngineId]) -> Option<(CallNo, TaskName)> {
         let no = u64::from_le_bytes(job.data.first()?.as_ref().try_into().ok()?) as CallNo;
         let record = self.calls.get(no)?;
@@ -104,7 +115,11 @@ impl World {
             (None, None) => true,
             _ => false,
         };
-        let at = if plan.targets.is_empty() { 0 } else { record.targets.iter().position(|id| engines.contains(id))? };
+        let at = if plan.targets.is_empty() {
+            0
+        } else {
+            record.targets.iter().position(|id| engines.contains(id))?
+        };
         let task = TaskName { client: record.client as u32, n: record.first + at as u64 };
         (is_whole && is_defined && record.first > 0).then_some((no, task))
     }
@@ -139,7 +154,11 @@ impl World {
     /// Lines are alike, but some are ten times slower.
     fn quality(&mut self) -> Quality {
         let quality = self.setup.quality;
-        if self.dice.one_in(8) { Quality { latency: quality.latency * 10, ..quality } } else { quality }
+        if self.dice.one_in(8) {
+            Quality { latency: quality.latency * 10, ..quality }
+        } else {
+            quality
+        }
     }
 
     fn redials(&mut self, peer: Peer) {

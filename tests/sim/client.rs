@@ -1,4 +1,5 @@
-//! Clients: the core of each, what its shell does between core and connection, and a program that uses it.
+//! Clients: the core of each, what its shell does between core and connection, and a program that
+//! uses it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -179,7 +180,12 @@ impl World {
         self.after(wait, Event::Dials(Peer::Client(place), turn));
     }
 
-    pub fn client_is_greeted(&mut self, place: usize, no: ConnectionNo, greeting: Result<Welcome, RefusalKind>) {
+    pub fn client_is_greeted(
+        &mut self,
+        place: usize,
+        no: ConnectionNo,
+        greeting: Result<Welcome, RefusalKind>,
+    ) {
         if !self.clients[place].is_alive || self.clients[place].link != Link::Dialling(Some(no)) {
             return;
         }
@@ -199,7 +205,14 @@ impl World {
             core.handle_reconnected(tasks_max, credit);
         } else {
             let secret = PayloadSecret::new(Dice::of(self.seed, &[8, place as u64]).bytes());
-            client.core = Some(Core::new(client.session, secret, spec.cancel_on_disconnect, true, tasks_max, credit));
+            client.core = Some(Core::new(
+                client.session,
+                secret,
+                spec.cancel_on_disconnect,
+                true,
+                tasks_max,
+                credit,
+            ));
         }
         client.start = welcome.start;
         client.link = Link::Up(no);
@@ -249,7 +262,8 @@ impl World {
 
     pub fn client_gives_up(&mut self, place: usize, turn: u64) {
         let client = &self.clients[place];
-        let is_away = client.away_since.is_some_and(|since| since + RETURNS_WITHIN <= self.now) && client.turn > turn;
+        let is_away = client.away_since.is_some_and(|since| since + RETURNS_WITHIN <= self.now)
+            && client.turn > turn;
         if client.is_alive && is_away {
             self.session_is_over(place, "it gives up");
         }
@@ -259,20 +273,26 @@ impl World {
     fn session_is_over(&mut self, place: usize, why: &str) {
         let client = &self.clients[place];
         let spec = &self.setup.clients[client.spec];
-        let was_long_away = client.away_since.is_some_and(|since| self.now - since > RETURNS_WITHIN - 20_000_000);
+        let was_long_away =
+            client.away_since.is_some_and(|since| self.now - since > RETURNS_WITHIN - 20_000_000);
         let is_just = spec.cancel_on_disconnect
             || was_long_away
             || self.broker.revoked.get(client.token).is_some()
             || client.core.as_ref().is_some_and(Core::is_over);
         if !is_just {
-            self.violated(Invariant::SessionsGoOn, None, format!("the session of client {place} is over: {why}"));
+            self.violated(
+                Invariant::SessionsGoOn,
+                None,
+                format!("the session of client {place} is over: {why}"),
+            );
         }
         self.note(|_| format!("the session of client {place} is over: {why}"));
         self.client_closes_core(place, DisconnectCause::SessionOver(why.to_owned()));
         self.client_ends(place);
     }
 
-    /// Nobody waits for its tasks any longer: what becomes of durable ones the disk tells at the end.
+    /// Nobody waits for its tasks any longer: what becomes of durable ones the disk tells at the
+    /// end.
     fn client_is_gone(&mut self, place: usize) {
         self.history.client_gone(place as u32);
         let count = self.clients[place].tasks.len() as u64;
@@ -284,7 +304,11 @@ impl World {
         let endpoint = Endpoint::new("localhost", 1).expect("it is one");
         let why = Arc::new(Disconnected { endpoint, cause });
         if let Some(core) = &mut self.clients[place].core {
-            if matches!(why.cause, DisconnectCause::Closed) { core.close(&why) } else { core.disconnect(&why) }
+            if matches!(why.cause, DisconnectCause::Closed) {
+                core.close(&why)
+            } else {
+                core.disconnect(&why)
+            }
         }
         self.client_settles(place);
     }
@@ -327,7 +351,8 @@ impl World {
         let (Some(core), Link::Up(no)) = (&mut client.core, client.link) else { return };
         client.goodbye_ticks += u32::from(core.is_over());
         if let Some(ack) = core.poll_ack(true)
-            && let Some(Ways::Client(up, _)) = self.network.connections.get_mut(&no).map(|it| &mut it.ways)
+            && let Some(Ways::Client(up, _)) =
+                self.network.connections.get_mut(&no).map(|it| &mut it.ways)
         {
             up.queue.push(ack);
         }
@@ -338,7 +363,11 @@ impl World {
     }
 
     /// A command of the program.
-    pub fn client_does<T>(&mut self, place: usize, command: impl FnOnce(&mut Core) -> T) -> Option<T> {
+    pub fn client_does<T>(
+        &mut self,
+        place: usize,
+        command: impl FnOnce(&mut Core) -> T,
+    ) -> Option<T> {
         let done = self.clients[place].core.as_mut().map(command);
         self.queue_outbound(place);
         self.ring_bells(place);
@@ -373,14 +402,18 @@ impl World {
                 match outbound {
                     Outbound::Message(message) => up.queue.push(message),
                     Outbound::Control(message) => up.queue.push_control(message),
-                    Outbound::Transfer(number, payload) => up.queue.push_transfer(number, Chunks::Sealed(payload)),
+                    Outbound::Transfer(number, payload) => {
+                        up.queue.push_transfer(number, Chunks::Sealed(payload))
+                    }
                 }
             }
             core.handle_backlog(up.queue.message_bytes());
             match core.poll_outbound() {
                 Some(Outbound::Message(message)) => up.queue.push(message),
                 Some(Outbound::Control(message)) => up.queue.push_control(message),
-                Some(Outbound::Transfer(number, payload)) => up.queue.push_transfer(number, Chunks::Sealed(payload)),
+                Some(Outbound::Transfer(number, payload)) => {
+                    up.queue.push_transfer(number, Chunks::Sealed(payload))
+                }
                 None => return,
             }
         }
@@ -390,13 +423,18 @@ impl World {
     pub fn client_writes(&mut self, place: usize) {
         let client = &mut self.clients[place];
         let (Some(core), Link::Up(no)) = (&mut client.core, client.link) else { return };
-        let Some(Ways::Client(up, _)) = self.network.connections.get_mut(&no).map(|it| &mut it.ways) else { return };
+        let Some(Ways::Client(up, _)) =
+            self.network.connections.get_mut(&no).map(|it| &mut it.ways)
+        else {
+            return;
+        };
         let others_go = !up.queue.is_empty();
         if let Some(ack) = core.poll_ack(others_go) {
             up.queue.push(ack);
         }
         self.depart(no, Side::Peer, false);
-        let is_written = self.network.connections.get_mut(&no).is_some_and(|it| it.from(Side::Peer).is_empty());
+        let is_written =
+            self.network.connections.get_mut(&no).is_some_and(|it| it.from(Side::Peer).is_empty());
         if let Some(core) = self.clients[place].core.as_mut().filter(|_| is_written) {
             core.handle_flushed();
         }
@@ -431,7 +469,9 @@ impl World {
         let Some(handle) = client.handles.remove(&no) else { return };
         let mut replaced = None;
         match handle {
-            Handle::Submit(call, call_no, ticket) => return self.tries_to_submit(place, no, (call, call_no, ticket)),
+            Handle::Submit(call, call_no, ticket) => {
+                return self.tries_to_submit(place, no, (call, call_no, ticket));
+            }
             Handle::Task(key, _) => {
                 if let Poll::Ready(ended) = core.poll_task(key, &waker, &mut replaced) {
                     return self.is_delivered(place, *ended);
@@ -442,7 +482,9 @@ impl World {
                 if let Taken::Some = core.poll_stream(stream, &mut ended, &waker) {
                     client.handles.insert(no, Handle::Stream(stream));
                     client.bells.ring(no);
-                    return ended.into_iter().for_each(|(_, ended)| self.is_delivered(place, ended));
+                    return ended
+                        .into_iter()
+                        .for_each(|(_, ended)| self.is_delivered(place, ended));
                 }
             }
             Handle::Request(request, ref asked) => {
@@ -478,7 +520,12 @@ impl World {
         self.clients[place].handles.insert(no, handle);
     }
 
-    fn tries_to_submit(&mut self, place: usize, no: u64, (mut call, call_no, mut ticket): (Box<Call>, CallNo, Ticket)) {
+    fn tries_to_submit(
+        &mut self,
+        place: usize,
+        no: u64,
+        (mut call, call_no, mut ticket): (Box<Call>, CallNo, Ticket),
+    ) {
         match self.submits(place, &mut call, call_no) {
             Err(ClientError::Busy) => {
                 let client = &mut self.clients[place];

@@ -1,7 +1,8 @@
-//! Random numbers that are the same on each machine and with each version of any library: splitmix64.
+//! Random numbers that are the same on each machine and with each version of any library:
+//! splitmix64.
 
-/// A stream of random numbers. What belongs to one thing (a connection, a run) has a stream of its own, so that the
-/// rest of a history changes little when a part of it is left out.
+/// A stream of random numbers. What belongs to one thing (a connection, a run) has a stream of its
+/// own, so that the rest of a history changes little when a part of it is left out.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 

@@ -1,5 +1,5 @@
-//! The disk of the broker's journal: it takes its time, fails for a while, and loses what was on the way when the
-//! broker is killed.
+//! The disk of the broker's journal: it takes its time, fails for a while, and loses what was on
+//! the way when the broker is killed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -73,8 +73,9 @@ impl Disk {
         self.open.values().any(|name| *name == (session, n))
     }
 
-    /// Returns true if writes fail now. The journal's thread tries once a second then, and what comes meanwhile fails
-    /// with what had failed: so arguments that several tasks share are not missing for some of them alone.
+    /// Returns true if writes fail now. The journal's thread tries once a second then, and what
+    /// comes meanwhile fails with what had failed: so arguments that several tasks share are not
+    /// missing for some of them alone.
     fn fails(&self, now: u64) -> bool {
         self.fails_until > now || self.tried_again_at > now
     }
@@ -83,7 +84,10 @@ impl Disk {
     pub fn loses_what_is_on_the_way(&mut self, now: u64, is_written: bool) {
         let writing: Vec<_> = self.unwritten.drain(..self.writing).collect();
         if is_written && !self.fails(now) {
-            for entry in std::mem::take(&mut self.waiting).into_iter().chain(writing.into_iter().map(|it| it.1)) {
+            for entry in std::mem::take(&mut self.waiting)
+                .into_iter()
+                .chain(writing.into_iter().map(|it| it.1))
+            {
                 self.write(entry);
             }
         }
@@ -101,16 +105,20 @@ impl Disk {
     pub fn restore(&mut self, core: &mut Core, now_unix_us: u64) {
         let mut restoring = Restoring::new(core);
         let ended_before = now_unix_us.saturating_sub(JOURNAL_KEEP_US);
-        self.journal.restore(&mut restoring, ended_before).expect("what was held before fits again");
+        self.journal
+            .restore(&mut restoring, ended_before)
+            .expect("what was held before fits again");
         restoring.finish(Time::default());
     }
 
-    /// Describes the remaining tasks, for people: nothing when all have ended and nobody can ask for them any longer.
+    /// Describes the remaining tasks, for people: nothing when all have ended and nobody can ask
+    /// for them any longer.
     pub fn left(&self) -> Option<String> {
         let (tasks, ended) = self.journal.counts();
         let open: Vec<_> = self.open.values().take(5).collect();
-        (tasks > 0 || !self.open.is_empty() || !self.waiting.is_empty())
-            .then(|| format!("the journal still has {tasks} tasks, {ended} of them ended; open are {open:?}"))
+        (tasks > 0 || !self.open.is_empty() || !self.waiting.is_empty()).then(|| {
+            format!("the journal still has {tasks} tasks, {ended} of them ended; open are {open:?}")
+        })
     }
 }
 
@@ -141,7 +149,8 @@ impl World {
         }
         let disk = &mut self.broker.disk;
         let fails = disk.fails(self.now);
-        let written: Vec<(u64, Entry)> = disk.unwritten.drain(..std::mem::take(&mut disk.writing)).collect();
+        let written: Vec<(u64, Entry)> =
+            disk.unwritten.drain(..std::mem::take(&mut disk.writing)).collect();
         // A try to write again what could not be written says that, too.
         let through = written.last().map_or(0, |(number, _)| *number);
         let is_news = !fails || through > 0;
@@ -155,7 +164,8 @@ impl World {
             self.note(|_| "a write to the journal fails".to_owned());
             self.after(TRIED_AGAIN_US, Event::DiskWrites(life));
         } else {
-            let entries: Vec<Entry> = std::mem::take(&mut disk.waiting).into_iter().chain(entries).collect();
+            let entries: Vec<Entry> =
+                std::mem::take(&mut disk.waiting).into_iter().chain(entries).collect();
             for entry in entries {
                 disk.write(entry);
             }

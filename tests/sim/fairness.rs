@@ -1,4 +1,5 @@
-//! The ends of tasks as their clients hear of them: with everything that was to come, and for a reason that there was.
+//! The ends of tasks as their clients hear of them: with everything that was to come, and for a
+//! reason that there was.
 
 use furlong_client::core::results::Body;
 use furlong_client::core::tasks::{End, Ended};
@@ -28,10 +29,16 @@ impl World {
         let Ended { n, engine, attempts, end, .. } = ended;
         let End::Finished(outcome, body) = end else { return };
         let task = TaskName { client: place as u32, n };
-        self.note(|_| format!("client {place} has task {n}: {outcome:?}, by {engine:?}, attempt {attempts}"));
+        self.note(|_| {
+            format!("client {place} has task {n}: {outcome:?}, by {engine:?}, attempt {attempts}")
+        });
         if let Err(why) = self.is_just(task, &outcome, engine) {
             let runs = self.history.runs(task);
-            self.violated(Invariant::OutcomesAreJust, Some(task), format!("{why}: {outcome:?} after {runs} runs"));
+            self.violated(
+                Invariant::OutcomesAreJust,
+                Some(task),
+                format!("{why}: {outcome:?} after {runs} runs"),
+            );
         }
         if outcome.state == TaskState::Lost {
             self.history.may_be_lost(task);
@@ -57,11 +64,16 @@ impl World {
 
     /// Somebody has fetched a task.
     pub fn sees_record(&mut self, place: usize, record: &TaskRecord, body: &Body) {
-        let Some(of) = self.clients.iter().position(|client| client.session == record.id.session) else { return };
+        let Some(of) = self.clients.iter().position(|client| client.session == record.id.session)
+        else {
+            return;
+        };
         let (TaskPhase::Ended, Some(outcome)) = (record.phase, &record.outcome) else { return };
         let task = TaskName { client: of as u32, n: record.id.n };
         self.note(|_| format!("client {place} sees task {task:?}: {outcome:?}"));
-        if self.setup.clients[self.clients[place].spec].owner != self.setup.clients[self.clients[of].spec].owner {
+        if self.setup.clients[self.clients[place].spec].owner
+            != self.setup.clients[self.clients[of].spec].owner
+        {
             self.violated(Invariant::OutcomesAreJust, Some(task), "somebody else has fetched it");
         }
         self.is_on_disk(task);
@@ -72,14 +84,21 @@ impl World {
             submitted.seen = Some((self.broker.life, ending));
         }
         if matches!(body, Body::Failed(_)) {
-            self.violated(Invariant::PayloadsArriveIntact, Some(task), format!("fetched: {body:?}"));
+            self.violated(
+                Invariant::PayloadsArriveIntact,
+                Some(task),
+                format!("fetched: {body:?}"),
+            );
         }
     }
 
     /// Somebody hears of a task's end, which is on disk then, unless a disk has failed.
     fn is_on_disk(&mut self, task: TaskName) {
         let client = &self.clients[task.client as usize];
-        let is_durable = client.tasks.get(task.n as usize - 1).is_some_and(|it| self.calls[it.call].plan.durable);
+        let is_durable = client
+            .tasks
+            .get(task.n as usize - 1)
+            .is_some_and(|it| self.calls[it.call].plan.durable);
         let disk = &self.broker.disk;
         if is_durable && !disk.has_failed && disk.is_open(client.session, task.n) {
             let text = "somebody has heard of its end, which is not on disk";
@@ -88,56 +107,81 @@ impl World {
     }
 
     /// Checks that there was a reason for a task to end so.
-    fn is_just(&self, task: TaskName, outcome: &Outcome, engine: Option<EngineId>) -> Result<(), &'static str> {
+    fn is_just(
+        &self,
+        task: TaskName,
+        outcome: &Outcome,
+        engine: Option<EngineId>,
+    ) -> Result<(), &'static str> {
         let client = &self.clients[task.client as usize];
-        let Some(submitted) = client.tasks.get(task.n as usize - 1) else { return Err("it was never submitted") };
+        let Some(submitted) = client.tasks.get(task.n as usize - 1) else {
+            return Err("it was never submitted");
+        };
         let plan = &self.calls[submitted.call].plan;
         let runs = self.history.runs(task);
         let direct = submitted.target.is_some();
         let may_be_bound = direct || !plan.follow.demands.is_empty();
-        let has_run = |enough: u32| if runs >= enough { Ok(()) } else { Err("it has not run so often") };
+        let has_run =
+            |enough: u32| if runs >= enough { Ok(()) } else { Err("it has not run so often") };
         let so = |is_so: bool, why: &'static str| if is_so { Ok(()) } else { Err(why) };
         match outcome.error.as_ref().map(|error| error.kind) {
             None => has_run(1),
             // That all engines which could run it cannot begin it is an error of the task, too.
             Some(ErrorKind::Remote | ErrorKind::Exit) => {
                 let refusals = self.refused.get(&task).copied().unwrap_or_default();
-                has_run(if may_be_bound { 1 } else { plan.error_retries + 1 }.saturating_sub(refusals))
+                has_run(
+                    if may_be_bound { 1 } else { plan.error_retries + 1 }.saturating_sub(refusals),
+                )
             }
             Some(ErrorKind::NotBegun | ErrorKind::NoRuntime) => Err("clients are not told so"),
             Some(ErrorKind::EngineLost) => self.may_be_lost((task, plan), outcome.state, engine),
-            // What an earlier start of the broker has ended for its time is cancelled where it ran; no more is known.
+            // What an earlier start of the broker has ended for its time is cancelled where it ran;
+            // no more is known.
             Some(ErrorKind::Cancelled) => {
                 let is_revoked = self.broker.revoked.get(client.token).is_some();
                 let timed_out_before = plan.run_timeout_ms.is_some() && self.broker.life > 1;
-                so(submitted.cancel_asked || is_revoked || timed_out_before, "nobody has cancelled it")
+                so(
+                    submitted.cancel_asked || is_revoked || timed_out_before,
+                    "nobody has cancelled it",
+                )
             }
-            Some(ErrorKind::Aborted) => so(plan.abort_on_error && may_be_bound, "it did not say so"),
+            Some(ErrorKind::Aborted) => {
+                so(plan.abort_on_error && may_be_bound, "it did not say so")
+            }
             Some(ErrorKind::Dependency) => so(
                 !plan.follow.demands.is_empty() || !self.are_met(task, submitted),
                 "what it was to run after was met",
             ),
             Some(ErrorKind::QueueTimeout) => {
                 let waited_ms = (self.now - submitted.at) / 1_000;
-                so(plan.queue_timeout_ms.is_some_and(|limit| waited_ms >= limit), "it has not waited so long")
+                so(
+                    plan.queue_timeout_ms.is_some_and(|limit| waited_ms >= limit),
+                    "it has not waited so long",
+                )
             }
-            Some(ErrorKind::RunTimeout) => so(plan.run_timeout_ms.is_some() && runs > 0, "it has not run so long"),
+            Some(ErrorKind::RunTimeout) => {
+                so(plan.run_timeout_ms.is_some() && runs > 0, "it has not run so long")
+            }
             Some(ErrorKind::Unsupported) => so(
                 may_be_bound || plan.durable || plan.error_retries > 0 && plan.at_most_once,
                 "its options do not contradict each other",
             ),
             Some(ErrorKind::Forbidden) => so(direct, "it names no engine"),
             Some(ErrorKind::UnknownEngine) => so(may_be_bound, "it names no engine"),
-            Some(ErrorKind::Payload) => so(plan.define.is_some() || plan.result_bytes > 1_000, "it has no payload"),
+            Some(ErrorKind::Payload) => {
+                so(plan.define.is_some() || plan.result_bytes > 1_000, "it has no payload")
+            }
             Some(ErrorKind::Busy) => Ok(()),
-            Some(ErrorKind::Journal) => so(plan.durable && self.broker.disk.has_failed, "its disk has not failed"),
+            Some(ErrorKind::Journal) => {
+                so(plan.durable && self.broker.disk.has_failed, "its disk has not failed")
+            }
             Some(ErrorKind::NoEngines) => Err("nobody says so"),
         }
     }
 
-    /// Returns true if a task's dependencies have ended as it demanded, as its client has heard: each was a task of the
-    /// same session and submitted before. A condition that was met stays met, also through a restart of the broker; a
-    /// disk that has failed may have lost that.
+    /// Returns true if a task's dependencies have ended as it demanded, as its client has heard:
+    /// each was a task of the same session and submitted before. A condition that was met stays
+    /// met, also through a restart of the broker; a disk that has failed may have lost that.
     fn are_met(&self, task: TaskName, submitted: &Submitted) -> bool {
         let (after, is_one_enough) = &submitted.after;
         let session = self.clients[task.client as usize].session;
@@ -145,13 +189,17 @@ impl World {
         let is_own = |demand: &Dependency| demand.task.session == session && demand.task.n < first;
         let is_met = |demand: &Dependency| {
             let ending = self.history.outcome(TaskName { n: demand.task.n, ..task });
-            ending.is_some_and(|ending| if ending == Ending::Succeeded { demand.success } else { demand.failure })
+            ending.is_some_and(|ending| {
+                if ending == Ending::Succeeded { demand.success } else { demand.failure }
+            })
         };
-        let are_met = if *is_one_enough { after.iter().any(is_met) } else { after.iter().all(is_met) };
+        let are_met =
+            if *is_one_enough { after.iter().any(is_met) } else { after.iter().all(is_met) };
         are_met && after.iter().all(is_own) && !self.broker.disk.has_failed
     }
 
-    /// True if a task may have been lost: with its interpreter, with the engine that had it, with all its engines.
+    /// True if a task may have been lost: with its interpreter, with the engine that had it, with
+    /// all its engines.
     fn may_be_lost(
         &self,
         (task, plan): (TaskName, &CallPlan),
@@ -164,18 +212,21 @@ impl World {
         }
         // Each start of the broker waits anew for engines that are away.
         let is_late = |at: &u64| (*at).max(self.broker.began) + GIVEN_UP_US >= submitted.at;
-        // After a cut an engine may come back, and only what was on the way in chunks is not sent twice.
+        // After a cut an engine may come back, and only what was on the way in chunks is not sent
+        // twice.
         let is_chunked = plan.request_bytes > INLINE_BYTES;
         let is_given_up = |at: &u64| is_late(at) && (is_chunked || *at + GRACE_US <= self.now);
         if let Some(engine) = engine.filter(|_| submitted.target.is_some() || plan.at_most_once) {
-            // Who has been told to stop is not waited for, and may have come back as another meanwhile.
+            // Who has been told to stop is not waited for, and may have come back as another
+            // meanwhile.
             let is_stopped = self.some_have_stopped && self.last_hurt.as_ref().is_some_and(is_late);
             let is_hurt = is_stopped || self.hurt.get(&engine.0).is_some_and(is_late);
             let is_cut = |at: &u64| is_given_up(at) || self.some_have_stopped && is_late(at);
             let is_hurt = is_hurt || self.cut_off.get(&engine.0).is_some_and(is_cut);
             return if is_hurt { Ok(()) } else { Err("nothing has happened to its engine") };
         }
-        let is_hurt = self.last_hurt.as_ref().is_some_and(is_late) || self.cut_off.values().any(is_late);
+        let is_hurt =
+            self.last_hurt.as_ref().is_some_and(is_late) || self.cut_off.values().any(is_late);
         if !is_hurt {
             return Err("nothing has happened to any engine");
         }
@@ -191,11 +242,14 @@ impl World {
     fn is_intact(&self, task: TaskName, outcome: &Outcome, body: &Body) -> Result<(), String> {
         let submitted = &self.clients[task.client as usize].tasks[task.n as usize - 1];
         let (header, data) = match body {
-            Body::None if outcome.state == TaskState::Succeeded => return Err("it has no result".into()),
+            Body::None if outcome.state == TaskState::Succeeded => {
+                return Err("it has no result".into());
+            }
             Body::None => return Ok(()),
             Body::Failed(failure) => return Err(format!("its result cannot be read: {failure}")),
             Body::Inline(inline) => {
-                let (header, data) = unpack_inline_call(inline).map_err(|error| error.to_string())?;
+                let (header, data) =
+                    unpack_inline_call(inline).map_err(|error| error.to_string())?;
                 (decode_reply(header), data)
             }
             Body::Buffers(buffers) => {
@@ -214,12 +268,14 @@ impl World {
         }
         let plan = &self.calls[submitted.call].plan;
         let proof = data.first().ok_or("it has no data")?;
-        let of_call = proof.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+        let of_call =
+            proof.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
         let is_whole = match data.get(1) {
             Some(bytes) => *bytes == filler(submitted.call, plan.result_bytes),
             None => plan.result_bytes == 0,
         };
-        let of_engine = proof.get(8..12).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+        let of_engine =
+            proof.get(8..12).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
         let is_there = submitted.target.is_none_or(|engine| of_engine == Some(engine.0));
         if of_call == Some(submitted.call as u64) && is_whole && is_there {
             return Ok(());

@@ -18,13 +18,20 @@ impl World {
                 }
             }
             Act::CutAll { part, how } => {
-                let all: Vec<ConnectionNo> =
-                    self.network.connections.iter().filter(|(_, it)| it.at_peer).map(|(no, _)| *no).collect();
+                let all: Vec<ConnectionNo> = self
+                    .network
+                    .connections
+                    .iter()
+                    .filter(|(_, it)| it.at_peer)
+                    .map(|(no, _)| *no)
+                    .collect();
                 all.into_iter().filter(|no| no % part == 0).for_each(|no| self.cut(no, how));
             }
-            Act::ProcessDies { process, loses_sent, silent } => self.on_process(process, |world, place| {
-                world.process_dies(place, loses_sent, silent);
-            }),
+            Act::ProcessDies { process, loses_sent, silent } => {
+                self.on_process(process, |world, place| {
+                    world.process_dies(place, loses_sent, silent);
+                })
+            }
             Act::ProcessDrains { process } => self.on_process(process, |world, place| {
                 world.process_drains(place);
                 world.engine_flush(place);
@@ -35,10 +42,12 @@ impl World {
                 world.slot_dies(place, (slot % slots) as usize, false);
                 world.engine_flush(place);
             }),
-            Act::CannotBegin { process, runtime, class, us } => self.on_process(process, |world, place| {
-                let until = world.now + us;
-                world.processes[place].lacks.push(Lack { runtime, class, until });
-            }),
+            Act::CannotBegin { process, runtime, class, us } => {
+                self.on_process(process, |world, place| {
+                    let until = world.now + us;
+                    world.processes[place].lacks.push(Lack { runtime, class, until });
+                })
+            }
             Act::RevokeProcess { process } => self.on_process(process, |world, place| {
                 world.process_is_hurt(place);
                 world.some_have_stopped = true;
@@ -53,7 +62,8 @@ impl World {
     }
 
     fn on_process(&mut self, process: u64, act: impl FnOnce(&mut Self, usize)) {
-        let alive: Vec<usize> = (0..self.processes.len()).filter(|place| self.processes[*place].is_alive).collect();
+        let alive: Vec<usize> =
+            (0..self.processes.len()).filter(|place| self.processes[*place].is_alive).collect();
         if !alive.is_empty() {
             act(self, alive[(process % alive.len() as u64) as usize]);
         }
@@ -62,12 +72,14 @@ impl World {
     /// The connections that peers of one kind have or seek.
     fn connections_of(&self, clients: bool) -> Vec<ConnectionNo> {
         let is_meant = |peer: Peer| matches!(peer, Peer::Client(_)) == clients;
-        let connections = self.network.connections.iter().filter(|(_, it)| it.at_peer && is_meant(it.peer));
+        let connections =
+            self.network.connections.iter().filter(|(_, it)| it.at_peer && is_meant(it.peer));
         connections.map(|(no, _)| *no).collect()
     }
 
     fn cut(&mut self, no: ConnectionNo, how: Cut) {
-        let (soon, silence) = (self.dice.below(2_000), self.dice.between(SILENCE_US.0, SILENCE_US.1));
+        let (soon, silence) =
+            (self.dice.below(2_000), self.dice.between(SILENCE_US.0, SILENCE_US.1));
         let other_silence = self.dice.between(SILENCE_US.0, SILENCE_US.1);
         let Some(connection) = self.network.connections.get_mut(&no) else { return };
         let (broker, peer) = match how {

@@ -1,7 +1,9 @@
-//! The invariants that must hold after each step, of the cores as well as of what is seen from outside.
+//! The invariants that must hold after each step, of the cores as well as of what is seen from
+//! outside.
 //!
-//! Outside, the [`History`](furlong_tests::history::History) decides, as things happen. Inside, the broker's core is
-//! looked at as a whole now and then, by the same functions as in its own tests, and compared with the engines' cores.
+//! Outside, the [`History`](furlong_tests::history::History) decides, as things happen. Inside, the
+//! broker's core is looked at as a whole now and then, by the same functions as in its own tests,
+//! and compared with the engines' cores.
 
 use std::collections::BTreeSet;
 
@@ -41,12 +43,14 @@ impl World {
         self.both_sides_agree();
     }
 
-    /// Of a process with which nothing is on the way, the broker thinks that it has been assigned what it has, and it
-    /// was told to stop what nobody wants.
+    /// Of a process with which nothing is on the way, the broker thinks that it has been assigned
+    /// what it has, and it was told to stop what nobody wants.
     fn both_sides_agree(&mut self) {
         let Some(core) = &self.broker.core else { return };
         let mut found = None;
-        for (place, process) in self.processes.iter_mut().enumerate().filter(|(_, process)| process.is_alive) {
+        for (place, process) in
+            self.processes.iter_mut().enumerate().filter(|(_, process)| process.is_alive)
+        {
             let Link::Up(no) = process.link else { continue };
             let connection = self.network.connections.get_mut(&no);
             let is_quiet = connection.is_some_and(|it| it.at_broker && it.is_quiet());
@@ -67,14 +71,19 @@ impl World {
                         "engine {engine} of process {place} has {has}, the broker says {given}: {jobs:?}"
                     ));
                 }
-                let is_overlooked =
-                    |attempt| of_broker::is_unwanted(core, attempt) && !process.stopped.contains(&attempt);
+                let is_overlooked = |attempt| {
+                    of_broker::is_unwanted(core, attempt) && !process.stopped.contains(&attempt)
+                };
                 let runs = held.work.iter().filter(is_of).filter(|work| !work.finished);
                 if let Some(work) = runs.into_iter().find(|work| is_overlooked(work.attempt)) {
-                    found = Some(format!("engine {engine} runs what nobody wants, and was not told to stop: {work:?}"));
+                    found = Some(format!(
+                        "engine {engine} runs what nobody wants, and was not told to stop: {work:?}"
+                    ));
                 }
                 if has == 0 && !process.slots[slot as usize].is_empty() {
-                    found = Some(format!("a slot of engine {engine} runs what its process does not know"));
+                    found = Some(format!(
+                        "a slot of engine {engine} runs what its process does not know"
+                    ));
                 }
             }
         }
@@ -83,7 +92,8 @@ impl World {
         }
     }
 
-    /// A durable task begins: it is on disk, and if it may run once only, that it may have begun is so, too.
+    /// A durable task begins: it is on disk, and if it may run once only, that it may have begun is
+    /// so, too.
     pub fn may_begin(&mut self, call: CallNo, task: TaskName) {
         let plan = &self.calls[call].plan;
         if !plan.durable {
@@ -100,9 +110,14 @@ impl World {
         self.violated(Invariant::OnDiskBeforeItIsTold, Some(task), text);
     }
 
-    /// A client has an answer: the durable tasks that it had submitted before are on disk, and so are the ends of those
-    /// that it has cancelled by that.
-    pub fn what_was_answered_is_on_disk(&mut self, place: usize, asked: &Asked, answer: &ReplyBody) {
+    /// A client has an answer: the durable tasks that it had submitted before are on disk, and so
+    /// are the ends of those that it has cancelled by that.
+    pub fn what_was_answered_is_on_disk(
+        &mut self,
+        place: usize,
+        asked: &Asked,
+        answer: &ReplyBody,
+    ) {
         let Some(core) = &self.broker.core else { return };
         let (client, disk) = (&self.clients[place], &self.broker.disk);
         let is_unfinished = |session, n| of_broker::is_unfinished(core, session, n);
@@ -122,35 +137,47 @@ impl World {
         if disk.has_failed || *answer != ReplyBody::Cancelled(last + 1 - first, 0) {
             return;
         }
-        let Some(of) = self.clients.iter().position(|client| client.session == session) else { return };
-        if let Some(n) = (first..=last).find(|n| disk.is_open(session, *n) && !is_unfinished(session, *n)) {
+        let Some(of) = self.clients.iter().position(|client| client.session == session) else {
+            return;
+        };
+        if let Some(n) =
+            (first..=last).find(|n| disk.is_open(session, *n) && !is_unfinished(session, *n))
+        {
             let text = "that it was cancelled is answered, and not on disk";
-            self.violated(Invariant::OnDiskBeforeItIsTold, Some(TaskName { client: of as u32, n }), text);
+            self.violated(
+                Invariant::OnDiskBeforeItIsTold,
+                Some(TaskName { client: of as u32, n }),
+                text,
+            );
         }
     }
 
-    /// True if a task is on disk when a later request is answered. One whose arguments or definition travel in chunks
-    /// may not be, nor what stands or waits behind such a task.
+    /// True if a task is on disk when a later request is answered. One whose arguments or
+    /// definition travel in chunks may not be, nor what stands or waits behind such a task.
     fn is_on_disk_when_answered(&self, task: &Submitted) -> bool {
         let plan = &self.calls[task.call].plan;
-        let travels_whole = plan.request_bytes <= INLINE_BYTES && plan.define.is_none_or(|number| number < 2);
+        let travels_whole =
+            plan.request_bytes <= INLINE_BYTES && plan.define.is_none_or(|number| number < 2);
         let waits = !plan.after.demands.is_empty() || !plan.follow.demands.is_empty();
         plan.durable && travels_whole && task.target.is_none() && !waits
     }
 
-    /// An engine process need not hold results any longer: of what may run once only, its end is on disk by then, as
-    /// nobody could say after a kill of the broker that it has run.
+    /// An engine process need not hold results any longer: of what may run once only, its end is on
+    /// disk by then, as nobody could say after a kill of the broker that it has run.
     pub fn lets_go(&mut self, place: usize, release: &Release) {
         let released: BTreeSet<Attempt> = release.attempts().collect();
         let held = self.processes[place].core.held().work;
-        for work in held.into_iter().filter(|work| work.finished && released.contains(&work.attempt)) {
+        for work in
+            held.into_iter().filter(|work| work.finished && released.contains(&work.attempt))
+        {
             let client = self.clients.iter().position(|client| client.session == work.session);
-            let Some((client, submitted)) =
-                client.and_then(|client| Some((client, self.clients[client].tasks.get(work.n as usize - 1)?)))
-            else {
+            let Some((client, submitted)) = client.and_then(|client| {
+                Some((client, self.clients[client].tasks.get(work.n as usize - 1)?))
+            }) else {
                 continue;
             };
-            let runs_once = submitted.target.is_some() || self.calls[submitted.call].plan.at_most_once;
+            let runs_once =
+                submitted.target.is_some() || self.calls[submitted.call].plan.at_most_once;
             if runs_once && self.broker.disk.is_open(work.session, work.n) {
                 let text = "its engine has let its result go, and its end is not on disk";
                 self.violated(
@@ -167,11 +194,20 @@ impl World {
         let Some(core) = &self.broker.core else { return };
         of_broker::is_quiet(core);
         let mut found = None;
-        for (place, process) in self.processes.iter_mut().enumerate().filter(|(_, process)| process.is_alive) {
+        for (place, process) in
+            self.processes.iter_mut().enumerate().filter(|(_, process)| process.is_alive)
+        {
             let held = process.core.held();
             let Link::Up(no) = process.link else { continue };
-            let is_quiet = self.network.connections.get_mut(&no).is_some_and(|it| it.from(Side::Peer).is_quiet());
-            if !held.work.is_empty() || !is_quiet || process.slots.iter().any(|slot| !slot.is_empty()) {
+            let is_quiet = self
+                .network
+                .connections
+                .get_mut(&no)
+                .is_some_and(|it| it.from(Side::Peer).is_quiet());
+            if !held.work.is_empty()
+                || !is_quiet
+                || process.slots.iter().any(|slot| !slot.is_empty())
+            {
                 found = Some(format!("process {place} still holds {:?}", held.work));
             }
         }

@@ -1,10 +1,12 @@
-//! The whole farm in one thread, in a time of its own: the real cores of broker, engines and clients, in a network
-//! that breaks. A seed is a history, the same each time; `cargo xtask sim` runs many.
+//! The whole farm in one thread, in a time of its own: the real cores of broker, engines and
+//! clients, in a network that breaks. A seed is a history, the same each time; `cargo xtask sim`
+//! runs many.
 //!
-//! The cores are those of the programs. What the programs' shells do between core and wire is done here again, in the
-//! same order ([`broker`], [`process`], [`slots`], [`client`]); [`network`] stands for sockets. [`plan`] makes of a
-//! seed a farm and what is done to it ([`acts`], [`faults`]). What must be true is in `furlong_tests::history`,
-//! [`fairness`] and [`invariants`], and [`rest`] is each history's end.
+//! The cores are those of the programs. What the programs' shells do between core and wire is done
+//! here again, in the same order ([`broker`], [`process`], [`slots`], [`client`]); [`network`]
+//! stands for sockets. [`plan`] makes of a seed a farm and what is done to it ([`acts`],
+//! [`faults`]). What must be true is in `furlong_tests::history`, [`fairness`] and [`invariants`],
+//! and [`rest`] is each history's end.
 
 mod acts;
 mod broker;
@@ -30,9 +32,15 @@ use runner::{report, run_many, run_seed};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Runs histories, and tells of the first that fails, cut down to what matters. Of the others that it runs it tells
-/// the seeds.
-fn hold_in(seeds: std::ops::Range<u64>, steps: u64, threads: usize, failures_max: usize, lines: usize) -> u64 {
+/// Runs histories, and tells of the first that fails, cut down to what matters. Of the others that
+/// it runs it tells the seeds.
+fn hold_in(
+    seeds: std::ops::Range<u64>,
+    steps: u64,
+    threads: usize,
+    failures_max: usize,
+    lines: usize,
+) -> u64 {
     let many = run_many(seeds, steps, threads, failures_max);
     for (seed, failure) in &many.failed {
         eprintln!("seed {seed}: {}", failure.text.lines().next().unwrap_or_default());
@@ -58,7 +66,9 @@ fn a_seed_is_one_history() {
 #[test]
 #[ignore = "it takes as long as it is told"]
 fn many_histories_keep_every_promise() {
-    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let number = |name: &str, default: u64| {
+        std::env::var(name).map_or(default, |text| text.parse().unwrap())
+    };
     let (from, seeds) = (number("FURLONG_SIM_FROM", 0), number("FURLONG_SIM_SEEDS", 100));
     let steps = number("FURLONG_SIM_STEPS", 10_000);
     let failures_max = number("FURLONG_SIM_FAILURES", 1) as usize;
@@ -71,5 +81,7 @@ fn many_histories_keep_every_promise() {
     let all_steps = hold_in(from..from + seeds, steps, threads, failures_max, lines);
     let seconds = began.elapsed().as_secs_f64();
     let (of_seeds, of_steps) = (seeds as f64 / seconds, all_steps as f64 / seconds);
-    println!("{seeds} seeds, {all_steps} steps in {seconds:.1} s: {of_seeds:.1} seeds/s, {of_steps:.0} steps/s");
+    println!(
+        "{seeds} seeds, {all_steps} steps in {seconds:.1} s: {of_seeds:.1} seeds/s, {of_steps:.0} steps/s"
+    );
 }

@@ -1,8 +1,8 @@
 //! The network: connections that deliver in order, slowly, and break.
 //!
-//! Messages from a peer wait in a [`Queue`], which makes records of them in `furlong_link`'s order of queues: control
-//! before messages, and chunks round-robin. Records depart as the line is free, and arrive after a while. What is on
-//! the way when a direction is dead never arrives.
+//! Messages from a peer wait in a [`Queue`], which makes records of them in `furlong_link`'s order
+//! of queues: control before messages, and chunks round-robin. Records depart as the line is free,
+//! and arrive after a while. What is on the way when a direction is dead never arrives.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -111,7 +111,15 @@ impl<M: Travels> Queue<M> {
     fn new(quality: Quality) -> Self {
         let (control, batches, transfers) = (Vec::new(), VecDeque::new(), VecDeque::new());
         let Quality { batch: batch_messages, chunks_apart, .. } = quality;
-        Self { control, batches, batches_begun: 0, batches_sealed: 0, transfers, batch_messages, chunks_apart }
+        Self {
+            control,
+            batches,
+            batches_begun: 0,
+            batches_sealed: 0,
+            transfers,
+            batch_messages,
+            chunks_apart,
+        }
     }
 
     pub fn push(&mut self, message: M) {
@@ -127,7 +135,12 @@ impl<M: Travels> Queue<M> {
     }
 
     pub fn push_transfer(&mut self, number: u64, chunks: Chunks) {
-        self.transfers.push_back(Transfer { number, chunks, next: 0, announced_in: self.batches_begun });
+        self.transfers.push_back(Transfer {
+            number,
+            chunks,
+            next: 0,
+            announced_in: self.batches_begun,
+        });
     }
 
     pub fn is_empty(&self) -> bool {
@@ -155,7 +168,8 @@ impl<M: Travels> Queue<M> {
         let mut room = RECORD_CHUNK_BYTES_MAX;
         let mut passed_over = 0;
         while passed_over < self.transfers.len() && (!self.chunks_apart || record.is_empty()) {
-            let mut transfer = self.transfers.pop_front().expect("the loop runs while there are transfers");
+            let mut transfer =
+                self.transfers.pop_front().expect("the loop runs while there are transfers");
             let chunk = (transfer.announced_in <= self.batches_sealed).then(|| transfer.chunk());
             let Some(chunk) = chunk.filter(|chunk| chunk.len() <= room) else {
                 self.transfers.push_back(transfer);
@@ -202,17 +216,28 @@ pub struct Quality {
     pub pace: u64,
     /// Messages in one record, at most.
     pub batch: usize,
-    /// True if each chunk has a record of its own, as large ones have: payloads are long on their way.
+    /// True if each chunk has a record of its own, as large ones have: payloads are long on their
+    /// way.
     pub chunks_apart: bool,
 }
 
-/// Records that have departed, with the times of their arrivals, and when the line is free for more.
+/// Records that have departed, with the times of their arrivals, and when the line is free for
+/// more.
 pub type Departed = (Vec<(u64, Record)>, Option<u64>);
 
 impl<M: Travels> Way<M> {
     fn new(quality: Quality, dice: Dice) -> Self {
         let queue = Queue::new(quality);
-        Self { queue, dice, quality, free_at: 0, last_arrival: 0, travelling: 0, is_dead: false, is_awaited: false }
+        Self {
+            queue,
+            dice,
+            quality,
+            free_at: 0,
+            last_arrival: 0,
+            travelling: 0,
+            is_dead: false,
+            is_awaited: false,
+        }
     }
 }
 
@@ -332,7 +357,8 @@ impl Connection {
         }
     }
 
-    /// Returns true if nothing waits and nothing is on the way in either direction, and neither is dead.
+    /// Returns true if nothing waits and nothing is on the way in either direction, and neither is
+    /// dead.
     pub fn is_quiet(&mut self) -> bool {
         self.from(Side::Peer).is_quiet() && self.from(Side::Broker).is_quiet()
     }
@@ -363,9 +389,12 @@ impl Network {
         let dice = |way: u64| Dice::of(seed, &[7, no, way]);
         let ways = match peer {
             Peer::Client(_) => Ways::Client(Way::new(quality, dice(0)), Way::new(quality, dice(1))),
-            Peer::Process(_) => Ways::Engine(Way::new(quality, dice(0)), Way::new(quality, dice(1))),
+            Peer::Process(_) => {
+                Ways::Engine(Way::new(quality, dice(0)), Way::new(quality, dice(1)))
+            }
         };
-        let connection = Connection { peer, life, ways, at_broker: false, at_peer: true, is_closing: false };
+        let connection =
+            Connection { peer, life, ways, at_broker: false, at_peer: true, is_closing: false };
         self.connections.insert(no, connection);
         no
     }

@@ -1,5 +1,5 @@
-//! The plan of a history: the size of the farm, and a list of acts, each at its time. A seed makes both, and a
-//! shorter list of acts is a history, too.
+//! The plan of a history: the size of the farm, and a list of acts, each at its time. A seed makes
+//! both, and a shorter list of acts is a history, too.
 
 use std::fmt;
 
@@ -54,7 +54,8 @@ pub struct Planned {
     pub act: Act,
 }
 
-/// Something that is done to the farm. Numbers choose among what is there, modulo how much of it there is.
+/// Something that is done to the farm. Numbers choose among what is there, modulo how much of it
+/// there is.
 #[derive(Clone, Debug)]
 pub enum Act {
     Submit {
@@ -285,7 +286,8 @@ impl Setup {
             _ => (200, 1, dice.between(3, 8)),
         };
         let is_large = processes > 20;
-        let processes = (0..processes).map(|no| ProcessSpec::of(dice, if is_large { slots } else { 0 }, slots, no));
+        let processes = (0..processes)
+            .map(|no| ProcessSpec::of(dice, if is_large { slots } else { 0 }, slots, no));
         let processes = processes.collect();
         let clients = (0..clients).map(|no| ClientSpec::of(dice, no)).collect();
         let latency = dice.pick(&[20, 200, 200, 1_000, 30_000]);
@@ -375,7 +377,8 @@ impl Acts {
         match dice.below(100) {
             0..72 => {
                 let habit = dice.below(2 * self.habits.len() as u64) as usize;
-                let mut call = self.habits.get(habit).cloned().unwrap_or_else(|| CallPlan::of(dice, setup));
+                let mut call =
+                    self.habits.get(habit).cloned().unwrap_or_else(|| CallPlan::of(dice, setup));
                 if call.durable && dice.one_in(4) {
                     call.after = Group::of_the_last(dice);
                 }
@@ -385,17 +388,32 @@ impl Acts {
             72..80 => Act::Cancel { client, tasks, force, twice: dice.one_in(3) },
             80 => Act::CancelStream { client, force },
             81..84 => Act::CancelOfAnother { client, of, tasks, force },
-            84..89 => Act::Fetch { client, of, tasks, wait: dice.one_in(2), follow: dice.one_in(2) },
+            84..89 => {
+                Act::Fetch { client, of, tasks, wait: dice.one_in(2), follow: dice.one_in(2) }
+            }
             89 => Act::Purge { client, of, tasks },
             90..93 => {
-                let what = dice.pick(&[Question::Engines, Question::Status, Question::Tasks, Question::Events]);
+                let what = dice.pick(&[
+                    Question::Engines,
+                    Question::Status,
+                    Question::Tasks,
+                    Question::Events,
+                ]);
                 Act::Ask { client, what }
             }
-            93..95 => Act::Signal { client, engine: dice.below(1 << 20), signal: dice.pick(&[2, 2, 9, 10]) },
+            93..95 => Act::Signal {
+                client,
+                engine: dice.below(1 << 20),
+                signal: dice.pick(&[2, 2, 9, 10]),
+            },
             95..97 => Act::Restart { client, engine: dice.below(1 << 20) },
             97 => Act::Forget { client, tasks },
             98 if dice.one_in(2) => {
-                let runtime = dice.weigh(&[(6, Runtime::Native), (5, Runtime::Python), (2, Runtime::Command)]);
+                let runtime = dice.weigh(&[
+                    (6, Runtime::Native),
+                    (5, Runtime::Python),
+                    (2, Runtime::Command),
+                ]);
                 let class = dice.one_in(2).then(|| dice.below(3) as u32);
                 let us = dice.pick(&[1_000, 100_000, 3_000_000, 100_000_000]);
                 Act::CannotBegin { process: dice.below(1 << 20), runtime, class, us }
@@ -434,11 +452,15 @@ fn fault(dice: &mut Dice) -> Act {
             Act::Shutdown { client, engine, whole, finish }
         }
         85..87 if dice.one_in(2) => Act::DiskFails { us: dice.pick(&[1_000, 300_000, 5_000_000]) },
-        85..96 => Act::BrokerDies { down_us: dice.pick(&[0, 1_000, 300_000, 3_000_000]), silent: dice.one_in(6) },
+        85..96 => Act::BrokerDies {
+            down_us: dice.pick(&[0, 1_000, 300_000, 3_000_000]),
+            silent: dice.one_in(6),
+        },
         // Not for so long that its session is over.
-        96 | 97 => {
-            Act::ClientStops { client, us: dice.pick(&[300_000, 3_000_000, 20_000_000, 100_000_000, 500_000_000]) }
-        }
+        96 | 97 => Act::ClientStops {
+            client,
+            us: dice.pick(&[300_000, 3_000_000, 20_000_000, 100_000_000, 500_000_000]),
+        },
         _ => Act::BrokerPauses { us: dice.pick(&[1_000, 100_000, 2_000_000]) },
     }
 }
@@ -456,7 +478,8 @@ impl CallPlan {
         let error_retries = if once { 0 } else { dice.pick(&[0, 0, 0, 1, 3]) };
         let large = setup.payload_bytes_max >= 4 << 20 && dice.one_in(60);
         let bytes = |dice: &mut Dice| dice.pick(&[0, 0, 0, 0, 0, 0, 40, 900, 2_000, 9_000]);
-        let runtime = dice.weigh(&[(6, Runtime::Native), (5, Runtime::Python), (2, Runtime::Command)]);
+        let runtime =
+            dice.weigh(&[(6, Runtime::Native), (5, Runtime::Python), (2, Runtime::Command)]);
         Self {
             targets,
             runtime,
@@ -468,8 +491,18 @@ impl CallPlan {
             error_retries,
             backoff_ms: dice.pick(&[0, 0, 2, 40_000]),
             at_most_once,
-            queue_timeout_ms: dice.weigh(&[(12, None), (1, Some(2)), (1, Some(300)), (1, Some(10_000))]),
-            run_timeout_ms: dice.weigh(&[(12, None), (1, Some(2)), (1, Some(300)), (1, Some(10_000))]),
+            queue_timeout_ms: dice.weigh(&[
+                (12, None),
+                (1, Some(2)),
+                (1, Some(300)),
+                (1, Some(10_000)),
+            ]),
+            run_timeout_ms: dice.weigh(&[
+                (12, None),
+                (1, Some(2)),
+                (1, Some(300)),
+                (1, Some(10_000)),
+            ]),
             after: Group::of(dice),
             follow: Group::of(dice),
             require: if dice.one_in(9) {
@@ -482,7 +515,12 @@ impl CallPlan {
             restart_safe: dice.one_in(3),
             durable: setup.has_journal && dice.below(10) < setup.durables,
             run_us: dice.pick(&[0, 5, 100, 400, 400, 3_000, 60_000, 2_000_000]),
-            ends: dice.weigh(&[(20, Ends::Returns), (4, Ends::Raises), (1, Ends::Exits), (1, Ends::KillsInterpreter)]),
+            ends: dice.weigh(&[
+                (20, Ends::Returns),
+                (4, Ends::Raises),
+                (1, Ends::Exits),
+                (1, Ends::KillsInterpreter),
+            ]),
             fails_first: dice.pick(&[0, 0, 0, 0, 1, 2]),
             responds: !dice.one_in(4),
             result_bytes: if large { 300_000 } else { bytes(dice) },
@@ -497,7 +535,8 @@ impl fmt::Debug for CallPlan {
     /// Says what is not as usual.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} {:?} after {} us", self.runtime, self.ends, self.run_us)?;
-        let mut say = |is_said: bool, text: String| if is_said { write!(f, ", {text}") } else { Ok(()) };
+        let mut say =
+            |is_said: bool, text: String| if is_said { write!(f, ", {text}") } else { Ok(()) };
         say(!self.targets.is_empty(), format!("for engines {:?}", self.targets))?;
         say(self.class > 0, format!("class {}", self.class))?;
         say(self.define.is_some(), format!("define {:?}", self.define))?;
@@ -526,10 +565,15 @@ impl fmt::Debug for CallPlan {
 }
 
 impl Group {
-    /// All of the last ones, however they end: some may have ended when the broker is killed, and others not.
+    /// All of the last ones, however they end: some may have ended when the broker is killed, and
+    /// others not.
     fn of_the_last(dice: &mut Dice) -> Self {
-        let demands =
-            (1..=dice.between(2, 4)).map(|back| Demand { of_neighbour: false, back, success: true, failure: true });
+        let demands = (1..=dice.between(2, 4)).map(|back| Demand {
+            of_neighbour: false,
+            back,
+            success: true,
+            failure: true,
+        });
         Self { any: false, demands: demands.collect() }
     }
 
@@ -538,8 +582,12 @@ impl Group {
             return Self::default();
         }
         let demands = (0..dice.between(1, 3)).map(|_| {
-            let (success, failure) =
-                dice.weigh(&[(6, (true, false)), (2, (false, true)), (4, (true, true)), (1, (false, false))]);
+            let (success, failure) = dice.weigh(&[
+                (6, (true, false)),
+                (2, (false, true)),
+                (4, (true, true)),
+                (1, (false, false)),
+            ]);
             let back = if dice.one_in(25) { 0 } else { dice.between(1, 5) };
             Demand { of_neighbour: dice.one_in(6), back, success, failure }
         });

@@ -34,7 +34,8 @@ pub struct Process {
     turn: u64,
     tries: u32,
     pub engines: Vec<EngineId>,
-    /// The engines that it was, for one after the other: one that was stopped and comes back is another.
+    /// The engines that it was, for one after the other: one that was stopped and comes back is
+    /// another.
     pub had: Vec<Vec<EngineId>>,
     /// The registered ones, and then those that stand in.
     pub slots: Vec<Slot>,
@@ -94,7 +95,9 @@ impl World {
         let mut dice = Dice::of(self.seed, &[5, place as u64]);
         let slots = self.setup.processes[spec].slots;
         let instance = InstanceId(dice.bytes());
-        self.note(|world| format!("process {place} starts with {slots} slots: {:?}", world.setup.processes[spec]));
+        self.note(|world| {
+            format!("process {place} starts with {slots} slots: {:?}", world.setup.processes[spec])
+        });
         self.processes.push(Process {
             spec,
             core: Core::new(instance, slots),
@@ -150,8 +153,14 @@ impl World {
         self.after(wait, Event::Dials(Peer::Process(place), turn));
     }
 
-    pub fn process_is_greeted(&mut self, place: usize, no: ConnectionNo, greeting: Result<Welcome, RefusalKind>) {
-        if !self.processes[place].is_alive || self.processes[place].link != Link::Dialling(Some(no)) {
+    pub fn process_is_greeted(
+        &mut self,
+        place: usize,
+        no: ConnectionNo,
+        greeting: Result<Welcome, RefusalKind>,
+    ) {
+        if !self.processes[place].is_alive || self.processes[place].link != Link::Dialling(Some(no))
+        {
             return;
         }
         let welcome = match greeting {
@@ -159,7 +168,11 @@ impl World {
             Err(RefusalKind::Busy) => return self.process_redials(place),
             Err(kind) => {
                 if self.broker.revoked.get(self.processes[place].token).is_none() {
-                    self.violated(Invariant::HonestPeersAreServed, None, format!("process {place}: {kind:?}"));
+                    self.violated(
+                        Invariant::HonestPeersAreServed,
+                        None,
+                        format!("process {place}: {kind:?}"),
+                    );
                 }
                 return self.process_ends(place, "it is refused");
             }
@@ -168,7 +181,12 @@ impl World {
         let spec = &self.setup.processes[process.spec];
         let held = process.core.held();
         let known = process.engines.iter().copied().map(Some).chain(std::iter::repeat(None));
-        let slots = process.uuids.iter().zip(known).map(|(uuid, wanted)| SlotOf { uuid: *uuid, wanted }).collect();
+        let slots = process
+            .uuids
+            .iter()
+            .zip(known)
+            .map(|(uuid, wanted)| SlotOf { uuid: *uuid, wanted })
+            .collect();
         let register = Register {
             instance: process.instance,
             host: "host".into(),
@@ -186,7 +204,9 @@ impl World {
         process.link = Link::Up(no);
         process.tries = 0;
         let (start, credit) = (welcome.start, welcome.payload_credit_bytes);
-        self.note(|_| format!("process {place} is connected ({no}), and holds {:?}", register.held));
+        self.note(|_| {
+            format!("process {place} is connected ({no}), and holds {:?}", register.held)
+        });
         self.engine_sends(place, FromEngine::Register(Box::new(register)));
         self.processes[place].core.handle_connected(start, credit);
         self.engine_flush(place);
@@ -204,7 +224,8 @@ impl World {
                 ToEngine::Release(release) => self.lets_go(place, release),
                 _ => {}
             }
-            if let Err(error) = self.processes[place].core.handle_message(message, chunk.as_deref()) {
+            if let Err(error) = self.processes[place].core.handle_message(message, chunk.as_deref())
+            {
                 let text = format!("process {place} closes its connection: {error}");
                 return self.violated(Invariant::HonestPeersAreServed, None, text);
             }
@@ -215,7 +236,8 @@ impl World {
     /// Stops those of the attempts that are here; one that is not here yet is not told to stop.
     fn is_to_stop(&mut self, place: usize, attempts: &[Attempt]) {
         let process = &mut self.processes[place];
-        let here: BTreeSet<Attempt> = process.core.held().work.iter().map(|work| work.attempt).collect();
+        let here: BTreeSet<Attempt> =
+            process.core.held().work.iter().map(|work| work.attempt).collect();
         process.stopped.extend(attempts.iter().filter(|attempt| here.contains(attempt)));
         process.told.extend(attempts);
     }
@@ -250,7 +272,9 @@ impl World {
 
     fn engine_sends(&mut self, place: usize, message: FromEngine) {
         let Link::Up(no) = self.processes[place].link else { return };
-        if let Some(Ways::Engine(up, _)) = self.network.connections.get_mut(&no).map(|it| &mut it.ways) {
+        if let Some(Ways::Engine(up, _)) =
+            self.network.connections.get_mut(&no).map(|it| &mut it.ways)
+        {
             up.queue.push(message);
         }
     }
@@ -262,7 +286,11 @@ impl World {
         }
         let link = self.processes[place].link;
         if let Link::Up(no) = link
-            && self.network.connections.get_mut(&no).is_some_and(|it| it.from(Side::Peer).is_empty())
+            && self
+                .network
+                .connections
+                .get_mut(&no)
+                .is_some_and(|it| it.from(Side::Peer).is_empty())
         {
             self.processes[place].core.send_published();
         }
@@ -285,7 +313,9 @@ impl World {
             Output::Send(message) => self.engine_sends(place, message),
             Output::Transfer(number, sealed) => {
                 let Link::Up(no) = self.processes[place].link else { return };
-                if let Some(Ways::Engine(up, _)) = self.network.connections.get_mut(&no).map(|it| &mut it.ways) {
+                if let Some(Ways::Engine(up, _)) =
+                    self.network.connections.get_mut(&no).map(|it| &mut it.ways)
+                {
                     up.queue.push_transfer(number, Chunks::Sealed(sealed));
                 }
             }
@@ -293,7 +323,9 @@ impl World {
             Output::Start(slot, runtime, job) | Output::StartWhenSent(slot, runtime, job) => {
                 self.slot_starts(place, slot as usize, runtime, job);
             }
-            Output::Cancel(slot, runtime, job, force) => self.slot_cancels(place, slot as usize, runtime, job, force),
+            Output::Cancel(slot, runtime, job, force) => {
+                self.slot_cancels(place, slot as usize, runtime, job, force)
+            }
             Output::Recall(slot, runtime, job) => {
                 if self.slot_recalls(place, slot as usize, runtime, job) {
                     self.processes[place].core.handle_recalled(job);
@@ -357,7 +389,10 @@ impl World {
         let is_written = match process.link {
             Link::Up(no) => {
                 process.alone_since = None;
-                self.network.connections.get_mut(&no).is_some_and(|it| it.from(Side::Peer).is_empty())
+                self.network
+                    .connections
+                    .get_mut(&no)
+                    .is_some_and(|it| it.from(Side::Peer).is_empty())
             }
             Link::Dialling(_) => false,
         };
@@ -411,8 +446,10 @@ impl World {
         let process = &self.processes[place];
         // The broker may have given them work before the process has heard which ones they are.
         let connection = process.link.connection().zip(self.broker.core.as_ref());
-        let registered = connection.map_or(&[][..], |(no, core)| of_broker::registered(core, ConnectionId(no)));
-        self.hurt.extend(process.engines.iter().chain(registered).map(|engine| (engine.0, self.now)));
+        let registered =
+            connection.map_or(&[][..], |(no, core)| of_broker::registered(core, ConnectionId(no)));
+        self.hurt
+            .extend(process.engines.iter().chain(registered).map(|engine| (engine.0, self.now)));
     }
 
     /// The same of one engine.

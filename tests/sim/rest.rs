@@ -1,4 +1,5 @@
-//! The end of each history: nothing breaks any longer, everybody comes back, everything ends, and nothing is left.
+//! The end of each history: nothing breaks any longer, everybody comes back, everything ends, and
+//! nothing is left.
 
 use furlong_broker::core::invariants as of_broker;
 use furlong_tests::history::Invariant;
@@ -9,8 +10,8 @@ use crate::plan::{LABELS, ProcessSpec};
 use crate::process::Link;
 use crate::world::{Event, World};
 
-/// The time limit for that: pauses between attempts are up to a minute, a session is kept for ten, and a chain of
-/// dependencies has many links.
+/// The time limit for that: pauses between attempts are up to a minute, a session is kept for ten,
+/// and a chain of dependencies has many links.
 const ENDING_US: u64 = 6 * 3_600_000_000;
 /// Results are kept for an hour, and sessions without a client for ten minutes.
 const KEPT_US: u64 = 4_300_000_000;
@@ -22,7 +23,8 @@ impl World {
         self.note(|_| "-- nothing breaks any longer".to_owned());
         self.rests = true;
         // Whatever a task demands, there is one engine that meets it.
-        let spec = ProcessSpec { slots: 2, runtimes: Runtime::ALL.to_vec(), labels: LABELS.to_vec() };
+        let spec =
+            ProcessSpec { slots: 2, runtimes: Runtime::ALL.to_vec(), labels: LABELS.to_vec() };
         self.setup.processes.push(spec);
         self.after(0, Event::ProcessComes(self.setup.processes.len() - 1));
         self.goes_on_until("everything has ended", ENDING_US, Self::everything_has_ended);
@@ -35,7 +37,9 @@ impl World {
             of_broker::nothing_is_owed(core);
         }
         (0..self.clients.len()).for_each(|place| self.client_closes(place));
-        self.goes_on_until("everybody has left", ENDING_US, |world| world.clients.iter().all(|it| !it.is_alive));
+        self.goes_on_until("everybody has left", ENDING_US, |world| {
+            world.clients.iter().all(|it| !it.is_alive)
+        });
         self.goes_on_for(KEPT_US);
         if self.violation.is_none() {
             self.quiet_at_the_end();
@@ -68,7 +72,10 @@ impl World {
         self.broker.core.as_ref().is_some_and(|core| of_broker::tasks(core) == 0)
             && self.processes.iter().all(|process| !process.is_alive || is_here(process.link))
             && self.clients.iter().all(|client| !client.is_alive || is_here(client.link))
-            && self.clients.iter().all(|client| !client.is_alive || !client.handles.values().any(waits))
+            && self
+                .clients
+                .iter()
+                .all(|client| !client.is_alive || !client.handles.values().any(waits))
             && self.history.is_over()
     }
 
@@ -82,7 +89,8 @@ impl World {
                 .map(move |handle| format!("client {place}: {handle:?}"))
         });
         let waiting: Vec<String> = waiting.take(5).collect();
-        let links: Vec<_> = self.processes.iter().filter(|it| it.is_alive).map(|process| process.link).collect();
+        let links: Vec<_> =
+            self.processes.iter().filter(|it| it.is_alive).map(|process| process.link).collect();
         format!("{waiting:#?}, {links:?}")
     }
 }

@@ -48,7 +48,11 @@ pub fn run_acts(seed: u64, acts: &[Planned], is_logged: bool) -> Result<Done, Bo
     run(World::new(seed, Setup::of(seed), is_logged), acts.iter().cloned(), u64::MAX)
 }
 
-fn run(mut world: World, planned: impl Iterator<Item = Planned>, steps: u64) -> Result<Done, Box<Failure>> {
+fn run(
+    mut world: World,
+    planned: impl Iterator<Item = Planned>,
+    steps: u64,
+) -> Result<Done, Box<Failure>> {
     keep_panics_quiet();
     let mut acts = Vec::new();
     let ended = catch_unwind(AssertUnwindSafe(|| {
@@ -85,7 +89,10 @@ fn keep_panics_quiet() {
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            let place = panic.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
+            let place = panic
+                .location()
+                .map(|at| format!("{}:{}", at.file(), at.line()))
+                .unwrap_or_default();
             if place.contains("tests/sim/main.rs") {
                 return before(panic);
             }
@@ -103,7 +110,12 @@ pub struct Many {
 }
 
 /// Runs many seeds on so many threads, until so many have failed.
-pub fn run_many(seeds: std::ops::Range<u64>, steps: u64, threads: usize, failures_max: usize) -> Many {
+pub fn run_many(
+    seeds: std::ops::Range<u64>,
+    steps: u64,
+    threads: usize,
+    failures_max: usize,
+) -> Many {
     let (next, done) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
     let many = Mutex::new(Many { steps: 0, failed: BTreeMap::new() });
     let began = Instant::now();
@@ -136,9 +148,12 @@ pub fn run_many(seeds: std::ops::Range<u64>, steps: u64, threads: usize, failure
     many.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Cuts a failing history down, and says how it fails, with the last lines of its log, and how to see that again.
+/// Cuts a failing history down, and says how it fails, with the last lines of its log, and how to
+/// see that again.
 pub fn report(seed: u64, steps: u64, failure: &Failure, lines: usize) -> String {
-    let fails_so = |acts: &[Planned]| run_acts(seed, acts, false).is_err_and(|other| other.kind == failure.kind);
+    let fails_so = |acts: &[Planned]| {
+        run_acts(seed, acts, false).is_err_and(|other| other.kind == failure.kind)
+    };
     let deadline = Instant::now() + SHRINKING;
     let acts = shrink(failure.acts.clone(), |acts| Instant::now() < deadline && fails_so(acts));
     let shown = run_acts(seed, &acts, true);
@@ -152,7 +167,14 @@ pub fn report(seed: u64, steps: u64, failure: &Failure, lines: usize) -> String 
          enough:\n{}\n{}",
         acts.len(),
         failure.acts.len(),
-        acts.iter().map(|it| format!("{:>12.6}  {:?}", it.at as f64 / 1e6, it.act)).collect::<Vec<_>>().join("\n"),
-        log[from..].iter().map(|line| line.chars().take(LINE_SHOWN).collect()).collect::<Vec<String>>().join("\n"),
+        acts.iter()
+            .map(|it| format!("{:>12.6}  {:?}", it.at as f64 / 1e6, it.act))
+            .collect::<Vec<_>>()
+            .join("\n"),
+        log[from..]
+            .iter()
+            .map(|line| line.chars().take(LINE_SHOWN).collect())
+            .collect::<Vec<String>>()
+            .join("\n"),
     )
 }

@@ -1,11 +1,14 @@
-//! The slots of an engine process: what runs there, and how it is ended. They behave as the runtimes of the engine do:
-//! a native function ends when it responds to a cancel, an interpreter can be killed, a program is.
+//! The slots of an engine process: what runs there, and how it is ended. They behave as the
+//! runtimes of the engine do: a native function ends when it responds to a cancel, an interpreter
+//! can be killed, a program is.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use furlong_engine::core::error;
-use furlong_engine::runtime::{Ask, Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent, Unable};
+use furlong_engine::runtime::{
+    Ask, Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent, Unable,
+};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::call::{Codec, ReplyHeader};
 use furlong_wire::ids::{EngineId, PassKey};
@@ -99,22 +102,30 @@ impl World {
         let host = self.processes[place].host(slot);
         let engine = self.processes[place].engines[host];
         let had = &self.processes[place].had;
-        let engines: Vec<EngineId> = had.iter().filter_map(|engines| engines.get(host).copied()).collect();
+        let engines: Vec<EngineId> =
+            had.iter().filter_map(|engines| engines.get(host).copied()).collect();
         let Some((call, task)) = self.job_is_sound(&job, &engines) else {
-            let text = format!("what engine {engine} was given to run is not what was submitted: {:?}", job.data);
+            let text = format!(
+                "what engine {engine} was given to run is not what was submitted: {:?}",
+                job.data
+            );
             return self.violated(Invariant::PayloadsArriveIntact, None, text);
         };
         if let Some(unable) = self.lacks(place, runtime, call) {
             return self.does_not_begin(place, slot, (job.attempt, task), unable);
         }
-        if runtime == Runtime::Python && !std::mem::replace(&mut self.slot(place, slot).has_python, true) {
+        if runtime == Runtime::Python
+            && !std::mem::replace(&mut self.slot(place, slot).has_python, true)
+        {
             self.slot_reports(place, slot, SlotEvent::Up);
         }
         let named = self.clients[task.client as usize].tasks[task.n as usize - 1].target;
         self.may_begin(call, task);
         self.history.began(task, named.unwrap_or(engine).0);
         let runs = self.history.runs(task);
-        self.note(|_| format!("task {task:?} begins at engine {engine}, as run {runs} ({runtime:?})"));
+        self.note(|_| {
+            format!("task {task:?} begins at engine {engine}, as run {runs} ({runtime:?})")
+        });
         let plan = &self.calls[call].plan;
         let ends = if runs <= plan.fails_first { Ends::Raises } else { plan.ends };
         let (run_us, says) = (plan.run_us, plan.output_bytes + plan.published_bytes > 0);
@@ -122,7 +133,8 @@ impl World {
         let run_us = run_us + dice.below(run_us / 4 + 1);
         let run = self.next_run();
         let (ends, latest) = (RunEnd::Planned(ends), Latest::default());
-        let running = Running { run, job: job.attempt, runtime, call, task, began: self.now, ends, latest };
+        let running =
+            Running { run, job: job.attempt, runtime, call, task, began: self.now, ends, latest };
         self.slot(place, slot).running = Some(running);
         if says {
             self.after(run_us / 2, Event::RunWrites(place, slot, run));
@@ -140,8 +152,13 @@ impl World {
         let key = PassKey(SecretKey::from_bytes(self.dice.bytes()).public().0);
         self.slot_reports(place, slot, SlotEvent::Asked { attempt: job, ask: Ask::Pass(key) });
         let some = self.dice.below(self.clients.len() as u64 + 1) as usize;
-        let sessions = self.clients.iter().skip(some).take(2).map(|client| client.session).collect();
-        self.slot_reports(place, slot, SlotEvent::Asked { attempt: job, ask: Ask::Waits(sessions) });
+        let sessions =
+            self.clients.iter().skip(some).take(2).map(|client| client.session).collect();
+        self.slot_reports(
+            place,
+            slot,
+            SlotEvent::Asked { attempt: job, ask: Ask::Waits(sessions) },
+        );
         self.engine_flush(place);
     }
 
@@ -151,20 +168,31 @@ impl World {
         self.engine_flush(place);
     }
 
-    /// Returns why a process cannot begin such work now, if so. When nothing breaks any more, everybody can begin all.
+    /// Returns why a process cannot begin such work now, if so. When nothing breaks any more,
+    /// everybody can begin all.
     fn lacks(&self, place: usize, runtime: Runtime, call: CallNo) -> Option<Unable> {
         let class = self.calls[call].plan.class;
-        let is_meant =
-            |lack: &&Lack| lack.until > self.now && lack.runtime == runtime && lack.class.is_none_or(|it| it == class);
+        let is_meant = |lack: &&Lack| {
+            lack.until > self.now
+                && lack.runtime == runtime
+                && lack.class.is_none_or(|it| it == class)
+        };
         let lack = self.processes[place].lacks.iter().filter(|_| !self.rests).find(is_meant)?;
         Some(if lack.class.is_some() { Unable::Kind } else { Unable::Runtime })
     }
 
-    fn does_not_begin(&mut self, place: usize, slot: usize, (attempt, task): (u64, TaskName), unable: Unable) {
+    fn does_not_begin(
+        &mut self,
+        place: usize,
+        slot: usize,
+        (attempt, task): (u64, TaskName),
+        unable: Unable,
+    ) {
         self.note(|_| format!("task {task:?} does not begin at process {place}: {unable:?}"));
         *self.refused.entry(task).or_default() += 1;
         let header = ReplyHeader::Raised(error("EngineError", "it lacks what that needs"));
-        let reply = Reply { outcome: JobOutcome::NotBegun(unable), header, data: Vec::new(), run_us: 0 };
+        let reply =
+            Reply { outcome: JobOutcome::NotBegun(unable), header, data: Vec::new(), run_us: 0 };
         self.slot_reports(place, slot, SlotEvent::Finished { attempt, reply });
         self.begin_next(place, slot);
     }
@@ -186,7 +214,9 @@ impl World {
             let event = SlotEvent::Output { attempt: job, stream: OutputStream::Stdout, bytes };
             self.slot_reports(place, slot, event);
         }
-        if published > 0 && latest.put(Published { codec: Codec::Raw, buffers: vec![filler(call, published)] }) {
+        if published > 0
+            && latest.put(Published { codec: Codec::Raw, buffers: vec![filler(call, published)] })
+        {
             self.slot_reports(place, slot, SlotEvent::Published { attempt: job, latest });
         }
         self.engine_flush(place);
@@ -210,12 +240,17 @@ impl World {
 
     /// Checks that no job to be aborted with a failed run was sent ahead to begin behind it.
     fn nothing_follows(&mut self, place: usize, slot: usize, failed: &Running) {
-        let aborts = |call: CallNo| self.calls[call].plan.abort_on_error && !self.calls[call].plan.targets.is_empty();
+        let aborts = |call: CallNo| {
+            self.calls[call].plan.abort_on_error && !self.calls[call].plan.targets.is_empty()
+        };
         let process = &self.processes[place];
         let host = process.host(slot);
-        let engines: Vec<EngineId> = process.had.iter().filter_map(|engines| engines.get(host).copied()).collect();
-        let behind = process.slots[slot].lane.iter().filter_map(|(_, job)| self.job_is_sound(job, &engines));
-        let mut behind = behind.filter(|(call, task)| task.client == failed.task.client && aborts(*call));
+        let engines: Vec<EngineId> =
+            process.had.iter().filter_map(|engines| engines.get(host).copied()).collect();
+        let behind =
+            process.slots[slot].lane.iter().filter_map(|(_, job)| self.job_is_sound(job, &engines));
+        let mut behind =
+            behind.filter(|(call, task)| task.client == failed.task.client && aborts(*call));
         if let Some((_, task)) = behind.next().filter(|_| aborts(failed.call)) {
             let text = format!("it is about to begin where task {} has failed", failed.task.n);
             self.violated(Invariant::NothingFollowsAnError, Some(task), text);
@@ -229,7 +264,9 @@ impl World {
             (RunEnd::Planned(Ends::Returns), Runtime::Command) => {
                 (JobOutcome::Succeeded, ReplyHeader::Exited { code: Some(0), signal: None })
             }
-            (RunEnd::Planned(Ends::Returns), _) => (JobOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Raw }),
+            (RunEnd::Planned(Ends::Returns), _) => {
+                (JobOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Raw })
+            }
             (_, Runtime::Command) => {
                 let header = ReplyHeader::Exited { code: Some(1), signal: None };
                 (JobOutcome::Exited("exit code 1".into()), header)
@@ -257,11 +294,21 @@ impl World {
         self.after(wait, Event::RunEnds(place, slot, run));
     }
 
-    pub fn slot_cancels(&mut self, place: usize, slot: usize, runtime: Runtime, job: u64, force: bool) {
-        let Some(running) = self.slot(place, slot).running.as_ref().filter(|running| running.job == job) else {
+    pub fn slot_cancels(
+        &mut self,
+        place: usize,
+        slot: usize,
+        runtime: Runtime,
+        job: u64,
+        force: bool,
+    ) {
+        let Some(running) =
+            self.slot(place, slot).running.as_ref().filter(|running| running.job == job)
+        else {
             if runtime != Runtime::Native && self.slot(place, slot).take_waiting(job).is_some() {
                 let header = ReplyHeader::Raised(error("Cancelled", "before it began"));
-                let reply = Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 };
+                let reply =
+                    Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 };
                 self.slot_reports(place, slot, SlotEvent::Finished { attempt: job, reply });
             }
             return;
@@ -308,8 +355,17 @@ impl World {
         }
     }
 
-    pub fn slot_is_signalled(&mut self, place: usize, slot: usize, runtime: Runtime, job: u64, signal: i32) {
-        let Some(running) = self.slot(place, slot).running.as_ref().filter(|running| running.job == job) else {
+    pub fn slot_is_signalled(
+        &mut self,
+        place: usize,
+        slot: usize,
+        runtime: Runtime,
+        job: u64,
+        signal: i32,
+    ) {
+        let Some(running) =
+            self.slot(place, slot).running.as_ref().filter(|running| running.job == job)
+        else {
             return;
         };
         let (call, is_cancelled) = (running.call, running.ends == RunEnd::Cancelled);
@@ -332,7 +388,8 @@ impl World {
         true
     }
 
-    /// The interpreter is gone: it reports its death, then the end of what it ran, and gives back what had not begun.
+    /// The interpreter is gone: it reports its death, then the end of what it ran, and gives back
+    /// what had not begun.
     pub fn slot_dies(&mut self, place: usize, slot: usize, by_cancel: bool) {
         if !std::mem::replace(&mut self.slot(place, slot).has_python, false) {
             return;
@@ -353,11 +410,13 @@ impl World {
                 JobOutcome::Lost("signal 9".into())
             };
             let header = ReplyHeader::Raised(error("Died", "signal 9"));
-            let reply = Reply { outcome, header, data: Vec::new(), run_us: self.now - running.began };
+            let reply =
+                Reply { outcome, header, data: Vec::new(), run_us: self.now - running.began };
             self.slot_reports(place, slot, SlotEvent::Finished { attempt: running.job, reply });
         }
         let lane = std::mem::take(&mut self.slot(place, slot).lane);
-        let (python, others): (Vec<_>, Vec<_>) = lane.into_iter().partition(|(runtime, _)| *runtime == Runtime::Python);
+        let (python, others): (Vec<_>, Vec<_>) =
+            lane.into_iter().partition(|(runtime, _)| *runtime == Runtime::Python);
         self.slot(place, slot).lane.extend(others);
         if !python.is_empty() {
             let attempts = python.into_iter().map(|(_, job)| job.attempt).collect();

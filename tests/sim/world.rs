@@ -1,4 +1,5 @@
-//! The world: who is there, the events that are to come, and the clock that goes from one to the next.
+//! The world: who is there, the events that are to come, and the clock that goes from one to the
+//! next.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -102,8 +103,9 @@ pub struct World {
     pub violation: Option<Violation>,
     /// The last time of something that happened to an engine and may cost it what it has.
     pub hurt: BTreeMap<u32, u64>,
-    /// The last cut of the connection on which an engine had registered: that alone costs nothing, if it is
-    /// back in time. Cuts of those on which it has tried to come back do not lengthen that time.
+    /// The last cut of the connection on which an engine had registered: that alone costs nothing,
+    /// if it is back in time. Cuts of those on which it has tried to come back do not lengthen that
+    /// time.
     pub cut_off: BTreeMap<u32, u64>,
     /// The last time that something happened to any engine.
     pub last_hurt: Option<u64>,
@@ -219,9 +221,13 @@ impl World {
 
     fn happens(&mut self, event: Event) {
         // What goes by the clock alone is no step of a history.
-        let counts = !matches!(event, Event::BrokerTick(_) | Event::ClientTick(_) | Event::LooksWhetherToLeave(_));
+        let counts = !matches!(
+            event,
+            Event::BrokerTick(_) | Event::ClientTick(_) | Event::LooksWhetherToLeave(_)
+        );
         self.steps += u64::from(counts);
-        self.digest = (self.digest ^ self.now).wrapping_mul(0x0100_0000_01b3).rotate_left(17) ^ self.made;
+        self.digest =
+            (self.digest ^ self.now).wrapping_mul(0x0100_0000_01b3).rotate_left(17) ^ self.made;
         match event {
             Event::Dials(peer, turn) => self.dials(peer, turn),
             Event::Proves(no, peer) => self.handle_proof(no, *peer),
@@ -262,7 +268,12 @@ impl World {
     }
 
     /// Something is not as it must be.
-    pub fn violated(&mut self, invariant: Invariant, task: Option<TaskName>, text: impl Into<String>) {
+    pub fn violated(
+        &mut self,
+        invariant: Invariant,
+        task: Option<TaskName>,
+        text: impl Into<String>,
+    ) {
         self.violation.get_or_insert(Violation { invariant, task, text: text.into() });
     }
 
@@ -275,8 +286,12 @@ impl World {
         match (record, peer) {
             (Record::FromClient(messages), _) => self.broker_hears_client(no, messages),
             (Record::FromEngine(messages), _) => self.broker_hears_engine(no, messages),
-            (Record::ToClient(messages), Peer::Client(client)) => self.client_hears(client, no, messages),
-            (Record::ToEngine(messages), Peer::Process(process)) => self.engine_hears(process, no, messages),
+            (Record::ToClient(messages), Peer::Client(client)) => {
+                self.client_hears(client, no, messages)
+            }
+            (Record::ToEngine(messages), Peer::Process(process)) => {
+                self.engine_hears(process, no, messages)
+            }
             _ => unreachable!("a record goes to whom its connection leads"),
         }
     }

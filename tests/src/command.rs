@@ -1,4 +1,5 @@
-//! Commands that end by themselves, clusters that `furlong cluster start` started, and what is left of either.
+//! Commands that end by themselves, clusters that `furlong cluster start` started, and what is left
+//! of either.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,7 +55,11 @@ pub fn repository() -> &'static Path {
 /// One of our programs in a home, to be spawned.
 pub fn command(name: &str, args: &[&str], home: &Home) -> Command {
     let mut command = Command::new(binary(name));
-    command.args(args).current_dir(repository()).env("FURLONG_HOME", home.path()).env_remove("FURLONG_CAP");
+    command
+        .args(args)
+        .current_dir(repository())
+        .env("FURLONG_HOME", home.path())
+        .env_remove("FURLONG_CAP");
     command
 }
 
@@ -76,10 +81,12 @@ pub fn run(name: &str, args: &[&str], home: &Home) -> Outcome {
     Outcome { code: status.code(), stdout: program.stdout(), stderr: program.stderr() }
 }
 
-/// Starts an engine in the repository's root, with the capability of a home that may have no broker yet.
+/// Starts an engine in the repository's root, with the capability of a home that may have no broker
+/// yet.
 pub fn engine(home: &Home) -> Program {
     let cap = home.cluster().security().join("engine.cap.json");
-    let args = ["--stop-with-stdin", "--cap", cap.to_str().expect("a temporary folder's name is plain")];
+    let args =
+        ["--stop-with-stdin", "--cap", cap.to_str().expect("a temporary folder's name is plain")];
     Program::spawn("engine", command("engine", &args, home))
 }
 
@@ -103,7 +110,8 @@ pub fn wait_for_engines(engines: usize, home: &Home) {
 /// # Panics
 /// If it fails.
 pub fn status(home: &Home) -> Value {
-    serde_json::from_str(&furlong(&["status", "--json"], home).ok()).expect("the status is a JSON document")
+    serde_json::from_str(&furlong(&["status", "--json"], home).ok())
+        .expect("the status is a JSON document")
 }
 
 /// A cluster that `furlong cluster start` looks after, in a home of its own.
@@ -152,8 +160,8 @@ impl Drop for Cluster {
     }
 }
 
-/// The processes that have this folder's name in their environment, with their command lines: our programs in this
-/// home, and all that they started.
+/// The processes that have this folder's name in their environment, with their command lines: our
+/// programs in this home, and all that they started.
 pub fn processes_of(folder: &Path) -> Vec<(u32, String)> {
     let folder = folder.to_string_lossy().into_owned();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -9,7 +9,8 @@ use furlong_wire::token::Role;
 use crate::farm::Farm;
 use crate::session::{Credentials, RawSession, shake_hands};
 
-/// The first message of an engine process of native functions with so many slots. A test changes what it is about.
+/// The first message of an engine process of native functions with so many slots. A test changes
+/// what it is about.
 pub fn register(process: u32, slots: usize) -> Register {
     let id = |place: usize| ((u128::from(process) << 32) | place as u128).to_be_bytes();
     Register {
@@ -64,7 +65,9 @@ impl RawEngine {
     pub fn start(farm: &Farm, register: Register) -> Self {
         let mut session = Self::say(farm, register);
         match session.receive().expect("the engine is registered").into_iter().next() {
-            Some(ToEngine::Registered(registered)) => Self { session, ids: registered.engines, given: VecDeque::new() },
+            Some(ToEngine::Registered(registered)) => {
+                Self { session, ids: registered.engines, given: VecDeque::new() }
+            }
             other => panic!("not registered: {other:?}"),
         }
     }
@@ -83,7 +86,9 @@ impl RawEngine {
         while self.given.is_empty() {
             for message in self.session.receive::<ToEngine>().ok()? {
                 if let ToEngine::Assign(assign) = message {
-                    self.given.extend(assign.work.iter().map(|work| Attempt { start, count: work.count }));
+                    self.given.extend(
+                        assign.work.iter().map(|work| Attempt { start, count: work.count }),
+                    );
                 }
             }
         }

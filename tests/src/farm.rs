@@ -80,8 +80,8 @@ impl Farm {
         self.broker = start_broker(&self.home, &self.args);
     }
 
-    /// An honest peer that is let in, though perhaps not at the first try: attackers may hold the unauthenticated
-    /// peers' places, but no longer than the deadlines.
+    /// An honest peer that is let in, though perhaps not at the first try: attackers may hold the
+    /// unauthenticated peers' places, but no longer than the deadlines.
     ///
     /// # Panics
     /// If it is not let in.
@@ -92,7 +92,9 @@ impl Farm {
             last = Good::connect(&capability);
             last.is_ok()
         });
-        last.unwrap_or_else(|error| panic!("an honest peer is not let in: {error}\n{}", self.home.broker_log()))
+        last.unwrap_or_else(|error| {
+            panic!("an honest peer is not let in: {error}\n{}", self.home.broker_log())
+        })
     }
 
     /// By how many bytes the broker's memory has grown since its start, at most.
@@ -100,7 +102,8 @@ impl Farm {
         rss_peak_bytes(self.pid()).saturating_sub(self.rss_at_start_bytes)
     }
 
-    /// Checks that the broker is alive and serves honest peers, and that its memory never grew by more than this.
+    /// Checks that the broker is alive and serves honest peers, and that its memory never grew by
+    /// more than this.
     ///
     /// # Panics
     /// If one of it is not so.
@@ -118,7 +121,8 @@ fn start_broker(home: &Home, args: &[String]) -> Program {
     let fixed = ["--bind", "127.0.0.1", "--stop-with-stdin"];
     let args: Vec<&str> = fixed.into_iter().chain(args.iter().map(String::as_str)).collect();
     let broker = Program::start("broker", &args, home);
-    let is_up = || home.broker_state().is_some_and(|state| state.pid == broker.pid() && !state.stopped);
+    let is_up =
+        || home.broker_state().is_some_and(|state| state.pid == broker.pid() && !state.stopped);
     assert!(eventually(START, is_up), "the broker does not start:\n{}", broker.stderr());
     broker
 }

@@ -35,7 +35,10 @@ impl Good {
     /// # Panics
     /// If there can be no tokio runtime.
     pub fn connect(capability: &Capability) -> Result<Self, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a tokio runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a tokio runtime");
         let hello = HelloBody {
             token: capability.token().as_bytes().to_vec(),
             session: SessionId(random_bytes()),
@@ -44,7 +47,8 @@ impl Good {
             software: "furlong-tests".to_owned(),
             payload_credit_bytes: 1 << 20,
         };
-        let dialed = runtime.block_on(dial(capability.door(), &hello)).map_err(|error| error.to_string())?;
+        let dialed =
+            runtime.block_on(dial(capability.door(), &hello)).map_err(|error| error.to_string())?;
         let Dialed { incoming, socket, sealer, welcome, .. } = dialed;
         let (received, outgoing) = (VecDeque::new(), Outgoing::new(sealer));
         let mut good = Self { runtime, incoming, received, socket, outgoing, welcome, requests: 0 };
@@ -96,7 +100,9 @@ impl Good {
         self.outgoing.push(message);
         let (outgoing, socket) = (&mut self.outgoing, &self.socket);
         self.runtime.block_on(async {
-            while outgoing.write_to(socket, usize::MAX).map_err(|error| error.to_string())? != Written::All {
+            while outgoing.write_to(socket, usize::MAX).map_err(|error| error.to_string())?
+                != Written::All
+            {
                 socket.writable().await.map_err(|error| error.to_string())?;
             }
             Ok(())

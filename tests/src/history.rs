@@ -1,24 +1,26 @@
 //! The record of what a farm did, as its users see it, and what must be true of every such record.
 //!
-//! It knows nothing of how the farm is made: the simulation and the tests with real processes fill it alike. Each event
-//! is checked as it is recorded, at the cost of a look-up; the first [`Violation`] stays, and [`History::check`] tells
-//! it. What can be decided only when everything is over is decided by [`History::check_end`].
+//! It knows nothing of how the farm is made: the simulation and the tests with real processes fill
+//! it alike. Each event is checked as it is recorded, at the cost of a look-up; the first
+//! [`Violation`] stays, and [`History::check`] tells it. What can be decided only when everything
+//! is over is decided by [`History::check_end`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use Invariant::{
-    AnswersCome, AtMostOnceNeverTwice, BothSidesAgree, BudgetsAndCreditAreConserved, HonestPeersAreServed,
-    NoEligibleTaskWaits, NothingAcknowledgedIsLost, NothingFollowsAnError, NothingSucceedsUnrun, OnDiskBeforeItIsTold,
-    OneDeliveryEach, OneTerminalStateEach, OrderInAnEnginesQueue, OutcomesAreJust, PayloadsArriveIntact, QuietAtTheEnd,
-    SessionsGoOn,
+    AnswersCome, AtMostOnceNeverTwice, BothSidesAgree, BudgetsAndCreditAreConserved,
+    HonestPeersAreServed, NoEligibleTaskWaits, NothingAcknowledgedIsLost, NothingFollowsAnError,
+    NothingSucceedsUnrun, OnDiskBeforeItIsTold, OneDeliveryEach, OneTerminalStateEach,
+    OrderInAnEnginesQueue, OutcomesAreJust, PayloadsArriveIntact, QuietAtTheEnd, SessionsGoOn,
 };
 
 /// A property that always holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Invariant {
-    /// A task ends once, whoever is asked how. It may end once more for the next broker, if the disk had failed and did
-    /// not have its end when the broker was killed: that was told all the same.
+    /// A task ends once, whoever is asked how. It may end once more for the next broker, if the
+    /// disk had failed and did not have its end when the broker was killed: that was told all the
+    /// same.
     OneTerminalStateEach,
     /// A client's future of a task resolves once.
     OneDeliveryEach,
@@ -26,9 +28,9 @@ pub enum Invariant {
     NothingAcknowledgedIsLost,
     /// A task that may run once does not begin twice: at-most-once tasks, and those of one engine.
     AtMostOnceNeverTwice,
-    /// Work that one client sends to one engine begins in that order. A task that the broker had ended itself, and of
-    /// whose end neither the disk nor its client knew when it was killed, begins after all: behind what has begun
-    /// meanwhile.
+    /// Work that one client sends to one engine begins in that order. A task that the broker had
+    /// ended itself, and of whose end neither the disk nor its client knew when it was killed,
+    /// begins after all: behind what has begun meanwhile.
     OrderInAnEnginesQueue,
     /// A result comes from a run.
     NothingSucceedsUnrun,
@@ -72,8 +74,8 @@ pub struct Facts {
     pub at_most_once: bool,
     /// The engine that it names, if it names one.
     pub engine: Option<u32>,
-    /// It may run in a new interpreter after the one that had it is gone. What is on its way to the engine at that
-    /// moment runs before it.
+    /// It may run in a new interpreter after the one that had it is gone. What is on its way to the
+    /// engine at that moment runs before it.
     pub restart_safe: bool,
     /// True if what is accepted of it outlives its client and the broker.
     pub durable: bool,
@@ -109,8 +111,8 @@ pub struct Violation {
 #[derive(Default, Debug)]
 pub struct History {
     tasks: BTreeMap<TaskName, Seen>,
-    /// For each client and engine: the last of its direct tasks that has begun there, of those that are not durable
-    /// and of those that are.
+    /// For each client and engine: the last of its direct tasks that has begun there, of those that
+    /// are not durable and of those that are.
     last_begun: BTreeMap<(u32, u32), [u64; 2]>,
     /// Engines of which an interpreter is gone.
     restarted: BTreeSet<u32>,
@@ -145,13 +147,14 @@ impl History {
         self.seen(task).accepted = true;
     }
 
-    /// Somebody asked for the task's end, or does what ends it: a cancel, an abort after another's error, a limit of
-    /// time, the end of its session.
+    /// Somebody asked for the task's end, or does what ends it: a cancel, an abort after another's
+    /// error, a limit of time, the end of its session.
     pub fn cancel_asked(&mut self, task: TaskName) {
         self.seen(task).cancel_asked = true;
     }
 
-    /// Something was broken that may cost this task: its engine, its interpreter, a broker without a journal.
+    /// Something was broken that may cost this task: its engine, its interpreter, a broker without
+    /// a journal.
     pub fn may_be_lost(&mut self, task: TaskName) {
         self.seen(task).may_be_lost = true;
     }
@@ -161,8 +164,8 @@ impl History {
         self.restarted.insert(engine);
     }
 
-    /// A broker was killed: it does not tell the next one what was lost with an interpreter, and what it has in a
-    /// journal goes on before clients are back with the rest.
+    /// A broker was killed: it does not tell the next one what was lost with an interpreter, and
+    /// what it has in a journal goes on before clients are back with the rest.
     pub fn broker_killed(&mut self) {
         self.broker_was_killed = true;
     }
@@ -176,7 +179,8 @@ impl History {
         self.order_in_an_engines_queue(task, facts, engine, runs);
     }
 
-    /// Somebody who asked was told of a task's end: its client, or another process of the owner, or in a record.
+    /// Somebody who asked was told of a task's end: its client, or another process of the owner, or
+    /// in a record.
     pub fn ended(&mut self, task: TaskName, outcome: Outcome) {
         let before = self.seen(task).outcome.replace(outcome);
         self.one_terminal_state_each(task, before, outcome);
@@ -186,8 +190,8 @@ impl History {
         }
     }
 
-    /// The broker was killed when it had ended the task, and the disk did not have that, or its client had not heard of
-    /// it: it goes on.
+    /// The broker was killed when it had ended the task, and the disk did not have that, or its
+    /// client had not heard of it: it goes on.
     pub fn end_lost(&mut self, task: TaskName) {
         self.seen(task).is_end_lost = true;
     }
@@ -256,9 +260,18 @@ impl History {
         self.check()
     }
 
-    fn one_terminal_state_each(&mut self, task: TaskName, before: Option<Outcome>, outcome: Outcome) {
+    fn one_terminal_state_each(
+        &mut self,
+        task: TaskName,
+        before: Option<Outcome>,
+        outcome: Outcome,
+    ) {
         if before.is_some_and(|before| before != outcome) && !self.tasks[&task].is_end_lost {
-            self.violated(OneTerminalStateEach, task, format!("it ended {before:?}, and then {outcome:?}"));
+            self.violated(
+                OneTerminalStateEach,
+                task,
+                format!("it ended {before:?}, and then {outcome:?}"),
+            );
         }
     }
 
@@ -280,11 +293,17 @@ impl History {
             return;
         }
         if facts.engine != Some(engine) {
-            self.violated(OrderInAnEnginesQueue, task, format!("it is for {:?} and began at {engine}", facts.engine));
+            self.violated(
+                OrderInAnEnginesQueue,
+                task,
+                format!("it is for {:?} and began at {engine}", facts.engine),
+            );
             return;
         }
         let goes_on = self.tasks[&task].is_end_lost;
-        if goes_on || (facts.restart_safe || self.broker_was_killed) && self.restarted.contains(&engine) {
+        if goes_on
+            || (facts.restart_safe || self.broker_was_killed) && self.restarted.contains(&engine)
+        {
             return;
         }
         let kind = usize::from(facts.durable);
@@ -292,7 +311,11 @@ impl History {
         let before = if self.broker_was_killed { last[kind] } else { last[0].max(last[1]) };
         last[kind] = task.n;
         if before > task.n {
-            self.violated(OrderInAnEnginesQueue, task, format!("it began at {engine} after task {before}"));
+            self.violated(
+                OrderInAnEnginesQueue,
+                task,
+                format!("it began at {engine} after task {before}"),
+            );
         }
     }
 
@@ -306,24 +329,36 @@ impl History {
         let seen = &self.tasks[&task];
         let just = match outcome {
             Outcome::Succeeded | Outcome::Failed => true,
-            Outcome::Cancelled | Outcome::TimedOut => seen.cancel_asked || self.gone.contains(&task.client),
+            Outcome::Cancelled | Outcome::TimedOut => {
+                seen.cancel_asked || self.gone.contains(&task.client)
+            }
             Outcome::Lost => seen.may_be_lost,
         };
         if !just {
-            self.violated(OutcomesAreJust, task, format!("it ended {outcome:?}, for no reason that is known"));
+            self.violated(
+                OutcomesAreJust,
+                task,
+                format!("it ended {outcome:?}, for no reason that is known"),
+            );
         }
     }
 
     fn nothing_acknowledged_is_lost(&mut self) {
         if let Some(task) = self.open_task() {
-            self.violated(NothingAcknowledgedIsLost, task, "it was accepted and never ended".to_owned());
+            self.violated(
+                NothingAcknowledgedIsLost,
+                task,
+                "it was accepted and never ended".to_owned(),
+            );
         }
     }
 
     /// A task that must end, and has not.
     fn open_task(&self) -> Option<TaskName> {
         let must_end = |name: &TaskName, seen: &Seen| {
-            seen.accepted && (seen.facts.durable || !self.gone.contains(&name.client)) && seen.outcome.is_none()
+            seen.accepted
+                && (seen.facts.durable || !self.gone.contains(&name.client))
+                && seen.outcome.is_none()
         };
         self.tasks.iter().find(|(name, seen)| must_end(name, seen)).map(|(name, _)| *name)
     }
@@ -364,7 +399,9 @@ impl fmt::Display for Invariant {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.task {
-            Some(TaskName { client, n }) => write!(f, "{}: task {n} of client {client}: {}", self.invariant, self.text),
+            Some(TaskName { client, n }) => {
+                write!(f, "{}: task {n} of client {client}: {}", self.invariant, self.text)
+            }
             None => write!(f, "{}: {}", self.invariant, self.text),
         }
     }

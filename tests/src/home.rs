@@ -35,7 +35,8 @@ impl Home {
     /// If there can be no temporary folder.
     #[expect(clippy::new_without_default, reason = "it makes a folder")]
     pub fn new() -> Self {
-        let temporary = tempfile::Builder::new().prefix("furlong-test-").tempdir().expect("a temporary folder");
+        let temporary =
+            tempfile::Builder::new().prefix("furlong-test-").tempdir().expect("a temporary folder");
         Self { folder: temporary.path().to_owned(), _temporary: Some(temporary) }
     }
 
@@ -67,7 +68,9 @@ impl Home {
     /// # Panics
     /// If the file is not there or not good.
     pub fn issuer(&self) -> IssuerKey {
-        load_issuer_key(&self.cluster().issuer_key()).unwrap_or_else(|error| panic!("{error}")).issuer
+        load_issuer_key(&self.cluster().issuer_key())
+            .unwrap_or_else(|error| panic!("{error}"))
+            .issuer
     }
 
     /// Returns the content of the default cluster's `run/broker.json`, if it is there.
@@ -78,7 +81,8 @@ impl Home {
     /// Returns what engines of the default cluster have logged.
     pub fn engine_logs(&self) -> String {
         let files = std::fs::read_dir(self.cluster().log()).into_iter().flatten().flatten();
-        let of_engines = files.filter(|file| file.file_name().to_string_lossy().starts_with("engine"));
+        let of_engines =
+            files.filter(|file| file.file_name().to_string_lossy().starts_with("engine"));
         of_engines.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect()
     }
 

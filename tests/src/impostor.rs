@@ -1,4 +1,5 @@
-//! Somebody with a broker's key who does not do a broker's work: it lets peers in, beats, and gives no answer.
+//! Somebody with a broker's key who does not do a broker's work: it lets peers in, beats, and gives
+//! no answer.
 
 use std::io;
 use std::sync::Arc;
@@ -48,12 +49,19 @@ impl Impostor {
     /// # Panics
     /// If it cannot listen, or write into its home.
     pub fn start(answers: Answers) -> Self {
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a tokio runtime");
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("there is a free port");
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a tokio runtime");
+        let listener =
+            runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("there is a free port");
         let port = listener.local_addr().expect("it is bound").port();
-        let (issuer, server_secret) = (IssuerKey::from_seed(random_bytes()), SecretKey::from_bytes(random_bytes()));
+        let (issuer, server_secret) =
+            (IssuerKey::from_seed(random_bytes()), SecretKey::from_bytes(random_bytes()));
         let home = Home::new();
-        std::fs::create_dir_all(home.cluster().security()).expect("a temporary folder can be written to");
+        std::fs::create_dir_all(home.cluster().security())
+            .expect("a temporary folder can be written to");
         for role in [Role::Client, Role::Engine] {
             let capability = capability(&issuer, &server_secret, role, port);
             write_private(&home.cluster().capability(role), capability.to_json().as_bytes())
@@ -94,8 +102,16 @@ fn capability(issuer: &IssuerKey, server_secret: &SecretKey, role: Role, port: u
     let endpoint = format!("tcp://127.0.0.1:{port}").parse().expect("an endpoint");
     let (token, holder) = (TokenId([2; 16]), SecretKey::from_bytes(random_bytes()));
     let server_key = server_secret.public();
-    Capability::issue(issuer, ClusterName::default(), vec![endpoint], server_key, grant, token, holder)
-        .unwrap_or_else(|error| panic!("{error}"))
+    Capability::issue(
+        issuer,
+        ClusterName::default(),
+        vec![endpoint],
+        server_key,
+        grant,
+        token,
+        holder,
+    )
+    .unwrap_or_else(|error| panic!("{error}"))
 }
 
 async fn listen(listener: TcpListener, broker: Arc<Broker>, connections: Arc<AtomicUsize>) {
@@ -110,7 +126,8 @@ impl Broker {
     async fn serve(&self, socket: TcpStream, connections: &AtomicUsize) -> Option<()> {
         let mut pending = PendingPeer::new(split(socket), zmtp::Role::Broker);
         pending.ready().await.ok()?;
-        let expect = ExpectStart::new(&self.cluster, self.server_secret.expose(), random_bytes()).ok()?;
+        let expect =
+            ExpectStart::new(&self.cluster, self.server_secret.expose(), random_bytes()).ok()?;
         let (second, expect) = expect.handle_start(&pending.receive().await.ok()?).ok()?;
         pending.send(&second).await.ok()?;
         let proof = expect.handle_proof(&pending.receive().await.ok()?).ok()?;
@@ -118,7 +135,8 @@ impl Broker {
         let (sealer, opener) = proof.keys.split();
         let (mut incoming, socket) = pending.prove(opener);
         connections.fetch_add(1, Ordering::Relaxed);
-        let mut outgoing = Outgoing::new(greet(self.welcome(incarnation), sealer, &socket).await.ok()?);
+        let mut outgoing =
+            Outgoing::new(greet(self.welcome(incarnation), sealer, &socket).await.ok()?);
         let mut beat = tokio::time::interval(BEAT);
         loop {
             tokio::select! {
@@ -155,13 +173,18 @@ impl Broker {
     }
 
     /// Hears what a client says, and what becomes of its questions.
-    fn handle(&self, incoming: &mut Incoming, outgoing: &mut Outgoing<ToClient>) -> Option<Answers> {
+    fn handle(
+        &self,
+        incoming: &mut Incoming,
+        outgoing: &mut Outgoing<ToClient>,
+    ) -> Option<Answers> {
         let mut answers = Answers::None;
         while let Some(record) = incoming.poll_record().ok()? {
             for message in record.into_messages::<FromClient>() {
                 match message.ok()?.0 {
                     FromClient::Open(_) => {
-                        let accepted = Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() };
+                        let accepted =
+                            Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() };
                         outgoing.push(&ToClient::Accepted(accepted));
                     }
                     FromClient::Query(_) => answers = self.answers,
@@ -174,7 +197,11 @@ impl Broker {
 }
 
 /// Sends the first record.
-async fn greet(welcome: Welcome, mut sealer: RecordSealer, socket: &WriteHalf) -> io::Result<RecordSealer> {
+async fn greet(
+    welcome: Welcome,
+    mut sealer: RecordSealer,
+    socket: &WriteHalf,
+) -> io::Result<RecordSealer> {
     let mut envelope = vec![0; SEQ_BYTES];
     encode_message(&Greeting::Welcome(welcome), &mut envelope);
     sealer.seal::<&[u8]>(&mut envelope, 0, &[]);

@@ -10,7 +10,8 @@ pub fn rss_bytes(pid: u32) -> u64 {
     status_bytes(pid, "VmRSS:")
 }
 
-/// The most bytes of memory that were resident at any time: what is held for a moment shows here too.
+/// The most bytes of memory that were resident at any time: what is held for a moment shows here
+/// too.
 ///
 /// # Panics
 /// If there is no such process.
@@ -24,9 +25,15 @@ pub fn rss_peak_bytes(pid: u32) -> u64 {
 /// If there is no such process.
 pub fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
-    // The name in parentheses may hold anything; after it comes field 3, and 14 and 15 are the times (proc(5)).
+    // The name in parentheses may hold anything; after it comes field 3, and 14 and 15 are the
+    // times (proc(5)).
     let (_, fields) = stat.rsplit_once(')').expect("the name is in parentheses");
-    let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
     ticks as f64 / TICKS_PER_SECOND
 }
 
@@ -40,8 +47,12 @@ pub fn open_fds(pid: u32) -> usize {
 
 fn status_bytes(pid: u32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a live process has this line");
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("the line has a number of kB");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .expect("a live process has this line");
+    let kib: u64 =
+        line.trim().trim_end_matches(" kB").parse().expect("the line has a number of kB");
     kib * 1024
 }
 

@@ -30,7 +30,8 @@ pub struct Program {
 /// # Panics
 /// If it is not there.
 pub fn binary(name: &str) -> PathBuf {
-    let folder = std::env::var_os("FURLONG_TEST_BIN_DIR").map_or_else(profile_folder, PathBuf::from);
+    let folder =
+        std::env::var_os("FURLONG_TEST_BIN_DIR").map_or_else(profile_folder, PathBuf::from);
     let path = folder.join(name);
     assert!(path.is_file(), "there is no {}; run cargo build --workspace --bins", path.display());
     path
@@ -41,7 +42,11 @@ fn profile_folder() -> PathBuf {
     let executable = std::env::current_exe().expect("a test knows its executable");
     let folder = executable.parent().expect("an executable is in a folder");
     let is_test = folder.file_name().is_some_and(|name| name == "deps");
-    if is_test { folder.parent().expect("deps is in PROFILE").to_owned() } else { folder.to_owned() }
+    if is_test {
+        folder.parent().expect("deps is in PROFILE").to_owned()
+    } else {
+        folder.to_owned()
+    }
 }
 
 impl Program {
@@ -100,7 +105,9 @@ impl Program {
             found = find();
             found.is_some()
         });
-        found.unwrap_or_else(|| panic!("{} printed no line with {text:?}:\n{}", self.name, self.printed()))
+        found.unwrap_or_else(|| {
+            panic!("{} printed no line with {text:?}:\n{}", self.name, self.printed())
+        })
     }
 
     /// Waits for its end. Everything that it printed is there afterwards.
@@ -176,7 +183,10 @@ impl Drop for Program {
 }
 
 /// Collects the lines of a pipe until its end.
-fn collect_lines(pipe: impl Read + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+fn collect_lines(
+    pipe: impl Read + Send + 'static,
+    lines: &Arc<Mutex<Vec<String>>>,
+) -> JoinHandle<()> {
     let lines = lines.clone();
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {

@@ -87,8 +87,8 @@ impl Proxy {
         Self::start_mortal(to, &[])
     }
 
-    /// The same with connections that are cut after so many bytes in both directions together: the first one after the
-    /// first number, and so on in turn.
+    /// The same with connections that are cut after so many bytes in both directions together: the
+    /// first one after the first number, and so on in turn.
     ///
     /// # Panics
     /// If there is no port for it.
@@ -118,7 +118,8 @@ impl Proxy {
     /// # Panics
     /// If it cannot be made.
     pub fn capability(&self, direct: Capability) -> Capability {
-        let endpoint = Endpoint::new("127.0.0.1", self.port).expect("an address and a port are an endpoint");
+        let endpoint =
+            Endpoint::new("127.0.0.1", self.port).expect("an address and a port are an endpoint");
         direct.at(vec![endpoint]).expect("one endpoint is enough")
     }
 
@@ -134,11 +135,13 @@ impl Proxy {
         self.shared.set(&mut self.shared.lock(), State::Held);
     }
 
-    /// Swallows what comes, and keeps all connections open. After [`Proxy::mend`] new connections pass, and the old
-    /// ones stay dead: their ends are not told.
+    /// Swallows what comes, and keeps all connections open. After [`Proxy::mend`] new connections
+    /// pass, and the old ones stay dead: their ends are not told.
     pub fn swallow(&self) {
         let mut line = self.shared.lock();
-        line.connections.iter().for_each(|connection| connection.fate.is_lost.store(true, Ordering::Relaxed));
+        line.connections
+            .iter()
+            .for_each(|connection| connection.fate.is_lost.store(true, Ordering::Relaxed));
         self.shared.set(&mut line, State::Swallowing);
     }
 
@@ -152,7 +155,8 @@ impl Proxy {
         }
     }
 
-    /// Cuts all connections when so many bytes more have passed, most often in the middle of a record.
+    /// Cuts all connections when so many bytes more have passed, most often in the middle of a
+    /// record.
     pub fn cut_after(&self, bytes: u32) {
         let line = self.shared.lock();
         line.connections.iter().for_each(|connection| {
@@ -216,11 +220,17 @@ impl Shared {
 impl Line {
     fn join(&mut self, peer: TcpStream, to: u16, shared: &Arc<Shared>) -> io::Result<()> {
         let broker = TcpStream::connect((Ipv4Addr::LOCALHOST, to))?;
-        let life = self.lives_bytes.get(self.made % self.lives_bytes.len().max(1)).copied().unwrap_or(i64::MAX);
+        let life = self
+            .lives_bytes
+            .get(self.made % self.lives_bytes.len().max(1))
+            .copied()
+            .unwrap_or(i64::MAX);
         self.made += 1;
         let is_lost = AtomicBool::new(self.state == State::Swallowing);
         let fate = Arc::new(Fate { left_bytes: AtomicI64::new(life), is_lost });
-        for (source, sink) in [(peer.try_clone()?, broker.try_clone()?), (broker.try_clone()?, peer.try_clone()?)] {
+        for (source, sink) in
+            [(peer.try_clone()?, broker.try_clone()?), (broker.try_clone()?, peer.try_clone()?)]
+        {
             source.set_nodelay(true)?;
             let (fate, shared) = (Arc::clone(&fate), Arc::clone(shared));
             std::thread::spawn(move || pass(source, sink, &fate, &shared));
@@ -237,8 +247,8 @@ impl Line {
     }
 }
 
-/// Passes bytes on in one direction until they end, or as many have gone both ways as the connection lives for: then it
-/// is cut in the middle of what goes.
+/// Passes bytes on in one direction until they end, or as many have gone both ways as the
+/// connection lives for: then it is cut in the middle of what goes.
 fn pass(mut source: TcpStream, mut sink: TcpStream, fate: &Fate, shared: &Shared) {
     let mut buffer = [0; 16 * 1024];
     loop {

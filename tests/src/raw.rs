@@ -8,8 +8,8 @@ use bytes::{BufMut, BytesMut};
 use furlong_wire::zmtp::{Connection, Event, Message, Role, put_frame_header};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
-/// A TCP connection to a broker. Reading and writing block, with deadlines; a connection that the other side closes is
-/// no error here, since that is what the tests want to see.
+/// A TCP connection to a broker. Reading and writing block, with deadlines; a connection that the
+/// other side closes is no error here, since that is what the tests want to see.
 #[derive(Debug)]
 pub struct RawPeer {
     stream: TcpStream,
@@ -78,9 +78,12 @@ impl RawPeer {
     /// # Panics
     /// If nobody listens.
     pub fn connect_from_elsewhere(port: u16) -> Self {
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("there can be a socket");
-        bind(&socket, &SocketAddrV4::new(ELSEWHERE, 0)).expect("all of 127.0.0.0/8 is this machine's");
-        connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).expect("the broker listens");
+        let socket =
+            socket(AddressFamily::INET, SocketType::STREAM, None).expect("there can be a socket");
+        bind(&socket, &SocketAddrV4::new(ELSEWHERE, 0))
+            .expect("all of 127.0.0.0/8 is this machine's");
+        connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+            .expect("the broker listens");
         Self::new(TcpStream::from(socket))
     }
 
@@ -111,7 +114,8 @@ impl RawPeer {
         }
     }
 
-    /// Sends bytes. False if they were not all taken: the connection is closed, or the broker does not read.
+    /// Sends bytes. False if they were not all taken: the connection is closed, or the broker does
+    /// not read.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
@@ -127,7 +131,8 @@ impl RawPeer {
         }
     }
 
-    /// Reads, and drops what comes, until the broker closes the connection. False if it does not before the deadline.
+    /// Reads, and drops what comes, until the broker closes the connection. False if it does not
+    /// before the deadline.
     pub fn is_closed_within(&mut self, deadline: Duration) -> bool {
         let end = Instant::now() + deadline;
         loop {
@@ -183,7 +188,9 @@ impl RawPeer {
                 self.input.extend_from_slice(&bytes[..count]);
                 Progress::Bytes
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Progress::Deadline,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Progress::Deadline
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => Progress::Bytes,
             Err(_) => Progress::End,
         }

@@ -60,7 +60,8 @@ impl Credentials {
     /// # Panics
     /// If the broker's key is of small order: then there is no first message.
     pub fn start(&self) -> (Vec<u8>, ExpectReply) {
-        let started = ExpectReply::start(&self.cluster, &self.broker_key, &self.secret, random_bytes());
+        let started =
+            ExpectReply::start(&self.cluster, &self.broker_key, &self.secret, random_bytes());
         started.expect("the broker's key is sound")
     }
 
@@ -215,7 +216,8 @@ impl RawSession {
         loop {
             let mut record = self.peer.receive()?;
             self.opener.open(&mut record.envelope, &record.chunks).map_err(|_| Closed)?;
-            let messages: Vec<M> = decode_batch(&record.envelope).collect::<Result<_, _>>().map_err(|_| Closed)?;
+            let messages: Vec<M> =
+                decode_batch(&record.envelope).collect::<Result<_, _>>().map_err(|_| Closed)?;
             if !messages.is_empty() {
                 return Ok(messages);
             }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// The time limit for something that should happen at once, on a machine that is busy with other tests.
+/// The time limit for something that should happen at once, on a machine that is busy with other
+/// tests.
 pub const SOON: Duration = Duration::from_secs(15);
 
 /// Polls the condition until it holds; false if it does not before the deadline.

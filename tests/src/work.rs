@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use furlong_client::{
-    Arguments, CallSpec, Client, ClusterStatus, Fetched, HasTaskId, SourceFunction, TaskFailure, TaskFuture, TaskId,
-    TaskPhase, TaskRecord, TaskResult,
+    Arguments, CallSpec, Client, ClusterStatus, Fetched, HasTaskId, SourceFunction, TaskFailure,
+    TaskFuture, TaskId, TaskPhase, TaskRecord, TaskResult,
 };
 use furlong_wire::token::Role;
 use serde_json::Value;
@@ -40,9 +40,14 @@ impl Work {
     /// If they do not come.
     pub fn start_with(broker: &[&str], engines: &[&[&str]]) -> Self {
         let farm = Farm::start_with(broker);
-        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a tokio runtime");
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a tokio runtime");
         let capability = farm.home().cluster().capability(Role::Client);
-        let client = runtime.block_on(Client::builder().capability(capability).wait(SOON).connect());
+        let client =
+            runtime.block_on(Client::builder().capability(capability).wait(SOON).connect());
         let client = client.unwrap_or_else(|error| panic!("{error}"));
         let mut work = Self { client, runtime, engines: Vec::new(), farm };
         for (count, args) in (1..).zip(engines) {
@@ -94,10 +99,13 @@ impl Work {
         self.engines.push(Program::spawn("engine", command("engine", &args, self.farm.home())));
     }
 
-    /// Starts an engine of the tests' own Rust functions: the executable of `src/bin/own_engine.rs`.
+    /// Starts an engine of the tests' own Rust functions: the executable of
+    /// `src/bin/own_engine.rs`.
     pub fn add_own_engine(&mut self, executable: &str, slots: u32) {
         let mut program = std::process::Command::new(executable);
-        program.args([&self.capability_of_engines(), &slots.to_string()]).env("FURLONG_HOME", self.farm.home().path());
+        program
+            .args([&self.capability_of_engines(), &slots.to_string()])
+            .env("FURLONG_HOME", self.farm.home().path());
         self.engines.push(Program::spawn("own_engine", program));
     }
 
@@ -215,9 +223,11 @@ impl Work {
         std::fs::write(self.path(name), "").expect("a temporary folder can be written to");
     }
 
-    /// A call that holds an engine: it adds a line to `NAME.begun`, and returns when there is `NAME.release`.
+    /// A call that holds an engine: it adds a line to `NAME.begun`, and returns when there is
+    /// `NAME.release`.
     pub fn hold(&self, name: &str) -> CallSpec {
-        let [begun, release] = [".begun", ".release"].map(|end| self.path(&format!("{name}{end}")).into());
+        let [begun, release] =
+            [".begun", ".release"].map(|end| self.path(&format!("{name}{end}")).into());
         python("hold", [begun, release])
     }
 
@@ -232,7 +242,8 @@ impl Work {
 
 /// A call of one of the tests' Python functions.
 pub fn python(function: &str, arguments: impl IntoIterator<Item = Value>) -> CallSpec {
-    CallSpec::source(python_function(function)).arguments(Arguments::json(arguments.into_iter().collect()))
+    CallSpec::source(python_function(function))
+        .arguments(Arguments::json(arguments.into_iter().collect()))
 }
 
 /// One of the tests' Python functions.

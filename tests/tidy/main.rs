@@ -1,7 +1,9 @@
-//! Style as a test: what `docs/ARCHITECTURE.md` and the review habits of this project ask of every file.
+//! Style as a test: what `docs/ARCHITECTURE.md` and the review habits of this project ask of every
+//! file.
 //!
-//! Each rule is a function from the tree of files to a list of `file:line: what is wrong; how to mend it`. Here each is
-//! run over the repository under its own name; beside each rule is a test that shows it a bad sample.
+//! Each rule is a function from the tree of files to a list of `file:line: what is wrong; how to
+//! mend it`. Here each is run over the repository under its own name; beside each rule is a test
+//! that shows it a bad sample.
 
 mod modules;
 mod rules;

@@ -9,7 +9,8 @@ use crate::tree::{File, Tree};
 /// No dead file: every `.rs` file is a crate's root or reached from one.
 pub fn every_file_is_a_module(tree: &Tree) -> Vec<String> {
     let mut reached = BTreeSet::new();
-    let mut waiting: Vec<&File> = tree.with_extension(&["rs"]).filter(|file| is_root(tree, file)).collect();
+    let mut waiting: Vec<&File> =
+        tree.with_extension(&["rs"]).filter(|file| is_root(tree, file)).collect();
     while let Some(file) = waiting.pop() {
         if reached.insert(file.path.as_str()) {
             let modules = declared(tree, file);
@@ -17,12 +18,16 @@ pub fn every_file_is_a_module(tree: &Tree) -> Vec<String> {
         }
     }
     let dead = tree.with_extension(&["rs"]).filter(|file| !reached.contains(file.path.as_str()));
-    dead.map(|file| file.at(1, "no `mod` line leads here, so it is never compiled; declare it or delete it")).collect()
+    dead.map(|file| {
+        file.at(1, "no `mod` line leads here, so it is never compiled; declare it or delete it")
+    })
+    .collect()
 }
 
 /// Paths of the modules that a `#[cfg(test)]` declares, and of theirs.
 pub fn test_modules(tree: &Tree) -> BTreeSet<String> {
-    let declarations: Vec<_> = tree.with_extension(&["rs"]).flat_map(|file| declared(tree, file)).collect();
+    let declarations: Vec<_> =
+        tree.with_extension(&["rs"]).flat_map(|file| declared(tree, file)).collect();
     let mut waiting: Vec<&File> =
         declarations.iter().filter(|module| module.is_test).map(|module| module.file).collect();
     let mut reached = BTreeSet::new();
@@ -54,7 +59,10 @@ fn declared<'a>(tree: &'a Tree, file: &File) -> Vec<Declared<'a>> {
         let folder = module_folder(tree, file, source, at);
         let candidates = match path_attribute(source, at) {
             Some(path) => vec![normal(&format!("{}/{path}", parent(&file.path)))],
-            None => vec![normal(&format!("{folder}/{name}.rs")), normal(&format!("{folder}/{name}/mod.rs"))],
+            None => vec![
+                normal(&format!("{folder}/{name}.rs")),
+                normal(&format!("{folder}/{name}/mod.rs")),
+            ],
         };
         let is_test = source.is_test_line(source.line_of(at));
         let files = tree.files.iter().filter(|file| candidates.contains(&file.path));
@@ -63,10 +71,12 @@ fn declared<'a>(tree: &'a Tree, file: &File) -> Vec<Declared<'a>> {
     found
 }
 
-/// The folder of the modules that are declared at the position: the file's own, then one for each inline module around.
+/// The folder of the modules that are declared at the position: the file's own, then one for each
+/// inline module around.
 fn module_folder(tree: &Tree, file: &File, source: &Source, at: usize) -> String {
     let owns_folder = is_root(tree, file) || file.path.ends_with("/mod.rs");
-    let mut folder = if owns_folder { parent(&file.path).to_owned() } else { file.path.replace(".rs", "") };
+    let mut folder =
+        if owns_folder { parent(&file.path).to_owned() } else { file.path.replace(".rs", "") };
     for outer in source.find_path("mod").take_while(|outer| *outer < at) {
         let name_at = source.skip_space(outer + 3);
         let name = source.word_at(name_at);
@@ -87,10 +97,12 @@ fn path_attribute(source: &Source, at: usize) -> Option<String> {
     Some(value.strip_suffix("\"]")?.to_owned())
 }
 
-/// Returns true if cargo begins a crate with this file: by its place, or because a manifest names it.
+/// Returns true if cargo begins a crate with this file: by its place, or because a manifest names
+/// it.
 fn is_root(tree: &Tree, file: &File) -> bool {
     let folder = parent(&file.path);
-    let is_manifest = |folder: &str| tree.paths.contains(normal(&format!("{folder}/Cargo.toml")).as_str());
+    let is_manifest =
+        |folder: &str| tree.paths.contains(normal(&format!("{folder}/Cargo.toml")).as_str());
     let name = file.path.rsplit('/').next().unwrap_or_default();
     let by_place = match folder.rsplit('/').next().unwrap_or_default() {
         "src" => ["lib.rs", "main.rs"].contains(&name) && is_manifest(parent(folder)),
@@ -98,13 +110,18 @@ fn is_root(tree: &Tree, file: &File) -> bool {
         "tests" | "examples" | "benches" => is_manifest(parent(folder)),
         _ => name == "main.rs" && parent(folder).ends_with("/src/bin"),
     };
-    by_place || (name == "build.rs" && is_manifest(folder)) || is_named_by_manifest(tree, &file.path)
+    by_place
+        || (name == "build.rs" && is_manifest(folder))
+        || is_named_by_manifest(tree, &file.path)
 }
 
 fn is_named_by_manifest(tree: &Tree, path: &str) -> bool {
     let manifests = tree.files.iter().filter(|file| file.path.ends_with("Cargo.toml"));
     let mut named = manifests.flat_map(|manifest| {
-        let values = manifest.text.lines().filter_map(|line| line.trim().strip_prefix("path = \"")?.strip_suffix('"'));
+        let values = manifest
+            .text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("path = \"")?.strip_suffix('"'));
         values.map(|value| normal(&format!("{}/{value}", parent(&manifest.path))))
     });
     named.any(|root| root == path)

@@ -1,6 +1,7 @@
 //! The kinds of characters in a Rust or Python file: code, comment or the inside of a string.
 //!
-//! Not a parser: enough of one to count braces and find names without being fooled by a comment or a string.
+//! Not a parser: enough of one to count braces and find names without being fooled by a comment or
+//! a string.
 
 use std::ops::Range;
 
@@ -8,7 +9,8 @@ use std::ops::Range;
 pub struct Source {
     /// The text as it is.
     pub chars: Vec<char>,
-    /// The text with a space for everything that is not code. Quotation marks are code, what they enclose is not.
+    /// The text with a space for everything that is not code. Quotation marks are code, what they
+    /// enclose is not.
     pub code: Vec<char>,
     /// The kind of each character.
     pub kinds: Vec<Kind>,
@@ -39,7 +41,8 @@ impl Source {
     /// Of a Rust file.
     pub fn rust(text: &str) -> Self {
         let mut source = Self::new(text, rust_kinds);
-        source.test_lines = source.find("#[cfg(test)]").map(|at| source.item_lines(at + 12)).collect();
+        source.test_lines =
+            source.find("#[cfg(test)]").map(|at| source.item_lines(at + 12)).collect();
         source
     }
 
@@ -51,9 +54,13 @@ impl Source {
     fn new(text: &str, scan: fn(&[char]) -> Vec<Kind>) -> Self {
         let chars: Vec<char> = text.chars().collect();
         let kinds = scan(&chars);
-        let masked = |(char, kind): (&char, &Kind)| if *kind == Kind::Code || *char == '\n' { *char } else { ' ' };
+        let masked = |(char, kind): (&char, &Kind)| {
+            if *kind == Kind::Code || *char == '\n' { *char } else { ' ' }
+        };
         let code = chars.iter().zip(&kinds).map(masked).collect();
-        let line_starts = std::iter::once(0).chain((1..=chars.len()).filter(|at| chars[at - 1] == '\n')).collect();
+        let line_starts = std::iter::once(0)
+            .chain((1..=chars.len()).filter(|at| chars[at - 1] == '\n'))
+            .collect();
         Self { chars, code, kinds, line_starts, test_lines: Vec::new() }
     }
 
@@ -79,13 +86,15 @@ impl Source {
         (0..self.code.len()).filter(move |at| self.code[*at..].starts_with(&pattern))
     }
 
-    /// The offsets of the path in the code, as whole words: `rand::` is in `rand::rng()` but not in `operand::new()`.
+    /// The offsets of the path in the code, as whole words: `rand::` is in `rand::rng()` but not in
+    /// `operand::new()`.
     pub fn find_path<'a>(&'a self, path: &'a str) -> impl Iterator<Item = usize> {
         let ends_in_word = path.ends_with(is_word);
         self.find(path).filter(move |at| {
             let before = at.checked_sub(1).map(|before| self.code[before]);
             let after = self.code.get(at + path.chars().count());
-            !(before.is_some_and(is_word) || ends_in_word && after.is_some_and(|char| is_word(*char)))
+            !(before.is_some_and(is_word)
+                || ends_in_word && after.is_some_and(|char| is_word(*char)))
         })
     }
 
@@ -99,19 +108,25 @@ impl Source {
         self.code[at.min(self.code.len())..].iter().take_while(|char| is_word(**char)).collect()
     }
 
-    /// The functions of a Rust file, from `fn` to the closing brace. Declarations without a body are none.
+    /// The functions of a Rust file, from `fn` to the closing brace. Declarations without a body
+    /// are none.
     pub fn rust_functions(&self) -> Vec<Function> {
         let mut functions = Vec::new();
         for at in self.find_path("fn") {
             let name = self.word_at(self.skip_space(at + 2));
             let Some(open) = self.body_start(at).filter(|_| !name.is_empty()) else { continue };
             let line = self.line_of(at);
-            functions.push(Function { name, line, lines: self.line_of(self.closing(open)) + 1 - line });
+            functions.push(Function {
+                name,
+                line,
+                lines: self.line_of(self.closing(open)) + 1 - line,
+            });
         }
         functions
     }
 
-    /// The functions of a Python file, from `def` to the last line that is indented deeper, docstrings not counted.
+    /// The functions of a Python file, from `def` to the last line that is indented deeper,
+    /// docstrings not counted.
     pub fn python_functions(&self) -> Vec<Function> {
         let lines: Vec<_> = self.lines().collect();
         let depths = self.bracket_depths();
@@ -121,15 +136,20 @@ impl Source {
             let continues = line.start > 0 && self.kinds[line.start - 1] == Kind::Text;
             (first < line.end && !continues && depths[line.start] == 0).then(|| first - line.start)
         };
-        let in_text = |line: &Range<usize>| line.start > 0 && self.kinds[line.start - 1] == Kind::Text;
+        let in_text =
+            |line: &Range<usize>| line.start > 0 && self.kinds[line.start - 1] == Kind::Text;
         let mut functions = Vec::new();
         for at in self.find_path("def") {
             let first = self.line_of(at) - 1;
             let Some(own_indent) = indent(&lines[first]) else { continue };
             let rest = lines[first + 1..].iter();
-            let body: Vec<_> = rest.take_while(|line| indent(line).is_none_or(|deeper| deeper > own_indent)).collect();
-            let filled =
-                body.iter().rposition(|line| self.skip_space(line.start) < line.end).map_or(0, |last| last + 1);
+            let body: Vec<_> = rest
+                .take_while(|line| indent(line).is_none_or(|deeper| deeper > own_indent))
+                .collect();
+            let filled = body
+                .iter()
+                .rposition(|line| self.skip_space(line.start) < line.end)
+                .map_or(0, |last| last + 1);
             let counted = body[..filled].iter().filter(|line| !in_text(line)).count();
             let name = self.word_at(self.skip_space(at + 3));
             functions.push(Function { name, line: first + 1, lines: 1 + counted });
@@ -229,7 +249,9 @@ impl<'a> Scanner<'a> {
                 '/' if self.peek(1) == Some('*') => self.block_comment(),
                 '"' => self.string(&['"'], true),
                 'r' if !self.is_inside_word() => self.raw_string(),
-                '\'' if self.peek(1) == Some('\\') || self.peek(2) == Some('\'') => self.string(&['\''], true),
+                '\'' if self.peek(1) == Some('\\') || self.peek(2) == Some('\'') => {
+                    self.string(&['\''], true)
+                }
                 _ => self.at += 1,
             }
         }
@@ -252,8 +274,8 @@ impl<'a> Scanner<'a> {
         self.chars.get(self.at + ahead).copied()
     }
 
-    /// True if the `r` here ends or continues a word that is no prefix of a string: `br` and `cr` are prefixes, `for`
-    /// is not.
+    /// True if the `r` here ends or continues a word that is no prefix of a string: `br` and `cr`
+    /// are prefixes, `for` is not.
     fn is_inside_word(&self) -> bool {
         let before = |count: usize| self.at.checked_sub(count).map(|at| self.chars[at]);
         match before(1) {
@@ -343,22 +365,29 @@ mod tests {
     #[test]
     fn rust_functions_have_their_lines() {
         let text = "fn a(x: [u8; 2]) {\n    if b { '}' }\n}\ntrait T {\n    fn none(&self);\n    fn one() {}\n}\n";
-        let functions: Vec<_> =
-            Source::rust(text).rust_functions().into_iter().map(|f| (f.name, f.line, f.lines)).collect();
+        let functions: Vec<_> = Source::rust(text)
+            .rust_functions()
+            .into_iter()
+            .map(|f| (f.name, f.line, f.lines))
+            .collect();
         assert_eq!(functions, [("a".into(), 1, 3), ("one".into(), 6, 1)]);
     }
 
     #[test]
     fn python_functions_have_their_lines_without_docstrings() {
         let text = "def a(\n  x,\n):\n  '''One.\n\nTwo.\n'''\n  return [\n1]\n\n\nclass B:\n  def c(self):\n    pass\n";
-        let functions: Vec<_> =
-            Source::python(text).python_functions().into_iter().map(|f| (f.name, f.line, f.lines)).collect();
+        let functions: Vec<_> = Source::python(text)
+            .python_functions()
+            .into_iter()
+            .map(|f| (f.name, f.line, f.lines))
+            .collect();
         assert_eq!(functions, [("a".into(), 1, 6), ("c".into(), 13, 2)]);
     }
 
     #[test]
     fn test_items_have_their_lines() {
-        let source = Source::rust("fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\nfn c() {}\n");
+        let source =
+            Source::rust("fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\nfn c() {}\n");
         let lines: Vec<_> = (1..=6).filter(|line| source.is_test_line(*line)).collect();
         assert_eq!(lines, [2, 3, 4, 5]);
     }

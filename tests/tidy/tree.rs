@@ -28,9 +28,12 @@ pub struct File {
 }
 
 impl Tree {
-    /// Everything that git tracks or would track; without git, everything outside the target folders.
+    /// Everything that git tracks or would track; without git, everything outside the target
+    /// folders.
     pub fn of_repository() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests' folder is in the repository");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .expect("the tests' folder is in the repository");
         let paths = listed_by_git(root).unwrap_or_else(|| walked(root));
         let read = |path: String| Some((path.clone(), std::fs::read(root.join(path)).ok()?));
         Self::of_files(paths.into_iter().filter_map(read))
@@ -39,13 +42,18 @@ impl Tree {
     /// A tree of the given files.
     #[cfg(test)]
     pub fn sample(files: &[(&str, &str)]) -> Self {
-        Self::of_files(files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec())))
+        Self::of_files(
+            files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec())),
+        )
     }
 
     fn of_files(contents: impl Iterator<Item = (String, Vec<u8>)>) -> Self {
-        let mut tree = Self { files: Vec::new(), paths: BTreeSet::new(), test_modules: BTreeSet::new() };
+        let mut tree =
+            Self { files: Vec::new(), paths: BTreeSet::new(), test_modules: BTreeSet::new() };
         for (path, bytes) in contents {
-            let ancestors = Path::new(&path).ancestors().map(|ancestor| ancestor.to_string_lossy().into_owned());
+            let ancestors = Path::new(&path)
+                .ancestors()
+                .map(|ancestor| ancestor.to_string_lossy().into_owned());
             tree.paths.extend(ancestors);
             if let Some(text) = String::from_utf8(bytes).ok().filter(|text| !text.contains('\0')) {
                 tree.files.push(File::new(path, text));
@@ -133,7 +141,8 @@ fn walked(root: &Path) -> Vec<String> {
 
 /// Build and cache folders carry a `CACHEDIR.TAG`; the others are known by name.
 fn is_made_by_tools(path: &Path) -> bool {
-    let names = [".git", "target", "__pycache__", ".ruff_cache", ".pytest_cache", ".venv", "node_modules"];
+    let names =
+        [".git", "target", "__pycache__", ".ruff_cache", ".pytest_cache", ".venv", "node_modules"];
     let is_named = path.file_name().is_some_and(|name| names.iter().any(|known| name == *known));
     path.is_dir() && (is_named || path.join("CACHEDIR.TAG").exists())
 }
@@ -159,7 +168,12 @@ mod tests {
             ("wire/src/zmtp/mod.rs", "mod tests;\n"),
             ("wire/src/zmtp/tests.rs", ""),
         ]);
-        let tests: Vec<_> = tree.files.iter().filter(|file| tree.is_test_file(file)).map(|file| &*file.path).collect();
+        let tests: Vec<_> = tree
+            .files
+            .iter()
+            .filter(|file| tree.is_test_file(file))
+            .map(|file| &*file.path)
+            .collect();
         assert_eq!(tests, ["wire/src/pair.rs", "wire/src/zmtp/tests.rs"]);
     }
 }

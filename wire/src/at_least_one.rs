@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::message::quick::{ARRAY_PARTS_MAX, Input, Quick, put_by_serde, put_parts};
 
-/// One element or more. The first one is in place, so that a list of one is no allocation. Travels as an array.
+/// One element or more. The first one is in place, so that a list of one is no allocation. Travels
+/// as an array.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AtLeastOne<T> {
     /// The first.

@@ -1,7 +1,7 @@
 //! The contents of a payload: the call header of a request and the reply header of a result.
 //!
-//! Only clients and engines read these; the broker passes them on. In both directions the header is the payload's first
-//! buffer, and the data are the buffers after it, in the header's [`Codec`]:
+//! Only clients and engines read these; the broker passes them on. In both directions the header is
+//! the payload's first buffer, and the data are the buffers after it, in the header's [`Codec`]:
 //!
 //! | codec | a request's data | a result's data |
 //! |---|---|---|
@@ -49,12 +49,14 @@ pub struct CallHeader {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Call {
-    /// Runs source code in the engine's lasting namespace. There are no data; the reply is [`ReplyHeader::Executed`].
+    /// Runs source code in the engine's lasting namespace. There are no data; the reply is
+    /// [`ReplyHeader::Executed`].
     Execute {
         /// The code.
         source: String,
     },
-    /// Calls a function that the engine can find by name: `module:name` in Python, a registered name in Rust.
+    /// Calls a function that the engine can find by name: `module:name` in Python, a registered
+    /// name in Rust.
     Named {
         /// The function's name.
         function: String,
@@ -70,35 +72,41 @@ pub enum Call {
         /// The function's name in that file.
         function: String,
     },
-    /// Calls a function that came as a pickle. A Python engine keeps what it has loaded of it by its hash.
+    /// Calls a function that came as a pickle. A Python engine keeps what it has loaded of it by
+    /// its hash.
     Pickled(PickledCall),
-    /// Runs a whole script in the engine's lasting namespace. The reply is [`ReplyHeader::Executed`], without a value.
+    /// Runs a whole script in the engine's lasting namespace. The reply is
+    /// [`ReplyHeader::Executed`], without a value.
     Run {
         /// The script's name, for tracebacks.
         file: String,
         /// Its text, as it is in the file: Python looks for its encoding.
         source: OsText,
     },
-    /// Sets variables in the namespace. The data are those of a call whose one argument is the dictionary, with the
-    /// names as keys; the value is nothing.
+    /// Sets variables in the namespace. The data are those of a call whose one argument is the
+    /// dictionary, with the names as keys; the value is nothing.
     Push,
-    /// Evaluates expressions, mostly names, in the namespace. The value is the list of theirs. There are no data.
+    /// Evaluates expressions, mostly names, in the namespace. The value is the list of theirs.
+    /// There are no data.
     Pull {
         /// The expressions.
         names: Vec<String>,
     },
-    /// The names in the namespace that a user has made. The value is their sorted list. There are no data.
+    /// The names in the namespace that a user has made. The value is their sorted list. There are
+    /// no data.
     Keys,
     /// Empties the namespace. The value is nothing. There are no data.
     Clear,
-    /// Runs a program. The data are its standard input, in the codec `raw`; the reply is [`ReplyHeader::Exited`].
+    /// Runs a program. The data are its standard input, in the codec `raw`; the reply is
+    /// [`ReplyHeader::Exited`].
     Command(Box<CommandSpec>),
 }
 
 /// A function as a pickle, for [`Call::Pickled`].
 ///
-/// The definition that the task's message may name is, where `blob` is there, the text of the client's module
-/// `cloudpickle`, for engines whose Python has none. Otherwise it begins with the pickle: see [`PickledDefinition`].
+/// The definition that the task's message may name is, where `blob` is there, the text of the
+/// client's module `cloudpickle`, for engines whose Python has none. Otherwise it begins with the
+/// pickle: see [`PickledDefinition`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PickledCall {
     /// The function's name, for people.
@@ -109,13 +117,14 @@ pub struct PickledCall {
     pub blob: Option<ByteBuf>,
     /// The client's Python, major and minor.
     pub python: (u8, u8),
-    /// True if the function or the arguments hold functions or classes by value. Only a Python of the same major and
-    /// minor version can load such.
+    /// True if the function or the arguments hold functions or classes by value. Only a Python of
+    /// the same major and minor version can load such.
     pub has_code: bool,
 }
 
-/// A definition with a function too large for the header: the pickle's length (`u64`, little-endian), the pickle, and
-/// the text of the client's module `cloudpickle`, which may be empty.
+/// A definition with a function too large for the header: the pickle's length (`u64`,
+/// little-endian), the pickle, and the text of the client's module `cloudpickle`, which may be
+/// empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PickledDefinition {
     /// The function's pickle.
@@ -162,12 +171,13 @@ pub struct CommandSpec {
     pub task: Option<u64>,
     /// The task's item: the variable `FURLONG_ITEM`.
     pub item: Option<OsText>,
-    /// The file that standard output goes to, on the engine's machine; otherwise it comes back as output. `{task}` and
-    /// `{engine}` stand for the numbers.
+    /// The file that standard output goes to, on the engine's machine; otherwise it comes back as
+    /// output. `{task}` and `{engine}` stand for the numbers.
     pub stdout: Option<OsText>,
     /// The same for standard error.
     pub stderr: Option<OsText>,
-    /// True if its output comes with the reply as well, where nothing is left out of it: see [`ReplyHeader::Exited`].
+    /// True if its output comes with the reply as well, where nothing is left out of it: see
+    /// [`ReplyHeader::Exited`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub whole_output: bool,
 }
@@ -176,8 +186,8 @@ pub struct CommandSpec {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplyHeader {
-    /// The function returned; the data hold its value. Nearly every result is one, so this header is the codec's number
-    /// alone: see [`encode_reply`].
+    /// The function returned; the data hold its value. Nearly every result is one, so this header
+    /// is the codec's number alone: see [`encode_reply`].
     #[serde(skip)]
     Returned {
         /// The encoding of the data.
@@ -196,12 +206,14 @@ pub enum ReplyHeader {
         count: u64,
         /// The `repr` of the last expression; none if it was `None` or no expression.
         repr: Option<String>,
-        /// The displayed objects, in order: the last one is that of the last expression, if it has more than a `repr`.
+        /// The displayed objects, in order: the last one is that of the last expression, if it has
+        /// more than a `repr`.
         displays: Vec<Display>,
     },
-    /// A program ended. There are no data, unless [`CommandSpec::whole_output`] was asked for and it has written
-    /// something: then two buffers, with all of standard output and of standard error. A buffer is empty if that stream
-    /// is longer than [`OUTPUT_WHOLE_BYTES_MAX`](crate::limits::OUTPUT_WHOLE_BYTES_MAX).
+    /// A program ended. There are no data, unless [`CommandSpec::whole_output`] was asked for and
+    /// it has written something: then two buffers, with all of standard output and of standard
+    /// error. A buffer is empty if that stream is longer than
+    /// [`OUTPUT_WHOLE_BYTES_MAX`](crate::limits::OUTPUT_WHOLE_BYTES_MAX).
     Exited {
         /// Its exit code; none if a signal ended it.
         code: Option<i32>,
@@ -215,7 +227,8 @@ pub enum ReplyHeader {
 /// Something shown richly: the same thing in several types.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Display {
-    /// By type, as `text/html`. Types of text are UTF-8; the others are base64, as IPython has them.
+    /// By type, as `text/html`. Types of text are UTF-8; the others are base64, as IPython has
+    /// them.
     pub data: BTreeMap<String, String>,
     /// True if it is the value of the last expression, and not something that the code displayed.
     pub is_value: bool,
@@ -270,7 +283,8 @@ const HEADER_BYTES: usize = 64;
 /// Encodes a header as the first buffer of a payload.
 pub fn encode_header<H: Serialize>(header: &H) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES);
-    rmp_serde::encode::write(&mut bytes, header).expect("a header has no type that msgpack cannot hold");
+    rmp_serde::encode::write(&mut bytes, header)
+        .expect("a header has no type that msgpack cannot hold");
     bytes
 }
 
@@ -303,7 +317,9 @@ pub fn encode_reply(header: &ReplyHeader) -> Bytes {
 /// As [`decode_header`].
 pub fn decode_reply(bytes: &[u8]) -> Result<ReplyHeader, HeaderError> {
     match bytes {
-        [code] => Codec::of_code(*code).map(|codec| ReplyHeader::Returned { codec }).ok_or(HeaderError),
+        [code] => {
+            Codec::of_code(*code).map(|codec| ReplyHeader::Returned { codec }).ok_or(HeaderError)
+        }
         _ => decode_header(bytes),
     }
 }
@@ -327,7 +343,11 @@ mod tests {
             Call::Pull { names: vec!["x".into()] },
             Call::Keys,
             Call::Clear,
-            Call::Command(Box::new(CommandSpec { argv: vec!["true".into()], task: Some(3), ..CommandSpec::default() })),
+            Call::Command(Box::new(CommandSpec {
+                argv: vec!["true".into()],
+                task: Some(3),
+                ..CommandSpec::default()
+            })),
             Call::Source {
                 file: "f.py".into(),
                 hash: FunctionHash([7; 32]),
@@ -365,7 +385,8 @@ mod tests {
 
     #[test]
     fn a_definition_is_taken_apart_as_it_was_put_together() {
-        let definition = PickledDefinition { blob: Bytes::from("pickle"), support: Bytes::from("text") };
+        let definition =
+            PickledDefinition { blob: Bytes::from("pickle"), support: Bytes::from("text") };
         let bytes = definition.encode();
         assert_eq!(PickledDefinition::decode(&bytes), Ok(definition));
         assert!(PickledDefinition::decode(&bytes.slice(..14)).unwrap().support.is_empty());

@@ -55,7 +55,8 @@ byte_id! {
     SessionId, 16
 }
 byte_id! {
-    /// One engine process. Results are sealed under keys that it enters, so two processes never share one.
+    /// One engine process. Results are sealed under keys that it enters, so two processes never
+    /// share one.
     InstanceId, 16
 }
 byte_id! {
@@ -63,7 +64,8 @@ byte_id! {
     EngineUuid, 16
 }
 byte_id! {
-    /// The X25519 public key of a client that a task opens: it is let in with the task's authority, while that runs.
+    /// The X25519 public key of a client that a task opens: it is let in with the task's authority,
+    /// while that runs.
     PassKey, 32
 }
 byte_id! {
@@ -75,7 +77,9 @@ impl SessionId {
     /// The six characters by which people name a session, as in `k3f9a2:17`.
     pub fn prefix(&self) -> String {
         let bits = self.0[..4].iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
-        (0..6).map(|digit| char::from(PREFIX_ALPHABET[(bits >> (27 - 5 * digit) & 31) as usize])).collect()
+        (0..6)
+            .map(|digit| char::from(PREFIX_ALPHABET[(bits >> (27 - 5 * digit) & 31) as usize]))
+            .collect()
     }
 
     /// All ids with such a prefix. None if no id has it.
@@ -93,7 +97,8 @@ impl SessionId {
 
 const PREFIX_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// An engine's number in its cluster: 0, 1, 2, ... in the order of registration, never given to another.
+/// An engine's number in its cluster: 0, 1, 2, ... in the order of registration, never given to
+/// another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EngineId(pub u32);
@@ -104,7 +109,8 @@ impl fmt::Display for EngineId {
     }
 }
 
-/// A task within its owner: the session that submitted it, and its number there (consecutive from 1).
+/// A task within its owner: the session that submitted it, and its number there (consecutive from
+/// 1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct TaskId {
     /// The session that submitted the task.
@@ -120,7 +126,9 @@ impl fmt::Display for TaskId {
 }
 
 /// One start of a broker: microseconds since 1970 when it began. Later starts have larger numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct BrokerStart(pub u64);
 
@@ -150,7 +158,10 @@ mod tests {
             let session = SessionId([first, 7, 0xfe, first, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]);
             let named = SessionId::with_prefix(&session.prefix()).unwrap();
             assert!(named.contains(&session));
-            assert_eq!((named.start().prefix(), named.end().prefix()), (session.prefix(), session.prefix()));
+            assert_eq!(
+                (named.start().prefix(), named.end().prefix()),
+                (session.prefix(), session.prefix())
+            );
         }
         assert_eq!(SessionId::with_prefix("zw000"), None, "too short");
         assert_eq!(SessionId::with_prefix("zw0000l"), None, "too long");

@@ -1,6 +1,8 @@
-//! Keys: X25519 for who a peer is, Ed25519 for who may say so, and the broker's key for what it writes to disk.
+//! Keys: X25519 for who a peer is, Ed25519 for who may say so, and the broker's key for what it
+//! writes to disk.
 //!
-//! Secrets are zeroised when dropped and print as `(secret)`. Random bytes are arguments, as everywhere in this crate:
+//! Secrets are zeroised when dropped and print as `(secret)`. Random bytes are arguments, as
+//! everywhere in this crate:
 //!
 //! ```
 //! use furlong_wire::keys::SecretKey;
@@ -22,7 +24,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 pub struct SecretKey([u8; 32]);
 
 impl SecretKey {
-    /// The key with these bytes; any 32 random bytes are one (RFC 7748, section 5, clamps them at use).
+    /// The key with these bytes; any 32 random bytes are one (RFC 7748, section 5, clamps them at
+    /// use).
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -51,11 +54,14 @@ pub struct PublicKey(pub [u8; 32]);
 impl PublicKey {
     /// Returns true if the key is one canonical encoding of a point that is not of small order.
     ///
-    /// With a point of small order every Diffie-Hellman result is zero (RFC 7748, section 6.1), so anybody could
-    /// "prove" to hold its secret. Of two encodings of one point, one could escape the revocation of the other.
+    /// With a point of small order every Diffie-Hellman result is zero (RFC 7748, section 6.1), so
+    /// anybody could "prove" to hold its secret. Of two encodings of one point, one could escape
+    /// the revocation of the other.
     pub fn is_sound(&self) -> bool {
-        // Any scalar serves: clamped, it is a multiple of 8, which takes exactly the points of small order to zero.
-        let probe = StaticSecret::from([1; 32]).diffie_hellman(&x25519_dalek::PublicKey::from(self.0));
+        // Any scalar serves: clamped, it is a multiple of 8, which takes exactly the points of
+        // small order to zero.
+        let probe =
+            StaticSecret::from([1; 32]).diffie_hellman(&x25519_dalek::PublicKey::from(self.0));
         is_reduced(&self.0) && probe.was_contributory()
     }
 }
@@ -95,7 +101,8 @@ impl IssuerKey {
         IssuerPublicKey(self.0.verifying_key())
     }
 
-    /// The signature of `message`; `message` begins with a prefix that no other kind of message begins with.
+    /// The signature of `message`; `message` begins with a prefix that no other kind of message
+    /// begins with.
     pub(crate) fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
         self.0.sign(message).to_bytes()
     }
@@ -107,7 +114,8 @@ impl fmt::Debug for IssuerKey {
     }
 }
 
-/// The Ed25519 public key of a cluster's issuer: canonical, and not of small order. Prints as hexadecimal.
+/// The Ed25519 public key of a cluster's issuer: canonical, and not of small order. Prints as
+/// hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct IssuerPublicKey(VerifyingKey);
 
@@ -115,8 +123,8 @@ impl IssuerPublicKey {
     /// Checks the 32 bytes of a key.
     ///
     /// # Errors
-    /// A key of small order, for which a signature can be made that holds for almost any message; a second encoding
-    /// of some key, whose cluster id would be another; bytes that are no point.
+    /// A key of small order, for which a signature can be made that holds for almost any message; a
+    /// second encoding of some key, whose cluster id would be another; bytes that are no point.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, IssuerKeyError> {
         let mut y = *bytes;
         y[31] &= 0x7f; // the highest bit is the sign of x (RFC 8032, section 5.1.2)
@@ -135,8 +143,8 @@ impl IssuerPublicKey {
 
     /// Returns true if `signature` is the one signature that the issuer made of `message`.
     ///
-    /// Strict: neither S + L nor a point of small order as R passes, so nobody but the issuer can make two different
-    /// signatures of one message.
+    /// Strict: neither S + L nor a point of small order as R passes, so nobody but the issuer can
+    /// make two different signatures of one message.
     pub(crate) fn has_signed(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         self.0.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
     }
@@ -190,10 +198,12 @@ impl fmt::Debug for AtRestKey {
     }
 }
 
-/// Returns true if the little-endian number is below 2^255 - 19, as the canonical encoding of a field element is.
+/// Returns true if the little-endian number is below 2^255 - 19, as the canonical encoding of a
+/// field element is.
 fn is_reduced(bytes: &[u8; 32]) -> bool {
     let [lowest, middle @ .., highest] = bytes;
-    *highest < 0x7f || (*highest == 0x7f && (*lowest < 0xed || middle.iter().any(|byte| *byte != 0xff)))
+    *highest < 0x7f
+        || (*highest == 0x7f && (*lowest < 0xed || middle.iter().any(|byte| *byte != 0xff)))
 }
 
 fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -216,11 +226,15 @@ mod tests {
     fn the_public_key_is_that_of_rfc_7748() {
         // Section 6.1, Alice.
         let secret = [
-            0x77, 0x07, 0x6d, 0x0a, 0x73, 0x18, 0xa5, 0x7d, 0x3c, 0x16, 0xc1, 0x72, 0x51, 0xb2, 0x66, 0x45, 0xdf, 0x4c,
-            0x2f, 0x87, 0xeb, 0xc0, 0x99, 0x2a, 0xb1, 0x77, 0xfb, 0xa5, 0x1d, 0xb9, 0x2c, 0x2a,
+            0x77, 0x07, 0x6d, 0x0a, 0x73, 0x18, 0xa5, 0x7d, 0x3c, 0x16, 0xc1, 0x72, 0x51, 0xb2,
+            0x66, 0x45, 0xdf, 0x4c, 0x2f, 0x87, 0xeb, 0xc0, 0x99, 0x2a, 0xb1, 0x77, 0xfb, 0xa5,
+            0x1d, 0xb9, 0x2c, 0x2a,
         ];
         let public = SecretKey::from_bytes(secret).public();
-        assert_eq!(public.to_string(), "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
+        assert_eq!(
+            public.to_string(),
+            "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
+        );
     }
 
     #[test]
@@ -228,12 +242,22 @@ mod tests {
         let mut one = [0; 32];
         one[0] = 1;
         let order_8 = [
-            0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09,
-            0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+            0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f,
+            0xc4, 0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16,
+            0x5f, 0x49, 0xb8, 0x00,
         ];
         let mut high_bit = SecretKey::from_bytes([3; 32]).public().0;
         high_bit[31] |= 0x80;
-        for weak in [[0; 32], one, order_8, prime_plus(-1), prime_plus(0), prime_plus(1), prime_plus(9), high_bit] {
+        for weak in [
+            [0; 32],
+            one,
+            order_8,
+            prime_plus(-1),
+            prime_plus(0),
+            prime_plus(1),
+            prime_plus(9),
+            high_bit,
+        ] {
             assert!(!PublicKey(weak).is_sound(), "{}", PublicKey(weak));
         }
         assert!(PublicKey(SecretKey::from_bytes([3; 32]).public().0).is_sound());

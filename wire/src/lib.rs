@@ -1,17 +1,18 @@
 //! Furlong's protocol: values to bytes and back, without I/O, clock or threads.
 //!
-//! A peer (an engine or a client) and the broker speak ZMTP 3.1 over a byte stream ([`zmtp`]). Inside it they run a
-//! Noise handshake ([`handshake`]) in which the peer proves the key that its capability ([`capability`], [`token`])
-//! names, and then exchange encrypted records ([`record`]), each a batch of messages ([`message`]) with the chunks of
-//! large payloads ([`payload`]) beside it.
+//! A peer (an engine or a client) and the broker speak ZMTP 3.1 over a byte stream ([`zmtp`]).
+//! Inside it they run a Noise handshake ([`handshake`]) in which the peer proves the key that its
+//! capability ([`capability`], [`token`]) names, and then exchange encrypted records ([`record`]),
+//! each a batch of messages ([`message`]) with the chunks of large payloads ([`payload`]) beside
+//! it.
 //!
-//! Everything here is deterministic: random bytes and the time are arguments. `docs/PROTOCOL.md` has the same facts for
-//! somebody who writes a peer in another language.
+//! Everything here is deterministic: random bytes and the time are arguments. `docs/PROTOCOL.md`
+//! has the same facts for somebody who writes a peer in another language.
 //!
 //! # Example
 //!
-//! A client and the broker agree on keys, and a message crosses. Three buffers go over the wire for the handshake, and
-//! one for each record after it.
+//! A client and the broker agree on keys, and a message crosses. Three buffers go over the wire for
+//! the handshake, and one for each record after it.
 //!
 //! ```
 //! use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};

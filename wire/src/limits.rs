@@ -1,7 +1,7 @@
 //! Every bound of the protocol, in one place. Sizes are bytes, times milliseconds.
 //!
-//! A limit that protects one type stands here all the same, so that the worst case can be added up by reading one file;
-//! the type's own documentation names the limit.
+//! A limit that protects one type stands here all the same, so that the worst case can be added up
+//! by reading one file; the type's own documentation names the limit.
 
 /// Protocol version. Both sides must name the same one before 1.0.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -33,35 +33,40 @@ pub const CALLERS_OF_ORIGIN_MAX: usize = 256;
 pub const RECORD_BYTES_MAX: usize = 512 * 1024;
 /// Frames of one record: the envelope and its chunks.
 pub const RECORD_FRAMES_MAX: usize = 1024;
-/// Bytes of a record's batch of messages, before sealing. One message may be longer, up to [`MESSAGE_BYTES_MAX`], and
-/// then has a record of its own. A record is opened when it is whole: larger ones make client, broker and engines wait
-/// for each other by turns.
+/// Bytes of a record's batch of messages, before sealing. One message may be longer, up to
+/// [`MESSAGE_BYTES_MAX`], and then has a record of its own. A record is opened when it is whole:
+/// larger ones make client, broker and engines wait for each other by turns.
 pub const BATCH_BYTES_TARGET: usize = 8 * 1024;
-/// Bytes of the longest single message: a registration that names [`HELD_RESULTS_MAX`] attempts. Lists that may be
-/// longer are split where the message is made, and an answer that is longer becomes a refusal.
+/// Bytes of the longest single message: a registration that names [`HELD_RESULTS_MAX`] attempts.
+/// Lists that may be longer are split where the message is made, and an answer that is longer
+/// becomes a refusal.
 pub const MESSAGE_BYTES_MAX: usize = 480 * 1024;
 /// Attempts, or ranges of tasks, in one message.
 pub const LISTED_MAX: usize = 4096;
-/// Bytes of what one page of an answer lists, by a rough count; the item that reaches this is its last one.
+/// Bytes of what one page of an answer lists, by a rough count; the item that reaches this is its
+/// last one.
 pub const PAGE_BYTES_TARGET: usize = 64 * 1024;
 /// Bytes of the `Chunk` message that goes with each chunk of a record.
 pub const CHUNK_MESSAGE_BYTES_MAX: usize = 12;
 /// Bytes of chunks in one record, so that control never waits behind more than this.
 pub const RECORD_CHUNK_BYTES_MAX: usize = 256 * 1024;
-/// Bytes of plaintext in one chunk. With its tag and its frame's header a full chunk fits 256 KiB: a buffer of one byte
-/// more takes a quarter more memory of an allocator with classes of sizes, and a broker may hold very many of them.
+/// Bytes of plaintext in one chunk. With its tag and its frame's header a full chunk fits 256 KiB:
+/// a buffer of one byte more takes a quarter more memory of an allocator with classes of sizes, and
+/// a broker may hold very many of them.
 pub const CHUNK_BYTES_MAX: usize = RECORD_CHUNK_BYTES_MAX - 64;
 /// A payload up to this size travels inside its message.
 pub const INLINE_PAYLOAD_BYTES_MAX: usize = 1024;
 /// Bytes of one payload, all buffers together.
 pub const PAYLOAD_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
-/// The largest payload that a peer may send, in first credits: a quarter of the broker's memory stays for others.
+/// The largest payload that a peer may send, in first credits: a quarter of the broker's memory
+/// stays for others.
 pub const OVERDRAFT_CREDITS: u64 = 3;
 /// The number of no transfer: a result that an engine announces under it waits to be asked for.
 pub const ASKED_FOR_TRANSFER: u64 = 0;
 /// Buffers in one payload.
 pub const PAYLOAD_BUFFERS_MAX: usize = 4096;
-/// Each buffer of a payload begins at a multiple of this, so that an array in it is aligned for any vector unit.
+/// Each buffer of a payload begins at a multiple of this, so that an array in it is aligned for any
+/// vector unit.
 pub const BUFFER_ALIGNMENT: usize = 64;
 
 /// A side that has sent nothing for this long sends an empty record.
@@ -70,25 +75,29 @@ pub const HEARTBEAT_IDLE_MS: u64 = 5_000;
 pub const HEARTBEAT_DEAD_MS: u64 = 15_000;
 /// A peer that takes nothing of what waits for it for this long is closed.
 pub const WRITE_STALL_MS: u64 = 10_000;
-/// Bytes written to one peer before all others have their turn: inline, and by the peer's writer task after that.
+/// Bytes written to one peer before all others have their turn: inline, and by the peer's writer
+/// task after that.
 pub const WRITE_TURN_BYTES: usize = 64 * 1024;
 
 /// Unfinished tasks that one broker holds.
 pub const UNFINISHED_TASKS_MAX: u64 = 10_000_000;
 /// Task targets that one submit may name.
 pub const SUBMIT_TARGETS_MAX: usize = 16_384;
-/// Ended attempts that an engine process holds until they are released. It names them when it registers, and more do
-/// not fit a record.
+/// Ended attempts that an engine process holds until they are released. It names them when it
+/// registers, and more do not fit a record.
 pub const HELD_RESULTS_MAX: usize = 8_000;
 /// Bytes of the results that an engine process holds until they are released.
 pub const HELD_RESULT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Engines behind one connection.
 pub const SLOTS_PER_PROCESS_MAX: usize = 1024;
-/// Bytes of a task's output that are kept from its start, and as many from its end, for each stream.
+/// Bytes of a task's output that are kept from its start, and as many from its end, for each
+/// stream.
 pub const OUTPUT_KEPT_BYTES: usize = 1024 * 1024;
-/// Bytes of a command's output that come with its result, for each stream, if the whole was asked for.
+/// Bytes of a command's output that come with its result, for each stream, if the whole was asked
+/// for.
 pub const OUTPUT_WHOLE_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Bytes of an engine's text about a task's end, or an interpreter's: the exception itself is in the payload.
+/// Bytes of an engine's text about a task's end, or an interpreter's: the exception itself is in
+/// the payload.
 pub const ERROR_TEXT_BYTES_MAX: usize = 4096;
 /// Bytes of output in one message.
 pub const OUTPUT_MESSAGE_BYTES_MAX: usize = 32 * 1024;
@@ -102,11 +111,13 @@ pub const FETCHES_WAITING_MAX: usize = 1024;
 pub const RECORDS_PER_REPLY_MAX: usize = 200;
 /// Bytes of one payload that a running task publishes.
 pub const PUBLISHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Ends of a session's tasks that are remembered for dependencies after their result was acknowledged.
+/// Ends of a session's tasks that are remembered for dependencies after their result was
+/// acknowledged.
 pub const ENDS_REMEMBERED_MAX: usize = 65_536;
 /// Keys that one running attempt may have let in, and sessions that it may have open by them.
 pub const GRANTS_PER_ATTEMPT_MAX: usize = 64;
-/// The maximum nesting depth of tasks that wait for tasks. A slot has at most so many additional interpreters.
+/// The maximum nesting depth of tasks that wait for tasks. A slot has at most so many additional
+/// interpreters.
 pub const NESTING_MAX: u32 = 64;
 /// Sessions that an attempt can say it waits for.
 pub const LENT_SESSIONS_MAX: usize = 1024;
@@ -118,7 +129,8 @@ pub const TOKEN_BYTES_MAX: usize = 1536;
 pub const CAPABILITY_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Tokens that one cluster can have revoked.
 pub const REVOKED_TOKENS_MAX: usize = 16_384;
-/// Bytes of a `revoked.json`: enough for that many tokens with the longest reasons, each character of them escaped.
+/// Bytes of a `revoked.json`: enough for that many tokens with the longest reasons, each character
+/// of them escaped.
 pub const REVOKED_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Tolerance for clocks that differ, when a token's validity is checked.
 pub const CLOCK_TOLERANCE_S: u64 = 300;

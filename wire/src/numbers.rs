@@ -13,7 +13,8 @@ pub type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
 pub struct NumberHasher(u64);
 
 impl NumberHasher {
-    /// Odd, so that numbers in a row keep different low bits; its high bits depend on all of the number's.
+    /// Odd, so that numbers in a row keep different low bits; its high bits depend on all of the
+    /// number's.
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 }
 

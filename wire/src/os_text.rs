@@ -1,4 +1,5 @@
-//! Text for a Unix system, which takes any bytes: arguments, paths, and the names and values of variables.
+//! Text for a Unix system, which takes any bytes: arguments, paths, and the names and values of
+//! variables.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -105,7 +106,9 @@ mod tests {
 
     #[test]
     fn text_travels_as_str_and_other_bytes_as_bin() {
-        for (bytes, written) in [(&b"caf\xc3\xa9"[..], &b"\xa5caf\xc3\xa9"[..]), (b"caf\xe9", b"\xc4\x04caf\xe9")] {
+        for (bytes, written) in
+            [(&b"caf\xc3\xa9"[..], &b"\xa5caf\xc3\xa9"[..]), (b"caf\xe9", b"\xc4\x04caf\xe9")]
+        {
             let text = OsText::from_bytes(bytes.to_vec());
             let encoded = rmp_serde::to_vec(&text).unwrap();
             assert_eq!(encoded, written);

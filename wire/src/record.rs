@@ -1,8 +1,9 @@
 //! Records: what crosses a connection after the handshake, sealed hop by hop.
 //!
-//! A record is one ZeroMQ message. Its first frame is the envelope, `seq u64 LE | ciphertext of a batch of messages |
-//! tag`; the frames after it are payload chunks, sealed end to end ([`crate::payload`]). The envelope's associated data
-//! are the `seq` and each chunk's length and tag, so it authenticates which chunks belong to it, and in which order.
+//! A record is one ZeroMQ message. Its first frame is the envelope, `seq u64 LE | ciphertext of a
+//! batch of messages | tag`; the frames after it are payload chunks, sealed end to end
+//! ([`crate::payload`]). The envelope's associated data are the `seq` and each chunk's length and
+//! tag, so it authenticates which chunks belong to it, and in which order.
 
 use bytes::{Buf, BytesMut};
 use zeroize::Zeroizing;
@@ -35,7 +36,8 @@ impl std::fmt::Debug for RecordKeys {
     }
 }
 
-/// Seals the records of one direction. It is not `Clone`: two sealers under one key would repeat a nonce.
+/// Seals the records of one direction. It is not `Clone`: two sealers under one key would repeat a
+/// nonce.
 #[derive(Debug)]
 pub struct RecordSealer {
     key: Key,
@@ -48,19 +50,21 @@ impl RecordSealer {
         Self { key: Key::new(key), seq: 0, aad: Vec::new() }
     }
 
-    /// Makes `out[start..]` an envelope. There the caller has put [`SEQ_BYTES`] of room and then the batch; the tag is
-    /// appended. Call it as the last step before the socket: the records must leave in the order in which they were
-    /// sealed.
+    /// Makes `out[start..]` an envelope. There the caller has put [`SEQ_BYTES`] of room and then
+    /// the batch; the tag is appended. Call it as the last step before the socket: the records must
+    /// leave in the order in which they were sealed.
     ///
     /// # Panics
-    /// If a chunk is shorter than a tag, or after 2^64 - 1 records: both would be errors of this program.
+    /// If a chunk is shorter than a tag, or after 2^64 - 1 records: both would be errors of this
+    /// program.
     pub fn seal<C: AsRef<[u8]>>(&mut self, out: &mut Vec<u8>, start: usize, chunks: &[C]) {
         let seq = self.seq;
         self.seq = seq.checked_add(1).expect("2^64 records take longer than the machine lasts");
         out[start..start + SEQ_BYTES].copy_from_slice(&seq.to_le_bytes());
         let known = fill_aad(&mut self.aad, seq, chunks);
         assert!(known.is_some(), "a sealed chunk has a tag");
-        let tag = self.key.seal_in_place(counter_nonce(seq), &self.aad, &mut out[start + SEQ_BYTES..]);
+        let tag =
+            self.key.seal_in_place(counter_nonce(seq), &self.aad, &mut out[start + SEQ_BYTES..]);
         out.extend_from_slice(&tag);
     }
 }
@@ -82,7 +86,11 @@ impl RecordOpener {
     ///
     /// # Errors
     /// After any error the session is over: the connection must be closed.
-    pub fn open<C: AsRef<[u8]>>(&mut self, envelope: &mut BytesMut, chunks: &[C]) -> Result<(), RecordError> {
+    pub fn open<C: AsRef<[u8]>>(
+        &mut self,
+        envelope: &mut BytesMut,
+        chunks: &[C],
+    ) -> Result<(), RecordError> {
         if envelope.len() < ENVELOPE_OVERHEAD_BYTES {
             return Err(RecordError::Short { bytes: envelope.len() });
         }
@@ -98,11 +106,14 @@ impl RecordOpener {
     }
 }
 
-/// The reason that a record is refused. All but [`RecordError::Exhausted`] are the peer's fault, or an attacker's.
+/// The reason that a record is refused. All but [`RecordError::Exhausted`] are the peer's fault, or
+/// an attacker's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RecordError {
     /// No room for a sequence number and a tag.
-    #[error("a record's envelope has {bytes} bytes, less than the {ENVELOPE_OVERHEAD_BYTES} of its frame")]
+    #[error(
+        "a record's envelope has {bytes} bytes, less than the {ENVELOPE_OVERHEAD_BYTES} of its frame"
+    )]
     Short {
         /// Its length.
         bytes: usize,
@@ -126,7 +137,8 @@ pub enum RecordError {
     Open(#[from] OpenError),
 }
 
-/// `seq`, then for each chunk its length (u32 LE) and its last 16 bytes. None if a chunk has no room for a tag.
+/// `seq`, then for each chunk its length (u32 LE) and its last 16 bytes. None if a chunk has no
+/// room for a tag.
 fn fill_aad<C: AsRef<[u8]>>(aad: &mut Vec<u8>, seq: u64, chunks: &[C]) -> Option<()> {
     aad.clear();
     aad.extend_from_slice(&seq.to_le_bytes());
@@ -202,7 +214,10 @@ mod tests {
         );
         for len in 0..first.len() {
             let (_, mut opener) = pair();
-            assert!(opener.open::<Vec<u8>>(&mut BytesMut::from(&first[..len]), &[]).is_err(), "{len} bytes");
+            assert!(
+                opener.open::<Vec<u8>>(&mut BytesMut::from(&first[..len]), &[]).is_err(),
+                "{len} bytes"
+            );
         }
         assert_eq!(opener.open::<Vec<u8>>(&mut first.clone(), &[]), Ok(()));
         assert_eq!(
@@ -216,9 +231,13 @@ mod tests {
         let chunks = vec![vec![1; 20], vec![2; 20]];
         let sealed = seal(&mut pair().0, b"batch", &chunks);
         let (one, two) = (chunks[0].clone(), chunks[1].clone());
-        for wrong in
-            [vec![two.clone(), one.clone()], vec![one.clone()], vec![], vec![one.clone(), two, one], vec![vec![]]]
-        {
+        for wrong in [
+            vec![two.clone(), one.clone()],
+            vec![one.clone()],
+            vec![],
+            vec![one.clone(), two, one],
+            vec![vec![]],
+        ] {
             assert!(pair().1.open(&mut sealed.clone(), &wrong).is_err(), "{wrong:?}");
         }
     }

@@ -5,8 +5,8 @@ use std::ops::{Deref, Range};
 
 use bytes::Bytes;
 
-/// The bytes of a payload that travels in its message: a few in place, so that a short call or result is no allocation
-/// on its way; more with a count of references.
+/// The bytes of a payload that travels in its message: a few in place, so that a short call or
+/// result is no allocation on its way; more with a count of references.
 #[derive(Clone)]
 pub struct InlineBytes(Form);
 
@@ -21,7 +21,8 @@ const SHORT_MAX: usize = 38;
 /// With the length, and the two words that `Bytes` adds, an allocation of 128 bytes.
 const MEDIUM_MAX: usize = 111;
 
-/// Each byte, once: no arguments, nothing, a truth value and a small number are encoded as one byte.
+/// Each byte, once: no arguments, nothing, a truth value and a small number are encoded as one
+/// byte.
 static SINGLE: [u8; 256] = {
     let mut single = [0; 256];
     let mut byte = 0;
@@ -70,8 +71,8 @@ impl InlineBytes {
     }
 }
 
-/// Bytes that will be shared. Those of a `Vec` make a second allocation at the first clone, and payloads are cloned
-/// nearly always: in slices, or to be kept while they are sent.
+/// Bytes that will be shared. Those of a `Vec` make a second allocation at the first clone, and
+/// payloads are cloned nearly always: in slices, or to be kept while they are sent.
 fn filled_long(len: usize, fill: impl FnOnce(&mut [u8])) -> Bytes {
     if len <= MEDIUM_MAX {
         let mut medium = Medium { len: len as u8, bytes: [0; MEDIUM_MAX] };
@@ -115,7 +116,11 @@ impl Deref for InlineBytes {
 
 impl From<Bytes> for InlineBytes {
     fn from(bytes: Bytes) -> Self {
-        if bytes.len() <= SHORT_MAX { Self::copy_from_slice(&bytes) } else { Self(Form::Long(bytes)) }
+        if bytes.len() <= SHORT_MAX {
+            Self::copy_from_slice(&bytes)
+        } else {
+            Self(Form::Long(bytes))
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Tokens: what the cluster's issuer says about the holder of a key, signed.
 //!
-//! A token is not secret; it is useless without the holder's secret key. What it says can be had only by the checks, in
-//! this order: [`Token::verify`] (signature over the exact bytes, then cluster), [`VerifiedToken::prove_holder`] (the
-//! peer's key in the handshake is the token's), [`HolderProved::check_validity`].
+//! A token is not secret; it is useless without the holder's secret key. What it says can be had
+//! only by the checks, in this order: [`Token::verify`] (signature over the exact bytes, then
+//! cluster), [`VerifiedToken::prove_holder`] (the peer's key in the handshake is the token's),
+//! [`HolderProved::check_validity`].
 //!
 //! ```
 //! use furlong_wire::ids::{ClusterId, OwnerId, TokenId};
@@ -80,7 +81,8 @@ impl Claims {
     /// [`expires_s`](Self::expires_s) of a token that does not expire.
     pub const NEVER: u64 = u64::MAX;
 
-    /// Checks what signing and decoding both require of claims, so that nothing is signed that is then refused.
+    /// Checks what signing and decoding both require of claims, so that nothing is signed that is
+    /// then refused.
     fn check(&self) -> Result<(), TokenError> {
         if self.scopes.len() > SCOPES_MAX {
             return Err(TokenError::TooManyScopes);
@@ -111,7 +113,8 @@ impl Claims {
         for number in [unfinished_tasks_max, payload_bytes_max, self.not_before_s, self.expires_s] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
-        // Neither narrowing can lose anything after `check`: at most SCOPES_MAX scopes of NAME_BYTES_MAX bytes.
+        // Neither narrowing can lose anything after `check`: at most SCOPES_MAX scopes of
+        // NAME_BYTES_MAX bytes.
         bytes.extend_from_slice(&(self.scopes.len() as u16).to_le_bytes());
         for scope in &self.scopes {
             bytes.extend_from_slice(&(scope.len() as u16).to_le_bytes());
@@ -135,7 +138,11 @@ impl Claims {
             token_id: TokenId(rest.array()?),
             holder: PublicKey(rest.array()?),
             owner: OwnerId(rest.array()?),
-            limits: TokenLimits { unfinished_tasks_max: rest.number()?, payload_bytes_max: rest.number()?, no_nested },
+            limits: TokenLimits {
+                unfinished_tasks_max: rest.number()?,
+                payload_bytes_max: rest.number()?,
+                no_nested,
+            },
             not_before_s: rest.number()?,
             expires_s: rest.number()?,
             scopes: rest.scopes()?,
@@ -148,7 +155,8 @@ impl Claims {
     }
 }
 
-/// The part of the broker a token's holder may occupy; 0 leaves it to the broker's own limit. Also what tasks may not.
+/// The part of the broker a token's holder may occupy; 0 leaves it to the broker's own limit. Also
+/// what tasks may not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TokenLimits {
     /// Tasks that are not finished, at once.
@@ -179,7 +187,8 @@ pub enum Role {
 
 impl Role {
     /// All roles, in the order of their codes.
-    pub const ALL: [Self; 6] = [Self::Engine, Self::Multiengine, Self::Task, Self::Client, Self::Observer, Self::Admin];
+    pub const ALL: [Self; 6] =
+        [Self::Engine, Self::Multiengine, Self::Task, Self::Client, Self::Observer, Self::Admin];
 
     /// The role's byte in a token. Never reused for another role.
     pub fn code(self) -> u8 {
@@ -261,10 +270,15 @@ impl FromStr for Role {
 pub struct UnknownRoleName;
 
 impl OwnerId {
-    /// The owner with this name in a cluster: the first 16 bytes of SHA-256 of `"furlong owner v1\0"`, the cluster's id
-    /// and the name. Whoever issues two capabilities for one name gives both to the same owner, with nothing kept.
+    /// The owner with this name in a cluster: the first 16 bytes of SHA-256 of `"furlong owner
+    /// v1\0"`, the cluster's id and the name. Whoever issues two capabilities for one name gives
+    /// both to the same owner, with nothing kept.
     pub fn named(cluster: ClusterId, name: &str) -> Self {
-        let digest = Sha256::new().chain_update(OWNER_PREFIX).chain_update(cluster.0).chain_update(name).finalize();
+        let digest = Sha256::new()
+            .chain_update(OWNER_PREFIX)
+            .chain_update(cluster.0)
+            .chain_update(name)
+            .finalize();
         let (id, _) = digest.split_first_chunk().expect("a SHA-256 has 32 bytes");
         Self(*id)
     }
@@ -291,7 +305,8 @@ id_from_hex! { TokenId OwnerId }
 pub struct NotAnId;
 
 fn hex_id(text: &str) -> Option<[u8; 16]> {
-    let digits = text.len() == 32 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    let digits =
+        text.len() == 32 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
     digits.then(|| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)).flatten()
 }
 
@@ -306,8 +321,8 @@ impl IssuerKey {
     /// Signs claims.
     ///
     /// # Errors
-    /// Claims that no broker would accept: scopes too many, too long or not ascending, a validity without a second in
-    /// it, a holder key of small order.
+    /// Claims that no broker would accept: scopes too many, too long or not ascending, a validity
+    /// without a second in it, a holder key of small order.
     pub fn sign(&self, claims: &Claims) -> Result<Token, TokenError> {
         claims.check()?;
         let mut bytes = claims.encode();
@@ -334,7 +349,11 @@ impl Token {
     }
 
     /// Checks the issuer's signature over the exact bytes, then what they say, then the cluster.
-    pub fn verify(&self, issuer: &IssuerPublicKey, cluster: ClusterId) -> Result<VerifiedToken, TokenError> {
+    pub fn verify(
+        &self,
+        issuer: &IssuerPublicKey,
+        cluster: ClusterId,
+    ) -> Result<VerifiedToken, TokenError> {
         let (signed, signature) = self.split()?;
         // Before a byte is parsed: the parser then reads only what the issuer wrote.
         if !issuer.has_signed(signed, signature) {
@@ -347,7 +366,8 @@ impl Token {
         Ok(VerifiedToken(claims))
     }
 
-    /// Returns the claims in the bytes, **with no signature checked**: to show to people, never to decide by.
+    /// Returns the claims in the bytes, **with no signature checked**: to show to people, never to
+    /// decide by.
     pub fn claims_unverified(&self) -> Result<Claims, TokenError> {
         Claims::decode(self.split()?.0)
     }
@@ -399,16 +419,21 @@ impl serde::de::Visitor<'_> for TokenVisitor {
     }
 }
 
-/// The issuer did sign it for this cluster. Whether the peer is the holder is open, so the claims are not to be had
-/// yet.
+/// The issuer did sign it for this cluster. Whether the peer is the holder is open, so the claims
+/// are not to be had yet.
 #[derive(Debug)]
 pub struct VerifiedToken(Claims);
 
 impl VerifiedToken {
-    /// Checks that the key which the peer proved in the handshake is the token's: a stolen token alone opens nothing.
+    /// Checks that the key which the peer proved in the handshake is the token's: a stolen token
+    /// alone opens nothing.
     pub fn prove_holder(self, noise_static: &[u8; 32]) -> Result<HolderProved, TokenError> {
         // Both keys are public: nothing is learnt from the time that the comparison takes.
-        if self.0.holder.0 == *noise_static { Ok(HolderProved(self.0)) } else { Err(TokenError::HolderMismatch) }
+        if self.0.holder.0 == *noise_static {
+            Ok(HolderProved(self.0))
+        } else {
+            Err(TokenError::HolderMismatch)
+        }
     }
 }
 
@@ -422,14 +447,16 @@ impl HolderProved {
         &self.0
     }
 
-    /// Checks that the token is good at `now_s` (seconds of 1970), with [`CLOCK_TOLERANCE_S`] at both ends.
+    /// Checks that the token is good at `now_s` (seconds of 1970), with [`CLOCK_TOLERANCE_S`] at
+    /// both ends.
     pub fn check_validity(&self, now_s: u64) -> Result<(), TokenError> {
         self.0.check_validity(now_s)
     }
 }
 
 impl Claims {
-    /// Checks that they are good at `now_s` (seconds of 1970), with [`CLOCK_TOLERANCE_S`] at both ends.
+    /// Checks that they are good at `now_s` (seconds of 1970), with [`CLOCK_TOLERANCE_S`] at both
+    /// ends.
     ///
     /// # Errors
     /// [`TokenError::NotYetValid`] and [`TokenError::Expired`].
@@ -469,7 +496,8 @@ pub enum TokenError {
     /// More than [`SCOPES_MAX`] scopes.
     #[error("the token has more than {SCOPES_MAX} scopes")]
     TooManyScopes,
-    /// A scope that is no label: not UTF-8, empty, longer than [`NAME_BYTES_MAX`], or with control characters.
+    /// A scope that is no label: not UTF-8, empty, longer than [`NAME_BYTES_MAX`], or with control
+    /// characters.
     #[error("a scope of the token is not UTF-8, is empty or too long, or has control characters")]
     BadScope,
     /// Scopes out of order, or one of them twice: the same claims would have two encodings.
@@ -491,7 +519,9 @@ pub enum TokenError {
     #[error("the token belongs to another key")]
     HolderMismatch,
     /// Not good yet.
-    #[error("the token is valid only from {not_before_s}, and here it is {now_s} (seconds of 1970)")]
+    #[error(
+        "the token is valid only from {not_before_s}, and here it is {now_s} (seconds of 1970)"
+    )]
     NotYetValid {
         /// The time at which it becomes valid.
         not_before_s: u64,
@@ -542,7 +572,8 @@ impl Reader<'_> {
     }
 }
 
-/// Returns true if a scope can be a label. Control characters are kept out because people read scopes on terminals.
+/// Returns true if a scope can be a label. Control characters are kept out because people read
+/// scopes on terminals.
 fn is_label(scope: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&scope.len()) && !scope.contains(char::is_control)
 }

@@ -1,6 +1,8 @@
-//! The test vectors of `docs/PROTOCOL.md`: computed here through the public API, compared with what the document says.
+//! The test vectors of `docs/PROTOCOL.md`: computed here through the public API, compared with what
+//! the document says.
 //!
-//! `FURLONG_PRINT_VECTORS=1 cargo test -p furlong-wire --test vectors -- --nocapture` prints the block to paste there.
+//! `FURLONG_PRINT_VECTORS=1 cargo test -p furlong-wire --test vectors -- --nocapture` prints the
+//! block to paste there.
 
 use std::fmt::Write;
 
@@ -8,24 +10,26 @@ use bytes::{Bytes, BytesMut};
 use furlong_wire::AtLeastOne;
 use furlong_wire::aead::Key;
 use furlong_wire::call::{
-    Call, CallHeader, Codec, CommandSpec, Display, PickledCall, RemoteError, ReplyHeader, encode_header, encode_reply,
+    Call, CallHeader, Codec, CommandSpec, Display, PickledCall, RemoteError, ReplyHeader,
+    encode_header, encode_reply,
 };
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{
-    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, FunctionHash, InstanceId, OwnerId, PassKey, SessionId,
-    TaskId, TokenId,
+    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, FunctionHash, InstanceId, OwnerId,
+    PassKey, SessionId, TaskId, TokenId,
 };
 use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{
-    Accepted, Ack, Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord, Attempts, Cancel,
-    CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define, Dependency, Draining, EngineCredit,
-    EngineDefine, EngineShutdown, EngineStatus, EngineUndefine, ErrorKind, Event, Fetch, Fetched, FetchedOutput,
-    Finished, Forget, FromClient, FromEngine, Goodbye, Grant, Granted, Greeting, HeldWork, Lent, Message, NeedBlob,
-    Open, Outcome, Output, Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused,
-    Register, Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside, Share,
-    Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack,
-    Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine,
-    Undefine, Unshare, Welcome, Work, encode_message,
+    Accepted, Ack, Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord,
+    Attempts, Cancel, CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define,
+    Dependency, Draining, EngineCredit, EngineDefine, EngineShutdown, EngineStatus, EngineUndefine,
+    ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine,
+    Goodbye, Grant, Granted, Greeting, HeldWork, Lent, Message, NeedBlob, Open, Outcome, Output,
+    Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register,
+    Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside,
+    Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, StatusPlace, Stopped, Stream,
+    Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord,
+    TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -59,9 +63,15 @@ fn the_document_has_the_vectors_that_the_code_computes() {
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROTOCOL.md");
     let document = std::fs::read_to_string(path).unwrap();
-    let block = document.split_once("```vectors\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+    let block =
+        document.split_once("```vectors\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
     for (number, (said, computed)) in block.lines().zip(vectors.text.lines()).enumerate() {
-        assert_eq!(said, computed, "line {} of the block of vectors in docs/PROTOCOL.md is stale", number + 1);
+        assert_eq!(
+            said,
+            computed,
+            "line {} of the block of vectors in docs/PROTOCOL.md is stale",
+            number + 1
+        );
     }
     assert_eq!(block, vectors.text, "the block of vectors in docs/PROTOCOL.md is stale");
 }
@@ -87,7 +97,8 @@ impl Vectors {
 }
 
 fn zmtp_opening(vectors: &mut Vectors) {
-    let (mut broker, mut peer) = (zmtp::Connection::new(zmtp::Role::Broker), zmtp::Connection::new(zmtp::Role::Peer));
+    let (mut broker, mut peer) =
+        (zmtp::Connection::new(zmtp::Role::Broker), zmtp::Connection::new(zmtp::Role::Peer));
     let mut greeting = BytesMut::from(&peer.poll_output().unwrap()[..]);
     vectors.add("zmtp greeting, both sides", &greeting);
     let mut of_broker = BytesMut::from(&broker.poll_output().unwrap()[..]);
@@ -140,7 +151,8 @@ fn handshake(vectors: &mut Vectors) -> (RecordSealer, RecordSealer) {
         software: "furlong 0.1.0".to_owned(),
         payload_credit_bytes: 0,
     });
-    let (first, expect_reply) = ExpectReply::start(&cluster, &server.0, &HOLDER_SECRET, PEER_EPHEMERAL).unwrap();
+    let (first, expect_reply) =
+        ExpectReply::start(&cluster, &server.0, &HOLDER_SECRET, PEER_EPHEMERAL).unwrap();
     let expect_start = ExpectStart::new(&cluster, &SERVER_SECRET, BROKER_EPHEMERAL).unwrap();
     let (second, expect_proof) = expect_start.handle_start(&first).unwrap();
     let (third, peer_keys) = expect_reply.handle_reply(&second, &hello).unwrap();
@@ -157,9 +169,14 @@ fn handshake(vectors: &mut Vectors) -> (RecordSealer, RecordSealer) {
 fn records(vectors: &mut Vectors, to_broker: &mut RecordSealer, to_peer: &mut RecordSealer) {
     let welcome = Greeting::Welcome(welcome());
     vectors.add("record 0 of the broker: Welcome, batch", &batch(&[&welcome]));
-    vectors.add("record 0 of the broker: Welcome, envelope", &seal(to_peer, &batch(&[&welcome]), &[]));
+    vectors
+        .add("record 0 of the broker: Welcome, envelope", &seal(to_peer, &batch(&[&welcome]), &[]));
     let secret = PayloadSecret::new(PAYLOAD_SECRET);
-    let open = FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect: false, submitted: 0 });
+    let open = FromClient::Open(Open {
+        secret: secret.clone(),
+        cancel_on_disconnect: false,
+        submitted: 0,
+    });
     let mut sealer = secret.request_key(&SESSION).into_sealer();
     let inline = inline_payload(&mut sealer);
     vectors.add("inline payload", &inline);
@@ -178,14 +195,20 @@ fn records(vectors: &mut Vectors, to_broker: &mut RecordSealer, to_peer: &mut Re
     let large = FromClient::Submit(submit(2, Targets::Shared, announced));
     let second = batch(&[&large, &FromClient::Chunk(Chunk { transfer: 1 })]);
     vectors.add("record 1 of the peer: Submit and Chunk, batch", &second);
-    vectors.add("record 1 of the peer: Submit and Chunk, envelope", &seal(to_broker, &second, &[&chunk]));
+    vectors.add(
+        "record 1 of the peer: Submit and Chunk, envelope",
+        &seal(to_broker, &second, &[&chunk]),
+    );
     vectors.add("record 2 of the peer: heartbeat, envelope", &seal(to_broker, &[], &[]));
 }
 
 fn payload_vectors(vectors: &mut Vectors, sealed: &SealedPayload) -> Bytes {
     let request_key = expand(&[b"request", &SESSION.0]);
     vectors.add("request key of the session", &request_key);
-    vectors.add("result key of the session and instance", &expand(&[b"result", &SESSION.0, &INSTANCE.0]));
+    vectors.add(
+        "result key of the session and instance",
+        &expand(&[b"result", &SESSION.0, &INSTANCE.0]),
+    );
     let chunk = sealed.chunk(0);
     assert_eq!((sealed.chunk_count(), sealed.bytes()), (1, 1_152));
     let mut opened = chunk.to_vec();
@@ -211,7 +234,8 @@ fn expand(info: &[&[u8]]) -> [u8; 32] {
 }
 
 fn call_header() -> Bytes {
-    let header = CallHeader { call: Call::Named { function: "echo".to_owned() }, codec: Codec::Msgpack };
+    let header =
+        CallHeader { call: Call::Named { function: "echo".to_owned() }, codec: Codec::Msgpack };
     encode_header(&header).into()
 }
 
@@ -274,19 +298,32 @@ fn messages(vectors: &mut Vectors) {
     from_engine(vectors);
 }
 
-fn add_all<M: Message>(vectors: &mut Vectors, direction: &str, messages: &[M], name: impl Fn(&M) -> &'static str) {
+fn add_all<M: Message>(
+    vectors: &mut Vectors,
+    direction: &str,
+    messages: &[M],
+    name: impl Fn(&M) -> &'static str,
+) {
     for message in messages {
         vectors.add(&format!("{direction} {}", name(message)), &batch(&[message]));
     }
 }
 
 fn headers(vectors: &mut Vectors) {
-    let source =
-        Call::Source { file: "f.py".to_owned(), hash: FunctionHash([12; 32]), source: None, function: "f".to_owned() };
+    let source = Call::Source {
+        file: "f.py".to_owned(),
+        hash: FunctionHash([12; 32]),
+        source: None,
+        function: "f".to_owned(),
+    };
     let execute = Call::Execute { source: "1 + 1".to_owned() };
     vectors.add("call header, named", &call_header());
-    vectors.add("call header, execute", &encode_header(&CallHeader { call: execute, codec: Codec::Json }));
-    let command = CommandSpec { argv: vec!["true".into()], task: Some(3), ..CommandSpec::default() };
+    vectors.add(
+        "call header, execute",
+        &encode_header(&CallHeader { call: execute, codec: Codec::Json }),
+    );
+    let command =
+        CommandSpec { argv: vec!["true".into()], task: Some(3), ..CommandSpec::default() };
     for (name, call) in [
         ("run", Call::Run { file: "s.py".to_owned(), source: "x = 1".into() }),
         ("push", Call::Push),
@@ -295,9 +332,15 @@ fn headers(vectors: &mut Vectors) {
         ("clear", Call::Clear),
         ("command", Call::Command(Box::new(command))),
     ] {
-        vectors.add(&format!("call header, {name}"), &encode_header(&CallHeader { call, codec: Codec::Json }));
+        vectors.add(
+            &format!("call header, {name}"),
+            &encode_header(&CallHeader { call, codec: Codec::Json }),
+        );
     }
-    vectors.add("call header, source", &encode_header(&CallHeader { call: source, codec: Codec::Pickle }));
+    vectors.add(
+        "call header, source",
+        &encode_header(&CallHeader { call: source, codec: Codec::Pickle }),
+    );
     let pickled = PickledCall {
         name: "f".to_owned(),
         hash: Some(FunctionHash([12; 32])),
@@ -315,13 +358,19 @@ fn headers(vectors: &mut Vectors) {
         traceback: String::new(),
         execution: None,
     };
-    vectors.add("reply header, returned", &encode_reply(&ReplyHeader::Returned { codec: Codec::Msgpack }));
+    vectors.add(
+        "reply header, returned",
+        &encode_reply(&ReplyHeader::Returned { codec: Codec::Msgpack }),
+    );
     let executed = ReplyHeader::Executed { count: 1, repr: Some("2".to_owned()), displays: vec![] };
     vectors.add("reply header, executed", &encode_reply(&executed));
     let metadata = [("image/png".to_owned(), r#"{"width": 10}"#.to_owned())].into();
     let data = [("image/png".to_owned(), "cG5n".to_owned())].into();
     let displays = vec![Display { data, is_value: false, metadata }];
-    vectors.add("reply header, displayed", &encode_reply(&ReplyHeader::Displayed { codec: Codec::Pickle, displays }));
+    vectors.add(
+        "reply header, displayed",
+        &encode_reply(&ReplyHeader::Displayed { codec: Codec::Pickle, displays }),
+    );
     let exited = ReplyHeader::Exited { code: Some(3), signal: None };
     vectors.add("reply header, exited", &encode_reply(&exited));
     vectors.add("reply header, raised", &encode_reply(&ReplyHeader::Raised(error)));
@@ -329,7 +378,12 @@ fn headers(vectors: &mut Vectors) {
 
 fn greetings(vectors: &mut Vectors) {
     let refused = Refused { kind: RefusalKind::Unauthorized, text: "no".to_owned() };
-    add_all(vectors, "Greeting", &[Greeting::Welcome(welcome()), Greeting::Refused(refused)], Greeting::name);
+    add_all(
+        vectors,
+        "Greeting",
+        &[Greeting::Welcome(welcome()), Greeting::Refused(refused)],
+        Greeting::name,
+    );
 }
 
 fn from_client(vectors: &mut Vectors) {
@@ -357,8 +411,14 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::Query(Request { request: 1, query: Query::Engines }),
         FromClient::Query(Request { request: 1, query: Query::EnginesAfter(EngineId(3)) }),
         FromClient::Query(Request { request: 2, query: Query::Status }),
-        FromClient::Query(Request { request: 2, query: Query::StatusAfter(StatusPlace::Process(1)) }),
-        FromClient::Query(Request { request: 2, query: Query::StatusAfter(StatusPlace::Engine(EngineId(3))) }),
+        FromClient::Query(Request {
+            request: 2,
+            query: Query::StatusAfter(StatusPlace::Process(1)),
+        }),
+        FromClient::Query(Request {
+            request: 2,
+            query: Query::StatusAfter(StatusPlace::Engine(EngineId(3))),
+        }),
         FromClient::Query(Request { request: 3, query: Query::Tasks(Box::new(query)) }),
         FromClient::Subscribe(Subscribe { engines: true }),
         FromClient::Fetch(Fetch { request: 4, session: SESSION, n: 1, wait: true, output: false }),
@@ -386,11 +446,23 @@ fn options() -> TaskOptions {
 }
 
 fn to_client(vectors: &mut Vectors) {
-    let chunked = Payload::Chunked { transfer: 1, counter: 0, bytes: 2_000, instance: Some(INSTANCE) };
-    let times = TaskTimes { submitted_unix_us: START.0, assigned_us: Some(40), finished_us: 120, run_us: 3 };
+    let chunked =
+        Payload::Chunked { transfer: 1, counter: 0, bytes: 2_000, instance: Some(INSTANCE) };
+    let times = TaskTimes {
+        submitted_unix_us: START.0,
+        assigned_us: Some(40),
+        finished_us: 120,
+        run_us: 3,
+    };
     let failed = Outcome::error(TaskState::Failed, ErrorKind::Remote, "");
-    let finished =
-        |outcome, payload| Finished { n: 1, outcome, engine: Some(EngineId(0)), attempts: 1, times, payload };
+    let finished = |outcome, payload| Finished {
+        n: 1,
+        outcome,
+        engine: Some(EngineId(0)),
+        attempts: 1,
+        times,
+        payload,
+    };
     let reply = |body| ToClient::Reply(Reply { request: 1, body });
     let all = [
         ToClient::Chunk(Chunk { transfer: 1 }),
@@ -419,7 +491,12 @@ fn to_client(vectors: &mut Vectors) {
         reply(ReplyBody::Cancelled(1, 2)),
         reply(ReplyBody::Tasks(vec![record()], None)),
         ToClient::Stopped(Stopped { n: 1 }),
-        ToClient::Fetched(Fetched { request: 1, record: Box::new(record()), secret: None, payload: None }),
+        ToClient::Fetched(Fetched {
+            request: 1,
+            record: Box::new(record()),
+            secret: None,
+            payload: None,
+        }),
         ToClient::FetchedOutput(FetchedOutput {
             request: 1,
             attempt: 1,
@@ -433,7 +510,8 @@ fn to_client(vectors: &mut Vectors) {
 }
 
 fn record() -> TaskRecord {
-    let past = AttemptRecord { engine: EngineId(0), assigned_us: 1, ended_us: 2, how: "lost".to_owned() };
+    let past =
+        AttemptRecord { engine: EngineId(0), assigned_us: 1, ended_us: 2, how: "lost".to_owned() };
     TaskRecord {
         id: TaskId { session: SESSION, n: 1 },
         label: Some("a".to_owned()),
@@ -556,8 +634,12 @@ fn to_engine(vectors: &mut Vectors) {
 
 fn from_engine(vectors: &mut Vectors) {
     let inline = || Payload::Inline((&[0]).into());
-    let finished =
-        AttemptFinished { attempt: attempt(), outcome: Outcome::SUCCEEDED, run_us: 3, payload: Some(inline()) };
+    let finished = AttemptFinished {
+        attempt: attempt(),
+        outcome: Outcome::SUCCEEDED,
+        run_us: 3,
+        payload: Some(inline()),
+    };
     let all = [
         FromEngine::Chunk(Chunk { transfer: 1 }),
         FromEngine::Goodbye(Goodbye { reason: "done".to_owned() }),
@@ -594,7 +676,13 @@ fn register() -> Register {
         python: Some("/usr/bin/python3".to_owned()),
         environment: vec![("python".to_owned(), "3.11.2".to_owned())],
         labels: vec!["gpu".to_owned()],
-        held: vec![HeldWork { attempt: attempt(), session: SESSION, n: 1, slot: 0, finished: false }],
+        held: vec![HeldWork {
+            attempt: attempt(),
+            session: SESSION,
+            n: 1,
+            slot: 0,
+            finished: false,
+        }],
         received: Some(attempt()),
         dropped: None,
     }

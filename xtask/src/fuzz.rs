@@ -22,11 +22,16 @@ impl Fuzzing {
             match arg.as_str() {
                 "--seconds" => {
                     let value = args.next().context("--seconds needs a number")?;
-                    fuzzing.seconds =
-                        value.parse().with_context(|| format!("--seconds needs a number, not `{value}`"))?;
+                    fuzzing.seconds = value
+                        .parse()
+                        .with_context(|| format!("--seconds needs a number, not `{value}`"))?;
                 }
-                option if option.starts_with('-') => bail!("no option `{option}`; there is --seconds"),
-                _ if fuzzing.target.is_some() => bail!("one target at a time, and `{arg}` is a second one"),
+                option if option.starts_with('-') => {
+                    bail!("no option `{option}`; there is --seconds")
+                }
+                _ if fuzzing.target.is_some() => {
+                    bail!("one target at a time, and `{arg}` is a second one")
+                }
                 _ => fuzzing.target = Some(arg),
             }
         }
@@ -51,7 +56,8 @@ pub fn run(workspace: &Workspace, fuzzing: &Fuzzing) -> anyhow::Result<()> {
     // Those of an older version would be left among this one's.
     let _ = std::fs::remove_dir_all(&seeds);
     for folder in [&found, &seeds, &artifacts] {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let mut fuzz = workspace.program(program);
     fuzz.env("FURLONG_FUZZ_TARGET", name).env("FURLONG_FUZZ_SEEDS", &seeds);
@@ -66,14 +72,16 @@ pub fn run(workspace: &Workspace, fuzzing: &Fuzzing) -> anyhow::Result<()> {
 
 /// The targets with what they are, one in each line. A test compares them with the code.
 fn list(workspace: &Workspace) -> anyhow::Result<String> {
-    std::fs::read_to_string(workspace.root().join("fuzz/targets.txt")).context("cannot read fuzz/targets.txt")
+    std::fs::read_to_string(workspace.root().join("fuzz/targets.txt"))
+        .context("cannot read fuzz/targets.txt")
 }
 
-/// Builds the program with the instrumentation that libFuzzer reads, in a target folder of its own, and gives its path.
+/// Builds the program with the instrumentation that libFuzzer reads, in a target folder of its own,
+/// and gives its path.
 ///
-/// The flags are those of cargo-fuzz, which needs a nightly toolchain only for its sanitizers. A `--target` keeps them
-/// from build scripts and macros, which are not linked with libFuzzer. Not `--locked`: a dependency that the workspace
-/// has got since is then added to this lock file, too.
+/// The flags are those of cargo-fuzz, which needs a nightly toolchain only for its sanitizers. A
+/// `--target` keeps them from build scripts and macros, which are not linked with libFuzzer. Not
+/// `--locked`: a dependency that the workspace has got since is then added to this lock file, too.
 fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
     let host = host(workspace)?;
     let folder = workspace.target().join("fuzz/build");
@@ -87,7 +95,10 @@ fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
 fn host(workspace: &Workspace) -> anyhow::Result<String> {
     let output = workspace.program("rustc").arg("-vV").output().context("cannot start `rustc`")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
+    let host = text
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("`rustc -vV` names no host")?;
     Ok(host.to_owned())
 }
 
@@ -96,7 +107,9 @@ fn finding(name: &str, artifacts: &Path, before: &[PathBuf]) -> String {
     match files(artifacts).into_iter().find(|file| !before.contains(file)) {
         Some(file) => {
             let file = file.display();
-            format!("`{name}` does not hold for the input {file}; mend it, and keep the input in fuzz/corpus/{name}/")
+            format!(
+                "`{name}` does not hold for the input {file}; mend it, and keep the input in fuzz/corpus/{name}/"
+            )
         }
         None => format!("`{name}` could not be fuzzed"),
     }
@@ -125,7 +138,8 @@ const FLAGS: [&str; 7] = [
 ];
 
 /// Inputs that run for long or take much memory are findings, too.
-const LIMITS: [&str; 4] = ["-max_len=4096", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"];
+const LIMITS: [&str; 4] =
+    ["-max_len=4096", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"];
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,12 @@
-//! The project's own tools: `cargo xtask test`, the one command that says whether the tree is good, and
-//! `cargo xtask chaos` and `cargo xtask sim`, which break a farm for as long as they are told: a real one of the
-//! release build, and a simulated one in many histories. `cargo xtask fuzz` fuzzes what reads bytes.
-//! `cargo xtask compare-ipyparallel` compares the Python package with that.
+//! The project's own tools: `cargo xtask test`, the one command that says whether the tree is good,
+//! and `cargo xtask chaos` and `cargo xtask sim`, which break a farm for as long as they are told:
+//! a real one of the release build, and a simulated one in many histories. `cargo xtask fuzz`
+//! fuzzes what reads bytes. `cargo xtask compare-ipyparallel` compares the Python package with
+//! that.
 //!
-//! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that fails. `--list` names
-//! them, `--step NAME` (repeatable) runs only those named. A step needs no other to have run before it.
+//! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that
+//! fails. `--list` names them, `--step NAME` (repeatable) runs only those named. A step needs no
+//! other to have run before it.
 
 mod fuzz;
 mod peer;
@@ -56,7 +58,9 @@ fn run_steps(steps: &[&Step]) -> anyhow::Result<()> {
         let seconds = step_began.elapsed().as_secs_f64();
         if let Err(error) = outcome {
             let name = step.name;
-            bail!("step `{name}` failed after {seconds:.1} s: {error:#}; alone: cargo xtask test --step {name}");
+            bail!(
+                "step `{name}` failed after {seconds:.1} s: {error:#}; alone: cargo xtask test --step {name}"
+            );
         }
         println!("== {}: passed in {seconds:.1} s\n", step.name);
     }
@@ -106,7 +110,12 @@ impl Request {
             bail!("no step `{name}`; `cargo xtask test --list` names them");
         }
         // In the order of STEPS, whatever the order of the arguments.
-        Ok(Self::Run(STEPS.iter().filter(|step| named.is_empty() || named.iter().any(|n| n == step.name)).collect()))
+        Ok(Self::Run(
+            STEPS
+                .iter()
+                .filter(|step| named.is_empty() || named.iter().any(|n| n == step.name))
+                .collect(),
+        ))
     }
 }
 
@@ -134,7 +143,10 @@ mod tests {
     #[test]
     fn every_step_runs_by_default_in_order() {
         let request = parse("test").unwrap();
-        assert_eq!(names(&request), ["fmt", "clippy", "venv", "rust", "chaos", "portable", "doc", "python"]);
+        assert_eq!(
+            names(&request),
+            ["fmt", "clippy", "venv", "rust", "chaos", "portable", "doc", "python"]
+        );
     }
 
     #[test]
@@ -144,13 +156,22 @@ mod tests {
 
     #[test]
     fn chaos_takes_all_that_follows() {
-        let Request::Chaos(args) = parse("chaos --minutes 3 --seed=7").unwrap() else { panic!("it is chaos") };
+        let Request::Chaos(args) = parse("chaos --minutes 3 --seed=7").unwrap() else {
+            panic!("it is chaos")
+        };
         assert_eq!(args, ["--minutes", "3", "--seed=7"]);
     }
 
     #[test]
     fn an_unknown_word_is_refused() {
-        for line in ["tests", "sim --seed 3", "sim --seeds", "test --steps", "test --step", "test --step nonsense"] {
+        for line in [
+            "tests",
+            "sim --seed 3",
+            "sim --seeds",
+            "test --steps",
+            "test --step",
+            "test --step nonsense",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

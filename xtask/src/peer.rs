@@ -1,5 +1,6 @@
-//! `cargo xtask compare-ipyparallel`: runs the rows of `python/compare/` with Furlong and with ipyparallel, which is
-//! installed into an environment of its own, and writes the page of the guide that says what came out.
+//! `cargo xtask compare-ipyparallel`: runs the rows of `python/compare/` with Furlong and with
+//! ipyparallel, which is installed into an environment of its own, and writes the page of the guide
+//! that says what came out.
 
 use anyhow::Context;
 
@@ -15,7 +16,9 @@ pub fn compare(workspace: &Workspace) -> anyhow::Result<()> {
     if !works(workspace.program(&peer).args(["-c", "import ipyparallel, numpy"])) {
         check(workspace.program("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
         let mut install = workspace.program(&peer);
-        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES);
+        install
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args(PACKAGES);
         check(&mut install).context("ipyparallel could not be installed (is there a network?)")?;
     }
     let mut compare = workspace.program(&python);

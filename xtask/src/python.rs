@@ -1,4 +1,5 @@
-//! The Python side: an environment of its own under the target folder, the package in it, ruff, mypy and pytest.
+//! The Python side: an environment of its own under the target folder, the package in it, ruff,
+//! mypy and pytest.
 
 use std::path::{Path, PathBuf};
 
@@ -6,9 +7,11 @@ use anyhow::Context;
 
 use crate::workspace::{Workspace, apt_install, check, works};
 
-/// Makes sure that the environment has what `tests/requirements.txt` pins, and returns its interpreter.
+/// Makes sure that the environment has what `tests/requirements.txt` pins, and returns its
+/// interpreter.
 ///
-/// Once done it needs no network: a copy of the requirements in the environment says what was installed.
+/// Once done it needs no network: a copy of the requirements in the environment says what was
+/// installed.
 pub fn ensure(workspace: &Workspace) -> anyhow::Result<PathBuf> {
     let folder = environment(workspace);
     let python = folder.join("bin/python");
@@ -22,8 +25,16 @@ pub fn ensure(workspace: &Workspace) -> anyhow::Result<PathBuf> {
     }
     create(workspace, &folder)?;
     let mut install = workspace.program(&python);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
-    check(install.arg(&requirements)).context("the Python packages could not be installed (is there a network?)")?;
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--requirement",
+    ]);
+    check(install.arg(&requirements))
+        .context("the Python packages could not be installed (is there a network?)")?;
     // Last, so that an interrupted installation is begun again.
     std::fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(python)
@@ -42,20 +53,32 @@ pub fn lint(workspace: &Workspace) -> anyhow::Result<()> {
 
 /// Builds the package `furlong`, and installs it into the environment.
 ///
-/// In the profile of the other steps, so that maturin finds what cargo has compiled for them: the release profile takes
-/// minutes. What the package needs is among the requirements.
+/// In the profile of the other steps, so that maturin finds what cargo has compiled for them: the
+/// release profile takes minutes. What the package needs is among the requirements.
 pub fn install_package(workspace: &Workspace, python: &Path) -> anyhow::Result<()> {
     let wheels = workspace.target().join("wheels");
     // An older version's would be taken for this one's.
     let _ = std::fs::remove_dir_all(&wheels);
     let mut build = workspace.program(environment(workspace).join("bin/maturin"));
     build.args(["build", "--quiet", "--manifest-path", "python/Cargo.toml", "--profile", "dev"]);
-    build.args(["--compression-method", "stored", "--interpreter"]).arg(python).arg("--out").arg(&wheels);
+    build
+        .args(["--compression-method", "stored", "--interpreter"])
+        .arg(python)
+        .arg("--out")
+        .arg(&wheels);
     check(&mut build)?;
     let folder = std::fs::read_dir(&wheels).context("maturin has left no folder of wheels")?;
     let wheel = folder.flatten().next().context("maturin has left no wheel")?.path();
     let mut install = workspace.program(python);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]);
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-index",
+        "--no-deps",
+    ]);
     check(install.arg("--force-reinstall").arg(wheel))
 }
 
@@ -68,7 +91,9 @@ pub fn check_types(workspace: &Workspace, python: &Path) -> anyhow::Result<()> {
 
 /// pytest over those folders of tests that there are.
 pub fn test(workspace: &Workspace, python: &Path) -> anyhow::Result<()> {
-    let folders = ["python/tests", "tests/python"].into_iter().filter(|folder| workspace.root().join(folder).is_dir());
+    let folders = ["python/tests", "tests/python"]
+        .into_iter()
+        .filter(|folder| workspace.root().join(folder).is_dir());
     let mut pytest = workspace.program(python);
     pytest.args(["-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", "2"]).args(folders);
     pytest.env("FURLONG_TEST_BIN_DIR", workspace.bin_dir()).env("FURLONG_TEST_PYTHON", python);

@@ -21,7 +21,8 @@ pub struct Histories {
 impl Histories {
     /// Reads the options.
     pub fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mut histories = Self { from: 0, seeds: 100, steps: 10_000, failures: 1, threads: 0, lines: 60 };
+        let mut histories =
+            Self { from: 0, seeds: 100, steps: 10_000, failures: 1, threads: 0, lines: 60 };
         while let Some(name) = args.next() {
             let place = match name.as_str() {
                 "--from" => &mut histories.from,
@@ -31,11 +32,14 @@ impl Histories {
                 "--threads" => &mut histories.threads,
                 "--lines" => &mut histories.lines,
                 other => {
-                    bail!("no option `{other}`; there are --from, --seeds, --steps, --failures, --threads and --lines")
+                    bail!(
+                        "no option `{other}`; there are --from, --seeds, --steps, --failures, --threads and --lines"
+                    )
                 }
             };
             let value = args.next().with_context(|| format!("{name} needs a number"))?;
-            *place = value.parse().with_context(|| format!("{name} needs a number, not `{value}`"))?;
+            *place =
+                value.parse().with_context(|| format!("{name} needs a number, not `{value}`"))?;
         }
         Ok(histories)
     }
@@ -48,8 +52,11 @@ pub fn run(workspace: &Workspace, histories: Histories) -> anyhow::Result<()> {
     cargo.args(["--ignored", "--exact", test, "--nocapture"]).env("RUST_BACKTRACE", "0");
     let Histories { from, seeds, steps, failures, threads, lines } = histories;
     let of_history = [("FROM", from), ("SEEDS", seeds), ("STEPS", steps)];
-    for (name, number) in of_history.into_iter().chain([("FAILURES", failures), ("THREADS", threads), ("LINES", lines)])
-    {
+    for (name, number) in of_history.into_iter().chain([
+        ("FAILURES", failures),
+        ("THREADS", threads),
+        ("LINES", lines),
+    ]) {
         cargo.env(format!("FURLONG_SIM_{name}"), number.to_string());
     }
     check(&mut cargo)
@@ -62,7 +69,8 @@ mod tests {
     #[test]
     fn options_are_numbers_in_any_order() {
         let parse = |line: &str| Histories::parse(line.split_whitespace().map(str::to_owned));
-        let expected = Histories { from: 7, seeds: 3, steps: 10_000, failures: 1, threads: 0, lines: 60 };
+        let expected =
+            Histories { from: 7, seeds: 3, steps: 10_000, failures: 1, threads: 0, lines: 60 };
         assert_eq!(parse("--seeds 3 --from 7").unwrap(), expected);
         assert!(parse("--seeds many").is_err() && parse("--from").is_err());
     }

@@ -20,12 +20,24 @@ pub struct Step {
 pub const STEPS: &[Step] = &[
     Step { name: "fmt", what: "every Rust file is formatted", run: fmt },
     Step { name: "clippy", what: "no warning of the compiler or of clippy", run: clippy },
-    Step { name: "venv", what: "a Python environment with the packages of tests/requirements.txt", run: venv },
+    Step {
+        name: "venv",
+        what: "a Python environment with the packages of tests/requirements.txt",
+        run: venv,
+    },
     Step { name: "rust", what: "all Rust tests, against the programs as built", run: rust },
-    Step { name: "chaos", what: "a short history in which everything breaks at random", run: chaos },
+    Step {
+        name: "chaos",
+        what: "a short history in which everything breaks at random",
+        run: chaos,
+    },
     Step { name: "portable", what: "furlong-wire with the pure-Rust cipher", run: portable },
     Step { name: "doc", what: "the documentation builds without a warning", run: doc },
-    Step { name: "python", what: "the Python package, ruff, mypy, and the Python tests", run: python },
+    Step {
+        name: "python",
+        what: "the Python package, ruff, mypy, and the Python tests",
+        run: python,
+    },
 ];
 
 fn fmt(workspace: &Workspace) -> anyhow::Result<()> {
@@ -45,8 +57,8 @@ fn venv(workspace: &Workspace) -> anyhow::Result<()> {
     python::ensure(workspace).map(|_| ())
 }
 
-/// Builds the programs first, since cargo builds a package's programs only for that package's own tests. The
-/// independent peer of the interop tests is a Python program, therefore the environment.
+/// Builds the programs first, since cargo builds a package's programs only for that package's own
+/// tests. The independent peer of the interop tests is a Python program, therefore the environment.
 fn rust(workspace: &Workspace) -> anyhow::Result<()> {
     require_c_compiler(workspace)?;
     let python = python::ensure(workspace)?;
@@ -56,13 +68,22 @@ fn rust(workspace: &Workspace) -> anyhow::Result<()> {
     check(test.env("FURLONG_TEST_BIN_DIR", workspace.bin_dir()).env("FURLONG_TEST_PYTHON", python))
 }
 
-/// Some 20 s, most of which what broke last needs to come to its end: an engine that is gone is waited for. The seed's
-/// plan has no fault that it takes as long again to find.
+/// Some 20 s, most of which what broke last needs to come to its end: an engine that is gone is
+/// waited for. The seed's plan has no fault that it takes as long again to find.
 fn chaos(workspace: &Workspace) -> anyhow::Result<()> {
     let python = python::ensure(workspace)?;
     build_programs(workspace)?;
     let mut chaos = workspace.program(workspace.bin_dir().join("furlong-chaos"));
-    chaos.args(["--minutes", "0.03", "--seed", "749312015", "--lasts-at-most", "0.5", "--pauses-at-most", "0.3"]);
+    chaos.args([
+        "--minutes",
+        "0.03",
+        "--seed",
+        "749312015",
+        "--lasts-at-most",
+        "0.5",
+        "--pauses-at-most",
+        "0.3",
+    ]);
     check(chaos.arg("--python").arg(python).arg("--folder").arg(workspace.target().join("chaos")))
 }
 
@@ -77,7 +98,10 @@ pub fn long_chaos(workspace: &Workspace, args: &[String]) -> anyhow::Result<()> 
 }
 
 fn portable(workspace: &Workspace) -> anyhow::Result<()> {
-    check(&mut workspace.cargo("test -p furlong-wire --no-default-features --features portable --locked"))
+    check(
+        &mut workspace
+            .cargo("test -p furlong-wire --no-default-features --features portable --locked"),
+    )
 }
 
 fn doc(workspace: &Workspace) -> anyhow::Result<()> {
@@ -100,14 +124,19 @@ fn build_programs(workspace: &Workspace) -> anyhow::Result<()> {
     check(&mut workspace.cargo("build --workspace --bins --locked"))
 }
 
-fn require_component(workspace: &Workspace, subcommand: &str, component: &str) -> anyhow::Result<()> {
+fn require_component(
+    workspace: &Workspace,
+    subcommand: &str,
+    component: &str,
+) -> anyhow::Result<()> {
     if !works(workspace.cargo(subcommand).arg("--version")) {
         bail!("`cargo {subcommand}` is missing; install it: rustup component add {component}");
     }
     Ok(())
 }
 
-/// One test starts engines with `mpirun`. It leaves itself out where there is none and we may not install it.
+/// One test starts engines with `mpirun`. It leaves itself out where there is none and we may not
+/// install it.
 fn want_mpi(workspace: &Workspace) {
     if !works(workspace.program("mpirun").arg("--version"))
         && let Err(error) = apt_install(&["openmpi-bin"], "there is no `mpirun`")

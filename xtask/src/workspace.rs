@@ -50,8 +50,8 @@ impl Workspace {
 
     /// A program, run in the repository's top folder with the environment that the user has.
     ///
-    /// `cargo run` adds its `CARGO_MANIFEST_DIR`, `CARGO_PKG_*` and so on. Build scripts (ring's) watch them, and would
-    /// run again each time that cargo is called here and then by hand.
+    /// `cargo run` adds its `CARGO_MANIFEST_DIR`, `CARGO_PKG_*` and so on. Build scripts (ring's)
+    /// watch them, and would run again each time that cargo is called here and then by hand.
     pub fn program(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.root);
@@ -67,8 +67,8 @@ impl Workspace {
     }
 }
 
-/// `CARGO_TARGET_DIR`, else the folder in which cargo put this very program (`build.target-dir` of a configuration file
-/// may have chosen it), else `target`.
+/// `CARGO_TARGET_DIR`, else the folder in which cargo put this very program (`build.target-dir` of
+/// a configuration file may have chosen it), else `target`.
 fn target_dir(root: &Path) -> anyhow::Result<PathBuf> {
     if let Some(named) = std::env::var_os("CARGO_TARGET_DIR").filter(|named| !named.is_empty()) {
         return std::path::absolute(&named).context("CARGO_TARGET_DIR is no path");
@@ -115,7 +115,8 @@ fn is_root() -> bool {
 
 /// The command as one would type it, without the folders before the program's name.
 fn shown(command: &Command) -> String {
-    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
+    let program =
+        Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
     let args = command.get_args().map(|arg| arg.to_string_lossy());
     std::iter::once(program).chain(args).collect::<Vec<_>>().join(" ")
 }

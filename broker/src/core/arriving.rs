@@ -11,8 +11,9 @@ use super::sessions::SessionKey;
 pub enum EngineWaiting {
     /// An attempt's end.
     Finished(AttemptFinished, Account),
-    /// Intermediate data, the session by whose lane they come, and what follows them if it was faster. The attempt may
-    /// be forgotten before they are here, so the lane is not looked up by that.
+    /// Intermediate data, the session by whose lane they come, and what follows them if it was
+    /// faster. The attempt may be forgotten before they are here, so the lane is not looked up by
+    /// that.
     Published(AttemptPublished, SessionKey, Option<Box<EarlyEnd>>),
 }
 
@@ -42,23 +43,29 @@ impl Account {
 }
 
 impl Process {
-    /// Results that it was asked for, or that came in part, or whole with an end that cannot be told yet.
+    /// Results that it was asked for, or that came in part, or whole with an end that cannot be
+    /// told yet.
     pub fn arriving(&self) -> impl Iterator<Item = (Account, u64)> {
-        let taken = self.taken.values().map(|(session, bytes)| (Account { session: *session, lane: None }, *bytes));
-        let in_part = self.receiving.waiting_with_bytes().filter_map(|(waiting, bytes)| match waiting {
-            EngineWaiting::Finished(_, account) => Some((*account, bytes)),
-            EngineWaiting::Published(.., end) => {
-                let end = end.as_ref()?;
-                Some((end.account, end.payload.as_ref().map_or(0, Stored::budget_bytes)))
-            }
-        });
+        let taken = self
+            .taken
+            .values()
+            .map(|(session, bytes)| (Account { session: *session, lane: None }, *bytes));
+        let in_part =
+            self.receiving.waiting_with_bytes().filter_map(|(waiting, bytes)| match waiting {
+                EngineWaiting::Finished(_, account) => Some((*account, bytes)),
+                EngineWaiting::Published(.., end) => {
+                    let end = end.as_ref()?;
+                    Some((end.account, end.payload.as_ref().map_or(0, Stored::budget_bytes)))
+                }
+            });
         taken.chain(in_part)
     }
 
     /// Bytes of intermediate data that came in part.
     pub fn passing_bytes(&self) -> u64 {
         let passing = self.receiving.waiting_with_bytes();
-        let passing = passing.filter(|(waiting, _)| matches!(waiting, EngineWaiting::Published(..)));
+        let passing =
+            passing.filter(|(waiting, _)| matches!(waiting, EngineWaiting::Published(..)));
         passing.map(|(_, bytes)| bytes).sum()
     }
 }

@@ -1,17 +1,19 @@
-//! Work that an engine could not begin: no interpreter, no such program, no descriptors. That is no fault of the task,
-//! which goes to another engine and uses no retry; the engine is set aside for such work, and tried again later.
+//! Work that an engine could not begin: no interpreter, no such program, no descriptors. That is no
+//! fault of the task, which goes to another engine and uses no retry; the engine is set aside for
+//! such work, and tried again later.
 //!
-//! An engine that is set aside is in a class of its own (`placement.rs`), whose engines are given that work only when
-//! all others that could run it are set aside as well. So what can begin nowhere fails once all engines have tried it.
-//! Tasks of a kind that some engine could not begin wait in a queue of their own, lest they keep that engine from work
-//! which is behind them.
+//! An engine that is set aside is in a class of its own (`placement.rs`), whose engines are given
+//! that work only when all others that could run it are set aside as well. So what can begin
+//! nowhere fails once all engines have tried it. Tasks of a kind that some engine could not begin
+//! wait in a queue of their own, lest they keep that engine from work which is behind them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use furlong_wire::ids::{EngineId, OwnerId};
 use furlong_wire::message::{
-    AttemptFinished, Attempts, ErrorKind, Outcome, Runtime, SetAside as SetAsideStatus, TaskState, ToEngine,
+    AttemptFinished, Attempts, ErrorKind, Outcome, Runtime, SetAside as SetAsideStatus, TaskState,
+    ToEngine,
 };
 
 use super::engines::ProcessKey;
@@ -72,7 +74,8 @@ const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 /// The time for which an engine that was not tried again is remembered as having failed.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// Engines and kinds of work of which is remembered that they do not go together. Beyond, such tasks fail at once.
+/// Engines and kinds of work of which is remembered that they do not go together. Beyond, such
+/// tasks fail at once.
 const SET_ASIDE_MAX: usize = 4096;
 /// Work that is shown for one engine.
 const SHOWN_MAX: usize = 64;
@@ -115,7 +118,8 @@ impl AllSetAside {
         self.of_engine(engine).filter(|(_, it)| it.is_in_force).map(|(work, _)| work).collect()
     }
 
-    /// Notes a failure. Those of tasks that were given to the engine at once count once. False if that is one too many.
+    /// Notes a failure. Those of tasks that were given to the engine at once count once. False if
+    /// that is one too many.
     fn add(&mut self, now: Time, key: (EngineId, Work), runtime: Runtime, cause: &str) -> bool {
         let before = self.table.get(&key).map(|it| (it.failures, it.is_in_force));
         if before.is_some_and(|(_, is_in_force)| is_in_force) {
@@ -169,27 +173,36 @@ impl AllSetAside {
     }
 }
 
-/// Returns true if an attempt ends as one that its engine could not begin: of such a one the engine holds nothing.
+/// Returns true if an attempt ends as one that its engine could not begin: of such a one the engine
+/// holds nothing.
 pub(super) fn has_not_begun(finished: &AttemptFinished) -> bool {
     let kind = finished.outcome.error.as_ref().map(|error| error.kind);
     matches!(kind, Some(ErrorKind::NotBegun | ErrorKind::NoRuntime))
 }
 
 impl Core {
-    /// Checks if an ended attempt had begun. If not, its engine is set aside, and the task goes to another one,
-    /// if there is one that is not.
-    pub(super) fn begin_elsewhere(&mut self, now: Time, given: Assignment, finished: &AttemptFinished) -> Beginning {
+    /// Checks if an ended attempt had begun. If not, its engine is set aside, and the task goes to
+    /// another one, if there is one that is not.
+    pub(super) fn begin_elsewhere(
+        &mut self,
+        now: Time,
+        given: Assignment,
+        finished: &AttemptFinished,
+    ) -> Beginning {
         let error = finished.outcome.error.as_ref().filter(|_| has_not_begun(finished));
         let Some(error) = error else { return Beginning::Begun };
         let cause = error.text.as_str();
         self.take_back(finished.attempt.count);
-        let nowhere = Beginning::Nowhere(Outcome::error(TaskState::Failed, ErrorKind::Remote, cause));
+        let nowhere =
+            Beginning::Nowhere(Outcome::error(TaskState::Failed, ErrorKind::Remote, cause));
         let Some(task) = self.tasks.get(given.task) else { return nowhere };
         let of_kind = self.kind_of(task).filter(|_| error.kind == ErrorKind::NotBegun);
         let work = of_kind.map_or(Work::Runtime(task.runtime), Work::Kind);
         // An engine that leaves takes nothing any longer in any case.
-        let takes_work = self.engines.get(given.engine).is_some_and(|engine| engine.class.is_some());
-        let is_known = !takes_work || self.set_aside.add(now, (given.engine, work), task.runtime, cause);
+        let takes_work =
+            self.engines.get(given.engine).is_some_and(|engine| engine.class.is_some());
+        let is_known =
+            !takes_work || self.set_aside.add(now, (given.engine, work), task.runtime, cause);
         self.put_in_class(given.engine);
         if given.is_wanted_back {
             self.end(now, given.task, cancelled_before_it_began());
@@ -235,7 +248,8 @@ impl Core {
         self.put_in_class(engine);
     }
 
-    /// Puts an engine into the class of its process, or into one of its own if it is set aside for some work.
+    /// Puts an engine into the class of its process, or into one of its own if it is set aside for
+    /// some work.
     fn put_in_class(&mut self, id: EngineId) {
         let Some(engine) = self.engines.get(id) else { return };
         let (old, takes_work) = (engine.own_class, engine.class.is_some());
@@ -243,10 +257,13 @@ impl Core {
         // A process that leaves has none any longer.
         let of_process = process.and_then(|process| process.class).filter(|_| takes_work);
         let set_aside = self.set_aside.in_force(id);
-        let class = of_process.and_then(|class| self.placements.class(class)).filter(|_| !set_aside.is_empty());
+        let class = of_process
+            .and_then(|class| self.placements.class(class))
+            .filter(|_| !set_aside.is_empty());
         let own = class.map(|class| Class { set_aside, ..class.clone() });
         let own = own.map(|class| self.placements.enter_class(class));
-        self.engines.update(id, |engine| (engine.class, engine.own_class) = (own.or(of_process), own));
+        self.engines
+            .update(id, |engine| (engine.class, engine.own_class) = (own.or(of_process), own));
         if let Some(class) = old {
             self.placements.leave_class(class);
         }
@@ -285,7 +302,9 @@ impl Core {
 
     /// The first task of a queue, and where it is to wait, if its kind has a queue of its own.
     fn first_apart(&mut self, placement: PlacementId) -> Option<(TaskKey, PlacementId)> {
-        if !self.placements.is_named(placement) || self.placements.get(placement).demands.kind.is_some() {
+        if !self.placements.is_named(placement)
+            || self.placements.get(placement).demands.kind.is_some()
+        {
             return None;
         }
         let (tasks, sessions, backlog) = (&self.tasks, &self.sessions, &mut self.backlog);
@@ -312,21 +331,27 @@ impl Core {
         self.placements.leave(from);
     }
 
-    /// Says which engines could run a task and are set aside for such ones, and why. Empty if there are none.
+    /// Says which engines could run a task and are set aside for such ones, and why. Empty if there
+    /// are none.
     pub(super) fn why_engines_are_set_aside(&self, now: Time, task: &Task) -> String {
         let kind = self.kind_of(task).map(Work::Kind);
         let of_task = |((engine, work), it): (&(EngineId, Work), &SetAside)| {
             let is_meant = *work == Work::Runtime(task.runtime) || Some(*work) == kind;
             let seconds = it.until.micros_since(now).div_ceil(1_000_000);
-            (is_meant && it.is_in_force)
-                .then(|| format!("; engine {engine} is set aside for such tasks for {seconds} s: {}", it.cause))
+            (is_meant && it.is_in_force).then(|| {
+                format!(
+                    "; engine {engine} is set aside for such tasks for {seconds} s: {}",
+                    it.cause
+                )
+            })
         };
         let all = self.set_aside.table.iter().inspect(|_| self.work.add(1));
         all.filter_map(of_task).take(NAMED_MAX).collect()
     }
 
-    /// An engine was lost that had been assigned a task. If it had not said that the task runs, that may have ended it
-    /// all the same: from now on the task is given alone, and its engine says that it begins before it does.
+    /// An engine was lost that had been assigned a task. If it had not said that the task runs,
+    /// that may have ended it all the same: from now on the task is given alone, and its engine
+    /// says that it begins before it does.
     pub(super) fn suspect(&mut self, key: TaskKey) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let is_shared = task.place == Place::Shared && !task.at_most_once();

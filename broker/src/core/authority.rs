@@ -1,5 +1,5 @@
-//! Revocation and expiry of tokens while their holders are connected. Also what administrators may do to
-//! the broker itself.
+//! Revocation and expiry of tokens while their holders are connected. Also what administrators may
+//! do to the broker itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,8 @@ use furlong_wire::token::{Claims, Role};
 use super::sessions::SessionKey;
 use super::{Connected, ConnectionId, Core, Output, Time};
 
-/// Revocations that may be on their way to the disk at once: what an administrator can make the broker remember.
+/// Revocations that may be on their way to the disk at once: what an administrator can make the
+/// broker remember.
 const REVOCATIONS_MAX: usize = 16;
 
 /// The tokens of the connected peers.
@@ -49,17 +50,21 @@ impl Authority {
 }
 
 impl Core {
-    /// These tokens are no longer good: who is here with one of them has to go, and sessions that were opened with one
-    /// end, also those that are away. Their tasks are cancelled.
+    /// These tokens are no longer good: who is here with one of them has to go, and sessions that
+    /// were opened with one end, also those that are away. Their tasks are cancelled.
     pub fn handle_revoked(&mut self, now: Time, revoked: &RevokedTokens) {
         let holders = self.authority.holders.iter();
-        let gone: Vec<(ConnectionId, String)> =
-            holders.filter_map(|(connection, holder)| Some((*connection, revoked.refusal(holder.token)?))).collect();
+        let gone: Vec<(ConnectionId, String)> = holders
+            .filter_map(|(connection, holder)| Some((*connection, revoked.refusal(holder.token)?)))
+            .collect();
         for (connection, reason) in gone {
             self.dismiss(now, connection, reason, "its token is revoked");
         }
         let refusal = |claims: &Claims| revoked.refusal(claims.token_id);
-        let away = self.sessions.iter().filter_map(|(key, session)| Some((key, refusal(&session.claims)?)));
+        let away = self
+            .sessions
+            .iter()
+            .filter_map(|(key, session)| Some((key, refusal(&session.claims)?)));
         let away: Vec<(SessionKey, String)> = away.collect();
         for (key, why) in away {
             self.end_session_with_all(now, key, &why);
@@ -67,7 +72,8 @@ impl Core {
         self.dispatch(now);
     }
 
-    /// Returns the time at which [`Core::expire_tokens`] has work: the next expiry of a connected peer's token.
+    /// Returns the time at which [`Core::expire_tokens`] has work: the next expiry of a connected
+    /// peer's token.
     pub(super) fn next_token_expiry(&self) -> Option<Time> {
         let (expires_s, _) = self.authority.by_expiry.first()?;
         let unix_us = expires_s.saturating_add(CLOCK_TOLERANCE_S).saturating_mul(1_000_000);
@@ -79,8 +85,11 @@ impl Core {
         if self.next_token_expiry().is_none_or(|at| at > now) {
             return;
         }
-        while let Some((_, connection)) = self.next_token_expiry().filter(|at| *at <= now).and(self.first_to_expire()) {
-            let reason = "the capability's token has expired; ask who runs the cluster for another".to_owned();
+        while let Some((_, connection)) =
+            self.next_token_expiry().filter(|at| *at <= now).and(self.first_to_expire())
+        {
+            let reason = "the capability's token has expired; ask who runs the cluster for another"
+                .to_owned();
             self.dismiss(now, connection, reason, "its token has expired");
         }
         self.dispatch(now);
@@ -91,7 +100,13 @@ impl Core {
     }
 
     /// Tells a peer why, ends what it has here, and closes its connection.
-    fn dismiss(&mut self, now: Time, connection: ConnectionId, reason: String, close: &'static str) {
+    fn dismiss(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        reason: String,
+        close: &'static str,
+    ) {
         self.authority.handle_disconnected(connection);
         let goodbye = Goodbye { reason };
         match self.connections.get(&connection).copied() {
@@ -130,7 +145,8 @@ impl Core {
         None
     }
 
-    /// Handles the result of an [`Output::Revoke`]: all tokens revoked now, or why the list could not be written.
+    /// Handles the result of an [`Output::Revoke`]: all tokens revoked now, or why the list could
+    /// not be written.
     pub fn handle_revocation(
         &mut self,
         now: Time,
@@ -152,5 +168,7 @@ impl Core {
 
 /// The refusal of a request that a role may not make, and a role that may.
 pub(super) fn forbidden(role: Role, what: &str, needed: &str) -> ReplyBody {
-    ReplyBody::Refused(format!("the capability's role `{role}` may not {what}; ask for one of role `{needed}`"))
+    ReplyBody::Refused(format!(
+        "the capability's role `{role}` may not {what}; ask for one of role `{needed}`"
+    ))
 }

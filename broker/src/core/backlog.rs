@@ -1,10 +1,12 @@
-//! Results that wait: an attempt has ended, and its engine holds a result for which there is no room here yet.
+//! Results that wait: an attempt has ended, and its engine holds a result for which there is no
+//! room here yet.
 //!
-//! The engine's slot goes on meanwhile, with tasks of other sessions: while a session's results wait, no task of it is
-//! given to anybody. They are asked for when there is room, the smallest first, and the room is shared: what a session
-//! holds here of results that its client has not acknowledged is never more than what it leaves free. So one that does
-//! not read holds itself up, and however many do, there is room for others. A session that has nothing here may take
-//! what there is.
+//! The engine's slot goes on meanwhile, with tasks of other sessions: while a session's results
+//! wait, no task of it is given to anybody. They are asked for when there is room, the smallest
+//! first, and the room is shared: what a session holds here of results that its client has not
+//! acknowledged is never more than what it leaves free. So one that does not read holds itself up,
+//! and however many do, there is room for others. A session that has nothing here may take what
+//! there is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,7 +78,8 @@ impl Backlog {
     /// Returns the number and total bytes of a session's pending results.
     pub fn of_session(&self, session: SessionKey) -> (usize, u64) {
         let results = self.sessions.get(&session).map(|behind| &behind.results);
-        results.map_or((0, 0), |results| (results.len(), results.iter().map(|(bytes, _)| bytes).sum()))
+        results
+            .map_or((0, 0), |results| (results.len(), results.iter().map(|(bytes, _)| bytes).sum()))
     }
 
     /// Returns the size of an attempt's pending result, in bytes.
@@ -108,7 +111,11 @@ impl Backlog {
     }
 
     /// A result waits no longer. If it was the last one of its session: where that is passed over.
-    fn remove(&mut self, unread: impl Fn(SessionKey) -> u64, attempt: u64) -> Option<(SessionKey, Parked)> {
+    fn remove(
+        &mut self,
+        unread: impl Fn(SessionKey) -> u64,
+        attempt: u64,
+    ) -> Option<(SessionKey, Parked)> {
         let (session, bytes) = self.results.remove(&attempt)?;
         let behind = self.sessions.get_mut(&session)?;
         behind.results.remove(&(bytes, attempt));
@@ -130,7 +137,8 @@ impl Backlog {
 }
 
 impl Core {
-    /// An attempt has ended, whose engine holds the result until there is room for it, and can do something else.
+    /// An attempt has ended, whose engine holds the result until there is room for it, and can do
+    /// something else.
     pub(super) fn result_waits(
         &mut self,
         now: Time,
@@ -142,7 +150,8 @@ impl Core {
         let count = finished.attempt.count;
         let Some(task) = self.tasks.get_mut(given.task) else { return };
         task.transition(State::Unsent { engine: given.engine, attempt: count });
-        let request = if task.payload.is_held_elsewhere() { 0 } else { task.payload.budget_bytes() };
+        let request =
+            if task.payload.is_held_elsewhere() { 0 } else { task.payload.budget_bytes() };
         let aborts = task.aborts_followers() && finished.outcome.state != TaskState::Succeeded;
         self.set_deadline(now, given.task);
         if request.saturating_add(bytes) > self.budget.payload_bytes_max() {
@@ -165,7 +174,8 @@ impl Core {
     /// Asks engines for the results for which there is room.
     pub(super) fn take_results(&mut self, now: Time) {
         while let Some((need, session, count, bytes)) = self.backlog.first() {
-            let process = self.attempts.get(count).and_then(|given| self.engines.get(given.engine)?.process);
+            let process =
+                self.attempts.get(count).and_then(|given| self.engines.get(given.engine)?.process);
             let process = process.expect("the results of an engine that is away do not wait");
             let has_room = need <= self.budget.room(self.kept.heavy_bytes());
             if has_room && self.take_result(process, session, count, bytes) {
@@ -176,13 +186,19 @@ impl Core {
             }
             let Some(given) = self.take_back(count) else { return };
             let (attempt, outcome) = (self.attempt(count), Outcome::SUCCEEDED);
-            self.refuse_result(now, process, given, &AttemptFinished { attempt, outcome, run_us: 0, payload: None });
+            self.refuse_result(
+                now,
+                process,
+                given,
+                &AttemptFinished { attempt, outcome, run_us: 0, payload: None },
+            );
         }
     }
 
     /// Asks for all that a process holds, as far as there is room at all: it wants to leave.
     pub(super) fn take_results_of(&mut self, key: ProcessKey) {
-        let engines = self.processes.get(&key).map_or_else(Vec::new, |process| process.engines.clone());
+        let engines =
+            self.processes.get(&key).map_or_else(Vec::new, |process| process.engines.clone());
         let engines = engines.iter().filter_map(|id| self.engines.get(*id));
         let unsent: Vec<u64> = engines.flat_map(|engine| engine.unsent.iter().copied()).collect();
         for count in unsent {
@@ -194,7 +210,13 @@ impl Core {
     }
 
     /// Asks for a result, if it fits.
-    fn take_result(&mut self, key: ProcessKey, session: SessionKey, count: u64, bytes: u64) -> bool {
+    fn take_result(
+        &mut self,
+        key: ProcessKey,
+        session: SessionKey,
+        count: u64,
+        bytes: u64,
+    ) -> bool {
         if !self.reserve(BytesOf::Result, bytes) {
             return false;
         }
@@ -208,25 +230,41 @@ impl Core {
         true
     }
 
-    /// Returns true if nothing will make room for pending results: no client has any to read, no task is about to end.
+    /// Returns true if nothing will make room for pending results: no client has any to read, no
+    /// task is about to end.
     fn is_stuck_for_room(&self) -> bool {
         !self.budget.has_results() && self.attempts.len() == self.backlog.len()
     }
 
     /// A result does not fit, and never will: its task fails.
-    fn refuse_result(&mut self, now: Time, key: ProcessKey, given: Assignment, finished: &AttemptFinished) {
+    fn refuse_result(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        given: Assignment,
+        finished: &AttemptFinished,
+    ) {
         let outcome = Outcome::error(TaskState::Failed, ErrorKind::Busy, self.no_room_for_result());
-        let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.count));
+        let (engine, process, attempt) =
+            (Some(given.engine), Some(key), Some(finished.attempt.count));
         let run_us = finished.run_us;
-        self.end(now, given.task, Ended { outcome, engine, run_us, process, attempt, ..Ended::default() });
+        self.end(
+            now,
+            given.task,
+            Ended { outcome, engine, run_us, process, attempt, ..Ended::default() },
+        );
     }
 
     pub(super) fn no_room_for_result(&self) -> String {
         let (_, total) = self.budget.state();
-        format!("its result did not fit the broker's payload memory ({total} bytes); use `{}`", self.config.memory_flag)
+        format!(
+            "its result did not fit the broker's payload memory ({total} bytes); use `{}`",
+            self.config.memory_flag
+        )
     }
 
-    /// A result does not wait any longer. If it was its session's last one, tasks of that session are given out again.
+    /// A result does not wait any longer. If it was its session's last one, tasks of that session
+    /// are given out again.
     pub(super) fn leave_backlog(&mut self, attempt: u64) {
         if self.backlog.len() == 0 {
             return;
@@ -265,13 +303,15 @@ impl Core {
         for &id in engines {
             let unsent = |engine: &mut Engine| std::mem::take(&mut engine.unsent);
             let is_here = self.engines.get(id).is_some_and(|engine| engine.process == Some(key));
-            let unsent = is_here.then(|| self.engines.update(id, unsent)).flatten().unwrap_or_default();
+            let unsent =
+                is_here.then(|| self.engines.update(id, unsent)).flatten().unwrap_or_default();
             for attempt in unsent {
                 self.leave_backlog(attempt);
                 let Some(given) = self.attempts.get(attempt).copied() else { continue };
                 if let Some(task) = self.tasks.get_mut(given.task) {
                     task.transition(State::Assigned { engine: id, attempt, started: true });
-                    // It has ended there: no limit of its run is due any longer. A run it was, all the same.
+                    // It has ended there: no limit of its run is due any longer. A run it was, all
+                    // the same.
                     let more = task.more_mut();
                     (more.started, more.has_run) = (None, true);
                 }
@@ -281,9 +321,13 @@ impl Core {
         }
     }
 
-    /// An engine is stopped alone: its process stays, and need not hold the results of the engine that wait.
+    /// An engine is stopped alone: its process stays, and need not hold the results of the engine
+    /// that wait.
     pub(super) fn release_unsent(&mut self, key: ProcessKey, id: EngineId) {
-        let unsent = self.engines.get(id).map_or_else(Vec::new, |engine| engine.unsent.iter().copied().collect());
+        let unsent = self
+            .engines
+            .get(id)
+            .map_or_else(Vec::new, |engine| engine.unsent.iter().copied().collect());
         self.forget_unsent(key, &[id]);
         for count in unsent {
             self.release_attempt(key, count, 0);

@@ -1,8 +1,8 @@
-//! Unusual extras of tasks and sessions and their cost, which is charged to the [`super::payloads::Budget`] where
-//! it is kept.
+//! Unusual extras of tasks and sessions and their cost, which is charged to the
+//! [`super::payloads::Budget`] where it is kept.
 //!
-//! The table of tasks counts a task with two inline payloads ([`crate::budget::TASK_BYTES`]). Long options, many
-//! dependencies, reasons of failed attempts and texts of errors come on top of that.
+//! The table of tasks counts a task with two inline payloads ([`crate::budget::TASK_BYTES`]). Long
+//! options, many dependencies, reasons of failed attempts and texts of errors come on top of that.
 
 use std::sync::Arc;
 
@@ -14,9 +14,11 @@ use super::payloads::{BytesOf, Stored};
 use super::sessions::{Definition, Done};
 use super::tasks::{Task, TaskKey};
 
-/// A dependency: in the options, in what the task waits for, and in the table of who waits for whom.
+/// A dependency: in the options, in what the task waits for, and in the table of who waits for
+/// whom.
 const DEPENDENCY_BYTES: u64 = 192;
-/// A required label beside its characters. It stands in the options and in the demands, which are looked up by it.
+/// A required label beside its characters. It stands in the options and in the demands, which are
+/// looked up by it.
 const LABEL_BYTES: u64 = 64;
 /// A definition beside its bytes.
 const DEFINITION_BYTES: u64 = 128;
@@ -26,7 +28,8 @@ const SHORT_BYTES: u64 = 256;
 /// Returns the cost of the options of an unfinished task.
 pub(super) fn options_bytes(options: &TaskOptions) -> u64 {
     let label = options.label.as_ref().map_or(0, String::len) as u64;
-    let require: u64 = options.require.iter().map(|label| 3 * label.len() as u64 + LABEL_BYTES).sum();
+    let require: u64 =
+        options.require.iter().map(|label| 3 * label.len() as u64 + LABEL_BYTES).sum();
     let dependencies = (options.after.len() + options.follow.len()) as u64;
     label + require + dependencies * DEPENDENCY_BYTES
 }
@@ -48,14 +51,20 @@ impl Task {
     /// Returns its cost beyond its place in the table and its payload, for the tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn extra_bytes(&self) -> u64 {
-        self.options.as_deref().map_or(0, options_bytes) + self.more().map_or(0, |more| past_bytes(&more.past))
+        self.options.as_deref().map_or(0, options_bytes)
+            + self.more().map_or(0, |more| past_bytes(&more.past))
     }
 }
 
 impl Done {
     /// Returns its cost beyond its place in the table, its result and its output.
     pub fn record_bytes(&self) -> u64 {
-        let label = self.what.options.as_ref().and_then(|options| options.label.as_ref()).map_or(0, String::len);
+        let label = self
+            .what
+            .options
+            .as_ref()
+            .and_then(|options| options.label.as_ref())
+            .map_or(0, String::len);
         let text = self.outcome.error.as_ref().map_or(0, |error| error.text.len());
         let past = self.what.more.as_ref().map_or(0, |more| past_bytes(&more.past));
         ((label + text) as u64 + past).saturating_sub(SHORT_BYTES)
@@ -64,7 +73,11 @@ impl Done {
     /// Shortens its record to what costs nothing.
     pub fn shorten(&mut self) {
         shorten(&mut self.outcome, SHORT_BYTES as usize);
-        self.what.more.iter_mut().flat_map(|more| &mut more.past).for_each(|attempt| attempt.how = String::new());
+        self.what
+            .more
+            .iter_mut()
+            .flat_map(|more| &mut more.past)
+            .for_each(|attempt| attempt.how = String::new());
         if self.record_bytes() > 0 {
             shorten(&mut self.outcome, 0);
         }
@@ -79,8 +92,13 @@ fn shorten(outcome: &mut Outcome, bytes: usize) {
 }
 
 impl Core {
-    /// Charges for what new tasks have beyond the usual. False if there is no room for it: then they keep nothing.
-    pub(super) fn charge_options(&mut self, tasks: impl Iterator<Item = TaskKey>, options: &TaskOptions) -> bool {
+    /// Charges for what new tasks have beyond the usual. False if there is no room for it: then
+    /// they keep nothing.
+    pub(super) fn charge_options(
+        &mut self,
+        tasks: impl Iterator<Item = TaskKey>,
+        options: &TaskOptions,
+    ) -> bool {
         let bytes = options_bytes(options);
         if bytes == 0 {
             return true;
@@ -110,8 +128,9 @@ impl Core {
 
     /// Charges for the record of a task that has ended, or shortens it.
     pub(super) fn charge_record(&mut self, done: &mut Done) {
-        let has_lists =
-            |options: &&mut Arc<TaskOptions>| options.after.len() + options.follow.len() + options.require.len() > 0;
+        let has_lists = |options: &&mut Arc<TaskOptions>| {
+            options.after.len() + options.follow.len() + options.require.len() > 0
+        };
         if let Some(options) = done.what.options.as_mut().filter(has_lists) {
             drop_lists(Arc::make_mut(options));
         }
@@ -123,8 +142,14 @@ impl Core {
 
     /// Notes an attempt that did not end its task; without the reason if there is no room for it.
     pub(super) fn charge_past(&mut self, key: TaskKey, record: AttemptRecord, most: usize) {
-        let how = if self.reserve(BytesOf::Other, record.how.len() as u64) { record.how } else { String::new() };
-        let Some(task) = self.tasks.get_mut(key) else { return self.budget.release(BytesOf::Other, how.len() as u64) };
+        let how = if self.reserve(BytesOf::Other, record.how.len() as u64) {
+            record.how
+        } else {
+            String::new()
+        };
+        let Some(task) = self.tasks.get_mut(key) else {
+            return self.budget.release(BytesOf::Other, how.len() as u64);
+        };
         let past = &mut task.more_mut().past;
         if past.len() == most {
             let oldest = past.remove(0);

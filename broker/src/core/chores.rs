@@ -1,4 +1,5 @@
-//! Work that a single event leaves behind and that is done in later turns, so that others are served meanwhile.
+//! Work that a single event leaves behind and that is done in later turns, so that others are
+//! served meanwhile.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -33,7 +34,8 @@ pub(super) enum Chore {
     Reassign(VecDeque<EngineId>),
     /// Ends tasks of an engine's queue.
     Sweep(Sweep),
-    /// Lets go on what has waited for the engines of an earlier start, all of which are here or given up.
+    /// Lets go on what has waited for the engines of an earlier start, all of which are here or
+    /// given up.
     EndWaits(BTreeSet<TaskKey>),
 }
 
@@ -76,7 +78,8 @@ impl Manner {
     }
 }
 
-/// The maximum number of chores left by clients that are gone. The rest stays undone: nobody was told that it is done.
+/// The maximum number of chores left by clients that are gone. The rest stays undone: nobody was
+/// told that it is done.
 const LEFT_MAX: usize = 256;
 
 impl Chores {
@@ -101,7 +104,8 @@ impl Chores {
 impl Core {
     /// Returns the time of the next chore: at once, if one is left.
     pub(super) fn next_chore(&self) -> Option<Time> {
-        let is_idle = self.chores.is_empty() && !self.dependents.has_ends() && self.events.are_told();
+        let is_idle =
+            self.chores.is_empty() && !self.dependents.has_ends() && self.events.are_told();
         (!is_idle).then_some(Time(0))
     }
 

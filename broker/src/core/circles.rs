@@ -1,7 +1,9 @@
-//! Circles that cannot resolve: tasks that wait for a task which can begin only when one of them has ended.
+//! Circles that cannot resolve: tasks that wait for a task which can begin only when one of them
+//! has ended.
 //!
-//! A shared task always finds a place ([`super::lending`]). A task for one engine alone does not, if what occupies that
-//! engine's interpreter waits for it: directly, or one task for the other over several engines.
+//! A shared task always finds a place ([`super::lending`]). A task for one engine alone does not,
+//! if what occupies that engine's interpreter waits for it: directly, or one task for the other
+//! over several engines.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +18,8 @@ use super::sessions::{Session, SessionKey};
 use super::tasks::{State, Task, TaskKey};
 use super::{Core, Time};
 
-/// The time for which a circle is left alone: a task that waits in it may be about to go on without.
+/// The time for which a circle is left alone: a task that waits in it may be about to go on
+/// without.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Core {
@@ -31,8 +34,11 @@ impl Core {
         }
         let given = self.attempts.get(occupant)?;
         let name = self.sessions.get(given.session)?.id.prefix();
-        let how =
-            if waiting.contains(&occupant) { "which waits for this one" } else { "which waits for one that does" };
+        let how = if waiting.contains(&occupant) {
+            "which waits for this one"
+        } else {
+            "which waits for one that does"
+        };
         Some(format!(
             "a circle: engine {engine} runs task {name}:{n}, {how}, and could begin it only after that has ended; call \
              the function itself, or submit to the shared queue or to another engine",
@@ -46,7 +52,9 @@ impl Core {
         let mut found = BTreeSet::new();
         let mut next = self.sessions.get(key).and_then(parent);
         while let Some(attempt) = next.filter(|_| found.len() <= NESTING_MAX as usize) {
-            let Some(given) = self.attempts.get(attempt).filter(|_| found.insert(attempt)) else { break };
+            let Some(given) = self.attempts.get(attempt).filter(|_| found.insert(attempt)) else {
+                break;
+            };
             next = self.sessions.get(given.session).and_then(parent);
         }
         found
@@ -63,7 +71,9 @@ impl Core {
         if targets.contains(&attempt) {
             return true;
         }
-        let Some(given) = self.attempts.get(attempt).filter(|_| seen.insert(attempt)) else { return false };
+        let Some(given) = self.attempts.get(attempt).filter(|_| seen.insert(attempt)) else {
+            return false;
+        };
         let is_lent = |engine: &Engine| engine.lent.iter().any(|loan| loan.attempt == attempt);
         if !self.engines.get(given.engine).is_some_and(is_lent) {
             return false;
@@ -80,12 +90,16 @@ impl Core {
         next.any(|attempt| self.leads_to(attempt, targets, seen))
     }
 
-    /// Ends those of new tasks that could only begin after the task that has submitted them, with which they end.
+    /// Ends those of new tasks that could only begin after the task that has submitted them, with
+    /// which they end.
     pub(super) fn refuse_circles(&mut self, now: Time, key: SessionKey, tasks: &[TaskKey]) {
         let ancestors = self.ancestors(key);
         for task in tasks {
             let engine = self.tasks.get(*task).and_then(|task| task.place.engine());
-            if engine.and_then(|engine| self.occupant(engine)).is_some_and(|occupant| ancestors.contains(&occupant)) {
+            if engine
+                .and_then(|engine| self.occupant(engine))
+                .is_some_and(|occupant| ancestors.contains(&occupant))
+            {
                 self.end_circle(now, *task);
             }
         }
@@ -115,18 +129,31 @@ impl Core {
         let blocked = self.engines.lenders().filter(|(_, engine)| engine.is_blocked());
         // All tasks of a session that wait there are in the same circles.
         let of_engine = |engine: &Engine| {
-            let first = engine.queue.one_of_each_session(&self.tasks).filter_map(|key| self.tasks.get(key));
-            let circular = first.filter(|task| self.is_bound(task.session) && self.circle(task).is_some());
+            let first =
+                engine.queue.one_of_each_session(&self.tasks).filter_map(|key| self.tasks.get(key));
+            let circular =
+                first.filter(|task| self.is_bound(task.session) && self.circle(task).is_some());
             let sessions: BTreeSet<SessionKey> = circular.map(|task| task.session).collect();
-            let is_circular = |key: &TaskKey| self.tasks.get(*key).is_some_and(|it| sessions.contains(&it.session));
-            if sessions.is_empty() { Vec::new() } else { engine.queue.iter().filter(is_circular).collect() }
+            let is_circular = |key: &TaskKey| {
+                self.tasks.get(*key).is_some_and(|it| sessions.contains(&it.session))
+            };
+            if sessions.is_empty() {
+                Vec::new()
+            } else {
+                engine.queue.iter().filter(is_circular).collect()
+            }
         };
         blocked.flat_map(|(_, engine)| of_engine(engine)).collect()
     }
 
-    /// Ends a task that can never begin; what is kept may begin when who waits for it has been ended.
+    /// Ends a task that can never begin; what is kept may begin when who waits for it has been
+    /// ended.
     fn end_circle(&mut self, now: Time, key: TaskKey) {
-        let Some(task) = self.tasks.get(key).filter(|task| !task.keep() && task.durable().is_none()) else { return };
+        let Some(task) =
+            self.tasks.get(key).filter(|task| !task.keep() && task.durable().is_none())
+        else {
+            return;
+        };
         let Some(text) = self.circle(task) else { return };
         let engine = task.place.engine();
         let ended = Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text);
@@ -135,6 +162,9 @@ impl Core {
 
     /// Returns true if a session ends with a running attempt.
     pub(super) fn is_bound(&self, key: SessionKey) -> bool {
-        self.sessions.get(key).and_then(|session| session.parent).is_some_and(|parent| parent.is_bound)
+        self.sessions
+            .get(key)
+            .and_then(|session| session.parent)
+            .is_some_and(|parent| parent.is_bound)
     }
 }

@@ -43,15 +43,21 @@ impl Core {
     ///
     /// # Errors
     /// The refusal that it is told.
-    pub fn handle_connected(&mut self, connection: ConnectionId, peer: Peer) -> Result<Welcome, Refusal> {
+    pub fn handle_connected(
+        &mut self,
+        connection: ConnectionId,
+        peer: Peer,
+    ) -> Result<Welcome, Refusal> {
         let claims = peer.claims.clone();
         let (connected, resumed, tasks_max) = if peer.claims.role.may_register_engines() {
             (Connected::Engine(self.admit_process(connection, peer)), false, 0)
         } else {
             let tasks_max = self.session_tasks_max(&peer.claims);
             let (session, resumed) = self.admit_session(connection, peer, tasks_max)?;
-            // A session that is resumed with another token goes on under the limits with which it was opened.
-            let tasks_max = self.sessions.get(session).map_or(tasks_max, |session| session.tasks_max);
+            // A session that is resumed with another token goes on under the limits with which it
+            // was opened.
+            let tasks_max =
+                self.sessions.get(session).map_or(tasks_max, |session| session.tasks_max);
             (Connected::Client(session), resumed, tasks_max)
         };
         self.connections.insert(connection, connected);
@@ -83,8 +89,8 @@ impl Core {
         self.dispatch(now);
     }
 
-    /// A peer has broken the protocol, and its key proves that it was that peer. Its session ends at once with all that
-    /// it has: others do not pay for it any longer. The connection is gone.
+    /// A peer has broken the protocol, and its key proves that it was that peer. Its session ends
+    /// at once with all that it has: others do not pay for it any longer. The connection is gone.
     pub fn handle_misbehaved(&mut self, now: Time, connection: ConnectionId) {
         if let Some(Connected::Client(key)) = self.connections.get(&connection).copied() {
             self.end_session_with_all(now, key, "its client broke the protocol");
@@ -159,7 +165,8 @@ impl Core {
             return Err(Refusal { kind: RefusalKind::Unauthorized, text });
         }
         if session.incarnation >= peer.hello.incarnation {
-            let text = "this session has a newer connection; start a session of your own".to_owned();
+            let text =
+                "this session has a newer connection; start a session of your own".to_owned();
             return Err(Refusal { kind: RefusalKind::Superseded, text });
         }
         if let Some(old) = session.connection {
@@ -197,7 +204,9 @@ impl Core {
 
     /// The session stays for a while: its tasks go on, its results wait.
     fn client_disconnected(&mut self, now: Time, connection: ConnectionId, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| session.connection == Some(connection)) else {
+        let Some(session) =
+            self.sessions.get_mut(key).filter(|session| session.connection == Some(connection))
+        else {
             return;
         };
         session.connection = None;
@@ -210,7 +219,8 @@ impl Core {
         self.abandon_transfers(key);
     }
 
-    /// Drops a session's incomplete transfers: its connection is gone. It sends them again on the next one.
+    /// Drops a session's incomplete transfers: its connection is gone. It sends them again on the
+    /// next one.
     fn abandon_transfers(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.connection = None;
@@ -225,7 +235,9 @@ impl Core {
                     session.missing.extend(unfinished.map(|task| task.n));
                 }
                 ClientWaiting::Definition(number) => {
-                    if let Some(Definition::Receiving(waiting)) = session.definitions.remove(&number) {
+                    if let Some(Definition::Receiving(waiting)) =
+                        session.definitions.remove(&number)
+                    {
                         session.definitions.insert(number, Definition::Missing(waiting));
                     }
                 }
@@ -233,8 +245,8 @@ impl Core {
         }
     }
 
-    /// Ends a session: its tasks are cancelled and its results dropped, except those that are to be kept. Of very many
-    /// some end now, and the others in later turns.
+    /// Ends a session: its tasks are cancelled and its results dropped, except those that are to be
+    /// kept. Of very many some end now, and the others in later turns.
     pub(super) fn end_session(&mut self, now: Time, key: SessionKey) {
         self.begin_to_end(now, Ending { key, manner: Manner::AsWanted, next: None });
     }
@@ -246,7 +258,9 @@ impl Core {
 
     fn begin_to_end(&mut self, now: Time, ending: Ending) {
         let key = ending.key;
-        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.is_ending) else { return };
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.is_ending) else {
+            return;
+        };
         // What goes on is not for this client any longer.
         session.connection = None;
         (session.departed, session.is_ending) = (true, true);
@@ -294,7 +308,8 @@ impl Core {
         let next = tasks.get(room - 1).and_then(|(n, _)| n.checked_add(1));
         self.work.add(tasks.len() + WORK_PER_MESSAGE);
         for (_, task) in tasks {
-            let goes_on = ending.manner.lets_go_on() && self.tasks.get(task).is_some_and(Task::outlives_session);
+            let goes_on = ending.manner.lets_go_on()
+                && self.tasks.get(task).is_some_and(Task::outlives_session);
             if !goes_on {
                 self.cancel_task_for(now, task, false, ending.manner.why());
             }
@@ -308,8 +323,8 @@ impl Core {
         self.forget_departed(key);
     }
 
-    /// Ends a session with all that it has: also what was to be kept is cancelled. Its client hears of as many ends as
-    /// one turn has; why it has to go, it is told in any case.
+    /// Ends a session with all that it has: also what was to be kept is cancelled. Its client hears
+    /// of as many ends as one turn has; why it has to go, it is told in any case.
     pub(super) fn end_session_with_all(&mut self, now: Time, key: SessionKey, why: &str) {
         let Some(session) = self.sessions.get(key) else { return };
         let at_once = if self.is_turn_over() { 0 } else { TASKS_PER_PART };
@@ -328,7 +343,8 @@ impl Core {
 
     /// Forgets a session that is over, once its last kept task has ended.
     pub(super) fn forget_departed(&mut self, key: SessionKey) {
-        let is_over = |session: &Session| session.departed && !session.is_ending && session.tasks.is_empty();
+        let is_over =
+            |session: &Session| session.departed && !session.is_ending && session.tasks.is_empty();
         if !self.sessions.get(key).is_some_and(is_over) {
             return;
         }

@@ -1,12 +1,13 @@
-//! Client requests about tasks of other sessions and about engines: cancel, purge, signals, restarts, shutdown.
+//! Client requests about tasks of other sessions and about engines: cancel, purge, signals,
+//! restarts, shutdown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::ids::{Attempt, EngineId, OwnerId};
 use furlong_wire::limits::SUBMIT_TARGETS_MAX;
 use furlong_wire::message::{
-    CancelAttempts, EngineShutdown, ErrorKind, Reply, ReplyBody, Restart, Shutdown, Signal, SignalAttempts, Slots,
-    TaskState, ToEngine,
+    CancelAttempts, EngineShutdown, ErrorKind, Reply, ReplyBody, Restart, Shutdown, Signal,
+    SignalAttempts, Slots, TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -45,13 +46,16 @@ impl Restarting {
         self.waiting.extend(engines.iter().map(|id| (*id, self.made)));
     }
 
-    /// An engine has a new interpreter, or none any longer. Gives the requests that have waited for just that.
+    /// An engine has a new interpreter, or none any longer. Gives the requests that have waited for
+    /// just that.
     fn end(&mut self, id: EngineId) -> Vec<(ConnectionId, u64)> {
         let served: Vec<_> = self.waiting.extract_if((id, 0)..=(id, u64::MAX), |_| true).collect();
         let mut done = Vec::new();
         for (_, number) in served {
             count(1);
-            let Some((connection, request, engines)) = self.requests.get_mut(&number) else { continue };
+            let Some((connection, request, engines)) = self.requests.get_mut(&number) else {
+                continue;
+            };
             *engines -= 1;
             if *engines == 0 {
                 done.push((*connection, *request));
@@ -63,15 +67,17 @@ impl Restarting {
 }
 
 impl Core {
-    /// Ends those of some tasks that have not begun. What an engine has is asked back: whether it has begun, the engine
-    /// alone knows. Gives how many those are.
+    /// Ends those of some tasks that have not begun. What an engine has is asked back: whether it
+    /// has begun, the engine alone knows. Gives how many those are.
     pub(super) fn take_tasks_back(&mut self, now: Time, mut unfinished: Vec<TaskKey>) -> u64 {
         unfinished.retain(|task| self.tasks.get(*task).is_some_and(|task| !task.is_reported()));
         let cancelled = unfinished.len() as u64;
         let mut assigned: BTreeMap<EngineId, Vec<u64>> = BTreeMap::new();
         for task in unfinished {
             match self.tasks.get(task).map(|task| task.state) {
-                Some(State::Assigned { engine, attempt, .. }) if !self.is_withheld(engine, attempt) => {
+                Some(State::Assigned { engine, attempt, .. })
+                    if !self.is_withheld(engine, attempt) =>
+                {
                     assigned.entry(engine).or_default().push(attempt);
                 }
                 _ => self.cancel_task(now, task, false),
@@ -88,17 +94,19 @@ impl Core {
         cancelled
     }
 
-    /// Returns true if an engine will be sent an attempt that is assigned to it only when the journal has it.
+    /// Returns true if an engine will be sent an attempt that is assigned to it only when the
+    /// journal has it.
     fn is_withheld(&self, engine: EngineId, attempt: u64) -> bool {
         self.engines.get(engine).is_some_and(|engine| engine.withheld.contains(&attempt))
     }
 
-    /// Forgets what is kept of some tasks of a session, and does not keep those whose end its client has not
-    /// acknowledged. Gives how many those are.
+    /// Forgets what is kept of some tasks of a session, and does not keep those whose end its
+    /// client has not acknowledged. Gives how many those are.
     pub(super) fn purge_range(&mut self, key: SessionKey, first: u64, last: u64) -> usize {
         let session = self.sessions.get_mut(key);
         let kept_later = session.map_or(0, |session| session.keep_no_longer(first, last));
-        let kept: Vec<u64> = self.kept.tasks_from(key, first).map(|(n, _)| n).take_while(|n| *n <= last).collect();
+        let kept: Vec<u64> =
+            self.kept.tasks_from(key, first).map(|(n, _)| n).take_while(|n| *n <= last).collect();
         let purged = kept.len();
         for n in kept {
             self.purge_kept(key, n);
@@ -131,7 +139,8 @@ impl Core {
                 let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
                 task.is_some_and(|task| self.may_touch(key, task))
             };
-            let attempts: Vec<Attempt> = engine.assigned.iter().filter(own).map(|count| self.attempt(*count)).collect();
+            let attempts: Vec<Attempt> =
+                engine.assigned.iter().filter(own).map(|count| self.attempt(*count)).collect();
             let process = engine.process.and_then(|key| self.processes.get(&key));
             if let Some(connection) = process.map(|process| process.connection) {
                 let signal = |attempts| ToEngine::Signal(SignalAttempts { attempts, signal });
@@ -154,16 +163,24 @@ impl Core {
             Err(refused) => return Some(refused),
         };
         if self.restarting.waiting.len() + engines.len() > RESTARTS_WAITING_MAX {
-            return Some(ReplyBody::Refused("too many restarts wait for their engines; wait for those".to_owned()));
+            return Some(ReplyBody::Refused(
+                "too many restarts wait for their engines; wait for those".to_owned(),
+            ));
         }
         let foreign = engines.iter().find(|id| self.serves_others(key, **id));
         if let Some(id) = foreign {
-            let text = format!("engine {id} has tasks of another owner; an `admin` capability may restart it");
+            let text = format!(
+                "engine {id} has tasks of another owner; an `admin` capability may restart it"
+            );
             return Some(ReplyBody::Refused(text));
         }
-        let away = engines.iter().find(|id| self.engines.get(**id).is_none_or(|engine| engine.process.is_none()));
+        let away = engines
+            .iter()
+            .find(|id| self.engines.get(**id).is_none_or(|engine| engine.process.is_none()));
         if let Some(id) = away {
-            return Some(ReplyBody::Refused(format!("engine {id} is not connected now; try again when it is back")));
+            return Some(ReplyBody::Refused(format!(
+                "engine {id} is not connected now; try again when it is back"
+            )));
         }
         if engines.is_empty() {
             return Some(ReplyBody::Done);
@@ -173,14 +190,17 @@ impl Core {
             let how = "its interpreter was restarted on request".to_owned();
             self.sweep(now, id, None, Reason::NamespaceLost(how, None));
             // A restart that is under way serves this request too.
-            if self.engines.update(id, |engine| std::mem::replace(&mut engine.restarting, true)) == Some(false) {
+            if self.engines.update(id, |engine| std::mem::replace(&mut engine.restarting, true))
+                == Some(false)
+            {
                 self.tell_slot(id, |slots| ToEngine::Restart(Slots { slots }));
             }
         }
         None
     }
 
-    /// An engine's interpreter is gone, or the engine itself: answers those who have asked for that.
+    /// An engine's interpreter is gone, or the engine itself: answers those who have asked for
+    /// that.
     pub(super) fn note_restarted(&mut self, id: EngineId) {
         for (connection, request) in self.restarting.end(id) {
             self.answer_later(connection, Reply { request, body: ReplyBody::Done });
@@ -192,18 +212,30 @@ impl Core {
         let engines: BTreeSet<EngineId> = match &shutdown.engines {
             Some(engines) if engines.len() > SUBMIT_TARGETS_MAX => return too_many_engines(),
             Some(engines) => engines.iter().copied().collect(),
-            None => self.engines.iter().map(|(id, _)| id).filter(|id| self.engines.is_known(*id)).collect(),
+            None => self
+                .engines
+                .iter()
+                .map(|(id, _)| id)
+                .filter(|id| self.engines.is_known(*id))
+                .collect(),
         };
         self.work.add(engines.len());
         if let Some(id) = engines.iter().find(|id| !self.engines.is_known(**id)) {
-            return ReplyBody::Refused(format!("there is no engine {id}; `furlong ids` shows who is there"));
+            return ReplyBody::Refused(format!(
+                "there is no engine {id}; `furlong ids` shows who is there"
+            ));
         }
         let reason = "stopped on request".to_owned();
-        let processes: BTreeSet<ProcessKey> =
-            engines.iter().filter_map(|id| self.engines.get(*id)?.process).inspect(|_| count(1)).collect();
+        let processes: BTreeSet<ProcessKey> = engines
+            .iter()
+            .filter_map(|id| self.engines.get(*id)?.process)
+            .inspect(|_| count(1))
+            .collect();
         let is_whole = |key: &ProcessKey| {
             let engines_of = self.processes.get(key).map(|process| &process.engines);
-            engines_of.is_some_and(|of| of.iter().all(|id| engines.contains(id) || self.engines.get(*id).is_none()))
+            engines_of.is_some_and(|of| {
+                of.iter().all(|id| engines.contains(id) || self.engines.get(*id).is_none())
+            })
         };
         for key in processes.into_iter().filter(is_whole).collect::<Vec<_>>() {
             self.stop_giving(key);
@@ -213,8 +245,11 @@ impl Core {
         }
         // Some engines of a process: their slots stay there, and are given nothing any longer.
         for id in engines {
-            let process =
-                self.engines.get(id).and_then(|engine| engine.process).and_then(|key| self.processes.get(&key));
+            let process = self
+                .engines
+                .get(id)
+                .and_then(|engine| engine.process)
+                .and_then(|key| self.processes.get(&key));
             if process.is_some_and(|process| process.leaving) {
                 continue;
             }
@@ -226,8 +261,12 @@ impl Core {
                 self.release_unsent(key, id);
             }
             // What needs no interpreter is not ended by that.
-            let given = self.engines.get(id).map_or_else(Vec::new, |engine| engine.assigned.iter().copied().collect());
-            let attempts: Vec<Attempt> = given.into_iter().map(|count| self.attempt(count)).collect();
+            let given = self
+                .engines
+                .get(id)
+                .map_or_else(Vec::new, |engine| engine.assigned.iter().copied().collect());
+            let attempts: Vec<Attempt> =
+                given.into_iter().map(|count| self.attempt(count)).collect();
             if let Some(process) = process {
                 let cancel = |attempts| ToEngine::Cancel(CancelAttempts { attempts, force: true });
                 self.to_engine_in_parts(process, &attempts, cancel);
@@ -271,7 +310,11 @@ impl Core {
     }
 
     /// The engines that a request names, each once; or why it is refused.
-    fn named(&self, key: SessionKey, engines: &[EngineId]) -> Result<BTreeSet<EngineId>, ReplyBody> {
+    fn named(
+        &self,
+        key: SessionKey,
+        engines: &[EngineId],
+    ) -> Result<BTreeSet<EngineId>, ReplyBody> {
         if engines.len() > SUBMIT_TARGETS_MAX {
             return Err(too_many_engines());
         }
@@ -279,16 +322,21 @@ impl Core {
         self.beyond(key, &engines).map_or(Ok(engines), Err)
     }
 
-    /// Returns the reason that a session may do nothing to engines, if so: they are not there, or out of its scope.
+    /// Returns the reason that a session may do nothing to engines, if so: they are not there, or
+    /// out of its scope.
     fn beyond(&self, key: SessionKey, engines: &BTreeSet<EngineId>) -> Option<ReplyBody> {
         let scopes = &self.sessions.get(key)?.claims.scopes;
         for id in engines {
             self.work.add(1);
             let Some(engine) = self.engines.get(*id) else {
-                return Some(ReplyBody::Refused(format!("there is no engine {id}; `furlong ids` shows who is there")));
+                return Some(ReplyBody::Refused(format!(
+                    "there is no engine {id}; `furlong ids` shows who is there"
+                )));
             };
             let class = engine.class.and_then(|class| self.placements.class(class));
-            let in_scope = |class: &super::placement::Class| scopes.iter().any(|scope| class.labels.contains(scope));
+            let in_scope = |class: &super::placement::Class| {
+                scopes.iter().any(|scope| class.labels.contains(scope))
+            };
             if !scopes.is_empty() && !class.is_some_and(in_scope) {
                 let text = format!(
                     "the capability is for engines with one of the labels {}: not engine {id}",
@@ -300,10 +348,15 @@ impl Core {
         None
     }
 
-    /// Returns true if an engine has tasks of other owners, which a session that is not an admin's may not disturb.
+    /// Returns true if an engine has tasks of other owners, which a session that is not an admin's
+    /// may not disturb.
     fn serves_others(&self, key: SessionKey, id: EngineId) -> bool {
         let Some(engine) = self.engines.get(id) else { return false };
-        let given = engine.assigned.iter().filter_map(|count| self.attempts.get(*count)).map(|given| given.task);
+        let given = engine
+            .assigned
+            .iter()
+            .filter_map(|count| self.attempts.get(*count))
+            .map(|given| given.task);
         let foreign = |task: TaskKey| {
             self.work.add(1);
             self.tasks.get(task).is_some_and(|task| !self.may_touch(key, task))
@@ -333,5 +386,7 @@ pub(super) fn namespace_lost(id: EngineId, how: &str) -> Ended {
 }
 
 fn too_many_engines() -> ReplyBody {
-    ReplyBody::Refused(format!("a request names at most {SUBMIT_TARGETS_MAX} engines; ask in parts"))
+    ReplyBody::Refused(format!(
+        "a request names at most {SUBMIT_TARGETS_MAX} engines; ask in parts"
+    ))
 }

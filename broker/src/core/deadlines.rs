@@ -11,7 +11,8 @@ use super::tasks::{State, Task, TaskKey};
 use super::work::TASKS_PER_PART;
 use super::{Core, Time};
 
-/// The tasks for which something is due, in the order of the times. Each has one time at most, which its record names.
+/// The tasks for which something is due, in the order of the times. Each has one time at most,
+/// which its record names.
 #[derive(Debug, Default)]
 pub struct Deadlines(BTreeSet<(Time, TaskKey)>);
 
@@ -58,13 +59,17 @@ impl Core {
     pub(super) fn handle_deadlines(&mut self, now: Time) {
         // Very many have their turn later.
         for _ in 0..TASKS_PER_PART {
-            let Some(&(at, key)) = self.deadlines.0.first().filter(|(at, _)| *at <= now) else { return };
+            let Some(&(at, key)) = self.deadlines.0.first().filter(|(at, _)| *at <= now) else {
+                return;
+            };
             self.deadlines.0.remove(&(at, key));
             let Some(task) = self.tasks.get_mut(key) else { continue };
             task.more_mut().deadline = None;
             let options = task.options.clone();
             match task.state {
-                State::Pausing if task.more().and_then(|more| more.pause_ends).is_some_and(|at| at <= now) => {
+                State::Pausing
+                    if task.more().and_then(|more| more.pause_ends).is_some_and(|at| at <= now) =>
+                {
                     task.more_mut().pause_ends = None;
                     if task.attempts == 0 {
                         self.end_wait(now, key);
@@ -73,16 +78,22 @@ impl Core {
                     }
                 }
                 State::Assigned { engine, .. } => {
-                    let limit = options.and_then(|options| options.run_timeout_ms).unwrap_or_default();
+                    let limit =
+                        options.and_then(|options| options.run_timeout_ms).unwrap_or_default();
                     self.time_out_run(now, key, engine, limit);
                 }
                 _ => {
-                    let limit = options.and_then(|options| options.queue_timeout_ms).unwrap_or_default();
+                    let limit =
+                        options.and_then(|options| options.queue_timeout_ms).unwrap_or_default();
                     let text = format!(
                         "no engine could take it within its `queue_timeout` of {limit} ms; `furlong explain` shows \
                          what a task waits for"
                     );
-                    self.end(now, key, Ended::by_broker(TaskState::TimedOut, ErrorKind::QueueTimeout, text));
+                    self.end(
+                        now,
+                        key,
+                        Ended::by_broker(TaskState::TimedOut, ErrorKind::QueueTimeout, text),
+                    );
                 }
             }
         }
@@ -90,7 +101,9 @@ impl Core {
 
     fn time_out_run(&mut self, now: Time, key: TaskKey, engine: EngineId, limit_ms: u64) {
         self.stop_attempt(now, key, true);
-        let text = format!("it ran longer than its `run_timeout` of {limit_ms} ms on engine {engine}, and was stopped");
+        let text = format!(
+            "it ran longer than its `run_timeout` of {limit_ms} ms on engine {engine}, and was stopped"
+        );
         let ended = Ended::by_broker(TaskState::TimedOut, ErrorKind::RunTimeout, text);
         self.end(now, key, Ended { engine: Some(engine), ..ended });
     }
@@ -105,7 +118,8 @@ impl Core {
         }
         task.transition(State::Pausing);
         let engine = task.place.engine();
-        task.more_mut().pause_ends = Some(now.after(Duration::from_millis(pause_ms).min(PAUSE_MAX)));
+        task.more_mut().pause_ends =
+            Some(now.after(Duration::from_millis(pause_ms).min(PAUSE_MAX)));
         self.held += 1;
         if let Some(id) = engine {
             self.engines.update(id, |engine| engine.queue.set_apart(key));
@@ -131,7 +145,9 @@ fn due(task: &Task, now: Time) -> Option<Time> {
                 (0, durable) => (task.submitted, durable.map_or(0, |durable| durable.age_us)),
                 _ => (now, 0),
             };
-            options.queue_timeout_ms.map(|limit| began.after(ms(limit).saturating_sub(Duration::from_micros(age_us))))
+            options
+                .queue_timeout_ms
+                .map(|limit| began.after(ms(limit).saturating_sub(Duration::from_micros(age_us))))
         }
         // It does not wait for an engine.
         State::Pausing => task.more().and_then(|more| more.pause_ends),

@@ -46,7 +46,10 @@ pub struct Dependents {
 impl Dependents {
     /// Those that wait for a task.
     pub fn of(&self, key: TaskKey) -> impl Iterator<Item = TaskKey> {
-        self.pairs.range((key, FIRST_KEY)..).take_while(move |pair| pair.0 == key).map(|pair| pair.1)
+        self.pairs
+            .range((key, FIRST_KEY)..)
+            .take_while(move |pair| pair.0 == key)
+            .map(|pair| pair.1)
     }
 
     /// Returns true if a task has not been notified of an end yet.
@@ -63,8 +66,14 @@ impl Dependents {
 
 impl Group {
     /// Takes a dependency's end. Those that do not matter any longer are appended to `dropped`.
-    fn settle(&mut self, key: TaskKey, ending: Ending, dropped: &mut Vec<TaskKey>) -> Result<(), String> {
-        let mut demands: Vec<Dependency> = self.pending.remove(&key).into_iter().flatten().collect();
+    fn settle(
+        &mut self,
+        key: TaskKey,
+        ending: Ending,
+        dropped: &mut Vec<TaskKey>,
+    ) -> Result<(), String> {
+        let mut demands: Vec<Dependency> =
+            self.pending.remove(&key).into_iter().flatten().collect();
         demands.sort_by_key(|demand| !ending.is_as_demanded(demand));
         demands.into_iter().try_for_each(|demand| self.take(demand, ending))?;
         dropped.extend(self.drop_unimportant());
@@ -96,7 +105,11 @@ impl Group {
 
     /// Drops the other dependencies if one is enough and has ended as demanded. Returns those.
     fn drop_unimportant(&mut self) -> Vec<TaskKey> {
-        if self.any && self.is_met { std::mem::take(&mut self.pending).into_keys().collect() } else { Vec::new() }
+        if self.any && self.is_met {
+            std::mem::take(&mut self.pending).into_keys().collect()
+        } else {
+            Vec::new()
+        }
     }
 
     fn is_open(&self) -> bool {
@@ -133,10 +146,17 @@ impl Waits {
     }
 
     /// Takes a dependency's end. Those that do not matter any longer are appended to `dropped`.
-    fn settle(&mut self, key: TaskKey, ending: Ending, dropped: &mut Vec<TaskKey>) -> Result<(), String> {
+    fn settle(
+        &mut self,
+        key: TaskKey,
+        ending: Ending,
+        dropped: &mut Vec<TaskKey>,
+    ) -> Result<(), String> {
         let settled = self.after.settle(key, ending, dropped);
         let settled = settled.and_then(|()| self.follow.settle(key, ending, dropped));
-        dropped.retain(|other| !self.after.pending.contains_key(other) && !self.follow.pending.contains_key(other));
+        dropped.retain(|other| {
+            !self.after.pending.contains_key(other) && !self.follow.pending.contains_key(other)
+        });
         settled
     }
 
@@ -147,17 +167,20 @@ impl Waits {
     /// The engine to which the task follows others, once all have ended. None if it follows nobody.
     fn engine(&self) -> Result<Option<EngineId>, String> {
         let Some((first, engine)) = self.follow.engines.first() else { return Ok(None) };
-        let engine = engine.ok_or_else(|| format!("no engine has run {first}, which this task was to follow"))?;
+        let engine = engine
+            .ok_or_else(|| format!("no engine has run {first}, which this task was to follow"))?;
         match self.follow.engines.iter().find(|(_, other)| *other != Some(engine)) {
-            Some((other, _)) => Err(format!("{first} and {other}, which this task was to follow, ran in two places")),
+            Some((other, _)) => Err(format!(
+                "{first} and {other}, which this task was to follow, ran in two places"
+            )),
             None => Ok(Some(engine)),
         }
     }
 }
 
 impl Core {
-    /// Looks up what a task depends on, the first one of its submit being `own`. Of a task from the journal, `known`
-    /// are those that had ended, in that order. None if it depends on nothing.
+    /// Looks up what a task depends on, the first one of its submit being `own`. Of a task from the
+    /// journal, `known` are those that had ended, in that order. None if it depends on nothing.
     ///
     /// # Errors
     /// The reason that the task can never run, for people.
@@ -172,9 +195,13 @@ impl Core {
             return Ok(None);
         }
         // Only a later submit can name it and be meant: so there is no circle.
-        let itself = |demand: &&Dependency| demand.task.session == own.session && demand.task.n >= own.n;
+        let itself =
+            |demand: &&Dependency| demand.task.session == own.session && demand.task.n >= own.n;
         if let Some(demand) = options.after.iter().chain(&options.follow).find(itself) {
-            return Err(format!("{} was not submitted before this task, which was to wait for it", demand.task));
+            return Err(format!(
+                "{} was not submitted before this task, which was to wait for it",
+                demand.task
+            ));
         }
         let mut met = Vec::new();
         let after = self.group(owner, &options.after, options.after_any, known, &mut met)?;
@@ -229,13 +256,17 @@ impl Core {
     /// Returns true if a task is unfinished and the journal will not have it.
     pub(super) fn is_in_memory_alone(&self, owner: OwnerId, task: TaskId) -> bool {
         match self.standing(owner, task) {
-            Standing::Unfinished(key) => self.tasks.get(key).is_some_and(|task| task.durable().is_none()),
+            Standing::Unfinished(key) => {
+                self.tasks.get(key).is_some_and(|task| task.durable().is_none())
+            }
             Standing::Ended(_) | Standing::Unknown => false,
         }
     }
 
     fn standing(&self, owner: OwnerId, task: TaskId) -> Standing {
-        if let Some(session) = self.sessions.find(owner, task.session).and_then(|key| self.sessions.get(key)) {
+        if let Some(session) =
+            self.sessions.find(owner, task.session).and_then(|key| self.sessions.get(key))
+        {
             if let Some(key) = session.tasks.get(task.n) {
                 return Standing::Unfinished(*key);
             }
@@ -256,13 +287,15 @@ impl Core {
         }
     }
 
-    /// Returns true if a task that has its arguments still waits for others. Moves it to its engine if it follows one
-    /// there.
+    /// Returns true if a task that has its arguments still waits for others. Moves it to its engine
+    /// if it follows one there.
     ///
     /// # Errors
     /// The reason that the task can never run, for people.
     pub(super) fn still_waits(&mut self, key: TaskKey) -> Result<bool, String> {
-        let Some(more) = self.tasks.get_mut(key).and_then(Task::more_if_any) else { return Ok(false) };
+        let Some(more) = self.tasks.get_mut(key).and_then(Task::more_if_any) else {
+            return Ok(false);
+        };
         match &more.waits {
             None => Ok(false),
             Some(waits) if waits.is_open() => Ok(true),
@@ -281,19 +314,22 @@ impl Core {
         let session = task.session;
         match task.place {
             Place::Direct(target) | Place::Pinned(target) if target == engine => Ok(()),
-            Place::Direct(target) | Place::Pinned(target) => {
-                Err(format!("it is for engine {target}, and was to follow a task that ran on engine {engine}"))
-            }
-            // If the other one was run once more, this one may have followed it elsewhere before: it goes on there, or
-            // is lost.
+            Place::Direct(target) | Place::Pinned(target) => Err(format!(
+                "it is for engine {target}, and was to follow a task that ran on engine {engine}"
+            )),
+            // If the other one was run once more, this one may have followed it elsewhere before:
+            // it goes on there, or is lost.
             Place::Shared if may_have_run && task.at_most_once() => Ok(()),
             Place::Shared => {
                 if !self.engines.is_known(engine) {
-                    return Err(format!("engine {engine}, which ran the task that this one was to follow, is gone"));
+                    return Err(format!(
+                        "engine {engine}, which ran the task that this one was to follow, is gone"
+                    ));
                 }
                 task.place = Place::Pinned(engine);
                 let tasks = &self.tasks;
-                self.engines.update(engine, |engine| engine.queue.put_in_order(session, key, tasks));
+                self.engines
+                    .update(engine, |engine| engine.queue.put_in_order(session, key, tasks));
                 Ok(())
             }
         }
@@ -301,7 +337,8 @@ impl Core {
 
     /// A task has ended: remembers how, for those that wait for it.
     pub(super) fn note_end(&mut self, key: TaskKey, ending: Ending) {
-        if self.dependents.pairs.range((key, FIRST_KEY)..).next().is_some_and(|pair| pair.0 == key) {
+        if self.dependents.pairs.range((key, FIRST_KEY)..).next().is_some_and(|pair| pair.0 == key)
+        {
             self.dependents.ends.push_back((key, ending));
         }
     }
@@ -353,7 +390,8 @@ impl Core {
         if let Some(name) = name {
             self.note_met(key, name, ending);
         }
-        let waits = settled.and_then(|()| if state == State::Waiting { self.still_waits(key) } else { Ok(true) });
+        let waits = settled
+            .and_then(|()| if state == State::Waiting { self.still_waits(key) } else { Ok(true) });
         match waits {
             Ok(true) if state == State::Receiving => self.note_if_behind(key),
             Ok(true) => {}

@@ -1,4 +1,5 @@
-//! An engine's own queue: each session's tasks in the order of their submits, the sessions by arrival.
+//! An engine's own queue: each session's tasks in the order of their submits, the sessions by
+//! arrival.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,10 +10,10 @@ use super::work::count;
 
 /// Tasks for one engine alone.
 ///
-/// A task whose arguments or dependencies are missing holds up its own session, and no other. Which session's first
-/// task can run is worked out when something about it changes ([`DirectQueue::note`]), so that a long line that waits
-/// costs nothing. An entry whose task has ended stays until it is the first of its line, or until there are more such
-/// than others.
+/// A task whose arguments or dependencies are missing holds up its own session, and no other. Which
+/// session's first task can run is worked out when something about it changes
+/// ([`DirectQueue::note`]), so that a long line that waits costs nothing. An entry whose task has
+/// ended stays until it is the first of its line, or until there are more such than others.
 #[derive(Debug, Default)]
 pub struct DirectQueue {
     lines: BTreeMap<SessionKey, Line>,
@@ -43,9 +44,9 @@ impl DirectQueue {
         self.lines.entry(session).or_default().tasks.push_back((n, task));
     }
 
-    /// Puts a task in its place by its number: it has been here before, and was the first, or has followed another task
-    /// to this engine. So whatever a task waits for, here or elsewhere, was submitted before it: no circle.
-    /// [`DirectQueue::note`] follows.
+    /// Puts a task in its place by its number: it has been here before, and was the first, or has
+    /// followed another task to this engine. So whatever a task waits for, here or elsewhere, was
+    /// submitted before it: no circle. [`DirectQueue::note`] follows.
     pub fn put_in_order(&mut self, session: SessionKey, key: TaskKey, tasks: &Tasks) {
         let Some(n) = tasks.get(key).map(|task| task.n) else { return };
         self.len += 1;
@@ -155,8 +156,8 @@ impl DirectQueue {
         }
     }
 
-    /// Passes over the session whose task [`DirectQueue::peek`] has just shown, until the next [`DirectQueue::note`] of
-    /// it.
+    /// Passes over the session whose task [`DirectQueue::peek`] has just shown, until the next
+    /// [`DirectQueue::note`] of it.
     pub fn park(&mut self) {
         let Some((_, session)) = self.ready.pop_first() else { return };
         if let Some(line) = self.lines.get_mut(&session) {
@@ -192,7 +193,11 @@ impl DirectQueue {
     ) -> impl Iterator<Item = (SessionKey, u64, TaskKey)> {
         let lines = self.lines.range(first..=last);
         let tasks = lines.flat_map(move |(session, line)| {
-            let from = if *session == first { line.tasks.partition_point(|(other, _)| *other < n) } else { 0 };
+            let from = if *session == first {
+                line.tasks.partition_point(|(other, _)| *other < n)
+            } else {
+                0
+            };
             line.tasks.range(from..).map(|(n, task)| (*session, *n, *task))
         });
         tasks.inspect(|_| count(1))

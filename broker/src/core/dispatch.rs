@@ -1,8 +1,8 @@
 //! The assignment of tasks to engines, and its timing.
 //!
-//! An engine's own queue goes before the shared one. A shared task goes to the engine with the fewest assigned. Engines
-//! get more than one task only of kinds that were short lately; when an engine has nothing while another still has such
-//! tasks assigned, it is asked to give some back.
+//! An engine's own queue goes before the shared one. A shared task goes to the engine with the
+//! fewest assigned. Engines get more than one task only of kinds that were short lately; when an
+//! engine has nothing while another still has such tasks assigned, it is asked to give some back.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::message::{
-    Assign, Attempts, EngineDefine, ErrorKind, Payload, Secret, Share, Stopped, TaskState, ToClient, ToEngine, Work,
+    Assign, Attempts, EngineDefine, ErrorKind, Payload, Secret, Share, Stopped, TaskState,
+    ToClient, ToEngine, Work,
 };
 use furlong_wire::payload::InlineBytes;
 
@@ -23,7 +24,8 @@ use super::sessions::{Definition, SessionKey, Sessions};
 use super::tasks::{Place, State, Task, TaskKey};
 use super::{Assignment, Core, Output, Stopping, Time, lending};
 
-/// The time an engine may keep short tasks assigned while another is idle, before some are taken back.
+/// The time an engine may keep short tasks assigned while another is idle, before some are taken
+/// back.
 const RECALL_AFTER: Duration = Duration::from_millis(2);
 /// Tasks that are given to engines before others have their turn.
 const ASSIGNED_PER_TURN: u64 = 4096;
@@ -78,12 +80,23 @@ impl Core {
                 continue;
             }
             let demands = &self.placements.get(placement).demands;
-            let has_runtime = self.placements.class(class).is_some_and(|class| class.runtimes.contains(&runtime));
+            let has_runtime =
+                self.placements.class(class).is_some_and(|class| class.runtimes.contains(&runtime));
             let text = if has_runtime {
-                let labels = demands.require.iter().chain(&demands.scopes).map(String::as_str).collect::<Vec<_>>();
-                format!("engine {id} does not have the labels {}; `furlong status` shows each one's", labels.join(", "))
+                let labels = demands
+                    .require
+                    .iter()
+                    .chain(&demands.scopes)
+                    .map(String::as_str)
+                    .collect::<Vec<_>>();
+                format!(
+                    "engine {id} does not have the labels {}; `furlong status` shows each one's",
+                    labels.join(", ")
+                )
             } else {
-                format!("engine {id} does not run {runtime} tasks; `furlong status` shows what each one runs")
+                format!(
+                    "engine {id} does not run {runtime} tasks; `furlong status` shows what each one runs"
+                )
             };
             // It goes out of the queue first, in which it is the first of its session.
             let session = self.tasks.get(key).map(|task| task.session);
@@ -109,7 +122,8 @@ impl Core {
         let key = engine.queue.peek()?;
         let task = self.tasks.get(key)?;
         let limit = if task.aborts_followers() { 1 } else { prefetch(&self.sessions, task) };
-        // Nothing that was submitted after a forced cancel begins in the interpreter that is killed for that.
+        // Nothing that was submitted after a forced cancel begins in the interpreter that is killed
+        // for that.
         let is_doomed = task.needs_namespace() && self.forced_stop(id).is_some();
         if engine.assigned_direct >= limit || is_doomed {
             return None;
@@ -162,16 +176,22 @@ impl Core {
         }
     }
 
-    /// Of the first tasks of some queues the one whose turn it is, and the engine for it: by priority, then whose
-    /// session was served longest ago, then by arrival. Drops the queues whose first task no engine can take now. They
-    /// stay dropped, since engines only get more assigned: so many demands that wait for few engines are looked at once
-    /// for each task that is given, and not once for each other.
-    fn next_shared(&mut self, waiting: &mut Vec<PlacementId>) -> Option<(PlacementId, TaskKey, EngineId)> {
-        let (tasks, sessions, engines, placements) = (&self.tasks, &self.sessions, &self.engines, &mut self.placements);
+    /// Of the first tasks of some queues the one whose turn it is, and the engine for it: by
+    /// priority, then whose session was served longest ago, then by arrival. Drops the queues whose
+    /// first task no engine can take now. They stay dropped, since engines only get more assigned:
+    /// so many demands that wait for few engines are looked at once for each task that is given,
+    /// and not once for each other.
+    fn next_shared(
+        &mut self,
+        waiting: &mut Vec<PlacementId>,
+    ) -> Option<(PlacementId, TaskKey, EngineId)> {
+        let (tasks, sessions, engines, placements) =
+            (&self.tasks, &self.sessions, &self.engines, &mut self.placements);
         let backlog = &mut self.backlog;
         // Turns in one queue alone need no look at the sessions.
         let is_one = waiting.len() == 1;
-        let served = |key| if is_one { 0 } else { sessions.get(key).map_or(0, |session| session.served) };
+        let served =
+            |key| if is_one { 0 } else { sessions.get(key).map_or(0, |session| session.served) };
         let mut first: Option<(Rank, TaskKey, EngineId)> = None;
         waiting.retain(|placement| {
             let queue = &mut placements.get_mut(*placement).queue;
@@ -180,8 +200,10 @@ impl Core {
             let Some(key) = next else { return false };
             let Some(task) = tasks.get(key) else { return false };
             let limit = prefetch(sessions, task);
-            let idlest = engines.idlest(placements.classes(*placement, engines).iter().copied(), limit);
-            let Some(engine) = idlest.or_else(|| lending::lender(engines, placements, *placement)) else {
+            let idlest =
+                engines.idlest(placements.classes(*placement, engines).iter().copied(), limit);
+            let Some(engine) = idlest.or_else(|| lending::lender(engines, placements, *placement))
+            else {
                 return false;
             };
             let rank = (Reverse(task.priority()), served(task.session), task.submitted, *placement);
@@ -224,7 +246,8 @@ impl Core {
         self.send_work(process_key, key, engine, count);
     }
 
-    /// Of a task that has been tried before, or has waited: what belongs to this attempt begins anew.
+    /// Of a task that has been tried before, or has waited: what belongs to this attempt begins
+    /// anew.
     fn begin_attempt(&mut self, now: Time, key: TaskKey) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let attempt = task.attempts;
@@ -235,9 +258,20 @@ impl Core {
         self.set_deadline(now, key);
     }
 
-    /// Sends a task to the process of its engine. Tasks of one submit go in one message where they follow each other.
-    pub(super) fn send_work(&mut self, process_key: super::ProcessKey, key: TaskKey, id: EngineId, count: u64) {
-        let (Some(task), Some(process)) = (self.tasks.get(key), self.processes.get_mut(&process_key)) else { return };
+    /// Sends a task to the process of its engine. Tasks of one submit go in one message where they
+    /// follow each other.
+    pub(super) fn send_work(
+        &mut self,
+        process_key: super::ProcessKey,
+        key: TaskKey,
+        id: EngineId,
+        count: u64,
+    ) {
+        let (Some(task), Some(process)) =
+            (self.tasks.get(key), self.processes.get_mut(&process_key))
+        else {
+            return;
+        };
         let Some(engine) = self.engines.get(id) else { return };
         let stands_in = !engine.stood_in.is_empty() && engine.stood_in.contains(&count);
         let slot = engine.slot + if stands_in { process.engines.len() as u32 } else { 0 };
@@ -273,22 +307,30 @@ impl Core {
             self.to_engine(connection, ToEngine::Share(Share { share, session, payload }));
         }
         let session = (!is_same_session).then_some(session);
-        let assign = Assign { work: AtLeastOne::new(work), session, runtime, define, share, payload };
+        let assign =
+            Assign { work: AtLeastOne::new(work), session, runtime, define, share, payload };
         self.to_engine(connection, ToEngine::Assign(assign));
         if let Some((number, chunks)) = transfer {
             self.outputs.push_back(Output::Transfer(connection, number, chunks));
         }
     }
 
-    /// A large payload of a task that no other engine will ever run need not be held once it is on its way.
+    /// A large payload of a task that no other engine will ever run need not be held once it is on
+    /// its way.
     fn let_go(&mut self, key: TaskKey) {
-        let Some(task) = self.tasks.get_mut(key).filter(|task| task.runs_on_one_attempt()) else { return };
+        let Some(task) = self.tasks.get_mut(key).filter(|task| task.runs_on_one_attempt()) else {
+            return;
+        };
         task.payload = Stored::Sent(task.payload.budget_bytes());
     }
 
     /// Tells a process what it must know before a task: the session's secret, the definition.
     pub(super) fn tell_session(&mut self, process_key: super::ProcessKey, task: TaskKey) {
-        let (Some(task), Some(process)) = (self.tasks.get(task), self.processes.get_mut(&process_key)) else { return };
+        let (Some(task), Some(process)) =
+            (self.tasks.get(task), self.processes.get_mut(&process_key))
+        else {
+            return;
+        };
         let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
         let connection = process.connection;
         let is_new = !process.lanes.contains_key(&task.session);
@@ -299,13 +341,15 @@ impl Core {
             let lane = self.budget.open_lane();
             let payload_credit_bytes = lane.first();
             process.lanes.insert(task.session, lane);
-            let message = ToEngine::Secret(Secret { session: session.id, secret, payload_credit_bytes });
+            let message =
+                ToEngine::Secret(Secret { session: session.id, secret, payload_credit_bytes });
             self.outputs.push_back(Output::ToEngine(connection, message));
         }
         let Some(number) = task.define else { return };
         let blob = match session.definitions.get(&number) {
             Some(Definition::Here(blob)) => blob,
-            // Its client has let go of what it still needs: the task fails on the engine, which would wait otherwise.
+            // Its client has let go of what it still needs: the task fails on the engine, which
+            // would wait otherwise.
             _ => &Stored::Refused,
         };
         if process.definitions.insert((task.session, number)) {
@@ -341,7 +385,9 @@ impl Core {
             and(engine);
             // Counts ascend, and mostly the first one ends.
             let is_first = engine.assigned.front() == Some(&count);
-            if let Some(at) = is_first.then_some(0).or_else(|| engine.assigned.binary_search(&count).ok()) {
+            if let Some(at) =
+                is_first.then_some(0).or_else(|| engine.assigned.binary_search(&count).ok())
+            {
                 engine.assigned.remove(at);
                 engine.assigned_direct -= u32::from(given.direct);
             }
@@ -368,7 +414,8 @@ impl Core {
         Some(given)
     }
 
-    /// A task that was ended while an engine had it no longer runs there: its client may want to know.
+    /// A task that was ended while an engine had it no longer runs there: its client may want to
+    /// know.
     pub(super) fn note_stopped(&mut self, count: u64, given: &Assignment) {
         if given.stopping.is_some() {
             let session = self.sessions.get_mut(given.session);
@@ -406,7 +453,12 @@ impl Core {
             });
             self.direct_ready.insert(engine);
         } else {
-            self.placements.get_mut(placement).queue.push_front(priority, session, key, self.shared_given);
+            self.placements.get_mut(placement).queue.push_front(
+                priority,
+                session,
+                key,
+                self.shared_given,
+            );
             self.placements.count_waiting(placement, true);
         }
     }
@@ -417,25 +469,30 @@ impl Core {
         self.set_deadline(now, key);
     }
 
-    /// Work of its own queue is about to go to an engine: shared tasks that it has not begun are for others.
+    /// Work of its own queue is about to go to an engine: shared tasks that it has not begun are
+    /// for others.
     fn recall_for_direct(&mut self, id: EngineId) {
         let Some(engine) = self.engines.get(id) else { return };
         let shared = |count: &&u64| {
             let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
             is_shared && !engine.stood_in.contains(*count)
         };
-        let in_hand = engine.assigned.len() - engine.assigned_direct as usize - engine.stood_in.len();
-        let runs_the_only_one = in_hand == 1 && engine.assigned.iter().next().is_some_and(|first| shared(&first));
+        let in_hand =
+            engine.assigned.len() - engine.assigned_direct as usize - engine.stood_in.len();
+        let runs_the_only_one =
+            in_hand == 1 && engine.assigned.iter().next().is_some_and(|first| shared(&first));
         if in_hand == 0 || runs_the_only_one || !engine.recalled.is_empty() {
             return;
         }
-        // The first assigned is what it runs. The newest go first: each that comes back goes to the front of its queue.
-        let counts: Vec<u64> = engine.assigned.iter().skip(1).filter(shared).rev().copied().collect();
+        // The first assigned is what it runs. The newest go first: each that comes back goes to the
+        // front of its queue.
+        let counts: Vec<u64> =
+            engine.assigned.iter().skip(1).filter(shared).rev().copied().collect();
         self.recall(id, counts);
     }
 
-    /// An engine's interpreter is gone: what needs its namespace and was on its way to the engine at that moment must
-    /// not begin in the next one. The engine itself gives back what it had.
+    /// An engine's interpreter is gone: what needs its namespace and was on its way to the engine
+    /// at that moment must not begin in the next one. The engine itself gives back what it had.
     pub(super) fn recall_direct(&mut self, id: EngineId) {
         let Some(engine) = self.engines.get(id) else { return };
         let needs = |count: &&u64| {
@@ -454,15 +511,21 @@ impl Core {
         let connection = process.connection;
         let attempts: Vec<Attempt> = counts.iter().map(|count| self.attempt(*count)).collect();
         self.engines.update(id, |engine| engine.recalled.extend(counts));
-        self.to_engine_in_parts(connection, &attempts, |attempts| ToEngine::Recall(Attempts { attempts }));
+        self.to_engine_in_parts(connection, &attempts, |attempts| {
+            ToEngine::Recall(Attempts { attempts })
+        });
     }
 
-    /// Asks a busy engine for half of what it has been assigned, if another has nothing and could run it.
+    /// Asks a busy engine for half of what it has been assigned, if another has nothing and could
+    /// run it.
     fn recall_for_idle(&mut self, now: Time) {
         let looked_at = self.recall_looked_at;
-        if self.engines.classes() > BUSY_SCAN_MAX && looked_at.is_some_and(|at| now < at.after(RECALL_AFTER)) {
+        if self.engines.classes() > BUSY_SCAN_MAX
+            && looked_at.is_some_and(|at| now < at.after(RECALL_AFTER))
+        {
             // Many classes are not looked at after each batch of messages.
-            self.recall_at = looked_at.map(|at| at.after(RECALL_AFTER)).filter(|_| !self.attempts.is_empty());
+            self.recall_at =
+                looked_at.map(|at| at.after(RECALL_AFTER)).filter(|_| !self.attempts.is_empty());
             return;
         }
         (self.recall_at, self.recall_looked_at) = (None, Some(now));
@@ -471,7 +534,8 @@ impl Core {
             return;
         }
         let idle = self.engines.idle().map(|(class, _)| class).take(BUSY_MAX);
-        let spare = |class: ClassId| busiest.iter().find_map(|id| Some((*id, self.spare(*id, class)?)));
+        let spare =
+            |class: ClassId| busiest.iter().find_map(|id| Some((*id, self.spare(*id, class)?)));
         let Some((id, (oldest, counts))) = idle.into_iter().find_map(spare) else { return };
         if now < oldest.after(RECALL_AFTER) {
             self.recall_at = Some(oldest.after(RECALL_AFTER));
@@ -482,22 +546,26 @@ impl Core {
         self.recall_at = Some(now.after(RECALL_AFTER));
     }
 
-    /// Returns an engine's surplus shared work, beyond what it runs, for engines of the class `idle`: the time at which
-    /// the oldest of its tasks was assigned, and half of the attempts, the newest first. None if there is nothing to
-    /// take, or some was asked for already.
+    /// Returns an engine's surplus shared work, beyond what it runs, for engines of the class
+    /// `idle`: the time at which the oldest of its tasks was assigned, and half of the attempts,
+    /// the newest first. None if there is nothing to take, or some was asked for already.
     fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<u64>)> {
         let engine = self.engines.get(id).filter(|engine| engine.lent.is_empty())?;
-        let engine = Some(engine).filter(|engine| engine.load() >= 2 && engine.recalled.is_empty())?;
-        let task = |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
+        let engine =
+            Some(engine).filter(|engine| engine.load() >= 2 && engine.recalled.is_empty())?;
+        let task =
+            |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
         let oldest = engine.assigned.iter().find_map(|count| task(count)?.assigned)?;
         let movable = |count: &&u64| {
             task(count).is_some_and(|task| {
-                task.place == Place::Shared && self.placements.fits(task.placement, idle, &self.engines)
+                task.place == Place::Shared
+                    && self.placements.fits(task.placement, idle, &self.engines)
             })
         };
         let half = (engine.load() as usize / 2).max(1);
         // The first assigned is what it runs.
-        let counts: Vec<u64> = engine.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
+        let counts: Vec<u64> =
+            engine.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
         (!counts.is_empty()).then_some((oldest, counts))
     }
 }
@@ -513,10 +581,13 @@ fn prefetch(sessions: &Sessions, task: &Task) -> u32 {
     sessions.get(task.session).map_or(1, |session| session.kinds.prefetch(task.class))
 }
 
-/// Returns true if a task of the same session has the same call as an assignment's work, as those of one submit have.
+/// Returns true if a task of the same session has the same call as an assignment's work, as those
+/// of one submit have.
 fn is_same_call(assign: &Assign, task: &Task) -> bool {
     let same_payload = match (&assign.payload, assign.share, &task.payload) {
-        (Payload::Inline(sent), None, Stored::Inline(of_task)) => sent == of_task && !sent.is_empty(),
+        (Payload::Inline(sent), None, Stored::Inline(of_task)) => {
+            sent == of_task && !sent.is_empty()
+        }
         (_, Some(share), stored) => stored.share() == Some(share),
         _ => false,
     };

@@ -91,12 +91,13 @@ pub struct Engine {
     pub unsent: BTreeSet<u64>,
     /// Attempts that it was asked to give back.
     pub recalled: BTreeSet<u64>,
-    /// Attempts that its dead interpreter may have had, and which come back to be run in the next one: nothing of its
-    /// own queue overtakes them.
+    /// Attempts that its dead interpreter may have had, and which come back to be run in the next
+    /// one: nothing of its own queue overtakes them.
     pub returning: BTreeSet<u64>,
     /// Attempts that wait for the journal: nothing of its own queue overtakes them.
     pub withheld: BTreeSet<u64>,
-    /// True if a client has asked for a new interpreter, and the engine has not said that the old one is gone.
+    /// True if a client has asked for a new interpreter, and the engine has not said that the old
+    /// one is gone.
     pub restarting: bool,
     /// The reason that its last interpreter ended.
     pub down_cause: Option<String>,
@@ -147,7 +148,8 @@ impl Engine {
             && !self.is_blocked()
     }
 
-    /// Returns its load. While an attempt waits there for tasks, nothing more is lined up behind it.
+    /// Returns its load. While an attempt waits there for tasks, nothing more is lined up behind
+    /// it.
     pub fn load(&self) -> u32 {
         self.assigned.len() as u32 + if self.lent.is_empty() { 0 } else { LENT_LOAD }
     }
@@ -162,7 +164,8 @@ pub struct Loan {
     pub depth: u32,
 }
 
-/// The load that an engine counts as assigned while an attempt waits there for tasks: more than any limit.
+/// The load that an engine counts as assigned while an attempt waits there for tasks: more than any
+/// limit.
 const LENT_LOAD: u32 = 1 << 16;
 
 /// All engines, connected or awaited, and the order in which shared work looks at them.
@@ -170,10 +173,12 @@ const LENT_LOAD: u32 = 1 << 16;
 pub struct Engines {
     by_id: BTreeMap<EngineId, Engine>,
     by_uuid: BTreeMap<EngineUuid, EngineId>,
-    /// Those that are gone and may come back, the one that went first first. An entry may be out of date.
+    /// Those that are gone and may come back, the one that went first first. An entry may be out of
+    /// date.
     gone: VecDeque<EngineUuid>,
-    /// Those that take work, by class and by how much they have been assigned. Flat: an engine moves a few places at
-    /// most times, and for a few hundred engines that is far cheaper than a tree.
+    /// Those that take work, by class and by how much they have been assigned. Flat: an engine
+    /// moves a few places at most times, and for a few hundred engines that is far cheaper than a
+    /// tree.
     by_load: Vec<(ClassId, Vec<(u32, EngineId)>)>,
     /// Those where something waits for tasks.
     lenders: BTreeSet<EngineId>,
@@ -188,12 +193,26 @@ impl Engines {
     pub fn new(roster: &Roster) -> Self {
         let by_uuid = roster.engines.iter().map(|(id, uuid)| (*uuid, *id)).collect();
         let here = roster.engines.iter().filter(|(id, _)| roster.here.contains(id));
-        let by_id: BTreeMap<EngineId, Engine> = here.map(|(id, uuid)| (*id, Engine::new(*uuid))).collect();
-        let gone = roster.engines.iter().filter(|(id, _)| !by_id.contains_key(id)).map(|(_, uuid)| *uuid).collect();
-        Self { by_id, by_uuid, gone, next: roster.next, unused: roster.unused.clone(), ..Self::default() }
+        let by_id: BTreeMap<EngineId, Engine> =
+            here.map(|(id, uuid)| (*id, Engine::new(*uuid))).collect();
+        let gone = roster
+            .engines
+            .iter()
+            .filter(|(id, _)| !by_id.contains_key(id))
+            .map(|(_, uuid)| *uuid)
+            .collect();
+        Self {
+            by_id,
+            by_uuid,
+            gone,
+            next: roster.next,
+            unused: roster.unused.clone(),
+            ..Self::default()
+        }
     }
 
-    /// Returns the information that a later broker should know: engines that have not been given up.
+    /// Returns the information that a later broker should know: engines that have not been given
+    /// up.
     pub fn roster(&self) -> Roster {
         let engines = self.by_uuid.iter().map(|(uuid, id)| (*id, *uuid)).collect();
         let here = self.by_id.keys().copied().collect();
@@ -210,7 +229,8 @@ impl Engines {
         (u32::MAX - self.next) as usize > engines + REMEMBERED_MAX + WANTED_AHEAD_MAX as usize
     }
 
-    /// The integer for an engine: the one that it had, else the one that it wants if nobody ever had it, else the next.
+    /// The integer for an engine: the one that it had, else the one that it wants if nobody ever
+    /// had it, else the next.
     pub fn admit(&mut self, uuid: EngineUuid, wanted: Option<EngineId>) -> EngineId {
         let known = self.by_uuid.get(&uuid).copied();
         let id = known.unwrap_or_else(|| self.integer(wanted));
@@ -228,7 +248,8 @@ impl Engines {
     /// An integer that nobody has had.
     fn integer(&mut self, wanted: Option<EngineId>) -> EngineId {
         let ahead_max = self.by_uuid.len() as u32 + WANTED_AHEAD_MAX;
-        let is_free = |id: &EngineId| (id.0 >= self.next && id.0 < ahead_max) || self.unused.contains(*id);
+        let is_free =
+            |id: &EngineId| (id.0 >= self.next && id.0 < ahead_max) || self.unused.contains(*id);
         let id = wanted.filter(is_free).unwrap_or(EngineId(self.next));
         self.unused.take(&mut self.next, id);
         id
@@ -240,7 +261,9 @@ impl Engines {
             && let Some(uuid) = self.gone.pop_front()
         {
             count(1);
-            if let Some(id) = self.by_uuid.get(&uuid).copied().filter(|id| !self.by_id.contains_key(id)) {
+            if let Some(id) =
+                self.by_uuid.get(&uuid).copied().filter(|id| !self.by_id.contains_key(id))
+            {
                 self.by_uuid.remove(&uuid);
                 self.changes.push(Change::Left(id));
             }
@@ -288,7 +311,9 @@ impl Engines {
             return Some(result);
         }
         match (before, after) {
-            (Some((class, load)), Some((same, other))) if class == same => self.move_in_order(class, id, load, other),
+            (Some((class, load)), Some((same, other))) if class == same => {
+                self.move_in_order(class, id, load, other)
+            }
             _ => {
                 if let Some((class, load)) = before {
                     self.leave_order(class, (load, id));
@@ -400,11 +425,9 @@ impl Engines {
 
     /// Engines that have most assigned, and more than one task: of each class the first few.
     pub fn busiest(&self, of_each_class: usize) -> impl Iterator<Item = EngineId> {
-        let busy = self
-            .by_load
-            .iter()
-            .inspect(|_| count(1))
-            .flat_map(move |(_, order)| order.iter().rev().take(of_each_class).take_while(|(load, _)| *load >= 2));
+        let busy = self.by_load.iter().inspect(|_| count(1)).flat_map(move |(_, order)| {
+            order.iter().rev().take(of_each_class).take_while(|(load, _)| *load >= 2)
+        });
         busy.map(|(_, id)| *id)
     }
 
@@ -435,8 +458,8 @@ impl Engines {
     }
 }
 
-/// The furthest integer (MPI rank) an engine may ask for beyond the number of known engines: otherwise one peer could
-/// use up all of them.
+/// The furthest integer (MPI rank) an engine may ask for beyond the number of known engines:
+/// otherwise one peer could use up all of them.
 const WANTED_AHEAD_MAX: u32 = 65_536;
 /// Entries of engines that have come back among those that are gone.
 const GONE_KEPT: usize = 64;
@@ -457,12 +480,24 @@ mod tests {
         assert_eq!(engines.admit(uuid(1), None), EngineId(0));
         assert_eq!(engines.admit(uuid(2), None), EngineId(1));
         engines.remove_for_ever(EngineId(0));
-        assert_eq!(engines.admit(uuid(3), Some(EngineId(0))), EngineId(2), "an integer that somebody had is not given");
+        assert_eq!(
+            engines.admit(uuid(3), Some(EngineId(0))),
+            EngineId(2),
+            "an integer that somebody had is not given"
+        );
         engines.remove(EngineId(1));
-        assert_eq!(engines.admit(uuid(2), None), EngineId(1), "who was only away gets the old one back");
+        assert_eq!(
+            engines.admit(uuid(2), None),
+            EngineId(1),
+            "who was only away gets the old one back"
+        );
         assert_eq!(engines.admit(uuid(4), Some(EngineId(7))), EngineId(7));
         assert_eq!(engines.admit(uuid(5), Some(EngineId(u32::MAX))), EngineId(8));
-        assert_eq!(engines.admit(uuid(6), Some(EngineId(5))), EngineId(5), "ranks come in any order");
+        assert_eq!(
+            engines.admit(uuid(6), Some(EngineId(5))),
+            EngineId(5),
+            "ranks come in any order"
+        );
         assert_eq!(engines.admit(uuid(7), Some(EngineId(5))), EngineId(9));
     }
 
@@ -475,7 +510,11 @@ mod tests {
             engines.remove_for_ever(EngineId(engines.next - 1));
         }
         assert!(engines.next <= 20_000 + WANTED_AHEAD_MAX, "{}", engines.next);
-        assert!(engines.unused.runs() <= 2, "what nobody has had is kept as runs: {:?}", engines.unused);
+        assert!(
+            engines.unused.runs() <= 2,
+            "what nobody has had is kept as runs: {:?}",
+            engines.unused
+        );
         assert!(engines.has_integers(1024));
         engines.next = u32::MAX - 1024;
         assert!(!engines.has_integers(1024), "the last ones are not given");

@@ -1,8 +1,8 @@
 //! Events of engines, for the sessions that have subscribed to them.
 //!
-//! An event is kept once, however many subscribers it is for: each of them has its place in the list. Few messages are
-//! sent at once, many in later turns. So ten thousand engines that come or go cost what they are, and not as many
-//! messages for each subscriber in one turn.
+//! An event is kept once, however many subscribers it is for: each of them has its place in the
+//! list. Few messages are sent at once, many in later turns. So ten thousand engines that come or
+//! go cost what they are, and not as many messages for each subscriber in one turn.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -14,8 +14,8 @@ use super::{ConnectionId, Core};
 
 /// Messages that are sent at once.
 pub(super) const TOLD_AT_ONCE: usize = 64;
-/// Bytes of events that have not been told to everybody. An engine process that makes more is not read from until some
-/// are.
+/// Bytes of events that have not been told to everybody. An engine process that makes more is not
+/// read from until some are.
 const UNTOLD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes that count for each event, beside its text.
 const EVENT_BYTES: usize = 64;
@@ -116,14 +116,18 @@ impl Core {
             room = room.saturating_sub(events.len());
             self.work.add(events.len());
             // It asks how things are when it is back.
-            let Some(connection) = self.sessions.get(key).and_then(|session| session.connection) else { continue };
+            let Some(connection) = self.sessions.get(key).and_then(|session| session.connection)
+            else {
+                continue;
+            };
             for event in events {
                 self.to_client(connection, ToClient::Event(event));
             }
         }
     }
 
-    /// An engine process has made something happen. While very much is to be told, nothing more is taken from it.
+    /// An engine process has made something happen. While very much is to be told, nothing more is
+    /// taken from it.
     pub(super) fn wait_until_told(&mut self, connection: ConnectionId) {
         if self.events.is_full() {
             self.rests.insert(connection, Rest::Untold);

@@ -28,7 +28,8 @@ pub struct Expiries {
 }
 
 impl Expiries {
-    /// The engines of an earlier start, which are waited for as if their connections had been cut when this one began.
+    /// The engines of an earlier start, which are waited for as if their connections had been cut
+    /// when this one began.
     pub fn new(engines: &Engines, until: Time) -> Self {
         let mut expiries = Self::default();
         engines.iter().for_each(|(id, _)| expiries.set(Away::Engine(id), until));
@@ -69,15 +70,16 @@ impl Expiries {
 }
 
 impl Core {
-    /// Gives up sessions and engines that stayed away too long. Of very many some go now, and the others in later
-    /// turns.
+    /// Gives up sessions and engines that stayed away too long. Of very many some go now, and the
+    /// others in later turns.
     pub(super) fn expire(&mut self, now: Time) {
         while !self.is_turn_over()
             && let Some(away) = self.expiries.poll(now)
         {
             self.work.add(1);
             match away {
-                // The client has not come back: what it has not fetched is kept for other processes of its owner.
+                // The client has not come back: what it has not fetched is kept for other processes
+                // of its owner.
                 Away::Session(key) => self.end_session_keeping_all(now, key),
                 Away::Engine(id) => self.lose_engine(now, id, AWAY, false),
             }

@@ -84,7 +84,11 @@ impl Core {
                 return Some(ReplyBody::Refused(text.to_owned()));
             }
             session.fetches += 1;
-            more.followers.push(Follower { connection, request: fetch.request, output: fetch.output });
+            more.followers.push(Follower {
+                connection,
+                request: fetch.request,
+                output: fetch.output,
+            });
             if session.following.len() > 2 * session.fetches + FOLLOWED_KEPT {
                 let tasks = &self.tasks;
                 session.following.retain(|task| tasks.get(*task).is_some());
@@ -96,8 +100,14 @@ impl Core {
             self.send_pieces(connection, pieces);
         }
         if !fetch.wait {
-            let (record, owner) = (Box::new(self.record(now, task, &mut Fitting::default())?), self.owner(key)?);
-            self.send_fetched(Follower { connection, request: fetch.request, output: false }, owner, record, None);
+            let (record, owner) =
+                (Box::new(self.record(now, task, &mut Fitting::default())?), self.owner(key)?);
+            self.send_fetched(
+                Follower { connection, request: fetch.request, output: false },
+                owner,
+                record,
+                None,
+            );
         }
         None
     }
@@ -116,7 +126,9 @@ impl Core {
     /// Returns the retained output of an unfinished task.
     fn output_so_far(&self, request: u64, task: TaskKey) -> Vec<FetchedOutput> {
         let task = self.tasks.get(task);
-        let (Some(engine), Some(more)) = (task.and_then(super::records::engine_of), task.and_then(Task::more)) else {
+        let (Some(engine), Some(more)) =
+            (task.and_then(super::records::engine_of), task.and_then(Task::more))
+        else {
             return Vec::new();
         };
         let attempt = more.output.attempt();
@@ -134,12 +146,26 @@ impl Core {
         }
     }
 
-    /// Of a task whose end is on its way to the journal: answers when it is there. Whether there was room for that;
-    /// none for any other task.
-    fn follow_unwritten(&mut self, key: SessionKey, owner: OwnerId, id: TaskId, follower: Follower) -> Option<bool> {
-        let has_room = self.sessions.get(key).is_some_and(|session| session.fetches < FETCHES_WAITING_MAX);
-        let of = self.sessions.find(owner, id.session).or_else(|| self.kept.session(owner, id.session))?;
-        let done = self.sessions.get_mut(of).and_then(|session| session.done.get_mut(id.n)).map(|done| &mut **done);
+    /// Of a task whose end is on its way to the journal: answers when it is there. Whether there
+    /// was room for that; none for any other task.
+    fn follow_unwritten(
+        &mut self,
+        key: SessionKey,
+        owner: OwnerId,
+        id: TaskId,
+        follower: Follower,
+    ) -> Option<bool> {
+        let has_room =
+            self.sessions.get(key).is_some_and(|session| session.fetches < FETCHES_WAITING_MAX);
+        let of = self
+            .sessions
+            .find(owner, id.session)
+            .or_else(|| self.kept.session(owner, id.session))?;
+        let done = self
+            .sessions
+            .get_mut(of)
+            .and_then(|session| session.done.get_mut(id.n))
+            .map(|done| &mut **done);
         let done = done.or_else(|| self.kept.get_mut(of, id.n)).filter(|done| done.is_unwritten)?;
         let followers = &mut done.what.more.get_or_insert_default().followers;
         if followers.len() >= FOLLOWERS_MAX || !has_room {
@@ -147,7 +173,8 @@ impl Core {
         }
         followers.push(follower);
         // What it wrote is no secret until then: who followed it before has it.
-        let pieces = if follower.output { done.output(follower.request).collect() } else { Vec::new() };
+        let pieces =
+            if follower.output { done.output(follower.request).collect() } else { Vec::new() };
         self.send_pieces(follower.connection, pieces);
         if let Some(session) = self.sessions.get_mut(key) {
             session.fetches += 1;
@@ -167,15 +194,26 @@ impl Core {
         let held = session.and_then(|session| session.done.get(id.n)).map(|done| (done, None));
         let kept = || self.kept.find(owner, id).map(|kept| (&kept.done, kept.delivered_us));
         let (done, delivered_us) = held.or_else(kept)?;
-        let pieces = if follower.output { done.output(follower.request).collect() } else { Vec::new() };
+        let pieces =
+            if follower.output { done.output(follower.request).collect() } else { Vec::new() };
         let record = self.record_of_done(now, id, done, delivered_us);
         Some((Box::new(record), done.payload.clone(), pieces))
     }
 
-    fn send_fetched(&mut self, to: Follower, owner: OwnerId, record: Box<TaskRecord>, payload: Option<&Stored>) {
-        let Some(super::Connected::Client(key)) = self.connections.get(&to.connection).copied() else { return };
+    fn send_fetched(
+        &mut self,
+        to: Follower,
+        owner: OwnerId,
+        record: Box<TaskRecord>,
+        payload: Option<&Stored>,
+    ) {
+        let Some(super::Connected::Client(key)) = self.connections.get(&to.connection).copied()
+        else {
+            return;
+        };
         let of = record.id.session;
-        let live = self.sessions.find(owner, of).and_then(|key| self.sessions.get(key)?.secret.clone());
+        let live =
+            self.sessions.find(owner, of).and_then(|key| self.sessions.get(key)?.secret.clone());
         let secret = payload.and_then(|_| live.or_else(|| self.kept.secret(owner, of)));
         let Some(session) = self.sessions.get_mut(key) else { return };
         let transfer = || {
@@ -191,9 +229,19 @@ impl Core {
     }
 
     /// The end of a task is on disk: answers those who wait for it.
-    pub(super) fn answer_followers(&mut self, now: Time, of: SessionKey, n: u64, followers: Vec<Follower>) {
-        let held = self.sessions.get(of).and_then(|session| session.done.get(n)).map(|done| &**done);
-        let Some(done) = held.or_else(|| self.kept.get(of, n)).filter(|_| !followers.is_empty()) else { return };
+    pub(super) fn answer_followers(
+        &mut self,
+        now: Time,
+        of: SessionKey,
+        n: u64,
+        followers: Vec<Follower>,
+    ) {
+        let held =
+            self.sessions.get(of).and_then(|session| session.done.get(n)).map(|done| &**done);
+        let Some(done) = held.or_else(|| self.kept.get(of, n)).filter(|_| !followers.is_empty())
+        else {
+            return;
+        };
         // The session may be over, with this as its last task.
         let live = self.sessions.get(of).map(|session| (session.owner(), session.id));
         let Some((owner, session)) = live.or_else(|| self.kept.name(of)) else { return };
@@ -213,7 +261,11 @@ impl Core {
         if followers.is_empty() {
             return;
         }
-        let Some((owner, session)) = self.sessions.get(of).map(|session| (session.owner(), session.id)) else { return };
+        let Some((owner, session)) =
+            self.sessions.get(of).map(|session| (session.owner(), session.id))
+        else {
+            return;
+        };
         let record = self.record_of_done(now, TaskId { session, n }, done, None);
         self.send_to_followers(owner, &record, done.payload.as_ref(), followers);
     }
@@ -226,7 +278,8 @@ impl Core {
         followers: Vec<Follower>,
     ) {
         for follower in followers {
-            if let Some(super::Connected::Client(key)) = self.connections.get(&follower.connection).copied()
+            if let Some(super::Connected::Client(key)) =
+                self.connections.get(&follower.connection).copied()
                 && let Some(session) = self.sessions.get_mut(key)
             {
                 session.fetches = session.fetches.saturating_sub(1);
@@ -238,7 +291,8 @@ impl Core {
     /// A task writes: passes it on to those who follow it.
     pub(super) fn tell_followers(&mut self, key: TaskKey, output: &TaskOutput) {
         let Some(more) = self.tasks.get(key).and_then(super::tasks::Task::more) else { return };
-        let wanted: Vec<Follower> = more.followers.iter().filter(|follower| follower.output).copied().collect();
+        let wanted: Vec<Follower> =
+            more.followers.iter().filter(|follower| follower.output).copied().collect();
         for Follower { connection, request, .. } in wanted {
             if self.connections.contains_key(&connection) {
                 let TaskOutput { attempt, engine, stream, offset, bytes, .. } = output.clone();
@@ -248,8 +302,8 @@ impl Core {
         }
     }
 
-    /// Answers with the records of an owner's tasks: a page, that ends after so many records, so many bytes, or so much
-    /// work.
+    /// Answers with the records of an owner's tasks: a page, that ends after so many records, so
+    /// many bytes, or so much work.
     pub(super) fn query_tasks(&self, now: Time, key: SessionKey, query: &TaskQuery) -> ReplyBody {
         let Some(owner) = self.owner(key) else { return ReplyBody::Tasks(Vec::new(), None) };
         let began = self.work.done();
@@ -267,9 +321,15 @@ impl Core {
             }
             for n in self.tasks_of(session, first, last) {
                 let work = self.work.done() - began;
-                if looked_at > 0 && work >= LOOKED_AT_MAX || records.len() == most || bytes > REPLY_BYTES_MAX {
+                if looked_at > 0 && work >= LOOKED_AT_MAX
+                    || records.len() == most
+                    || bytes > REPLY_BYTES_MAX
+                {
                     self.work.add_bytes(bytes);
-                    return ReplyBody::Tasks(records, Some(TaskId { session: id, n: n.saturating_sub(1) }));
+                    return ReplyBody::Tasks(
+                        records,
+                        Some(TaskId { session: id, n: n.saturating_sub(1) }),
+                    );
                 }
                 looked_at += 1;
                 self.work.add(1);
@@ -283,10 +343,13 @@ impl Core {
         ReplyBody::Tasks(records, None)
     }
 
-    /// The sessions that a query means, in the order in which they were opened: from the one where it goes on.
+    /// The sessions that a query means, in the order in which they were opened: from the one where
+    /// it goes on.
     fn sessions_of(&self, owner: OwnerId, query: &TaskQuery) -> Vec<(SessionKey, SessionId)> {
         let all = || Some(SessionId([0; 16])..=SessionId([255; 16]));
-        let Some(ids) = query.session.as_ref().map_or_else(all, |prefix| SessionId::with_prefix(prefix)) else {
+        let Some(ids) =
+            query.session.as_ref().map_or_else(all, |prefix| SessionId::with_prefix(prefix))
+        else {
             return Vec::new();
         };
         let all = self.sessions.of_owner(owner, ids.clone()).chain(self.kept.of_owner(owner, ids));
@@ -304,9 +367,11 @@ impl Core {
         sessions
     }
 
-    /// Returns true if a session has tasks that others may ask for: retained ones, or such as will be retained.
+    /// Returns true if a session has tasks that others may ask for: retained ones, or such as will
+    /// be retained.
     fn has_kept_or_keeps(&self, key: SessionKey) -> bool {
-        self.kept.tasks_from(key, 0).next().is_some() || self.sessions.get(key).is_some_and(|it| it.keeps > 0)
+        self.kept.tasks_from(key, 0).next().is_some()
+            || self.sessions.get(key).is_some_and(|it| it.keeps > 0)
     }
 
     /// The numbers of a session's tasks, whatever has become of them, in order.
@@ -319,7 +384,11 @@ impl Core {
             (unfinished.into_iter().flatten().peekable(), done.into_iter().flatten().peekable());
         let mut kept = kept.peekable();
         std::iter::from_fn(move || {
-            let next = [unfinished.peek(), done.peek(), kept.peek()].into_iter().flatten().min().copied()?;
+            let next = [unfinished.peek(), done.peek(), kept.peek()]
+                .into_iter()
+                .flatten()
+                .min()
+                .copied()?;
             unfinished.next_if_eq(&next);
             done.next_if_eq(&next);
             kept.next_if_eq(&next);
@@ -335,13 +404,16 @@ impl Core {
         id: TaskId,
         (query, fitting): (&TaskQuery, &mut Fitting),
     ) -> Option<TaskRecord> {
-        let unfinished = self.sessions.get(session).and_then(|session| session.tasks.get(id.n)).copied();
+        let unfinished =
+            self.sessions.get(session).and_then(|session| session.tasks.get(id.n)).copied();
         if query.ended.is_some_and(|ended| ended == unfinished.is_some()) {
             return None;
         }
         let fits = |options: Option<&furlong_wire::message::TaskOptions>| {
             let Some(pattern) = &query.label else { return true };
-            options.and_then(|options| options.label.as_ref()).is_some_and(|label| glob(pattern, label))
+            options
+                .and_then(|options| options.label.as_ref())
+                .is_some_and(|label| glob(pattern, label))
         };
         if let Some(key) = unfinished {
             return self
@@ -350,7 +422,11 @@ impl Core {
                 .filter(|task| fits(task.options.as_deref()))
                 .and_then(|_| self.record(now, key, fitting));
         }
-        let held = self.sessions.get(session).and_then(|session| session.done.get(id.n)).map(|done| (done, None));
+        let held = self
+            .sessions
+            .get(session)
+            .and_then(|session| session.done.get(id.n))
+            .map(|done| (done, None));
         let (done, delivered_us) =
             held.or_else(|| self.kept.find(owner, id).map(|kept| (&kept.done, kept.delivered_us)))?;
         fits(done.what.options.as_deref()).then(|| self.record_of_done(now, id, done, delivered_us))
@@ -359,9 +435,14 @@ impl Core {
 
 /// About how many bytes a record has on the wire.
 fn rough_bytes(record: &TaskRecord) -> usize {
-    let error = record.outcome.as_ref().and_then(|outcome| outcome.error.as_ref()).map_or(0, |error| error.text.len());
+    let error = record
+        .outcome
+        .as_ref()
+        .and_then(|outcome| outcome.error.as_ref())
+        .map_or(0, |error| error.text.len());
     let past: usize = record.past.iter().map(|attempt| attempt.how.len() + 32).sum();
-    let texts = [&record.label, &record.waits].into_iter().flatten().map(String::len).sum::<usize>();
+    let texts =
+        [&record.label, &record.waits].into_iter().flatten().map(String::len).sum::<usize>();
     200 + error + past + texts
 }
 
@@ -397,7 +478,9 @@ mod tests {
         ] {
             assert!(glob(pattern, text), "{pattern} {text}");
         }
-        for (pattern, text) in [("", "a"), ("a", "ab"), ("a*a", "a"), ("*b", "abc"), ("a*d*c", "abc"), ("b*", "abc")] {
+        for (pattern, text) in
+            [("", "a"), ("a", "ab"), ("a*a", "a"), ("*b", "abc"), ("a*d*c", "abc"), ("b*", "abc")]
+        {
             assert!(!glob(pattern, text), "{pattern} {text}");
         }
     }

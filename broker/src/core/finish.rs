@@ -2,8 +2,8 @@
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
-    CancelAttempts, Credit, EngineCredit, ErrorKind, Finished, Outcome, Runtime, TaskState, TaskTimes, ToClient,
-    ToEngine, Unshare,
+    CancelAttempts, Credit, EngineCredit, ErrorKind, Finished, Outcome, Runtime, TaskState,
+    TaskTimes, ToClient, ToEngine, Unshare,
 };
 
 use super::engines::ProcessKey;
@@ -63,7 +63,8 @@ impl Ended {
 
 const BEFORE_IT_BEGAN: &str = "cancelled before it began";
 const WHILE_IT_RAN: &str = "cancelled while an engine had it";
-const BEFORE_IT_WAS_TOLD: &str = "cancelled when it had ended, while its result waited for room at the broker";
+const BEFORE_IT_WAS_TOLD: &str =
+    "cancelled when it had ended, while its result waited for room at the broker";
 const AND_MAY_GO_ON: &str = "cancelled while an engine had it; code that does not respond to the interrupt goes on \
                              there and keeps the engine busy, until it returns or is cancelled with force";
 
@@ -83,10 +84,12 @@ impl Core {
         self.grants.note_gone(key);
         let unsent = self.drop_unsent(&task);
         self.leave_queue(key, &mut task);
-        // Only what an engine had has followers: what is queued may have been submitted before a task that never began.
+        // Only what an engine had has followers: what is queued may have been submitted before a
+        // task that never began.
         let failed = ended.outcome.state != TaskState::Succeeded && is_with_engine(task.state);
         let aborts = (failed && task.aborts_followers()).then_some(task.target()).flatten();
-        let (session, n, payload) = (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
+        let (session, n, payload) =
+            (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
         let mut done = self.done(now, task, &payload, ended);
         done.is_unwritten = self.note_ended(session, n, &mut done, &payload);
         self.charge_done(&mut done);
@@ -115,7 +118,8 @@ impl Core {
     fn done(&self, now: Time, mut task: Task, payload: &Stored, ended: Ended) -> Box<Done> {
         let target = task.target();
         let submitted_unix_us = task.submitted_unix_us(self.config.start);
-        let (assigned_us, finished_us) = (task.assigned.map(|at| task.since_submit(at)), task.since_submit(now));
+        let (assigned_us, finished_us) =
+            (task.assigned.map(|at| task.since_submit(at)), task.since_submit(now));
         let what = What {
             runtime: task.runtime,
             target,
@@ -142,7 +146,14 @@ impl Core {
     }
 
     /// Gives an ended task to its session, or keeps it if nobody will come for it.
-    fn hand_to_session(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>, ending: Ending) {
+    fn hand_to_session(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        n: u64,
+        mut done: Box<Done>,
+        ending: Ending,
+    ) {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         session.tasks.remove(n);
         let token = session.counted_by;
@@ -165,20 +176,22 @@ impl Core {
 
     pub(super) fn remember_end(&mut self, key: SessionKey, n: u64, ending: Ending) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let more = session.remember(n, ending, self.config.ends_remembered_max(self.ends_remembered));
+        let more =
+            session.remember(n, ending, self.config.ends_remembered_max(self.ends_remembered));
         self.ends_remembered = self.ends_remembered.saturating_add_signed(more);
     }
 
-    /// A task has ended otherwise than its attempt, whose result waits and is not wanted: the process that holds it,
-    /// and the attempt.
+    /// A task has ended otherwise than its attempt, whose result waits and is not wanted: the
+    /// process that holds it, and the attempt.
     fn drop_unsent(&mut self, task: &Task) -> Option<(ProcessKey, u64)> {
         let State::Unsent { engine, attempt } = task.state else { return None };
         self.take_back(attempt)?;
         self.engines.get(engine).and_then(|engine| engine.process).map(|process| (process, attempt))
     }
 
-    /// A task has ended: nothing waits with it or for it any longer. Its entry in a queue stays until there are more
-    /// such than others: then all go, so that a cancel costs little, and a loop of submits and cancels no memory.
+    /// A task has ended: nothing waits with it or for it any longer. Its entry in a queue stays
+    /// until there are more such than others: then all go, so that a cancel costs little, and a
+    /// loop of submits and cancels no memory.
     fn leave_queue(&mut self, key: TaskKey, task: &mut Task) {
         if let Some(at) = task.deadline() {
             self.deadlines.remove(at, key);
@@ -223,13 +236,15 @@ impl Core {
     /// Sends a result to the client, if it is connected.
     pub(super) fn deliver(&mut self, key: SessionKey, n: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let done = session.done.get(n).filter(|done| !done.is_unwritten && !session.is_told_later(n));
+        let done =
+            session.done.get(n).filter(|done| !done.is_unwritten && !session.is_told_later(n));
         let (Some(connection), Some(done)) = (session.connection, done) else { return };
         let transfer = || {
             session.next_transfer += 1;
             session.next_transfer
         };
-        let (payload, chunks) = done.payload.as_ref().map(|stored| stored.announce(transfer)).unzip();
+        let (payload, chunks) =
+            done.payload.as_ref().map(|stored| stored.announce(transfer)).unzip();
         let written = done.written(n).into_iter().flatten().filter(|end| end.offset > 0);
         let finished = Finished {
             n,
@@ -305,7 +320,8 @@ impl Core {
         }
     }
 
-    /// A session does not hold an ended task any longer: others pay for its result, if it stays at all.
+    /// A session does not hold an ended task any longer: others pay for its result, if it stays at
+    /// all.
     pub(super) fn note_read(&mut self, key: SessionKey, done: &mut Done) {
         let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
         if bytes > 0 {
@@ -326,8 +342,16 @@ impl Core {
     }
 
     /// An engine process may have sent so many bytes of a session unasked.
-    pub(super) fn grant_to_lane(&mut self, key: ProcessKey, session: SessionKey, payload_bytes_total: u64) {
-        let (Some(process), Some(of)) = (self.processes.get(&key), self.sessions.get(session)) else { return };
+    pub(super) fn grant_to_lane(
+        &mut self,
+        key: ProcessKey,
+        session: SessionKey,
+        payload_bytes_total: u64,
+    ) {
+        let (Some(process), Some(of)) = (self.processes.get(&key), self.sessions.get(session))
+        else {
+            return;
+        };
         let (connection, session) = (process.connection, of.id);
         self.to_engine(connection, ToEngine::Credit(EngineCredit { session, payload_bytes_total }));
     }
@@ -381,7 +405,13 @@ impl Core {
     }
 
     /// The same for a reason that its client has not given.
-    pub(super) fn cancel_task_for(&mut self, now: Time, key: TaskKey, force: bool, why: Option<&str>) {
+    pub(super) fn cancel_task_for(
+        &mut self,
+        now: Time,
+        key: TaskKey,
+        force: bool,
+        why: Option<&str>,
+    ) {
         let Some(task) = self.tasks.get(key) else { return };
         let (session, n) = (task.session, task.n);
         let (engine, text) = match task.state {
@@ -393,7 +423,8 @@ impl Core {
             _ => (None, BEFORE_IT_BEGAN),
         };
         let text = why.map_or_else(|| text.to_owned(), |why| format!("{text}: {why}"));
-        // An engine had it, and runs it no longer: it waits for another attempt, or its result for room.
+        // An engine had it, and runs it no longer: it waits for another attempt, or its result for
+        // room.
         let is_back = task.assigned.is_some() && !matches!(task.state, State::Assigned { .. });
         self.stop_attempt(now, key, force);
         let ended = Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
@@ -403,9 +434,9 @@ impl Core {
         }
     }
 
-    /// Tells the engine that has a task to stop it. An interpreter that does not respond to the interrupt is killed
-    /// only if that is forced: what any task has left in its namespace, be it of the task's own session, is not the
-    /// cancel's to end.
+    /// Tells the engine that has a task to stop it. An interpreter that does not respond to the
+    /// interrupt is killed only if that is forced: what any task has left in its namespace, be it
+    /// of the task's own session, is not the cancel's to end.
     pub(super) fn stop_attempt(&mut self, now: Time, key: TaskKey, force: bool) {
         let Some(task) = self.tasks.get(key) else { return };
         let State::Assigned { engine, attempt: count, .. } = task.state else { return };

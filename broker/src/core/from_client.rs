@@ -31,7 +31,9 @@ impl Core {
         self.work.add(WORK_PER_MESSAGE);
         match message {
             FromClient::Submit(submit) => self.submit(now, key, submit),
-            FromClient::Chunk(announced) => self.client_chunk(now, key, announced.transfer, chunk.unwrap_or_default()),
+            FromClient::Chunk(announced) => {
+                self.client_chunk(now, key, announced.transfer, chunk.unwrap_or_default())
+            }
             FromClient::Ack(ack) => self.acknowledge(now, key, connection, &ack.ranges.0),
             FromClient::Open(open) => self.open(now, key, connection, open),
             FromClient::Define(define) => self.define(now, key, &define),
@@ -52,7 +54,8 @@ impl Core {
                 self.outputs.push_back(Output::Close(connection, "goodbye"));
                 Ok(())
             }
-            // Results are given as they come; the bound is the unacknowledged ones that a session may have.
+            // Results are given as they come; the bound is the unacknowledged ones that a session
+            // may have.
             FromClient::Credit(_) => Ok(()),
             request => self.request(now, key, connection, request),
         }
@@ -68,15 +71,27 @@ impl Core {
     ) -> Result<(), PeerMisbehaved> {
         let role = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.claims.role;
         let (request, what, needed, allowed) = match &message {
-            FromClient::Query(it) => (it.request, "ask for the cluster's state", "observer", role.may_observe()),
+            FromClient::Query(it) => {
+                (it.request, "ask for the cluster's state", "observer", role.may_observe())
+            }
             FromClient::Fetch(it) => (it.request, "fetch results", "client", role.may_cancel()),
-            FromClient::CancelTasks(it) => (it.request, "cancel tasks", "client", role.may_cancel()),
-            FromClient::TakeBack(it) => (it.request, "take tasks back", "client", role.may_cancel()),
+            FromClient::CancelTasks(it) => {
+                (it.request, "cancel tasks", "client", role.may_cancel())
+            }
+            FromClient::TakeBack(it) => {
+                (it.request, "take tasks back", "client", role.may_cancel())
+            }
             FromClient::Purge(it) => (it.request, "purge results", "client", role.may_cancel()),
-            FromClient::Signal(it) => (it.request, "send signals", "client", role.may_submit_direct()),
-            FromClient::Restart(it) => (it.request, "restart engines", "client", role.may_submit_direct()),
+            FromClient::Signal(it) => {
+                (it.request, "send signals", "client", role.may_submit_direct())
+            }
+            FromClient::Restart(it) => {
+                (it.request, "restart engines", "client", role.may_submit_direct())
+            }
             FromClient::Revoke(it) => (it.request, "revoke tokens", "admin", role.may_administer()),
-            FromClient::Shutdown(it) => (it.request, "stop engines or the broker", "admin", role.may_administer()),
+            FromClient::Shutdown(it) => {
+                (it.request, "stop engines or the broker", "admin", role.may_administer())
+            }
             _ => return Err(PeerMisbehaved::Order),
         };
         let before = self.entries();
@@ -84,9 +99,13 @@ impl Core {
             match message {
                 FromClient::Query(Request { query, .. }) => Some(self.answer(now, key, &query)),
                 FromClient::Fetch(fetch) => self.fetch(now, key, connection, &fetch),
-                FromClient::CancelTasks(CancelTasks { tasks, force, .. }) => {
-                    self.act_on_tasks(now, key, connection, (request, Act::Cancel { force }), &tasks)
-                }
+                FromClient::CancelTasks(CancelTasks { tasks, force, .. }) => self.act_on_tasks(
+                    now,
+                    key,
+                    connection,
+                    (request, Act::Cancel { force }),
+                    &tasks,
+                ),
                 FromClient::TakeBack(take) => {
                     self.act_on_tasks(now, key, connection, (request, Act::TakeBack), &take.tasks)
                 }
@@ -108,14 +127,25 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn may(&self, key: SessionKey, allowed: impl Fn(Role) -> bool) -> Result<(), PeerMisbehaved> {
+    pub(super) fn may(
+        &self,
+        key: SessionKey,
+        allowed: impl Fn(Role) -> bool,
+    ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?;
         if allowed(session.claims.role) { Ok(()) } else { Err(PeerMisbehaved::Role) }
     }
 
-    /// The first message of a connection, and once. What the client has not acknowledged is delivered again, before it
-    /// hears which submits are known: then it goes on, and must know how much of its room the results of before occupy.
-    fn open(&mut self, now: Time, key: SessionKey, connection: ConnectionId, open: Open) -> Result<(), PeerMisbehaved> {
+    /// The first message of a connection, and once. What the client has not acknowledged is
+    /// delivered again, before it hears which submits are known: then it goes on, and must know how
+    /// much of its room the results of before occupy.
+    fn open(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        connection: ConnectionId,
+        open: Open,
+    ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         if std::mem::replace(&mut session.is_open, true) {
             return Err(PeerMisbehaved::Order);
@@ -134,14 +164,20 @@ impl Core {
     ) -> Result<(), PeerMisbehaved> {
         self.may(key, Role::may_cancel)?;
         check_ascending(&cancel.ranges)?;
-        self.act_on(now, key, connection, Named::own(Act::Cancel { force: cancel.force }, key, &cancel.ranges));
+        self.act_on(
+            now,
+            key,
+            connection,
+            Named::own(Act::Cancel { force: cancel.force }, key, &cancel.ranges),
+        );
         Ok(())
     }
 }
 
-/// Checks that ranges are ascending and disjoint, so that a task is met once however many ranges there are.
+/// Checks that ranges are ascending and disjoint, so that a task is met once however many ranges
+/// there are.
 pub(super) fn check_ascending(ranges: &[(u64, u64)]) -> Result<(), PeerMisbehaved> {
-    let is_sound =
-        ranges.windows(2).all(|pair| pair[0].1 < pair[1].0) && ranges.iter().all(|(first, last)| first <= last);
+    let is_sound = ranges.windows(2).all(|pair| pair[0].1 < pair[1].0)
+        && ranges.iter().all(|(first, last)| first <= last);
     if is_sound { Ok(()) } else { Err(PeerMisbehaved::Limit) }
 }

@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use furlong_wire::ids::Attempt;
 use furlong_wire::limits::{
-    ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, SLOTS_PER_PROCESS_MAX,
+    ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX,
+    SLOTS_PER_PROCESS_MAX,
 };
 use furlong_wire::message::{
-    AttemptFinished, AttemptOutput, Attempts, ErrorKind, Event, FromEngine, Outcome, Output as TaskOutput, Payload,
-    Register, Registered, Runtime, SlotDown, Stream, TaskState, ToClient, ToEngine,
+    AttemptFinished, AttemptOutput, Attempts, ErrorKind, Event, FromEngine, Outcome,
+    Output as TaskOutput, Payload, Register, Registered, Runtime, SlotDown, Stream, TaskState,
+    ToClient, ToEngine,
 };
 
 use super::arriving::{Account, EarlyEnd, EngineWaiting};
@@ -58,7 +60,10 @@ impl Core {
             FromEngine::Output(output) => self.attempt_output(key, output),
             FromEngine::Chunk(announced) => {
                 let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
-                match process.receiving.handle_chunk(announced.transfer, chunk.unwrap_or_default())? {
+                match process
+                    .receiving
+                    .handle_chunk(announced.transfer, chunk.unwrap_or_default())?
+                {
                     Some((EngineWaiting::Finished(finished, account), stored)) => {
                         let given = self.given(key, finished.attempt)?;
                         self.attempt_ended(now, key, given, finished, (Some(stored), account));
@@ -68,7 +73,10 @@ impl Core {
                         process.publishing.remove(&(published.attempt, announced.transfer));
                         self.pass_on(key, &published, &stored);
                         self.return_published(key, session, stored.budget_bytes());
-                        let Some(EarlyEnd { finished, payload, account }) = end.map(|end| *end) else { return Ok(()) };
+                        let Some(EarlyEnd { finished, payload, account }) = end.map(|end| *end)
+                        else {
+                            return Ok(());
+                        };
                         let given = self.given(key, finished.attempt)?;
                         self.attempt_ended(now, key, given, finished, (payload, account));
                         Ok(())
@@ -119,13 +127,15 @@ impl Core {
         self.work.add(register.slots.len() + register.held.len());
         let connection = process.connection;
         let instance = register.instance;
-        // First, so that an engine that was leaving on its old connection is gone before it is admitted as another one.
+        // First, so that an engine that was leaving on its old connection is gone before it is
+        // admitted as another one.
         for slot in &register.slots {
             if let Some(old) = self.engines.find(slot.uuid).and_then(|engine| engine.process) {
                 self.take_over(now, old);
             }
         }
-        if let Some(id) = register.slots.iter().find_map(|slot| self.engines.being_lost(slot.uuid)) {
+        if let Some(id) = register.slots.iter().find_map(|slot| self.engines.being_lost(slot.uuid))
+        {
             self.rests.insert(connection, Rest::Register(id, register.into()));
             return Ok(());
         }
@@ -135,7 +145,9 @@ impl Core {
             set_aside: BTreeSet::new(),
         });
         let mut ids = Vec::with_capacity(register.slots.len());
-        for (slot, uuid, wanted) in (0..).zip(&register.slots).map(|(slot, it)| (slot, it.uuid, it.wanted)) {
+        for (slot, uuid, wanted) in
+            (0..).zip(&register.slots).map(|(slot, it)| (slot, it.uuid, it.wanted))
+        {
             let id = self.engines.admit(uuid, wanted);
             self.engines.update(id, |engine| {
                 (engine.process, engine.slot) = (Some(key), slot);
@@ -161,19 +173,30 @@ impl Core {
 
     /// An engine has come back on a new connection before the old one was found dead.
     fn take_over(&mut self, now: Time, old: ProcessKey) {
-        let Some(connection) = self.processes.get(&old).map(|process| process.connection) else { return };
+        let Some(connection) = self.processes.get(&old).map(|process| process.connection) else {
+            return;
+        };
         self.outputs.push_back(Output::Close(connection, "the engine has a newer connection"));
         self.handle_disconnected(now, connection);
     }
 
-    /// Checks that an attempt is one that this process was given. None if it is of another start of the broker.
-    pub(super) fn given(&self, key: ProcessKey, attempt: Attempt) -> Result<Option<Assignment>, PeerMisbehaved> {
+    /// Checks that an attempt is one that this process was given. None if it is of another start of
+    /// the broker.
+    pub(super) fn given(
+        &self,
+        key: ProcessKey,
+        attempt: Attempt,
+    ) -> Result<Option<Assignment>, PeerMisbehaved> {
         if attempt.start != self.config.start {
             return Ok(None);
         }
         let Some(given) = self.attempts.get(attempt.count).copied() else {
             // It was moved elsewhere while the engine was away: a late report is normal.
-            return if attempt.count <= self.attempts_made { Ok(None) } else { Err(PeerMisbehaved::Attempt) };
+            return if attempt.count <= self.attempts_made {
+                Ok(None)
+            } else {
+                Err(PeerMisbehaved::Attempt)
+            };
         };
         let engine = self.engines.get(given.engine);
         if engine.is_some_and(|engine| engine.loss.is_some()) {
@@ -184,7 +207,12 @@ impl Core {
         if process == Some(key) { Ok(Some(given)) } else { Err(PeerMisbehaved::Attempt) }
     }
 
-    fn attempts_started(&mut self, now: Time, key: ProcessKey, started: &Attempts) -> Result<(), PeerMisbehaved> {
+    fn attempts_started(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        started: &Attempts,
+    ) -> Result<(), PeerMisbehaved> {
         for attempt in &started.attempts {
             let Some(given) = self.given(key, *attempt)? else { continue };
             // What runs does not come back, if it was recalled.
@@ -206,7 +234,11 @@ impl Core {
         Ok(())
     }
 
-    fn attempt_output(&mut self, key: ProcessKey, output: AttemptOutput) -> Result<(), PeerMisbehaved> {
+    fn attempt_output(
+        &mut self,
+        key: ProcessKey,
+        output: AttemptOutput,
+    ) -> Result<(), PeerMisbehaved> {
         if output.bytes.len() > OUTPUT_MESSAGE_BYTES_MAX {
             return Err(PeerMisbehaved::Limit);
         }
@@ -226,12 +258,16 @@ impl Core {
             return Ok(());
         }
         if keep
-            && self.reserve(BytesOf::Other, more_bytes(self.tasks.get(given.task), stream, offset, bytes.len()))
+            && self.reserve(
+                BytesOf::Other,
+                more_bytes(self.tasks.get(given.task), stream, offset, bytes.len()),
+            )
             && let Some(task) = self.tasks.get_mut(given.task)
         {
             task.more_mut().output.keep(stream, offset, &bytes);
         }
-        let message = TaskOutput { n: given.n, attempt, engine: given.engine, stream, offset, bytes };
+        let message =
+            TaskOutput { n: given.n, attempt, engine: given.engine, stream, offset, bytes };
         if followed {
             self.tell_followers(given.task, &message);
         }
@@ -264,7 +300,13 @@ impl Core {
                 return Ok(());
             }
             Some(Payload::Inline(bytes)) => {
-                self.attempt_ended(now, key, given, finished, (Some(Stored::Inline(bytes)), Account::NONE));
+                self.attempt_ended(
+                    now,
+                    key,
+                    given,
+                    finished,
+                    (Some(Stored::Inline(bytes)), Account::NONE),
+                );
                 return Ok(());
             }
             Some(payload @ Payload::Chunked { transfer, bytes, .. }) => (payload, transfer, bytes),
@@ -276,7 +318,11 @@ impl Core {
         let account = self.admit_result(key, given, finished.attempt, bytes)?;
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         if let Some(account) = account {
-            return process.receiving.expect(transfer, &payload, Some(EngineWaiting::Finished(finished, account)));
+            return process.receiving.expect(
+                transfer,
+                &payload,
+                Some(EngineWaiting::Finished(finished, account)),
+            );
         }
         // Nobody wants it, or there is no room: its bytes are read past.
         process.receiving.expect(transfer, &payload, None)?;
@@ -293,14 +339,18 @@ impl Core {
         finished: AttemptFinished,
         bytes: u64,
     ) -> Result<(), PeerMisbehaved> {
-        let Some((given, task)) = given.and_then(|given| Some((given, self.tasks.get(given.task)?))) else {
+        let Some((given, task)) =
+            given.and_then(|given| Some((given, self.tasks.get(given.task)?)))
+        else {
             self.attempt_ended(now, key, given, finished, (None, Account::NONE));
             return Ok(());
         };
         if matches!(task.state, State::Unsent { .. }) {
             return Err(PeerMisbehaved::Order);
         }
-        if let Some(outcome) = self.how_it_ended(now, key, given, &finished, (finished.outcome.clone(), bytes)) {
+        if let Some(outcome) =
+            self.how_it_ended(now, key, given, &finished, (finished.outcome.clone(), bytes))
+        {
             self.result_waits(now, key, given, AttemptFinished { outcome, ..finished }, bytes);
         }
         Ok(())
@@ -317,12 +367,18 @@ impl Core {
         let is_wanted = given.is_some_and(|given| self.tasks.get(given.task).is_some());
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         let is_of_now = attempt.start == self.config.start;
-        if let Some((session, reserved)) = is_of_now.then(|| process.taken.remove(&attempt.count)).flatten() {
+        if let Some((session, reserved)) =
+            is_of_now.then(|| process.taken.remove(&attempt.count)).flatten()
+        {
             let account = Account { session, lane: None };
             if !is_wanted || reserved != bytes {
                 self.free_result(account, reserved);
             }
-            return if reserved == bytes { Ok(is_wanted.then_some(account)) } else { Err(PeerMisbehaved::Transfer) };
+            return if reserved == bytes {
+                Ok(is_wanted.then_some(account))
+            } else {
+                Err(PeerMisbehaved::Transfer)
+            };
         }
         let Some(given) = given else { return Ok(None) };
         let is_unsent = |task: &Task| matches!(task.state, State::Unsent { .. });
@@ -345,7 +401,8 @@ impl Core {
         Ok(is_wanted.then_some(account))
     }
 
-    /// An attempt has ended, and its result is here. That is told when what it has published is here as well.
+    /// An attempt has ended, and its result is here. That is told when what it has published is
+    /// here as well.
     fn attempt_ended(
         &mut self,
         now: Time,
@@ -375,7 +432,9 @@ impl Core {
             Some(finished.outcome.clone())
         } else {
             let outcome = match &payload {
-                Some(Stored::Refused) => Outcome::error(TaskState::Failed, ErrorKind::Busy, self.no_room_for_result()),
+                Some(Stored::Refused) => {
+                    Outcome::error(TaskState::Failed, ErrorKind::Busy, self.no_room_for_result())
+                }
                 _ => finished.outcome.clone(),
             };
             self.how_it_ended(now, key, given, &finished, (outcome, bytes))
@@ -386,9 +445,14 @@ impl Core {
             return self.release_result(account, payload.as_ref());
         }
         let payload = payload.filter(|stored| !matches!(stored, Stored::Refused));
-        let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.count));
+        let (engine, process, attempt) =
+            (Some(given.engine), Some(key), Some(finished.attempt.count));
         let (run_us, lane) = (finished.run_us, account.lane);
-        self.end(now, given.task, Ended { outcome, engine, run_us, payload, lane, process, attempt });
+        self.end(
+            now,
+            given.task,
+            Ended { outcome, engine, run_us, payload, lane, process, attempt },
+        );
     }
 
     /// Returns the end that an attempt's end brings to its task. None if it is tried again.
@@ -411,7 +475,9 @@ impl Core {
                 outcome
             }
         };
-        if self.runs_again_after(now, given, &outcome) || self.runs_again_after_cancel(now, given, &outcome) {
+        if self.runs_again_after(now, given, &outcome)
+            || self.runs_again_after_cancel(now, given, &outcome)
+        {
             self.release_attempt(key, finished.attempt.count, 0);
             return None;
         }
@@ -431,8 +497,10 @@ impl Core {
 
     /// Returns true if a task that raised is run again. It is queued, or waits for that, if so.
     fn runs_again_after(&mut self, now: Time, given: Assignment, outcome: &Outcome) -> bool {
-        let raised =
-            matches!(outcome.error.as_ref().map(|error| error.kind), Some(ErrorKind::Remote | ErrorKind::Exit));
+        let raised = matches!(
+            outcome.error.as_ref().map(|error| error.kind),
+            Some(ErrorKind::Remote | ErrorKind::Exit)
+        );
         let Some(task) = self.tasks.get_mut(given.task).filter(|_| raised) else { return false };
         let errors = task.more().map_or(0, |more| more.errors);
         if task.target().is_some() || errors >= task.errors_allowed() {
@@ -444,9 +512,10 @@ impl Core {
         true
     }
 
-    /// An earlier start of the broker has cancelled an attempt that was matched: perhaps as another one had taken its
-    /// place. Whether the task is run again; if its client has cancelled it, it says so again. An engine that goes on
-    /// to cancel what nobody has cancelled is believed after some attempts.
+    /// An earlier start of the broker has cancelled an attempt that was matched: perhaps as another
+    /// one had taken its place. Whether the task is run again; if its client has cancelled it, it
+    /// says so again. An engine that goes on to cancel what nobody has cancelled is believed after
+    /// some attempts.
     fn runs_again_after_cancel(&mut self, now: Time, given: Assignment, outcome: &Outcome) -> bool {
         let again = |task: &Task| {
             let unasked = task.more().map_or(0, |more| more.cancels_unasked);
@@ -463,9 +532,15 @@ impl Core {
         true
     }
 
-    /// Requeues attempts that had not begun, or ends those their client wants back. Of an engine's own queue nothing
-    /// else is recalled: such a task comes back because its interpreter is gone, or the engine leaves.
-    fn attempts_recalled(&mut self, now: Time, key: ProcessKey, recalled: &Attempts) -> Result<(), PeerMisbehaved> {
+    /// Requeues attempts that had not begun, or ends those their client wants back. Of an engine's
+    /// own queue nothing else is recalled: such a task comes back because its interpreter is gone,
+    /// or the engine leaves.
+    fn attempts_recalled(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        recalled: &Attempts,
+    ) -> Result<(), PeerMisbehaved> {
         // The one that was given last comes first: each goes to the front of its queue.
         let is_of_now = |attempt: &Attempt| attempt.start == self.config.start;
         let (mut attempts, before): (Vec<Attempt>, Vec<Attempt>) =
@@ -473,7 +548,11 @@ impl Core {
         attempts.extend(before.into_iter().map(|attempt| self.orphan_not_begun(key, attempt)));
         attempts.sort_unstable_by_key(|attempt| std::cmp::Reverse(attempt.count));
         for attempt in &attempts {
-            let Some(given) = self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.count)) else { continue };
+            let Some(given) =
+                self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.count))
+            else {
+                continue;
+            };
             let Some(task) = self.tasks.get(given.task) else { continue };
             if given.is_wanted_back {
                 self.end(now, given.task, cancelled_before_it_began());
@@ -481,8 +560,14 @@ impl Core {
             }
             let leaving = self.processes.get(&key).is_none_or(|process| process.leaving);
             let down = self.engines.get(given.engine).and_then(|engine| engine.down_cause.clone());
-            if task.place != Place::Shared && (task.needs_namespace() || task.runs_on_one_attempt() || leaving) {
-                let how = if leaving { "the engine is leaving".to_owned() } else { down.unwrap_or_default() };
+            if task.place != Place::Shared
+                && (task.needs_namespace() || task.runs_on_one_attempt() || leaving)
+            {
+                let how = if leaving {
+                    "the engine is leaving".to_owned()
+                } else {
+                    down.unwrap_or_default()
+                };
                 self.end(now, given.task, namespace_lost(given.engine, &first_line(&how)));
             } else {
                 self.requeue(now, given.task);
@@ -491,7 +576,12 @@ impl Core {
         Ok(())
     }
 
-    fn slot_down(&mut self, now: Time, key: ProcessKey, down: &SlotDown) -> Result<(), PeerMisbehaved> {
+    fn slot_down(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        down: &SlotDown,
+    ) -> Result<(), PeerMisbehaved> {
         let process = self.processes.get(&key).ok_or(PeerMisbehaved::Order)?;
         let connection = process.connection;
         let id = *process.engines.get(down.slot as usize).ok_or(PeerMisbehaved::Limit)?;
@@ -500,7 +590,8 @@ impl Core {
             engine.down_cause = Some(cause.clone());
             std::mem::take(&mut engine.restarting)
         });
-        // What was queued before the request was ended with that; what came after is for the new interpreter.
+        // What was queued before the request was ended with that; what came after is for the new
+        // interpreter.
         if was_restarting == Some(false) {
             let lost = Reason::NamespaceLost(first_line(&cause), self.forced_stop(id));
             self.sweep(now, id, None, lost);
@@ -509,7 +600,9 @@ impl Core {
         let returns = |count: &u64| {
             let task = self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
             task.is_some_and(|task| {
-                task.runtime == Runtime::Python && task.place != Place::Shared && !task.needs_namespace()
+                task.runtime == Runtime::Python
+                    && task.place != Place::Shared
+                    && !task.needs_namespace()
             })
         };
         let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.assigned);
@@ -568,7 +661,10 @@ fn within_limits(register: &Register) -> bool {
         && register.runtimes.len() <= Runtime::ALL.len()
         && register.cwd.len() <= 4096
         && register.environment.len() <= 64
-        && register.environment.iter().all(|(name, value)| name.len() <= NAME_BYTES_MAX && value.len() <= 4096)
+        && register
+            .environment
+            .iter()
+            .all(|(name, value)| name.len() <= NAME_BYTES_MAX && value.len() <= 4096)
         && register.python.as_ref().is_none_or(|python| python.len() <= 4096)
         && names.into_iter().all(|name| name.len() <= NAME_BYTES_MAX)
 }

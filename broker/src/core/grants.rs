@@ -1,8 +1,10 @@
-//! Tasks that submit tasks: the clients that running attempts have let in, with the authority of their task's owner.
+//! Tasks that submit tasks: the clients that running attempts have let in, with the authority of
+//! their task's owner.
 //!
-//! An engine names the key of a client that one of its attempts opens. Until the attempt ends, whoever proves that key
-//! comes in as if with the token of the task's own session: with its owner, scopes and limits, and never as an
-//! administrator. When the attempt is over, so is the session: what it has not kept is cancelled.
+//! An engine names the key of a client that one of its attempts opens. Until the attempt ends,
+//! whoever proves that key comes in as if with the token of the task's own session: with its owner,
+//! scopes and limits, and never as an administrator. When the attempt is over, so is the session:
+//! what it has not kept is cancelled.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +26,8 @@ use super::{Assignment, Core, Output, PeerMisbehaved, Refusal, Time};
 pub struct Grants {
     by_key: BTreeMap<PassKey, u64>,
     by_attempt: BTreeMap<u64, OfAttempt>,
-    /// The keys and sessions of attempts whose tasks were taken from an engine that is away, until those go elsewhere.
+    /// The keys and sessions of attempts whose tasks were taken from an engine that is away, until
+    /// those go elsewhere.
     aside: BTreeMap<(TaskKey, u64), OfAttempt>,
     /// The keys and sessions of attempts that are over.
     over: Vec<OfAttempt>,
@@ -43,8 +46,8 @@ impl Grants {
         self.by_attempt.entry(attempt).or_default().sessions.push(session);
     }
 
-    /// An attempt is over, or nobody wants its end any longer. What it has opened ends with the next
-    /// [`Core::dispatch`].
+    /// An attempt is over, or nobody wants its end any longer. What it has opened ends with the
+    /// next [`Core::dispatch`].
     pub fn note_over(&mut self, attempt: u64) {
         if self.by_attempt.is_empty() {
             return;
@@ -67,7 +70,8 @@ impl Grants {
         !self.over.is_empty()
     }
 
-    /// A task was taken from an engine that is away: what its attempt has opened stays until it goes elsewhere.
+    /// A task was taken from an engine that is away: what its attempt has opened stays until it
+    /// goes elsewhere.
     pub fn set_aside(&mut self, attempt: u64, task: TaskKey) {
         let granted = self.by_attempt.remove(&attempt);
         if let Some(granted) = granted {
@@ -88,8 +92,11 @@ impl Grants {
         if self.aside.is_empty() {
             return;
         }
-        let of_task: Vec<OfAttempt> =
-            self.aside.extract_if((task, 0)..=(task, u64::MAX), |_, _| true).map(|(_, granted)| granted).collect();
+        let of_task: Vec<OfAttempt> = self
+            .aside
+            .extract_if((task, 0)..=(task, u64::MAX), |_, _| true)
+            .map(|(_, granted)| granted)
+            .collect();
         for granted in of_task {
             self.end(granted);
         }
@@ -117,17 +124,21 @@ impl Grants {
 }
 
 impl Core {
-    /// Returns the rights of the holder of a key that a running attempt has named, and that attempt.
+    /// Returns the rights of the holder of a key that a running attempt has named, and that
+    /// attempt.
     ///
     /// # Errors
     /// The reason that it may not come in, for people.
     pub fn pass(&self, now: Time, key: [u8; 32]) -> Result<(Claims, u64), Refusal> {
-        // Its engine may be away, or not be back since the broker was started: who waits a little finds it again.
+        // Its engine may be away, or not be back since the broker was started: who waits a little
+        // finds it again.
         let is_awaited = now < Time::default().after(ENGINE_GRACE) || !self.grants.aside.is_empty();
-        let unknown = || Refusal {
+        let unknown = || {
+            Refusal {
             kind: if is_awaited { RefusalKind::Busy } else { RefusalKind::Unauthorized },
             text: "the task that opened this client has ended, or has been cancelled: its client ends with it"
                 .to_owned(),
+        }
         };
         let attempt = *self.grants.by_key.get(&PassKey(key)).ok_or_else(unknown)?;
         let given = self.attempts.get(attempt).ok_or_else(unknown)?;
@@ -140,13 +151,17 @@ impl Core {
 
     /// Checks that one more session may come in by a pass.
     pub(super) fn check_pass(&mut self, pass: Option<u64>) -> Result<(), Refusal> {
-        let Some(granted) = pass.and_then(|attempt| self.grants.by_attempt.get_mut(&attempt)) else { return Ok(()) };
+        let Some(granted) = pass.and_then(|attempt| self.grants.by_attempt.get_mut(&attempt))
+        else {
+            return Ok(());
+        };
         let sessions = &self.sessions;
         granted.sessions.retain(|key| sessions.get(*key).is_some_and(|session| !session.departed));
         if granted.sessions.len() < GRANTS_PER_ATTEMPT_MAX {
             return Ok(());
         }
-        let text = format!("a task has at most {GRANTS_PER_ATTEMPT_MAX} clients open at once; close some");
+        let text =
+            format!("a task has at most {GRANTS_PER_ATTEMPT_MAX} clients open at once; close some");
         Err(Refusal { kind: RefusalKind::Busy, text })
     }
 
@@ -181,21 +196,25 @@ impl Core {
             );
         }
         if session.depth >= NESTING_MAX {
-            return Some(format!("tasks that submit tasks nest at most {NESTING_MAX} deep, and this one is as deep"));
+            return Some(format!(
+                "tasks that submit tasks nest at most {NESTING_MAX} deep, and this one is as deep"
+            ));
         }
-        let of_attempt = self.grants.by_attempt.get(&attempt).map_or(0, |granted| granted.keys.len());
+        let of_attempt =
+            self.grants.by_attempt.get(&attempt).map_or(0, |granted| granted.keys.len());
         match self.grants.by_key.get(&pass) {
             Some(of) if *of == attempt => None,
             Some(_) => Some("the key is another task's; make a fresh one".to_owned()),
-            None if of_attempt >= GRANTS_PER_ATTEMPT_MAX => {
-                Some(format!("a task may open at most {GRANTS_PER_ATTEMPT_MAX} clients; open one, and use it again"))
-            }
+            None if of_attempt >= GRANTS_PER_ATTEMPT_MAX => Some(format!(
+                "a task may open at most {GRANTS_PER_ATTEMPT_MAX} clients; open one, and use it again"
+            )),
             None if !self.is_sound(pass) => Some("the key is a weak X25519 key".to_owned()),
             None => None,
         }
     }
 
-    /// Whether a key is none of those with which anybody may come in. It takes an operation on the curve.
+    /// Whether a key is none of those with which anybody may come in. It takes an operation on the
+    /// curve.
     fn is_sound(&self, pass: PassKey) -> bool {
         self.work.add(WORK_PER_CURVE_OPERATION);
         PublicKey(pass.0).is_sound()
@@ -205,7 +224,10 @@ impl Core {
     pub(super) fn end_what_is_over(&mut self, now: Time) {
         while let Some(granted) = self.grants.over.pop() {
             for key in granted.sessions {
-                let Some(session) = self.sessions.get(key).filter(|session| !session.departed) else { continue };
+                let Some(session) = self.sessions.get(key).filter(|session| !session.departed)
+                else {
+                    continue;
+                };
                 let connection = session.connection;
                 self.end_session(now, key);
                 let Some(connection) = connection else { continue };

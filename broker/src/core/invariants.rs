@@ -1,11 +1,13 @@
-//! The invariants of a core after every step, whatever its peers did: each function panics if one is broken. For tests
-//! of this core, and for the simulation of whole farms.
+//! The invariants of a core after every step, whatever its peers did: each function panics if one
+//! is broken. For tests of this core, and for the simulation of whole farms.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use furlong_wire::ids::{Attempt, EngineId, SessionId, TokenId};
-use furlong_wire::limits::{ENDS_REMEMBERED_MAX, GRANTS_PER_ATTEMPT_MAX, KEPT_RECORDS_MAX, NESTING_MAX};
+use furlong_wire::limits::{
+    ENDS_REMEMBERED_MAX, GRANTS_PER_ATTEMPT_MAX, KEPT_RECORDS_MAX, NESTING_MAX,
+};
 use furlong_wire::message::Outcome;
 
 use crate::core::arriving::Account;
@@ -43,7 +45,8 @@ pub fn hold(core: &Core) {
 }
 
 fn unfinished(core: &Core) -> impl Iterator<Item = (TaskKey, &Task)> {
-    let keys = core.sessions.iter().flat_map(|(_, session)| session.tasks.iter().map(|(_, key)| *key));
+    let keys =
+        core.sessions.iter().flat_map(|(_, session)| session.tasks.iter().map(|(_, key)| *key));
     keys.map(|key| (key, core.tasks.get(key).expect("a session's unfinished task is in the table")))
 }
 
@@ -55,9 +58,11 @@ fn each_task_is_unfinished_or_done(core: &Core) {
             assert!(!session.done.contains(n), "task {n} is both unfinished and done");
             assert!(!session.endings.contains(n), "task {n} is unfinished, and has an end");
         }
-        let numbers = session.tasks.iter().map(|(n, _)| n).chain(session.done.iter().map(|(n, _)| n));
+        let numbers =
+            session.tasks.iter().map(|(n, _)| n).chain(session.done.iter().map(|(n, _)| n));
         assert!(numbers.max().is_none_or(|last| last <= session.submitted));
-        // Until its client is back, nobody counts what a journal had: that may be more than the credit once more.
+        // Until its client is back, nobody counts what a journal had: that may be more than the
+        // credit once more.
         let count = (session.tasks.len() + session.done.len()) as u64;
         assert!(session.is_restored || count <= session.tasks_max + session.restored_tasks);
         let is_needed = session.is_ending || (session.done.is_empty() && !session.tasks.is_empty());
@@ -76,20 +81,32 @@ fn attempts_and_engines_agree(core: &Core) {
     for (id, engine) in core.engines.iter() {
         assigned += engine.assigned.len() + engine.unsent.len();
         let of_engine = |count: &u64| core.attempts.get(*count).filter(|given| given.engine == id);
-        let given: Vec<_> =
-            engine.assigned.iter().map(|count| of_engine(count).expect("an attempt is given")).collect();
+        let given: Vec<_> = engine
+            .assigned
+            .iter()
+            .map(|count| of_engine(count).expect("an attempt is given"))
+            .collect();
         let direct = given.iter().filter(|given| given.direct).count();
         assert_eq!(engine.assigned_direct as usize, direct, "engine {id}");
         let in_hand: BTreeSet<u64> = engine.assigned.iter().copied().collect();
         assert!(engine.recalled.is_subset(&in_hand), "engine {id}");
         assert!(engine.returning.is_subset(&in_hand), "engine {id} is waited for in vain");
-        let process = engine.process.map(|key| core.processes.get(&key).expect("an engine's process is there"));
+        let process = engine
+            .process
+            .map(|key| core.processes.get(&key).expect("an engine's process is there"));
         let is_away = engine.process.is_none() && engine.loss.is_none();
-        assert_eq!(is_away, core.expiries.contains(Away::Engine(id)), "engine {id} is here, lost, or waited for");
+        assert_eq!(
+            is_away,
+            core.expiries.contains(Away::Engine(id)),
+            "engine {id} is here, lost, or waited for"
+        );
         let class = engine.own_class.or(process.and_then(|process| process.class));
         assert_eq!(engine.class, class, "engine {id}");
         assert_eq!(engine.own_class.is_some(), core.set_aside.is_any_in_force(id), "engine {id}");
-        assert!(process.is_none_or(|process| process.class.is_none() == process.leaving), "engine {id}");
+        assert!(
+            process.is_none_or(|process| process.class.is_none() == process.leaving),
+            "engine {id}"
+        );
     }
     assert_eq!(assigned, core.attempts.len());
     for (count, given) in core.attempts.iter() {
@@ -105,7 +122,9 @@ fn attempts_and_engines_agree(core: &Core) {
         }
     }
     for (key, task) in unfinished(core) {
-        let (State::Assigned { attempt, .. } | State::Unsent { attempt, .. }) = task.state else { continue };
+        let (State::Assigned { attempt, .. } | State::Unsent { attempt, .. }) = task.state else {
+            continue;
+        };
         assert_eq!(core.attempts.get(attempt).map(|given| given.task), Some(key));
     }
 }
@@ -116,29 +135,56 @@ fn what_is_lent_is_assigned(core: &Core) {
         let lent: BTreeSet<u64> = engine.lent.iter().map(|loan| loan.attempt).collect();
         assert_eq!(lent.len(), engine.lent.len(), "engine {id}: something waits twice");
         assert!(lent.is_subset(&in_hand) && engine.stood_in.is_subset(&in_hand), "engine {id}");
-        assert_eq!(core.engines.lenders().any(|(lender, _)| lender == id), !lent.is_empty(), "engine {id}");
-        assert!(engine.stood_in.len() <= 2 * NESTING_MAX as usize, "engine {id} has a crowd of stand-ins");
+        assert_eq!(
+            core.engines.lenders().any(|(lender, _)| lender == id),
+            !lent.is_empty(),
+            "engine {id}"
+        );
+        assert!(
+            engine.stood_in.len() <= 2 * NESTING_MAX as usize,
+            "engine {id} has a crowd of stand-ins"
+        );
     }
     if core.journal.reconciled().is_some() {
         return;
     }
     for (_, task) in unfinished(core).filter(|(_, task)| is_to_be_given(core, task)) {
         let lender = lending::lender(&core.engines, &core.placements, task.placement);
-        assert_eq!(lender, None, "task {} waits while somebody could stand in for what waits for it", task.n);
+        assert_eq!(
+            lender, None,
+            "task {} waits while somebody could stand in for what waits for it",
+            task.n
+        );
     }
 }
 
 /// A session that came in by a pass ends with its attempt.
 fn nested_sessions_have_their_attempts(core: &Core) {
     for (attempt, keys) in core.grants.keys() {
-        assert!(keys <= GRANTS_PER_ATTEMPT_MAX && core.attempts.get(attempt).is_some(), "attempt {attempt} is over");
+        assert!(
+            keys <= GRANTS_PER_ATTEMPT_MAX && core.attempts.get(attempt).is_some(),
+            "attempt {attempt} is over"
+        );
     }
     let bound = core.sessions.iter().filter(|(_, session)| !session.departed);
-    for (key, parent) in bound.filter_map(|(key, session)| Some((key, session.parent.filter(|it| it.is_bound)?))) {
-        let given = core.attempts.get(parent.attempt).map(|given| given.task).or(core.grants.aside(parent.attempt));
-        let task = given.expect("the attempt of a session that is bound to it is there, or may come back");
-        assert!(core.tasks.get(task).is_some(), "nobody waits for the task that has opened {key:?}");
-        assert!(core.grants.sessions().any(|known| known == (parent.attempt, key)), "{key:?} would not end");
+    for (key, parent) in
+        bound.filter_map(|(key, session)| Some((key, session.parent.filter(|it| it.is_bound)?)))
+    {
+        let given = core
+            .attempts
+            .get(parent.attempt)
+            .map(|given| given.task)
+            .or(core.grants.aside(parent.attempt));
+        let task =
+            given.expect("the attempt of a session that is bound to it is there, or may come back");
+        assert!(
+            core.tasks.get(task).is_some(),
+            "nobody waits for the task that has opened {key:?}"
+        );
+        assert!(
+            core.grants.sessions().any(|known| known == (parent.attempt, key)),
+            "{key:?} would not end"
+        );
     }
 }
 
@@ -167,7 +213,10 @@ fn shared_tasks_are_counted(core: &Core) {
 }
 
 fn idle(core: &Core) -> impl Iterator<Item = EngineId> {
-    core.engines.iter().filter(|(_, engine)| engine.class.is_some() && engine.load() == 0).map(|(id, _)| id)
+    core.engines
+        .iter()
+        .filter(|(_, engine)| engine.class.is_some() && engine.load() == 0)
+        .map(|(id, _)| id)
 }
 
 fn no_shared_task_waits_while_an_engine_idles(core: &Core) {
@@ -176,8 +225,11 @@ fn no_shared_task_waits_while_an_engine_idles(core: &Core) {
         return;
     }
     for (_, task) in unfinished(core).filter(|(_, task)| is_to_be_given(core, task)) {
-        let class = |id: &EngineId| core.engines.get(*id).and_then(|engine| engine.class).expect("it takes work");
-        let idle = idle(core).find(|id| core.placements.fits(task.placement, class(id), &core.engines));
+        let class = |id: &EngineId| {
+            core.engines.get(*id).and_then(|engine| engine.class).expect("it takes work")
+        };
+        let idle =
+            idle(core).find(|id| core.placements.fits(task.placement, class(id), &core.engines));
         assert_eq!(idle, None, "task {} waits while that engine idles", task.n);
     }
 }
@@ -192,7 +244,8 @@ fn direct_queues_have_their_tasks(core: &Core) {
         }
     }
     for (id, engine) in core.engines.iter() {
-        let in_queue: Vec<_> = engine.queue.iter().filter(|key| core.tasks.get(*key).is_some()).collect();
+        let in_queue: Vec<_> =
+            engine.queue.iter().filter(|key| core.tasks.get(*key).is_some()).collect();
         let distinct: BTreeSet<_> = in_queue.iter().copied().collect();
         assert_eq!(distinct.len(), in_queue.len(), "engine {id} has a task twice");
         assert_eq!(distinct, queued.remove(&id).unwrap_or_default(), "engine {id}");
@@ -209,12 +262,17 @@ fn no_direct_task_waits_while_its_engine_idles(core: &Core) {
         }
         let mut blocked = Vec::new();
         for task in engine.queue.iter().filter_map(|key| core.tasks.get(key)) {
-            let is_held_up = matches!(task.state, State::Receiving | State::Waiting | State::Pausing)
-                || engine.queue.is_held(task.session);
+            let is_held_up =
+                matches!(task.state, State::Receiving | State::Waiting | State::Pausing)
+                    || engine.queue.is_held(task.session);
             if is_held_up || core.backlog.holds(task.session) {
                 blocked.push(task.session);
             }
-            assert!(blocked.contains(&task.session), "task {} waits while engine {id} idles", task.n);
+            assert!(
+                blocked.contains(&task.session),
+                "task {} waits while engine {id} idles",
+                task.n
+            );
         }
     }
 }
@@ -226,7 +284,11 @@ fn direct_queues_keep_the_order_of_submits(core: &Core) {
         let in_line = |task: &&Task| task.state != State::Pausing;
         for task in engine.queue.iter().filter_map(|key| core.tasks.get(key)).filter(in_line) {
             let before = last.insert(task.session, task.n);
-            assert!(before.is_none_or(|before| before < task.n), "engine {id} has {before:?} before {}", task.n);
+            assert!(
+                before.is_none_or(|before| before < task.n),
+                "engine {id} has {before:?} before {}",
+                task.n
+            );
         }
     }
 }
@@ -239,8 +301,16 @@ fn who_waits_waits_for_somebody(core: &Core) {
         let waits = task.more().and_then(|more| more.waits.as_ref());
         let pending: BTreeSet<_> = waits.into_iter().flat_map(|waits| waits.keys()).collect();
         pairs += pending.len();
-        assert!(pending.iter().all(|key| core.tasks.get(*key).is_some()), "task {} waits for what has ended", task.n);
-        assert!(task.state != State::Waiting || !pending.is_empty(), "task {} waits for nobody", task.n);
+        assert!(
+            pending.iter().all(|key| core.tasks.get(*key).is_some()),
+            "task {} waits for what has ended",
+            task.n
+        );
+        assert!(
+            task.state != State::Waiting || !pending.is_empty(),
+            "task {} waits for nobody",
+            task.n
+        );
     }
     assert_eq!((core.held, core.dependents.len()), (held, pairs));
 }
@@ -282,13 +352,16 @@ fn the_budget_is_what_is_held(core: &Core) {
     for (_, task) in unfinished(core) {
         others += task.more().map_or(0, |more| more.output.kept_bytes()) + task.extra_bytes();
         match &task.payload {
-            Stored::Chunked(payload) => _ = shared.insert(Arc::as_ptr(payload), task.payload.budget_bytes()),
+            Stored::Chunked(payload) => {
+                _ = shared.insert(Arc::as_ptr(payload), task.payload.budget_bytes())
+            }
             sent => requests += sent.budget_bytes(),
         }
     }
     requests += shared.values().sum::<u64>();
     let results: u64 = unread(core).map(|(_, bytes)| bytes).sum();
-    let unasked: u64 = unread(core).filter(|(account, _)| account.lane.is_some()).map(|(_, bytes)| bytes).sum();
+    let unasked: u64 =
+        unread(core).filter(|(account, _)| account.lane.is_some()).map(|(_, bytes)| bytes).sum();
     let [requests_counted, results_counted, unasked_counted, lent, stray] = core.budget.parts();
     assert_eq!((requests_counted, results_counted, unasked_counted), (requests, results, unasked));
     assert_eq!(core.budget.state().0, requests + results + others);
@@ -300,18 +373,23 @@ fn the_budget_is_what_is_held(core: &Core) {
 
 /// Results that are here for their clients, or on their way here, and against what each counts.
 fn unread(core: &Core) -> impl Iterator<Item = (Account, u64)> {
-    let done = core.sessions.iter().flat_map(|(key, session)| session.done.iter().map(move |(_, done)| (key, done)));
+    let done = core
+        .sessions
+        .iter()
+        .flat_map(|(key, session)| session.done.iter().map(move |(_, done)| (key, done)));
     let done = done.filter_map(|(session, done)| {
         Some((Account { session, lane: done.lane }, done.payload.as_ref()?.budget_bytes()))
     });
     done.chain(core.processes.values().flat_map(Process::arriving)).filter(|(_, bytes)| *bytes > 0)
 }
 
-/// A result waits at an engine that is here, for a session that is passed over until there is room for it.
+/// A result waits at an engine that is here, for a session that is passed over until there is room
+/// for it.
 fn results_that_wait_are_counted(core: &Core) {
     let mut waiting = 0;
     for (key, session) in core.sessions.iter() {
-        let of_session = unread(core).filter(|(account, _)| account.session == key).map(|(_, bytes)| bytes);
+        let of_session =
+            unread(core).filter(|(account, _)| account.session == key).map(|(_, bytes)| bytes);
         assert_eq!(session.unread_bytes, of_session.sum::<u64>(), "{key:?}");
         waiting += core.backlog.of_session(key).0;
         assert_eq!(core.backlog.holds(key), core.backlog.of_session(key).0 > 0, "{key:?}");
@@ -320,10 +398,14 @@ fn results_that_wait_are_counted(core: &Core) {
     let mut taken = 0;
     for (id, engine) in core.engines.iter() {
         let process = engine.process.and_then(|key| core.processes.get(&key));
-        assert!(engine.unsent.is_empty() || process.is_some(), "engine {id} is away, and its results wait");
+        assert!(
+            engine.unsent.is_empty() || process.is_some(),
+            "engine {id} is away, and its results wait"
+        );
         for count in &engine.unsent {
             let is_waiting = core.backlog.bytes_of(*count).is_some();
-            let is_wanted = core.attempts.get(*count).is_some_and(|given| core.tasks.get(given.task).is_some());
+            let is_wanted =
+                core.attempts.get(*count).is_some_and(|given| core.tasks.get(given.task).is_some());
             assert!(is_wanted && !engine.assigned.contains(count), "attempt {count}");
             taken += usize::from(!is_waiting);
         }
@@ -334,7 +416,10 @@ fn results_that_wait_are_counted(core: &Core) {
 
 fn kept_tasks_are_counted(core: &Core) {
     assert_eq!(core.kept.len(), core.kept.iter().count());
-    assert_eq!(core.kept.heavy_bytes(), core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>());
+    assert_eq!(
+        core.kept.heavy_bytes(),
+        core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>()
+    );
 }
 
 /// Bytes of a definition that count against the budget.
@@ -344,7 +429,11 @@ pub fn definition_bytes(definition: &Definition) -> u64 {
 
 fn sessions_count_what_they_keep(core: &Core) {
     for (key, session) in core.sessions.iter() {
-        let unfinished = session.tasks.iter().filter_map(|(_, key)| core.tasks.get(*key)).filter(|task| task.keep());
+        let unfinished = session
+            .tasks
+            .iter()
+            .filter_map(|(_, key)| core.tasks.get(*key))
+            .filter(|task| task.keep());
         let done = session.done.iter().filter(|(_, done)| done.what.keep());
         assert_eq!(session.keeps, (unfinished.count() + done.count()) as u64, "{key:?}");
     }
@@ -363,7 +452,10 @@ fn quotas_are_what_is_held(core: &Core) {
         for task in session.tasks.iter().filter_map(|(_, key)| core.tasks.get(*key)) {
             match &task.payload {
                 Stored::Chunked(payload) => {
-                    _ = requests.insert(Arc::as_ptr(payload), (session.counted_by, task.payload.budget_bytes()));
+                    _ = requests.insert(
+                        Arc::as_ptr(payload),
+                        (session.counted_by, task.payload.budget_bytes()),
+                    );
                 }
                 sent => *bytes += sent.budget_bytes(),
             }
@@ -373,7 +465,11 @@ fn quotas_are_what_is_held(core: &Core) {
         held.entry(token).or_default().2 += bytes;
     }
     for (token, counted) in core.quotas.iter() {
-        assert_eq!(held.get(&token).copied(), Some(counted), "what {token:?} is charged for: sessions, tasks, bytes");
+        assert_eq!(
+            held.get(&token).copied(),
+            Some(counted),
+            "what {token:?} is charged for: sessions, tasks, bytes"
+        );
     }
 }
 
@@ -381,17 +477,26 @@ fn who_waits_for_an_end_is_counted(core: &Core) {
     for (_, session) in core.sessions.iter() {
         let Some(connection) = session.connection else { continue };
         // Of a task that has ended they wait until that is in the journal.
-        let done = core.sessions.iter().flat_map(|(_, session)| session.done.iter().map(|(_, done)| &**done));
-        let done = done.chain(core.kept.iter().map(|kept| &*kept.done)).filter_map(|done| done.what.more.as_deref());
+        let done = core
+            .sessions
+            .iter()
+            .flat_map(|(_, session)| session.done.iter().map(|(_, done)| &**done));
+        let done = done
+            .chain(core.kept.iter().map(|kept| &*kept.done))
+            .filter_map(|done| done.what.more.as_deref());
         let more = unfinished(core).filter_map(|(_, task)| task.more()).chain(done);
-        let waiting = more.flat_map(|more| &more.followers).filter(|follower| follower.connection == connection);
+        let waiting = more
+            .flat_map(|more| &more.followers)
+            .filter(|follower| follower.connection == connection);
         assert_eq!(session.fetches, waiting.count());
     }
 }
 
-/// Asserts that sessions and payloads a process was told of are still there: else it would hold them for ever.
+/// Asserts that sessions and payloads a process was told of are still there: else it would hold
+/// them for ever.
 fn processes_know_what_is_still_there(core: &Core) {
-    let shares: BTreeSet<u64> = unfinished(core).filter_map(|(_, task)| task.payload.share()).collect();
+    let shares: BTreeSet<u64> =
+        unfinished(core).filter_map(|(_, task)| task.payload.share()).collect();
     for process in core.processes.values() {
         assert!(process.lanes.keys().all(|key| core.sessions.get(*key).is_some()));
         assert!(process.definitions.iter().all(|(key, _)| core.sessions.get(*key).is_some()));
@@ -405,14 +510,22 @@ fn records_are_bounded(core: &Core) {
     assert!(unfinished(core).all(|(_, task)| task.more().is_none_or(|more| more.past.len() <= 16)));
     for (id, engine) in core.engines.iter() {
         let (entries, waiting) = (engine.queue.iter().count(), engine.queue.len());
-        assert!(entries <= 2 * waiting + 65, "engine {id} has {entries} entries for {waiting} tasks");
+        assert!(
+            entries <= 2 * waiting + 65,
+            "engine {id} has {entries} entries for {waiting} tasks"
+        );
     }
 }
 
 fn durable_tasks_are_on_disk_before_they_are_queued(core: &Core) {
     for (_, task) in unfinished(core).filter(|(_, task)| task.state != State::Receiving) {
         let stage = task.durable().map(|durable| durable.stage);
-        assert!(stage.is_none_or(|stage| stage == Stage::Written), "task {} in {:?} is {stage:?}", task.n, task.state);
+        assert!(
+            stage.is_none_or(|stage| stage == Stage::Written),
+            "task {} in {:?} is {stage:?}",
+            task.n,
+            task.state
+        );
     }
 }
 
@@ -441,13 +554,15 @@ pub fn assigned_to(core: &Core, engine: EngineId) -> Option<usize> {
     core.engines.get(engine).map(|engine| engine.assigned.len() - engine.withheld.len())
 }
 
-/// The engines of the process that has registered on a connection which the broker does not know to be gone.
+/// The engines of the process that has registered on a connection which the broker does not know to
+/// be gone.
 pub fn registered(core: &Core, connection: ConnectionId) -> &[EngineId] {
     let process = core.processes.values().find(|process| process.connection == connection);
     process.map_or(&[], |process| &process.engines)
 }
 
-/// Returns true if an engine that runs an attempt is to stop it: its task has ended, or has gone on elsewhere.
+/// Returns true if an engine that runs an attempt is to stop it: its task has ended, or has gone on
+/// elsewhere.
 pub fn is_unwanted(core: &Core, attempt: Attempt) -> bool {
     if attempt.start != core.config.start {
         return core.orphans.is_disowned(attempt);
@@ -465,7 +580,8 @@ pub fn nothing_is_owed(core: &Core) {
     }
     for (key, process) in &core.processes {
         for (session, lane) in &process.lanes {
-            let of_lane = unread(core).filter(|(account, _)| account.session == *session && account.lane == Some(*key));
+            let of_lane = unread(core)
+                .filter(|(account, _)| account.session == *session && account.lane == Some(*key));
             let held: u64 = of_lane.map(|(_, bytes)| bytes).sum();
             assert_eq!(lane.state(), (held, lane.first() - held), "what an engine may send");
         }
@@ -482,6 +598,10 @@ pub fn is_quiet(core: &Core) {
     assert!(core.restarting.is_empty() && core.rests.is_empty() && core.chores.is_empty());
     assert!(core.quotas.is_empty());
     assert!(core.sessions.iter().next().is_none(), "every session has ended");
-    assert!(core.processes.values().all(|process| process.lanes.is_empty() && process.definitions.is_empty()));
+    assert!(
+        core.processes
+            .values()
+            .all(|process| process.lanes.is_empty() && process.definitions.is_empty())
+    );
     assert!(core.processes.values().all(|process| process.shares.is_empty()));
 }

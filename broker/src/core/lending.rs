@@ -1,12 +1,14 @@
-//! Slots that are lent: while a task waits for tasks of this cluster, its engine runs others in its place.
+//! Slots that are lent: while a task waits for tasks of this cluster, its engine runs others in its
+//! place.
 //!
-//! An engine says which of its attempts wait, and for which sessions. Their slot's own interpreter is in use, so
-//! another one stands in: only shared tasks go there, and only such as are nested deeper than everything that waits on
-//! that engine. So whatever waits, there is a place for what it waits for; and since each stand-in runs something
-//! deeper than the one before, a slot has at most as many of them as tasks are nested.
+//! An engine says which of its attempts wait, and for which sessions. Their slot's own interpreter
+//! is in use, so another one stands in: only shared tasks go there, and only such as are nested
+//! deeper than everything that waits on that engine. So whatever waits, there is a place for what
+//! it waits for; and since each stand-in runs something deeper than the one before, a slot has at
+//! most as many of them as tasks are nested.
 //!
-//! A task's depth is a part of its demands: a queue holds tasks of one depth, and that of depth 0 knows nothing of
-//! this.
+//! A task's depth is a part of its demands: a queue holds tasks of one depth, and that of depth 0
+//! knows nothing of this.
 
 use std::collections::BTreeSet;
 
@@ -21,13 +23,22 @@ use super::tasks::{Place, State, TaskKey};
 use super::{Core, PeerMisbehaved, Time};
 
 /// An engine with a slot that is lent and has nobody standing in, for a task of this placement.
-pub(super) fn lender(engines: &Engines, placements: &Placements, placement: PlacementId) -> Option<EngineId> {
+pub(super) fn lender(
+    engines: &Engines,
+    placements: &Placements,
+    placement: PlacementId,
+) -> Option<EngineId> {
     let depth = placements.get(placement).demands.depth;
     if depth == 0 {
         return None;
     }
-    let fits = |engine: &Engine| engine.class.is_some_and(|class| placements.fits(placement, class, engines));
-    engines.lenders().find(|(_, engine)| fits(engine) && engine.stands_in_for(depth)).map(|(id, _)| id)
+    let fits = |engine: &Engine| {
+        engine.class.is_some_and(|class| placements.fits(placement, class, engines))
+    };
+    engines
+        .lenders()
+        .find(|(_, engine)| fits(engine) && engine.stands_in_for(depth))
+        .map(|(id, _)| id)
 }
 
 impl Engine {
@@ -36,11 +47,14 @@ impl Engine {
         self.lent.iter().any(|loan| !self.stood_in.contains(&loan.attempt))
     }
 
-    /// Returns true if a stand-in would run a task of that depth: all that is here waits, and is less deep.
+    /// Returns true if a stand-in would run a task of that depth: all that is here waits, and is
+    /// less deep.
     fn stands_in_for(&self, depth: u32) -> bool {
         let waits = |count: &u64| self.lent.iter().any(|loan| loan.attempt == *count);
         let is_idle = self.is_blocked() || self.assigned.len() == self.stood_in.len();
-        is_idle && self.stood_in.iter().all(waits) && self.lent.iter().all(|loan| loan.depth < depth)
+        is_idle
+            && self.stood_in.iter().all(waits)
+            && self.lent.iter().all(|loan| loan.depth < depth)
     }
 
     /// An attempt is no longer here.
@@ -62,15 +76,24 @@ impl Core {
     }
 
     /// An attempt waits for tasks of these sessions.
-    pub(super) fn lend(&mut self, now: Time, key: ProcessKey, lent: &Lent) -> Result<(), PeerMisbehaved> {
+    pub(super) fn lend(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        lent: &Lent,
+    ) -> Result<(), PeerMisbehaved> {
         if lent.sessions.len() > LENT_SESSIONS_MAX {
             return Err(PeerMisbehaved::Limit);
         }
         let Some(given) = self.given(key, lent.attempt)? else { return Ok(()) };
-        let Some(owner) = self.sessions.get(given.session).map(|session| session.claims.owner) else { return Ok(()) };
+        let Some(owner) = self.sessions.get(given.session).map(|session| session.claims.owner)
+        else {
+            return Ok(());
+        };
         let (attempt, depth) = (lent.attempt.count, self.depth_of(lent.attempt.count));
         for id in &lent.sessions {
-            let session = self.sessions.find(owner, *id).filter(|session| *session != given.session);
+            let session =
+                self.sessions.find(owner, *id).filter(|session| *session != given.session);
             if let Some(session) = session {
                 self.deepen(session, attempt, depth + 1);
             }
@@ -86,22 +109,33 @@ impl Core {
     }
 
     /// Attempts go on.
-    pub(super) fn back(&mut self, key: ProcessKey, attempts: &[Attempt]) -> Result<(), PeerMisbehaved> {
+    pub(super) fn back(
+        &mut self,
+        key: ProcessKey,
+        attempts: &[Attempt],
+    ) -> Result<(), PeerMisbehaved> {
         for attempt in attempts {
             let Some(given) = self.given(key, *attempt)? else { continue };
-            let went_on = |engine: &mut Engine| engine.lent.retain(|loan| loan.attempt != attempt.count);
+            let went_on =
+                |engine: &mut Engine| engine.lent.retain(|loan| loan.attempt != attempt.count);
             self.engines.update(given.engine, went_on);
         }
         Ok(())
     }
 
-    /// Recalls tasks that have not begun behind a task that waits: it may be waiting for one of them.
+    /// Recalls tasks that have not begun behind a task that waits: it may be waiting for one of
+    /// them.
     fn recall_from_behind(&mut self, id: EngineId) {
-        let Some(engine) = self.engines.get(id).filter(|engine| engine.is_blocked()) else { return };
+        let Some(engine) = self.engines.get(id).filter(|engine| engine.is_blocked()) else {
+            return;
+        };
         let waits = |count: &u64| engine.lent.iter().any(|loan| loan.attempt == *count);
         let is_behind = |count: &&u64| {
             let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
-            is_shared && !waits(count) && !engine.stood_in.contains(count) && !engine.recalled.contains(count)
+            is_shared
+                && !waits(count)
+                && !engine.stood_in.contains(count)
+                && !engine.recalled.contains(count)
         };
         // The newest go first: each that comes back goes to the front of its queue.
         let behind: Vec<u64> = engine.assigned.iter().rev().filter(is_behind).copied().collect();
@@ -138,12 +172,14 @@ impl Core {
         }
     }
 
-    /// Moves a shared task to the queue of its new depth. The placement that it is to leave, if it has another now.
+    /// Moves a shared task to the queue of its new depth. The placement that it is to leave, if it
+    /// has another now.
     fn move_deeper(&mut self, key: TaskKey, depth: u32) -> Option<PlacementId> {
         let task = self.tasks.get_mut(key).filter(|task| task.place == Place::Shared)?;
         let entered = self.placements.enter_deeper(task.placement, depth)?;
         let before = std::mem::replace(&mut task.placement, entered);
-        let (priority, session, is_queued) = (task.priority(), task.session, task.state == State::Queued);
+        let (priority, session, is_queued) =
+            (task.priority(), task.session, task.state == State::Queued);
         if is_queued {
             self.placements.count_waiting(before, false);
             self.placements.get_mut(entered).queue.push(priority, session, key, self.shared_given);

@@ -1,8 +1,8 @@
 //! Engines that are lost, with what they have: it goes to others, or is lost with them.
 //!
-//! An engine may have very much assigned and in its queue, and a process a thousand engines: some of it goes at once,
-//! and the rest in later turns. Until then an engine that is lost stays in the table, takes nothing, and does not come
-//! back.
+//! An engine may have very much assigned and in its queue, and a process a thousand engines: some
+//! of it goes at once, and the rest in later turns. Until then an engine that is lost stays in the
+//! table, takes nothing, and does not come back.
 
 use std::collections::VecDeque;
 
@@ -34,7 +34,8 @@ pub struct Loss {
 }
 
 impl Core {
-    /// Without a goodbye the process may come back: what may run elsewhere goes there at once, the rest waits for it.
+    /// Without a goodbye the process may come back: what may run elsewhere goes there at once, the
+    /// rest waits for it.
     pub(super) fn process_disconnected(&mut self, now: Time, key: ProcessKey) {
         let Some(mut process) = self.processes.remove(&key) else { return };
         for session in process.lanes.keys() {
@@ -74,12 +75,13 @@ impl Core {
         self.reassign(now, away);
     }
 
-    /// Moves what unreachable engines have to others, as far as that may run twice: of some now, of others in later
-    /// turns, unless they are back.
+    /// Moves what unreachable engines have to others, as far as that may run twice: of some now, of
+    /// others in later turns, unless they are back.
     pub(super) fn reassign(&mut self, now: Time, mut engines: VecDeque<EngineId>) {
         let began = self.work.done();
         while let Some(id) = engines.pop_front() {
-            let is_away = |engine: &super::engines::Engine| engine.process.is_none() && engine.loss.is_none();
+            let is_away =
+                |engine: &super::engines::Engine| engine.process.is_none() && engine.loss.is_none();
             if self.engines.get(id).is_some_and(is_away) {
                 self.requeue_withheld(now, id);
                 self.reassign_work_of(now, id);
@@ -117,7 +119,13 @@ impl Core {
     }
 
     /// An engine is gone, and what waits for it alone is lost.
-    pub(super) fn lose_engine(&mut self, now: Time, id: EngineId, how: &'static str, is_for_ever: bool) {
+    pub(super) fn lose_engine(
+        &mut self,
+        now: Time,
+        id: EngineId,
+        how: &'static str,
+        is_for_ever: bool,
+    ) {
         let loss = Loss { how, is_for_ever };
         let known = self.engines.update(id, |engine| {
             (engine.process, engine.class) = (None, None);
@@ -135,10 +143,12 @@ impl Core {
         }
     }
 
-    /// Loses a part of what an engine has that is lost, and takes it out of the table with the last one. Whether that
-    /// was all.
+    /// Loses a part of what an engine has that is lost, and takes it out of the table with the last
+    /// one. Whether that was all.
     pub(super) fn lose_part_of_engine(&mut self, now: Time, id: EngineId) -> bool {
-        let Some((engine, loss)) = self.engines.get(id).and_then(|engine| Some((engine, engine.loss?))) else {
+        let Some((engine, loss)) =
+            self.engines.get(id).and_then(|engine| Some((engine, engine.loss?)))
+        else {
             return true;
         };
         // The last one first: each goes to the front of its queue.
@@ -154,7 +164,9 @@ impl Core {
         let is_all = waiting.len() < room;
         for task in waiting {
             let how = loss.how;
-            let text = format!("engine {id} is gone before the task began ({how}); `furlong ids` shows who is there");
+            let text = format!(
+                "engine {id} is gone before the task began ({how}); `furlong ids` shows who is there"
+            );
             self.end(now, task, Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text));
         }
         if is_all {
@@ -168,7 +180,8 @@ impl Core {
         is_all
     }
 
-    /// An attempt came to nothing through no fault of the task: runs it again if that is allowed, else it is lost.
+    /// An attempt came to nothing through no fault of the task: runs it again if that is allowed,
+    /// else it is lost.
     pub(super) fn retry_or_lose(&mut self, now: Time, key: TaskKey, attempt: u64, how: &str) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let State::Assigned { engine, attempt: current, .. } = task.state else { return };
@@ -188,7 +201,9 @@ impl Core {
         }
         let text = match (task.place, task.at_most_once()) {
             (Place::Shared, true) => {
-                format!("engine {engine} was lost with this at-most-once task, which may have run ({how})")
+                format!(
+                    "engine {engine} was lost with this at-most-once task, which may have run ({how})"
+                )
             }
             (Place::Shared, false) => format!(
                 "lost with its engine {tried} times, lastly engine {engine} ({how}): does it kill what runs it?"

@@ -1,12 +1,14 @@
 //! The broker's decisions: a deterministic state machine, without I/O, clock or threads.
 //!
-//! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there
-//! is nothing left. It calls [`Core::handle_timeout`] at the moment that [`Core::poll_timeout`] names, or later. In
-//! this order:
+//! The shell tells it what happened (`handle_*`) and then takes what is to be done
+//! ([`Core::poll_output`]) until there is nothing left. It calls [`Core::handle_timeout`] at the
+//! moment that [`Core::poll_timeout`] names, or later. In this order:
 //!
-//! 1. [`Core::handle_connected`] for a peer whose key and token are proved; the core lets it in or refuses it.
-//! 2. [`Core::handle_from_client`] or [`Core::handle_from_engine`] for each of its messages, [`Core::handle_rest`] as
-//!    long as something is left of one ([`Core::has_rest`]), and [`Core::dispatch`] once after each batch of them.
+//! 1. [`Core::handle_connected`] for a peer whose key and token are proved; the core lets it in or
+//!    refuses it.
+//! 2. [`Core::handle_from_client`] or [`Core::handle_from_engine`] for each of its messages,
+//!    [`Core::handle_rest`] as long as something is left of one ([`Core::has_rest`]), and
+//!    [`Core::dispatch`] once after each batch of them.
 //! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
 
 mod arriving;
@@ -118,7 +120,8 @@ pub struct Config {
     pub payload_bytes_max: u64,
     /// The flag that gives this broker more memory, for people.
     pub memory_flag: &'static str,
-    /// Unfinished and unacknowledged tasks of all sessions. Each may have [`Self::session_tasks_max`] of them.
+    /// Unfinished and unacknowledged tasks of all sessions. Each may have
+    /// [`Self::session_tasks_max`] of them.
     pub tasks_max: u64,
     /// Ended tasks whose records are kept.
     pub kept_max: usize,
@@ -137,8 +140,8 @@ impl Config {
         self.tasks_max / SESSIONS_OF_ALL_TASKS
     }
 
-    /// Ends of tasks that a session may have remembered, where all have so many: very many, and few when all have as
-    /// many as there may be tasks.
+    /// Ends of tasks that a session may have remembered, where all have so many: very many, and few
+    /// when all have as many as there may be tasks.
     fn ends_remembered_max(&self, of_all: usize) -> usize {
         let most = self.tasks_max.max(ENDS_REMEMBERED_MAX as u64);
         if of_all as u64 <= most { ENDS_REMEMBERED_MAX } else { ENDS_REMEMBERED_LEAST }
@@ -163,11 +166,13 @@ pub enum Output {
     Close(ConnectionId, &'static str),
     /// Keep for a later start what has changed of the roster.
     SaveRoster(Vec<RosterChange>),
-    /// Revoke tokens for good, for a client's request; what comes of it is for [`Core::handle_revocation`].
+    /// Revoke tokens for good, for a client's request; what comes of it is for
+    /// [`Core::handle_revocation`].
     Revoke(ConnectionId, u64, Vec<TokenId>),
     /// Free these chunks, a few at a time.
     Discard(Vec<Bytes>),
-    /// Write this to the journal, under this number: [`Core::handle_journaled`] is told when it is on disk.
+    /// Write this to the journal, under this number: [`Core::handle_journaled`] is told when it is
+    /// on disk.
     Journal(u64, Entry),
     /// A graceful stop: why.
     Stop(String),
@@ -267,7 +272,8 @@ pub struct Core {
     results_held: u64,
     /// Ends that sessions remember, all together.
     ends_remembered: usize,
-    /// The time of the next check if an idle engine could take over what a busy one was given too early.
+    /// The time of the next check if an idle engine could take over what a busy one was given too
+    /// early.
     recall_at: Option<Time>,
     /// The time of the last such check.
     recall_looked_at: Option<Time>,

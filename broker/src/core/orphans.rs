@@ -1,14 +1,16 @@
 //! Work of an earlier start of the broker, which engines still hold.
 //!
-//! A client that returns submits again what it waits for. What an engine holds of it is matched: it goes on as an
-//! attempt of this broker. What no engine holds waits a moment for those that were there before, since it may have run.
-//! Tasks that no client asks for are ended.
+//! A client that returns submits again what it waits for. What an engine holds of it is matched: it
+//! goes on as an attempt of this broker. What no engine holds waits a moment for those that were
+//! there before, since it may have run. Tasks that no client asks for are ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId};
-use furlong_wire::message::{Adopt, CancelAttempts, ErrorKind, HeldWork, Outcome, Release, TaskState, ToEngine};
+use furlong_wire::message::{
+    Adopt, CancelAttempts, ErrorKind, HeldWork, Outcome, Release, TaskState, ToEngine,
+};
 
 use super::chores::Chore;
 use super::connect::{ENGINE_GRACE, SESSION_GRACE};
@@ -21,15 +23,16 @@ use super::tasks::{Place, State, Task, TaskKey};
 use super::work::{TASKS_PER_PART, count};
 use super::{Assignment, Core, Time};
 
-/// The time, from the broker's start, that a task that may have run waits for the engines of the roster.
+/// The time, from the broker's start, that a task that may have run waits for the engines of the
+/// roster.
 pub(super) const ROSTER_WAIT: Duration = Duration::from_secs(1);
 /// The same for a task that may run once only.
 const ROSTER_WAIT_ONCE: Duration = ENGINE_GRACE;
 /// The time allowed to a client that has returned to say what it waits for.
 const CLAIM_WAIT: Duration = Duration::from_secs(60);
 
-/// Attempts of an earlier start held by engines, and tasks that wait for them. As many as registrations name: one cut
-/// off names its own again.
+/// Attempts of an earlier start held by engines, and tasks that wait for them. As many as
+/// registrations name: one cut off names its own again.
 #[derive(Debug, Default)]
 pub struct Orphans {
     by_attempt: BTreeMap<Attempt, Orphan>,
@@ -43,8 +46,8 @@ pub struct Orphans {
     lossy: BTreeSet<EngineId>,
     /// Tasks that wait for them.
     waiting: BTreeSet<TaskKey>,
-    /// The matched attempts, and their attempts of this start: until the engine has heard of one, it speaks of the old
-    /// one.
+    /// The matched attempts, and their attempts of this start: until the engine has heard of one,
+    /// it speaks of the old one.
     matched: BTreeMap<Attempt, u64>,
 }
 
@@ -112,7 +115,11 @@ impl Orphans {
 
     /// A client that is here, or an engine that leaves, does not wait for so long.
     fn shorten(&mut self, attempt: Attempt, expires: Time) {
-        let Some(orphan) = self.by_attempt.get_mut(&attempt).filter(|orphan| orphan.expires > expires) else { return };
+        let Some(orphan) =
+            self.by_attempt.get_mut(&attempt).filter(|orphan| orphan.expires > expires)
+        else {
+            return;
+        };
         if self.expiries.remove(&(std::mem::replace(&mut orphan.expires, expires), attempt)) {
             self.expiries.insert((expires, attempt));
         }
@@ -126,11 +133,16 @@ impl Orphans {
     }
 
     fn of_session(&self, session: SessionId) -> Vec<Attempt> {
-        self.by_task.range((session, 0)..=(session, u64::MAX)).map(|(_, attempt)| *attempt).collect()
+        self.by_task
+            .range((session, 0)..=(session, u64::MAX))
+            .map(|(_, attempt)| *attempt)
+            .collect()
     }
 
     fn of_engines(&self, engines: &[EngineId]) -> Vec<Attempt> {
-        let of_engine = |id: &EngineId| self.by_engine.range((*id, FIRST)..=(*id, LAST)).map(|(_, attempt)| *attempt);
+        let of_engine = |id: &EngineId| {
+            self.by_engine.range((*id, FIRST)..=(*id, LAST)).map(|(_, attempt)| *attempt)
+        };
         engines.iter().flat_map(of_engine).inspect(|_| count(1)).collect()
     }
 
@@ -160,7 +172,9 @@ impl Core {
         decisions: &mut Decisions,
     ) {
         let sessions: Vec<SessionKey> = self.sessions.with_id(held.session);
-        let task = sessions.iter().find_map(|session| self.sessions.get(*session)?.tasks.get(held.n).copied());
+        let task = sessions
+            .iter()
+            .find_map(|session| self.sessions.get(*session)?.tasks.get(held.n).copied());
         let asked = sessions.iter().any(|session| self.has_ended_or_gone_on(*session, held.n));
         let Some(engine) = engine_that_has(ids, held) else {
             return decisions.end(held.attempt, held.finished);
@@ -182,17 +196,21 @@ impl Core {
         let id = (held.session, held.n);
         if let Some(other) = self.orphans.by_task.get(&id).copied() {
             // It was tried twice. What has ended is as good as any.
-            let runs = self.orphans.by_attempt.get(&other).is_some_and(|other| other.occupies.is_some());
+            let runs =
+                self.orphans.by_attempt.get(&other).is_some_and(|other| other.occupies.is_some());
             if !(runs && held.finished) {
                 return self.end_held(engine, held, decisions);
             }
             self.end_orphan(other);
         }
-        let claims = sessions.iter().filter_map(|session| self.sessions.get(*session)).map(|it| it.opened);
-        let expires = claims.map(|opened| opened.after(CLAIM_WAIT)).fold(now.after(SESSION_GRACE), Time::min);
+        let claims =
+            sessions.iter().filter_map(|session| self.sessions.get(*session)).map(|it| it.opened);
+        let expires =
+            claims.map(|opened| opened.after(CLAIM_WAIT)).fold(now.after(SESSION_GRACE), Time::min);
         let occupies = (!held.finished).then(|| self.occupy(engine, (SessionKey::NOBODY, 0)));
         self.orphans.add(held.attempt, Orphan { task: id, engine, occupies, expires });
-        let Some(task) = task.filter(|task| self.tasks.get(*task).is_some_and(|task| may_be_matched(task, engine)))
+        let Some(task) = task
+            .filter(|task| self.tasks.get(*task).is_some_and(|task| may_be_matched(task, engine)))
         else {
             return;
         };
@@ -206,15 +224,17 @@ impl Core {
     /// Nobody wants what an engine holds. It occupies the engine until it has stopped.
     fn end_held(&mut self, engine: EngineId, held: &HeldWork, decisions: &mut Decisions) {
         if let Some(session) = self.session_that_had(held) {
-            // The task has ended otherwise, and its client does not know that yet. Should this broker be killed before,
-            // what the engine holds is all that says that the task has run: it is held as an attempt of this start.
+            // The task has ended otherwise, and its client does not know that yet. Should this
+            // broker be killed before, what the engine holds is all that says that the task has
+            // run: it is held as an attempt of this start.
             let count = self.occupy(engine, (session, held.n));
             self.note_matched(held.attempt, count);
             return decisions.adopt_to_end(held, self.attempt(count));
         }
         decisions.end(held.attempt, held.finished);
         if !held.finished {
-            let (task, occupies) = ((held.session, held.n), Some(self.occupy(engine, (SessionKey::NOBODY, 0))));
+            let (task, occupies) =
+                ((held.session, held.n), Some(self.occupy(engine, (SessionKey::NOBODY, 0))));
             let orphan = Orphan { task, engine, occupies, expires: Time(u64::MAX) };
             self.orphans.hold(held.attempt, orphan);
         }
@@ -223,12 +243,13 @@ impl Core {
     fn has_ended_or_gone_on(&self, key: SessionKey, n: u64) -> bool {
         let Some(session) = self.sessions.get(key) else { return false };
         let task = session.tasks.get(n).and_then(|task| self.tasks.get(*task));
-        let tried_elsewhere = |task: &Task| task.attempts > 0 && !matches!(task.state, State::Assigned { .. });
+        let tried_elsewhere =
+            |task: &Task| task.attempts > 0 && !matches!(task.state, State::Assigned { .. });
         (session.departed || session.knows(n)) && task.is_none_or(tried_elsewhere)
     }
 
-    /// While the work runs, its engine is as busy as with work of this start. `of` is the task whose end is held with
-    /// it, if there is one.
+    /// While the work runs, its engine is as busy as with work of this start. `of` is the task
+    /// whose end is held with it, if there is one.
     fn occupy(&mut self, engine: EngineId, of: (SessionKey, u64)) -> u64 {
         self.attempts_made += 1;
         self.hold_attempt(Assignment::new(TaskKey::NOBODY, of, engine, true), self.attempts_made);
@@ -236,7 +257,12 @@ impl Core {
     }
 
     /// An engine of the roster is here, and has said what it holds.
-    pub(super) fn note_reconciled(&mut self, now: Time, ids: &[EngineId], dropped: Option<Attempt>) {
+    pub(super) fn note_reconciled(
+        &mut self,
+        now: Time,
+        ids: &[EngineId],
+        dropped: Option<Attempt>,
+    ) {
         if dropped.is_some_and(|attempt| attempt.start != self.config.start) {
             self.orphans.lossy.extend(ids);
             ids.iter().for_each(|id| self.sweep(now, *id, None, Reason::Repeated));
@@ -256,13 +282,17 @@ impl Core {
         self.end_waits_for_roster(now, waiting);
     }
 
-    /// Tasks have waited for engines of the roster, all of which are here or given up: some of them go on, and the
-    /// others in later turns.
+    /// Tasks have waited for engines of the roster, all of which are here or given up: some of them
+    /// go on, and the others in later turns.
     pub(super) fn end_waits_for_roster(&mut self, now: Time, mut waiting: BTreeSet<TaskKey>) {
         for _ in 0..TASKS_PER_PART {
             let Some(key) = waiting.pop_first() else { return };
             self.work.add(1);
-            if self.tasks.get(key).is_some_and(|task| task.state == State::Pausing && task.attempts == 0) {
+            if self
+                .tasks
+                .get(key)
+                .is_some_and(|task| task.state == State::Pausing && task.attempts == 0)
+            {
                 self.wait_for_roster(now, key);
             }
         }
@@ -271,9 +301,14 @@ impl Core {
         }
     }
 
-    /// Of an engine that has dropped results: what waits for it and was submitted before may be among them.
+    /// Of an engine that has dropped results: what waits for it and was submitted before may be
+    /// among them.
     pub(super) fn lose_repeated(&mut self, now: Time, key: TaskKey) {
-        if self.tasks.get(key).is_some_and(|task| task.state == State::Queued && self.may_have_run(task)) {
+        if self
+            .tasks
+            .get(key)
+            .is_some_and(|task| task.state == State::Queued && self.may_have_run(task))
+        {
             self.lose_unmatched(now, key);
         }
     }
@@ -291,7 +326,8 @@ impl Core {
     /// An engine is stopped alone: its process stays, and need not hold what has ended there.
     pub(super) fn release_orphans(&mut self, engine: EngineId) {
         for attempt in self.orphans.of_engines(&[engine]) {
-            if self.orphans.by_attempt.get(&attempt).is_some_and(|orphan| orphan.occupies.is_none()) {
+            if self.orphans.by_attempt.get(&attempt).is_some_and(|orphan| orphan.occupies.is_none())
+            {
                 self.end_orphan(attempt);
             }
         }
@@ -320,7 +356,9 @@ impl Core {
 
     /// Ends what nobody has asked for in time.
     pub(super) fn expire_orphans(&mut self, now: Time) {
-        while let Some((_, attempt)) = self.orphans.expiries.first().copied().filter(|(at, _)| *at <= now) {
+        while let Some((_, attempt)) =
+            self.orphans.expiries.first().copied().filter(|(at, _)| *at <= now)
+        {
             if self.is_asked_for(attempt) {
                 self.orphans.extend(attempt, now.after(CLAIM_WAIT));
             } else {
@@ -330,10 +368,12 @@ impl Core {
         }
     }
 
-    /// A client may ask for it all the same, later: one that submits again in the order of its numbers, and has no
-    /// credit for those before. Then it may have run.
+    /// A client may ask for it all the same, later: one that submits again in the order of its
+    /// numbers, and has no credit for those before. Then it may have run.
     fn note_unasked(&mut self, attempt: Attempt) {
-        let Some((id, n)) = self.orphans.by_attempt.get(&attempt).map(|orphan| orphan.task) else { return };
+        let Some((id, n)) = self.orphans.by_attempt.get(&attempt).map(|orphan| orphan.task) else {
+            return;
+        };
         for key in self.sessions.with_id(id) {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.unasked.insert(n);
@@ -341,11 +381,14 @@ impl Core {
         }
     }
 
-    /// Returns true if a client has submitted the task again and it awaits arguments, or others that ran before it
-    /// then, and run once more.
+    /// Returns true if a client has submitted the task again and it awaits arguments, or others
+    /// that ran before it then, and run once more.
     fn is_asked_for(&self, attempt: Attempt) -> bool {
-        let Some(Orphan { task: (id, n), .. }) = self.orphans.by_attempt.get(&attempt) else { return false };
-        let sessions = self.sessions.with_id(*id).into_iter().filter_map(|key| self.sessions.get(key));
+        let Some(Orphan { task: (id, n), .. }) = self.orphans.by_attempt.get(&attempt) else {
+            return false;
+        };
+        let sessions =
+            self.sessions.with_id(*id).into_iter().filter_map(|key| self.sessions.get(key));
         let mut tasks = sessions.filter_map(|session| self.tasks.get(*session.tasks.get(*n)?));
         self.orphans.by_task.get(&(*id, *n)) == Some(&attempt)
             && tasks.any(|task| matches!(task.state, State::Receiving | State::Waiting))
@@ -353,7 +396,11 @@ impl Core {
 
     /// An attempt of an earlier start has ended.
     pub(super) fn orphan_ended(&mut self, key: ProcessKey, attempt: Attempt) {
-        let engine = self.orphans.by_attempt.get(&attempt).and_then(|orphan| self.engines.get(orphan.engine));
+        let engine = self
+            .orphans
+            .by_attempt
+            .get(&attempt)
+            .and_then(|orphan| self.engines.get(orphan.engine));
         if engine.is_some_and(|engine| engine.process == Some(key))
             && let Some(orphan) = self.orphans.by_attempt.get_mut(&attempt)
         {
@@ -371,10 +418,14 @@ impl Core {
         }
     }
 
-    /// An attempt of an earlier start has not begun, and its engine holds it no longer. If it was matched meanwhile: as
-    /// which attempt.
+    /// An attempt of an earlier start has not begun, and its engine holds it no longer. If it was
+    /// matched meanwhile: as which attempt.
     pub(super) fn orphan_not_begun(&mut self, key: ProcessKey, attempt: Attempt) -> Attempt {
-        let orphan = self.orphans.by_attempt.get(&attempt).and_then(|orphan| self.engines.get(orphan.engine));
+        let orphan = self
+            .orphans
+            .by_attempt
+            .get(&attempt)
+            .and_then(|orphan| self.engines.get(orphan.engine));
         if orphan.is_some_and(|engine| engine.process == Some(key)) {
             let orphan = self.orphans.remove(attempt);
             if let Some(count) = orphan.and_then(|orphan| orphan.occupies) {
@@ -389,7 +440,8 @@ impl Core {
     fn end_orphan(&mut self, attempt: Attempt) {
         let Some(orphan) = self.orphans.disown(attempt) else { return };
         let process = self.engines.get(orphan.engine).and_then(|engine| engine.process);
-        let connection = process.and_then(|key| self.processes.get(&key)).map(|process| process.connection);
+        let connection =
+            process.and_then(|key| self.processes.get(&key)).map(|process| process.connection);
         if orphan.occupies.is_none() {
             self.orphans.remove(attempt);
         }
@@ -405,12 +457,16 @@ impl Core {
 
 /// Handling of tasks that were submitted to an earlier start.
 impl Core {
-    /// A task that has all that it needs. Whether it is not to be queued: it is matched, or waits, or is lost.
+    /// A task that has all that it needs. Whether it is not to be queued: it is matched, or waits,
+    /// or is lost.
     pub(super) fn claim(&mut self, now: Time, key: TaskKey) -> bool {
-        let Some(task) = self.tasks.get(key).filter(|task| self.may_have_run(task)) else { return false };
+        let Some(task) = self.tasks.get(key).filter(|task| self.may_have_run(task)) else {
+            return false;
+        };
         let Some(session) = self.sessions.get(task.session) else { return false };
         let orphan = self.orphans.by_task.get(&(session.id, task.n)).copied();
-        if let Some((attempt, orphan)) = orphan.and_then(|it| Some((it, *self.orphans.by_attempt.get(&it)?)))
+        if let Some((attempt, orphan)) =
+            orphan.and_then(|it| Some((it, *self.orphans.by_attempt.get(&it)?)))
             && fits(task, orphan.engine)
             && let Some(process) = self.engines.get(orphan.engine).and_then(|engine| engine.process)
         {
@@ -419,7 +475,11 @@ impl Core {
         }
         match task.place.engine() {
             // It waits in its engine's queue, which is matched when the engine comes.
-            Some(engine) if !self.orphans.lossy.contains(&engine) && !session.unasked.contains(&task.n) => false,
+            Some(engine)
+                if !self.orphans.lossy.contains(&engine) && !session.unasked.contains(&task.n) =>
+            {
+                false
+            }
             Some(_) => {
                 self.lose_unmatched(now, key);
                 true
@@ -428,14 +488,16 @@ impl Core {
         }
     }
 
-    /// Returns true if a task was submitted to an earlier start, and was not given to an engine at this one.
+    /// Returns true if a task was submitted to an earlier start, and was not given to an engine at
+    /// this one.
     pub(super) fn may_have_run(&self, task: &Task) -> bool {
         task.attempts == 0
             && task.may_be_repeated()
             && self.sessions.get(task.session).is_some_and(|session| task.n <= session.before)
     }
 
-    /// A shared task may be with an engine that is not here yet: it waits. Whether it does, or is lost.
+    /// A shared task may be with an engine that is not here yet: it waits. Whether it does, or is
+    /// lost.
     fn wait_for_roster(&mut self, now: Time, key: TaskKey) -> bool {
         let Some(task) = self.tasks.get_mut(key) else { return false };
         if task.durable().is_some_and(|durable| durable.begun) && !task.at_most_once() {
@@ -478,7 +540,8 @@ impl Core {
     }
 
     fn lose_unmatched(&mut self, now: Time, key: TaskKey) {
-        let away: Vec<String> = self.orphans.awaited.iter().take(8).map(ToString::to_string).collect();
+        let away: Vec<String> =
+            self.orphans.awaited.iter().take(8).map(ToString::to_string).collect();
         let away = if away.is_empty() {
             "no engine holds it".to_owned()
         } else {

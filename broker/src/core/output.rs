@@ -1,4 +1,5 @@
-//! The output of tasks: counted for every task whose output passes through, retained for those that ask for it.
+//! The output of tasks: counted for every task whose output passes through, retained for those that
+//! ask for it.
 
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::Stream;
@@ -40,7 +41,11 @@ const CAME_BYTES_MAX: usize = 2 * OUTPUT_KEPT_BYTES;
 
 impl KeptOutput {
     /// Restores the output of the last attempt from the journal.
-    pub fn restored(attempt: u32, (stdout_bytes, stderr_bytes): (u64, u64), pieces: Vec<Piece>) -> Self {
+    pub fn restored(
+        attempt: u32,
+        (stdout_bytes, stderr_bytes): (u64, u64),
+        pieces: Vec<Piece>,
+    ) -> Self {
         let kept_bytes = pieces.iter().map(|piece| piece.bytes.len() as u64 + PIECE_BYTES).sum();
         Self { attempt, stdout_bytes, stderr_bytes, pieces, kept_bytes, ..Self::default() }
     }
@@ -60,7 +65,9 @@ impl KeptOutput {
         let came = &mut self.came[place(stream)];
         *came = came.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         let is_within_limits = *came as usize <= CAME_BYTES_MAX;
-        let Some(total) = offset.checked_add(bytes as u64).filter(|_| is_within_limits) else { return false };
+        let Some(total) = offset.checked_add(bytes as u64).filter(|_| is_within_limits) else {
+            return false;
+        };
         match stream {
             Stream::Stdout => self.stdout_bytes = self.stdout_bytes.max(total),
             Stream::Stderr => self.stderr_bytes = self.stderr_bytes.max(total),
@@ -130,17 +137,27 @@ mod tests {
     fn pieces_grow_and_gaps_stay() {
         let mut output = KeptOutput::default();
         assert_eq!(output.begin(1), 0);
-        for (stream, offset, bytes) in
-            [(Stream::Stdout, 0, "ab"), (Stream::Stderr, 0, "x"), (Stream::Stdout, 2, "cd"), (Stream::Stdout, 9, "z")]
-        {
+        for (stream, offset, bytes) in [
+            (Stream::Stdout, 0, "ab"),
+            (Stream::Stderr, 0, "x"),
+            (Stream::Stdout, 2, "cd"),
+            (Stream::Stdout, 9, "z"),
+        ] {
             output.count(stream, offset, bytes.len());
             output.keep(stream, offset, bytes.as_bytes());
         }
-        let texts: Vec<_> = output.pieces().iter().map(|piece| (piece.offset, piece.bytes.as_slice())).collect();
+        let texts: Vec<_> =
+            output.pieces().iter().map(|piece| (piece.offset, piece.bytes.as_slice())).collect();
         assert_eq!(texts, [(0, b"abcd".as_slice()), (0, b"x"), (9, b"z")]);
         let kept_bytes = 6 + 3 * PIECE_BYTES;
-        assert_eq!((output.stdout_bytes, output.stderr_bytes, output.kept_bytes()), (10, 1, kept_bytes));
-        assert_eq!((output.begin(2), output.kept_bytes(), output.pieces().len()), (kept_bytes, 0, 0));
+        assert_eq!(
+            (output.stdout_bytes, output.stderr_bytes, output.kept_bytes()),
+            (10, 1, kept_bytes)
+        );
+        assert_eq!(
+            (output.begin(2), output.kept_bytes(), output.pieces().len()),
+            (kept_bytes, 0, 0)
+        );
     }
 
     #[test]

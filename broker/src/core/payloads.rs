@@ -19,8 +19,8 @@ pub enum Stored {
     Inline(InlineBytes),
     /// It came in chunks; all of them, once its task is queued.
     Chunked(Arc<ChunkedPayload>),
-    /// It came in chunks, which have gone to the one engine that will ever run the task. Its bytes count until the task
-    /// has ended, as those on the way do.
+    /// It came in chunks, which have gone to the one engine that will ever run the task. Its bytes
+    /// count until the task has ended, as those on the way do.
     Sent(u64),
     /// It did not fit the budget; what was to happen with it fails.
     Refused,
@@ -40,7 +40,8 @@ pub struct ChunkedPayload {
 }
 
 impl Stored {
-    /// The payload as a message to a peer has it, under the peer's transfer number, and the chunks that follow.
+    /// The payload as a message to a peer has it, under the peer's transfer number, and the chunks
+    /// that follow.
     pub fn announce(&self, transfer: impl FnOnce() -> u64) -> (Payload, Option<(u64, Vec<Bytes>)>) {
         match self {
             Self::Inline(bytes) => (Payload::Inline(bytes.clone()), None),
@@ -48,7 +49,10 @@ impl Stored {
             Self::Chunked(payload) => {
                 let transfer = transfer();
                 let ChunkedPayload { counter, bytes, instance, .. } = **payload;
-                (Payload::Chunked { transfer, counter, bytes, instance }, Some((transfer, payload.chunks.clone())))
+                (
+                    Payload::Chunked { transfer, counter, bytes, instance },
+                    Some((transfer, payload.chunks.clone())),
+                )
             }
         }
     }
@@ -85,7 +89,8 @@ impl Stored {
         }
     }
 
-    /// As the journal takes it for a task: with its chunks, if it has not had them before. None if they are not here.
+    /// As the journal takes it for a task: with its chunks, if it has not had them before. None if
+    /// they are not here.
     pub fn blob(&self, row: u64) -> Option<Blob> {
         match self {
             Self::Inline(bytes) => Some(Blob::Inline(bytes.clone())),
@@ -111,13 +116,22 @@ impl Stored {
     pub fn restored(chunked: Chunked, share: Option<u64>) -> Self {
         let Chunked { of, counter, bytes, instance, chunks } = chunked;
         let chunks = chunks.unwrap_or_default();
-        Self::Chunked(Arc::new(ChunkedPayload { counter, bytes, instance, share, row: OnceLock::from(of), chunks }))
+        Self::Chunked(Arc::new(ChunkedPayload {
+            counter,
+            bytes,
+            instance,
+            share,
+            row: OnceLock::from(of),
+            chunks,
+        }))
     }
 
     /// The chunks, if nobody else holds them.
     pub fn into_chunks(self) -> Vec<Bytes> {
         match self {
-            Self::Chunked(payload) => Arc::into_inner(payload).map_or_else(Vec::new, |payload| payload.chunks),
+            Self::Chunked(payload) => {
+                Arc::into_inner(payload).map_or_else(Vec::new, |payload| payload.chunks)
+            }
             Self::Inline(_) | Self::Sent(_) | Self::Refused => Vec::new(),
         }
     }
@@ -143,8 +157,14 @@ struct Transfer<W> {
 }
 
 impl<W> Receiving<W> {
-    /// Expects the chunks of an announced payload, for which `waiting` waits; none to drop them as they come.
-    pub fn expect(&mut self, transfer: u64, payload: &Payload, waiting: Option<W>) -> Result<(), PeerMisbehaved> {
+    /// Expects the chunks of an announced payload, for which `waiting` waits; none to drop them as
+    /// they come.
+    pub fn expect(
+        &mut self,
+        transfer: u64,
+        payload: &Payload,
+        waiting: Option<W>,
+    ) -> Result<(), PeerMisbehaved> {
         self.expect_share(transfer, payload, waiting, None)
     }
 
@@ -158,12 +178,20 @@ impl<W> Receiving<W> {
     ) -> Result<(), PeerMisbehaved> {
         self.check(payload)?;
         let Payload::Chunked { counter, bytes, instance, .. } = *payload else { return Ok(()) };
-        let payload = ChunkedPayload { counter, bytes, instance, share, row: OnceLock::new(), chunks: Vec::new() };
+        let payload = ChunkedPayload {
+            counter,
+            bytes,
+            instance,
+            share,
+            row: OnceLock::new(),
+            chunks: Vec::new(),
+        };
         self.transfers.insert(transfer, Transfer { payload, waiting });
         Ok(())
     }
 
-    /// Checks that an announcement can be expected. To be called before anything is reserved for it.
+    /// Checks that an announcement can be expected. To be called before anything is reserved for
+    /// it.
     pub fn check(&self, payload: &Payload) -> Result<(), PeerMisbehaved> {
         let Payload::Chunked { transfer, bytes, .. } = payload else { return Ok(()) };
         let sound = *bytes > 0
@@ -174,7 +202,11 @@ impl<W> Receiving<W> {
     }
 
     /// Takes a chunk. When it was the last one, gives back what waited, and the payload.
-    pub fn handle_chunk(&mut self, transfer: u64, chunk: Bytes) -> Result<Option<(W, Stored)>, PeerMisbehaved> {
+    pub fn handle_chunk(
+        &mut self,
+        transfer: u64,
+        chunk: Bytes,
+    ) -> Result<Option<(W, Stored)>, PeerMisbehaved> {
         let receiving = self.transfers.get_mut(&transfer).ok_or(PeerMisbehaved::Transfer)?;
         let payload = &mut receiving.payload;
         let index = payload.chunks.len() as u32;
@@ -190,7 +222,8 @@ impl<W> Receiving<W> {
         if payload.chunks.len() as u32 != chunk_count(payload.bytes) {
             return Ok(None);
         }
-        let Transfer { payload, waiting } = self.transfers.remove(&transfer).ok_or(PeerMisbehaved::Transfer)?;
+        let Transfer { payload, waiting } =
+            self.transfers.remove(&transfer).ok_or(PeerMisbehaved::Transfer)?;
         Ok(waiting.map(|waiting| (waiting, Stored::Chunked(Arc::new(payload)))))
     }
 
@@ -213,25 +246,31 @@ impl<W> Receiving<W> {
 
     /// Ends all transfers: the connection is gone. Gives back what waited.
     pub fn abandon(&mut self) -> Vec<W> {
-        std::mem::take(&mut self.transfers).into_values().filter_map(|transfer| transfer.waiting).collect()
+        std::mem::take(&mut self.transfers)
+            .into_values()
+            .filter_map(|transfer| transfer.waiting)
+            .collect()
     }
 }
 
-/// Chunks of fewer bytes are copied: they came in a buffer with others, up to 64 KiB, which they would keep alone.
+/// Chunks of fewer bytes are copied: they came in a buffer with others, up to 64 KiB, which they
+/// would keep alone.
 const ALONE_BYTES_MIN: usize = 32 * 1024;
 /// Transfers that one connection may have under way.
 const TRANSFERS_MAX: usize = 65_536;
 
-/// The bytes that the broker holds for its peers, and what each side may still send: chunks of payloads, kept output,
-/// inline definitions, and what tasks have beyond the usual (`charges.rs`).
+/// The bytes that the broker holds for its peers, and what each side may still send: chunks of
+/// payloads, kept output, inline definitions, and what tasks have beyond the usual (`charges.rs`).
 ///
-/// A quarter of it is for results that come unasked: the credits of all lanes together are never more, so these always
-/// fit. The other three quarters are for requests, which take half of the budget at most, and for results that the
-/// broker asks for when there is room. A single payload beyond a quarter of the budget may take all three quarters: a
-/// large array passes where nobody else needs the memory. A client may announce what its credit allows: at first a
-/// quarter of the budget, and then what was freed of it; one payload at a time may overdraw it. The budget itself is
-/// checked at each announcement, first come first served; a request that does not fit is read past and its task fails.
-/// So the chunks held are never more than the budget, whatever the peers do.
+/// A quarter of it is for results that come unasked: the credits of all lanes together are never
+/// more, so these always fit. The other three quarters are for requests, which take half of the
+/// budget at most, and for results that the broker asks for when there is room. A single payload
+/// beyond a quarter of the budget may take all three quarters: a large array passes where nobody
+/// else needs the memory. A client may announce what its credit allows: at first a quarter of the
+/// budget, and then what was freed of it; one payload at a time may overdraw it. The budget itself
+/// is checked at each announcement, first come first served; a request that does not fit is read
+/// past and its task fails. So the chunks held are never more than the budget, whatever the peers
+/// do.
 #[derive(Debug)]
 pub struct Budget {
     total: u64,
@@ -270,7 +309,8 @@ impl Budget {
 
     /// True if bytes would fit when so many others had given way.
     pub fn would_fit(&self, what: BytesOf, bytes: u64, given_way: u64) -> bool {
-        let is_within_half = || self.requests.checked_add(bytes).is_some_and(|bytes| bytes <= self.total / 2);
+        let is_within_half =
+            || self.requests.checked_add(bytes).is_some_and(|bytes| bytes <= self.total / 2);
         bytes <= self.room(given_way)
             && match what {
                 BytesOf::Request => bytes > self.peer_credit() || is_within_half(),
@@ -278,9 +318,11 @@ impl Budget {
             }
     }
 
-    /// Bytes for which there is room when so many others have given way, but for what comes unasked.
+    /// Bytes for which there is room when so many others have given way, but for what comes
+    /// unasked.
     pub fn room(&self, given_way: u64) -> u64 {
-        (self.total - self.peer_credit()).saturating_sub((self.held - self.unasked).saturating_sub(given_way))
+        (self.total - self.peer_credit())
+            .saturating_sub((self.held - self.unasked).saturating_sub(given_way))
     }
 
     fn hold(&mut self, what: BytesOf, bytes: u64) {
@@ -323,14 +365,15 @@ impl Budget {
         self.unasked += bytes;
     }
 
-    /// Releases bytes that came unasked: they are gone, or retained. `is_open` tells whether their lane is still there.
+    /// Releases bytes that came unasked: they are gone, or retained. `is_open` tells whether their
+    /// lane is still there.
     pub fn release_unasked(&mut self, bytes: u64, is_open: bool) {
         self.unasked -= bytes;
         self.stray -= if is_open { 0 } else { bytes };
     }
 
-    /// Opens a lane: what it may bring unasked. All together a quarter of the budget, and the more lanes there are the
-    /// less for the next.
+    /// Opens a lane: what it may bring unasked. All together a quarter of the budget, and the more
+    /// lanes there are the less for the next.
     pub fn open_lane(&mut self) -> Lane {
         let first = self.peer_credit().saturating_sub(self.lent + self.stray) / LANES;
         self.lent += first;
@@ -363,7 +406,8 @@ impl Budget {
         self.total / 4
     }
 
-    /// Bytes of requests, of results, of those that came unasked, and the credits of lanes, for the tests.
+    /// Bytes of requests, of results, of those that came unasked, and the credits of lanes, for the
+    /// tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn parts(&self) -> [u64; 5] {
         [self.requests, self.results, self.unasked, self.lent, self.stray]
@@ -384,7 +428,8 @@ pub enum BytesOf {
 /// Into how many parts the rest of the credit for lanes is divided, of which a new lane gets one.
 const LANES: u64 = 32;
 
-/// The credit of a process for unasked results of one session: what is held of them uses up this and nothing else.
+/// The credit of a process for unasked results of one session: what is held of them uses up this
+/// and nothing else.
 #[derive(Debug)]
 pub struct Lane {
     credit: Credit,
@@ -400,7 +445,11 @@ impl Lane {
 
     /// Counts a result, if it fits.
     pub fn announce(&mut self, bytes: u64) -> bool {
-        let fits = self.credit.announced.checked_add(bytes).is_some_and(|bytes| bytes <= self.credit.granted);
+        let fits = self
+            .credit
+            .announced
+            .checked_add(bytes)
+            .is_some_and(|bytes| bytes <= self.credit.granted);
         if fits {
             self.credit.announced += bytes;
             self.held += bytes;
@@ -452,12 +501,14 @@ impl Credit {
         Self { first: granted, granted, announced: 0 }
     }
 
-    /// Counts an announcement. One payload may overdraw the credit: the budget says whether it fits.
+    /// Counts an announcement. One payload may overdraw the credit: the budget says whether it
+    /// fits.
     pub fn announce(&mut self, bytes: u64) -> Result<(), PeerMisbehaved> {
         let was_overdrawn = self.announced > self.granted;
         self.announced = self.announced.saturating_add(bytes);
         let is_overdrawn = bytes > 0 && self.announced > self.granted;
-        let is_breach = is_overdrawn && (was_overdrawn || bytes > self.first.saturating_mul(OVERDRAFT_CREDITS));
+        let is_breach =
+            is_overdrawn && (was_overdrawn || bytes > self.first.saturating_mul(OVERDRAFT_CREDITS));
         if is_breach { Err(PeerMisbehaved::Credit) } else { Ok(()) }
     }
 
@@ -466,7 +517,8 @@ impl Credit {
         self.granted.saturating_sub(self.announced)
     }
 
-    /// Grants more. Returns the new total, which the peer must be told: it may be waiting for just that.
+    /// Grants more. Returns the new total, which the peer must be told: it may be waiting for just
+    /// that.
     pub fn grant(&mut self, bytes: u64) -> u64 {
         self.granted += bytes;
         self.granted
@@ -489,7 +541,10 @@ mod tests {
         let (waiting, stored) = receiving.handle_chunk(1, chunk.clone()).unwrap().unwrap();
         assert_eq!(waiting, "task");
         let (payload, transfer) = stored.announce(|| 42);
-        assert_eq!(payload, Payload::Chunked { transfer: 42, counter: 0, bytes: 2_000, instance: None });
+        assert_eq!(
+            payload,
+            Payload::Chunked { transfer: 42, counter: 0, bytes: 2_000, instance: None }
+        );
         assert_eq!(transfer, Some((42, vec![chunk])));
     }
 
@@ -498,8 +553,14 @@ mod tests {
         let mut receiving = Receiving::default();
         assert_eq!(receiving.handle_chunk(1, Bytes::new()).unwrap_err(), PeerMisbehaved::Transfer);
         receiving.expect(1, &announced(2_000), Some(())).unwrap();
-        assert_eq!(receiving.expect(1, &announced(2_000), Some(())).unwrap_err(), PeerMisbehaved::Transfer);
-        assert_eq!(receiving.expect(2, &announced(0), Some(())).unwrap_err(), PeerMisbehaved::Transfer);
+        assert_eq!(
+            receiving.expect(1, &announced(2_000), Some(())).unwrap_err(),
+            PeerMisbehaved::Transfer
+        );
+        assert_eq!(
+            receiving.expect(2, &announced(0), Some(())).unwrap_err(),
+            PeerMisbehaved::Transfer
+        );
         let long = Bytes::from(vec![7; 2_017]);
         assert_eq!(receiving.handle_chunk(1, long).unwrap_err(), PeerMisbehaved::Transfer);
     }
@@ -533,7 +594,10 @@ mod tests {
         assert!(!budget.reserve(BytesOf::Request, 76) && budget.reserve(BytesOf::Request, 75));
         assert!(!budget.reserve(BytesOf::Request, 1) && !budget.reserve(BytesOf::Result, 1));
         budget.release(BytesOf::Request, 75);
-        assert!((0..2).all(|_| budget.reserve(BytesOf::Request, 25)) && !budget.reserve(BytesOf::Request, 1));
+        assert!(
+            (0..2).all(|_| budget.reserve(BytesOf::Request, 25))
+                && !budget.reserve(BytesOf::Request, 1)
+        );
         assert!(budget.reserve(BytesOf::Result, 25), "requests leave room for results");
         assert_eq!((budget.state(), budget.room(0), budget.room(10)), ((75, 100), 0, 10));
     }
@@ -569,7 +633,10 @@ mod tests {
         let mut lane = Lane { credit: Credit::new(0), held: 0 };
         lane.publish(50).unwrap();
         assert_eq!((lane.pass(50), lane.publish(1)), (50, Ok(())));
-        assert!(lane.publish(1).is_err(), "one that lets nothing come unasked is overdrawn once, too");
+        assert!(
+            lane.publish(1).is_err(),
+            "one that lets nothing come unasked is overdrawn once, too"
+        );
         let mut lane = budget.open_lane();
         let first = lane.first();
         assert!(lane.announce(first));

@@ -1,8 +1,9 @@
 //! The demands that tasks make on engines, and the shared queues, one for each set of demands.
 //!
-//! A task demands a runtime, labels (`require`) and, if its session's token has scopes, one of those. Engines with the
-//! same runtimes and labels are of one class; which classes meet a set of demands is worked out once, when either is
-//! new. So an engine that nobody waits for is never looked at, however many there are.
+//! A task demands a runtime, labels (`require`) and, if its session's token has scopes, one of
+//! those. Engines with the same runtimes and labels are of one class; which classes meet a set of
+//! demands is worked out once, when either is new. So an engine that nobody waits for is never
+//! looked at, however many there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +36,8 @@ pub struct Demands {
     pub scopes: Vec<String>,
     /// The number of tasks above it that wait for it, see [`super::lending`].
     pub depth: u32,
-    /// The kind of the tasks, if some engines could not begin such ones: their queue is apart from the others.
+    /// The kind of the tasks, if some engines could not begin such ones: their queue is apart from
+    /// the others.
     pub kind: Option<Kind>,
 }
 
@@ -92,7 +94,8 @@ pub struct Placement {
     tasks: u64,
     /// The classes that meet the demands.
     classes: BTreeSet<ClassId>,
-    /// Those that meet them and are set aside for such work: their engines get it only if there are no others.
+    /// Those that meet them and are set aside for such work: their engines get it only if there are
+    /// no others.
     set_aside: BTreeSet<ClassId>,
 }
 
@@ -101,7 +104,11 @@ impl Placement {
         if !self.demands.are_met_by(class) {
             return;
         }
-        let of = if self.demands.are_set_aside_in(class) { &mut self.set_aside } else { &mut self.classes };
+        let of = if self.demands.are_set_aside_in(class) {
+            &mut self.set_aside
+        } else {
+            &mut self.classes
+        };
         of.insert(id);
     }
 }
@@ -150,7 +157,8 @@ impl Default for Placements {
 }
 
 impl Placements {
-    /// The id of a task's demands, for `tasks` tasks more. None if there are too many different ones.
+    /// The id of a task's demands, for `tasks` tasks more. None if there are too many different
+    /// ones.
     pub fn enter(
         &mut self,
         runtime: Runtime,
@@ -180,7 +188,9 @@ impl Placements {
             let is_plain = it.depth == depth && it.kind.is_none();
             is_plain && it.runtime == runtime && it.require == require && it.scopes == scopes
         };
-        if let Some(id) = self.recent.filter(|id| self.table.get(id).is_some_and(|it| is_same(&it.demands))) {
+        if let Some(id) =
+            self.recent.filter(|id| self.table.get(id).is_some_and(|it| is_same(&it.demands)))
+        {
             return Some(id);
         }
         let demands = Demands::new(runtime, require, scopes, depth);
@@ -193,14 +203,15 @@ impl Placements {
         Some(id)
     }
 
-    /// The id of the same demands for one kind of task, which some engines could not begin, for a task more. None if
-    /// there are too many different ones.
+    /// The id of the same demands for one kind of task, which some engines could not begin, for a
+    /// task more. None if there are too many different ones.
     pub fn enter_kind(&mut self, of: PlacementId, kind: Kind) -> Option<PlacementId> {
         let demands = Demands { kind: Some(kind), ..self.get(of).demands.clone() };
         self.enter_demands(demands)
     }
 
-    /// The id of the same demands at another depth, for a task more. None if there are too many different ones.
+    /// The id of the same demands at another depth, for a task more. None if there are too many
+    /// different ones.
     pub fn enter_deeper(&mut self, of: PlacementId, depth: u32) -> Option<PlacementId> {
         let demands = Demands { depth, ..self.get(of).demands.clone() };
         self.enter_demands(demands)
@@ -219,8 +230,10 @@ impl Placements {
     fn add(&mut self, demands: Demands) -> PlacementId {
         let id = PlacementId(self.ids_made);
         self.ids_made += 1;
-        let (queue, classes, set_aside) = (SharedQueue::default(), BTreeSet::new(), BTreeSet::new());
-        let mut placement = Placement { demands, queue, waiting: 0, ended: 0, tasks: 0, classes, set_aside };
+        let (queue, classes, set_aside) =
+            (SharedQueue::default(), BTreeSet::new(), BTreeSet::new());
+        let mut placement =
+            Placement { demands, queue, waiting: 0, ended: 0, tasks: 0, classes, set_aside };
         self.classes.iter().for_each(|(id, (class, _))| placement.add_class(*id, class));
         self.by_demands.insert(placement.demands.clone(), id);
         self.table.insert(id, placement);
@@ -269,8 +282,8 @@ impl Placements {
         self.waiting.iter().map(|id| self.get(*id).waiting).sum()
     }
 
-    /// The classes whose engines are given shared tasks with these demands: those that are set aside for such work only
-    /// if there is no engine of the others.
+    /// The classes whose engines are given shared tasks with these demands: those that are set
+    /// aside for such work only if there is no engine of the others.
     pub fn classes(&self, id: PlacementId, engines: &Engines) -> &BTreeSet<ClassId> {
         let Placement { classes, set_aside, .. } = self.get(id);
         let has_others = set_aside.is_empty() || classes.iter().any(|class| engines.has(*class));
@@ -363,7 +376,8 @@ mod tests {
         let plain = placements.enter_class(class(&[Runtime::Python], &[]));
         let gpu = placements.enter(Runtime::Python, &names(&["gpu", "gpu"]), &[], 0, 1).unwrap();
         let both = placements.enter_class(class(&[Runtime::Python], &["gpu", "big"]));
-        let scoped = placements.enter(Runtime::Python, &[], &names(&["big", "other"]), 0, 1).unwrap();
+        let scoped =
+            placements.enter(Runtime::Python, &[], &names(&["big", "other"]), 0, 1).unwrap();
         let any = placements.enter(Runtime::Python, &[], &[], 0, 1).unwrap();
         let native = placements.enter(Runtime::Native, &[], &[], 0, 1).unwrap();
         let engines = Engines::default();
@@ -374,7 +388,9 @@ mod tests {
         assert!(classes(native).is_empty());
         assert_eq!(placements.enter(Runtime::Python, &names(&["gpu"]), &[], 0, 1), Some(gpu));
         placements.leave_class(both);
-        assert!(placements.classes(gpu, &engines).is_empty() && !placements.fits(any, both, &engines));
+        assert!(
+            placements.classes(gpu, &engines).is_empty() && !placements.fits(any, both, &engines)
+        );
     }
 
     #[test]
@@ -383,7 +399,9 @@ mod tests {
         let plain = placements.table.len();
         for round in 0..3 {
             let ids: Vec<_> = (0..PLACEMENTS_MAX)
-                .map_while(|label| placements.enter(Runtime::Native, &[format!("{round} {label}")], &[], 0, 1))
+                .map_while(|label| {
+                    placements.enter(Runtime::Native, &[format!("{round} {label}")], &[], 0, 1)
+                })
                 .collect();
             assert_eq!(ids.len(), PLACEMENTS_MAX - plain);
             for id in ids {

@@ -1,10 +1,10 @@
-//! The number of tasks an engine may be assigned: above one only for kinds that were short lately, and whose results it
-//! can hold.
+//! The number of tasks an engine may be assigned: above one only for kinds that were short lately,
+//! and whose results it can hold.
 
 use std::collections::BTreeMap;
 
-/// The run times and result sizes of a session's kinds of tasks: for each, moving averages of the last
-/// ones.
+/// The run times and result sizes of a session's kinds of tasks: for each, moving averages of the
+/// last ones.
 #[derive(Debug, Default)]
 pub struct Kinds {
     averages: BTreeMap<u32, Averages>,
@@ -19,12 +19,13 @@ struct Averages {
 
 /// Kinds that are told apart in a session; tasks of any further kind are never prefetched.
 const KINDS_MAX: usize = 256;
-/// Work that an engine may have been assigned beyond the task that it runs, in microseconds by the average of its kind.
+/// Work that an engine may have been assigned beyond the task that it runs, in microseconds by the
+/// average of its kind.
 const PREFETCH_WORK_US: u64 = 2_000;
 /// Tasks of a kind that takes longer are given one by one.
 const PREFETCH_TASK_US: u64 = 1_000;
-/// Bytes of the results that are to be expected of what an engine has been assigned beyond one task: should nobody read
-/// them, the engine holds them.
+/// Bytes of the results that are to be expected of what an engine has been assigned beyond one
+/// task: should nobody read them, the engine holds them.
 const PREFETCH_RESULT_BYTES: u64 = 4 << 20;
 /// Tasks that an engine has at most.
 pub const PREFETCH_MAX: u32 = 512;
@@ -35,9 +36,14 @@ impl Kinds {
         if self.averages.len() >= KINDS_MAX && !self.averages.contains_key(&kind) {
             return;
         }
-        let sample = Averages { run_us: run_us.saturating_mul(8), result_bytes: result_bytes.saturating_mul(8) };
+        let sample = Averages {
+            run_us: run_us.saturating_mul(8),
+            result_bytes: result_bytes.saturating_mul(8),
+        };
         let average = self.averages.entry(kind).or_insert(sample);
-        let learn = |average: u64, sample: u64| average.saturating_sub(average / 8).saturating_add(sample / 8);
+        let learn = |average: u64, sample: u64| {
+            average.saturating_sub(average / 8).saturating_add(sample / 8)
+        };
         average.run_us = learn(average.run_us, sample.run_us);
         average.result_bytes = learn(average.result_bytes, sample.result_bytes);
     }
@@ -49,7 +55,11 @@ impl Kinds {
             return 1;
         }
         let by_time = (PREFETCH_WORK_US / (run_us / 8).max(1)).clamp(2, u64::from(PREFETCH_MAX));
-        let by_bytes = if result_bytes < 8 { by_time } else { (PREFETCH_RESULT_BYTES / (result_bytes / 8)).max(1) };
+        let by_bytes = if result_bytes < 8 {
+            by_time
+        } else {
+            (PREFETCH_RESULT_BYTES / (result_bytes / 8)).max(1)
+        };
         by_time.min(by_bytes) as u32
     }
 }

@@ -39,7 +39,8 @@ impl Core {
         if admitted.is_some() {
             process.publishing.insert((published.attempt, transfer));
         }
-        let waiting = admitted.map(|given| EngineWaiting::Published(published, given.session, None));
+        let waiting =
+            admitted.map(|given| EngineWaiting::Published(published, given.session, None));
         process.receiving.expect(transfer, &payload, waiting)?;
         if let Some(given) = given.filter(|_| admitted.is_none()) {
             self.return_published(key, given.session, bytes);
@@ -56,9 +57,15 @@ impl Core {
         }
     }
 
-    pub(super) fn pass_on(&mut self, key: ProcessKey, published: &AttemptPublished, stored: &Stored) {
+    pub(super) fn pass_on(
+        &mut self,
+        key: ProcessKey,
+        published: &AttemptPublished,
+        stored: &Stored,
+    ) {
         let given = self.given(key, published.attempt).ok().flatten();
-        let task = given.and_then(|given| self.tasks.get(given.task)).map(|task| (task.session, task.n));
+        let task =
+            given.and_then(|given| self.tasks.get(given.task)).map(|task| (task.session, task.n));
         if let Some((session, n)) = task
             && let Some(session) = self.sessions.get_mut(session)
             && let Some(connection) = session.connection
@@ -76,7 +83,11 @@ impl Core {
     }
 
     /// Of intermediate data of an attempt that are on the way: its end, if that has come.
-    pub(super) fn published_by(&mut self, key: ProcessKey, attempt: Attempt) -> Option<&mut Option<Box<EarlyEnd>>> {
+    pub(super) fn published_by(
+        &mut self,
+        key: ProcessKey,
+        attempt: Attempt,
+    ) -> Option<&mut Option<Box<EarlyEnd>>> {
         let process = self.processes.get_mut(&key)?;
         let (_, transfer) = *process.publishing.range((attempt, 0)..=(attempt, u64::MAX)).next()?;
         match process.receiving.waiting_mut(transfer)? {

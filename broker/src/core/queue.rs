@@ -7,13 +7,14 @@ use super::sessions::SessionKey;
 use super::tasks::TaskKey;
 use super::work::count;
 
-/// Tasks that any engine may run. An entry whose task has ended stays until it is met: [`SharedQueue::peek`] is told
-/// which still count. So a cancel costs nothing here, and the length is kept by the tasks' table.
+/// Tasks that any engine may run. An entry whose task has ended stays until it is met:
+/// [`SharedQueue::peek`] is told which still count. So a cancel costs nothing here, and the length
+/// is kept by the tasks' table.
 #[derive(Debug, Default)]
 pub struct SharedQueue {
     levels: BTreeMap<Reverse<i32>, Level>,
-    /// Tasks of sessions that are passed over, until [`SharedQueue::resume`]: however many there are, nobody who looks
-    /// for the next task meets them.
+    /// Tasks of sessions that are passed over, until [`SharedQueue::resume`]: however many there
+    /// are, nobody who looks for the next task meets them.
     parked: BTreeMap<(SessionKey, Reverse<i32>), VecDeque<TaskKey>>,
 }
 
@@ -33,7 +34,8 @@ struct Turn {
 }
 
 impl SharedQueue {
-    /// Appends a task. `given` counts the shared tasks that engines were given so far, of all queues.
+    /// Appends a task. `given` counts the shared tasks that engines were given so far, of all
+    /// queues.
     pub fn push(&mut self, priority: i32, session: SessionKey, task: TaskKey, given: u64) {
         self.of_session(priority, session, given).push_back(task);
     }
@@ -43,8 +45,9 @@ impl SharedQueue {
         self.of_session(priority, session, given).push_front(task);
     }
 
-    /// The next task that counts. A session that was served from another queue since it came to stand in the row, by
-    /// the count that `served` gives, goes to its end. One that `parks` is passed over from then on.
+    /// The next task that counts. A session that was served from another queue since it came to
+    /// stand in the row, by the count that `served` gives, goes to its end. One that `parks` is
+    /// passed over from then on.
     pub fn peek(
         &mut self,
         counts: impl Fn(TaskKey) -> bool,
@@ -71,7 +74,8 @@ impl SharedQueue {
     /// A session is passed over no longer: it comes to stand in the row.
     pub fn resume(&mut self, session: SessionKey, given: u64) {
         let all = (session, Reverse(i32::MAX))..=(session, Reverse(i32::MIN));
-        let parked: Vec<Reverse<i32>> = self.parked.range(all).map(|((_, priority), _)| *priority).collect();
+        let parked: Vec<Reverse<i32>> =
+            self.parked.range(all).map(|((_, priority), _)| *priority).collect();
         for priority in parked {
             let tasks = self.parked.remove(&(session, priority)).unwrap_or_default();
             self.of_session(priority.0, session, given).extend(tasks);
@@ -110,7 +114,12 @@ impl SharedQueue {
         });
     }
 
-    fn of_session(&mut self, priority: i32, session: SessionKey, given: u64) -> &mut VecDeque<TaskKey> {
+    fn of_session(
+        &mut self,
+        priority: i32,
+        session: SessionKey,
+        given: u64,
+    ) -> &mut VecDeque<TaskKey> {
         let key = (session, Reverse(priority));
         if !self.parked.is_empty() && self.parked.contains_key(&key) {
             return self.parked.get_mut(&key).expect("it is there");
@@ -124,7 +133,11 @@ impl SharedQueue {
 }
 
 impl Level {
-    fn peek(&mut self, counts: impl Fn(TaskKey) -> bool, served: impl Fn(SessionKey) -> u64) -> Option<TaskKey> {
+    fn peek(
+        &mut self,
+        counts: impl Fn(TaskKey) -> bool,
+        served: impl Fn(SessionKey) -> u64,
+    ) -> Option<TaskKey> {
         while let Some(&Turn { session, since }) = self.turns.front() {
             count(1);
             let at = served(session);
@@ -133,7 +146,8 @@ impl Level {
                 self.turns.push_back(Turn { session, since: at });
                 continue;
             }
-            let tasks = self.tasks.get_mut(&session).expect("a session that has a turn has a queue");
+            let tasks =
+                self.tasks.get_mut(&session).expect("a session that has a turn has a queue");
             while let Some(&task) = tasks.front() {
                 count(1);
                 if counts(task) {
@@ -211,7 +225,10 @@ mod tests {
     fn a_session_that_was_served_elsewhere_waits_for_its_turn_again() {
         let (a, b, c) = (SessionKey(0), SessionKey(1), SessionKey(2));
         let mut queue = SharedQueue::default();
-        [a, b, c].into_iter().zip(1..).for_each(|(session, serial)| queue.push(0, session, task(serial), 5));
+        [a, b, c]
+            .into_iter()
+            .zip(1..)
+            .for_each(|(session, serial)| queue.push(0, session, task(serial), 5));
         let served = |session| if session == a { 7 } else { 5 };
         assert_eq!(queue.peek(|_| true, served, |_| false), Some(task(2)));
         assert_eq!(drain(&mut queue, |_| true), [2, 3, 1]);
@@ -229,7 +246,11 @@ mod tests {
             met += u32::from(session == a);
             session == a
         };
-        assert_eq!(queue.peek(|_| true, |_| 0, &mut parks), Some(task(11)), "others are met, also below it");
+        assert_eq!(
+            queue.peek(|_| true, |_| 0, &mut parks),
+            Some(task(11)),
+            "others are met, also below it"
+        );
         queue.push_front(0, a, task(4), 0);
         queue.push(0, a, task(5), 0);
         (0..9).for_each(|_| assert_eq!(queue.peek(|_| true, |_| 0, &mut parks), Some(task(11))));

@@ -30,7 +30,8 @@ impl Quotas {
         let limit = |limit: u64| if limit == 0 { u64::MAX } else { limit };
         let held = self.by_token.entry(claims.token_id).or_default();
         held.sessions += 1;
-        (held.tasks_max, held.bytes_max) = (limit(limits.unfinished_tasks_max), limit(limits.payload_bytes_max));
+        (held.tasks_max, held.bytes_max) =
+            (limit(limits.unfinished_tasks_max), limit(limits.payload_bytes_max));
     }
 
     /// A session with this token is gone, and so is all that it held.
@@ -112,7 +113,11 @@ mod tests {
             owner: OwnerId([0; 16]),
             role: Role::Client,
             scopes: Vec::new(),
-            limits: TokenLimits { unfinished_tasks_max: tasks, payload_bytes_max: bytes, no_nested: false },
+            limits: TokenLimits {
+                unfinished_tasks_max: tasks,
+                payload_bytes_max: bytes,
+                no_nested: false,
+            },
             not_before_s: 0,
             expires_s: Claims::NEVER,
         }

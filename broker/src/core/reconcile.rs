@@ -1,8 +1,8 @@
 //! An engine process comes back: what it holds is compared with what it was given.
 //!
-//! Attempts that both sides know continue, and results in flight are requested again. Unwanted work is ended or
-//! released. What the process was given and does not hold has come to nothing: if it cannot have run, it is given
-//! again, whatever it is; else it is a loss.
+//! Attempts that both sides know continue, and results in flight are requested again. Unwanted work
+//! is ended or released. What the process was given and does not hold has come to nothing: if it
+//! cannot have run, it is given again, whatever it is; else it is a loss.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,7 +55,8 @@ pub(super) fn engine_that_has(ids: &[EngineId], held: &HeldWork) -> Option<Engin
 }
 
 impl Held {
-    /// Takes it out of a registration, which is kept without it. Ascending, as the process was given it.
+    /// Takes it out of a registration, which is kept without it. Ascending, as the process was
+    /// given it.
     pub fn take(register: &mut Register) -> Self {
         let mut work = std::mem::take(&mut register.held);
         work.sort_unstable_by_key(|held| held.attempt);
@@ -85,27 +86,43 @@ impl Decisions {
 impl Core {
     /// Compares what a process holds with what its engines were given.
     pub(super) fn reconcile(&mut self, now: Time, key: ProcessKey, ids: &[EngineId], held: &Held) {
-        let Some(connection) = self.processes.get(&key).map(|process| process.connection) else { return };
+        let Some(connection) = self.processes.get(&key).map(|process| process.connection) else {
+            return;
+        };
         let mut moved = BTreeMap::new();
         for id in ids {
-            let of_engine = self.engines.update(*id, |engine| std::mem::take(&mut engine.moved)).unwrap_or_default();
+            let of_engine = self
+                .engines
+                .update(*id, |engine| std::mem::take(&mut engine.moved))
+                .unwrap_or_default();
             moved.extend(of_engine.into_iter().map(|it| (it.count, (*id, it))));
         }
         // The last one of each first: it goes to the front of its queue.
         let engines = ids.iter().filter_map(|id| self.engines.get(*id));
-        let given: Vec<u64> = engines.flat_map(|engine| engine.assigned.iter().rev().copied()).collect();
+        let given: Vec<u64> =
+            engines.flat_map(|engine| engine.assigned.iter().rev().copied()).collect();
         let here = held.work.iter().map(|work| work.attempt).collect();
         let mut decisions = Decisions { here, ..Decisions::default() };
         for work in &held.work {
             if work.attempt.start == self.config.start {
-                self.judge(now, (key, ids), work, moved.remove(&work.attempt.count), &mut decisions);
+                self.judge(
+                    now,
+                    (key, ids),
+                    work,
+                    moved.remove(&work.attempt.count),
+                    &mut decisions,
+                );
             } else {
                 self.judge_orphan(now, key, ids, work, &mut decisions);
             }
         }
         let here = std::mem::take(&mut decisions.here);
         self.send_decisions(connection, decisions);
-        for count in given.into_iter().filter(|count| !here.contains(&self.attempt(*count))).collect::<Vec<_>>() {
+        for count in given
+            .into_iter()
+            .filter(|count| !here.contains(&self.attempt(*count)))
+            .collect::<Vec<_>>()
+        {
             self.come_to_nothing(now, count, held);
         }
         self.note_reconciled(now, ids, held.dropped);
@@ -120,8 +137,9 @@ impl Core {
         decisions: &mut Decisions,
     ) {
         let count = held.attempt.count;
-        let is_here =
-            |given: &Assignment| self.engines.get(given.engine).and_then(|engine| engine.process) == Some(key);
+        let is_here = |given: &Assignment| {
+            self.engines.get(given.engine).and_then(|engine| engine.process) == Some(key)
+        };
         let given = self.attempts.get(count).copied().filter(is_here);
         let wanted = match given {
             Some(given) => given.stopping.is_none() && self.tasks.get(given.task).is_some(),
@@ -141,11 +159,14 @@ impl Core {
                 }
             }
             (false, false) => {
-                let force = given.and_then(|given| given.stopping).is_some_and(|stopping| stopping.force);
+                let force =
+                    given.and_then(|given| given.stopping).is_some_and(|stopping| stopping.force);
                 decisions.to_stop[usize::from(force)].push(held.attempt);
-                let is_of_the_past = self.attempts.get(count).is_none() && count <= self.attempts_made;
+                let is_of_the_past =
+                    self.attempts.get(count).is_none() && count <= self.attempts_made;
                 if let Some(engine) = engine_that_has(ids, held).filter(|_| is_of_the_past) {
-                    // It keeps the engine busy until it has stopped, also if its task goes on elsewhere.
+                    // It keeps the engine busy until it has stopped, also if its task goes on
+                    // elsewhere.
                     let session = self.session_that_had(held).unwrap_or(SessionKey::NOBODY);
                     let task = TaskKey::NOBODY;
                     let given = Assignment::new(task, (session, held.n), engine, true);
@@ -158,10 +179,13 @@ impl Core {
     /// The session whose client has not acknowledged the end of a task.
     pub(super) fn session_that_had(&self, held: &HeldWork) -> Option<SessionKey> {
         let mut sessions = self.sessions.with_id(held.session).into_iter();
-        sessions.rfind(|key| self.sessions.get(*key).is_some_and(|session| session.done.get(held.n).is_some()))
+        sessions.rfind(|key| {
+            self.sessions.get(*key).is_some_and(|session| session.done.get(held.n).is_some())
+        })
     }
 
-    /// A task that was taken from an engine is still there: unless it went elsewhere meanwhile, the attempt goes on.
+    /// A task that was taken from an engine is still there: unless it went elsewhere meanwhile, the
+    /// attempt goes on.
     fn rejoin(&mut self, now: Time, engine: EngineId, moved: Moved) -> bool {
         let Moved { count, task: key, attempts, started } = moved;
         let Some(task) = self.tasks.get_mut(key) else { return false };
@@ -174,7 +198,8 @@ impl Core {
             task.transition(State::Assigned { engine, attempt: count, started });
             task.losses -= 1;
             let noted = task.more_mut().past.pop();
-            self.budget.release(BytesOf::Other, noted.map_or(0, |attempt| attempt.how.len() as u64));
+            self.budget
+                .release(BytesOf::Other, noted.map_or(0, |attempt| attempt.how.len() as u64));
         }
         self.grants.rejoin(count, key);
         let (session, n, placement) = (task.session, task.n, task.placement);
@@ -200,9 +225,10 @@ impl Core {
         let Some(given) = self.take_back(count) else { return };
         let Some(task) = self.tasks.get(given.task) else { return };
         let never_came = attempt > held.received;
-        // What it was given later than the last result that it has dropped, and neither runs nor has ended there, it
-        // gave back, or its arguments were on the way.
-        let never_ran = attempt > held.dropped && !matches!(task.state, State::Assigned { started: true, .. });
+        // What it was given later than the last result that it has dropped, and neither runs nor
+        // has ended there, it gave back, or its arguments were on the way.
+        let never_ran =
+            attempt > held.dropped && !matches!(task.state, State::Assigned { started: true, .. });
         let may_wait = task.place == Place::Shared || never_came || !task.needs_namespace();
         if never_ran && given.is_wanted_back {
             self.end(now, given.task, cancelled_before_it_began());

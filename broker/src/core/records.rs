@@ -17,13 +17,19 @@ const NAMED_MAX: usize = 4;
 /// Tasks before one in its engine's queue that are counted.
 const BEFORE_MAX: usize = 1000;
 
-/// Engines that fit each set of demands, and those of them that are stuck: worked out once for an answer.
+/// Engines that fit each set of demands, and those of them that are stuck: worked out once for an
+/// answer.
 #[derive(Debug, Default)]
 pub(super) struct Fitting(BTreeMap<PlacementId, (usize, usize)>);
 
 impl Core {
     /// The record of a task that has not ended.
-    pub(super) fn record(&self, now: Time, key: TaskKey, fitting: &mut Fitting) -> Option<TaskRecord> {
+    pub(super) fn record(
+        &self,
+        now: Time,
+        key: TaskKey,
+        fitting: &mut Fitting,
+    ) -> Option<TaskRecord> {
         let task = self.tasks.get(key)?;
         let session = self.sessions.get(task.session)?;
         let since = |at: Time| task.since_submit(at);
@@ -56,7 +62,13 @@ impl Core {
     }
 
     /// The record of a task that has ended.
-    pub(super) fn record_of_done(&self, now: Time, id: TaskId, done: &Done, delivered_us: Option<u64>) -> TaskRecord {
+    pub(super) fn record_of_done(
+        &self,
+        now: Time,
+        id: TaskId,
+        done: &Done,
+        delivered_us: Option<u64>,
+    ) -> TaskRecord {
         let what = &done.what;
         let more = what.more.as_deref();
         let submitted = done.times.submitted_unix_us;
@@ -96,16 +108,21 @@ impl Core {
             return Some(circle);
         }
         if task.state == State::Queued && self.backlog.holds(task.session) {
-            return Some(format!("no task of its session is given out: {}", self.what_is_not_read(task.session)));
+            return Some(format!(
+                "no task of its session is given out: {}",
+                self.what_is_not_read(task.session)
+            ));
         }
         match (task.state, task.place) {
             (State::Receiving, _) => Some(self.what_has_not_come(task).to_owned()),
             (State::Waiting, _) => task.more()?.waits.as_ref().map(|waits| {
                 let pending = waits.keys().count();
                 self.work.add(pending);
-                let named: Vec<String> = waits.pending().take(NAMED_MAX).map(|task| task.to_string()).collect();
+                let named: Vec<String> =
+                    waits.pending().take(NAMED_MAX).map(|task| task.to_string()).collect();
                 let others = pending - named.len();
-                let others = if others == 0 { String::new() } else { format!(" and {others} more") };
+                let others =
+                    if others == 0 { String::new() } else { format!(" and {others} more") };
                 format!("it waits for the end of {}{others}", named.join(", "))
             }),
             (State::Pausing, _) => {
@@ -119,7 +136,9 @@ impl Core {
                 })
             }
             (State::Queued, Place::Shared) => Some(self.why_shared_waits(now, task, fitting)),
-            (State::Queued, Place::Direct(engine) | Place::Pinned(engine)) => Some(self.why_direct_waits(task, engine)),
+            (State::Queued, Place::Direct(engine) | Place::Pinned(engine)) => {
+                Some(self.why_direct_waits(task, engine))
+            }
             (State::Assigned { engine, started: false, .. }, _) => Some(format!(
                 "engine {engine} has it, and has not said that it runs: it has just been given it, or others run \
                  first{}",
@@ -157,22 +176,25 @@ impl Core {
         }
     }
 
-    /// Returns the number of engines that fit these demands, and of those with an ended task that does not
-    /// respond to its interrupt.
+    /// Returns the number of engines that fit these demands, and of those with an ended task that
+    /// does not respond to its interrupt.
     fn fitting(&self, id: PlacementId) -> (usize, usize) {
         let classes = self.placements.classes(id, &self.engines);
         let engines = classes.iter().flat_map(|class| self.engines.engines_of(*class));
         let is_stuck = |engine: &EngineId| {
-            let assigned = self.engines.get(*engine).into_iter().flat_map(|engine| &engine.assigned);
+            let assigned =
+                self.engines.get(*engine).into_iter().flat_map(|engine| &engine.assigned);
             assigned.inspect(|_| self.work.add(1)).any(|count| self.is_stuck(*count))
         };
         let engines = engines.inspect(|_| self.work.add(1));
-        engines.fold((0, 0), |(fitting, stuck), id| (fitting + 1, stuck + usize::from(is_stuck(&id))))
+        engines
+            .fold((0, 0), |(fitting, stuck), id| (fitting + 1, stuck + usize::from(is_stuck(&id))))
     }
 
     fn why_shared_waits(&self, now: Time, task: &Task, fitting: &mut Fitting) -> String {
         let placement = self.placements.get(task.placement);
-        let (fitting, stuck) = *fitting.0.entry(task.placement).or_insert_with(|| self.fitting(task.placement));
+        let (fitting, stuck) =
+            *fitting.0.entry(task.placement).or_insert_with(|| self.fitting(task.placement));
         if fitting == 0 {
             let demands = &placement.demands;
             let labels = match demands.require.as_slice() {
@@ -183,12 +205,17 @@ impl Core {
                 [] => String::new(),
                 scopes => format!(" and one of the capability's labels {}", scopes.join(", ")),
             };
-            return format!("no engine is online that runs {}{labels}{scopes}; start one", demands.runtime);
+            return format!(
+                "no engine is online that runs {}{labels}{scopes}; start one",
+                demands.runtime
+            );
         }
         let others = placement.waiting - 1;
         let stuck = match stuck {
             0 => String::new(),
-            stuck => format!(", {stuck} of them with a task that has ended and does not respond to its interrupt"),
+            stuck => format!(
+                ", {stuck} of them with a task that has ended and does not respond to its interrupt"
+            ),
         };
         let aside = self.why_engines_are_set_aside(now, task);
         format!(
@@ -200,7 +227,9 @@ impl Core {
         let engine = self.engines.get(id).filter(|engine| engine.loss.is_none());
         let Some(engine) = engine else { return format!("engine {id} is gone") };
         if engine.process.is_none() {
-            return format!("the connection of engine {id} is cut; the task waits up to 15 s for its return");
+            return format!(
+                "the connection of engine {id} is cut; the task waits up to 15 s for its return"
+            );
         }
         if engine.restarting {
             return format!("engine {id} gets a new interpreter");
@@ -212,18 +241,25 @@ impl Core {
             .filter(|(.., key)| self.tasks.get(*key).is_some());
         let before = before.take(BEFORE_MAX).count();
         self.work.add(before);
-        let before = if before == BEFORE_MAX { format!("at least {before}") } else { before.to_string() };
+        let before =
+            if before == BEFORE_MAX { format!("at least {before}") } else { before.to_string() };
         let stuck = self.what_is_stuck(id);
-        format!("engine {id} is busy; {before} tasks of the same session come before it there{stuck}")
+        format!(
+            "engine {id} is busy; {before} tasks of the same session come before it there{stuck}"
+        )
     }
 
-    /// Says what an engine still runs though it has ended, and what to do about it; nothing if there is no such task.
+    /// Says what an engine still runs though it has ended, and what to do about it; nothing if
+    /// there is no such task.
     fn what_is_stuck(&self, id: EngineId) -> String {
         let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.assigned);
         let assigned = assigned.inspect(|_| self.work.add(1));
-        let mut stuck = assigned.filter(|count| self.is_stuck(**count)).filter_map(|count| self.attempts.get(*count));
+        let mut stuck = assigned
+            .filter(|count| self.is_stuck(**count))
+            .filter_map(|count| self.attempts.get(*count));
         let Some(given) = stuck.next() else { return String::new() };
-        let session = self.sessions.get(given.session).map(|session| session.id).unwrap_or_default();
+        let session =
+            self.sessions.get(given.session).map(|session| session.id).unwrap_or_default();
         let task = TaskId { session, n: given.n };
         format!(
             "; it still runs {task}, which has ended and does not respond to its interrupt: a cancel with force, or a \

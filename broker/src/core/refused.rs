@@ -1,8 +1,9 @@
-//! Tasks that were turned away at their submit, for want of room or of a right: their clients are told so, and nothing
-//! is held of them. Somebody who is told `busy` again and again thereby takes nothing that others need.
+//! Tasks that were turned away at their submit, for want of room or of a right: their clients are
+//! told so, and nothing is held of them. Somebody who is told `busy` again and again thereby takes
+//! nothing that others need.
 //!
-//! A client that was cut off before it heard of it is told with `Accepted` that such a task is missing, and submits it
-//! again.
+//! A client that was cut off before it heard of it is told with `Accepted` that such a task is
+//! missing, and submits it again.
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{ErrorKind, Finished, Submit, Targets, TaskState, TaskTimes, ToClient};
@@ -21,11 +22,12 @@ pub struct Refused {
     unread: u64,
 }
 
-/// Ranges that are kept. Beyond, some name tasks that were not refused: clients repeat none that they know the end of,
-/// and of the others the broker knows that they are here.
+/// Ranges that are kept. Beyond, some name tasks that were not refused: clients repeat none that
+/// they know the end of, and of the others the broker knows that they are here.
 const RANGES_MAX: usize = 256;
 
-/// Ranges of missing tasks in one message. Beyond, one range says it: what is repeated and known is read past.
+/// Ranges of missing tasks in one message. Beyond, one range says it: what is repeated and known is
+/// read past.
 pub const MISSING_RANGES_MAX: usize = 4096;
 
 impl Refused {
@@ -50,7 +52,9 @@ impl Refused {
         let (begin, end) = (self.ranges[from].0, self.ranges[until - 1].1);
         let before = (begin < first).then(|| (begin, first - 1));
         let after = (last < end).then(|| (last + 1, end));
-        let count = |ranges: &[(u64, u64)]| ranges.iter().map(|(first, last)| last - first + 1).sum::<u64>();
+        let count = |ranges: &[(u64, u64)]| {
+            ranges.iter().map(|(first, last)| last - first + 1).sum::<u64>()
+        };
         let left: Vec<_> = before.into_iter().chain(after).collect();
         self.unread = self.unread.saturating_sub(count(&self.ranges[from..until]) - count(&left));
         self.ranges.splice(from..until, left);
@@ -59,7 +63,9 @@ impl Refused {
 
     /// Whether a task was refused, or lies between such tasks.
     pub fn contains(&self, n: u64) -> bool {
-        self.ranges.get(self.ranges.partition_point(|(_, last)| *last < n)).is_some_and(|(first, _)| *first <= n)
+        self.ranges
+            .get(self.ranges.partition_point(|(_, last)| *last < n))
+            .is_some_and(|(first, _)| *first <= n)
     }
 
     /// All of them.
@@ -107,21 +113,32 @@ pub fn ranges(mut all: Vec<(u64, u64)>, others: &[(u64, u64)]) -> Vec<(u64, u64)
 
 impl Core {
     /// Why tasks are turned away before anything is held of them, if so.
-    pub(super) fn why_refused(&self, key: SessionKey, submit: &Submit, tasks: u64, stored: &Stored) -> Option<Ended> {
+    pub(super) fn why_refused(
+        &self,
+        key: SessionKey,
+        submit: &Submit,
+        tasks: u64,
+        stored: &Stored,
+    ) -> Option<Ended> {
         let session = self.sessions.get(key)?;
         let claims = &session.claims;
         let direct = submit.targets != Targets::Shared;
-        let allowed = if direct { claims.role.may_submit_direct() } else { claims.role.may_submit_shared() };
+        let allowed =
+            if direct { claims.role.may_submit_direct() } else { claims.role.may_submit_shared() };
         let failed = |kind, text: String| Some(Ended::by_broker(TaskState::Failed, kind, text));
         if !allowed {
             let what = if direct { "engines by their ids" } else { "the shared queue" };
             let role = claims.role;
-            let text = format!("the capability's role `{role}` may not use {what}; ask for a `client` capability");
+            let text = format!(
+                "the capability's role `{role}` may not use {what}; ask for a `client` capability"
+            );
             return failed(ErrorKind::Forbidden, text);
         }
         if !self.quotas.takes(session.counted_by, tasks) {
             let most = claims.limits.unfinished_tasks_max;
-            let text = format!("the capability allows {most} unfinished tasks at once, over all its sessions; wait");
+            let text = format!(
+                "the capability allows {most} unfinished tasks at once, over all its sessions; wait"
+            );
             return failed(ErrorKind::Busy, text);
         }
         if matches!(stored, Stored::Refused) {
@@ -130,10 +147,11 @@ impl Core {
         failed(ErrorKind::Busy, self.no_room_for_tasks(session, tasks)?)
     }
 
-    /// Why a session can have no tasks more, if so: it leaves free as many as it has, which is room for others however
-    /// many do not take their results.
+    /// Why a session can have no tasks more, if so: it leaves free as many as it has, which is room
+    /// for others however many do not take their results.
     fn no_room_for_tasks(&self, session: &Session, tasks: u64) -> Option<String> {
-        let (used, most) = (self.tasks.len() as u64 + self.results_held + tasks, self.config.tasks_max);
+        let (used, most) =
+            (self.tasks.len() as u64 + self.results_held + tasks, self.config.tasks_max);
         let own = (session.tasks.len() + session.done.len()) as u64 + tasks;
         (own > most.saturating_sub(used)).then(|| {
             format!(
@@ -160,7 +178,8 @@ impl Core {
             Targets::Shared => vec![None],
             Targets::Engines(engines) => engines.iter().copied().map(Some).collect(),
         };
-        let times = TaskTimes { submitted_unix_us: now.unix_us(self.config.start), ..TaskTimes::default() };
+        let times =
+            TaskTimes { submitted_unix_us: now.unix_us(self.config.start), ..TaskTimes::default() };
         for (n, engine) in (submit.n..).zip(&targets).map(|(n, engine)| (n, *engine)) {
             self.remember_end(key, n, Ending { succeeded: false, engine });
             let outcome = refusal.outcome.clone();

@@ -1,4 +1,5 @@
-//! Releases of what engine processes no longer need to hold, sent in batches so that a task costs one byte.
+//! Releases of what engine processes no longer need to hold, sent in batches so that a task costs
+//! one byte.
 
 use furlong_wire::message::Release;
 
@@ -11,8 +12,8 @@ const ATTEMPTS_PER_RELEASE: usize = 256;
 /// Bytes of results that a process holds in vain, at most.
 const RESULT_BYTES_PER_RELEASE: u64 = 1024 * 1024;
 
-/// Attempts of one process that wait to be released: a message goes when there are many or large ones, and else within
-/// a second.
+/// Attempts of one process that wait to be released: a message goes when there are many or large
+/// ones, and else within a second.
 #[derive(Debug, Default)]
 pub struct Releasing {
     counts: Vec<u64>,
@@ -28,14 +29,16 @@ impl Core {
         }
     }
 
-    /// Nobody will ask an engine process for the result of an attempt again. One that has come back on another
-    /// connection was told when it registered.
+    /// Nobody will ask an engine process for the result of an attempt again. One that has come back
+    /// on another connection was told when it registered.
     pub(super) fn release_attempt(&mut self, key: ProcessKey, count: u64, result_bytes: u64) {
         let Some(process) = self.processes.get_mut(&key) else { return };
         let releasing = &mut process.releasing;
         releasing.counts.push(count);
         releasing.bytes += result_bytes;
-        if releasing.counts.len() >= ATTEMPTS_PER_RELEASE || releasing.bytes >= RESULT_BYTES_PER_RELEASE {
+        if releasing.counts.len() >= ATTEMPTS_PER_RELEASE
+            || releasing.bytes >= RESULT_BYTES_PER_RELEASE
+        {
             self.tell_released(key);
         }
     }
@@ -48,11 +51,20 @@ impl Core {
         }
     }
 
-    /// An attempt of a task that has ended, in whatever way, is held until that end is acknowledged: should the broker
-    /// be killed, it is all that says that the task has run. Otherwise it is released.
-    pub(super) fn hold_or_release(&mut self, key: ProcessKey, session: SessionKey, n: u64, count: u64) {
+    /// An attempt of a task that has ended, in whatever way, is held until that end is
+    /// acknowledged: should the broker be killed, it is all that says that the task has run.
+    /// Otherwise it is released.
+    pub(super) fn hold_or_release(
+        &mut self,
+        key: ProcessKey,
+        session: SessionKey,
+        n: u64,
+        count: u64,
+    ) {
         let done = self.sessions.get_mut(session).and_then(|session| session.done.get_mut(n));
-        let held = done.map(|done| &mut done.held).filter(|held| held.is_none_or(|(_, other)| other == count));
+        let held = done
+            .map(|done| &mut done.held)
+            .filter(|held| held.is_none_or(|(_, other)| other == count));
         let is_held = held.is_some();
         if let Some(held) = held {
             *held = Some((key, count));
@@ -62,10 +74,12 @@ impl Core {
         }
     }
 
-    /// A process that leaves cannot hold anything for later. It holds what it was given of sessions that it knows.
+    /// A process that leaves cannot hold anything for later. It holds what it was given of sessions
+    /// that it knows.
     pub(super) fn release_all_of(&mut self, key: ProcessKey) {
         let known = self.processes.get(&key).map(|process| &process.lanes);
-        let sessions: Vec<SessionKey> = known.into_iter().flat_map(|lanes| lanes.keys()).copied().collect();
+        let sessions: Vec<SessionKey> =
+            known.into_iter().flat_map(|lanes| lanes.keys()).copied().collect();
         let mut counts = Vec::new();
         for session in sessions {
             let Some(session) = self.sessions.get_mut(session) else { continue };

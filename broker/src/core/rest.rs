@@ -1,8 +1,9 @@
-//! Messages that name very many tasks are handled in parts, so that others have their turn between them.
+//! Messages that name very many tasks are handled in parts, so that others have their turn between
+//! them.
 //!
-//! The rest of such a message is stored for its connection ([`Core::has_rest`]). The shell lets others have their
-//! turn, waits until the peer has taken what waits for it, and goes on ([`Core::handle_rest`]) before it takes the
-//! peer's next message.
+//! The rest of such a message is stored for its connection ([`Core::has_rest`]). The shell lets
+//! others have their turn, waits until the peer has taken what waits for it, and goes on
+//! ([`Core::handle_rest`]) before it takes the peer's next message.
 
 use std::collections::VecDeque;
 
@@ -22,7 +23,8 @@ pub(super) enum Rest {
     Received(Vec<(u64, u64)>),
     /// Tasks with which something is to be done.
     Tasks(Named),
-    /// Results that wait for the client that has opened the session: from this number on, and then the answer.
+    /// Results that wait for the client that has opened the session: from this number on, and then
+    /// the answer.
     Undelivered(u64, Accepted),
     /// The registration of a process whose engine, this one, is being lost.
     Register(EngineId, Box<Register>),
@@ -82,13 +84,19 @@ impl Core {
     ///
     /// # Errors
     /// The peer is to be closed.
-    pub fn handle_rest(&mut self, now: Time, connection: ConnectionId) -> Result<(), PeerMisbehaved> {
+    pub fn handle_rest(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+    ) -> Result<(), PeerMisbehaved> {
         let Some(rest) = self.rests.remove(&connection) else { return Ok(()) };
         match (rest, self.connections.get(&connection).copied()) {
             (Rest::Received(ranges), Some(Connected::Client(key))) => {
                 self.acknowledge(now, key, connection, &ranges)?;
             }
-            (Rest::Tasks(named), Some(Connected::Client(key))) => self.act_on(now, key, connection, named),
+            (Rest::Tasks(named), Some(Connected::Client(key))) => {
+                self.act_on(now, key, connection, named)
+            }
             (Rest::Undelivered(from, accepted), Some(Connected::Client(key))) => {
                 self.deliver_from(now, key, connection, from, accepted);
             }
@@ -115,13 +123,18 @@ impl Core {
         tasks: &[TaskRange],
     ) -> Option<ReplyBody> {
         if tasks.len() > LISTED_MAX {
-            let text = format!("a request names at most {LISTED_MAX} ranges of tasks; ask in parts");
+            let text =
+                format!("a request names at most {LISTED_MAX} ranges of tasks; ask in parts");
             return Some(ReplyBody::Refused(text));
         }
         let owner = self.owner(key)?;
         let known = tasks.iter().filter(|range| range.first <= range.last).filter_map(|range| {
             let live = self.sessions.find(owner, range.session);
-            Some((live.or_else(|| self.kept.session(owner, range.session))?, range.first, range.last))
+            Some((
+                live.or_else(|| self.kept.session(owner, range.session))?,
+                range.first,
+                range.last,
+            ))
         });
         let ranges = disjoint(known.collect()).into();
         let request = Some((request, self.entries()));
@@ -130,7 +143,13 @@ impl Core {
     }
 
     /// Does a part of what a client wants done with tasks, and answers if that was all.
-    pub(super) fn act_on(&mut self, now: Time, key: SessionKey, connection: ConnectionId, named: Named) {
+    pub(super) fn act_on(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        connection: ConnectionId,
+        named: Named,
+    ) {
         let request = named.request;
         match self.act_on_part(now, named) {
             Ok(body) => {
@@ -161,30 +180,50 @@ impl Core {
     }
 
     /// The last number of a range up to which not more than `room` tasks are looked at.
-    fn end_of_part(&self, named: &Named, (of, first, last): (SessionKey, u64, u64), room: usize) -> u64 {
+    fn end_of_part(
+        &self,
+        named: &Named,
+        (of, first, last): (SessionKey, u64, u64),
+        room: usize,
+    ) -> u64 {
         let session = self.sessions.get(of);
         let ends = match named.act {
             Act::Purge => {
-                let kept = self.kept.tasks_from(of, first).map(|(n, _)| n).take_while(|n| *n <= last);
-                [session.and_then(|session| nth(&session.done, first, last, room)), kept.into_iter().nth(room - 1)]
+                let kept =
+                    self.kept.tasks_from(of, first).map(|(n, _)| n).take_while(|n| *n <= last);
+                [
+                    session.and_then(|session| nth(&session.done, first, last, room)),
+                    kept.into_iter().nth(room - 1),
+                ]
             }
             Act::Cancel { .. } | Act::TakeBack => {
                 let tasks = session.and_then(|session| nth(&session.tasks, first, last, room));
                 let is_counted = |_: &&Session| named.request.is_some();
-                [tasks, session.filter(is_counted).and_then(|session| nth(&session.endings, first, last, room))]
+                [
+                    tasks,
+                    session
+                        .filter(is_counted)
+                        .and_then(|session| nth(&session.endings, first, last, room)),
+                ]
             }
         };
         ends.into_iter().flatten().min().unwrap_or(last)
     }
 
     /// Gives how many tasks that were.
-    fn act_on_range(&mut self, now: Time, named: &mut Named, (of, first, last): (SessionKey, u64, u64)) -> usize {
+    fn act_on_range(
+        &mut self,
+        now: Time,
+        named: &mut Named,
+        (of, first, last): (SessionKey, u64, u64),
+    ) -> usize {
         if named.act == Act::Purge {
             return self.purge_range(of, first, last);
         }
         let Some(session) = self.sessions.get(of) else { return 0 };
         let unfinished: Vec<_> = session.tasks.range(first, last).map(|(_, task)| *task).collect();
-        let ended = if named.request.is_some() { session.endings.range(first, last).count() } else { 0 };
+        let ended =
+            if named.request.is_some() { session.endings.range(first, last).count() } else { 0 };
         named.ended += ended as u64;
         let handled = unfinished.len() + ended;
         match named.act {
@@ -203,8 +242,8 @@ impl Core {
         handled
     }
 
-    /// Delivers what a client that has opened its session has not acknowledged, a part at a time; then says what else
-    /// is known of the session.
+    /// Delivers what a client that has opened its session has not acknowledged, a part at a time;
+    /// then says what else is known of the session.
     pub(super) fn deliver_from(
         &mut self,
         now: Time,
@@ -242,7 +281,8 @@ impl Core {
     }
 }
 
-/// Results that are delivered at once to a client that has opened its session: each may have some kilobytes.
+/// Results that are delivered at once to a client that has opened its session: each may have some
+/// kilobytes.
 const DELIVERED_PER_PART: usize = 256;
 
 /// The number of the `place`th value from `first` to `last`, if there are so many.
@@ -270,7 +310,15 @@ mod tests {
     #[test]
     fn ranges_that_overlap_become_one() {
         let (a, b) = (SessionKey(1), SessionKey(2));
-        let ranges = vec![(a, 5, 9), (b, 1, 2), (a, 1, 3), (a, 9, 12), (a, 6, 7), (b, 3, u64::MAX), (a, 1, 1)];
+        let ranges = vec![
+            (a, 5, 9),
+            (b, 1, 2),
+            (a, 1, 3),
+            (a, 9, 12),
+            (a, 6, 7),
+            (b, 3, u64::MAX),
+            (a, 1, 1),
+        ];
         assert_eq!(disjoint(ranges), [(a, 1, 3), (a, 5, 12), (b, 1, 2), (b, 3, u64::MAX)]);
     }
 }

@@ -1,7 +1,8 @@
-//! Ended tasks whose results and records are kept: for other processes of the same owner, and for those who come late.
+//! Ended tasks whose results and records are kept: for other processes of the same owner, and for
+//! those who come late.
 //!
-//! A kept result counts against the payload memory, and gives way when that is needed for what is not yet done: its
-//! record then says so. Records go after an hour, or when there are too many.
+//! A kept result counts against the payload memory, and gives way when that is needed for what is
+//! not yet done: its record then says so. Records go after an hour, or when there are too many.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
@@ -84,7 +85,11 @@ impl Retained {
     }
 
     /// Kept tasks of a session from a number on, in order.
-    pub fn tasks_from(&self, session: SessionKey, n: u64) -> impl Iterator<Item = (u64, &KeptTask)> {
+    pub fn tasks_from(
+        &self,
+        session: SessionKey,
+        n: u64,
+    ) -> impl Iterator<Item = (u64, &KeptTask)> {
         let tasks = self.sessions.get(&session).map(|session| session.tasks.range(n..));
         tasks.into_iter().flatten().inspect(|_| count(1)).map(|(n, task)| (*n, task))
     }
@@ -155,10 +160,18 @@ impl Retained {
 
 impl Core {
     /// Keeps an ended task, which its session no longer holds ([`Core::note_read`]).
-    pub(super) fn keep(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>, delivered: bool) {
+    pub(super) fn keep(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        n: u64,
+        mut done: Box<Done>,
+        delivered: bool,
+    ) {
         self.release_done(&mut done);
         let submitted_us = done.times.submitted_unix_us;
-        let delivered_us = delivered.then(|| now.unix_us(self.config.start).saturating_sub(submitted_us));
+        let delivered_us =
+            delivered.then(|| now.unix_us(self.config.start).saturating_sub(submitted_us));
         if let Some(delivered_us) = delivered_us {
             self.note_delivered(&done, delivered_us);
         }
@@ -189,7 +202,8 @@ impl Core {
         self.kept.order.insert((expires, key, n));
         self.kept.by_id.insert((owner, id), key);
         let tasks = BTreeMap::new();
-        let session = self.kept.sessions.entry(key).or_insert(KeptSession { id, owner, secret, tasks });
+        let session =
+            self.kept.sessions.entry(key).or_insert(KeptSession { id, owner, secret, tasks });
         session.tasks.insert(n, KeptTask { done, delivered_us, expires });
         self.kept.len += 1;
         while self.kept.len > self.config.kept_max {
@@ -206,7 +220,8 @@ impl Core {
                 return false;
             }
             let Some((key, n)) = self.kept.heavy.pop_front() else { return false };
-            let kept = self.kept.sessions.get_mut(&key).and_then(|session| session.tasks.get_mut(&n));
+            let kept =
+                self.kept.sessions.get_mut(&key).and_then(|session| session.tasks.get_mut(&n));
             let Some(kept) = kept else { continue };
             let payload = kept.done.payload.take();
             let bytes = payload.as_ref().map_or(0, super::payloads::Stored::budget_bytes);
@@ -232,7 +247,9 @@ impl Core {
     pub(super) fn expire_kept(&mut self, now: Time) {
         // Very many go in later turns.
         for _ in 0..TASKS_PER_PART {
-            let Some(&(_, key, n)) = self.kept.order.first().filter(|(at, ..)| *at <= now) else { return };
+            let Some(&(_, key, n)) = self.kept.order.first().filter(|(at, ..)| *at <= now) else {
+                return;
+            };
             self.forget_kept(key, n);
         }
     }

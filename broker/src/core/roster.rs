@@ -1,4 +1,5 @@
-//! The integers that engines had, retained over a restart of the broker so that engines get theirs back.
+//! The integers that engines had, retained over a restart of the broker so that engines get theirs
+//! back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,8 +19,8 @@ pub struct Roster {
     pub here: BTreeSet<EngineId>,
 }
 
-/// A change of a roster. So ten thousand engines that come or go cost ten thousand lines, and not as many
-/// copies of all.
+/// A change of a roster. So ten thousand engines that come or go cost ten thousand lines, and not
+/// as many copies of all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Change {
     /// An engine is here.
@@ -63,7 +64,8 @@ impl Unused {
         self.0.range(..=id).next_back().is_some_and(|(_, last)| id <= *last)
     }
 
-    /// An integer is given: one of these, or `next`, or one beyond, whereupon those between are unused.
+    /// An integer is given: one of these, or `next`, or one beyond, whereupon those between are
+    /// unused.
     pub fn take(&mut self, next: &mut u32, EngineId(id): EngineId) {
         if id >= *next {
             if *next < id {

@@ -9,11 +9,13 @@ const PAGE: u64 = 32;
 /// Pages that are found by counting. Older ones that still have something go to a map.
 const RECENT_MAX: u64 = 1024;
 
-/// A map from numbers to values, in pages of consecutive numbers. Of the last 32 768 numbers each is found by its
-/// place, without a search; an older one that stays keeps its page alone. Its order is that of the numbers.
+/// A map from numbers to values, in pages of consecutive numbers. Of the last 32 768 numbers each
+/// is found by its place, without a search; an older one that stays keeps its page alone. Its order
+/// is that of the numbers.
 #[derive(Debug)]
 pub struct SeqMap<T> {
-    /// Consecutive pages, from the page `first_recent` on. Neither the first nor the last is missing.
+    /// Consecutive pages, from the page `first_recent` on. Neither the first nor the last is
+    /// missing.
     recent: VecDeque<Option<Page<T>>>,
     first_recent: u64,
     old: BTreeMap<u64, Page<T>>,
@@ -113,20 +115,32 @@ impl<T> SeqMap<T> {
         let pages = old.chain(recent);
         let in_pages = pages.flat_map(|(page, content)| {
             let slots = content.slots.iter().enumerate();
-            slots.filter_map(move |(at, value)| value.as_ref().map(|value| (page * PAGE + at as u64, value)))
+            slots.filter_map(move |(at, value)| {
+                value.as_ref().map(|value| (page * PAGE + at as u64, value))
+            })
         });
         in_pages.inspect(|_| count(1)).filter(move |(number, _)| (first..=last).contains(number))
     }
 
-    /// Takes out those whose numbers are from `first` to `last`, so many at most, and gives them in order.
+    /// Takes out those whose numbers are from `first` to `last`, so many at most, and gives them in
+    /// order.
     pub fn remove_first(&mut self, first: u64, last: u64, most: usize) -> Vec<(u64, T)> {
-        let numbers: Vec<u64> = self.range(first, last).take(most).map(|(number, _)| number).collect();
-        numbers.into_iter().filter_map(|number| self.remove(number).map(|value| (number, value))).collect()
+        let numbers: Vec<u64> =
+            self.range(first, last).take(most).map(|(number, _)| number).collect();
+        numbers
+            .into_iter()
+            .filter_map(|number| self.remove(number).map(|value| (number, value)))
+            .collect()
     }
 
     /// Takes the page of the smallest numbers out, whatever is in it.
     pub fn forget_oldest(&mut self) {
-        let oldest = self.old.keys().next().copied().or_else(|| (!self.recent.is_empty()).then_some(self.first_recent));
+        let oldest = self
+            .old
+            .keys()
+            .next()
+            .copied()
+            .or_else(|| (!self.recent.is_empty()).then_some(self.first_recent));
         if let Some(page) = oldest.and_then(|page| self.take_page(page)) {
             self.len -= page.live as usize;
         }
@@ -174,7 +188,9 @@ impl<T> SeqMap<T> {
     }
 
     fn take_page(&mut self, page: u64) -> Option<Page<T>> {
-        let Some(place) = page.checked_sub(self.first_recent) else { return self.old.remove(&page) };
+        let Some(place) = page.checked_sub(self.first_recent) else {
+            return self.old.remove(&page);
+        };
         let taken = self.recent.get_mut(usize::try_from(place).ok()?)?.take();
         self.trim();
         taken

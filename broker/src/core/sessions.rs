@@ -7,8 +7,8 @@ use std::sync::Arc;
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, OwnerId, SessionId, TokenId};
 use furlong_wire::message::{
-    Accepted, Dependency, FetchedOutput, Open, Outcome, Output as TaskOutput, Runtime, Stream, TaskOptions, TaskState,
-    TaskTimes,
+    Accepted, Dependency, FetchedOutput, Open, Outcome, Output as TaskOutput, Runtime, Stream,
+    TaskOptions, TaskState, TaskTimes,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Claims;
@@ -59,7 +59,8 @@ pub struct Session {
     pub keeps: u64,
     /// The ends of its most recent tasks, for those that depend on them.
     pub endings: SeqMap<Ending>,
-    /// Its tasks that were ended while an engine had them, with the attempts that have not stopped yet.
+    /// Its tasks that were ended while an engine had them, with the attempts that have not stopped
+    /// yet.
     pub stopping: BTreeSet<(u64, u64)>,
     /// The running attempt that has opened it, or that waits for its tasks.
     pub parent: Option<Parent>,
@@ -67,7 +68,8 @@ pub struct Session {
     pub depth: u32,
     /// True if it was opened on its present connection.
     pub is_open: bool,
-    /// Of ended tasks from this number on its client is told when their turn comes: it has just opened the session.
+    /// Of ended tasks from this number on its client is told when their turn comes: it has just
+    /// opened the session.
     pub undelivered_from: Option<u64>,
     /// Engine processes that were told its secret: no others know anything of it.
     pub known_to: BTreeSet<ProcessKey>,
@@ -85,25 +87,27 @@ pub struct Session {
     pub following: BTreeSet<TaskKey>,
     /// The highest task number that it has submitted.
     pub submitted: u64,
-    /// Up to this number its tasks were submitted to an earlier start of the broker; those that it still waits for it
-    /// submits again.
+    /// Up to this number its tasks were submitted to an earlier start of the broker; those that it
+    /// still waits for it submits again.
     pub before: u64,
     /// Of those, the ones that engines held and nobody had asked for in time: that was ended.
     pub unasked: BTreeSet<u64>,
     /// The time at which it was opened here.
     pub opened: Time,
-    /// Unfinished tasks whose arguments did not come whole before the connection was cut: the client sends them again.
+    /// Unfinished tasks whose arguments did not come whole before the connection was cut: the
+    /// client sends them again.
     pub missing: BTreeSet<u64>,
     /// Tasks that were turned away at their submit: nothing else is held of them.
     pub refused: Refused,
     /// Unfinished and unacknowledged tasks that it may have.
     pub tasks_max: u64,
-    /// As many more: those that a journal had. Their client may know the end of some, if that could not be written, or
-    /// have acknowledged it, if that was not written; it does not count them.
+    /// As many more: those that a journal had. Their client may know the end of some, if that could
+    /// not be written, or have acknowledged it, if that was not written; it does not count them.
     pub restored_tasks: u64,
     /// The credit for its announcements.
     pub credit: Credit,
-    /// Bytes of results that its client has not acknowledged: those that are here, or on their way here.
+    /// Bytes of results that its client has not acknowledged: those that are here, or on their way
+    /// here.
     pub unread_bytes: u64,
     /// The payloads that it is sending.
     pub receiving: Receiving<ClientWaiting>,
@@ -135,7 +139,8 @@ pub struct Parent {
 pub enum Definition {
     /// It has not come whole: these tasks wait for it.
     Receiving(Vec<TaskKey>),
-    /// The connection was cut before it was whole: the client sends it again. These tasks wait for it.
+    /// The connection was cut before it was whole: the client sends it again. These tasks wait for
+    /// it.
     Missing(Vec<TaskKey>),
     /// It is here, or was refused.
     Here(Stored),
@@ -233,16 +238,26 @@ impl What {
 impl Done {
     /// Bytes that count against the payload budget: of its result, its output and its record.
     pub fn budget_bytes(&self) -> u64 {
-        self.payload.as_ref().map_or(0, Stored::budget_bytes) + self.what.output_bytes() + self.record_bytes()
+        self.payload.as_ref().map_or(0, Stored::budget_bytes)
+            + self.what.output_bytes()
+            + self.record_bytes()
     }
 
-    /// The lengths of what the task has written, as empty pieces at the ends of its streams: pieces may have been left
-    /// out for its client, and the last ones would not be missed. None of the many tasks that write nothing.
+    /// The lengths of what the task has written, as empty pieces at the ends of its streams: pieces
+    /// may have been left out for its client, and the last ones would not be missed. None of the
+    /// many tasks that write nothing.
     pub fn written(&self, n: u64) -> Option<[TaskOutput; 2]> {
         let (output, engine) = (&self.what.more.as_ref()?.output, self.engine?);
-        let end =
-            |stream, offset| TaskOutput { n, attempt: output.attempt(), engine, stream, offset, bytes: Vec::new() };
-        let ends = [end(Stream::Stdout, output.stdout_bytes), end(Stream::Stderr, output.stderr_bytes)];
+        let end = |stream, offset| TaskOutput {
+            n,
+            attempt: output.attempt(),
+            engine,
+            stream,
+            offset,
+            bytes: Vec::new(),
+        };
+        let ends =
+            [end(Stream::Stdout, output.stdout_bytes), end(Stream::Stderr, output.stderr_bytes)];
         ends.iter().any(|end| end.offset > 0).then_some(ends)
     }
 
@@ -336,7 +351,10 @@ impl Session {
         if self.secret.as_ref().is_some_and(|secret| *secret != open.secret) {
             return Err(PeerMisbehaved::Order);
         }
-        let here = self.definitions.iter().filter(|(_, definition)| matches!(definition, Definition::Here(_)));
+        let here = self
+            .definitions
+            .iter()
+            .filter(|(_, definition)| matches!(definition, Definition::Here(_)));
         let definitions = here.map(|(number, _)| *number).collect();
         if std::mem::take(&mut self.is_restored) {
             if open.submitted > TASKS_BEFORE_MAX {
@@ -354,17 +372,20 @@ impl Session {
             (self.submitted, self.before, self.opened) = (open.submitted, open.submitted, now);
             return Ok(Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() });
         }
-        // Of what was refused it is not known what the client has heard: it says again what it has not.
+        // Of what was refused it is not known what the client has heard: it says again what it has
+        // not.
         self.refused.tell();
         let missing = self.missing.iter().copied().filter(|n| self.tasks.get(*n).is_some());
         let missing = ranges(missing.map(|n| (n, n)).collect(), self.refused.ranges());
-        // Of an earlier start's tasks it is not known which have come: the client may have been cut off once more
-        // before it had said them again. What is known of what it repeats is read past.
+        // Of an earlier start's tasks it is not known which have come: the client may have been cut
+        // off once more before it had said them again. What is known of what it repeats is read
+        // past.
         let n = if self.before > 0 { 0 } else { self.submitted };
         Ok(Accepted { n, missing, definitions })
     }
 
-    /// Returns true if the client is told of an ended task with those that waited for it when it opened the session.
+    /// Returns true if the client is told of an ended task with those that waited for it when it
+    /// opened the session.
     pub fn is_told_later(&self, n: u64) -> bool {
         self.undelivered_from.is_some_and(|from| n >= from)
     }
@@ -380,9 +401,11 @@ impl Session {
         self.before = self.submitted;
     }
 
-    /// Ended tasks that its client has not acknowledged are not kept when it does. Gives how many were looked at.
+    /// Ended tasks that its client has not acknowledged are not kept when it does. Gives how many
+    /// were looked at.
     pub fn keep_no_longer(&mut self, first: u64, last: u64) -> usize {
-        let ended: Vec<(u64, bool)> = self.done.range(first, last).map(|(n, done)| (n, done.what.keep())).collect();
+        let ended: Vec<(u64, bool)> =
+            self.done.range(first, last).map(|(n, done)| (n, done.what.keep())).collect();
         for n in ended.iter().filter(|(_, keep)| *keep).map(|(n, _)| *n) {
             self.keeps -= 1;
             if let Some(done) = self.done.get_mut(n) {
@@ -392,7 +415,8 @@ impl Session {
         ended.len()
     }
 
-    /// Remembers how a task ended, and how so many others did. Gives how many more are remembered than before, or less.
+    /// Remembers how a task ended, and how so many others did. Gives how many more are remembered
+    /// than before, or less.
     pub fn remember(&mut self, n: u64, ending: Ending, most: usize) -> isize {
         let before = self.endings.len();
         self.endings.insert(n, ending);
@@ -403,7 +427,12 @@ impl Session {
     }
 
     /// Checks that a submit's numbers are the next ones, or those of one that is repeated.
-    pub fn admit(&mut self, n: u64, count: usize, repeated: bool) -> Result<Admission, PeerMisbehaved> {
+    pub fn admit(
+        &mut self,
+        n: u64,
+        count: usize,
+        repeated: bool,
+    ) -> Result<Admission, PeerMisbehaved> {
         if count == 0 || (repeated && count > 1) {
             return Err(PeerMisbehaved::TaskNumber);
         }
@@ -435,12 +464,17 @@ impl Session {
 
     fn check_credit(&self, count: usize) -> Result<(), PeerMisbehaved> {
         let tasks = (self.tasks.len() + self.done.len() + count) as u64 + self.refused.unread();
-        if tasks > self.tasks_max + self.restored_tasks { Err(PeerMisbehaved::Credit) } else { Ok(()) }
+        if tasks > self.tasks_max + self.restored_tasks {
+            Err(PeerMisbehaved::Credit)
+        } else {
+            Ok(())
+        }
     }
 
     /// The numbers up to the last one that name no task here.
     fn unknown_ranges(&self) -> Vec<(u64, u64)> {
-        let mut known: Vec<u64> = self.tasks.iter().map(|(n, _)| n).chain(self.done.iter().map(|(n, _)| n)).collect();
+        let mut known: Vec<u64> =
+            self.tasks.iter().map(|(n, _)| n).chain(self.done.iter().map(|(n, _)| n)).collect();
         known.sort_unstable();
         let mut unknown = Vec::new();
         let mut next = 1;
@@ -453,7 +487,9 @@ impl Session {
         if next <= self.submitted {
             unknown.push((next, self.submitted));
         }
-        if let Some((_, last)) = unknown.last().copied().filter(|_| unknown.len() > MISSING_RANGES_MAX) {
+        if let Some((_, last)) =
+            unknown.last().copied().filter(|_| unknown.len() > MISSING_RANGES_MAX)
+        {
             unknown.truncate(MISSING_RANGES_MAX);
             unknown[MISSING_RANGES_MAX - 1].1 = last;
         }
@@ -516,7 +552,8 @@ impl Sessions {
         key
     }
 
-    /// Returns true if there are keys left for more. None is given twice, even over starts of a broker with a journal.
+    /// Returns true if there are keys left for more. None is given twice, even over starts of a
+    /// broker with a journal.
     pub fn has_keys(&self) -> bool {
         self.next < SessionKey::NOBODY.0
     }
@@ -580,7 +617,8 @@ impl Sessions {
 
     /// The sessions on whose behalf an attempt is there or waits.
     pub fn of_parent(&self, attempt: u64) -> impl Iterator<Item = &Session> {
-        let of_parent = self.by_parent.range((attempt, SessionKey(0))..=(attempt, SessionKey::NOBODY));
+        let of_parent =
+            self.by_parent.range((attempt, SessionKey(0))..=(attempt, SessionKey::NOBODY));
         of_parent.inspect(|_| count(1)).filter_map(|(_, key)| self.get(*key))
     }
 

@@ -1,14 +1,15 @@
 //! Answers to questions about the cluster.
 //!
-//! A long list is answered in pages, each of which costs its own length: a farm may have more engines than a message
-//! can name.
+//! A long list is answered in pages, each of which costs its own length: a farm may have more
+//! engines than a message can name.
 
 use std::ops::Bound;
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::limits::PAGE_BYTES_TARGET;
 use furlong_wire::message::{
-    ClusterStatus, EngineStatus, ProcessStatus, Query, Reply, ReplyBody, StatusPlace, ToClient, is_too_long,
+    ClusterStatus, EngineStatus, ProcessStatus, Query, Reply, ReplyBody, StatusPlace, ToClient,
+    is_too_long,
 };
 
 use super::engines::{Engine, Process, ProcessKey};
@@ -57,7 +58,8 @@ pub(super) fn that_fits(reply: Reply) -> ToClient {
     let reply = ToClient::Reply(reply);
     match reply {
         ToClient::Reply(Reply { request, .. }) if is_too_long(&reply) => {
-            let text = "the answer is too long for one message; ask for less of it at once".to_owned();
+            let text =
+                "the answer is too long for one message; ask for less of it at once".to_owned();
             ToClient::Reply(Reply { request, body: ReplyBody::Refused(text) })
         }
         reply => reply,
@@ -72,7 +74,9 @@ impl Core {
             Query::EnginesAfter(after) => self.engines_after(Some(*after)),
             Query::Tasks(query) => self.query_tasks(now, key, query),
             Query::Status => ReplyBody::Status(Box::new(self.status(now, None))),
-            Query::StatusAfter(place) => ReplyBody::Status(Box::new(self.status(now, Some(*place)))),
+            Query::StatusAfter(place) => {
+                ReplyBody::Status(Box::new(self.status(now, Some(*place))))
+            }
         }
     }
 
@@ -87,7 +91,8 @@ impl Core {
     }
 
     fn status(&self, now: Time, after: Option<StatusPlace>) -> ClusterStatus {
-        let clients = self.connections.values().filter(|it| matches!(it, Connected::Client(_))).count();
+        let clients =
+            self.connections.values().filter(|it| matches!(it, Connected::Client(_))).count();
         let (processes, engines, more) = self.status_page(now, after);
         self.work.add(self.connections.len() + WORK_PER_ENGINE * engines.len());
         self.work.add_bytes(processes.iter().map(process_bytes).sum());
@@ -126,7 +131,9 @@ impl Core {
                     _ => Bound::Unbounded,
                 };
                 let registered = self.processes.range((from, Bound::Unbounded));
-                let status = |(key, process): (&ProcessKey, &Process)| Some((key.0, process_status(process)?));
+                let status = |(key, process): (&ProcessKey, &Process)| {
+                    Some((key.0, process_status(process)?))
+                };
                 let next;
                 (processes, next) = page.fill(registered.filter_map(status), process_bytes);
                 if let Some(next) = next {
@@ -139,7 +146,8 @@ impl Core {
             let last = self.processes.last_key_value().map(|(key, _)| StatusPlace::Process(key.0));
             return (processes, Vec::new(), last);
         }
-        let engines = self.engines.iter_after(engine).map(|(id, it)| (id, self.engine_status(now, id, it)));
+        let engines =
+            self.engines.iter_after(engine).map(|(id, it)| (id, self.engine_status(now, id, it)));
         let (engines, next) = page.fill(engines, engine_bytes);
         (processes, engines, next.map(StatusPlace::Engine))
     }
@@ -213,9 +221,15 @@ mod tests {
 
     #[test]
     fn an_answer_that_no_record_could_carry_says_so() {
-        let reply = |engines| Reply { request: 7, body: ReplyBody::Engines(vec![EngineId(1 << 20); engines]) };
+        let reply = |engines| Reply {
+            request: 7,
+            body: ReplyBody::Engines(vec![EngineId(1 << 20); engines]),
+        };
         assert_eq!(that_fits(reply(10)), ToClient::Reply(reply(10)));
         let ToClient::Reply(refused) = that_fits(reply(200_000)) else { panic!("no reply") };
-        assert!(matches!(refused, Reply { request: 7, body: ReplyBody::Refused(_) }), "{refused:?}");
+        assert!(
+            matches!(refused, Reply { request: 7, body: ReplyBody::Refused(_) }),
+            "{refused:?}"
+        );
     }
 }

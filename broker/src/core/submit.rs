@@ -23,7 +23,12 @@ use super::{Core, PeerMisbehaved, Time};
 const DEFINITIONS_MAX: usize = 4096;
 
 impl Core {
-    pub(super) fn submit(&mut self, now: Time, key: SessionKey, mut submit: Submit) -> Result<(), PeerMisbehaved> {
+    pub(super) fn submit(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        mut submit: Submit,
+    ) -> Result<(), PeerMisbehaved> {
         let targets: &[EngineId] = match &submit.targets {
             Targets::Shared => &[],
             Targets::Engines(engines) => engines,
@@ -31,7 +36,9 @@ impl Core {
         let shared = submit.targets == Targets::Shared;
         let tasks_count = if shared { 1 } else { targets.len() };
         let options = submit.options.as_deref();
-        if tasks_count > SUBMIT_TARGETS_MAX || options.is_some_and(|options| !within_limits(options)) {
+        if tasks_count > SUBMIT_TARGETS_MAX
+            || options.is_some_and(|options| !within_limits(options))
+        {
             return Err(PeerMisbehaved::Limit);
         }
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
@@ -40,9 +47,15 @@ impl Core {
         }
         session.receiving.check(&submit.payload)?;
         session.credit.announce(announced_bytes(&submit.payload))?;
-        match session.admit(submit.n, tasks_count, options.is_some_and(|options| options.repeated))? {
+        match session.admit(
+            submit.n,
+            tasks_count,
+            options.is_some_and(|options| options.repeated),
+        )? {
             Admission::New => {}
-            Admission::Refused if self.kept.get(key, submit.n).is_none() => self.forget_refusal(key, submit.n),
+            Admission::Refused if self.kept.get(key, submit.n).is_none() => {
+                self.forget_refusal(key, submit.n)
+            }
             Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
             Admission::Known | Admission::Refused => {
                 session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
@@ -50,7 +63,9 @@ impl Core {
                 return Ok(());
             }
         }
-        self.work.add(tasks_count + options.map_or(0, |options| options.after.len() + options.follow.len()));
+        self.work.add(
+            tasks_count + options.map_or(0, |options| options.after.len() + options.follow.len()),
+        );
         let stored = self.admit_payload(key, &submit.payload);
         if let Some(refusal) = self.why_refused(key, &submit, tasks_count as u64, &stored) {
             return self.turn_away(now, key, &submit, &stored, &refusal);
@@ -58,9 +73,11 @@ impl Core {
         let placement = self.enter_placement(key, &submit, tasks_count as u64);
         // The targets share the options: they may be long, and the targets many.
         let options = submit.options.take().map(|options| Arc::new(*options));
-        let is_durable = self.journal.is_there() && options.as_ref().is_some_and(|options| options.durable);
+        let is_durable =
+            self.journal.is_there() && options.as_ref().is_some_and(|options| options.durable);
         let mut enter = |n, target| {
-            let (runtime, class, define, options) = (submit.runtime, submit.class, submit.define, options.as_ref());
+            let (runtime, class, define, options) =
+                (submit.runtime, submit.class, submit.define, options.as_ref());
             let placement = placement.unwrap_or_else(|plain| plain);
             let durable = is_durable.then(|| self.journal.begin());
             let part = Submitted { target, placement, runtime, class, define, options, durable };
@@ -72,19 +89,27 @@ impl Core {
             task
         };
         let first = enter(submit.n, targets.first().copied());
-        let others = (submit.n + 1..).zip(targets.iter().skip(1)).map(|(n, id)| enter(n, Some(*id))).collect();
+        let others = (submit.n + 1..)
+            .zip(targets.iter().skip(1))
+            .map(|(n, id)| enter(n, Some(*id)))
+            .collect();
         let tasks = AtLeastOne { first, others };
-        let has_room = options.as_ref().is_none_or(|options| self.charge_options(tasks.iter().copied(), options));
+        let has_room = options
+            .as_ref()
+            .is_none_or(|options| self.charge_options(tasks.iter().copied(), options));
         let refusal = match placement {
             Err(_) => Some(too_many_demands()),
-            Ok(_) if !has_room => Some(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, self.no_memory(0))),
+            Ok(_) if !has_room => {
+                Some(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, self.no_memory(0)))
+            }
             Ok(_) => self.refusal(&tasks),
         };
         if let Some(refusal) = refusal {
             return self.refuse(now, key, &submit.payload, &stored, tasks, &refusal);
         }
         let may_be_circles = !shared && self.is_bound(key);
-        let placed: Vec<TaskKey> = if may_be_circles { tasks.iter().copied().collect() } else { Vec::new() };
+        let placed: Vec<TaskKey> =
+            if may_be_circles { tasks.iter().copied().collect() } else { Vec::new() };
         self.place(now, key, &submit.payload, options.as_deref(), stored, tasks)?;
         if may_be_circles {
             self.refuse_circles(now, key, &placed);
@@ -92,7 +117,8 @@ impl Core {
         Ok(())
     }
 
-    /// Takes the arguments of a task that is here without them: the connection was cut when they were on the way.
+    /// Takes the arguments of a task that is here without them: the connection was cut when they
+    /// were on the way.
     fn receive_again(
         &mut self,
         now: Time,
@@ -115,7 +141,8 @@ impl Core {
         Ok(())
     }
 
-    /// Registers the demands of the tasks. As an error, the plain demands, if there are too many different ones.
+    /// Registers the demands of the tasks. As an error, the plain demands, if there are too many
+    /// different ones.
     fn enter_placement(
         &mut self,
         key: SessionKey,
@@ -123,11 +150,14 @@ impl Core {
         tasks: u64,
     ) -> Result<super::placement::PlacementId, super::placement::PlacementId> {
         let session = self.sessions.get(key);
-        let (scopes, depth) = session.map_or((&[][..], 0), |session| (&session.claims.scopes[..], session.depth));
+        let (scopes, depth) =
+            session.map_or((&[][..], 0), |session| (&session.claims.scopes[..], session.depth));
         let require = submit.options.as_ref().map_or(&[][..], |options| &options.require);
         let entered = self.placements.enter(submit.runtime, require, scopes, depth, tasks);
         entered.ok_or_else(|| {
-            self.placements.enter(submit.runtime, &[], &[], 0, tasks).expect("the plain demands are always there")
+            self.placements
+                .enter(submit.runtime, &[], &[], 0, tasks)
+                .expect("the plain demands are always there")
         })
     }
 
@@ -188,7 +218,8 @@ impl Core {
         session.receiving.expect_share(transfer_of(payload), payload, waiting, share)
     }
 
-    /// Returns the dependencies for which a submit's tasks wait. As an error, why they cannot be accepted.
+    /// Returns the dependencies for which a submit's tasks wait. As an error, why they cannot be
+    /// accepted.
     fn waits_for(
         &self,
         key: SessionKey,
@@ -205,8 +236,8 @@ impl Core {
     fn refusal(&self, tasks: &AtLeastOne<TaskKey>) -> Option<Ended> {
         let task = self.tasks.get(tasks.first)?;
         let options = task.options.as_deref()?;
-        let text =
-            contradiction(options, task.place != Place::Shared).or_else(|| self.not_durable(task.session, options))?;
+        let text = contradiction(options, task.place != Place::Shared)
+            .or_else(|| self.not_durable(task.session, options))?;
         Some(Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text))
     }
 
@@ -216,15 +247,22 @@ impl Core {
             return None;
         }
         if !self.journal.is_there() {
-            return Some("`durable` needs a journal, which this broker does not have; start it with `--journal FILE`");
+            return Some(
+                "`durable` needs a journal, which this broker does not have; start it with `--journal FILE`",
+            );
         }
         let session = self.sessions.get(session)?;
         if session.cancel_on_disconnect {
-            return Some("`durable` and `cancel_on_disconnect` contradict each other; leave one of them out");
+            return Some(
+                "`durable` and `cancel_on_disconnect` contradict each other; leave one of them out",
+            );
         }
         let others = options.after.iter().chain(&options.follow).map(|demand| demand.task);
-        let waits_for_memory = others.into_iter().any(|other| self.is_in_memory_alone(session.owner(), other));
-        waits_for_memory.then_some("a durable task can wait for durable ones alone: submit the other as `durable` too")
+        let waits_for_memory =
+            others.into_iter().any(|other| self.is_in_memory_alone(session.owner(), other));
+        waits_for_memory.then_some(
+            "a durable task can wait for durable ones alone: submit the other as `durable` too",
+        )
     }
 
     pub(super) fn no_memory(&self, of_token: u64) -> String {
@@ -234,11 +272,13 @@ impl Core {
             most => format!(" or the capability's limit of {most} bytes is reached"),
         };
         let flag = self.config.memory_flag;
-        format!("the broker's payload memory ({total} bytes) is full{token}; wait, or start it with more: {flag}")
+        format!(
+            "the broker's payload memory ({total} bytes) is full{token}; wait, or start it with more: {flag}"
+        )
     }
 
-    /// A direct task takes its place in its engine's queue at once, so that the order is that of the submits. What
-    /// depends on others is noted.
+    /// A direct task takes its place in its engine's queue at once, so that the order is that of
+    /// the submits. What depends on others is noted.
     fn join(&mut self, now: Time, key: TaskKey, waits: Option<&Waits>) {
         let Some(task) = self.tasks.get(key) else { return };
         let (target, session, placement, n) = (task.target(), task.session, task.placement, task.n);
@@ -247,9 +287,14 @@ impl Core {
             self.set_deadline(now, key);
         }
         if let Some(target) = target {
-            let Some(engine) = self.engines.get(target).filter(|engine| engine.loss.is_none()) else {
+            let Some(engine) = self.engines.get(target).filter(|engine| engine.loss.is_none())
+            else {
                 let text = format!("there is no engine {target}; `furlong ids` shows who is there");
-                return self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::UnknownEngine, text));
+                return self.end(
+                    now,
+                    key,
+                    Ended::by_broker(TaskState::Failed, ErrorKind::UnknownEngine, text),
+                );
             };
             let class = engine.class.and_then(|class| self.placements.class(class));
             let demands = &self.placements.get(placement).demands;
@@ -274,7 +319,11 @@ impl Core {
                 self.journal.line_up(session, target, n, key);
             }
             if let Some(text) = out_of_scope {
-                return self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Forbidden, text));
+                return self.end(
+                    now,
+                    key,
+                    Ended::by_broker(TaskState::Failed, ErrorKind::Forbidden, text),
+                );
             }
         }
         if let Some(waits) = waits {
@@ -293,7 +342,9 @@ impl Core {
                 "the broker's payload memory was full when its function was sent"
             }
             Some(Definition::Here(_)) => return self.admit_with_arguments(now, key),
-            Some(Definition::Receiving(waiting) | Definition::Missing(waiting)) => return waiting.push(key),
+            Some(Definition::Receiving(waiting) | Definition::Missing(waiting)) => {
+                return waiting.push(key);
+            }
             None => "it names a definition that was never sent",
         };
         self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Payload, text));
@@ -337,7 +388,12 @@ impl Core {
             });
             self.direct_ready.insert(engine);
         } else {
-            self.placements.get_mut(placement).queue.push(priority, session, key, self.shared_given);
+            self.placements.get_mut(placement).queue.push(
+                priority,
+                session,
+                key,
+                self.shared_given,
+            );
             self.placements.count_waiting(placement, true);
         }
     }
@@ -350,24 +406,37 @@ impl Core {
         chunk: Bytes,
     ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        let Some((waiting, stored)) = session.receiving.handle_chunk(transfer, chunk)? else { return Ok(()) };
+        let Some((waiting, stored)) = session.receiving.handle_chunk(transfer, chunk)? else {
+            return Ok(());
+        };
         match waiting {
-            ClientWaiting::Definition(number) => return self.take_definition(now, key, number, stored),
+            ClientWaiting::Definition(number) => {
+                return self.take_definition(now, key, number, stored);
+            }
             ClientWaiting::Tasks(tasks) => {
-                let live = tasks.into_iter().filter(|task| self.tasks.get(*task).is_some()).collect::<Vec<_>>();
+                let live = tasks
+                    .into_iter()
+                    .filter(|task| self.tasks.get(*task).is_some())
+                    .collect::<Vec<_>>();
                 if live.is_empty() {
                     self.release_request(key, &stored);
                 }
                 let Some((last, others)) = live.split_last() else { return Ok(()) };
                 others.iter().for_each(|task| self.take_payload(now, *task, stored.clone()));
-                // The last one gets this clone: whichever task ends last must find that nobody else holds the payload.
+                // The last one gets this clone: whichever task ends last must find that nobody else
+                // holds the payload.
                 self.take_payload(now, *last, stored);
             }
         }
         Ok(())
     }
 
-    pub(super) fn define(&mut self, now: Time, key: SessionKey, define: &Define) -> Result<(), PeerMisbehaved> {
+    pub(super) fn define(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        define: &Define,
+    ) -> Result<(), PeerMisbehaved> {
         self.may(key, |role| role.may_submit_direct() || role.may_submit_shared())?;
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         session.receiving.check(&define.payload)?;
@@ -394,7 +463,8 @@ impl Core {
         if whole { self.take_definition(now, key, define.number, stored) } else { Ok(()) }
     }
 
-    /// A definition can go. One that has not come whole stays until the session ends: its chunks are on their way.
+    /// A definition can go. One that has not come whole stays until the session ends: its chunks
+    /// are on their way.
     pub(super) fn undefine(&mut self, key: SessionKey, number: u32) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         if !matches!(session.definitions.get(&number), Some(Definition::Here(_))) {
@@ -431,7 +501,9 @@ impl Core {
     ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let before = session.definitions.insert(number, Definition::Here(stored));
-        let Some(Definition::Receiving(waiting)) = before else { return Err(PeerMisbehaved::Order) };
+        let Some(Definition::Receiving(waiting)) = before else {
+            return Err(PeerMisbehaved::Order);
+        };
         for task in waiting {
             let payload = self.tasks.get(task).map(|task| task.payload.clone());
             if let Some(payload) = payload {
@@ -447,7 +519,9 @@ impl Core {
             let Payload::Inline(bytes) = payload else { return Stored::Refused };
             return Stored::Inline(bytes.clone());
         };
-        let Some(token) = self.sessions.get(key).map(|session| session.counted_by) else { return Stored::Refused };
+        let Some(token) = self.sessions.get(key).map(|session| session.counted_by) else {
+            return Stored::Refused;
+        };
         if !self.quotas.reserve(token, *bytes) {
             return Stored::Refused;
         }
@@ -458,7 +532,8 @@ impl Core {
         Stored::Inline(InlineBytes::new())
     }
 
-    /// Gives back what was reserved for a payload that is read past, and lets the client send as many bytes again.
+    /// Gives back what was reserved for a payload that is read past, and lets the client send as
+    /// many bytes again.
     pub(super) fn read_past(&mut self, key: SessionKey, payload: &Payload, stored: &Stored) {
         match announced_bytes(payload) {
             0 => {}
@@ -494,15 +569,20 @@ fn within_limits(options: &TaskOptions) -> bool {
 /// Returns the contradiction of a task's options with each other, or with what this version does.
 fn contradiction(options: &TaskOptions, direct: bool) -> Option<&'static str> {
     if options.error_retries > 0 && options.at_most_once {
-        return Some("`at_most_once` and `error_retries` contradict each other; leave one of them out");
+        return Some(
+            "`at_most_once` and `error_retries` contradict each other; leave one of them out",
+        );
     }
     if options.error_retries > 0 && direct {
-        return Some("`error_retries` is for the shared queue: a direct task runs once, in the order of its queue");
+        return Some(
+            "`error_retries` is for the shared queue: a direct task runs once, in the order of its queue",
+        );
     }
     None
 }
 
 fn too_many_demands() -> Ended {
-    let text = "the broker has as many different sets of required labels as it takes; use fewer of them";
+    let text =
+        "the broker has as many different sets of required labels as it takes; use fewer of them";
     Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text)
 }

@@ -1,4 +1,5 @@
-//! Tasks of an engine's own queue that end together, as what they need is gone: in parts, since there may be very many.
+//! Tasks of an engine's own queue that end together, as what they need is gone: in parts, since
+//! there may be very many.
 //!
 //! Until all of them have ended, none of the tasks that may be among them begins.
 
@@ -32,20 +33,31 @@ pub(super) struct Sweep {
 pub(super) enum Reason {
     /// An earlier task of the session has failed.
     Aborted,
-    /// What they need may have been in the namespace of the interpreter that is gone. If somebody's forced cancel has
-    /// ended it, what the same owner has submitted after that is meant for the next one.
+    /// What they need may have been in the namespace of the interpreter that is gone. If somebody's
+    /// forced cancel has ended it, what the same owner has submitted after that is meant for the
+    /// next one.
     NamespaceLost(String, Option<Stopping>),
     /// The engine takes nothing any longer.
     Leaving(String),
-    /// The engine has dropped results of an earlier start of the broker, and these may be among them.
+    /// The engine has dropped results of an earlier start of the broker, and these may be among
+    /// them.
     Repeated,
 }
 
 impl Core {
-    /// Ends those tasks of an engine's queue that have a reason to: some at once, the others in later turns.
-    pub(super) fn sweep(&mut self, now: Time, engine: EngineId, of: Option<SessionKey>, reason: Reason) {
+    /// Ends those tasks of an engine's queue that have a reason to: some at once, the others in
+    /// later turns.
+    pub(super) fn sweep(
+        &mut self,
+        now: Time,
+        engine: EngineId,
+        of: Option<SessionKey>,
+        reason: Reason,
+    ) {
         // What waits for an engine that is lost is lost with it.
-        let Some(queue) = self.engines.get(engine).filter(|engine| engine.loss.is_none()).map(|it| &it.queue) else {
+        let Some(queue) =
+            self.engines.get(engine).filter(|engine| engine.loss.is_none()).map(|it| &it.queue)
+        else {
             return;
         };
         let apart: Vec<TaskKey> = if of.is_none() { queue.apart().collect() } else { Vec::new() };
@@ -74,7 +86,10 @@ impl Core {
 
     /// Whether that was all.
     fn sweep_part(&mut self, now: Time, sweep: &mut Sweep) -> bool {
-        let Some(engine) = self.engines.get(sweep.engine).filter(|engine| engine.loss.is_none()) else { return true };
+        let Some(engine) = self.engines.get(sweep.engine).filter(|engine| engine.loss.is_none())
+        else {
+            return true;
+        };
         let last = sweep.of.unwrap_or(SessionKey::NOBODY);
         let part: Vec<_> = engine.queue.from(sweep.next, last).take(TASKS_PER_PART).collect();
         self.work.add(part.len() + 1);
@@ -93,10 +108,17 @@ impl Core {
         let id = sweep.engine;
         match &sweep.reason {
             Reason::Aborted if task.aborts_followers() => {
-                let text = format!("aborted: an earlier task of this session failed on engine {id}");
-                self.end(now, key, Ended::by_broker(TaskState::Cancelled, ErrorKind::Aborted, text));
+                let text =
+                    format!("aborted: an earlier task of this session failed on engine {id}");
+                self.end(
+                    now,
+                    key,
+                    Ended::by_broker(TaskState::Cancelled, ErrorKind::Aborted, text),
+                );
             }
-            Reason::NamespaceLost(how, forced) if task.needs_namespace() && !self.is_spared(task, *forced) => {
+            Reason::NamespaceLost(how, forced)
+                if task.needs_namespace() && !self.is_spared(task, *forced) =>
+            {
                 self.end(now, key, namespace_lost(id, how));
             }
             Reason::Leaving(reason) => {
@@ -107,9 +129,12 @@ impl Core {
         }
     }
 
-    /// Whether a task was submitted by an owner after it has forced a cancel, and so is meant for the next interpreter.
+    /// Whether a task was submitted by an owner after it has forced a cancel, and so is meant for
+    /// the next interpreter.
     fn is_spared(&self, task: &Task, forced: Option<Stopping>) -> bool {
         let owner = self.sessions.get(task.session).map(Session::owner);
-        forced.is_some_and(|forced| task.submitted > forced.since && owner.is_some() && owner == forced.owner)
+        forced.is_some_and(|forced| {
+            task.submitted > forced.since && owner.is_some() && owner == forced.owner
+        })
     }
 }

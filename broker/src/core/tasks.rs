@@ -85,11 +85,13 @@ pub struct More {
     pub errors: u32,
     /// Attempts that their engines have cancelled, which nobody had asked for.
     pub cancels_unasked: u32,
-    /// True if an engine was lost with it assigned and not yet reported as running: it may be what ends engines.
+    /// True if an engine was lost with it assigned and not yet reported as running: it may be what
+    /// ends engines.
     pub is_suspect: bool,
     /// The time at which its engine reported that it runs.
     pub started: Option<Time>,
-    /// True if its run has ended on an engine that is away, and holds the result: it counts as a run, without a limit.
+    /// True if its run has ended on an engine that is away, and holds the result: it counts as a
+    /// run, without a limit.
     pub has_run: bool,
     /// The time at which something is due for it.
     pub deadline: Option<Time>,
@@ -162,8 +164,8 @@ pub enum State {
         /// As which attempt.
         attempt: u64,
     },
-    /// It raised, and waits before it is run again. Or, not tried yet, it may have run at an earlier start of the
-    /// broker, and waits for the engine that may have it.
+    /// It raised, and waits before it is run again. Or, not tried yet, it may have run at an
+    /// earlier start of the broker, and waits for the engine that may have it.
     Pausing,
 }
 
@@ -198,7 +200,9 @@ impl Task {
 
     /// Returns true if it goes on when its session is over.
     pub fn outlives_session(&self) -> bool {
-        let durable = self.durable().is_some_and(|durable| matches!(durable.stage, Stage::Noted | Stage::Written));
+        let durable = self
+            .durable()
+            .is_some_and(|durable| matches!(durable.stage, Stage::Noted | Stage::Written));
         durable || (self.keep() && self.state != State::Receiving)
     }
 
@@ -219,7 +223,8 @@ impl Task {
 
     /// Returns true if it was submitted to an earlier start of the broker, where it may have run.
     pub fn may_be_repeated(&self) -> bool {
-        self.options.as_ref().is_some_and(|options| options.repeated) || self.durable().is_some_and(|it| it.begun)
+        self.options.as_ref().is_some_and(|options| options.repeated)
+            || self.durable().is_some_and(|it| it.begun)
     }
 
     /// Microseconds from its submit to a moment.
@@ -232,7 +237,8 @@ impl Task {
         self.submitted.unix_us(start) - self.durable().map_or(0, |durable| durable.age_us)
     }
 
-    /// Returns true if it ends when its engine's interpreter is replaced: it is direct, and may need the namespace.
+    /// Returns true if it ends when its engine's interpreter is replaced: it is direct, and may
+    /// need the namespace.
     pub fn needs_namespace(&self) -> bool {
         self.runtime == Runtime::Python
             && self.place != Place::Shared
@@ -245,7 +251,8 @@ impl Task {
         matches!(self.place, Place::Direct(_)) && !restart_safe
     }
 
-    /// Returns the number of losses it survives: none if a second run is forbidden or tied to one engine's namespace.
+    /// Returns the number of losses it survives: none if a second run is forbidden or tied to one
+    /// engine's namespace.
     pub fn losses_allowed(&self) -> u32 {
         if self.place != Place::Shared || self.at_most_once() {
             return 0;
@@ -283,8 +290,8 @@ impl Task {
         self.more.as_ref().and_then(|more| more.deadline)
     }
 
-    /// Returns true if its engine has reported that it runs. For attempts of an earlier start that is unknown at
-    /// first.
+    /// Returns true if its engine has reported that it runs. For attempts of an earlier start that
+    /// is unknown at first.
     pub fn is_reported(&self) -> bool {
         if matches!(self.state, State::Unsent { .. }) {
             return true;
@@ -298,7 +305,8 @@ impl Task {
         self.more().is_some_and(|more| more.is_suspect)
     }
 
-    /// Moves the task along an edge of its life; a task that ends leaves the table instead ([`Tasks::remove`]).
+    /// Moves the task along an edge of its life; a task that ends leaves the table instead
+    /// ([`Tasks::remove`]).
     pub fn transition(&mut self, next: State) {
         use State::{Assigned, Pausing, Queued, Receiving, Unsent, Waiting};
         let allowed = match (self.state, next) {
@@ -318,7 +326,8 @@ impl Task {
     }
 }
 
-/// The number of times a shared task is run again after the loss of its engine, unless its options say otherwise.
+/// The number of times a shared task is run again after the loss of its engine, unless its options
+/// say otherwise.
 const RETRIES_DEFAULT: u32 = 3;
 
 /// All unfinished tasks.
@@ -335,8 +344,8 @@ impl Default for Tasks {
 }
 
 impl Tasks {
-    /// Adds a task, whose serial number is set here. A number comes again after four billion tasks, when no key of the
-    /// first one is left.
+    /// Adds a task, whose serial number is set here. A number comes again after four billion tasks,
+    /// when no key of the first one is left.
     pub fn insert(&mut self, mut task: Task) -> TaskKey {
         self.serial = self.serial.checked_add(1).unwrap_or(NonZeroU32::MIN);
         task.serial = self.serial;
@@ -363,7 +372,8 @@ impl Tasks {
         self.get(key).is_some_and(|task| task.state == State::Queued)
     }
 
-    /// Returns true if it waits in the shared queue of these demands. An entry there may be older than its last move.
+    /// Returns true if it waits in the shared queue of these demands. An entry there may be older
+    /// than its last move.
     pub fn is_queued_in(&self, key: TaskKey, placement: PlacementId) -> bool {
         let waits = |task: &Task| task.state == State::Queued && task.place == Place::Shared;
         self.get(key).is_some_and(|task| waits(task) && task.placement == placement)
@@ -382,7 +392,13 @@ impl Tasks {
 }
 
 /// A task that has just been submitted.
-pub fn submitted(session: SessionKey, n: u64, submit: Submitted<'_>, payload: Stored, now: Time) -> Task {
+pub fn submitted(
+    session: SessionKey,
+    n: u64,
+    submit: Submitted<'_>,
+    payload: Stored,
+    now: Time,
+) -> Task {
     Task {
         serial: NonZeroU32::MIN,
         session,

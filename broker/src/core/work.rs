@@ -1,13 +1,14 @@
-//! The cost of a message, counted while it is handled, so that no peer's message keeps the others waiting for long.
+//! The cost of a message, counted while it is handled, so that no peer's message keeps the others
+//! waiting for long.
 //!
-//! The unit is a task, an engine, a session or a range that is looked at. The shell lets others have their turn when a
-//! peer's messages have cost [`WORK_PER_TURN`], and a message that names very many tasks is handled in parts
-//! ([`super::rest`]).
+//! The unit is a task, an engine, a session or a range that is looked at. The shell lets others
+//! have their turn when a peer's messages have cost [`WORK_PER_TURN`], and a message that names
+//! very many tasks is handled in parts ([`super::rest`]).
 
 use std::cell::Cell;
 
-/// Work after which others have their turn: less than a millisecond. A no-op waits for some turns of who asks without
-/// end: at its submit, at the engine's word, at its result.
+/// Work after which others have their turn: less than a millisecond. A no-op waits for some turns
+/// of who asks without end: at its submit, at the engine's word, at its result.
 pub const WORK_PER_TURN: u64 = 4096;
 /// What each message costs beside what it looks at: a thousand small ones are a turn.
 pub(super) const WORK_PER_MESSAGE: usize = 4;
@@ -47,8 +48,8 @@ thread_local! {
     static STEPS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Counts what a loop over tasks, engines, sessions or ranges looks at: for the tests, which compare it with what a
-/// message names. Without them it is nothing.
+/// Counts what a loop over tasks, engines, sessions or ranges looks at: for the tests, which
+/// compare it with what a message names. Without them it is nothing.
 #[inline]
 pub(super) fn count(steps: usize) {
     #[cfg(any(test, feature = "invariants"))]

@@ -28,12 +28,14 @@ pub struct JournalReport {
     pub problems: Vec<String>,
 }
 
-/// Reads all of a journal that no broker has open. With the key of its cluster, secrets are opened too.
+/// Reads all of a journal that no broker has open. With the key of its cluster, secrets are opened
+/// too.
 ///
 /// # Errors
 /// A file that is no journal, or that a broker has open.
 pub fn check(path: &Path, key: Option<&AtRestKey>) -> Result<JournalReport> {
-    let bytes = path.metadata().with_context(|| format!("there is no journal {}", path.display()))?.len();
+    let bytes =
+        path.metadata().with_context(|| format!("there is no journal {}", path.display()))?.len();
     ensure!(bytes > 0, "{} is empty", path.display());
     let database = file::open_to_read(path)?;
     let version = database.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -49,15 +51,24 @@ pub fn check(path: &Path, key: Option<&AtRestKey>) -> Result<JournalReport> {
     Ok(report)
 }
 
-fn read(database: &rusqlite::Connection, key: Option<&AtRestKey>, report: &mut JournalReport) -> Result<()> {
+fn read(
+    database: &rusqlite::Connection,
+    key: Option<&AtRestKey>,
+    report: &mut JournalReport,
+) -> Result<()> {
     let sealer = key.map(SecretSealer::new);
     let mut reader = Reader::new(database)?;
     let mut keys = std::collections::BTreeSet::new();
     reader.sessions(|session, secret| {
         report.sessions += 1;
         keys.insert(session.key);
-        let is_sealed = sealer.as_ref().is_none_or(|sealer| sealer.open(&session.id, secret).is_some());
-        ensure!(is_sealed, "the secret of session {} is sealed with another key", session.id.prefix());
+        let is_sealed =
+            sealer.as_ref().is_none_or(|sealer| sealer.open(&session.id, secret).is_some());
+        ensure!(
+            is_sealed,
+            "the secret of session {} is sealed with another key",
+            session.id.prefix()
+        );
         Ok(())
     })?;
     reader.definitions(|_, _, _| Ok(()))?;

@@ -17,9 +17,11 @@ pub(super) const VERSION: i64 = 1;
 /// Bytes of the write-ahead log that stay allocated after they were carried over.
 const LOG_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 
-/// Never through a symbolic link. Without locks inside SQLite: a connection is one thread's at a time.
-const OPEN_FLAGS: OpenFlags =
-    OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NOFOLLOW).union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+/// Never through a symbolic link. Without locks inside SQLite: a connection is one thread's at a
+/// time.
+const OPEN_FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE
+    .union(OpenFlags::SQLITE_OPEN_NOFOLLOW)
+    .union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
 /// The tables of each version: what brings a journal from the one before to it.
 const MIGRATIONS: [&str; VERSION as usize] = ["
@@ -67,7 +69,10 @@ pub(super) fn open(path: &Path, cluster: ClusterId) -> Result<Connection> {
         _ => PathBuf::from("."),
     };
     if !folder.is_dir() {
-        bail!("there is no folder {} for the journal: make it, or name another place with --journal", folder.display());
+        bail!(
+            "there is no folder {} for the journal: make it, or name another place with --journal",
+            folder.display()
+        );
     }
     if let Some(system) = network_file_system(&folder)? {
         bail!(
@@ -91,12 +96,14 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
     check_beside(path)?;
     // Not read-only: what a killed broker has left in the write-ahead log must be read with it.
     let database = Connection::open_with_flags(path, OPEN_FLAGS);
-    let database = database.with_context(|| format!("cannot open the journal {}", path.display()))?;
+    let database =
+        database.with_context(|| format!("cannot open the journal {}", path.display()))?;
     begin_exclusively(&database).map_err(|error| explain(error, path))?;
     Ok(database)
 }
 
-/// Makes a journal with nothing in it. It is there whole or not at all: an empty file in its place is another's fault.
+/// Makes a journal with nothing in it. It is there whole or not at all: an empty file in its place
+/// is another's fault.
 fn make(path: &Path, folder: &Path, cluster: ClusterId) -> Result<()> {
     let file = tempfile::Builder::new().prefix(".furlong-journal.").tempfile_in(folder)?;
     let mut database = Connection::open_with_flags(file.path(), OPEN_FLAGS)?;
@@ -107,14 +114,18 @@ fn make(path: &Path, folder: &Path, cluster: ClusterId) -> Result<()> {
     Ok(())
 }
 
-/// Checks the files that SQLite would use beside it: no link, and no named pipe, which would block the broker.
+/// Checks the files that SQLite would use beside it: no link, and no named pipe, which would block
+/// the broker.
 fn check_beside(path: &Path) -> Result<()> {
     for end in ["-wal", "-shm", "-journal"] {
         let mut name = path.as_os_str().to_owned();
         name.push(end);
         let beside = Path::new(&name);
         if beside.symlink_metadata().is_ok_and(|about| !about.is_file()) {
-            bail!("{} is no regular file, and the journal needs that name: remove it", beside.display());
+            bail!(
+                "{} is no regular file, and the journal needs that name: remove it",
+                beside.display()
+            );
         }
     }
     Ok(())
@@ -123,13 +134,16 @@ fn check_beside(path: &Path) -> Result<()> {
 /// As with every file that holds secrets: nobody else may have it, and it is what its name says.
 fn check_private(path: &Path) -> Result<()> {
     let shown = path.display();
-    let about = path.symlink_metadata().with_context(|| format!("cannot look at the journal {shown}"))?;
+    let about =
+        path.symlink_metadata().with_context(|| format!("cannot look at the journal {shown}"))?;
     if !about.is_file() {
         bail!("the journal {shown} is no regular file: name another one with --journal");
     }
     let mode = about.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        bail!("the journal {shown} holds secrets, and its permissions {mode:o} let others have it: chmod 600 {shown}");
+        bail!(
+            "the journal {shown} holds secrets, and its permissions {mode:o} let others have it: chmod 600 {shown}"
+        );
     }
     if about.uid() != rustix::process::geteuid().as_raw() && !rustix::process::geteuid().is_root() {
         bail!("the journal {shown} belongs to another user: name another file with --journal");
@@ -145,7 +159,8 @@ fn prepare(database: &mut Connection, cluster: ClusterId) -> Result<()> {
     bring_to_this_version(database, cluster)
 }
 
-/// Adds the tables that a journal of an earlier version does not have, and says whose it is if that is not said yet.
+/// Adds the tables that a journal of an earlier version does not have, and says whose it is if that
+/// is not said yet.
 fn bring_to_this_version(database: &mut Connection, cluster: ClusterId) -> Result<()> {
     let version: i64 = database.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let transaction = database.transaction()?;
@@ -154,18 +169,24 @@ fn bring_to_this_version(database: &mut Connection, cluster: ClusterId) -> Resul
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
-    let of: Option<Vec<u8>> = transaction.query_row("SELECT max(cluster) FROM about", [], |row| row.get(0))?;
+    let of: Option<Vec<u8>> =
+        transaction.query_row("SELECT max(cluster) FROM about", [], |row| row.get(0))?;
     match of {
-        None => _ = transaction.execute("INSERT INTO about (cluster) VALUES (?1)", params![&cluster.0[..]])?,
+        None => {
+            _ = transaction
+                .execute("INSERT INTO about (cluster) VALUES (?1)", params![&cluster.0[..]])?
+        }
         Some(of) if of == cluster.0 => {}
-        Some(_) => bail!("it is the journal of another cluster, or of this one before `--fresh`: name another file"),
+        Some(_) => bail!(
+            "it is the journal of another cluster, or of this one before `--fresh`: name another file"
+        ),
     }
     transaction.commit()?;
     Ok(())
 }
 
-/// From now on nobody else can open it, until this process ends in whatever way. What is no journal is refused first,
-/// as it is.
+/// From now on nobody else can open it, until this process ends in whatever way. What is no journal
+/// is refused first, as it is.
 fn begin_exclusively(database: &Connection) -> Result<()> {
     database.busy_timeout(Duration::ZERO)?;
     database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
@@ -179,15 +200,20 @@ fn begin_exclusively(database: &Connection) -> Result<()> {
 fn check_kind(database: &Connection) -> Result<()> {
     let version: i64 = database.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let id: i64 = database.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let tables: i64 = database.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let tables: i64 =
+        database.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables == 0 {
-        bail!("it is empty: put it back from a copy, or remove it to begin a new one without what it had");
+        bail!(
+            "it is empty: put it back from a copy, or remove it to begin a new one without what it had"
+        );
     }
     if id != APPLICATION_ID {
         bail!("it is a database of another program");
     }
     if !(0..=VERSION).contains(&version) {
-        bail!("it is of version {version}, and this broker knows versions up to {VERSION}: use a later one");
+        bail!(
+            "it is of version {version}, and this broker knows versions up to {VERSION}: use a later one"
+        );
     }
     Ok(())
 }
@@ -196,9 +222,13 @@ fn explain(error: anyhow::Error, path: &Path) -> anyhow::Error {
     let shown = path.display();
     match error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code) {
         Some(SqliteError::DatabaseBusy | SqliteError::DatabaseLocked) => {
-            anyhow::anyhow!("another broker has the journal {shown} open: stop it, or name another file")
+            anyhow::anyhow!(
+                "another broker has the journal {shown} open: stop it, or name another file"
+            )
         }
-        Some(SqliteError::NotADatabase) => anyhow::anyhow!("{shown} is no journal: name another file with --journal"),
+        Some(SqliteError::NotADatabase) => {
+            anyhow::anyhow!("{shown} is no journal: name another file with --journal")
+        }
         _ => error.context(format!("cannot use the journal {shown}")),
     }
 }
@@ -207,8 +237,10 @@ fn explain(error: anyhow::Error, path: &Path) -> anyhow::Error {
 pub(super) fn tidy(database: &Connection, ended_before_unix_us: u64) -> rusqlite::Result<()> {
     let before = i64::try_from(ended_before_unix_us).unwrap_or(i64::MAX);
     let transaction = database.unchecked_transaction()?;
-    transaction
-        .execute("DELETE FROM tasks WHERE id IN (SELECT id FROM ends WHERE ended_unix_us < ?1)", params![before])?;
+    transaction.execute(
+        "DELETE FROM tasks WHERE id IN (SELECT id FROM ends WHERE ended_unix_us < ?1)",
+        params![before],
+    )?;
     transaction.execute_batch(
         "DELETE FROM ends WHERE id NOT IN (SELECT id FROM tasks);
          DELETE FROM begun WHERE id NOT IN (SELECT id FROM tasks);
@@ -224,7 +256,8 @@ pub(super) fn tidy(database: &Connection, ended_before_unix_us: u64) -> rusqlite
 
 /// The name of the file system of a folder, if it is one over the network.
 fn network_file_system(folder: &Path) -> Result<Option<&'static str>> {
-    let about = rustix::fs::statfs(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
+    let about = rustix::fs::statfs(folder)
+        .with_context(|| format!("cannot look at {}", folder.display()))?;
     // The numbers are signed on some machines; a kind has 32 bits.
     Ok(network_kind(about.f_type as u32))
 }

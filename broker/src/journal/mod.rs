@@ -1,8 +1,8 @@
 //! The journal's file: an SQLite database that one thread writes.
 //!
-//! Entries that come while a transaction is written go together into the next one. So a lone entry waits for one write
-//! to the disk, and many share it. What could not be written is tried again each second, but for tasks that were to be
-//! accepted, whose clients have been told.
+//! Entries that come while a transaction is written go together into the next one. So a lone entry
+//! waits for one write to the disk, and many share it. What could not be written is tried again
+//! each second, but for tasks that were to be accepted, whose clients have been told.
 
 mod check;
 mod file;
@@ -58,18 +58,24 @@ impl Journal {
     /// Opens a journal, or makes it.
     ///
     /// # Errors
-    /// A network file system, another broker that has it open, a file that is no journal or that of another cluster,
-    /// or of a later version.
+    /// A network file system, another broker that has it open, a file that is no journal or that of
+    /// another cluster, or of a later version.
     pub fn open(path: &Path, cluster: ClusterId, key: &AtRestKey) -> Result<Self> {
         let database = file::open(path, cluster)?;
         Ok(Self { path: path.to_owned(), database, sealer: SecretSealer::new(key) })
     }
 
-    /// Gives a core back what an earlier start wrote, but for what ended longer than `keep` ago. It is not finished.
+    /// Gives a core back what an earlier start wrote, but for what ended longer than `keep` ago. It
+    /// is not finished.
     ///
     /// # Errors
     /// A damaged file, or more than the broker's memory holds.
-    pub fn restore(&self, core: &mut Restoring<'_>, keep: Duration, now_unix_us: u64) -> Result<Restored> {
+    pub fn restore(
+        &self,
+        core: &mut Restoring<'_>,
+        keep: Duration,
+        now_unix_us: u64,
+    ) -> Result<Restored> {
         let keep_us = u64::try_from(keep.as_micros()).unwrap_or(u64::MAX);
         let restored = file::tidy(&self.database, now_unix_us.saturating_sub(keep_us))
             .map_err(anyhow::Error::from)
@@ -85,9 +91,13 @@ impl Journal {
         let queue = Arc::new(Queue::default());
         let (written, heard) = channel(WRITTEN_WAITING_MAX);
         let entries = queue.clone();
-        let run = move || run(&entries, &written, Writer::new(self.database, self.sealer, self.path));
+        let run =
+            move || run(&entries, &written, Writer::new(self.database, self.sealer, self.path));
         let thread = std::thread::Builder::new().name("journal".into()).spawn(run);
-        Ok((JournalThread { queue, thread: thread.context("cannot start the journal's thread")? }, heard))
+        Ok((
+            JournalThread { queue, thread: thread.context("cannot start the journal's thread")? },
+            heard,
+        ))
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::core::journal::Entry;
 
-/// The entries to be written. Its bound is that of the core's tasks: until an entry is on disk its task is neither
-/// accepted nor forgotten, so each adds a few at most.
+/// The entries to be written. Its bound is that of the core's tasks: until an entry is on disk its
+/// task is neither accepted nor forgotten, so each adds a few at most.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,

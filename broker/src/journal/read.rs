@@ -15,7 +15,9 @@ use rusqlite::{Connection, Row, params};
 use super::file::Kind;
 use super::rows::{EndHead, MetBody, PayloadHead, TaskHead, decode};
 use super::seal::SecretSealer;
-use crate::core::journal::{Blob, Chunked, EndRow, Met, Restoring, SessionRow, TaskRow, definition_id};
+use crate::core::journal::{
+    Blob, Chunked, EndRow, Met, Restoring, SessionRow, TaskRow, definition_id,
+};
 use crate::core::output::Piece;
 
 /// The contents of a journal that were restored.
@@ -30,14 +32,24 @@ pub struct Restored {
 }
 
 /// Gives everything to a core.
-pub(super) fn restore(database: &Connection, sealer: &SecretSealer, core: &mut Restoring<'_>) -> Result<Restored> {
+pub(super) fn restore(
+    database: &Connection,
+    sealer: &SecretSealer,
+    core: &mut Restoring<'_>,
+) -> Result<Restored> {
     let mut reader = Reader::new(database)?;
     let mut restored = Restored::default();
     reader.sessions(|row, secret| {
         restored.sessions += 1;
         let problem = "its secrets are sealed with another key than that of `broker.key.json`";
         let secret = sealer.open(&row.id, secret).context(problem)?;
-        core.session(SessionRow { key: row.key, id: row.id, claims: row.claims, secret, departed: row.departed });
+        core.session(SessionRow {
+            key: row.key,
+            id: row.id,
+            claims: row.claims,
+            secret,
+            departed: row.departed,
+        });
         Ok(())
     })?;
     reader.unfinished(|task| {
@@ -83,30 +95,43 @@ impl<'a> Reader<'a> {
             let body: MetBody = decode(blob(row, 1)?)?;
             met.entry(row.get(0)?).or_default().push(of_body(body));
         }
-        let (begun, ends) = (ids(database, "SELECT id FROM begun")?, ids(database, "SELECT id FROM ends")?);
+        let (begun, ends) =
+            (ids(database, "SELECT id FROM begun")?, ids(database, "SELECT id FROM ends")?);
         Ok(Self { database, begun, ends, met, given: BTreeSet::new(), options: None })
     }
 
-    pub(super) fn sessions(&mut self, mut each: impl FnMut(SessionHead, &[u8]) -> Result<()>) -> Result<()> {
-        let mut rows = self.database.prepare("SELECT key, id, claims, secret, departed FROM sessions ORDER BY key")?;
+    pub(super) fn sessions(
+        &mut self,
+        mut each: impl FnMut(SessionHead, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut rows = self
+            .database
+            .prepare("SELECT key, id, claims, secret, departed FROM sessions ORDER BY key")?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
-            let id = SessionId(blob(row, 1)?.try_into().context("a session's id has another length")?);
-            let claims = Claims::decode(blob(row, 2)?).context("a session's claims cannot be read")?;
+            let id =
+                SessionId(blob(row, 1)?.try_into().context("a session's id has another length")?);
+            let claims =
+                Claims::decode(blob(row, 2)?).context("a session's claims cannot be read")?;
             let head = SessionHead { key: row.get(0)?, id, claims, departed: row.get(4)? };
             each(head, blob(row, 3)?)?;
         }
         Ok(())
     }
 
-    pub(super) fn definitions(&mut self, mut each: impl FnMut(u32, u32, Blob) -> Result<()>) -> Result<()> {
-        let mut rows =
-            self.database.prepare("SELECT session, number, head, payload FROM definitions ORDER BY session, number")?;
+    pub(super) fn definitions(
+        &mut self,
+        mut each: impl FnMut(u32, u32, Blob) -> Result<()>,
+    ) -> Result<()> {
+        let mut rows = self.database.prepare(
+            "SELECT session, number, head, payload FROM definitions ORDER BY session, number",
+        )?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
             let (session, number): (u32, u32) = (row.get(0)?, row.get(1)?);
             let of = definition_id(session, number) as i64;
-            let source = self.blob(Kind::Definition, of, decode(blob(row, 2)?)?, row.get_ref(3)?)?;
+            let source =
+                self.blob(Kind::Definition, of, decode(blob(row, 2)?)?, row.get_ref(3)?)?;
             each(session, number, source)?;
         }
         Ok(())
@@ -127,7 +152,10 @@ impl<'a> Reader<'a> {
     }
 
     /// The tasks that have ended, without their arguments, in the order of their numbers.
-    pub(super) fn ended(&mut self, mut each: impl FnMut(TaskRow, EndRow) -> Result<()>) -> Result<()> {
+    pub(super) fn ended(
+        &mut self,
+        mut each: impl FnMut(TaskRow, EndRow) -> Result<()>,
+    ) -> Result<()> {
         let sql = "SELECT t.id, t.session, t.n, t.head, t.options, e.head, e.payload, e.delivered_us, e.ended_unix_us
                    FROM ends e JOIN tasks t USING (id) ORDER BY e.id";
         let mut rows = self.database.prepare(sql)?;
@@ -135,7 +163,10 @@ impl<'a> Reader<'a> {
         while let Some(row) = rows.next()? {
             let id = number(row, 0)?;
             let task = self.task_row(id, row, |_, _| Ok(Blob::Inline(InlineBytes::new())));
-            each(task.with_context(|| cannot_read(id))?, self.end(id, row).with_context(|| cannot_read(id))?)?;
+            each(
+                task.with_context(|| cannot_read(id))?,
+                self.end(id, row).with_context(|| cannot_read(id))?,
+            )?;
         }
         Ok(())
     }
@@ -189,10 +220,13 @@ impl<'a> Reader<'a> {
 
     fn end(&mut self, id: i64, row: &Row<'_>) -> Result<EndRow> {
         let head: EndHead = decode(blob(row, 5)?)?;
-        let payload =
-            head.has_payload.then(|| self.blob(Kind::Result, id, head.payload, row.get_ref(6)?)).transpose()?;
+        let payload = head
+            .has_payload
+            .then(|| self.blob(Kind::Result, id, head.payload, row.get_ref(6)?))
+            .transpose()?;
         let pieces = head.output.into_iter();
-        let pieces = pieces.map(|(stream, offset, bytes)| Piece { stream, offset, bytes: bytes.into_vec() });
+        let pieces =
+            pieces.map(|(stream, offset, bytes)| Piece { stream, offset, bytes: bytes.into_vec() });
         Ok(EndRow {
             id: id as u64,
             ended_unix_us: row.get::<_, i64>(8)? as u64,
@@ -214,12 +248,20 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn blob(&mut self, kind: Kind, of: i64, head: PayloadHead, inline: ValueRef<'_>) -> Result<Blob> {
+    fn blob(
+        &mut self,
+        kind: Kind,
+        of: i64,
+        head: PayloadHead,
+        inline: ValueRef<'_>,
+    ) -> Result<Blob> {
         let Some((counter, bytes, instance)) = head else {
             return Ok(Blob::Inline(InlineBytes::copy_from_slice(inline.as_blob()?)));
         };
         // Those of one submit share them: the first one brings them.
-        let chunks = (kind != Kind::Request || self.given.insert(of)).then(|| self.chunks(kind, of)).transpose()?;
+        let chunks = (kind != Kind::Request || self.given.insert(of))
+            .then(|| self.chunks(kind, of))
+            .transpose()?;
         if let Some(chunks) = &chunks {
             let there: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
             ensure!(there >= bytes, "its chunks are not all there");

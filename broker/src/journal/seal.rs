@@ -1,4 +1,5 @@
-//! Secrets at rest: sealed with the key of `broker.key.json`, so that the journal alone opens no payload.
+//! Secrets at rest: sealed with the key of `broker.key.json`, so that the journal alone opens no
+//! payload.
 
 use furlong_link::dial::random_bytes;
 use furlong_wire::aead::{Key, Nonce, TAG_BYTES};
@@ -6,7 +7,8 @@ use furlong_wire::ids::SessionId;
 use furlong_wire::keys::AtRestKey;
 use furlong_wire::payload::PayloadSecret;
 
-/// Seals sessions' secrets. A nonce is random: there are far fewer sessions than that could go wrong with.
+/// Seals sessions' secrets. A nonce is random: there are far fewer sessions than that could go
+/// wrong with.
 #[derive(Debug)]
 pub(super) struct SecretSealer(Key);
 
@@ -49,7 +51,9 @@ mod tests {
         assert!(key.open(&session, &sealed).is_some_and(|opened| opened == secret));
         assert!(sealed.windows(8).all(|bytes| bytes != [3; 8]), "it is not there in clear");
         assert!(key.open(&SessionId([9; 16]), &sealed).is_none());
-        assert!(SecretSealer::new(&AtRestKey::from_bytes([7; 32])).open(&session, &sealed).is_none());
+        assert!(
+            SecretSealer::new(&AtRestKey::from_bytes([7; 32])).open(&session, &sealed).is_none()
+        );
         for short in 0..sealed.len() {
             assert!(key.open(&session, &sealed[..short]).is_none());
         }

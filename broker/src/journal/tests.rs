@@ -1,4 +1,5 @@
-//! The file against the journal in memory, and what becomes of it when its broker is killed, or its disk is full.
+//! The file against the journal in memory, and what becomes of it when its broker is killed, or its
+//! disk is full.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
@@ -6,9 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use furlong_wire::ids::{BrokerStart, ClusterId, EngineId, InstanceId, OwnerId, SessionId, TaskId, TokenId};
+use furlong_wire::ids::{
+    BrokerStart, ClusterId, EngineId, InstanceId, OwnerId, SessionId, TaskId, TokenId,
+};
 use furlong_wire::keys::{AtRestKey, PublicKey};
-use furlong_wire::message::{AttemptRecord, ErrorKind, Outcome, Runtime, Stream, TaskOptions, TaskState};
+use furlong_wire::message::{
+    AttemptRecord, ErrorKind, Outcome, Runtime, Stream, TaskOptions, TaskState,
+};
 use furlong_wire::payload::{InlineBytes, PayloadSecret};
 use furlong_wire::token::{Claims, Role, TokenLimits};
 use proptest::prelude::*;
@@ -112,7 +117,12 @@ fn end(id: u64, payload: Option<Blob>) -> EndRow {
         run_us: 70,
         request_bytes: 8,
         request_chunks: None,
-        past: vec![AttemptRecord { engine: EngineId(1), assigned_us: 1, ended_us: 2, how: "lost".into() }],
+        past: vec![AttemptRecord {
+            engine: EngineId(1),
+            assigned_us: 1,
+            ended_us: 2,
+            how: "lost".into(),
+        }],
         payload,
         output: vec![Piece { stream: Stream::Stdout, offset: 0, bytes: b"hello".to_vec() }],
         output_bytes: (5, 0),
@@ -126,7 +136,13 @@ fn inline() -> Blob {
 
 fn chunked(of: u64, is_first: bool) -> Blob {
     let chunks = is_first.then(|| vec![Bytes::from(vec![of as u8; 3_000])]);
-    Blob::Chunked(Chunked { of, counter: 6, bytes: 2_984, instance: Some(InstanceId([2; 16])), chunks })
+    Blob::Chunked(Chunked {
+        of,
+        counter: 6,
+        bytes: 2_984,
+        instance: Some(InstanceId([2; 16])),
+        chunks,
+    })
 }
 
 /// Everything that a journal gives back, as text.
@@ -167,11 +183,16 @@ fn contents_of_memory(memory: &mut MemoryJournal) -> Vec<String> {
     memory.sessions().for_each(|row| {
         contents.push(format!("{} {} {:?} {}", row.key, row.id, row.claims, row.departed));
     });
-    memory.definitions().for_each(|((session, number), blob)| contents.push(format!("{session} {number} {blob:?}")));
+    memory.definitions().for_each(|((session, number), blob)| {
+        contents.push(format!("{session} {number} {blob:?}"))
+    });
     let rows = memory.rows();
-    let unfinished = rows.iter().filter(|(_, end)| end.is_none()).map(|(task, _)| format!("{task:?}"));
+    let unfinished =
+        rows.iter().filter(|(_, end)| end.is_none()).map(|(task, _)| format!("{task:?}"));
     contents.extend(unfinished);
-    contents.extend(rows.iter().filter_map(|(task, end)| Some(format!("{task:?} {:?}", end.as_ref()?))));
+    contents.extend(
+        rows.iter().filter_map(|(task, end)| Some(format!("{task:?} {:?}", end.as_ref()?))),
+    );
     contents
 }
 
@@ -221,7 +242,9 @@ impl Known {
     fn entry(&mut self, step: &Step) -> Option<Entry> {
         let live = |id: &u64| self.tasks.contains_key(id) && !self.ended.contains(id);
         match *step {
-            Step::Task(id, kind, priority) if !self.tasks.contains_key(&id) && !self.gone.contains(&id) => {
+            Step::Task(id, kind, priority)
+                if !self.tasks.contains_key(&id) && !self.gone.contains(&id) =>
+            {
                 let shared = self.tasks.iter().filter(|(id, _)| live(id)).find_map(|(_, of)| *of);
                 let (payload, of) = match (kind, shared) {
                     (0, _) => (inline(), None),
@@ -241,7 +264,8 @@ impl Known {
             }
             Step::Ended(id, kind) if live(&id) => {
                 self.ended.insert(id);
-                let payload = [None, Some(inline()), Some(chunked(id, true))][usize::from(kind)].clone();
+                let payload =
+                    [None, Some(inline()), Some(chunked(id, true))][usize::from(kind)].clone();
                 let request_chunks = self.tasks.insert(id, None).flatten();
                 Some(Entry::Ended(Box::new(EndRow { request_chunks, ..end(id, payload) })))
             }
@@ -254,7 +278,11 @@ impl Known {
             Step::Departed(key) => Some(Entry::Departed(key)),
             Step::Definition(session, number, large) if self.defined.insert((session, number)) => {
                 let of = definition_id(session, number);
-                Some(Entry::Definition(session, number, if large { chunked(of, true) } else { inline() }))
+                Some(Entry::Definition(
+                    session,
+                    number,
+                    if large { chunked(of, true) } else { inline() },
+                ))
             }
             _ => None,
         }
@@ -281,11 +309,13 @@ proptest! {
                     prop_assert_eq!(writing.as_mut().unwrap().write(std::mem::take(&mut batch)), Ok(()));
                 }
                 Step::Reopen => {
-                    // As if the broker were killed: what is not written goes into the next batch, as another would.
+                    // As if the broker were killed: what is not written goes into the next batch,
+                    // as another would.
                     drop(writing.take());
                     prop_assert_eq!(contents(&place.path), contents_of_memory(&mut memory));
                     writing = Some(writer(&place.path));
-                    // A session without tasks was forgotten: the core writes it again before its next task.
+                    // A session without tasks was forgotten: the core writes it again before its
+                    // next task.
                     batch.splice(..0, (1..=3).map(session));
                 }
                 _ => {}
@@ -298,14 +328,19 @@ proptest! {
     }
 }
 
-/// A journal with a few tasks, one batch each, in files that its broker was killed with: the file and its log.
+/// A journal with a few tasks, one batch each, in files that its broker was killed with: the file
+/// and its log.
 fn killed_journal(tasks: u64) -> (Place, Vec<u8>, Vec<u8>) {
     let place = place();
     let mut writer = writer(&place.path);
     writer.write(vec![session(1)]).unwrap();
     for id in 1..=tasks {
         writer
-            .write(vec![Entry::Task(Box::new(task(id, 1, if id % 3 == 0 { chunked(id, true) } else { inline() })))])
+            .write(vec![Entry::Task(Box::new(task(
+                id,
+                1,
+                if id % 3 == 0 { chunked(id, true) } else { inline() },
+            )))])
             .unwrap();
     }
     let log = std::fs::read(place.path.with_extension("db-wal")).unwrap();
@@ -349,13 +384,24 @@ fn what_must_be_held_fits_before_results_and_a_session_that_is_over_needs_no_def
     let end_of_another = Entry::Ended(Box::new(end(4, None)));
     let definition = Entry::Definition(2, 1, chunked(definition_id(2, 1), true));
     let unfinished = Entry::Task(Box::new(task(3, 1, chunked(3, true))));
-    writer.write(vec![session(1), session(2), Entry::Departed(2), definition, of_another, end_of_another]).unwrap();
+    writer
+        .write(vec![
+            session(1),
+            session(2),
+            Entry::Departed(2),
+            definition,
+            of_another,
+            end_of_another,
+        ])
+        .unwrap();
     writer.write(ended.into_iter().chain(ends).chain([unfinished]).collect()).unwrap();
     writer.finish();
     let journal = Journal::open(&place.path, CLUSTER, &key()).unwrap();
     let mut core = core(4_000);
     let mut restoring = Restoring::new(&mut core);
-    let restored = journal.restore(&mut restoring, std::time::Duration::from_hours(1), 1_000_000_000_000).unwrap();
+    let restored = journal
+        .restore(&mut restoring, std::time::Duration::from_hours(1), 1_000_000_000_000)
+        .unwrap();
     restoring.finish(crate::core::Time(0));
     assert_eq!((restored.unfinished, restored.ended), (1, 3));
     invariants::hold(&core);
@@ -368,11 +414,16 @@ fn what_is_restored_goes_to_a_core_and_what_does_not_fit_is_said() {
     std::fs::write(place.path.with_extension("db-wal"), &log).unwrap();
     let journal = Journal::open(&place.path, CLUSTER, &key()).unwrap();
     let mut roomy = core(1 << 20);
-    let restored =
-        journal.restore(&mut Restoring::new(&mut roomy), std::time::Duration::from_hours(1), 1_000_000_000_000);
+    let restored = journal.restore(
+        &mut Restoring::new(&mut roomy),
+        std::time::Duration::from_hours(1),
+        1_000_000_000_000,
+    );
     assert_eq!(restored.unwrap().unfinished, 6);
     let mut small = core(4_000);
-    let error = journal.restore(&mut Restoring::new(&mut small), std::time::Duration::from_hours(1), 0).unwrap_err();
+    let error = journal
+        .restore(&mut Restoring::new(&mut small), std::time::Duration::from_hours(1), 0)
+        .unwrap_err();
     assert!(format!("{error:#}").contains("--memory"), "{error:#}");
 }
 
@@ -387,7 +438,11 @@ fn one_broker_at_a_time_of_its_own_cluster_with_its_own_key() {
     };
     let mut first = writer(&place.path);
     first.write(vec![session(1), Entry::Task(Box::new(task(1, 1, inline())))]).unwrap();
-    assert!(refusal(CLUSTER, key()).contains("another broker has the journal"), "{}", refusal(CLUSTER, key()));
+    assert!(
+        refusal(CLUSTER, key()).contains("another broker has the journal"),
+        "{}",
+        refusal(CLUSTER, key())
+    );
     assert!(check(&place.path, None).is_err());
     drop(first);
     assert_eq!(refusal(CLUSTER, key()), "open");
@@ -399,8 +454,11 @@ fn one_broker_at_a_time_of_its_own_cluster_with_its_own_key() {
 fn files_that_are_no_journal_or_of_a_later_version_are_refused_as_they_are() {
     let place = place();
     let refusal = || format!("{:#}", Journal::open(&place.path, CLUSTER, &key()).unwrap_err());
-    std::fs::write(&place.path, "a file of somebody else, longer than a header, which nobody may touch ".repeat(40))
-        .unwrap();
+    std::fs::write(
+        &place.path,
+        "a file of somebody else, longer than a header, which nobody may touch ".repeat(40),
+    )
+    .unwrap();
     private(&place.path);
     assert!(refusal().contains("is no journal"), "{}", refusal());
     std::fs::remove_file(&place.path).unwrap();
@@ -426,8 +484,15 @@ fn files_that_are_no_journal_or_of_a_later_version_are_refused_as_they_are() {
         std::fs::write(&place.path, &empty).unwrap();
         private(&place.path);
         let refusal = refusal();
-        assert!(refusal.contains("is no journal") || refusal.contains("it is empty: put it back"), "{refusal}");
-        assert!(std::fs::read(&place.path).unwrap() == empty, "a file of {} bytes was changed", empty.len());
+        assert!(
+            refusal.contains("is no journal") || refusal.contains("it is empty: put it back"),
+            "{refusal}"
+        );
+        assert!(
+            std::fs::read(&place.path).unwrap() == empty,
+            "a file of {} bytes was changed",
+            empty.len()
+        );
     }
     std::fs::remove_file(&place.path).unwrap();
     let beside = place.path.with_file_name("journal.db-wal");
@@ -435,7 +500,10 @@ fn files_that_are_no_journal_or_of_a_later_version_are_refused_as_they_are() {
     assert!(refusal().contains("journal.db-wal is no regular file"), "{}", refusal());
     std::fs::remove_file(beside).unwrap();
     let missing = place.path.with_file_name("nowhere").join("journal.db");
-    assert!(format!("{:#}", Journal::open(&missing, CLUSTER, &key()).unwrap_err()).contains("no folder"));
+    assert!(
+        format!("{:#}", Journal::open(&missing, CLUSTER, &key()).unwrap_err())
+            .contains("no folder")
+    );
 }
 
 #[test]
@@ -484,10 +552,14 @@ fn restore_beside_a_plain_select() {
         let mut core = core(1 << 30);
         let began = std::time::Instant::now();
         let mut restoring = Restoring::new(&mut core);
-        let restored = journal.restore(&mut restoring, std::time::Duration::from_hours(1), 0).unwrap();
+        let restored =
+            journal.restore(&mut restoring, std::time::Duration::from_hours(1), 0).unwrap();
         restoring.finish(crate::core::Time(0));
         let restore_s = began.elapsed().as_secs_f64();
         assert_eq!((restored.unfinished, bytes > 0), (TASKS, true));
-        println!("round {round}: select {select_s:.3} s, restore {restore_s:.3} s, ratio {:.2}", restore_s / select_s);
+        println!(
+            "round {round}: select {select_s:.3} s, restore {restore_s:.3} s, ratio {:.2}",
+            restore_s / select_s
+        );
     }
 }

@@ -63,8 +63,8 @@ impl Writer {
         })
     }
 
-    /// Tries again what could not be written, if it is time: a full disk is not to cost each submit a try. Whether
-    /// that is on disk now.
+    /// Tries again what could not be written, if it is time: a full disk is not to cost each submit
+    /// a try. Whether that is on disk now.
     pub(super) fn try_again(&mut self) -> bool {
         let is_due = |(_, tried): &(String, Instant)| tried.elapsed() >= TRIED_AGAIN_AFTER;
         if !self.is_given_up && self.problem.as_ref().is_some_and(is_due) {
@@ -94,7 +94,10 @@ impl Writer {
             tracing::error!("the journal {} misses the last changes", self.path.display());
         }
         if let Err((_, error)) = self.database.close() {
-            tracing::warn!("the journal {} could not be closed gracefully: {error}", self.path.display());
+            tracing::warn!(
+                "the journal {} could not be closed gracefully: {error}",
+                self.path.display()
+            );
         }
     }
 
@@ -126,14 +129,19 @@ fn weight(entry: &Entry) -> usize {
         + match entry {
             Entry::Definition(_, _, source) => blob(source),
             Entry::Ended(row) => {
-                row.payload.as_ref().map_or(0, blob) + row.output.iter().map(|piece| piece.bytes.len()).sum::<usize>()
+                row.payload.as_ref().map_or(0, blob)
+                    + row.output.iter().map(|piece| piece.bytes.len()).sum::<usize>()
             }
             Entry::Task(row) => blob(&row.payload),
             _ => 0,
         }
 }
 
-fn commit(database: &mut Connection, sealer: &SecretSealer, entries: &[Entry]) -> rusqlite::Result<()> {
+fn commit(
+    database: &mut Connection,
+    sealer: &SecretSealer,
+    entries: &[Entry],
+) -> rusqlite::Result<()> {
     let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for entry in entries {
         apply(&transaction, sealer, entry)?;
@@ -144,14 +152,18 @@ fn commit(database: &mut Connection, sealer: &SecretSealer, entries: &[Entry]) -
 fn apply(to: &Transaction<'_>, sealer: &SecretSealer, entry: &Entry) -> rusqlite::Result<()> {
     match entry {
         Entry::Session(row) => write_session(to, sealer, row),
-        Entry::Departed(key) => {
-            to.prepare_cached("UPDATE sessions SET departed = 1 WHERE key = ?1")?.execute([key]).map(drop)
+        Entry::Departed(key) => to
+            .prepare_cached("UPDATE sessions SET departed = 1 WHERE key = ?1")?
+            .execute([key])
+            .map(drop),
+        Entry::Definition(session, number, source) => {
+            write_definition(to, *session, *number, source)
         }
-        Entry::Definition(session, number, source) => write_definition(to, *session, *number, source),
         Entry::Task(row) => write_task(to, row),
-        Entry::Begun(id) => {
-            to.prepare_cached("INSERT OR IGNORE INTO begun (id) VALUES (?1)")?.execute([*id as i64]).map(drop)
-        }
+        Entry::Begun(id) => to
+            .prepare_cached("INSERT OR IGNORE INTO begun (id) VALUES (?1)")?
+            .execute([*id as i64])
+            .map(drop),
         Entry::Met(id, met) => {
             let body = encode(&met_body(met));
             let mut insert = to.prepare_cached("INSERT INTO met (id, body) VALUES (?1, ?2)")?;
@@ -159,7 +171,8 @@ fn apply(to: &Transaction<'_>, sealer: &SecretSealer, entry: &Entry) -> rusqlite
         }
         Entry::Ended(row) => write_end(to, row),
         Entry::Delivered(id, delivered_us) => {
-            let mut update = to.prepare_cached("UPDATE ends SET delivered_us = ?2 WHERE id = ?1")?;
+            let mut update =
+                to.prepare_cached("UPDATE ends SET delivered_us = ?2 WHERE id = ?1")?;
             update.execute(params![*id as i64, *delivered_us as i64]).map(drop)
         }
         Entry::Forgotten(id) => forget(to, *id as i64),
@@ -170,14 +183,29 @@ fn met_body(met: &Met) -> super::rows::MetBody {
     (met.task, met.succeeded, met.engine)
 }
 
-fn write_session(to: &Transaction<'_>, sealer: &SecretSealer, row: &SessionRow) -> rusqlite::Result<()> {
+fn write_session(
+    to: &Transaction<'_>,
+    sealer: &SecretSealer,
+    row: &SessionRow,
+) -> rusqlite::Result<()> {
     let sql = "INSERT OR REPLACE INTO sessions (key, id, claims, secret, departed) VALUES (?1, ?2, ?3, ?4, ?5)";
     let secret = sealer.seal(&row.id, &row.secret);
-    to.prepare_cached(sql)?.execute(params![row.key, &row.id.0[..], row.claims.encode(), secret, row.departed])?;
+    to.prepare_cached(sql)?.execute(params![
+        row.key,
+        &row.id.0[..],
+        row.claims.encode(),
+        secret,
+        row.departed
+    ])?;
     Ok(())
 }
 
-fn write_definition(to: &Transaction<'_>, session: u32, number: u32, source: &Blob) -> rusqlite::Result<()> {
+fn write_definition(
+    to: &Transaction<'_>,
+    session: u32,
+    number: u32,
+    source: &Blob,
+) -> rusqlite::Result<()> {
     let (head, payload) = write_blob(to, Kind::Definition, definition_id(session, number), source)?;
     let sql = "INSERT OR REPLACE INTO definitions (session, number, head, payload) VALUES (?1, ?2, ?3, ?4)";
     to.prepare_cached(sql)?.execute(params![session, number, encode(&head), payload]).map(drop)
@@ -188,7 +216,8 @@ fn write_task(to: &Transaction<'_>, row: &TaskRow) -> rusqlite::Result<()> {
         Blob::Inline(_) => None,
         Blob::Chunked(chunked) => Some(chunked.of),
     };
-    let (payload_head, payload) = write_blob(to, Kind::Request, chunks.unwrap_or_default(), &row.payload)?;
+    let (payload_head, payload) =
+        write_blob(to, Kind::Request, chunks.unwrap_or_default(), &row.payload)?;
     let head = TaskHead {
         target: row.target,
         runtime: row.runtime,
@@ -213,13 +242,19 @@ fn write_task(to: &Transaction<'_>, row: &TaskRow) -> rusqlite::Result<()> {
 
 fn write_end(to: &Transaction<'_>, row: &EndRow) -> rusqlite::Result<()> {
     if let Some(of) = row.request_chunks {
-        to.prepare_cached("UPDATE tasks SET chunks = NULL WHERE id = ?1")?.execute([row.id as i64])?;
+        to.prepare_cached("UPDATE tasks SET chunks = NULL WHERE id = ?1")?
+            .execute([row.id as i64])?;
         drop_unused_arguments(to, of as i64)?;
     }
-    let payload = row.payload.as_ref().map(|payload| write_blob(to, Kind::Result, row.id, payload)).transpose()?;
+    let payload = row
+        .payload
+        .as_ref()
+        .map(|payload| write_blob(to, Kind::Result, row.id, payload))
+        .transpose()?;
     let (payload_head, payload) = payload.unzip();
     let output = row.output.iter();
-    let output = output.map(|piece| (piece.stream, piece.offset, serde_bytes::ByteBuf::from(piece.bytes.clone())));
+    let output = output
+        .map(|piece| (piece.stream, piece.offset, serde_bytes::ByteBuf::from(piece.bytes.clone())));
     let head = EndHead {
         outcome: row.outcome.clone(),
         engine: row.engine,
@@ -236,8 +271,8 @@ fn write_end(to: &Transaction<'_>, row: &EndRow) -> rusqlite::Result<()> {
         output: output.collect(),
         output_bytes: row.output_bytes,
     };
-    let sql =
-        "INSERT OR REPLACE INTO ends (id, ended_unix_us, head, payload, delivered_us) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let sql = "INSERT OR REPLACE INTO ends (id, ended_unix_us, head, payload, delivered_us)
+               VALUES (?1, ?2, ?3, ?4, ?5)";
     to.prepare_cached(sql)?.execute(params![
         row.id as i64,
         row.ended_unix_us as i64,
@@ -268,7 +303,11 @@ fn write_blob<'a>(
 
 fn forget(to: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
     let sql = "DELETE FROM tasks WHERE id = ?1 RETURNING chunks";
-    let arguments = to.prepare_cached(sql)?.query_map([id], |row| row.get::<_, Option<i64>>(0))?.next().transpose()?;
+    let arguments = to
+        .prepare_cached(sql)?
+        .query_map([id], |row| row.get::<_, Option<i64>>(0))?
+        .next()
+        .transpose()?;
     to.prepare_cached("DELETE FROM ends WHERE id = ?1")?.execute([id])?;
     to.prepare_cached("DELETE FROM begun WHERE id = ?1")?.execute([id])?;
     to.prepare_cached("DELETE FROM met WHERE id = ?1")?.execute([id])?;

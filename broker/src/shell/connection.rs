@@ -39,7 +39,8 @@ pub(super) struct Connection {
     /// The time, by the clock, at which something was last sent.
     sent: Cell<Instant>,
     vigil: Cell<Vigil>,
-    /// True while nothing is read from it until it takes more of its pending output; then, the reader's wake-up signal.
+    /// True while nothing is read from it until it takes more of its pending output; then, the
+    /// reader's wake-up signal.
     paused: Cell<bool>,
     taken: Notify,
     /// Of a client: what waits for all of them, and how much of that is this one's.
@@ -84,7 +85,8 @@ impl Connection {
         }
     }
 
-    /// Changes what waits to be sent. Nothing is written here. True the first time since the last inline write.
+    /// Changes what waits to be sent. Nothing is written here. True the first time since the last
+    /// inline write.
     pub(super) fn queue(&self, change: impl FnOnce(&mut Lane)) -> bool {
         change(&mut self.outgoing.borrow_mut());
         self.count_waiting();
@@ -103,7 +105,8 @@ impl Connection {
         self.out_queues.as_ref().map_or(OUT_QUEUE_BYTES_MAX, |out_queues| out_queues.waits_max())
     }
 
-    /// Returns true if so much is pending for a client that it is to take some before it asks for more.
+    /// Returns true if so much is pending for a client that it is to take some before it asks for
+    /// more.
     fn is_to_take(&self) -> bool {
         let asks_max = self.out_queues.as_ref().map(|out_queues| out_queues.asks_max());
         asks_max.is_some_and(|most| self.queued_bytes() > most)
@@ -114,8 +117,8 @@ impl Connection {
         self.paused.get()
     }
 
-    /// Waits until a client has taken so much of what waits for it that it may ask for more. One that takes nothing is
-    /// closed as any peer is.
+    /// Waits until a client has taken so much of what waits for it that it may ask for more. One
+    /// that takes nothing is closed as any peer is.
     async fn has_taken(&self) {
         while self.is_to_take() && self.end.get().is_none() {
             self.paused.set(true);
@@ -158,8 +161,8 @@ impl Connection {
         }
     }
 
-    /// True if it takes what may be left out, which is output and intermediate data: up to so many bytes that wait. A
-    /// slow reader gets a gap instead, and is not closed for what a task writes.
+    /// True if it takes what may be left out, which is output and intermediate data: up to so many
+    /// bytes that wait. A slow reader gets a gap instead, and is not closed for what a task writes.
     pub(super) fn takes_extras(&self, bytes_max: usize) -> bool {
         let stored = match &*self.outgoing.borrow() {
             Lane::Client(outgoing) => outgoing.stored_bytes(),
@@ -172,7 +175,8 @@ impl Connection {
     pub(super) fn handle_tick(&self) {
         let mut vigil = self.vigil.get();
         if self.is_paused() {
-            // Nothing is read from who does not take what it has asked for: it is stalled, if anything.
+            // Nothing is read from who does not take what it has asked for: it is stalled, if
+            // anything.
             vigil.heard();
         }
         let due = vigil.pass_turn(self.writer_busy.get(), self.sent.get().elapsed());
@@ -200,7 +204,9 @@ impl Connection {
             Lane::Client(outgoing) => outgoing.write_to(&self.socket, turn_bytes),
             Lane::Engine(outgoing) => outgoing.write_to(&self.socket, turn_bytes),
         };
-        if written.as_ref().is_ok_and(|written| *written != Written::Blocked) || self.queued_bytes() < before {
+        if written.as_ref().is_ok_and(|written| *written != Written::Blocked)
+            || self.queued_bytes() < before
+        {
             self.sent.set(Instant::now());
             self.note(Vigil::taken);
         }
@@ -265,8 +271,8 @@ impl Lane {
     }
 }
 
-/// Serves an accepted socket of a port to its end. `stranding` counts it among the unauthenticated peers until it is
-/// proved.
+/// Serves an accepted socket of a port to its end. `stranding` counts it among the unauthenticated
+/// peers until it is proved.
 pub(super) async fn serve(
     shell: Rc<Shell>,
     serves: Serves,
@@ -275,11 +281,12 @@ pub(super) async fn serve(
     stranding: Stranding,
 ) {
     let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-    let proved = match timeout(deadline, shake_hands(&shell, serves, halves, address, &stranding)).await {
-        Ok(Ok(proved)) => proved,
-        Ok(Err(error)) => return shell.log_rejected(address, &error),
-        Err(_) => return shell.log_rejected(address, &RejectedPeer::Deadline),
-    };
+    let proved =
+        match timeout(deadline, shake_hands(&shell, serves, halves, address, &stranding)).await {
+            Ok(Ok(proved)) => proved,
+            Ok(Err(error)) => return shell.log_rejected(address, &error),
+            Err(_) => return shell.log_rejected(address, &RejectedPeer::Deadline),
+        };
     drop(stranding);
     let Proved { peer, incoming, mut socket, mut sealer } = proved;
     let (role, token) = (peer.claims.role, peer.claims.token_id);
@@ -290,7 +297,8 @@ pub(super) async fn serve(
         Ok(welcome) => {
             let name = format!("{role} {address} (connection {}, token {token})", id.0);
             let greeted = greet(&Greeting::Welcome(welcome), &mut socket, &mut sealer).await;
-            // Its token may have been revoked meanwhile, when the shell did not know it by its number.
+            // Its token may have been revoked meanwhile, when the shell did not know it by its
+            // number.
             if greeted.is_err() || !shell.core.borrow().is_served(id) {
                 shell.core.borrow_mut().handle_disconnected(shell.now(), id);
                 return shell.flush();
@@ -346,9 +354,9 @@ async fn write_last(connection: &Connection) {
     }
 }
 
-/// Reads, decides and writes, a bounded batch at a time. Returns why the connection ended, and says whether what a
-/// record had in it was a breach of the protocol: that was said by whoever holds the connection's key, and by nobody on
-/// the way.
+/// Reads, decides and writes, a bounded batch at a time. Returns why the connection ended, and says
+/// whether what a record had in it was a breach of the protocol: that was said by whoever holds the
+/// connection's key, and by nobody on the way.
 async fn read(
     shell: &Shell,
     id: ConnectionId,
@@ -387,7 +395,8 @@ async fn read(
         shell.flush();
         shell.spin.note_turn();
         if turn.is_dear() {
-            // Others may have something to say: that is seen when a task yields, or after 61 of them.
+            // Others may have something to say: that is seen when a task yields, or after 61 of
+            // them.
             tokio::task::yield_now().await;
         }
     }
@@ -398,8 +407,8 @@ fn misbehaved(connection: &Connection, error: &BadPeer) -> String {
     format!("it broke the protocol: {error}")
 }
 
-/// A peer's turn: what its messages may cost before others are served. What comes of them is sent at its end, so that
-/// one record with many questions makes no more answers than the peer takes.
+/// A peer's turn: what its messages may cost before others are served. What comes of them is sent
+/// at its end, so that one record with many questions makes no more answers than the peer takes.
 struct Turn<'a> {
     shell: &'a Shell,
     id: ConnectionId,
@@ -447,8 +456,8 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    /// Lets others have their turn, and then does what is left of the last message, a part each turn. False if the
-    /// connection is to end.
+    /// Lets others have their turn, and then does what is left of the last message, a part each
+    /// turn. False if the connection is to end.
     async fn next(&mut self) -> Result<bool, BadPeer> {
         loop {
             self.shell.core.borrow_mut().dispatch(self.now);

@@ -44,8 +44,8 @@ pub(super) enum Origin {
     Local,
 }
 
-/// After each local arrival the next one waits so long. By TCP the system makes whoever comes too fast wait; here the
-/// queue fills, and whoever finds it full goes to the port.
+/// After each local arrival the next one waits so long. By TCP the system makes whoever comes too
+/// fast wait; here the queue fills, and whoever finds it full goes to the port.
 const LOCAL_PAUSE: Duration = Duration::from_millis(1);
 
 impl Entrance {
@@ -57,8 +57,8 @@ impl Entrance {
         }
     }
 
-    /// Waits for the next one, but for local ones of other users, who go to the port: pipes are charged to the broker's
-    /// user, also if that is root.
+    /// Waits for the next one, but for local ones of other users, who go to the port: pipes are
+    /// charged to the broker's user, also if that is root.
     pub(super) async fn accept(&self) -> io::Result<(Arrival, Address)> {
         match self {
             Self::Port(listener) => {
@@ -93,7 +93,9 @@ impl Arrival {
 impl Origin {
     fn of_network(address: IpAddr) -> Self {
         Self::Network(match address.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+            IpAddr::V6(address) => {
+                Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+            }
             address @ IpAddr::V4(_) => address,
         })
     }

@@ -47,8 +47,8 @@ pub fn load_or_create(dir: &ClusterDir, fresh: bool) -> Result<Identity> {
     Ok(Identity { key, cluster })
 }
 
-/// Writes a capability file for each role, or brings the endpoints of the present ones up to date: `endpoints` of a
-/// role. Returns their folder.
+/// Writes a capability file for each role, or brings the endpoints of the present ones up to date:
+/// `endpoints` of a role. Returns their folder.
 ///
 /// # Errors
 /// A file that cannot be read or written.
@@ -58,9 +58,12 @@ pub fn write_capabilities<'a>(
     endpoints: impl Fn(Role) -> &'a [Endpoint],
     now_s: u64,
 ) -> Result<PathBuf> {
-    let issuer = dir.issuer_key().exists().then(|| load_issuer_key(&dir.issuer_key())).transpose()?;
-    let present: Vec<(Role, Option<Capability>)> =
-        Role::ALL.into_iter().map(|role| Ok((role, present(dir, identity, role)?))).collect::<Result<_>>()?;
+    let issuer =
+        dir.issuer_key().exists().then(|| load_issuer_key(&dir.issuer_key())).transpose()?;
+    let present: Vec<(Role, Option<Capability>)> = Role::ALL
+        .into_iter()
+        .map(|role| Ok((role, present(dir, identity, role)?)))
+        .collect::<Result<_>>()?;
     // All files of a cluster's first start are of one owner; so is one that is made again later.
     let owner = present.iter().find_map(|(_, it)| it.as_ref().map(|it| it.claims().owner));
     let owner = owner.unwrap_or_else(|| OwnerId(random_bytes()));
@@ -79,12 +82,23 @@ pub fn write_capabilities<'a>(
                     expires_s: Claims::NEVER,
                 };
                 let server_key = identity.key.server_secret.public();
-                let (token_id, secret) = (TokenId(random_bytes()), SecretKey::from_bytes(random_bytes()));
+                let (token_id, secret) =
+                    (TokenId(random_bytes()), SecretKey::from_bytes(random_bytes()));
                 let (name, endpoints) = (dir.name().clone(), endpoints.to_vec());
-                Capability::issue(&issuer.issuer, name, endpoints, server_key, grant, token_id, secret)?
+                Capability::issue(
+                    &issuer.issuer,
+                    name,
+                    endpoints,
+                    server_key,
+                    grant,
+                    token_id,
+                    secret,
+                )?
             }
             (None, None) => {
-                tracing::warn!("no capability file for role {role}: issuer.key.json, which signs them, is not here");
+                tracing::warn!(
+                    "no capability file for role {role}: issuer.key.json, which signs them, is not here"
+                );
                 continue;
             }
         };
@@ -100,8 +114,8 @@ fn present(dir: &ClusterDir, identity: &Identity, role: Role) -> Result<Option<C
         return Ok(None);
     }
     let capability = load_capability(&path)?;
-    let ours =
-        capability.cluster_id() == identity.cluster && capability.server_key() == identity.key.server_secret.public();
+    let ours = capability.cluster_id() == identity.cluster
+        && capability.server_key() == identity.key.server_secret.public();
     anyhow::ensure!(
         ours,
         "{} is of other keys than broker.key.json beside it; remove it, or start with --fresh",
@@ -127,7 +141,8 @@ fn create(dir: &ClusterDir) -> Result<()> {
 fn remove_keys(dir: &ClusterDir) -> Result<()> {
     let capabilities = Role::ALL.into_iter().map(|role| dir.capability(role));
     // The tokens of `revoked.json` are of no use either, signed as they are by the old key.
-    let files = [dir.broker_key(), dir.issuer_key(), dir.revoked(), dir.broker_state(), dir.roster()];
+    let files =
+        [dir.broker_key(), dir.issuer_key(), dir.revoked(), dir.broker_state(), dir.roster()];
     for path in files.into_iter().chain(capabilities) {
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -1,8 +1,8 @@
 //! The ports: binding them, saying where they can be reached, accepting.
 //!
-//! The main port serves every role. Engines, and everybody else, can have a port of their own besides, which serves
-//! nobody else and which their capability files then name. Whoever gives both wants the roles apart: then there is no
-//! main port, unless it is asked for by its number.
+//! The main port serves every role. Engines, and everybody else, can have a port of their own
+//! besides, which serves nobody else and which their capability files then name. Whoever gives both
+//! wants the roles apart: then there is no main port, unless it is asked for by its number.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -67,29 +67,40 @@ struct Wanted {
     kept: bool,
 }
 
-/// Descriptors that the broker needs for itself: log, listener, epoll, files while they are written.
+/// Descriptors that the broker needs for itself: log, listener, epoll, files while they are
+/// written.
 const DESCRIPTORS_RESERVED: u64 = 64;
 /// Descriptors of connections for which memory is planned, whatever the system would allow.
 const CONNECTION_DESCRIPTORS_MAX: u64 = 100_000;
 
-/// Raises the soft limit of descriptors, and gives a permit for each of them that connections may have.
+/// Raises the soft limit of descriptors, and gives a permit for each of them that connections may
+/// have.
 pub(super) fn connection_permits() -> Arc<Semaphore> {
     let mut limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(1 << 20);
     limit.current = Some(most);
-    let raised =
-        setrlimit(Resource::Nofile, limit).map_or_else(|_| getrlimit(Resource::Nofile).current, |()| Some(most));
+    let raised = setrlimit(Resource::Nofile, limit)
+        .map_or_else(|_| getrlimit(Resource::Nofile).current, |()| Some(most));
     let descriptors = raised.unwrap_or(1024).min(CONNECTION_DESCRIPTORS_MAX);
     Arc::new(Semaphore::new(descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(16) as usize))
 }
 
 /// Binds the asked ports, else those of the last start, else a free one for all roles.
-pub(super) async fn bind(args: &BrokerArgs, dir: &ClusterDir, cluster: &ClusterId) -> Result<Listening> {
+pub(super) async fn bind(
+    args: &BrokerArgs,
+    dir: &ClusterDir,
+    cluster: &ClusterId,
+) -> Result<Listening> {
     let wanted = wanted(args, read_state(dir).as_ref());
     for (place, one) in wanted.iter().enumerate() {
         let twice = wanted[..place].iter().find(|other| one.port != 0 && other.port == one.port);
         if let Some(other) = twice {
-            bail!("port {} is given to {} and to {}: choose another for one", one.port, other.serves, one.serves);
+            bail!(
+                "port {} is given to {} and to {}: choose another for one",
+                one.port,
+                other.serves,
+                one.serves
+            );
         }
     }
     let mut doors = Vec::new();
@@ -156,12 +167,20 @@ impl Door {
         let listener = match TcpListener::bind(address).await {
             Ok(listener) => listener,
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-                let holder = port_holder(port).map_or("another process".to_owned(), |holder| holder);
-                let kept = if kept { ", kept from the last start so that files stay good," } else { "" };
-                bail!("port {port}{kept} is held by {holder}: stop that, or choose another with {} N", serves.flag());
+                let holder =
+                    port_holder(port).map_or("another process".to_owned(), |holder| holder);
+                let kept =
+                    if kept { ", kept from the last start so that files stay good," } else { "" };
+                bail!(
+                    "port {port}{kept} is held by {holder}: stop that, or choose another with {} N",
+                    serves.flag()
+                );
             }
             Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
-                bail!("no interface of this machine has the address {}: choose one with --bind ADDR", args.bind);
+                bail!(
+                    "no interface of this machine has the address {}: choose one with --bind ADDR",
+                    args.bind
+                );
             }
             Err(error) => return Err(error).with_context(|| format!("cannot listen at {address}")),
         };
@@ -170,7 +189,9 @@ impl Door {
         if !args.tcp_only {
             match local::bind(cluster, port) {
                 Ok(listener) => entrances.push(Rc::new(Entrance::Local(listener))),
-                Err(error) => tracing::warn!("peers on this machine come by TCP, not by pipes: {error}"),
+                Err(error) => {
+                    tracing::warn!("peers on this machine come by TCP, not by pipes: {error}")
+                }
             }
         }
         Ok(Self { serves, entrances, port, endpoints: endpoints(args, port)? })
@@ -178,8 +199,8 @@ impl Door {
 }
 
 impl Listening {
-    /// Returns the endpoints at which a role reaches the broker, in order: at the port that is for it alone, else at
-    /// that for all.
+    /// Returns the endpoints at which a role reaches the broker, in order: at the port that is for
+    /// it alone, else at that for all.
     pub(super) fn endpoints(&self, role: Role) -> &[Endpoint] {
         let takes = |door: &&Door| door.serves.takes(role);
         let own = self.doors.iter().filter(takes).find(|door| door.serves != Serves::All);
@@ -192,8 +213,14 @@ impl Listening {
     }
 
     /// Says in `run/broker.json` where the broker is, or that it has stopped.
-    pub(super) fn write_state(&self, dir: &ClusterDir, start: BrokerStart, stopped: bool) -> Result<()> {
-        let port = |serves| self.doors.iter().find(|door| door.serves == serves).map(|door| door.port);
+    pub(super) fn write_state(
+        &self,
+        dir: &ClusterDir,
+        start: BrokerStart,
+        stopped: bool,
+    ) -> Result<()> {
+        let port =
+            |serves| self.doors.iter().find(|door| door.serves == serves).map(|door| door.port);
         let state = BrokerState {
             pid: std::process::id(),
             bind: self.bind,
@@ -209,7 +236,8 @@ impl Listening {
     }
 }
 
-/// Returns the endpoints of a port. For all interfaces: each address of this machine, those for others first.
+/// Returns the endpoints of a port. For all interfaces: each address of this machine, those for
+/// others first.
 fn endpoints(args: &BrokerArgs, port: u16) -> Result<Vec<Endpoint>> {
     let mut hosts: Vec<String> = args.location.iter().cloned().collect();
     if args.bind.is_unspecified() {
@@ -223,25 +251,39 @@ fn endpoints(args: &BrokerArgs, port: u16) -> Result<Vec<Endpoint>> {
         hosts.push(args.bind.to_string());
     }
     hosts.truncate(furlong_wire::capability::ENDPOINTS_MAX);
-    let endpoint =
-        |host: &String| Endpoint::new(host, port).with_context(|| format!("`{host}` is no host: see --location"));
+    let endpoint = |host: &String| {
+        Endpoint::new(host, port).with_context(|| format!("`{host}` is no host: see --location"))
+    };
     let endpoints: Vec<Endpoint> = hosts.iter().map(endpoint).collect::<Result<_>>()?;
-    ensure!(!endpoints.is_empty(), "this machine has no address: name one with --location HOST or --bind ADDR");
+    ensure!(
+        !endpoints.is_empty(),
+        "this machine has no address: name one with --location HOST or --bind ADDR"
+    );
     Ok(endpoints)
 }
 
 /// Accepts at every port, until what it returns is dropped.
-pub(super) fn open(shell: &Rc<Shell>, listening: &Listening, permits: &Arc<Semaphore>) -> JoinSet<()> {
+pub(super) fn open(
+    shell: &Rc<Shell>,
+    listening: &Listening,
+    permits: &Arc<Semaphore>,
+) -> JoinSet<()> {
     let mut accepting = JoinSet::new();
     for door in &listening.doors {
         for entrance in &door.entrances {
-            accepting.spawn_local(accept(shell.clone(), entrance.clone(), door.serves, permits.clone()));
+            accepting.spawn_local(accept(
+                shell.clone(),
+                entrance.clone(),
+                door.serves,
+                permits.clone(),
+            ));
         }
     }
     accepting
 }
 
-/// Accepts for ever: permits first, so that descriptors never run out; errors back off, so that nothing spins.
+/// Accepts for ever: permits first, so that descriptors never run out; errors back off, so that
+/// nothing spins.
 async fn accept(shell: Rc<Shell>, entrance: Rc<Entrance>, serves: Serves, permits: Arc<Semaphore>) {
     let mut backoff = Duration::from_millis(10);
     while let Ok(permit) = permits.clone().acquire_many_owned(entrance.descriptors()).await {
@@ -275,7 +317,8 @@ async fn accept(shell: Rc<Shell>, entrance: Rc<Entrance>, serves: Serves, permit
                 () = evicted.notified() => {}
             }
         });
-        // Those who are here already may have something to say, before newer ones take their places.
+        // Those who are here already may have something to say, before newer ones take their
+        // places.
         tokio::task::yield_now().await;
     }
 }
@@ -292,7 +335,8 @@ mod tests {
         args: BrokerArgs,
     }
 
-    /// The ports that these flags want after a start with those ports: main, engines', clients'; with `*` if kept.
+    /// The ports that these flags want after a start with those ports: main, engines', clients';
+    /// with `*` if kept.
     fn ports(flags: &str, last: [Option<u16>; 3]) -> [String; 3] {
         let args = Cli::parse_from(["broker"].into_iter().chain(flags.split_whitespace())).args;
         let [port, engine_port, client_port] = last;
@@ -310,7 +354,9 @@ mod tests {
         let wanted = wanted(&args, last.iter().any(Option::is_some).then_some(&state));
         [Serves::All, Serves::Engines, Serves::Clients].map(|serves| {
             let wanted = wanted.iter().find(|wanted| wanted.serves == serves);
-            wanted.map_or("-".to_owned(), |wanted| format!("{}{}", wanted.port, if wanted.kept { "*" } else { "" }))
+            wanted.map_or("-".to_owned(), |wanted| {
+                format!("{}{}", wanted.port, if wanted.kept { "*" } else { "" })
+            })
         })
     }
 
@@ -322,7 +368,10 @@ mod tests {
         assert_eq!(ports("--port 7", never), ["7", "-", "-"]);
         assert_eq!(ports("--engine-port 8", never), ["0", "8", "-"]);
         assert_eq!(ports("--engine-port 8", [Some(7), None, None]), ["7*", "8", "-"]);
-        assert_eq!(ports("--engine-port 8 --client-port 9", [Some(7), None, None]), ["-", "8", "9"]);
+        assert_eq!(
+            ports("--engine-port 8 --client-port 9", [Some(7), None, None]),
+            ["-", "8", "9"]
+        );
         assert_eq!(ports("--port 7 --engine-port 8 --client-port 0", never), ["7", "8", "0"]);
         assert_eq!(ports("", apart), ["-", "8*", "9*"]);
         assert_eq!(ports("--engine-port none", apart), ["0", "-", "9*"]);

@@ -1,7 +1,8 @@
 //! The broker's shell: sockets, timers, files, signals. It decides nothing; [`crate::core`] does.
 //!
-//! Everything runs on one thread. Measured with a bare relay on two cores: the latency is the same as with a task and a
-//! channel for each connection, and the rate is higher, since nothing is handed from thread to thread.
+//! Everything runs on one thread. Measured with a bare relay on two cores: the latency is the same
+//! as with a task and a channel for each connection, and the rate is higher, since nothing is
+//! handed from thread to thread.
 
 mod connection;
 mod entrance;
@@ -64,8 +65,8 @@ struct Shell {
     start: BrokerStart,
     began: Instant,
     connections_made: Cell<u64>,
-    /// Those whose connections have ended leave one after the other: so very many that do so in one moment let others
-    /// have their turn between them.
+    /// Those whose connections have ended leave one after the other: so very many that do so in one
+    /// moment let others have their turn between them.
     departures: tokio::sync::Mutex<()>,
     /// The pending output for all clients together.
     out_queues: Rc<OutQueues>,
@@ -76,7 +77,8 @@ struct Shell {
     /// Chunks that nobody needs any longer, and what wakes who frees them.
     discarded: RefCell<VecDeque<bytes::Bytes>>,
     sweep: Notify,
-    /// The revocations that administrators want: whose request it is, and the tokens. The core bounds their number.
+    /// The revocations that administrators want: whose request it is, and the tokens. The core
+    /// bounds their number.
     to_revoke: RefCell<Vec<(ConnectionId, u64, Vec<TokenId>)>>,
     /// The reason that an administrator wants the broker to stop.
     to_stop: RefCell<Option<String>>,
@@ -112,13 +114,20 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     let revocations = Revocations::load(&dir)?;
     let listening = listener::bind(args, &dir, &identity.cluster).await?;
     let began = Instant::now();
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is set before 1970")?;
-    let security = keys::write_capabilities(&dir, &identity, |role| listening.endpoints(role), unix.as_secs())?;
+    let unix =
+        SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is set before 1970")?;
+    let security = keys::write_capabilities(
+        &dir,
+        &identity,
+        |role| listening.endpoints(role),
+        unix.as_secs(),
+    )?;
     let (memory, start) = (Memory::of(args.memory.bytes()), BrokerStart(unix.as_micros() as u64));
     let config = config(args, &dir, &identity, (memory, start));
     let roster = RosterFile::of(&dir);
     let mut core = Core::new(config, &roster.read());
-    let (journal, written) = open_journal(args, &dir, &identity, &mut core, (start, began))?.unzip();
+    let (journal, written) =
+        open_journal(args, &dir, &identity, &mut core, (start, began))?.unzip();
     // Whoever reads that the broker is here may tell it to stop.
     let mut stop = Stop::new(args.stop_with_stdin);
     listening.write_state(&dir, start, false)?;
@@ -148,7 +157,10 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     // What was restored may have ended at once, or want to be woken.
     shell.flush();
     for (serves, endpoints) in listening.describe() {
-        tracing::info!("broker of cluster {} listens at {endpoints} for {serves}", shell.dir.name());
+        tracing::info!(
+            "broker of cluster {} listens at {endpoints} for {serves}",
+            shell.dir.name()
+        );
     }
     tracing::info!("capability files are in {}", security.display());
     let accepting = listener::open(&shell, &listening, &permits);
@@ -174,7 +186,12 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
 }
 
 /// Returns the core's configuration.
-fn config(args: &BrokerArgs, dir: &ClusterDir, identity: &Identity, (memory, start): (Memory, BrokerStart)) -> Config {
+fn config(
+    args: &BrokerArgs,
+    dir: &ClusterDir,
+    identity: &Identity,
+    (memory, start): (Memory, BrokerStart),
+) -> Config {
     Config {
         start,
         cluster: identity.cluster,
@@ -236,8 +253,11 @@ impl Shell {
         while let Some(output) = core.poll_output() {
             match output {
                 Output::ToClient(id, message) => {
-                    let leaves_out =
-                        |most| connections.get(&id).is_some_and(|connection| !connection.takes_extras(most));
+                    let leaves_out = |most| {
+                        connections
+                            .get(&id)
+                            .is_some_and(|connection| !connection.takes_extras(most))
+                    };
                     if extras_max(&message).is_some_and(leaves_out) {
                         left_out = payload_of(&message).map(|transfer| (id, transfer));
                         continue;
@@ -249,12 +269,16 @@ impl Shell {
                 }
                 Output::ToEngine(id, message) => {
                     queue(&connections, &mut dirty, id, |lane| match lane {
-                        Lane::Engine(outgoing) if is_control(&message) => outgoing.push_control(&message),
+                        Lane::Engine(outgoing) if is_control(&message) => {
+                            outgoing.push_control(&message)
+                        }
                         Lane::Engine(outgoing) => outgoing.push(&message),
                         Lane::Client(_) => debug_assert!(false, "an engine's message for a client"),
                     });
                 }
-                Output::Transfer(id, number, _) if left_out == Some((id, number)) => left_out = None,
+                Output::Transfer(id, number, _) if left_out == Some((id, number)) => {
+                    left_out = None
+                }
                 Output::Transfer(id, number, chunks) => {
                     queue(&connections, &mut dirty, id, |lane| lane.transfer(number, chunks));
                 }
@@ -268,7 +292,9 @@ impl Shell {
                     self.sweep.notify_one();
                 }
                 // Before an engine gets its first task: a later start must know whom to wait for.
-                Output::SaveRoster(changes) => self.roster.borrow_mut().note(&changes, || core.roster()),
+                Output::SaveRoster(changes) => {
+                    self.roster.borrow_mut().note(&changes, || core.roster())
+                }
                 Output::Journal(number, entry) => entries.push((number, entry)),
                 Output::Revoke(connection, request, tokens) => {
                     self.to_revoke.borrow_mut().push((connection, request, tokens));
@@ -302,7 +328,9 @@ impl Shell {
         loop {
             let at = self.core.borrow().poll_timeout();
             self.timer_at.set(at);
-            let wait = at.map_or(Duration::from_secs(3600), |at| Duration::from_micros(at.micros_since(self.now())));
+            let wait = at.map_or(Duration::from_secs(3600), |at| {
+                Duration::from_micros(at.micros_since(self.now()))
+            });
             tokio::select! {
                 () = tokio::time::sleep(wait) => {
                     self.core.borrow_mut().handle_timeout(self.now());
@@ -351,8 +379,8 @@ impl Shell {
         }
     }
 
-    /// Frees what large payloads have left, a few chunks at a time: the system takes 50 ms to take back 256 MiB, in
-    /// which nobody would be served.
+    /// Frees what large payloads have left, a few chunks at a time: the system takes 50 ms to take
+    /// back 256 MiB, in which nobody would be served.
     async fn free_discarded(self: Rc<Self>) {
         loop {
             self.sweep.notified().await;
@@ -371,7 +399,8 @@ impl Shell {
         }
     }
 
-    /// Heartbeats, dead and stalled peers, what the core does, what is revoked, the roster: once a second for all.
+    /// Heartbeats, dead and stalled peers, what the core does, what is revoked, the roster: once a
+    /// second for all.
     async fn tick(self: Rc<Self>) {
         let mut second = tokio::time::interval(TICK);
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -435,7 +464,9 @@ fn extras_max(message: &ToClient) -> Option<usize> {
 /// The transfer that follows a message with intermediate data.
 fn payload_of(message: &ToClient) -> Option<u64> {
     match message {
-        ToClient::Published(Published { payload: Payload::Chunked { transfer, .. }, .. }) => Some(*transfer),
+        ToClient::Published(Published { payload: Payload::Chunked { transfer, .. }, .. }) => {
+            Some(*transfer)
+        }
         _ => None,
     }
 }

@@ -1,17 +1,19 @@
 //! Limits on the number of unauthenticated peers and on the rate at which they arrive.
 //!
-//! An unauthenticated peer is a connection that has not proved itself. One that has sent a right first message is a
-//! caller: it holds the broker's public key, which is in capability files alone. Callers have places of their own, so
-//! that a crowd that says nothing costs them none. An unauthenticated peer that waits for its turn keeps its place
-//! against newer ones of its origin: else a thousand engines that come back at once would push each other out of the
-//! line for ever.
+//! An unauthenticated peer is a connection that has not proved itself. One that has sent a right
+//! first message is a caller: it holds the broker's public key, which is in capability files alone.
+//! Callers have places of their own, so that a crowd that says nothing costs them none. An
+//! unauthenticated peer that waits for its turn keeps its place against newer ones of its origin:
+//! else a thousand engines that come back at once would push each other out of the line for ever.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
 
-use furlong_wire::limits::{CALLERS_MAX, CALLERS_OF_ORIGIN_MAX, PENDING_MAX, PENDING_PER_ORIGIN_MAX};
+use furlong_wire::limits::{
+    CALLERS_MAX, CALLERS_OF_ORIGIN_MAX, PENDING_MAX, PENDING_PER_ORIGIN_MAX,
+};
 use tokio::sync::Notify;
 
 use super::entrance::Origin;
@@ -69,7 +71,8 @@ impl Default for PendingPeers {
 }
 
 impl PendingPeers {
-    /// Takes an unauthenticated peer in. None if as many of its origin as there may be wait for their turn.
+    /// Takes an unauthenticated peer in. None if as many of its origin as there may be wait for
+    /// their turn.
     pub(super) fn admit(self: &Rc<Self>, origin: Origin) -> Option<Stranding> {
         let evicted = Rc::new(Notify::new());
         let number = self.unknown.borrow_mut().admit(origin, evicted.clone())?;
@@ -101,9 +104,9 @@ impl Crowd {
         Self { most, most_of_origin, order: VecDeque::new(), of_origin: BTreeMap::new(), next: 0 }
     }
 
-    /// Takes one in. When all places are taken the oldest one goes; when its origin has its share, the oldest of that
-    /// which does not wait for its turn, and if all of them do, the new one. So whoever comes has a moment to prove
-    /// itself, whatever others do.
+    /// Takes one in. When all places are taken the oldest one goes; when its origin has its share,
+    /// the oldest of that which does not wait for its turn, and if all of them do, the new one. So
+    /// whoever comes has a moment to prove itself, whatever others do.
     fn admit(&mut self, origin: Origin, evicted: Rc<Notify>) -> Option<u64> {
         if self.of_origin.get(&origin).is_some_and(|here| *here >= self.most_of_origin) {
             self.evict(|place| place.origin == origin && !place.waits)?;
@@ -147,14 +150,17 @@ impl Crowd {
 }
 
 impl Stranding {
-    /// Returns the notification that the unauthenticated peer must go, because a newer one needs its place.
+    /// Returns the notification that the unauthenticated peer must go, because a newer one needs
+    /// its place.
     pub(super) fn evicted(&self) -> Rc<Notify> {
         self.evicted.clone()
     }
 
     /// Waits for a turn to work on its first message. False if too many wait.
     pub(super) async fn turn(&self) -> bool {
-        let Some(wait) = self.pending.rates.borrow_mut().of_origin(self.origin) else { return false };
+        let Some(wait) = self.pending.rates.borrow_mut().of_origin(self.origin) else {
+            return false;
+        };
         {
             let mut unknown = self.pending.unknown.borrow_mut();
             let at = unknown.find(self.number.get());
@@ -163,7 +169,8 @@ impl Stranding {
             }
         }
         pause(wait).await;
-        // Only now, so that who comes in crowds from one place takes no more of what all share than it can use.
+        // Only now, so that who comes in crowds from one place takes no more of what all share than
+        // it can use.
         let Some(wait) = self.pending.rates.borrow_mut().of_all() else { return false };
         pause(wait).await;
         true
@@ -174,14 +181,16 @@ impl Stranding {
         if !self.is_caller.replace(true) {
             self.pending.unknown.borrow_mut().leave(self.number.get());
             let number = self.pending.callers.borrow_mut().admit(self.origin, self.evicted.clone());
-            self.number.set(number.expect("a caller has had its turn, so there is one that can go"));
+            self.number
+                .set(number.expect("a caller has had its turn, so there is one that can go"));
         }
     }
 }
 
 impl Drop for Stranding {
     fn drop(&mut self) {
-        let crowd = if self.is_caller.get() { &self.pending.callers } else { &self.pending.unknown };
+        let crowd =
+            if self.is_caller.get() { &self.pending.callers } else { &self.pending.unknown };
         crowd.borrow_mut().leave(self.number.get());
     }
 }
@@ -198,9 +207,11 @@ mod tests {
     fn an_origin_that_has_its_share_loses_its_oldest() {
         let pending = Rc::new(PendingPeers::default());
         let _other = pending.admit(origin(2)).unwrap();
-        let places: Vec<_> = (0..PENDING_PER_ORIGIN_MAX + 2).map(|_| pending.admit(origin(1)).unwrap()).collect();
+        let places: Vec<_> =
+            (0..PENDING_PER_ORIGIN_MAX + 2).map(|_| pending.admit(origin(1)).unwrap()).collect();
         assert_eq!(pending.unknown.borrow().of_origin[&origin(1)], PENDING_PER_ORIGIN_MAX);
-        let oldest: Vec<u64> = pending.unknown.borrow().order.iter().map(|place| place.number).take(2).collect();
+        let oldest: Vec<u64> =
+            pending.unknown.borrow().order.iter().map(|place| place.number).take(2).collect();
         assert_eq!(oldest, [0, 3], "the other origin keeps its place");
         drop(places);
         assert_eq!(pending.unknown.borrow().order.len(), 1);
@@ -209,10 +220,14 @@ mod tests {
     #[test]
     fn when_all_places_are_taken_the_oldest_goes() {
         let pending = Rc::new(PendingPeers::default());
-        let places: Vec<_> = (0..PENDING_MAX as u16 + 3).map(|host| pending.admit(origin(host)).unwrap()).collect();
+        let places: Vec<_> =
+            (0..PENDING_MAX as u16 + 3).map(|host| pending.admit(origin(host)).unwrap()).collect();
         assert_eq!(pending.unknown.borrow().order.front().unwrap().number, 3);
         drop(places);
-        assert!(pending.unknown.borrow().order.is_empty() && pending.unknown.borrow().of_origin.is_empty());
+        assert!(
+            pending.unknown.borrow().order.is_empty()
+                && pending.unknown.borrow().of_origin.is_empty()
+        );
     }
 
     #[tokio::test]
@@ -223,18 +238,25 @@ mod tests {
         let crowd = |host: u16| pending.admit(origin(1 + host % 300)).unwrap();
         let crowd: Vec<_> = (0..2 * PENDING_MAX as u16).map(crowd).collect();
         assert_eq!(pending.callers.borrow().order.len(), 1);
-        let callers: Vec<_> = (0..CALLERS_OF_ORIGIN_MAX).map(|_| pending.admit(origin(1)).unwrap()).collect();
+        let callers: Vec<_> =
+            (0..CALLERS_OF_ORIGIN_MAX).map(|_| pending.admit(origin(1)).unwrap()).collect();
         callers.iter().for_each(Stranding::is_caller);
         caller.evicted().notified().await;
         drop((caller, callers, crowd));
-        assert!(pending.callers.borrow().order.is_empty() && pending.unknown.borrow().order.is_empty());
-        assert!(pending.callers.borrow().of_origin.is_empty() && pending.unknown.borrow().of_origin.is_empty());
+        assert!(
+            pending.callers.borrow().order.is_empty() && pending.unknown.borrow().order.is_empty()
+        );
+        assert!(
+            pending.callers.borrow().of_origin.is_empty()
+                && pending.unknown.borrow().of_origin.is_empty()
+        );
     }
 
     #[tokio::test]
     async fn who_waits_for_its_turn_keeps_its_place_against_its_own_origin() {
         let pending = Rc::new(PendingPeers::default());
-        let waiting: Vec<_> = (0..PENDING_PER_ORIGIN_MAX).map(|_| pending.admit(origin(1)).unwrap()).collect();
+        let waiting: Vec<_> =
+            (0..PENDING_PER_ORIGIN_MAX).map(|_| pending.admit(origin(1)).unwrap()).collect();
         for stranding in &waiting[1..] {
             assert!(stranding.turn().await);
         }
@@ -243,9 +265,13 @@ mod tests {
         assert!(late.turn().await);
         assert!(pending.admit(origin(1)).is_none(), "all of its origin wait, and they were first");
         assert!(pending.admit(origin(2)).is_some());
-        let crowd: Vec<_> = (0..PENDING_MAX as u16).map(|host| pending.admit(origin(3 + host)).unwrap()).collect();
+        let crowd: Vec<_> =
+            (0..PENDING_MAX as u16).map(|host| pending.admit(origin(3 + host)).unwrap()).collect();
         waiting[1].evicted().notified().await;
         drop((waiting, late, crowd));
-        assert!(pending.unknown.borrow().order.is_empty() && pending.unknown.borrow().of_origin.is_empty());
+        assert!(
+            pending.unknown.borrow().order.is_empty()
+                && pending.unknown.borrow().of_origin.is_empty()
+        );
     }
 }

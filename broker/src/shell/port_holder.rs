@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-/// The process that listens on a TCP port of this machine, as `pid 123 (name)`, as far as this user may see it.
+/// The process that listens on a TCP port of this machine, as `pid 123 (name)`, as far as this user
+/// may see it.
 pub fn port_holder(port: u16) -> Option<String> {
-    let inodes: Vec<String> =
-        ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|table| listening_inode(table, port)).collect();
+    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|table| listening_inode(table, port))
+        .collect();
     let sockets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
     fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let pid: u32 = process.file_name().to_str()?.parse().ok()?;
@@ -17,7 +20,8 @@ pub fn port_holder(port: u16) -> Option<String> {
     })
 }
 
-/// The socket's inode: columns are `sl local_address rem_address st ... inode`, the state 0A is LISTEN (proc(5)).
+/// The socket's inode: columns are `sl local_address rem_address st ... inode`, the state 0A is
+/// LISTEN (proc(5)).
 fn listening_inode(table: &str, port: u16) -> Option<String> {
     let wanted = format!(":{port:04X}");
     fs::read_to_string(table).ok()?.lines().find_map(|line| {
@@ -29,8 +33,11 @@ fn listening_inode(table: &str, port: u16) -> Option<String> {
 
 fn holds(process: &Path, sockets: &[String]) -> bool {
     let Ok(descriptors) = fs::read_dir(process.join("fd")) else { return false };
-    let targets = descriptors.flatten().filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
-    targets.into_iter().any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
+    let targets =
+        descriptors.flatten().filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+    targets
+        .into_iter()
+        .any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
 }
 
 #[cfg(test)]

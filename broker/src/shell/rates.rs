@@ -15,7 +15,8 @@ pub(super) struct Rates {
     origins: BTreeMap<Origin, Rate>,
 }
 
-/// Turns of which each takes a part of a second. After a quiet time half a second's worth are there at once.
+/// Turns of which each takes a part of a second. After a quiet time half a second's worth are there
+/// at once.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     per_second: u32,
@@ -76,7 +77,8 @@ impl Rate {
 mod tests {
     use super::*;
 
-    /// Returns the fate of so many that come at once: the numbers let in at once, let in later, and turned away.
+    /// Returns the fate of so many that come at once: the numbers let in at once, let in later, and
+    /// turned away.
     fn outcome(rate: &mut Rate, now: Instant, count: u32) -> (u32, u32, u32) {
         let mut outcome = (0, 0, 0);
         for wait in (0..count).map(|_| rate.take(now)) {
@@ -94,7 +96,11 @@ mod tests {
         let now = Instant::now();
         let mut rate = Rate::new(500, now);
         assert_eq!(outcome(&mut rate, now, 1_000), (251, 150, 599));
-        assert_eq!(outcome(&mut rate, now, 10), (0, 0, 10), "who was turned away has taken nothing");
+        assert_eq!(
+            outcome(&mut rate, now, 10),
+            (0, 0, 10),
+            "who was turned away has taken nothing"
+        );
         assert_eq!(outcome(&mut rate, now + Duration::from_millis(100), 100), (0, 50, 50));
         let later = now + Duration::from_secs(10);
         assert_eq!(outcome(&mut rate, later, 1_000), (251, 150, 599), "no more gathers than that");
@@ -113,7 +119,8 @@ mod tests {
     fn origins_are_forgotten_and_bounded() {
         let mut rates = Rates::default();
         let host = |n: u32| Origin::Network(std::net::IpAddr::from(n.to_be_bytes()));
-        let admitted = (0..2 * ORIGINS_MAX as u32).filter(|n| rates.of_origin(host(*n)).is_some()).count();
+        let admitted =
+            (0..2 * ORIGINS_MAX as u32).filter(|n| rates.of_origin(host(*n)).is_some()).count();
         assert!(rates.origins.len() <= ORIGINS_MAX && admitted >= ORIGINS_MAX, "{admitted}");
     }
 }

@@ -1,5 +1,5 @@
-//! `security/revoked.json` while the broker runs: it is looked at every second and at each handshake, and obeyed when
-//! it changes.
+//! `security/revoked.json` while the broker runs: it is looked at every second and at each
+//! handshake, and obeyed when it changes.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -22,8 +22,8 @@ pub(super) struct Revocations {
     seen: Cell<Option<Stamp>>,
 }
 
-/// The mark of one version of a file, found without reading it. The inode, because a file that is replaced twice
-/// within a tick of the file system's clock may have the size of before.
+/// The mark of one version of a file, found without reading it. The inode, because a file that is
+/// replaced twice within a tick of the file system's clock may have the size of before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stamp {
     inode: u64,
@@ -50,26 +50,35 @@ impl Revocations {
         self.tokens.borrow().refusal(token)
     }
 
-    /// Reads the file if it has changed. Whether the tokens may have changed; then [`Self::tokens`] has them.
+    /// Reads the file if it has changed. Whether the tokens may have changed; then [`Self::tokens`]
+    /// has them.
     ///
-    /// A file that cannot be read or is gone changes nothing: the last good list stays in force, and the log says so,
-    /// once for each version of the file.
+    /// A file that cannot be read or is gone changes nothing: the last good list stays in force,
+    /// and the log says so, once for each version of the file.
     pub(super) async fn look(&self) -> bool {
         let stamp = stamp(&self.dir);
-        // Retained from before the file is read: if it is replaced meanwhile, the next look reads it again.
+        // Retained from before the file is read: if it is replaced meanwhile, the next look reads
+        // it again.
         if self.seen.replace(stamp) == stamp {
             return false;
         }
         let path = self.dir.revoked();
         if stamp.is_none() {
-            tracing::warn!("{} is gone; what it revoked stays revoked until the broker is restarted", path.display());
+            tracing::warn!(
+                "{} is gone; what it revoked stays revoked until the broker is restarted",
+                path.display()
+            );
             return false;
         }
         let dir = self.dir.clone();
         // Elsewhere, so that a large file or a slow disk delays no task.
         match spawn_blocking(move || load_revoked(&dir)).await {
             Ok(Ok(tokens)) => {
-                tracing::info!("{} is read again: {} tokens are revoked", path.display(), tokens.len());
+                tracing::info!(
+                    "{} is read again: {} tokens are revoked",
+                    path.display(),
+                    tokens.len()
+                );
                 self.tokens.replace(tokens);
                 true
             }
@@ -90,8 +99,9 @@ impl Revocations {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let revocation = Revocation { revoked_s: since_1970.as_secs(), reason: None };
         let added = spawn_blocking(move || add_revoked(&dir, &tokens, &revocation)).await;
-        let (all, new) =
-            added.map_err(|error| error.to_string())?.map_err(|error: RevokedFileError| error.to_string())?;
+        let (all, new) = added
+            .map_err(|error| error.to_string())?
+            .map_err(|error: RevokedFileError| error.to_string())?;
         for token in new {
             tracing::info!("an administrator has revoked token {token}");
         }
@@ -107,7 +117,11 @@ impl Revocations {
 
 fn stamp(dir: &ClusterDir) -> Option<Stamp> {
     match dir.revoked().symlink_metadata() {
-        Ok(file) => Some(Stamp { inode: file.ino(), bytes: file.size(), modified: (file.mtime(), file.mtime_nsec()) }),
+        Ok(file) => Some(Stamp {
+            inode: file.ino(),
+            bytes: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+        }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         // Reading it will say why it cannot be looked at.
         Err(_) => Some(Stamp { inode: 0, bytes: 0, modified: (0, 0) }),

@@ -1,7 +1,8 @@
 //! `run/roster.json`: which engine had which integer, for a later start.
 //!
-//! The first line is a roster, each of the others a change of it, as JSON. Changes are appended before an engine gets
-//! its first task, since a later start must know whom to wait for; when there are many, the file is written anew.
+//! The first line is a roster, each of the others a change of it, as JSON. Changes are appended
+//! before an engine gets its first task, since a later start must know whom to wait for; when there
+//! are many, the file is written anew.
 
 use std::fs::File;
 use std::io::Write;
@@ -130,7 +131,9 @@ mod tests {
         assert_eq!(file.read(), roster);
         assert!(written <= 6, "it was written as a whole {written} times");
         file.sync();
-        file.note(&[RosterChange::Away(EngineId(7)), RosterChange::Left(EngineId(8))], || panic!("there is room"));
+        file.note(&[RosterChange::Away(EngineId(7)), RosterChange::Left(EngineId(8))], || {
+            panic!("there is room")
+        });
         let text = std::fs::read(dir.roster()).unwrap();
         std::fs::write(dir.roster(), &text[..text.len() - 3]).unwrap();
         roster.apply(RosterChange::Away(EngineId(7)));

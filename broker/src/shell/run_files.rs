@@ -59,7 +59,8 @@ impl BrokerLock {
         let file = open_own(&dir.run().join("broker.lock"))?;
         if file.try_lock().is_err() {
             let who = read_state(dir).map_or(String::new(), |state| {
-                let port = state.ports().first().map_or(String::new(), |port| format!(", port {port}"));
+                let port =
+                    state.ports().first().map_or(String::new(), |port| format!(", port {port}"));
                 format!(" (process {}{port})", state.pid)
             });
             bail!(

@@ -22,17 +22,20 @@ pub struct BrokerArgs {
     /// Address to listen on; all interfaces by default
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0")]
     pub bind: IpAddr,
-    /// Port for every role; by default the one of the last start, else any free one. There is none if engines and
-    /// clients have ports of their own, unless it is named
+    /// Port for every role; by default the one of the last start, else any free one. There is none
+    /// if engines and clients have ports of their own, unless it is named
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
-    /// Port for engines alone, or `none`; 0 takes any free one. By default as at the last start, else none
+    /// Port for engines alone, or `none`; 0 takes any free one. By default as at the last start,
+    /// else none
     #[arg(long, value_name = "N")]
     pub engine_port: Option<OwnPort>,
-    /// Port for everybody but engines, or `none`; 0 takes any free one. By default as at the last start, else none
+    /// Port for everybody but engines, or `none`; 0 takes any free one. By default as at the last
+    /// start, else none
     #[arg(long, value_name = "N")]
     pub client_port: Option<OwnPort>,
-    /// Host name or address by which others reach this machine, for the capability files; by default every address
+    /// Host name or address by which others reach this machine, for the capability files; by
+    /// default every address
     #[arg(long, value_name = "HOST")]
     pub location: Option<String>,
     /// Serve peers on this machine by TCP as well, not by pipes
@@ -56,7 +59,8 @@ pub struct BrokerArgs {
     /// Started by a cluster: whoever wants to give it more memory cannot say it here
     #[arg(long, hide = true)]
     pub of_cluster: bool,
-    /// Stop when standard input ends: for a program that starts a broker and must not leave it behind
+    /// Stop when standard input ends: for a program that starts a broker and must not leave it
+    /// behind
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
 }
@@ -75,8 +79,8 @@ impl BrokerArgs {
 /// Flags of the journal, of everybody who starts a broker.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct JournalArgs {
-    /// Keep tasks that are submitted as durable in this file, on a local disk, over restarts of the broker; without
-    /// FILE, in `journal.db` of the cluster's folder
+    /// Keep tasks that are submitted as durable in this file, on a local disk, over restarts of the
+    /// broker; without FILE, in `journal.db` of the cluster's folder
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
     pub journal: Option<JournalPlace>,
     /// Retention time of ended tasks and their results in the journal, as `12h` or `30d`
@@ -140,6 +144,10 @@ impl FromStr for OwnPort {
     type Err = BadPort;
 
     fn from_str(text: &str) -> Result<Self, BadPort> {
-        if text == "none" { Ok(Self::None) } else { text.parse().map(Self::Number).map_err(|_| BadPort) }
+        if text == "none" {
+            Ok(Self::None)
+        } else {
+            text.parse().map(Self::Number).map_err(|_| BadPort)
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! The broker looks for a moment for what comes next, before it sleeps.
 //!
-//! A client that submits short tasks one by one sends the next some 50 us after the last one's end. A broker that
-//! sleeps in between has to be woken, and its processor too: 30 us on a virtual machine. So when the last task assigned
-//! has ended it looks for [`LONGEST`] without sleeping, where that has paid lately. Never while an engine works: the
-//! processor may be the engine's.
+//! A client that submits short tasks one by one sends the next some 50 us after the last one's end.
+//! A broker that sleeps in between has to be woken, and its processor too: 30 us on a virtual
+//! machine. So when the last task assigned has ended it looks for [`LONGEST`] without sleeping,
+//! where that has paid lately. Never while an engine works: the processor may be the engine's.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};

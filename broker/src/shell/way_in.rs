@@ -49,7 +49,8 @@ pub(super) async fn shake_hands(
         return Err(RejectedPeer::Busy);
     }
     let key = &shell.identity.key;
-    let expect = ExpectStart::new(&shell.identity.cluster, key.server_secret.expose(), random_bytes())?;
+    let expect =
+        ExpectStart::new(&shell.identity.cluster, key.server_secret.expose(), random_bytes())?;
     let (second, expect) = expect.handle_start(&first)?;
     stranding.is_caller();
     pending.send(&second).await?;
@@ -58,7 +59,8 @@ pub(super) async fn shake_hands(
     let (mut sealer, opener) = proof.keys.split();
     let (incoming, mut socket) = pending.prove(opener);
     let Some(hello) = proof.hello.body else {
-        // The token's form is unknown too, but the peer holds the broker's public key: it may know why.
+        // The token's form is unknown too, but the peer holds the broker's public key: it may know
+        // why.
         let text = format!(
             "the broker speaks version {PROTOCOL_VERSION} of the protocol, this peer version {}; install the same \
              Furlong on both sides",
@@ -80,12 +82,17 @@ pub(super) async fn shake_hands(
     shell.obey_revocations().await;
     let admitted = match holder {
         Some(holder) => Ok((holder.claims().clone(), None)),
-        None => shell.core.borrow().pass(shell.now(), proof.holder).map(|(claims, attempt)| (claims, Some(attempt))),
+        None => shell
+            .core
+            .borrow()
+            .pass(shell.now(), proof.holder)
+            .map(|(claims, attempt)| (claims, Some(attempt))),
     };
-    let checked = admitted.and_then(|(claims, pass)| match unauthorized(shell, serves, &claims, &hello) {
-        Some(text) => Err(Refusal { kind: RefusalKind::Unauthorized, text }),
-        None => Ok((claims, pass)),
-    });
+    let checked =
+        admitted.and_then(|(claims, pass)| match unauthorized(shell, serves, &claims, &hello) {
+            Some(text) => Err(Refusal { kind: RefusalKind::Unauthorized, text }),
+            None => Ok((claims, pass)),
+        });
     let (claims, pass) = match checked {
         Ok(admitted) => admitted,
         Err(refusal) => {
@@ -97,8 +104,14 @@ pub(super) async fn shake_hands(
     Ok(Proved { peer, incoming, socket, sealer })
 }
 
-/// Returns the reason to refuse a peer whose token is genuine, or whose pass is known, if there is one.
-fn unauthorized(shell: &Shell, serves: Serves, claims: &Claims, hello: &HelloBody) -> Option<String> {
+/// Returns the reason to refuse a peer whose token is genuine, or whose pass is known, if there is
+/// one.
+fn unauthorized(
+    shell: &Shell,
+    serves: Serves,
+    claims: &Claims,
+    hello: &HelloBody,
+) -> Option<String> {
     let Claims { role, token_id, .. } = *claims;
     // A task's client does not know its owner's role, and comes to the port that its engine knows.
     let has_token = !hello.token.is_empty();
@@ -125,7 +138,8 @@ pub(super) async fn refuse(
 ) {
     shell.log_rejected(address, &RejectedPeer::Refused { text: refusal.text.clone() });
     let refused = Refused { kind: refusal.kind, text: refusal.text.clone() };
-    let _ = timeout(Duration::from_secs(1), greet(&Greeting::Refused(refused), socket, sealer)).await;
+    let _ =
+        timeout(Duration::from_secs(1), greet(&Greeting::Refused(refused), socket, sealer)).await;
 }
 
 /// Sends the first record.

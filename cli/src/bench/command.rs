@@ -31,7 +31,8 @@ pub struct CommandArgs {
     json: bool,
 }
 
-/// The two sides are measured in turn, so many times: a machine that is busy with other things is so for both.
+/// The two sides are measured in turn, so many times: a machine that is busy with other things is
+/// so for both.
 const ROUNDS: u64 = 5;
 /// The counts that can be measured in a lifetime.
 const COUNTS: RangeInclusive<u64> = 1..=100_000_000;
@@ -77,7 +78,10 @@ async fn on(cluster: &LocalCluster, args: &CommandArgs) -> Result<Rates> {
 }
 
 async fn measure(client: &Client, args: &CommandArgs) -> Result<Rates> {
-    let call = CallSpec::command_with(CommandSpec { argv: vec![PROGRAM.into()], ..CommandSpec::default() });
+    let call = CallSpec::command_with(CommandSpec {
+        argv: vec![PROGRAM.into()],
+        ..CommandSpec::default()
+    });
     drive(client, &call, args.count.clamp(1, 200), args.window).await?;
     let (mut farm, mut bare) = (Duration::ZERO, Duration::ZERO);
     for round in 0..ROUNDS {
@@ -97,11 +101,13 @@ fn share(whole: u64, parts: u64, part: u64) -> u64 {
     whole / parts + u64::from(part < whole % parts)
 }
 
-/// Starts the program and waits for it, in threads that do nothing else. Returns how long they took.
+/// Starts the program and waits for it, in threads that do nothing else. Returns how long they
+/// took.
 fn bare_loop(count: u64, threads: u64) -> Result<Duration> {
     let began = Instant::now();
     std::thread::scope(|scope| {
-        let loops = (0..threads).map(|thread| scope.spawn(move || start_and_wait(share(count, threads, thread))));
+        let loops = (0..threads)
+            .map(|thread| scope.spawn(move || start_and_wait(share(count, threads, thread))));
         let loops: Vec<_> = loops.collect();
         loops.into_iter().try_for_each(|it| it.join().expect("a loop does not panic"))
     })?;
@@ -135,6 +141,9 @@ fn print_rates(args: &CommandArgs, rates: &Rates) -> Result<()> {
     ))?;
     print::line(format!("farm  {} a second", print::grouped(*farm_per_s as u64)))?;
     let threads = print::counted(u64::from(*local), "thread");
-    print::line(format!("bare  {} a second: started and waited for in {threads}", print::grouped(*bare_per_s as u64)))?;
+    print::line(format!(
+        "bare  {} a second: started and waited for in {threads}",
+        print::grouped(*bare_per_s as u64)
+    ))?;
     print::line(format!("ratio {ratio:.2}"))
 }

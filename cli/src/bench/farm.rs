@@ -112,8 +112,14 @@ pub async fn run(client: &Client, load: Load) -> Result<Figures> {
     })
 }
 
-/// Keeps `window` tasks under way until `count` have ended. Returns each one's round trip in nanoseconds.
-pub(super) async fn drive(client: &Client, call: &CallSpec, count: u64, window: u64) -> Result<Vec<u64>> {
+/// Keeps `window` tasks under way until `count` have ended. Returns each one's round trip in
+/// nanoseconds.
+pub(super) async fn drive(
+    client: &Client,
+    call: &CallSpec,
+    count: u64,
+    window: u64,
+) -> Result<Vec<u64>> {
     let tasks = client.tasks();
     let mut trips = Vec::with_capacity(count as usize);
     let mut under_way = VecDeque::new();
@@ -133,11 +139,15 @@ pub(super) async fn drive(client: &Client, call: &CallSpec, count: u64, window: 
     Ok(trips)
 }
 
-/// The same by a map: one function over many arguments, as programs with many small tasks do it. A round trip is then
-/// what the broker says, from the submit to the end.
+/// The same by a map: one function over many arguments, as programs with many small tasks do it. A
+/// round trip is then what the broker says, from the submit to the end.
 async fn drive_map(client: &Client, call: &CallSpec, count: u64, window: u64) -> Result<Vec<u64>> {
     let arguments = (0..count).map(|_| call.arguments.clone());
-    let map = client.tasks().map(call.function.clone(), arguments).runtime(call.runtime).window(window as usize);
+    let map = client
+        .tasks()
+        .map(call.function.clone(), arguments)
+        .runtime(call.runtime)
+        .window(window as usize);
     let mut results = std::pin::pin!(map.stream()?);
     let mut trips = Vec::with_capacity(count as usize);
     while let Some((_, result)) = results.next().await {

@@ -1,4 +1,5 @@
-//! The cost of the journal: tasks of a millisecond with and without it, in turn, and submits that wait for the disk.
+//! The cost of the journal: tasks of a millisecond with and without it, in turn, and submits that
+//! wait for the disk.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -37,7 +38,10 @@ const MILLISECOND: &str = "import time\n\n\ndef run(item):\n    time.sleep(0.001
 pub async fn run(args: JournalBenchArgs, program: &Program) -> Result<()> {
     let journal = || -> Result<JournalArgs> {
         let keep = duration("1h").map_err(anyhow::Error::msg)?;
-        Ok(JournalArgs { journal: Some(furlong_broker::JournalPlace::OfCluster), journal_keep: keep })
+        Ok(JournalArgs {
+            journal: Some(furlong_broker::JournalPlace::OfCluster),
+            journal_keep: keep,
+        })
     };
     let mut ratios = Vec::new();
     let measure = on_private_cluster_with(program, journal()?, 2, None, async |cluster| {

@@ -45,7 +45,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub async fn run(args: KillArgs, program: &Program) -> Result<()> {
     let mut delays_ms = Vec::new();
     for _ in 0..args.rounds {
-        delays_ms.push(on_private_cluster(program, 2, None, async |cluster| measure(cluster).await).await?);
+        delays_ms.push(
+            on_private_cluster(program, 2, None, async |cluster| measure(cluster).await).await?,
+        );
     }
     delays_ms.sort_by(f64::total_cmp);
     let (median, longest) = (delays_ms[delays_ms.len() / 2], delays_ms[delays_ms.len() - 1]);
@@ -66,11 +68,16 @@ pub async fn run(args: KillArgs, program: &Program) -> Result<()> {
 async fn measure(cluster: &LocalCluster) -> Result<f64> {
     let client = cluster.client().await?;
     // Both interpreters are there: what is measured is the farm's, not the start of one.
-    for task in client.multiengine(EngineTargets::All).call(&CallSpec::python("builtins:bool")).await? {
+    for task in
+        client.multiengine(EngineTargets::All).call(&CallSpec::python("builtins:bool")).await?
+    {
         task.await?;
     }
     let notes = tempfile::NamedTempFile::with_prefix("furlong-bench-")?;
-    let path = notes.path().to_str().context("the folder for temporary files has a name that is not UTF-8")?;
+    let path = notes
+        .path()
+        .to_str()
+        .context("the folder for temporary files has a name that is not UTF-8")?;
     let function = Arc::new(SourceFunction::new("bench_kill.py", FUNCTION, "run"));
     let call = CallSpec::source(function).arguments(Arguments::json(vec![path.into()]));
     let task = client.tasks().call(&call).await?;
@@ -93,9 +100,15 @@ async fn begin(notes: &Path, place: usize) -> Result<(f64, Pid)> {
     while tokio::time::Instant::now() < deadline {
         let text = std::fs::read_to_string(notes)?;
         // A line is whole when its newline is there.
-        if let Some(line) = text.split_inclusive('\n').nth(place).filter(|line| line.ends_with('\n')) {
-            let (at, pid) = line.trim().split_once(' ').context("a note has a time and a process")?;
-            return Ok((at.parse()?, Pid::from_raw(pid.parse()?).context("a process id is not 0")?));
+        if let Some(line) =
+            text.split_inclusive('\n').nth(place).filter(|line| line.ends_with('\n'))
+        {
+            let (at, pid) =
+                line.trim().split_once(' ').context("a note has a time and a process")?;
+            return Ok((
+                at.parse()?,
+                Pid::from_raw(pid.parse()?).context("a process id is not 0")?,
+            ));
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

@@ -45,12 +45,16 @@ struct Large {
 /// Measures and prints.
 pub async fn run(args: LargeArgs, program: &Program) -> Result<()> {
     let memory = Some((args.size * MEMORY_IN_PAYLOADS).max(256 << 20));
-    let large = on_private_cluster(program, 2, memory, async |cluster| measure(cluster, args.size).await).await?;
+    let large =
+        on_private_cluster(program, 2, memory, async |cluster| measure(cluster, args.size).await)
+            .await?;
     print_large(&args, &large)
 }
 
 async fn measure(cluster: &LocalCluster, size: u64) -> Result<Large> {
-    let [first, second] = *cluster.engine_ids() else { anyhow::bail!("two engines were asked for") };
+    let [first, second] = *cluster.engine_ids() else {
+        anyhow::bail!("two engines were asked for")
+    };
     let broker = cluster.state().broker_pid;
     let client = cluster.client().await?;
     let data = Bytes::from((0..size).map(|i| (i % 251) as u8).collect::<Vec<u8>>());
@@ -73,7 +77,8 @@ async fn measure(cluster: &LocalCluster, size: u64) -> Result<Large> {
     Ok(Large { seconds, broker_before_bytes, broker_peak_bytes, before, beside })
 }
 
-/// No-ops one after the other, from a thread and a session of their own, so that only farm and machine are shared.
+/// No-ops one after the other, from a thread and a session of their own, so that only farm and
+/// machine are shared.
 struct Noops {
     is_beside: Arc<AtomicBool>,
     ends: Arc<AtomicBool>,
@@ -93,7 +98,8 @@ impl Noops {
                 let (is_beside, ends, is_warm) = flags;
                 let (mut before, mut beside) = (Vec::new(), Vec::new());
                 while !ends.load(Ordering::Relaxed) {
-                    let trips = if is_beside.load(Ordering::Relaxed) { &mut beside } else { &mut before };
+                    let trips =
+                        if is_beside.load(Ordering::Relaxed) { &mut beside } else { &mut before };
                     let began = Instant::now();
                     for task in engine.call(&CallSpec::native("noop")).await? {
                         task.await?;
@@ -136,12 +142,20 @@ fn print_large(args: &LargeArgs, large: &Large) -> Result<()> {
             "noop_before_p50_us": us(before, 50), "noop_before_max_us": us(before, 100),
         }));
     }
-    print::line(format!("{} there and back in {seconds:.2} s, unchanged", print::bytes(args.size)))?;
+    print::line(format!(
+        "{} there and back in {seconds:.2} s, unchanged",
+        print::bytes(args.size)
+    ))?;
     let (peak, rest) = (print::bytes(*broker_peak_bytes), print::bytes(*broker_before_bytes));
-    print::line(format!("broker  {peak} at its peak, {peak_ratio:.2} of the payload; {rest} before"))?;
+    print::line(format!(
+        "broker  {peak} at its peak, {peak_ratio:.2} of the payload; {rest} before"
+    ))?;
     for (what, trips) in [("before", before), ("beside", beside)] {
         let (p50, max) = (print::micros(us(trips, 50)), print::micros(us(trips, 100)));
-        print::line(format!("no-ops {what}: {} one by one, median {p50}, longest {max}", trips.len()))?;
+        print::line(format!(
+            "no-ops {what}: {} one by one, median {p50}, longest {max}",
+            trips.len()
+        ))?;
     }
     Ok(())
 }

@@ -29,15 +29,19 @@ pub enum BenchCommand {
     #[command(after_help = "Example: furlong bench latency --local 2 --count 10000 --json")]
     Latency(FarmArgs),
     /// No-ops through the shared queue, many at once
-    #[command(after_help = "Example: furlong bench throughput --local 2 --count 200000 --window 1000")]
+    #[command(
+        after_help = "Example: furlong bench throughput --local 2 --count 200000 --window 1000"
+    )]
     Throughput(FarmArgs),
     /// Payloads there and back, one after the other
     #[command(after_help = "Example: furlong bench payload --local 1 --size 1048576 --count 100")]
     Payload(FarmArgs),
-    /// Programs that do nothing, on a private cluster, beside a bare loop that starts and awaits them
+    /// Programs that do nothing, on a private cluster, beside a bare loop that starts and awaits
+    /// them
     #[command(after_help = "Example: furlong bench command --local 2 --count 5000")]
     Command(command::CommandArgs),
-    /// One large payload there and back as a direct task: time, the broker's memory, and no-ops beside it
+    /// One large payload there and back as a direct task: time, the broker's memory, and no-ops
+    /// beside it
     #[command(after_help = "Example: furlong bench large --size 268435456 --json")]
     Large(large::LargeArgs),
     /// Cost of a journal: tasks with and without it, and submits that wait for the disk
@@ -133,7 +137,9 @@ pub struct Figures {
 /// Runs a `bench` command.
 pub async fn run(command: BenchCommand, program: &Program) -> Result<ExitCode> {
     match command {
-        BenchCommand::RelayNode { role, threads, connect } => relay::run_relay_node(role, threads, connect).await?,
+        BenchCommand::RelayNode { role, threads, connect } => {
+            relay::run_relay_node(role, threads, connect).await?
+        }
         BenchCommand::Command(args) => command::run(args, program).await?,
         BenchCommand::Large(args) => large::run(args, program).await?,
         BenchCommand::Journal(args) => journal::run(args, program).await?,
@@ -144,11 +150,15 @@ pub async fn run(command: BenchCommand, program: &Program) -> Result<ExitCode> {
             let options = RelayOptions { size, count, window, threads };
             print(json, &of_relay(&relay::measure(&options, program).await?))?;
         }
-        BenchCommand::Latency(args) => print(args.json, &farm::measure(&args, farm::Kind::Latency, program).await?)?,
+        BenchCommand::Latency(args) => {
+            print(args.json, &farm::measure(&args, farm::Kind::Latency, program).await?)?
+        }
         BenchCommand::Throughput(args) => {
             print(args.json, &farm::measure(&args, farm::Kind::Throughput, program).await?)?;
         }
-        BenchCommand::Payload(args) => print(args.json, &farm::measure(&args, farm::Kind::Payload, program).await?)?,
+        BenchCommand::Payload(args) => {
+            print(args.json, &farm::measure(&args, farm::Kind::Payload, program).await?)?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

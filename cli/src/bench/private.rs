@@ -1,4 +1,5 @@
-//! The common parts of measurements on a private cluster: the cluster, and what the system knows of its processes.
+//! The common parts of measurements on a private cluster: the cluster, and what the system knows of
+//! its processes.
 
 use anyhow::{Context, Result};
 use furlong_broker::JournalArgs;
@@ -7,7 +8,8 @@ use furlong_client::ClusterName;
 use crate::cluster::{LocalCluster, LocalOptions};
 use crate::program::Program;
 
-/// Measures on a cluster of its own, which is stopped afterwards however that ends. `memory` is the broker's.
+/// Measures on a cluster of its own, which is stopped afterwards however that ends. `memory` is the
+/// broker's.
 pub async fn on_private_cluster<T>(
     program: &Program,
     engines: u32,
@@ -58,7 +60,8 @@ pub fn resident_bytes(pid: u32) -> Result<(u64, u64)> {
     Ok((field("VmRSS:")?, field("VmHWM:")?))
 }
 
-/// The processor time of a process's first thread, which is the only one that works in a broker, in nanoseconds.
+/// The processor time of a process's first thread, which is the only one that works in a broker, in
+/// nanoseconds.
 pub fn processor_ns(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/schedstat");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;

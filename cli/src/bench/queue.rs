@@ -28,8 +28,8 @@ const SHORT: u64 = 1_000;
 /// The number of measurements of the cost of more tasks, and the number of those tasks.
 const ROUNDS: usize = 21;
 const MORE: usize = 1_000;
-/// The broker's memory for each task: its budget counts an inline payload each way, five sixteenths of it are for
-/// tasks, and one session has half of them.
+/// The broker's memory for each task: its budget counts an inline payload each way, five sixteenths
+/// of it are for tasks, and one session has half of them.
 const MEMORY_BYTES_PER_TASK: u64 = 20_480;
 
 /// The results of the measurement.
@@ -60,7 +60,11 @@ async fn measure(client: &Client, broker: u32, count: u64) -> Result<Queue> {
     fill(client, count - SHORT).await?;
     let (after, _) = resident_bytes(broker)?;
     let long_us = cost_of_more(client, broker).await?;
-    Ok(Queue { bytes_each: after.saturating_sub(before) as f64 / (count - SHORT) as f64, short_us, long_us })
+    Ok(Queue {
+        bytes_each: after.saturating_sub(before) as f64 / (count - SHORT) as f64,
+        short_us,
+        long_us,
+    })
 }
 
 async fn fill(client: &Client, count: u64) -> Result<()> {
@@ -109,6 +113,8 @@ fn print_queue(args: &QueueArgs, queue: &Queue) -> Result<()> {
         print::grouped(args.count)
     ))?;
     let (short, long) = (print::micros(*short_us), print::micros(*long_us));
-    print::line(format!("one more, submitted and cancelled: {long} of the broker's time, {short} beside {SHORT}"))?;
+    print::line(format!(
+        "one more, submitted and cancelled: {long} of the broker's time, {short} beside {SHORT}"
+    ))?;
     print::line(format!("ratio {ratio:.2}"))
 }

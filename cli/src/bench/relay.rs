@@ -1,16 +1,18 @@
-//! The baseline that Furlong's latency is measured against: a plain TCP relay with the broker's job and nothing else.
+//! The baseline that Furlong's latency is measured against: a plain TCP relay with the broker's job
+//! and nothing else.
 //!
-//! Three processes on loopback, as with the product: a client (the calling process), a relay in the broker's place, and
-//! an echo in the engine's. No encryption, no ids, no queues to keep: what is left is what the kernel and tokio cost,
-//! so the difference to `furlong bench latency` is what Furlong itself costs.
+//! Three processes on loopback, as with the product: a client (the calling process), a relay in the
+//! broker's place, and an echo in the engine's. No encryption, no ids, no queues to keep: what is
+//! left is what the kernel and tokio cost, so the difference to `furlong bench latency` is what
+//! Furlong itself costs.
 //!
-//! It is meant to be hard to beat. Every socket has `TCP_NODELAY`, a read of up to 64 KiB is cut into all the messages
-//! that it holds without copying them, and a writer sends all that waits in its channel with one call. Each direction
-//! is a reader task, a bounded channel and a writer task; each process runs on tokio as it is by default
-//! ([`on_own_runtime`] has the measurement).
+//! It is meant to be hard to beat. Every socket has `TCP_NODELAY`, a read of up to 64 KiB is cut
+//! into all the messages that it holds without copying them, and a writer sends all that waits in
+//! its channel with one call. Each direction is a reader task, a bounded channel and a writer task;
+//! each process runs on tokio as it is by default ([`on_own_runtime`] has the measurement).
 //!
-//! A message is its length as `u32` little-endian, then that many bytes, of which the first eight are the time of
-//! sending.
+//! A message is its length as `u32` little-endian, then that many bytes, of which the first eight
+//! are the time of sending.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -58,7 +60,8 @@ pub struct RelayFigures {
     pub size: usize,
     /// Messages on their way at any time.
     pub window: usize,
-    /// Median round trip of a message, from its entry into the client's queue to the reply's parsing, in microseconds.
+    /// Median round trip of a message, from its entry into the client's queue to the reply's
+    /// parsing, in microseconds.
     pub p50_us: f64,
     /// The same, 99th percentile.
     pub p99_us: f64,
@@ -79,10 +82,13 @@ pub enum RelayRole {
 
 /// Starts an echo and a relay, sends `count` messages through both and says how long that took.
 ///
-/// The two processes are this program with the arguments of [`Node::start`]. They end with their standard input,
-/// thus also when this process is killed.
+/// The two processes are this program with the arguments of [`Node::start`]. They end with their
+/// standard input, thus also when this process is killed.
 pub async fn measure(options: &RelayOptions, program: &Program) -> anyhow::Result<RelayFigures> {
-    ensure!(options.size >= STAMP_BYTES, "a message needs at least {STAMP_BYTES} bytes, for the time of sending");
+    ensure!(
+        options.size >= STAMP_BYTES,
+        "a message needs at least {STAMP_BYTES} bytes, for the time of sending"
+    );
     ensure!(options.size <= MESSAGE_BYTES_MAX, "a message has at most {MESSAGE_BYTES_MAX} bytes");
     ensure!(options.count > 0 && options.window > 0, "count and window must be at least 1");
     let (options, program) = (options.clone(), program.clone());
@@ -102,14 +108,22 @@ pub async fn measure(options: &RelayOptions, program: &Program) -> anyhow::Resul
     .await
 }
 
-/// Plays one part until standard input ends: binds a port of its own on loopback and prints the address as one line.
+/// Plays one part until standard input ends: binds a port of its own on loopback and prints the
+/// address as one line.
 ///
 /// `connect` is the echo's address, which the relay needs.
-pub async fn run_relay_node(role: RelayRole, threads: Threads, connect: Option<SocketAddr>) -> anyhow::Result<()> {
+pub async fn run_relay_node(
+    role: RelayRole,
+    threads: Threads,
+    connect: Option<SocketAddr>,
+) -> anyhow::Result<()> {
     on_own_runtime(threads, async move {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
+        let listener =
+            TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
         crate::print::line(listener.local_addr()?.to_string())?;
-        let parent_gone = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+        let parent_gone = tokio::task::spawn_blocking(|| {
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())
+        });
         tokio::select! {
             served = serve(role, &listener, connect) => served,
             _ = parent_gone => Ok(()),
@@ -119,7 +133,11 @@ pub async fn run_relay_node(role: RelayRole, threads: Threads, connect: Option<S
 }
 
 /// Takes one connection after the other; a broken one is its client's trouble, which sees it.
-async fn serve(role: RelayRole, listener: &TcpListener, connect: Option<SocketAddr>) -> anyhow::Result<()> {
+async fn serve(
+    role: RelayRole,
+    listener: &TcpListener,
+    connect: Option<SocketAddr>,
+) -> anyhow::Result<()> {
     loop {
         let (near, _) = listener.accept().await.context("cannot accept")?;
         near.set_nodelay(true)?;
@@ -152,13 +170,18 @@ fn pass(from: OwnedReadHalf, to: OwnedWriteHalf) {
     tokio::spawn(write_all_queued(receiver, to));
 }
 
-/// Writes what the channel holds, everything that waits with one call, until the channel or the connection ends.
-async fn write_all_queued(mut queue: mpsc::Receiver<Bytes>, mut to: OwnedWriteHalf) -> std::io::Result<()> {
+/// Writes what the channel holds, everything that waits with one call, until the channel or the
+/// connection ends.
+async fn write_all_queued(
+    mut queue: mpsc::Receiver<Bytes>,
+    mut to: OwnedWriteHalf,
+) -> std::io::Result<()> {
     let mut waiting = Vec::with_capacity(QUEUE_MESSAGES);
     let mut buffer = Vec::with_capacity(BUFFER_BYTES);
     while queue.recv_many(&mut waiting, QUEUE_MESSAGES).await > 0 {
         for frame in waiting.drain(..) {
-            // A small frame is cheaper to copy than to name in an `iovec`; a large one goes out from where it lies.
+            // A small frame is cheaper to copy than to name in an `iovec`; a large one goes out
+            // from where it lies.
             let is_large = frame.len() > COPY_BYTES_MAX;
             if is_large || buffer.len() + frame.len() > BUFFER_BYTES {
                 to.write_all(&buffer).await?;
@@ -200,7 +223,10 @@ impl Frames {
     fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
         let Some(length) = self.buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = u32::from_le_bytes(*length) as usize;
-        ensure!(length <= MESSAGE_BYTES_MAX, "a message of {length} bytes: more than {MESSAGE_BYTES_MAX}");
+        ensure!(
+            length <= MESSAGE_BYTES_MAX,
+            "a message of {length} bytes: more than {MESSAGE_BYTES_MAX}"
+        );
         let frame_bytes = LENGTH_BYTES + length;
         if self.buffer.len() < frame_bytes {
             return Ok(None);
@@ -222,8 +248,8 @@ struct Client {
 impl Client {
     async fn connect(addr: SocketAddr, options: &RelayOptions) -> anyhow::Result<Self> {
         let (reader, writer) = dial(addr).await?.into_split();
-        // As deep as the window, so that putting a message in never has to wait: a client that stopped reading in order
-        // to send could lock up the whole ring.
+        // As deep as the window, so that putting a message in never has to wait: a client that
+        // stopped reading in order to send could lock up the whole ring.
         let (queue, receiver) = mpsc::channel(options.window);
         tokio::spawn(write_all_queued(receiver, writer));
         Ok(Self {
@@ -236,14 +262,17 @@ impl Client {
         })
     }
 
-    /// Sends `count` messages with at most `window` on their way, and returns each one's round trip.
+    /// Sends `count` messages with at most `window` on their way, and returns each one's round
+    /// trip.
     async fn run(&mut self, count: usize) -> anyhow::Result<Vec<Duration>> {
         let mut round_trips = Vec::with_capacity(count);
         let mut sent = 0;
         while round_trips.len() < count {
             while sent < count && sent - round_trips.len() < self.window {
                 let message = self.stamped();
-                self.queue.try_send(message).context("the writer stopped: the relay closed the connection")?;
+                self.queue
+                    .try_send(message)
+                    .context("the writer stopped: the relay closed the connection")?;
                 sent += 1;
             }
             ensure!(self.frames.fill().await?, "the relay closed the connection");
@@ -281,8 +310,8 @@ struct Node {
 }
 
 impl Node {
-    /// Runs `<this program> bench relay-node --role ROLE --threads T [--connect ADDR]` and reads the address from
-    /// its first line.
+    /// Runs `<this program> bench relay-node --role ROLE --threads T [--connect ADDR]` and reads
+    /// the address from its first line.
     async fn start(
         program: &Program,
         role: RelayRole,
@@ -300,21 +329,28 @@ impl Node {
             command.arg("--connect").arg(addr.to_string());
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("cannot start the {role:?} process"))?;
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start the {role:?} process"))?;
         let stdout = child.stdout.take().context("the child has no standard output")?;
         let mut line = String::new();
         tokio::time::timeout(START_MAX, BufReader::new(stdout).read_line(&mut line))
             .await
-            .with_context(|| format!("the {role:?} process said no address within {START_MAX:?}"))??;
-        let addr =
-            line.trim().parse().with_context(|| format!("the {role:?} process said {line:?}, not its address"))?;
+            .with_context(|| {
+                format!("the {role:?} process said no address within {START_MAX:?}")
+            })??;
+        let addr = line
+            .trim()
+            .parse()
+            .with_context(|| format!("the {role:?} process said {line:?}, not its address"))?;
         Ok(Self { child, addr })
     }
 
     /// Ends the process by closing its standard input, and waits for it.
     async fn stop(mut self) -> anyhow::Result<()> {
         drop(self.child.stdin.take());
-        let status = tokio::time::timeout(START_MAX, self.child.wait()).await.context("a process did not end")??;
+        let status = tokio::time::timeout(START_MAX, self.child.wait())
+            .await
+            .context("a process did not end")??;
         ensure!(status.success(), "a process of the relay ended with {status}");
         Ok(())
     }
@@ -343,17 +379,19 @@ fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
 }
 
 async fn dial(addr: SocketAddr) -> anyhow::Result<TcpStream> {
-    let stream = TcpStream::connect(addr).await.with_context(|| format!("cannot connect to {addr}"))?;
+    let stream =
+        TcpStream::connect(addr).await.with_context(|| format!("cannot connect to {addr}"))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
 /// Runs the future on a runtime of its own, whatever runtime the program has.
 ///
-/// By default that is tokio's multi-threaded one, which a plain relay would be written on. With one thread it is
-/// faster. Measured on a virtual machine of two cores, 96 bytes, medians of nine runs each in turn: 1.73 with one
-/// thread against 1.15 M round trips/s, window 1000; a median round trip of 168 against 171 us. Compare only with
-/// figures taken in turn with these, on the same cores.
+/// By default that is tokio's multi-threaded one, which a plain relay would be written on. With one
+/// thread it is faster. Measured on a virtual machine of two cores, 96 bytes, medians of nine runs
+/// each in turn: 1.73 with one thread against 1.15 M round trips/s, window 1000; a median round
+/// trip of 168 against 171 us. Compare only with figures taken in turn with these, on the same
+/// cores.
 async fn on_own_runtime<T, F>(threads: Threads, future: F) -> anyhow::Result<T>
 where
     T: Send + 'static,
@@ -378,7 +416,8 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 const BUFFER_BYTES: usize = 64 << 10;
 /// Larger frames are written from where they lie.
 const COPY_BYTES_MAX: usize = 8 << 10;
-/// Messages between a reader and its writer. A full queue stops the reader, thus TCP, thus the sender.
+/// Messages between a reader and its writer. A full queue stops the reader, thus TCP, thus the
+/// sender.
 const QUEUE_MESSAGES: usize = 1024;
 /// Messages before the measurement, at most.
 const WARM_UP_MAX: usize = 2000;
@@ -407,7 +446,8 @@ mod tests {
         tokio::spawn(async move { serve(RelayRole::Relay, &relay, Some(echo_addr)).await });
         for size in [STAMP_BYTES, 96, COPY_BYTES_MAX, 3 * BUFFER_BYTES] {
             let options = RelayOptions { size, count: 300, window: 7, threads: Threads::default() };
-            let round_trips = Client::connect(relay_addr, &options).await?.run(options.count).await?;
+            let round_trips =
+                Client::connect(relay_addr, &options).await?.run(options.count).await?;
             assert_eq!(round_trips.len(), options.count);
         }
         Ok(())

@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 use furlong_host::home::{ClusterDir, Home, load_capability, load_issuer_key};
 use furlong_host::private_file::create_private;
 use furlong_link::dial::random_bytes;
-use furlong_wire::capability::{Capability, ClusterName, ENDPOINTS_MAX, Endpoint, EndpointError, Grant, RevokedTokens};
+use furlong_wire::capability::{
+    Capability, ClusterName, ENDPOINTS_MAX, Endpoint, EndpointError, Grant, RevokedTokens,
+};
 use furlong_wire::ids::TokenId;
 use furlong_wire::keys::SecretKey;
 use furlong_wire::token::{Claims, Role, TokenLimits};
@@ -22,26 +24,31 @@ pub struct IssueArgs {
     /// Role of the holder: engine, multiengine, task, client, observer or admin
     #[arg(long, value_name = "ROLE")]
     role: Role,
-    /// To whom the holder's tasks belong: a name, an owner's id, or `new`; by default to the cluster's own files' owner
+    /// To whom the holder's tasks belong: a name, an owner's id, or `new`; by default to the
+    /// cluster's own files' owner
     #[arg(long, value_name = "OWNER", value_parser = owner)]
     owner: Option<OwnerArg>,
-    /// Labels of the engines that the holder may use, with commas between them; by default all engines
+    /// Labels of the engines that the holder may use, with commas between them; by default all
+    /// engines
     #[arg(long, value_name = "LABELS", value_parser = labels_arg)]
     labels: Option<Labels>,
-    /// Time of expiry: after a span as `2h` or `30d`, at the end of a day as `2026-12-31`, or `never`
+    /// Time of expiry: after a span as `2h` or `30d`, at the end of a day as `2026-12-31`, or
+    /// `never`
     #[arg(long, value_name = "WHEN", default_value = "never", value_parser = expiry, allow_hyphen_values = true)]
     expires: u64,
-    /// Limits on simultaneous use, as `tasks=1000,payload=1G`; by default what the broker lets everybody
+    /// Limits on simultaneous use, as `tasks=1000,payload=1G`; by default what the broker lets
+    /// everybody
     #[arg(long, value_name = "LIMITS", value_parser = limits)]
     limits: Option<TokenLimits>,
     /// Forbid the holder's tasks to submit others: code on engines then gets no client of the farm
     #[arg(long)]
     no_nested: bool,
-    /// Host name or address by which the holder reaches the broker, tried before those of the cluster's own files; with
-    /// another port as HOST:PORT
+    /// Host name or address by which the holder reaches the broker, tried before those of the
+    /// cluster's own files; with another port as HOST:PORT
     #[arg(long, value_name = "HOST")]
     location: Option<String>,
-    /// The file to write, which must not be there; by default one in the cluster's `security` folder
+    /// The file to write, which must not be there; by default one in the cluster's `security`
+    /// folder
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     output: Option<PathBuf>,
     /// Name of the cluster
@@ -85,7 +92,8 @@ pub fn run(args: IssueArgs) -> Result<ExitCode> {
         args.cluster
     );
     let cluster = own.cluster_id();
-    let owner = args.owner.as_ref().map_or(own.claims().owner, |owner| owner.id(cluster, random_bytes()));
+    let owner =
+        args.owner.as_ref().map_or(own.claims().owner, |owner| owner.id(cluster, random_bytes()));
     let now = now_s()?;
     let grant = Grant {
         owner,
@@ -100,7 +108,8 @@ pub fn run(args: IssueArgs) -> Result<ExitCode> {
     let token = TokenId(random_bytes());
     let secret = SecretKey::from_bytes(random_bytes());
     let name = own.cluster().clone();
-    let capability = Capability::issue(&issuer.issuer, name, endpoints, own.server_key(), grant, token, secret)?;
+    let capability =
+        Capability::issue(&issuer.issuer, name, endpoints, own.server_key(), grant, token, secret)?;
     let path = args.output.unwrap_or_else(|| {
         let token = token.to_string();
         dir.security().join(format!("{}-{}.cap.json", args.role, &token[..8]))
@@ -114,8 +123,8 @@ pub fn run(args: IssueArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A file that the broker wrote itself, for its name, its key and where it is reached: that of the role, else one with
-/// the same port.
+/// A file that the broker wrote itself, for its name, its key and where it is reached: that of the
+/// role, else one with the same port.
 fn own_capability(dir: &ClusterDir, role: Role) -> Result<Capability> {
     let same_port = |other: &Role| (*other == Role::Engine) == (role == Role::Engine);
     let (near, far): (Vec<Role>, Vec<Role>) = Role::ALL.into_iter().partition(same_port);
@@ -152,7 +161,8 @@ mod tests {
 
     #[test]
     fn a_location_goes_first_with_the_port_of_the_cluster_or_its_own() {
-        let own: Vec<Endpoint> = ["tcp://10.0.0.1:7", "tcp://127.0.0.1:7"].map(|it| it.parse().unwrap()).to_vec();
+        let own: Vec<Endpoint> =
+            ["tcp://10.0.0.1:7", "tcp://127.0.0.1:7"].map(|it| it.parse().unwrap()).to_vec();
         let texts = |location| {
             let endpoints = endpoints(location, &own)?;
             anyhow::Ok(endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))

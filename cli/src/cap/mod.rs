@@ -18,7 +18,8 @@ use crate::exit::ExitCode;
 /// Commands for capability files.
 #[derive(Debug, Subcommand)]
 pub enum CapCommand {
-    /// Make a capability file for somebody: what may be done with it, for how long, and to whom the tasks belong
+    /// Make a capability file for somebody: what may be done with it, for how long, and to whom the
+    /// tasks belong
     #[command(
         after_help = "Examples:\n  furlong cap issue --role client --owner alice --expires 30d -o alice.cap.json\n  \
                             furlong cap issue --role task --labels gpu --limits tasks=1000,payload=1G\n\n\
@@ -48,9 +49,12 @@ pub enum CapCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Make capabilities invalid: within a second the broker ends what their holders do, and lets them in no more
-    #[command(after_help = "Examples:\n  furlong cap revoke alice.cap.json --reason 'laptop lost'\n  \
-                            furlong cap revoke 0f3c9a51d2e84b7796a1c05e8d7f6b42")]
+    /// Make capabilities invalid: within a second the broker ends what their holders do, and lets
+    /// them in no more
+    #[command(
+        after_help = "Examples:\n  furlong cap revoke alice.cap.json --reason 'laptop lost'\n  \
+                            furlong cap revoke 0f3c9a51d2e84b7796a1c05e8d7f6b42"
+    )]
     Revoke(revoke::RevokeArgs),
 }
 
@@ -66,7 +70,8 @@ pub fn run(command: CapCommand) -> Result<ExitCode> {
 
 /// The capability files in a cluster's `security` folder, in the order of their names, each read.
 fn in_security(dir: &ClusterDir) -> Vec<(PathBuf, Result<Capability, CapabilityFileError>)> {
-    let entries = dir.security().read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    let entries =
+        dir.security().read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
     let mut paths: Vec<PathBuf> = entries.filter(|path| is_capability(path)).collect();
     paths.sort();
     let read = |path: PathBuf| {
@@ -77,7 +82,9 @@ fn in_security(dir: &ClusterDir) -> Vec<(PathBuf, Result<Capability, CapabilityF
 }
 
 fn is_capability(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(".cap.json") && name.len() > 9)
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.ends_with(".cap.json") && name.len() > 9)
 }
 
 fn now_s() -> Result<u64> {

@@ -1,4 +1,5 @@
-//! `furlong cap revoke`: adds to `security/revoked.json`, which a running broker reads within a second.
+//! `furlong cap revoke`: adds to `security/revoked.json`, which a running broker reads within a
+//! second.
 
 use std::path::Path;
 
@@ -18,7 +19,8 @@ use crate::print;
 /// Flags of `cap revoke`.
 #[derive(Debug, clap::Args)]
 pub struct RevokeArgs {
-    /// Capability files, ids of tokens, or their first digits if the file is in the cluster's `security` folder
+    /// Capability files, ids of tokens, or their first digits if the file is in the cluster's
+    /// `security` folder
     #[arg(value_name = "TOKEN_ID|FILE", required = true)]
     tokens: Vec<String>,
     /// Reason, for the holder and the log
@@ -37,10 +39,17 @@ pub fn run(args: RevokeArgs) -> Result<ExitCode> {
     let dir = Home::from_env()?.cluster(&args.cluster);
     // What is revoked elsewhere keeps nobody out: the list that counts is beside the broker's key.
     let key = load_broker_key(&dir.broker_key()).with_context(|| {
-        format!("a capability is revoked where the broker of its cluster has its files, {}", dir.name())
+        format!(
+            "a capability is revoked where the broker of its cluster has its files, {}",
+            dir.name()
+        )
     })?;
     let cluster = ClusterId::of(&key.issuer_key);
-    let tokens = args.tokens.iter().map(|text| find(text, &dir, cluster)).collect::<Result<Vec<TokenId>>>()?;
+    let tokens = args
+        .tokens
+        .iter()
+        .map(|text| find(text, &dir, cluster))
+        .collect::<Result<Vec<TokenId>>>()?;
     let revocation = Revocation { revoked_s: now_s()?, reason: args.reason };
     let (_, new) = add_revoked(&dir, &tokens, &revocation)?;
     let running = BrokerLock::is_held(&dir);
@@ -64,12 +73,14 @@ pub fn run(args: RevokeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The token that is meant: by its id, by a file, or by the first digits of the id of a file in `security`.
+/// The token that is meant: by its id, by a file, or by the first digits of the id of a file in
+/// `security`.
 fn find(text: &str, dir: &ClusterDir, cluster: ClusterId) -> Result<TokenId> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }
-    let digits = (4..32).contains(&text.len()) && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    let digits = (4..32).contains(&text.len())
+        && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
     if Path::new(text).exists() || !digits {
         ensure!(
             Path::new(text).exists(),
@@ -84,12 +95,17 @@ fn find(text: &str, dir: &ClusterDir, cluster: ClusterId) -> Result<TokenId> {
         );
         return Ok(capability.claims().token_id);
     }
-    let files = in_security(dir).into_iter().filter_map(|(_, capability)| Some(capability.ok()?.claims().token_id));
+    let files = in_security(dir)
+        .into_iter()
+        .filter_map(|(_, capability)| Some(capability.ok()?.claims().token_id));
     let mut found: Vec<TokenId> = files.filter(|id| id.to_string().starts_with(text)).collect();
     found.dedup();
     match found.as_slice() {
         [id] => Ok(*id),
-        [] => bail!("no token in {} begins with {text}; write its id in full", dir.security().display()),
+        [] => bail!(
+            "no token in {} begins with {text}; write its id in full",
+            dir.security().display()
+        ),
         _ => bail!("{} tokens begin with {text}; write more digits of it", found.len()),
     }
 }

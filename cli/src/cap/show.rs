@@ -21,7 +21,14 @@ pub fn show(file: Option<&Path>, cluster: &ClusterName, as_json: bool) -> Result
         explicit: file,
         from_env: from_env.as_deref(),
         cluster: Some(cluster),
-        roles: &[Role::Client, Role::Multiengine, Role::Task, Role::Observer, Role::Admin, Role::Engine],
+        roles: &[
+            Role::Client,
+            Role::Multiengine,
+            Role::Task,
+            Role::Observer,
+            Role::Admin,
+            Role::Engine,
+        ],
     };
     let home = Home::from_env()?;
     let path = home.find_capability(&search)?;
@@ -55,7 +62,10 @@ pub fn list(cluster: &ClusterName, as_json: bool) -> Result<ExitCode> {
             Ok(capability) => {
                 let claims = capability.claims();
                 let state = state(claims, &revoked, now);
-                print::line(format!("{name:<28} {:<11}  token {}  {state}", claims.role, claims.token_id))?;
+                print::line(format!(
+                    "{name:<28} {:<11}  token {}  {state}",
+                    claims.role, claims.token_id
+                ))?;
             }
             Err(error) => {
                 code = ExitCode::FAILURE;
@@ -94,7 +104,11 @@ pub fn document(path: &Path, capability: &Capability, revoked: &RevokedTokens) -
 }
 
 /// Prints what a file allows, for people.
-pub fn print_capability(path: &Path, capability: &Capability, revoked: &RevokedTokens) -> Result<()> {
+pub fn print_capability(
+    path: &Path,
+    capability: &Capability,
+    revoked: &RevokedTokens,
+) -> Result<()> {
     let claims = capability.claims();
     let endpoints: Vec<String> = capability.endpoints().iter().map(ToString::to_string).collect();
     let engines = match claims.scopes.as_slice() {

@@ -43,9 +43,13 @@ pub fn owner(text: &str) -> Result<OwnerArg, String> {
     if let Ok(id) = text.parse() {
         return Ok(OwnerArg::Id(id));
     }
-    let is_name = (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control) && text.trim() == text;
+    let is_name = (1..=NAME_BYTES_MAX).contains(&text.len())
+        && !text.contains(char::is_control)
+        && text.trim() == text;
     let name = is_name.then(|| OwnerArg::Name(text.to_owned()));
-    name.ok_or_else(|| "an owner is a name, the 32 hexadecimal digits of an owner's id, or `new`".to_owned())
+    name.ok_or_else(|| {
+        "an owner is a name, the 32 hexadecimal digits of an owner's id, or `new`".to_owned()
+    })
 }
 
 /// Reads labels of engines, separated by commas.
@@ -57,7 +61,9 @@ pub fn labels(text: &str) -> Result<Vec<String>, String> {
     labels.sort();
     labels.dedup();
     let good = |label: &String| {
-        (1..=NAME_BYTES_MAX).contains(&label.len()) && !label.contains(char::is_control) && label.trim() == *label
+        (1..=NAME_BYTES_MAX).contains(&label.len())
+            && !label.contains(char::is_control)
+            && label.trim() == *label
     };
     if labels.len() <= SCOPES_MAX && labels.iter().all(good) {
         return Ok(labels);
@@ -73,15 +79,19 @@ pub fn limits(text: &str) -> Result<TokenLimits, String> {
     let mut limits = TokenLimits::default();
     for part in text.split(',') {
         let read = match part.split_once('=') {
-            Some(("tasks", number)) if limits.unfinished_tasks_max == 0 => {
-                number.parse().ok().map(|tasks| limits.unfinished_tasks_max = tasks).filter(|()| number != "0")
-            }
+            Some(("tasks", number)) if limits.unfinished_tasks_max == 0 => number
+                .parse()
+                .ok()
+                .map(|tasks| limits.unfinished_tasks_max = tasks)
+                .filter(|()| number != "0"),
             Some(("payload", size)) if limits.payload_bytes_max == 0 => {
                 bytes(size).map(|bytes| limits.payload_bytes_max = bytes)
             }
             _ => None,
         };
-        read.ok_or_else(|| format!("`{part}`: limits are written as `tasks=1000,payload=1G`, each at least 1"))?;
+        read.ok_or_else(|| {
+            format!("`{part}`: limits are written as `tasks=1000,payload=1G`, each at least 1")
+        })?;
     }
     Ok(limits)
 }
@@ -95,8 +105,8 @@ fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(1 << shift).filter(|bytes| *bytes > 0)
 }
 
-/// Reads when something expires: `never`, a span as `2h` or `30d`, a day (to its end, as the clock on the wall has it),
-/// or a moment. Gives the first second in which it is no longer good.
+/// Reads when something expires: `never`, a span as `2h` or `30d`, a day (to its end, as the clock
+/// on the wall has it), or a moment. Gives the first second in which it is no longer good.
 ///
 /// # Errors
 /// The problem with it, for the usage message.
@@ -125,7 +135,9 @@ fn moment(text: &str, now: &ZonedDateTime) -> Option<Timestamp> {
         if let Some(day) = text.parse::<Date>().ok().filter(|_| text.len() == "2026-12-31".len()) {
             return Some(day.tomorrow().ok()?.to_zoned_datetime(zone.clone()).ok()?.timestamp());
         }
-        return Some(text.parse::<DateTime>().ok()?.to_zoned_datetime(zone.clone()).ok()?.timestamp());
+        return Some(
+            text.parse::<DateTime>().ok()?.to_zoned_datetime(zone.clone()).ok()?.timestamp(),
+        );
     }
     let span: Span = text.parse().ok()?;
     Some(now.checked_add(span).ok()?.timestamp())
@@ -139,7 +151,8 @@ pub fn reason(text: &str) -> Result<String, String> {
     check_reason(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
-/// Describes a token's validity at a Unix time: `does not expire`, `good until Thu 2026-12-31 18:00 CET (in 3 days)`.
+/// Describes a token's validity at a Unix time: `does not expire`, `good until Thu 2026-12-31 18:00
+/// CET (in 3 days)`.
 pub fn validity(claims: &Claims, now_s: u64) -> String {
     let Claims { not_before_s, expires_s, .. } = *claims;
     if now_s < not_before_s {
@@ -156,23 +169,35 @@ pub fn validity(claims: &Claims, now_s: u64) -> String {
 
 /// A second of 1970 by the clock on this machine's wall.
 pub fn local(unix_s: u64) -> String {
-    let moment = i64::try_from(unix_s).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    let moment =
+        i64::try_from(unix_s).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     let zoned = moment.map(|moment| moment.to_zoned_datetime(TimeZone::system()));
-    zoned.map_or_else(|| format!("second {unix_s} of 1970"), |zoned| zoned.strftime("%a %Y-%m-%d %H:%M %Z").to_string())
+    zoned.map_or_else(
+        || format!("second {unix_s} of 1970"),
+        |zoned| zoned.strftime("%a %Y-%m-%d %H:%M %Z").to_string(),
+    )
 }
 
-/// A span in the largest unit of which there are two, to the nearest: what was issued for 30 days a moment ago has 30
-/// days left.
+/// A span in the largest unit of which there are two, to the nearest: what was issued for 30 days a
+/// moment ago has 30 days left.
 fn span(seconds: u64) -> String {
-    let units = [(86_400 * 365, "year"), (86_400 * 30, "month"), (86_400, "day"), (3_600, "hour"), (60, "minute")];
-    let (unit, noun) = units.into_iter().find(|(unit, _)| seconds >= 2 * unit).unwrap_or((1, "second"));
+    let units = [
+        (86_400 * 365, "year"),
+        (86_400 * 30, "month"),
+        (86_400, "day"),
+        (3_600, "hour"),
+        (60, "minute"),
+    ];
+    let (unit, noun) =
+        units.into_iter().find(|(unit, _)| seconds >= 2 * unit).unwrap_or((1, "second"));
     print::counted((seconds + unit / 2) / unit, noun)
 }
 
 /// Describes what a token's holder may occupy.
 pub fn limits_in_words(limits: TokenLimits) -> String {
-    let tasks = (limits.unfinished_tasks_max > 0)
-        .then(|| format!("{} at once", print::counted(limits.unfinished_tasks_max, "unfinished task")));
+    let tasks = (limits.unfinished_tasks_max > 0).then(|| {
+        format!("{} at once", print::counted(limits.unfinished_tasks_max, "unfinished task"))
+    });
     let payload = (limits.payload_bytes_max > 0)
         .then(|| format!("{} of payload at once", print::bytes(limits.payload_bytes_max)));
     let nested = limits.no_nested.then(|| "no tasks that submit tasks".to_owned());
@@ -197,7 +222,8 @@ mod tests {
     #[test]
     fn an_expiry_is_a_span_a_day_a_moment_or_never() {
         let now = at("2026-03-01T12:00:00+01:00[+01:00]");
-        let seconds = |text: &str| u64::try_from(text.parse::<Timestamp>().unwrap().as_second()).unwrap();
+        let seconds =
+            |text: &str| u64::try_from(text.parse::<Timestamp>().unwrap().as_second()).unwrap();
         let cases = [
             ("2h", seconds("2026-03-01T13:00:00Z")),
             ("90m", seconds("2026-03-01T12:30:00Z")),
@@ -213,7 +239,9 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(expiry_from(text, &now), Ok(expected), "{text}");
         }
-        for wrong in ["", "soon", "2", "h", "2026-13-01", "2026-02-30", "31.12.2026", "1e9d", "99999999y"] {
+        for wrong in
+            ["", "soon", "2", "h", "2026-13-01", "2026-02-30", "31.12.2026", "1e9d", "99999999y"]
+        {
             let error = expiry_from(wrong, &now).unwrap_err();
             assert!(error.contains("is no expiry"), "{wrong}: {error}");
         }
@@ -231,14 +259,25 @@ mod tests {
         assert_eq!(limits("tasks=1000,payload=1G"), of(1000, 1 << 30));
         assert_eq!(limits("payload=512M"), of(0, 512 << 20));
         assert_eq!(limits("payload=5000"), of(0, 5000));
-        for wrong in
-            ["", "tasks", "tasks=", "tasks=0", "tasks=-1", "payload=0", "payload=1X", "cpu=1", "tasks=1,tasks=2"]
-        {
+        for wrong in [
+            "",
+            "tasks",
+            "tasks=",
+            "tasks=0",
+            "tasks=-1",
+            "payload=0",
+            "payload=1X",
+            "cpu=1",
+            "tasks=1,tasks=2",
+        ] {
             assert!(limits(wrong).is_err(), "{wrong}");
         }
         assert!(limits("payload=99999999999T").is_err(), "more than there are numbers for");
         let words = |text: &str| limits_in_words(limits(text).unwrap());
-        assert_eq!(words("tasks=1000,payload=1G"), "1 000 unfinished tasks at once, 1.0 GiB of payload at once");
+        assert_eq!(
+            words("tasks=1000,payload=1G"),
+            "1 000 unfinished tasks at once, 1.0 GiB of payload at once"
+        );
         assert_eq!(limits_in_words(TokenLimits::default()), "those of the broker");
     }
 

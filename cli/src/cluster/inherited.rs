@@ -1,7 +1,9 @@
-//! Open files that a daemon must not keep: a lock of the shell that starts it would never be given back.
+//! Open files that a daemon must not keep: a lock of the shell that starts it would never be given
+//! back.
 //!
-//! The unsafe code is one call per descriptor that borrows it by its number, since what somebody else has opened has no
-//! owner here. It is borrowed for one `fcntl` that changes nothing but whether the next program keeps it.
+//! The unsafe code is one call per descriptor that borrows it by its number, since what somebody
+//! else has opened has no owner here. It is borrowed for one `fcntl` that changes nothing but
+//! whether the next program keeps it.
 #![allow(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, RawFd};
@@ -20,7 +22,10 @@ pub fn keep_from_children() {
 /// Their numbers; without `/proc`, all that a process has by default.
 fn open_descriptors() -> Vec<RawFd> {
     let listed = std::fs::read_dir("/proc/self/fd").map(|entries| {
-        entries.flatten().filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect()
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()))
+            .collect()
     });
     listed.unwrap_or_else(|_| (0..1024).collect())
 }

@@ -1,4 +1,5 @@
-//! A cluster of child processes: a broker on loopback, engines of one slot, all of them looked after.
+//! A cluster of child processes: a broker on loopback, engines of one slot, all of them looked
+//! after.
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -39,7 +40,8 @@ pub struct LocalOptions {
     pub broker_memory: Option<u64>,
 }
 
-/// A cluster of child processes. They end with this process, however it ends: each watches its standard input.
+/// A cluster of child processes. They end with this process, however it ends: each watches its
+/// standard input.
 #[derive(Debug)]
 pub struct LocalCluster {
     options: LocalOptions,
@@ -63,12 +65,12 @@ impl LocalCluster {
         Self { options, dir, broker: None, engines, ids, endpoint }
     }
 
-    /// Starts broker and engines, and waits until all are online; or those that come in time, if there are any. The
-    /// others are started again by [`LocalCluster::look_after`].
+    /// Starts broker and engines, and waits until all are online; or those that come in time, if
+    /// there are any. The others are started again by [`LocalCluster::look_after`].
     ///
     /// # Errors
-    /// The broker's message before it ended, or an engine's if each of them did, or that they took too long. Call
-    /// [`LocalCluster::stop`] then too.
+    /// The broker's message before it ended, or an engine's if each of them did, or that they took
+    /// too long. Call [`LocalCluster::stop`] then too.
     pub async fn start(&mut self) -> Result<()> {
         self.broker = Some(Place::new(self.spawn_broker()?));
         self.broker_listens().await?;
@@ -112,8 +114,9 @@ impl LocalCluster {
         }
     }
 
-    /// Starts again what ends other than gracefully, more and more slowly and for as long as it takes, until the
-    /// broker has been told to stop: gives the reason. What goes on is left alone, whatever becomes of the others.
+    /// Starts again what ends other than gracefully, more and more slowly and for as long as it
+    /// takes, until the broker has been told to stop: gives the reason. What goes on is left alone,
+    /// whatever becomes of the others.
     pub async fn look_after(&mut self, changed: impl Fn(&ClusterState)) -> &'static str {
         loop {
             let due = self.next_start();
@@ -132,7 +135,8 @@ impl LocalCluster {
 
     /// Stops engines, then the broker; kills what does not leave.
     pub async fn stop(&mut self) {
-        let mut engines: Vec<Member> = self.engines.drain(..).filter_map(|place| place.member).collect();
+        let mut engines: Vec<Member> =
+            self.engines.drain(..).filter_map(|place| place.member).collect();
         engines.iter_mut().for_each(Member::ask_to_leave);
         let deadline = Instant::now() + STOP_TIMEOUT;
         for engine in &mut engines {
@@ -155,8 +159,9 @@ impl LocalCluster {
         };
         let engines = self.engines.iter_mut().enumerate();
         let engines = engines.filter_map(|(at, place)| Some((at, place.member.as_mut()?)));
-        let engines: Vec<_> =
-            engines.map(|(at, engine)| Box::pin(async move { (at, engine.child.wait().await) })).collect();
+        let engines: Vec<_> = engines
+            .map(|(at, engine)| Box::pin(async move { (at, engine.child.wait().await) }))
+            .collect();
         let any_engine = async {
             if engines.is_empty() {
                 std::future::pending::<()>().await;
@@ -198,9 +203,13 @@ impl LocalCluster {
         if self.broker.as_ref().is_some_and(is_due) {
             let started = self.spawn_broker();
             self.broker.iter_mut().for_each(|place| place.note_start("the broker", &started));
-            self.broker.iter_mut().zip(started).for_each(|(place, member)| place.member = Some(member));
+            self.broker
+                .iter_mut()
+                .zip(started)
+                .for_each(|(place, member)| place.member = Some(member));
         }
-        let due: Vec<usize> = (0..self.engines.len()).filter(|at| is_due(&self.engines[*at])).collect();
+        let due: Vec<usize> =
+            (0..self.engines.len()).filter(|at| is_due(&self.engines[*at])).collect();
         for at in due {
             let started = self.spawn_engine();
             self.engines[at].note_start("an engine", &started);
@@ -275,7 +284,12 @@ impl LocalCluster {
             self.note_ends_at_start().await?;
             self.start_due();
             if self.ids.is_empty() && self.engines.iter().all(Place::has_failed) {
-                bail!("{}", self.engines.first().map_or("there are no engines", |place| place.said.as_str()));
+                bail!(
+                    "{}",
+                    self.engines
+                        .first()
+                        .map_or("there are no engines", |place| place.said.as_str())
+                );
             }
             let (online, log) = (self.ids.len(), self.dir.log());
             if Instant::now() >= deadline {

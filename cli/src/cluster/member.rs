@@ -1,4 +1,5 @@
-//! The children of a local cluster: each has a place, in which it is started again when it has ended.
+//! The children of a local cluster: each has a place, in which it is started again when it has
+//! ended.
 
 use std::collections::VecDeque;
 use std::process::Stdio;
@@ -68,7 +69,14 @@ impl Place {
     /// A place whose first child runs.
     pub fn new(member: Member) -> Self {
         let (pid, pauses) = (member.pid, Pauses::default());
-        Self { member: Some(member), said: String::new(), how: String::new(), pid, pauses, starts_at: None }
+        Self {
+            member: Some(member),
+            said: String::new(),
+            how: String::new(),
+            pid,
+            pauses,
+            starts_at: None,
+        }
     }
 
     /// The process that is in it.
@@ -129,15 +137,24 @@ impl Place {
         let pause = self.pauses.next(lived);
         self.starts_at = Some((Instant::now() + pause, SystemTime::now() + pause));
         let failures = self.pauses.failures;
-        tracing::info!("{what} is started again in {} ms; failures in a row: {failures}", pause.as_millis());
+        tracing::info!(
+            "{what} is started again in {} ms; failures in a row: {failures}",
+            pause.as_millis()
+        );
     }
 }
 
 impl Member {
     /// Starts a child.
     pub fn spawn(what: &str, mut command: Command) -> Result<Self> {
-        // A group of its own: Ctrl-C is for the process that looks after it, which then stops it gracefully.
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        // A group of its own: Ctrl-C is for the process that looks after it, which then stops it
+        // gracefully.
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
         let mut child = command.spawn().context("cannot start this program again as a child")?;
         let pid = child.id().unwrap_or(0);
         tracing::info!("{what} is started, process {pid}");
@@ -168,11 +185,14 @@ impl Member {
     fn said(&self) -> String {
         let lines = self.last_lines.lock().unwrap_or_else(PoisonError::into_inner);
         let line = lines.back().map_or("it said nothing", String::as_str);
-        line.trim_start_matches("broker: ").trim_start_matches("engine: ").trim_start_matches("furlong: ").to_owned()
+        line.trim_start_matches("broker: ")
+            .trim_start_matches("engine: ")
+            .trim_start_matches("furlong: ")
+            .to_owned()
     }
 
-    /// The same, of a child that has ended: its last line may still be on the way. What it has started may hold its
-    /// standard error open for longer than anybody waits here.
+    /// The same, of a child that has ended: its last line may still be on the way. What it has
+    /// started may hold its standard error open for longer than anybody waits here.
     pub async fn said_at_its_end(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             let _ = tokio::time::timeout(Duration::from_secs(1), reader).await;

@@ -81,7 +81,8 @@ pub struct StartArgs {
 /// The flags that the engines are started with.
 #[derive(Clone, Debug, clap::Args)]
 struct EngineFlags {
-    /// Label of the engines that tasks can require; more of them with commas, or by repeating the flag
+    /// Label of the engines that tasks can require; more of them with commas, or by repeating the
+    /// flag
     #[arg(long = "label", value_name = "LABEL", value_delimiter = ',')]
     labels: Vec<String>,
     /// Variable for the interpreters and commands of tasks, as NAME=VALUE; repeat the flag for more
@@ -123,7 +124,8 @@ pub async fn run(command: ClusterCommand, program: &Program) -> Result<ExitCode>
 /// Starts a cluster and looks after it until it is told to stop.
 async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
     if args.detached {
-        // A session of its own, so that the terminal may be closed. It fails where the process leads a group: harmless.
+        // A session of its own, so that the terminal may be closed. It fails where the process
+        // leads a group: harmless.
         let _ = rustix::process::setsid();
     }
     let home = Home::from_env()?;
@@ -175,12 +177,15 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
 /// Says what runs. A cluster that cannot say it, for want of a disk, goes on.
 fn write_state(dir: &ClusterDir, state: &ClusterState) {
     if let Err(error) = ClusterLock::write(dir, state) {
-        tracing::warn!("what runs cannot be written to {}: {error:#}", dir.cluster_state().display());
+        tracing::warn!(
+            "what runs cannot be written to {}: {error:#}",
+            dir.cluster_state().display()
+        );
     }
 }
 
-/// Logs to `cluster.log` what becomes of the cluster's processes, and not to the terminal: what ends the command is
-/// said there once.
+/// Logs to `cluster.log` what becomes of the cluster's processes, and not to the terminal: what
+/// ends the command is said there once.
 fn start_log(dir: &ClusterDir) -> Result<()> {
     ensure_private_dir(&dir.log())?;
     let path = dir.log().join("cluster.log");
@@ -192,8 +197,11 @@ fn announce(args: &StartArgs, local: &LocalCluster) -> Result<()> {
     let ids: Vec<String> = local.engine_ids().iter().map(ToString::to_string).collect();
     print::line(format!("broker    {}   cluster {}", local.endpoint(), args.cluster))?;
     print::line(format!("engines   {} online: {}", ids.len(), ids.join(" ")))?;
-    let cluster =
-        if args.cluster == ClusterName::default() { String::new() } else { format!(" --cluster {}", args.cluster) };
+    let cluster = if args.cluster == ClusterName::default() {
+        String::new()
+    } else {
+        format!(" --cluster {}", args.cluster)
+    };
     let end = if args.detached {
         format!("(`furlong cluster stop{cluster}` stops the cluster)")
     } else {
@@ -218,7 +226,8 @@ fn daemon(args: &StartArgs, program: &Program) -> Result<ExitCode> {
     command.args(args.journal.flags());
     command.args(args.engine.flags());
     inherited::keep_from_children();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let out = BufReader::new(child.stdout.take().context("standard output was asked for")?);
     let mut ready = false;
     for line in out.lines() {
@@ -245,12 +254,15 @@ async fn stop(cluster: &ClusterName) -> Result<ExitCode> {
     } else {
         bail!("cluster {cluster} does not run here; `furlong cluster list` shows which do");
     };
-    let pid = pid.and_then(|pid| Pid::from_raw(pid as i32)).context("its state file cannot be read; end it by hand")?;
+    let pid = pid
+        .and_then(|pid| Pid::from_raw(pid as i32))
+        .context("its state file cannot be read; end it by hand")?;
     kill_process(pid, Signal::TERM).context("cannot signal it: it belongs to another user")?;
     let deadline = Instant::now() + STOP_TIMEOUT;
     while ClusterLock::is_held(&dir) || BrokerLock::is_held(&dir) {
         if Instant::now() >= deadline {
-            // Whatever hangs: its children see the end of their standard input and end by themselves.
+            // Whatever hangs: its children see the end of their standard input and end by
+            // themselves.
             kill_process(pid, Signal::KILL).context("it does not end")?;
             break;
         }
@@ -272,12 +284,21 @@ fn list(as_json: bool) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if rows.is_empty() {
-        print::line(format!("no clusters in {}; `furlong cluster start` makes one", home.path().display()))?;
+        print::line(format!(
+            "no clusters in {}; `furlong cluster start` makes one",
+            home.path().display()
+        ))?;
     }
     for row in rows {
-        let text = |key: &str| row[key].as_str().map_or_else(|| row[key].to_string(), ToString::to_string);
+        let text =
+            |key: &str| row[key].as_str().map_or_else(|| row[key].to_string(), ToString::to_string);
         let state = if row["running"] == true {
-            format!("running   pid {}, {} engines started, {}", text("pid"), text("engines"), text("endpoint"))
+            format!(
+                "running   pid {}, {} engines started, {}",
+                text("pid"),
+                text("engines"),
+                text("endpoint")
+            )
         } else {
             "stopped".to_owned()
         };
@@ -289,7 +310,8 @@ fn list(as_json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the ended parts of this home's cluster that are started again, a line each; none if its broker is another.
+/// Returns the ended parts of this home's cluster that are started again, a line each; none if its
+/// broker is another.
 pub fn down(name: &str, broker_pid: u32) -> Vec<String> {
     let dir = Home::from_env().ok().zip(name.parse().ok()).map(|(home, name)| home.cluster(&name));
     let state = dir.filter(ClusterLock::is_held).and_then(|dir| ClusterLock::read(&dir));
@@ -299,7 +321,8 @@ pub fn down(name: &str, broker_pid: u32) -> Vec<String> {
 fn row(name: &ClusterName, dir: &ClusterDir) -> serde_json::Value {
     let broker = furlong_broker::read_state(dir);
     let running = BrokerLock::is_held(dir);
-    let state: Option<ClusterState> = ClusterLock::is_held(dir).then(|| ClusterLock::read(dir)).flatten();
+    let state: Option<ClusterState> =
+        ClusterLock::is_held(dir).then(|| ClusterLock::read(dir)).flatten();
     json!({
         "cluster": name.as_str(),
         "running": running,

@@ -1,11 +1,14 @@
-//! `run/cluster.json`: what `cluster start` started, and the lock that says that it still looks after it.
+//! `run/cluster.json`: what `cluster start` started, and the lock that says that it still looks
+//! after it.
 
 use std::fs::File;
 use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 use furlong_host::home::ClusterDir;
-use furlong_host::private_file::{ensure_private_dir, open_own, open_own_if_there, read_private, write_private};
+use furlong_host::private_file::{
+    ensure_private_dir, open_own, open_own_if_there, read_private, write_private,
+};
 use serde::{Deserialize, Serialize};
 
 /// The processes of a supervised cluster.
@@ -50,7 +53,11 @@ impl Down {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let seconds = self.restart_unix_ms.saturating_sub(now_ms).div_ceil(1_000);
-        let times = if self.failures == 1 { "once".to_owned() } else { format!("{} times in a row", self.failures) };
+        let times = if self.failures == 1 {
+            "once".to_owned()
+        } else {
+            format!("{} times in a row", self.failures)
+        };
         format!("{what} has ended {times} and is started again in {seconds} s ({})", self.cause)
     }
 }
@@ -73,7 +80,8 @@ impl ClusterLock {
         ensure_private_dir(&dir.run())?;
         let file = open_own(&dir.run().join("cluster.lock"))?;
         if file.try_lock().is_err() {
-            let pid = Self::read(dir).map_or(String::new(), |state| format!(" (process {})", state.pid));
+            let pid =
+                Self::read(dir).map_or(String::new(), |state| format!(" (process {})", state.pid));
             bail!(
                 "cluster {} runs already{pid}; use it, stop it with `furlong cluster stop`, or choose another \
                  --cluster NAME",

@@ -10,11 +10,12 @@ use futures_util::StreamExt;
 use crate::ended::{End, Printed};
 use crate::print;
 
-/// The duration below which a task's output is printed as if it were not live: nobody has waited for it.
+/// The duration below which a task's output is printed as if it were not live: nobody has waited
+/// for it.
 const MOMENT: Duration = Duration::from_millis(300);
 
-/// Waits for the end of a task. If that takes longer than a moment, what it writes is printed while it comes; then what
-/// was printed is told with the end.
+/// Waits for the end of a task. If that takes longer than a moment, what it writes is printed while
+/// it comes; then what was printed is told with the end.
 pub async fn until_end(task: TaskFuture, code: &str) -> Result<(End, Option<Printed>)> {
     let engine = task.engine().map_or("?".to_owned(), |id| id.to_string());
     let mut output = pin!(task.output().fuse());

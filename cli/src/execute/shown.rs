@@ -25,14 +25,18 @@ impl Shown {
         let report = ended::report(end);
         let (count, value, displays, error) = match end {
             Ok(result) => match &result.header {
-                ReplyHeader::Executed { count, repr, displays } => (Some(*count), repr.clone(), displays.clone(), None),
+                ReplyHeader::Executed { count, repr, displays } => {
+                    (Some(*count), repr.clone(), displays.clone(), None)
+                }
                 _ => (None, None, Vec::new(), None),
             },
             Err(failure) => match failure.remote() {
                 Some(remote) if remote.traceback.is_empty() => {
                     (remote.execution, None, Vec::new(), Some(remote.to_string()))
                 }
-                Some(remote) => (remote.execution, None, Vec::new(), Some(remote.traceback.clone())),
+                Some(remote) => {
+                    (remote.execution, None, Vec::new(), Some(remote.traceback.clone()))
+                }
                 None => (None, None, Vec::new(), Some(failure.to_string())),
             },
         };
@@ -51,7 +55,8 @@ impl Shown {
         self.count.map_or("?".to_owned(), |count| count.to_string())
     }
 
-    /// Prints displays that are more than text: their text, if it is not the value's, their types and their sizes.
+    /// Prints displays that are more than text: their text, if it is not the value's, their types
+    /// and their sizes.
     fn print_displays(&self) -> Result<()> {
         for display in &self.displays {
             let rich: Vec<String> = display

@@ -14,7 +14,11 @@ use crate::exit::ExitCode;
 use crate::print::{self, progress};
 
 /// Hands the tasks over, and prints their names.
-pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs) -> Result<ExitCode> {
+pub async fn run(
+    submitter: &Submitter<'_>,
+    items: &mut Items,
+    args: &SubmitArgs,
+) -> Result<ExitCode> {
     let bar = progress(items.total(), args.progress);
     let mut handed = Handed::default();
     let mut submits = pin!(submitter.submits(items));
@@ -41,7 +45,11 @@ pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs
     for (text, count) in refused {
         print::note!("furlong: {}: {text}", print::counted(count, "task"));
     }
-    print::note!("furlong: {} of {} failed at once", print::grouped(count), print::counted(handed.count, "task"));
+    print::note!(
+        "furlong: {} of {} failed at once",
+        print::grouped(count),
+        print::counted(handed.count, "task")
+    );
     Ok(ExitCode::FAILURE)
 }
 
@@ -50,7 +58,8 @@ pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs
 struct Handed {
     first: Option<TaskId>,
     count: u64,
-    /// Those of which it is not known yet whether the broker takes them. What becomes of the others it keeps.
+    /// Those of which it is not known yet whether the broker takes them. What becomes of the others
+    /// it keeps.
     asked: Vec<TaskFuture>,
 }
 
@@ -68,7 +77,8 @@ impl Handed {
         }
     }
 
-    /// Returns the refused tasks, counted by reason: the broker refuses them before it answers what was asked later.
+    /// Returns the refused tasks, counted by reason: the broker refuses them before it answers what
+    /// was asked later.
     async fn refused(&mut self, client: &Client) -> BTreeMap<String, u64> {
         let mut refused = BTreeMap::new();
         if client.engines().await.is_err() {
@@ -103,7 +113,11 @@ impl Handed {
     }
 
     /// The items up to a wrong one are handed over, and the user knows which.
-    async fn after_an_error(self, submitter: &Submitter<'_>, error: anyhow::Error) -> Result<ExitCode> {
+    async fn after_an_error(
+        self,
+        submitter: &Submitter<'_>,
+        error: anyhow::Error,
+    ) -> Result<ExitCode> {
         let Some(name) = self.name() else { return Err(error) };
         if submitter.client.clone().detach().await.is_err() {
             return Err(error);

@@ -13,7 +13,8 @@ use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-/// Bytes of an item: Linux takes no longer string in the environment (`MAX_ARG_STRLEN`), and the name is part of it.
+/// Bytes of an item: Linux takes no longer string in the environment (`MAX_ARG_STRLEN`), and the
+/// name is part of it.
 const ITEM_BYTES_MAX: usize = 128 * 1024 - "FURLONG_ITEM=".len() - 1;
 /// Items that are read ahead.
 const READ_AHEAD: usize = 64;
@@ -58,26 +59,35 @@ pub fn array(text: &str) -> Result<Array, String> {
     let mut spans: Vec<Span> = Vec::new();
     let mut tasks = 0_u64;
     for part in text.split(',') {
-        let span =
-            span(part).ok_or_else(|| format!("`{part}`: numbers are `1-100`, `0-90:10`, `7` or `1,4,10-20:2`"))?;
+        let span = span(part).ok_or_else(|| {
+            format!("`{part}`: numbers are `1-100`, `0-90:10`, `7` or `1,4,10-20:2`")
+        })?;
         if let Some(before) = spans.last().filter(|before| before.last >= span.first) {
-            return Err(format!("`{part}` comes after {}: the numbers of an array rise", before.last));
+            return Err(format!(
+                "`{part}` comes after {}: the numbers of an array rise",
+                before.last
+            ));
         }
         tasks = tasks.saturating_add(span.len());
         spans.push(span);
     }
     if tasks > UNFINISHED_TASKS_MAX {
-        return Err(format!("an array has at most {UNFINISHED_TASKS_MAX} tasks, and this one {tasks}"));
+        return Err(format!(
+            "an array has at most {UNFINISHED_TASKS_MAX} tasks, and this one {tasks}"
+        ));
     }
     Ok(Array { spans })
 }
 
 fn span(text: &str) -> Option<Span> {
-    let number = |text: &str| text.bytes().all(|it| it.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let number = |text: &str| {
+        text.bytes().all(|it| it.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten()
+    };
     let (range, step) = text.split_once(':').unwrap_or((text, "1"));
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     let span = Span { first: number(first)?, last: number(last)?, step: number(step)? };
-    // A number alone has no step, and the last number of all is no end: what comes after it could not be said.
+    // A number alone has no step, and the last number of all is no end: what comes after it could
+    // not be said.
     let is_sound = span.first <= span.last && span.step > 0 && span.last < u64::MAX;
     (is_sound && (range.contains('-') || !text.contains(':'))).then_some(span)
 }
@@ -125,12 +135,15 @@ impl Items {
     /// The next one.
     pub async fn next(&mut self) -> Option<Result<Item>> {
         match self {
-            Self::Numbers(numbers, _) => numbers.next().map(|number| Ok(Item { number, text: None })),
+            Self::Numbers(numbers, _) => {
+                numbers.next().map(|number| Ok(Item { number, text: None }))
+            }
             Self::Read(items) => items.recv().await,
         }
     }
 
-    /// Reads on a thread: standard input may block as long as it likes, and a thread does not keep the process.
+    /// Reads on a thread: standard input may block as long as it likes, and a thread does not keep
+    /// the process.
     fn read(send: impl FnOnce(&Sender) -> Result<()> + Send + 'static) -> Self {
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
         std::thread::spawn(move || {
@@ -151,7 +164,10 @@ impl Sender {
     /// Hands an item over. False if nobody wants more.
     fn send(&self, number: u64, text: OsText) -> Result<bool> {
         ensure_fits(number, text.len())?;
-        ensure!(!text.as_bytes().contains(&0), "item {number} has a zero byte in it, which a variable cannot hold");
+        ensure!(
+            !text.as_bytes().contains(&0),
+            "item {number} has a zero byte in it, which a variable cannot hold"
+        );
         Ok(self.0.blocking_send(Ok(Item { number, text: Some(text) })).is_ok())
     }
 }
@@ -176,8 +192,8 @@ fn open(path: &Path) -> Result<(PathBuf, Input)> {
 
 fn send_lines(name: &Path, mut input: Input, items: &Sender) -> Result<()> {
     let name = name.display();
-    // One byte more than the longest item and its line's end tells that a line is too long, and no memory is lost to
-    // it.
+    // One byte more than the longest item and its line's end tells that a line is too long, and no
+    // memory is lost to it.
     let most = ITEM_BYTES_MAX as u64 + 3;
     for number in 1.. {
         let mut line = Vec::new();
@@ -200,7 +216,8 @@ fn send_lines(name: &Path, mut input: Input, items: &Sender) -> Result<()> {
 fn send_json(name: &Path, mut input: Input, items: &Sender) -> Result<()> {
     let name = name.display();
     let wrong = |error: serde_json::Error| anyhow!("{name} is no JSON of items: {error}");
-    let is_array = first_byte(&mut input).with_context(|| format!("cannot read {name}"))? == Some(b'[');
+    let is_array =
+        first_byte(&mut input).with_context(|| format!("cannot read {name}"))? == Some(b'[');
     let mut failed = None;
     if is_array {
         let mut documents = serde_json::Deserializer::from_reader(input);
@@ -213,7 +230,9 @@ fn send_json(name: &Path, mut input: Input, items: &Sender) -> Result<()> {
         }
         return Ok(());
     }
-    for (number, document) in (1..).zip(serde_json::Deserializer::from_reader(input).into_iter::<Box<RawValue>>()) {
+    for (number, document) in
+        (1..).zip(serde_json::Deserializer::from_reader(input).into_iter::<Box<RawValue>>())
+    {
         let document = document.map_err(wrong)?;
         if document.get().starts_with('[') {
             bail!(
@@ -247,7 +266,9 @@ fn first_byte(input: &mut Input) -> io::Result<Option<u8>> {
 fn text_of(value: &RawValue) -> Result<OsText> {
     let text = value.get();
     if text.starts_with('"') {
-        return Ok(serde_json::from_str::<String>(text).context("an item is a string that is not sound")?.into());
+        return Ok(serde_json::from_str::<String>(text)
+            .context("an item is a string that is not sound")?
+            .into());
     }
     Ok(compact(text).into())
 }
@@ -301,13 +322,18 @@ mod tests {
     use super::*;
 
     fn numbers(text: &str) -> Vec<u64> {
-        let Items::Numbers(numbers, total) = Items::array(array(text).unwrap()) else { panic!("numbers") };
+        let Items::Numbers(numbers, total) = Items::array(array(text).unwrap()) else {
+            panic!("numbers")
+        };
         let numbers: Vec<u64> = numbers.collect();
         assert_eq!(numbers.len() as u64, total, "{text}");
         numbers
     }
 
-    fn read(text: &str, send: impl FnOnce(&Path, Input, &Sender) -> Result<()> + Send + 'static) -> Vec<Result<Item>> {
+    fn read(
+        text: &str,
+        send: impl FnOnce(&Path, Input, &Sender) -> Result<()> + Send + 'static,
+    ) -> Vec<Result<Item>> {
         read_bytes(text.as_bytes(), send)
     }
 
@@ -316,14 +342,20 @@ mod tests {
         send: impl FnOnce(&Path, Input, &Sender) -> Result<()> + Send + 'static,
     ) -> Vec<Result<Item>> {
         let input: Input = BufReader::new(Box::new(io::Cursor::new(bytes.to_vec())));
-        let Items::Read(mut items) = Items::read(move |items| send(Path::new("items"), input, items)) else {
+        let Items::Read(mut items) =
+            Items::read(move |items| send(Path::new("items"), input, items))
+        else {
             panic!("a reader")
         };
         std::iter::from_fn(|| items.blocking_recv()).collect()
     }
 
     fn texts(items: Vec<Result<Item>>) -> Vec<(u64, String)> {
-        items.into_iter().map(Result::unwrap).map(|item| (item.number, item.text.unwrap().to_text())).collect()
+        items
+            .into_iter()
+            .map(Result::unwrap)
+            .map(|item| (item.number, item.text.unwrap().to_text()))
+            .collect()
     }
 
     fn owned(texts: &[&str]) -> Vec<(u64, String)> {
@@ -374,11 +406,17 @@ mod tests {
         assert_eq!(texts(read(r#" ["a b", 1, {"x": [1, 2]}, null] "#, send_json)), expected);
         assert_eq!(texts(read("\"a b\" 1\n{\"x\": [1, 2]}\nnull", send_json)), expected);
         assert!(read("", send_json).is_empty() && read("[]", send_json).is_empty());
-        let as_written = ["12345678901234567890123", "1.10", "1e2", "-0.0", r#"{"b":1.50,"a":" \" \\"}"#];
-        let array = r#"[12345678901234567890123, 1.10 ,1e2,-0.0, {"b": 1.50,\n "a": " \" \\" }]"#.replace("\\n", "\n");
+        let as_written =
+            ["12345678901234567890123", "1.10", "1e2", "-0.0", r#"{"b":1.50,"a":" \" \\"}"#];
+        let array = r#"[12345678901234567890123, 1.10 ,1e2,-0.0, {"b": 1.50,\n "a": " \" \\" }]"#
+            .replace("\\n", "\n");
         assert_eq!(texts(read(&array, send_json)), owned(&as_written));
         assert_eq!(
-            texts(read(&array[1..array.len() - 1].replace(',', "\n").replace("1.50\n", "1.50,"), send_json)).len(),
+            texts(read(
+                &array[1..array.len() - 1].replace(',', "\n").replace("1.50\n", "1.50,"),
+                send_json
+            ))
+            .len(),
             5
         );
         for wrong in ["[1", "[1] 2", "[1,]", "1 [2]", "{", "\"\\u0000\"", "nope"] {

@@ -14,7 +14,8 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use furlong_client::{
-    Arguments, CallSpec, Client, ClientError, CommandSpec, EngineTargets, OsText, TaskFuture, TaskOptions,
+    Arguments, CallSpec, Client, ClientError, CommandSpec, EngineTargets, OsText, TaskFuture,
+    TaskOptions,
 };
 use furlong_wire::token::Role;
 use futures_util::Stream;
@@ -58,7 +59,8 @@ pub struct SubmitArgs {
     program: ProgramArgs,
     #[command(flatten)]
     options: OptionArgs,
-    /// Each task on each of these engines, in their own queues: `all`, `3`, `0,2` or `1-3`; else wherever one is free
+    /// Each task on each of these engines, in their own queues: `all`, `3`, `0,2` or `1-3`; else
+    /// wherever one is free
     #[arg(long, value_name = "ENGINES", value_parser = targets)]
     targets: Option<TargetsArg>,
     /// Wait for the ends, print the output in the order of the tasks, and end as they did
@@ -90,7 +92,8 @@ struct SourceArgs {
     /// A task for each line of a file; `-` is standard input
     #[arg(long, value_name = "FILE")]
     each_line: Option<PathBuf>,
-    /// A task for each element of the JSON array in a file, or for each of its JSON documents; `-` is standard input
+    /// A task for each element of the JSON array in a file, or for each of its JSON documents; `-`
+    /// is standard input
     #[arg(long, value_name = "FILE")]
     from_json: Option<PathBuf>,
 }
@@ -98,16 +101,19 @@ struct SourceArgs {
 /// The options for running the program.
 #[derive(Debug, clap::Args)]
 struct ProgramArgs {
-    /// A variable that the tasks see, in addition to those of the engine; without `=VALUE` it is passed on from here
+    /// A variable that the tasks see, in addition to those of the engine; without `=VALUE` it is
+    /// passed on from here
     #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(variable))]
     env: Vec<(OsString, OsString)>,
-    /// The directory that the tasks run in, on the engine's machine; a relative one begins here, so `.` is this one
+    /// The directory that the tasks run in, on the engine's machine; a relative one begins here, so
+    /// `.` is this one
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
     /// File that each task reads as its standard input; `-` is the standard input of this command
     #[arg(long, value_name = "FILE")]
     stdin: Option<PathBuf>,
-    /// The file for standard output, on the engine's machine; `{task}` and `{engine}` in it are the numbers
+    /// The file for standard output, on the engine's machine; `{task}` and `{engine}` in it are the
+    /// numbers
     #[arg(long, value_name = "PATH")]
     stdout: Option<OsString>,
     /// The same for standard error
@@ -120,12 +126,16 @@ pub async fn run(args: SubmitArgs) -> Result<ExitCode> {
     let is_stdin = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
     let sources = [&args.source.each_line, &args.source.from_json, &args.program.stdin];
     if sources.into_iter().filter(|path| is_stdin(path)).count() > 1 {
-        return Err(usage_error("items and the tasks' own input cannot both be standard input; put one into a file"));
+        return Err(usage_error(
+            "items and the tasks' own input cannot both be standard input; put one into a file",
+        ));
     }
     let mut items = args.source.open()?;
     if items.total() != Some(1) {
         for file in [&args.program.stdout, &args.program.stderr].into_iter().flatten() {
-            if !file.as_encoded_bytes().windows(6).any(|part| part == b"{task}") && file != "/dev/null" {
+            if !file.as_encoded_bytes().windows(6).any(|part| part == b"{task}")
+                && file != "/dev/null"
+            {
                 let file = file.display();
                 return Err(usage_error(&format!(
                     "`{file}` is one file for many tasks, of which each begins it anew; put {{task}} into its name"
@@ -141,14 +151,19 @@ pub async fn run(args: SubmitArgs) -> Result<ExitCode> {
     let client = ConnectArgs::from(args.broker.clone()).connect(&roles).await?;
     let work = async {
         let options = TaskOptions { keep: !args.wait, ..args.options.resolve(&client).await? };
-        let submitter = Submitter { client: &client, template, options, targets: args.targets.clone() };
+        let submitter =
+            Submitter { client: &client, template, options, targets: args.targets.clone() };
         if args.wait {
             waiting::run(&submitter, &mut items, &args).await
         } else {
             detached::run(&submitter, &mut items, &args).await
         }
     };
-    if args.wait { interrupt::or_cancel(&client, work).await } else { interrupt::or_go_on(&client, work).await }
+    if args.wait {
+        interrupt::or_cancel(&client, work).await
+    } else {
+        interrupt::or_go_on(&client, work).await
+    }
 }
 
 impl SourceArgs {
@@ -176,7 +191,11 @@ impl ProgramArgs {
         let text = |name: &Option<OsString>| name.clone().map(OsText::from);
         let command = CommandSpec {
             argv: argv.into_iter().map(OsText::from).collect(),
-            env: self.env.iter().map(|(name, value)| (name.clone().into(), value.clone().into())).collect(),
+            env: self
+                .env
+                .iter()
+                .map(|(name, value)| (name.clone().into(), value.clone().into()))
+                .collect(),
             cwd: self.cwd.as_deref().map(absolute).transpose()?,
             stdout: text(&self.stdout),
             stderr: text(&self.stderr),
@@ -190,7 +209,8 @@ impl ProgramArgs {
 
 impl Template {
     fn call(&self, item: Item) -> CallSpec {
-        let command = CommandSpec { task: Some(item.number), item: item.text, ..self.command.clone() };
+        let command =
+            CommandSpec { task: Some(item.number), item: item.text, ..self.command.clone() };
         let stdin = self.stdin.clone().map_or(Arguments::None, |bytes| Arguments::Raw(vec![bytes]));
         CallSpec::command_with(command).arguments(stdin)
     }
@@ -218,7 +238,8 @@ fn variable(text: OsString) -> Result<(OsString, OsString), String> {
     let (name, value) = if let Some(place) = bytes.iter().position(|byte| *byte == b'=') {
         (&bytes[..place], OsStr::from_bytes(&bytes[place + 1..]).to_owned())
     } else {
-        let missing = || format!("there is no variable `{}` here; NAME=VALUE sets one", text.display());
+        let missing =
+            || format!("there is no variable `{}` here; NAME=VALUE sets one", text.display());
         (bytes, std::env::var_os(&text).ok_or_else(missing)?)
     };
     if name.is_empty() {
@@ -244,7 +265,8 @@ struct Submitted {
 }
 
 impl Submitter<'_> {
-    /// The items' tasks, submitted one after the other while this is polled, as fast as the broker takes them.
+    /// The items' tasks, submitted one after the other while this is polled, as fast as the broker
+    /// takes them.
     fn submits<'b>(&'b self, items: &'b mut Items) -> impl Stream<Item = Result<Submitted>> + 'b {
         futures_util::stream::unfold(Some(items), async |items| {
             let items = items?;
@@ -282,7 +304,9 @@ mod tests {
         assert_eq!(variable("A=b=c".into()), Ok(("A".into(), "b=c".into())));
         assert_eq!(variable("A=".into()), Ok(("A".into(), OsString::new())));
         assert_eq!(variable("PATH".into()).unwrap().1, std::env::var_os("PATH").unwrap());
-        assert!(variable("=b".into()).is_err() && variable("NO_SUCH_VARIABLE_HERE".into()).is_err());
+        assert!(
+            variable("=b".into()).is_err() && variable("NO_SUCH_VARIABLE_HERE".into()).is_err()
+        );
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub struct OptionArgs {
     /// Keep the tasks in the broker's journal: they outlive it, and this command
     #[arg(long)]
     durable: bool,
-    /// Only on engines with this label; more of them, all required, with commas or by repeating the flag
+    /// Only on engines with this label; more of them, all required, with commas or by repeating the
+    /// flag
     #[arg(long, value_name = "LABEL", value_delimiter = ',')]
     require: Vec<String>,
     /// End a task that waited this long for an engine
@@ -72,7 +73,10 @@ impl OptionArgs {
     pub async fn resolve(&self, client: &Client) -> Result<TaskOptions> {
         // The call is never made: it gathers the options.
         let mut call = CallSpec::command_with(CommandSpec::default()).priority(self.priority);
-        call = call.error_retries(self.error_retries).at_most_once(self.at_most_once).durable(self.durable);
+        call = call
+            .error_retries(self.error_retries)
+            .at_most_once(self.at_most_once)
+            .durable(self.durable);
         if let Some(retries) = self.retries {
             call = call.retries(retries);
         }
@@ -114,8 +118,11 @@ impl OptionArgs {
 }
 
 async fn ids(client: &Client, selector: &Selector) -> Result<Vec<TaskId>> {
-    let ids: Vec<TaskId> =
-        selected::records(client, selector, None, None).await?.into_iter().map(|record| record.id).collect();
+    let ids: Vec<TaskId> = selected::records(client, selector, None, None)
+        .await?
+        .into_iter()
+        .map(|record| record.id)
+        .collect();
     let count = ids.len();
     ensure!(
         count <= DEPENDENCIES_MAX,

@@ -19,14 +19,19 @@ use crate::exit::ExitCode;
 use crate::patience::Patience;
 use crate::print::{self, progress};
 
-/// Tasks that are under way or wait for their turn to be printed: those behind a long one go on meanwhile.
+/// Tasks that are under way or wait for their turn to be printed: those behind a long one go on
+/// meanwhile.
 const WINDOW: usize = 10_000;
-/// Bytes of output that wait for their turn, with what the tasks under way are likely to write, beyond which no more
-/// tasks are submitted.
+/// Bytes of output that wait for their turn, with what the tasks under way are likely to write,
+/// beyond which no more tasks are submitted.
 const HELD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Submits the tasks, and prints what they write, until all have ended.
-pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs) -> Result<ExitCode> {
+pub async fn run(
+    submitter: &Submitter<'_>,
+    items: &mut Items,
+    args: &SubmitArgs,
+) -> Result<ExitCode> {
     let bar = progress(items.total(), args.progress);
     let mut submits = pin!(submitter.submits(items).fuse());
     let mut waiting = Waiting::new(args, bar);
@@ -161,15 +166,20 @@ impl<'a> Waiting<'a> {
         self.written_bytes += held_bytes(&end);
         self.incomplete += u64::from(ended::left_out_bytes(&end) > 0);
         self.failures += u64::from(end.is_err() && !(self.is_cancelled && is_cancelled(&end)));
-        let place = usize::try_from(place - self.first).expect("a slot stays until its task has ended");
+        let place =
+            usize::try_from(place - self.first).expect("a slot stays until its task has ended");
         self.slots[place].end = Some(end);
         if self.args.max_fails.is_some_and(|most| self.failures >= most) && !self.is_cancelled {
             self.is_cancelled = true;
-            self.slots.iter().filter(|slot| slot.end.is_none()).for_each(|slot| slot.task.borrow().cancel());
+            self.slots
+                .iter()
+                .filter(|slot| slot.end.is_none())
+                .for_each(|slot| slot.task.borrow().cancel());
         }
     }
 
-    /// Prints the tasks that have ended, up to the first one that has not; its output comes live from now on.
+    /// Prints the tasks that have ended, up to the first one that has not; its output comes live
+    /// from now on.
     fn print_ended(&mut self) -> Result<()> {
         while self.slots.front().is_some_and(|slot| slot.end.is_some()) {
             let slot = self.slots.pop_front().expect("there is one");
@@ -200,7 +210,8 @@ impl<'a> Waiting<'a> {
             return Ok(ended::exit_code_of_all(0, self.incomplete));
         }
         let tasks = print::counted(self.ended, "task");
-        let rest = if self.is_cancelled { "; the rest is cancelled, as --max-fails says" } else { "" };
+        let rest =
+            if self.is_cancelled { "; the rest is cancelled, as --max-fails says" } else { "" };
         print::note!("furlong: {} of {tasks} failed{rest}", print::grouped(self.failures));
         Ok(ExitCode::FAILURE)
     }
@@ -216,7 +227,13 @@ fn is_cancelled(end: &End) -> bool {
     end.as_ref().is_err_and(|failure| failure.state() == Some(TaskState::Cancelled))
 }
 
-fn print_end(slot: &Slot, end: &End, printed: &mut Printed, args: &SubmitArgs, tells: bool) -> Result<()> {
+fn print_end(
+    slot: &Slot,
+    end: &End,
+    printed: &mut Printed,
+    args: &SubmitArgs,
+    tells: bool,
+) -> Result<()> {
     if args.json {
         let mut document = ended::as_json(end);
         document.set("number", slot.number);
@@ -238,6 +255,9 @@ impl SubmitArgs {
     /// Returns true if it makes one task.
     fn is_single(&self) -> bool {
         let source = &self.source;
-        source.array.is_none() && source.each_line.is_none() && source.from_json.is_none() && self.targets.is_none()
+        source.array.is_none()
+            && source.each_line.is_none()
+            && source.from_json.is_none()
+            && self.targets.is_none()
     }
 }

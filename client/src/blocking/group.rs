@@ -8,7 +8,8 @@ use super::task::Task;
 use crate::group::{CompositeError, GroupError};
 use crate::outcome::{TaskFailure, TaskResult};
 
-/// Tasks that were submitted together: one for each engine, in the order of the engines. See [`crate::TaskGroup`].
+/// Tasks that were submitted together: one for each engine, in the order of the engines. See
+/// [`crate::TaskGroup`].
 #[derive(Debug)]
 #[must_use = "the tasks' results are lost with it; the tasks themselves go on"]
 pub struct TaskGroup {
@@ -77,7 +78,8 @@ impl MappedGroup {
         Self { group }
     }
 
-    /// The value for each item, in the order of the items, if all succeeded. An item that raises fails its whole block.
+    /// The value for each item, in the order of the items, if all succeeded. An item that raises
+    /// fails its whole block.
     pub fn wait<T: DeserializeOwned>(self) -> Result<Vec<T>, GroupError> {
         check_outside()?;
         block_on(self.group.wait())

@@ -12,8 +12,8 @@ use crate::owner::Fetched;
 
 /// An iterator over what comes by and by: it waits for the next item.
 ///
-/// Output is an `Iter<OutputStream>`, what a task publishes an `Iter<PublishedStream>`, events are an `Iter<Events>`,
-/// records an `Iter<TaskRecords>`: what the items mean is said at these.
+/// Output is an `Iter<OutputStream>`, what a task publishes an `Iter<PublishedStream>`, events are
+/// an `Iter<Events>`, records an `Iter<TaskRecords>`: what the items mean is said at these.
 #[derive(Debug)]
 #[must_use = "nothing is read before it is used"]
 pub struct Iter<S> {
@@ -25,7 +25,8 @@ impl<S: Stream + Unpin> Iter<S> {
         Self { stream }
     }
 
-    /// The next item like [`Iterator::next`], but waits not longer than `timeout`; none if none has come by then.
+    /// The next item like [`Iterator::next`], but waits not longer than `timeout`; none if none has
+    /// come by then.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Option<S::Item>> {
         block_on_for(self.stream.next(), timeout)
     }
@@ -39,7 +40,8 @@ impl<S: Stream + Unpin> Iterator for Iter<S> {
     }
 }
 
-/// A task that is followed: an iterator over its output, which ends with the task. See [`crate::Follow`].
+/// A task that is followed: an iterator over its output, which ends with the task. See
+/// [`crate::Follow`].
 #[derive(Debug)]
 #[must_use = "nothing is read before it is used"]
 pub struct Follow {
@@ -51,7 +53,8 @@ impl Follow {
         Self { follow }
     }
 
-    /// The next piece like [`Iterator::next`], but waits not longer than `timeout`; none if none has come by then.
+    /// The next piece like [`Iterator::next`], but waits not longer than `timeout`; none if none
+    /// has come by then.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Option<OutputPiece>> {
         block_on_for(self.follow.next(), timeout)
     }

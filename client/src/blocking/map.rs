@@ -85,7 +85,8 @@ where
     I: Iterator,
     I::Item: MapInput,
 {
-    /// The next result like [`Iterator::next`], but waits not longer than `timeout`; none if none has come by then.
+    /// The next result like [`Iterator::next`], but waits not longer than `timeout`; none if none
+    /// has come by then.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Option<MapItem>> {
         block_on_for(self.stream.next(), timeout)
     }

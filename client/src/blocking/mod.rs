@@ -15,8 +15,9 @@
 //! # }
 //! ```
 //!
-//! One background thread serves the connection, so it stays alive whatever the calling threads do. All types can be
-//! used from any thread. Inside a tokio runtime, calls are an error (`InsideAsync`), as they would stop it.
+//! One background thread serves the connection, so it stays alive whatever the calling threads do.
+//! All types can be used from any thread. Inside a tokio runtime, calls are an error
+//! (`InsideAsync`), as they would stop it.
 
 mod group;
 mod iter;
@@ -131,13 +132,19 @@ impl Client {
         block_on(self.client.wait_for(task))
     }
 
-    /// Waits like [`Client::wait_for`], but not longer than `timeout`; none if the task has not ended by then.
-    pub fn wait_for_timeout(&self, task: impl HasTaskId, timeout: Duration) -> Result<Option<Fetched>, ClientError> {
+    /// Waits like [`Client::wait_for`], but not longer than `timeout`; none if the task has not
+    /// ended by then.
+    pub fn wait_for_timeout(
+        &self,
+        task: impl HasTaskId,
+        timeout: Duration,
+    ) -> Result<Option<Fetched>, ClientError> {
         check_outside()?;
         block_on_for(self.client.wait_for(task), timeout).transpose()
     }
 
-    /// A task's output, as much as is kept of it and then as it comes, and its end. See [`crate::Client::follow`].
+    /// A task's output, as much as is kept of it and then as it comes, and its end. See
+    /// [`crate::Client::follow`].
     pub fn follow(&self, task: impl HasTaskId) -> Result<Follow, ClientError> {
         check_outside()?;
         Ok(Follow::new(block_on(self.client.follow(task))?))
@@ -149,7 +156,8 @@ impl Client {
         block_on(self.client.cancel_tasks(tasks, force))
     }
 
-    /// Ends those tasks of any session of the same owner that have not begun. See [`crate::Client::take_back`].
+    /// Ends those tasks of any session of the same owner that have not begun. See
+    /// [`crate::Client::take_back`].
     pub fn take_back(&self, tasks: &[TaskRange]) -> Result<Cancelled, ClientError> {
         check_outside()?;
         block_on(self.client.take_back(tasks))
@@ -173,7 +181,8 @@ impl Client {
         block_on(self.client.shutdown(engines, finish))
     }
 
-    /// Stops all engines and the broker. For the role `admin`. See [`crate::Client::shutdown_cluster`].
+    /// Stops all engines and the broker. For the role `admin`. See
+    /// [`crate::Client::shutdown_cluster`].
     pub fn shutdown_cluster(&self, finish: bool) -> Result<(), ClientError> {
         check_outside()?;
         block_on(self.client.shutdown_cluster(finish))
@@ -185,19 +194,21 @@ impl Client {
         Ok(Iter::new(self.client.subscribe()?))
     }
 
-    /// Ends the session for all handles, and returns when the broker has heard, after 3 s at the latest.
+    /// Ends the session for all handles, and returns when the broker has heard, after 3 s at the
+    /// latest.
     pub fn close(self) {
         block_on(self.client.close());
     }
 
-    /// Waits until the broker has all that was submitted, and its journal what is durable of it. See
-    /// [`crate::Client::flush`].
+    /// Waits until the broker has all that was submitted, and its journal what is durable of it.
+    /// See [`crate::Client::flush`].
     pub fn flush(&self) -> Result<(), ClientError> {
         check_outside()?;
         block_on(self.client.flush())
     }
 
-    /// Ends the session, and lets durable tasks and those with the option `keep` go on. See [`crate::Client::detach`].
+    /// Ends the session, and lets durable tasks and those with the option `keep` go on. See
+    /// [`crate::Client::detach`].
     pub fn detach(self) -> Result<(), ClientError> {
         check_outside()?;
         block_on(self.client.detach())
@@ -221,7 +232,10 @@ fn start(
         Ok(runtime) => runtime.block_on(serve(connect, &connected)),
         Err(error) => drop(connected.send(Err(ConnectError::Thread(error)))),
     };
-    thread::Builder::new().name("furlong-client".into()).spawn(serve).map_err(ConnectError::Thread)?;
+    thread::Builder::new()
+        .name("furlong-client".into())
+        .spawn(serve)
+        .map_err(ConnectError::Thread)?;
     let gone = |_| ConnectError::Thread(io::Error::other("it ended at once"));
     Ok(Client { client: wait.recv().map_err(gone)?? })
 }
@@ -242,7 +256,11 @@ async fn serve(
 
 /// A call that waits would stop the runtime that this thread serves.
 fn check_outside() -> Result<(), ClientError> {
-    if tokio::runtime::Handle::try_current().is_ok() { Err(ClientError::InsideAsync) } else { Ok(()) }
+    if tokio::runtime::Handle::try_current().is_ok() {
+        Err(ClientError::InsideAsync)
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -70,13 +70,22 @@ impl Multiengine {
     }
 
     /// Collects what was dealt in the same way. See [`crate::Multiengine::gather`].
-    pub fn gather<T: DeserializeOwned>(&self, name: &str, distribution: Distribution) -> Result<Vec<T>, GroupError> {
+    pub fn gather<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        distribution: Distribution,
+    ) -> Result<Vec<T>, GroupError> {
         check_outside()?;
         block_on(self.multiengine.gather(name, distribution))
     }
 
-    /// Calls a Python function with each item, one block of items on each engine. See [`crate::Multiengine::map`].
-    pub fn map<V: Serialize>(&self, function: &Function, items: &[V]) -> Result<MappedGroup, ClientError> {
+    /// Calls a Python function with each item, one block of items on each engine. See
+    /// [`crate::Multiengine::map`].
+    pub fn map<V: Serialize>(
+        &self,
+        function: &Function,
+        items: &[V],
+    ) -> Result<MappedGroup, ClientError> {
         check_outside()?;
         Ok(MappedGroup::new(block_on(self.multiengine.map(function, items))?))
     }
@@ -100,7 +109,9 @@ impl Multiengine {
     }
 }
 
-fn group(submit: impl Future<Output = Result<crate::TaskGroup, ClientError>>) -> Result<TaskGroup, ClientError> {
+fn group(
+    submit: impl Future<Output = Result<crate::TaskGroup, ClientError>>,
+) -> Result<TaskGroup, ClientError> {
     check_outside()?;
     Ok(TaskGroup::new(block_on(submit)?))
 }

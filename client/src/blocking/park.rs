@@ -23,7 +23,8 @@ thread_local! {
     static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
 }
 
-/// Runs a future to its end on this thread. The futures of this crate need no runtime for that, only somebody to wake.
+/// Runs a future to its end on this thread. The futures of this crate need no runtime for that,
+/// only somebody to wake.
 pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     WAKER.with(|waker| {
@@ -45,7 +46,9 @@ pub(super) fn block_on_for<F: Future>(future: F, timeout: Duration) -> Option<F:
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
                 return Some(output);
             }
-            thread::park_timeout(timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero())?);
+            thread::park_timeout(
+                timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero())?,
+            );
         }
     })
 }

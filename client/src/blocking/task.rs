@@ -37,7 +37,8 @@ impl Tasks {
         Ok(Task::new(self.tasks.try_call(call)?))
     }
 
-    /// Calls one function with each of many arguments, a window of them at a time. The iterator may be endless.
+    /// Calls one function with each of many arguments, a window of them at a time. The iterator may
+    /// be endless.
     pub fn map<I>(&self, function: Function, items: I) -> MapBuilder<I::IntoIter>
     where
         I: IntoIterator<Item = Arguments>,
@@ -91,7 +92,8 @@ impl Task {
         self.future.cancel_force();
     }
 
-    /// Cancels the task; with `force`, an interpreter that does not respond to the interrupt is killed.
+    /// Cancels the task; with `force`, an interpreter that does not respond to the interrupt is
+    /// killed.
     pub fn cancel_with(&self, force: bool) {
         self.future.cancel_with(force);
     }
@@ -125,7 +127,8 @@ impl Task {
         block_on(&mut self.future)
     }
 
-    /// Waits like [`Task::wait`], but not longer than `timeout`; none if the task has not ended by then.
+    /// Waits like [`Task::wait`], but not longer than `timeout`; none if the task has not ended by
+    /// then.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<TaskResult, TaskFailure>> {
         block_on_for(&mut self.future, timeout)
     }

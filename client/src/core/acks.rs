@@ -3,7 +3,8 @@
 use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Ack, FromClient};
 
-/// Results that are acknowledged on their own, without waiting for another message to go along with.
+/// Results that are acknowledged on their own, without waiting for another message to go along
+/// with.
 const RESULTS_DUE: u64 = 256;
 /// Bytes of results that are acknowledged on their own: the broker holds them until then.
 const BYTES_DUE: u64 = 1024 * 1024;
@@ -11,7 +12,8 @@ const BYTES_DUE: u64 = 1024 * 1024;
 /// Ranges of task numbers, to be acknowledged.
 #[derive(Debug, Default)]
 pub struct Acks {
-    /// First and last of each, in the order of arrival; neighbours that arrive one after the other are one range.
+    /// First and last of each, in the order of arrival; neighbours that arrive one after the other
+    /// are one range.
     ranges: Vec<(u64, u64)>,
     results: u64,
     bytes: u64,
@@ -39,8 +41,8 @@ impl Acks {
         self.results
     }
 
-    /// The message for all of them, or for as many as a message names, and how many results it is about; none if there
-    /// are none. What is left is due at once.
+    /// The message for all of them, or for as many as a message names, and how many results it is
+    /// about; none if there are none. What is left is due at once.
     pub fn take(&mut self) -> Option<(FromClient, u64)> {
         if self.ranges.is_empty() {
             return None;

@@ -56,7 +56,13 @@ impl<T: Weigh> BoundedQueues<T> {
 
     /// A new queue's key.
     pub fn open(&mut self) -> usize {
-        self.slab.insert(BoundedQueue { items: VecDeque::new(), bytes: 0, missed: 0, waker: None, is_over: false })
+        self.slab.insert(BoundedQueue {
+            items: VecDeque::new(),
+            bytes: 0,
+            missed: 0,
+            waker: None,
+            is_over: false,
+        })
     }
 
     /// Adds an item; the oldest go if the reader is slow. Returns whom to wake.
@@ -96,8 +102,14 @@ impl<T: Weigh> BoundedQueues<T> {
         self.slab.iter().map(|(key, _)| key).collect()
     }
 
-    /// The next item, or the waker is kept until there is one. The waker that it replaces is given back.
-    pub fn poll(&mut self, key: usize, waker: &Waker, replaced: &mut Option<Waker>) -> Poll<Fed<T>> {
+    /// The next item, or the waker is kept until there is one. The waker that it replaces is given
+    /// back.
+    pub fn poll(
+        &mut self,
+        key: usize,
+        waker: &Waker,
+        replaced: &mut Option<Waker>,
+    ) -> Poll<Fed<T>> {
         let Some(feed) = self.slab.get_mut(key) else { return Poll::Ready(Fed::Over) };
         if feed.missed > 0 {
             return Poll::Ready(Fed::Missed(std::mem::take(&mut feed.missed)));

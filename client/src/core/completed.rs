@@ -1,4 +1,5 @@
-//! The ends of the session's last tasks, for a broker that was started again and does not know of them.
+//! The ends of the session's last tasks, for a broker that was started again and does not know of
+//! them.
 
 use std::collections::VecDeque;
 
@@ -36,10 +37,15 @@ impl Completed {
         self.ends[at] = Some(succeeded);
     }
 
-    /// Leaves out of `after` what is met already. What can never be met stays: the broker says so, also if `own`, the
-    /// first task of the submit, is to wait for itself or for a later one.
+    /// Leaves out of `after` what is met already. What can never be met stays: the broker says so,
+    /// also if `own`, the first task of the submit, is to wait for itself or for a later one.
     pub fn leave_out_met(&self, own: TaskId, options: &mut TaskOptions) {
-        if options.after.iter().chain(&options.follow).any(|dependency| is_not_before(dependency, own)) {
+        if options
+            .after
+            .iter()
+            .chain(&options.follow)
+            .any(|dependency| is_not_before(dependency, own))
+        {
             return;
         }
         let end_of = |dependency: &Dependency| {
@@ -48,7 +54,9 @@ impl Completed {
             self.ends.get(at).copied().flatten().filter(|_| dependency.task.session == own.session)
         };
         let is_met = |dependency: &Dependency| {
-            end_of(dependency).is_some_and(|succeeded| if succeeded { dependency.success } else { dependency.failure })
+            end_of(dependency).is_some_and(|succeeded| {
+                if succeeded { dependency.success } else { dependency.failure }
+            })
         };
         if !options.after_any {
             options.after.retain(|dependency| !is_met(dependency));
@@ -60,8 +68,8 @@ impl Completed {
     }
 }
 
-/// Makes the options of a submit those of each of its tasks alone, from `own` to `last`: one that waits for any of them
-/// is refused as a whole, and so is each part then.
+/// Makes the options of a submit those of each of its tasks alone, from `own` to `last`: one that
+/// waits for any of them is refused as a whole, and so is each part then.
 pub fn part(own: TaskId, last: u64, options: &mut TaskOptions) {
     let dependencies = options.after.iter_mut().chain(&mut options.follow);
     dependencies.filter(|dependency| is_not_before(dependency, own)).for_each(|dependency| {
@@ -89,7 +97,8 @@ mod tests {
     }
 
     fn left(ends: &Completed, after: &[Dependency], after_any: bool) -> Vec<u64> {
-        let mut options = TaskOptions { after: after.to_vec(), after_any, ..TaskOptions::default() };
+        let mut options =
+            TaskOptions { after: after.to_vec(), after_any, ..TaskOptions::default() };
         ends.leave_out_met(OWN, &mut options);
         options.after.iter().map(|dependency| dependency.task.n).collect()
     }
@@ -104,7 +113,11 @@ mod tests {
         assert_eq!(left(&ends, &all, true), [0; 0], "one is enough");
         assert_eq!(left(&ends, &all[1..3], true), [3], "that one may still come");
         assert_eq!(left(&ends, &all[2..3], true), [5], "the broker says why it never will");
-        let foreign = Dependency { task: TaskId { session: SessionId([8; 16]), n: 2 }, success: true, failure: true };
+        let foreign = Dependency {
+            task: TaskId { session: SessionId([8; 16]), n: 2 },
+            success: true,
+            failure: true,
+        };
         assert_eq!(left(&ends, &[foreign], false), [2]);
     }
 
@@ -130,7 +143,14 @@ mod tests {
             ends.note(n, true);
         }
         assert!(ends.ends.len() <= ENDS_REMEMBERED_MAX);
-        assert_eq!(left(&ends, &[on(2, true, true), on(last - 1, true, true), on(last + 1, true, true)], false), [2]);
+        assert_eq!(
+            left(
+                &ends,
+                &[on(2, true, true), on(last - 1, true, true), on(last + 1, true, true)],
+                false
+            ),
+            [2]
+        );
         let next = last + 2 * ENDS_REMEMBERED_MAX as u64;
         for n in last + 2..=next {
             ends.note(n, true);

@@ -53,8 +53,9 @@ impl Definition {
 
 /// The session's definitions.
 ///
-/// Small ones stay. Those beyond `SMALL_BYTES` are bounded in bytes: those that no unfinished task needs are let go,
-/// the one that was used the longest time ago first, and sent again when they are needed again.
+/// Small ones stay. Those beyond `SMALL_BYTES` are bounded in bytes: those that no unfinished task
+/// needs are let go, the one that was used the longest time ago first, and sent again when they are
+/// needed again.
 #[derive(Debug)]
 pub struct Definitions {
     sent: BTreeMap<FunctionHash, SentDefinition>,
@@ -110,7 +111,8 @@ impl Definitions {
         self.next_number = self.next_number.max(number + 1);
     }
 
-    /// So many tasks that need it are submitted. Gives its number if it is large: the end of each is to be told.
+    /// So many tasks that need it are submitted. Gives its number if it is large: the end of each
+    /// is to be told.
     pub fn begin_use(&mut self, definition: &Definition, tasks: u64) -> Option<u32> {
         let sent = self.sent.get_mut(&definition.hash).filter(|sent| sent.is_large())?;
         self.uses += 1;
@@ -137,8 +139,8 @@ impl Definitions {
         self.sent.values().map(|sent| sent.number)
     }
 
-    /// Makes room for another one, and says if there is: what is not needed is let go for it, if need be. Gives numbers
-    /// and bytes of that.
+    /// Makes room for another one, and says if there is: what is not needed is let go for it, if
+    /// need be. Gives numbers and bytes of that.
     fn make_room(&mut self, bytes: u64) -> (bool, Vec<(u32, u64)>) {
         let mut let_go = Vec::new();
         if bytes <= SMALL_BYTES {
@@ -146,7 +148,10 @@ impl Definitions {
         }
         while self.large_bytes + bytes > self.kept_bytes_max || self.sent.len() >= FUNCTIONS_MAX {
             let idle = self.sent.iter().filter(|(_, sent)| sent.is_large() && sent.tasks == 0);
-            let Some(hash) = idle.min_by_key(|(_, sent)| sent.last_use).map(|(hash, _)| *hash) else { break };
+            let Some(hash) = idle.min_by_key(|(_, sent)| sent.last_use).map(|(hash, _)| *hash)
+            else {
+                break;
+            };
             let sent = self.sent.remove(&hash).expect("it was just found");
             self.hashes.remove(&sent.number);
             self.large_bytes -= sent.bytes();
@@ -157,7 +162,8 @@ impl Definitions {
 }
 
 impl Core {
-    /// Puts the function into the call's header if this one finds no room among the session's definitions.
+    /// Puts the function into the call's header if this one finds no room among the session's
+    /// definitions.
     pub(super) fn do_without_definition(&mut self, call: &mut Call) {
         let Some(definition) = &call.definition else { return };
         if self.definitions.sent.contains_key(&definition.hash) {
@@ -171,13 +177,18 @@ impl Core {
         if has_room {
             return;
         }
-        let (Some(instead), Content::Buffers(header, _)) = (&definition.instead, &mut call.content) else { return };
+        let (Some(instead), Content::Buffers(header, _)) = (&definition.instead, &mut call.content)
+        else {
+            return;
+        };
         let Ok(mut decoded) = decode_header::<CallHeader>(header) else { return };
         match &mut decoded.call {
             HeaderCall::Source { source, .. } => {
                 *source = Some(OsText::from_bytes(instead.function.to_vec()));
             }
-            HeaderCall::Pickled(pickled) => pickled.blob = Some(ByteBuf::from(&instead.function[..])),
+            HeaderCall::Pickled(pickled) => {
+                pickled.blob = Some(ByteBuf::from(&instead.function[..]))
+            }
             _ => return,
         }
         *header = encode_header(&decoded).into();
@@ -185,7 +196,10 @@ impl Core {
     }
 
     /// The number of a definition, and what is to be sent if the broker does not have it.
-    pub(super) fn define(&mut self, definition: &Definition) -> Result<(u32, Option<Packed>), ClientError> {
+    pub(super) fn define(
+        &mut self,
+        definition: &Definition,
+    ) -> Result<(u32, Option<Packed>), ClientError> {
         if let Some(sent) = self.definitions.sent.get(&definition.hash) {
             return Ok((sent.number, None));
         }
@@ -210,11 +224,16 @@ mod tests {
 
     const KIB: usize = 1024;
 
-    fn define(definitions: &mut Definitions, seed: u8, bytes: usize) -> (bool, Vec<u32>, Definition) {
+    fn define(
+        definitions: &mut Definitions,
+        seed: u8,
+        bytes: usize,
+    ) -> (bool, Vec<u32>, Definition) {
         let definition = Definition::new(FunctionHash([seed; 32]), vec![seed; bytes].into());
         let (has_room, let_go) = definitions.make_room(bytes as u64);
         if has_room {
-            let mut sealer = PayloadSecret::new([1; 32]).request_key(&SessionId::default()).into_sealer();
+            let mut sealer =
+                PayloadSecret::new([1; 32]).request_key(&SessionId::default()).into_sealer();
             let packed = sealer.pack(vec![definition.source.clone()]).unwrap();
             definitions.insert(definition.hash, definitions.next_number, packed);
         }
@@ -254,7 +273,10 @@ mod tests {
         definitions.end_use(number);
         let (has_room, let_go, _) = define(&mut definitions, 2, 200 * KIB);
         assert!(has_room && let_go == [number]);
-        assert!(!define(&mut definitions, 3, 900 * KIB).0, "it is larger than all that may be needed at once");
+        assert!(
+            !define(&mut definitions, 3, 900 * KIB).0,
+            "it is larger than all that may be needed at once"
+        );
     }
 
     #[test]
@@ -262,7 +284,9 @@ mod tests {
         let mut definitions = Definitions::new(1600 * KIB as u64);
         let (_, _, small) = define(&mut definitions, 1, 2 * KIB);
         assert_eq!(definitions.begin_use(&small, 1), None);
-        assert!(define(&mut definitions, 2, 700 * KIB).0 && define(&mut definitions, 3, 700 * KIB).0);
+        assert!(
+            define(&mut definitions, 2, 700 * KIB).0 && define(&mut definitions, 3, 700 * KIB).0
+        );
         assert!(definitions.packed(1).is_some() && definitions.packed(2).is_none());
     }
 }

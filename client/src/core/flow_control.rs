@@ -15,12 +15,14 @@ pub struct FlowControl {
     /// Tasks that may be submitted and not acknowledged.
     tasks_max: u64,
     tasks: u64,
-    /// Bytes that may have been announced since the connection began. The broker raises it as it frees what it holds.
+    /// Bytes that may have been announced since the connection began. The broker raises it as it
+    /// frees what it holds.
     granted: u64,
     announced: u64,
     /// The first grant.
     credit: u64,
-    /// Of that, what the broker does not hold for as long as the session wants: there is as much when all is quiet.
+    /// Of that, what the broker does not hold for as long as the session wants: there is as much
+    /// when all is quiet.
     usable: u64,
     backlog: usize,
     /// The flag that gives the broker more memory, for people.
@@ -31,7 +33,16 @@ impl FlowControl {
     /// The credit that the welcome grants.
     pub fn new(tasks_max: u64, credit_bytes: u64) -> Self {
         let (credit, usable, memory_flag) = (credit_bytes, credit_bytes, "--memory".into());
-        Self { tasks_max, tasks: 0, granted: credit, announced: 0, credit, usable, backlog: 0, memory_flag }
+        Self {
+            tasks_max,
+            tasks: 0,
+            granted: credit,
+            announced: 0,
+            credit,
+            usable,
+            backlog: 0,
+            memory_flag,
+        }
     }
 
     /// By which flag the broker is given more memory, for people.
@@ -62,11 +73,12 @@ impl FlowControl {
         *self = Self { tasks, backlog, memory_flag, ..Self::new(tasks_max, credit_bytes) };
     }
 
-    /// True if that many bytes can be announced now: within the credit, or as the one payload that overdraws it when
-    /// all else has come back.
+    /// True if that many bytes can be announced now: within the credit, or as the one payload that
+    /// overdraws it when all else has come back.
     pub fn has_bytes(&self, bytes: u64) -> bool {
         let left = self.granted.saturating_sub(self.announced);
-        (bytes <= left || (bytes > self.usable && left >= self.usable)) && self.backlog < BACKLOG_BYTES_MAX
+        (bytes <= left || (bytes > self.usable && left >= self.usable))
+            && self.backlog < BACKLOG_BYTES_MAX
     }
 
     /// Returns true if that many tasks are within the bound of tasks.
@@ -74,7 +86,8 @@ impl FlowControl {
         self.tasks + tasks <= self.tasks_max
     }
 
-    /// Takes what [`FlowControl::check`] allowed; `lasting` bytes of it stay with the broker as long as the session.
+    /// Takes what [`FlowControl::check`] allowed; `lasting` bytes of it stay with the broker as
+    /// long as the session.
     pub fn take(&mut self, tasks: u64, bytes: u64, lasting: u64) {
         self.tasks += tasks;
         self.announced += bytes;
@@ -100,7 +113,8 @@ impl FlowControl {
     pub fn handle_backlog(&mut self, bytes: usize) -> bool {
         let was_full = self.backlog >= BACKLOG_BYTES_MAX;
         // Once full it counts as full until half of it is gone, so that submits go on in batches.
-        self.backlog = if was_full && bytes >= BACKLOG_BYTES_MAX / 2 { BACKLOG_BYTES_MAX } else { bytes };
+        self.backlog =
+            if was_full && bytes >= BACKLOG_BYTES_MAX / 2 { BACKLOG_BYTES_MAX } else { bytes };
         was_full && self.backlog < BACKLOG_BYTES_MAX
     }
 }
@@ -117,7 +131,10 @@ mod tests {
         assert!(matches!(room.check(1, 0), Err(ClientError::Busy)));
         room.handle_acknowledged(1);
         room.check(1, 0).unwrap();
-        assert!(matches!(room.check(3, 0), Err(ClientError::TooManyTargets { tasks: 3, tasks_max: 2 })));
+        assert!(matches!(
+            room.check(3, 0),
+            Err(ClientError::TooManyTargets { tasks: 3, tasks_max: 2 })
+        ));
     }
 
     #[test]
@@ -127,7 +144,10 @@ mod tests {
         assert!(matches!(room.check(1, 41), Err(ClientError::Busy)));
         room.handle_credit(160);
         room.check(1, 100).unwrap();
-        assert!(matches!(room.check(1, 301), Err(ClientError::PayloadTooLarge { bytes: 301, bytes_max: 300, .. })));
+        assert!(matches!(
+            room.check(1, 301),
+            Err(ClientError::PayloadTooLarge { bytes: 301, bytes_max: 300, .. })
+        ));
     }
 
     #[test]
@@ -147,7 +167,10 @@ mod tests {
     fn what_the_broker_keeps_is_not_there_until_it_lets_it_go() {
         let mut room = FlowControl::new(10, 100);
         room.take(1, 30, 30);
-        assert!(matches!(room.check(1, 271), Err(ClientError::PayloadTooLarge { bytes_max: 270, .. })));
+        assert!(matches!(
+            room.check(1, 271),
+            Err(ClientError::PayloadTooLarge { bytes_max: 270, .. })
+        ));
         room.handle_let_go(30);
         room.handle_credit(130);
         room.check(1, 300).unwrap();

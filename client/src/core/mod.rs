@@ -1,12 +1,13 @@
 //! The client's side of a session, as a state machine without I/O, clock or randomness.
 //!
-//! Commands (`submit_*`, [`Core::cancel`], [`Core::request`], [`Core::close`]) and [`Core::handle_message`] change it.
-//! After each of them the shell takes what there is to send ([`Core::poll_outbound`]) and whom to wake
-//! ([`Core::take_wakes`]). Before it writes it asks for acknowledgements ([`Core::poll_ack`]), and after it says how
-//! much still waits ([`Core::handle_backlog`]).
+//! Commands (`submit_*`, [`Core::cancel`], [`Core::request`], [`Core::close`]) and
+//! [`Core::handle_message`] change it. After each of them the shell takes what there is to send
+//! ([`Core::poll_outbound`]) and whom to wake ([`Core::take_wakes`]). Before it writes it asks for
+//! acknowledgements ([`Core::poll_ack`]), and after it says how much still waits
+//! ([`Core::handle_backlog`]).
 //!
-//! The core runs under a lock, so it neither wakes nor drops a waker itself: either can run code of somebody else,
-//! which may come back here.
+//! The core runs under a lock, so it neither wakes nor drops a waker itself: either can run code of
+//! somebody else, which may come back here.
 
 mod acks;
 pub mod bounded_queues;
@@ -29,7 +30,8 @@ use bytes::Bytes;
 use furlong_wire::ids::{SessionId, TaskId};
 use furlong_wire::limits::{LISTED_MAX, OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
-    self, Cancel, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions, TaskTimes, ToClient,
+    self, Cancel, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions,
+    TaskTimes, ToClient,
 };
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 
@@ -45,7 +47,8 @@ use self::subscriptions::{Piece, Publication, Subscriptions};
 use self::tasks::{Delivery, End, Ended, Forgotten, Listener, Sent, SentCall, Tasks};
 use crate::error::{ClientError, Disconnected};
 
-/// Bytes of output that wait for one reader: what is kept of two streams, and as much again that is new.
+/// Bytes of output that wait for one reader: what is kept of two streams, and as much again that is
+/// new.
 const OUTPUT_FEED_BYTES: usize = 8 * OUTPUT_KEPT_BYTES;
 /// Bytes of intermediate data that wait for one reader.
 const PUBLISHED_FEED_BYTES: usize = 4 * PUBLISHED_BYTES_MAX as usize;
@@ -136,15 +139,16 @@ pub struct Submitted {
     pub key: usize,
 }
 
-/// The number of a submit's first task, the large definition that its tasks need, and what another connection needs.
+/// The number of a submit's first task, the large definition that its tasks need, and what another
+/// connection needs.
 type Sending = (u64, Option<u32>, Option<Arc<SentCall>>);
 
 /// A place in the order of those who wait for room; none before the first refusal.
 pub type Ticket = Option<u64>;
 
 impl Core {
-    /// A new session, which begins with its payload secret: fresh random bytes. It can go on after a cut if it
-    /// `comes_back`, and if it does not end with its connection.
+    /// A new session, which begins with its payload secret: fresh random bytes. It can go on after
+    /// a cut if it `comes_back`, and if it does not end with its connection.
     pub fn new(
         session: SessionId,
         secret: PayloadSecret,
@@ -189,7 +193,11 @@ impl Core {
     }
 
     /// Submits a call for the shared queue.
-    pub fn submit_shared(&mut self, call: &mut Call, listener: Listener) -> Result<Submitted, ClientError> {
+    pub fn submit_shared(
+        &mut self,
+        call: &mut Call,
+        listener: Listener,
+    ) -> Result<Submitted, ClientError> {
         let (n, large, call) = self.send_submit(call)?;
         let sent = call.map(|call| Sent { target: None, call, repeated: false, cancelled: None });
         Ok(Submitted { n, key: self.tasks.insert(n, listener, sent, large) })
@@ -211,21 +219,32 @@ impl Core {
         let (first, large, call) = self.send_submit(call)?;
         let tasks = (first..).zip(engines).map(|(n, engine)| {
             let call = call.clone();
-            let sent = call.map(|call| Sent { target: Some(engine), call, repeated: false, cancelled: None });
+            let sent = call.map(|call| Sent {
+                target: Some(engine),
+                call,
+                repeated: false,
+                cancelled: None,
+            });
             Submitted { n, key: self.tasks.insert(n, Listener::Future(None), sent, large) }
         });
         Ok(tasks.collect())
     }
 
     /// Submits a call whose result goes to a stream.
-    pub fn submit_streamed(&mut self, call: &mut Call, stream: usize, index: u64) -> Result<(), ClientError> {
+    pub fn submit_streamed(
+        &mut self,
+        call: &mut Call,
+        stream: usize,
+        index: u64,
+    ) -> Result<(), ClientError> {
         self.submit_shared(call, Listener::Stream(stream, index))?;
         self.streams.expect(stream);
         Ok(())
     }
 
-    /// Checks a call against the session's credit, and sends it. Returns the number of its first task, and what is kept
-    /// of it for the next connection; between them the definition that they need, if that is large.
+    /// Checks a call against the session's credit, and sends it. Returns the number of its first
+    /// task, and what is kept of it for the next connection; between them the definition that they
+    /// need, if that is large.
     fn send_submit(&mut self, call: &mut Call) -> Result<Sending, ClientError> {
         self.check_open()?;
         if !self.is_up() {
@@ -234,7 +253,8 @@ impl Core {
         let count = task_count(&call.targets);
         self.do_without_definition(call);
         let announced = call.content.pack(&mut self.sealer)?;
-        let defined = call.definition.as_ref().map(|definition| self.define(definition)).transpose()?;
+        let defined =
+            call.definition.as_ref().map(|definition| self.define(definition)).transpose()?;
         let (define, packed) = defined.unzip();
         let packed = packed.flatten();
         let lasting = packed.as_ref().map_or(0, announced_bytes);
@@ -247,7 +267,10 @@ impl Core {
             self.definitions.insert(definition.hash, number, packed.clone());
             self.send_definition(number, packed);
         }
-        let large = call.definition.as_ref().and_then(|definition| self.definitions.begin_use(definition, count));
+        let large = call
+            .definition
+            .as_ref()
+            .and_then(|definition| self.definitions.begin_use(definition, count));
         let n = self.next_n;
         self.next_n += count;
         let targets = std::mem::replace(&mut call.targets, Targets::Shared);
@@ -268,7 +291,9 @@ impl Core {
 
     fn send_payload(&mut self, packed: Packed, message: impl FnOnce(Payload) -> FromClient) {
         match packed {
-            Packed::Inline(bytes) => self.outbound.push_back(Outbound::Message(message(Payload::Inline(bytes)))),
+            Packed::Inline(bytes) => {
+                self.outbound.push_back(Outbound::Message(message(Payload::Inline(bytes))))
+            }
             Packed::Chunked(sealed) => {
                 let transfer = self.next_transfer;
                 self.next_transfer += 1;
@@ -296,7 +321,8 @@ impl Core {
             let cancel = FromClient::Cancel(Cancel { ranges: ranges.to_vec(), force });
             // A cancel that overtakes its own submit would find nothing.
             let is_flushed = last <= self.flushed_n;
-            let outbound = if is_flushed { Outbound::Control(cancel) } else { Outbound::Message(cancel) };
+            let outbound =
+                if is_flushed { Outbound::Control(cancel) } else { Outbound::Message(cancel) };
             self.outbound.push_back(outbound);
         }
     }
@@ -307,7 +333,12 @@ impl Core {
     }
 
     /// Takes a task's end, or keeps the waker until it comes.
-    pub fn poll_task(&mut self, key: usize, waker: &Waker, replaced: &mut Option<Waker>) -> Poll<Box<Ended>> {
+    pub fn poll_task(
+        &mut self,
+        key: usize,
+        waker: &Waker,
+        replaced: &mut Option<Waker>,
+    ) -> Poll<Box<Ended>> {
         self.tasks.poll(key, waker).map_or_else(
             |before| {
                 *replaced = before;
@@ -333,16 +364,23 @@ impl Core {
     }
 
     /// Takes what has come for a stream; if nothing has, keeps the waker.
-    pub fn poll_stream(&mut self, stream: usize, into: &mut VecDeque<(u64, Ended)>, waker: &Waker) -> Taken {
+    pub fn poll_stream(
+        &mut self,
+        stream: usize,
+        into: &mut VecDeque<(u64, Ended)>,
+        waker: &Waker,
+    ) -> Taken {
         self.streams.poll(stream, into, waker)
     }
 
-    /// Nobody reads a stream any longer; its tasks go on. What it held is given back, to be dropped by the caller.
+    /// Nobody reads a stream any longer; its tasks go on. What it held is given back, to be dropped
+    /// by the caller.
     pub fn forget_stream(&mut self, stream: usize) -> (VecDeque<(u64, Ended)>, Option<Waker>) {
         self.streams.forget(stream)
     }
 
-    /// Wakes when a submit that was refused with [`ClientError::Busy`] may succeed. Gives back the waker it replaces.
+    /// Wakes when a submit that was refused with [`ClientError::Busy`] may succeed. Gives back the
+    /// waker it replaces.
     pub fn wait_for_room(&mut self, ticket: &mut Ticket, waker: &Waker) -> Option<Waker> {
         let place = *ticket.get_or_insert_with(|| {
             self.next_ticket += 1;
@@ -360,20 +398,29 @@ impl Core {
     pub fn handle_message(&mut self, message: ToClient, chunk: Option<&[u8]>) {
         match message {
             ToClient::Finished(finished) => {
-                let Some(key) = self.tasks.begin_end(finished.n) else { return self.acknowledge_again(finished.n) };
+                let Some(key) = self.tasks.begin_end(finished.n) else {
+                    return self.acknowledge_again(finished.n);
+                };
                 let (ended, payload) = Ended::of(finished);
-                if let Some(received) = self.results.handle_payload(Recipient::Task(key, ended), payload) {
+                if let Some(received) =
+                    self.results.handle_payload(Recipient::Task(key, ended), payload)
+                {
                     self.receive(received);
                 }
             }
             ToClient::Chunk(announced) => {
-                if let Some(received) = self.results.handle_chunk(announced.transfer, chunk.unwrap_or_default()) {
+                if let Some(received) =
+                    self.results.handle_chunk(announced.transfer, chunk.unwrap_or_default())
+                {
                     self.receive(received);
                 }
             }
             ToClient::Output(output) => {
                 let message::Output { n, attempt, engine, stream, offset, bytes } = output;
-                self.handle_output(n, Piece { attempt, engine, stream, offset, bytes: bytes.into() });
+                self.handle_output(
+                    n,
+                    Piece { attempt, engine, stream, offset, bytes: bytes.into() },
+                );
             }
             ToClient::Published(published) => self.handle_published(published),
             ToClient::Stopped(stopped) => self.handle_stopped(stopped.n),
@@ -425,15 +472,17 @@ impl Core {
         }
         let (woken, has_future) = match self.tasks.end(key, ended) {
             Delivery::Kept(waker) => (waker, true),
-            Delivery::Stream(stream, index, ended) => (self.streams.push(stream, index, ended), false),
+            Delivery::Stream(stream, index, ended) => {
+                (self.streams.push(stream, index, ended), false)
+            }
             Delivery::Dropped => (None, false),
         };
         self.wakes.extend(woken);
         self.end_watch(n, is_stop_due, has_future);
     }
 
-    /// The acknowledgement of what has arrived, if it is to be sent now: with other messages always, alone when it is
-    /// due.
+    /// The acknowledgement of what has arrived, if it is to be sent now: with other messages
+    /// always, alone when it is due.
     pub fn poll_ack(&mut self, others_go: bool) -> Option<FromClient> {
         let is_due = others_go || self.acks.are_due() || !self.waiting.is_empty();
         if !is_due || self.over.is_some() {
@@ -503,7 +552,8 @@ impl Core {
         }
     }
 
-    /// The session is over: everything that is unfinished ends, and later calls fail. Only the first reason counts.
+    /// The session is over: everything that is unfinished ends, and later calls fail. Only the
+    /// first reason counts.
     pub fn disconnect(&mut self, why: &Arc<Disconnected>) {
         if self.over.is_some() {
             return;
@@ -566,7 +616,9 @@ impl Content {
     /// Prepares the buffers for the wire, once. Returns the bytes that count against the credit.
     fn pack(&mut self, sealer: &mut PayloadSealer) -> Result<u64, ClientError> {
         if let Self::Buffers(header, data) = self {
-            *self = Self::Packed(sealer.pack_with_header(std::mem::take(header), std::mem::take(data))?);
+            *self = Self::Packed(
+                sealer.pack_with_header(std::mem::take(header), std::mem::take(data))?,
+            );
         }
         Ok(match self {
             Self::Packed(packed) => announced_bytes(packed),

@@ -5,11 +5,11 @@ use std::fmt;
 
 use furlong_wire::limits::OUTPUT_KEPT_BYTES;
 
-/// One stream of a task's output: its first 1 MiB and its last 1 MiB ([`OUTPUT_KEPT_BYTES`]), and how much is
-/// missing between.
+/// One stream of a task's output: its first 1 MiB and its last 1 MiB ([`OUTPUT_KEPT_BYTES`]), and
+/// how much is missing between.
 ///
-/// Nothing is missing of a command whose `whole_output` was asked for, unless that was more than 256 MiB or than the
-/// broker takes.
+/// Nothing is missing of a command whose `whole_output` was asked for, unless that was more than
+/// 256 MiB or than the broker takes.
 ///
 /// Its `Display` is [`Output::text`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -67,10 +67,12 @@ impl Output {
 
     /// The same as text. Bytes that are not UTF-8 become `U+FFFD`.
     pub fn text(&self) -> String {
-        String::from_utf8(self.bytes()).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        String::from_utf8(self.bytes())
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 
-    /// Whether it was UTF-8, as far as it was kept: a character may be cut where something is left out.
+    /// Whether it was UTF-8, as far as it was kept: a character may be cut where something is left
+    /// out.
     pub fn is_text(&self) -> bool {
         let is_cut = self.left_out_bytes() > 0;
         let end = self.end();
@@ -88,7 +90,8 @@ impl Output {
         self.kept.as_ref().map_or(0, |kept| kept.start.len() + kept.end.len())
     }
 
-    /// Takes the next piece. What it repeats of earlier ones is skipped; a gap before it was not kept by the sender.
+    /// Takes the next piece. What it repeats of earlier ones is skipped; a gap before it was not
+    /// kept by the sender.
     pub fn handle_piece(&mut self, offset: u64, bytes: &[u8]) {
         let kept = self.kept.get_or_insert_default();
         let known = usize::try_from(kept.total.saturating_sub(offset)).unwrap_or(usize::MAX);
@@ -122,7 +125,8 @@ impl fmt::Display for Output {
 }
 
 impl Kept {
-    /// The bytes up to `total` are left out, as far as they have not come. An end before a gap is no end.
+    /// The bytes up to `total` are left out, as far as they have not come. An end before a gap is
+    /// no end.
     fn skip_to(&mut self, total: u64) {
         if total > self.total {
             self.end = VecDeque::new();
@@ -132,7 +136,8 @@ impl Kept {
 
     fn append(&mut self, mut bytes: &[u8]) {
         if self.total == self.start.len() as u64 {
-            let (start, rest) = bytes.split_at(bytes.len().min(OUTPUT_KEPT_BYTES.saturating_sub(self.start.len())));
+            let (start, rest) =
+                bytes.split_at(bytes.len().min(OUTPUT_KEPT_BYTES.saturating_sub(self.start.len())));
             self.start.extend_from_slice(start);
             self.total += start.len() as u64;
             bytes = rest;
@@ -219,7 +224,8 @@ mod tests {
         // Streams of megabytes are slow to make without optimisation.
         #![proptest_config(ProptestConfig::with_cases(32))]
 
-        /// However a stream is cut into pieces, and whatever gaps it has, what is kept is a prefix and a suffix of it.
+        /// However a stream is cut into pieces, and whatever gaps it has, what is kept is a prefix
+        /// and a suffix of it.
         #[test]
         fn kept_output_is_a_prefix_and_a_suffix(
             pieces in prop::collection::vec((0_usize..700_000, prop::bool::weighted(0.8)), 0..12),

@@ -1,4 +1,5 @@
-//! Requests that the broker answers one by one: questions, controls, and fetches of any session's tasks.
+//! Requests that the broker answers one by one: questions, controls, and fetches of any session's
+//! tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,7 +8,9 @@ use std::task::{Poll, Waker};
 use bytes::Buf;
 use furlong_wire::ids::TaskId;
 use furlong_wire::limits::{FETCHES_WAITING_MAX, MESSAGE_BYTES_MAX};
-use furlong_wire::message::{Fetch, Fetched, FetchedOutput, FromClient, ReplyBody, Stream, TaskRecord, encoded_bytes};
+use furlong_wire::message::{
+    Fetch, Fetched, FetchedOutput, FromClient, ReplyBody, Stream, TaskRecord, encoded_bytes,
+};
 
 use super::results::{Body, Recipient};
 use super::resume::Link;
@@ -85,10 +88,15 @@ impl Core {
         }
         let turns_max = match &message {
             FromClient::Fetch(fetch) if fetch.wait => None,
-            FromClient::Restart(_) | FromClient::Revoke(_) => Some(self.answer_turns_max.max(SLOW_TURNS_MIN)),
+            FromClient::Restart(_) | FromClient::Revoke(_) => {
+                Some(self.answer_turns_max.max(SLOW_TURNS_MIN))
+            }
             _ => Some(self.answer_turns_max),
         };
-        let repeats = !matches!(message, FromClient::Signal(_) | FromClient::Restart(_) | FromClient::Shutdown(_));
+        let repeats = !matches!(
+            message,
+            FromClient::Signal(_) | FromClient::Restart(_) | FromClient::Shutdown(_)
+        );
         if self.is_up() {
             self.outbound.push_back(Outbound::Message(message.clone()));
         } else if !repeats {
@@ -112,15 +120,18 @@ impl Core {
         self.answer_turns_max = turns;
     }
 
-    /// Another turn of the connection, in which what had come was read. Call it only if the broker has what was said,
-    /// or takes nothing of it. False if the session cannot go on: the broker does not say what it knows of it.
+    /// Another turn of the connection, in which what had come was read. Call it only if the broker
+    /// has what was said, or takes nothing of it. False if the session cannot go on: the broker
+    /// does not say what it knows of it.
     pub fn handle_turn(&mut self) -> bool {
         self.count_turn();
-        self.opening_turns = if matches!(self.link, Link::Opening) { self.opening_turns + 1 } else { 0 };
+        self.opening_turns =
+            if matches!(self.link, Link::Opening) { self.opening_turns + 1 } else { 0 };
         self.opening_turns <= self.answer_turns_max
     }
 
-    /// Another turn in which the broker could have answered what it was asked, and what is late by that.
+    /// Another turn in which the broker could have answered what it was asked, and what is late by
+    /// that.
     fn count_turn(&mut self) {
         for pending in self.requests.pending.values_mut().filter(|it| it.answer.is_none()) {
             pending.turns = pending.turns.saturating_add(1);
@@ -131,12 +142,14 @@ impl Core {
         }
     }
 
-    /// The connection was cut twice, as what comes cannot be read: what was asked on both is not asked again. False if
-    /// there is no such request.
+    /// The connection was cut twice, as what comes cannot be read: what was asked on both is not
+    /// asked again. False if there is no such request.
     pub fn give_up_requests(&mut self, why: &str) -> bool {
         let why: Arc<str> = Arc::from(why);
         let mut given_up = 0;
-        for pending in self.requests.pending.values_mut().filter(|it| it.answer.is_none() && it.cuts >= 2) {
+        for pending in
+            self.requests.pending.values_mut().filter(|it| it.answer.is_none() && it.cuts >= 2)
+        {
             pending.answer = Some(Answer::Unsound(Arc::clone(&why)));
             self.wakes.extend(pending.waker.take());
             given_up += 1;
@@ -144,17 +157,24 @@ impl Core {
         given_up > 0
     }
 
-    /// Asks for a task of any session of the same owner, now or when it has ended. With `follow`, its output is also
-    /// fed to a reader, whose key comes second.
+    /// Asks for a task of any session of the same owner, now or when it has ended. With `follow`,
+    /// its output is also fed to a reader, whose key comes second.
     ///
     /// # Errors
     /// [`ClientError::Busy`] if too many wait.
-    pub fn fetch(&mut self, task: TaskId, wait: bool, follow: bool) -> Result<(u64, Option<usize>), ClientError> {
+    pub fn fetch(
+        &mut self,
+        task: TaskId,
+        wait: bool,
+        follow: bool,
+    ) -> Result<(u64, Option<usize>), ClientError> {
         if wait && self.requests.at_broker.len() >= FETCHES_WAITING_MAX {
             return Err(ClientError::Busy);
         }
         let TaskId { session, n } = task;
-        let request = self.request(|request| FromClient::Fetch(Fetch { request, session, n, wait, output: true }))?;
+        let request = self.request(|request| {
+            FromClient::Fetch(Fetch { request, session, n, wait, output: true })
+        })?;
         if wait {
             self.requests.at_broker.insert(request);
         }
@@ -183,8 +203,8 @@ impl Core {
         Poll::Ready(Ok(answer))
     }
 
-    /// Nobody waits for an answer any longer; a follower of the output is to be forgotten by itself. The waker is given
-    /// back, to be dropped by the caller.
+    /// Nobody waits for an answer any longer; a follower of the output is to be forgotten by
+    /// itself. The waker is given back, to be dropped by the caller.
     pub fn forget_request(&mut self, request: u64) -> Option<Waker> {
         let pending = self.requests.pending.remove(&request)?;
         self.requests.output_bytes -= pending.outputs.map_or(0, |outputs| outputs.kept_bytes());
@@ -233,7 +253,8 @@ impl Core {
 
     /// A fetched task is here, with its result.
     pub(super) fn answer_fetch(&mut self, request: u64, record: TaskRecord, body: Body) {
-        let outputs = self.requests.pending.get_mut(&request).and_then(|pending| pending.outputs.take());
+        let outputs =
+            self.requests.pending.get_mut(&request).and_then(|pending| pending.outputs.take());
         self.requests.output_bytes -= outputs.as_ref().map_or(0, |outputs| outputs.kept_bytes());
         self.answer(request, Answer::Task(Box::new(FetchedTask { record, body, outputs })));
     }
@@ -252,7 +273,8 @@ impl Core {
         }
     }
 
-    /// The connection was cut: what must not be done twice has no answer any longer, the rest is asked again.
+    /// The connection was cut: what must not be done twice has no answer any longer, the rest is
+    /// asked again.
     pub(super) fn cut_requests(&mut self) {
         let Requests { pending, at_broker, output_bytes } = &mut self.requests;
         at_broker.clear();
@@ -268,7 +290,8 @@ impl Core {
 
     /// Asks again what was not answered before a cut.
     pub(super) fn repeat_requests(&mut self) {
-        for (request, pending) in self.requests.pending.iter().filter(|(_, it)| it.answer.is_none()) {
+        for (request, pending) in self.requests.pending.iter().filter(|(_, it)| it.answer.is_none())
+        {
             let Some(message) = pending.message.clone() else { continue };
             if matches!(&message, FromClient::Fetch(fetch) if fetch.wait) {
                 self.requests.at_broker.insert(*request);

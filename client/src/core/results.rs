@@ -76,7 +76,8 @@ pub struct Received {
     pub to: Recipient,
     /// The payload.
     pub body: Body,
-    /// The item that was held for it: the end of a task, of whose intermediate data this is the last.
+    /// The item that was held for it: the end of a task, of whose intermediate data this is the
+    /// last.
     pub then: Option<Box<Received>>,
 }
 
@@ -84,7 +85,13 @@ impl Results {
     /// Opens what is sealed for this session.
     pub fn new(session: SessionId, secret: PayloadSecret) -> Self {
         let secrets = BTreeMap::from([(session, secret)]);
-        Self { session, secrets, keys: BTreeMap::new(), transfers: BTreeMap::new(), published: BTreeSet::new() }
+        Self {
+            session,
+            secrets,
+            keys: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            published: BTreeSet::new(),
+        }
     }
 
     /// The session whose results these are.
@@ -99,8 +106,9 @@ impl Results {
         }
     }
 
-    /// Takes a payload of this session as a message carries or announces it. Gives it back if nothing more has to come.
-    /// The end of a task is held while intermediate data of it are on the way: they belong to its report.
+    /// Takes a payload of this session as a message carries or announces it. Gives it back if
+    /// nothing more has to come. The end of a task is held while intermediate data of it are on the
+    /// way: they belong to its report.
     pub fn handle_payload(&mut self, to: Recipient, payload: Option<Payload>) -> Option<Received> {
         self.handle_payload_of(self.session, to, payload)
     }
@@ -145,7 +153,8 @@ impl Results {
     /// Gives a payload back, unless it ends a task of which intermediate data are on the way.
     fn unless_held(&mut self, received: Received) -> Option<Received> {
         if let Recipient::Task(_, ended) = &received.to
-            && let Some((_, transfer)) = self.published.range((ended.n, 0)..=(ended.n, u64::MAX)).next()
+            && let Some((_, transfer)) =
+                self.published.range((ended.n, 0)..=(ended.n, u64::MAX)).next()
             && let Some(published) = self.transfers.get_mut(transfer)
         {
             published.then = Some(Box::new(received));
@@ -188,7 +197,10 @@ impl Results {
         if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(&(session, instance)) {
             self.keys.clear();
         }
-        let key = self.keys.entry((session, instance)).or_insert_with(|| secret.result_key(&session, &instance));
+        let key = self
+            .keys
+            .entry((session, instance))
+            .or_insert_with(|| secret.result_key(&session, &instance));
         Ok(PayloadOpener::new(key.clone(), counter, bytes)?)
     }
 }

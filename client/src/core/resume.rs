@@ -1,15 +1,15 @@
 //! The session on its next connection, after one was cut: what is said again, and in which order.
 //!
-//! The client opens its session, the broker says what it knows of it (`Accepted`), and the client submits the rest once
-//! more: first definitions, then tasks in the order of their numbers, as far as the credit goes. Then come cancels and
-//! requests. Until that is done, new submits wait.
+//! The client opens its session, the broker says what it knows of it (`Accepted`), and the client
+//! submits the rest once more: first definitions, then tasks in the order of their numbers, as far
+//! as the credit goes. Then come cancels and requests. Until that is done, new submits wait.
 
 use std::collections::VecDeque;
 
 use furlong_wire::ids::TaskId;
 use furlong_wire::message::{
-    Accepted, ErrorKind, FromClient, Open, Outcome, Submit, Subscribe, Targets, TaskOptions, TaskState, TaskTimes,
-    Undefine,
+    Accepted, ErrorKind, FromClient, Open, Outcome, Submit, Subscribe, Targets, TaskOptions,
+    TaskState, TaskTimes, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 
@@ -53,7 +53,8 @@ impl Core {
         self.keeps_calls && self.over.is_none()
     }
 
-    /// The connection was cut. What it was about to carry is given up, to be said again on the next one.
+    /// The connection was cut. What it was about to carry is given up, to be said again on the next
+    /// one.
     pub fn handle_cut(&mut self) {
         self.link = Link::Away;
         self.was_cut = true;
@@ -105,11 +106,16 @@ impl Core {
         let is_there = |number: &u32| accepted.definitions.contains(number);
         let definitions = self.definitions.numbers().filter(|number| !is_there(number)).collect();
         // What was let go when the connection was cut.
-        let surplus = accepted.definitions.iter().filter(|number| self.definitions.packed(**number).is_none());
-        let surplus = surplus.map(|number| Outbound::Message(FromClient::Undefine(Undefine { number: *number })));
+        let surplus = accepted
+            .definitions
+            .iter()
+            .filter(|number| self.definitions.packed(**number).is_none());
+        let surplus = surplus
+            .map(|number| Outbound::Message(FromClient::Undefine(Undefine { number: *number })));
         self.outbound.extend(surplus);
         self.link = Link::Repeating(definitions, tasks);
-        // Results of before, of which the broker had not been told: they occupy what is submitted now.
+        // Results of before, of which the broker had not been told: they occupy what is submitted
+        // now.
         self.send_acks();
         self.repeat();
     }
@@ -157,7 +163,8 @@ impl Core {
             return false;
         }
         self.flow.take(0, bytes, 0);
-        let mut options = TaskOptions { repeated: true, ..call.options.as_deref().cloned().unwrap_or_default() };
+        let mut options =
+            TaskOptions { repeated: true, ..call.options.as_deref().cloned().unwrap_or_default() };
         self.leave_out_met(n, Some(&mut options));
         let options = Some(Box::new(options));
         let targets = sent.target.map_or(Targets::Shared, |engine| Targets::Engines(vec![engine]));
@@ -181,13 +188,15 @@ impl Core {
         let text = format!(
             "its arguments have {bytes} bytes, more than the broker takes since it was started again with less memory"
         );
-        let end = End::Finished(Outcome::error(TaskState::Lost, ErrorKind::Payload, text), Body::None);
+        let end =
+            End::Finished(Outcome::error(TaskState::Lost, ErrorKind::Payload, text), Body::None);
         let (engine, attempts, times, outputs) = (None, 0, TaskTimes::default(), None);
         self.flow.handle_acknowledged(1);
         self.deliver(key, Ended { n, engine, attempts, times, outputs, end });
     }
 
-    /// Everything that the broker did not know was said again: the rest follows, and the session goes on.
+    /// Everything that the broker did not know was said again: the rest follows, and the session
+    /// goes on.
     fn resume_session(&mut self) {
         self.link = Link::Up;
         let mut cancelled: [Vec<(u64, u64)>; 2] = Default::default();
@@ -201,7 +210,8 @@ impl Core {
             self.cancel(&ranges, force);
         }
         if !self.events.is_empty() {
-            self.outbound.push_back(Outbound::Message(FromClient::Subscribe(Subscribe { engines: true })));
+            self.outbound
+                .push_back(Outbound::Message(FromClient::Subscribe(Subscribe { engines: true })));
         }
         self.repeat_requests();
         self.wake_waiting();
@@ -216,6 +226,10 @@ impl Core {
 impl Opening {
     pub(super) fn open(&self, submitted: u64) -> FromClient {
         let Self { secret, cancel_on_disconnect } = self;
-        FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect: *cancel_on_disconnect, submitted })
+        FromClient::Open(Open {
+            secret: secret.clone(),
+            cancel_on_disconnect: *cancel_on_disconnect,
+            submitted,
+        })
     }
 }

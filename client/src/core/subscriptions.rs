@@ -1,12 +1,14 @@
-//! Subscriptions of single-task handles beyond the end: output and intermediate data as they come, and whether a
-//! cancelled task still runs. Most tasks have no such handle, and cost nothing here.
+//! Subscriptions of single-task handles beyond the end: output and intermediate data as they come,
+//! and whether a cancelled task still runs. Most tasks have no such handle, and cost nothing here.
 
 use std::collections::BTreeMap;
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{ErrorKind, Event, FromClient, Published as PublishedMessage, Stream, Subscribe};
+use furlong_wire::message::{
+    ErrorKind, Event, FromClient, Published as PublishedMessage, Stream, Subscribe,
+};
 
 use super::bounded_queues::{Fed, Weigh};
 use super::results::{Body, Recipient};
@@ -81,15 +83,20 @@ impl Subscriptions {
     }
 
     fn settle(&mut self, n: u64) {
-        if self.watched.get(&n).is_some_and(|watch| watch.outputs.is_empty() && watch.published.is_empty()) {
+        if self
+            .watched
+            .get(&n)
+            .is_some_and(|watch| watch.outputs.is_empty() && watch.published.is_empty())
+        {
             self.watched.remove(&n);
         }
     }
 }
 
 impl Ended {
-    /// True if the broker has still to say that the task has stopped: it ended a task that an engine had been given.
-    /// After the end of the connection it is due for ever, as nobody can tell.
+    /// True if the broker has still to say that the task has stopped: it ended a task that an
+    /// engine had been given. After the end of the connection it is due for ever, as nobody can
+    /// tell.
     pub fn is_stop_due(&self) -> bool {
         let End::Finished(outcome, _) = &self.end else { return true };
         let kind = outcome.error.as_ref().map(|error| error.kind);
@@ -136,11 +143,20 @@ impl Core {
         self.tasks.published(key)
     }
 
-    pub fn written(&self, key: usize, stream: furlong_wire::message::Stream) -> super::output::Output {
+    pub fn written(
+        &self,
+        key: usize,
+        stream: furlong_wire::message::Stream,
+    ) -> super::output::Output {
         self.tasks.written(key, stream)
     }
 
-    pub fn poll_output(&mut self, feed: usize, waker: &Waker, replaced: &mut Option<Waker>) -> Poll<Fed<Piece>> {
+    pub fn poll_output(
+        &mut self,
+        feed: usize,
+        waker: &Waker,
+        replaced: &mut Option<Waker>,
+    ) -> Poll<Fed<Piece>> {
         self.outputs.poll(feed, waker, replaced)
     }
 
@@ -189,13 +205,15 @@ impl Core {
         let PublishedMessage { n, payload } = published;
         self.subscriptions.publications += 1;
         let number = self.subscriptions.publications;
-        if let Some(received) = self.results.handle_payload(Recipient::Published(n, number), Some(payload)) {
+        if let Some(received) =
+            self.results.handle_payload(Recipient::Published(n, number), Some(payload))
+        {
             self.publish(n, number, received.body);
         }
     }
 
-    /// Intermediate data are here, or cannot be read. `number` is their place in the order in which they were
-    /// announced.
+    /// Intermediate data are here, or cannot be read. `number` is their place in the order in which
+    /// they were announced.
     pub(super) fn publish(&mut self, n: u64, number: u64, body: Body) {
         let publication = read_published(number, body);
         if let Ok(published) = &publication {
@@ -253,7 +271,8 @@ impl Core {
     /// Waits until nothing of a task runs any longer.
     pub fn poll_stopped(&mut self, n: u64, waker: &Waker) -> Poll<Result<(), ClientError>> {
         // What nobody noted had ended in some other way than by a cancel.
-        let Some(stop) = self.subscriptions.stops.get_mut(&n).filter(|stop| !stop.has_stopped) else {
+        let Some(stop) = self.subscriptions.stops.get_mut(&n).filter(|stop| !stop.has_stopped)
+        else {
             return Poll::Ready(Ok(()));
         };
         if let Some(why) = &self.over {
@@ -268,12 +287,14 @@ impl Core {
         Poll::Pending
     }
 
-    /// Cancels all that has not ended, and notes whether it still runs. With `force`, also what does not stop.
+    /// Cancels all that has not ended, and notes whether it still runs. With `force`, also what
+    /// does not stop.
     pub fn cancel_all(&mut self, force: bool) {
         for (n, _) in self.tasks.unfinished() {
             self.subscriptions.stops.entry(n).or_default();
         }
-        let running = self.subscriptions.stops.iter().filter(|(_, stop)| !stop.has_stopped).map(|(n, _)| *n);
+        let running =
+            self.subscriptions.stops.iter().filter(|(_, stop)| !stop.has_stopped).map(|(n, _)| *n);
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for n in running {
             match ranges.last_mut() {
@@ -299,12 +320,18 @@ impl Core {
     pub fn subscribe(&mut self) -> Result<usize, ClientError> {
         self.check_open()?;
         if self.events.is_empty() {
-            self.outbound.push_back(Outbound::Message(FromClient::Subscribe(Subscribe { engines: true })));
+            self.outbound
+                .push_back(Outbound::Message(FromClient::Subscribe(Subscribe { engines: true })));
         }
         Ok(self.events.open())
     }
 
-    pub fn poll_event(&mut self, feed: usize, waker: &Waker, replaced: &mut Option<Waker>) -> Poll<Fed<Event>> {
+    pub fn poll_event(
+        &mut self,
+        feed: usize,
+        waker: &Waker,
+        replaced: &mut Option<Waker>,
+    ) -> Poll<Fed<Event>> {
         self.events.poll(feed, waker, replaced)
     }
 
@@ -312,7 +339,8 @@ impl Core {
     pub fn unsubscribe(&mut self, feed: usize) -> Option<Waker> {
         let waker = self.events.forget(feed);
         if self.events.is_empty() && self.over.is_none() {
-            self.outbound.push_back(Outbound::Message(FromClient::Subscribe(Subscribe { engines: false })));
+            self.outbound
+                .push_back(Outbound::Message(FromClient::Subscribe(Subscribe { engines: false })));
         }
         waker
     }
@@ -325,13 +353,16 @@ impl Core {
 
     /// The connection was cut: the word that something has stopped may be lost.
     pub(super) fn cut_watches(&mut self) {
-        for stop in self.subscriptions.stops.values_mut().filter(|stop| stop.is_due && !stop.has_stopped) {
+        for stop in
+            self.subscriptions.stops.values_mut().filter(|stop| stop.is_due && !stop.has_stopped)
+        {
             stop.is_unknown = true;
             self.wakes.append(&mut stop.wakers);
         }
     }
 
-    /// The connection is over: nothing more comes to any reader, and nobody learns any longer what runs.
+    /// The connection is over: nothing more comes to any reader, and nobody learns any longer what
+    /// runs.
     pub(super) fn end_watches(&mut self) {
         self.wakes.extend(self.outputs.finish_all());
         self.wakes.extend(self.published.finish_all());

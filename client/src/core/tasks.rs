@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{Finished, Outcome, Payload, Runtime, Stream, TaskOptions, TaskState, TaskTimes};
+use furlong_wire::message::{
+    Finished, Outcome, Payload, Runtime, Stream, TaskOptions, TaskState, TaskTimes,
+};
 use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::Packed;
 use slab::Slab;
@@ -17,8 +19,8 @@ use super::subscriptions::Piece;
 use crate::error::Disconnected;
 use crate::outcome::Published;
 
-/// Bytes of output and intermediate data that the unfinished tasks of a session hold together; beyond, output counts as
-/// left out, and intermediate data are not kept.
+/// Bytes of output and intermediate data that the unfinished tasks of a session hold together;
+/// beyond, output counts as left out, and intermediate data are not kept.
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 /// A task's end, as it came.
@@ -151,7 +153,13 @@ impl Ended {
 
 impl Tasks {
     /// Adds a task, and the large definition that it needs, and returns its key.
-    pub fn insert(&mut self, n: u64, listener: Listener, sent: Option<Sent>, large_definition: Option<u32>) -> usize {
+    pub fn insert(
+        &mut self,
+        n: u64,
+        listener: Listener,
+        sent: Option<Sent>,
+        large_definition: Option<u32>,
+    ) -> usize {
         let state = State::Unfinished(listener);
         let task = Task { n, is_receiving: false, sent, outputs: None, large_definition, state };
         let key = self.slab.insert(task);
@@ -159,7 +167,8 @@ impl Tasks {
         key
     }
 
-    /// The key of a task whose end has just come for the first time. None for unknown tasks and repeated ends.
+    /// The key of a task whose end has just come for the first time. None for unknown tasks and
+    /// repeated ends.
     pub fn begin_end(&mut self, n: u64) -> Option<usize> {
         let key = *self.unfinished.get(&n)?;
         let task = self.slab.get_mut(key)?;
@@ -220,13 +229,17 @@ impl Tasks {
 
     /// Takes a piece of output, unless the task is unknown.
     pub fn handle_output(&mut self, n: u64, piece: &Piece) {
-        let Some(task) = self.unfinished.get(&n).and_then(|key| self.slab.get_mut(*key)) else { return };
+        let Some(task) = self.unfinished.get(&n).and_then(|key| self.slab.get_mut(*key)) else {
+            return;
+        };
         task.outputs.get_or_insert_default().handle_piece(&mut self.output_bytes, piece);
     }
 
     /// Takes intermediate data, unless the task is unknown, or later ones have come.
     pub fn handle_published(&mut self, n: u64, published: &Published) {
-        let Some(task) = self.unfinished.get(&n).and_then(|key| self.slab.get_mut(*key)) else { return };
+        let Some(task) = self.unfinished.get(&n).and_then(|key| self.slab.get_mut(*key)) else {
+            return;
+        };
         task.outputs.get_or_insert_default().handle_published(&mut self.output_bytes, published);
     }
 
@@ -257,11 +270,16 @@ impl Tasks {
         }
     }
 
-    /// Takes a task's end, if it has come. Else `waker` is kept for then, and the one before is given back.
+    /// Takes a task's end, if it has come. Else `waker` is kept for then, and the one before is
+    /// given back.
     pub fn poll(&mut self, key: usize, waker: &Waker) -> Result<Box<Ended>, Option<Waker>> {
         match self.slab.get_mut(key).map(|task| &mut task.state) {
-            Some(State::Unfinished(Listener::Future(Some(known)))) if known.will_wake(waker) => return Err(None),
-            Some(State::Unfinished(Listener::Future(known))) => return Err(known.replace(waker.clone())),
+            Some(State::Unfinished(Listener::Future(Some(known)))) if known.will_wake(waker) => {
+                return Err(None);
+            }
+            Some(State::Unfinished(Listener::Future(known))) => {
+                return Err(known.replace(waker.clone()));
+            }
             Some(State::Ended(_)) => {}
             Some(State::Unfinished(_)) | None => return Err(None),
         }
@@ -280,7 +298,9 @@ impl Tasks {
     pub fn forget(&mut self, key: usize) -> Option<Forgotten> {
         let task = self.slab.get_mut(key)?;
         match &mut task.state {
-            State::Unfinished(listener) => Some(Forgotten::Listener(std::mem::replace(listener, Listener::Nobody))),
+            State::Unfinished(listener) => {
+                Some(Forgotten::Listener(std::mem::replace(listener, Listener::Nobody)))
+            }
             State::Ended(_) => match self.slab.remove(key).state {
                 State::Ended(ended) => Some(Forgotten::Ended(ended)),
                 State::Unfinished(listener) => Some(Forgotten::Listener(listener)),
@@ -311,13 +331,15 @@ impl Tasks {
 
     /// The unfinished ones by their numbers, ascending.
     pub fn unfinished(&self) -> VecDeque<(u64, usize)> {
-        let mut unfinished: Vec<(u64, usize)> = self.unfinished.iter().map(|(n, key)| (*n, *key)).collect();
+        let mut unfinished: Vec<(u64, usize)> =
+            self.unfinished.iter().map(|(n, key)| (*n, *key)).collect();
         unfinished.sort_unstable();
         unfinished.into()
     }
 }
 
-/// The remains of a forgotten task: dropped by the caller when no lock is held, as they may hold code of others.
+/// The remains of a forgotten task: dropped by the caller when no lock is held, as they may hold
+/// code of others.
 #[derive(Debug)]
 pub enum Forgotten {
     /// The waker.
@@ -366,7 +388,15 @@ impl Outputs {
             [(stream, 0, output.start().to_vec()), (stream, end_offset, end)]
         });
         let parts = parts.filter(|(_, _, bytes)| !bytes.is_empty());
-        parts.map(|(stream, offset, bytes)| Piece { attempt, engine, stream, offset, bytes: bytes.into() }).collect()
+        parts
+            .map(|(stream, offset, bytes)| Piece {
+                attempt,
+                engine,
+                stream,
+                offset,
+                bytes: bytes.into(),
+            })
+            .collect()
     }
 
     /// Bytes that are held here.

@@ -8,7 +8,9 @@ use furlong_wire::capability::Endpoint;
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{BrokerStart, ClusterId, SessionId};
 use furlong_wire::keys::SecretKey;
-use furlong_wire::message::{ErrorKind, Finished, Outcome, TaskState, TaskTimes, ToClient, Welcome};
+use furlong_wire::message::{
+    ErrorKind, Finished, Outcome, TaskState, TaskTimes, ToClient, Welcome,
+};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::record::RecordSealer;
 use furlong_wire::token::Role;
@@ -27,7 +29,8 @@ fn sealer() -> RecordSealer {
     let (cluster, broker_secret) = (ClusterId([1; 32]), [2; 32]);
     let public = SecretKey::from_bytes(broker_secret).public();
     let (first, peer) = ExpectReply::start(&cluster, &public.0, &[3; 32], [4; 32]).unwrap();
-    let (second, _) = ExpectStart::new(&cluster, &broker_secret, [5; 32]).unwrap().handle_start(&first).unwrap();
+    let (second, _) =
+        ExpectStart::new(&cluster, &broker_secret, [5; 32]).unwrap().handle_start(&first).unwrap();
     let hello = HelloBody {
         token: vec![],
         session: SESSION,
@@ -158,8 +161,13 @@ fn what_cannot_be_submitted_fails_alone() {
     let items = [Arguments::None, Arguments::Raw(vec![vec![0; 40_000].into()]), Arguments::None];
     let mut map = builder(&handle, items.into_iter()).stream().unwrap();
     let mut context = Context::from_waker(Waker::noop());
-    let Poll::Ready(Some((1, Err(failure)))) = map.poll_next_unpin(&mut context) else { panic!("it is too large") };
-    assert!(matches!(*failure.error, FailureKind::Submit(ClientError::PayloadTooLarge { .. })), "{failure}");
+    let Poll::Ready(Some((1, Err(failure)))) = map.poll_next_unpin(&mut context) else {
+        panic!("it is too large")
+    };
+    assert!(
+        matches!(*failure.error, FailureKind::Submit(ClientError::PayloadTooLarge { .. })),
+        "{failure}"
+    );
     assert_eq!(drain(&mut map), []);
     for n in [1, 2] {
         end(&handle, n);
@@ -174,7 +182,11 @@ fn the_end_of_the_connection_ends_an_endless_map() {
     assert_eq!(drain(&mut map), []);
     handle.shared.finish(DisconnectCause::ClosedByBroker);
     let places = drain(&mut map);
-    assert_eq!(places, (0..11).map(Some).chain([None]).collect::<Vec<_>>(), "ten under way, and one that says why");
+    assert_eq!(
+        places,
+        (0..11).map(Some).chain([None]).collect::<Vec<_>>(),
+        "ten under way, and one that says why"
+    );
     assert!(taken.get() <= 20);
 }
 
@@ -200,7 +212,9 @@ fn items_of_a_stream_are_submitted_as_they_come() {
             Poll::Ready(Some(Arguments::None))
         }
     });
-    let mut map = MapBuilder::new(Arc::clone(&handle), Some(Function::Named("noop".into())), items).stream().unwrap();
+    let mut map = MapBuilder::new(Arc::clone(&handle), Some(Function::Named("noop".into())), items)
+        .stream()
+        .unwrap();
     assert_eq!(drain(&mut map), []);
     there.set(2);
     assert_eq!(drain(&mut map), []);
@@ -215,7 +229,11 @@ fn items_of_a_stream_are_submitted_as_they_come() {
 #[test]
 fn whole_calls_bring_their_own_options_and_mistakes() {
     let handle = handle(1_000);
-    let calls = [CallSpec::native("a"), CallSpec::native("b").label("l".repeat(1_000)), CallSpec::python("m:c")];
+    let calls = [
+        CallSpec::native("a"),
+        CallSpec::native("b").label("l".repeat(1_000)),
+        CallSpec::python("m:c"),
+    ];
     let mut map = MapBuilder::new(Arc::clone(&handle), None, stream::iter(calls)).stream().unwrap();
     assert_eq!(drain(&mut map), [Some(1)]);
     for n in [1, 2] {

@@ -1,4 +1,5 @@
-//! The broker's control of work that is here: to end it, to signal it, to give it back. And how a process leaves.
+//! The broker's control of work that is here: to end it, to signal it, to give it back. And how a
+//! process leaves.
 
 use furlong_wire::ids::{Attempt, TaskId};
 use furlong_wire::limits::LISTED_MAX;
@@ -8,7 +9,8 @@ use super::held::shorten;
 use super::{Core, Early, Output};
 use crate::runtime::{Reply, SlotIndex};
 
-/// Attempts that are not here and of which something is noted: mostly they have gone back. The oldest are forgotten.
+/// Attempts that are not here and of which something is noted: mostly they have gone back. The
+/// oldest are forgotten.
 const EARLY_MAX: usize = 4096;
 
 impl Core {
@@ -35,12 +37,15 @@ impl Core {
     }
 
     pub(super) fn restart(&mut self, slots: &[SlotIndex]) {
-        let known: Vec<SlotIndex> = slots.iter().copied().filter(|slot| self.is_registered(*slot)).collect();
+        let known: Vec<SlotIndex> =
+            slots.iter().copied().filter(|slot| self.is_registered(*slot)).collect();
         self.outputs.extend(known.into_iter().map(Output::Restart));
     }
 
     pub(super) fn recall(&mut self, attempt: Attempt) {
-        let Some((job, slot, runtime)) = self.find(attempt) else { return self.note_early(attempt, Early::Recall) };
+        let Some((job, slot, runtime)) = self.find(attempt) else {
+            return self.note_early(attempt, Early::Recall);
+        };
         let place = &self.slots[slot as usize];
         if place.waiting.contains(&job) {
             self.handle_recalled(job);
@@ -96,17 +101,19 @@ impl Core {
         }
     }
 
-    /// An interpreter is gone. What waits for it here was meant for its namespace; what its runtime has, that gives
-    /// back itself.
+    /// An interpreter is gone. What waits for it here was meant for its namespace; what its runtime
+    /// has, that gives back itself.
     pub(super) fn slot_down(&mut self, slot: SlotIndex, mut cause: String) {
         shorten(&mut cause);
-        self.outputs.push_back(Output::Log(format!("the interpreter of slot {slot} has ended: {cause}")));
+        self.outputs
+            .push_back(Output::Log(format!("the interpreter of slot {slot} has ended: {cause}")));
         self.outputs.push_back(Output::Lost(slot, self.how_lost(slot, &cause)));
         if self.is_registered(slot) {
             self.send(FromEngine::SlotDown(SlotDown { slot, cause }));
         }
         let waiting = self.slots[slot as usize].waiting.iter().copied();
-        let is_python = |job: &u64| self.work.get(job).is_some_and(|work| work.runtime == Runtime::Python);
+        let is_python =
+            |job: &u64| self.work.get(job).is_some_and(|work| work.runtime == Runtime::Python);
         let jobs: Vec<u64> = waiting.filter(is_python).collect();
         self.give_back(&jobs);
     }
@@ -115,7 +122,9 @@ impl Core {
     fn how_lost(&self, slot: SlotIndex, cause: &str) -> String {
         let how = cause.lines().next().unwrap_or_default();
         let running = self.slots[slot as usize].running.front().and_then(|job| self.work.get(job));
-        let Some(work) = running.filter(|work| work.runtime == Runtime::Python) else { return how.to_owned() };
+        let Some(work) = running.filter(|work| work.runtime == Runtime::Python) else {
+            return how.to_owned();
+        };
         let task = TaskId { session: work.session, n: work.n };
         if work.cancelled {
             format!("{how}: {task}, by a forced cancel or at its run_timeout")
@@ -124,26 +133,33 @@ impl Core {
         }
     }
 
-    /// Takes nothing new from now on, and gives back what has not begun. [`Core::is_drained`] says when all is done.
+    /// Takes nothing new from now on, and gives back what has not begun. [`Core::is_drained`] says
+    /// when all is done.
     pub fn drain(&mut self, reason: &str) {
         if self.draining.is_some() {
             return;
         }
         self.draining = Some(reason.to_owned());
         self.say_that_it_drains();
-        let waiting: Vec<u64> = self.slots.iter().flat_map(|slot| slot.waiting.iter().copied()).collect();
+        let waiting: Vec<u64> =
+            self.slots.iter().flat_map(|slot| slot.waiting.iter().copied()).collect();
         self.give_back(&waiting);
         // The first ones too: one that was just handed over may not have begun.
         for (slot, place) in (0..).zip(&self.slots) {
             let Some(runtime) = place.runtime else { continue };
-            self.outputs.extend(place.running.iter().rev().map(|job| Output::Recall(slot, runtime, *job)));
+            self.outputs
+                .extend(place.running.iter().rev().map(|job| Output::Recall(slot, runtime, *job)));
         }
     }
 
-    /// Returns true if a draining process has no more to do: no job but cancelled ones that do not respond, and nothing
-    /// unsent, or sent before the connection was cut and neither adopted nor released since.
+    /// Returns true if a draining process has no more to do: no job but cancelled ones that do not
+    /// respond, and nothing unsent, or sent before the connection was cut and neither adopted nor
+    /// released since.
     pub fn is_drained(&self) -> bool {
-        self.draining.is_some() && !self.has_work() && self.unsent.is_empty() && !self.results.has_unsettled()
+        self.draining.is_some()
+            && !self.has_work()
+            && self.unsent.is_empty()
+            && !self.results.has_unsettled()
     }
 
     /// Returns true if there is a job whose end somebody waits for.

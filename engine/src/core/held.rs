@@ -1,10 +1,14 @@
-//! Results that are held until the broker releases them: what was sent may not have arrived when a connection breaks.
+//! Results that are held until the broker releases them: what was sent may not have arrived when a
+//! connection breaks.
 //!
-//! After a cut nothing of it is sent by itself. The process names it when it registers, and the broker says what it
-//! wants: adopted results are sent again, byte for byte, the others are released.
+//! After a cut nothing of it is sent by itself. The process names it when it registers, and the
+//! broker says what it wants: adopted results are sent again, byte for byte, the others are
+//! released.
 
 use furlong_wire::ids::{Attempt, SessionId};
-use furlong_wire::limits::{ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
+use furlong_wire::limits::{
+    ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX,
+};
 use furlong_wire::message::{
     Adopt, AttemptFinished, AttemptOutput, FromEngine, HeldWork, Outcome, Payload, Release, Stream,
 };
@@ -20,7 +24,8 @@ use crate::runtime::SlotIndex;
 pub struct Held {
     /// The work that runs or waits here, and what has ended.
     pub work: Vec<HeldWork>,
-    /// The last attempt that it was given: later ones have not come to it, or not whole, and have not begun.
+    /// The last attempt that it was given: later ones have not come to it, or not whole, and have
+    /// not begun.
     pub received: Option<Attempt>,
     /// The last attempt whose result was dropped.
     pub dropped: Option<Attempt>,
@@ -51,8 +56,8 @@ pub(super) enum Stage {
     Unsure,
 }
 
-/// All results that are held: at most [`HELD_RESULTS_MAX`] and [`HELD_RESULT_BYTES_MAX`], beside those that could not
-/// be sent yet.
+/// All results that are held: at most [`HELD_RESULTS_MAX`] and [`HELD_RESULT_BYTES_MAX`], beside
+/// those that could not be sent yet.
 #[derive(Debug, Default)]
 pub(super) struct Results {
     ended: NumberMap<Attempt, EndedWork>,
@@ -120,9 +125,10 @@ impl Results {
         self.given_back = self.given_back.max(Some(attempt));
     }
 
-    /// This attempt and later ones that the process does not hold have not begun, since what they need was on its way
-    /// when the connection was cut: it is as if they had never come. Up to the last one that was given back that cannot
-    /// be said: its interpreter may have ended, and of that the broker may not have heard.
+    /// This attempt and later ones that the process does not hold have not begun, since what they
+    /// need was on its way when the connection was cut: it is as if they had never come. Up to the
+    /// last one that was given back that cannot be said: its interpreter may have ended, and of
+    /// that the broker may not have heard.
     pub fn note_unbegun(&mut self, first: Attempt) {
         let before = Attempt { count: first.count.saturating_sub(1), ..first };
         self.received = self.given_back.max(Some(before));
@@ -161,7 +167,8 @@ impl Results {
         Some(ended)
     }
 
-    /// Beyond the bounds, drops the oldest results: an eighth of many, so that it is not to be done for each new one.
+    /// Beyond the bounds, drops the oldest results: an eighth of many, so that it is not to be done
+    /// for each new one.
     fn trim(&mut self) {
         if self.sent.is_within_bounds() {
             return;
@@ -193,7 +200,8 @@ impl Results {
 }
 
 impl Core {
-    /// Returns what the process holds, for its registration. The oldest results that this does not name are dropped.
+    /// Returns what the process holds, for its registration. The oldest results that this does not
+    /// name are dropped.
     pub fn held(&mut self) -> Held {
         let running = self.work.values().map(|work| HeldWork {
             attempt: work.attempt,
@@ -222,8 +230,8 @@ impl Core {
         }
     }
 
-    /// Sends a held result. A large one that may not go unasked is announced, and waits: the slot goes on, and so do
-    /// other results.
+    /// Sends a held result. A large one that may not go unasked is announced, and waits: the slot
+    /// goes on, and so do other results.
     fn send_result(&mut self, attempt: Attempt) {
         self.say_what_was_written(attempt);
         let Results { ended, sent, .. } = &mut self.results;
@@ -238,7 +246,10 @@ impl Core {
                     return self.transfer_result(attempt);
                 }
                 let ended = &self.results.ended[&attempt];
-                let payload = ended.payload.as_ref().map(|sealed| self.announcement(sealed, ASKED_FOR_TRANSFER));
+                let payload = ended
+                    .payload
+                    .as_ref()
+                    .map(|sealed| self.announcement(sealed, ASKED_FOR_TRANSFER));
                 let finished = AttemptFinished { payload, ..ended.finished.clone() };
                 return self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
             }
@@ -253,7 +264,8 @@ impl Core {
         self.results.trim();
     }
 
-    /// After a cut nobody knows which output has arrived: an empty piece at its end shows what is missing.
+    /// After a cut nobody knows which output has arrived: an empty piece at its end shows what is
+    /// missing.
     fn say_what_was_written(&mut self, attempt: Attempt) {
         let Some(ended) = self.results.ended.get(&attempt).filter(|_| self.was_cut) else { return };
         for (offset, stream) in ended.written.into_iter().zip([Stream::Stdout, Stream::Stderr]) {
@@ -272,7 +284,8 @@ impl Core {
     }
 
     fn transfer_result(&mut self, attempt: Attempt) {
-        let sealed = self.results.ended.get(&attempt).and_then(|ended| ended.payload.as_deref().cloned());
+        let sealed =
+            self.results.ended.get(&attempt).and_then(|ended| ended.payload.as_deref().cloned());
         let Some(sealed) = sealed else { return };
         let (transfer, payload) = self.announce(&sealed);
         let Results { ended, sent, .. } = &mut self.results;

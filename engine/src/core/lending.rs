@@ -1,7 +1,8 @@
-//! Tasks that submit tasks: the clients that running jobs open, and the slots that are lent while they wait.
+//! Tasks that submit tasks: the clients that running jobs open, and the slots that are lent while
+//! they wait.
 //!
-//! The broker decides what runs where. A slot that is lent has its interpreter in use, so another one stands in for it:
-//! a place of its own beside the registered slots, with a line of its own.
+//! The broker decides what runs where. A slot that is lent has its interpreter in use, so another
+//! one stands in for it: a place of its own beside the registered slots, with a line of its own.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,8 @@ use furlong_wire::message::{Attempts, FromEngine, Grant, Granted, Lent};
 use super::{BrokerMisbehaved, Core, Output, Slot};
 use crate::runtime::{Ask, SlotIndex};
 
-/// Stand-ins of one slot: one for each depth, and as many that have not ended when what they stood in for goes on.
+/// Stand-ins of one slot: one for each depth, and as many that have not ended when what they stood
+/// in for goes on.
 const STAND_INS_MAX: usize = 2 * NESTING_MAX as usize;
 
 /// The clients that running jobs have opened, and the jobs that wait.
@@ -35,13 +37,16 @@ impl Core {
     /// A place as the broker names it: a registered slot, or any stand-in of one.
     pub(super) fn named(&self, place: SlotIndex) -> SlotIndex {
         let registered = self.registered_slots();
-        let stand_in = (place as usize).checked_sub(registered).and_then(|at| self.lending.hosts.get(at));
+        let stand_in =
+            (place as usize).checked_sub(registered).and_then(|at| self.lending.hosts.get(at));
         stand_in.map_or(place, |host| host + registered as SlotIndex)
     }
 
     /// Returns true if a place has nothing to run.
     pub fn has_nothing(&self, place: SlotIndex) -> bool {
-        self.slots.get(place as usize).is_none_or(|slot| slot.running.is_empty() && slot.waiting.is_empty())
+        self.slots
+            .get(place as usize)
+            .is_none_or(|slot| slot.running.is_empty() && slot.waiting.is_empty())
     }
 
     /// Returns true if a place is a registered slot.
@@ -60,7 +65,9 @@ impl Core {
             let hosts = self.lending.hosts.iter().enumerate();
             hosts.filter(|(_, of)| **of as usize == host).map(|(at, _)| registered + at)
         };
-        let is_empty = |place: &usize| self.slots[*place].running.is_empty() && self.slots[*place].waiting.is_empty();
+        let is_empty = |place: &usize| {
+            self.slots[*place].running.is_empty() && self.slots[*place].waiting.is_empty()
+        };
         if let Some(place) = of_host().find(is_empty) {
             return Ok(place as SlotIndex);
         }
@@ -79,7 +86,8 @@ impl Core {
         let Some(attempt) = self.work.get(&job).map(|work| work.attempt) else { return };
         match ask {
             Ask::Pass(key) if !self.connected => {
-                let why = "the engine is not connected to its broker at this moment; try again".to_owned();
+                let why = "the engine is not connected to its broker at this moment; try again"
+                    .to_owned();
                 self.answer(job, key, Some(why));
             }
             Ask::Pass(key) => {
@@ -120,10 +128,16 @@ impl Core {
 
     /// Tells a broker that has just heard of these jobs what they have opened, and that they wait.
     pub(super) fn say_what_is_lent(&mut self, is_meant: impl Fn(Attempt) -> bool) {
-        let attempt = |job: &u64| self.work.get(job).map(|work| work.attempt).filter(|attempt| is_meant(*attempt));
+        let attempt = |job: &u64| {
+            self.work.get(job).map(|work| work.attempt).filter(|attempt| is_meant(*attempt))
+        };
         let keys = self.lending.keys.iter().filter_map(|(job, key)| Some((attempt(job)?, *key)));
         let grants = keys.map(|(attempt, key)| FromEngine::Grant(Grant { attempt, key }));
-        let lent = self.lending.lent.iter().filter_map(|(job, sessions)| Some((attempt(job)?, sessions.clone())));
+        let lent = self
+            .lending
+            .lent
+            .iter()
+            .filter_map(|(job, sessions)| Some((attempt(job)?, sessions.clone())));
         let lent = lent.map(|(attempt, sessions)| FromEngine::Lent(Lent { attempt, sessions }));
         let said: Vec<FromEngine> = grants.chain(lent).collect();
         for message in said {

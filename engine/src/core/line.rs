@@ -1,4 +1,5 @@
-//! The lines of slots: an assignment's jobs stand there in the broker's order, whenever their arguments come.
+//! The lines of slots: an assignment's jobs stand there in the broker's order, whenever their
+//! arguments come.
 
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{Attempt, SessionId};
@@ -7,10 +8,16 @@ use furlong_wire::message::{Assign, Runtime, Work as AssignedWork};
 use super::{BrokerMisbehaved, Call, Core, Work};
 
 impl Core {
-    /// Puts the jobs of an assignment in line, so that the order is the broker's whenever the arguments come.
-    pub(super) fn line_up(&mut self, session: SessionId, assign: &Assign) -> Result<Call, BrokerMisbehaved> {
+    /// Puts the jobs of an assignment in line, so that the order is the broker's whenever the
+    /// arguments come.
+    pub(super) fn line_up(
+        &mut self,
+        session: SessionId,
+        assign: &Assign,
+    ) -> Result<Call, BrokerMisbehaved> {
         let first = self.line_up_one(session, assign.runtime, &assign.work.first)?;
-        let others = assign.work.others.iter().map(|part| self.line_up_one(session, assign.runtime, part));
+        let others =
+            assign.work.others.iter().map(|part| self.line_up_one(session, assign.runtime, part));
         let others = others.collect::<Result<_, _>>()?;
         Ok(Call { jobs: AtLeastOne { first, others }, session, define: assign.define })
     }

@@ -1,8 +1,9 @@
-//! The decisions of an engine process: which slot runs what, what it holds, what it reports. No I/O, clock or threads.
+//! The decisions of an engine process: which slot runs what, what it holds, what it reports. No
+//! I/O, clock or threads.
 //!
-//! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there
-//! is nothing left. Work goes on without a connection; what is to be said waits for the next one, and results are held
-//! until they are released.
+//! The shell tells it what happened (`handle_*`) and then takes what is to be done
+//! ([`Core::poll_output`]) until there is nothing left. Work goes on without a connection; what is
+//! to be said waits for the next one, and results are held until they are released.
 
 mod control;
 mod held;
@@ -46,23 +47,27 @@ pub enum Output {
     Transfer(u64, SealedPayload),
     /// Let a slot run a job, after those that it was given before.
     Start(SlotIndex, Runtime, Job),
-    /// The same, when what was to be sent before this has left: the broker must know that the job begins.
+    /// The same, when what was to be sent before this has left: the broker must know that the job
+    /// begins.
     StartWhenSent(SlotIndex, Runtime, Job),
     /// End a job.
     Cancel(SlotIndex, Runtime, u64, bool),
     /// Send a signal to a job, if it runs now.
     Signal(SlotIndex, Runtime, u64, i32),
-    /// Replace a slot's interpreter. That the old one is gone is always said, also if there was none.
+    /// Replace a slot's interpreter. That the old one is gone is always said, also if there was
+    /// none.
     Restart(SlotIndex),
     /// Take a job back if it has not begun, and say so to [`Core::handle_recalled`].
     Recall(SlotIndex, Runtime, u64),
-    /// From now on this place stands in for that slot: an interpreter of its own, with the slot's surroundings.
+    /// From now on this place stands in for that slot: an interpreter of its own, with the slot's
+    /// surroundings.
     StandIn(SlotIndex, SlotIndex),
     /// Tell a job that its client's key is let in, or why not.
     Pass(SlotIndex, u64, PassKey, Option<String>),
     /// Tell the slots their integers.
     Registered(Vec<EngineId>),
-    /// The broker wants the process to leave, at once or (`true`) when it has finished what it runs.
+    /// The broker wants the process to leave, at once or (`true`) when it has finished what it
+    /// runs.
     Leave(String, bool),
     /// The broker is leaving, or closes this connection gracefully.
     Goodbye(String),
@@ -82,7 +87,9 @@ pub enum BrokerMisbehaved {
     #[error("the broker sent work that names an unknown session or slot")]
     Assign,
     /// A shared payload that is unknown, known already, or of another session.
-    #[error("the broker named a shared payload that is unknown, known already, or of another session")]
+    #[error(
+        "the broker named a shared payload that is unknown, known already, or of another session"
+    )]
     Share,
 }
 
@@ -97,10 +104,12 @@ pub struct Core {
     by_attempt: NumberMap<Attempt, u64>,
     jobs_made: u64,
     receiving: BTreeMap<u64, Receiving>,
-    /// The last call header, as it came and as it was read: those of a map's tasks are all the same.
+    /// The last call header, as it came and as it was read: those of a map's tasks are all the
+    /// same.
     last_header: Option<(Vec<u8>, Arc<CallHeader>)>,
     shares: BTreeMap<u64, Shared>,
-    /// The broker's commands for attempts whose assignments have not come: they overtake what waits to be sent.
+    /// The broker's commands for attempts whose assignments have not come: they overtake what waits
+    /// to be sent.
     early: BTreeMap<Attempt, Early>,
     /// Attempts that are told to have started before they begin.
     suspects: BTreeSet<Attempt>,
@@ -129,8 +138,9 @@ pub struct Core {
     outputs: VecDeque<Output>,
 }
 
-/// A slot's line: the jobs that its runtime has, then those that wait, in the order in which they were assigned. A job
-/// waits until its arguments are here, and until the slot is empty if it needs another runtime.
+/// A slot's line: the jobs that its runtime has, then those that wait, in the order in which they
+/// were assigned. A job waits until its arguments are here, and until the slot is empty if it needs
+/// another runtime.
 #[derive(Debug, Default)]
 struct Slot {
     running: VecDeque<u64>,
@@ -253,20 +263,28 @@ impl Core {
         self.memory_flag = memory_flag;
     }
 
-    /// The connection is gone. What was being received is given up; the broker sends it again, or to another.
+    /// The connection is gone. What was being received is given up; the broker sends it again, or
+    /// to another.
     pub fn handle_disconnected(&mut self) {
         (self.connected, self.was_cut) = (false, true);
         self.results.handle_disconnected();
         let undefined = std::mem::take(&mut self.undefined).into_iter().map(|(_, _, call, _)| call);
-        let receiving = std::mem::take(&mut self.receiving).into_values().filter_map(|it| match it.purpose {
-            Purpose::Run(call) => Some(call),
-            Purpose::Define(..) | Purpose::Share(_) => None,
-        });
+        let receiving =
+            std::mem::take(&mut self.receiving).into_values().filter_map(|it| match it.purpose {
+                Purpose::Run(call) => Some(call),
+                Purpose::Define(..) | Purpose::Share(_) => None,
+            });
         let receiving: Vec<Call> = receiving.collect();
-        let incomplete: BTreeSet<u64> =
-            undefined.chain(receiving).chain(self.forget_shares()).flat_map(|call| call.jobs).collect();
-        let unbegun: Vec<Work> =
-            self.with_those_behind(&incomplete).into_iter().filter_map(|job| self.forget(job)).collect();
+        let incomplete: BTreeSet<u64> = undefined
+            .chain(receiving)
+            .chain(self.forget_shares())
+            .flat_map(|call| call.jobs)
+            .collect();
+        let unbegun: Vec<Work> = self
+            .with_those_behind(&incomplete)
+            .into_iter()
+            .filter_map(|job| self.forget(job))
+            .collect();
         if let Some(first) = unbegun.iter().map(|work| work.attempt).min() {
             self.results.note_unbegun(first);
         }
@@ -277,8 +295,8 @@ impl Core {
         self.suspects.clear();
     }
 
-    /// Jobs whose arguments did not come whole, and what the same sessions have behind them in the same lines: it must
-    /// not begin before them.
+    /// Jobs whose arguments did not come whole, and what the same sessions have behind them in the
+    /// same lines: it must not begin before them.
     fn with_those_behind(&self, incomplete: &BTreeSet<u64>) -> Vec<u64> {
         let mut unbegun = Vec::new();
         for slot in &self.slots {
@@ -300,10 +318,16 @@ impl Core {
     ///
     /// # Errors
     /// The connection is to be closed.
-    pub fn handle_message(&mut self, message: ToEngine, chunk: Option<&[u8]>) -> Result<(), BrokerMisbehaved> {
+    pub fn handle_message(
+        &mut self,
+        message: ToEngine,
+        chunk: Option<&[u8]>,
+    ) -> Result<(), BrokerMisbehaved> {
         match message {
             ToEngine::Assign(assign) => return self.assign(assign),
-            ToEngine::Chunk(announced) => return self.chunk(announced.transfer, chunk.unwrap_or_default()),
+            ToEngine::Chunk(announced) => {
+                return self.chunk(announced.transfer, chunk.unwrap_or_default());
+            }
             ToEngine::Secret(secret) => {
                 self.sessions.learn(secret.session, &secret.secret);
                 self.sessions.open_lane(secret.session, secret.payload_credit_bytes);
@@ -317,22 +341,34 @@ impl Core {
             ToEngine::Cancel(cancel) => {
                 cancel.attempts.iter().for_each(|attempt| self.cancel(*attempt, cancel.force));
             }
-            ToEngine::Recall(recall) => recall.attempts.iter().for_each(|attempt| self.recall(*attempt)),
-            ToEngine::Credit(credit) => self.sessions.grant(credit.session, credit.payload_bytes_total),
-            ToEngine::Take(take) => take.attempts.iter().for_each(|attempt| self.send_taken(*attempt)),
-            ToEngine::Registered(registered) => self.outputs.push_back(Output::Registered(registered.engines)),
+            ToEngine::Recall(recall) => {
+                recall.attempts.iter().for_each(|attempt| self.recall(*attempt))
+            }
+            ToEngine::Credit(credit) => {
+                self.sessions.grant(credit.session, credit.payload_bytes_total)
+            }
+            ToEngine::Take(take) => {
+                take.attempts.iter().for_each(|attempt| self.send_taken(*attempt))
+            }
+            ToEngine::Registered(registered) => {
+                self.outputs.push_back(Output::Registered(registered.engines))
+            }
             ToEngine::Share(share) => return self.share(share),
             ToEngine::Unshare(unshare) => return self.unshare(unshare.share),
             ToEngine::Signal(signal) => {
                 signal.attempts.iter().for_each(|attempt| self.signal(*attempt, signal.signal));
             }
             ToEngine::Restart(restart) => self.restart(&restart.slots),
-            ToEngine::Shutdown(leave) => self.outputs.push_back(Output::Leave(leave.reason, leave.finish)),
+            ToEngine::Shutdown(leave) => {
+                self.outputs.push_back(Output::Leave(leave.reason, leave.finish))
+            }
             ToEngine::Goodbye(goodbye) => self.outputs.push_back(Output::Goodbye(goodbye.reason)),
             ToEngine::Release(release) => self.release(&release),
             ToEngine::Adopt(adopt) => {
                 self.adopt(&adopt);
-                let adopted = |attempt| adopt.attempts.iter().any(|(held, now)| *now == attempt && held != now);
+                let adopted = |attempt| {
+                    adopt.attempts.iter().any(|(held, now)| *now == attempt && held != now)
+                };
                 self.say_what_is_lent(adopted);
             }
             ToEngine::Granted(granted) => self.granted(granted),
@@ -348,7 +384,8 @@ impl Core {
             SlotEvent::Output { attempt: job, stream, bytes } => self.output(job, stream, &bytes),
             SlotEvent::StrayOutput { stream, bytes } => {
                 let text = String::from_utf8_lossy(&bytes);
-                self.outputs.push_back(Output::Log(format!("slot {slot} {stream:?}: {}", text.trim_end())));
+                self.outputs
+                    .push_back(Output::Log(format!("slot {slot} {stream:?}: {}", text.trim_end())));
             }
             SlotEvent::Up => self.slots[slot as usize].has_interpreter = true,
             SlotEvent::Down { cause } => {
@@ -365,8 +402,9 @@ impl Core {
         }
     }
 
-    /// Returns true if there is a running job that the broker was not notified of. The shell reports such ones a few
-    /// milliseconds after they began, so that a short task costs no message for its start.
+    /// Returns true if there is a running job that the broker was not notified of. The shell
+    /// reports such ones a few milliseconds after they began, so that a short task costs no message
+    /// for its start.
     pub fn has_unreported(&self) -> bool {
         self.connected && self.slots.iter().any(|slot| self.unreported(slot).is_some())
     }
@@ -392,15 +430,20 @@ impl Core {
     }
 
     fn assign(&mut self, assign: Assign) -> Result<(), BrokerMisbehaved> {
-        let known = assign.work.iter().all(|work| (work.slot as usize) < 2 * self.registered_slots());
-        let session = assign.session.or(self.assigned_session).filter(|session| self.sessions.knows(*session));
+        let known =
+            assign.work.iter().all(|work| (work.slot as usize) < 2 * self.registered_slots());
+        let session = assign
+            .session
+            .or(self.assigned_session)
+            .filter(|session| self.sessions.knows(*session));
         let session = session.filter(|_| known).ok_or(BrokerMisbehaved::Assign)?;
         self.assigned_session = Some(session);
         let call = self.line_up(session, &assign)?;
         let start = self.start;
         self.respond_early(assign.work.iter().map(|work| Attempt { start, count: work.count }));
         if self.draining.is_some() {
-            // It was on its way when the broker was told. A large payload is still received, for nobody.
+            // It was on its way when the broker was told. A large payload is still received, for
+            // nobody.
             let jobs: Vec<u64> = call.jobs.iter().copied().collect();
             self.give_back(&jobs);
         }
@@ -417,10 +460,14 @@ impl Core {
         }
     }
 
-    fn define(&mut self, define: furlong_wire::message::EngineDefine) -> Result<(), BrokerMisbehaved> {
+    fn define(
+        &mut self,
+        define: furlong_wire::message::EngineDefine,
+    ) -> Result<(), BrokerMisbehaved> {
         match &define.payload {
             Payload::Inline(inline) => {
-                let blob = unpack_inline(inline).ok().and_then(|buffers| buffers.into_iter().next());
+                let blob =
+                    unpack_inline(inline).ok().and_then(|buffers| buffers.into_iter().next());
                 self.defined(define.session, define.number, blob);
                 Ok(())
             }
@@ -431,9 +478,15 @@ impl Core {
         }
     }
 
-    fn receive(&mut self, session: SessionId, payload: &Payload, purpose: Purpose) -> Result<(), BrokerMisbehaved> {
+    fn receive(
+        &mut self,
+        session: SessionId,
+        payload: &Payload,
+        purpose: Purpose,
+    ) -> Result<(), BrokerMisbehaved> {
         let Payload::Chunked { transfer, counter, bytes, .. } = *payload else { return Ok(()) };
-        let opener = self.sessions.opener(session, counter, bytes).ok_or(BrokerMisbehaved::Assign)?;
+        let opener =
+            self.sessions.opener(session, counter, bytes).ok_or(BrokerMisbehaved::Assign)?;
         if let Ok(opener) = opener
             && !self.receiving.contains_key(&transfer)
         {
@@ -455,8 +508,10 @@ impl Core {
         if opened.is_ok() && !receiving.opener.is_complete() {
             return Ok(());
         }
-        let Receiving { opener, purpose } = self.receiving.remove(&transfer).ok_or(BrokerMisbehaved::Transfer)?;
-        let buffers = opened.and_then(|()| opener.into_buffers()).map_err(|error| error.to_string());
+        let Receiving { opener, purpose } =
+            self.receiving.remove(&transfer).ok_or(BrokerMisbehaved::Transfer)?;
+        let buffers =
+            opened.and_then(|()| opener.into_buffers()).map_err(|error| error.to_string());
         match purpose {
             Purpose::Run(call) => {
                 let request = buffers.and_then(|buffers| self.read(buffers));
@@ -477,14 +532,17 @@ impl Core {
     /// A definition is here, or lost if it is none: what waited for it goes on.
     fn defined(&mut self, session: SessionId, number: u32, blob: Option<Bytes>) {
         self.sessions.define(session, number, blob);
-        let calls: Vec<_> =
-            self.undefined.extract_if(.., |(of, its_number, ..)| *of == session && *its_number == number).collect();
+        let calls: Vec<_> = self
+            .undefined
+            .extract_if(.., |(of, its_number, ..)| *of == session && *its_number == number)
+            .collect();
         for (_, _, call, request) in calls {
             self.run(call, request);
         }
     }
 
-    /// No later work names a definition. What waits for it all the same, against the broker's word, fails.
+    /// No later work names a definition. What waits for it all the same, against the broker's word,
+    /// fails.
     fn undefine(&mut self, session: SessionId, number: u32) {
         self.defined(session, number, None);
         self.sessions.undefine(session, number);
@@ -497,7 +555,8 @@ impl Core {
         {
             return self.undefined.push((call.session, number, call, request));
         }
-        let prepared = request.and_then(|request| Ok((request, self.definition(call.session, call.define)?)));
+        let prepared =
+            request.and_then(|request| Ok((request, self.definition(call.session, call.define)?)));
         // The last one gets `prepared` itself: mostly it is the only one.
         let parts = std::iter::repeat_n(prepared, call.jobs.len());
         for (attempt, prepared) in call.jobs.into_iter().zip(parts) {
@@ -506,8 +565,10 @@ impl Core {
             let slot = work.slot;
             match prepared {
                 Ok((Request { header, data }, definition)) => {
-                    work.has_whole_output = matches!(&header.call, HeaderCall::Command(spec) if spec.whole_output);
-                    work.ready = Some(Job { attempt, session: call.session, header, definition, data });
+                    work.has_whole_output =
+                        matches!(&header.call, HeaderCall::Command(spec) if spec.whole_output);
+                    work.ready =
+                        Some(Job { attempt, session: call.session, header, definition, data });
                     self.advance(slot);
                 }
                 Err(text) => self.finished(slot, attempt, unreadable(&text)),
@@ -534,7 +595,8 @@ impl Core {
         {
             return Ok(header.clone());
         }
-        let header = Arc::new(decode_header::<CallHeader>(bytes).map_err(|error| error.to_string())?);
+        let header =
+            Arc::new(decode_header::<CallHeader>(bytes).map_err(|error| error.to_string())?);
         if bytes.len() <= HEADER_KEPT_BYTES {
             self.last_header = Some((bytes.to_vec(), header.clone()));
         }
@@ -542,11 +604,13 @@ impl Core {
     }
 
     fn definition(&self, session: SessionId, define: Option<u32>) -> Result<Option<Bytes>, String> {
-        let lost = || "the function's definition did not arrive whole; submit the task again".to_owned();
+        let lost =
+            || "the function's definition did not arrive whole; submit the task again".to_owned();
         define.map(|number| self.sessions.definition(session, number).ok_or_else(lost)).transpose()
     }
 
-    /// Starts what can be started: a slot runs one thing at a time, whatever the runtime, in the order of its line.
+    /// Starts what can be started: a slot runs one thing at a time, whatever the runtime, in the
+    /// order of its line.
     fn advance(&mut self, slot: SlotIndex) {
         let place = &mut self.slots[slot as usize];
         while let Some(first) = place.waiting.front() {
@@ -567,7 +631,8 @@ impl Core {
                 continue;
             }
             work.reported = true;
-            self.outputs.push_back(Output::Send(FromEngine::Started(Attempts { attempts: vec![attempt] })));
+            self.outputs
+                .push_back(Output::Send(FromEngine::Started(Attempts { attempts: vec![attempt] })));
             self.outputs.push_back(Output::StartWhenSent(slot, runtime, job));
         }
     }
@@ -589,5 +654,10 @@ impl Core {
 
 /// An error that the engine itself raises, in the form of a remote exception.
 pub fn error(type_name: &str, message: &str) -> RemoteError {
-    RemoteError { type_name: type_name.into(), message: message.into(), traceback: String::new(), execution: None }
+    RemoteError {
+        type_name: type_name.into(),
+        message: message.into(),
+        traceback: String::new(),
+        execution: None,
+    }
 }

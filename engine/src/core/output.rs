@@ -1,5 +1,5 @@
-//! The kept part of a job's output: its start as it comes, and its end when the job has ended. The whole comes with
-//! the result, if that was asked for.
+//! The kept part of a job's output: its start as it comes, and its end when the job has ended. The
+//! whole comes with the result, if that was asked for.
 
 use std::collections::VecDeque;
 
@@ -32,7 +32,8 @@ impl Kept {
         self.tail.extend(&later[later.len().saturating_sub(OUTPUT_KEPT_BYTES)..]);
         let over = self.tail.len().saturating_sub(OUTPUT_KEPT_BYTES);
         self.tail.drain(..over);
-        self.whole = self.whole.take().filter(|whole| whole.len() + bytes.len() <= OUTPUT_WHOLE_BYTES_MAX);
+        self.whole =
+            self.whole.take().filter(|whole| whole.len() + bytes.len() <= OUTPUT_WHOLE_BYTES_MAX);
         self.whole.iter_mut().for_each(|whole| whole.extend_from_slice(bytes));
         pieces
     }
@@ -56,7 +57,11 @@ impl Kept {
 
 fn pieces(offset: u64, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
     let chunks = bytes.chunks(OUTPUT_MESSAGE_BYTES_MAX);
-    chunks.scan(offset, |at, chunk| Some((std::mem::replace(at, *at + chunk.len() as u64), chunk.to_vec()))).collect()
+    chunks
+        .scan(offset, |at, chunk| {
+            Some((std::mem::replace(at, *at + chunk.len() as u64), chunk.to_vec()))
+        })
+        .collect()
 }
 
 #[cfg(test)]

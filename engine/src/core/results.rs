@@ -13,11 +13,14 @@ use super::output::Kept;
 use super::{Core, Output, Work, error};
 use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex, Unable};
 
-/// Returns what the broker, which sees no results, may know of a failure: why a command could not run, and why nothing
-/// could. What the user's own code says stays between its engine and its client.
+/// Returns what the broker, which sees no results, may know of a failure: why a command could not
+/// run, and why nothing could. What the user's own code says stays between its engine and its
+/// client.
 fn for_the_record(header: &ReplyHeader) -> &str {
     match header {
-        ReplyHeader::Raised(error) if ["CommandError", "EngineError"].contains(&error.type_name.as_str()) => {
+        ReplyHeader::Raised(error)
+            if ["CommandError", "EngineError"].contains(&error.type_name.as_str()) =>
+        {
             &error.message
         }
         _ => "",
@@ -54,11 +57,18 @@ impl Core {
         }
         let Some(mut work) = self.forget(job) else { return };
         let (mut wholes, mut written) = (Vec::new(), [0; 2]);
-        for (kept, stream) in
-            work.output.iter_mut().flat_map(|kept| kept.iter_mut().zip([Stream::Stdout, Stream::Stderr]))
+        for (kept, stream) in work
+            .output
+            .iter_mut()
+            .flat_map(|kept| kept.iter_mut().zip([Stream::Stdout, Stream::Stderr]))
         {
             for (offset, bytes) in kept.take_end() {
-                self.send(FromEngine::Output(AttemptOutput { attempt: work.attempt, stream, offset, bytes }));
+                self.send(FromEngine::Output(AttemptOutput {
+                    attempt: work.attempt,
+                    stream,
+                    offset,
+                    bytes,
+                }));
             }
             wholes.push(kept.take_whole());
             written[usize::from(stream == Stream::Stderr)] = kept.total();
@@ -73,12 +83,16 @@ impl Core {
         }
         let outcome = match outcome {
             JobOutcome::Succeeded => Outcome::SUCCEEDED,
-            JobOutcome::Failed => Outcome::error(TaskState::Failed, ErrorKind::Remote, for_the_record(&header)),
+            JobOutcome::Failed => {
+                Outcome::error(TaskState::Failed, ErrorKind::Remote, for_the_record(&header))
+            }
             JobOutcome::Exited(text) => Outcome::error(TaskState::Failed, ErrorKind::Exit, text),
             JobOutcome::Cancelled => {
                 Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran")
             }
-            JobOutcome::Lost(cause) => Outcome::error(TaskState::Lost, ErrorKind::EngineLost, cause),
+            JobOutcome::Lost(cause) => {
+                Outcome::error(TaskState::Lost, ErrorKind::EngineLost, cause)
+            }
             JobOutcome::NotBegun(_) => unreachable!("it was sent above"),
         };
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
@@ -86,38 +100,51 @@ impl Core {
         ended.written = written;
         if with_payload {
             match self.sessions.pack(work.session, &header, data) {
-                Ok(Packed::Inline(inline)) => ended.finished.payload = Some(Payload::Inline(inline)),
+                Ok(Packed::Inline(inline)) => {
+                    ended.finished.payload = Some(Payload::Inline(inline))
+                }
                 Ok(Packed::Chunked(sealed)) => ended.payload = Some(Box::new(sealed)),
-                Err(text) => ended.finished.outcome = Outcome::error(TaskState::Failed, ErrorKind::Payload, text),
+                Err(text) => {
+                    ended.finished.outcome =
+                        Outcome::error(TaskState::Failed, ErrorKind::Payload, text)
+                }
             }
         }
         self.hold(ended);
         self.advance(slot);
     }
 
-    /// Returns true if the broker takes a result with all that a command wrote: otherwise the result comes without it.
+    /// Returns true if the broker takes a result with all that a command wrote: otherwise the
+    /// result comes without it.
     fn has_room_for(&self, wholes: &[Bytes]) -> bool {
         let bytes: u64 = wholes.iter().map(|whole| whole.len() as u64).sum();
         bytes > 0 && bytes + INLINE_PAYLOAD_BYTES_MAX as u64 <= self.result_bytes_max
     }
 
-    /// Says that a job has not begun. As with what is given back, nothing is held of it: that might be taken for a run
-    /// by a broker that knows of no other attempt.
+    /// Says that a job has not begun. As with what is given back, nothing is held of it: that might
+    /// be taken for a run by a broker that knows of no other attempt.
     fn send_not_begun(&mut self, work: &Work, unable: Unable, header: &ReplyHeader) {
-        let kind = if unable == Unable::Runtime { ErrorKind::NoRuntime } else { ErrorKind::NotBegun };
-        let ReplyHeader::Raised(error) = header else { unreachable!("what does not begin says why") };
-        let mut finished = ended(work, Outcome::error(TaskState::Failed, kind, error.message.as_str()), 0).finished;
+        let kind =
+            if unable == Unable::Runtime { ErrorKind::NoRuntime } else { ErrorKind::NotBegun };
+        let ReplyHeader::Raised(error) = header else {
+            unreachable!("what does not begin says why")
+        };
+        let mut finished =
+            ended(work, Outcome::error(TaskState::Failed, kind, error.message.as_str()), 0)
+                .finished;
         let mut short = error.clone();
         short.message.truncate(error.message.floor_char_boundary(NOT_BEGUN_TEXT_BYTES_MAX));
-        if let Ok(Packed::Inline(inline)) = self.sessions.pack(work.session, &ReplyHeader::Raised(short), Vec::new()) {
+        if let Ok(Packed::Inline(inline)) =
+            self.sessions.pack(work.session, &ReplyHeader::Raised(short), Vec::new())
+        {
             finished.payload = Some(Payload::Inline(inline));
         }
         self.results.note_given_back(work.attempt);
         self.send(FromEngine::Finished(finished));
     }
 
-    /// Sends what jobs have published. Call it when the connection takes something: until then later values replace
-    /// earlier ones.
+    /// Sends what jobs have published. Call it when the connection takes something: until then
+    /// later values replace earlier ones.
     pub fn send_published(&mut self) {
         if !self.connected || self.published.is_empty() {
             return;
@@ -137,7 +164,9 @@ impl Core {
         let may_publish = |bytes| lane.is_some_and(|lane| lane.may_publish(bytes));
         let fits = |published: &Published| {
             let bytes = bytes_at_most(published);
-            bytes <= INLINE_PAYLOAD_BYTES_MAX as u64 || bytes > PUBLISHED_BYTES_MAX || may_publish(bytes)
+            bytes <= INLINE_PAYLOAD_BYTES_MAX as u64
+                || bytes > PUBLISHED_BYTES_MAX
+                || may_publish(bytes)
         };
         let Some(Published { codec, buffers }) = latest.take_if(fits) else { return false };
         match self.sessions.pack(session, &ReplyHeader::Returned { codec }, buffers) {
@@ -145,7 +174,9 @@ impl Core {
                 let payload = Payload::Inline(inline);
                 self.send(FromEngine::Published(AttemptPublished { attempt, payload }));
             }
-            Ok(Packed::Chunked(sealed)) if sealed.bytes() <= PUBLISHED_BYTES_MAX && self.connected => {
+            Ok(Packed::Chunked(sealed))
+                if sealed.bytes() <= PUBLISHED_BYTES_MAX && self.connected =>
+            {
                 self.sessions.publish(session, sealed.bytes());
                 let (transfer, payload) = self.announce(&sealed);
                 self.send(FromEngine::Published(AttemptPublished { attempt, payload }));
@@ -180,7 +211,8 @@ impl Core {
     }
 
     pub(super) fn announcement(&self, sealed: &SealedPayload, transfer: u64) -> Payload {
-        let (counter, bytes, instance) = (sealed.counter(), sealed.bytes(), Some(self.sessions.instance()));
+        let (counter, bytes, instance) =
+            (sealed.counter(), sealed.bytes(), Some(self.sessions.instance()));
         Payload::Chunked { transfer, counter, bytes, instance }
     }
 }

@@ -1,19 +1,22 @@
-//! The sessions whose tasks an engine process runs: keys, definitions, and what each may send unasked.
+//! The sessions whose tasks an engine process runs: keys, definitions, and what each may send
+//! unasked.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use furlong_wire::call::{ReplyHeader, encode_reply};
 use furlong_wire::ids::{InstanceId, SessionId};
-use furlong_wire::payload::{Packed, PayloadError, PayloadKey, PayloadOpener, PayloadSealer, PayloadSecret};
+use furlong_wire::payload::{
+    Packed, PayloadError, PayloadKey, PayloadOpener, PayloadSealer, PayloadSecret,
+};
 
 /// The sessions of a process.
 #[derive(Debug)]
 pub struct Sessions {
     instance: InstanceId,
     known: BTreeMap<SessionId, Session>,
-    /// The first counter of new sealers: beyond all that forgotten ones have used, since a session that comes
-    /// back comes with the same key.
+    /// The first counter of new sealers: beyond all that forgotten ones have used, since a session
+    /// that comes back comes with the same key.
     counter_floor: u64,
 }
 
@@ -26,7 +29,8 @@ struct Session {
     lane: Lane,
 }
 
-/// The allowance of a session for large payloads sent unasked, on one connection: others' do not wait for them.
+/// The allowance of a session for large payloads sent unasked, on one connection: others' do not
+/// wait for them.
 #[derive(Debug, Default)]
 pub struct Lane {
     first: u64,
@@ -37,13 +41,14 @@ pub struct Lane {
 impl Lane {
     /// Counts a result, if its bytes may go unasked.
     fn announce(&mut self, bytes: u64) -> bool {
-        let fits = self.announced.checked_add(bytes).is_some_and(|announced| announced <= self.granted);
+        let fits =
+            self.announced.checked_add(bytes).is_some_and(|announced| announced <= self.granted);
         self.announced += if fits { bytes } else { 0 };
         fits
     }
 
-    /// True if so many published bytes may go: within the credit, or as the one payload that overdraws it when all else
-    /// has come back. Nobody asks for published data.
+    /// True if so many published bytes may go: within the credit, or as the one payload that
+    /// overdraws it when all else has come back. Nobody asks for published data.
     pub fn may_publish(&self, bytes: u64) -> bool {
         let has_all_back = self.announced.saturating_add(self.first) <= self.granted;
         has_all_back || bytes <= self.granted.saturating_sub(self.announced)
@@ -66,7 +71,8 @@ impl Sessions {
         self.instance
     }
 
-    /// Learns a session's secret. One that is known already keeps its sealer: a second one would repeat nonces.
+    /// Learns a session's secret. One that is known already keeps its sealer: a second one would
+    /// repeat nonces.
     pub fn learn(&mut self, id: SessionId, secret: &PayloadSecret) {
         if self.known.get(&id).is_some_and(|session| session.secret == *secret) {
             return;
@@ -133,17 +139,32 @@ impl Sessions {
     }
 
     /// Returns the opener of a large payload of a session; none if the session is unknown.
-    pub fn opener(&self, id: SessionId, counter: u64, bytes: u64) -> Option<Result<PayloadOpener, PayloadError>> {
-        self.known.get(&id).map(|session| PayloadOpener::new(session.requests.clone(), counter, bytes))
+    pub fn opener(
+        &self,
+        id: SessionId,
+        counter: u64,
+        bytes: u64,
+    ) -> Option<Result<PayloadOpener, PayloadError>> {
+        self.known
+            .get(&id)
+            .map(|session| PayloadOpener::new(session.requests.clone(), counter, bytes))
     }
 
     /// Prepares a result for the wire.
     ///
     /// # Errors
     /// The reason why it cannot be sent, for people.
-    pub fn pack(&mut self, id: SessionId, header: &ReplyHeader, data: Vec<Bytes>) -> Result<Packed, String> {
+    pub fn pack(
+        &mut self,
+        id: SessionId,
+        header: &ReplyHeader,
+        data: Vec<Bytes>,
+    ) -> Result<Packed, String> {
         let session = self.known.get_mut(&id).ok_or("the client's session has ended")?;
-        session.results.pack_with_header(encode_reply(header), data).map_err(|error| error.to_string())
+        session
+            .results
+            .pack_with_header(encode_reply(header), data)
+            .map_err(|error| error.to_string())
     }
 
     /// Keeps a definition; none if it did not arrive whole.
@@ -185,9 +206,11 @@ mod tests {
         for _ in 0..3 {
             sessions.learn(id, &secret);
             sessions.learn(id, &secret);
-            let Ok(Packed::Chunked(sealed)) =
-                sessions.pack(id, &ReplyHeader::Returned { codec: Codec::Raw }, vec![vec![0; 5_000].into()])
-            else {
+            let Ok(Packed::Chunked(sealed)) = sessions.pack(
+                id,
+                &ReplyHeader::Returned { codec: Codec::Raw },
+                vec![vec![0; 5_000].into()],
+            ) else {
                 panic!("not large")
             };
             counters.push(sealed.counter());

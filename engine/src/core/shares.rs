@@ -59,7 +59,9 @@ impl Core {
     /// A shared payload is whole: what waited for it goes on.
     pub(super) fn take_shared(&mut self, number: u64, request: &Result<Request, String>) {
         let Some(shared) = self.shares.get_mut(&number) else { return };
-        let State::Coming(waiting, wanted) = std::mem::replace(&mut shared.state, State::Here(request.clone())) else {
+        let State::Coming(waiting, wanted) =
+            std::mem::replace(&mut shared.state, State::Here(request.clone()))
+        else {
             return;
         };
         if !wanted {

@@ -4,7 +4,9 @@ use furlong_wire::call::{Call, Codec, ReplyHeader};
 use furlong_wire::ids::BrokerStart;
 use furlong_wire::limits::{ASKED_FOR_TRANSFER, OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::Work as AssignedWork;
-use furlong_wire::message::{Adopt, CancelAttempts, Chunk, EngineCredit, EngineDefine, Forget, Secret};
+use furlong_wire::message::{
+    Adopt, CancelAttempts, Chunk, EngineCredit, EngineDefine, Forget, Secret,
+};
 use furlong_wire::payload::{PayloadOpener, PayloadSealer, PayloadSecret};
 
 use super::results::UNSENT_OUTPUT_MAX;
@@ -47,7 +49,12 @@ impl Process {
         let mut core = Core::new(INSTANCE, slots);
         core.handle_connected(START, 3 * CREDIT);
         core.handle_message(ToEngine::Secret(told()), None).unwrap();
-        Self { core, client: secret().request_key(&SESSION).into_sealer(), attempts: 0, transfers: 0 }
+        Self {
+            core,
+            client: secret().request_key(&SESSION).into_sealer(),
+            attempts: 0,
+            transfers: 0,
+        }
     }
 
     fn done(&mut self) -> Done {
@@ -72,8 +79,15 @@ impl Process {
         self.assign_defined(slot, runtime, None)
     }
 
-    fn assign_defined(&mut self, slot: SlotIndex, runtime: Runtime, define: Option<u32>) -> Attempt {
-        let Packed::Inline(inline) = self.client.pack(call(b"small")).unwrap() else { panic!("it is small") };
+    fn assign_defined(
+        &mut self,
+        slot: SlotIndex,
+        runtime: Runtime,
+        define: Option<u32>,
+    ) -> Attempt {
+        let Packed::Inline(inline) = self.client.pack(call(b"small")).unwrap() else {
+            panic!("it is small")
+        };
         let (assign, attempt) = self.assignment(slot, runtime, define, Payload::Inline(inline));
         self.tell(ToEngine::Assign(assign));
         attempt
@@ -102,7 +116,9 @@ impl Process {
 
     /// Seals buffers as the client does: their announcement, and their only chunk.
     fn large(&mut self, buffers: Vec<Bytes>) -> (Payload, u64, Bytes) {
-        let Packed::Chunked(sealed) = self.client.pack(buffers).unwrap() else { panic!("it is large") };
+        let Packed::Chunked(sealed) = self.client.pack(buffers).unwrap() else {
+            panic!("it is large")
+        };
         assert_eq!(sealed.chunk_count(), 1);
         self.transfers += 1;
         let (transfer, counter, bytes) = (self.transfers, sealed.counter(), sealed.bytes());
@@ -132,12 +148,14 @@ impl Process {
     }
 
     fn adopt_all(&mut self) {
-        let attempts = self.core.held().work.into_iter().map(|held| (held.attempt, held.attempt)).collect();
+        let attempts =
+            self.core.held().work.into_iter().map(|held| (held.attempt, held.attempt)).collect();
         self.tell(ToEngine::Adopt(Adopt { attempts }));
     }
 
     fn writes(&mut self, slot: SlotIndex, job: u64, bytes: impl Into<Bytes>) {
-        let event = SlotEvent::Output { attempt: job, stream: OutputStream::Stdout, bytes: bytes.into() };
+        let event =
+            SlotEvent::Output { attempt: job, stream: OutputStream::Stdout, bytes: bytes.into() };
         self.core.handle_slot_event(slot, event);
     }
 }
@@ -148,11 +166,17 @@ impl Done {
     }
 
     fn finished(&self) -> Vec<&AttemptFinished> {
-        self.sent.iter().filter_map(|it| if let FromEngine::Finished(it) = it { Some(it) } else { None }).collect()
+        self.sent
+            .iter()
+            .filter_map(|it| if let FromEngine::Finished(it) = it { Some(it) } else { None })
+            .collect()
     }
 
     fn outputs(&self) -> Vec<&AttemptOutput> {
-        self.sent.iter().filter_map(|it| if let FromEngine::Output(it) = it { Some(it) } else { None }).collect()
+        self.sent
+            .iter()
+            .filter_map(|it| if let FromEngine::Output(it) = it { Some(it) } else { None })
+            .collect()
     }
 }
 
@@ -238,7 +262,8 @@ fn a_forged_chunk_fails_only_its_task() {
 fn a_call_that_cannot_be_read_fails_only_its_task() {
     let mut process = Process::new(1);
     for bytes in [&b""[..], b"\x01\x03\x00abc"] {
-        let (assign, _) = process.assignment(0, Native, None, Payload::Inline(bytes.to_vec().into()));
+        let (assign, _) =
+            process.assignment(0, Native, None, Payload::Inline(bytes.to_vec().into()));
         process.tell(ToEngine::Assign(assign));
     }
     process.assign(0, Native);
@@ -274,8 +299,15 @@ fn unknown_and_repeated_transfers_are_the_brokers_misbehaviour() {
 #[test]
 fn calls_get_the_definition_that_they_name() {
     let mut process = Process::new(1);
-    let Packed::Inline(inline) = process.client.pack(vec![Bytes::from_static(b"def f")]).unwrap() else { panic!() };
-    process.tell(ToEngine::Define(EngineDefine { session: SESSION, number: 1, payload: Payload::Inline(inline) }));
+    let Packed::Inline(inline) = process.client.pack(vec![Bytes::from_static(b"def f")]).unwrap()
+    else {
+        panic!()
+    };
+    process.tell(ToEngine::Define(EngineDefine {
+        session: SESSION,
+        number: 1,
+        payload: Payload::Inline(inline),
+    }));
     let (payload, transfer, chunk) = process.large(vec![vec![8; 5_000].into()]);
     process.tell(ToEngine::Define(EngineDefine { session: SESSION, number: 2, payload }));
     process.chunk(transfer, &chunk).unwrap();
@@ -283,11 +315,13 @@ fn calls_get_the_definition_that_they_name() {
         process.assign_defined(0, Native, Some(number));
     }
     let done = process.done();
-    let definitions: Vec<_> = done.started.iter().map(|(_, _, job)| job.definition.clone().unwrap()).collect();
+    let definitions: Vec<_> =
+        done.started.iter().map(|(_, _, job)| job.definition.clone().unwrap()).collect();
     assert_eq!(definitions, [&b"def f"[..], &[8; 5_000]]);
 }
 
-/// A process with two slots; the first has work whose definition is arriving, and other work behind it.
+/// A process with two slots; the first has work whose definition is arriving, and other work behind
+/// it.
 fn one_undefined() -> (Process, [Attempt; 2], u64, Bytes) {
     let mut process = Process::new(2);
     let (payload, transfer, chunk) = process.large(vec![vec![8; 5_000].into()]);
@@ -313,7 +347,10 @@ fn a_forged_definition_fails_the_work_that_names_it() {
     process.chunk(transfer, &chunk).unwrap();
     let later = process.assign_defined(0, Native, Some(1));
     let done = process.done();
-    assert_eq!(done.finished().iter().map(|it| it.attempt).collect::<Vec<_>>(), [attempts[0], later]);
+    assert_eq!(
+        done.finished().iter().map(|it| it.attempt).collect::<Vec<_>>(),
+        [attempts[0], later]
+    );
     assert_eq!(done.jobs(), [(0, Native, 2)]);
 }
 
@@ -348,7 +385,8 @@ fn work_waits_for_the_payload_of_the_work_before_it() {
     assert_eq!(process.done().started.len(), 1, "the other slot does not wait");
     process.chunk(transfer, &chunk).unwrap();
     let jobs = process.done().jobs();
-    let attempts: Vec<Attempt> = jobs.iter().map(|(_, _, job)| process.core.work[job].attempt).collect();
+    let attempts: Vec<Attempt> =
+        jobs.iter().map(|(_, _, job)| process.core.work[job].attempt).collect();
     assert_eq!(attempts, [first, second]);
 }
 
@@ -361,11 +399,13 @@ fn small_results_go_inside_their_message_and_large_ones_sealed_for_the_client() 
     process.finish(0, 2, 5_000);
     let done = process.done();
     assert!(matches!(done.finished()[0].payload, Some(Payload::Inline(_))));
-    let Some(Payload::Chunked { transfer: 1, counter, bytes, instance: Some(INSTANCE) }) = done.finished()[1].payload
+    let Some(Payload::Chunked { transfer: 1, counter, bytes, instance: Some(INSTANCE) }) =
+        done.finished()[1].payload
     else {
         panic!("{:?}", done.finished())
     };
-    let mut opener = PayloadOpener::new(secret().result_key(&SESSION, &INSTANCE), counter, bytes).unwrap();
+    let mut opener =
+        PayloadOpener::new(secret().result_key(&SESSION, &INSTANCE), counter, bytes).unwrap();
     opener.handle_chunk(&done.transfers[0].chunk(0)).unwrap();
     let buffers = opener.into_buffers().unwrap();
     assert_eq!(decode_reply(&buffers[0]), Ok(ReplyHeader::Returned { codec: Codec::Raw }));
@@ -378,7 +418,10 @@ fn ends(done: &Done) -> Vec<(u64, Option<bool>)> {
         Payload::Chunked { transfer, .. } => Some(*transfer != ASKED_FOR_TRANSFER),
         Payload::Inline(_) => None,
     };
-    done.finished().iter().map(|it| (it.attempt.count, it.payload.as_ref().and_then(comes))).collect()
+    done.finished()
+        .iter()
+        .map(|it| (it.attempt.count, it.payload.as_ref().and_then(comes)))
+        .collect()
 }
 
 fn grant(total: u64) -> ToEngine {
@@ -412,7 +455,9 @@ fn one_sessions_results_take_nothing_of_what_anothers_may() {
     process.tell(ToEngine::Secret(Secret { session: other, ..told() }));
     (0..2).for_each(|_| _ = process.assign(0, Native));
     (1..=2).for_each(|job| process.finish(0, job, 6_000));
-    let Packed::Inline(inline) = process.client.pack(call(b"small")).unwrap() else { panic!("it is small") };
+    let Packed::Inline(inline) = process.client.pack(call(b"small")).unwrap() else {
+        panic!("it is small")
+    };
     let (assign, _) = process.assignment(1, Native, None, Payload::Inline(inline));
     process.tell(ToEngine::Assign(Assign { session: Some(other), ..assign }));
     process.finish(1, 3, 6_000);
@@ -442,7 +487,10 @@ fn a_result_that_no_credit_will_ever_cover_fails_its_task() {
     let mut process = Process::new(1);
     process.assign(0, Native);
     process.finish(0, 1, 9 * CREDIT as usize + 1);
-    assert_eq!(process.done().finished().first().map(|it| it.outcome.state), Some(TaskState::Failed));
+    assert_eq!(
+        process.done().finished().first().map(|it| it.outcome.state),
+        Some(TaskState::Failed)
+    );
 }
 
 #[test]
@@ -458,7 +506,9 @@ fn an_end_that_is_no_result_has_no_payload() {
     let lost = (TaskState::Lost, Some(ErrorKind::EngineLost));
     assert_eq!(ends, [lost, (TaskState::Cancelled, Some(ErrorKind::Cancelled))]);
     assert!(done.finished().iter().all(|finished| finished.payload.is_none()));
-    assert!(matches!(done.sent.last(), Some(FromEngine::SlotDown(down)) if down.cause == "signal 9"));
+    assert!(
+        matches!(done.sent.last(), Some(FromEngine::SlotDown(down)) if down.cause == "signal 9")
+    );
 }
 
 #[test]
@@ -467,7 +517,10 @@ fn a_result_of_a_session_that_has_ended_says_so() {
     process.assign(0, Native);
     process.tell(ToEngine::Forget(Forget { session: SESSION }));
     process.finish(0, 1, 3);
-    assert_eq!(failure(process.done().finished()[0]), (TaskState::Failed, Some(ErrorKind::Payload)));
+    assert_eq!(
+        failure(process.done().finished()[0]),
+        (TaskState::Failed, Some(ErrorKind::Payload))
+    );
 }
 
 #[test]
@@ -482,7 +535,10 @@ fn output_goes_out_in_bounded_pieces_and_its_end_before_the_tasks_end() {
     let done = process.done();
     assert!(matches!(done.sent.last(), Some(FromEngine::Finished(_))));
     let last = done.outputs();
-    assert!(last.iter().all(|it| it.bytes.len() <= OUTPUT_MESSAGE_BYTES_MAX && it.bytes.iter().all(|byte| *byte == 2)));
+    assert!(
+        last.iter().all(|it| it.bytes.len() <= OUTPUT_MESSAGE_BYTES_MAX
+            && it.bytes.iter().all(|byte| *byte == 2))
+    );
     assert_eq!(last[0].offset, 2 * OUTPUT_KEPT_BYTES as u64, "the gap can be seen");
     assert_eq!(last.iter().map(|it| it.bytes.len()).sum::<usize>(), OUTPUT_KEPT_BYTES);
 }
@@ -494,10 +550,16 @@ fn output_of_nobody_and_of_ended_jobs_goes_no_further_than_the_log() {
     process.finish(0, 1, 3);
     process.done();
     process.writes(0, 1, &b"late"[..]);
-    let stray = SlotEvent::StrayOutput { stream: OutputStream::Stderr, bytes: Bytes::from_static(b"stray") };
+    let stray = SlotEvent::StrayOutput {
+        stream: OutputStream::Stderr,
+        bytes: Bytes::from_static(b"stray"),
+    };
     process.core.handle_slot_event(0, stray);
     let done = process.done();
-    assert!(done.sent.is_empty() && matches!(&done.rest[..], [Output::Log(text)] if text.contains("stray")));
+    assert!(
+        done.sent.is_empty()
+            && matches!(&done.rest[..], [Output::Log(text)] if text.contains("stray"))
+    );
 }
 
 #[test]
@@ -511,7 +573,10 @@ fn a_running_job_is_reported_once_on_each_connection_and_an_ended_one_never() {
     for _ in 0..2 {
         assert!(process.core.has_unreported());
         process.core.report_started();
-        assert_eq!(process.done().sent, [FromEngine::Started(Attempts { attempts: vec![running] })]);
+        assert_eq!(
+            process.done().sent,
+            [FromEngine::Started(Attempts { attempts: vec![running] })]
+        );
         process.core.report_started();
         assert!(!process.core.has_unreported() && process.done().sent.is_empty());
         process.core.handle_disconnected();
@@ -548,12 +613,16 @@ fn work_that_is_cancelled_while_its_payload_arrives_never_runs() {
 #[test]
 fn only_what_has_not_begun_is_given_back() {
     let mut process = Process::new(1);
-    let attempts = [process.assign(0, Native), process.assign(0, Native), process.assign(0, Python)];
+    let attempts =
+        [process.assign(0, Native), process.assign(0, Native), process.assign(0, Python)];
     process.done();
     process.tell(ToEngine::Recall(Attempts { attempts: attempts.to_vec() }));
     let done = process.done();
     assert_eq!(done.sent, [recalled(attempts[2])], "it waited here");
-    assert!(matches!(&done.rest[..], [Output::Recall(0, Native, 2)]), "its runtime must say whether it has begun");
+    assert!(
+        matches!(&done.rest[..], [Output::Recall(0, Native, 2)]),
+        "its runtime must say whether it has begun"
+    );
     process.core.handle_recalled(2);
     assert_eq!(process.done().sent, [recalled(attempts[1])]);
     assert_eq!(process.core.held().work.len(), 1);
@@ -573,17 +642,30 @@ fn work_goes_on_without_a_connection_and_is_reported_on_the_next() {
     process.core.handle_recalled(3);
     process.writes(0, 4, &b"text"[..]);
     assert!(process.done().sent.is_empty() && !process.core.has_unreported());
-    let mut held: Vec<_> = process.core.held().work.into_iter().map(|held| (held.attempt, held.finished)).collect();
+    let mut held: Vec<_> =
+        process.core.held().work.into_iter().map(|held| (held.attempt, held.finished)).collect();
     held.sort_unstable_by_key(|(attempt, _)| attempt.count);
-    assert_eq!(held, [(attempts[0], true), (attempts[1], true), (attempts[3], false)], "not what never arrived whole");
+    assert_eq!(
+        held,
+        [(attempts[0], true), (attempts[1], true), (attempts[3], false)],
+        "not what never arrived whole"
+    );
     process.connect(CREDIT);
     let done = process.done();
-    assert_eq!((done.finished().len(), done.outputs().len()), (0, 1), "results wait until they are asked for");
+    assert_eq!(
+        (done.finished().len(), done.outputs().len()),
+        (0, 1),
+        "results wait until they are asked for"
+    );
     assert!(done.sent.contains(&recalled(attempts[2])));
     process.adopt_all();
     let done = process.done();
     assert_eq!((done.finished().len(), done.transfers.len()), (2, 1));
-    assert_eq!(process.chunk(transfer, &chunk), Err(BrokerMisbehaved::Transfer), "transfers belong to a connection");
+    assert_eq!(
+        process.chunk(transfer, &chunk),
+        Err(BrokerMisbehaved::Transfer),
+        "transfers belong to a connection"
+    );
 }
 
 #[test]

@@ -4,8 +4,8 @@ use rustix::process::Signal;
 
 use super::memory::{MemoryAtEnd, mebibytes};
 
-/// A process was killed: by which signal, and whether for want of memory. What it might take is said with every
-/// signal, as a program that gets no memory mostly ends by one.
+/// A process was killed: by which signal, and whether for want of memory. What it might take is
+/// said with every signal, as a program that gets no memory mostly ends by one.
 pub(super) fn killed_by(signal: i32, memory: MemoryAtEnd) -> String {
     let mut text = match (signal, memory.ran_out) {
         (9, Some(true)) => "killed by the system, because memory ran out".to_owned(),
@@ -19,7 +19,8 @@ pub(super) fn killed_by(signal: i32, memory: MemoryAtEnd) -> String {
     text
 }
 
-/// A process ended by itself, with this code. One of those that it had started may have been killed.
+/// A process ended by itself, with this code. One of those that it had started may have been
+/// killed.
 pub(super) fn exit_code(code: i32, memory: MemoryAtEnd) -> String {
     let meanwhile = match memory.ran_out {
         Some(true) => "; meanwhile the system has killed a process, because memory ran out",
@@ -72,14 +73,23 @@ mod tests {
         assert_eq!(killed(40, None, None), "killed by signal 40");
         assert_eq!(killed(9, Some(false), None), "killed by SIGKILL");
         assert_eq!(killed(9, Some(true), None), "killed by the system, because memory ran out");
-        assert_eq!(killed(9, None, None), "killed by SIGKILL, as the system does when memory runs out");
-        assert_eq!(killed(6, None, Some(1 << 30)), "killed by SIGABRT; it may take 1024 MiB (`engine --memory`)");
+        assert_eq!(
+            killed(9, None, None),
+            "killed by SIGKILL, as the system does when memory runs out"
+        );
+        assert_eq!(
+            killed(6, None, Some(1 << 30)),
+            "killed by SIGABRT; it may take 1024 MiB (`engine --memory`)"
+        );
     }
 
     #[test]
     fn an_exit_code_says_that_the_system_has_killed_something_meanwhile() {
         let ended = |ran_out| exit_code(137, MemoryAtEnd { ran_out, bytes: Some(1 << 20) });
-        assert_eq!((ended(None), ended(Some(false))), ("exit code 137".to_owned(), "exit code 137".to_owned()));
+        assert_eq!(
+            (ended(None), ended(Some(false))),
+            ("exit code 137".to_owned(), "exit code 137".to_owned())
+        );
         assert_eq!(
             ended(Some(true)),
             "exit code 137; meanwhile the system has killed a process, because memory ran out"

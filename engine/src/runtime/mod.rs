@@ -1,4 +1,5 @@
-//! Runtimes: what runs a task's code. A runtime knows jobs and events, nothing of brokers and sockets.
+//! Runtimes: what runs a task's code. A runtime knows jobs and events, nothing of brokers and
+//! sockets.
 
 pub mod command;
 mod ending;
@@ -62,8 +63,8 @@ pub enum JobOutcome {
     Succeeded,
     /// It raised, or could not be run: the header has the error.
     Failed,
-    /// The program ended with another exit code than 0, or by a signal: the text says which, and quotes the last lines
-    /// of its stderr.
+    /// The program ended with another exit code than 0, or by a signal: the text says which, and
+    /// quotes the last lines of its stderr.
     Exited(String),
     /// It was cancelled before its end.
     Cancelled,
@@ -119,7 +120,8 @@ pub enum SlotEvent {
     },
     /// An interpreter takes jobs.
     Up,
-    /// The interpreter has ended and its namespace is gone. The end of the job that it ran comes after this.
+    /// The interpreter has ended and its namespace is gone. The end of the job that it ran comes
+    /// after this.
     Down {
         /// Exit code or signal, and the last lines of stderr.
         cause: String,
@@ -165,7 +167,8 @@ pub struct Published {
     pub buffers: Vec<Bytes>,
 }
 
-/// The last thing that a job published and nobody took. Who publishes faster than it is taken replaces it.
+/// The last thing that a job published and nobody took. Who publishes faster than it is taken
+/// replaces it.
 #[derive(Clone, Debug, Default)]
 pub struct Latest(Arc<Mutex<Option<Published>>>);
 
@@ -177,7 +180,10 @@ impl Latest {
 
     /// Takes the value out, if it is one that can be sent now.
     pub fn take_if(&self, can_be_sent: impl Fn(&Published) -> bool) -> Option<Published> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take_if(|published| can_be_sent(published))
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take_if(|published| can_be_sent(published))
     }
 }
 

@@ -23,7 +23,8 @@ use crate::core::error;
 pub type Functions = BTreeMap<String, NativeFunction>;
 
 /// A registered function: buffers in, buffers out, in the call's codec.
-pub type NativeFunction = Box<dyn Fn(Codec, &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError> + Send + Sync>;
+pub type NativeFunction =
+    Box<dyn Fn(Codec, &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError> + Send + Sync>;
 
 /// The reason why a function did not give a value.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,7 +42,8 @@ impl FunctionError {
     }
 }
 
-/// Something that can be called with arguments that came over the wire: functions of up to six arguments.
+/// Something that can be called with arguments that came over the wire: functions of up to six
+/// arguments.
 pub trait Callable<Arguments, Output>: Send + Sync + 'static {
     /// Decodes the arguments, calls, encodes the value.
     fn call(&self, codec: Codec, data: &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError>;
@@ -77,8 +79,11 @@ where
     R: Serialize,
 {
     fn call(&self, codec: Codec, data: &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError> {
-        // Serde reads `()` from nil, not from an empty array: so an array of any type that must be empty.
-        if !data.is_empty() && !decode_arguments::<Vec<serde::de::IgnoredAny>>(codec, data)?.is_empty() {
+        // Serde reads `()` from nil, not from an empty array: so an array of any type that must be
+        // empty.
+        if !data.is_empty()
+            && !decode_arguments::<Vec<serde::de::IgnoredAny>>(codec, data)?.is_empty()
+        {
             return Err(FunctionError::new("TypeError", "the function takes no arguments"));
         }
         encode_value(codec, &self())
@@ -86,27 +91,36 @@ where
 }
 
 fn decode_arguments<T: DeserializeOwned>(codec: Codec, data: &[Bytes]) -> Result<T, FunctionError> {
-    let wrong =
-        |error: &dyn fmt::Display| FunctionError::new("TypeError", format!("the arguments do not fit: {error}"));
+    let wrong = |error: &dyn fmt::Display| {
+        FunctionError::new("TypeError", format!("the arguments do not fit: {error}"))
+    };
     let bytes: &[u8] = data.first().map_or(&[], |buffer| buffer);
     match codec {
         Codec::Msgpack => rmp_serde::from_slice(bytes).map_err(|error| wrong(&error)),
         Codec::Json => {
-            let (arguments, named): (serde_json::Value, serde_json::Map<String, serde_json::Value>) =
-                serde_json::from_slice(bytes).map_err(|error| wrong(&error))?;
+            let (arguments, named): (
+                serde_json::Value,
+                serde_json::Map<String, serde_json::Value>,
+            ) = serde_json::from_slice(bytes).map_err(|error| wrong(&error))?;
             if !named.is_empty() {
                 return Err(wrong(&"a Rust function takes its arguments by position"));
             }
             serde_json::from_value(arguments).map_err(|error| wrong(&error))
         }
         Codec::Pickle => Err(wrong(&"a Rust function takes msgpack or JSON, not pickle")),
-        Codec::Raw => Err(wrong(&"this function takes msgpack or JSON; a raw function is registered as such")),
+        Codec::Raw => {
+            Err(wrong(&"this function takes msgpack or JSON; a raw function is registered as such"))
+        }
     }
 }
 
-fn encode_value<T: Serialize>(codec: Codec, value: &T) -> Result<(Codec, Vec<Bytes>), FunctionError> {
-    let wrong =
-        |error: &dyn fmt::Display| FunctionError::new("TypeError", format!("the value cannot be sent: {error}"));
+fn encode_value<T: Serialize>(
+    codec: Codec,
+    value: &T,
+) -> Result<(Codec, Vec<Bytes>), FunctionError> {
+    let wrong = |error: &dyn fmt::Display| {
+        FunctionError::new("TypeError", format!("the value cannot be sent: {error}"))
+    };
     let bytes = match codec {
         Codec::Json => serde_json::to_vec(value).map_err(|error| wrong(&error))?,
         _ => rmp_serde::to_vec_named(value).map_err(|error| wrong(&error))?,
@@ -145,16 +159,23 @@ impl NativeSlot {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn new(slot: SlotIndex, functions: Arc<Functions>, events: EventSender) -> std::io::Result<Self> {
+    pub fn new(
+        slot: SlotIndex,
+        functions: Arc<Functions>,
+        events: EventSender,
+    ) -> std::io::Result<Self> {
         let engine_id = AtomicU32::new(u32::MAX);
         let shared = Arc::new(Shared { queue: Mutex::default(), work: Condvar::new(), engine_id });
         let (of_thread, from_thread) = (shared.clone(), events.clone());
         let name = format!("slot {slot}");
-        std::thread::Builder::new().name(name).spawn(move || work(slot, &of_thread, &functions, &from_thread))?;
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(move || work(slot, &of_thread, &functions, &from_thread))?;
         Ok(Self { slot, shared, events })
     }
 
-    /// Lets the thread run jobs, after those that it has. Many at once: the two threads then seldom meet at the lock.
+    /// Lets the thread run jobs, after those that it has. Many at once: the two threads then seldom
+    /// meet at the lock.
     pub fn start(&self, jobs: impl IntoIterator<Item = Job>) {
         let mut queue = self.shared.lock();
         let idle = queue.running.is_none() && queue.jobs.is_empty();
@@ -173,11 +194,12 @@ impl NativeSlot {
         queue.jobs.len() < before
     }
 
-    /// Ends a waiting job, and asks a running one to end ([`is_cancelled`]). A thread cannot be killed: the function
-    /// must look.
+    /// Ends a waiting job, and asks a running one to end ([`is_cancelled`]). A thread cannot be
+    /// killed: the function must look.
     pub fn cancel(&self, job: u64) {
         if self.recall(job) {
-            let end = SlotEvent::Finished { attempt: job, reply: Reply::cancelled_before_it_began() };
+            let end =
+                SlotEvent::Finished { attempt: job, reply: Reply::cancelled_before_it_began() };
             // Nobody listens any more when the engine ends.
             let _ = self.events.send((self.slot, end));
         } else {
@@ -185,7 +207,8 @@ impl NativeSlot {
         }
     }
 
-    /// Asks a running job to end, as SIGINT does: its error, if it returns one, is a failure and not a cancel.
+    /// Asks a running job to end, as SIGINT does: its error, if it returns one, is a failure and
+    /// not a cancel.
     pub fn interrupt(&self, job: u64) {
         self.ask(job, INTERRUPTED);
     }
@@ -255,38 +278,45 @@ thread_local! {
     static CONTEXT: RefCell<Option<Rc<Context>>> = const { RefCell::new(None) };
 }
 
-/// Returns true if this thread's task was cancelled or interrupted: a long function checks now and then, and
-/// returns early.
+/// Returns true if this thread's task was cancelled or interrupted: a long function checks now and
+/// then, and returns early.
 pub fn is_cancelled() -> bool {
     let is_asked = |context: &Rc<Context>| context.asked.load(Ordering::Relaxed) != UNASKED;
     CONTEXT.with_borrow(|context| context.as_ref().is_some_and(is_asked))
 }
 
-/// The integer of the engine that runs this thread's task. None on other threads, and until the broker has given it.
+/// The integer of the engine that runs this thread's task. None on other threads, and until the
+/// broker has given it.
 pub fn engine_id() -> Option<u32> {
     let id = |context: &Rc<Context>| context.shared.engine_id.load(Ordering::Relaxed);
     CONTEXT.with_borrow(|context| context.as_ref().map(id)).filter(|id| *id != u32::MAX)
 }
 
-/// Sends a value to the client while the task of this thread runs. It sees the latest one: a value replaces those
-/// before it that have not been sent yet.
+/// Sends a value to the client while the task of this thread runs. It sees the latest one: a value
+/// replaces those before it that have not been sent yet.
 ///
 /// # Errors
-/// [`FunctionError`] on a thread that runs no task, if the value cannot be encoded, and if it has more than 16 MiB.
+/// [`FunctionError`] on a thread that runs no task, if the value cannot be encoded, and if it has
+/// more than 16 MiB.
 pub fn publish<T: Serialize>(value: &T) -> Result<(), FunctionError> {
     let context = CONTEXT.with_borrow(Option::clone);
-    let outside = || FunctionError::new("RuntimeError", "publish() is for the thread that runs a task");
+    let outside =
+        || FunctionError::new("RuntimeError", "publish() is for the thread that runs a task");
     let context = context.ok_or_else(outside)?;
     let (codec, buffers) = encode_value(context.codec.get(), value)?;
     let bytes: usize = buffers.iter().map(Bytes::len).sum();
     if bytes as u64 > PUBLISHED_BYTES_MAX - PUBLISHED_OVERHEAD_BYTES {
-        let text = format!("the published value has {bytes} bytes, over the limit of {PUBLISHED_BYTES_MAX}");
+        let text = format!(
+            "the published value has {bytes} bytes, over the limit of {PUBLISHED_BYTES_MAX}"
+        );
         return Err(FunctionError::new("ValueError", text));
     }
     let latest = context.latest.borrow_mut().get_or_insert_default().clone();
     if latest.put(Published { codec, buffers }) {
         // Nobody listens any more when the engine ends.
-        let _ = context.events.send((context.slot, SlotEvent::Published { attempt: context.attempt.get(), latest }));
+        let _ = context
+            .events
+            .send((context.slot, SlotEvent::Published { attempt: context.attempt.get(), latest }));
     }
     Ok(())
 }
@@ -311,7 +341,8 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
         context.codec.set(job.header.codec);
         let began = Instant::now();
         let result = find(functions, &job.header).and_then(|function| {
-            call(function, job.header.codec, &job.data).map_err(|failure| (JobOutcome::Failed, failure))
+            call(function, job.header.codec, &job.data)
+                .map_err(|failure| (JobOutcome::Failed, failure))
         });
         let run_us = began.elapsed().as_micros() as u64;
         context.latest.take();
@@ -333,26 +364,35 @@ fn raised(failure: FunctionError) -> ReplyHeader {
     ReplyHeader::Raised(error(&failure.type_name, &failure.message))
 }
 
-fn find<'a>(functions: &'a Functions, header: &CallHeader) -> Result<&'a NativeFunction, (JobOutcome, FunctionError)> {
+fn find<'a>(
+    functions: &'a Functions,
+    header: &CallHeader,
+) -> Result<&'a NativeFunction, (JobOutcome, FunctionError)> {
     let Call::Named { function: name } = &header.call else {
         let text = "a native task names a function; source code is for Python tasks";
         return Err((JobOutcome::Failed, FunctionError::new("TypeError", text)));
     };
     functions.get(name).ok_or_else(|| {
         let known: Vec<&str> = functions.keys().map(String::as_str).collect();
-        let text = format!("this engine has no native function `{name}`; it has: {}", known.join(", "));
+        let text =
+            format!("this engine has no native function `{name}`; it has: {}", known.join(", "));
         (JobOutcome::NotBegun(Unable::Kind), FunctionError::new("NameError", text))
     })
 }
 
-fn call(function: &NativeFunction, codec: Codec, data: &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError> {
+fn call(
+    function: &NativeFunction,
+    codec: Codec,
+    data: &[Bytes],
+) -> Result<(Codec, Vec<Bytes>), FunctionError> {
     catch_unwind(AssertUnwindSafe(|| function(codec, data)))
         .unwrap_or_else(|panic| Err(FunctionError::new("panic", panic_text(&*panic))))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("the function panicked")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("the function panicked")
 }
 
 #[cfg(test)]
@@ -372,9 +412,13 @@ mod tests {
     fn functions() -> Arc<Functions> {
         let mut functions = Functions::new();
         let add = |a: i64, b: i64| a + b;
-        functions.insert("add".into(), Box::new(move |codec, data| Callable::call(&add, codec, data)));
+        functions
+            .insert("add".into(), Box::new(move |codec, data| Callable::call(&add, codec, data)));
         let nothing = || 7u8;
-        functions.insert("nothing".into(), Box::new(move |codec, data| Callable::call(&nothing, codec, data)));
+        functions.insert(
+            "nothing".into(),
+            Box::new(move |codec, data| Callable::call(&nothing, codec, data)),
+        );
         functions.insert("panics".into(), Box::new(|_, _| panic!("on purpose")));
         let stuck: NativeFunction = Box::new(|_, _| {
             loop {
@@ -386,7 +430,10 @@ mod tests {
             (0..1000).for_each(|n| publish(&n).unwrap());
             engine_id()
         };
-        functions.insert("publishes".into(), Box::new(move |codec, data| Callable::call(&publishes, codec, data)));
+        functions.insert(
+            "publishes".into(),
+            Box::new(move |codec, data| Callable::call(&publishes, codec, data)),
+        );
         functions.insert(
             "waits".into(),
             Box::new(|_, _| {
@@ -442,7 +489,10 @@ mod tests {
             let is_missing = reply.outcome == JobOutcome::NotBegun(Unable::Kind);
             assert_eq!(is_missing, function == "missing", "another engine may have it");
             assert!(is_missing || reply.outcome == JobOutcome::Failed);
-            assert!(matches!(&reply.header, ReplyHeader::Raised(error) if error.type_name == type_name), "{reply:?}");
+            assert!(
+                matches!(&reply.header, ReplyHeader::Raised(error) if error.type_name == type_name),
+                "{reply:?}"
+            );
         }
     }
 
@@ -491,10 +541,15 @@ mod tests {
         let (slot, mut events) = slot();
         slot.set_engine_id(12);
         slot.start([job(1, "publishes", Codec::Json, b"[[], {}]")]);
-        let Some((0, SlotEvent::Published { attempt: 1, latest })) = events.blocking_recv() else { panic!() };
+        let Some((0, SlotEvent::Published { attempt: 1, latest })) = events.blocking_recv() else {
+            panic!()
+        };
         assert_eq!(next_reply(&mut events).data, ["12"]);
         let published = latest.take_if(|_| true).unwrap();
-        assert_eq!((published.codec, published.buffers), (Codec::Json, vec![Bytes::from_static(b"999")]));
+        assert_eq!(
+            (published.codec, published.buffers),
+            (Codec::Json, vec![Bytes::from_static(b"999")])
+        );
         assert_eq!(latest.take_if(|_| true), None);
         assert_eq!(publish(&1).unwrap_err().type_name, "RuntimeError");
         assert_eq!(engine_id(), None);
@@ -503,7 +558,10 @@ mod tests {
     #[test]
     fn a_slot_whose_function_ignores_everything_is_in_nobodys_way() {
         let (stuck, mut events) = slot();
-        stuck.start([job(1, "stuck", Codec::Msgpack, b""), job(2, "nothing", Codec::Msgpack, &[0x90])]);
+        stuck.start([
+            job(1, "stuck", Codec::Msgpack, b""),
+            job(2, "nothing", Codec::Msgpack, &[0x90]),
+        ]);
         begun(&stuck);
         stuck.cancel(1);
         stuck.interrupt(1);

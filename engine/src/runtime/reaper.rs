@@ -1,13 +1,15 @@
 //! Kills what this process has started when this process dies, however it dies.
 //!
-//! A small shell loop reads the process groups that live from a pipe. The pipe's end of file is the engine's death,
-//! which no signal handler could report: the loop then kills the groups and exits. It is a shell, not a second copy of
-//! this binary, because a program that embeds the engine has its own `main`.
+//! A small shell loop reads the process groups that live from a pipe. The pipe's end of file is the
+//! engine's death, which no signal handler could report: the loop then kills the groups and exits.
+//! It is a shell, not a second copy of this binary, because a program that embeds the engine has
+//! its own `main`.
 //!
-//! To tell it of each program that lives for half a millisecond costs a tenth of their rate, and leaves the moment
-//! between a program's start and the telling. So there is a second way: what is started with a *mark* in its
-//! environment ([`Reaper::mark`]) is found by that, in `/proc`. It needs no telling, but a program can drop the mark;
-//! who lives longer is therefore told of as well.
+//! To tell it of each program that lives for half a millisecond costs a tenth of their rate, and
+//! leaves the moment between a program's start and the telling. So there is a second way: what is
+//! started with a *mark* in its environment ([`Reaper::mark`]) is found by that, in `/proc`. It
+//! needs no telling, but a program can drop the mark; who lives longer is therefore told of as
+//! well.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -42,8 +44,8 @@ impl Default for Reaper {
 }
 
 impl Reaper {
-    /// The value of [`MARK_VARIABLE`] for a process that must not outlive this one. It has an effect from
-    /// [`Reaper::start`] on, and until the process starts a session of its own.
+    /// The value of [`MARK_VARIABLE`] for a process that must not outlive this one. It has an
+    /// effect from [`Reaper::start`] on, and until the process starts a session of its own.
     pub fn mark(&self) -> &str {
         &self.mark
     }
@@ -74,13 +76,13 @@ impl Reaper {
         state.start(&self.mark)
     }
 
-    /// Forgets a group that has ended. Call it before the group's leader is waited for: from then on its number may be
-    /// another's.
+    /// Forgets a group that has ended. Call it before the group's leader is waited for: from then
+    /// on its number may be another's.
     pub fn remove(&self, group: Pid) {
         let mut state = self.lock();
         if state.groups.remove(&group.as_raw_nonzero().get()) && state.tell("del", group).is_err() {
-            // One that does not listen must not keep a number that may become another's. Without a new one, the next
-            // `add` tries again.
+            // One that does not listen must not keep a number that may become another's. Without a
+            // new one, the next `add` tries again.
             let _ = state.start(&self.mark);
         }
     }
@@ -120,20 +122,27 @@ impl State {
 
 fn start_shell(mark: &str) -> io::Result<(Child, ChildStdin)> {
     let mut command = Command::new("/bin/sh");
-    // Without the environment: it must not look like one of those that it kills, nor like one of another engine's.
-    command.args(["-c", LOOP, "furlong-reaper", mark]).env_clear().current_dir("/").process_group(0);
+    // Without the environment: it must not look like one of those that it kills, nor like one of
+    // another engine's.
+    command
+        .args(["-c", LOOP, "furlong-reaper", mark])
+        .env_clear()
+        .current_dir("/")
+        .process_group(0);
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);
     }
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let stdin = child.stdin.take().expect("its stdin was asked for as a pipe");
     Ok((child, stdin))
 }
 
 /// `-s KILL` and not `-KILL`: dash takes `--` only after the former.
 ///
-/// A process that has only just been forked shows its mark when it has become its program, hence the repetition. Only
-/// those of the engine's session are killed: a daemon that somebody has started on purpose has a session of its own.
+/// A process that has only just been forked shows its mark when it has become its program, hence
+/// the repetition. Only those of the engine's session are killed: a daemon that somebody has
+/// started on purpose has a session of its own.
 const LOOP: &str = r#"trap '' INT TERM HUP QUIT
 groups=' '
 while read -r verb group; do

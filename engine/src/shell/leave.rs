@@ -86,7 +86,8 @@ impl Shell {
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last).await;
     }
 
-    /// Ends the interpreters gracefully, unless somebody is in a hurry. What they print at their end is logged.
+    /// Ends the interpreters gracefully, unless somebody is in a hurry. What they print at their
+    /// end is logged.
     pub(super) async fn end_interpreters(
         &mut self,
         stop: &mut Stop,
@@ -109,7 +110,10 @@ impl Shell {
         }
         while let Ok((slot, event)) = events.try_recv() {
             if let SlotEvent::StrayOutput { stream, bytes } = event {
-                tracing::warn!("slot {slot} {stream:?}: {}", String::from_utf8_lossy(&bytes).trim_end());
+                tracing::warn!(
+                    "slot {slot} {stream:?}: {}",
+                    String::from_utf8_lossy(&bytes).trim_end()
+                );
             }
         }
     }

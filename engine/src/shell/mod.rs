@@ -111,11 +111,18 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         reason = "bounded by the work that the broker gives and the output kept of it"
     )]
     let (sender, mut events) = mpsc::unbounded_channel();
-    let runtimes: Vec<Runtime> =
-        [Runtime::Native, Runtime::Command].into_iter().chain(setup.python.as_ref().map(|_| Runtime::Python)).collect();
+    let runtimes: Vec<Runtime> = [Runtime::Native, Runtime::Command]
+        .into_iter()
+        .chain(setup.python.as_ref().map(|_| Runtime::Python))
+        .collect();
     let memory = setup.commands.memory.describe();
-    let slots =
-        Slots::new(setup.slots, Arc::new(setup.functions), (setup.python, setup.commands), setup.variables, sender);
+    let slots = Slots::new(
+        setup.slots,
+        Arc::new(setup.functions),
+        (setup.python, setup.commands),
+        setup.variables,
+        sender,
+    );
     let identity = Identity {
         instance: InstanceId(random_bytes()),
         session: SessionId(random_bytes()),
@@ -126,7 +133,8 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         memory,
     };
     let settings = Settings { capability: setup.capability, software: setup.software };
-    let dialling = connect(settings.capability.clone(), hello(&settings, &identity, 1), Duration::ZERO);
+    let dialling =
+        connect(settings.capability.clone(), hello(&settings, &identity, 1), Duration::ZERO);
     let mut shell = Shell {
         core: Core::new(identity.instance, setup.slots),
         link: Link::Dialling(tokio::spawn(with_version(dialling, slots.python()))),
@@ -147,7 +155,8 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     let mut stop = Stop::new(setup.stop_with_stdin);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // Armed when a job begins and left as it is when that ends: a timer for each job would cost a wake of this thread.
+    // Armed when a job begins and left as it is when that ends: a timer for each job would cost a
+    // wake of this thread.
     let mut report = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     let mut reports = false;
     loop {
@@ -176,7 +185,10 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
 }
 
 /// Dials, and meanwhile asks the interpreter for its version, which the registration tells.
-async fn with_version<T>(dialling: impl Future<Output = T>, python: Option<Arc<PythonShared>>) -> T {
+async fn with_version<T>(
+    dialling: impl Future<Output = T>,
+    python: Option<Arc<PythonShared>>,
+) -> T {
     let version = async {
         if let Some(python) = python {
             // What is wrong with it, the first task will be told.
@@ -196,7 +208,9 @@ enum Happened {
 impl Link {
     async fn next(&mut self) -> Happened {
         match self {
-            Self::Dialling(dialling) => Happened::Dialled(Box::new(dialling.await.unwrap_or(Err(NoConnection::Ended)))),
+            Self::Dialling(dialling) => {
+                Happened::Dialled(Box::new(dialling.await.unwrap_or(Err(NoConnection::Ended))))
+            }
             Self::Up(up) => tokio::select! {
                 read = up.incoming.read() => Happened::Read(read),
                 _ = up.socket.writable(), if up.blocked => Happened::Writable,
@@ -248,7 +262,8 @@ impl Shell {
         let mut outgoing = Outgoing::new(sealer);
         let python = self.slots.python();
         let held = self.core.held();
-        let register = self.identity.register(&self.engines, python.as_deref(), self.slots.variables(), held);
+        let register =
+            self.identity.register(&self.engines, python.as_deref(), self.slots.variables(), held);
         outgoing.push(&FromEngine::Register(Box::new(register)));
         let (now, vigil) = (Instant::now(), Vigil::new(TICK));
         let up = Up { incoming, socket, outgoing, blocked: false, since: now, sent: now, vigil };
@@ -267,7 +282,8 @@ impl Shell {
         self.redial();
     }
 
-    /// Cuts a connection over a protocol violation. When one connection after the other ends so, the process gives up.
+    /// Cuts a connection over a protocol violation. When one connection after the other ends so,
+    /// the process gives up.
     fn cut(&mut self, error: &ConnectionError) -> Result<(), EngineError> {
         let age = match &self.link {
             Link::Up(up) => up.since.elapsed(),
@@ -365,7 +381,9 @@ impl Shell {
                         up.outgoing.push_transfer(number, Chunks::Sealed(sealed));
                     }
                 }
-                Output::Start(slot, runtime, job) if self.unstarted.is_empty() => self.start(slot, runtime, job),
+                Output::Start(slot, runtime, job) if self.unstarted.is_empty() => {
+                    self.start(slot, runtime, job)
+                }
                 // Those behind one that waits must not overtake it in its slot.
                 Output::Start(slot, runtime, job) | Output::StartWhenSent(slot, runtime, job) => {
                     self.unstarted.push((slot, runtime, job));
@@ -393,13 +411,17 @@ impl Shell {
 
     fn tell_slot(&mut self, output: Output) {
         match output {
-            Output::Cancel(slot, runtime, job, force) => self.slots.cancel(slot, runtime, job, force),
+            Output::Cancel(slot, runtime, job, force) => {
+                self.slots.cancel(slot, runtime, job, force)
+            }
             Output::Recall(slot, runtime, job) => {
                 if self.slots.recall(slot, runtime, job) {
                     self.core.handle_recalled(job);
                 }
             }
-            Output::Signal(slot, runtime, job, signal) => self.slots.signal(slot, runtime, job, signal),
+            Output::Signal(slot, runtime, job, signal) => {
+                self.slots.signal(slot, runtime, job, signal)
+            }
             Output::Restart(slot) => {
                 if !self.slots.restart(slot) {
                     self.core.handle_slot_event(slot, SlotEvent::Down { cause: RESTARTED.into() });
@@ -461,8 +483,13 @@ fn hello(settings: &Settings, identity: &Identity, incarnation: u64) -> HelloBod
     }
 }
 
-/// Waits, reads the capability file as it is now, and dials: the broker may have moved since the last time.
-async fn connect(path: PathBuf, mut hello: HelloBody, wait: Duration) -> Result<(Dialed, String), NoConnection> {
+/// Waits, reads the capability file as it is now, and dials: the broker may have moved since the
+/// last time.
+async fn connect(
+    path: PathBuf,
+    mut hello: HelloBody,
+    wait: Duration,
+) -> Result<(Dialed, String), NoConnection> {
     tokio::time::sleep(wait).await;
     let capability: Capability = load_capability(&path)?;
     if capability.role() != Role::Engine {
@@ -486,10 +513,13 @@ enum NoConnection {
 }
 
 impl NoConnection {
-    /// Returns true if another try may help: nobody is there yet, or no longer. A file that is refused stays refused.
+    /// Returns true if another try may help: nobody is there yet, or no longer. A file that is
+    /// refused stays refused.
     fn is_transient(&self) -> bool {
         match self {
-            Self::Capability(CapabilityFileError::File(error)) => matches!(error.problem, FileProblem::Missing),
+            Self::Capability(CapabilityFileError::File(error)) => {
+                matches!(error.problem, FileProblem::Missing)
+            }
             Self::Capability(_) | Self::Role { .. } => false,
             Self::Dial(error) => error.is_transient(),
             Self::Ended => true,

@@ -34,15 +34,23 @@ impl Identity {
     ) -> Register {
         let asked = (0..).map(|slot| Some(EngineId(self.first_id?.checked_add(slot)?)));
         let known = engines.iter().map(|id| Some(*id)).chain(asked.skip(engines.len()));
-        let slots = self.uuids.iter().zip(known).map(|(uuid, wanted)| Slot { uuid: *uuid, wanted }).collect();
+        let slots = self
+            .uuids
+            .iter()
+            .zip(known)
+            .map(|(uuid, wanted)| Slot { uuid: *uuid, wanted })
+            .collect();
         Register {
             instance: self.instance,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             pid: std::process::id(),
-            cwd: shortened(env::current_dir().map(|cwd| cwd.display().to_string()).unwrap_or_default()),
+            cwd: shortened(
+                env::current_dir().map(|cwd| cwd.display().to_string()).unwrap_or_default(),
+            ),
             slots,
             runtimes: self.runtimes.clone(),
-            python: python.map(|python| shortened(python.config().interpreter.display().to_string())),
+            python: python
+                .map(|python| shortened(python.config().interpreter.display().to_string())),
             environment: environment(python, variables, self.memory.clone()),
             labels: self.labels.clone(),
             held: held.work,
@@ -58,17 +66,25 @@ fn shortened(mut path: String) -> String {
     path
 }
 
-/// The environment of the tasks: the version of Python, the bound of their memory, and those of the variables that
-/// matter which are set.
-fn environment(python: Option<&PythonShared>, variables: &Variables, memory: Option<String>) -> Vec<(String, String)> {
-    let version = python.and_then(PythonShared::resolved).map(|resolved| ("python", resolved.version.clone()));
+/// The environment of the tasks: the version of Python, the bound of their memory, and those of the
+/// variables that matter which are set.
+fn environment(
+    python: Option<&PythonShared>,
+    variables: &Variables,
+    memory: Option<String>,
+) -> Vec<(String, String)> {
+    let version = python
+        .and_then(PythonShared::resolved)
+        .map(|resolved| ("python", resolved.version.clone()));
     let value = |name: &str| {
-        let given = variables.all.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        let given =
+            variables.all.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         let by_us = || {
             let counts = python.map(|python| python.config().thread_counts()).unwrap_or_default();
             counts.into_iter().find(|(known, _)| *known == name).map(|(_, count)| count.into())
         };
-        let text = given.or_else(|| env::var_os(name)).or_else(by_us)?.to_string_lossy().into_owned();
+        let text =
+            given.or_else(|| env::var_os(name)).or_else(by_us)?.to_string_lossy().into_owned();
         Some(text)
     };
     let devices = Some(variables.devices.join(",")).filter(|devices| !devices.is_empty());
@@ -87,4 +103,5 @@ fn environment(python: Option<&PythonShared>, variables: &Variables, memory: Opt
 /// Bytes of a path that the broker takes.
 const PATH_BYTES_MAX: usize = 4096;
 /// The variables that `furlong status` shows.
-const SHOWN: [&str; 6] = ["VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "OMP_NUM_THREADS", CUDA, "SLURM_JOB_ID"];
+const SHOWN: [&str; 6] =
+    ["VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "OMP_NUM_THREADS", CUDA, "SLURM_JOB_ID"];

@@ -1,5 +1,5 @@
-//! The slots: each is a thread for Rust functions, one for programs and an interpreter for Python, all started when
-//! they are first needed.
+//! The slots: each is a thread for Rust functions, one for programs and an interpreter for Python,
+//! all started when they are first needed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,20 +62,28 @@ impl Slots {
         self.python.clone()
     }
 
-    /// The variables that tasks find beyond the engine's own; [`Variables::of_slot`] are those of one slot's processes.
+    /// The variables that tasks find beyond the engine's own; [`Variables::of_slot`] are those of
+    /// one slot's processes.
     pub(super) fn variables(&self) -> &Variables {
         &self.variables
     }
 
     /// Lets a slot run a job. If it cannot, gives back the job's end.
-    pub(super) fn start(&mut self, slot: SlotIndex, runtime: Runtime, job: Job) -> Result<(), Box<(u64, Reply)>> {
+    pub(super) fn start(
+        &mut self,
+        slot: SlotIndex,
+        runtime: Runtime,
+        job: Job,
+    ) -> Result<(), Box<(u64, Reply)>> {
         let place = &mut self.places[slot as usize];
         match (runtime, &self.python) {
             (Runtime::Native, _) => {
                 let native = match place.native.take() {
                     Some(native) => native,
                     None => NativeSlot::new(slot, self.functions.clone(), self.events.clone())
-                        .map_err(|error| cannot(job.attempt, &format!("no thread for the slot: {error}")))?,
+                        .map_err(|error| {
+                            cannot(job.attempt, &format!("no thread for the slot: {error}"))
+                        })?,
                 };
                 if let Some(id) = place.engine_id {
                     native.set_engine_id(id);
@@ -88,7 +96,8 @@ impl Slots {
                 let (shared, events, id) = (shared.clone(), self.events.clone(), place.engine_id);
                 let (variables, host) = (&self.variables, place.host(slot));
                 let python = place.python.get_or_insert_with(|| {
-                    let mut python = PythonSlot::new(slot, shared, events).with_env(variables.of_slot(host));
+                    let mut python =
+                        PythonSlot::new(slot, shared, events).with_env(variables.of_slot(host));
                     if let Some(id) = id {
                         python.set_engine_id(id);
                     }
@@ -104,9 +113,11 @@ impl Slots {
                 let command = if let Some(command) = place.command.take() {
                     command
                 } else {
-                    let (env, shared) = (self.variables.of_slot(place.host(slot)), self.commands.clone());
-                    CommandSlot::new(slot, env, shared, self.events.clone())
-                        .map_err(|error| cannot(job.attempt, &format!("the slot cannot run commands: {error}")))?
+                    let (env, shared) =
+                        (self.variables.of_slot(place.host(slot)), self.commands.clone());
+                    CommandSlot::new(slot, env, shared, self.events.clone()).map_err(|error| {
+                        cannot(job.attempt, &format!("the slot cannot run commands: {error}"))
+                    })?
                 };
                 if let Some(id) = place.engine_id {
                     command.set_engine_id(id);
@@ -156,16 +167,25 @@ impl Slots {
         };
         let place = &mut self.places[slot as usize];
         match runtime {
-            Runtime::Native if signal == Signal::INT => place.native.iter().for_each(|native| native.interrupt(job)),
-            Runtime::Native => {
-                tracing::warn!("slot {slot}: a native function is no process, and gets no signal but SIGINT");
+            Runtime::Native if signal == Signal::INT => {
+                place.native.iter().for_each(|native| native.interrupt(job))
             }
-            Runtime::Python => place.python.iter_mut().for_each(|python| python.signal(job, signal)),
-            Runtime::Command => place.command.iter().for_each(|command| command.signal(job, number)),
+            Runtime::Native => {
+                tracing::warn!(
+                    "slot {slot}: a native function is no process, and gets no signal but SIGINT"
+                );
+            }
+            Runtime::Python => {
+                place.python.iter_mut().for_each(|python| python.signal(job, signal))
+            }
+            Runtime::Command => {
+                place.command.iter().for_each(|command| command.signal(job, number))
+            }
         }
     }
 
-    /// Ends a slot's interpreter. That it is gone will be reported; false if there was none that could.
+    /// Ends a slot's interpreter. That it is gone will be reported; false if there was none that
+    /// could.
     pub(super) fn restart(&mut self, slot: SlotIndex) -> bool {
         let python = self.places[slot as usize].python.as_mut();
         python.map(PythonSlot::restart).is_some()
@@ -173,7 +193,8 @@ impl Slots {
 
     /// Ends all interpreters gracefully, and returns when they have ended.
     pub(super) async fn end(&mut self) {
-        let ending: Vec<_> = self.places.iter_mut().filter_map(|place| place.python.as_mut()?.end()).collect();
+        let ending: Vec<_> =
+            self.places.iter_mut().filter_map(|place| place.python.as_mut()?.end()).collect();
         for task in ending {
             let _ = task.await;
         }
@@ -203,7 +224,10 @@ impl Slots {
 
     /// Answers a job that has asked to let a client in.
     pub(super) fn pass(&self, slot: SlotIndex, key: PassKey, answer: Result<String, String>) {
-        self.places[slot as usize].python.iter().for_each(|python| python.pass(key, answer.clone()));
+        self.places[slot as usize]
+            .python
+            .iter()
+            .for_each(|python| python.pass(key, answer.clone()));
     }
 
     /// Ends stand-ins that have had nothing to do for a while: their memory is for others.
@@ -226,10 +250,19 @@ impl Slot {
     }
 }
 
-/// A stand-in that has had nothing to do for so long ends. The next one takes as long as an interpreter to start.
+/// A stand-in that has had nothing to do for so long ends. The next one takes as long as an
+/// interpreter to start.
 const STAND_IN_IDLE: Duration = Duration::from_secs(10);
 
 fn cannot(attempt: u64, text: &str) -> Box<(u64, Reply)> {
     let header = ReplyHeader::Raised(error("EngineError", text));
-    Box::new((attempt, Reply { outcome: JobOutcome::NotBegun(Unable::Runtime), header, data: Vec::new(), run_us: 0 }))
+    Box::new((
+        attempt,
+        Reply {
+            outcome: JobOutcome::NotBegun(Unable::Runtime),
+            header,
+            data: Vec::new(),
+            run_us: 0,
+        },
+    ))
 }

@@ -1,5 +1,6 @@
-//! One fuzz target, run by libFuzzer. `cargo xtask fuzz` builds it with the instrumentation that libFuzzer reads, and
-//! says by two variables which target it is, and into which folder its seeds go before the corpus is read.
+//! One fuzz target, run by libFuzzer. `cargo xtask fuzz` builds it with the instrumentation that
+//! libFuzzer reads, and says by two variables which target it is, and into which folder its seeds
+//! go before the corpus is read.
 #![no_main]
 
 use std::path::Path;

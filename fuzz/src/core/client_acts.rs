@@ -5,9 +5,9 @@ use furlong_broker::core::ConnectionId;
 use furlong_wire::ids::TaskId;
 use furlong_wire::ids::{PassKey, TokenId};
 use furlong_wire::message::{
-    Ack, Cancel, CancelTasks, Chunk, Define, Dependency, Direction, Fetch, FromClient, Goodbye, Open, Purge, Query,
-    Request, Restart, Revoke, Runtime, Shutdown, Signal, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery,
-    TaskRange, Undefine, decode_batch,
+    Ack, Cancel, CancelTasks, Chunk, Define, Dependency, Direction, Fetch, FromClient, Goodbye,
+    Open, Purge, Query, Request, Restart, Revoke, Runtime, Shutdown, Signal, Submit, Subscribe,
+    TakeBack, Targets, TaskOptions, TaskQuery, TaskRange, Undefine, decode_batch,
 };
 use furlong_wire::payload::PayloadSecret;
 
@@ -32,7 +32,11 @@ impl Farm {
             Act::ClientSendsChunk => {
                 if let Some((transfer, chunk)) = self.clients[client].sending.chunk() {
                     let chunk = if input.byte() == 255 { zeros(17) } else { chunk };
-                    self.hears_client(connection, FromClient::Chunk(Chunk { transfer }), Some(chunk));
+                    self.hears_client(
+                        connection,
+                        FromClient::Chunk(Chunk { transfer }),
+                        Some(chunk),
+                    );
                 }
             }
             Act::Acknowledges => {
@@ -42,7 +46,13 @@ impl Farm {
             Act::EndsTasks => self.ends_tasks(client, input),
             Act::Fetches => {
                 let (request, session) = (self.request(), session_of(input.below(CLIENTS)));
-                let fetch = Fetch { request, session, n: input.number(), wait: input.flag(), output: input.flag() };
+                let fetch = Fetch {
+                    request,
+                    session,
+                    n: input.number(),
+                    wait: input.flag(),
+                    output: input.flag(),
+                };
                 self.says(client, FromClient::Fetch(fetch));
             }
             Act::Asks => self.asks(client, input),
@@ -106,7 +116,10 @@ impl Farm {
             255 => {}
             choice => {
                 let cancel_on_disconnect = choice & 1 == 1;
-                self.says(client, FromClient::Open(Open { secret, cancel_on_disconnect, submitted }));
+                self.says(
+                    client,
+                    FromClient::Open(Open { secret, cancel_on_disconnect, submitted }),
+                );
             }
         }
     }
@@ -122,11 +135,15 @@ impl Farm {
         let options = input.flag().then(|| Box::new(options(input)));
         let it = &mut self.clients[client];
         let n = it.submitted + 1;
-        it.submitted += if let Targets::Engines(engines) = &targets { engines.len() as u64 } else { 1 };
+        it.submitted +=
+            if let Targets::Engines(engines) = &targets { engines.len() as u64 } else { 1 };
         // Now and then a repetition, or a number that is not the next one.
         let n = if input.byte() == 255 { input.number() } else { n };
         let class = input.below(3) as u32;
-        self.says(client, FromClient::Submit(Submit { n, targets, runtime, class, define, options, payload }));
+        self.says(
+            client,
+            FromClient::Submit(Submit { n, targets, runtime, class, define, options, payload }),
+        );
     }
 
     fn ends_tasks(&mut self, client: usize, input: &mut Input<'_>) {
@@ -155,7 +172,8 @@ impl Farm {
                 1 => query(Query::Status),
                 2 => {
                     let (first, last) = (Some(input.number()), Some(input.number()));
-                    let after = input.flag().then(|| TaskId { session: session_of(0), n: input.number() });
+                    let after =
+                        input.flag().then(|| TaskId { session: session_of(0), n: input.number() });
                     let ended = input.flag().then(|| input.flag());
                     let limit = input.number() as u32;
                     query(Query::Tasks(Box::new(TaskQuery {
@@ -176,13 +194,21 @@ impl Farm {
                     finish: input.flag(),
                     broker: input.flag(),
                 }),
-                _ => FromClient::Revoke(Revoke { request, tokens: vec![TokenId([input.below(8) as u8; 16])] }),
+                _ => FromClient::Revoke(Revoke {
+                    request,
+                    tokens: vec![TokenId([input.below(8) as u8; 16])],
+                }),
             },
         );
     }
 
     /// Any messages that can be read, with chunks of any length.
-    fn client_says_anything(&mut self, client: usize, connection: ConnectionId, input: &mut Input<'_>) {
+    fn client_says_anything(
+        &mut self,
+        client: usize,
+        connection: ConnectionId,
+        input: &mut Input<'_>,
+    ) {
         let len = input.below(256);
         for message in decode_batch::<FromClient>(input.bytes(len)) {
             let Ok(message) = message else { return self.close(connection) };
@@ -200,7 +226,12 @@ impl Farm {
         self.hears_client(connection, message, None);
     }
 
-    fn hears_client(&mut self, connection: ConnectionId, message: FromClient, chunk: Option<Bytes>) {
+    fn hears_client(
+        &mut self,
+        connection: ConnectionId,
+        message: FromClient,
+        chunk: Option<Bytes>,
+    ) {
         let mut heard = self.core.handle_from_client(self.now, connection, message, chunk);
         while heard.is_ok() && self.core.has_rest(connection) {
             heard = self.core.handle_rest(self.now, connection);

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use furlong_broker::core::ConnectionId;
 use furlong_wire::message::{
-    AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Direction, Draining, ErrorKind, FromEngine,
-    Goodbye, Grant, Lent, NeedBlob, Outcome, SlotDown, Stream, TaskState, decode_batch,
+    AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Direction, Draining,
+    ErrorKind, FromEngine, Goodbye, Grant, Lent, NeedBlob, Outcome, SlotDown, Stream, TaskState,
+    decode_batch,
 };
 
 use super::client_acts::PASS;
@@ -22,7 +23,8 @@ impl Farm {
             Act::EngineConnects => self.engine_connects(engine, input),
             Act::EngineLeaves => match input.below(4) {
                 0 => self.engine_says_goodbye(engine),
-                1 => self.reports(engine, FromEngine::Draining(Draining { reason: "SIGTERM".into() })),
+                1 => self
+                    .reports(engine, FromEngine::Draining(Draining { reason: "SIGTERM".into() })),
                 2 => {
                     // Its process is another one when it comes back.
                     self.engines[engine].in_hand.clear();
@@ -44,12 +46,19 @@ impl Farm {
                 let attempt = self.engines[engine].attempt(input);
                 let stream = if input.flag() { Stream::Stderr } else { Stream::Stdout };
                 let (offset, bytes) = (input.number(), vec![b'x'; input.below(64)]);
-                self.reports(engine, FromEngine::Output(AttemptOutput { attempt, stream, offset, bytes }));
+                self.reports(
+                    engine,
+                    FromEngine::Output(AttemptOutput { attempt, stream, offset, bytes }),
+                );
             }
             Act::EngineSendsChunk => {
                 if let Some((transfer, chunk)) = self.engines[engine].sending.chunk() {
                     let chunk = if input.byte() == 255 { zeros(17) } else { chunk };
-                    self.hears_engine(connection, FromEngine::Chunk(Chunk { transfer }), Some(chunk));
+                    self.hears_engine(
+                        connection,
+                        FromEngine::Chunk(Chunk { transfer }),
+                        Some(chunk),
+                    );
                 }
             }
             Act::IsNested => self.make_nested(engine, input),
@@ -65,11 +74,14 @@ impl Farm {
         }
     }
 
-    /// Comes, or comes again while its older connection is still there, and registers with what it holds.
+    /// Comes, or comes again while its older connection is still there, and registers with what it
+    /// holds.
     fn engine_connects(&mut self, engine: usize, input: &mut Input<'_>) {
         let connection = self.connection();
         let peer = self.engines[engine].peer();
-        if self.revoked.get(peer.claims.token_id).is_some() || self.core.handle_connected(connection, peer).is_err() {
+        if self.revoked.get(peer.claims.token_id).is_some()
+            || self.core.handle_connected(connection, peer).is_err()
+        {
             return;
         }
         let old = self.engines[engine].connection;
@@ -115,7 +127,10 @@ impl Farm {
         };
         let payload = (choice >> 2 & 1 == 0).then(|| self.engines[engine].sending.payload(input));
         let run_us = input.number();
-        self.reports(engine, FromEngine::Finished(AttemptFinished { attempt, outcome, run_us, payload }));
+        self.reports(
+            engine,
+            FromEngine::Finished(AttemptFinished { attempt, outcome, run_us, payload }),
+        );
     }
 
     /// Sends a message about the code of a running attempt.
@@ -123,7 +138,9 @@ impl Farm {
         let attempt = self.engines[engine].attempt(input);
         let message = match input.below(7) {
             0 | 1 => FromEngine::Grant(Grant { attempt, key: PASS }),
-            2 => FromEngine::Lent(Lent { attempt, sessions: vec![session_of(input.below(CLIENTS))] }),
+            2 => {
+                FromEngine::Lent(Lent { attempt, sessions: vec![session_of(input.below(CLIENTS))] })
+            }
             3 => FromEngine::Back(Attempts { attempts: vec![attempt] }),
             4 => {
                 let payload = self.engines[engine].sending.payload(input);
@@ -133,13 +150,21 @@ impl Farm {
                 let number = input.below(4) as u32;
                 FromEngine::NeedBlob(NeedBlob { session: session_of(input.below(CLIENTS)), number })
             }
-            _ => FromEngine::SlotDown(SlotDown { slot: input.below(3) as u32, cause: "signal 9".into() }),
+            _ => FromEngine::SlotDown(SlotDown {
+                slot: input.below(3) as u32,
+                cause: "signal 9".into(),
+            }),
         };
         self.reports(engine, message);
     }
 
     /// Any messages that can be read, with chunks of any length.
-    fn engine_says_anything(&mut self, engine: usize, connection: ConnectionId, input: &mut Input<'_>) {
+    fn engine_says_anything(
+        &mut self,
+        engine: usize,
+        connection: ConnectionId,
+        input: &mut Input<'_>,
+    ) {
         let len = input.below(256);
         for message in decode_batch::<FromEngine>(input.bytes(len)) {
             let Ok(message) = message else { return self.close(connection) };
@@ -157,7 +182,12 @@ impl Farm {
         self.hears_engine(connection, message, None);
     }
 
-    fn hears_engine(&mut self, connection: ConnectionId, message: FromEngine, chunk: Option<Bytes>) {
+    fn hears_engine(
+        &mut self,
+        connection: ConnectionId,
+        message: FromEngine,
+        chunk: Option<Bytes>,
+    ) {
         let heard = self.core.handle_from_engine(self.now, connection, message, chunk);
         self.settle(connection, heard);
     }

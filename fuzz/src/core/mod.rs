@@ -1,7 +1,7 @@
-//! The broker's core as a model. An input is a list of acts of a small farm: peers that come, go, and say honest
-//! things, odd ones or any message at all, time that passes, a disk that is slow or fails, a broker that is killed.
-//! After each act the core's own invariants hold, and what it wants said can be sent. At the end all leave, and without
-//! a journal nothing is left.
+//! The broker's core as a model. An input is a list of acts of a small farm: peers that come, go,
+//! and say honest things, odd ones or any message at all, time that passes, a disk that is slow or
+//! fails, a broker that is killed. After each act the core's own invariants hold, and what it wants
+//! said can be sent. At the end all leave, and without a journal nothing is left.
 
 mod client_acts;
 mod engine_acts;
@@ -12,7 +12,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use furlong_broker::core::journal::{Entry, MemoryJournal, Restoring};
-use furlong_broker::core::{Config, ConnectionId, Core, Output, PeerMisbehaved, Roster, Time, invariants};
+use furlong_broker::core::{
+    Config, ConnectionId, Core, Output, PeerMisbehaved, Roster, Time, invariants,
+};
 use furlong_wire::capability::{Revocation, RevokedTokens};
 use furlong_wire::ids::{BrokerStart, ClusterId, TokenId};
 use furlong_wire::limits::MESSAGE_BYTES_MAX;
@@ -153,10 +155,14 @@ impl Farm {
         let act = Act::ALL[input.below(Act::ALL.len())];
         match act {
             Act::TimePasses => {
-                let wait = Duration::from_millis([1, 100, 5_000, 20_000, 61_000, 700_000, 4_000_000][input.below(7)]);
+                let wait = Duration::from_millis(
+                    [1, 100, 5_000, 20_000, 61_000, 700_000, 4_000_000][input.below(7)],
+                );
                 self.wait(wait);
             }
-            Act::DiskWrites => self.disk_writes(if input.flag() { Err("no space left on device") } else { Ok(()) }),
+            Act::DiskWrites => {
+                self.disk_writes(if input.flag() { Err("no space left on device") } else { Ok(()) })
+            }
             Act::BrokerRestarts => self.broker_restarts(),
             Act::Revokes => self.revokes(TokenId([input.below(8) as u8; 16])),
             Act::Ticks => self.core.handle_tick(),
@@ -221,7 +227,8 @@ impl Farm {
             match output {
                 Output::ToClient(connection, message) => {
                     can_be_sent(&message);
-                    let client = self.clients.iter_mut().find(|it| it.connection == Some(connection));
+                    let client =
+                        self.clients.iter_mut().find(|it| it.connection == Some(connection));
                     if let Some(client) = client {
                         client.hears(&message);
                     }
@@ -229,13 +236,16 @@ impl Farm {
                 Output::ToEngine(connection, message) => {
                     can_be_sent(&message);
                     let start = self.config.start;
-                    let engine = self.engines.iter_mut().find(|it| it.connection == Some(connection));
+                    let engine =
+                        self.engines.iter_mut().find(|it| it.connection == Some(connection));
                     if let Some(engine) = engine {
                         engine.hears(start, &message);
                     }
                 }
                 Output::Close(connection, _) => self.close(connection),
-                Output::SaveRoster(changes) => changes.into_iter().for_each(|it| self.roster.apply(it)),
+                Output::SaveRoster(changes) => {
+                    changes.into_iter().for_each(|it| self.roster.apply(it))
+                }
                 Output::Revoke(connection, request, tokens) => {
                     for token in tokens {
                         self.note_revoked(token);
@@ -268,7 +278,9 @@ impl Farm {
         if self.config.journal_keep.is_some() {
             let ended_before = self.config.start.0.saturating_sub(JOURNAL_KEEP.as_micros() as u64);
             let mut restoring = Restoring::new(&mut self.core);
-            self.journal.restore(&mut restoring, ended_before).expect("what was held before fits again");
+            self.journal
+                .restore(&mut restoring, ended_before)
+                .expect("what was held before fits again");
             restoring.finish(Time(0));
         }
         self.clients.iter_mut().for_each(|client| client.connection = None);
@@ -300,8 +312,8 @@ impl Farm {
         panic!("the core wants to be called at {:?} again and again", self.core.poll_timeout());
     }
 
-    /// All end their tasks and leave. Then nothing is left, unless it is durable, or kept for somebody who may not come
-    /// in any longer.
+    /// All end their tasks and leave. Then nothing is left, unless it is durable, or kept for
+    /// somebody who may not come in any longer.
     fn comes_to_rest(mut self) {
         for client in 0..CLIENTS {
             self.client_ends_all(client);

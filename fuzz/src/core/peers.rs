@@ -10,20 +10,23 @@ use furlong_wire::ids::{
 };
 use furlong_wire::keys::PublicKey;
 use furlong_wire::limits::CHUNK_BYTES_MAX;
-use furlong_wire::message::{HeldWork, Payload, Register, Runtime, Slot, TaskState, ToClient, ToEngine};
+use furlong_wire::message::{
+    HeldWork, Payload, Register, Runtime, Slot, TaskState, ToClient, ToEngine,
+};
 use furlong_wire::payload::chunk_bytes;
 use furlong_wire::token::{Claims, Role, TokenLimits};
 
 use crate::input::Input;
 
-/// Clients: one that may submit everything, one of few tasks for some engines, an administrator of another owner, and
-/// one that a task lets in.
+/// Clients: one that may submit everything, one of few tasks for some engines, an administrator of
+/// another owner, and one that a task lets in.
 pub const CLIENTS: usize = 4;
 /// The one that comes in by a pass.
 pub const NESTED: usize = 3;
 /// Engine processes.
 pub const ENGINES: usize = 2;
-/// Attempts that an engine remembers: more than it is given in one input, unless it is asked to hold too much.
+/// Attempts that an engine remembers: more than it is given in one input, unless it is asked to
+/// hold too much.
 const IN_HAND_MAX: usize = 256;
 
 pub struct Client {
@@ -75,14 +78,20 @@ impl Client {
     }
 
     pub fn peer(&self) -> Peer {
-        let mut peer = peer([Role::Client, Role::Task, Role::Admin, Role::Client][self.place], self.place as u8);
+        let mut peer = peer(
+            [Role::Client, Role::Task, Role::Admin, Role::Client][self.place],
+            self.place as u8,
+        );
         peer.hello.session = self.session();
         peer.hello.incarnation = self.incarnation;
         match self.place {
             1 => {
                 peer.claims.scopes = vec!["attic".into(), "gpu".into()];
-                peer.claims.limits =
-                    TokenLimits { unfinished_tasks_max: 12, payload_bytes_max: 400_000, no_nested: false };
+                peer.claims.limits = TokenLimits {
+                    unfinished_tasks_max: 12,
+                    payload_bytes_max: 400_000,
+                    no_nested: false,
+                };
             }
             2 => peer.claims.owner = OwnerId([8; 16]),
             _ => {}
@@ -95,7 +104,11 @@ impl Client {
             ToClient::Accepted(accepted) => self.submitted = self.submitted.max(accepted.n),
             ToClient::Finished(finished) => {
                 let state = finished.outcome.state;
-                assert_eq!(*self.ends.entry(finished.n).or_insert(state), state, "a task ends once");
+                assert_eq!(
+                    *self.ends.entry(finished.n).or_insert(state),
+                    state,
+                    "a task ends once"
+                );
             }
             _ => {}
         }
@@ -104,7 +117,13 @@ impl Client {
 
 impl Engine {
     pub fn new(place: usize) -> Self {
-        Self { place, connection: None, in_hand: VecDeque::new(), session: None, sending: Sending::default() }
+        Self {
+            place,
+            connection: None,
+            in_hand: VecDeque::new(),
+            session: None,
+            sending: Sending::default(),
+        }
     }
 
     pub fn peer(&self) -> Peer {
@@ -117,7 +136,8 @@ impl Engine {
 
     /// It has a connection: what is said once is said again.
     pub fn begins(&mut self, connection: ConnectionId) {
-        (self.connection, self.session, self.sending) = (Some(connection), None, Sending::default());
+        (self.connection, self.session, self.sending) =
+            (Some(connection), None, Sending::default());
     }
 
     pub fn register(&self) -> Register {
@@ -128,7 +148,10 @@ impl Engine {
             host: "host".into(),
             pid: 2,
             cwd: "/".into(),
-            slots: slots.into_iter().map(|uuid| Slot { uuid: EngineUuid([uuid; 16]), wanted: None }).collect(),
+            slots: slots
+                .into_iter()
+                .map(|uuid| Slot { uuid: EngineUuid([uuid; 16]), wanted: None })
+                .collect(),
             runtimes: if place == 0 { Runtime::ALL.to_vec() } else { vec![Runtime::Native] },
             python: None,
             environment: Vec::new(),
@@ -143,10 +166,12 @@ impl Engine {
         match message {
             ToEngine::Assign(assign) => {
                 self.session = assign.session.or(self.session);
-                let session = self.session.expect("the first work on a connection names its session");
+                let session =
+                    self.session.expect("the first work on a connection names its session");
                 for work in assign.work.iter() {
                     let attempt = Attempt { start, count: work.count };
-                    let held = HeldWork { attempt, session, n: work.n, slot: work.slot, finished: false };
+                    let held =
+                        HeldWork { attempt, session, n: work.n, slot: work.slot, finished: false };
                     self.in_hand.push_back(held);
                 }
                 while self.in_hand.len() > IN_HAND_MAX {

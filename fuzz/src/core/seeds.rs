@@ -1,9 +1,10 @@
 //! Histories to begin with: each shows acts that go together.
 
 use super::Act::{
-    self, Acknowledges, Asks, BrokerRestarts, ClientConnects, ClientLeaves, ClientSaysAnything, ClientSendsChunk,
-    Defines, DiskWrites, EndsTasks, EngineConnects, EngineLeaves, EngineSaysAnything, EngineSendsChunk, Fetches,
-    Finishes, GivesBack, IsNested, Revokes, Starts, Submits, Ticks, TimePasses, Writes,
+    self, Acknowledges, Asks, BrokerRestarts, ClientConnects, ClientLeaves, ClientSaysAnything,
+    ClientSendsChunk, Defines, DiskWrites, EndsTasks, EngineConnects, EngineLeaves,
+    EngineSaysAnything, EngineSendsChunk, Fetches, Finishes, GivesBack, IsNested, Revokes, Starts,
+    Submits, Ticks, TimePasses, Writes,
 };
 use crate::vectors;
 
@@ -49,33 +50,180 @@ pub fn seeds() -> Vec<Vec<u8>> {
 fn histories() -> Vec<Vec<Step<'static>>> {
     vec![
         vec![CLIENT, ENGINE, SUBMIT, START, FINISH, (Acknowledges, &[0, 1, 1])],
-        vec![ENGINE, CLIENT, SUBMIT, SUBMIT, SUBMIT, SUBMIT, START, RAISE, (GivesBack, &[0, 0]), FINISH, FINISH],
-        vec![CLIENT, SMALL_ENGINE, ENGINE, DIRECT, DIRECT, (EngineLeaves, &[0, 3]), ENGINE, FINISH, FINISH],
-        vec![CLIENT, ENGINE, LARGE, CHUNK, CHUNK, START, FINISH_LARGE, (EngineSendsChunk, &[0, 0]), (Ticks, &[])],
+        vec![
+            ENGINE,
+            CLIENT,
+            SUBMIT,
+            SUBMIT,
+            SUBMIT,
+            SUBMIT,
+            START,
+            RAISE,
+            (GivesBack, &[0, 0]),
+            FINISH,
+            FINISH,
+        ],
+        vec![
+            CLIENT,
+            SMALL_ENGINE,
+            ENGINE,
+            DIRECT,
+            DIRECT,
+            (EngineLeaves, &[0, 3]),
+            ENGINE,
+            FINISH,
+            FINISH,
+        ],
+        vec![
+            CLIENT,
+            ENGINE,
+            LARGE,
+            CHUNK,
+            CHUNK,
+            START,
+            FINISH_LARGE,
+            (EngineSendsChunk, &[0, 0]),
+            (Ticks, &[]),
+        ],
         vec![CLIENT, ENGINE, LARGE, CHUNK, (ClientLeaves, &[0, 1]), CLIENT, (TimePasses, &[5])],
         vec![CLIENT, ENGINE, SUBMIT, DEPENDENT, DEPENDENT, FINISH, FINISH, (TimePasses, &[6])],
         vec![CLIENT, ENGINE, SUBMIT, SUBMIT, (EndsTasks, &[0, 1, 1, 2, 0, 0]), FINISH, FINISH],
-        vec![CLIENT, ENGINE, SUBMIT, (EndsTasks, &[0, 0, 1, 200, 0, 3]), (EndsTasks, &[0, 0, 1, 9, 0, 4])],
-        vec![CLIENT, ENGINE, SUBMIT, START, (Writes, &[0, 0, 0, 0, 9]), (Fetches, &[0, 0, 1, 1, 1]), FINISH],
-        vec![CLIENT, ENGINE, (Defines, &[0, 1, 1, 0]), (Submits, &[0, 0, 0, 0, 1, 1, 0, 0, 0]), FINISH],
-        vec![CLIENT, ENGINE, SUBMIT, START, (IsNested, &[0, 0, 0]), (ClientConnects, &[3, 0]), (Submits, &[3, 0, 0])],
-        vec![CLIENT, ENGINE, SUBMIT, START, (IsNested, &[0, 0, 2, 3]), (IsNested, &[0, 0, 3]), FINISH],
-        vec![CLIENT, ENGINE, SUBMIT, (IsNested, &[0, 0, 4, 3]), (EngineSendsChunk, &[0, 0]), (IsNested, &[0, 0, 6, 0])],
-        vec![CLIENT, ENGINE, ADMIN, SUBMIT, (Asks, &[2, 0, 1]), (Asks, &[2, 0, 5]), (Asks, &[2, 0, 7, 1, 1, 0])],
-        vec![CLIENT, ENGINE, ADMIN, SUBMIT, START, (Asks, &[2, 0, 8, 0]), (Revokes, &[4]), (TimePasses, &[4])],
-        vec![LIMITED, ENGINE, (Submits, &[1, 0, 4, 0, 0, 1, 0x7e, 8, 0, 1, 1, 1, 1, 1]), (ClientLeaves, &[1, 0])],
-        vec![CLIENT, ENGINE, SUBMIT, (EngineLeaves, &[0, 2]), (TimePasses, &[3]), ENGINE, (TimePasses, &[4]), FINISH],
-        vec![CLIENT, ENGINE, SUBMIT, START, (BrokerRestarts, &[]), ENGINE, CLIENT, FINISH, (EngineLeaves, &[0, 1])],
+        vec![
+            CLIENT,
+            ENGINE,
+            SUBMIT,
+            (EndsTasks, &[0, 0, 1, 200, 0, 3]),
+            (EndsTasks, &[0, 0, 1, 9, 0, 4]),
+        ],
+        vec![
+            CLIENT,
+            ENGINE,
+            SUBMIT,
+            START,
+            (Writes, &[0, 0, 0, 0, 9]),
+            (Fetches, &[0, 0, 1, 1, 1]),
+            FINISH,
+        ],
+        vec![
+            CLIENT,
+            ENGINE,
+            (Defines, &[0, 1, 1, 0]),
+            (Submits, &[0, 0, 0, 0, 1, 1, 0, 0, 0]),
+            FINISH,
+        ],
+        vec![
+            CLIENT,
+            ENGINE,
+            SUBMIT,
+            START,
+            (IsNested, &[0, 0, 0]),
+            (ClientConnects, &[3, 0]),
+            (Submits, &[3, 0, 0]),
+        ],
+        vec![
+            CLIENT,
+            ENGINE,
+            SUBMIT,
+            START,
+            (IsNested, &[0, 0, 2, 3]),
+            (IsNested, &[0, 0, 3]),
+            FINISH,
+        ],
+        vec![
+            CLIENT,
+            ENGINE,
+            SUBMIT,
+            (IsNested, &[0, 0, 4, 3]),
+            (EngineSendsChunk, &[0, 0]),
+            (IsNested, &[0, 0, 6, 0]),
+        ],
+        vec![
+            CLIENT,
+            ENGINE,
+            ADMIN,
+            SUBMIT,
+            (Asks, &[2, 0, 1]),
+            (Asks, &[2, 0, 5]),
+            (Asks, &[2, 0, 7, 1, 1, 0]),
+        ],
+        vec![
+            CLIENT,
+            ENGINE,
+            ADMIN,
+            SUBMIT,
+            START,
+            (Asks, &[2, 0, 8, 0]),
+            (Revokes, &[4]),
+            (TimePasses, &[4]),
+        ],
+        vec![
+            LIMITED,
+            ENGINE,
+            (Submits, &[1, 0, 4, 0, 0, 1, 0x7e, 8, 0, 1, 1, 1, 1, 1]),
+            (ClientLeaves, &[1, 0]),
+        ],
+        vec![
+            CLIENT,
+            ENGINE,
+            SUBMIT,
+            (EngineLeaves, &[0, 2]),
+            (TimePasses, &[3]),
+            ENGINE,
+            (TimePasses, &[4]),
+            FINISH,
+        ],
+        vec![
+            CLIENT,
+            ENGINE,
+            SUBMIT,
+            START,
+            (BrokerRestarts, &[]),
+            ENGINE,
+            CLIENT,
+            FINISH,
+            (EngineLeaves, &[0, 1]),
+        ],
     ]
 }
 
 fn durable_histories() -> Vec<Vec<Step<'static>>> {
     let (written, lost) = ((DiskWrites, &[0][..]), (DiskWrites, &[1][..]));
     vec![
-        vec![CLIENT, ENGINE, DURABLE, written, START, FINISH, written, (Acknowledges, &[0, 1, 1]), written],
+        vec![
+            CLIENT,
+            ENGINE,
+            DURABLE,
+            written,
+            START,
+            FINISH,
+            written,
+            (Acknowledges, &[0, 1, 1]),
+            written,
+        ],
         vec![CLIENT, ENGINE, DURABLE, lost, DURABLE, written, (TimePasses, &[6])],
-        vec![CLIENT, ENGINE, DURABLE, written, START, (BrokerRestarts, &[]), CLIENT, ENGINE, written, FINISH, written],
-        vec![CLIENT, DURABLE, DURABLE, written, (ClientLeaves, &[0, 0]), (BrokerRestarts, &[]), ENGINE, FINISH],
+        vec![
+            CLIENT,
+            ENGINE,
+            DURABLE,
+            written,
+            START,
+            (BrokerRestarts, &[]),
+            CLIENT,
+            ENGINE,
+            written,
+            FINISH,
+            written,
+        ],
+        vec![
+            CLIENT,
+            DURABLE,
+            DURABLE,
+            written,
+            (ClientLeaves, &[0, 0]),
+            (BrokerRestarts, &[]),
+            ENGINE,
+            FINISH,
+        ],
     ]
 }
 
@@ -110,12 +258,26 @@ mod tests {
     fn histories_are_what_they_look_like() {
         assert_eq!(ends(0, &[CLIENT, ENGINE, SUBMIT, START, FINISH, DIRECT, FINISH]), 2);
         assert_eq!(ends(0, &[CLIENT, ENGINE, LARGE, FINISH]), 0, "its chunks have not come");
-        assert_eq!(ends(0, &[CLIENT, ENGINE, LARGE, CHUNK, CHUNK, FINISH_LARGE]), 0, "nor have its result's");
+        assert_eq!(
+            ends(0, &[CLIENT, ENGINE, LARGE, CHUNK, CHUNK, FINISH_LARGE]),
+            0,
+            "nor have its result's"
+        );
         let (sent, written) = ((EngineSendsChunk, &[0, 0][..]), (DiskWrites, &[0][..]));
         assert_eq!(ends(0, &[CLIENT, ENGINE, LARGE, CHUNK, CHUNK, FINISH_LARGE, sent, sent]), 1);
-        assert_eq!(ends(0, &[CLIENT, ENGINE, SUBMIT, DEPENDENT, RAISE]), 2, "the other one depends on it");
+        assert_eq!(
+            ends(0, &[CLIENT, ENGINE, SUBMIT, DEPENDENT, RAISE]),
+            2,
+            "the other one depends on it"
+        );
         assert_eq!(ends(1, &[CLIENT, ENGINE, DURABLE, FINISH]), 0, "it is not on disk");
         assert_eq!(ends(1, &[CLIENT, ENGINE, DURABLE, written, FINISH, written]), 1);
-        assert_eq!(ends(1, &[CLIENT, DURABLE, written, (BrokerRestarts, &[]), CLIENT, ENGINE, FINISH, written]), 1);
+        assert_eq!(
+            ends(
+                1,
+                &[CLIENT, DURABLE, written, (BrokerRestarts, &[]), CLIENT, ENGINE, FINISH, written]
+            ),
+            1
+        );
     }
 }

@@ -33,7 +33,8 @@ fn keys() -> (RecordKeys, RecordKeys) {
 
 /// Two ZMTP codecs that have greeted each other.
 fn codecs() -> (zmtp::Connection, zmtp::Connection) {
-    let (mut peer, mut broker) = (zmtp::Connection::new(zmtp::Role::Peer), zmtp::Connection::new(zmtp::Role::Broker));
+    let (mut peer, mut broker) =
+        (zmtp::Connection::new(zmtp::Role::Peer), zmtp::Connection::new(zmtp::Role::Broker));
     let (mut to_peer, mut to_broker) = (BytesMut::new(), BytesMut::new());
     let (mut peer_ready, mut broker_ready) = (false, false);
     while !(peer_ready && broker_ready) {
@@ -56,12 +57,13 @@ async fn connection() -> (Outgoing<FromClient>, WriteHalf, Incoming) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
     let (peer_keys, broker_keys) = keys();
-    let incoming = Incoming::new(split(server).0, BytesMut::new(), codecs().1, broker_keys.split().1);
+    let incoming =
+        Incoming::new(split(server).0, BytesMut::new(), codecs().1, broker_keys.split().1);
     (Outgoing::new(peer_keys.split().0), split(client).1, incoming)
 }
 
-/// Writes and reads until so many messages have arrived, or a record without any; returns the messages and chunks of
-/// each record.
+/// Writes and reads until so many messages have arrived, or a record without any; returns the
+/// messages and chunks of each record.
 async fn deliver(
     outgoing: &mut Outgoing<FromClient>,
     socket: &WriteHalf,
@@ -98,7 +100,8 @@ async fn what_waits_goes_together_and_control_goes_first() {
     outgoing.push_control(&ack(0));
     let records = deliver(&mut outgoing, &socket, &mut incoming, 101).await;
     assert_eq!(records.len(), 2);
-    let numbers: Vec<FromClient> = records.concat().into_iter().map(|(message, _)| message).collect();
+    let numbers: Vec<FromClient> =
+        records.concat().into_iter().map(|(message, _)| message).collect();
     assert_eq!(numbers, (0..=100).map(ack).collect::<Vec<_>>());
     assert!(outgoing.is_empty() && outgoing.queued_bytes() == 0);
 }
@@ -122,10 +125,12 @@ async fn payloads_take_turns_follow_their_announcements_and_let_messages_pass() 
     }
     let records = deliver(&mut outgoing, &socket, &mut incoming, 10).await;
     assert_eq!(records[0][0].0, ack(1), "the announcement comes before its chunks");
-    let turns: Vec<u64> = records.concat().iter().filter_map(|(message, _)| message.chunk_transfer()).collect();
+    let turns: Vec<u64> =
+        records.concat().iter().filter_map(|(message, _)| message.chunk_transfer()).collect();
     assert_eq!(turns, [1, 2, 1, 2, 1, 2, 1, 2]);
     for record in &records {
-        let bytes: usize = record.iter().filter_map(|(_, chunk)| chunk.as_ref()).map(BytesMut::len).sum();
+        let bytes: usize =
+            record.iter().filter_map(|(_, chunk)| chunk.as_ref()).map(BytesMut::len).sum();
         assert!(bytes <= RECORD_CHUNK_BYTES_MAX, "{bytes} bytes of chunks in one record");
     }
     let key = PayloadSecret::new([2; 32]).request_key(&SessionId::default());
@@ -167,10 +172,13 @@ fn sealing_costs_what_is_sent_however_much_waits() {
             outgoing.sealed.clear();
         }
         let payload_bytes = waiting as usize * payload.bytes() as usize;
-        assert!((payload_bytes..payload_bytes + payload_bytes / 50).contains(&bytes), "{bytes} of {payload_bytes}");
+        assert!(
+            (payload_bytes..payload_bytes + payload_bytes / 50).contains(&bytes),
+            "{bytes} of {payload_bytes}"
+        );
         assert_eq!(records, waiting.div_ceil(divisor as u64));
-        // Once each transfer may go, when it is announced; once for each chunk, which is sealed then and only then; and
-        // once at the end of each record.
+        // Once each transfer may go, when it is announced; once for each chunk, which is sealed
+        // then and only then; and once at the end of each record.
         assert_eq!(outgoing.steps as u64, 2 * waiting + records);
     }
 }
@@ -184,7 +192,8 @@ fn cancels(count: usize, ranges: u64) -> Vec<FromClient> {
 #[tokio::test]
 async fn no_record_is_longer_than_its_receiver_takes() {
     let (mut outgoing, socket, mut incoming) = connection().await;
-    // Short ones, long ones and the longest that a message may be, between them and with chunks beside each.
+    // Short ones, long ones and the longest that a message may be, between them and with chunks
+    // beside each.
     let messages = [cancels(50, 3), cancels(20, 1_000), cancels(3, 25_000)].concat();
     for (number, message) in (1..).zip(&messages) {
         outgoing.push_control(message);
@@ -206,7 +215,10 @@ async fn no_record_is_longer_than_its_receiver_takes() {
     let is_chunk = |message: &&(FromClient, _)| message.0.chunk_transfer().is_some();
     assert_eq!((come, records.iter().filter(is_chunk).count()), (all, chunks));
     let controls: Vec<_> = records.iter().filter(|it| !is_chunk(it)).take(messages.len()).collect();
-    assert!(controls.iter().zip(&messages).all(|(come, sent)| come.0 == *sent), "control goes first, in its order");
+    assert!(
+        controls.iter().zip(&messages).all(|(come, sent)| come.0 == *sent),
+        "control goes first, in its order"
+    );
 }
 
 #[test]
@@ -225,8 +237,9 @@ async fn a_chunk_that_does_not_fit_goes_first_in_the_next_record() {
         outgoing.push_transfer(number, Chunks::Sealed(sealed(bytes, 1)));
     }
     let records = deliver(&mut outgoing, &socket, &mut incoming, 8).await;
-    let turns =
-        |record: &[(FromClient, _)]| record.iter().filter_map(|(message, _)| message.chunk_transfer()).collect();
+    let turns = |record: &[(FromClient, _)]| {
+        record.iter().filter_map(|(message, _)| message.chunk_transfer()).collect()
+    };
     let turns: Vec<Vec<u64>> = records.iter().map(|record| turns(record)).collect();
     assert_eq!(turns, [vec![1], vec![2], vec![3, 4]]);
 }

@@ -10,9 +10,9 @@ use furlong_wire::call::{Call, CallHeader, Codec, CommandSpec, encode_header};
 use furlong_wire::ids::{EngineId, TaskId, TokenId};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
-    Ack, Cancel, CancelTasks, Chunk, Credit, Define, Dependency, Fetch, FromClient, FromEngine, Goodbye, Payload,
-    Purge, Query, Register, Request, Restart, Revoke, Runtime, Shutdown, Signal, Submit, Subscribe, TakeBack, Targets,
-    TaskOptions, TaskQuery, ToClient, Undefine,
+    Ack, Cancel, CancelTasks, Chunk, Credit, Define, Dependency, Fetch, FromClient, FromEngine,
+    Goodbye, Payload, Purge, Query, Register, Request, Restart, Revoke, Runtime, Shutdown, Signal,
+    Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery, ToClient, Undefine,
 };
 use furlong_wire::token::Role;
 
@@ -27,10 +27,18 @@ pub(super) const TAKERS: &[Taker] = &[
     Taker { name: "credits", messages: &["Credit"], takes: gives_credit },
     Taker { name: "unread results delivered again", messages: &["Open"], takes: opens },
     Taker { name: "no-ops as fast as they go", messages: &["Submit"], takes: submits_noops },
-    Taker { name: "tasks that end at once", messages: &["Submit", "Ack"], takes: submits_to_nobody },
+    Taker {
+        name: "tasks that end at once",
+        messages: &["Submit", "Ack"],
+        takes: submits_to_nobody,
+    },
     Taker { name: "long options", messages: &["Submit"], takes: submits_long_options },
     Taker { name: "many dependencies", messages: &["Submit"], takes: submits_dependencies },
-    Taker { name: "a crowd that waits for one task", messages: &["Submit", "Cancel"], takes: submits_dependents },
+    Taker {
+        name: "a crowd that waits for one task",
+        messages: &["Submit", "Cancel"],
+        takes: submits_dependents,
+    },
     Taker { name: "definitions", messages: &["Define", "Undefine"], takes: defines },
     Taker { name: "cancels", messages: &["Cancel"], takes: cancels },
     Taker { name: "signals", messages: &["Signal"], takes: signals },
@@ -42,7 +50,11 @@ pub(super) const TAKERS: &[Taker] = &[
     Taker { name: "an observer's questions", messages: &["Query"], takes: observes },
     Taker { name: "pages of tasks", messages: &["Query"], takes: asks_for_tasks },
     Taker { name: "pages of the status", messages: &["Query"], takes: asks_for_status },
-    Taker { name: "answers that are not read", messages: &["Query"], takes: asks_and_does_not_read },
+    Taker {
+        name: "answers that are not read",
+        messages: &["Query"],
+        takes: asks_and_does_not_read,
+    },
     Taker { name: "subscriptions", messages: &["Subscribe"], takes: subscribes },
     Taker { name: "fetches that wait", messages: &["Fetch"], takes: fetches },
     Taker { name: "acknowledgements of nothing", messages: &["Ack"], takes: acknowledges },
@@ -90,13 +102,15 @@ fn tasks(peer: &mut Peer, count: u64, options: &TaskOptions, runtime: Runtime) -
     peer.submitted += count;
     let payload = header(Call::Named { function: "noop".into() });
     let task = |n| {
-        let (targets, options, payload) = (Targets::Shared, Some(Box::new(options.clone())), payload.clone());
+        let (targets, options, payload) =
+            (Targets::Shared, Some(Box::new(options.clone())), payload.clone());
         FromClient::Submit(Submit { n, targets, runtime, class: 0, define: None, options, payload })
     };
     numbers.map(task).collect()
 }
 
-/// Says the same again and again on a connection that was prepared, and reads to the answer of the last request.
+/// Says the same again and again on a connection that was prepared, and reads to the answer of the
+/// last request.
 fn asks(window: &Window, (peer, last): (Peer, u64), batch: &[FromClient]) {
     rounds(window, peer, |peer| {
         says_to(peer, batch)?;
@@ -153,20 +167,33 @@ fn uploads<const BYTES: usize>(farm: &Farm, window: &Window) {
     let chunks = vec![vec![5; BYTES + TAG_BYTES]; each_record];
     while window.goes_on() {
         let mut peer = taker(farm);
-        let most =
-            peer.session.welcome.unfinished_tasks_max.min(peer.session.welcome.payload_credit_bytes / BYTES as u64);
+        let most = peer
+            .session
+            .welcome
+            .unfinished_tasks_max
+            .min(peer.session.welcome.payload_credit_bytes / BYTES as u64);
         let mut n = 0;
         while window.goes_on() && n + each_record as u64 <= most {
             let mut batch = Vec::new();
             for _ in 0..each_record {
                 n += 1;
-                let payload = Payload::Chunked { transfer: n, counter: n, bytes: BYTES as u64, instance: None };
-                let FromClient::Submit(task) = submit(n, &waiting()) else { unreachable!("it is one") };
-                batch
-                    .extend([FromClient::Submit(Submit { payload, ..task }), FromClient::Chunk(Chunk { transfer: n })]);
+                let payload = Payload::Chunked {
+                    transfer: n,
+                    counter: n,
+                    bytes: BYTES as u64,
+                    instance: None,
+                };
+                let FromClient::Submit(task) = submit(n, &waiting()) else {
+                    unreachable!("it is one")
+                };
+                batch.extend([
+                    FromClient::Submit(Submit { payload, ..task }),
+                    FromClient::Chunk(Chunk { transfer: n }),
+                ]);
             }
             let envelope = peer.session.seal(&batch, &chunks);
-            let frames: Vec<&[u8]> = [&envelope].into_iter().chain(&chunks).map(Vec::as_slice).collect();
+            let frames: Vec<&[u8]> =
+                [&envelope].into_iter().chain(&chunks).map(Vec::as_slice).collect();
             if !peer.session.peer.send(&message(&frames)) {
                 break;
             }
@@ -186,7 +213,8 @@ fn says_goodbye(farm: &Farm, window: &Window) {
 }
 
 fn gives_credit(farm: &Farm, window: &Window) {
-    let credits: Vec<_> = (0..40_000).map(|it| FromClient::Credit(Credit { payload_bytes_total: it })).collect();
+    let credits: Vec<_> =
+        (0..40_000).map(|it| FromClient::Credit(Credit { payload_bytes_total: it })).collect();
     says(farm, window, Role::Observer, &credits);
 }
 
@@ -228,7 +256,9 @@ fn of_nobody(peer: &mut Peer, count: usize, options: &TaskOptions) -> [FromClien
     peer.submitted += count as u64;
     let ack = Ack { ranges: vec![(n, peer.submitted)].into() };
     match submit(n, options) {
-        FromClient::Submit(task) => [FromClient::Submit(Submit { targets, ..task }), FromClient::Ack(ack)],
+        FromClient::Submit(task) => {
+            [FromClient::Submit(Submit { targets, ..task }), FromClient::Ack(ack)]
+        }
         other => [other, FromClient::Ack(ack)],
     }
 }
@@ -273,10 +303,18 @@ fn submits_dependents(farm: &Farm, window: &Window) {
         let first = peer.submitted;
         let task = TaskId { session: peer.id, n: first };
         let after = vec![Dependency { task, success: true, failure: false }];
-        let dependents = tasks(peer, most - 2, &TaskOptions { after, ..TaskOptions::default() }, Runtime::Native);
+        let dependents = tasks(
+            peer,
+            most - 2,
+            &TaskOptions { after, ..TaskOptions::default() },
+            Runtime::Native,
+        );
         says_to(peer, &waiting)?;
         dependents.chunks(1_000).try_for_each(|batch| says_to(peer, batch))?;
-        says_to(peer, &[FromClient::Cancel(Cancel { ranges: vec![(first, first)], force: false })])?;
+        says_to(
+            peer,
+            &[FromClient::Cancel(Cancel { ranges: vec![(first, first)], force: false })],
+        )?;
         take_ends(peer, first, most - 1)
     });
 }
@@ -315,7 +353,8 @@ fn signals(farm: &Farm, window: &Window) {
     let task = Submit { n: 1, targets, runtime, class: 0, define: None, options: None, payload };
     peer.session.send(&[FromClient::Submit(task)]);
     let engines = vec![EngineId(1); 16_000];
-    let signal = |request| FromClient::Signal(Signal { request, engines: engines.clone(), signal: 18 });
+    let signal =
+        |request| FromClient::Signal(Signal { request, engines: engines.clone(), signal: 18 });
     let batch: Vec<_> = (1..=8).map(signal).collect();
     asks(window, (peer, 8), &batch);
 }
@@ -372,7 +411,9 @@ fn purges(farm: &Farm, window: &Window) {
 }
 
 fn questions(count: u64, query: &TaskQuery) -> Vec<FromClient> {
-    let ask = |request| FromClient::Query(Request { request, query: Query::Tasks(Box::new(query.clone())) });
+    let ask = |request| {
+        FromClient::Query(Request { request, query: Query::Tasks(Box::new(query.clone())) })
+    };
     (1..=count).map(ask).collect()
 }
 
@@ -434,7 +475,10 @@ fn subscribes(farm: &Farm, window: &Window) {
 fn fetches(farm: &Farm, window: &Window) {
     let peer = with_waiting(farm, 10);
     let fetch = |request, wait| Fetch { request, session: peer.id, n: 1, wait, output: true };
-    let batch: Vec<_> = (1..=2_000).map(|request| fetch(request, request % 2 == 0)).map(FromClient::Fetch).collect();
+    let batch: Vec<_> = (1..=2_000)
+        .map(|request| fetch(request, request % 2 == 0))
+        .map(FromClient::Fetch)
+        .collect();
     let batch = [batch, vec![heard(9_999)]].concat();
     asks(window, (peer, 9_999), &batch);
 }
@@ -449,7 +493,10 @@ fn revokes(farm: &Farm, window: &Window) {
     let mut tokens = 0_u128;
     let mut revoke = |request| {
         tokens += 4;
-        Revoke { request, tokens: (tokens..tokens + 4).map(|id| TokenId(id.to_le_bytes())).collect() }
+        Revoke {
+            request,
+            tokens: (tokens..tokens + 4).map(|id| TokenId(id.to_le_bytes())).collect(),
+        }
     };
     rounds(window, peer, |peer| {
         let batch: Vec<_> = (1..=40).map(&mut revoke).map(FromClient::Revoke).collect();

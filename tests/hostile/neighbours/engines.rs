@@ -1,4 +1,5 @@
-//! What engine processes take with each message that they may send. Their tasks are of clients that belong to them.
+//! What engine processes take with each message that they may send. Their tasks are of clients that
+//! belong to them.
 
 use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
@@ -7,9 +8,9 @@ use furlong_wire::aead::TAG_BYTES;
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId, PassKey, SessionId};
 use furlong_wire::limits::{CHUNK_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
-    AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Credit, Draining, ErrorKind, FromClient,
-    FromEngine, Goodbye, Grant, HeldWork, Lent, NeedBlob, Outcome, Payload, Register, Runtime, SlotDown, Stream,
-    Submit, Subscribe, TaskOptions, TaskState,
+    AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Credit, Draining, ErrorKind,
+    FromClient, FromEngine, Goodbye, Grant, HeldWork, Lent, NeedBlob, Outcome, Payload, Register,
+    Runtime, SlotDown, Stream, Submit, Subscribe, TaskOptions, TaskState,
 };
 
 use super::clients::{PATIENCE, for_takers, of_takers, taker};
@@ -17,10 +18,18 @@ use super::{Taker, Window};
 use crate::peer::{Peer, inline, submit};
 
 pub(super) const TAKERS: &[Taker] = &[
-    Taker { name: "registrations with all that they may have", messages: &["Register"], takes: registers },
+    Taker {
+        name: "registrations with all that they may have",
+        messages: &["Register"],
+        takes: registers,
+    },
     Taker { name: "integers far ahead", messages: &["Register"], takes: registers_far },
     Taker { name: "work of earlier starts", messages: &["Register"], takes: holds },
-    Taker { name: "engines that come and go", messages: &["Goodbye", "Register"], takes: comes_and_goes },
+    Taker {
+        name: "engines that come and go",
+        messages: &["Goodbye", "Register"],
+        takes: comes_and_goes,
+    },
     Taker { name: "credits", messages: &["Credit"], takes: gives_credit },
     Taker { name: "begins", messages: &["Started"], takes: starts },
     Taker { name: "late ends", messages: &["Finished"], takes: ends_late },
@@ -73,7 +82,9 @@ fn submits(client: &mut Peer, count: u64, options: &TaskOptions) -> bool {
     let numbers = client.submitted + 1..=client.submitted + count;
     client.submitted += count;
     let task = |n| match submit(n, options) {
-        FromClient::Submit(task) => FromClient::Submit(Submit { runtime: Runtime::Command, ..task }),
+        FromClient::Submit(task) => {
+            FromClient::Submit(Submit { runtime: Runtime::Command, ..task })
+        }
         other => other,
     };
     client.session.send(&numbers.map(task).collect::<Vec<_>>())
@@ -120,7 +131,10 @@ fn holds(farm: &Farm, window: &Window) {
         finished: count % 2 == 0,
     };
     while window.goes_on() {
-        drop(RawEngine::start(farm, Register { held: (1..=8_000).map(held).collect(), ..of_takers(220, 1) }));
+        drop(RawEngine::start(
+            farm,
+            Register { held: (1..=8_000).map(held).collect(), ..of_takers(220, 1) },
+        ));
     }
 }
 
@@ -132,7 +146,8 @@ fn comes_and_goes(farm: &Farm, window: &Window) {
 }
 
 fn gives_credit(farm: &Farm, window: &Window) {
-    let credits: Vec<_> = (0..40_000).map(|it| FromEngine::Credit(Credit { payload_bytes_total: it })).collect();
+    let credits: Vec<_> =
+        (0..40_000).map(|it| FromEngine::Credit(Credit { payload_bytes_total: it })).collect();
     let Some(mut pair) = Pair::new(farm, 222, 1, &TaskOptions::default()) else { return };
     pair.says(window, &credits);
     pair.ends();
@@ -148,7 +163,9 @@ fn starts(farm: &Farm, window: &Window) {
 fn ends_late(farm: &Farm, window: &Window) {
     let Some(mut pair) = Pair::new(farm, 224, 1, &TaskOptions::default()) else { return };
     let outcome = Outcome::error(TaskState::Failed, ErrorKind::Remote, "r".repeat(5_000));
-    let late = |count| finished(Attempt { start: BrokerStart(7), count }, outcome.clone(), Some(inline(1_000)));
+    let late = |count| {
+        finished(Attempt { start: BrokerStart(7), count }, outcome.clone(), Some(inline(1_000)))
+    };
     pair.says(window, &(1..=70).map(late).collect::<Vec<_>>());
     pair.ends();
 }
@@ -179,7 +196,11 @@ fn fails(farm: &Farm, window: &Window) {
     let options = TaskOptions { error_retries: u32::MAX, keep: true, ..TaskOptions::default() };
     let Some(mut pair) = Pair::new(farm, 226, 4, &options) else { return };
     submits(&mut pair.client, 3, &pair.options);
-    ends_as(&mut pair, window, &Outcome::error(TaskState::Failed, ErrorKind::Remote, "r".repeat(4_096)));
+    ends_as(
+        &mut pair,
+        window,
+        &Outcome::error(TaskState::Failed, ErrorKind::Remote, "r".repeat(4_096)),
+    );
     pair.ends();
 }
 
@@ -200,7 +221,10 @@ fn sends_large(farm: &Farm, window: &Window) {
         transfer += 1;
         let (bytes, instance) = (CHUNK_BYTES_MAX as u64, Some(register(228, 1).instance));
         let payload = Payload::Chunked { transfer, counter: transfer, bytes, instance };
-        let batch = [finished(attempt, Outcome::SUCCEEDED, Some(payload)), FromEngine::Chunk(Chunk { transfer })];
+        let batch = [
+            finished(attempt, Outcome::SUCCEEDED, Some(payload)),
+            FromEngine::Chunk(Chunk { transfer }),
+        ];
         let envelope = pair.engine.session.seal(&batch, std::slice::from_ref(&chunk));
         if !pair.engine.session.peer.send(&message(&[&envelope, &chunk])) {
             break;
@@ -215,7 +239,10 @@ fn writes<const BYTES: usize>(farm: &Farm, window: &Window) {
     let each_record = (300_000 / (BYTES + 50)) as u64;
     for process in 2_000_u32.. {
         let process = process + BYTES as u32;
-        let Some(mut pair) = Pair::new(farm, process, 1, &kept()).filter(|_| window.goes_on()) else { return };
+        let Some(mut pair) = Pair::new(farm, process, 1, &kept()).filter(|_| window.goes_on())
+        else {
+            return;
+        };
         let (attempt, mut offset) = (pair.attempt, 0);
         let mut output = |_| {
             offset += 2 * BYTES as u64;
@@ -254,7 +281,9 @@ fn recalls(farm: &Farm, window: &Window) {
 fn needs(farm: &Farm, window: &Window) {
     while window.goes_on() {
         let mut engine = RawEngine::start(farm, of_takers(242, 8));
-        engine.session.send(&[FromEngine::NeedBlob(NeedBlob { session: SessionId([9; 16]), number: 1 })]);
+        engine
+            .session
+            .send(&[FromEngine::NeedBlob(NeedBlob { session: SessionId([9; 16]), number: 1 })]);
     }
 }
 
@@ -290,8 +319,12 @@ fn grants(farm: &Farm, window: &Window) {
 fn lends(farm: &Farm, window: &Window) {
     let Some(mut pair) = Pair::new(farm, 246, 1, &TaskOptions::default()) else { return };
     let attempt = pair.attempt;
-    let session = |n: u16| SessionId([n.to_le_bytes(); 8].concat().try_into().expect("sixteen bytes"));
-    let lent = Lent { attempt, sessions: (0..1_024).map(session).chain([pair.client.id]).skip(1).collect() };
+    let session =
+        |n: u16| SessionId([n.to_le_bytes(); 8].concat().try_into().expect("sixteen bytes"));
+    let lent = Lent {
+        attempt,
+        sessions: (0..1_024).map(session).chain([pair.client.id]).skip(1).collect(),
+    };
     let back = Attempts { attempts: vec![attempt; 4_000] };
     let both = [FromEngine::Lent(lent), FromEngine::Back(back)];
     pair.says(window, &[&both[..], &both, &both].concat());

@@ -1,9 +1,9 @@
-//! Peers that take as much as they can, within the protocol or just beyond it, beside a bystander who gets what it asks
-//! for as soon as ever, and loses nothing.
+//! Peers that take as much as they can, within the protocol or just beyond it, beside a bystander
+//! who gets what it asks for as soon as ever, and loses nothing.
 //!
-//! There is a taker for each message that a peer may send ([`every_message_has_a_taker`]) and for each thing that the
-//! broker has for all of them together: places, memory, connections, the disk. A taker is a function that goes on until
-//! the bystander has had as many no-ops as are measured.
+//! There is a taker for each message that a peer may send ([`every_message_has_a_taker`]) and for
+//! each thing that the broker has for all of them together: places, memory, connections, the disk.
+//! A taker is a function that goes on until the bystander has had as many no-ops as are measured.
 
 mod clients;
 mod engines;
@@ -63,8 +63,8 @@ impl Window {
 
 /// No-ops of the bystander beside each taker.
 const NOOPS: usize = 150;
-/// How many times as long as in a quiet broker a no-op may take, and what is not held against anybody: programs that
-/// are not optimised, on a machine that has other things to do.
+/// How many times as long as in a quiet broker a no-op may take, and what is not held against
+/// anybody: programs that are not optimised, on a machine that has other things to do.
 const SLOWER: u32 = 5;
 const FLOOR: Duration = Duration::from_millis(if cfg!(debug_assertions) { 500 } else { 50 });
 /// Of a machine that stands still now and then: the best of so many tries counts.
@@ -78,8 +78,9 @@ const MEMORY_BYTES: u64 = 64 << 20;
 /// Connections of a taker that have as much on its way in as they can.
 const BUSY_CONNECTIONS: u64 = 16;
 /// The sum of `broker/src/budget.rs`.
-const GROWTH_BYTES_MAX: u64 =
-    MEMORY_BYTES + PENDING_BYTES * (PENDING_MAX + CALLERS_MAX) as u64 + READ_BUFFER_BYTES * BUSY_CONNECTIONS;
+const GROWTH_BYTES_MAX: u64 = MEMORY_BYTES
+    + PENDING_BYTES * (PENDING_MAX + CALLERS_MAX) as u64
+    + READ_BUFFER_BYTES * BUSY_CONNECTIONS;
 
 /// How long a no-op takes, in one of a hundred cases longer.
 fn p99(mut times: Vec<Duration>) -> Duration {
@@ -89,7 +90,9 @@ fn p99(mut times: Vec<Duration>) -> Duration {
 
 fn timed_noop(work: &Work) -> Result<Duration, String> {
     let began = Instant::now();
-    work.run(&noop()).map(|_| began.elapsed()).map_err(|failure| format!("a bystander's no-op is lost: {failure}"))
+    work.run(&noop())
+        .map(|_| began.elapsed())
+        .map_err(|failure| format!("a bystander's no-op is lost: {failure}"))
 }
 
 fn quiet(work: &Work) -> Result<Duration, String> {
@@ -143,7 +146,8 @@ fn harm(work: &Work, taker: &Taker, bystanders: &BTreeSet<String>) -> Result<(),
 fn connections(work: &Work) -> BTreeSet<String> {
     let log = work.farm().home().broker_log();
     let of = |end: &str| {
-        let lines = log.lines().filter_map(|line| line.split_once(end)?.0.split_once("(connection "));
+        let lines =
+            log.lines().filter_map(|line| line.split_once(end)?.0.split_once("(connection "));
         lines.map(|(_, name)| name.to_owned()).collect::<BTreeSet<_>>()
     };
     &of(" is here") - &of(" has left")
@@ -152,7 +156,9 @@ fn connections(work: &Work) -> BTreeSet<String> {
 fn nobody_pays_for(takers: &[Taker], work: &mut Work) {
     let bystanders = connections(work);
     assert!(bystanders.len() >= 2, "a client and an engine: {bystanders:?}");
-    let harm = |taker: &Taker| harm(work, taker, &bystanders).err().map(|harm| format!("{}: {harm}", taker.name));
+    let harm = |taker: &Taker| {
+        harm(work, taker, &bystanders).err().map(|harm| format!("{}: {harm}", taker.name))
+    };
     let harms: Vec<String> = takers.iter().filter_map(harm).collect();
     assert!(harms.is_empty(), "{harms:#?}");
     work.farm_mut().check_healthy(GROWTH_BYTES_MAX);
@@ -190,17 +196,23 @@ fn nobody_pays_for_what_is_written_to_the_journal() {
 
 #[test]
 fn every_message_has_a_taker() {
-    let document = std::fs::read_to_string(repository().join("docs/PROTOCOL.md")).expect("the document is there");
+    let document = std::fs::read_to_string(repository().join("docs/PROTOCOL.md"))
+        .expect("the document is there");
     for (title, takers) in [
         ("### In every direction", [clients::TAKERS, engines::TAKERS]),
         ("### From client to broker", [clients::TAKERS, resources::TAKERS]),
         ("### From engine process to broker", [engines::TAKERS, resources::TAKERS]),
     ] {
         let (_, section) = document.split_once(title).expect("the catalogue has this part");
-        let rows = section.lines().skip_while(|line| !line.starts_with("| ")).take_while(|line| line.starts_with('|'));
-        let names: Vec<&str> = rows.skip(2).filter_map(|row| row.split('|').nth(2).map(str::trim)).collect();
+        let rows = section
+            .lines()
+            .skip_while(|line| !line.starts_with("| "))
+            .take_while(|line| line.starts_with('|'));
+        let names: Vec<&str> =
+            rows.skip(2).filter_map(|row| row.split('|').nth(2).map(str::trim)).collect();
         assert!(names.len() >= 3, "{names:?}");
-        let taken: BTreeSet<_> = takers.into_iter().flatten().flat_map(|taker| taker.messages).copied().collect();
+        let taken: BTreeSet<_> =
+            takers.into_iter().flatten().flat_map(|taker| taker.messages).copied().collect();
         let left: Vec<_> = names.into_iter().filter(|name| !taken.contains(name)).collect();
         assert!(left.is_empty(), "nobody takes with {left:?}");
     }

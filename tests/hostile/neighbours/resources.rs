@@ -1,11 +1,12 @@
-//! What peers hold of the things of which the broker has so many for all of them: places, memory, the disk.
+//! What peers hold of the things of which the broker has so many for all of them: places, memory,
+//! the disk.
 
 use furlong_tests::engine::RawEngine;
 use furlong_tests::farm::Farm;
 use furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;
 use furlong_wire::message::{
-    Ack, AttemptFinished, AttemptOutput, Define, Fetch, FromClient, FromEngine, Outcome, Runtime, Stream, Submit,
-    TaskOptions, ToClient,
+    Ack, AttemptFinished, AttemptOutput, Define, Fetch, FromClient, FromEngine, Outcome, Runtime,
+    Stream, Submit, TaskOptions, ToClient,
 };
 use furlong_wire::token::Role;
 
@@ -83,19 +84,29 @@ fn keeps_results(farm: &Farm, window: &Window) {
     let mut engine = RawEngine::start(farm, of_takers(301, 64));
     engine.session.peer.give_up_after(PATIENCE);
     let mut peer = taker(farm);
-    let options = for_takers(301, &TaskOptions { keep: true, label: Some("l".repeat(256)), ..TaskOptions::default() });
+    let options = for_takers(
+        301,
+        &TaskOptions { keep: true, label: Some("l".repeat(256)), ..TaskOptions::default() },
+    );
     while window.goes_on() {
         let first = peer.submitted + 1;
         peer.submitted += 200;
         let task = |n| match submit(n, &options) {
-            FromClient::Submit(task) => FromClient::Submit(Submit { runtime: Runtime::Command, ..task }),
+            FromClient::Submit(task) => {
+                FromClient::Submit(Submit { runtime: Runtime::Command, ..task })
+            }
             other => other,
         };
         peer.session.send(&(first..=peer.submitted).map(task).collect::<Vec<_>>());
         for _ in 0..200 {
             let Some(attempt) = engine.next_assigned() else { return peer.leave() };
             let (outcome, payload) = (Outcome::SUCCEEDED, Some(inline(1_024)));
-            engine.session.send(&[FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 1, payload })]);
+            engine.session.send(&[FromEngine::Finished(AttemptFinished {
+                attempt,
+                outcome,
+                run_us: 1,
+                payload,
+            })]);
         }
         let mut left = 200;
         while left > 0 {
@@ -109,7 +120,8 @@ fn keeps_results(farm: &Farm, window: &Window) {
 fn fetches_output(farm: &Farm, window: &Window) {
     let mut engine = RawEngine::start(farm, of_takers(302, 1));
     let mut peer = taker(farm);
-    let FromClient::Submit(task) = submit(1, &for_takers(302, &TaskOptions { keep: true, ..TaskOptions::default() }))
+    let FromClient::Submit(task) =
+        submit(1, &for_takers(302, &TaskOptions { keep: true, ..TaskOptions::default() }))
     else {
         unreachable!()
     };
@@ -118,7 +130,12 @@ fn fetches_output(farm: &Farm, window: &Window) {
     for piece in 0..60 {
         let (stream, bytes) = (Stream::Stdout, vec![7; OUTPUT_MESSAGE_BYTES_MAX]);
         let offset = piece * OUTPUT_MESSAGE_BYTES_MAX as u64;
-        engine.session.send(&[FromEngine::Output(AttemptOutput { attempt, stream, offset, bytes })]);
+        engine.session.send(&[FromEngine::Output(AttemptOutput {
+            attempt,
+            stream,
+            offset,
+            bytes,
+        })]);
     }
     let fetch = |request| Fetch { request, session: peer.id, n: 1, wait: false, output: true };
     let fetches: Vec<_> = (1..=1_000).map(fetch).map(FromClient::Fetch).collect();
@@ -141,7 +158,9 @@ fn never_ends(farm: &Farm, window: &Window) {
         let numbers = peer.submitted + 1..=peer.submitted + 200;
         peer.submitted += 200;
         let task = |n| match submit(n, &options) {
-            FromClient::Submit(task) => FromClient::Submit(Submit { runtime: Runtime::Command, ..task }),
+            FromClient::Submit(task) => {
+                FromClient::Submit(Submit { runtime: Runtime::Command, ..task })
+            }
             other => other,
         };
         peer.session.send(&numbers.map(task).collect::<Vec<_>>());
@@ -159,7 +178,9 @@ fn submits_durable(farm: &Farm, window: &Window) {
         let mut peer = taker(farm);
         let most = peer.session.welcome.unfinished_tasks_max;
         let batches = (1..=most).collect::<Vec<_>>();
-        let mut batches = batches.chunks(400).map(|numbers| numbers.iter().map(|n| submit(*n, &durable())).collect());
+        let mut batches = batches
+            .chunks(400)
+            .map(|numbers| numbers.iter().map(|n| submit(*n, &durable())).collect());
         let _ = batches.all(|batch: Vec<_>| window.goes_on() && peer.session.send(&batch));
         peer.leave();
     }

@@ -1,4 +1,5 @@
-//! Clients that do not read their results, beside a bystander who gets what it asks for meanwhile and afterwards.
+//! Clients that do not read their results, beside a bystander who gets what it asks for meanwhile
+//! and afterwards.
 
 use bytes::Bytes;
 use furlong_client::{Arguments, CallSpec, ClusterStatus};
@@ -7,7 +8,9 @@ use furlong_tests::session::RawSession;
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, noop};
 use furlong_wire::call::{Call, CallHeader, Codec, encode_header};
-use furlong_wire::message::{Chunk, FromClient, Payload, Query, Request, Runtime, Submit, Targets, ToClient};
+use furlong_wire::message::{
+    Chunk, FromClient, Payload, Query, Request, Runtime, Submit, Targets, ToClient,
+};
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret};
 use furlong_wire::token::Role;
 
@@ -25,7 +28,8 @@ struct Mute {
 
 impl Mute {
     fn new(work: &Work) -> Self {
-        let (id, session) = RawSession::client_with_id(work.farm().port(), &work.farm().capability(Role::Client));
+        let (id, session) =
+            RawSession::client_with_id(work.farm().port(), &work.farm().capability(Role::Client));
         let secret = PayloadSecret::new([7; 32]);
         Self { session, sealer: secret.request_key(&id).into_sealer(), n: 0 }
     }
@@ -33,12 +37,23 @@ impl Mute {
     fn submit(&mut self, payload: Payload) -> FromClient {
         self.n += 1;
         let (targets, runtime) = (Targets::Shared, Runtime::Native);
-        FromClient::Submit(Submit { n: self.n, targets, runtime, class: 1, define: None, options: None, payload })
+        FromClient::Submit(Submit {
+            n: self.n,
+            targets,
+            runtime,
+            class: 1,
+            define: None,
+            options: None,
+            payload,
+        })
     }
 
     /// Has its bytes sent back, which are too many to come in a message.
     fn submit_large(&mut self) {
-        let header = encode_header(&CallHeader { call: Call::Named { function: "echo".into() }, codec: Codec::Raw });
+        let header = encode_header(&CallHeader {
+            call: Call::Named { function: "echo".into() },
+            codec: Codec::Raw,
+        });
         let data = vec![Bytes::from(vec![7; RESULT_BYTES])];
         let Ok(Packed::Chunked(sealed)) = self.sealer.pack_with_header(header.into(), data) else {
             panic!("it is large")
@@ -49,15 +64,22 @@ impl Mute {
         let chunk = sealed.chunk(0).to_vec();
         let chunk_follows = FromClient::Chunk(Chunk { transfer });
         let envelope = self.session.seal(&[submit, chunk_follows], std::slice::from_ref(&chunk));
-        assert!(self.session.peer.send(&message(&[&envelope, &chunk])), "a request within its credit is read");
+        assert!(
+            self.session.peer.send(&message(&[&envelope, &chunk])),
+            "a request within its credit is read"
+        );
     }
 
     /// So many no-ops. False if the broker does not take them.
     fn submit_noops(&mut self, count: usize) -> bool {
-        let header = encode_header(&CallHeader { call: Call::Named { function: "noop".into() }, codec: Codec::Raw });
+        let header = encode_header(&CallHeader {
+            call: Call::Named { function: "noop".into() },
+            codec: Codec::Raw,
+        });
         let payload = [&[1], (header.len() as u16).to_le_bytes().as_slice(), &header].concat();
         let payload = InlineBytes::from(payload);
-        let submits: Vec<FromClient> = (0..count).map(|_| self.submit(Payload::Inline(payload.clone()))).collect();
+        let submits: Vec<FromClient> =
+            (0..count).map(|_| self.submit(Payload::Inline(payload.clone()))).collect();
         self.session.send(&submits)
     }
 }
@@ -131,10 +153,13 @@ fn the_unread_results_of_who_went_away_leave_room_for_others() {
     let work = Work::start_with(&MEMORY, &[&[]]);
     let mut mute = Mute::new(&work);
     let most = mute.session.welcome.unfinished_tasks_max;
-    assert!(mute.submit_noops(most as usize % 100) && (0..most / 100).all(|_| mute.submit_noops(100)));
+    assert!(
+        mute.submit_noops(most as usize % 100) && (0..most / 100).all(|_| mute.submit_noops(100))
+    );
     // The answer says that all before it has been taken.
     mute.session.send(&[FromClient::Query(Request { request: 1, query: Query::Engines })]);
-    let answered = |messages: Vec<ToClient>| messages.iter().any(|it| matches!(it, ToClient::Reply(_)));
+    let answered =
+        |messages: Vec<ToClient>| messages.iter().any(|it| matches!(it, ToClient::Reply(_)));
     while !answered(mute.session.receive().expect("it has kept to its credit")) {}
     drop(mute);
     assert!(eventually(SOON, || work.status().results_held >= most), "{:?}", work.status());

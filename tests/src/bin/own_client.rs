@@ -7,9 +7,15 @@ use std::process::ExitCode;
 use furlong_client::Client;
 use furlong_tests::work::python;
 
-/// Submits tasks that hold their engine: each says in a file of the folder that it has begun, and waits for another.
-async fn submit(capability: &str, folder: &str, cancel_on_disconnect: bool) -> Result<(), Box<dyn Error>> {
-    let builder = Client::builder().capability(capability).cancel_on_disconnect(cancel_on_disconnect);
+/// Submits tasks that hold their engine: each says in a file of the folder that it has begun, and
+/// waits for another.
+async fn submit(
+    capability: &str,
+    folder: &str,
+    cancel_on_disconnect: bool,
+) -> Result<(), Box<dyn Error>> {
+    let builder =
+        Client::builder().capability(capability).cancel_on_disconnect(cancel_on_disconnect);
     let client = builder.connect().await?;
     let mut tasks = Vec::new();
     for name in ["first", "second"] {
@@ -29,7 +35,9 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime.map(|runtime| runtime.block_on(submit(capability, folder, cancel_on_disconnect == "true")));
+    let ended = runtime.map(|runtime| {
+        runtime.block_on(submit(capability, folder, cancel_on_disconnect == "true"))
+    });
     eprintln!("own_client: {ended:?}");
     ExitCode::FAILURE
 }

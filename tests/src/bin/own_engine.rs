@@ -19,11 +19,16 @@ fn hold(begun: &str, release: &str) -> bool {
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let (Some(capability), Some(Ok(slots))) = (args.next(), args.next().map(|slots| slots.parse())) else {
+    let (Some(capability), Some(Ok(slots))) = (args.next(), args.next().map(|slots| slots.parse()))
+    else {
         eprintln!("usage: own_engine CAPABILITY SLOTS");
         return ExitCode::FAILURE;
     };
-    let engine = Engine::builder().capability(capability).slots(slots).without_python().stop_with_stdin(true);
+    let engine = Engine::builder()
+        .capability(capability)
+        .slots(slots)
+        .without_python()
+        .stop_with_stdin(true);
     let engine = engine.function("cooperative", cooperative);
     match engine.function("hold", |begun: String, release: String| hold(&begun, &release)).run() {
         Ok(()) => ExitCode::SUCCESS,

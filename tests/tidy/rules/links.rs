@@ -8,9 +8,12 @@ pub fn links_lead_somewhere(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     for file in tree.with_extension(&["md"]) {
         for (line, link) in links(&file.text) {
-            let is_elsewhere = link.contains("://") || link.starts_with("mailto:") || link.starts_with('#');
+            let is_elsewhere =
+                link.contains("://") || link.starts_with("mailto:") || link.starts_with('#');
             if !is_elsewhere && !tree.paths.contains(&resolved(file, &link)) {
-                found.push(file.at(line, format_args!("the link `{link}` leads nowhere; mend the path")));
+                found.push(
+                    file.at(line, format_args!("the link `{link}` leads nowhere; mend the path")),
+                );
             }
         }
     }
@@ -55,7 +58,10 @@ mod tests {
     #[test]
     fn a_dead_link_is_found() {
         let text = "[a](../README.md#top) [b](gone.md) `[c](code.md)`\n```\n[d](code.md)\n```\n[`e`](https://example.org) [f](.)\n";
-        let found = links_lead_somewhere(&Tree::sample(&[("docs/guide.md", text), ("README.md", "[all](docs/)\n")]));
+        let found = links_lead_somewhere(&Tree::sample(&[
+            ("docs/guide.md", text),
+            ("README.md", "[all](docs/)\n"),
+        ]));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with("docs/guide.md:1: the link `gone.md`"));
     }

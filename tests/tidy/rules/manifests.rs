@@ -2,10 +2,13 @@
 
 use crate::tree::Tree;
 
-/// Every crate of the workspace takes the workspace's lints. A crate that is a workspace of its own cannot.
+/// Every crate of the workspace takes the workspace's lints. A crate that is a workspace of its own
+/// cannot.
 pub fn crates_use_the_workspace_lints(tree: &Tree) -> Vec<String> {
-    let manifests = tree.files.iter().filter(|file| file.path.split('/').next_back() == Some("Cargo.toml"));
-    let crates = manifests.filter(|file| has(&file.text, "[package]") && !has(&file.text, "[workspace]"));
+    let manifests =
+        tree.files.iter().filter(|file| file.path.split('/').next_back() == Some("Cargo.toml"));
+    let crates =
+        manifests.filter(|file| has(&file.text, "[package]") && !has(&file.text, "[workspace]"));
     let what = "the crate has lints of its own; add `[lints]` with `workspace = true`";
     crates.filter(|file| !takes_lints(&file.text)).map(|file| file.at(1, what)).collect()
 }

@@ -11,7 +11,9 @@ pub fn the_command_prints_in_one_place(tree: &Tree) -> Vec<String> {
         if !file.path.starts_with("cli/src/") || file.path == PRINTER {
             continue;
         }
-        let what = format!("it prints past `{PRINTER}`, where text of peers is escaped; use `print::line` or `note!`");
+        let what = format!(
+            "it prints past `{PRINTER}`, where text of peers is escaped; use `print::line` or `note!`"
+        );
         for way in ["println!", "print!", "eprintln!", "eprint!"] {
             let lines = source.find_path(way).map(|at| source.line_of(at));
             found.extend(lines.map(|line| file.at(line, &what)));
@@ -30,9 +32,15 @@ mod tests {
 
     #[test]
     fn printing_elsewhere_is_found() {
-        let text = "fn a() {\n  println!(\"{text}\");\n  std::io::stderr().lock().write_all(b\"x\");\n}\n";
-        let found = the_command_prints_in_one_place(&Tree::sample(&[("cli/src/a.rs", text), (PRINTER, text)]));
+        let text =
+            "fn a() {\n  println!(\"{text}\");\n  std::io::stderr().lock().write_all(b\"x\");\n}\n";
+        let found = the_command_prints_in_one_place(&Tree::sample(&[
+            ("cli/src/a.rs", text),
+            (PRINTER, text),
+        ]));
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].starts_with("cli/src/a.rs:2: ") && found[1].starts_with("cli/src/a.rs:3: "));
+        assert!(
+            found[0].starts_with("cli/src/a.rs:2: ") && found[1].starts_with("cli/src/a.rs:3: ")
+        );
     }
 }

@@ -8,18 +8,58 @@ use crate::tree::Tree;
 const FILE_LINES_MAX: usize = 600;
 const TEST_FILE_LINES_MAX: usize = 900;
 const FUNCTION_LINES_MAX: usize = 70;
-const LINE_COLUMNS_MAX: usize = 120;
+const LINE_COLUMNS_MAX: usize = 100;
+/// In macros, attributes, tables and summaries, which no formatter breaks.
+const UNFORMATTED_COLUMNS_MAX: usize = 120;
+/// How many such lines there may be. It falls.
+const UNFORMATTED_LINES_MAX: usize = 265;
+
+/// Files that are longer, and may not grow. Each is to be split by what its parts do.
+const LONG_FILES: &[(&str, usize)] = &[
+    ("broker/src/core/from_engine.rs", 670),
+    ("broker/src/core/invariants.rs", 607),
+    ("broker/src/core/journal/mod.rs", 614),
+    ("broker/src/core/orphans.rs", 611),
+    ("broker/src/core/payloads.rs", 645),
+    ("broker/src/core/sessions.rs", 634),
+    ("broker/src/core/tests/peers.rs", 988),
+    ("client/src/call.rs", 602),
+    ("client/src/core/mod.rs", 652),
+    ("engine/src/core/mod.rs", 663),
+    ("host/src/private_file.rs", 636),
+    ("python/furlong/views.py", 616),
+];
+
+/// Functions that are longer: their names, and how long they may be.
+const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[
+    ("broker/src/core/control.rs", "shutdown", 73),
+    ("broker/src/core/submit.rs", "submit", 93),
+    ("broker/src/core/tests/work.rs", "message_of_client", 90),
+    ("broker/src/shell/mod.rs", "serve", 75),
+    ("broker/src/shell/mod.rs", "flush", 71),
+    ("broker/src/shell/way_in.rs", "shake_hands", 73),
+    ("engine/src/shell/mod.rs", "run", 78),
+    ("fuzz/src/core/seeds.rs", "histories", 138),
+    ("python/furlong/_pickling.py", "_code_pickler", 87),
+    ("tests/sim/fairness.rs", "is_just", 71),
+    ("wire/src/message/tests.rs", "the_longest_message_of_each_kind_fits_a_record", 81),
+];
 
 /// No file over 600 lines, tests 900.
 pub fn files_are_short(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     for file in tree.with_extension(&["rs", "py"]) {
         let lines = file.text.lines().count();
-        let lines_max = if file.is_in_tests() { TEST_FILE_LINES_MAX } else { FILE_LINES_MAX };
+        let lines_max = match LONG_FILES.iter().find(|(path, _)| *path == file.path) {
+            Some((_, lines_max)) => *lines_max,
+            None if file.is_in_tests() => TEST_FILE_LINES_MAX,
+            None => FILE_LINES_MAX,
+        };
         if lines > lines_max {
-            found.push(
-                file.at(lines, format_args!("{lines} lines, at most {lines_max}; split it by what its parts do")),
-            );
+            found.push(file.at(
+                lines,
+                format_args!("{lines} lines, at most {lines_max}; split it by what its parts do"),
+            ));
         }
     }
     found
@@ -30,28 +70,46 @@ pub fn functions_are_short(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     for file in tree.with_extension(&["rs", "py"]) {
         let Some(source) = &file.source else { continue };
-        let functions = if file.extension() == "rs" { source.rust_functions() } else { source.python_functions() };
-        for function in functions.iter().filter(|function| function.lines > FUNCTION_LINES_MAX) {
+        let functions = if file.extension() == "rs" {
+            source.rust_functions()
+        } else {
+            source.python_functions()
+        };
+        for function in functions {
+            let known = LONG_FUNCTIONS
+                .iter()
+                .find(|(path, name, _)| (*path, *name) == (&*file.path, &*function.name));
+            if function.lines <= known.map_or(FUNCTION_LINES_MAX, |(.., lines)| *lines) {
+                continue;
+            }
             let (name, lines) = (&function.name, function.lines);
-            let what = format!("`{name}` has {lines} lines, at most {FUNCTION_LINES_MAX}; give its parts names");
+            let what = format!(
+                "`{name}` has {lines} lines, at most {FUNCTION_LINES_MAX}; give its parts names"
+            );
             found.push(file.at(function.line, what));
         }
     }
     found
 }
 
-/// No line over 120 columns, but for addresses and string literals, which break badly.
+/// No line over 100 columns, but for addresses and string literals, which break badly, and a few
+/// that no formatter breaks.
 pub fn lines_are_short(tree: &Tree) -> Vec<String> {
-    let mut found = Vec::new();
+    let (mut few, mut found) = (Vec::new(), Vec::new());
     for file in tree.with_extension(&["rs", "py"]) {
         let Some(source) = &file.source else { continue };
-        for (index, line) in source.lines().enumerate().filter(|(_, line)| line.len() > LINE_COLUMNS_MAX) {
+        for (index, line) in source.lines().enumerate() {
             let columns = line.len();
-            if !is_address_or_string(source, line) {
+            if columns > LINE_COLUMNS_MAX && !is_address_or_string(source, line) {
+                let list = if columns > UNFORMATTED_COLUMNS_MAX { &mut found } else { &mut few };
                 let what = format!("{columns} columns, at most {LINE_COLUMNS_MAX}; break the line");
-                found.push(file.at(index + 1, what));
+                list.push(file.at(index + 1, what));
             }
         }
+    }
+    if few.len() > UNFORMATTED_LINES_MAX {
+        found.push(format!("{} lines over {LINE_COLUMNS_MAX} columns", few.len()));
+        found.extend(few);
     }
     found
 }
@@ -59,7 +117,8 @@ pub fn lines_are_short(tree: &Tree) -> Vec<String> {
 fn is_address_or_string(source: &Source, line: Range<usize>) -> bool {
     let text: String = source.chars[line.clone()].iter().collect();
     let has_text = source.kinds[line.clone()].contains(&Kind::Text);
-    let around: String = line.filter(|at| source.kinds[*at] != Kind::Text).map(|at| source.chars[at]).collect();
+    let around: String =
+        line.filter(|at| source.kinds[*at] != Kind::Text).map(|at| source.chars[at]).collect();
     let is_string = has_text && around.chars().all(|char| " \"'rbf#,;()".contains(char));
     text.contains("https://") || is_string
 }
@@ -89,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_long_line_is_found() {
-        let long = "x".repeat(110);
+        let long = "x".repeat(120);
         let allowed = format!("    \"{long} and more\",\n// https://example.org/{long}\n");
         assert!(lines_are_short(&Tree::sample(&[("a.rs", &allowed)])).is_empty());
         let text = format!("// {long} and more\nfn {long}(and: More) {{}}\n");

@@ -2,19 +2,24 @@
 
 use crate::tree::{File, Tree};
 
-/// No path of somebody's machine, no package registry's host: they are settings of a machine, not of the project.
+/// No path of somebody's machine, no package registry's host: they are settings of a machine, not
+/// of the project.
 pub fn no_machine_is_named(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     // Cargo writes its registry's address into the lock file, for every machine the same.
     for file in tree.files.iter().filter(|file| !file.path.ends_with("Cargo.lock")) {
         for (index, line) in file.text.lines().enumerate() {
             for folder in folders().iter().filter(|folder| names_folder(line, folder)) {
-                found.push(file.at(index + 1, format_args!("a path of one machine, `{folder}`; make it relative")));
+                found.push(file.at(
+                    index + 1,
+                    format_args!("a path of one machine, `{folder}`; make it relative"),
+                ));
             }
             for host in hosts().iter().filter(|host| line.contains(host.as_str())) {
-                found.push(
-                    file.at(index + 1, format_args!("a registry's host, `{host}`; leave it to the configuration")),
-                );
+                found.push(file.at(
+                    index + 1,
+                    format_args!("a registry's host, `{host}`; leave it to the configuration"),
+                ));
             }
         }
     }
@@ -39,11 +44,14 @@ pub fn whitespace_is_clean(tree: &Tree) -> Vec<String> {
 }
 
 fn bad_end(file: &File) -> Option<String> {
-    let is_good = file.text.is_empty() || (file.text.ends_with('\n') && !file.text.ends_with("\n\n"));
-    (!is_good).then(|| file.at(file.text.lines().count(), "the file must end in exactly one line end"))
+    let is_good =
+        file.text.is_empty() || (file.text.ends_with('\n') && !file.text.ends_with("\n\n"));
+    (!is_good)
+        .then(|| file.at(file.text.lines().count(), "the file must end in exactly one line end"))
 }
 
-/// Returns true if an absolute path in the line begins with the folder; `target/work/` is another matter.
+/// Returns true if an absolute path in the line begins with the folder; `target/work/` is another
+/// matter.
 fn names_folder(line: &str, folder: &str) -> bool {
     let is_path = |char: char| char.is_alphanumeric() || "._-~/}$*".contains(char);
     line.match_indices(folder).any(|(at, _)| !line[..at].ends_with(is_path))
@@ -55,7 +63,10 @@ fn folders() -> Vec<String> {
 }
 
 fn hosts() -> Vec<String> {
-    [["crates", "io"], ["pypi", "org"], ["pythonhosted", "org"]].iter().map(|parts| parts.join(".")).collect()
+    [["crates", "io"], ["pypi", "org"], ["pythonhosted", "org"]]
+        .iter()
+        .map(|parts| parts.join("."))
+        .collect()
 }
 
 #[cfg(test)]
@@ -65,7 +76,11 @@ mod tests {
     #[test]
     fn a_machine_is_found() {
         for word in folders().into_iter().chain(hosts()) {
-            assert_eq!(no_machine_is_named(&Tree::sample(&[("a.md", &format!("see `{word}x`\n"))])).len(), 1, "{word}");
+            assert_eq!(
+                no_machine_is_named(&Tree::sample(&[("a.md", &format!("see `{word}x`\n"))])).len(),
+                1,
+                "{word}"
+            );
         }
         let elsewhere = format!("target{}x\n", folders()[1]);
         assert!(no_machine_is_named(&Tree::sample(&[("a.md", &elsewhere)])).is_empty());
@@ -76,6 +91,8 @@ mod tests {
         for text in ["a \nb\n", "a\tb\n", "a\r\n", "a\n\n", "a"] {
             assert_eq!(whitespace_is_clean(&Tree::sample(&[("a.rs", text)])).len(), 1, "{text:?}");
         }
-        assert!(whitespace_is_clean(&Tree::sample(&[("a.py", ""), ("b.py", "a\n\nb\n")])).is_empty());
+        assert!(
+            whitespace_is_clean(&Tree::sample(&[("a.py", ""), ("b.py", "a\n\nb\n")])).is_empty()
+        );
     }
 }

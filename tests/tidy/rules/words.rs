@@ -19,8 +19,10 @@ const PRIVATE: &[(&str, &str)] = &[
     ("in hand", "assigned"),
 ];
 
-/// First words of a doc line that make a clause of what should be a noun phrase or a sentence with a verb.
-const CLAUSES: &[&str] = &["What", "Whether", "Who", "Whose", "How", "Which", "When", "Where", "Why"];
+/// First words of a doc line that make a clause of what should be a noun phrase or a sentence with
+/// a verb.
+const CLAUSES: &[&str] =
+    &["What", "Whether", "Who", "Whose", "How", "Which", "When", "Where", "Why"];
 /// Of a hundred doc lines, so many may begin with one of them.
 const CLAUSES_PERCENT_MAX: usize = 5;
 
@@ -31,7 +33,9 @@ pub fn no_word_is_private(tree: &Tree) -> Vec<String> {
         for (index, line) in file.text.lines().enumerate() {
             let line = line.to_lowercase();
             for (word, instead) in PRIVATE.iter().filter(|(word, _)| has_word(&line, word)) {
-                found.push(file.at(index + 1, format_args!("`{word}` is a private word; say `{instead}`")));
+                found.push(
+                    file.at(index + 1, format_args!("`{word}` is a private word; say `{instead}`")),
+                );
             }
         }
     }
@@ -46,8 +50,9 @@ fn may_name_them(file: &File) -> bool {
 /// Whether a text has a word, or words, as a whole.
 fn has_word(text: &str, word: &str) -> bool {
     let is_end = |char: Option<char>| char.is_none_or(|char| !char.is_alphabetic());
-    text.match_indices(word)
-        .any(|(at, _)| is_end(text[..at].chars().next_back()) && is_end(text[at + word.len()..].chars().next()))
+    text.match_indices(word).any(|(at, _)| {
+        is_end(text[..at].chars().next_back()) && is_end(text[at + word.len()..].chars().next())
+    })
 }
 
 /// Doc comments say what a thing is or does, not "what is ..." of it.
@@ -56,10 +61,18 @@ pub fn doc_lines_begin_with_a_noun_or_a_verb(tree: &Tree) -> Vec<String> {
     for file in tree.with_extension(&["rs"]) {
         for (index, line) in file.text.lines().enumerate() {
             let line = line.trim_start();
-            let Some(text) = line.strip_prefix("/// ").or_else(|| line.strip_prefix("//! ")) else { continue };
+            let Some(text) = line.strip_prefix("/// ").or_else(|| line.strip_prefix("//! ")) else {
+                continue;
+            };
             lines += 1;
-            if CLAUSES.iter().any(|clause| text.strip_prefix(clause).is_some_and(|rest| rest.starts_with(' '))) {
-                clauses.push(file.at(index + 1, "a doc line that begins with a clause; name the thing, or use a verb"));
+            if CLAUSES
+                .iter()
+                .any(|clause| text.strip_prefix(clause).is_some_and(|rest| rest.starts_with(' ')))
+            {
+                clauses.push(file.at(
+                    index + 1,
+                    "a doc line that begins with a clause; name the thing, or use a verb",
+                ));
             }
         }
     }
@@ -73,10 +86,16 @@ pub fn questions_change_nothing(tree: &Tree) -> Vec<String> {
         for (index, line) in file.text.lines().enumerate() {
             let Some((_, after)) = line.split_once("fn ") else { continue };
             let Some((name, arguments)) = after.split_once('(') else { continue };
-            let is_question = ["is_", "has_", "are_", "can_", "may_"].iter().any(|start| name.starts_with(start))
-                || (name.contains("_is_") && !name.contains("what_is_"));
+            let is_question =
+                ["is_", "has_", "are_", "can_", "may_"].iter().any(|start| name.starts_with(start))
+                    || (name.contains("_is_") && !name.contains("what_is_"));
             if is_question && arguments.starts_with("&mut self") {
-                found.push(file.at(index + 1, format_args!("`{name}` changes its object; name it by a verb")));
+                found.push(
+                    file.at(
+                        index + 1,
+                        format_args!("`{name}` changes its object; name it by a verb"),
+                    ),
+                );
             }
         }
     }
@@ -86,30 +105,43 @@ pub fn questions_change_nothing(tree: &Tree) -> Vec<String> {
 /// An option is asked by `if let`, and a collection is walked by `for`.
 pub fn options_are_no_loops(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
-    for (file, source) in tree.rust().filter(|(file, _)| !tree.is_test_file(file) && is_in_a_room(&file.path)) {
+    for (file, source) in
+        tree.rust().filter(|(file, _)| !tree.is_test_file(file) && is_in_a_room(&file.path))
+    {
         let lines = source.find(".into_iter().for_each(").map(|at| source.line_of(at));
-        found.extend(lines.map(|line| file.at(line, "a loop in disguise; write `if let` or `for`")));
+        found
+            .extend(lines.map(|line| file.at(line, "a loop in disguise; write `if let` or `for`")));
     }
     found
 }
 
 /// ARCHITECTURE names every source file of the product, and none that is not there.
 pub fn architecture_is_complete(tree: &Tree) -> Vec<String> {
-    let Some(page) = tree.files.iter().find(|file| file.path == "docs/ARCHITECTURE.md") else { return Vec::new() };
+    let Some(page) = tree.files.iter().find(|file| file.path == "docs/ARCHITECTURE.md") else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
-    for (file, _) in tree.rust().filter(|(file, _)| !tree.is_test_file(file) && is_in_a_room(&file.path)) {
+    for (file, _) in
+        tree.rust().filter(|(file, _)| !tree.is_test_file(file) && is_in_a_room(&file.path))
+    {
         let (room, name) = file.path.split_once("/src/").expect("a room has its sources in `src`");
         if !page.text.contains(&format!("`{name}`")) {
-            found.push(
-                page.at(1, format_args!("`{name}` of `{room}` is named nowhere; add it to the table of its room")),
-            );
+            found.push(page.at(
+                1,
+                format_args!(
+                    "`{name}` of `{room}` is named nowhere; add it to the table of its room"
+                ),
+            ));
         }
     }
     for (index, line) in page.text.lines().enumerate() {
         for name in line.split('`').skip(1).step_by(2).filter(|name| is_file_name(name)) {
-            let is_there = tree.paths.iter().any(|path| path == name || path.ends_with(&format!("/{name}")));
+            let is_there =
+                tree.paths.iter().any(|path| path == name || path.ends_with(&format!("/{name}")));
             if !is_there {
-                found.push(page.at(index + 1, format_args!("there is no `{name}`; name what is there")));
+                found.push(
+                    page.at(index + 1, format_args!("there is no `{name}`; name what is there")),
+                );
             }
         }
     }
@@ -118,13 +150,23 @@ pub fn architecture_is_complete(tree: &Tree) -> Vec<String> {
 
 /// Whether a text in code quotes names a Rust file.
 fn is_file_name(text: &str) -> bool {
-    text.rsplit_once('.').is_some_and(|(stem, extension)| extension == "rs" && !stem.contains(['*', ' ']))
+    text.rsplit_once('.')
+        .is_some_and(|(stem, extension)| extension == "rs" && !stem.contains(['*', ' ']))
 }
 
 fn is_in_a_room(path: &str) -> bool {
-    ["wire/src/", "host/src/", "link/src/", "broker/src/", "engine/src/", "client/src/", "cli/src/", "python/src/"]
-        .iter()
-        .any(|room| path.starts_with(room))
+    [
+        "wire/src/",
+        "host/src/",
+        "link/src/",
+        "broker/src/",
+        "engine/src/",
+        "client/src/",
+        "cli/src/",
+        "python/src/",
+    ]
+    .iter()
+    .any(|room| path.starts_with(room))
 }
 
 #[cfg(test)]
@@ -134,7 +176,8 @@ mod tests {
     #[test]
     fn private_words_are_found_as_whole_words() {
         let text = "//! Ends in good order.\n// does not heed it\nlet heedless = 1;\n";
-        let found = no_word_is_private(&Tree::sample(&[("a/src/a.rs", text), ("CHANGELOG.md", text)]));
+        let found =
+            no_word_is_private(&Tree::sample(&[("a/src/a.rs", text), ("CHANGELOG.md", text)]));
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("a/src/a.rs:1: ") && found[1].contains("respond to"));
     }
@@ -142,16 +185,24 @@ mod tests {
     #[test]
     fn clauses_are_found_where_there_are_many() {
         let many = "/// What it is.\n/// The thing.\n";
-        assert_eq!(doc_lines_begin_with_a_noun_or_a_verb(&Tree::sample(&[("a/src/a.rs", many)])).len(), 1);
-        let few = format!("/// Whatever it is.\n/// What it is.\n{}", "/// The thing.\n".repeat(30));
-        assert!(doc_lines_begin_with_a_noun_or_a_verb(&Tree::sample(&[("a/src/a.rs", &few)])).is_empty());
+        assert_eq!(
+            doc_lines_begin_with_a_noun_or_a_verb(&Tree::sample(&[("a/src/a.rs", many)])).len(),
+            1
+        );
+        let few =
+            format!("/// Whatever it is.\n/// What it is.\n{}", "/// The thing.\n".repeat(30));
+        assert!(
+            doc_lines_begin_with_a_noun_or_a_verb(&Tree::sample(&[("a/src/a.rs", &few)]))
+                .is_empty()
+        );
     }
 
     #[test]
     fn questions_that_change_something_are_found() {
-        let text =
-            "    pub fn is_over(&mut self) -> bool {\n    fn is_done(&self) {\n    fn end_is_lost(&mut self) {\n";
-        let found = questions_change_nothing(&Tree::sample(&[("a/src/a.rs", text), ("tests/a.rs", text)]));
+        let text = "    pub fn is_over(&mut self) -> bool {\n    \
+                    fn is_done(&self) {\n    fn end_is_lost(&mut self) {\n";
+        let found =
+            questions_change_nothing(&Tree::sample(&[("a/src/a.rs", text), ("tests/a.rs", text)]));
         assert_eq!(found.len(), 2, "{found:?}");
     }
 
@@ -164,9 +215,16 @@ mod tests {
     #[test]
     fn files_that_are_named_nowhere_and_names_without_a_file_are_found() {
         let page = "| `a.rs` | one |\n| `gone.rs` | two |\n";
-        let tree = Tree::sample(&[("docs/ARCHITECTURE.md", page), ("wire/src/a.rs", ""), ("wire/src/b.rs", "")]);
+        let tree = Tree::sample(&[
+            ("docs/ARCHITECTURE.md", page),
+            ("wire/src/a.rs", ""),
+            ("wire/src/b.rs", ""),
+        ]);
         let found = architecture_is_complete(&tree);
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].contains("`b.rs`") && found[1].starts_with("docs/ARCHITECTURE.md:2: there is no `gone.rs`"));
+        assert!(
+            found[0].contains("`b.rs`")
+                && found[1].starts_with("docs/ARCHITECTURE.md:2: there is no `gone.rs`")
+        );
     }
 }

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// A cluster's name among its user's clusters: 1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with a dot.
+/// A cluster's name among its user's clusters: 1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with a
+/// dot.
 ///
 /// It is the name of a folder, so the rules keep out `..`, hidden folders and separators.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -30,7 +31,8 @@ impl FromStr for ClusterName {
 
     fn from_str(name: &str) -> Result<Self, BadClusterName> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let good = (1..=64).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(allowed);
+        let good =
+            (1..=64).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(allowed);
         if good { Ok(Self(name.to_owned())) } else { Err(BadClusterName) }
     }
 }
@@ -43,7 +45,9 @@ impl fmt::Display for ClusterName {
 
 /// A text that is no [`ClusterName`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-#[error("a cluster's name is 1 to 64 letters, digits, \".\", \"_\" or \"-\", and does not begin with a dot")]
+#[error(
+    "a cluster's name is 1 to 64 letters, digits, \".\", \"_\" or \"-\", and does not begin with a dot"
+)]
 pub struct BadClusterName;
 
 #[cfg(test)]
@@ -55,7 +59,9 @@ mod tests {
         for good in ["default", "a", "lab-2.x_y", "-x", &"n".repeat(64)] {
             assert_eq!(good.parse::<ClusterName>().unwrap().as_str(), good);
         }
-        for bad in ["", ".", "..", ".hidden", "a/b", "a\\b", "a b", "ä", "a\0", "a\n", &"n".repeat(65)] {
+        for bad in
+            ["", ".", "..", ".hidden", "a/b", "a\\b", "a b", "ä", "a\0", "a\n", &"n".repeat(65)]
+        {
             assert_eq!(bad.parse::<ClusterName>(), Err(BadClusterName), "{bad:?}");
         }
     }

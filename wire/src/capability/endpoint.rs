@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// A TCP address of a broker, written `tcp://host:port`, with the host a name, an IPv4 address or `[IPv6]`.
+/// A TCP address of a broker, written `tcp://host:port`, with the host a name, an IPv4 address or
+/// `[IPv6]`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Endpoint {
     host: String,
@@ -56,7 +57,11 @@ impl FromStr for Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port } = self;
-        if host.contains(':') { write!(f, "tcp://[{host}]:{port}") } else { write!(f, "tcp://{host}:{port}") }
+        if host.contains(':') {
+            write!(f, "tcp://[{host}]:{port}")
+        } else {
+            write!(f, "tcp://{host}:{port}")
+        }
     }
 }
 
@@ -77,16 +82,19 @@ pub enum EndpointError {
     Port,
 }
 
-/// RFC 1123 names, and the underscore that many real hosts have. Other characters could break a line of a log.
+/// RFC 1123 names, and the underscore that many real hosts have. Other characters could break a
+/// line of a log.
 fn parse_name(host: &str) -> Result<String, EndpointError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let good = (1..=HOST_BYTES_MAX).contains(&host.len()) && host.bytes().all(allowed);
     if good { Ok(host.to_owned()) } else { Err(EndpointError::Host) }
 }
 
-/// The canonical form (RFC 5952), with the zone that a link-local address may have (RFC 6874: `fe80::1%eth0`).
+/// The canonical form (RFC 5952), with the zone that a link-local address may have (RFC 6874:
+/// `fe80::1%eth0`).
 fn parse_ipv6(host: &str) -> Result<String, EndpointError> {
-    let (address, zone) = host.split_once('%').map_or((host, None), |(address, zone)| (address, Some(zone)));
+    let (address, zone) =
+        host.split_once('%').map_or((host, None), |(address, zone)| (address, Some(zone)));
     let address: Ipv6Addr = address.parse().map_err(|_| EndpointError::Host)?;
     match zone.map(parse_name).transpose()? {
         None => Ok(address.to_string()),
@@ -104,7 +112,12 @@ mod tests {
     #[test]
     fn endpoints_read_and_print() {
         let cases = [
-            ("tcp://head.example.org:7000", "head.example.org", 7000, "tcp://head.example.org:7000"),
+            (
+                "tcp://head.example.org:7000",
+                "head.example.org",
+                7000,
+                "tcp://head.example.org:7000",
+            ),
             ("tcp://127.0.0.1:1", "127.0.0.1", 1, "tcp://127.0.0.1:1"),
             ("tcp://[::1]:65535", "::1", 65535, "tcp://[::1]:65535"),
             ("tcp://[2001:DB8:0::1]:7", "2001:db8::1", 7, "tcp://[2001:db8::1]:7"),

@@ -6,7 +6,8 @@ use zeroize::Zeroizing;
 use super::text::{self, JsonError, SecretText};
 use crate::keys::{AtRestKey, IssuerKey, IssuerPublicKey, SecretKey};
 
-/// The key file that the broker loads at its start: `broker.key.json`. It verifies tokens, and can issue none.
+/// The key file that the broker loads at its start: `broker.key.json`. It verifies tokens, and can
+/// issue none.
 #[derive(Debug)]
 pub struct BrokerKey {
     /// The key that the broker proves to its peers.
@@ -22,7 +23,10 @@ impl BrokerKey {
     pub fn from_json(text: &str) -> Result<Self, JsonError> {
         let file: BrokerKeyText = text::parse(BROKER_KIND, text)?;
         Ok(Self {
-            server_secret: SecretKey::from_bytes(*text::secret("server_secret", &file.server_secret)?),
+            server_secret: SecretKey::from_bytes(*text::secret(
+                "server_secret",
+                &file.server_secret,
+            )?),
             issuer_key: text::issuer_key(&file.issuer_key)?,
             at_rest_key: AtRestKey::from_bytes(*text::secret("at_rest_key", &file.at_rest_key)?),
         })
@@ -40,7 +44,8 @@ impl BrokerKey {
     }
 }
 
-/// The file needed to issue capabilities: `issuer.key.json`. It may be kept elsewhere than on the broker's machine.
+/// The file needed to issue capabilities: `issuer.key.json`. It may be kept elsewhere than on the
+/// broker's machine.
 #[derive(Debug)]
 pub struct IssuerKeyFile {
     /// The key that signs this cluster's tokens.
@@ -116,15 +121,24 @@ mod tests {
     #[test]
     fn one_file_is_not_taken_for_the_other() {
         let error = IssuerKeyFile::from_json(&broker_key().to_json()).unwrap_err().to_string();
-        assert_eq!(error, "this is not the file of a furlong issuer key: its field \"kind\" says something else");
+        assert_eq!(
+            error,
+            "this is not the file of a furlong issuer key: its field \"kind\" says something else"
+        );
     }
 
     #[test]
     fn a_bad_value_is_named_and_not_quoted() {
         let text = broker_key().to_json();
         let cases = [
-            (text.replace("0101", "01XY"), "field \"server_secret\": it is not lowercase hexadecimal"),
-            (text.replace("0303030303", "03"), "field \"at_rest_key\": it has not 64 hexadecimal digits"),
+            (
+                text.replace("0101", "01XY"),
+                "field \"server_secret\": it is not lowercase hexadecimal",
+            ),
+            (
+                text.replace("0303030303", "03"),
+                "field \"at_rest_key\": it has not 64 hexadecimal digits",
+            ),
             (
                 text.replace(&broker_key().issuer_key.to_string(), &"0".repeat(64)),
                 "field \"issuer_key\": it is a weak Ed25519 key (of small order)",

@@ -1,9 +1,9 @@
-//! The files that let somebody in: the capability of a peer, and the broker's own keys. Values to JSON text and back;
-//! reading and writing the files is `furlong-link`'s.
+//! The files that let somebody in: the capability of a peer, and the broker's own keys. Values to
+//! JSON text and back; reading and writing the files is `furlong-link`'s.
 //!
-//! A [`Capability`] is all that a process needs to enter a cluster: where the broker listens, which key it has, and a
-//! token with the secret that belongs to it. A value of it is consistent, because there is no way to make another.
-//! Keys and tokens are written as lowercase hexadecimal.
+//! A [`Capability`] is all that a process needs to enter a cluster: where the broker listens, which
+//! key it has, and a token with the secret that belongs to it. A value of it is consistent, because
+//! there is no way to make another. Keys and tokens are written as lowercase hexadecimal.
 
 mod cluster_name;
 mod endpoint;
@@ -89,8 +89,17 @@ impl Capability {
     ) -> Result<Self, CapabilityError> {
         let Grant { owner, role, scopes, limits, not_before_s, expires_s } = grant;
         let (cluster_id, holder) = (ClusterId::of(&issuer.public()), holder_secret.public());
-        let claims =
-            Claims { cluster: cluster_id, token_id, holder, owner, role, scopes, limits, not_before_s, expires_s };
+        let claims = Claims {
+            cluster: cluster_id,
+            token_id,
+            holder,
+            owner,
+            role,
+            scopes,
+            limits,
+            not_before_s,
+            expires_s,
+        };
         let token = issuer.sign(&claims).map_err(CapabilityError::Token)?;
         Self::new(cluster, endpoints, server_key, issuer.public(), token, holder_secret)
     }
@@ -100,14 +109,21 @@ impl Capability {
     /// # Errors
     /// No endpoint, or more than [`ENDPOINTS_MAX`].
     pub fn at(self, endpoints: Vec<Endpoint>) -> Result<Self, CapabilityError> {
-        Self::new(self.cluster, endpoints, self.server_key, self.issuer_key, self.token, self.holder_secret)
+        Self::new(
+            self.cluster,
+            endpoints,
+            self.server_key,
+            self.issuer_key,
+            self.token,
+            self.holder_secret,
+        )
     }
 
     /// Puts a capability together.
     ///
     /// # Errors Parts that do not belong together: a token that this issuer did not sign for its own cluster and for
-    /// this secret. No endpoint, or more than [`ENDPOINTS_MAX`]. A server key of small order, with which anybody could
-    /// be the broker.
+    /// this secret. No endpoint, or more than [`ENDPOINTS_MAX`]. A server key of small order, with
+    /// which anybody could be the broker.
     pub fn new(
         cluster: ClusterName,
         endpoints: Vec<Endpoint>,
@@ -126,33 +142,40 @@ impl Capability {
             return Err(CapabilityError::WeakServerKey);
         }
         let verified = token.verify(&issuer_key, ClusterId::of(&issuer_key));
-        let proved =
-            verified.and_then(|token| token.prove_holder(&holder_secret.public().0)).map_err(CapabilityError::Token)?;
+        let proved = verified
+            .and_then(|token| token.prove_holder(&holder_secret.public().0))
+            .map_err(CapabilityError::Token)?;
         Ok(Self { cluster, endpoints, server_key, issuer_key, token, holder_secret, proved })
     }
 
     /// Reads the text of a `*.cap.json`. The caller erases `text` when it is done with it.
     ///
     /// # Errors
-    /// Besides those of [`Capability::new`]: text that is no capability of this version, an unknown or missing field, a
-    /// value that is malformed or not in the form that [`to_json`](Self::to_json) writes, a cluster id or role that is
-    /// not the token's.
+    /// Besides those of [`Capability::new`]: text that is no capability of this version, an unknown
+    /// or missing field, a value that is malformed or not in the form that
+    /// [`to_json`](Self::to_json) writes, a cluster id or role that is not the token's.
     pub fn from_json(text: &str) -> Result<Self, CapabilityError> {
         let file: CapabilityText = text::parse(KIND, text)?;
-        let endpoints: Result<_, _> = file.endpoints.iter().map(|endpoint| endpoint.parse()).collect();
+        let endpoints: Result<_, _> =
+            file.endpoints.iter().map(|endpoint| endpoint.parse()).collect();
         let capability = Self::new(
             file.cluster.parse().map_err(CapabilityError::ClusterName)?,
             endpoints.map_err(CapabilityError::Endpoint)?,
             PublicKey(text::hex_array("server_key", &file.server_key)?),
             text::issuer_key(&file.issuer_key)?,
-            Token::from_bytes(text::hex_bytes("token", &file.token)?).map_err(CapabilityError::Token)?,
+            Token::from_bytes(text::hex_bytes("token", &file.token)?)
+                .map_err(CapabilityError::Token)?,
             SecretKey::from_bytes(*text::secret("holder_secret", &file.holder_secret)?),
         )?;
         if text::hex_array("cluster_id", &file.cluster_id)? != capability.cluster_id().0 {
             return Err(CapabilityError::ClusterIdMismatch);
         }
         let (file, token) = (file.role, capability.role());
-        if file == token { Ok(capability) } else { Err(CapabilityError::RoleMismatch { file, token }) }
+        if file == token {
+            Ok(capability)
+        } else {
+            Err(CapabilityError::RoleMismatch { file, token })
+        }
     }
 
     /// The text of the file, which is erased from memory when it is dropped.
@@ -204,7 +227,12 @@ impl Capability {
     /// Returns the broker's address, and the secret with which to enter.
     pub fn door(&self) -> Door<'_> {
         let Self { endpoints, server_key, holder_secret, .. } = self;
-        Door { cluster: self.cluster_id(), endpoints, server_key: *server_key, secret: holder_secret }
+        Door {
+            cluster: self.cluster_id(),
+            endpoints,
+            server_key: *server_key,
+            secret: holder_secret,
+        }
     }
 
     /// The token, to be shown to the broker.

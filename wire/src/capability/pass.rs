@@ -1,5 +1,5 @@
-//! A pass: the way in of a client that a running task opens. It has no token: the broker lets its key in, because the
-//! task's engine has named it.
+//! A pass: the way in of a client that a running task opens. It has no token: the broker lets its
+//! key in, because the task's engine has named it.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,13 +17,16 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// Puts a pass together from what an engine says of its broker ([`Door::to_json`]) and a fresh secret.
+    /// Puts a pass together from what an engine says of its broker ([`Door::to_json`]) and a fresh
+    /// secret.
     ///
     /// # Errors
-    /// Text that no engine of this version writes; no endpoint, or more than [`ENDPOINTS_MAX`]; a weak server key.
+    /// Text that no engine of this version writes; no endpoint, or more than [`ENDPOINTS_MAX`]; a
+    /// weak server key.
     pub fn new(door: &str, secret: SecretKey) -> Result<Self, CapabilityError> {
         let file: DoorText = text::parse(KIND, door)?;
-        let endpoints: Result<Vec<Endpoint>, _> = file.endpoints.iter().map(|endpoint| endpoint.parse()).collect();
+        let endpoints: Result<Vec<Endpoint>, _> =
+            file.endpoints.iter().map(|endpoint| endpoint.parse()).collect();
         let endpoints = endpoints.map_err(CapabilityError::Endpoint)?;
         let server_key = PublicKey(text::hex_array("server_key", &file.server_key)?);
         match endpoints.len() {
@@ -34,7 +37,12 @@ impl Pass {
         if !server_key.is_sound() {
             return Err(CapabilityError::WeakServerKey);
         }
-        Ok(Self { cluster: ClusterId(text::hex_array("cluster_id", &file.cluster_id)?), endpoints, server_key, secret })
+        Ok(Self {
+            cluster: ClusterId(text::hex_array("cluster_id", &file.cluster_id)?),
+            endpoints,
+            server_key,
+            secret,
+        })
     }
 
     /// The key that the broker is to let in.
@@ -84,13 +92,18 @@ mod tests {
         let (broker, engine) = (SecretKey::from_bytes([1; 32]), SecretKey::from_bytes([2; 32]));
         let endpoints: Vec<Endpoint> = vec!["tcp://10.0.0.1:7".parse().unwrap()];
         let cluster = ClusterId([3; 32]);
-        let door = Door { cluster, endpoints: &endpoints, server_key: broker.public(), secret: &engine };
+        let door =
+            Door { cluster, endpoints: &endpoints, server_key: broker.public(), secret: &engine };
         let text = door.to_json();
         let pass = Pass::new(&text, SecretKey::from_bytes([4; 32])).unwrap();
         let Door { cluster: of, endpoints: at, server_key, secret } = pass.door();
         assert_eq!((of, at, server_key), (cluster, &endpoints[..], broker.public()));
         assert_eq!(pass.key().0, secret.public().0);
-        for wrong in [text.replace("tcp://10.0.0.1:7", "nowhere"), text.replace("furlong door", "door"), "{}".into()] {
+        for wrong in [
+            text.replace("tcp://10.0.0.1:7", "nowhere"),
+            text.replace("furlong door", "door"),
+            "{}".into(),
+        ] {
             assert!(Pass::new(&wrong, SecretKey::from_bytes([4; 32])).is_err(), "{wrong}");
         }
     }

@@ -9,7 +9,8 @@ use super::text::{self, FieldProblem, JsonError};
 use crate::ids::TokenId;
 use crate::limits::{NAME_BYTES_MAX, REVOKED_FILE_BYTES_MAX, REVOKED_TOKENS_MAX};
 
-/// Tokens that are no longer good. The list is no secret, but whoever can change it decides who may come in.
+/// Tokens that are no longer good. The list is no secret, but whoever can change it decides who may
+/// come in.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RevokedTokens {
     tokens: BTreeMap<TokenId, Revocation>,
@@ -36,7 +37,8 @@ impl RevokedTokens {
             let problem = JsonError::Field { field: "token_id", problem: FieldProblem::NotAnId };
             let id = token.token_id.parse().map_err(|_| problem)?;
             token.reason.as_deref().map_or(Ok(()), check_reason)?;
-            revoked.revoke(id, Revocation { revoked_s: token.revoked_unix_s, reason: token.reason })?;
+            revoked
+                .revoke(id, Revocation { revoked_s: token.revoked_unix_s, reason: token.reason })?;
         }
         Ok(revoked)
     }
@@ -50,7 +52,9 @@ impl RevokedTokens {
         };
         let tokens = self.tokens.iter().map(token).collect();
         let file = RevokedText { kind: KIND.to_owned(), version: text::VERSION, tokens };
-        serde_json::to_string_pretty(&file).expect("strings and numbers in a struct always serialise") + "\n"
+        serde_json::to_string_pretty(&file)
+            .expect("strings and numbers in a struct always serialise")
+            + "\n"
     }
 
     /// Adds a token. False if it was revoked before: then the older reason stays.
@@ -76,8 +80,11 @@ impl RevokedTokens {
     /// Returns the message to the holder of a token, if it is revoked.
     pub fn refusal(&self, token: TokenId) -> Option<String> {
         let revocation = self.get(token)?;
-        let reason = revocation.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
-        Some(format!("the capability's token {token} is revoked{reason}; ask who runs the cluster for another"))
+        let reason =
+            revocation.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
+        Some(format!(
+            "the capability's token {token} is revoked{reason}; ask who runs the cluster for another"
+        ))
     }
 
     /// Returns the number of elements.
@@ -91,7 +98,8 @@ impl RevokedTokens {
     }
 }
 
-/// Checks the reason of a revocation, which goes into logs and to the holder: one line of bounded length.
+/// Checks the reason of a revocation, which goes into logs and to the holder: one line of bounded
+/// length.
 ///
 /// # Errors
 /// Another text.
@@ -176,7 +184,10 @@ mod tests {
         let text = revoked.to_json();
         let cases = [
             (String::new(), "EOF"),
-            (text.replace("revoked tokens", "capability"), "this is not the file of a furlong revoked tokens"),
+            (
+                text.replace("revoked tokens", "capability"),
+                "this is not the file of a furlong revoked tokens",
+            ),
             (text.replace("\"version\": 1", "\"version\": 2"), "the file has version 2"),
             (text.replace("\"reason\"", "\"raison\""), "unknown field `raison`"),
             (text.replace("abab", "ABAB"), "field \"token_id\": it has not 32 hexadecimal digits"),

@@ -33,8 +33,19 @@ fn server_key() -> PublicKey {
     SecretKey::from_bytes([5; 32]).public()
 }
 
-fn assemble(endpoints: Vec<Endpoint>, server_key: PublicKey, token: Token) -> Result<Capability, CapabilityError> {
-    Capability::new("lab".parse().unwrap(), endpoints, server_key, issuer().public(), token, holder())
+fn assemble(
+    endpoints: Vec<Endpoint>,
+    server_key: PublicKey,
+    token: Token,
+) -> Result<Capability, CapabilityError> {
+    Capability::new(
+        "lab".parse().unwrap(),
+        endpoints,
+        server_key,
+        issuer().public(),
+        token,
+        holder(),
+    )
 }
 
 fn capability() -> Capability {
@@ -71,7 +82,8 @@ fn the_secret_does_not_print() {
 #[test]
 fn the_largest_capability_is_within_the_limit_of_the_file() {
     let largest_host = "h".repeat(253);
-    let endpoints = (0..ENDPOINTS_MAX).map(|_| Endpoint::new(&largest_host, 65535).unwrap()).collect();
+    let endpoints =
+        (0..ENDPOINTS_MAX).map(|_| Endpoint::new(&largest_host, 65535).unwrap()).collect();
     let scopes = (0..5).map(|n| format!("{n}{}", "s".repeat(255))).collect();
     let token = issuer().sign(&Claims { scopes, ..claims() }).unwrap();
     let text = assemble(endpoints, server_key(), token).unwrap().to_json();
@@ -91,7 +103,10 @@ fn a_text_that_is_not_exactly_a_capability_is_refused() {
         (format!("{}x", *text), "trailing characters"),
         (" ".repeat(65_537), "the file is longer than 65536 bytes"),
         (replaced("furlong capability", "recipe"), "this is not the file of a furlong capability"),
-        (replaced("\"version\": 1", "\"version\": 2"), "the file has version 2, this program reads version 1"),
+        (
+            replaced("\"version\": 1", "\"version\": 2"),
+            "the file has version 2, this program reads version 1",
+        ),
         (replaced("\"version\": 1", "\"version\": 2, \"new\": 1"), "the file has version 2"),
         (replaced("\"version\": 1", "\"version\": 1, \"new\": 1"), "unknown field `new`"),
         (replaced("\"version\": 1", "\"version\": 1, \"version\": 1"), "duplicate field `version`"),
@@ -111,7 +126,10 @@ fn each_mismatch_within_the_file_has_its_own_refusal() {
     let text = capability().to_json();
     let other_issuer = IssuerKey::from_seed([9; 32]).public();
     let cases = [
-        (text.replace("\"client\"", "\"admin\""), "field \"role\": it says admin, and the token says client"),
+        (
+            text.replace("\"client\"", "\"admin\""),
+            "field \"role\": it says admin, and the token says client",
+        ),
         (
             text.replacen(&capability().cluster_id().to_string(), &"0".repeat(64), 1),
             "field \"cluster_id\": it is not the hash of \"issuer_key\"",
@@ -124,9 +142,18 @@ fn each_mismatch_within_the_file_has_its_own_refusal() {
             text.replace(&text::hex(holder().expose()), &"7".repeat(64)),
             "field \"token\": the token belongs to another key",
         ),
-        (text.replace(&server_key().to_string(), &"0".repeat(64)), "field \"server_key\": it is a weak X25519 key"),
-        (text.replace(&server_key().to_string(), "00"), "field \"server_key\": it has not 64 hexadecimal digits"),
-        (text.replace(&text::hex(capability().token().as_bytes()), "00"), "field \"token\": the token is truncated"),
+        (
+            text.replace(&server_key().to_string(), &"0".repeat(64)),
+            "field \"server_key\": it is a weak X25519 key",
+        ),
+        (
+            text.replace(&server_key().to_string(), "00"),
+            "field \"server_key\": it has not 64 hexadecimal digits",
+        ),
+        (
+            text.replace(&text::hex(capability().token().as_bytes()), "00"),
+            "field \"token\": the token is truncated",
+        ),
     ];
     for (changed, expected) in cases {
         assert_ne!(changed, *text);

@@ -1,4 +1,5 @@
-//! The common parts of the three kinds of file: JSON with a kind and a version, hexadecimal, secrets that are erased.
+//! The common parts of the three kinds of file: JSON with a kind and a version, hexadecimal,
+//! secrets that are erased.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -91,7 +92,8 @@ pub(super) fn parse_within<T: DeserializeOwned>(
 pub(super) fn print<T: Serialize>(file: &T) -> Zeroizing<String> {
     // With room for the largest file, so that no reallocation leaves half a secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(CAPABILITY_FILE_BYTES_MAX as usize));
-    serde_json::to_writer_pretty(&mut *bytes, file).expect("strings and numbers in a struct always serialise");
+    serde_json::to_writer_pretty(&mut *bytes, file)
+        .expect("strings and numbers in a struct always serialise");
     bytes.push(b'\n');
     Zeroizing::new(String::from_utf8(std::mem::take(&mut *bytes)).expect("serde_json writes UTF-8"))
 }
@@ -124,7 +126,10 @@ impl<'de> Deserialize<'de> for SecretText {
 }
 
 /// The secret in a field.
-pub(super) fn secret(field: &'static str, text: &SecretText) -> Result<Zeroizing<[u8; 32]>, JsonError> {
+pub(super) fn secret(
+    field: &'static str,
+    text: &SecretText,
+) -> Result<Zeroizing<[u8; 32]>, JsonError> {
     hex_array(field, &text.0).map(Zeroizing::new)
 }
 
@@ -132,13 +137,17 @@ pub(super) fn secret(field: &'static str, text: &SecretText) -> Result<Zeroizing
 pub(super) fn issuer_key(text: &str) -> Result<IssuerPublicKey, JsonError> {
     let field = "issuer_key";
     let bytes = hex_array(field, text)?;
-    IssuerPublicKey::from_bytes(&bytes).map_err(|error| JsonError::Field { field, problem: error.into() })
+    IssuerPublicKey::from_bytes(&bytes)
+        .map_err(|error| JsonError::Field { field, problem: error.into() })
 }
 
 /// The 32 bytes of a key in a field.
 pub(super) fn hex_array(field: &'static str, text: &str) -> Result<[u8; 32], JsonError> {
     let bytes = Zeroizing::new(hex_bytes(field, text)?);
-    bytes.as_slice().try_into().map_err(|_| JsonError::Field { field, problem: FieldProblem::NotAKeyLength })
+    bytes
+        .as_slice()
+        .try_into()
+        .map_err(|_| JsonError::Field { field, problem: FieldProblem::NotAKeyLength })
 }
 
 /// The bytes in a field. Only lowercase digits, so that each value has one spelling.

@@ -6,9 +6,10 @@
 //! peer -> broker   3: s, se, payload = Hello
 //! ```
 //!
-//! XK: the peer knows the broker's key from its capability, both sides use an ephemeral key, and the peer's own key and
-//! token travel encrypted in the third message, so a recording can be neither opened later nor replayed. What
-//! `CurveZMQ` calls HELLO, WELCOME, INITIATE and READY are these three messages and the broker's first record.
+//! XK: the peer knows the broker's key from its capability, both sides use an ephemeral key, and
+//! the peer's own key and token travel encrypted in the third message, so a recording can be
+//! neither opened later nor replayed. What `CurveZMQ` calls HELLO, WELCOME, INITIATE and READY are
+//! these three messages and the broker's first record.
 //!
 //! Each state is a type that is named for what it expects, and a message consumes it. The peer goes
 //! [`ExpectReply::start`], [`ExpectReply::handle_reply`]; the broker [`ExpectStart::new`],
@@ -71,7 +72,8 @@ impl Hello {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = self.version.to_le_bytes().to_vec();
         if let Some(body) = &self.body {
-            rmp_serde::encode::write(&mut bytes, body).expect("a hello has no type that msgpack cannot hold");
+            rmp_serde::encode::write(&mut bytes, body)
+                .expect("a hello has no type that msgpack cannot hold");
         }
         bytes
     }
@@ -82,8 +84,8 @@ impl Hello {
         if version != PROTOCOL_VERSION {
             return Ok(Self { version, body: None });
         }
-        let body =
-            HelloBody::deserialize(&mut rmp_serde::Deserializer::new(&mut rest)).map_err(|_| HandshakeError::Hello)?;
+        let body = HelloBody::deserialize(&mut rmp_serde::Deserializer::new(&mut rest))
+            .map_err(|_| HandshakeError::Hello)?;
         if !rest.is_empty() || body.token.len() > TOKEN_BYTES_MAX {
             return Err(HandshakeError::Hello);
         }
@@ -117,8 +119,13 @@ impl ExpectReply {
         Ok((first, Self { noise }))
     }
 
-    /// Takes the broker's reply and gives the third message, with the hello in it, and the keys of the records.
-    pub fn handle_reply(mut self, reply: &[u8], hello: &Hello) -> Result<(Vec<u8>, RecordKeys), HandshakeError> {
+    /// Takes the broker's reply and gives the third message, with the hello in it, and the keys of
+    /// the records.
+    pub fn handle_reply(
+        mut self,
+        reply: &[u8],
+        hello: &Hello,
+    ) -> Result<(Vec<u8>, RecordKeys), HandshakeError> {
         exact_length(reply, SECOND_BYTES)?;
         read(&mut self.noise, reply)?;
         let third = write(&mut self.noise, &hello.encode())?;
@@ -134,7 +141,8 @@ pub struct ExpectStart {
 }
 
 impl ExpectStart {
-    /// Is ready for an unauthenticated peer. `ephemeral_seed` must be fresh from the system's random generator.
+    /// Is ready for an unauthenticated peer. `ephemeral_seed` must be fresh from the system's
+    /// random generator.
     ///
     /// # Errors
     /// [`HandshakeError::Noise`] is an error of this program here.
@@ -144,11 +152,15 @@ impl ExpectStart {
         ephemeral_seed: [u8; KEY_BYTES],
     ) -> Result<Self, HandshakeError> {
         let prologue = prologue(cluster);
-        let noise = builder(ephemeral_seed).prologue(&prologue)?.local_private_key(broker_secret)?.build_responder()?;
+        let noise = builder(ephemeral_seed)
+            .prologue(&prologue)?
+            .local_private_key(broker_secret)?
+            .build_responder()?;
         Ok(Self { noise })
     }
 
-    /// Takes the first message and gives the second. The length is checked before any curve operation.
+    /// Takes the first message and gives the second. The length is checked before any curve
+    /// operation.
     pub fn handle_start(mut self, first: &[u8]) -> Result<(Vec<u8>, ExpectProof), HandshakeError> {
         exact_length(first, FIRST_BYTES)?;
         read(&mut self.noise, first)?;
@@ -164,14 +176,18 @@ pub struct ExpectProof {
 }
 
 impl ExpectProof {
-    /// Takes the third message. The peer has then proved that it holds the secret of `Proof::holder`; whether that key
-    /// may do anything is for the token in the hello to say.
+    /// Takes the third message. The peer has then proved that it holds the secret of
+    /// `Proof::holder`; whether that key may do anything is for the token in the hello to say.
     pub fn handle_proof(mut self, third: &[u8]) -> Result<Proof, HandshakeError> {
         if third.len() < KEY_BYTES + 2 * TAG_BYTES || third.len() > PREAUTH_FRAME_BYTES_MAX {
             return Err(HandshakeError::Length { bytes: third.len() });
         }
         let hello = Hello::decode(&read(&mut self.noise, third)?)?;
-        let holder = self.noise.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(HandshakeError::Noise)?;
+        let holder = self
+            .noise
+            .get_remote_static()
+            .and_then(|key| key.try_into().ok())
+            .ok_or(HandshakeError::Noise)?;
         let (to_broker, to_peer) = split(self.noise)?;
         Ok(Proof { holder, hello, keys: RecordKeys { send: to_peer, receive: to_broker } })
     }
@@ -213,7 +229,10 @@ impl From<snow::Error> for HandshakeError {
 
 fn builder<'a>(ephemeral_seed: [u8; KEY_BYTES]) -> Builder<'a> {
     let primitives = Primitives { ephemeral_seed: Zeroizing::new(ephemeral_seed) };
-    Builder::with_resolver(SUITE.parse().expect("the suite's name is a valid Noise name"), Box::new(primitives))
+    Builder::with_resolver(
+        SUITE.parse().expect("the suite's name is a valid Noise name"),
+        Box::new(primitives),
+    )
 }
 
 fn prologue(cluster: &ClusterId) -> Vec<u8> {
@@ -221,7 +240,11 @@ fn prologue(cluster: &ClusterId) -> Vec<u8> {
 }
 
 fn exact_length(message: &[u8], bytes: usize) -> Result<(), HandshakeError> {
-    if message.len() == bytes { Ok(()) } else { Err(HandshakeError::Length { bytes: message.len() }) }
+    if message.len() == bytes {
+        Ok(())
+    } else {
+        Err(HandshakeError::Length { bytes: message.len() })
+    }
 }
 
 fn write(noise: &mut HandshakeState, payload: &[u8]) -> Result<Vec<u8>, HandshakeError> {

@@ -1,5 +1,5 @@
-//! The primitives that `snow` runs `Noise_XK_25519_ChaChaPoly_SHA256` with: ours, so that the random bytes are an
-//! argument, weak points are refused, and secrets are wiped.
+//! The primitives that `snow` runs `Noise_XK_25519_ChaChaPoly_SHA256` with: ours, so that the
+//! random bytes are an argument, weak points are refused, and secrets are wiped.
 
 use sha2::Digest;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
@@ -28,7 +28,8 @@ impl CryptoResolver for Primitives {
     }
 
     fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        matches!(choice, CipherChoice::ChaChaPoly).then(|| Box::<ChaChaPoly>::default() as Box<dyn Cipher>)
+        matches!(choice, CipherChoice::ChaChaPoly)
+            .then(|| Box::<ChaChaPoly>::default() as Box<dyn Cipher>)
     }
 }
 
@@ -90,8 +91,8 @@ impl Dh for X25519 {
         &*self.secret
     }
 
-    /// Refuses points of small order: their shared secret is zero whatever our key is, so an attacker who sends one
-    /// would know the key that comes of it (RFC 7748, section 6.1).
+    /// Refuses points of small order: their shared secret is zero whatever our key is, so an
+    /// attacker who sends one would know the key that comes of it (RFC 7748, section 6.1).
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
         let theirs: [u8; KEY_BYTES] =
             pubkey.get(..KEY_BYTES).and_then(|key| key.try_into().ok()).ok_or(snow::Error::Dh)?;
@@ -153,11 +154,18 @@ impl Cipher for ChaChaPoly {
         len + TAG_BYTES
     }
 
-    fn decrypt(&self, nonce: u64, authtext: &[u8], ciphertext: &[u8], out: &mut [u8]) -> Result<usize, snow::Error> {
+    fn decrypt(
+        &self,
+        nonce: u64,
+        authtext: &[u8],
+        ciphertext: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, snow::Error> {
         let len = ciphertext.len().checked_sub(TAG_BYTES).ok_or(snow::Error::Decrypt)?;
         let mut opened = ciphertext.to_vec();
         let key = Key::new(&self.0);
-        key.open_in_place(counter_nonce(nonce), authtext, &mut opened).map_err(|_| snow::Error::Decrypt)?;
+        key.open_in_place(counter_nonce(nonce), authtext, &mut opened)
+            .map_err(|_| snow::Error::Decrypt)?;
         out[..len].copy_from_slice(&opened[..len]);
         Ok(len)
     }

@@ -91,8 +91,14 @@ fn messages_of_any_other_length_are_refused() {
     for len in (0..FIRST_BYTES).chain(FIRST_BYTES + 1..200) {
         let mut message = run.first.clone();
         message.resize(len, 0);
-        assert_eq!(broker().handle_start(&message).unwrap_err(), HandshakeError::Length { bytes: len });
-        assert_eq!(peer().1.handle_reply(&message, &hello()).unwrap_err(), HandshakeError::Length { bytes: len });
+        assert_eq!(
+            broker().handle_start(&message).unwrap_err(),
+            HandshakeError::Length { bytes: len }
+        );
+        assert_eq!(
+            peer().1.handle_reply(&message, &hello()).unwrap_err(),
+            HandshakeError::Length { bytes: len }
+        );
     }
     for len in 0..run.third.len() {
         let (_, broker) = broker().handle_start(&run.first).unwrap();
@@ -102,10 +108,12 @@ fn messages_of_any_other_length_are_refused() {
 
 #[test]
 fn another_broker_key_or_cluster_gets_no_reply() {
-    let other_key = ExpectReply::start(&CLUSTER, &public([12; 32]), &PEER_SECRET, [33; 32]).unwrap().0;
+    let other_key =
+        ExpectReply::start(&CLUSTER, &public([12; 32]), &PEER_SECRET, [33; 32]).unwrap().0;
     assert_eq!(broker().handle_start(&other_key).unwrap_err(), HandshakeError::Noise);
     let other = ClusterId([4; 32]);
-    let other_cluster = ExpectReply::start(&other, &public(BROKER_SECRET), &PEER_SECRET, [33; 32]).unwrap().0;
+    let other_cluster =
+        ExpectReply::start(&other, &public(BROKER_SECRET), &PEER_SECRET, [33; 32]).unwrap().0;
     assert_eq!(broker().handle_start(&other_cluster).unwrap_err(), HandshakeError::Noise);
 }
 
@@ -125,10 +133,12 @@ fn a_message_reflected_to_its_sender_is_refused() {
 
 #[test]
 fn points_of_small_order_are_refused_in_every_place() {
-    // The canonical encodings of the points of order 1, 2 and 4, and two of order 8 (RFC 7748 names the class).
+    // The canonical encodings of the points of order 1, 2 and 4, and two of order 8 (RFC 7748 names
+    // the class).
     let order_8 = [
-        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09,
-        0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4,
+        0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49,
+        0xb8, 0x00,
     ];
     let mut one = [0; 32];
     one[0] = 1;
@@ -141,7 +151,10 @@ fn points_of_small_order_are_refused_in_every_place() {
         let mut second = run().second;
         second[..32].copy_from_slice(&point);
         assert_eq!(peer().1.handle_reply(&second, &hello()).unwrap_err(), HandshakeError::Noise);
-        assert!(ExpectReply::start(&CLUSTER, &point, &PEER_SECRET, [33; 32]).is_err(), "as the broker's key");
+        assert!(
+            ExpectReply::start(&CLUSTER, &point, &PEER_SECRET, [33; 32]).is_err(),
+            "as the broker's key"
+        );
     }
 }
 

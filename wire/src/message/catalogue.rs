@@ -1,4 +1,5 @@
-//! The encoding of messages: each is a msgpack array `[tag, body]`; a batch is a sequence of messages.
+//! The encoding of messages: each is a msgpack array `[tag, body]`; a batch is a sequence of
+//! messages.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,7 +32,8 @@ pub fn encoded_bytes<M: Message>(message: &M) -> usize {
     encoded.len()
 }
 
-/// Returns true if no record can carry a message. For messages whose length depends on what somebody else says.
+/// Returns true if no record can carry a message. For messages whose length depends on what
+/// somebody else says.
 pub fn is_too_long<M: Message>(message: &M) -> bool {
     encoded_bytes(message) > MESSAGE_BYTES_MAX
 }
@@ -59,22 +61,25 @@ pub fn decode_next<M: Message>(batch: &[u8]) -> Option<Result<(M, usize), Messag
     Some(decode_by_serde(batch))
 }
 
-/// The same without [`Quick`]: what may come is what this reads. Only of what is whole: serde reserves memory for as
-/// many elements as a list declares.
+/// The same without [`Quick`]: what may come is what this reads. Only of what is whole: serde
+/// reserves memory for as many elements as a list declares.
 #[cold]
 pub(super) fn decode_by_serde<M: Message>(batch: &[u8]) -> Result<(M, usize), MessageError> {
     let bytes = value_bytes(batch).ok_or(MessageError)?;
     let mut rest = &batch[..bytes];
-    let message = M::deserialize(&mut rmp_serde::Deserializer::new(&mut rest)).map_err(|_| MessageError)?;
+    let message =
+        M::deserialize(&mut rmp_serde::Deserializer::new(&mut rest)).map_err(|_| MessageError)?;
     if rest.is_empty() { Ok((message, bytes)) } else { Err(MessageError) }
 }
 
-/// A batch has bytes that are no message of this direction: its sender is broken, or speaks another version.
+/// A batch has bytes that are no message of this direction: its sender is broken, or speaks another
+/// version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a record holds a message that is unknown here, or malformed")]
 pub struct MessageError;
 
-/// Defines the messages of one direction: an enum whose variants hold a body each, serialised as `[tag, body]`.
+/// Defines the messages of one direction: an enum whose variants hold a body each, serialised as
+/// `[tag, body]`.
 macro_rules! messages {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $tag:literal $variant:ident($body:ty),)+ }) => {
         $(#[$doc])*
@@ -237,8 +242,8 @@ macro_rules! directions {
     };
 }
 
-/// Defines message bodies: structs with public fields that travel as arrays. `hot_bodies` are those of a task's way,
-/// which are written and read without serde.
+/// Defines message bodies: structs with public fields that travel as arrays. `hot_bodies` are those
+/// of a task's way, which are written and read without serde.
 macro_rules! bodies {
     ($($(#[$doc:meta])* $name:ident $fields:tt)+) => {
         $(body! { $(#[$doc])* $name $fields }

@@ -14,9 +14,11 @@ bodies! {
     Open {
         /// The secret of the session's payloads.
         secret: PayloadSecret,
-        /// True if the session ends with its connection: its tasks are cancelled at once, except those to be retained.
+        /// True if the session ends with its connection: its tasks are cancelled at once, except
+        /// those to be retained.
         cancel_on_disconnect: bool,
-        /// The highest task number that the session has given, on any connection and to any start of the broker.
+        /// The highest task number that the session has given, on any connection and to any start
+        /// of the broker.
         submitted: u64,
     }
 
@@ -110,7 +112,8 @@ bodies! {
         session: SessionId,
         /// The task's number there.
         n: u64,
-        /// True if the answer is to come when the task has ended. Otherwise it comes now, and may have no result.
+        /// True if the answer is to come when the task has ended. Otherwise it comes now, and may
+        /// have no result.
         wait: bool,
         /// True if its output is wanted: what is retained of it now, then what comes.
         output: bool,
@@ -158,13 +161,15 @@ bodies! {
     Output {
         /// The task's number in the session.
         n: u64,
-        /// The attempt that wrote this, from 1: a later one's output replaces that of an earlier one.
+        /// The attempt that wrote this, from 1: a later one's output replaces that of an earlier
+        /// one.
         attempt: u32,
         /// The engine that runs it.
         engine: EngineId,
         /// The stream.
         stream: Stream,
-        /// The number of bytes of the stream that came before. A gap is output that was not retained.
+        /// The number of bytes of the stream that came before. A gap is output that was not
+        /// retained.
         offset: u64,
         /// The bytes, as written.
         #[serde(with = "serde_bytes")]
@@ -199,8 +204,8 @@ bodies! {
         request: u64,
         /// The task's record.
         record: Box<TaskRecord>,
-        /// The secret of the session that submitted it, with which its result is opened; with the first result of that
-        /// session on this connection.
+        /// The secret of the session that submitted it, with which its result is opened; with the
+        /// first result of that session on this connection.
         secret: Option<PayloadSecret>,
         /// Its result, if it has ended and has one that is kept.
         payload: Option<Payload>,
@@ -216,7 +221,8 @@ bodies! {
         engine: EngineId,
         /// The stream.
         stream: Stream,
-        /// The number of bytes of the stream that came before. A gap is output that was not retained.
+        /// The number of bytes of the stream that came before. A gap is output that was not
+        /// retained.
         offset: u64,
         /// The bytes, as written.
         #[serde(with = "serde_bytes")]
@@ -233,7 +239,8 @@ hot_bodies! {
         targets: Targets,
         /// Their runtime.
         runtime: Runtime,
-        /// Tasks of one kind take about as long as each other: a number that the client makes of the function.
+        /// Tasks of one kind take about as long as each other: a number that the client makes of
+        /// the function.
         class: u32,
         /// The definition that the call needs.
         define: Option<u32>,

@@ -21,7 +21,8 @@ bodies! {
         session: SessionId,
         /// Its secret.
         secret: PayloadSecret,
-        /// Payload bytes of this session that the process may send unasked at first, on this connection.
+        /// Payload bytes of this session that the process may send unasked at first, on this
+        /// connection.
         payload_credit_bytes: u64,
     }
 
@@ -107,7 +108,8 @@ bodies! {
         key: PassKey,
     }
 
-    /// An attempt that waits for tasks of this cluster: until it goes on, or ends, its slot can run another.
+    /// An attempt that waits for tasks of this cluster: until it goes on, or ends, its slot can run
+    /// another.
     Lent {
         /// The attempt.
         attempt: Attempt,
@@ -117,8 +119,8 @@ bodies! {
 
     /// Work that the process holds, and which is wanted.
     Adopt {
-        /// Under which attempt it holds each, and as which it is reported from now on. Of what has ended, the result
-        /// is sent again.
+        /// Under which attempt it holds each, and as which it is reported from now on. Of what has
+        /// ended, the result is sent again.
         attempts: Vec<(Attempt, Attempt)>,
     }
 
@@ -158,10 +160,11 @@ bodies! {
         labels: Vec<String>,
         /// Attempts that it has not ended, and ended ones that were not released.
         held: Vec<HeldWork>,
-        /// The last attempt that it was given, whatever became of it: later ones have not reached it, or not whole.
+        /// The last attempt that it was given, whatever became of it: later ones have not reached
+        /// it, or not whole.
         received: Option<Attempt>,
-        /// Of ended attempts whose results it has dropped before they were released, the last one. What it was given
-        /// after that and does not hold has not run.
+        /// Of ended attempts whose results it has dropped before they were released, the last one.
+        /// What it was given after that and does not hold has not run.
         dropped: Option<Attempt>,
     }
 
@@ -236,7 +239,8 @@ hot_bodies! {
     Assign {
         /// The slots with their tasks and attempts.
         work: AtLeastOne<Work>,
-        /// The session of the tasks. None if it is that of the assignment before, on this connection.
+        /// The session of the tasks. None if it is that of the assignment before, on this
+        /// connection.
         session: Option<SessionId>,
         /// Their runtime.
         runtime: Runtime,
@@ -250,8 +254,8 @@ hot_bodies! {
 
     /// One slot's part of an assignment.
     Work {
-        /// The slot. One that is as large as the number of slots, or larger, is that much less a slot's stand-in: any
-        /// interpreter beside that slot's own which has nothing to do.
+        /// The slot. One that is as large as the number of slots, or larger, is that much less a
+        /// slot's stand-in: any interpreter beside that slot's own which has nothing to do.
         slot: u32,
         /// The task's number in its session.
         n: u64,
@@ -267,7 +271,8 @@ hot_bodies! {
         outcome: Outcome,
         /// The run time of the code, in microseconds.
         run_us: u64,
-        /// Reply header and data. None if there is none. One that is announced as transfer 0 waits to be asked for.
+        /// Reply header and data. None if there is none. One that is announced as transfer 0 waits
+        /// to be asked for.
         payload: Option<Payload>,
     }
 
@@ -277,7 +282,8 @@ hot_bodies! {
         attempts: Vec<Attempt>,
     }
 
-    /// The process may have sent this many payload bytes of a session unasked since the connection began, in all.
+    /// The process may have sent this many payload bytes of a session unasked since the connection
+    /// began, in all.
     EngineCredit {
         /// The session.
         session: SessionId,

@@ -8,9 +8,9 @@
 //! | broker | engine process | [`ToEngine`] |
 //! | engine process | broker | [`FromEngine`] |
 //!
-//! A large payload is announced in its message ([`Payload::Chunked`]) under a transfer number of its sender on this
-//! connection, and comes in later records: each chunk frame of a record belongs to one `Chunk` message of its batch, in
-//! order.
+//! A large payload is announced in its message ([`Payload::Chunked`]) under a transfer number of
+//! its sender on this connection, and comes in later records: each chunk frame of a record belongs
+//! to one `Chunk` message of its batch, in order.
 
 pub(crate) mod catalogue;
 mod client;
@@ -24,25 +24,28 @@ pub(crate) mod whole;
 use serde::{Deserialize, Serialize};
 
 pub use catalogue::{
-    Direction, Message, MessageError, decode_batch, decode_next, encode_message, encoded_bytes, is_too_long,
+    Direction, Message, MessageError, decode_batch, decode_next, encode_message, encoded_bytes,
+    is_too_long,
 };
 pub use client::{
-    Accepted, Ack, Cancel, CancelTasks, Define, Fetch, Fetched, FetchedOutput, Finished, Open, Output, Published,
-    Purge, Reply, Request, Restart, Revoke, Shutdown, Signal, Stopped, Submit, Subscribe, TakeBack, TaskRange,
-    Undefine,
+    Accepted, Ack, Cancel, CancelTasks, Define, Fetch, Fetched, FetchedOutput, Finished, Open,
+    Output, Published, Purge, Reply, Request, Restart, Revoke, Shutdown, Signal, Stopped, Submit,
+    Subscribe, TakeBack, TaskRange, Undefine,
 };
 pub use engine::{
-    Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, Draining, EngineCredit,
-    EngineDefine, EngineShutdown, EngineUndefine, Forget, Grant, Granted, HeldWork, Lent, NeedBlob, Register,
-    Registered, Release, Secret, Share, SignalAttempts, Slot, SlotDown, Slots, Unshare, Work,
+    Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts,
+    Draining, EngineCredit, EngineDefine, EngineShutdown, EngineUndefine, Forget, Grant, Granted,
+    HeldWork, Lent, NeedBlob, Register, Registered, Release, Secret, Share, SignalAttempts, Slot,
+    SlotDown, Slots, Unshare, Work,
 };
 pub use ranges::Ranges;
 pub use status::{
-    AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes, ReplyBody, SetAside,
-    StatusPlace, TaskPhase, TaskQuery, TaskRecord,
+    AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes,
+    ReplyBody, SetAside, StatusPlace, TaskPhase, TaskQuery, TaskRecord,
 };
 pub use task::{
-    Dependency, ErrorKind, Outcome, Payload, Runtime, Stream, Targets, TaskError, TaskOptions, TaskState, TaskTimes,
+    Dependency, ErrorKind, Outcome, Payload, Runtime, Stream, Targets, TaskError, TaskOptions,
+    TaskState, TaskTimes,
 };
 
 use crate::ids::{BrokerStart, ClusterId};
@@ -200,11 +203,13 @@ messages! {
         67 Output(AttemptOutput),
         /// Intermediate data of an attempt.
         68 Published(AttemptPublished),
-        /// Attempts that had not started and will not: of a recall, or because the interpreter that had them is gone.
+        /// Attempts that had not started and will not: of a recall, or because the interpreter that
+        /// had them is gone.
         69 Recalled(Attempts),
         /// A blob that work needs is not here.
         70 NeedBlob(NeedBlob),
-        /// A slot's interpreter is gone, and its namespace with it. Comes before the ends of what it ran.
+        /// A slot's interpreter is gone, and its namespace with it. Comes before the ends of what
+        /// it ran.
         71 SlotDown(SlotDown),
         /// The process takes nothing new.
         72 Draining(Draining),

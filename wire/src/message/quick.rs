@@ -1,10 +1,10 @@
 //! The messages of a task's way, without serde: the same bytes, for a quarter of the work.
 //!
-//! Every message can be written and read by serde alone, and what a peer may send is what serde reads. But a no-op is
-//! eight messages to encode or decode, and serde with `rmp-serde` took a fifth of all its instructions for them.
-//! So what such a task needs is written and read here as well, field by field. [`Quick::take`] knows only the forms
-//! that [`Quick::put`] writes, of what is frequent; whatever else comes is read again, by serde. The tests compare
-//! both.
+//! Every message can be written and read by serde alone, and what a peer may send is what serde
+//! reads. But a no-op is eight messages to encode or decode, and serde with `rmp-serde` took a
+//! fifth of all its instructions for them. So what such a task needs is written and read here as
+//! well, field by field. [`Quick::take`] knows only the forms that [`Quick::put`] writes, of what
+//! is frequent; whatever else comes is read again, by serde. The tests compare both.
 
 use serde::Serialize;
 
@@ -80,7 +80,9 @@ pub fn put_parts(count: u8, out: &mut Vec<u8>) {
 
 /// Appends a value as serde writes it.
 pub fn put_by_serde<T: Serialize>(value: &T, out: &mut Vec<u8>) {
-    value.serialize(&mut rmp_serde::Serializer::new(out)).expect("a message has no type that msgpack cannot hold");
+    value
+        .serialize(&mut rmp_serde::Serializer::new(out))
+        .expect("a message has no type that msgpack cannot hold");
 }
 
 impl Quick for u64 {
@@ -181,7 +183,10 @@ impl<T: Quick> Quick for Vec<T> {
     fn take(input: &mut Input<'_>) -> Option<Self> {
         let count = match input.byte()? {
             ARRAY16 => input.array().map(u16::from_be_bytes).map(usize::from)?,
-            first => first.checked_sub(ARRAY).map(usize::from).filter(|count| *count <= ARRAY_PARTS_MAX)?,
+            first => first
+                .checked_sub(ARRAY)
+                .map(usize::from)
+                .filter(|count| *count <= ARRAY_PARTS_MAX)?,
         };
         // A part has a byte at least: no memory is taken for more than came.
         let mut parts = Self::with_capacity(count.min(input.0.len()));

@@ -4,8 +4,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::quick::{Input, Quick};
 
-/// First and last number of each range. They travel as differences modulo 2^64, from the number before: those of
-/// ascending ranges are small.
+/// First and last number of each range. They travel as differences modulo 2^64, from the number
+/// before: those of ascending ranges are small.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ranges(pub Vec<(u64, u64)>);
 

@@ -32,7 +32,8 @@ pub enum StatusPlace {
     Engine(EngineId),
 }
 
-/// A filter for the tasks of its owner that a client wants to know about. Unset fields do not matter.
+/// A filter for the tasks of its owner that a client wants to know about. Unset fields do not
+/// matter.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TaskQuery {
     /// The session, by the prefix that people write.
@@ -164,8 +165,9 @@ pub enum ReplyBody {
     Done,
     /// To a cancel of tasks: how many are cancelled from now on, and how many had ended before.
     Cancelled(u64, u64),
-    /// To [`Query::Tasks`]: in the order of sessions and numbers, and where to go on if that was not all. There may be
-    /// more even if these are none: one answer looks at a bounded number of tasks.
+    /// To [`Query::Tasks`]: in the order of sessions and numbers, and where to go on if that was
+    /// not all. There may be more even if these are none: one answer looks at a bounded number of
+    /// tasks.
     Tasks(Vec<TaskRecord>, Option<TaskId>),
 }
 
@@ -260,8 +262,8 @@ pub struct EngineStatus {
     pub tasks_finished: u64,
     /// The total time its code has run.
     pub busy_us: u64,
-    /// Attempts whose task has ended, and which the engine has not ended: a native function that does not look at its
-    /// cancel.
+    /// Attempts whose task has ended, and which the engine has not ended: a native function that
+    /// does not look at its cancel.
     pub stuck: u64,
     /// The work that it could not begin lately.
     pub set_aside: Vec<SetAside>,
@@ -272,7 +274,8 @@ pub struct EngineStatus {
 pub struct SetAside {
     /// The runtime of such tasks.
     pub runtime: Runtime,
-    /// True if this is all work of the runtime; otherwise it is one kind of task, such as one program.
+    /// True if this is all work of the runtime; otherwise it is one kind of task, such as one
+    /// program.
     pub is_whole_runtime: bool,
     /// The reason that the last task did not begin, for people: one line.
     pub cause: String,

@@ -39,7 +39,8 @@ codes! {
 }
 
 codes! {
-    /// The reason that a task did not succeed: stable, in JSON and as classes of the client libraries.
+    /// The reason that a task did not succeed: stable, in JSON and as classes of the client
+    /// libraries.
     ErrorKind {
         /// The user's code raised; the payload has the exception.
         1 "remote" Remote,
@@ -73,7 +74,8 @@ codes! {
         15 "journal" Journal,
         /// From engines alone: it did not begin there, and neither would others of its kind.
         16 "not_begun" NotBegun,
-        /// From engines alone: it did not begin there, and neither would any other task of its runtime.
+        /// From engines alone: it did not begin there, and neither would any other task of its
+        /// runtime.
         17 "no_runtime" NoRuntime,
     }
 }
@@ -121,7 +123,9 @@ impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inline(inline) => write!(f, "Inline({} bytes)", inline.len()),
-            Self::Chunked { transfer, bytes, .. } => write!(f, "Chunked({bytes} bytes as transfer {transfer})"),
+            Self::Chunked { transfer, bytes, .. } => {
+                write!(f, "Chunked({bytes} bytes as transfer {transfer})")
+            }
         }
     }
 }
@@ -201,7 +205,8 @@ pub struct TaskOptions {
     pub label: Option<String>,
     /// Higher runs first; 0 is the default.
     pub priority: i32,
-    /// The number of times a shared task is run again after the loss of its engine; none for the default.
+    /// The number of times a shared task is run again after the loss of its engine; none for the
+    /// default.
     pub retries: Option<u32>,
     /// The number of times it is run again after an error of its own.
     pub error_retries: u32,
@@ -231,7 +236,8 @@ pub struct TaskOptions {
     pub restart_safe: bool,
     /// True if the journal must have it before it is accepted.
     pub durable: bool,
-    /// True if this repeats the submit of an earlier connection: its task may be known, or may have run.
+    /// True if this repeats the submit of an earlier connection: its task may be known, or may have
+    /// run.
     pub repeated: bool,
 }
 

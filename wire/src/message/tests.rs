@@ -4,10 +4,13 @@ use super::*;
 use proptest::prelude::*;
 
 use crate::AtLeastOne;
-use crate::ids::{Attempt, BrokerStart, EngineId, EngineUuid, FunctionHash, InstanceId, SessionId, TaskId, TokenId};
+use crate::ids::{
+    Attempt, BrokerStart, EngineId, EngineUuid, FunctionHash, InstanceId, SessionId, TaskId,
+    TokenId,
+};
 use crate::limits::{
-    ERROR_TEXT_BYTES_MAX, HELD_RESULTS_MAX, LENT_SESSIONS_MAX, LISTED_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX,
-    OUTPUT_MESSAGE_BYTES_MAX, SLOTS_PER_PROCESS_MAX, SUBMIT_TARGETS_MAX,
+    ERROR_TEXT_BYTES_MAX, HELD_RESULTS_MAX, LENT_SESSIONS_MAX, LISTED_MAX, MESSAGE_BYTES_MAX,
+    NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, SLOTS_PER_PROCESS_MAX, SUBMIT_TARGETS_MAX,
 };
 
 /// Messages survive the round trip, and both ways to write and to read them agree.
@@ -23,7 +26,8 @@ fn crosses<M: Message + PartialEq + Clone>(messages: &[M]) {
     reads_as_serde_does::<M>(&batch);
 }
 
-/// Asserts that serde agrees on a message that can be read without it at the front of some bytes; false if none can be.
+/// Asserts that serde agrees on a message that can be read without it at the front of some bytes;
+/// false if none can be.
 fn reads_as_serde_does<M: Message + PartialEq>(bytes: &[u8]) -> bool {
     let mut input = Input(bytes);
     let Some(message) = M::take(&mut input) else { return false };
@@ -33,10 +37,13 @@ fn reads_as_serde_does<M: Message + PartialEq>(bytes: &[u8]) -> bool {
 
 fn any_payload() -> impl Strategy<Value = Payload> {
     prop_oneof![
-        proptest::collection::vec(any::<u8>(), 0..200).prop_map(|bytes| Payload::Inline(bytes.into())),
-        any::<(u64, u64, u64, Option<[u8; 16]>)>().prop_map(|(transfer, counter, bytes, instance)| {
-            Payload::Chunked { transfer, counter, bytes, instance: instance.map(InstanceId) }
-        }),
+        proptest::collection::vec(any::<u8>(), 0..200)
+            .prop_map(|bytes| Payload::Inline(bytes.into())),
+        any::<(u64, u64, u64, Option<[u8; 16]>)>().prop_map(
+            |(transfer, counter, bytes, instance)| {
+                Payload::Chunked { transfer, counter, bytes, instance: instance.map(InstanceId) }
+            }
+        ),
     ]
 }
 
@@ -46,20 +53,46 @@ fn any_targets() -> impl Strategy<Value = Targets> {
 }
 
 fn any_options() -> impl Strategy<Value = TaskOptions> {
-    let parts = any::<(Option<String>, i32, Option<u32>, bool, Option<u64>, Vec<String>, [u8; 16], u64, bool)>();
-    parts.prop_map(|(label, priority, retries, at_most_once, queue_timeout_ms, require, session, n, success)| {
-        let dependency = Dependency { task: TaskId { session: SessionId(session), n }, success, failure: !success };
-        TaskOptions {
+    let parts = any::<(
+        Option<String>,
+        i32,
+        Option<u32>,
+        bool,
+        Option<u64>,
+        Vec<String>,
+        [u8; 16],
+        u64,
+        bool,
+    )>();
+    parts.prop_map(
+        |(
             label,
             priority,
             retries,
             at_most_once,
             queue_timeout_ms,
             require,
-            after: vec![dependency],
-            ..TaskOptions::default()
-        }
-    })
+            session,
+            n,
+            success,
+        )| {
+            let dependency = Dependency {
+                task: TaskId { session: SessionId(session), n },
+                success,
+                failure: !success,
+            };
+            TaskOptions {
+                label,
+                priority,
+                retries,
+                at_most_once,
+                queue_timeout_ms,
+                require,
+                after: vec![dependency],
+                ..TaskOptions::default()
+            }
+        },
+    )
 }
 
 fn any_outcome() -> impl Strategy<Value = Outcome> {
@@ -116,9 +149,15 @@ proptest! {
 fn hot_batches(number: u64, inline: usize, targets: Targets) -> [Vec<u8>; 4] {
     let payload = Payload::Inline(vec![7; inline].into());
     let attempt = Attempt { start: BrokerStart(u64::MAX - number), count: number };
-    let (session, define, small) = (Some(SessionId([0xc0; 16])), Some(number as u32), number as u32);
+    let (session, define, small) =
+        (Some(SessionId([0xc0; 16])), Some(number as u32), number as u32);
     let (outcome, run_us) = (Outcome::SUCCEEDED, number);
-    let times = TaskTimes { submitted_unix_us: !number, assigned_us: Some(number), finished_us: number, run_us };
+    let times = TaskTimes {
+        submitted_unix_us: !number,
+        assigned_us: Some(number),
+        finished_us: number,
+        run_us,
+    };
     let part = Work { slot: small, n: number, count: number };
     let work = AtLeastOne { first: part.clone(), others: vec![part; number as usize % 20] };
     let (n, runtime, class, engine) = (number, Runtime::Native, small, Some(EngineId(small)));
@@ -128,13 +167,38 @@ fn hot_batches(number: u64, inline: usize, targets: Targets) -> [Vec<u8>; 4] {
         put(&mut batch);
         batch
     };
-    let submit = FromClient::Submit(Submit { n, targets, runtime, class, define, options, payload: payload.clone() });
-    let assign =
-        ToEngine::Assign(Assign { work, session, runtime, define, share: Some(number), payload: payload.clone() });
+    let submit = FromClient::Submit(Submit {
+        n,
+        targets,
+        runtime,
+        class,
+        define,
+        options,
+        payload: payload.clone(),
+    });
+    let assign = ToEngine::Assign(Assign {
+        work,
+        session,
+        runtime,
+        define,
+        share: Some(number),
+        payload: payload.clone(),
+    });
     let result = Some(payload);
-    let ended =
-        FromEngine::Finished(AttemptFinished { attempt, outcome: outcome.clone(), run_us, payload: result.clone() });
-    let finished = ToClient::Finished(Finished { n, outcome, engine, attempts: small, times, payload: result });
+    let ended = FromEngine::Finished(AttemptFinished {
+        attempt,
+        outcome: outcome.clone(),
+        run_us,
+        payload: result.clone(),
+    });
+    let finished = ToClient::Finished(Finished {
+        n,
+        outcome,
+        engine,
+        attempts: small,
+        times,
+        payload: result,
+    });
     [
         encode(&|batch| encode_message(&submit, batch)),
         encode(&|batch| encode_message(&assign, batch)),
@@ -183,7 +247,11 @@ fn a_batch_cut_anywhere_ends_in_one_error() {
     encode_message(&FromClient::Goodbye(Goodbye { reason: "done".into() }), &mut batch);
     for len in 1..batch.len() {
         let items: Vec<_> = decode_batch::<FromClient>(&batch[..len]).collect();
-        assert_eq!(items.iter().filter(|item| item.is_err()).count(), usize::from(len != first), "{len} bytes");
+        assert_eq!(
+            items.iter().filter(|item| item.is_err()).count(),
+            usize::from(len != first),
+            "{len} bytes"
+        );
         assert_eq!(items.len(), if len <= first { 1 } else { 2 }, "{len} bytes");
     }
 }
@@ -231,7 +299,10 @@ fn the_longest_message_of_each_kind_fits_a_record() {
     fits(&ToEngine::Signal(SignalAttempts { attempts: attempts.clone(), signal: 64 }));
     fits(&ToEngine::Recall(Attempts { attempts: attempts.clone() }));
     fits(&ToEngine::Adopt(Adopt { attempts: vec![(attempt, attempt); LISTED_MAX] }));
-    fits(&ToEngine::Release(Release { start: BrokerStart(u64::MAX), counts: vec![u64::MAX; LISTED_MAX] }));
+    fits(&ToEngine::Release(Release {
+        start: BrokerStart(u64::MAX),
+        counts: vec![u64::MAX; LISTED_MAX],
+    }));
     fits(&ToEngine::Registered(Registered { engines: engines[..SLOTS_PER_PROCESS_MAX].to_vec() }));
     let accepted = Accepted {
         n: u64::MAX,
@@ -240,7 +311,10 @@ fn the_longest_message_of_each_kind_fits_a_record() {
     };
     fits(&ToClient::Accepted(accepted));
     // What clients say.
-    fits(&FromClient::Cancel(Cancel { ranges: vec![(u64::MAX, u64::MAX); LISTED_MAX], force: true }));
+    fits(&FromClient::Cancel(Cancel {
+        ranges: vec![(u64::MAX, u64::MAX); LISTED_MAX],
+        force: true,
+    }));
     fits(&FromClient::Ack(Ack {
         ranges: (0..LISTED_MAX as u64).map(|n| (n << 50, n << 50)).collect::<Vec<_>>().into(),
     }));
@@ -251,15 +325,27 @@ fn the_longest_message_of_each_kind_fits_a_record() {
     fits(&FromClient::Revoke(Revoke { request, tokens: vec![TokenId([0xff; 16]); LISTED_MAX] }));
     fits(&FromClient::Signal(Signal { request, engines: engines.clone(), signal: 64 }));
     fits(&FromClient::Restart(Restart { request, engines: engines.clone() }));
-    fits(&FromClient::Shutdown(Shutdown { request, engines: Some(engines), finish: true, broker: true }));
+    fits(&FromClient::Shutdown(Shutdown {
+        request,
+        engines: Some(engines),
+        finish: true,
+        broker: true,
+    }));
     // What engines say.
     fits(&FromEngine::Recalled(Attempts { attempts: attempts.clone() }));
-    fits(&FromEngine::Started(Attempts { attempts: attempts[..2 * SLOTS_PER_PROCESS_MAX].to_vec() }));
+    fits(&FromEngine::Started(Attempts {
+        attempts: attempts[..2 * SLOTS_PER_PROCESS_MAX].to_vec(),
+    }));
     fits(&FromEngine::Lent(Lent { attempt, sessions: vec![session; LENT_SESSIONS_MAX] }));
     let text = "t".repeat(ERROR_TEXT_BYTES_MAX);
     fits(&FromEngine::SlotDown(SlotDown { slot: u32::MAX, cause: text }));
     let bytes = vec![0; OUTPUT_MESSAGE_BYTES_MAX];
-    fits(&FromEngine::Output(AttemptOutput { attempt, stream: Stream::Stdout, offset: u64::MAX, bytes }));
+    fits(&FromEngine::Output(AttemptOutput {
+        attempt,
+        stream: Stream::Stdout,
+        offset: u64::MAX,
+        bytes,
+    }));
     let held = HeldWork { attempt, session, n: u64::MAX, slot: u32::MAX, finished: true };
     let slot = Slot { uuid: EngineUuid([0xff; 16]), wanted: Some(EngineId(u32::MAX)) };
     fits(&FromEngine::Register(Box::new(Register {
@@ -280,8 +366,11 @@ fn the_longest_message_of_each_kind_fits_a_record() {
 
 #[test]
 fn debug_output_shows_no_secret_and_no_content() {
-    let open =
-        Open { secret: crate::payload::PayloadSecret::new([0x77; 32]), cancel_on_disconnect: false, submitted: 0 };
+    let open = Open {
+        secret: crate::payload::PayloadSecret::new([0x77; 32]),
+        cancel_on_disconnect: false,
+        submitted: 0,
+    };
     let payload = Payload::Inline(b"private".into());
     let shown = format!("{open:?} {payload:?} {:?}", FunctionHash([1; 32]));
     assert!(!shown.contains("119") && !shown.contains("private"), "{shown}");

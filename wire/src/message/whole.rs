@@ -1,7 +1,7 @@
 //! A check that a msgpack value is complete, before anything is made of it.
 
-/// The length of the value at the front of some bytes, if all of it is there. Nothing is allocated, and nothing
-/// recurses: a list that declares more elements than have come costs a look at those.
+/// The length of the value at the front of some bytes, if all of it is there. Nothing is allocated,
+/// and nothing recurses: a list that declares more elements than have come costs a look at those.
 pub fn value_bytes(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes;
     let mut wanted: u64 = 1;
@@ -17,7 +17,8 @@ pub fn value_bytes(bytes: &[u8]) -> Option<usize> {
     Some(bytes.len() - rest.len())
 }
 
-/// Takes the marker of a value and the length after it: how many bytes of data follow, and how many values.
+/// Takes the marker of a value and the length after it: how many bytes of data follow, and how many
+/// values.
 fn take_marker(rest: &mut &[u8]) -> Option<(usize, u64)> {
     let (&marker, after) = rest.split_first()?;
     *rest = after;

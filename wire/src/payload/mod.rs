@@ -1,8 +1,9 @@
 //! Payloads: what the broker passes on without opening.
 //!
-//! A payload is a list of buffers, laid out as one string of bytes. Up to [`INLINE_PAYLOAD_BYTES_MAX`] it travels
-//! inside its message (the envelope protects it hop by hop); larger, it is cut into chunks that the sender seals once
-//! and the final receiver opens once, under a key that both derive from the client session's [`PayloadSecret`].
+//! A payload is a list of buffers, laid out as one string of bytes. Up to
+//! [`INLINE_PAYLOAD_BYTES_MAX`] it travels inside its message (the envelope protects it hop by
+//! hop); larger, it is cut into chunks that the sender seals once and the final receiver opens
+//! once, under a key that both derive from the client session's [`PayloadSecret`].
 //!
 //! ```text
 //! inline    count u8 | length u16 LE, for each | the buffers
@@ -10,8 +11,8 @@
 //! chunk i   ciphertext | tag       nonce = i u32 LE || counter u64 LE, AAD = kind u8 || bytes u64 LE || last u8
 //! ```
 //!
-//! A chunk's bytes depend on nothing but key, counter, index and content. So a chunk can be sealed when there is room
-//! for it on the wire, and sealed again for a re-send: the bytes are the same.
+//! A chunk's bytes depend on nothing but key, counter, index and content. So a chunk can be sealed
+//! when there is room for it on the wire, and sealed again for a re-send: the bytes are the same.
 
 use std::fmt;
 use std::ops::Range;
@@ -26,12 +27,14 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use crate::aead::{KEY_BYTES, Key, Nonce, TAG_BYTES};
 use crate::ids::{InstanceId, SessionId};
 use crate::limits::{
-    BUFFER_ALIGNMENT, CHUNK_BYTES_MAX, INLINE_PAYLOAD_BYTES_MAX, PAYLOAD_BUFFERS_MAX, PAYLOAD_BYTES_MAX,
+    BUFFER_ALIGNMENT, CHUNK_BYTES_MAX, INLINE_PAYLOAD_BYTES_MAX, PAYLOAD_BUFFERS_MAX,
+    PAYLOAD_BYTES_MAX,
 };
 pub use crate::small::InlineBytes;
 
-/// The secret of a client's session, from which the keys of its payloads come. Made by the client process, told to the
-/// broker, and by it to the engine processes that run the session's tasks and to other processes of the same owner.
+/// The secret of a client's session, from which the keys of its payloads come. Made by the client
+/// process, told to the broker, and by it to the engine processes that run the session's tasks and
+/// to other processes of the same owner.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct PayloadSecret([u8; KEY_BYTES]);
 
@@ -72,7 +75,8 @@ impl Serialize for PayloadSecret {
 
 impl<'de> Deserialize<'de> for PayloadSecret {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        serde_bytes::ByteArray::<KEY_BYTES>::deserialize(deserializer).map(|bytes| Self(bytes.into_array()))
+        serde_bytes::ByteArray::<KEY_BYTES>::deserialize(deserializer)
+            .map(|bytes| Self(bytes.into_array()))
     }
 }
 
@@ -97,13 +101,14 @@ pub struct PayloadKey {
 }
 
 impl PayloadKey {
-    /// The sealer under this key. Make one for each key in a process: it holds the counter that makes nonces unique.
+    /// The sealer under this key. Make one for each key in a process: it holds the counter that
+    /// makes nonces unique.
     pub fn into_sealer(self) -> PayloadSealer {
         self.into_sealer_from(0)
     }
 
-    /// The sealer under this key, from that counter on: for a process that may meet a key again after it has forgotten
-    /// it, and so must never go back.
+    /// The sealer under this key, from that counter on: for a process that may meet a key again
+    /// after it has forgotten it, and so must never go back.
     pub fn into_sealer_from(self, counter: u64) -> PayloadSealer {
         PayloadSealer { key: self, counter }
     }
@@ -124,7 +129,8 @@ fn nonce(index: u32, counter: u64) -> Nonce {
     nonce
 }
 
-/// Gives each payload its counter. It is not `Clone`: two sealers under one key would repeat a nonce.
+/// Gives each payload its counter. It is not `Clone`: two sealers under one key would repeat a
+/// nonce.
 #[derive(Debug)]
 pub struct PayloadSealer {
     key: PayloadKey,
@@ -137,8 +143,8 @@ impl PayloadSealer {
         self.counter
     }
 
-    /// Prepares buffers for the wire: inline if they are small, else a payload whose chunks are sealed as they are
-    /// asked for.
+    /// Prepares buffers for the wire: inline if they are small, else a payload whose chunks are
+    /// sealed as they are asked for.
     pub fn pack(&mut self, buffers: Vec<Bytes>) -> Result<Packed, PayloadError> {
         match pack_inline(buffers.iter()) {
             Some(inline) => Ok(Packed::Inline(inline)),
@@ -147,7 +153,11 @@ impl PayloadSealer {
     }
 
     /// The same of a header and the data after it.
-    pub fn pack_with_header(&mut self, header: Bytes, data: Vec<Bytes>) -> Result<Packed, PayloadError> {
+    pub fn pack_with_header(
+        &mut self,
+        header: Bytes,
+        data: Vec<Bytes>,
+    ) -> Result<Packed, PayloadError> {
         match pack_inline(std::iter::once(&header).chain(&data)) {
             Some(inline) => Ok(Packed::Inline(inline)),
             None => self.seal(std::iter::once(header).chain(data).collect()),
@@ -162,7 +172,8 @@ impl PayloadSealer {
     }
 }
 
-/// Buffers, ready for the wire. Clones are the same payload, for sending it again: their sealed chunks are equal.
+/// Buffers, ready for the wire. Clones are the same payload, for sending it again: their sealed
+/// chunks are equal.
 #[derive(Clone, Debug)]
 pub enum Packed {
     /// Small: for the message itself.
@@ -218,7 +229,8 @@ pub fn chunk_count(payload_bytes: u64) -> u32 {
     u32::try_from(payload_bytes.div_ceil(CHUNK_BYTES_MAX as u64)).expect("16 GiB are 65 553 chunks")
 }
 
-/// Returns the size of chunk `index` of a payload of so many bytes, its tag included; none if there is no such chunk.
+/// Returns the size of chunk `index` of a payload of so many bytes, its tag included; none if there
+/// is no such chunk.
 pub fn chunk_bytes(payload_bytes: u64, index: u32) -> Option<usize> {
     let start = u64::from(index) * CHUNK_BYTES_MAX as u64;
     let left = payload_bytes.checked_sub(start).filter(|left| *left > 0)?;
@@ -227,18 +239,19 @@ pub fn chunk_bytes(payload_bytes: u64, index: u32) -> Option<usize> {
 
 /// Opens the chunks of one payload, in order, each straight into one aligned buffer.
 ///
-/// The buffer grows as chunks come: an announcement alone costs no memory, and a payload at most eight times what has
-/// come of it, or 1 MiB. Growing eightfold copies a seventh of what has come.
+/// The buffer grows as chunks come: an announcement alone costs no memory, and a payload at most
+/// eight times what has come of it, or 1 MiB. Growing eightfold copies a seventh of what has come.
 ///
-/// The order of calls: [`PayloadOpener::new`], [`PayloadOpener::handle_chunk`] until [`PayloadOpener::is_complete`],
-/// then [`PayloadOpener::into_buffers`].
+/// The order of calls: [`PayloadOpener::new`], [`PayloadOpener::handle_chunk`] until
+/// [`PayloadOpener::is_complete`], then [`PayloadOpener::into_buffers`].
 #[derive(Debug)]
 pub struct PayloadOpener {
     key: PayloadKey,
     counter: u64,
     payload_bytes: u64,
     next: u32,
-    /// `front` unused bytes, so that the payload begins at a multiple of [`BUFFER_ALIGNMENT`], then what was opened.
+    /// `front` unused bytes, so that the payload begins at a multiple of [`BUFFER_ALIGNMENT`], then
+    /// what was opened.
     opened: Vec<u8>,
     front: usize,
 }
@@ -267,10 +280,15 @@ impl PayloadOpener {
             return Err(PayloadError::ChunkLength { index: self.next, bytes: chunk.len() });
         }
         self.make_room(chunk.len())?;
-        let aad = self.key.aad(self.payload_bytes, self.next + 1 == chunk_count(self.payload_bytes));
+        let aad =
+            self.key.aad(self.payload_bytes, self.next + 1 == chunk_count(self.payload_bytes));
         let start = self.opened.len();
         self.opened.extend_from_slice(chunk);
-        let opened = self.key.key.open_in_place(nonce(self.next, self.counter), &aad, &mut self.opened[start..]);
+        let opened = self.key.key.open_in_place(
+            nonce(self.next, self.counter),
+            &aad,
+            &mut self.opened[start..],
+        );
         opened.map_err(|_| PayloadError::Forged { index: self.next })?;
         self.opened.truncate(self.opened.len() - TAG_BYTES);
         self.next += 1;
@@ -315,8 +333,8 @@ pub fn unpack_inline(payload: &InlineBytes) -> Result<Vec<Bytes>, PayloadError> 
     Ok(places(payload)?.map(|place| payload.slice(place)).collect())
 }
 
-/// Splits an inline payload into its first buffer, which is the header, and the others. Without any buffer the header
-/// is empty.
+/// Splits an inline payload into its first buffer, which is the header, and the others. Without any
+/// buffer the header is empty.
 pub fn unpack_inline_call(payload: &InlineBytes) -> Result<(&[u8], Vec<Bytes>), PayloadError> {
     let mut places = places(payload)?;
     let header = places.next().map_or(&[][..], |place| &payload[place]);
@@ -329,7 +347,9 @@ pub fn unpack_inline_call(payload: &InlineBytes) -> Result<(&[u8], Vec<Bytes>), 
 fn places(payload: &[u8]) -> Result<impl ExactSizeIterator<Item = Range<usize>>, PayloadError> {
     let (&count, rest) = payload.split_first().ok_or(PayloadError::Layout)?;
     let lengths = rest.get(..2 * usize::from(count)).ok_or(PayloadError::Layout)?;
-    let lengths = lengths.chunks_exact(2).map(|length| usize::from(u16::from_le_bytes([length[0], length[1]])));
+    let lengths = lengths
+        .chunks_exact(2)
+        .map(|length| usize::from(u16::from_le_bytes([length[0], length[1]])));
     let mut start = 1 + 2 * lengths.len();
     if start + lengths.clone().sum::<usize>() != payload.len() {
         return Err(PayloadError::Layout);
@@ -342,7 +362,9 @@ fn places(payload: &[u8]) -> Result<impl ExactSizeIterator<Item = Range<usize>>,
 }
 
 fn pack_inline<'a>(buffers: impl Iterator<Item = &'a Bytes> + Clone) -> Option<InlineBytes> {
-    let (count, bytes) = buffers.clone().fold((0, 1), |(count, bytes), buffer| (count + 1, bytes + 2 + buffer.len()));
+    let (count, bytes) = buffers
+        .clone()
+        .fold((0, 1), |(count, bytes), buffer| (count + 1, bytes + 2 + buffer.len()));
     let (count, table) = (u8::try_from(count).ok()?, 2 * count);
     if bytes > INLINE_PAYLOAD_BYTES_MAX {
         return None;
@@ -373,13 +395,18 @@ impl Layout {
     fn of(buffers: &[Bytes]) -> Result<Self, PayloadError> {
         let mut table = Vec::with_capacity(8 + 8 * buffers.len());
         table.extend_from_slice(&(buffers.len() as u64).to_le_bytes());
-        buffers.iter().for_each(|buffer| table.extend_from_slice(&(buffer.len() as u64).to_le_bytes()));
+        buffers
+            .iter()
+            .for_each(|buffer| table.extend_from_slice(&(buffer.len() as u64).to_le_bytes()));
         Self::place(table)
     }
 
     /// Reads the table at the start of a whole payload; the lengths must fill the payload exactly.
     fn parse(payload: &[u8]) -> Result<Self, PayloadError> {
-        let count = payload.first_chunk::<8>().map(|count| u64::from_le_bytes(*count)).ok_or(PayloadError::Layout)?;
+        let count = payload
+            .first_chunk::<8>()
+            .map(|count| u64::from_le_bytes(*count))
+            .ok_or(PayloadError::Layout)?;
         if count > PAYLOAD_BUFFERS_MAX as u64 {
             return Err(PayloadError::Buffers { count });
         }
@@ -412,12 +439,17 @@ impl Layout {
         self.places.iter().map(|(start, end)| *start as usize..*end as usize)
     }
 
-    /// Appends `len` bytes of the laid-out payload from `start` on: table, buffers, and zeros between them.
+    /// Appends `len` bytes of the laid-out payload from `start` on: table, buffers, and zeros
+    /// between them.
     fn copy_range(&self, buffers: &[Bytes], start: u64, len: usize, out: &mut Vec<u8>) {
         let end = start + len as u64;
         let first = self.places.partition_point(|(_, place_end)| *place_end <= start);
-        let table = std::iter::once((0, &self.table[..])).filter(|_| start < self.table.len() as u64);
-        let rest = self.places[first..].iter().zip(&buffers[first..]).map(|((at, _), buffer)| (*at, &buffer[..]));
+        let table =
+            std::iter::once((0, &self.table[..])).filter(|_| start < self.table.len() as u64);
+        let rest = self.places[first..]
+            .iter()
+            .zip(&buffers[first..])
+            .map(|((at, _), buffer)| (*at, &buffer[..]));
         let base = out.len();
         for (at, bytes) in table.chain(rest.take_while(|(at, _)| *at < end)) {
             let from = start.saturating_sub(at).min(bytes.len() as u64) as usize;
@@ -433,7 +465,9 @@ impl Layout {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PayloadError {
     /// Beyond the protocol's bound.
-    #[error("a payload of {bytes} bytes is over the limit of {PAYLOAD_BYTES_MAX}: send it in parts, or as a file")]
+    #[error(
+        "a payload of {bytes} bytes is over the limit of {PAYLOAD_BYTES_MAX}: send it in parts, or as a file"
+    )]
     Large {
         /// Its size.
         bytes: u64,

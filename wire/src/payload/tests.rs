@@ -100,16 +100,25 @@ fn chunks_fill_records_exactly_at_the_boundaries() {
 fn chunks_out_of_order_of_another_payload_or_session_are_refused() {
     let sealed = sealed(&[buffer_of(CHUNK_BYTES_MAX * 2, 1)]);
     let opener = |key| PayloadOpener::new(key, 0, sealed.bytes()).unwrap();
-    assert_eq!(opener(key()).handle_chunk(&sealed.chunk(1)), Err(PayloadError::Forged { index: 0 }));
+    assert_eq!(
+        opener(key()).handle_chunk(&sealed.chunk(1)),
+        Err(PayloadError::Forged { index: 0 })
+    );
     let mut other_counter = PayloadOpener::new(key(), 1, sealed.bytes()).unwrap();
-    assert_eq!(other_counter.handle_chunk(&sealed.chunk(0)), Err(PayloadError::Forged { index: 0 }));
+    assert_eq!(
+        other_counter.handle_chunk(&sealed.chunk(0)),
+        Err(PayloadError::Forged { index: 0 })
+    );
     let secret = PayloadSecret::new([5; 32]);
     for other in [
         secret.request_key(&SessionId([2; 16])),
         secret.result_key(&SESSION, &InstanceId([1; 16])),
         PayloadSecret::new([6; 32]).request_key(&SESSION),
     ] {
-        assert_eq!(opener(other).handle_chunk(&sealed.chunk(0)), Err(PayloadError::Forged { index: 0 }));
+        assert_eq!(
+            opener(other).handle_chunk(&sealed.chunk(0)),
+            Err(PayloadError::Forged { index: 0 })
+        );
     }
 }
 
@@ -126,14 +135,18 @@ fn an_incomplete_payload_gives_no_buffers() {
 fn memory_is_taken_as_chunks_come_and_not_as_they_are_declared() {
     // As many announcements as a peer likes: none of them costs a buffer.
     let declared = |bytes| PayloadOpener::new(key(), 0, bytes).unwrap();
-    assert!((0..2_000).map(|_| declared(PAYLOAD_BYTES_MAX)).all(|opener| opener.opened.capacity() == 0));
+    assert!(
+        (0..2_000).map(|_| declared(PAYLOAD_BYTES_MAX)).all(|opener| opener.opened.capacity() == 0)
+    );
     let slack = BUFFER_ALIGNMENT + TAG_BYTES;
     let sealed = sealed(&[buffer_of(60 * CHUNK_BYTES_MAX, 1), buffer_of(5, 2)]);
     let mut opener = declared(sealed.bytes());
     for index in 0..sealed.chunk_count() {
         opener.handle_chunk(&sealed.chunk(index)).unwrap();
         let come = (index as usize + 1) * CHUNK_BYTES_MAX;
-        let most = (8 * (come + TAG_BYTES)).max(FIRST_ROOM_BYTES as usize).min(sealed.bytes() as usize) + slack;
+        let most =
+            (8 * (come + TAG_BYTES)).max(FIRST_ROOM_BYTES as usize).min(sealed.bytes() as usize)
+                + slack;
         assert!(opener.opened.capacity() <= most, "{} bytes for {come}", opener.opened.capacity());
     }
     let arrived = opener.into_buffers().unwrap();

@@ -29,7 +29,11 @@ fn claims() -> Claims {
         owner: OwnerId([4; 16]),
         role: Role::Client,
         scopes: vec!["cpu".to_owned(), "gpu".to_owned()],
-        limits: TokenLimits { unfinished_tasks_max: 1_000, payload_bytes_max: 1 << 30, no_nested: false },
+        limits: TokenLimits {
+            unfinished_tasks_max: 1_000,
+            payload_bytes_max: 1 << 30,
+            no_nested: false,
+        },
         not_before_s: 10_000,
         expires_s: 20_000,
     }
@@ -43,7 +47,8 @@ fn verify(token: &Token) -> Result<VerifiedToken, TokenError> {
     token.verify(&issuer().public(), cluster())
 }
 
-/// Signs claims without the issuer's checks and verifies them: so the decoder's own refusals are tested.
+/// Signs claims without the issuer's checks and verifies them: so the decoder's own refusals are
+/// tested.
 fn verify_signed(signed: Vec<u8>) -> Result<VerifiedToken, TokenError> {
     let signature = issuer().sign_bytes(&signed);
     verify(&Token::from_bytes([signed, signature.to_vec()].concat())?)
@@ -67,7 +72,10 @@ fn the_encoding_is_the_documented_one() {
     ]
     .concat();
     assert_eq!(bytes[..bytes.len() - 64], signed);
-    assert_eq!(issuer().sign(&Claims { scopes: vec![], ..claims() }).unwrap().as_bytes().len(), TOKEN_BYTES_MIN);
+    assert_eq!(
+        issuer().sign(&Claims { scopes: vec![], ..claims() }).unwrap().as_bytes().len(),
+        TOKEN_BYTES_MIN
+    );
 }
 
 #[test]
@@ -80,10 +88,16 @@ fn the_holder_of_a_good_token_is_let_in() {
 #[test]
 fn a_token_is_nothing_without_its_key_its_issuer_and_its_cluster() {
     let thief = SecretKey::from_bytes([8; 32]).public();
-    assert_eq!(verify(&token()).unwrap().prove_holder(&thief.0).unwrap_err(), TokenError::HolderMismatch);
+    assert_eq!(
+        verify(&token()).unwrap().prove_holder(&thief.0).unwrap_err(),
+        TokenError::HolderMismatch
+    );
     let other = IssuerKey::from_seed([9; 32]).public();
     assert_eq!(token().verify(&other, cluster()).unwrap_err(), TokenError::BadSignature);
-    assert_eq!(token().verify(&issuer().public(), ClusterId::of(&other)).unwrap_err(), TokenError::WrongCluster);
+    assert_eq!(
+        token().verify(&issuer().public(), ClusterId::of(&other)).unwrap_err(),
+        TokenError::WrongCluster
+    );
 }
 
 #[test]
@@ -110,8 +124,12 @@ fn validity_has_five_minutes_of_tolerance_at_both_ends() {
 fn a_token_cut_or_extended_anywhere_is_refused() {
     let bytes = token().as_bytes().to_vec();
     for length in 0..bytes.len() {
-        let refused = Token::from_bytes(&bytes[..length]).and_then(|token| verify(&token).map(drop));
-        assert!(matches!(refused, Err(TokenError::Truncated | TokenError::BadSignature)), "{length}: {refused:?}");
+        let refused =
+            Token::from_bytes(&bytes[..length]).and_then(|token| verify(&token).map(drop));
+        assert!(
+            matches!(refused, Err(TokenError::Truncated | TokenError::BadSignature)),
+            "{length}: {refused:?}"
+        );
     }
     let longer = Token::from_bytes([bytes.as_slice(), &[0]].concat()).unwrap();
     assert_eq!(verify(&longer).unwrap_err(), TokenError::BadSignature);
@@ -123,7 +141,10 @@ fn signed_bytes_cut_or_extended_anywhere_are_refused() {
     let signed = claims().encode();
     for length in 0..signed.len() {
         let refused = verify_signed(signed[..length].to_vec()).unwrap_err();
-        assert!(matches!(refused, TokenError::Truncated | TokenError::NotAToken), "{length}: {refused}");
+        assert!(
+            matches!(refused, TokenError::Truncated | TokenError::NotAToken),
+            "{length}: {refused}"
+        );
     }
     assert_eq!(verify_signed([signed, vec![0]].concat()).unwrap_err(), TokenError::TrailingBytes);
 }
@@ -175,8 +196,8 @@ fn claims_that_are_not_good_are_neither_signed_nor_accepted() {
 #[test]
 fn a_signature_with_s_plus_l_is_refused() {
     const L: [u8; 32] = [
-        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0,
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde,
+        0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
     ];
     let mut bytes = token().as_bytes().to_vec();
     let s = bytes.len() - 32;
@@ -200,7 +221,11 @@ fn a_signature_with_r_of_small_order_or_not_canonical_is_refused() {
     let mut neutral_not_canonical = [0xff; 32];
     (neutral_not_canonical[0], neutral_not_canonical[31]) = (0xee, 0x7f);
     for (r, lax_accepts) in [(neutral, true), (neutral_not_canonical, false)] {
-        let k = Sha512::new().chain_update(r).chain_update(key.verifying_key()).chain_update(&signed).finalize();
+        let k = Sha512::new()
+            .chain_update(r)
+            .chain_update(key.verifying_key())
+            .chain_update(&signed)
+            .finalize();
         let s = scalar_like(key.to_scalar(), &k) * key.to_scalar();
         let signature = [r, s.to_bytes()].concat();
         let lax = key.verify(&signed, &Signature::from_slice(&signature).unwrap());
@@ -318,7 +343,13 @@ fn an_owner_of_a_name_is_the_same_in_its_cluster_and_another_elsewhere() {
 fn ids_read_as_they_print_and_in_no_other_spelling() {
     let id = TokenId([0x0a; 16]);
     assert_eq!(id.to_string().parse(), Ok(id));
-    for wrong in ["", "0a", "0A0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a", "+a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a", &"0".repeat(33)] {
+    for wrong in [
+        "",
+        "0a",
+        "0A0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a",
+        "+a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a",
+        &"0".repeat(33),
+    ] {
         assert_eq!(wrong.parse::<TokenId>(), Err(NotAnId), "{wrong}");
     }
 }

@@ -6,18 +6,21 @@ use super::error::ZmtpError;
 use super::frame::{Flags, put_header};
 use super::{Role, Shared};
 
-/// Bytes of a command's body. The longest that a DEALER or ROUTER has reason to send is a READY with an Identity of 255
-/// bytes: `6 + 22 + 268 = 296`. The rest is for properties that we ignore, such as libzmq's `X-` metadata.
+/// Bytes of a command's body. The longest that a DEALER or ROUTER has reason to send is a READY
+/// with an Identity of 255 bytes: `6 + 22 + 268 = 296`. The rest is for properties that we ignore,
+/// such as libzmq's `X-` metadata.
 pub(super) const COMMAND_BYTES_MAX: usize = 512;
 
 /// Bytes of the context of a PING or PONG ("Connection Heartbeating").
 const PING_CONTEXT_BYTES_MAX: usize = 16;
 
-/// PONGs that wait to be sent: "a peer should not send more than a small number of PING commands without receiving PONG
-/// replies". Those beyond are left without an answer, or end an unauthenticated peer's connection.
+/// PONGs that wait to be sent: "a peer should not send more than a small number of PING commands
+/// without receiving PONG replies". Those beyond are left without an answer, or end an
+/// unauthenticated peer's connection.
 pub(super) const PONGS_PENDING_MAX: usize = 8;
 
-/// The reason sent to a peer whose Socket-Type we refuse. No spaces: RFC 37's grammar has only visible characters here.
+/// The reason sent to a peer whose Socket-Type we refuse. No spaces: RFC 37's grammar has only
+/// visible characters here.
 const REFUSAL: &[u8] = b"Socket-Type-not-accepted";
 
 /// Takes the command at the front of `input` from there; `None` if it is not complete.
@@ -27,9 +30,10 @@ pub(super) fn take_command(
     shared: &mut Shared,
 ) -> Result<Option<BytesMut>, ZmtpError> {
     let Some(frame) = flags.frame(input) else { return Ok(None) };
-    let frame = frame
-        .within(COMMAND_BYTES_MAX)
-        .ok_or(ZmtpError::CommandTooLong { bytes: frame.body_bytes, bytes_max: COMMAND_BYTES_MAX })?;
+    let frame = frame.within(COMMAND_BYTES_MAX).ok_or(ZmtpError::CommandTooLong {
+        bytes: frame.body_bytes,
+        bytes_max: COMMAND_BYTES_MAX,
+    })?;
     Ok(frame.take(input, &mut shared.bytes_wanted))
 }
 
@@ -54,8 +58,8 @@ impl<'a> Command<'a> {
                 _ => Err(malformed),
             },
             b"PING" => {
-                // The time-to-live is a hint to hang up early on a silent peer; our own heartbeat does that for
-                // everyone.
+                // The time-to-live is a hint to hang up early on a silent peer; our own heartbeat
+                // does that for everyone.
                 let Some((_ttl, context)) = data.split_at_checked(2) else { return Err(malformed) };
                 check_context(context).map(|()| Self::Ping { context })
             }
@@ -99,7 +103,8 @@ pub(super) fn put_ready(out: &mut BytesMut, role: Role) {
     out.put_slice(value);
 }
 
-/// Appends the ERROR that a peer with the wrong Socket-Type SHOULD get ("The Socket-Type Property").
+/// Appends the ERROR that a peer with the wrong Socket-Type SHOULD get ("The Socket-Type
+/// Property").
 pub(super) fn put_error(out: &mut BytesMut) {
     put_name(out, b"ERROR", 1 + REFUSAL.len());
     out.put_u8(REFUSAL.len() as u8);

@@ -7,7 +7,8 @@ use std::fmt;
 /// After every one of these the connection is closed; each variant says whose fault it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ZmtpError {
-    /// Peer incompatible: it does not speak ZMTP 2 or later. An HTTP client or a port scanner ends here.
+    /// Peer incompatible: it does not speak ZMTP 2 or later. An HTTP client or a port scanner ends
+    /// here.
     #[error("not a ZMTP 3 peer: byte {offset} of its greeting is {byte:#04x}")]
     NotZmtp {
         /// The position of the byte in the greeting, from 0.
@@ -51,7 +52,8 @@ pub enum ZmtpError {
         /// The limit.
         bytes_max: usize,
     },
-    /// Peer misbehaved: a declared length would make the message longer than is accepted from it now.
+    /// Peer misbehaved: a declared length would make the message longer than is accepted from it
+    /// now.
     #[error("a message of {bytes} bytes, at most {bytes_max} are accepted from this peer now")]
     MessageTooLong {
         /// The frames so far, and the declared length of the next one.
@@ -60,7 +62,9 @@ pub enum ZmtpError {
         bytes_max: usize,
     },
     /// Peer misbehaved: MORE on the last frame that a message may have.
-    #[error("a message of more than {frames_max} frames, which is all that is accepted from this peer now")]
+    #[error(
+        "a message of more than {frames_max} frames, which is all that is accepted from this peer now"
+    )]
     TooManyFrames {
         /// The limit.
         frames_max: usize,
@@ -69,7 +73,8 @@ pub enum ZmtpError {
     #[error("a message before READY")]
     MessageBeforeReady,
 
-    /// Peer misbehaved: the body of a command is not a name and its data, or the data is not what the name asks for.
+    /// Peer misbehaved: the body of a command is not a name and its data, or the data is not what
+    /// the name asks for.
     #[error("a malformed command of {bytes} bytes")]
     MalformedCommand {
         /// The length of its body.
@@ -90,7 +95,8 @@ pub enum ZmtpError {
     /// Peer misbehaved: READY comes once.
     #[error("a second READY")]
     SecondReady,
-    /// The peer's choice: it sent ERROR and is going to close. Its reason has no defined meaning (RFC 37).
+    /// The peer's choice: it sent ERROR and is going to close. Its reason has no defined meaning
+    /// (RFC 37).
     #[error("the peer refused with the reason \"{reason}\"")]
     RefusedByPeer {
         /// The peer's message.
@@ -103,14 +109,19 @@ pub enum ZmtpError {
         /// The limit.
         properties_max: usize,
     },
-    /// Peer misbehaved: the name of a property of READY is empty, cut short, or not printable ASCII.
-    #[error("a property of READY has a name of {bytes} bytes that is empty, cut short or not printable ASCII")]
+    /// Peer misbehaved: the name of a property of READY is empty, cut short, or not printable
+    /// ASCII.
+    #[error(
+        "a property of READY has a name of {bytes} bytes that is empty, cut short or not printable ASCII"
+    )]
     MalformedPropertyName {
         /// The declared length of the name.
         bytes: usize,
     },
     /// Peer misbehaved: the value of a property of READY, or its length, ends behind the command.
-    #[error("a property of READY has a value that is cut short: {bytes_left} bytes are left for it")]
+    #[error(
+        "a property of READY has a value that is cut short: {bytes_left} bytes are left for it"
+    )]
     MalformedPropertyValue {
         /// The number of bytes left in the command after the name.
         bytes_left: usize,
@@ -155,7 +166,8 @@ pub enum ZmtpError {
     Closed,
 }
 
-/// A few bytes that a peer sent, made safe to print: escaped, so that they cannot forge a line of the log, and cut.
+/// A few bytes that a peer sent, made safe to print: escaped, so that they cannot forge a line of
+/// the log, and cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt(Box<str>);
 

@@ -7,8 +7,8 @@ use super::error::ZmtpError;
 /// Bytes of the longest frame header: flags, and a size of 64 bits.
 pub const FRAME_HEADER_BYTES_MAX: usize = 9;
 
-/// Appends the header of a message frame whose body has `len` bytes; the body comes next. `more`: another frame of the
-/// same message follows.
+/// Appends the header of a message frame whose body has `len` bytes; the body comes next. `more`:
+/// another frame of the same message follows.
 pub fn put_frame_header(out: &mut BytesMut, len: usize, more: bool) {
     put_header(out, if more { Flags::MORE } else { 0 }, len);
 }
@@ -53,10 +53,13 @@ impl Flags {
         self.0 & Self::MORE != 0
     }
 
-    /// The sizes of the frame at the front of `input`, whose flags these are; `None` if they are not all there.
+    /// The sizes of the frame at the front of `input`, whose flags these are; `None` if they are
+    /// not all there.
     pub(super) fn frame(self, input: &[u8]) -> Option<Frame> {
         if self.0 & Self::LONG == 0 {
-            return input.get(1).map(|&short| Frame { header_bytes: 2, body_bytes: u64::from(short) });
+            return input
+                .get(1)
+                .map(|&short| Frame { header_bytes: 2, body_bytes: u64::from(short) });
         }
         let size = input.get(1..)?.first_chunk()?;
         Some(Frame { header_bytes: FRAME_HEADER_BYTES_MAX, body_bytes: u64::from_be_bytes(*size) })
@@ -74,13 +77,14 @@ pub(super) struct Frame {
 impl Frame {
     /// The frame with its size made a `usize`, if that is no more than `bytes_max`.
     pub(super) fn within(self, bytes_max: usize) -> Option<BoundedFrame> {
-        let body_bytes = usize::try_from(self.body_bytes).ok().filter(|bytes| *bytes <= bytes_max)?;
+        let body_bytes =
+            usize::try_from(self.body_bytes).ok().filter(|bytes| *bytes <= bytes_max)?;
         Some(BoundedFrame { header_bytes: self.header_bytes, body_bytes })
     }
 }
 
-/// The sizes of a frame whose length was compared with a limit: only [`Frame::within`] makes one, and only this can be
-/// taken.
+/// The sizes of a frame whose length was compared with a limit: only [`Frame::within`] makes one,
+/// and only this can be taken.
 #[derive(Clone, Copy)]
 pub(super) struct BoundedFrame {
     header_bytes: usize,

@@ -47,8 +47,9 @@ impl ExpectGreeting {
             return Ok(Progress::Waiting(self));
         }
         input.advance(GREETING_BYTES);
-        // The side that connects sends READY first and the side that binds replies ("The NULL Security Mechanism"), so
-        // an unauthenticated peer that has not said what it is gets no more than the greeting.
+        // The side that connects sends READY first and the side that binds replies ("The NULL
+        // Security Mechanism"), so an unauthenticated peer that has not said what it is gets no
+        // more than the greeting.
         if shared.role == Role::Peer {
             command::put_ready(&mut shared.output.buffer, Role::Peer);
         }
@@ -56,15 +57,18 @@ impl ExpectGreeting {
     }
 }
 
-/// Checks as much of a greeting as there is, so that a wrong first byte is an error before the second comes.
+/// Checks as much of a greeting as there is, so that a wrong first byte is an error before the
+/// second comes.
 ///
-/// It begins anew at each call: 64 calls for 64 single bytes are 2080 comparisons, cheaper than the reads.
+/// It begins anew at each call: 64 calls for 64 single bytes are 2080 comparisons, cheaper than the
+/// reads.
 fn check_prefix(greeting: &[u8]) -> Result<(), ZmtpError> {
     for (offset, &byte) in greeting.iter().enumerate() {
         match offset {
             SIGNATURE_FIRST if byte != 0xFF => return Err(ZmtpError::NotZmtp { offset, byte }),
             SIGNATURE_LAST if byte != 0x7F => return Err(ZmtpError::NotZmtp { offset, byte }),
-            // "A peer MUST accept higher protocol versions as valid": the higher one downgrades, or closes.
+            // "A peer MUST accept higher protocol versions as valid": the higher one downgrades, or
+            // closes.
             VERSION_MAJOR if byte < 3 => return Err(ZmtpError::VersionTooOld { major: byte }),
             MECHANISM..AS_SERVER if byte != MECHANISM_NULL[offset - MECHANISM] => {
                 return Err(mechanism_error(greeting));

@@ -1,13 +1,14 @@
 //! ZMTP 3.1 (RFC 37) with the NULL mechanism, sans I/O: bytes in, messages out.
 //!
-//! A [`Connection`] is one side of one byte stream. It is a `ROUTER` that takes `DEALER`s ([`Role::Broker`]), or a
-//! `DEALER` that takes a `ROUTER` ([`Role::Peer`]); nothing else is spoken. It checks every byte as soon as that byte
-//! is there, keeps no bytes of its own but the frames of a message that is not complete, and never reserves by a length
-//! that the peer declares.
+//! A [`Connection`] is one side of one byte stream. It is a `ROUTER` that takes `DEALER`s
+//! ([`Role::Broker`]), or a `DEALER` that takes a `ROUTER` ([`Role::Peer`]); nothing else is
+//! spoken. It checks every byte as soon as that byte is there, keeps no bytes of its own but the
+//! frames of a message that is not complete, and never reserves by a length that the peer declares.
 //!
-//! NULL neither authenticates nor encrypts: that is done by the handshake and the records inside the messages. Until
-//! the caller says [`peer_proved`](Connection::peer_proved), the peer is an unauthenticated peer and has the
-//! `PREAUTH_*` limits of [`limits`](crate::limits); afterwards it has the `RECORD_*` ones.
+//! NULL neither authenticates nor encrypts: that is done by the handshake and the records inside
+//! the messages. Until the caller says [`peer_proved`](Connection::peer_proved), the peer is an
+//! unauthenticated peer and has the `PREAUTH_*` limits of [`limits`](crate::limits); afterwards it
+//! has the `RECORD_*` ones.
 //!
 //! ```
 //! use bytes::BytesMut;
@@ -44,7 +45,8 @@ use self::greeting::{ExpectGreeting, GREETING_BYTES};
 use self::open::Open;
 use self::ready::ExpectReady;
 use crate::limits::{
-    PREAUTH_BUFFER_BYTES_MAX, PREAUTH_FRAME_BYTES_MAX, PREAUTH_FRAMES_MAX, RECORD_BYTES_MAX, RECORD_FRAMES_MAX,
+    PREAUTH_BUFFER_BYTES_MAX, PREAUTH_FRAME_BYTES_MAX, PREAUTH_FRAMES_MAX, RECORD_BYTES_MAX,
+    RECORD_FRAMES_MAX,
 };
 
 mod command;
@@ -89,8 +91,8 @@ impl Role {
 /// The result of [`Connection::handle_input`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Greeting and READY are done: messages may be sent, behind what [`Connection::poll_output`] still has. Comes
-    /// once.
+    /// Greeting and READY are done: messages may be sent, behind what [`Connection::poll_output`]
+    /// still has. Comes once.
     Ready,
     /// A whole message.
     Message(Message),
@@ -107,10 +109,12 @@ pub struct Message {
 
 /// One side of a ZMTP connection.
 ///
-/// In a loop: write all that [`poll_output`](Self::poll_output) gives, before any message; read bytes, as many as
-/// [`bytes_wanted`](Self::bytes_wanted) hints; call [`handle_input`](Self::handle_input) until it returns `Ok(None)`.
-/// Call [`peer_proved`](Self::peer_proved) once, between two events. After an error write what `poll_output` has, if
-/// that can be done at once, and close: the connection reads nothing any more.
+/// In a loop: write all that [`poll_output`](Self::poll_output) gives, before any message; read
+/// bytes, as many as [`bytes_wanted`](Self::bytes_wanted) hints; call
+/// [`handle_input`](Self::handle_input) until it returns `Ok(None)`. Call
+/// [`peer_proved`](Self::peer_proved) once, between two events. After an error write what
+/// `poll_output` has, if that can be done at once, and close: the connection reads nothing any
+/// more.
 #[derive(Debug)]
 pub struct Connection {
     state: State,
@@ -118,25 +122,28 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A new connection. Its greeting is queued at once, as RFC 37 wants of a peer without older versions.
+    /// A new connection. Its greeting is queued at once, as RFC 37 wants of a peer without older
+    /// versions.
     pub fn new(role: Role) -> Self {
         let mut output = Output::default();
         greeting::put_greeting(&mut output.buffer);
-        let shared = Shared { role, limits: Limits::PENDING_PEER, output, bytes_wanted: GREETING_BYTES };
+        let shared =
+            Shared { role, limits: Limits::PENDING_PEER, output, bytes_wanted: GREETING_BYTES };
         Self { state: State::ExpectGreeting(ExpectGreeting), shared }
     }
 
-    /// All bytes that the codec itself wants sent: greeting, READY, PONGs, ERROR. To be written before any message's
-    /// bytes that are not begun yet.
+    /// All bytes that the codec itself wants sent: greeting, READY, PONGs, ERROR. To be written
+    /// before any message's bytes that are not begun yet.
     ///
-    /// Poll when the bytes can be written: what waits in here is bounded (beyond some PINGs, a proved peer's are not
-    /// answered, and an unauthenticated peer's are an error), what the caller has taken out is not.
+    /// Poll when the bytes can be written: what waits in here is bounded (beyond some PINGs, a
+    /// proved peer's are not answered, and an unauthenticated peer's are an error), what the caller
+    /// has taken out is not.
     pub fn poll_output(&mut self) -> Option<Bytes> {
         self.shared.output.poll()
     }
 
-    /// Takes the bytes of the next event from the front of `input`, and none behind it. `Ok(None)`: more bytes are
-    /// needed.
+    /// Takes the bytes of the next event from the front of `input`, and none behind it. `Ok(None)`:
+    /// more bytes are needed.
     ///
     /// Of a frame that is not complete only the header is looked at; its bytes stay in `input`.
     ///
@@ -146,7 +153,9 @@ impl Connection {
     pub fn handle_input(&mut self, input: &mut BytesMut) -> Result<Option<Event>, ZmtpError> {
         self.shared.bytes_wanted = 0;
         let result = match &mut self.state {
-            State::Open(open) => open.handle_input(input, &mut self.shared).map(|message| message.map(Event::Message)),
+            State::Open(open) => open
+                .handle_input(input, &mut self.shared)
+                .map(|message| message.map(Event::Message)),
             _ => self.handle_opening(input),
         };
         if result.is_err() {
@@ -160,8 +169,8 @@ impl Connection {
         self.shared.limits = Limits::PROVED;
     }
 
-    /// Returns the number of bytes beyond the last `input` that complete the frame (or greeting) being read; 0 if
-    /// unknown.
+    /// Returns the number of bytes beyond the last `input` that complete the frame (or greeting)
+    /// being read; 0 if unknown.
     ///
     /// Never more than [`RECORD_BYTES_MAX`], whatever the peer declares.
     pub fn bytes_wanted(&self) -> usize {
@@ -173,13 +182,15 @@ impl Connection {
         loop {
             // A `?` leaves `Closed` behind, which is what an error means.
             match mem::replace(&mut self.state, State::Closed) {
-                State::ExpectGreeting(state) => match state.handle_input(input, &mut self.shared)? {
-                    Progress::Waiting(state) => {
-                        self.state = State::ExpectGreeting(state);
-                        return Ok(None);
+                State::ExpectGreeting(state) => {
+                    match state.handle_input(input, &mut self.shared)? {
+                        Progress::Waiting(state) => {
+                            self.state = State::ExpectGreeting(state);
+                            return Ok(None);
+                        }
+                        Progress::Done(next) => self.state = State::ExpectReady(next),
                     }
-                    Progress::Done(next) => self.state = State::ExpectReady(next),
-                },
+                }
                 State::ExpectReady(state) => match state.handle_input(input, &mut self.shared)? {
                     Progress::Waiting(state) => {
                         self.state = State::ExpectReady(state);
@@ -228,28 +239,31 @@ struct Limits {
     message_bytes_max: usize,
     /// Frames of a message.
     frames_max: usize,
-    /// True if PINGs beyond those that can be answered now are left without an answer. Otherwise they end the
-    /// connection.
+    /// True if PINGs beyond those that can be answered now are left without an answer. Otherwise
+    /// they end the connection.
     passes_pings: bool,
 }
 
 impl Limits {
-    /// The header counts too: so a frame that is allowed always fits the unauthenticated peer's read buffer, and never
-    /// waits for ever.
+    /// The header counts too: so a frame that is allowed always fits the unauthenticated peer's
+    /// read buffer, and never waits for ever.
     const PENDING_PEER: Self = Self {
         message_bytes_max: PREAUTH_FRAME_BYTES_MAX - FRAME_HEADER_BYTES_MAX,
         frames_max: PREAUTH_FRAMES_MAX,
         passes_pings: false,
     };
-    const PROVED: Self =
-        Self { message_bytes_max: RECORD_BYTES_MAX, frames_max: RECORD_FRAMES_MAX, passes_pings: true };
+    const PROVED: Self = Self {
+        message_bytes_max: RECORD_BYTES_MAX,
+        frames_max: RECORD_FRAMES_MAX,
+        passes_pings: true,
+    };
 }
 
 const _: () = assert!(PREAUTH_FRAME_BYTES_MAX <= PREAUTH_BUFFER_BYTES_MAX);
 const _: () = assert!(FRAME_HEADER_BYTES_MAX + COMMAND_BYTES_MAX <= PREAUTH_BUFFER_BYTES_MAX);
 
-/// The codec's own bytes that wait to be sent: at most greeting, READY, ERROR and `PONGS_PENDING_MAX` PONGs, about 300
-/// bytes.
+/// The codec's own bytes that wait to be sent: at most greeting, READY, ERROR and
+/// `PONGS_PENDING_MAX` PONGs, about 300 bytes.
 #[derive(Debug, Default)]
 struct Output {
     buffer: BytesMut,

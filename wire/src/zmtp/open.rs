@@ -19,8 +19,8 @@ pub(super) struct Open {
 impl Open {
     /// Takes the next whole message from the front of `input`, answering the PINGs before it.
     ///
-    /// libzmq may send a PING between two frames of one message, although RFC 37's grammar has none there: it is
-    /// answered.
+    /// libzmq may send a PING between two frames of one message, although RFC 37's grammar has none
+    /// there: it is answered.
     pub(super) fn handle_input(
         &mut self,
         input: &mut BytesMut,
@@ -43,7 +43,8 @@ impl Open {
         Ok(None)
     }
 
-    /// Refuses a frame that promises more frames than a message may have. Empty frames count: they too cost a place.
+    /// Refuses a frame that promises more frames than a message may have. Empty frames count: they
+    /// too cost a place.
     fn check_frames(&self, flags: Flags, limits: Limits) -> Result<(), ZmtpError> {
         let frames_before = self.partial.as_ref().map_or(0, |partial| 1 + partial.chunks.len());
         if flags.has_more() && frames_before + 1 >= limits.frames_max {
@@ -61,8 +62,8 @@ impl Open {
         })
     }
 
-    /// Adds a frame; the message, if that was its last one. A message of one frame passes through without an
-    /// allocation.
+    /// Adds a frame; the message, if that was its last one. A message of one frame passes through
+    /// without an allocation.
     fn append(&mut self, body: BytesMut, more: bool) -> Option<Message> {
         let bytes = body.len();
         let message = match self.partial.take() {
@@ -82,12 +83,13 @@ impl Open {
     }
 }
 
-/// RFC 37 has no rule for commands that a socket does not know. We close: none that a DEALER or ROUTER sends is missing
-/// here, and to ignore them would be a free channel for a flood.
+/// RFC 37 has no rule for commands that a socket does not know. We close: none that a DEALER or
+/// ROUTER sends is missing here, and to ignore them would be a free channel for a flood.
 fn handle_command(body: &[u8], limits: Limits, output: &mut Output) -> Result<(), ZmtpError> {
     match Command::parse(body)? {
         Command::Ping { context } => {
-            // One read may bring many, if this process has stood still. The answers to the first say that it is back.
+            // One read may bring many, if this process has stood still. The answers to the first
+            // say that it is back.
             if output.pongs_pending < PONGS_PENDING_MAX {
                 output.pongs_pending += 1;
                 command::put_pong(&mut output.buffer, context);

@@ -28,7 +28,9 @@ impl ExpectReady {
         if !flags.is_command() {
             return Err(ZmtpError::MessageBeforeReady);
         }
-        let Some(body) = command::take_command(flags, input, shared)? else { return Ok(Progress::Waiting(self)) };
+        let Some(body) = command::take_command(flags, input, shared)? else {
+            return Ok(Progress::Waiting(self));
+        };
         match Command::parse(&body)? {
             Command::Ready { metadata } => {
                 check_metadata(metadata, shared)?;
@@ -37,14 +39,16 @@ impl ExpectReady {
                 }
                 Ok(Progress::Done(Open::default()))
             }
-            Command::Error { reason } => Err(ZmtpError::RefusedByPeer { reason: Excerpt::new(reason) }),
+            Command::Error { reason } => {
+                Err(ZmtpError::RefusedByPeer { reason: Excerpt::new(reason) })
+            }
             other => Err(ZmtpError::CommandBeforeReady { name: Excerpt::new(other.name()) }),
         }
     }
 }
 
-/// Checks the properties. Nothing of them is kept: the Identity names nobody here, so that a peer cannot take another's
-/// place by announcing its name.
+/// Checks the properties. Nothing of them is kept: the Identity names nobody here, so that a peer
+/// cannot take another's place by announcing its name.
 fn check_metadata(mut metadata: &[u8], shared: &mut Shared) -> Result<(), ZmtpError> {
     let mut socket_type = None;
     let mut properties = 0;
@@ -79,7 +83,8 @@ fn take_property<'a>(metadata: &mut &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Zm
     let (name, rest) = command::split_short(metadata)
         .filter(|(name, _)| !name.is_empty() && name.iter().all(u8::is_ascii_graphic))
         .ok_or(ZmtpError::MalformedPropertyName { bytes: name_bytes })?;
-    let (value, rest) = split_value(rest).ok_or(ZmtpError::MalformedPropertyValue { bytes_left: rest.len() })?;
+    let (value, rest) =
+        split_value(rest).ok_or(ZmtpError::MalformedPropertyValue { bytes_left: rest.len() })?;
     *metadata = rest;
     Ok((name, value))
 }

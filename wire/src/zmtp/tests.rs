@@ -75,7 +75,8 @@ fn property(name: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 fn ready(properties: &[(&str, &[u8])]) -> Vec<u8> {
-    let data: Vec<u8> = properties.iter().flat_map(|(name, value)| property(name.as_bytes(), value)).collect();
+    let data: Vec<u8> =
+        properties.iter().flat_map(|(name, value)| property(name.as_bytes(), value)).collect();
     command("READY", &data)
 }
 
@@ -141,7 +142,11 @@ fn broker_at(stage: Stage) -> Connection {
 }
 
 /// Feeds the bytes and returns all messages, and what stopped them if that was an error.
-fn drive(connection: &mut Connection, input: &mut BytesMut, bytes: &[u8]) -> (Vec<Vec<Vec<u8>>>, Option<ZmtpError>) {
+fn drive(
+    connection: &mut Connection,
+    input: &mut BytesMut,
+    bytes: &[u8],
+) -> (Vec<Vec<Vec<u8>>>, Option<ZmtpError>) {
     input.extend_from_slice(bytes);
     let mut messages = Vec::new();
     loop {
@@ -186,7 +191,9 @@ fn frame_headers_are_short_up_to_255_bytes() {
     put_frame_header(&mut out, 255, MORE);
     put_frame_header(&mut out, 256, LAST);
     put_frame_header(&mut out, 0x0102_0304, MORE);
-    let expected = [&[0, 0][..], &[1, 255], &[2, 0, 0, 0, 0, 0, 0, 1, 0], &[3, 0, 0, 0, 0, 1, 2, 3, 4]].concat();
+    let expected =
+        [&[0, 0][..], &[1, 255], &[2, 0, 0, 0, 0, 0, 0, 1, 0], &[3, 0, 0, 0, 0, 1, 2, 3, 4]]
+            .concat();
     assert_eq!(&out[..], &expected[..]);
 }
 
@@ -205,8 +212,11 @@ impl Pair {
         let mut ready = 0;
         for _ in 0..4 {
             pair.carry_output();
-            ready += usize::from(pair.broker.handle_input(&mut pair.to_broker) == Ok(Some(Event::Ready)));
-            ready += usize::from(pair.peer.handle_input(&mut pair.to_peer) == Ok(Some(Event::Ready)));
+            ready += usize::from(
+                pair.broker.handle_input(&mut pair.to_broker) == Ok(Some(Event::Ready)),
+            );
+            ready +=
+                usize::from(pair.peer.handle_input(&mut pair.to_peer) == Ok(Some(Event::Ready)));
         }
         assert_eq!(ready, 2);
         assert!(pair.to_broker.is_empty() && pair.to_peer.is_empty());
@@ -247,7 +257,10 @@ fn foreign_dealers_are_accepted() {
     for greeting in [GREETING.to_vec(), zmtp_3_0, libzmq_padding, filler, later] {
         for ready in &readies {
             let mut input = BytesMut::from(&[&greeting[..], ready].concat()[..]);
-            assert_eq!(Connection::new(Role::Broker).handle_input(&mut input), Ok(Some(Event::Ready)));
+            assert_eq!(
+                Connection::new(Role::Broker).handle_input(&mut input),
+                Ok(Some(Event::Ready))
+            );
             assert!(input.is_empty());
         }
     }
@@ -260,7 +273,7 @@ fn a_wrong_greeting_is_refused_at_its_first_wrong_byte() {
         (0, b"GET / HTTP/1.1".to_vec(), ZmtpError::NotZmtp { offset: 0, byte: b'G' }),
         (0, vec![1, 0], ZmtpError::NotZmtp { offset: 0, byte: 1 }), // ZMTP 1.0, no identity
         (9, greeting_with(9, 0), ZmtpError::NotZmtp { offset: 9, byte: 0 }), // ZMTP 1.0, long identity
-        (10, greeting_with(10, 1), ZmtpError::VersionTooOld { major: 1 }), // ZMTP 2.0
+        (10, greeting_with(10, 1), ZmtpError::VersionTooOld { major: 1 }),   // ZMTP 2.0
         (10, greeting_with(10, 2), ZmtpError::VersionTooOld { major: 2 }),
         (12, mechanism("PLAIN"), null("PLAIN")),
         (12, mechanism("CURVE"), null("CURVE")),
@@ -279,7 +292,8 @@ fn a_wrong_greeting_is_refused_at_its_first_wrong_byte() {
 
 #[test]
 fn a_wrong_ready_is_refused() {
-    let refused = |found| ZmtpError::SocketTypeRefused { found: excerpt(found), accepted: "DEALER" };
+    let refused =
+        |found| ZmtpError::SocketTypeRefused { found: excerpt(found), accepted: "DEALER" };
     let dealer = property(b"Socket-Type", b"DEALER");
     let cut = |len: usize| command("READY", &dealer[..len]);
     let before_ready = |name| ZmtpError::CommandBeforeReady { name: excerpt(name) };
@@ -291,7 +305,10 @@ fn a_wrong_ready_is_refused() {
         (command("PING", &[0, 0]), before_ready("PING")),
         (command("HELLO", &[]), before_ready("HELLO")),
         (command("ready", &[]), before_ready("ready")),
-        (command("ERROR", b"\x07no\nmore"), ZmtpError::RefusedByPeer { reason: excerpt("no\nmore") }),
+        (
+            command("ERROR", b"\x07no\nmore"),
+            ZmtpError::RefusedByPeer { reason: excerpt("no\nmore") },
+        ),
         (command("ERROR", b"\x07no"), ZmtpError::MalformedCommand { bytes: 9 }),
         (frame(0x04, b""), ZmtpError::MalformedCommand { bytes: 0 }),
         (frame(0x04, b"\0READY"), ZmtpError::MalformedCommand { bytes: 6 }),
@@ -312,7 +329,10 @@ fn a_wrong_ready_is_refused() {
         (cut(5), ZmtpError::MalformedPropertyName { bytes: 11 }),
         (cut(15), ZmtpError::MalformedPropertyValue { bytes_left: 3 }),
         (cut(21), ZmtpError::MalformedPropertyValue { bytes_left: 9 }),
-        (command("READY", b"\x01X\xFF\xFF\xFF\xFF"), ZmtpError::MalformedPropertyValue { bytes_left: 4 }),
+        (
+            command("READY", b"\x01X\xFF\xFF\xFF\xFF"),
+            ZmtpError::MalformedPropertyValue { bytes_left: 4 },
+        ),
     ];
     for (bytes, expected) in cases {
         assert_eq!(error_at(Stage::Ready, &bytes), Some(expected), "{}", bytes.escape_ascii());
@@ -327,7 +347,10 @@ fn a_refused_socket_type_is_answered_with_error() {
     let answer = broker.poll_output().expect("RFC 37: SHOULD return an ERROR command");
     let mut peer = Connection::new(Role::Peer);
     let error = drive(&mut peer, &mut BytesMut::new(), &[&GREETING[..], &answer].concat()).1;
-    assert_eq!(error, Some(ZmtpError::RefusedByPeer { reason: excerpt("Socket-Type-not-accepted") }));
+    assert_eq!(
+        error,
+        Some(ZmtpError::RefusedByPeer { reason: excerpt("Socket-Type-not-accepted") })
+    );
 }
 
 #[test]
@@ -356,21 +379,34 @@ fn misuse_after_ready_is_refused() {
 
 #[test]
 fn huge_declared_lengths_are_refused_with_the_header() {
-    let command_too_long = |bytes| ZmtpError::CommandTooLong { bytes, bytes_max: COMMAND_BYTES_MAX };
+    let command_too_long =
+        |bytes| ZmtpError::CommandTooLong { bytes, bytes_max: COMMAND_BYTES_MAX };
     let message_too_long = |bytes, bytes_max| ZmtpError::MessageTooLong { bytes, bytes_max };
     for declared in [513, 1 << 46, (1 << 63) - 1, 1 << 63, u64::MAX] {
         for stage in [Stage::Ready, Stage::Unauthenticated, Stage::Proved] {
-            assert_eq!(error_at(stage, &long_header(0x04, declared)), Some(command_too_long(declared)));
+            assert_eq!(
+                error_at(stage, &long_header(0x04, declared)),
+                Some(command_too_long(declared))
+            );
         }
     }
     for declared in [RECORD_BYTES_MAX as u64 + 1, 1 << 46, (1 << 63) - 1, 1 << 63, u64::MAX] {
         let header = long_header(0x00, declared);
         assert_eq!(error_at(Stage::Ready, &header), Some(ZmtpError::MessageBeforeReady));
-        assert_eq!(error_at(Stage::Unauthenticated, &header), Some(message_too_long(declared, 4096 - 9)));
-        assert_eq!(error_at(Stage::Proved, &header), Some(message_too_long(declared, RECORD_BYTES_MAX)));
+        assert_eq!(
+            error_at(Stage::Unauthenticated, &header),
+            Some(message_too_long(declared, 4096 - 9))
+        );
+        assert_eq!(
+            error_at(Stage::Proved, &header),
+            Some(message_too_long(declared, RECORD_BYTES_MAX))
+        );
         let second = [frame(0x01, b"1234"), header].concat();
         let total = declared.saturating_add(4);
-        assert_eq!(error_at(Stage::Proved, &second), Some(message_too_long(total, RECORD_BYTES_MAX)));
+        assert_eq!(
+            error_at(Stage::Proved, &second),
+            Some(message_too_long(total, RECORD_BYTES_MAX))
+        );
     }
 }
 
@@ -378,14 +414,18 @@ fn huge_declared_lengths_are_refused_with_the_header() {
 fn a_pending_peer_gets_one_frame_that_fits_its_buffer() {
     let largest = encode(&[vec![1; PREAUTH_FRAME_BYTES_MAX - FRAME_HEADER_BYTES_MAX]]);
     assert_eq!(largest.len(), PREAUTH_BUFFER_BYTES_MAX);
-    let (messages, error) = drive(&mut broker_at(Stage::Unauthenticated), &mut BytesMut::new(), &largest);
+    let (messages, error) =
+        drive(&mut broker_at(Stage::Unauthenticated), &mut BytesMut::new(), &largest);
     assert_eq!((messages.len(), error), (1, None));
     let too_large = long_header(0, PREAUTH_FRAME_BYTES_MAX as u64 - 8);
     assert!(matches!(
         error_at(Stage::Unauthenticated, &too_large),
         Some(ZmtpError::MessageTooLong { bytes: 4088, .. })
     ));
-    assert_eq!(error_at(Stage::Unauthenticated, &[0x01]), Some(ZmtpError::TooManyFrames { frames_max: 1 }));
+    assert_eq!(
+        error_at(Stage::Unauthenticated, &[0x01]),
+        Some(ZmtpError::TooManyFrames { frames_max: 1 })
+    );
 }
 
 #[test]
@@ -412,8 +452,15 @@ fn a_record_has_at_most_its_frames_and_bytes() {
     let most_bytes = vec![vec![1; RECORD_BYTES_MAX - 10], vec![2; 10]];
     let mut broker = broker_at(Stage::Proved);
     let mut input = BytesMut::new();
-    assert_eq!(drive(&mut broker, &mut input, &encode(&most_bytes)), (vec![most_bytes.clone()], None));
-    assert_eq!(drive(&mut broker, &mut input, &encode(&most_bytes)), (vec![most_bytes], None), "the count starts anew");
+    assert_eq!(
+        drive(&mut broker, &mut input, &encode(&most_bytes)),
+        (vec![most_bytes.clone()], None)
+    );
+    assert_eq!(
+        drive(&mut broker, &mut input, &encode(&most_bytes)),
+        (vec![most_bytes], None),
+        "the count starts anew"
+    );
     let one_more = encode(&[vec![1; RECORD_BYTES_MAX - 10], vec![2; 11]]);
     let bytes = RECORD_BYTES_MAX as u64 + 1;
     let too_long = Some(ZmtpError::MessageTooLong { bytes, bytes_max: RECORD_BYTES_MAX });
@@ -423,7 +470,9 @@ fn a_record_has_at_most_its_frames_and_bytes() {
 #[test]
 fn a_ping_is_answered_even_inside_a_message() {
     let mut broker = broker_at(Stage::Proved);
-    let bytes = [frame(0x01, b"a"), ping(b"context"), frame(0x00, b"b"), ping(b""), command("PONG", b"x")].concat();
+    let bytes =
+        [frame(0x01, b"a"), ping(b"context"), frame(0x00, b"b"), ping(b""), command("PONG", b"x")]
+            .concat();
     let got = drive(&mut broker, &mut BytesMut::new(), &bytes);
     assert_eq!(got, (vec![vec![b"a".to_vec(), b"b".to_vec()]], None));
     let pongs = [&[0x04, 12, 4][..], b"PONGcontext", &[0x04, 5, 4], b"PONG"].concat();
@@ -444,12 +493,17 @@ fn of_many_pings_in_one_read_the_first_are_answered() {
     assert_eq!(broker.poll_output().map(|pongs| pongs.len()), Some(8 * 23));
     let flood = ping(b"").repeat(9);
     let mut of_pending = broker_at(Stage::Unauthenticated);
-    assert_eq!(drive(&mut of_pending, &mut input, &flood).1, Some(ZmtpError::PingFlood { pings_max: 8 }));
+    assert_eq!(
+        drive(&mut of_pending, &mut input, &flood).1,
+        Some(ZmtpError::PingFlood { pings_max: 8 })
+    );
 }
 
 #[test]
 fn nothing_is_read_after_an_error() {
-    for (stage, bytes) in [(Stage::Greeting, vec![0]), (Stage::Ready, vec![0]), (Stage::Proved, vec![0xFF])] {
+    for (stage, bytes) in
+        [(Stage::Greeting, vec![0]), (Stage::Ready, vec![0]), (Stage::Proved, vec![0xFF])]
+    {
         let mut broker = broker_at(stage);
         assert!(drive(&mut broker, &mut BytesMut::new(), &bytes).1.is_some());
         let mut input = BytesMut::from(&encode(&[b"good".to_vec()])[..]);
@@ -545,8 +599,8 @@ proptest! {
         }
     }
 
-    /// `drive` asserts that `input` never grows and `bytes_wanted` is bounded. Bytes are drawn mostly from those that
-    /// look like frames.
+    /// `drive` asserts that `input` never grows and `bytes_wanted` is bounded. Bytes are drawn
+    /// mostly from those that look like frames.
     #[test]
     fn random_bytes_never_panic(
         stage in prop::sample::select(&STAGES[..]),

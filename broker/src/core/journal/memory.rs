@@ -26,7 +26,9 @@ impl MemoryJournal {
                     row.departed = true;
                 }
             }
-            Entry::Definition(session, number, source) => _ = self.definitions.insert((session, number), source),
+            Entry::Definition(session, number, source) => {
+                _ = self.definitions.insert((session, number), source)
+            }
             Entry::Task(row) => _ = self.tasks.insert(row.id, *row),
             Entry::Begun(id) => {
                 if let Some(row) = self.tasks.get_mut(&id) {
@@ -46,7 +48,10 @@ impl MemoryJournal {
             }
             Entry::Forgotten(id) => {
                 self.ends.remove(&id);
-                let Some(TaskRow { payload: Blob::Chunked(chunked), .. }) = self.tasks.remove(&id) else { return };
+                let Some(TaskRow { payload: Blob::Chunked(chunked), .. }) = self.tasks.remove(&id)
+                else {
+                    return;
+                };
                 // Another one that shares the chunks has them from now on.
                 let heir = self.tasks.values_mut().find_map(|row| match &mut row.payload {
                     Blob::Chunked(other) if other.of == chunked.of => Some(other),
@@ -63,10 +68,15 @@ impl MemoryJournal {
     ///
     /// # Errors
     /// The part that does not fit the core.
-    pub fn restore(&mut self, core: &mut Restoring<'_>, ended_before_unix_us: u64) -> Result<(), RestoreError> {
+    pub fn restore(
+        &mut self,
+        core: &mut Restoring<'_>,
+        ended_before_unix_us: u64,
+    ) -> Result<(), RestoreError> {
         self.tidy(ended_before_unix_us);
         self.sessions().for_each(|row| core.session(row.clone()));
-        let (ended, unfinished): (Vec<_>, Vec<_>) = self.rows().into_iter().partition(|(_, end)| end.is_some());
+        let (ended, unfinished): (Vec<_>, Vec<_>) =
+            self.rows().into_iter().partition(|(_, end)| end.is_some());
         unfinished.into_iter().try_for_each(|(task, end)| core.task(task, end))?;
         for ((session, number), source) in self.definitions() {
             core.definition(*session, *number, source.clone())?;
@@ -96,13 +106,15 @@ impl MemoryJournal {
         self.definitions.iter()
     }
 
-    /// The tasks, each with its end if it has ended. Chunks that several share come with the first one.
+    /// The tasks, each with its end if it has ended. Chunks that several share come with the first
+    /// one.
     pub fn rows(&self) -> Vec<(TaskRow, Option<EndRow>)> {
         let of = |row: &TaskRow| match &row.payload {
             Blob::Chunked(chunked) => Some((chunked.of, chunked.chunks.clone()?)),
             Blob::Inline(_) => None,
         };
-        let mut shared: BTreeMap<u64, Vec<bytes::Bytes>> = self.tasks.values().filter_map(of).collect();
+        let mut shared: BTreeMap<u64, Vec<bytes::Bytes>> =
+            self.tasks.values().filter_map(of).collect();
         let rows = self.tasks.values().map(|row| {
             let (mut row, end) = (row.clone(), self.ends.get(&row.id).cloned());
             match &mut row.payload {

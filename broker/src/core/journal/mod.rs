@@ -1,9 +1,10 @@
-//! Write-ahead rules of the journal: durable tasks are accepted, begin (if they may run once only), and are
-//! delivered when the journal has that.
+//! Write-ahead rules of the journal: durable tasks are accepted, begin (if they may run once only),
+//! and are delivered when the journal has that.
 //!
-//! The core writes entries ([`Output::Journal`]) and goes on. What has to wait for an entry is kept as an act, and done
-//! when the shell says how far the journal is ([`Core::handle_journaled`]). An entry that cannot be written is no
-//! reason to stop: what was to be accepted or to begin fails, what has ended is delivered all the same.
+//! The core writes entries ([`Output::Journal`]) and goes on. What has to wait for an entry is kept
+//! as an act, and done when the shell says how far the journal is ([`Core::handle_journaled`]). An
+//! entry that cannot be written is no reason to stop: what was to be accepted or to begin fails,
+//! what has ended is delivered all the same.
 
 mod memory;
 mod restore;
@@ -28,10 +29,11 @@ use super::status::that_fits;
 use super::tasks::{State, Task, TaskKey};
 use super::{Connected, ConnectionId, Core, Output, Time};
 
-/// Replies that wait for the journal: more are refused, since requests would pile up while a disk hangs.
+/// Replies that wait for the journal: more are refused, since requests would pile up while a disk
+/// hangs.
 const REPLIES_WAITING_MAX: usize = 4096;
-/// Releases that wait for a disk that has failed, each of up to 256 attempts. Beyond, the oldest goes out: engines hold
-/// no more than so much anyway.
+/// Releases that wait for a disk that has failed, each of up to 256 attempts. Beyond, the oldest
+/// goes out: engines hold no more than so much anyway.
 const RELEASES_WAITING_MAX: usize = 4096;
 
 /// The core's view of its journal.
@@ -80,7 +82,8 @@ pub struct Durable {
     pub id: u64,
     /// The stage that it has reached.
     pub stage: Stage,
-    /// True if it may have begun, if it may run once only; else, true if it may have run before this start.
+    /// True if it may have begun, if it may run once only; else, true if it may have run before
+    /// this start.
     pub begun: bool,
     /// The time between its submit and the broker's start, in microseconds.
     pub age_us: u64,
@@ -91,8 +94,8 @@ pub struct Durable {
 pub enum Stage {
     /// It does not know it: arguments are missing.
     Unknown,
-    /// Nothing is missing but tasks that it waits for or that stand before it at its engine, which the journal must
-    /// have first.
+    /// Nothing is missing but tasks that it waits for or that stand before it at its engine, which
+    /// the journal must have first.
     Behind,
     /// On its way to the disk.
     Noted,
@@ -111,7 +114,8 @@ impl Journal {
         self.keep.is_some()
     }
 
-    /// Returns the time after which engines that may have tasks of an earlier start are no longer waited for.
+    /// Returns the time after which engines that may have tasks of an earlier start are no longer
+    /// waited for.
     pub fn reconciled(&self) -> Option<Time> {
         self.reconciling_until
     }
@@ -150,7 +154,8 @@ impl Journal {
 
     /// Until when an ended task is kept.
     pub fn keeps_until(&self, ended_unix_us: u64, start_unix_us: u64) -> Time {
-        let keep_us = self.keep.map_or(0, |keep| u64::try_from(keep.as_micros()).unwrap_or(u64::MAX));
+        let keep_us =
+            self.keep.map_or(0, |keep| u64::try_from(keep.as_micros()).unwrap_or(u64::MAX));
         Time(ended_unix_us.saturating_add(keep_us).saturating_sub(start_unix_us))
     }
 
@@ -162,8 +167,8 @@ impl Journal {
 }
 
 impl Core {
-    /// The journal has everything up to this entry, or could not be written: then some of it may be missing. What was
-    /// to be tried again is there, too, when one is written.
+    /// The journal has everything up to this entry, or could not be written: then some of it may be
+    /// missing. What was to be tried again is there, too, when one is written.
     pub fn handle_journaled(&mut self, now: Time, through: u64, written: Result<(), &str>) {
         self.journal.written = self.journal.written.max(through);
         self.journal.is_behind = written.is_err();
@@ -176,7 +181,9 @@ impl Core {
                     self.begin_noted(now, count, written);
                 }
                 Act::Deliver(session, n) => self.deliver_noted(now, session, n, written.is_ok()),
-                Act::Release(connection, release) => self.journal.releases.push_back((connection, release)),
+                Act::Release(connection, release) => {
+                    self.journal.releases.push_back((connection, release))
+                }
                 Act::Answer(connection, reply) => {
                     self.journal.replies_waiting -= 1;
                     if self.is_served(connection) {
@@ -189,8 +196,8 @@ impl Core {
         self.dispatch(now);
     }
 
-    /// Tells engines what they need not hold: nothing while ends could not be written, since should the broker be
-    /// killed then, what engines hold is all that says that a task has run.
+    /// Tells engines what they need not hold: nothing while ends could not be written, since should
+    /// the broker be killed then, what engines hold is all that says that a task has run.
     fn send_releases(&mut self) {
         let bound = if self.journal.is_behind { RELEASES_WAITING_MAX } else { 0 };
         while self.journal.releases.len() > bound {
@@ -212,8 +219,8 @@ impl Core {
         self.journal.acts.push_back((entry, act));
     }
 
-    /// Tells an engine what it need not hold any longer: not before what that rests on is on disk, since an end that is
-    /// on its way there is known to the engine alone.
+    /// Tells an engine what it need not hold any longer: not before what that rests on is on disk,
+    /// since an end that is on its way there is known to the engine alone.
     pub(super) fn send_release(&mut self, connection: ConnectionId, release: Release) {
         if self.journal.written == self.journal.entries {
             self.journal.releases.push_back((connection, release));
@@ -235,9 +242,15 @@ impl Core {
         }
     }
 
-    /// Answers a request: when everything is on disk that the session has submitted before, and what the request has
-    /// brought about since the entry `before`.
-    pub(super) fn answer_request(&mut self, key: SessionKey, connection: ConnectionId, reply: Reply, before: u64) {
+    /// Answers a request: when everything is on disk that the session has submitted before, and
+    /// what the request has brought about since the entry `before`.
+    pub(super) fn answer_request(
+        &mut self,
+        key: SessionKey,
+        connection: ConnectionId,
+        reply: Reply,
+        before: u64,
+    ) {
         let of_session = self.sessions.get(key).map_or(0, |session| session.last_entry);
         let of_request = if self.journal.entries > before { self.journal.entries } else { 0 };
         let entry = of_session.max(of_request);
@@ -257,7 +270,8 @@ impl Core {
 
 /// Tasks that come.
 impl Core {
-    /// Returns true if a task that has its arguments waits for the journal. It is recorded there, if it was not.
+    /// Returns true if a task that has its arguments waits for the journal. It is recorded there,
+    /// if it was not.
     pub(super) fn waits_for_journal(&mut self, key: TaskKey) -> bool {
         let stage = self.tasks.get(key).and_then(Task::durable).map(|durable| durable.stage);
         match stage {
@@ -277,21 +291,25 @@ impl Core {
         }
     }
 
-    /// A task for one engine is noted, or has ended: the one behind it may be noted, if nothing else of it is missing.
+    /// A task for one engine is noted, or has ended: the one behind it may be noted, if nothing
+    /// else of it is missing.
     fn leave_line(&mut self, session: SessionKey, engine: Option<EngineId>, n: u64) {
         let Some(engine) = engine else { return };
         if self.journal.in_line.remove(&(session, engine, n)).is_none() {
             return;
         }
         let is_behind = |key: &TaskKey| {
-            self.tasks.get(*key).and_then(Task::durable).is_some_and(|durable| durable.stage == Stage::Behind)
+            self.tasks
+                .get(*key)
+                .and_then(Task::durable)
+                .is_some_and(|durable| durable.stage == Stage::Behind)
         };
         let next = self.journal.first_in_line(session, engine).filter(is_behind);
         self.journal.released.extend(next);
     }
 
-    /// Writes a task down, after those for which it waits, and in the order of its session's tasks for its engine:
-    /// should the broker be killed, none of them goes on without those before it.
+    /// Writes a task down, after those for which it waits, and in the order of its session's tasks
+    /// for its engine: should the broker be killed, none of them goes on without those before it.
     fn note_task(&mut self, key: TaskKey) {
         let is_noted = |key: TaskKey| {
             let durable = self.tasks.get(key).and_then(Task::durable);
@@ -305,7 +323,8 @@ impl Core {
         let (session, n, target, define) = (task.session, task.n, task.target(), task.define);
         let first = target.and_then(|engine| self.journal.first_in_line(session, engine));
         let waits = task.more().and_then(|more| more.waits.as_ref());
-        let is_next = first.is_none_or(|first| first == key) && waits.is_none_or(|waits| waits.keys().all(is_noted));
+        let is_next = first.is_none_or(|first| first == key)
+            && waits.is_none_or(|waits| waits.keys().all(is_noted));
         let stage = if is_next { Stage::Noted } else { Stage::Behind };
         if let Some(durable) = self.tasks.get_mut(key).and_then(Task::durable_mut) {
             durable.stage = stage;
@@ -321,10 +340,9 @@ impl Core {
         let Some(row) = self.task_row(key) else { return };
         self.write_and(Entry::Task(Box::new(row)), Act::Accept(key));
         self.note_last_entry(session);
-        let behind = self
-            .dependents
-            .of(key)
-            .filter(|key| self.tasks.get(*key).and_then(Task::durable).is_some_and(|it| it.stage == Stage::Behind));
+        let behind = self.dependents.of(key).filter(|key| {
+            self.tasks.get(*key).and_then(Task::durable).is_some_and(|it| it.stage == Stage::Behind)
+        });
         let behind: Vec<TaskKey> = behind.collect();
         self.journal.released.extend(behind);
     }
@@ -337,11 +355,19 @@ impl Core {
     }
 
     fn note_session(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.is_noted) else { return };
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.is_noted) else {
+            return;
+        };
         let Some(secret) = session.secret.clone() else { return };
         session.is_noted = true;
         let (id, claims, departed) = (session.id, session.claims.clone(), session.departed);
-        self.write(Entry::Session(Box::new(SessionRow { key: key.0, id, claims, secret, departed })));
+        self.write(Entry::Session(Box::new(SessionRow {
+            key: key.0,
+            id,
+            claims,
+            secret,
+            departed,
+        })));
     }
 
     fn note_definition(&mut self, key: SessionKey, number: u32) {
@@ -356,7 +382,10 @@ impl Core {
     fn task_row(&self, key: TaskKey) -> Option<TaskRow> {
         let task = self.tasks.get(key)?;
         let durable = task.durable()?;
-        let met = task.more().and_then(|more| more.waits.as_ref()).map_or_else(Vec::new, |waits| waits.met().to_vec());
+        let met = task
+            .more()
+            .and_then(|more| more.waits.as_ref())
+            .map_or_else(Vec::new, |waits| waits.met().to_vec());
         Some(TaskRow {
             id: durable.id,
             session: task.session.0,
@@ -399,11 +428,15 @@ impl Core {
         }
     }
 
-    /// Of a task from the journal, one for which it waits had ended, and the broker was killed before it had noted that
-    /// for this one: it is noted now, since the other one is forgotten when its client has its end.
+    /// Of a task from the journal, one for which it waits had ended, and the broker was killed
+    /// before it had noted that for this one: it is noted now, since the other one is forgotten
+    /// when its client has its end.
     fn note_met_before(&mut self, key: TaskKey, waits: &Waits, known: &[Met]) {
-        let Some(id) = self.tasks.get(key).and_then(Task::durable).map(|durable| durable.id) else { return };
-        for met in waits.met().iter().filter(|met| known.iter().all(|known| known.task != met.task)) {
+        let Some(id) = self.tasks.get(key).and_then(Task::durable).map(|durable| durable.id) else {
+            return;
+        };
+        for met in waits.met().iter().filter(|met| known.iter().all(|known| known.task != met.task))
+        {
             self.write(Entry::Met(id, *met));
         }
     }
@@ -419,19 +452,25 @@ impl Core {
 
 /// Tasks that run.
 impl Core {
-    /// Withholds an assignment until the journal says that the task may have begun. Returns true if it has to wait.
+    /// Withholds an assignment until the journal says that the task may have begun. Returns true if
+    /// it has to wait.
     pub(super) fn withholds(&mut self, key: TaskKey, engine: EngineId, count: u64) -> bool {
-        let Some(task) = self.tasks.get(key).filter(|task| task.at_most_once()) else { return false };
+        let Some(task) = self.tasks.get(key).filter(|task| task.at_most_once()) else {
+            return false;
+        };
         let Some(durable) = task.durable().filter(|durable| !durable.begun) else { return false };
         self.write_and(Entry::Begun(durable.id), Act::Begin(count, engine));
         self.engines.update(engine, |engine| engine.withheld.insert(count));
         true
     }
 
-    /// An engine's connection is gone, or the engine is stopped. What waits for the journal has not come to it, and is
-    /// queued again.
+    /// An engine's connection is gone, or the engine is stopped. What waits for the journal has not
+    /// come to it, and is queued again.
     pub(super) fn requeue_withheld(&mut self, now: Time, engine: EngineId) {
-        let withheld = self.engines.update(engine, |engine| std::mem::take(&mut engine.withheld)).unwrap_or_default();
+        let withheld = self
+            .engines
+            .update(engine, |engine| std::mem::take(&mut engine.withheld))
+            .unwrap_or_default();
         for count in withheld.into_iter().rev() {
             let given = self.take_back(count);
             if let Some(given) = given {
@@ -470,7 +509,13 @@ impl Core {
 /// Tasks that end.
 impl Core {
     /// Writes down how a task ended, if the journal knows it. Whether its end waits for that.
-    pub(super) fn note_ended(&mut self, session: SessionKey, n: u64, done: &mut Done, request: &Stored) -> bool {
+    pub(super) fn note_ended(
+        &mut self,
+        session: SessionKey,
+        n: u64,
+        done: &mut Done,
+        request: &Stored,
+    ) -> bool {
         let durable = done.what.durable.take();
         if durable.as_ref().is_some_and(|it| matches!(it.stage, Stage::Unknown | Stage::Behind)) {
             self.leave_line(session, done.what.target, n);
@@ -496,7 +541,8 @@ impl Core {
             past: more.map_or_else(Vec::new, |more| more.past.clone()),
             payload: done.payload.as_ref().and_then(|payload| payload.blob(durable.id)),
             output: more.map_or_else(Vec::new, |more| more.output.pieces().to_vec()),
-            output_bytes: more.map_or((0, 0), |more| (more.output.stdout_bytes, more.output.stderr_bytes)),
+            output_bytes: more
+                .map_or((0, 0), |more| (more.output.stdout_bytes, more.output.stderr_bytes)),
             delivered_us: None,
         };
         self.write_and(Entry::Ended(Box::new(row)), Act::Deliver(session, n));
@@ -507,7 +553,10 @@ impl Core {
     fn deliver_noted(&mut self, now: Time, session: SessionKey, n: u64, is_written: bool) {
         let held = self.sessions.get_mut(session).and_then(|session| session.done.get_mut(n));
         let is_held = held.is_some();
-        let Some(done) = held.map(|done| &mut **done).or_else(|| self.kept.get_mut(session, n)) else { return };
+        let Some(done) = held.map(|done| &mut **done).or_else(|| self.kept.get_mut(session, n))
+        else {
+            return;
+        };
         done.is_unwritten = false;
         let (followers, is_purged) = (done.what.take_followers(), done.is_purged);
         let was_stopped = matches!(done.outcome.state, TaskState::Cancelled | TaskState::TimedOut);
@@ -522,7 +571,8 @@ impl Core {
         }
         if is_held {
             self.deliver(session, n);
-            let still_runs = self.sessions.get(session).is_some_and(|session| session.is_stopping(n));
+            let still_runs =
+                self.sessions.get(session).is_some_and(|session| session.is_stopping(n));
             if was_stopped && !still_runs {
                 self.tell_stopped(session, n);
             }
@@ -557,6 +607,8 @@ pub fn definition_id(session: u32, number: u32) -> u64 {
 }
 
 fn not_written(problem: &str) -> Ended {
-    let text = format!("the broker's journal could not be written ({problem}): the task was not accepted as durable");
+    let text = format!(
+        "the broker's journal could not be written ({problem}): the task was not accepted as durable"
+    );
     Ended::by_broker(TaskState::Failed, ErrorKind::Journal, text)
 }

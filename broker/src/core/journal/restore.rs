@@ -1,5 +1,5 @@
-//! Restoring the journal of an earlier start into the core: sessions, then what must be held (unfinished tasks, then
-//! definitions), then as many results as fit.
+//! Restoring the journal of an earlier start into the core: sessions, then what must be held
+//! (unfinished tasks, then definitions), then as many results as fit.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,8 @@ use crate::core::sessions::{Definition, Done, Ending, Session, SessionKey, What}
 use crate::core::tasks::{More, Place, Submitted, TaskKey, submitted};
 use crate::core::{Core, Time};
 
-/// A core that is given back what its journal has. It is not served meanwhile; [`Restoring::finish`] comes last.
+/// A core that is given back what its journal has. It is not served meanwhile;
+/// [`Restoring::finish`] comes last.
 #[derive(Debug)]
 pub struct Restoring<'a> {
     core: &'a mut Core,
@@ -50,10 +51,17 @@ pub enum RestoreError {
 impl<'a> Restoring<'a> {
     /// Begins with a core that has just been made.
     pub fn new(core: &'a mut Core) -> Self {
-        Self { core, shared: BTreeMap::new(), unfinished: Vec::new(), is_in_order: true, met: BTreeMap::new() }
+        Self {
+            core,
+            shared: BTreeMap::new(),
+            unfinished: Vec::new(),
+            is_in_order: true,
+            met: BTreeMap::new(),
+        }
     }
 
-    /// A session. Until its client comes back, it is like one whose connection was cut when the broker was started.
+    /// A session. Until its client comes back, it is like one whose connection was cut when the
+    /// broker was started.
     pub fn session(&mut self, row: SessionRow) {
         let core = &mut *self.core;
         let tasks_max = core.session_tasks_max(&row.claims);
@@ -66,16 +74,23 @@ impl<'a> Restoring<'a> {
             ..Session::new(row.id, row.claims, tasks_max)
         };
         if !row.departed {
-            core.expiries.set(Away::Session(SessionKey(row.key)), Time::default().after(SESSION_GRACE));
+            core.expiries
+                .set(Away::Session(SessionKey(row.key)), Time::default().after(SESSION_GRACE));
         }
         core.sessions.insert_at(SessionKey(row.key), session);
     }
 
-    /// A definition of a session, after its unfinished tasks: without any, one that is over needs none.
+    /// A definition of a session, after its unfinished tasks: without any, one that is over needs
+    /// none.
     ///
     /// # Errors
     /// If there is no such session, or no memory for it.
-    pub fn definition(&mut self, session: u32, number: u32, blob: Blob) -> Result<(), RestoreError> {
+    pub fn definition(
+        &mut self,
+        session: u32,
+        number: u32,
+        blob: Blob,
+    ) -> Result<(), RestoreError> {
         let key = SessionKey(session);
         let of = self.core.sessions.get(key).ok_or_else(|| no_session(key))?;
         if of.departed && of.tasks.is_empty() {
@@ -85,7 +100,9 @@ impl<'a> Restoring<'a> {
         if let Stored::Inline(_) = &stored {
             let bytes = definition_bytes(&stored);
             self.core.budget.take(BytesOf::Request, bytes);
-            self.core.quotas.take(self.core.sessions.get(key).expect("it was restored").counted_by, bytes);
+            self.core
+                .quotas
+                .take(self.core.sessions.get(key).expect("it was restored").counted_by, bytes);
         }
         let session = self.core.sessions.get_mut(key).expect("it was restored");
         session.definitions.insert(number, Definition::Here(stored));
@@ -106,7 +123,12 @@ impl<'a> Restoring<'a> {
     }
 
     /// Arguments, or a definition, which must be held. Those of direct tasks may be shared.
-    fn hold(&mut self, key: SessionKey, blob: Blob, is_shared: bool) -> Result<Stored, RestoreError> {
+    fn hold(
+        &mut self,
+        key: SessionKey,
+        blob: Blob,
+        is_shared: bool,
+    ) -> Result<Stored, RestoreError> {
         let chunked = match blob {
             Blob::Inline(bytes) => return Ok(Stored::Inline(bytes)),
             Blob::Chunked(chunked) => chunked,
@@ -119,7 +141,10 @@ impl<'a> Restoring<'a> {
             return Err(RestoreError::Damaged(format!("the arguments of task {of} are not there")));
         }
         if !self.core.reserve(BytesOf::Other, bytes) {
-            return Err(RestoreError::Memory(self.core.budget.state().1, self.core.config.memory_flag));
+            return Err(RestoreError::Memory(
+                self.core.budget.state().1,
+                self.core.config.memory_flag,
+            ));
         }
         // It was let in within the half for requests, perhaps of a broker with more memory.
         self.core.budget.become_request(bytes);
@@ -140,14 +165,23 @@ impl<'a> Restoring<'a> {
         let payload = self.hold(key, row.payload, row.target.is_some())?;
         let core = &mut *self.core;
         let session = core.sessions.get_mut(key).ok_or_else(|| no_session(key))?;
-        let demands = core.placements.enter(row.runtime, &row.options.require, &session.claims.scopes, 0, 1);
+        let demands =
+            core.placements.enter(row.runtime, &row.options.require, &session.claims.scopes, 0, 1);
         let placement = demands.or_else(|| core.placements.enter(row.runtime, &[], &[], 0, 1));
         let placement = placement.expect("the plain demands are always there");
         let begun = row.begun || row.options.repeated || !row.options.at_most_once;
         let age_us = core.config.start.0.saturating_sub(row.submitted_unix_us);
         let durable = Some(Durable { id: row.id, stage: Stage::Written, begun, age_us });
         let (target, runtime, class, define) = (row.target, row.runtime, row.class, row.define);
-        let part = Submitted { target, placement, runtime, class, define, options: Some(&row.options), durable };
+        let part = Submitted {
+            target,
+            placement,
+            runtime,
+            class,
+            define,
+            options: Some(&row.options),
+            durable,
+        };
         let task = core.tasks.insert(submitted(key, row.n, part, payload, Time::default()));
         self.is_in_order &= row.n > session.submitted;
         session.had_before(row.n);
@@ -208,7 +242,11 @@ impl<'a> Restoring<'a> {
         });
         core.charge_record(&mut done);
         let session = core.sessions.get_mut(key).expect("it was restored");
-        let more = session.remember(row.n, done.ending(), core.config.ends_remembered_max(core.ends_remembered));
+        let more = session.remember(
+            row.n,
+            done.ending(),
+            core.config.ends_remembered_max(core.ends_remembered),
+        );
         core.ends_remembered = core.ends_remembered.saturating_add_signed(more);
         if session.departed || end.delivered_us.is_some() {
             core.keep_restored(Time::default(), key, row.n, done, end.delivered_us);
@@ -223,8 +261,8 @@ impl<'a> Restoring<'a> {
         Ok(())
     }
 
-    /// Everything is here: what waits for other tasks is told of those that have ended, the rest is queued. What
-    /// engines may have waits for those of the roster, from now on.
+    /// Everything is here: what waits for other tasks is told of those that have ended, the rest is
+    /// queued. What engines may have waits for those of the roster, from now on.
     pub fn finish(self, now: Time) {
         let Self { core, shared, mut unfinished, is_in_order, mut met } = self;
         // Whether others hold it decides when it is freed.
@@ -259,9 +297,14 @@ impl Core {
         let target = task.target();
         self.set_deadline(now, key);
         if let Some(target) = target
-            && self.engines.update(target, |engine| engine.queue.push_back(session, n, key)).is_none()
+            && self
+                .engines
+                .update(target, |engine| engine.queue.push_back(session, n, key))
+                .is_none()
         {
-            let text = format!("the broker was stopped, and engine {target} is gone; submit it again to another");
+            let text = format!(
+                "the broker was stopped, and engine {target} is gone; submit it again to another"
+            );
             if let Some(task) = self.tasks.get_mut(key) {
                 // It has not joined its engine's queue.
                 task.place = Place::Shared;

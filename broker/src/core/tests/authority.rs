@@ -5,7 +5,9 @@ use std::time::Duration;
 use furlong_wire::capability::{Revocation, RevokedTokens};
 use furlong_wire::ids::{SessionId, TokenId};
 use furlong_wire::limits::CLOCK_TOLERANCE_S;
-use furlong_wire::message::{ErrorKind, FromClient, ReplyBody, Revoke, TaskState, ToClient, ToEngine};
+use furlong_wire::message::{
+    ErrorKind, FromClient, ReplyBody, Revoke, TaskState, ToClient, ToEngine,
+};
 use furlong_wire::token::Role;
 
 use super::peers::{Farm, direct, peer, shared};
@@ -35,9 +37,16 @@ fn a_revoked_client_is_told_loses_its_session_and_nobody_else_does() {
     farm.pump();
     let cancelled = Some((TaskState::Cancelled, Some(ErrorKind::Cancelled)));
     assert!((1..=3).all(|n| farm.end_of(bad, n) == cancelled), "the ends of its tasks reach it");
-    assert!((1..=3).all(|n| farm.error_of(bad, n).contains("revoked")), "with the reason: {}", farm.error_of(bad, 1));
+    assert!(
+        (1..=3).all(|n| farm.error_of(bad, n).contains("revoked")),
+        "with the reason: {}",
+        farm.error_of(bad, 1)
+    );
     let last = farm.clients[bad].received.last();
-    assert!(matches!(last, Some(ToClient::Goodbye(it)) if it.reason.contains("(lost)")), "{last:?}");
+    assert!(
+        matches!(last, Some(ToClient::Goodbye(it)) if it.reason.contains("(lost)")),
+        "{last:?}"
+    );
     assert_eq!(farm.clients[bad].connection, None);
     farm.finish(engine);
     farm.finish(engine);
@@ -55,7 +64,10 @@ fn a_revoked_session_that_is_away_ends_too() {
     farm.disconnect_client(client);
     farm.core.handle_revoked(farm.now, &revoked(farm.clients[client].holder));
     farm.pump();
-    let forget = farm.processes[engine].received.iter().any(|message| matches!(message, ToEngine::Forget(_)));
+    let forget = farm.processes[engine]
+        .received
+        .iter()
+        .any(|message| matches!(message, ToEngine::Forget(_)));
     assert!(forget && !farm.processes[engine].cancelled.is_empty(), "what it runs is cancelled");
     invariants::hold(&farm.core);
 }
@@ -69,7 +81,12 @@ fn a_revoked_engine_process_leaves_as_one_that_said_goodbye() {
     let revoked = revoked(farm.processes[first].slots[0].uuid.0[0]);
     farm.core.handle_revoked(farm.now, &revoked);
     farm.pump();
-    assert!(farm.processes[first].received.iter().any(|message| matches!(message, ToEngine::Goodbye(_))));
+    assert!(
+        farm.processes[first]
+            .received
+            .iter()
+            .any(|message| matches!(message, ToEngine::Goodbye(_)))
+    );
     assert_eq!(farm.processes[first].connection, None);
     assert_eq!(farm.end_of(client, lost), Some((TaskState::Lost, Some(ErrorKind::EngineLost))));
     assert_eq!(farm.core.engines_online(), 1);
@@ -94,8 +111,10 @@ fn a_token_that_expires_ends_its_session_at_its_second_and_not_before() {
     assert!(outputs(&mut farm).is_empty() && farm.core.is_served(connection));
     farm.core.handle_timeout(due);
     let outputs = outputs(&mut farm);
-    let told = |it: &Output| matches!(it, Output::ToClient(to, ToClient::Goodbye(_)) if *to == connection);
-    let closed = |it: &Output| matches!(it, Output::Close(it, "its token has expired") if *it == connection);
+    let told =
+        |it: &Output| matches!(it, Output::ToClient(to, ToClient::Goodbye(_)) if *to == connection);
+    let closed =
+        |it: &Output| matches!(it, Output::Close(it, "its token has expired") if *it == connection);
     assert!(outputs.iter().any(told) && closed(outputs.last().unwrap()), "{outputs:?}");
     assert!(!farm.core.is_served(connection) && farm.core.poll_timeout().is_none());
     farm.submit(forever, shared());
@@ -123,12 +142,20 @@ fn only_an_administrator_revokes_and_is_answered_when_it_is_done() {
         _ => None,
     };
     farm.say(client, ask(1)).unwrap();
-    let Some((1, ReplyBody::Refused(text))) = last_reply(&farm, client) else { panic!("it is not refused") };
-    assert_eq!(text, "the capability's role `client` may not revoke tokens; ask for one of role `admin`");
+    let Some((1, ReplyBody::Refused(text))) = last_reply(&farm, client) else {
+        panic!("it is not refused")
+    };
+    assert_eq!(
+        text,
+        "the capability's role `client` may not revoke tokens; ask for one of role `admin`"
+    );
     let connection = farm.clients[admin].connection.unwrap();
     farm.core.handle_from_client(farm.now, connection, ask(2), None).unwrap();
     let asked = farm.core.poll_output();
-    assert!(matches!(&asked, Some(Output::Revoke(to, 2, of)) if *to == connection && *of == tokens), "{asked:?}");
+    assert!(
+        matches!(&asked, Some(Output::Revoke(to, 2, of)) if *to == connection && *of == tokens),
+        "{asked:?}"
+    );
     assert_eq!(last_reply(&farm, admin), None);
     farm.core.handle_revocation(farm.now, connection, 2, Ok(&revoked(farm.clients[client].holder)));
     farm.pump();
@@ -145,7 +172,10 @@ fn only_an_administrator_revokes_and_is_answered_when_it_is_done() {
 fn revocations_on_their_way_are_bounded() {
     let mut farm = Farm::default();
     let admin = farm.client_as(Role::Admin);
-    (0..50).for_each(|request| farm.say(admin, FromClient::Revoke(Revoke { request, tokens: vec![] })).unwrap());
-    let refused = |message: &&ToClient| matches!(message, ToClient::Reply(it) if it.body != ReplyBody::Done);
+    (0..50).for_each(|request| {
+        farm.say(admin, FromClient::Revoke(Revoke { request, tokens: vec![] })).unwrap()
+    });
+    let refused =
+        |message: &&ToClient| matches!(message, ToClient::Reply(it) if it.body != ReplyBody::Done);
     assert_eq!(farm.clients[admin].received.iter().filter(refused).count(), 50 - 16);
 }

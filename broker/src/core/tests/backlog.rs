@@ -41,12 +41,20 @@ fn run_all(farm: &mut Farm, engine: usize, bytes: u64) -> u64 {
 }
 
 fn unread(farm: &Farm, client: usize) -> u64 {
-    let key = farm.core.sessions.find(super::super::OwnerId([7; 16]), farm.clients[client].session).unwrap();
+    let key = farm
+        .core
+        .sessions
+        .find(super::super::OwnerId([7; 16]), farm.clients[client].session)
+        .unwrap();
     farm.core.sessions.get(key).unwrap().unread_bytes
 }
 
 fn take_messages(farm: &Farm, engine: usize) -> usize {
-    farm.processes[engine].received.iter().filter(|message| matches!(message, ToEngine::Take(_))).count()
+    farm.processes[engine]
+        .received
+        .iter()
+        .filter(|message| matches!(message, ToEngine::Take(_)))
+        .count()
 }
 
 #[test]
@@ -56,7 +64,10 @@ fn a_session_that_does_not_read_holds_itself_up_and_nobody_else() {
     (0..40).for_each(|_| _ = farm.submit(culprit, shared()));
     let run = run_all(&mut farm, engine, 50 * KIB);
     assert!(run < 12, "its tasks go on without end: {run}");
-    assert!(unread(&farm, culprit) <= farm.core.budget.room(0) + 8 * KIB, "it leaves as much as it has");
+    assert!(
+        unread(&farm, culprit) <= farm.core.budget.room(0) + 8 * KIB,
+        "it leaves as much as it has"
+    );
     assert_eq!(farm.core.backlog.len(), 1, "and its engine holds one result for each of its slots");
     for _ in 0..20 {
         let n = farm.submit(other, shared());
@@ -99,14 +110,19 @@ fn however_many_do_not_read_there_is_room_for_another() {
 #[test]
 fn one_result_takes_what_nobody_else_needs_and_small_ones_pass_it() {
     let mut farm = small_farm();
-    let (client, other, engine) = (farm.client(), farm.client(), farm.engine_with(2, &[shared().runtime]));
+    let (client, other, engine) =
+        (farm.client(), farm.client(), farm.engine_with(2, &[shared().runtime]));
     let large = farm.submit(client, shared());
     finish_large(&mut farm, engine, 768 * KIB);
     assert_eq!(farm.end_of(client, large), SUCCEEDED);
     let (waits, passes) = (farm.submit(other, shared()), farm.submit(other, shared()));
     finish_large(&mut farm, engine, 100 * KIB);
     finish_large(&mut farm, engine, 4 * KIB);
-    assert_eq!((farm.end_of(other, waits), farm.end_of(other, passes)), (None, SUCCEEDED), "within its lane");
+    assert_eq!(
+        (farm.end_of(other, waits), farm.end_of(other, passes)),
+        (None, SUCCEEDED),
+        "within its lane"
+    );
     farm.ack(client, large, large);
     while farm.send_result_chunk(engine) {}
     assert_eq!(farm.end_of(other, waits), SUCCEEDED);
@@ -225,8 +241,12 @@ fn a_task_whose_result_waits_is_cancelled_as_any_other() {
     let mut farm = small_farm();
     let (culprit, engine, waits) = backlogged(&mut farm, |_| shared());
     farm.cancel(culprit, waits, waits);
-    assert_eq!(farm.end_of(culprit, waits), Some((TaskState::Cancelled, Some(ErrorKind::Cancelled))));
-    let is_stopped = |message: &ToClient| matches!(message, ToClient::Stopped(stopped) if stopped.n == waits);
+    assert_eq!(
+        farm.end_of(culprit, waits),
+        Some((TaskState::Cancelled, Some(ErrorKind::Cancelled)))
+    );
+    let is_stopped =
+        |message: &ToClient| matches!(message, ToClient::Stopped(stopped) if stopped.n == waits);
     assert!(farm.clients[culprit].received.iter().any(is_stopped), "nothing of it runs");
     assert_eq!((farm.core.backlog.len(), farm.assigned(engine)), (0, vec![waits + 1]));
     invariants::hold(&farm.core);
@@ -304,7 +324,8 @@ fn why_tasks_wait_is_that_their_results_are_not_read() {
     let mut farm = small_farm();
     let (culprit, _, waits) = backlogged(&mut farm, |_| shared());
     let key = farm.core.sessions.iter().map(|(key, _)| key).next().unwrap();
-    let tasks: Vec<_> = farm.core.sessions.get(key).unwrap().tasks.iter().map(|(n, task)| (n, *task)).collect();
+    let tasks: Vec<_> =
+        farm.core.sessions.get(key).unwrap().tasks.iter().map(|(n, task)| (n, *task)).collect();
     for (n, task) in tasks {
         let record = farm.core.record(farm.now, task, &mut Fitting::default()).unwrap();
         assert!(record.waits.is_some_and(|why| why.contains("wait at engines until")), "task {n}");
@@ -317,7 +338,8 @@ fn why_tasks_wait_is_that_their_results_are_not_read() {
 #[test]
 fn a_session_leaves_others_as_many_tasks_as_it_has() {
     let mut farm = Farm::with_limits(1 << 20, 100);
-    let nobody = || with(shared(), TaskOptions { require: vec!["attic".into()], ..TaskOptions::default() });
+    let nobody =
+        || with(shared(), TaskOptions { require: vec!["attic".into()], ..TaskOptions::default() });
     let (one, two, three) = (farm.client(), farm.client(), farm.client());
     (0..100).for_each(|_| _ = farm.submit(one, nobody()));
     assert_eq!(farm.end_of(one, 100), None, "half of the table");
@@ -335,12 +357,16 @@ fn a_session_leaves_others_as_many_tasks_as_it_has() {
 #[test]
 fn who_is_told_busy_takes_no_place_from_others() {
     let mut farm = Farm::with_limits(1 << 20, 100);
-    let nobody = || with(shared(), TaskOptions { require: vec!["attic".into()], ..TaskOptions::default() });
+    let nobody =
+        || with(shared(), TaskOptions { require: vec!["attic".into()], ..TaskOptions::default() });
     for _ in 0..4 {
         // It reads nothing, and acknowledges nothing.
         let greedy = farm.client();
         (0..100).for_each(|_| _ = farm.submit(greedy, nobody()));
-        assert_eq!(farm.say(greedy, FromClient::Submit(Submit { n: 101, ..nobody() })), Err(PeerMisbehaved::Credit));
+        assert_eq!(
+            farm.say(greedy, FromClient::Submit(Submit { n: 101, ..nobody() })),
+            Err(PeerMisbehaved::Credit)
+        );
     }
     let told_nothing = farm.client_as(Role::Observer);
     (0..100).for_each(|_| _ = farm.submit(told_nothing, nobody()));
@@ -388,7 +414,8 @@ fn who_breaks_the_protocol_leaves_nothing_that_others_pay_for() {
     let keep = TaskOptions { keep: true, ..TaskOptions::default() };
     (0..50).for_each(|_| _ = farm.submit(culprit, with(shared(), keep.clone())));
     finish_large(&mut farm, engine, 50 * KIB);
-    let beyond = FromClient::Submit(Submit { n: 51, payload: Payload::Inline(b"call".into()), ..shared() });
+    let beyond =
+        FromClient::Submit(Submit { n: 51, payload: Payload::Inline(b"call".into()), ..shared() });
     assert_eq!(farm.say(culprit, beyond), Err(PeerMisbehaved::Credit));
     invariants::hold(&farm.core);
     assert_eq!(farm.core.sessions.len(), 1, "its session has ended");
@@ -408,6 +435,10 @@ fn a_task_whose_result_waits_at_an_engine_that_leaves_has_run() {
     let n = farm.core.attempts.get(count).unwrap().n;
     farm.engine();
     farm.engine_goodbye(engine);
-    assert_eq!(farm.end_of(client, n), Some((TaskState::Lost, Some(ErrorKind::EngineLost))), "it is not run again");
+    assert_eq!(
+        farm.end_of(client, n),
+        Some((TaskState::Lost, Some(ErrorKind::EngineLost))),
+        "it is not run again"
+    );
     invariants::hold(&farm.core);
 }

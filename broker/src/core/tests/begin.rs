@@ -4,21 +4,29 @@ use std::time::Duration;
 
 use furlong_wire::ids::Attempt;
 use furlong_wire::message::{
-    AttemptFinished, Attempts, EngineStatus, ErrorKind, FromClient, FromEngine, Outcome, Query, ReplyBody, Request,
-    Runtime, Submit, TakeBack, TaskOptions, TaskRange, TaskState, ToClient, ToEngine,
+    AttemptFinished, Attempts, EngineStatus, ErrorKind, FromClient, FromEngine, Outcome, Query,
+    ReplyBody, Request, Runtime, Submit, TakeBack, TaskOptions, TaskRange, TaskState, ToClient,
+    ToEngine,
 };
 
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
 use crate::core::invariants;
 
-const FAILED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Failed, Some(ErrorKind::Remote)));
-const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
+const FAILED: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Failed, Some(ErrorKind::Remote)));
+const LOST: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
 const SECOND: Duration = Duration::from_secs(1);
 
 impl Farm {
     /// The oldest job does not begin: nor would another one of its kind, or of its runtime.
     fn does_not_begin(&mut self, process: usize, kind: ErrorKind) -> u64 {
-        let n = self.finish_with(process, Outcome::error(TaskState::Failed, kind, "there is no `x`"), 0, None);
+        let n = self.finish_with(
+            process,
+            Outcome::error(TaskState::Failed, kind, "there is no `x`"),
+            0,
+            None,
+        );
         invariants::hold(&self.core);
         n
     }
@@ -49,13 +57,19 @@ fn what_does_not_begin_goes_elsewhere_and_uses_no_retry() {
     farm.does_not_begin(bad, ErrorKind::NoRuntime);
     assert_eq!((farm.assigned(bad), farm.assigned(good)), (vec![], vec![n]));
     let second = farm.submit(client, python(shared()));
-    let (native, direct) = (farm.submit(client, shared()), farm.submit(client, python(direct(&[farm.id(bad)]))));
-    assert_eq!(farm.assigned(bad), [native, direct], "other runtimes, and what is for it alone, go on there");
+    let (native, direct) =
+        (farm.submit(client, shared()), farm.submit(client, python(direct(&[farm.id(bad)]))));
+    assert_eq!(
+        farm.assigned(bad),
+        [native, direct],
+        "other runtimes, and what is for it alone, go on there"
+    );
     assert_eq!(farm.finish(good), n);
     assert_eq!(farm.assigned(good), [second], "all of the runtime goes elsewhere");
     assert_eq!(farm.clients[client].finished[&n].outcome, Outcome::SUCCEEDED);
     let aside = farm.status(client, bad).set_aside;
-    let seen = aside.iter().map(|it| (it.runtime, it.is_whole_runtime, it.failures, it.cause.as_str()));
+    let seen =
+        aside.iter().map(|it| (it.runtime, it.is_whole_runtime, it.failures, it.cause.as_str()));
     assert_eq!(seen.collect::<Vec<_>>(), [(Runtime::Python, true, 1, "there is no `x`")]);
 }
 
@@ -112,7 +126,11 @@ fn work_of_other_kinds_is_not_kept_from_an_engine_that_is_set_aside() {
     let first: Vec<u64> = (0..5).map(|_| farm.submit(client, of_class(5))).collect();
     let other = farm.submit(client, of_class(6));
     farm.does_not_begin(bad, ErrorKind::NotBegun);
-    assert_eq!(farm.assigned(bad), [other], "those before it wait for the other engine, and not in its way");
+    assert_eq!(
+        farm.assigned(bad),
+        [other],
+        "those before it wait for the other engine, and not in its way"
+    );
     farm.finish(bad);
     let mut ran = Vec::new();
     (0..5).for_each(|_| ran.push(farm.finish(good)));
@@ -142,8 +160,8 @@ fn what_is_wanted_back_and_does_not_begin_is_cancelled() {
     assert!(farm.assigned(good).is_empty());
 }
 
-/// An attempt of an earlier start does not begin, as its engine says before it has heard what became of it: of such a
-/// one the engine holds nothing.
+/// An attempt of an earlier start does not begin, as its engine says before it has heard what
+/// became of it: of such a one the engine holds nothing.
 fn not_begun(attempt: Attempt) -> FromEngine {
     let outcome = Outcome::error(TaskState::Failed, ErrorKind::NoRuntime, "there is no `x`");
     FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 0, payload: None })
@@ -268,7 +286,8 @@ fn a_task_that_ends_its_engine_unsaid_is_announced_and_then_counted() {
             ToEngine::Announce(announced) => announced.attempts.clone(),
             _ => Vec::new(),
         };
-        let announced: Vec<_> = farm.processes[engine].received.iter().flat_map(announced).collect();
+        let announced: Vec<_> =
+            farm.processes[engine].received.iter().flat_map(announced).collect();
         assert_eq!(announced, [farm.processes[engine].jobs[0].attempt]);
         farm.start(engine);
         assert_eq!(farm.end_of(client, n), None, "{losses}");

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
-    Cancel, CancelTasks, Draining, ErrorKind, FromClient, FromEngine, ReplyBody, Restart, Runtime, Shutdown, Signal,
-    TakeBack, TaskOptions, TaskRange, TaskState, ToEngine,
+    Cancel, CancelTasks, Draining, ErrorKind, FromClient, FromEngine, ReplyBody, Restart, Runtime,
+    Shutdown, Signal, TakeBack, TaskOptions, TaskRange, TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -14,8 +14,10 @@ use crate::core::PeerMisbehaved;
 use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
-const CANCELLED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Cancelled, Some(ErrorKind::Cancelled)));
-const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
+const CANCELLED: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Cancelled, Some(ErrorKind::Cancelled)));
+const LOST: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
 
 fn restart_safe() -> TaskOptions {
     TaskOptions { restart_safe: true, ..TaskOptions::default() }
@@ -35,7 +37,8 @@ fn restart(farm: &mut Farm, client: usize, engines: &[EngineId]) -> u64 {
 
 fn shutdown(farm: &mut Farm, engines: Option<Vec<EngineId>>) -> Option<ReplyBody> {
     let admin = farm.client_as(Role::Admin);
-    let ask = |request| FromClient::Shutdown(Shutdown { request, engines, finish: true, broker: false });
+    let ask =
+        |request| FromClient::Shutdown(Shutdown { request, engines, finish: true, broker: false });
     let request = farm.ask(admin, ask);
     farm.reply(admin, request)
 }
@@ -48,7 +51,9 @@ fn cancels(farm: &mut Farm, client: usize, of: usize) -> Option<ReplyBody> {
 }
 
 fn signals(farm: &Farm, process: usize) -> Vec<usize> {
-    let attempts = |message: &ToEngine| if let ToEngine::Signal(it) = message { Some(it.attempts.len()) } else { None };
+    let attempts = |message: &ToEngine| {
+        if let ToEngine::Signal(it) = message { Some(it.attempts.len()) } else { None }
+    };
     farm.processes[process].received.iter().filter_map(attempts).collect()
 }
 
@@ -86,7 +91,11 @@ fn what_has_not_begun_is_taken_back_and_what_has_goes_on() {
     assert_eq!(takes_back(&mut farm, outsider, client), Some(ReplyBody::Cancelled(0, 0)));
     assert_eq!(takes_back(&mut farm, client, client), Some(ReplyBody::Cancelled(4, 1)));
     assert_eq!(farm.end_of(client, 5), CANCELLED, "it was in the queue");
-    assert_eq!([2, 3, 4].map(|n| farm.end_of(client, n)), [None; 3], "what has begun the engine knows");
+    assert_eq!(
+        [2, 3, 4].map(|n| farm.end_of(client, n)),
+        [None; 3],
+        "what has begun the engine knows"
+    );
     assert_eq!(farm.answer_recalls(engine), [3, 4]);
     assert_eq!([3, 4].map(|n| farm.end_of(client, n)), [CANCELLED; 2]);
     farm.start(engine);
@@ -116,8 +125,12 @@ fn what_shall_be_taken_back_ends_when_its_engine_is_back_without_it() {
     for has_come in [true, false] {
         for submit in [with(shared(), at_most_once()), direct(&[id]), python(direct(&[id]))] {
             let n = farm.submit(client, submit);
-            assert!(matches!(takes_back(&mut farm, client, client), Some(ReplyBody::Cancelled(1, _))));
-            // Either the engine has given it back, which was lost with the connection, or it never had it.
+            assert!(matches!(
+                takes_back(&mut farm, client, client),
+                Some(ReplyBody::Cancelled(1, _))
+            ));
+            // Either the engine has given it back, which was lost with the connection, or it never
+            // had it.
             let job = farm.processes[engine].jobs.pop().unwrap();
             farm.processes[engine].last_received = has_come.then_some(job.attempt);
             farm.disconnect_engine(engine);
@@ -192,7 +205,9 @@ fn a_plain_cancel_never_kills_an_interpreter_and_a_forced_one_may() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
     let forces = |farm: &Farm| {
-        let force = |message: &ToEngine| if let ToEngine::Cancel(it) = message { Some(it.force) } else { None };
+        let force = |message: &ToEngine| {
+            if let ToEngine::Cancel(it) = message { Some(it.force) } else { None }
+        };
         farm.processes[engine].received.iter().filter_map(force).collect::<Vec<_>>()
     };
     let n = farm.submit(client, shared());
@@ -211,18 +226,24 @@ fn a_plain_cancel_never_kills_an_interpreter_and_a_forced_one_may() {
 #[test]
 fn what_its_owner_submits_after_a_forced_cancel_is_for_the_next_interpreter() {
     let mut farm = Farm::default();
-    let (client, engine) = (farm.client(), farm.engine_with(1, &[Runtime::Python, Runtime::Native]));
+    let (client, engine) =
+        (farm.client(), farm.engine_with(1, &[Runtime::Python, Runtime::Native]));
     let outsider = outsider(&mut farm, Role::Client);
     let here = python(direct(&[farm.id(engine)]));
     let runs = farm.submit(client, here.clone());
     let before = farm.submit(client, here.clone());
     farm.wait(Duration::from_millis(1));
-    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(runs, runs)], force: true })).unwrap();
+    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(runs, runs)], force: true }))
+        .unwrap();
     farm.wait(Duration::from_millis(1));
     let later = farm.client();
     let after = farm.submit(later, here.clone());
     let of_outsider = farm.submit(outsider, here);
-    assert_eq!(farm.assigned(engine).len(), 1, "nothing more begins in the interpreter that is to be killed");
+    assert_eq!(
+        farm.assigned(engine).len(),
+        1,
+        "nothing more begins in the interpreter that is to be killed"
+    );
     farm.slot_down(engine, 0);
     farm.finish(engine);
     assert_eq!((farm.end_of(client, before), farm.end_of(outsider, of_outsider)), (LOST, LOST));
@@ -234,10 +255,12 @@ fn what_its_owner_submits_after_a_forced_cancel_is_for_the_next_interpreter() {
 #[test]
 fn a_forced_cancel_that_took_effect_says_nothing_about_a_later_death() {
     let mut farm = Farm::default();
-    let (client, engine) = (farm.client(), farm.engine_with(1, &[Runtime::Python, Runtime::Native]));
+    let (client, engine) =
+        (farm.client(), farm.engine_with(1, &[Runtime::Python, Runtime::Native]));
     let here = python(direct(&[farm.id(engine)]));
     let runs = farm.submit(client, here.clone());
-    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(runs, runs)], force: true })).unwrap();
+    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(runs, runs)], force: true }))
+        .unwrap();
     farm.wait(Duration::from_millis(1));
     farm.finish(engine);
     let dies = farm.submit(client, here.clone());
@@ -258,7 +281,9 @@ fn a_cancel_that_was_ignored_can_be_forced_afterwards() {
     let force = |farm: &mut Farm, of, first, last| {
         let ranges = vec![(first, last)];
         farm.say(of, FromClient::Cancel(Cancel { ranges, force: true })).unwrap();
-        let force = |message: &ToEngine| if let ToEngine::Cancel(it) = message { Some(it.force) } else { None };
+        let force = |message: &ToEngine| {
+            if let ToEngine::Cancel(it) = message { Some(it.force) } else { None }
+        };
         farm.processes[engine].received.iter().filter_map(force).collect::<Vec<_>>()
     };
     farm.cancel(client, n, n);
@@ -298,7 +323,8 @@ fn a_signal_reaches_what_its_owners_tasks_run_there() {
     farm.submit(client, shared());
     let ask = |farm: &mut Farm, client, signal, engines: &[EngineId]| {
         let engines = engines.to_vec();
-        let request = farm.ask(client, |request| FromClient::Signal(Signal { request, engines, signal }));
+        let request =
+            farm.ask(client, |request| FromClient::Signal(Signal { request, engines, signal }));
         farm.reply(client, request)
     };
     assert_eq!(ask(&mut farm, outsider, 2, &engines), Some(ReplyBody::Done));
@@ -320,11 +346,18 @@ fn a_restart_is_answered_when_the_old_interpreter_is_gone() {
     let request = restart(&mut farm, client, &[id]);
     assert_eq!(farm.end_of(client, 2), LOST, "it was queued for the old one");
     farm.submit(client, to_engine);
-    assert_eq!((farm.assigned(engine), farm.restarts(engine), farm.reply(client, request)), (vec![1], 1, None));
+    assert_eq!(
+        (farm.assigned(engine), farm.restarts(engine), farm.reply(client, request)),
+        (vec![1], 1, None)
+    );
     farm.slot_down(engine, 0);
     assert_eq!(farm.reply(client, request), Some(ReplyBody::Done));
     farm.fail(engine);
-    assert_eq!([farm.finish(engine), farm.finish(engine)], [3, 4], "what came later is for the new one");
+    assert_eq!(
+        [farm.finish(engine), farm.finish(engine)],
+        [3, 4],
+        "what came later is for the new one"
+    );
     invariants::hold(&farm.core);
 }
 
@@ -339,7 +372,9 @@ fn a_restart_is_answered_when_the_engine_is_gone() {
     farm.disconnect_engine(two);
     assert_eq!(farm.reply(client, request), Some(ReplyBody::Done));
     let request = restart(&mut farm, client, &both);
-    assert!(matches!(farm.reply(client, request), Some(ReplyBody::Refused(text)) if text.contains("not connected")));
+    assert!(
+        matches!(farm.reply(client, request), Some(ReplyBody::Refused(text)) if text.contains("not connected"))
+    );
 }
 
 #[test]
@@ -476,7 +511,10 @@ fn one_engine_of_a_process_can_be_stopped() {
     let attempt = farm.processes[engine].jobs[0].attempt;
     assert_eq!(shutdown(&mut farm, Some(ids[..1].to_vec())), Some(ReplyBody::Done));
     assert_eq!(farm.end_of(client, 1), LOST);
-    assert!(farm.processes[engine].cancelled.contains(&attempt), "also what needs no interpreter is ended");
+    assert!(
+        farm.processes[engine].cancelled.contains(&attempt),
+        "also what needs no interpreter is ended"
+    );
     assert_eq!(farm.core.engines_online(), 1);
     farm.finish(engine);
     assert!(farm.processes[engine].jobs.iter().all(|job| job.slot == 1));

@@ -8,8 +8,10 @@ use super::peers::{Farm, direct, shared, with};
 use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
-const WAITED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::TimedOut, Some(ErrorKind::QueueTimeout)));
-const RAN: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::TimedOut, Some(ErrorKind::RunTimeout)));
+const WAITED: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::TimedOut, Some(ErrorKind::QueueTimeout)));
+const RAN: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::TimedOut, Some(ErrorKind::RunTimeout)));
 
 fn queue_timeout(ms: u64) -> TaskOptions {
     TaskOptions { queue_timeout_ms: Some(ms), ..TaskOptions::default() }

@@ -10,7 +10,8 @@ use super::peers::{Farm, after, direct, follow, on_failure, on_success, python, 
 use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
-const UNMET: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Cancelled, Some(ErrorKind::Dependency)));
+const UNMET: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Cancelled, Some(ErrorKind::Dependency)));
 
 #[test]
 fn a_task_runs_after_the_success_of_all_that_it_names() {
@@ -31,7 +32,8 @@ fn a_task_that_waits_for_a_failure_runs_only_after_that() {
     let (client, engine) = (farm.client(), farm.engine());
     (0..2).for_each(|_| _ = farm.submit(client, shared()));
     for n in 1..=2 {
-        let options = TaskOptions { after: vec![on_failure(farm.task(client, n))], ..TaskOptions::default() };
+        let options =
+            TaskOptions { after: vec![on_failure(farm.task(client, n))], ..TaskOptions::default() };
         farm.submit(client, with(shared(), options));
     }
     farm.fail(engine);
@@ -46,9 +48,13 @@ fn one_of_several_is_enough_if_the_submit_says_so_and_none_is_not() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
     (0..4).for_each(|_| _ = farm.submit(client, shared()));
-    let any = |farm: &Farm, ns: [u64; 2]| TaskOptions { after_any: true, ..after(&ns.map(|n| farm.task(client, n))) };
+    let any = |farm: &Farm, ns: [u64; 2]| TaskOptions {
+        after_any: true,
+        ..after(&ns.map(|n| farm.task(client, n)))
+    };
     let (met, unmet) = (any(&farm, [1, 4]), any(&farm, [1, 2]));
-    let (met, unmet) = (farm.submit(client, with(shared(), met)), farm.submit(client, with(shared(), unmet)));
+    let (met, unmet) =
+        (farm.submit(client, with(shared(), met)), farm.submit(client, with(shared(), unmet)));
     (0..2).for_each(|_| _ = farm.fail(engine));
     assert_eq!(farm.end_of(client, unmet), UNMET);
     (0..2).for_each(|_| _ = farm.finish(engine));
@@ -107,7 +113,8 @@ fn a_task_of_another_session_of_the_owner_can_be_waited_for() {
 fn a_task_that_waits_for_itself_is_an_error() {
     let mut farm = Farm::default();
     let (client, one, two) = (farm.client(), farm.engine(), farm.engine());
-    let (itself, sibling, later) = (farm.task(client, 1), farm.task(client, 2), farm.task(client, 99));
+    let (itself, sibling, later) =
+        (farm.task(client, 1), farm.task(client, 2), farm.task(client, 99));
     farm.submit(client, with(shared(), after(&[itself])));
     let both = direct(&[farm.id(one), farm.id(two)]);
     farm.submit(client, with(both, follow(&[sibling])));
@@ -157,7 +164,11 @@ fn a_task_that_follows_goes_before_what_waits_for_it_there() {
     let options = after(&[farm.task(client, 2)]);
     farm.submit(client, with(direct(&[farm.id(engine)]), options));
     farm.finish(engine);
-    assert_eq!(farm.assigned(engine), [2], "it was submitted before the one that has its place there already");
+    assert_eq!(
+        farm.assigned(engine),
+        [2],
+        "it was submitted before the one that has its place there already"
+    );
     farm.fail(engine);
     assert_eq!(farm.assigned(engine), [2], "also when it is run again");
     assert_eq!([farm.finish(engine), farm.finish(engine)], [2, 3]);
@@ -192,7 +203,10 @@ fn a_task_that_follows_to_an_engine_that_is_gone_is_an_error() {
     farm.submit(client, with(shared(), options));
     assert_eq!(farm.end_of(client, 2), UNMET);
     let never_ran = farm.submit(client, Submit { define: Some(9), ..shared() });
-    let options = TaskOptions { follow: vec![on_failure(farm.task(client, never_ran))], ..TaskOptions::default() };
+    let options = TaskOptions {
+        follow: vec![on_failure(farm.task(client, never_ran))],
+        ..TaskOptions::default()
+    };
     let n = farm.submit(client, with(shared(), options));
     assert!(farm.error_of(client, n).contains("no engine has run"));
 }
@@ -202,7 +216,8 @@ fn a_task_that_was_cancelled_while_it_ran_can_be_followed() {
     let mut farm = Farm::default();
     let (client, _one, two) = (farm.client(), farm.engine(), farm.engine());
     (0..2).for_each(|_| _ = farm.submit(client, shared()));
-    let options = TaskOptions { follow: vec![on_failure(farm.task(client, 2))], ..TaskOptions::default() };
+    let options =
+        TaskOptions { follow: vec![on_failure(farm.task(client, 2))], ..TaskOptions::default() };
     farm.submit(client, with(shared(), options));
     farm.cancel(client, 2, 2);
     assert_eq!(farm.assigned(two), [2, 3]);
@@ -217,7 +232,8 @@ fn a_chain_of_a_hundred_thousand_dependents_ends_without_recursion() {
         farm.submit(client, shared());
         for n in 1..100_000 {
             let demand = if fails { on_success } else { on_failure };
-            let options = TaskOptions { after: vec![demand(farm.task(client, n))], ..TaskOptions::default() };
+            let options =
+                TaskOptions { after: vec![demand(farm.task(client, n))], ..TaskOptions::default() };
             farm.submit(client, with(shared(), options));
         }
         let outcome = Outcome::error(TaskState::Failed, ErrorKind::Remote, "");
@@ -233,7 +249,8 @@ fn a_chain_of_a_hundred_thousand_dependents_ends_without_recursion() {
 #[test]
 fn a_direct_task_that_waits_holds_up_its_own_session_and_no_other() {
     let mut farm = Farm::default();
-    let (client, other, engine, elsewhere) = (farm.client(), farm.client(), farm.engine(), farm.engine());
+    let (client, other, engine, elsewhere) =
+        (farm.client(), farm.client(), farm.engine(), farm.engine());
     let (here, there) = (direct(&[farm.id(engine)]), direct(&[farm.id(elsewhere)]));
     farm.submit(client, there);
     let options = after(&[farm.task(client, 1)]);

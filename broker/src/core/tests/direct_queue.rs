@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{ErrorKind, FromClient, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState};
+use furlong_wire::message::{
+    ErrorKind, FromClient, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState,
+};
 use furlong_wire::token::Role;
 
 use super::peers::{Farm, direct, shared, with};
@@ -29,7 +31,11 @@ fn an_engines_own_queue_goes_before_the_shared_one() {
     let (client, engine) = (farm.client(), farm.engine());
     (0..2).for_each(|_| _ = farm.submit(client, shared()));
     farm.submit(client, direct(&[farm.id(engine)]));
-    assert_eq!(farm.assigned(engine), [1, 3], "it is handed out at once, behind what the engine has");
+    assert_eq!(
+        farm.assigned(engine),
+        [1, 3],
+        "it is handed out at once, behind what the engine has"
+    );
     let order: Vec<u64> = (0..3).map(|_| farm.finish(engine)).collect();
     assert_eq!(order, [1, 3, 2]);
 }
@@ -83,10 +89,15 @@ fn a_runtime_that_the_engine_lacks_fails_the_task() {
 fn a_role_bounds_what_may_be_submitted() {
     let mut farm = Farm::default();
     let engine = farm.engine();
-    let (tasks, views, observer) =
-        (farm.client_as(Role::Task), farm.client_as(Role::Multiengine), farm.client_as(Role::Observer));
+    let (tasks, views, observer) = (
+        farm.client_as(Role::Task),
+        farm.client_as(Role::Multiengine),
+        farm.client_as(Role::Observer),
+    );
     let forbidden = Some((TaskState::Failed, Some(ErrorKind::Forbidden)));
-    for (client, submit) in [(tasks, direct(&[farm.id(engine)])), (views, shared()), (observer, shared())] {
+    for (client, submit) in
+        [(tasks, direct(&[farm.id(engine)])), (views, shared()), (observer, shared())]
+    {
         let n = farm.submit(client, submit);
         assert_eq!(farm.end_of(client, n), forbidden);
     }
@@ -99,7 +110,8 @@ fn a_role_bounds_what_may_be_submitted() {
 fn an_option_that_is_not_served_fails_the_task() {
     let mut farm = Farm::default();
     let client = farm.client();
-    let n = farm.submit(client, with(shared(), TaskOptions { durable: true, ..TaskOptions::default() }));
+    let n = farm
+        .submit(client, with(shared(), TaskOptions { durable: true, ..TaskOptions::default() }));
     assert_eq!(farm.end_of(client, n), Some((TaskState::Failed, Some(ErrorKind::Unsupported))));
 }
 

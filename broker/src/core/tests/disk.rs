@@ -36,7 +36,8 @@ impl Farm {
         }
     }
 
-    /// Completes the writes to the disk that are in flight now; those they lead to are then in flight.
+    /// Completes the writes to the disk that are in flight now; those they lead to are then in
+    /// flight.
     pub fn sync_once(&mut self) {
         let Some((last, _)) = self.disk.unwritten.back() else { return };
         let last = *last;
@@ -45,7 +46,8 @@ impl Farm {
         self.pump();
     }
 
-    /// The next write to the disk fails, and what is tried again is not there before the broker is killed.
+    /// The next write to the disk fails, and what is tried again is not there before the broker is
+    /// killed.
     pub fn lose_unwritten(&mut self) {
         let Some((last, _)) = self.disk.unwritten.drain(..).last() else { return };
         self.core.handle_journaled(self.now, last, Err("no space left on device"));

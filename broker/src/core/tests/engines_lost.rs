@@ -9,7 +9,8 @@ use crate::core::PeerMisbehaved;
 use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
-const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
+const LOST: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
 const GRACE: Duration = Duration::from_secs(15);
 
 #[test]
@@ -83,7 +84,11 @@ fn direct_work_is_lost_when_its_engine_stays_away() {
     assert_eq!(farm.end_of(client, 3), Some((TaskState::Failed, Some(ErrorKind::UnknownEngine))));
     farm.connect_engine(engine);
     assert_eq!(farm.id(engine), id, "who comes late is still the same engine");
-    assert_eq!(farm.processes[engine].cancelled.len(), 1, "and is told that nobody waits for what it holds");
+    assert_eq!(
+        farm.processes[engine].cancelled.len(),
+        1,
+        "and is told that nobody waits for what it holds"
+    );
 }
 
 #[test]
@@ -143,7 +148,10 @@ fn a_started_task_that_may_run_once_only_is_never_given_again() {
     farm.submit(client, with(shared(), at_most_once()));
     farm.start(dying);
     farm.disconnect_engine(dying);
-    assert!(farm.assigned(other).is_empty() && farm.end_of(client, 1).is_none(), "it waits for its engine");
+    assert!(
+        farm.assigned(other).is_empty() && farm.end_of(client, 1).is_none(),
+        "it waits for its engine"
+    );
     farm.wait(GRACE);
     assert_eq!(farm.end_of(client, 1), LOST);
     assert!(farm.assigned(other).is_empty());

@@ -1,14 +1,18 @@
-//! Results that engines hold: asked for again after a cut, and released when nobody will ask for them.
+//! Results that engines hold: asked for again after a cut, and released when nobody will ask for
+//! them.
 
 use std::time::Duration;
 
-use furlong_wire::message::{Draining, ErrorKind, FromEngine, Payload, TaskOptions, TaskState, ToEngine};
+use furlong_wire::message::{
+    Draining, ErrorKind, FromEngine, Payload, TaskOptions, TaskState, ToEngine,
+};
 
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
 use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
-const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
+const LOST: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
 
 fn small() -> Payload {
     Payload::Inline(b"unheard".into())
@@ -16,7 +20,11 @@ fn small() -> Payload {
 
 /// Returns the number of Release messages an engine has got.
 fn releases(farm: &Farm, engine: usize) -> usize {
-    farm.processes[engine].received.iter().filter(|message| matches!(message, ToEngine::Release(_))).count()
+    farm.processes[engine]
+        .received
+        .iter()
+        .filter(|message| matches!(message, ToEngine::Release(_)))
+        .count()
 }
 
 #[test]
@@ -65,7 +73,8 @@ fn a_large_result_that_had_come_in_part_is_sent_again() {
 fn shared_work_that_nobody_else_took_goes_on_where_it_was() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
-    let n = farm.submit(client, with(shared(), TaskOptions { retries: Some(0), ..TaskOptions::default() }));
+    let n = farm
+        .submit(client, with(shared(), TaskOptions { retries: Some(0), ..TaskOptions::default() }));
     let waits = farm.submit(client, shared());
     farm.disconnect_engine(engine);
     farm.connect_engine(engine);
@@ -80,7 +89,8 @@ fn shared_work_that_nobody_else_took_goes_on_where_it_was() {
 fn a_cut_that_was_no_loss_is_not_counted_as_one() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
-    let n = farm.submit(client, with(shared(), TaskOptions { keep: true, ..TaskOptions::default() }));
+    let n =
+        farm.submit(client, with(shared(), TaskOptions { keep: true, ..TaskOptions::default() }));
     for _ in 0..5 {
         farm.start(engine);
         farm.disconnect_engine(engine);
@@ -107,7 +117,8 @@ fn a_result_of_work_that_went_elsewhere_is_released() {
 }
 
 #[test]
-fn a_task_that_was_cancelled_while_its_engine_was_away_has_stopped_when_that_is_back_with_its_result() {
+fn a_task_that_was_cancelled_while_its_engine_was_away_has_stopped_when_that_is_back_with_its_result()
+ {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
     let n = farm.submit(client, direct(&[farm.id(engine)]));
@@ -149,7 +160,11 @@ fn work_that_came_and_neither_ran_nor_is_held_waits_again_unless_it_needs_the_na
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
     let id = farm.id(engine);
-    let submits = [(with(shared(), at_most_once()), None), (direct(&[id]), None), (python(direct(&[id])), LOST)];
+    let submits = [
+        (with(shared(), at_most_once()), None),
+        (direct(&[id]), None),
+        (python(direct(&[id])), LOST),
+    ];
     for (submit, end) in submits {
         let n = farm.submit(client, submit);
         farm.processes[engine].jobs.clear();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    CancelTasks, Define, ErrorKind, FromClient, Purge, Query, ReplyBody, Request, Restart, Revoke, Runtime, Submit,
-    TaskOptions, TaskRange, TaskState,
+    CancelTasks, Define, ErrorKind, FromClient, Purge, Query, ReplyBody, Request, Restart, Revoke,
+    Runtime, Submit, TaskOptions, TaskRange, TaskState,
 };
 use furlong_wire::token::Role;
 
@@ -92,7 +92,9 @@ fn the_answer_to_a_cancel_comes_when_that_is_on_disk() {
     farm.disk.is_slow = true;
     let session = farm.clients[client].session;
     let tasks = vec![TaskRange { session, first: n, last: n }];
-    let request = farm.ask(client, |request| FromClient::CancelTasks(CancelTasks { request, tasks, force: false }));
+    let request = farm.ask(client, |request| {
+        FromClient::CancelTasks(CancelTasks { request, tasks, force: false })
+    });
     assert_eq!((farm.reply(client, request), farm.end_of(client, n)), (None, None));
     farm.sync();
     assert_eq!(farm.reply(client, request), Some(ReplyBody::Cancelled(1, 0)));
@@ -106,7 +108,10 @@ fn any_answer_says_that_what_was_submitted_before_is_on_disk() {
     submit(&mut farm, client, shared(), durable());
     let query = |request| FromClient::Query(Request { request, query: Query::Engines });
     let (of_client, of_other) = (farm.ask(client, query), farm.ask(other, query));
-    assert!(farm.reply(other, of_other).is_some(), "who has submitted nothing durable does not wait");
+    assert!(
+        farm.reply(other, of_other).is_some(),
+        "who has submitted nothing durable does not wait"
+    );
     assert!(farm.reply(client, of_client).is_none());
     farm.sync();
     assert!(farm.reply(client, of_client).is_some());
@@ -127,7 +132,10 @@ fn so_does_an_answer_that_has_waited_for_something_else() {
     assert_eq!([restart, revoke].map(|request| farm.reply(admin, request)), [None, None]);
     farm.sync();
     let refused = ReplyBody::Refused("nothing is revoked: no space".into());
-    assert_eq!([restart, revoke].map(|request| farm.reply(admin, request)), [Some(ReplyBody::Done), Some(refused)]);
+    assert_eq!(
+        [restart, revoke].map(|request| farm.reply(admin, request)),
+        [Some(ReplyBody::Done), Some(refused)]
+    );
 }
 
 #[test]
@@ -153,12 +161,18 @@ fn what_waits_for_the_journal_has_not_come_to_its_engine_and_is_not_lost_with_it
     for is_written_meanwhile in [false, true] {
         let mut farm = farm();
         let (client, process) = (farm.client(), farm.engine_with(2, Runtime::ALL));
-        let [engine, neighbour] = farm.processes[process].ids[..] else { panic!("it has two engines") };
+        let [engine, neighbour] = farm.processes[process].ids[..] else {
+            panic!("it has two engines")
+        };
         farm.disk.is_slow = true;
         let n = submit(&mut farm, client, python(direct(&[engine])), once());
         farm.sync_once();
         let later = farm.submit(client, direct(&[neighbour]));
-        assert_eq!(farm.assigned(process), [later], "the beginning of the first is on the way to the disk");
+        assert_eq!(
+            farm.assigned(process),
+            [later],
+            "the beginning of the first is on the way to the disk"
+        );
         farm.disconnect_engine(process);
         if is_written_meanwhile {
             farm.sync();
@@ -257,7 +271,8 @@ fn tasks_of_a_client_that_is_gone_outlive_the_broker() {
     let mut farm = farm();
     let (client, engine) = (farm.client(), farm.engine());
     let kept = TaskOptions { label: Some("mine".into()), priority: 3, ..durable() };
-    let tasks = [submit(&mut farm, client, shared(), kept), submit(&mut farm, client, shared(), durable())];
+    let tasks =
+        [submit(&mut farm, client, shared(), kept), submit(&mut farm, client, shared(), durable())];
     farm.finish(engine);
     farm.goodbye(client);
     farm.restart();
@@ -397,7 +412,8 @@ fn dependencies_are_as_they_were() {
     let (client, engine) = (farm.client(), farm.engine());
     let first = submit(&mut farm, client, shared(), durable());
     let second = submit(&mut farm, client, shared(), durable());
-    let after_both = vec![on_success(farm.task(client, first)), on_success(farm.task(client, second))];
+    let after_both =
+        vec![on_success(farm.task(client, first)), on_success(farm.task(client, second))];
     let last = submit(&mut farm, client, shared(), TaskOptions { after: after_both, ..durable() });
     assert_eq!(farm.finish(engine), first);
     // It ended as demanded, and nobody remembers it but who waits for it.
@@ -417,7 +433,8 @@ fn a_condition_stays_met_though_its_end_alone_was_on_disk_when_the_broker_was_ki
     let (client, engine) = (farm.client(), farm.engine());
     let first = submit(&mut farm, client, shared(), durable());
     let second = submit(&mut farm, client, shared(), durable());
-    let after_both = vec![on_success(farm.task(client, first)), on_success(farm.task(client, second))];
+    let after_both =
+        vec![on_success(farm.task(client, first)), on_success(farm.task(client, second))];
     let last = submit(&mut farm, client, shared(), TaskOptions { after: after_both, ..durable() });
     farm.disk.is_slow = true;
     assert_eq!(farm.finish(engine), first);
@@ -507,7 +524,12 @@ fn ended_tasks_stay_as_long_as_the_journal_keeps_them() {
 fn a_time_to_wait_goes_on_while_there_is_no_broker() {
     let mut farm = farm();
     let client = farm.client();
-    let n = submit(&mut farm, client, shared(), TaskOptions { queue_timeout_ms: Some(10_000), ..durable() });
+    let n = submit(
+        &mut farm,
+        client,
+        shared(),
+        TaskOptions { queue_timeout_ms: Some(10_000), ..durable() },
+    );
     farm.wait(Duration::from_secs(7));
     farm.restart();
     farm.connect_client(client).unwrap();
@@ -581,7 +603,8 @@ fn a_task_behind_several_that_are_noted_in_one_go_is_noted_once() {
     let client = farm.client();
     let payload = farm.clients[client].sending.chunked(2_000);
     let first = submit(&mut farm, client, Submit { payload, ..shared() }, durable());
-    let second_waits = TaskOptions { after: vec![on_success(farm.task(client, first))], ..durable() };
+    let second_waits =
+        TaskOptions { after: vec![on_success(farm.task(client, first))], ..durable() };
     let second = submit(&mut farm, client, shared(), second_waits);
     let after = vec![on_success(farm.task(client, first)), on_success(farm.task(client, second))];
     let third = submit(&mut farm, client, shared(), TaskOptions { after, ..durable() });
@@ -625,7 +648,10 @@ fn who_waits_for_a_task_hears_of_its_end_though_it_is_purged_before_that_is_on_d
     farm.say(other, FromClient::Purge(Purge { request: 99, tasks })).unwrap();
     assert!(farm.fetched(other, request).is_none());
     farm.sync();
-    assert_eq!(farm.fetched(other, request).unwrap().record.outcome.unwrap().state, TaskState::Succeeded);
+    assert_eq!(
+        farm.fetched(other, request).unwrap().record.outcome.unwrap().state,
+        TaskState::Succeeded
+    );
     assert_eq!(farm.disk.journal.counts(), (0, 0));
     invariants::hold(&farm.core);
 }
@@ -641,7 +667,10 @@ fn an_end_is_fetched_when_it_is_on_disk_also_of_a_session_that_is_over() {
     let request = farm.fetch(other, client, n, true, false);
     assert!(farm.fetched(other, request).is_none());
     farm.sync();
-    assert_eq!(farm.fetched(other, request).unwrap().record.outcome.unwrap().state, TaskState::Succeeded);
+    assert_eq!(
+        farm.fetched(other, request).unwrap().record.outcome.unwrap().state,
+        TaskState::Succeeded
+    );
     invariants::hold(&farm.core);
 }
 
@@ -655,7 +684,11 @@ fn tasks_for_an_engine_are_written_in_their_order() {
         let payload = farm.clients[client].sending.chunked(2_000);
         let large = submit(&mut farm, client, Submit { payload, ..to_engine.clone() }, durable());
         let behind = [(); 2].map(|()| submit(&mut farm, client, to_engine.clone(), durable()));
-        assert_eq!(farm.disk.journal.counts(), (0, 0), "what stands behind it does not go on without it");
+        assert_eq!(
+            farm.disk.journal.counts(),
+            (0, 0),
+            "what stands behind it does not go on without it"
+        );
         if is_cancelled {
             farm.cancel(client, large, large);
         }

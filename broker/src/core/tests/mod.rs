@@ -1,4 +1,5 @@
-//! Tests of the core: examples named for what they show, and invariants under any sequence of events.
+//! Tests of the core: examples named for what they show, and invariants under any sequence of
+//! events.
 
 mod authority;
 mod backlog;

@@ -1,4 +1,5 @@
-//! Tasks that submit tasks: who is let in by a pass, what ends with its task, and slots that are lent.
+//! Tasks that submit tasks: who is let in by a pass, what ends with its task, and slots that are
+//! lent.
 
 use std::time::Duration;
 
@@ -6,7 +7,8 @@ use furlong_wire::ids::{Attempt, PassKey, SessionId};
 use furlong_wire::keys::SecretKey;
 use furlong_wire::limits::{GRANTS_PER_ATTEMPT_MAX, NESTING_MAX};
 use furlong_wire::message::{
-    Attempts, ErrorKind, FromEngine, Grant, Lent, RefusalKind, Runtime, TaskOptions, TaskState, ToClient, ToEngine,
+    Attempts, ErrorKind, FromEngine, Grant, Lent, RefusalKind, Runtime, TaskOptions, TaskState,
+    ToClient, ToEngine,
 };
 use furlong_wire::token::{Role, TokenLimits};
 
@@ -40,7 +42,8 @@ fn nested(farm: &mut Farm, process: usize, job: usize) -> usize {
 }
 
 fn lend(farm: &mut Farm, process: usize, job: usize, clients: &[usize]) {
-    let sessions: Vec<SessionId> = clients.iter().map(|client| farm.clients[*client].session).collect();
+    let sessions: Vec<SessionId> =
+        clients.iter().map(|client| farm.clients[*client].session).collect();
     let attempt = farm.processes[process].jobs[job].attempt;
     farm.report(process, FromEngine::Lent(Lent { attempt, sessions })).unwrap();
     invariants::hold(&farm.core);
@@ -72,7 +75,10 @@ fn a_pass_gives_the_owners_authority_and_no_administrators() {
     assert_eq!(grant(&mut farm, engine, attempt, key(1)), None);
     let (claims, of) = farm.core.pass(farm.now, key(1)).unwrap();
     assert_eq!((claims.role, claims.owner.0, of), (Role::Client, [7; 16], attempt.count));
-    assert_eq!(claims.token_id.0, [farm.clients[admin].token; 16], "it is revoked with its owner's");
+    assert_eq!(
+        claims.token_id.0, [farm.clients[admin].token; 16],
+        "it is revoked with its owner's"
+    );
     assert_eq!(grant(&mut farm, engine, attempt, key(1)), None, "it may be said again");
     assert!(farm.core.pass(farm.now, key(2)).is_err());
     farm.finish(engine);
@@ -88,7 +94,8 @@ fn what_a_task_has_opened_ends_with_it_and_kept_tasks_go_on() {
     farm.start(engine);
     let inner = nested(&mut farm, engine, 0);
     let keep = TaskOptions { keep: true, ..TaskOptions::default() };
-    let (runs, waits, kept) = (farm.submit(inner, shared()), farm.submit(inner, shared()), with(shared(), keep));
+    let (runs, waits, kept) =
+        (farm.submit(inner, shared()), farm.submit(inner, shared()), with(shared(), keep));
     farm.submit(inner, kept);
     assert_eq!(farm.assigned(engine), [1, runs]);
     farm.finish(engine);
@@ -119,7 +126,10 @@ fn a_parent_that_is_cancelled_or_lost_takes_its_children_along() {
         } else {
             farm.cancel(client, 1, 1);
         }
-        assert!(is_told_the_end(&farm, inner) && is_told_the_end(&farm, within), "down to the last one");
+        assert!(
+            is_told_the_end(&farm, inner) && is_told_the_end(&farm, within),
+            "down to the last one"
+        );
         invariants::hold(&farm.core);
     }
 }
@@ -138,7 +148,8 @@ fn a_grant_needs_an_attempt_of_the_engine_that_somebody_wants() {
     assert!(grant(&mut farm, engine, attempt, key(1)).unwrap().contains("has been cancelled"));
     farm.finish(engine);
     assert!(grant(&mut farm, engine, attempt, key(1)).unwrap().contains("has ended"));
-    let unknown = farm.report(engine, FromEngine::Grant(Grant { attempt: never, key: PassKey(key(1)) }));
+    let unknown =
+        farm.report(engine, FromEngine::Grant(Grant { attempt: never, key: PassKey(key(1)) }));
     assert_eq!(unknown, Err(PeerMisbehaved::Attempt), "nobody was given it");
     assert!(farm.core.pass(farm.now, key(1)).is_err());
     invariants::hold(&farm.core);
@@ -190,7 +201,11 @@ fn a_lent_slot_runs_what_is_nested_deeper_and_nothing_else() {
     (0..2).for_each(|_| _ = farm.submit(inner, shared()));
     assert_eq!(jobs(&farm, engine), [(0, 1)], "it computes still");
     lend(&mut farm, engine, 0, &[inner]);
-    assert_eq!(jobs(&farm, engine), [(0, 1), (1, 1)], "one of its own, in a stand-in; no other outer task");
+    assert_eq!(
+        jobs(&farm, engine),
+        [(0, 1), (1, 1)],
+        "one of its own, in a stand-in; no other outer task"
+    );
     let within = nested(&mut farm, engine, 1);
     farm.submit(within, shared());
     lend(&mut farm, engine, 1, &[within]);
@@ -214,9 +229,13 @@ fn what_had_not_begun_behind_a_task_that_waits_goes_elsewhere() {
     assert!(farm.assigned(engine).len() > 2, "short tasks are sent ahead");
     let inner = nested(&mut farm, engine, 0);
     lend(&mut farm, engine, 0, &[inner]);
-    let behind: Vec<Attempt> = farm.processes[engine].jobs[1..].iter().map(|job| job.attempt).collect();
+    let behind: Vec<Attempt> =
+        farm.processes[engine].jobs[1..].iter().map(|job| job.attempt).collect();
     let recalled = &farm.processes[engine].recalls;
-    assert!(recalled.iter().all(|attempt| behind.contains(attempt)) && recalled.len() >= 2, "{recalled:?}");
+    assert!(
+        recalled.iter().all(|attempt| behind.contains(attempt)) && recalled.len() >= 2,
+        "{recalled:?}"
+    );
 }
 
 #[test]
@@ -254,7 +273,11 @@ fn nobody_is_made_deeper_by_another_owner_or_beyond_the_bound() {
         let inner = nested(&mut farm, engine, at);
         farm.submit(inner, shared());
         lend(&mut farm, engine, at, &[inner]);
-        assert_eq!(farm.processes[engine].jobs.len() as u32, depth + 2, "{waits} has somebody to stand in");
+        assert_eq!(
+            farm.processes[engine].jobs.len() as u32,
+            depth + 2,
+            "{waits} has somebody to stand in"
+        );
         waits = inner;
     }
     let deepest = farm.processes[engine].jobs.last().unwrap().attempt;
@@ -329,7 +352,11 @@ fn a_task_for_the_engine_of_the_task_that_submits_it_is_refused() {
     let both = direct(&[farm.id(engine), farm.id(other)]);
     farm.submit(inner, both);
     assert_eq!(farm.end_of(inner, 1), Some((TaskState::Failed, Some(ErrorKind::Unsupported))));
-    assert!(farm.error_of(inner, 1).starts_with("a circle: engine 0 runs task"), "{}", farm.error_of(inner, 1));
+    assert!(
+        farm.error_of(inner, 1).starts_with("a circle: engine 0 runs task"),
+        "{}",
+        farm.error_of(inner, 1)
+    );
     assert_eq!(farm.assigned(other), [2]);
     invariants::hold(&farm.core);
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    Attempts, Cancel, Dependency, ErrorKind, FromClient, FromEngine, Outcome, Payload, Runtime, Shutdown, Submit,
-    TaskOptions, TaskState, ToEngine,
+    Attempts, Cancel, Dependency, ErrorKind, FromClient, FromEngine, Outcome, Payload, Runtime,
+    Shutdown, Submit, TaskOptions, TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -12,13 +12,15 @@ use super::peers::{Farm, at_most_once, direct, python, shared, with};
 use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
-const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
+const LOST: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
 
 fn small() -> Payload {
     Payload::Inline(b"of before".into())
 }
 
-/// A farm with a client and an engine that has the client's first task, as it is after a restart: nobody is connected.
+/// A farm with a client and an engine that has the client's first task, as it is after a restart:
+/// nobody is connected.
 fn restarted(submit: impl FnOnce(&Farm, usize) -> Submit) -> (Farm, usize, usize, Submit) {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
@@ -131,7 +133,11 @@ fn an_engine_that_runs_work_of_before_is_as_busy_as_with_any_other() {
     farm.connect_engine(engine);
     let (other, outsider) = (farm.engine(), farm.client());
     let [first, second] = [(); 2].map(|()| farm.submit(outsider, shared()));
-    assert_eq!((farm.assigned(other), farm.assigned(engine).len()), (vec![first], 1), "the second one waits");
+    assert_eq!(
+        (farm.assigned(other), farm.assigned(engine).len()),
+        (vec![first], 1),
+        "the second one waits"
+    );
     farm.finish(engine);
     assert_eq!(farm.assigned(engine), [second]);
     invariants::hold(&farm.core);
@@ -229,9 +235,14 @@ fn of_two_attempts_at_one_engine_one_alone_goes_on() {
 
 #[test]
 fn what_an_earlier_start_has_cancelled_runs_again_if_it_may() {
-    for (options, end) in [(TaskOptions::default(), None), (at_most_once(), Some(TaskState::Cancelled))] {
+    for (options, end) in
+        [(TaskOptions::default(), None), (at_most_once(), Some(TaskState::Cancelled))]
+    {
         let (mut farm, client, engine, submit) = restarted(|_, _| with(shared(), options));
-        farm.end_unheard(engine, Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "it had gone elsewhere"));
+        farm.end_unheard(
+            engine,
+            Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "it had gone elsewhere"),
+        );
         farm.connect_engine(engine);
         farm.connect_client(client).unwrap();
         farm.repeat(client, 1, submit);
@@ -290,7 +301,11 @@ fn what_may_run_once_waits_for_its_engine_and_is_lost_without() {
         assert!(farm.assigned(other).is_empty(), "it is given to nobody else");
         invariants::hold(&farm.core);
         if !comes_back {
-            assert!(farm.error_of(client, 1).contains("may have run"), "{}", farm.error_of(client, 1));
+            assert!(
+                farm.error_of(client, 1).contains("may have run"),
+                "{}",
+                farm.error_of(client, 1)
+            );
         }
     }
 }
@@ -313,7 +328,8 @@ fn what_may_run_once_and_no_engine_of_before_holds_is_lost_after_a_second() {
 #[test]
 fn direct_work_waits_for_its_engine_from_the_start_of_the_broker_on() {
     for comes_back in [true, false] {
-        let (mut farm, client, engine, submit) = restarted(|farm, engine| direct(&[farm.id(engine)]));
+        let (mut farm, client, engine, submit) =
+            restarted(|farm, engine| direct(&[farm.id(engine)]));
         farm.processes[engine].jobs.clear();
         farm.connect_client(client).unwrap();
         farm.repeat(client, 1, submit);
@@ -332,7 +348,8 @@ fn direct_work_waits_for_its_engine_from_the_start_of_the_broker_on() {
 #[test]
 fn direct_work_is_lost_if_its_engine_has_dropped_results_of_before() {
     for client_first in [true, false] {
-        let (mut farm, client, engine, submit) = restarted(|farm, engine| direct(&[farm.id(engine)]));
+        let (mut farm, client, engine, submit) =
+            restarted(|farm, engine| direct(&[farm.id(engine)]));
         let jobs = std::mem::take(&mut farm.processes[engine].jobs);
         farm.processes[engine].dropped = Some(jobs[0].attempt);
         if !client_first {
@@ -353,7 +370,8 @@ fn direct_work_is_lost_if_its_engine_has_dropped_results_of_before() {
 #[test]
 fn work_whose_client_does_not_return_is_ended() {
     let mut farm = Farm::default();
-    let (client, engine) = (farm.client(), farm.engine_with(2, furlong_wire::message::Runtime::ALL));
+    let (client, engine) =
+        (farm.client(), farm.engine_with(2, furlong_wire::message::Runtime::ALL));
     (0..2).for_each(|_| _ = farm.submit(client, shared()));
     let attempts: Vec<_> = farm.processes[engine].jobs.iter().map(|job| job.attempt).collect();
     farm.finish_unheard(engine, small());
@@ -527,7 +545,9 @@ fn a_process_does_not_hold_what_an_engine_had_ended_that_was_stopped_alone() {
     farm.connect_engine(process);
     let admin = farm.client_as(Role::Admin);
     let engines = Some(vec![farm.id(process)]);
-    farm.ask(admin, |request| FromClient::Shutdown(Shutdown { request, engines, finish: false, broker: false }));
+    farm.ask(admin, |request| {
+        FromClient::Shutdown(Shutdown { request, engines, finish: false, broker: false })
+    });
     assert_eq!(farm.released(process), [attempt]);
     invariants::hold(&farm.core);
 }
@@ -542,7 +562,8 @@ fn what_waits_for_others_that_run_once_more_goes_on_where_it_was_however_long_th
         farm.connect_engine(engine);
         farm.connect_client(client).unwrap();
         let options = submit.options.as_deref().cloned().unwrap_or_default();
-        let after = vec![Dependency { task: farm.task(other, first), success: true, failure: true }];
+        let after =
+            vec![Dependency { task: farm.task(other, first), success: true, failure: true }];
         farm.repeat(client, 1, with(submit, TaskOptions { after, ..options }));
         farm.wait(Duration::from_mins(20));
         assert!(farm.processes[engine].cancelled.is_empty());
@@ -559,15 +580,22 @@ fn what_may_run_once_and_has_followed_another_goes_on_though_that_one_runs_elsew
     for is_back in [true, false] {
         let mut farm = Farm::default();
         let (client, engine) = (farm.client(), farm.engine());
-        let short = with(shared(), TaskOptions { run_timeout_ms: Some(100), ..TaskOptions::default() });
+        let short =
+            with(shared(), TaskOptions { run_timeout_ms: Some(100), ..TaskOptions::default() });
         let first = farm.submit(client, short.clone());
-        let follow = vec![Dependency { task: farm.task(client, first), success: true, failure: true }];
+        let follow =
+            vec![Dependency { task: farm.task(client, first), success: true, failure: true }];
         let follows = with(shared(), TaskOptions { follow, ..at_most_once() });
         let second = farm.submit(client, follows.clone());
         farm.start(engine);
         farm.disconnect_client(client);
         farm.wait(Duration::from_millis(100));
-        farm.finish_with(engine, Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, ""), 1_000, None);
+        farm.finish_with(
+            engine,
+            Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, ""),
+            1_000,
+            None,
+        );
         assert_eq!(farm.assigned(engine), [second]);
         farm.restart();
         let other = farm.engine();

@@ -1,8 +1,8 @@
 //! Payloads in chunks: definitions, credit and the budget.
 
 use furlong_wire::message::{
-    AttemptPublished, CancelTasks, Define, ErrorKind, FromClient, FromEngine, Outcome, Payload, Submit, TaskOptions,
-    TaskRange, TaskState, ToClient, ToEngine,
+    AttemptPublished, CancelTasks, Define, ErrorKind, FromClient, FromEngine, Outcome, Payload,
+    Submit, TaskOptions, TaskRange, TaskState, ToClient, ToEngine,
 };
 
 use super::peers::{Farm, direct, shared, with};
@@ -10,7 +10,8 @@ use crate::core::PeerMisbehaved;
 use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
-const BUSY: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Failed, Some(ErrorKind::Busy)));
+const BUSY: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Failed, Some(ErrorKind::Busy)));
 
 /// A farm with a budget of 1 MiB: each peer may announce a quarter of it.
 fn small_farm() -> Farm {
@@ -36,7 +37,12 @@ fn finish_chunked(farm: &mut Farm, engine: usize, bytes: u64) -> u64 {
 fn fill_the_budget(farm: &mut Farm) {
     for _ in 0..2 {
         let client = farm.client();
-        submit_chunked(farm, client, 256 << 10, with(shared(), TaskOptions { priority: -9, ..TaskOptions::default() }));
+        submit_chunked(
+            farm,
+            client,
+            256 << 10,
+            with(shared(), TaskOptions { priority: -9, ..TaskOptions::default() }),
+        );
     }
     assert_eq!(held(farm), 1 << 19);
 }
@@ -79,9 +85,17 @@ fn more_than_the_credit_is_misbehaviour() {
         FromClient::Submit(Submit { n, payload, ..shared() })
     };
     farm.say(client, submit(1, (256 << 10) + 1)).unwrap();
-    assert_eq!(farm.say(client, submit(2, 2_000)), Err(PeerMisbehaved::Credit), "one payload overdraws it");
+    assert_eq!(
+        farm.say(client, submit(2, 2_000)),
+        Err(PeerMisbehaved::Credit),
+        "one payload overdraws it"
+    );
     let other = farm.client();
-    assert_eq!(farm.say(other, submit(1, ((3 * 256) << 10) + 1)), Err(PeerMisbehaved::Credit), "and is bounded");
+    assert_eq!(
+        farm.say(other, submit(1, ((3 * 256) << 10) + 1)),
+        Err(PeerMisbehaved::Credit),
+        "and is bounded"
+    );
 }
 
 #[test]
@@ -105,7 +119,10 @@ fn a_request_that_does_not_fit_fails_its_task_and_is_read_past() {
     let client = farm.client();
     let n = submit_chunked(&mut farm, client, 2_000, shared());
     assert_eq!(farm.end_of(client, n), BUSY);
-    assert!(farm.send_chunk(client), "its bytes are on the way, and no reason to close the connection");
+    assert!(
+        farm.send_chunk(client),
+        "its bytes are on the way, and no reason to close the connection"
+    );
     (0..2).for_each(|filling| farm.cancel(filling, 1, 1));
     (0..2).for_each(|filling| while farm.send_chunk(filling) {});
     assert_eq!(held(&farm), 0);
@@ -165,7 +182,11 @@ fn a_large_result_of_a_cancelled_task_is_read_past() {
     farm.cancel(client, n, n);
     let payload = farm.processes[engine].large_result(2_000);
     farm.finish_with(engine, Outcome::SUCCEEDED, 1, Some(payload));
-    assert_eq!(farm.processes[engine].lane_left(session), left, "it may send as much unasked again");
+    assert_eq!(
+        farm.processes[engine].lane_left(session),
+        left,
+        "it may send as much unasked again"
+    );
 }
 
 #[test]
@@ -244,7 +265,9 @@ fn a_task_that_was_cut_off_and_then_cancelled_takes_no_arguments_any_longer() {
     submit_chunked(&mut farm, client, 2_000, shared());
     farm.disconnect_client(client);
     let tasks = vec![TaskRange::from(farm.task(client, 1))];
-    farm.ask(other, |request| FromClient::CancelTasks(CancelTasks { request, tasks, force: false }));
+    farm.ask(other, |request| {
+        FromClient::CancelTasks(CancelTasks { request, tasks, force: false })
+    });
     farm.connect_client(client).unwrap();
     assert_eq!(farm.accepted(client).missing, []);
     let payload = farm.clients[client].sending.chunked(2_000);
@@ -363,6 +386,9 @@ fn a_large_result_is_announced_anew_on_each_connection() {
         ToClient::Finished(finished) => finished.payload.clone(),
         _ => None,
     });
-    let announced = |payload: &Payload| matches!(payload, Payload::Chunked { transfer: 1, bytes: 2_000, .. });
-    assert!(transfers.clone().count() == 2 && transfers.into_iter().all(|payload| announced(&payload)));
+    let announced =
+        |payload: &Payload| matches!(payload, Payload::Chunked { transfer: 1, bytes: 2_000, .. });
+    assert!(
+        transfers.clone().count() == 2 && transfers.into_iter().all(|payload| announced(&payload))
+    );
 }

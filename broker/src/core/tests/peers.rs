@@ -6,14 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{
-    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, InstanceId, OwnerId, SessionId, TaskId, TokenId,
+    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, InstanceId, OwnerId, SessionId, TaskId,
+    TokenId,
 };
 use furlong_wire::keys::PublicKey;
 use furlong_wire::limits::ASKED_FOR_TRANSFER;
 use furlong_wire::message::{
-    Accepted, Ack, AttemptFinished, Attempts, Cancel, Define, Dependency, ErrorKind, Fetch, Fetched, Finished,
-    FromClient, FromEngine, Goodbye, HeldWork, Open, Outcome, Payload, Register, ReplyBody, Runtime, Slot, SlotDown,
-    Submit, Targets, TaskOptions, TaskState, ToClient, ToEngine, is_too_long,
+    Accepted, Ack, AttemptFinished, Attempts, Cancel, Define, Dependency, ErrorKind, Fetch,
+    Fetched, Finished, FromClient, FromEngine, Goodbye, HeldWork, Open, Outcome, Payload, Register,
+    ReplyBody, Runtime, Slot, SlotDown, Submit, Targets, TaskOptions, TaskState, ToClient,
+    ToEngine, is_too_long,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Claims, Role, TokenLimits};
@@ -21,7 +23,9 @@ use furlong_wire::token::{Claims, Role, TokenLimits};
 use super::disk::{Disk, JOURNAL_KEEP};
 use super::sending::Sending;
 use crate::core::journal::Restoring;
-use crate::core::{Config, ConnectionId, Core, Output, Peer, PeerMisbehaved, Refusal, Roster, Time};
+use crate::core::{
+    Config, ConnectionId, Core, Output, Peer, PeerMisbehaved, Refusal, Roster, Time,
+};
 
 /// This start of the broker, as attempts name it.
 pub const START: BrokerStart = BrokerStart(1_000_000);
@@ -155,7 +159,8 @@ impl Farm {
         config.start.0 += self.now.0 + 1;
         self.core = Core::new(config, &self.core.engines.roster());
         self.now = Time(0);
-        let forget_before = self.core.config.start.0.saturating_sub(JOURNAL_KEEP.as_micros() as u64);
+        let forget_before =
+            self.core.config.start.0.saturating_sub(JOURNAL_KEEP.as_micros() as u64);
         let mut restoring = Restoring::new(&mut self.core);
         self.disk.journal.restore(&mut restoring, forget_before).unwrap();
         restoring.finish(Time(0));
@@ -184,8 +189,13 @@ impl Farm {
         self.ids_made
     }
 
-    /// Acts as the shell: dispatches after a batch, carries out everything, closes those who misbehaved.
-    fn settle(&mut self, connection: ConnectionId, result: Result<(), PeerMisbehaved>) -> Result<(), PeerMisbehaved> {
+    /// Acts as the shell: dispatches after a batch, carries out everything, closes those who
+    /// misbehaved.
+    fn settle(
+        &mut self,
+        connection: ConnectionId,
+        result: Result<(), PeerMisbehaved>,
+    ) -> Result<(), PeerMisbehaved> {
         if result.is_err() {
             self.lose(connection);
             self.core.handle_misbehaved(self.now, connection);
@@ -201,10 +211,13 @@ impl Farm {
     }
 
     fn lose(&mut self, connection: ConnectionId) {
-        for client in self.clients.iter_mut().filter(|client| client.connection == Some(connection)) {
+        for client in self.clients.iter_mut().filter(|client| client.connection == Some(connection))
+        {
             client.connection = None;
         }
-        for process in self.processes.iter_mut().filter(|process| process.connection == Some(connection)) {
+        for process in
+            self.processes.iter_mut().filter(|process| process.connection == Some(connection))
+        {
             process.connection = None;
         }
     }
@@ -225,7 +238,11 @@ impl Farm {
         let process = self.processes.iter().position(here)?;
         let it = &mut self.processes[process];
         let attempt = it.wanted.pop_front()?;
-        let ended = it.results.iter().find(|ended| ended.job.attempt == attempt).expect("it holds what is wanted");
+        let ended = it
+            .results
+            .iter()
+            .find(|ended| ended.job.attempt == attempt)
+            .expect("it holds what is wanted");
         let mut finished = ended.finished.clone();
         if let Some(Payload::Chunked { bytes, .. }) = finished.payload {
             finished.payload = Some(it.sending.chunked(bytes));
@@ -238,13 +255,17 @@ impl Farm {
             match output {
                 Output::ToClient(connection, message) => {
                     assert!(!is_too_long(&message), "{} is too long", message.name());
-                    if let Some(client) = self.clients.iter_mut().find(|it| it.connection == Some(connection)) {
+                    if let Some(client) =
+                        self.clients.iter_mut().find(|it| it.connection == Some(connection))
+                    {
                         client.receive(message);
                     }
                 }
                 Output::ToEngine(connection, message) => {
                     assert!(!is_too_long(&message), "{} is too long", message.name());
-                    if let Some(process) = self.processes.iter_mut().find(|it| it.connection == Some(connection)) {
+                    if let Some(process) =
+                        self.processes.iter_mut().find(|it| it.connection == Some(connection))
+                    {
                         process.receive(message);
                     }
                 }
@@ -313,7 +334,8 @@ impl Farm {
         let it = &mut self.clients[client];
         it.incarnation += 1;
         let mut peer = peer(it.role, it.session, it.incarnation, it.holder);
-        (peer.claims.owner, peer.claims.token_id) = (OwnerId([it.owner; 16]), TokenId([it.token; 16]));
+        (peer.claims.owner, peer.claims.token_id) =
+            (OwnerId([it.owner; 16]), TokenId([it.token; 16]));
         (peer.claims.scopes, peer.claims.limits) = (it.scopes.clone(), it.limits);
         if let Some(key) = it.pass {
             let (claims, attempt) = self.core.pass(self.now, key)?;
@@ -324,9 +346,11 @@ impl Farm {
         let it = &mut self.clients[client];
         it.connection = Some(connection);
         it.sending.begin(welcome.payload_credit_bytes);
-        let (secret, cancel_on_disconnect) = (PayloadSecret::new([it.holder; 32]), it.cancel_on_disconnect);
+        let (secret, cancel_on_disconnect) =
+            (PayloadSecret::new([it.holder; 32]), it.cancel_on_disconnect);
         let submitted = it.submitted;
-        self.say(client, FromClient::Open(Open { secret, cancel_on_disconnect, submitted })).unwrap();
+        self.say(client, FromClient::Open(Open { secret, cancel_on_disconnect, submitted }))
+            .unwrap();
         if !welcome.resumed {
             self.clients[client].defined.clear();
         }
@@ -337,13 +361,18 @@ impl Farm {
     /// Announces anew what did not come whole on the last connection.
     fn repeat_missing(&mut self, client: usize) {
         let accepted = self.accepted(client);
-        let missing: Vec<u64> = accepted.missing.iter().flat_map(|(first, last)| *first..=*last).collect();
+        let missing: Vec<u64> =
+            accepted.missing.iter().flat_map(|(first, last)| *first..=*last).collect();
         let here = BTreeSet::from_iter(accepted.definitions);
         for number in self.clients[client].defined.difference(&here).copied().collect::<Vec<_>>() {
             let payload = self.clients[client].sending.chunked(2_000);
             self.say(client, FromClient::Define(Define { number, payload })).unwrap();
         }
-        for n in missing.into_iter().filter(|n| !self.clients[client].finished.contains_key(n)).collect::<Vec<_>>() {
+        for n in missing
+            .into_iter()
+            .filter(|n| !self.clients[client].finished.contains_key(n))
+            .collect::<Vec<_>>()
+        {
             let submit = self.clients[client].submits.get(&n).cloned().unwrap_or_else(shared);
             let payload = match submit.payload {
                 // A small one, so that its credit suffices for all.
@@ -356,10 +385,11 @@ impl Farm {
 
     /// Returns the broker's knowledge of the session when the client last connected.
     pub fn accepted(&self, client: usize) -> Accepted {
-        let accepted = self.clients[client].received.iter().rev().find_map(|message| match message {
-            ToClient::Accepted(accepted) => Some(accepted.clone()),
-            _ => None,
-        });
+        let accepted =
+            self.clients[client].received.iter().rev().find_map(|message| match message {
+                ToClient::Accepted(accepted) => Some(accepted.clone()),
+                _ => None,
+            });
         accepted.expect("it has opened its session")
     }
 
@@ -374,11 +404,17 @@ impl Farm {
         self.say_with(client, message, None)
     }
 
-    fn say_with(&mut self, client: usize, message: FromClient, chunk: Option<Bytes>) -> Result<(), PeerMisbehaved> {
+    fn say_with(
+        &mut self,
+        client: usize,
+        message: FromClient,
+        chunk: Option<Bytes>,
+    ) -> Result<(), PeerMisbehaved> {
         if let FromClient::Define(define) = &message {
             self.clients[client].defined.insert(define.number);
         }
-        let connection = self.clients[client].connection.expect("a client that says something is connected");
+        let connection =
+            self.clients[client].connection.expect("a client that says something is connected");
         let mut result = self.core.handle_from_client(self.now, connection, message, chunk);
         while result.is_ok() && self.core.has_rest(connection) {
             result = self.core.handle_rest(self.now, connection);
@@ -389,13 +425,17 @@ impl Farm {
     /// Submits under the next numbers, and gives the first of them.
     pub fn submit(&mut self, client: usize, submit: Submit) -> u64 {
         let n = self.clients[client].submitted + 1;
-        let count = if let Targets::Engines(engines) = &submit.targets { engines.len() as u64 } else { 1 };
+        let count =
+            if let Targets::Engines(engines) = &submit.targets { engines.len() as u64 } else { 1 };
         self.clients[client].submitted += count;
         let targets: Vec<Targets> = match &submit.targets {
             Targets::Shared => vec![Targets::Shared],
-            Targets::Engines(engines) => engines.iter().map(|engine| Targets::Engines(vec![*engine])).collect(),
+            Targets::Engines(engines) => {
+                engines.iter().map(|engine| Targets::Engines(vec![*engine])).collect()
+            }
         };
-        let each = (n..).zip(targets).map(|(n, targets)| (n, Submit { n, targets, ..submit.clone() }));
+        let each =
+            (n..).zip(targets).map(|(n, targets)| (n, Submit { n, targets, ..submit.clone() }));
         self.clients[client].submits.extend(each);
         self.say(client, FromClient::Submit(Submit { n, ..submit })).unwrap();
         n
@@ -416,7 +456,8 @@ impl Farm {
     }
 
     pub fn cancel(&mut self, client: usize, first: u64, last: u64) {
-        self.say(client, FromClient::Cancel(Cancel { ranges: vec![(first, last)], force: false })).unwrap();
+        self.say(client, FromClient::Cancel(Cancel { ranges: vec![(first, last)], force: false }))
+            .unwrap();
     }
 
     pub fn ack(&mut self, client: usize, first: u64, last: u64) {
@@ -471,7 +512,9 @@ impl Farm {
 
     /// The tasks of which a client was told that nothing of them runs.
     pub fn stopped(&self, client: usize) -> Vec<u64> {
-        let stopped = |message: &ToClient| if let ToClient::Stopped(it) = message { Some(it.n) } else { None };
+        let stopped = |message: &ToClient| {
+            if let ToClient::Stopped(it) = message { Some(it.n) } else { None }
+        };
         self.clients[client].received.iter().filter_map(stopped).collect()
     }
 
@@ -499,7 +542,12 @@ impl Farm {
         self.engine_labelled(slots, runtimes, &[])
     }
 
-    pub fn engine_labelled(&mut self, slots: usize, runtimes: &[Runtime], labels: &[&str]) -> usize {
+    pub fn engine_labelled(
+        &mut self,
+        slots: usize,
+        runtimes: &[Runtime],
+        labels: &[&str],
+    ) -> usize {
         let uuids = (0..slots).map(|_| EngineUuid([self.fresh_id(); 16]));
         let slots = uuids.map(|uuid| Slot { uuid, wanted: None }).collect();
         self.processes.push(EngineProcess {
@@ -565,8 +613,15 @@ impl Farm {
         self.report_with(process, message, None)
     }
 
-    fn report_with(&mut self, process: usize, message: FromEngine, chunk: Option<Bytes>) -> Result<(), PeerMisbehaved> {
-        let connection = self.processes[process].connection.expect("an engine that reports something is connected");
+    fn report_with(
+        &mut self,
+        process: usize,
+        message: FromEngine,
+        chunk: Option<Bytes>,
+    ) -> Result<(), PeerMisbehaved> {
+        let connection = self.processes[process]
+            .connection
+            .expect("an engine that reports something is connected");
         let result = self.core.handle_from_engine(self.now, connection, message, chunk);
         self.settle(connection, result)
     }
@@ -610,7 +665,8 @@ impl Farm {
 
     /// Says that the interpreter of a slot is gone.
     pub fn slot_down(&mut self, process: usize, slot: u32) {
-        self.report(process, FromEngine::SlotDown(SlotDown { slot, cause: "signal 9".into() })).unwrap();
+        self.report(process, FromEngine::SlotDown(SlotDown { slot, cause: "signal 9".into() }))
+            .unwrap();
     }
 
     /// Returns the number of times the broker asked for a new interpreter.
@@ -620,10 +676,21 @@ impl Farm {
     }
 
     pub fn fail(&mut self, process: usize) -> u64 {
-        self.finish_with(process, Outcome::error(TaskState::Failed, ErrorKind::Remote, ""), 1_000_000, None)
+        self.finish_with(
+            process,
+            Outcome::error(TaskState::Failed, ErrorKind::Remote, ""),
+            1_000_000,
+            None,
+        )
     }
 
-    pub fn finish_with(&mut self, process: usize, outcome: Outcome, run_us: u64, payload: Option<Payload>) -> u64 {
+    pub fn finish_with(
+        &mut self,
+        process: usize,
+        outcome: Outcome,
+        run_us: u64,
+        payload: Option<Payload>,
+    ) -> u64 {
         let ended = self.processes[process].end(outcome, run_us, payload);
         let n = ended.job.n;
         self.report(process, FromEngine::Finished(ended.finished)).unwrap();
@@ -653,13 +720,15 @@ impl Farm {
 
     /// Sends one chunk of the process's oldest transfer. Whether there was one.
     pub fn send_result_chunk(&mut self, process: usize) -> bool {
-        let Some((chunk, bytes)) = self.processes[process].sending.next_chunk() else { return false };
+        let Some((chunk, bytes)) = self.processes[process].sending.next_chunk() else {
+            return false;
+        };
         self.report_with(process, FromEngine::Chunk(chunk), Some(bytes)).unwrap();
         true
     }
 
-    /// Gives back what was asked for and has not started, one by one as the engine does, and what returns anyhow. The
-    /// numbers of these tasks.
+    /// Gives back what was asked for and has not started, one by one as the engine does, and what
+    /// returns anyhow. The numbers of these tasks.
     pub fn answer_recalls(&mut self, process: usize) -> Vec<u64> {
         let mut returned = Vec::new();
         let it = &mut self.processes[process];
@@ -667,14 +736,18 @@ impl Farm {
         attempts.extend(it.jobs.iter().filter(|job| job.returns).map(|job| job.attempt));
         for attempt in attempts {
             let jobs = &mut self.processes[process].jobs;
-            let Some(place) = jobs.iter().position(|job| job.attempt == attempt && !job.started) else { continue };
+            let Some(place) = jobs.iter().position(|job| job.attempt == attempt && !job.started)
+            else {
+                continue;
+            };
             // The oldest job of a slot runs, whether or not that was reported.
             let runs = jobs.iter().position(|job| job.slot == jobs[place].slot && !job.returns);
             if runs == Some(place) {
                 continue;
             }
             returned.push(jobs.remove(place).n);
-            self.report(process, FromEngine::Recalled(Attempts { attempts: vec![attempt] })).unwrap();
+            self.report(process, FromEngine::Recalled(Attempts { attempts: vec![attempt] }))
+                .unwrap();
         }
         returned
     }
@@ -712,7 +785,8 @@ impl EngineProcess {
             slot: job.slot,
             finished: false,
         };
-        let ended = self.results.iter().map(|ended| HeldWork { finished: true, ..held(&ended.job) });
+        let ended =
+            self.results.iter().map(|ended| HeldWork { finished: true, ..held(&ended.job) });
         Register {
             instance: InstanceId(self.slots[0].uuid.0),
             host: "host".into(),
@@ -732,7 +806,11 @@ impl EngineProcess {
     /// The last assignment was still on its way when the connection broke, if it has not begun.
     pub fn loses_assignment(&mut self) {
         if self.jobs.pop_if(|job| !job.started).is_some() {
-            let held = self.jobs.iter().map(|job| job.attempt).chain(self.results.iter().map(|it| it.job.attempt));
+            let held = self
+                .jobs
+                .iter()
+                .map(|job| job.attempt)
+                .chain(self.results.iter().map(|it| it.job.attempt));
             self.last_received = held.max();
         }
     }
@@ -746,7 +824,12 @@ impl EngineProcess {
     pub fn large_result(&mut self, bytes: u64) -> Payload {
         let session = self.jobs[0].session;
         if bytes > self.lane_left(session) {
-            return Payload::Chunked { transfer: ASKED_FOR_TRANSFER, counter: 0, bytes, instance: None };
+            return Payload::Chunked {
+                transfer: ASKED_FOR_TRANSFER,
+                counter: 0,
+                bytes,
+                instance: None,
+            };
         }
         if let Some(lane) = self.lanes.get_mut(&session) {
             lane.1 += bytes;
@@ -786,7 +869,10 @@ impl EngineProcess {
             }
             ToEngine::Registered(registered) => self.ids.clone_from(&registered.engines),
             ToEngine::Assign(assign) => {
-                let session = assign.session.or(self.assigned_session).expect("the first one names its session");
+                let session = assign
+                    .session
+                    .or(self.assigned_session)
+                    .expect("the first one names its session");
                 // Noted where it is left out, for the tests that look at messages.
                 (self.assigned_session, assign.session) = (Some(session), Some(session));
                 let job = |work: &furlong_wire::message::Work| Job {
@@ -799,12 +885,16 @@ impl EngineProcess {
                     returns: false,
                 };
                 let attempt = |count| Attempt { start, count };
-                self.last_received = self.last_received.max(assign.work.iter().map(|work| attempt(work.count)).max());
+                self.last_received = self
+                    .last_received
+                    .max(assign.work.iter().map(|work| attempt(work.count)).max());
                 self.jobs.extend(assign.work.iter().map(job));
             }
             ToEngine::Cancel(cancel) => self.cancelled.extend(cancel.attempts.iter()),
             ToEngine::Recall(recall) => self.recalls.extend(recall.attempts.iter()),
-            ToEngine::Secret(secret) => _ = self.lanes.insert(secret.session, (secret.payload_credit_bytes, 0)),
+            ToEngine::Secret(secret) => {
+                _ = self.lanes.insert(secret.session, (secret.payload_credit_bytes, 0))
+            }
             ToEngine::Credit(credit) => {
                 let lane = self.lanes.get_mut(&credit.session);
                 if let Some(lane) = lane {
@@ -848,12 +938,18 @@ pub fn python(submit: Submit) -> Submit {
 
 /// Options of a task that runs after the success of others.
 pub fn after(tasks: &[TaskId]) -> TaskOptions {
-    TaskOptions { after: tasks.iter().map(|task| on_success(*task)).collect(), ..TaskOptions::default() }
+    TaskOptions {
+        after: tasks.iter().map(|task| on_success(*task)).collect(),
+        ..TaskOptions::default()
+    }
 }
 
 /// Options of a task that runs after the success of others, where they ran.
 pub fn follow(tasks: &[TaskId]) -> TaskOptions {
-    TaskOptions { follow: tasks.iter().map(|task| on_success(*task)).collect(), ..TaskOptions::default() }
+    TaskOptions {
+        follow: tasks.iter().map(|task| on_success(*task)).collect(),
+        ..TaskOptions::default()
+    }
 }
 
 pub fn on_success(task: TaskId) -> Dependency {
@@ -880,7 +976,13 @@ pub fn peer(role: Role, session: SessionId, incarnation: u64, holder: u8) -> Pee
         not_before_s: 0,
         expires_s: Claims::NEVER,
     };
-    let hello =
-        HelloBody { token: Vec::new(), session, incarnation, role, software: "test".into(), payload_credit_bytes: 0 };
+    let hello = HelloBody {
+        token: Vec::new(),
+        session,
+        incarnation,
+        role,
+        software: "test".into(),
+        payload_credit_bytes: 0,
+    };
     Peer { claims, hello, address: "inproc".into(), pass: None }
 }

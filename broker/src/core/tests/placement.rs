@@ -1,6 +1,9 @@
-//! The demands that tasks make on engines: runtimes, labels, scopes. Also tasks that engines are assigned too early.
+//! The demands that tasks make on engines: runtimes, labels, scopes. Also tasks that engines are
+//! assigned too early.
 
-use furlong_wire::message::{ErrorKind, FromClient, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState};
+use furlong_wire::message::{
+    ErrorKind, FromClient, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState,
+};
 use furlong_wire::token::Role;
 
 use super::peers::{Farm, at_most_once, direct, shared, with};
@@ -9,7 +12,10 @@ use crate::core::invariants;
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 
 fn require(labels: &[&str]) -> TaskOptions {
-    TaskOptions { require: labels.iter().map(|label| (*label).to_owned()).collect(), ..TaskOptions::default() }
+    TaskOptions {
+        require: labels.iter().map(|label| (*label).to_owned()).collect(),
+        ..TaskOptions::default()
+    }
 }
 
 fn scoped_client(farm: &mut Farm, scopes: &[&str]) -> usize {
@@ -69,7 +75,8 @@ fn sessions_take_turns_over_different_demands() {
     let engine = farm.engine_labelled(1, Runtime::ALL, &["gpu"]);
     let mut of_modest = 0;
     for given in 1..=30 {
-        of_modest += usize::from(farm.processes[engine].jobs[0].session == farm.clients[modest].session);
+        of_modest +=
+            usize::from(farm.processes[engine].jobs[0].session == farm.clients[modest].session);
         assert!(of_modest * 2 >= given - 1, "{of_modest} of {given}");
         farm.finish(engine);
     }
@@ -93,21 +100,29 @@ fn different_demands_are_bounded_and_those_that_are_known_are_still_taken() {
     const DEMANDS_MAX: usize = 4096;
     let mut farm = Farm::default();
     let client = farm.client();
-    let demands = |farm: &mut Farm, label: &str| farm.submit(client, with(shared(), require(&[label])));
+    let demands =
+        |farm: &mut Farm, label: &str| farm.submit(client, with(shared(), require(&[label])));
     let plain = farm.core.placements.iter().count();
     let connection = farm.clients[client].connection.unwrap();
     // One batch of messages, after which the shell dispatches once.
     for label in plain..DEMANDS_MAX {
         farm.clients[client].submitted += 1;
         let n = farm.clients[client].submitted;
-        let submit = FromClient::Submit(Submit { n, ..with(shared(), require(&[&label.to_string()])) });
+        let submit =
+            FromClient::Submit(Submit { n, ..with(shared(), require(&[&label.to_string()])) });
         farm.core.handle_from_client(farm.now, connection, submit, None).unwrap();
     }
-    assert_eq!((farm.core.placements.iter().count(), farm.core.tasks.len()), (DEMANDS_MAX, DEMANDS_MAX - plain));
+    assert_eq!(
+        (farm.core.placements.iter().count(), farm.core.tasks.len()),
+        (DEMANDS_MAX, DEMANDS_MAX - plain)
+    );
     let refused = demands(&mut farm, "one more");
     assert_eq!(farm.end_of(client, refused), Some((TaskState::Failed, Some(ErrorKind::Busy))));
     let taken = [demands(&mut farm, &plain.to_string()), farm.submit(client, shared())];
-    assert!(taken.iter().all(|n| farm.end_of(client, *n).is_none()), "these demands are there already");
+    assert!(
+        taken.iter().all(|n| farm.end_of(client, *n).is_none()),
+        "these demands are there already"
+    );
     farm.cancel(client, 2, 2);
     let taken = demands(&mut farm, "one more");
     assert_eq!(farm.end_of(client, taken), None, "the last task with other demands has ended");

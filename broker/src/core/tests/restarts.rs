@@ -1,10 +1,13 @@
-//! Any sequence of cuts and restarts: what may run once runs once at most, every task ends, and nothing is left.
+//! Any sequence of cuts and restarts: what may run once runs once at most, every task ends, and
+//! nothing is left.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use furlong_wire::ids::{Attempt, EngineId, SessionId};
-use furlong_wire::message::{ErrorKind, Payload, Runtime, Submit, TaskOptions, TaskState, ToEngine};
+use furlong_wire::message::{
+    ErrorKind, Payload, Runtime, Submit, TaskOptions, TaskState, ToEngine,
+};
 use proptest::prelude::*;
 
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
@@ -84,7 +87,8 @@ struct History {
 
 impl History {
     fn new(has_journal: bool) -> Self {
-        let mut farm = if has_journal { Farm::with_journal(8 << 20, 10_000) } else { Farm::default() };
+        let mut farm =
+            if has_journal { Farm::with_journal(8 << 20, 10_000) } else { Farm::default() };
         farm.client();
         (0..ENGINES).for_each(|_| _ = farm.engine_with(1, Runtime::ALL));
         let (submits, came, seen) = (BTreeMap::new(), BTreeMap::new(), [0; ENGINES]);
@@ -108,7 +112,8 @@ impl History {
             Event::FinishesUnheard(engine, large) if is_here(farm, engine) => {
                 if !farm.processes[engine].jobs.is_empty() {
                     let inline = Payload::Inline(vec![1].into());
-                    let payload = if large { farm.processes[engine].large_result(2_000) } else { inline };
+                    let payload =
+                        if large { farm.processes[engine].large_result(2_000) } else { inline };
                     farm.finish_unheard(engine, payload);
                 }
             }
@@ -161,16 +166,22 @@ impl History {
     /// Cuts a connection with an assignment in flight, which the engine never sees.
     fn cut_too_early(&mut self, engine: usize) {
         let it = &mut self.farm.processes[engine];
-        let mut of_this_connection = it.received.iter().rev().take_while(|it| !matches!(it, ToEngine::Registered(_)));
-        let last = of_this_connection.find_map(|it| if let ToEngine::Assign(it) = it { Some(it) } else { None });
-        let Some(count) = last.and_then(|assign| assign.work.iter().last()).map(|work| work.count) else { return };
+        let mut of_this_connection =
+            it.received.iter().rev().take_while(|it| !matches!(it, ToEngine::Registered(_)));
+        let last = of_this_connection
+            .find_map(|it| if let ToEngine::Assign(it) = it { Some(it) } else { None });
+        let Some(count) = last.and_then(|assign| assign.work.iter().last()).map(|work| work.count)
+        else {
+            return;
+        };
         let attempt = Attempt { start: it.start, count };
         if it.connection.is_none() || it.last_received != Some(attempt) {
             return;
         }
         let Some(place) = it.jobs.iter().position(|job| job.attempt == attempt) else { return };
         let job = it.jobs.remove(place);
-        it.last_received = it.jobs.iter().chain(it.results.iter().map(|it| &it.job)).map(|job| job.attempt).max();
+        it.last_received =
+            it.jobs.iter().chain(it.results.iter().map(|it| &it.job)).map(|job| job.attempt).max();
         *self.came.get_mut(&(job.session, job.n)).expect("it was seen") -= 1;
         self.farm.disconnect_engine(engine);
     }
@@ -212,7 +223,11 @@ impl History {
                 for work in assign.work.iter() {
                     let came = self.came.entry((session, work.n)).or_default();
                     *came += 1;
-                    assert!(!self.submits[&work.n].1 || *came == 1, "task {} came {came} times", work.n);
+                    assert!(
+                        !self.submits[&work.n].1 || *came == 1,
+                        "task {} came {came} times",
+                        work.n
+                    );
                 }
             }
             self.seen[engine] = received.len();
@@ -230,7 +245,9 @@ impl History {
         self.farm.wait(Duration::from_secs(16));
         loop {
             self.look();
-            let work = |it: &super::peers::EngineProcess| !it.jobs.is_empty() || !it.sending.chunks.is_empty();
+            let work = |it: &super::peers::EngineProcess| {
+                !it.jobs.is_empty() || !it.sending.chunks.is_empty()
+            };
             let Some(engine) = self.farm.processes.iter().position(work) else { break };
             while self.farm.send_result_chunk(engine) {}
             self.finishes(engine);
@@ -243,7 +260,10 @@ impl History {
             let is_lost = !matches!(state, TaskState::Succeeded | TaskState::Cancelled);
             let kind = finished[n].outcome.error.as_ref().map(|error| error.kind);
             let is_refused = self.disk_failed && kind == Some(ErrorKind::Journal);
-            assert!(*once || !is_lost || is_refused, "task {n} may run as often as need be, and is {state:?}");
+            assert!(
+                *once || !is_lost || is_refused,
+                "task {n} may run as often as need be, and is {state:?}"
+            );
         }
         self.acknowledges();
         self.farm.goodbye(0);
@@ -253,14 +273,20 @@ impl History {
         invariants::is_quiet(&self.farm.core);
         assert_eq!(self.farm.core.orphans.len(), 0);
         assert_eq!((self.farm.core.journal.acts(), self.farm.disk.journal.counts()), (0, (0, 0)));
-        assert!(self.farm.processes.iter().all(|it| it.results.is_empty()), "engines hold nothing any longer");
+        assert!(
+            self.farm.processes.iter().all(|it| it.results.is_empty()),
+            "engines hold nothing any longer"
+        );
     }
 }
 
-/// The engine was cut off when it was given the task a second time, under another start of the broker.
+/// The engine was cut off when it was given the task a second time, under another start of the
+/// broker.
 #[test]
 fn a_task_that_an_engine_holds_twice_goes_on_once() {
-    use Event::{BrokerRestarts, ClientReturns, CutTooEarly, EngineReturns, Finishes, Submits, TimePasses};
+    use Event::{
+        BrokerRestarts, ClientReturns, CutTooEarly, EngineReturns, Finishes, Submits, TimePasses,
+    };
     let events = [
         Submits(0, false),
         CutTooEarly(0),
@@ -280,12 +306,17 @@ fn a_task_that_an_engine_holds_twice_goes_on_once() {
     History::new(false).takes(&events);
 }
 
-/// The end of a task that a broker has told nobody is forgotten with that broker: the engine must hold on to its own.
+/// The end of a task that a broker has told nobody is forgotten with that broker: the engine must
+/// hold on to its own.
 #[test]
 fn a_task_that_was_lost_before_its_engine_came_back_does_not_run_at_the_next_start() {
-    use Event::{BrokerRestarts, ClientLosesConnection, ClientReturns, Cut, EngineReturns, FinishesUnheard};
+    use Event::{
+        BrokerRestarts, ClientLosesConnection, ClientReturns, Cut, EngineReturns, FinishesUnheard,
+    };
     use Event::{Submits, TimePasses};
-    for (kind, ends) in [(2, FinishesUnheard(0, false)), (2, FinishesUnheard(0, true)), (2, Cut(0)), (3, Cut(0))] {
+    for (kind, ends) in
+        [(2, FinishesUnheard(0, false)), (2, FinishesUnheard(0, true)), (2, Cut(0)), (3, Cut(0))]
+    {
         let events = [
             Submits(kind, false),
             ends,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    AttemptOutput, ErrorKind, FromClient, FromEngine, Outcome, Purge, Query, RefusalKind, ReplyBody, Request, Stream,
-    Submit, TaskOptions, TaskPhase, TaskRange, TaskState, ToClient,
+    AttemptOutput, ErrorKind, FromClient, FromEngine, Outcome, Purge, Query, RefusalKind,
+    ReplyBody, Request, Stream, Submit, TaskOptions, TaskPhase, TaskRange, TaskState, ToClient,
 };
 use furlong_wire::token::Role;
 
@@ -49,7 +49,8 @@ fn text_of(farm: &Farm, client: usize, request: u64) -> String {
 }
 
 fn is_refused(farm: &Farm, client: usize, request: u64) -> bool {
-    matches!(farm.reply(client, request), Some(ReplyBody::Refused(_))) && farm.fetched(client, request).is_none()
+    matches!(farm.reply(client, request), Some(ReplyBody::Refused(_)))
+        && farm.fetched(client, request).is_none()
 }
 
 #[test]
@@ -63,7 +64,10 @@ fn a_kept_result_can_be_fetched_by_its_owner_after_its_session_has_left() {
     let request = farm.fetch(other, client, n, false, false);
     let fetched = farm.fetched(other, request).unwrap();
     assert!(fetched.payload.is_some() && fetched.secret.is_some() && fetched.record.kept);
-    assert_eq!((fetched.record.phase, fetched.record.times.delivered_us.is_some()), (TaskPhase::Ended, true));
+    assert_eq!(
+        (fetched.record.phase, fetched.record.times.delivered_us.is_some()),
+        (TaskPhase::Ended, true)
+    );
 }
 
 #[test]
@@ -76,14 +80,23 @@ fn nobody_else_learns_anything_of_a_task() {
     farm.ack(client, 1, 1);
     farm.submit(client, shared());
     let request = farm.fetch(outsider, client, 99, true, true);
-    let Some(ReplyBody::Refused(never)) = farm.reply(outsider, request) else { panic!("it is not refused") };
+    let Some(ReplyBody::Refused(never)) = farm.reply(outsider, request) else {
+        panic!("it is not refused")
+    };
     for n in 1..=2 {
         let request = farm.fetch(outsider, client, n, true, true);
-        let Some(ReplyBody::Refused(text)) = farm.reply(outsider, request) else { panic!("it is not refused") };
+        let Some(ReplyBody::Refused(text)) = farm.reply(outsider, request) else {
+            panic!("it is not refused")
+        };
         let task = |n| farm.task(client, n).to_string();
-        assert_eq!(text.replace(&task(n), ""), never.replace(&task(99), ""), "as if it had never been");
+        assert_eq!(
+            text.replace(&task(n), ""),
+            never.replace(&task(99), ""),
+            "as if it had never been"
+        );
     }
-    let query = |request| FromClient::Query(Request { request, query: Query::Tasks(Box::default()) });
+    let query =
+        |request| FromClient::Query(Request { request, query: Query::Tasks(Box::default()) });
     let request = farm.ask(outsider, query);
     assert_eq!(farm.reply(outsider, request), Some(ReplyBody::Tasks(Vec::new(), None)));
     let tasks = vec![TaskRange { session: farm.clients[client].session, first: 0, last: u64::MAX }];
@@ -115,9 +128,12 @@ fn a_fetch_that_waits_is_answered_once_when_the_task_ends_and_after_its_output()
     assert_eq!(farm.fetched(other, request), None);
     farm.finish(engine);
     assert_eq!(text_of(&farm, other, request), "before");
-    let answers = |message: &&ToClient| matches!(message, ToClient::Fetched(_) | ToClient::Reply(_));
+    let answers =
+        |message: &&ToClient| matches!(message, ToClient::Fetched(_) | ToClient::Reply(_));
     assert_eq!(farm.clients[other].received.iter().filter(answers).count(), 1);
-    assert!(matches!(farm.clients[other].received.last(), Some(ToClient::Fetched(it)) if it.payload.is_some()));
+    assert!(
+        matches!(farm.clients[other].received.last(), Some(ToClient::Fetched(it)) if it.payload.is_some())
+    );
     let request = farm.fetch(other, client, 1, false, true);
     assert_eq!(text_of(&farm, other, request), "before", "the output is kept with the result");
 }
@@ -127,8 +143,11 @@ fn fetches_that_wait_are_bounded_and_die_with_their_connection() {
     let mut farm = Farm::default();
     let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
     farm.submit(client, shared());
-    let requests: Vec<u64> = (0..1_025).map(|_| farm.fetch(other, client, 1, true, false)).collect();
-    assert!(is_refused(&farm, other, requests[1_024]) && farm.reply(other, requests[1_023]).is_none());
+    let requests: Vec<u64> =
+        (0..1_025).map(|_| farm.fetch(other, client, 1, true, false)).collect();
+    assert!(
+        is_refused(&farm, other, requests[1_024]) && farm.reply(other, requests[1_023]).is_none()
+    );
     farm.disconnect_client(other);
     farm.connect_client(other).unwrap();
     let request = farm.fetch(other, client, 1, true, false);

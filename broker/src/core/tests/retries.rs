@@ -8,8 +8,10 @@ use super::peers::{Farm, direct, follow, python, shared, with};
 use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
-const RAISED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Failed, Some(ErrorKind::Remote)));
-const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
+const RAISED: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Failed, Some(ErrorKind::Remote)));
+const LOST: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
 
 fn retries(error_retries: u32, backoff_ms: u64) -> TaskOptions {
     TaskOptions { error_retries, backoff_ms, ..TaskOptions::default() }
@@ -94,12 +96,14 @@ fn retries_after_errors_are_for_shared_tasks_that_may_run_again() {
     assert_eq!([farm.end_of(client, 1), farm.end_of(client, 2)], [unsupported, unsupported]);
 }
 
-/// A Python task that follows another to its engine and has raised there; behind it one that is for that engine.
+/// A Python task that follows another to its engine and has raised there; behind it one that is for
+/// that engine.
 fn raised_where_it_followed(backoff_ms: u64) -> (Farm, usize, usize) {
     let mut farm = Farm::default();
     let (client, engine, _other) = (farm.client(), farm.engine(), farm.engine());
     farm.submit(client, direct(&[farm.id(engine)]));
-    let options = TaskOptions { follow: follow(&[farm.task(client, 1)]).follow, ..retries(3, backoff_ms) };
+    let options =
+        TaskOptions { follow: follow(&[farm.task(client, 1)]).follow, ..retries(3, backoff_ms) };
     farm.submit(client, with(python(shared()), options));
     farm.finish(engine);
     farm.fail(engine);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    Define, ErrorKind, FromClient, Open, RefusalKind, Submit, TaskOptions, TaskState, ToClient, ToEngine,
+    Define, ErrorKind, FromClient, Open, RefusalKind, Submit, TaskOptions, TaskState, ToClient,
+    ToEngine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
@@ -86,7 +87,12 @@ fn a_session_whose_client_stays_away_is_forgotten() {
     assert_eq!(farm.core.results_held, 1);
     farm.wait(Duration::from_secs(1));
     assert_eq!(farm.processes[engine].cancelled.len(), 1, "what ran is cancelled");
-    assert!(farm.processes[engine].received.iter().any(|message| matches!(message, ToEngine::Forget(_))));
+    assert!(
+        farm.processes[engine]
+            .received
+            .iter()
+            .any(|message| matches!(message, ToEngine::Forget(_)))
+    );
     farm.finish(engine);
     assert_eq!(farm.core.kept.len(), 1, "what was not fetched is kept for an hour");
     farm.wait(Duration::from_secs(3_600));
@@ -137,7 +143,12 @@ fn a_newer_connection_supersedes_the_older_and_never_the_other_way_round() {
     farm.submit(client, shared());
     let old = farm.clients[client].connection.unwrap();
     farm.connect_client(client).unwrap();
-    let late = farm.core.handle_from_client(farm.now, old, FromClient::Submit(Submit { n: 2, ..shared() }), None);
+    let late = farm.core.handle_from_client(
+        farm.now,
+        old,
+        FromClient::Submit(Submit { n: 2, ..shared() }),
+        None,
+    );
     assert_eq!(late, Err(PeerMisbehaved::Order), "the old connection is nobody's");
     farm.finish(engine);
     assert_eq!(farm.end_of(client, 1), SUCCEEDED);
@@ -158,8 +169,11 @@ fn another_holder_of_the_same_owner_may_not_resume_a_session() {
 fn a_session_keeps_its_secret() {
     let mut farm = Farm::default();
     let client = farm.client();
-    let other =
-        FromClient::Open(Open { secret: PayloadSecret::new([99; 32]), cancel_on_disconnect: false, submitted: 0 });
+    let other = FromClient::Open(Open {
+        secret: PayloadSecret::new([99; 32]),
+        cancel_on_disconnect: false,
+        submitted: 0,
+    });
     assert_eq!(farm.say(client, other), Err(PeerMisbehaved::Order));
 }
 
@@ -172,7 +186,11 @@ fn a_session_has_a_bounded_number_of_tasks_and_results() {
     farm.ack(client, 1, 1);
     farm.submit(client, shared());
     let fifth = FromClient::Submit(Submit { n: 5, ..shared() });
-    assert_eq!(farm.say(client, fifth), Err(PeerMisbehaved::Credit), "a result counts until it is acknowledged");
+    assert_eq!(
+        farm.say(client, fifth),
+        Err(PeerMisbehaved::Credit),
+        "a result counts until it is acknowledged"
+    );
 }
 
 #[test]

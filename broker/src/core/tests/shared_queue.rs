@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use furlong_wire::message::{Attempts, ErrorKind, FromEngine, Outcome, Runtime, Submit, TaskOptions, TaskState};
+use furlong_wire::message::{
+    Attempts, ErrorKind, FromEngine, Outcome, Runtime, Submit, TaskOptions, TaskState,
+};
 
 use super::peers::{Farm, at_most_once, shared, with};
 use crate::core::PeerMisbehaved;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
-const CANCELLED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Cancelled, Some(ErrorKind::Cancelled)));
+const CANCELLED: Option<(TaskState, Option<ErrorKind>)> =
+    Some((TaskState::Cancelled, Some(ErrorKind::Cancelled)));
 
 #[test]
 fn a_task_goes_to_an_idle_engine_and_its_result_is_kept_until_acknowledged() {
@@ -59,7 +62,11 @@ fn sessions_take_turns() {
     (0..10).for_each(|_| _ = farm.submit(greedy, shared()));
     farm.submit(modest, shared());
     (0..3).for_each(|_| _ = farm.finish(engine));
-    assert_eq!(farm.end_of(modest, 1), SUCCEEDED, "it did not wait for the ten that were there before");
+    assert_eq!(
+        farm.end_of(modest, 1),
+        SUCCEEDED,
+        "it did not wait for the ten that were there before"
+    );
 }
 
 #[test]
@@ -84,7 +91,8 @@ fn tasks_that_may_run_once_only_are_never_prefetched() {
     assert_eq!(farm.assigned(engine).len(), 1);
 }
 
-/// An engine with 13 short tasks assigned, the first of which turns out to be long, and another that has just come.
+/// An engine with 13 short tasks assigned, the first of which turns out to be long, and another
+/// that has just come.
 fn one_busy_one_idle() -> (Farm, usize, usize, usize) {
     let mut farm = Farm::default();
     let (client, busy) = (farm.client(), farm.engine());
@@ -124,13 +132,18 @@ fn a_task_that_begins_although_it_was_recalled_does_not_prevent_that_others_are(
     let (mut farm, _, busy, idle) = one_busy_one_idle();
     farm.wait(Duration::from_millis(3));
     farm.disconnect_engine(idle);
-    // The recall meets the engine when it has just begun the first of the tasks that are wanted back.
+    // The recall meets the engine when it has just begun the first of the tasks that are wanted
+    // back.
     let recalled = farm.processes[busy].recalls.clone();
     while !recalled.contains(&farm.processes[busy].jobs[0].attempt) {
         farm.finish_after(busy, 1);
     }
     farm.start(busy);
-    assert_eq!((farm.answer_recalls(busy).len(), farm.assigned(busy).len()), (5, 6), "nobody else is there now");
+    assert_eq!(
+        (farm.answer_recalls(busy).len(), farm.assigned(busy).len()),
+        (5, 6),
+        "nobody else is there now"
+    );
     farm.connect_engine(idle);
     farm.wait(Duration::from_millis(3));
     assert_eq!((farm.answer_recalls(busy).len(), farm.assigned(idle).len()), (3, 3));
@@ -177,7 +190,11 @@ fn a_cancelled_task_ends_once_wherever_it_is() {
     for n in [running, queued] {
         assert_eq!(farm.end_of(client, n), CANCELLED);
     }
-    assert_eq!(farm.processes[engine].cancelled.len(), 1, "the engine is told of the one that it has");
+    assert_eq!(
+        farm.processes[engine].cancelled.len(),
+        1,
+        "the engine is told of the one that it has"
+    );
     let after = farm.submit(client, shared());
     assert_eq!(farm.finish(engine), running, "its engine is busy until it answers");
     farm.finish(engine);

@@ -28,7 +28,8 @@ fn all_have_it() -> (Farm, usize, [usize; 2]) {
     let mut farm = Farm::default();
     let client = farm.client();
     let processes = [0; 2].map(|_| farm.engine_with(3, furlong_wire::message::Runtime::ALL));
-    let mut ids: Vec<_> = processes.iter().flat_map(|process| farm.processes[*process].ids.clone()).collect();
+    let mut ids: Vec<_> =
+        processes.iter().flat_map(|process| farm.processes[*process].ids.clone()).collect();
     ids.push(ids[0]);
     chunked(&mut farm, client, direct(&ids));
     (farm, client, processes)
@@ -43,11 +44,16 @@ fn a_payload_for_many_engines_crosses_once_to_each_process() {
         }
         assert_eq!(count(&farm, process, is_share), 1);
         let is_bare = |message: &ToEngine| match message {
-            ToEngine::Assign(assign) => assign.share.is_some() && assign.payload == Payload::Inline(vec![].into()),
+            ToEngine::Assign(assign) => {
+                assign.share.is_some() && assign.payload == Payload::Inline(vec![].into())
+            }
             _ => false,
         };
         assert!(count(&farm, process, is_bare) >= 1);
-        assert_eq!(count(&farm, process, is_bare), count(&farm, process, |it| matches!(it, ToEngine::Assign(_))));
+        assert_eq!(
+            count(&farm, process, is_bare),
+            count(&farm, process, |it| matches!(it, ToEngine::Assign(_)))
+        );
     }
     assert_eq!(farm.clients[client].finished.len(), 7);
 }

@@ -3,7 +3,8 @@
 use furlong_wire::ids::{EngineId, EngineUuid};
 use furlong_wire::limits::{PAGE_BYTES_TARGET, SUBMIT_TARGETS_MAX};
 use furlong_wire::message::{
-    FromClient, Query, Reply, ReplyBody, Request, Restart, Shutdown, Signal, Slot, ToClient, ToEngine, encoded_bytes,
+    FromClient, Query, Reply, ReplyBody, Request, Restart, Shutdown, Signal, Slot, ToClient,
+    ToEngine, encoded_bytes,
 };
 use furlong_wire::token::Role;
 
@@ -18,7 +19,8 @@ fn large() -> Farm {
     for process in 0..PROCESSES {
         farm.engine();
         farm.disconnect_engine(process);
-        let uuid = |slot: usize| EngineUuid(((1 << 64) + (process * SLOTS + slot) as u128).to_be_bytes());
+        let uuid =
+            |slot: usize| EngineUuid(((1 << 64) + (process * SLOTS + slot) as u128).to_be_bytes());
         let more = (1..SLOTS).map(|slot| Slot { uuid: uuid(slot), wanted: None });
         farm.processes[process].slots.extend(more);
         farm.connect_engine(process);
@@ -86,19 +88,31 @@ fn an_engine_that_is_named_again_and_again_is_met_once() {
     let mut ask = |message: &dyn Fn(u64, Vec<EngineId>) -> FromClient, times| {
         let request = farm.ask(client, |request| message(request, vec![id; times]));
         let reply = farm.reply(client, request);
-        let signals = farm.processes[engine].received.iter().filter(|it| matches!(it, ToEngine::Signal(_))).count();
+        let signals = farm.processes[engine]
+            .received
+            .iter()
+            .filter(|it| matches!(it, ToEngine::Signal(_)))
+            .count();
         (reply, signals)
     };
     let signal = |request, engines| FromClient::Signal(Signal { request, engines, signal: 2 });
     assert_eq!(ask(&signal, SUBMIT_TARGETS_MAX), (Some(ReplyBody::Done), 1));
     let restart = |request, engines| FromClient::Restart(Restart { request, engines });
     let stop = |request, engines| {
-        FromClient::Shutdown(Shutdown { request, engines: Some(engines), finish: true, broker: false })
+        FromClient::Shutdown(Shutdown {
+            request,
+            engines: Some(engines),
+            finish: true,
+            broker: false,
+        })
     };
     let too_many: [&dyn Fn(u64, Vec<EngineId>) -> FromClient; 3] = [&signal, &restart, &stop];
     for message in too_many {
         let (reply, signals) = ask(message, SUBMIT_TARGETS_MAX + 1);
-        assert!(matches!(&reply, Some(ReplyBody::Refused(text)) if text.contains("at most 16384")), "{reply:?}");
+        assert!(
+            matches!(&reply, Some(ReplyBody::Refused(text)) if text.contains("at most 16384")),
+            "{reply:?}"
+        );
         assert_eq!(signals, 1);
     }
 }

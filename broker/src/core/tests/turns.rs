@@ -1,13 +1,13 @@
-//! Nothing that happens to an engine, a process or a session takes longer than a turn, however much it has: counted in
-//! steps.
+//! Nothing that happens to an engine, a process or a session takes longer than a turn, however much
+//! it has: counted in steps.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use furlong_wire::ids::{EngineId, SessionId};
 use furlong_wire::message::{
-    AttemptFinished, Draining, ErrorKind, Event, FromClient, FromEngine, Open, Outcome, Restart, SlotDown, Submit,
-    Subscribe, TaskOptions, TaskState, ToClient,
+    AttemptFinished, Draining, ErrorKind, Event, FromClient, FromEngine, Open, Outcome, Restart,
+    SlotDown, Submit, Subscribe, TaskOptions, TaskState, ToClient,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -20,7 +20,8 @@ use crate::core::{ConnectionId, Core, Roster, Time, WORK_PER_TURN};
 
 /// More than any turn may look at.
 const MANY: u64 = 4 * WORK_PER_TURN;
-/// The most that one turn may cost: several things can be due in it, and each may take what a turn of messages may.
+/// The most that one turn may cost: several things can be due in it, and each may take what a turn
+/// of messages may.
 const TURN_MAX: u64 = 8 * WORK_PER_TURN;
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -108,8 +109,9 @@ fn namespaced(engine: EngineId) -> Submit {
 fn ten_thousand_engines_that_go_and_come_are_told_to_many_in_many_turns() {
     let (processes, slots, subscribers) = (10_u64, 1_000_u64, 30_usize);
     let mut world = World::empty();
-    let mut connections: Vec<_> =
-        (0..processes).map(|process| world.process(u128::from(process), u128::from(slots))).collect();
+    let mut connections: Vec<_> = (0..processes)
+        .map(|process| world.process(u128::from(process), u128::from(slots)))
+        .collect();
     let clients: Vec<_> = (0..subscribers).map(|_| world.client(Role::Observer)).collect();
     for client in &clients {
         world.say(*client, FromClient::Subscribe(Subscribe { engines: true })).unwrap();
@@ -123,23 +125,35 @@ fn ten_thousand_engines_that_go_and_come_are_told_to_many_in_many_turns() {
         turns += world.tell(*connection, FromEngine::Register(again.into())).count;
     }
     let messages = 2 * processes * slots * subscribers as u64;
-    assert!(turns as u64 >= messages / (2 * TASKS_PER_PART as u64), "{turns} turns for {messages} messages");
+    assert!(
+        turns as u64 >= messages / (2 * TASKS_PER_PART as u64),
+        "{turns} turns for {messages} messages"
+    );
     let mut told: BTreeMap<ConnectionId, Vec<(bool, EngineId)>> = BTreeMap::new();
     for (to, message) in &world.to_clients {
         match message {
-            ToClient::Event(Event::EngineOnline(id)) => told.entry(*to).or_default().push((true, *id)),
-            ToClient::Event(Event::EngineOffline(id)) => told.entry(*to).or_default().push((false, *id)),
+            ToClient::Event(Event::EngineOnline(id)) => {
+                told.entry(*to).or_default().push((true, *id))
+            }
+            ToClient::Event(Event::EngineOffline(id)) => {
+                told.entry(*to).or_default().push((false, *id))
+            }
             _ => {}
         }
     }
     let expected: Vec<(bool, EngineId)> = (0..processes as u32)
         .flat_map(|process| {
             let ids = process * slots as u32..(process + 1) * slots as u32;
-            [false, true].into_iter().flat_map(move |is_online| ids.clone().map(move |id| (is_online, EngineId(id))))
+            [false, true]
+                .into_iter()
+                .flat_map(move |is_online| ids.clone().map(move |id| (is_online, EngineId(id))))
         })
         .collect();
     assert_eq!(told.len(), subscribers);
-    assert!(told.values().all(|events| *events == expected), "everybody is told everything, in its order");
+    assert!(
+        told.values().all(|events| *events == expected),
+        "everybody is told everything, in its order"
+    );
 }
 
 #[test]
@@ -211,11 +225,16 @@ fn an_engine_with_a_long_queue_is_lost_in_many_turns_and_comes_back_after_that()
     invariants::hold(&world.core);
     // It takes nothing more, and does not come back before all is lost.
     world.submit(client, direct(&[id]));
-    assert_eq!(world.ends(client).remove(&(TaskState::Failed, Some(ErrorKind::UnknownEngine))), Some(1));
+    assert_eq!(
+        world.ends(client).remove(&(TaskState::Failed, Some(ErrorKind::UnknownEngine))),
+        Some(1)
+    );
     let again = world.connect(Role::Engine, 1 << 64);
     let mut turns = Turns::default();
     let (now, message) = (world.now, FromEngine::Register(register(1, 1).into()));
-    turns.count(&mut world, |world| world.core.handle_from_engine(now, again, message, None).unwrap());
+    turns.count(&mut world, |world| {
+        world.core.handle_from_engine(now, again, message, None).unwrap()
+    });
     while world.core.has_rest(again) {
         assert_eq!(world.core.engines_online(), 0);
         turns.count(&mut world, |world| world.core.handle_rest(now, again).unwrap());
@@ -238,7 +257,12 @@ fn a_process_that_has_very_much_in_hand_is_cut_in_many_turns() {
     let count = world.core.attempts_made;
     let outcome = Outcome::SUCCEEDED;
     let attempt = world.core.attempt(count);
-    world.report(engine, FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 0, payload: None })).unwrap();
+    world
+        .report(
+            engine,
+            FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 0, payload: None }),
+        )
+        .unwrap();
     (0..MANY).for_each(|_| _ = world.submit(client, shared()));
     while world.core.poll_timeout().is_some_and(|at| at <= world.now) {
         world.core.handle_timeout(world.now);
@@ -255,7 +279,8 @@ fn a_process_that_has_very_much_in_hand_is_cut_in_many_turns() {
 fn a_process_that_is_back_at_once_goes_on_with_what_it_has_in_hand() {
     let mut world = World::empty();
     let (slots, each) = (2 * TASKS_PER_PART as u64, 1);
-    let connections: Vec<_> = (0..2).map(|process| world.process(process, u128::from(slots / 2))).collect();
+    let connections: Vec<_> =
+        (0..2).map(|process| world.process(process, u128::from(slots / 2))).collect();
     let client = world.with_tasks(slots * each, &shared());
     assert_eq!(world.core.attempts.len() as u64, slots);
     // Both are cut in one turn: the second one's work waits for its turn when it is back.
@@ -277,12 +302,14 @@ fn a_session_with_very_many_tasks_ends_in_many_turns_for_whatever_reason() {
     let is_cut: End = |core, now, client| core.handle_disconnected(now, client);
     for (end, keep) in [(misbehaves, true), (misbehaves, false), (is_cut, false)] {
         let mut world = World::empty();
-        let waiting = TaskOptions { require: vec!["nowhere".into()], keep, ..TaskOptions::default() };
+        let waiting =
+            TaskOptions { require: vec!["nowhere".into()], keep, ..TaskOptions::default() };
         let client = world.client(Role::Client);
         world.core.handle_disconnected(world.now, client);
         let client = world.connect(Role::Client, 77);
         world.sessions.insert(client, SessionId(77_u128.to_le_bytes()));
-        let open = Open { secret: PayloadSecret::new([1; 32]), cancel_on_disconnect: true, submitted: 0 };
+        let open =
+            Open { secret: PayloadSecret::new([1; 32]), cancel_on_disconnect: true, submitted: 0 };
         world.say(client, FromClient::Open(open)).unwrap();
         (0..MANY).for_each(|_| _ = world.submit(client, with(shared(), waiting.clone())));
         let turns = world.turns(|core, now| end(core, now, client));
@@ -326,7 +353,10 @@ fn a_long_queue_loses_its_namespace_in_many_turns_and_nothing_of_it_begins_meanw
         assert!(turns.count as u64 >= MANY / TASKS_PER_PART as u64 / 2, "{turns:?}");
         let given = world.core.attempts.iter().map(|(_, given)| given.n).collect::<Vec<_>>();
         assert_eq!((given, world.core.tasks.len()), (vec![later], 1));
-        assert_eq!(world.ends(client), BTreeMap::from([((TaskState::Lost, Some(ErrorKind::EngineLost)), MANY)]));
+        assert_eq!(
+            world.ends(client),
+            BTreeMap::from([((TaskState::Lost, Some(ErrorKind::EngineLost)), MANY)])
+        );
         invariants::hold(&world.core);
     }
 }
@@ -336,24 +366,36 @@ fn very_many_followers_are_aborted_in_many_turns_and_hold_up_nobody_else() {
     let mut world = World::empty();
     let engine = world.process(1, 1);
     let id = world.last_registered();
-    let aborting = with(namespaced(id), TaskOptions { abort_on_error: true, ..TaskOptions::default() });
+    let aborting =
+        with(namespaced(id), TaskOptions { abort_on_error: true, ..TaskOptions::default() });
     let client = world.with_tasks(MANY, &aborting);
     let other = world.client(Role::Client);
     let attempt = world.core.attempt(world.core.attempts_made);
     let outcome = Outcome::error(TaskState::Failed, ErrorKind::Remote, "it raised");
-    let failed = FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 1, payload: None });
+    let failed =
+        FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 1, payload: None });
     let mut turns = Turns::default();
     let now = world.now;
-    turns.count(&mut world, |world| world.core.handle_from_engine(now, engine, failed, None).unwrap());
+    turns.count(&mut world, |world| {
+        world.core.handle_from_engine(now, engine, failed, None).unwrap()
+    });
     assert_eq!(world.core.attempts.len(), 0, "nothing that is to be aborted begins");
     let later = world.submit(client, namespaced(id));
     world.submit(other, namespaced(id));
-    assert_eq!(world.core.attempts.iter().map(|(_, given)| given.n).collect::<Vec<_>>(), [1], "another's begins");
+    assert_eq!(
+        world.core.attempts.iter().map(|(_, given)| given.n).collect::<Vec<_>>(),
+        [1],
+        "another's begins"
+    );
     invariants::hold(&world.core);
     turns.count_all_that_follow(&mut world);
     assert!(turns.count as u64 >= MANY / TASKS_PER_PART as u64 / 2, "{turns:?}");
     let ends = world.ends(client);
-    assert_eq!(ends.get(&(TaskState::Cancelled, Some(ErrorKind::Aborted))), Some(&(MANY - 1)), "{ends:?}");
+    assert_eq!(
+        ends.get(&(TaskState::Cancelled, Some(ErrorKind::Aborted))),
+        Some(&(MANY - 1)),
+        "{ends:?}"
+    );
     assert_eq!(world.core.tasks.len(), 2, "task {later} was submitted after that");
     invariants::hold(&world.core);
 }
@@ -384,7 +426,11 @@ fn very_many_tasks_that_have_waited_for_the_roster_go_on_in_many_turns() {
     world.say(client, super::work::open(MANY)).unwrap();
     let repeated = TaskOptions { repeated: true, ..TaskOptions::default() };
     (0..MANY).for_each(|_| _ = world.submit(client, with(shared(), repeated.clone())));
-    assert_eq!((world.core.held, world.core.placements.tasks_waiting()), (MANY, 0), "an engine may have them");
+    assert_eq!(
+        (world.core.held, world.core.placements.tasks_waiting()),
+        (MANY, 0),
+        "an engine may have them"
+    );
     let again = world.connect(Role::Engine, 1 << 64);
     let turns = world.tell(again, FromEngine::Register(register(1, 1).into()));
     assert!(turns.count as u64 >= MANY / TASKS_PER_PART as u64 / 2, "{turns:?}");

@@ -1,15 +1,19 @@
-//! Each message costs what it names, however many engines, sessions and tasks there are: counted in steps.
+//! Each message costs what it names, however many engines, sessions and tasks there are: counted in
+//! steps.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId, OwnerId, PassKey, SessionId, TaskId, TokenId};
+use furlong_wire::ids::{
+    Attempt, EngineId, EngineUuid, InstanceId, OwnerId, PassKey, SessionId, TaskId, TokenId,
+};
 use furlong_wire::limits::GRANTS_PER_ATTEMPT_MAX;
 use furlong_wire::message::{
-    Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk, Credit, Define,
-    Draining, Fetch, FromClient, FromEngine, Goodbye, Grant, Lent, Open, Outcome, Payload, Purge, Query, Register,
-    Request, Restart, Revoke, Runtime, Shutdown, Signal, Slot, SlotDown, Stream, Submit, Subscribe, TakeBack, Targets,
-    TaskOptions, TaskQuery, TaskRange, ToClient, ToEngine, Undefine,
+    Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
+    Credit, Define, Draining, Fetch, FromClient, FromEngine, Goodbye, Grant, Lent, Open, Outcome,
+    Payload, Purge, Query, Register, Request, Restart, Revoke, Runtime, Shutdown, Signal, Slot,
+    SlotDown, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery, TaskRange,
+    ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -60,20 +64,30 @@ impl World {
         for _ in 0..tasks {
             world.submit(world.big, with(shared(), waiting.clone()));
         }
-        // Ended at once: there is no such engine. A third is acknowledged, and kept; a third is held.
+        // Ended at once: there is no such engine. A third is acknowledged, and kept; a third is
+        // held.
         let nobody = Targets::Engines(vec![EngineId(u32::MAX)]);
         let ended = Submit { targets: nobody, ..with(shared(), kept) };
         let first = world.submit(world.big, ended.clone());
         for _ in 1..2 * tasks {
             world.submit(world.big, ended.clone());
         }
-        world.say(world.big, FromClient::Ack(Ack { ranges: vec![(first, first + tasks - 1)].into() })).unwrap();
+        world
+            .say(
+                world.big,
+                FromClient::Ack(Ack { ranges: vec![(first, first + tasks - 1)].into() }),
+            )
+            .unwrap();
         for _ in 0..scale {
             let engine = world.engine();
             let (id, connection) = (world.last_registered(), engine);
             let client = world.client(Role::Client);
             // The first runs, the others wait behind it.
-            let direct = Submit { targets: Targets::Engines(vec![id]), runtime: Runtime::Python, ..shared() };
+            let direct = Submit {
+                targets: Targets::Engines(vec![id]),
+                runtime: Runtime::Python,
+                ..shared()
+            };
             (0..10).for_each(|_| _ = world.submit(client, direct.clone()));
             assert!(world.assigned(connection).is_some());
         }
@@ -120,7 +134,9 @@ impl World {
     /// The last attempt that an engine was given.
     fn assigned(&self, engine: ConnectionId) -> Option<Attempt> {
         self.to_engines.iter().rev().find_map(|(to, message)| match message {
-            ToEngine::Assign(assign) if *to == engine => Some(self.core.attempt(assign.work.first.count)),
+            ToEngine::Assign(assign) if *to == engine => {
+                Some(self.core.attempt(assign.work.first.count))
+            }
             _ => None,
         })
     }
@@ -133,7 +149,11 @@ impl World {
         n
     }
 
-    pub(super) fn say(&mut self, client: ConnectionId, message: FromClient) -> Result<(), PeerMisbehaved> {
+    pub(super) fn say(
+        &mut self,
+        client: ConnectionId,
+        message: FromClient,
+    ) -> Result<(), PeerMisbehaved> {
         self.core.handle_from_client(self.now, client, message, None)?;
         while self.core.has_rest(client) {
             self.core.handle_rest(self.now, client)?;
@@ -142,7 +162,11 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn report(&mut self, engine: ConnectionId, message: FromEngine) -> Result<(), PeerMisbehaved> {
+    pub(super) fn report(
+        &mut self,
+        engine: ConnectionId,
+        message: FromEngine,
+    ) -> Result<(), PeerMisbehaved> {
         self.core.handle_from_engine(self.now, engine, message, None)?;
         while self.core.has_rest(engine) {
             self.core.handle_rest(self.now, engine)?;
@@ -167,8 +191,10 @@ impl World {
         let (engine, client) = (self.engine(), self.client(Role::Client));
         let id = self.last_registered();
         let options = TaskOptions { keep: true, ..TaskOptions::default() };
-        let direct =
-            with(Submit { targets: Targets::Engines(vec![id]), runtime: Runtime::Python, ..shared() }, options);
+        let direct = with(
+            Submit { targets: Targets::Engines(vec![id]), runtime: Runtime::Python, ..shared() },
+            options,
+        );
         self.submit(client, direct.clone());
         self.submit(client, direct);
         let attempt = self.assigned(engine).expect("it was given the first one");
@@ -190,11 +216,16 @@ struct Pair {
 }
 
 pub(super) fn open(submitted: u64) -> FromClient {
-    FromClient::Open(Open { secret: PayloadSecret::new([1; 32]), cancel_on_disconnect: false, submitted })
+    FromClient::Open(Open {
+        secret: PayloadSecret::new([1; 32]),
+        cancel_on_disconnect: false,
+        submitted,
+    })
 }
 
 pub(super) fn register(id: u128, slots: u128) -> Register {
-    let slot = |slot: u128| Slot { uuid: EngineUuid((id << 32 | slot).to_le_bytes()), wanted: None };
+    let slot =
+        |slot: u128| Slot { uuid: EngineUuid((id << 32 | slot).to_le_bytes()), wanted: None };
     Register {
         instance: InstanceId(id.to_le_bytes()),
         host: "host".into(),
@@ -238,24 +269,39 @@ fn message_of_client(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'s
     let request = 1;
     let by_client = |message| Said::Client(client, message);
     let big = TaskId { session: world.sessions[&world.big], n: 5 };
-    let query = |it: TaskQuery| FromClient::Query(Request { request, query: Query::Tasks(Box::new(it)) });
+    let query =
+        |it: TaskQuery| FromClient::Query(Request { request, query: Query::Tasks(Box::new(it)) });
     let n = world.submitted[&client] + 1;
     let said = match kind {
         0 => ("Submit", by_client(FromClient::Submit(Submit { n, ..shared() }))),
-        1 => ("Submit after", by_client(FromClient::Submit(Submit { n, ..with(shared(), after(&[big])) }))),
+        1 => (
+            "Submit after",
+            by_client(FromClient::Submit(Submit { n, ..with(shared(), after(&[big])) })),
+        ),
         2 => ("Define", by_client(FromClient::Define(Define { number: 1, payload: payload() }))),
         3 => {
-            world.say(client, FromClient::Define(Define { number: 1, payload: payload() })).unwrap();
+            world
+                .say(client, FromClient::Define(Define { number: 1, payload: payload() }))
+                .unwrap();
             ("Undefine", by_client(FromClient::Undefine(Undefine { number: 1 })))
         }
-        4 => ("Cancel", by_client(FromClient::Cancel(Cancel { ranges: vec![(1, 2)], force: true }))),
-        5 => ("CancelTasks", by_client(FromClient::CancelTasks(CancelTasks { request, tasks: of_big, force: true }))),
+        4 => {
+            ("Cancel", by_client(FromClient::Cancel(Cancel { ranges: vec![(1, 2)], force: true })))
+        }
+        5 => (
+            "CancelTasks",
+            by_client(FromClient::CancelTasks(CancelTasks { request, tasks: of_big, force: true })),
+        ),
         6 => ("TakeBack", by_client(FromClient::TakeBack(TakeBack { request, tasks: of_big }))),
         7 => ("Purge", by_client(FromClient::Purge(Purge { request, tasks: of_big }))),
-        8 => ("Signal", by_client(FromClient::Signal(Signal { request, engines: vec![id], signal: 2 }))),
+        8 => (
+            "Signal",
+            by_client(FromClient::Signal(Signal { request, engines: vec![id], signal: 2 })),
+        ),
         9 => ("Restart", by_client(FromClient::Restart(Restart { request, engines: vec![id] }))),
         10 => {
-            let asks = TaskQuery { session: Some(session.prefix()), limit: 9, ..TaskQuery::default() };
+            let asks =
+                TaskQuery { session: Some(session.prefix()), limit: 9, ..TaskQuery::default() };
             ("Query of a session", by_client(query(asks)))
         }
         11 => ("Subscribe", by_client(FromClient::Subscribe(Subscribe { engines: true }))),
@@ -277,16 +323,25 @@ fn message_of_client(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'s
         }
         17 => {
             let admin = world.client(Role::Admin);
-            let shutdown = Shutdown { request, engines: Some(vec![id]), finish: true, broker: false };
+            let shutdown =
+                Shutdown { request, engines: Some(vec![id]), finish: true, broker: false };
             ("Shutdown", Said::Client(admin, FromClient::Shutdown(shutdown)))
         }
         18 => {
             let admin = world.client(Role::Admin);
-            ("Revoke", Said::Client(admin, FromClient::Revoke(Revoke { request, tokens: vec![TokenId([9; 16])] })))
+            (
+                "Revoke",
+                Said::Client(
+                    admin,
+                    FromClient::Revoke(Revoke { request, tokens: vec![TokenId([9; 16])] }),
+                ),
+            )
         }
         19 => ("Credit", by_client(FromClient::Credit(Credit { payload_bytes_total: 1 }))),
         20 => {
-            world.say(client, FromClient::Submit(Submit { n, payload: chunked(), ..shared() })).unwrap();
+            world
+                .say(client, FromClient::Submit(Submit { n, payload: chunked(), ..shared() }))
+                .unwrap();
             ("Chunk", by_client(FromClient::Chunk(Chunk { transfer: 9 })))
         }
         35 => (
@@ -306,20 +361,40 @@ fn message_of_engine(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'s
         21 => ("Started", by_engine(FromEngine::Started(attempts()))),
         22 => {
             let (outcome, payload) = (Outcome::SUCCEEDED, Some(payload()));
-            ("Finished", by_engine(FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 1, payload })))
+            (
+                "Finished",
+                by_engine(FromEngine::Finished(AttemptFinished {
+                    attempt,
+                    outcome,
+                    run_us: 1,
+                    payload,
+                })),
+            )
         }
         23 => {
             let (stream, bytes) = (Stream::Stdout, b"line".to_vec());
-            ("Output", by_engine(FromEngine::Output(AttemptOutput { attempt, stream, offset: 0, bytes })))
+            (
+                "Output",
+                by_engine(FromEngine::Output(AttemptOutput { attempt, stream, offset: 0, bytes })),
+            )
         }
-        24 => ("Published", by_engine(FromEngine::Published(AttemptPublished { attempt, payload: payload() }))),
+        24 => (
+            "Published",
+            by_engine(FromEngine::Published(AttemptPublished { attempt, payload: payload() })),
+        ),
         25 => ("Recalled", by_engine(FromEngine::Recalled(attempts()))),
-        26 => ("SlotDown", by_engine(FromEngine::SlotDown(SlotDown { slot: 0, cause: "signal 9".into() }))),
+        26 => (
+            "SlotDown",
+            by_engine(FromEngine::SlotDown(SlotDown { slot: 0, cause: "signal 9".into() })),
+        ),
         27 => ("Draining", by_engine(FromEngine::Draining(Draining { reason: String::new() }))),
         28 => ("Grant", by_engine(FromEngine::Grant(Grant { attempt, key: PassKey([9; 32]) }))),
         29 => ("Lent", by_engine(FromEngine::Lent(Lent { attempt, sessions: vec![session] }))),
         30 => ("Back", by_engine(FromEngine::Back(attempts()))),
-        31 => ("Goodbye of an engine", by_engine(FromEngine::Goodbye(Goodbye { reason: String::new() }))),
+        31 => (
+            "Goodbye of an engine",
+            by_engine(FromEngine::Goodbye(Goodbye { reason: String::new() })),
+        ),
         32 => {
             let connection = world.connect(Role::Engine, 1 << 64);
             let register = register(u128::from(connection.0), 4);
@@ -327,11 +402,19 @@ fn message_of_engine(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'s
         }
         33 => {
             let announced = Some(chunked());
-            let finished = AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1, payload: announced };
+            let finished = AttemptFinished {
+                attempt,
+                outcome: Outcome::SUCCEEDED,
+                run_us: 1,
+                payload: announced,
+            };
             world.report(engine, FromEngine::Finished(finished)).unwrap();
             ("Chunk of an engine", by_engine(FromEngine::Chunk(Chunk { transfer: 9 })))
         }
-        34 => ("Credit of an engine", by_engine(FromEngine::Credit(Credit { payload_bytes_total: 1 }))),
+        34 => (
+            "Credit of an engine",
+            by_engine(FromEngine::Credit(Credit { payload_bytes_total: 1 })),
+        ),
         _ => return None,
     };
     Some(said)
@@ -373,7 +456,9 @@ fn a_message_costs_what_it_names_however_much_there_is() {
     let dear: Vec<String> = few
         .iter()
         .filter(|(name, few)| many[*name] > **few + **few / 2 + 100)
-        .map(|(name, few)| format!("{name}: {few} steps, and {} where there is ten times as much", many[name]))
+        .map(|(name, few)| {
+            format!("{name}: {few} steps, and {} where there is ten times as much", many[name])
+        })
         .collect();
     assert!(dear.is_empty(), "{dear:#?}");
     assert!(many.values().all(|steps| *steps < 2_000), "{many:#?}");
@@ -389,11 +474,17 @@ fn everything(world: &World) -> Vec<(&'static str, FromClient)> {
         ("Query", FromClient::Query(Request { request: 1, query: query(nothing) })),
         (
             "Query of records",
-            FromClient::Query(Request { request: 1, query: query(TaskQuery { limit: 200, ..TaskQuery::default() }) }),
+            FromClient::Query(Request {
+                request: 1,
+                query: query(TaskQuery { limit: 200, ..TaskQuery::default() }),
+            }),
         ),
         ("Purge", FromClient::Purge(Purge { request: 1, tasks: many() })),
         ("TakeBack", FromClient::TakeBack(TakeBack { request: 1, tasks: many() })),
-        ("CancelTasks", FromClient::CancelTasks(CancelTasks { request: 1, tasks: many(), force: true })),
+        (
+            "CancelTasks",
+            FromClient::CancelTasks(CancelTasks { request: 1, tasks: many(), force: true }),
+        ),
         ("Ack", FromClient::Ack(Ack { ranges: vec![(0, u64::MAX)].into() })),
         ("Cancel", FromClient::Cancel(Cancel { ranges: vec![(0, u64::MAX)], force: true })),
         ("Goodbye", FromClient::Goodbye(Goodbye { reason: String::new() })),
@@ -421,7 +512,11 @@ fn a_message_that_names_everything_has_many_turns_and_meets_each_task_once() {
         }
         let all = steps() - began;
         assert!(dearest <= 3 * WORK_PER_TURN, "{name}: {dearest} steps in one of {turns} turns");
-        assert!(all <= 60 * world.tasks, "{name}: {all} steps for {} tasks of each sort", world.tasks);
+        assert!(
+            all <= 60 * world.tasks,
+            "{name}: {all} steps for {} tasks of each sort",
+            world.tasks
+        );
         world.settle();
     }
     let left = world.core.tasks.len() as u64;
@@ -433,7 +528,11 @@ fn a_message_that_names_everything_has_many_turns_and_meets_each_task_once() {
 fn an_open_session_is_opened_once_and_delivers_in_parts() {
     let mut world = World::new(300);
     let client = world.big;
-    assert_eq!(world.say(client, open(0)), Err(PeerMisbehaved::Order), "a second time on a connection");
+    assert_eq!(
+        world.say(client, open(0)),
+        Err(PeerMisbehaved::Order),
+        "a second time on a connection"
+    );
     let (session, submitted) = (world.sessions[&client], world.submitted[&client]);
     world.core.handle_disconnected(Time(1), client);
     let again = world.connect(Role::Client, u128::from_le_bytes(session.0));
@@ -453,8 +552,15 @@ fn an_open_session_is_opened_once_and_delivers_in_parts() {
     }
     assert!(parts > 5, "{parts} parts");
     let finished = |message: &&(ConnectionId, ToClient)| matches!(message.1, ToClient::Finished(_));
-    assert_eq!(world.to_clients.iter().filter(finished).count() as u64, world.tasks, "each is delivered once");
-    assert!(matches!(world.to_clients.last(), Some((_, ToClient::Accepted(_)))), "the answer is last");
+    assert_eq!(
+        world.to_clients.iter().filter(finished).count() as u64,
+        world.tasks,
+        "each is delivered once"
+    );
+    assert!(
+        matches!(world.to_clients.last(), Some((_, ToClient::Accepted(_)))),
+        "the answer is last"
+    );
 }
 
 #[test]
@@ -474,7 +580,9 @@ fn what_ends_while_results_are_delivered_is_delivered_once() {
     world.core.handle_from_client(Time(1), again, open(submitted), None).unwrap();
     assert!(world.core.has_rest(again));
     let tasks = vec![TaskRange { session, first: 1, last: 2 }, TaskRange { session, first, last }];
-    world.say(other, FromClient::CancelTasks(CancelTasks { request: 1, tasks, force: false })).unwrap();
+    world
+        .say(other, FromClient::CancelTasks(CancelTasks { request: 1, tasks, force: false }))
+        .unwrap();
     while world.core.has_rest(again) {
         world.core.handle_rest(Time(1), again).unwrap();
     }
@@ -495,11 +603,16 @@ fn a_task_on_which_very_many_wait_ends_in_many_turns() {
     let client = world.client(Role::Client);
     let first = world.submit(client, shared());
     let session = world.sessions[&client];
-    let options = TaskOptions { after: vec![on_success(TaskId { session, n: first })], ..TaskOptions::default() };
+    let options = TaskOptions {
+        after: vec![on_success(TaskId { session, n: first })],
+        ..TaskOptions::default()
+    };
     let dependents = 10 * TASKS_PER_PART;
     (0..dependents).for_each(|_| _ = world.submit(client, with(shared(), options.clone())));
     let before = steps();
-    world.say(client, FromClient::Cancel(Cancel { ranges: vec![(first, first)], force: false })).unwrap();
+    world
+        .say(client, FromClient::Cancel(Cancel { ranges: vec![(first, first)], force: false }))
+        .unwrap();
     assert!(steps() - before < WORK_PER_TURN, "{} steps", steps() - before);
     let mut turns = 0;
     while world.core.poll_timeout().is_some_and(|at| at <= Time(1)) {
@@ -508,9 +621,14 @@ fn a_task_on_which_very_many_wait_ends_in_many_turns() {
     }
     world.settle();
     assert!(turns >= dependents / TASKS_PER_PART, "{turns} turns");
-    let of_client =
-        |message: &&(ConnectionId, ToClient)| message.0 == client && matches!(message.1, ToClient::Finished(_));
-    assert_eq!(world.to_clients.iter().filter(of_client).count(), dependents + 1, "all have ended with it");
+    let of_client = |message: &&(ConnectionId, ToClient)| {
+        message.0 == client && matches!(message.1, ToClient::Finished(_))
+    };
+    assert_eq!(
+        world.to_clients.iter().filter(of_client).count(),
+        dependents + 1,
+        "all have ended with it"
+    );
 }
 
 #[test]
@@ -534,7 +652,9 @@ fn keys_cost_a_curve_operation_each_as_far_as_they_are_looked_at() {
         world.report(engine, FromEngine::Grant(Grant { attempt, key })).unwrap();
         (steps() - before) as usize
     };
-    let cost = |grant: &mut dyn FnMut(u128) -> usize, keys: std::ops::Range<u128>| keys.map(grant).sum::<usize>();
+    let cost = |grant: &mut dyn FnMut(u128) -> usize, keys: std::ops::Range<u128>| {
+        keys.map(grant).sum::<usize>()
+    };
     let limit = GRANTS_PER_ATTEMPT_MAX as u128;
     let taken = cost(&mut grant, 0..limit);
     assert!(taken >= GRANTS_PER_ATTEMPT_MAX * WORK_PER_CURVE_OPERATION, "{taken} steps");

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use furlong_wire::ids::TaskId;
 use furlong_wire::limits::{FETCHES_WAITING_MAX, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
-    Event, Fetched, FetchedOutput, Published as PublishedMessage, RecordTimes, Stopped, TaskPhase, TaskRecord,
+    Event, Fetched, FetchedOutput, Published as PublishedMessage, RecordTimes, Stopped, TaskPhase,
+    TaskRecord,
 };
 use proptest::prelude::*;
 
@@ -115,13 +116,20 @@ fn a_reader_gets_what_was_kept_and_then_what_comes_until_the_end() {
     core.handle_message(output(1, 1, 4, b"two"), None);
     core.handle_message(output(1, 2, 0, b"again"), None);
     let piece = |attempt, offset, text: &str| Some((attempt, offset, text.to_owned()));
-    assert_eq!(read(&mut core, feed), [piece(1, 0, "one "), piece(1, 4, "two"), piece(2, 0, "again")]);
+    assert_eq!(
+        read(&mut core, feed),
+        [piece(1, 0, "one "), piece(1, 4, "two"), piece(2, 0, "again")]
+    );
     core.handle_message(returned(1), None);
     assert_eq!(read(&mut core, feed), [None]);
     let late = core.open_output(1, Some(task.key));
     assert_eq!(read(&mut core, late), [piece(2, 0, "again"), None], "the end has not been taken");
     let report = take(&mut core, task).unwrap().unwrap().report;
-    assert_eq!(report.stdout.text(), "again", "a later attempt's output replaces that of an earlier one");
+    assert_eq!(
+        report.stdout.text(),
+        "again",
+        "a later attempt's output replaces that of an earlier one"
+    );
     let too_late = core.open_output(1, None);
     assert_eq!(read(&mut core, too_late), [None]);
     for feed in [feed, late, too_late] {
@@ -143,7 +151,11 @@ fn a_reader_who_does_not_read_costs_a_bounded_memory() {
     let kept = read(&mut core, feed);
     let bytes: usize = kept.iter().flatten().map(|(_, _, text)| text.len()).sum();
     assert!(bytes <= OUTPUT_FEED_BYTES && bytes > OUTPUT_FEED_BYTES / 2, "{bytes} bytes");
-    assert_eq!(kept.last().unwrap().as_ref().unwrap().1, ((pieces - 1) * piece.len()) as u64, "the newest stays");
+    assert_eq!(
+        kept.last().unwrap().as_ref().unwrap().1,
+        ((pieces - 1) * piece.len()) as u64,
+        "the newest stays"
+    );
 }
 
 #[test]
@@ -228,14 +240,19 @@ fn a_commands_exit_code_is_in_its_failure() {
         let task = submit(&mut core);
         let header = encode_reply(&ReplyHeader::Exited { code, signal });
         let mut sealer = secret().result_key(&SESSION, &INSTANCE).into_sealer();
-        let Packed::Inline(bytes) = sealer.pack(vec![header]).unwrap() else { panic!("it is short") };
+        let Packed::Inline(bytes) = sealer.pack(vec![header]).unwrap() else {
+            panic!("it is short")
+        };
         let end = super::finished(n as u64 + 1, Some(Payload::Inline(bytes)));
         let ToClient::Finished(mut finished) = end else { panic!("made above") };
         finished.outcome = Outcome::error(TaskState::Failed, ErrorKind::Exit, "it did not go well");
         core.handle_message(ToClient::Finished(finished), None);
         let failure = take(&mut core, task).unwrap().unwrap_err();
         assert_eq!((failure.exit_code(), failure.signal()), (code, signal));
-        assert_eq!((failure.kind(), failure.state()), (Some(ErrorKind::Exit), Some(TaskState::Failed)));
+        assert_eq!(
+            (failure.kind(), failure.state()),
+            (Some(ErrorKind::Exit), Some(TaskState::Failed))
+        );
         assert_eq!(failure.to_string(), "it did not go well (engine 3)");
     }
 }
@@ -244,10 +261,12 @@ fn a_commands_exit_code_is_in_its_failure() {
 fn a_fetched_result_is_opened_with_the_secret_of_its_session() {
     let mut core = core();
     let secret = PayloadSecret::new([3; 32]);
-    let (request, follower) = core.fetch(TaskId { session: OTHER_SESSION, n: 5 }, true, true).unwrap();
+    let (request, follower) =
+        core.fetch(TaskId { session: OTHER_SESSION, n: 5 }, true, true).unwrap();
     let follower = follower.unwrap();
     let (attempt, engine, stream, offset) = (1, EngineId(2), Stream::Stdout, 0);
-    let piece = FetchedOutput { request, attempt, engine, stream, offset, bytes: b"hello".to_vec() };
+    let piece =
+        FetchedOutput { request, attempt, engine, stream, offset, bytes: b"hello".to_vec() };
     core.handle_message(ToClient::FetchedOutput(piece), None);
     assert_eq!(read(&mut core, follower), [Some((1, 0, "hello".to_owned()))]);
 
@@ -277,8 +296,13 @@ fn a_task_that_runs_has_a_record_and_no_result() {
     let mut core = core();
     let (request, _) = core.fetch(TaskId { session: OTHER_SESSION, n: 5 }, false, false).unwrap();
     let record = record(5, TaskPhase::Running, None);
-    core.handle_message(ToClient::Fetched(Fetched { request, record, secret: None, payload: None }), None);
-    let Some(Ok(Answer::Task(task))) = fetched(&mut core, request) else { panic!("it was answered") };
+    core.handle_message(
+        ToClient::Fetched(Fetched { request, record, secret: None, payload: None }),
+        None,
+    );
+    let Some(Ok(Answer::Task(task))) = fetched(&mut core, request) else {
+        panic!("it was answered")
+    };
     let fetched = crate::owner::Fetched::of(task);
     assert_eq!((fetched.record.phase, fetched.result.is_none()), (TaskPhase::Running, true));
 }
@@ -287,7 +311,8 @@ fn a_task_that_runs_has_a_record_and_no_result() {
 fn waiting_fetches_are_bounded_and_the_next_goes_when_one_is_answered() {
     let mut core = core();
     let fetch = |core: &mut Core| core.fetch(TaskId { session: OTHER_SESSION, n: 1 }, true, false);
-    let requests: Vec<u64> = (0..FETCHES_WAITING_MAX).map(|_| fetch(&mut core).unwrap().0).collect();
+    let requests: Vec<u64> =
+        (0..FETCHES_WAITING_MAX).map(|_| fetch(&mut core).unwrap().0).collect();
     assert!(matches!(fetch(&mut core), Err(ClientError::Busy)));
     let (wakes, mut ticket) = (Arc::new(Wakes::default()), None);
     core.wait_for_room(&mut ticket, &Arc::clone(&wakes).into());
@@ -360,7 +385,8 @@ fn who_detaches_waits_until_everything_is_with_the_kernel() {
 #[test]
 fn a_cancel_of_many_ranges_goes_in_messages_that_fit() {
     let mut core = core();
-    let ranges: Vec<(u64, u64)> = (0..10_000).map(|n| (u64::MAX - 3 * n, u64::MAX - 3 * n)).collect();
+    let ranges: Vec<(u64, u64)> =
+        (0..10_000).map(|n| (u64::MAX - 3 * n, u64::MAX - 3 * n)).collect();
     core.cancel(&ranges, false);
     let mut cancelled = 0;
     while let Some(Outbound::Message(message)) = core.poll_outbound() {
@@ -409,8 +435,8 @@ fn step() -> impl Strategy<Value = (u64, Step)> {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: each task has one end, nothing panics, and when the broker has ended all and
-    /// all handles are gone, nothing is left behind.
+    /// Whatever comes in whatever order: each task has one end, nothing panics, and when the broker
+    /// has ended all and all handles are gone, nothing is left behind.
     #[test]
     fn every_history_ends_each_task_once_and_leaves_nothing(steps in prop::collection::vec(step(), 0..60)) {
         let mut core = core();

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
 use furlong_wire::call::{
-    Call as HeaderCall, CallHeader, Codec, PickledCall, RemoteError, ReplyHeader, decode_header, encode_header,
-    encode_reply,
+    Call as HeaderCall, CallHeader, Codec, PickledCall, RemoteError, ReplyHeader, decode_header,
+    encode_header, encode_reply,
 };
 use furlong_wire::capability::Endpoint;
 use furlong_wire::ids::{EngineId, InstanceId};
-use furlong_wire::message::{ErrorKind, Finished, Outcome, Query, Reply, ReplyBody, Request, Stream, TaskState};
+use furlong_wire::message::{
+    ErrorKind, Finished, Outcome, Query, Reply, ReplyBody, Request, Stream, TaskState,
+};
 
 use super::definitions::Instead;
 use super::requests::Answer;
@@ -53,7 +55,9 @@ fn query(core: &mut Core, query: Query) -> Result<u64, ClientError> {
 /// Everything that is to be sent, by name, with the numbers that matter.
 fn sent(core: &mut Core) -> Vec<String> {
     let describe = |outbound| match outbound {
-        Outbound::Message(FromClient::Submit(submit)) => format!("submit {} {:?}", submit.n, submit.define),
+        Outbound::Message(FromClient::Submit(submit)) => {
+            format!("submit {} {:?}", submit.n, submit.define)
+        }
         Outbound::Message(FromClient::Define(define)) => format!("define {}", define.number),
         Outbound::Message(FromClient::Ack(ack)) => format!("ack {:?}", ack.ranges.0),
         Outbound::Message(message) => format!("message {}", message.name()),
@@ -66,7 +70,14 @@ fn sent(core: &mut Core) -> Vec<String> {
 fn finished(n: u64, payload: Option<Payload>) -> ToClient {
     let outcome = Outcome::SUCCEEDED;
     let engine = Some(EngineId(3));
-    ToClient::Finished(Finished { n, outcome, engine, attempts: 1, times: TaskTimes::default(), payload })
+    ToClient::Finished(Finished {
+        n,
+        outcome,
+        engine,
+        attempts: 1,
+        times: TaskTimes::default(),
+        payload,
+    })
 }
 
 fn sealed(value: &[u8]) -> Packed {
@@ -202,7 +213,10 @@ fn chunked_payloads_wait_for_credit_and_keep_what_was_packed() {
     let mut waiting = call(6_000);
     assert!(matches!(core.submit_shared(&mut waiting, Listener::Nobody), Err(ClientError::Busy)));
     submit(&mut core);
-    core.handle_message(ToClient::Credit(message::Credit { payload_bytes_total: 2 * CREDIT_BYTES }), None);
+    core.handle_message(
+        ToClient::Credit(message::Credit { payload_bytes_total: 2 * CREDIT_BYTES }),
+        None,
+    );
     core.submit_shared(&mut waiting, Listener::Nobody).unwrap();
     assert_eq!(sent(&mut core), ["submit 2 None", "submit 3 None", "transfer 2"]);
     let too_large = core.submit_shared(&mut call(3 * CREDIT_BYTES as usize), Listener::Nobody);
@@ -213,12 +227,20 @@ fn chunked_payloads_wait_for_credit_and_keep_what_was_packed() {
 fn a_definition_is_sent_once_before_its_first_use() {
     let mut core = core();
     let definition = Arc::new(Definition::new(FunctionHash([1; 32]), vec![b'#'; 2_000].into()));
-    let with = |definition: &Arc<Definition>| Call { definition: Some(Arc::clone(definition)), ..call(8) };
+    let with =
+        |definition: &Arc<Definition>| Call { definition: Some(Arc::clone(definition)), ..call(8) };
     core.submit_shared(&mut with(&definition), Listener::Nobody).unwrap();
     core.submit_shared(&mut with(&definition), Listener::Nobody).unwrap();
     let short = Arc::new(Definition::new(FunctionHash([2; 32]), vec![b'#'; 600].into()));
     core.submit_shared(&mut with(&short), Listener::Nobody).unwrap();
-    let expected = ["define 1", "transfer 1", "submit 1 Some(1)", "submit 2 Some(1)", "define 2", "submit 3 Some(2)"];
+    let expected = [
+        "define 1",
+        "transfer 1",
+        "submit 1 Some(1)",
+        "submit 2 Some(1)",
+        "define 2",
+        "submit 3 Some(2)",
+    ];
     assert_eq!(sent(&mut core), expected);
 }
 
@@ -227,13 +249,20 @@ fn a_function_beyond_all_definitions_goes_with_its_calls() {
     let mut core = core();
     for n in 1..=4000_u32 {
         let hash = [&n.to_le_bytes()[..], &[0; 28]].concat();
-        core.definitions.insert(FunctionHash(hash.try_into().unwrap()), n, Packed::Inline((&[]).into()));
+        core.definitions.insert(
+            FunctionHash(hash.try_into().unwrap()),
+            n,
+            Packed::Inline((&[]).into()),
+        );
     }
     let support = Arc::new(Definition::new(FunctionHash([1; 32]), b"text".as_slice().into()));
-    let instead = Instead { function: b"pickle".as_slice().into(), definition: Some(Arc::clone(&support)) };
+    let instead =
+        Instead { function: b"pickle".as_slice().into(), definition: Some(Arc::clone(&support)) };
     let source = b"both".as_slice().into();
-    let definition = Definition { instead: Some(instead), ..Definition::new(FunctionHash([2; 32]), source) };
-    let pickled = PickledCall { name: "f".into(), hash: None, blob: None, python: (3, 12), has_code: false };
+    let definition =
+        Definition { instead: Some(instead), ..Definition::new(FunctionHash([2; 32]), source) };
+    let pickled =
+        PickledCall { name: "f".into(), hash: None, blob: None, python: (3, 12), has_code: false };
     let header = CallHeader { call: HeaderCall::Pickled(pickled), codec: Codec::Pickle };
     let content = Content::Buffers(encode_header(&header).into(), Vec::new());
     let mut call = Call { definition: Some(Arc::new(definition)), content, ..call(8) };
@@ -289,12 +318,17 @@ fn an_exception_keeps_type_text_and_engine() {
     let header = encode_reply(&ReplyHeader::Raised(error));
     let mut sealer = secret().result_key(&SESSION, &INSTANCE).into_sealer();
     let Packed::Inline(bytes) = sealer.pack(vec![header]).unwrap() else { panic!("it is short") };
-    let ToClient::Finished(mut finished) = finished(1, Some(Payload::Inline(bytes))) else { panic!("made above") };
+    let ToClient::Finished(mut finished) = finished(1, Some(Payload::Inline(bytes))) else {
+        panic!("made above")
+    };
     finished.outcome = Outcome::error(TaskState::Failed, ErrorKind::Remote, "");
     core.handle_message(ToClient::Finished(finished), None);
     let failure = take(&mut core, task).unwrap().unwrap_err();
     assert_eq!(failure.to_string(), "ValueError: no (engine 3)");
-    assert_eq!((failure.kind(), failure.state()), (Some(ErrorKind::Remote), Some(TaskState::Failed)));
+    assert_eq!(
+        (failure.kind(), failure.state()),
+        (Some(ErrorKind::Remote), Some(TaskState::Failed))
+    );
 }
 
 #[test]
@@ -367,7 +401,9 @@ fn an_answer_resolves_its_query_and_a_forgotten_one_is_ignored() {
         core.handle_message(ToClient::Reply(Reply { request, body }), None);
     }
     let answer = core.poll_answer(request, Waker::noop(), &mut None);
-    let Poll::Ready(Ok(Answer::Reply(ReplyBody::Engines(engines)))) = answer else { panic!("the answer has come") };
+    let Poll::Ready(Ok(Answer::Reply(ReplyBody::Engines(engines)))) = answer else {
+        panic!("the answer has come")
+    };
     assert_eq!(engines, [EngineId(0)]);
 }
 
@@ -384,7 +420,10 @@ fn the_end_of_the_connection_ends_everything_once() {
     take(&mut core, done).unwrap().unwrap();
     let failure = take(&mut core, pending).unwrap().unwrap_err();
     assert!(matches!(*failure.error, FailureKind::Disconnected(_)));
-    assert!(failure.to_string().starts_with("the connection to the broker at tcp://head:7000 was lost"), "{failure}");
+    assert!(
+        failure.to_string().starts_with("the connection to the broker at tcp://head:7000 was lost"),
+        "{failure}"
+    );
     assert!(matches!(core.poll_stream(stream, &mut VecDeque::new(), Waker::noop()), Taken::Some));
     let answer = core.poll_answer(request, Waker::noop(), &mut None);
     assert!(matches!(answer, Poll::Ready(Err(ClientError::Disconnected(_)))));

@@ -51,7 +51,8 @@ fn results_of_before_are_acknowledged_before_anything_is_submitted_again() {
 #[test]
 fn a_broker_that_knows_nothing_gets_definitions_and_tasks_again_and_so_does_the_next_one() {
     let mut core = core();
-    let source = Arc::new(Definition::new(FunctionHash([1; 32]), Bytes::from_static(b"def f(): pass")));
+    let source =
+        Arc::new(Definition::new(FunctionHash([1; 32]), Bytes::from_static(b"def f(): pass")));
     for definition in [None, Some(source)] {
         core.submit_shared(&mut Call { definition, ..call(8) }, Listener::Future(None)).unwrap();
     }
@@ -69,59 +70,89 @@ fn conditions_that_were_met_before_a_cut_are_not_asked_of_a_broker_that_knows_no
     let [first, second] = [(); 2].map(|()| submit(&mut core).n);
     let on = |n| Dependency { task: TaskId { session: SESSION, n }, success: true, failure: false };
     let options = TaskOptions { after: vec![on(first), on(second)], ..TaskOptions::default() };
-    let after = |options: &TaskOptions| Call { options: Some(Box::new(options.clone())), ..call(8) };
+    let after =
+        |options: &TaskOptions| Call { options: Some(Box::new(options.clone())), ..call(8) };
     let waits = core.submit_shared(&mut after(&options), Listener::Future(None)).unwrap().n;
     core.handle_message(returned(first), None);
     sent(&mut core);
     reconnected(&mut core);
-    core.handle_message(ToClient::Accepted(Accepted { n: 0, missing: vec![], definitions: vec![] }), None);
+    core.handle_message(
+        ToClient::Accepted(Accepted { n: 0, missing: vec![], definitions: vec![] }),
+        None,
+    );
     core.submit_shared(&mut after(&options), Listener::Future(None)).unwrap();
-    let submits = std::iter::from_fn(|| core.poll_outbound()).filter_map(|outbound| match outbound {
-        Outbound::Message(FromClient::Submit(submit)) => Some((submit.n, submit.options.unwrap().after)),
-        _ => None,
-    });
+    let submits =
+        std::iter::from_fn(|| core.poll_outbound()).filter_map(|outbound| match outbound {
+            Outbound::Message(FromClient::Submit(submit)) => {
+                Some((submit.n, submit.options.unwrap().after))
+            }
+            _ => None,
+        });
     let submits: Vec<_> = submits.collect();
-    assert_eq!(submits, [(second, vec![]), (waits, vec![on(second)]), (waits + 1, vec![on(second)])]);
+    assert_eq!(
+        submits,
+        [(second, vec![]), (waits, vec![on(second)]), (waits + 1, vec![on(second)])]
+    );
 }
 
 #[test]
 fn each_part_of_a_submit_that_waits_for_itself_does_so_when_it_is_said_again() {
     let mut core = core();
     let on = |n| Dependency { task: TaskId { session: SESSION, n }, success: true, failure: true };
-    let options = TaskOptions { after: vec![on(1)], after_any: true, follow: vec![on(2)], ..TaskOptions::default() };
+    let options = TaskOptions {
+        after: vec![on(1)],
+        after_any: true,
+        follow: vec![on(2)],
+        ..TaskOptions::default()
+    };
     let targets = Targets::Engines([4, 6, 7].map(EngineId).to_vec());
     core.submit_direct(&mut Call { targets, options: Some(Box::new(options)), ..call(8) }).unwrap();
     // The broker has refused them all, and is killed when it has told that of one.
     core.handle_message(returned(1), None);
     sent(&mut core);
     reconnected(&mut core);
-    core.handle_message(ToClient::Accepted(Accepted { n: 0, missing: vec![], definitions: vec![] }), None);
+    core.handle_message(
+        ToClient::Accepted(Accepted { n: 0, missing: vec![], definitions: vec![] }),
+        None,
+    );
     let waits_for_itself = |outbound| match outbound {
         Outbound::Message(FromClient::Submit(submit)) => {
             let TaskOptions { after, follow, .. } = *submit.options.unwrap();
-            Some((submit.n, after.iter().chain(&follow).all(|on| on.task.n >= submit.n && !after.is_empty())))
+            Some((
+                submit.n,
+                after.iter().chain(&follow).all(|on| on.task.n >= submit.n && !after.is_empty()),
+            ))
         }
         _ => None,
     };
-    let said: Vec<_> = std::iter::from_fn(|| core.poll_outbound()).filter_map(waits_for_itself).collect();
+    let said: Vec<_> =
+        std::iter::from_fn(|| core.poll_outbound()).filter_map(waits_for_itself).collect();
     assert_eq!(said, [(2, true), (3, true)]);
 }
 
 #[test]
 fn what_is_submitted_again_says_so_and_is_the_same_payload() {
     let mut core = core();
-    core.submit_direct(&mut Call { targets: Targets::Engines(vec![EngineId(4), EngineId(6)]), ..call(2_000) }).unwrap();
+    core.submit_direct(&mut Call {
+        targets: Targets::Engines(vec![EngineId(4), EngineId(6)]),
+        ..call(2_000)
+    })
+    .unwrap();
     let payloads = |core: &mut Core| {
         let all: Vec<Outbound> = std::iter::from_fn(|| core.poll_outbound()).collect();
         all.into_iter()
-            .filter_map(|it| if let Outbound::Transfer(_, sealed) = it { Some(sealed.chunk(0)) } else { None })
+            .filter_map(|it| {
+                if let Outbound::Transfer(_, sealed) = it { Some(sealed.chunk(0)) } else { None }
+            })
             .collect::<Vec<_>>()
     };
     let first = payloads(&mut core);
     reconnected(&mut core);
     let nothing = Accepted { n: 0, missing: vec![], definitions: vec![] };
     core.handle_message(ToClient::Accepted(nothing), None);
-    let Some(Outbound::Message(FromClient::Submit(submit))) = core.poll_outbound() else { panic!("a submit is first") };
+    let Some(Outbound::Message(FromClient::Submit(submit))) = core.poll_outbound() else {
+        panic!("a submit is first")
+    };
     assert!(submit.options.unwrap().repeated);
     assert_eq!(submit.targets, Targets::Engines(vec![EngineId(4)]));
     assert_eq!(payloads(&mut core), [first[0].clone(), first[0].clone()]);
@@ -175,7 +206,10 @@ fn results_that_come_a_second_time_are_acknowledged_and_nothing_else() {
     accepted(&mut core, 1, &[], &[]);
     core.handle_message(announcement, None);
     core.handle_message(chunk(), Some(&piece));
-    assert_eq!(core.poll_ack(true), Some(FromClient::Ack(message::Ack { ranges: vec![(1, 1)].into() })));
+    assert_eq!(
+        core.poll_ack(true),
+        Some(FromClient::Ack(message::Ack { ranges: vec![(1, 1)].into() }))
+    );
     (0..TASKS_MAX).for_each(|_| _ = submit(&mut core));
 }
 
@@ -202,7 +236,8 @@ fn cancels_are_said_again_until_the_task_has_ended() {
 fn questions_are_asked_again_and_what_must_not_be_done_twice_is_not() {
     let mut core = core();
     let question = query(&mut core, Query::Engines).unwrap();
-    let restart = core.request(|request| FromClient::Restart(Restart { request, engines: vec![] })).unwrap();
+    let restart =
+        core.request(|request| FromClient::Restart(Restart { request, engines: vec![] })).unwrap();
     sent(&mut core);
     core.handle_cut();
     let answer = |core: &mut Core, request| core.poll_answer(request, Waker::noop(), &mut None);
@@ -225,12 +260,18 @@ fn whether_something_has_stopped_is_unknown_if_the_connection_was_cut_before_it_
         let outcome = Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "");
         let times = TaskTimes { assigned_us: Some(1), ..TaskTimes::default() };
         let (n, engine, attempts, payload) = (task.n, None, 1, None);
-        core.handle_message(ToClient::Finished(Finished { n, outcome, engine, attempts, times, payload }), None);
+        core.handle_message(
+            ToClient::Finished(Finished { n, outcome, engine, attempts, times, payload }),
+            None,
+        );
     }
     core.handle_message(ToClient::Stopped(Stopped { n: known.n }), None);
     core.handle_cut();
     assert!(matches!(core.poll_stopped(known.n, Waker::noop()), Poll::Ready(Ok(()))));
-    assert!(matches!(core.poll_stopped(unknown.n, Waker::noop()), Poll::Ready(Err(ClientError::Interrupted))));
+    assert!(matches!(
+        core.poll_stopped(unknown.n, Waker::noop()),
+        Poll::Ready(Err(ClientError::Interrupted))
+    ));
 }
 
 #[test]
@@ -242,14 +283,23 @@ fn a_follower_of_fetched_output_sees_each_byte_once() {
     let piece = |offset, bytes: &[u8]| {
         let (attempt, engine, stream) = (1, EngineId(0), Stream::Stdout);
         let bytes = bytes.to_vec();
-        ToClient::FetchedOutput(message::FetchedOutput { request, attempt, engine, stream, offset, bytes })
+        ToClient::FetchedOutput(message::FetchedOutput {
+            request,
+            attempt,
+            engine,
+            stream,
+            offset,
+            bytes,
+        })
     };
     core.handle_message(piece(0, b"abc"), None);
     reconnected(&mut core);
     assert_eq!(accepted(&mut core, 0, &[], &[]), ["message Fetch"]);
     core.handle_message(piece(0, b"abcde"), None);
     let mut seen = Vec::new();
-    while let Poll::Ready(bounded_queues::Fed::Item(piece)) = core.poll_output(follower, Waker::noop(), &mut None) {
+    while let Poll::Ready(bounded_queues::Fed::Item(piece)) =
+        core.poll_output(follower, Waker::noop(), &mut None)
+    {
         seen.extend_from_slice(&piece.bytes);
     }
     assert_eq!(seen, b"abcde");
@@ -259,7 +309,8 @@ fn a_follower_of_fetched_output_sees_each_byte_once() {
 fn an_answer_that_does_not_come_in_its_turns_is_late() {
     let mut core = core();
     core.set_answer_turns_max(3);
-    let (question, task) = (query(&mut core, Query::Engines).unwrap(), TaskId { session: SESSION, n: 1 });
+    let (question, task) =
+        (query(&mut core, Query::Engines).unwrap(), TaskId { session: SESSION, n: 1 });
     let (waits, _) = core.fetch(task, true, false).unwrap();
     let disk = query(&mut core, Query::Engines).unwrap();
     core.wait_for_disk(disk);
@@ -290,8 +341,10 @@ fn turns_without_a_connection_count_for_nobody() {
 #[test]
 fn what_was_asked_on_two_connections_that_were_cut_is_given_up() {
     let mut core = core();
-    let (first, waits) =
-        (query(&mut core, Query::Status).unwrap(), core.fetch(TaskId { session: SESSION, n: 1 }, true, false));
+    let (first, waits) = (
+        query(&mut core, Query::Status).unwrap(),
+        core.fetch(TaskId { session: SESSION, n: 1 }, true, false),
+    );
     reconnected(&mut core);
     assert_eq!(accepted(&mut core, 0, &[], &[]), ["message Query", "message Fetch"]);
     let second = query(&mut core, Query::Engines).unwrap();
@@ -300,7 +353,9 @@ fn what_was_asked_on_two_connections_that_were_cut_is_given_up() {
     assert!(core.give_up_requests("too long"));
     let answer = |core: &mut Core, request| core.poll_answer(request, Waker::noop(), &mut None);
     for request in [first, waits.unwrap().0] {
-        let Poll::Ready(Ok(Answer::Unsound(why))) = answer(&mut core, request) else { panic!("it is asked again") };
+        let Poll::Ready(Ok(Answer::Unsound(why))) = answer(&mut core, request) else {
+            panic!("it is asked again")
+        };
         assert_eq!(&*why, "too long");
     }
     assert!(answer(&mut core, second).is_pending(), "it was asked once");
@@ -316,8 +371,10 @@ fn what_was_asked_on_two_connections_that_were_cut_is_given_up() {
 fn a_question_that_no_message_can_carry_is_refused_here() {
     let mut core = core();
     let label = Some("x".repeat(1 << 20));
-    let refused =
-        query(&mut core, Query::Tasks(Box::new(furlong_wire::message::TaskQuery { label, ..Default::default() })));
+    let refused = query(
+        &mut core,
+        Query::Tasks(Box::new(furlong_wire::message::TaskQuery { label, ..Default::default() })),
+    );
     assert!(matches!(refused, Err(ClientError::TooLong { .. })), "{refused:?}");
     assert_eq!(sent(&mut core), [""; 0]);
 }

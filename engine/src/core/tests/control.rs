@@ -15,27 +15,40 @@ impl Process {
     }
 
     fn held_attempts(&mut self) -> Vec<Attempt> {
-        self.core.held().work.iter().filter(|held| !held.finished).map(|held| held.attempt).collect()
+        self.core
+            .held()
+            .work
+            .iter()
+            .filter(|held| !held.finished)
+            .map(|held| held.attempt)
+            .collect()
     }
 }
 
 impl Done {
     fn published(&self) -> Vec<&AttemptPublished> {
-        self.sent.iter().filter_map(|it| if let FromEngine::Published(it) = it { Some(it) } else { None }).collect()
+        self.sent
+            .iter()
+            .filter_map(|it| if let FromEngine::Published(it) = it { Some(it) } else { None })
+            .collect()
     }
 }
 
 #[test]
 fn signals_go_to_the_runtimes_and_never_to_what_waits_here() {
     let mut process = Process::new(2);
-    let attempts = [process.assign(0, Native), process.assign(0, Python), process.assign(1, Python)];
+    let attempts =
+        [process.assign(0, Native), process.assign(0, Python), process.assign(1, Python)];
     process.done();
     let unknown = Attempt { start: BrokerStart(0), count: 1 };
     let attempts = attempts.into_iter().chain([unknown]).collect();
     process.tell(ToEngine::Signal(SignalAttempts { attempts, signal: 2 }));
     let done = process.done();
     assert!(
-        matches!(&done.rest[..], [Output::Signal(0, Native, 1, 2), Output::Signal(1, Python, 3, 2)]),
+        matches!(
+            &done.rest[..],
+            [Output::Signal(0, Native, 1, 2), Output::Signal(1, Python, 3, 2)]
+        ),
         "{:?}",
         done.rest
     );
@@ -45,18 +58,23 @@ fn signals_go_to_the_runtimes_and_never_to_what_waits_here() {
 fn what_is_said_of_work_before_it_comes_holds_when_it_is_here() {
     let mut process = Process::new(1);
     let [first, second, third] = [1, 2, 3].map(|count| Attempt { start: START, count });
-    let cancel = |attempt, force| ToEngine::Cancel(CancelAttempts { attempts: vec![attempt], force });
+    let cancel =
+        |attempt, force| ToEngine::Cancel(CancelAttempts { attempts: vec![attempt], force });
     process.tell(cancel(first, false));
     process.tell(ToEngine::Recall(Attempts { attempts: vec![second] }));
     process.tell(cancel(third, true));
     process.tell(ToEngine::Recall(Attempts { attempts: vec![third] }));
     let (cancelled, transfer, chunk) = process.assign_large(0, Native);
-    assert_eq!((cancelled, process.assign(0, Native), process.assign(0, Python)), (first, second, third));
+    assert_eq!(
+        (cancelled, process.assign(0, Native), process.assign(0, Python)),
+        (first, second, third)
+    );
     let done = process.done();
     assert!(done.started.is_empty());
     assert_eq!(done.finished().iter().map(|it| it.attempt).collect::<Vec<_>>(), [first, third]);
     assert!(done.finished().iter().all(|it| it.outcome.state == TaskState::Cancelled));
-    let recalled = |it: &FromEngine| matches!(it, FromEngine::Recalled(it) if it.attempts == [second]);
+    let recalled =
+        |it: &FromEngine| matches!(it, FromEngine::Recalled(it) if it.attempts == [second]);
     assert!(done.sent.iter().any(recalled));
     process.chunk(transfer, &chunk).unwrap();
     let next = process.assign(0, Native);
@@ -86,14 +104,20 @@ fn what_stands_behind_what_did_not_come_whole_does_not_begin_before_it() {
     let runs = process.assign(0, Native);
     process.assign_large(0, Native);
     process.assign(0, Python);
-    let Packed::Inline(inline) = secret().request_key(&other).into_sealer().pack(call(b"small")).unwrap() else {
+    let Packed::Inline(inline) =
+        secret().request_key(&other).into_sealer().pack(call(b"small")).unwrap()
+    else {
         panic!("it is small")
     };
     let (assign, of_another) = process.assignment(0, Native, None, Payload::Inline(inline));
     process.tell(ToEngine::Assign(Assign { session: Some(other), ..assign }));
     process.core.handle_disconnected();
     let done = process.done();
-    assert_eq!(done.jobs(), [(0, Native, 1), (0, Native, 4)], "another session does not wait for it");
+    assert_eq!(
+        done.jobs(),
+        [(0, Native, 1), (0, Native, 4)],
+        "another session does not wait for it"
+    );
     assert_eq!(BTreeSet::from_iter(process.held_attempts()), BTreeSet::from([runs, of_another]));
     assert_eq!(process.core.held().received, Some(runs), "they are as if they had never come");
 }
@@ -106,7 +130,11 @@ fn what_was_given_back_before_a_cut_is_not_as_if_it_had_never_come() {
     let (last, ..) = process.assign_large(1, Python);
     process.core.handle_slot_event(1, SlotEvent::Down { cause: "signal 9".into() });
     process.core.handle_disconnected();
-    assert_eq!(process.core.held().received, Some(last), "the broker may not have heard of the death");
+    assert_eq!(
+        process.core.held().received,
+        Some(last),
+        "the broker may not have heard of the death"
+    );
 }
 
 #[test]
@@ -151,7 +179,10 @@ fn a_death_is_told_before_the_end_and_what_had_not_begun_is_given_back() {
     };
     assert_eq!((down.slot, down.cause.as_str()), (0, "signal 9"));
     assert_eq!(first.attempts, [waiting], "it was meant for the namespace that is gone");
-    assert_eq!((lost.attempt, failure(lost)), (arriving, (TaskState::Lost, Some(ErrorKind::EngineLost))));
+    assert_eq!(
+        (lost.attempt, failure(lost)),
+        (arriving, (TaskState::Lost, Some(ErrorKind::EngineLost)))
+    );
     assert_eq!(second.attempts, ahead);
     assert_eq!(done.jobs(), [(0, Native, 5)], "native work needs no interpreter");
     assert_eq!(process.held_attempts(), [native]);
@@ -184,7 +215,11 @@ fn a_process_that_drains_finishes_what_runs_and_gives_back_the_rest() {
     assert!(!process.core.is_drained(), "its result is still here");
     process.connect(CREDIT);
     let done = process.done();
-    assert!(matches!(&done.sent[..], [FromEngine::Draining(_)]), "a new connection is told again: {:?}", done.sent);
+    assert!(
+        matches!(&done.sent[..], [FromEngine::Draining(_)]),
+        "a new connection is told again: {:?}",
+        done.sent
+    );
     assert!(!process.core.is_drained(), "and has not asked for it");
     process.adopt_all();
     assert_eq!(process.done().finished()[0].attempt, running);
@@ -220,7 +255,8 @@ fn of_what_waits_the_last_word_is_published_and_before_the_end() {
     process.done();
     process.core.send_published();
     let done = process.done();
-    let [AttemptPublished { attempt: of, payload: Payload::Inline(inline) }] = done.published()[..] else {
+    let [AttemptPublished { attempt: of, payload: Payload::Inline(inline) }] = done.published()[..]
+    else {
         panic!("{:?}", done.sent)
     };
     let buffers = unpack_inline(inline).unwrap();
@@ -253,7 +289,10 @@ fn large_published_data_take_credit_and_no_result_waits_for_them() {
     process.core.send_published();
     assert!(process.done().sent.is_empty(), "there is no credit");
     process.finish(0, 1, 3);
-    assert!(matches!(process.done().sent[..], [FromEngine::Finished(_)]), "it is dropped with its task");
+    assert!(
+        matches!(process.done().sent[..], [FromEngine::Finished(_)]),
+        "it is dropped with its task"
+    );
     process.finish(0, 2, 6_000);
     assert_eq!(ends(&process.done()), [(2, Some(false))], "it is asked for");
     process.assign(0, Native);

@@ -33,7 +33,10 @@ fn a_result_that_was_sent_is_held_until_it_is_released() {
     let attempts = finished(&mut process, 3, 3);
     assert_eq!(process.done().finished().len(), 3);
     let work = process.core.held().work;
-    assert!(work.iter().all(|held| held.finished && held.session == SESSION && held.n == held.attempt.count));
+    assert!(
+        work.iter()
+            .all(|held| held.finished && held.session == SESSION && held.n == held.attempt.count)
+    );
     process.tell(ToEngine::Release(Release::of(BrokerStart(2), vec![1, 2, 3])));
     assert_eq!(held(&mut process), attempts, "those were of another start");
     release(&mut process, &[attempts[0], attempts[2]]);
@@ -52,7 +55,10 @@ fn an_adopted_result_is_sent_again_byte_for_byte() {
     process.adopt_all();
     let again = process.done();
     let comparable = |done: &Done| {
-        done.finished().into_iter().map(|it| (it.attempt, it.outcome.clone(), it.run_us)).collect::<Vec<_>>()
+        done.finished()
+            .into_iter()
+            .map(|it| (it.attempt, it.outcome.clone(), it.run_us))
+            .collect::<Vec<_>>()
     };
     assert_eq!(comparable(&first), comparable(&again));
     assert_eq!(first.finished()[0].payload, again.finished()[0].payload);
@@ -69,7 +75,11 @@ fn the_oldest_results_are_dropped_beyond_the_bound_of_their_number() {
     assert_eq!(held(&mut process), attempts);
     let one_more = finished(&mut process, 1, 3);
     let dropped = HELD_RESULTS_MAX / 8;
-    assert_eq!(held(&mut process), [&attempts[dropped..], &one_more].concat(), "and with the first one some more");
+    assert_eq!(
+        held(&mut process),
+        [&attempts[dropped..], &one_more].concat(),
+        "and with the first one some more"
+    );
     assert_eq!(process.core.held().dropped, Some(attempts[dropped - 1]));
     assert_eq!(process.core.held().received, Some(one_more[0]));
 }
@@ -83,7 +93,11 @@ fn the_oldest_results_are_dropped_beyond_the_bound_of_their_bytes() {
     assert_eq!(held(&mut process), attempts[1..]);
     release(&mut process, &attempts[1..2]);
     let more = finished(&mut process, 1, each as usize);
-    assert_eq!(held(&mut process), [&attempts[2..], &more].concat(), "what was released has made room");
+    assert_eq!(
+        held(&mut process),
+        [&attempts[2..], &more].concat(),
+        "what was released has made room"
+    );
 }
 
 #[test]
@@ -139,7 +153,8 @@ fn a_result_that_is_released_while_it_waits_is_not_sent() {
     assert_eq!(process.done().transfers.len(), 1);
     release(&mut process, &attempts[1..2]);
     process.tell(ToEngine::Take(Attempts { attempts: attempts[1..].to_vec() }));
-    let counts: Vec<u64> = process.done().finished().into_iter().map(|it| it.attempt.count).collect();
+    let counts: Vec<u64> =
+        process.done().finished().into_iter().map(|it| it.attempt.count).collect();
     assert_eq!(counts, [3]);
 }
 
@@ -172,12 +187,14 @@ fn results_that_are_asked_for_cost_their_own_sending() {
         sent += process.done().transfers.len() as u64;
     }
     assert_eq!(sent, waiting);
-    // Those that wait count against no bound, and what was sent is looked through for each eighth that is dropped.
+    // Those that wait count against no bound, and what was sent is looked through for each eighth
+    // that is dropped.
     let looked_at = process.core.results.looked_at as u64;
     assert!(looked_at <= 8 * waiting, "{looked_at} results were looked at");
     let held = held(&mut process);
     assert!(
-        held.len() as u64 * bytes <= HELD_RESULT_BYTES_MAX && held.len() as u64 * bytes > HELD_RESULT_BYTES_MAX / 2
+        held.len() as u64 * bytes <= HELD_RESULT_BYTES_MAX
+            && held.len() as u64 * bytes > HELD_RESULT_BYTES_MAX / 2
     );
     assert_eq!(held, attempts[attempts.len() - held.len()..], "the newest");
 }
@@ -188,7 +205,10 @@ fn what_an_engine_says_of_an_end_fits_its_message() {
     let attempt = process.assign(0, Native);
     process.end(0, attempt.count, JobOutcome::Exited("\u{e4}".repeat(1 << 20)), vec![]);
     let texts = |done: &Done| {
-        done.finished().iter().map(|it| it.outcome.error.as_ref().map(|it| it.text.len())).collect::<Vec<_>>()
+        done.finished()
+            .iter()
+            .map(|it| it.outcome.error.as_ref().map(|it| it.text.len()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(texts(&process.done()), [Some(ERROR_TEXT_BYTES_MAX)]);
     process.core.handle_slot_event(0, SlotEvent::Down { cause: "x".repeat(1 << 20) });

@@ -22,17 +22,33 @@ fn stand_ins_are_places_of_their_own_and_used_again() {
     process.assign(3, Python);
     process.assign(2, Python);
     let done = process.done();
-    assert_eq!(done.jobs(), [(3, Python, 3), (4, Python, 4)], "each has one of its own, of its slot");
-    assert!(matches!(done.rest[..], [Output::StandIn(3, 1), Output::StandIn(4, 0)]), "{:?}", done.rest);
+    assert_eq!(
+        done.jobs(),
+        [(3, Python, 3), (4, Python, 4)],
+        "each has one of its own, of its slot"
+    );
+    assert!(
+        matches!(done.rest[..], [Output::StandIn(3, 1), Output::StandIn(4, 0)]),
+        "{:?}",
+        done.rest
+    );
     process.finish(2, 2, 1);
     process.done();
     process.assign(3, Python);
     let done = process.done();
-    assert_eq!((done.jobs(), done.rest.len()), (vec![(2, Python, 5)], 0), "one that has nothing is used again");
+    assert_eq!(
+        (done.jobs(), done.rest.len()),
+        (vec![(2, Python, 5)], 0),
+        "one that has nothing is used again"
+    );
     let held = process.core.held().work.into_iter();
     let mut held: Vec<(u64, u32)> = held.map(|held| (held.attempt.count, held.slot)).collect();
     held.sort_unstable();
-    assert_eq!(held, [(1, 1), (first.count, 3), (3, 3), (4, 2), (5, 3)], "the broker knows them by their slots");
+    assert_eq!(
+        held,
+        [(1, 1), (first.count, 3), (3, 3), (4, 2), (5, 3)],
+        "the broker knows them by their slots"
+    );
 }
 
 #[test]
@@ -72,7 +88,8 @@ fn what_waits_is_said_again_on_the_next_connection() {
     let mut process = Process::new(1);
     let attempt = process.assign(0, Python);
     let sessions = vec![SessionId([9; 16])];
-    let (key, lent) = (PassKey([7; 32]), FromEngine::Lent(Lent { attempt, sessions: sessions.clone() }));
+    let (key, lent) =
+        (PassKey([7; 32]), FromEngine::Lent(Lent { attempt, sessions: sessions.clone() }));
     let grant = FromEngine::Grant(Grant { attempt, key });
     asks(&mut process, 1, Ask::Pass(key));
     process.core.handle_disconnected();
@@ -81,7 +98,9 @@ fn what_waits_is_said_again_on_the_next_connection() {
     asks(&mut process, 1, Ask::Pass(PassKey([8; 32])));
     let done = process.done();
     assert!(done.sent.is_empty(), "{:?}", done.sent);
-    assert!(matches!(&done.rest[..], [Output::Pass(.., Some(why))] if why.contains("not connected")));
+    assert!(
+        matches!(&done.rest[..], [Output::Pass(.., Some(why))] if why.contains("not connected"))
+    );
     process.connect(CREDIT);
     assert_eq!(process.done().sent, [grant, lent]);
     asks(&mut process, 1, Ask::GoesOn);
@@ -93,7 +112,9 @@ fn what_waits_is_said_again_on_the_next_connection() {
 fn a_broker_cannot_make_stand_ins_without_end() {
     let mut process = Process::new(1);
     let refused = (0..1000).find_map(|_| {
-        let Packed::Inline(inline) = process.client.pack(call(b"small")).unwrap() else { panic!("it is small") };
+        let Packed::Inline(inline) = process.client.pack(call(b"small")).unwrap() else {
+            panic!("it is small")
+        };
         let (assign, _) = process.assignment(1, Native, None, Payload::Inline(inline));
         process.core.handle_message(ToEngine::Assign(assign), None).err()
     });

@@ -14,7 +14,8 @@ impl Process {
 
     /// Work for these slots, with a shared payload.
     fn shared_work(&mut self, share: u64, slots: &[SlotIndex]) -> Assign {
-        let (mut assign, _) = self.assignment(slots[0], Native, None, Payload::Inline(InlineBytes::new()));
+        let (mut assign, _) =
+            self.assignment(slots[0], Native, None, Payload::Inline(InlineBytes::new()));
         assign.share = Some(share);
         for &slot in &slots[1..] {
             self.attempts += 1;
@@ -36,7 +37,11 @@ fn a_shared_payload_is_opened_once_for_all_that_name_it_before_or_after_it_came(
     process.tell(ToEngine::Assign(early));
     process.assign(0, Native);
     process.assign(3, Native);
-    assert_eq!(process.done().jobs(), [(3, Native, 4)], "work waits in its line for it, and nobody else");
+    assert_eq!(
+        process.done().jobs(),
+        [(3, Native, 4)],
+        "work waits in its line for it, and nobody else"
+    );
     process.chunk(transfer, &chunk).unwrap();
     let late = process.shared_work(9, &[2, 3]);
     process.tell(ToEngine::Assign(late));
@@ -47,7 +52,10 @@ fn a_shared_payload_is_opened_once_for_all_that_name_it_before_or_after_it_came(
     let shared: Vec<_> = started.iter().filter(|(_, _, job)| job.attempt != 3).collect();
     let first = &shared[0].2.data[0];
     assert_eq!(first, &vec![7; 5_000]);
-    assert!(shared.iter().all(|(_, _, job)| job.data[0].as_ptr() == first.as_ptr()), "the same bytes in memory");
+    assert!(
+        shared.iter().all(|(_, _, job)| job.data[0].as_ptr() == first.as_ptr()),
+        "the same bytes in memory"
+    );
     assert!(process.core.shares.is_empty());
 }
 
@@ -59,7 +67,10 @@ fn it_may_be_given_up_right_after_the_last_assignment() {
     process.tell(ToEngine::Assign(assign));
     process.unshare(1).unwrap();
     let late = process.shared_work(1, &[0]);
-    assert_eq!(process.core.handle_message(ToEngine::Assign(late), None), Err(BrokerMisbehaved::Share));
+    assert_eq!(
+        process.core.handle_message(ToEngine::Assign(late), None),
+        Err(BrokerMisbehaved::Share)
+    );
     process.chunk(transfer, &chunk).unwrap();
     assert_eq!(process.done().started.len(), 2);
     assert!(process.core.shares.is_empty());
@@ -69,8 +80,14 @@ fn it_may_be_given_up_right_after_the_last_assignment() {
 #[test]
 fn small_ones_are_shared_too_and_forged_ones_fail_all_that_name_them() {
     let mut process = Process::new(2);
-    let Packed::Inline(inline) = process.client.pack(call(b"small")).unwrap() else { panic!("it is small") };
-    process.tell(ToEngine::Share(Share { share: 1, session: SESSION, payload: Payload::Inline(inline) }));
+    let Packed::Inline(inline) = process.client.pack(call(b"small")).unwrap() else {
+        panic!("it is small")
+    };
+    process.tell(ToEngine::Share(Share {
+        share: 1,
+        session: SESSION,
+        payload: Payload::Inline(inline),
+    }));
     let assign = process.shared_work(1, &[0, 1]);
     process.tell(ToEngine::Assign(assign));
     assert!(process.done().started.iter().all(|(_, _, job)| job.data == [&b"small"[..]]));
@@ -89,7 +106,10 @@ fn small_ones_are_shared_too_and_forged_ones_fail_all_that_name_them() {
 fn shares_that_are_unknown_repeated_or_anothers_are_the_brokers_misbehaviour() {
     let mut process = Process::new(1);
     let unknown = process.shared_work(1, &[0]);
-    assert_eq!(process.core.handle_message(ToEngine::Assign(unknown), None), Err(BrokerMisbehaved::Share));
+    assert_eq!(
+        process.core.handle_message(ToEngine::Assign(unknown), None),
+        Err(BrokerMisbehaved::Share)
+    );
     let share = |session| {
         let payload = Payload::Inline(b"\0".into());
         ToEngine::Share(Share { share: 1, session, payload })
@@ -100,7 +120,10 @@ fn shares_that_are_unknown_repeated_or_anothers_are_the_brokers_misbehaviour() {
     assert_eq!(process.core.handle_message(share(SESSION), None), Err(BrokerMisbehaved::Share));
     process.tell(ToEngine::Secret(Secret { session: outsider, ..told() }));
     let anothers = Assign { session: Some(outsider), ..process.shared_work(1, &[0]) };
-    assert_eq!(process.core.handle_message(ToEngine::Assign(anothers), None), Err(BrokerMisbehaved::Share));
+    assert_eq!(
+        process.core.handle_message(ToEngine::Assign(anothers), None),
+        Err(BrokerMisbehaved::Share)
+    );
     assert!(process.core.held().work.is_empty());
 }
 

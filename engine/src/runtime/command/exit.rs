@@ -12,7 +12,12 @@ use crate::runtime::memory::MemoryAtEnd;
 use crate::runtime::{JobOutcome, Reply, Unable};
 
 /// The reply of a program that has ended. How long it ran is for the caller to say.
-pub(super) fn ended(status: io::Result<ExitStatus>, cancelled: bool, memory: MemoryAtEnd, stderr_tail: &[u8]) -> Reply {
+pub(super) fn ended(
+    status: io::Result<ExitStatus>,
+    cancelled: bool,
+    memory: MemoryAtEnd,
+    stderr_tail: &[u8],
+) -> Reply {
     let status = match status {
         Ok(status) => status,
         // The system tells nobody if the engine was started with SIGCHLD ignored.
@@ -52,7 +57,8 @@ fn describe(status: ExitStatus, memory: MemoryAtEnd, stderr_tail: &[u8]) -> Stri
     text
 }
 
-/// The last whole lines of as many bytes as are shown; the end of the last one, if that alone is longer.
+/// The last whole lines of as many bytes as are shown; the end of the last one, if that alone is
+/// longer.
 fn last_lines(tail: &[u8]) -> String {
     let shown = &tail[tail.len().saturating_sub(STDERR_SHOWN_BYTES)..];
     let is_cut = shown.len() < tail.len();
@@ -84,7 +90,8 @@ mod unit {
 
     #[test]
     fn an_end_is_a_line_and_then_the_last_ones_of_stderr() {
-        let describe = |status, tail| describe(ExitStatus::from_raw(status), MemoryAtEnd::default(), tail);
+        let describe =
+            |status, tail| describe(ExitStatus::from_raw(status), MemoryAtEnd::default(), tail);
         assert_eq!(describe(11, b""), "killed by SIGSEGV");
         assert_eq!(describe(3 << 8, b"no\n"), "exit code 3\nno");
     }

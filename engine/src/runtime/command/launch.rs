@@ -42,7 +42,8 @@ fn missing(text: String) -> LaunchError {
     LaunchError::Engine(Unable::Kind, text)
 }
 
-/// Starts a job's program. The second part is its input, if it has any: then its standard input is a pipe.
+/// Starts a job's program. The second part is its input, if it has any: then its standard input is
+/// a pipe.
 ///
 /// # Errors
 /// The reason why it was not started.
@@ -52,13 +53,16 @@ pub(super) fn launch(
     engine_id: Option<u32>,
 ) -> Result<(Child, Vec<Bytes>), LaunchError> {
     let Call::Command(spec) = &job.header.call else {
-        let text = "a task of the runtime `command` names a program; functions are for python and native";
+        let text =
+            "a task of the runtime `command` names a program; functions are for python and native";
         return Err(LaunchError::Task(text.to_owned()));
     };
     let mut input = job.data;
     input.retain(|buffer| !buffer.is_empty());
     if !input.is_empty() && job.header.codec != Codec::Raw {
-        return Err(LaunchError::Task("a command's standard input is sent as raw buffers".to_owned()));
+        return Err(LaunchError::Task(
+            "a command's standard input is sent as raw buffers".to_owned(),
+        ));
     }
     let launch = Launch { spec, context, engine_id };
     let program = launch.program()?;
@@ -76,17 +80,21 @@ struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    /// The program's file. It is looked for here and not by the system, which would say of a miss only that something
-    /// does not exist; and the standard library is faster with a whole path when the environment is changed.
+    /// The program's file. It is looked for here and not by the system, which would say of a miss
+    /// only that something does not exist; and the standard library is faster with a whole path
+    /// when the environment is changed.
     fn program(&self) -> Result<PathBuf, LaunchError> {
         let Some(name) = self.spec.argv.first().filter(|name| !name.is_empty()) else {
-            return Err(LaunchError::Task("the command is empty: it needs a program and its arguments".to_owned()));
+            return Err(LaunchError::Task(
+                "the command is empty: it needs a program and its arguments".to_owned(),
+            ));
         };
         if name.as_bytes().contains(&b'/') {
             return Ok(self.in_directory(Path::new(name)));
         }
         let path = self.variable("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-        let candidates = std::env::split_paths(&path).map(|folder| self.in_directory(&folder).join(&**name));
+        let candidates =
+            std::env::split_paths(&path).map(|folder| self.in_directory(&folder).join(&**name));
         let mut not_executable = None;
         for candidate in candidates {
             if access(&candidate, Access::EXISTS).is_err() || candidate.is_dir() {
@@ -99,7 +107,9 @@ impl Launch<'_> {
         }
         Err(missing(match not_executable {
             Some(candidate) => not_executable_text(&candidate),
-            None => format!("there is no program `{name}` in the engine's PATH, {}", path.display()),
+            None => {
+                format!("there is no program `{name}` in the engine's PATH, {}", path.display())
+            }
         }))
     }
 
@@ -132,12 +142,15 @@ impl Launch<'_> {
 
     /// The files that output goes to. Two streams that go to one file share it, as with `2>&1`.
     fn output_files(&self) -> Result<[Option<File>; 2], LaunchError> {
-        let path = |name: &Option<OsText>| name.as_ref().map(|name| self.output_path(name)).transpose();
+        let path =
+            |name: &Option<OsText>| name.as_ref().map(|name| self.output_path(name)).transpose();
         let (stdout, stderr) = (path(&self.spec.stdout)?, path(&self.spec.stderr)?);
         let out = stdout.as_deref().map(create).transpose().map_err(missing)?;
         let err = match (&out, &stderr) {
             (Some(out), Some(path)) if stdout == stderr => {
-                Some(out.try_clone().map_err(|error| missing(format!("cannot write {}: {error}", path.display())))?)
+                Some(out.try_clone().map_err(|error| {
+                    missing(format!("cannot write {}: {error}", path.display()))
+                })?)
             }
             (_, path) => path.as_deref().map(create).transpose().map_err(missing)?,
         };
@@ -163,7 +176,9 @@ impl Launch<'_> {
                 }
             };
             let Some(number) = number else {
-                return Err(format!("the output file `{name}` names {{{word}}}, which this task does not have"));
+                return Err(format!(
+                    "the output file `{name}` names {{{word}}}, which this task does not have"
+                ));
             };
             filled.extend_from_slice(number.to_string().as_bytes());
             rest = after;
@@ -201,20 +216,30 @@ impl Launch<'_> {
         let shown = program.display();
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::NOENT) if program.exists() => {
-                format!("cannot start {shown}: the interpreter or the loader that it names does not exist")
+                format!(
+                    "cannot start {shown}: the interpreter or the loader that it names does not exist"
+                )
             }
-            Some(Errno::NOENT | Errno::NOTDIR) => format!("there is no program {shown} on this engine's machine"),
-            Some(Errno::ACCESS) if program.is_dir() => format!("cannot start {shown}: it is a directory"),
+            Some(Errno::NOENT | Errno::NOTDIR) => {
+                format!("there is no program {shown} on this engine's machine")
+            }
+            Some(Errno::ACCESS) if program.is_dir() => {
+                format!("cannot start {shown}: it is a directory")
+            }
             Some(Errno::ACCESS) => not_executable_text(program),
             Some(Errno::NOEXEC) => format!(
                 "cannot start {shown}: it has no `#!` line that names an interpreter, or is for another kind of machine"
             ),
             Some(Errno::TOOBIG) => {
                 let arguments = self.spec.argv.len();
-                format!("cannot start {shown}: its {arguments} arguments and variables are too long for the system")
+                format!(
+                    "cannot start {shown}: its {arguments} arguments and variables are too long for the system"
+                )
             }
             None if error.kind() == io::ErrorKind::InvalidInput => {
-                format!("cannot start {shown}: an argument, the item or the directory has a zero byte in it")
+                format!(
+                    "cannot start {shown}: an argument, the item or the directory has a zero byte in it"
+                )
             }
             _ => format!("cannot start {shown}: {error}"),
         }
@@ -231,27 +256,38 @@ fn placeholder(rest: &[u8]) -> Option<(&str, &[u8])> {
 fn check_directory(cwd: &OsText) -> Result<(), String> {
     let path = Path::new(&**cwd);
     match std::fs::metadata(path) {
-        Ok(metadata) if !metadata.is_dir() => Err(format!("cannot run the command in `{cwd}`: it is not a directory")),
-        Ok(_) => access(path, Access::EXEC_OK)
-            .map_err(|error| format!("cannot run the command in `{cwd}`: {}", io::Error::from(error))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(format!("cannot run the command in `{cwd}`: there is no such directory on this engine's machine"))
+        Ok(metadata) if !metadata.is_dir() => {
+            Err(format!("cannot run the command in `{cwd}`: it is not a directory"))
         }
+        Ok(_) => access(path, Access::EXEC_OK).map_err(|error| {
+            format!("cannot run the command in `{cwd}`: {}", io::Error::from(error))
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!(
+            "cannot run the command in `{cwd}`: there is no such directory on this engine's machine"
+        )),
         Err(error) => Err(format!("cannot run the command in `{cwd}`: {error}")),
     }
 }
 
 /// Creates an output file, or empties it.
 fn create(path: &Path) -> Result<File, String> {
-    // Nobody may be at the other end of a named pipe: to wait for that would keep the slot for ever.
+    // Nobody may be at the other end of a named pipe: to wait for that would keep the slot for
+    // ever.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o666).custom_flags(flags).open(path);
+    let opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o666)
+        .custom_flags(flags)
+        .open(path);
     let opened = opened.and_then(|file| {
         fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
         Ok(file)
     });
     opened.map_err(|error| {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let folder =
+            path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists());
         match folder {
             Some(folder) => format!(
                 "cannot write {}: there is no folder {} on this engine's machine; make it first",

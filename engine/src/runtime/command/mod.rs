@@ -1,16 +1,19 @@
 //! The `command` runtime: programs, each as a process group of its own.
 //!
-//! A [`CommandSlot`] has a queue and a thread (`slot`). The thread starts a program (`launch`), moves its bytes until
-//! it ends (`running`, with the pipes of `pipes`), kills what it left behind, and says how it ended (`exit`).
+//! A [`CommandSlot`] has a queue and a thread (`slot`). The thread starts a program (`launch`),
+//! moves its bytes until it ends (`running`, with the pipes of `pipes`), kills what it left behind,
+//! and says how it ended (`exit`).
 //!
-//! A thread and not a task of the engine's event loop: a start takes the kernel a third of a millisecond, in which the
-//! loop would serve nobody. `true` without end on two cores, with pipes, a second: 2 900 with a thread for each of two
-//! slots, 2 500 by `tokio::process` on one loop, and 3 000 for the bare start and wait of the standard library.
+//! A thread and not a task of the engine's event loop: a start takes the kernel a third of a
+//! millisecond, in which the loop would serve nobody. `true` without end on two cores, with pipes,
+//! a second: 2 900 with a thread for each of two slots, 2 500 by `tokio::process` on one loop, and
+//! 3 000 for the bare start and wait of the standard library.
 //!
-//! No program outlives the engine. One that has lived for a few milliseconds is registered with the reaper. Until then
-//! the mark in its environment, by which the reaper finds it, must do: so the many short ones cost nothing, and there
-//! is no moment between a program's start and its registration. What gets away is a program that drops the mark in its
-//! first milliseconds, in which the engine is killed too.
+//! No program outlives the engine. One that has lived for a few milliseconds is registered with the
+//! reaper. Until then the mark in its environment, by which the reaper finds it, must do: so the
+//! many short ones cost nothing, and there is no moment between a program's start and its
+//! registration. What gets away is a program that drops the mark in its first milliseconds, in
+//! which the engine is killed too.
 
 mod exit;
 mod launch;
@@ -43,7 +46,8 @@ impl Default for CommandConfig {
     }
 }
 
-/// The state shared by all slots of an engine process. Nothing is run before the first slot is made.
+/// The state shared by all slots of an engine process. Nothing is run before the first slot is
+/// made.
 #[derive(Debug, Default)]
 pub struct CommandShared {
     config: CommandConfig,

@@ -14,8 +14,8 @@ use crate::runtime::OutputStream;
 
 /// Wakes a slot's thread, and counts the output that it has sent and that the engine has not taken.
 ///
-/// A program that writes endlessly is read only as fast as the engine takes it: beyond the room it waits in its pipe,
-/// as it would for any slow reader.
+/// A program that writes endlessly is read only as fast as the engine takes it: beyond the room it
+/// waits in its pipe, as it would for any slow reader.
 #[derive(Debug)]
 pub(super) struct Room {
     used: AtomicUsize,
@@ -140,7 +140,8 @@ impl InputPipe {
         Ok(Self { fd, buffers: buffers.into_iter(), now: Bytes::new() })
     }
 
-    /// Writes as much as the pipe takes. False when nothing is left to do: all is written, or nobody reads it.
+    /// Writes as much as the pipe takes. False when nothing is left to do: all is written, or
+    /// nobody reads it.
     pub(super) fn write(&mut self) -> bool {
         loop {
             while self.now.is_empty() {
@@ -161,7 +162,8 @@ impl InputPipe {
 
 /// Bytes of output that are on their way from a slot to the engine.
 pub(super) const UNTAKEN_BYTES_MAX: usize = 256 * 1024;
-/// The cost of a piece beside its bytes: a program that writes single bytes must not make a queue of thousands.
+/// The cost of a piece beside its bytes: a program that writes single bytes must not make a queue
+/// of thousands.
 const PIECE_COST_BYTES: usize = 256;
 /// Bytes read at once.
 pub(super) const PIECE_BYTES_MAX: usize = furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;

@@ -21,7 +21,8 @@ pub(super) struct Running<'a> {
     attempt: u64,
     child: Child,
     group: Pid,
-    /// Readable when the program has ended. None where the system has none: then it is looked for now and then.
+    /// Readable when the program has ended. None where the system has none: then it is looked for
+    /// now and then.
     exit: Option<OwnedFd>,
     input: Option<InputPipe>,
     outputs: [Option<OutputPipe>; 2],
@@ -60,7 +61,8 @@ impl<'a> Running<'a> {
     ) -> io::Result<Self> {
         let group = Pid::from_child(&child);
         let exit = pidfd_open(group, PidfdFlags::empty()).ok();
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut running = Self {
             context,
             attempt,
@@ -75,7 +77,8 @@ impl<'a> Running<'a> {
             cancelled: false,
             kill_at: None,
         };
-        let pipes = [stdin.map(OwnedFd::from), stdout.map(OwnedFd::from), stderr.map(OwnedFd::from)];
+        let pipes =
+            [stdin.map(OwnedFd::from), stdout.map(OwnedFd::from), stderr.map(OwnedFd::from)];
         match running.take_pipes(pipes, input) {
             Ok(()) => Ok(running),
             Err(error) => {
@@ -88,8 +91,10 @@ impl<'a> Running<'a> {
     fn take_pipes(&mut self, pipes: [Option<OwnedFd>; 3], input: Vec<Bytes>) -> io::Result<()> {
         let [stdin, stdout, stderr] = pipes;
         self.input = stdin.map(|fd| InputPipe::new(fd, input)).transpose()?;
-        let output = |stream, fd: Option<OwnedFd>| fd.map(|fd| OutputPipe::new(stream, fd)).transpose();
-        self.outputs = [output(OutputStream::Stdout, stdout)?, output(OutputStream::Stderr, stderr)?];
+        let output =
+            |stream, fd: Option<OwnedFd>| fd.map(|fd| OutputPipe::new(stream, fd)).transpose();
+        self.outputs =
+            [output(OutputStream::Stdout, stdout)?, output(OutputStream::Stderr, stderr)?];
         Ok(())
     }
 
@@ -151,12 +156,16 @@ impl<'a> Running<'a> {
         ready
     }
 
-    /// Returns true if the program has ended, without waiting for it: it must stay a zombie until its group is dead.
+    /// Returns true if the program has ended, without waiting for it: it must stay a zombie until
+    /// its group is dead.
     fn has_ended(&self) -> bool {
         let options = rustix::process::WaitIdOptions::EXITED
             | rustix::process::WaitIdOptions::NOHANG
             | rustix::process::WaitIdOptions::NOWAIT;
-        !matches!(rustix::process::waitid(rustix::process::WaitId::Pid(self.group), options), Ok(None))
+        !matches!(
+            rustix::process::waitid(rustix::process::WaitId::Pid(self.group), options),
+            Ok(None)
+        )
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -228,13 +237,15 @@ impl<'a> Running<'a> {
     }
 
     fn close_output(&mut self, at: usize) {
-        if let Some(pipe) = self.outputs[at].take().filter(|pipe| pipe.stream == OutputStream::Stderr) {
+        if let Some(pipe) =
+            self.outputs[at].take().filter(|pipe| pipe.stream == OutputStream::Stderr)
+        {
             self.stderr_tail = pipe.tail;
         }
     }
 
-    /// The program has ended: kills what it left of its group, then takes its status. In this order, since the group's
-    /// number is the program's, and is nobody else's until then.
+    /// The program has ended: kills what it left of its group, then takes its status. In this
+    /// order, since the group's number is the program's, and is nobody else's until then.
     fn bury(&mut self) -> io::Result<ExitStatus> {
         self.signal(Signal::KILL);
         if self.register_at.is_none() {
@@ -243,7 +254,8 @@ impl<'a> Running<'a> {
         self.child.wait()
     }
 
-    /// Reads what is in the pipes now and no more: somebody who has left the group may hold them for ever.
+    /// Reads what is in the pipes now and no more: somebody who has left the group may hold them
+    /// for ever.
     fn read_rest(&mut self, buffer: &mut [u8]) {
         for at in 0..self.outputs.len() {
             let mut unread = self.outputs[at].as_ref().map_or(0, OutputPipe::unread);

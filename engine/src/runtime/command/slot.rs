@@ -29,7 +29,8 @@ pub struct CommandSlot {
 #[derive(Debug)]
 pub(super) struct SlotContext {
     pub(super) slot: SlotIndex,
-    /// Variables that its programs see beyond the engine's own; a command's own ones go before these.
+    /// Variables that its programs see beyond the engine's own; a command's own ones go before
+    /// these.
     pub(super) env: Vec<(OsString, OsString)>,
     pub(super) shared: Arc<CommandShared>,
     pub(super) room: Arc<Room>,
@@ -68,8 +69,8 @@ impl Asked {
 }
 
 impl CommandSlot {
-    /// Starts the slot's thread, and the reaper if it is the first. Its programs see these variables beyond the
-    /// engine's own; a command's own ones go before them.
+    /// Starts the slot's thread, and the reaper if it is the first. Its programs see these
+    /// variables beyond the engine's own; a command's own ones go before them.
     ///
     /// # Errors
     /// If the system gives no thread, or `/bin/sh` cannot be started.
@@ -83,9 +84,12 @@ impl CommandSlot {
         let room = Arc::new(Room::new()?);
         let memory = shared.config.memory.of_slot(slot);
         let (state, over) = (Mutex::default(), Condvar::new());
-        let context = Arc::new(SlotContext { slot, env, shared, room, memory, events, state, over });
+        let context =
+            Arc::new(SlotContext { slot, env, shared, room, memory, events, state, over });
         let of_thread = Arc::clone(&context);
-        std::thread::Builder::new().name(format!("commands {slot}")).spawn(move || of_thread.work())?;
+        std::thread::Builder::new()
+            .name(format!("commands {slot}"))
+            .spawn(move || of_thread.work())?;
         Ok(Self { context })
     }
 
@@ -110,21 +114,27 @@ impl CommandSlot {
         self.context.take_queued(attempt)
     }
 
-    /// Cancels an attempt: one that waits ends at once, one that runs gets SIGTERM, and SIGKILL after the grace, or at
-    /// once with `force`. All of its process group gets it.
+    /// Cancels an attempt: one that waits ends at once, one that runs gets SIGTERM, and SIGKILL
+    /// after the grace, or at once with `force`. All of its process group gets it.
     pub fn cancel(&self, attempt: u64, force: bool) {
         if self.context.take_queued(attempt) {
-            self.context.emit(SlotEvent::Finished { attempt, reply: Reply::cancelled_before_it_began() });
+            self.context
+                .emit(SlotEvent::Finished { attempt, reply: Reply::cancelled_before_it_began() });
         } else {
-            self.context.ask(attempt, |asked| asked.cancel = Some(force || asked.cancel == Some(true)));
+            self.context
+                .ask(attempt, |asked| asked.cancel = Some(force || asked.cancel == Some(true)));
         }
     }
 
-    /// Sends a signal to the process group of an attempt, if that runs now; otherwise nobody gets it. Real-time signals
-    /// cannot be sent.
+    /// Sends a signal to the process group of an attempt, if that runs now; otherwise nobody gets
+    /// it. Real-time signals cannot be sent.
     pub fn signal(&self, attempt: u64, signal: i32) {
         let Some(known) = Signal::from_named_raw(signal) else {
-            return tracing::warn!(slot = self.context.slot, signal, "no such signal can be sent to a command");
+            return tracing::warn!(
+                slot = self.context.slot,
+                signal,
+                "no such signal can be sent to a command"
+            );
         };
         self.context.ask(attempt, |asked| asked.signals |= 1 << known.as_raw());
     }
@@ -136,7 +146,8 @@ impl Drop for CommandSlot {
         state.asked.closed = true;
         state.jobs.clear();
         self.context.room.wake();
-        // The process may end right after this, and its thread with it. The reaper would still do it.
+        // The process may end right after this, and its thread with it. The reaper would still do
+        // it.
         let patience = Instant::now() + KILL_PATIENCE;
         while !state.is_over && Instant::now() < patience {
             let waited = self.context.over.wait_timeout(state, KILL_PATIENCE);
@@ -219,7 +230,8 @@ impl SlotContext {
     }
 
     fn run(&self, job: Job, engine_id: Option<u32>, buffer: &mut [u8]) -> Option<Reply> {
-        let (began, attempt) = (Began { at: Instant::now(), kills: self.memory.kills() }, job.attempt);
+        let (began, attempt) =
+            (Began { at: Instant::now(), kills: self.memory.kills() }, job.attempt);
         let started = launch(job, self, engine_id).and_then(|(child, input)| {
             let no_pipes = |error| LaunchError::Task(format!("no pipes for it: {error}"));
             Running::new(self, attempt, child, input, began).map_err(no_pipes)

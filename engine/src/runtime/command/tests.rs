@@ -87,10 +87,18 @@ impl Fixture {
         assert_eq!(slot, 7);
         match event {
             SlotEvent::Output { attempt, stream, bytes } => {
-                assert!(!self.replies.contains_key(&attempt), "output of {attempt} after its end: {bytes:?}");
-                self.output.entry((attempt, stream == OutputStream::Stdout)).or_default().extend_from_slice(&bytes);
+                assert!(
+                    !self.replies.contains_key(&attempt),
+                    "output of {attempt} after its end: {bytes:?}"
+                );
+                self.output
+                    .entry((attempt, stream == OutputStream::Stdout))
+                    .or_default()
+                    .extend_from_slice(&bytes);
             }
-            SlotEvent::Finished { attempt, reply } => assert!(self.replies.insert(attempt, reply).is_none()),
+            SlotEvent::Finished { attempt, reply } => {
+                assert!(self.replies.insert(attempt, reply).is_none())
+            }
             other => panic!("a command has no such event: {other:?}"),
         }
     }
@@ -122,7 +130,11 @@ impl Fixture {
     /// Runs a command that must succeed, and gives what it wrote.
     fn ok(&mut self, spec: CommandSpec) -> String {
         let reply = self.run(spec);
-        assert_eq!((&reply.outcome, &reply.header), (&JobOutcome::Succeeded, &exited(0)), "{reply:?}");
+        assert_eq!(
+            (&reply.outcome, &reply.header),
+            (&JobOutcome::Succeeded, &exited(0)),
+            "{reply:?}"
+        );
         self.stdout(self.attempts)
     }
 
@@ -153,8 +165,16 @@ fn what_this_machine_lacks_is_no_fault_of_the_task() {
     for spec in [command(&["no-such-program"]), command(&[&script]), command(&[&closed])] {
         assert_eq!(commands.run(spec.clone()).outcome, kind, "{spec:?}");
     }
-    assert_eq!(commands.run(CommandSpec { cwd: nowhere.map(Into::into), ..sh("true") }).outcome, kind);
-    assert_eq!(commands.run(CommandSpec { stdout: Some("/no/such/folder/x".into()), ..sh("true") }).outcome, kind);
+    assert_eq!(
+        commands.run(CommandSpec { cwd: nowhere.map(Into::into), ..sh("true") }).outcome,
+        kind
+    );
+    assert_eq!(
+        commands
+            .run(CommandSpec { stdout: Some("/no/such/folder/x".into()), ..sh("true") })
+            .outcome,
+        kind
+    );
     let long = "x".repeat(1 << 20);
     for spec in [command(&["true", "a\0b"]), command(&["true", &long]), command(&[""])] {
         assert_eq!(commands.run(spec).outcome, JobOutcome::Failed, "it is so everywhere");
@@ -163,7 +183,11 @@ fn what_this_machine_lacks_is_no_fault_of_the_task() {
 
 fn refusal(reply: Reply) -> String {
     let ReplyHeader::Raised(error) = reply.header else { panic!("it was run: {reply:?}") };
-    assert!(matches!(reply.outcome, JobOutcome::Failed | JobOutcome::NotBegun(_)), "{:?}", reply.outcome);
+    assert!(
+        matches!(reply.outcome, JobOutcome::Failed | JobOutcome::NotBegun(_)),
+        "{:?}",
+        reply.outcome
+    );
     assert_eq!(error.type_name, "CommandError");
     assert_eq!(error.message.lines().count(), 1, "{error}");
     error.message
@@ -201,14 +225,23 @@ fn exit_codes_and_signals_come_back_with_the_last_lines_of_stderr() {
     assert_eq!(reply.outcome, JobOutcome::Exited("exit code 3\nfirst\nlast".into()));
     assert_eq!(reply.header, exited(3));
     let reply = it.run(sh("kill -SEGV $$"));
-    assert_eq!((reply.outcome, reply.header), (JobOutcome::Exited("killed by SIGSEGV".into()), killed(11)));
-    let reply = it.run(CommandSpec { stderr: Some(it.path("err").into()), ..sh("echo kept >&2; exit 1") });
-    assert_eq!(reply.outcome, JobOutcome::Exited("exit code 1".into()), "what went to a file did not come back");
+    assert_eq!(
+        (reply.outcome, reply.header),
+        (JobOutcome::Exited("killed by SIGSEGV".into()), killed(11))
+    );
+    let reply =
+        it.run(CommandSpec { stderr: Some(it.path("err").into()), ..sh("echo kept >&2; exit 1") });
+    assert_eq!(
+        reply.outcome,
+        JobOutcome::Exited("exit code 1".into()),
+        "what went to a file did not come back"
+    );
 }
 
 #[test]
 fn a_program_finds_its_variables_directory_and_arguments() {
-    let mut it = Fixture::with(config(), vec![("B".into(), "config".into()), ("C".into(), "c".into())]);
+    let mut it =
+        Fixture::with(config(), vec![("B".into(), "config".into()), ("C".into(), "c".into())]);
     it.slot.set_engine_id(5);
     let env = [("A", "a b"), ("B", "own")].map(|(name, value)| (name.into(), value.into()));
     let spec = CommandSpec {
@@ -216,7 +249,9 @@ fn a_program_finds_its_variables_directory_and_arguments() {
         cwd: Some(it.folder.path().into()),
         task: Some(17),
         item: Some("an item".into()),
-        ..sh("echo $A,$B,$C,$FURLONG_TASK,$FURLONG_ITEM,$FURLONG_ENGINE; pwd -P; [ -n \"$HOME$PATH\" ]")
+        ..sh(
+            "echo $A,$B,$C,$FURLONG_TASK,$FURLONG_ITEM,$FURLONG_ENGINE; pwd -P; [ -n \"$HOME$PATH\" ]",
+        )
     };
     let cwd = it.folder.path().canonicalize().unwrap();
     assert_eq!(it.ok(spec), format!("a b,own,c,17,an item,5\n{}\n", cwd.display()));
@@ -239,7 +274,13 @@ fn bytes_that_are_not_utf8_pass_through() {
         env: [("V".into(), odd("v-"))].into(),
         item: Some(odd("i-")),
         stdout: Some(odd("out-")),
-        argv: vec!["sh".into(), "-c".into(), "printf %s \"$V,$FURLONG_ITEM,$1\"".into(), "sh".into(), odd("a-")],
+        argv: vec![
+            "sh".into(),
+            "-c".into(),
+            "printf %s \"$V,$FURLONG_ITEM,$1\"".into(),
+            "sh".into(),
+            odd("a-"),
+        ],
         ..CommandSpec::default()
     };
     it.ok(spec);
@@ -254,7 +295,10 @@ fn a_program_is_looked_for_in_its_own_path_and_directory() {
     let folder = it.folder.path().to_str().unwrap().to_owned();
     let path = format!("/nowhere:{folder}:/usr/bin:/bin");
     let spec = command(&["tool"]);
-    assert_eq!(it.ok(CommandSpec { env: [("PATH".into(), path.into())].into(), ..spec.clone() }), "found\n");
+    assert_eq!(
+        it.ok(CommandSpec { env: [("PATH".into(), path.into())].into(), ..spec.clone() }),
+        "found\n"
+    );
     let text = it.refused(spec);
     assert!(text.starts_with("there is no program `tool` in the engine's PATH, /"), "{text}");
     assert_eq!(it.ok(CommandSpec { cwd: Some(folder.into()), ..command(&["./tool"]) }), "found\n");
@@ -270,7 +314,10 @@ fn what_cannot_be_run_is_one_line_that_names_it() {
     let missing = it.path("missing");
     for (argv, parts) in [
         (&[][..], &["the command is empty"][..]),
-        (&["no-such-program-anywhere"], &["there is no program `no-such-program-anywhere`", "PATH"]),
+        (
+            &["no-such-program-anywhere"],
+            &["there is no program `no-such-program-anywhere`", "PATH"],
+        ),
         (&[&missing], &["there is no program ", &missing]),
         (&[&plain], &[&plain, "not executable", "chmod +x"]),
         (&[&folder], &[&folder, "is a directory"]),
@@ -282,7 +329,10 @@ fn what_cannot_be_run_is_one_line_that_names_it() {
         let text = it.refused(command(argv));
         parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in {text}"));
     }
-    let spec = |name: &str, value: &str| CommandSpec { env: [(name.into(), value.into())].into(), ..sh("") };
+    let spec = |name: &str, value: &str| CommandSpec {
+        env: [(name.into(), value.into())].into(),
+        ..sh("")
+    };
     assert!(it.refused(spec("A=B", "c")).contains("`A=B` is no name of a variable"));
     assert!(it.refused(spec("A", "c\0")).contains("the variable `A` has a zero byte"));
     let text = it.refused(CommandSpec { cwd: Some(missing.as_str().into()), ..sh("") });
@@ -298,7 +348,10 @@ fn input_is_what_was_sent_whole_or_as_much_as_is_read() {
     assert_eq!(it.ok(sh("readlink /proc/self/fd/0; wc -c")), "/dev/null\n0\n");
     let buffers = vec![Bytes::from("one "), Bytes::new(), Bytes::from("two")];
     let attempt = it.start_with(command(&["cat"]), Codec::Raw, buffers);
-    assert_eq!((it.end(attempt).outcome, it.stdout(attempt).as_str()), (JobOutcome::Succeeded, "one two"));
+    assert_eq!(
+        (it.end(attempt).outcome, it.stdout(attempt).as_str()),
+        (JobOutcome::Succeeded, "one two")
+    );
     let large: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
     let attempt = it.start_with(command(&["cat"]), Codec::Raw, vec![large.clone().into()]);
     assert_eq!(it.end(attempt).outcome, JobOutcome::Succeeded);
@@ -315,7 +368,8 @@ fn output_goes_to_files_with_the_numbers_in_their_names() {
     it.slot.set_engine_id(2);
     fs::write(it.path("out-9-2"), "what was there before, and longer").unwrap();
     let spec = CommandSpec { task: Some(9), ..sh("echo out; echo err >&2") };
-    let (stdout, stderr) = (Some(it.path("out-{task}-{engine}").into()), Some(it.path("err-{task}").into()));
+    let (stdout, stderr) =
+        (Some(it.path("out-{task}-{engine}").into()), Some(it.path("err-{task}").into()));
     assert_eq!(it.ok(CommandSpec { stdout, stderr, ..spec.clone() }), "");
     let read = |name: &str, it: &Fixture| fs::read_to_string(it.path(name)).unwrap();
     assert_eq!((read("out-9-2", &it).as_str(), read("err-9", &it).as_str()), ("out\n", "err\n"));
@@ -325,7 +379,10 @@ fn output_goes_to_files_with_the_numbers_in_their_names() {
     assert_eq!(read("both", &it), "out\nerr\n");
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
     rustix::process::umask(umask);
-    assert_eq!(fs::metadata(it.path("both")).unwrap().permissions().mode() & 0o777, 0o666 & !umask.bits());
+    assert_eq!(
+        fs::metadata(it.path("both")).unwrap().permissions().mode() & 0o777,
+        0o666 & !umask.bits()
+    );
 }
 
 #[test]
@@ -333,15 +390,25 @@ fn output_files_that_cannot_be_are_named() {
     let mut it = Fixture::new();
     let path = it.path("no/folder/out");
     let text = it.refused(CommandSpec { stdout: Some(path.as_str().into()), ..sh("") });
-    assert!(text.contains(&path) && text.contains("there is no folder") && text.contains("make it first"), "{text}");
+    assert!(
+        text.contains(&path)
+            && text.contains("there is no folder")
+            && text.contains("make it first"),
+        "{text}"
+    );
     let text = it.refused(CommandSpec { stderr: Some("out-{task}".into()), ..sh("") });
     assert!(text.contains("`out-{task}` names {task}"), "{text}");
     let folder = it.folder.path().to_str().unwrap().to_owned();
-    assert!(it.refused(CommandSpec { stdout: Some(folder.as_str().into()), ..sh("") }).contains(&folder));
+    assert!(
+        it.refused(CommandSpec { stdout: Some(folder.as_str().into()), ..sh("") })
+            .contains(&folder)
+    );
     // A named pipe that nobody reads must not keep the slot.
     let pipe = it.path("pipe");
     it.ok(command(&["mkfifo", &pipe]));
-    assert!(it.refused(CommandSpec { stdout: Some(pipe.as_str().into()), ..sh("") }).contains(&pipe));
+    assert!(
+        it.refused(CommandSpec { stdout: Some(pipe.as_str().into()), ..sh("") }).contains(&pipe)
+    );
 }
 
 #[test]
@@ -378,7 +445,10 @@ fn large_output_comes_whole_and_before_the_end() {
     let mut it = Fixture::new();
     let attempt = it.start(sh("head -c 5000000 /dev/zero; head -c 3000000 /dev/zero >&2"));
     assert_eq!(it.end(attempt).outcome, JobOutcome::Succeeded);
-    assert_eq!((it.output[&(attempt, true)].len(), it.output[&(attempt, false)].len()), (5_000_000, 3_000_000));
+    assert_eq!(
+        (it.output[&(attempt, true)].len(), it.output[&(attempt, false)].len()),
+        (5_000_000, 3_000_000)
+    );
 }
 
 #[test]
@@ -404,8 +474,10 @@ fn cancel_ends_the_whole_group_softly_and_then_hard() {
     let (child, rest) = printed.split_once('\n').unwrap();
     assert_eq!(rest, "bye\n");
     assert!(is_gone(child));
-    let mut it =
-        Fixture::with(CommandConfig { kill_grace: Duration::from_millis(50), ..CommandConfig::default() }, Vec::new());
+    let mut it = Fixture::with(
+        CommandConfig { kill_grace: Duration::from_millis(50), ..CommandConfig::default() },
+        Vec::new(),
+    );
     let deaf = "trap '' TERM; sh -c 'echo $$; while :; do sleep 1; done' & wait; while :; do sleep 1; done";
     for force in [false, true] {
         let attempt = it.start(sh(deaf));
@@ -428,7 +500,10 @@ fn a_signal_reaches_the_group_of_its_own_attempt_alone() {
     it.output_of(attempt, "got it");
     it.slot.signal(attempt, 15);
     let reply = it.end(attempt);
-    assert!(matches!(&reply.outcome, JobOutcome::Exited(text) if text.starts_with("killed by SIGTERM")), "{reply:?}");
+    assert!(
+        matches!(&reply.outcome, JobOutcome::Exited(text) if text.starts_with("killed by SIGTERM")),
+        "{reply:?}"
+    );
     assert_eq!(reply.header, killed(15));
     it.slot.signal(attempt, 15);
     assert_eq!(it.ok(sh("echo alive")), "alive\n");
@@ -441,7 +516,8 @@ fn what_has_not_begun_is_recalled_or_cancelled_without_being_run() {
     let first = it.start(sh("echo ready; read x < /dev/zero; sleep 1000"));
     it.output_of(first, "ready");
     let [second, third, last] =
-        [sh(&format!("touch {mark}")), sh(&format!("touch {mark}")), sh("echo last")].map(|spec| it.start(spec));
+        [sh(&format!("touch {mark}")), sh(&format!("touch {mark}")), sh("echo last")]
+            .map(|spec| it.start(spec));
     assert!(it.slot.recall(second) && !it.slot.recall(second) && !it.slot.recall(first));
     it.slot.cancel(third, false);
     assert_eq!(it.end(third).outcome, JobOutcome::Cancelled);

@@ -1,5 +1,5 @@
-//! A folder in the place of the system's control groups. It has the files that the system would make; what the system
-//! would refuse is a folder where a file should be.
+//! A folder in the place of the system's control groups. It has the files that the system would
+//! make; what the system would refuse is a folder where a file should be.
 
 use std::fs;
 use std::path::{Path, PathBuf};

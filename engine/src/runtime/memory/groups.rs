@@ -1,10 +1,11 @@
 //! Control groups of version 2: one for each slot, below the group in which the engine was started.
 //!
-//! The rule of the system is that a group with processes has no children with controllers. So the engine, if it is
-//! alone in its group, first moves itself into a child. It touches nothing beyond its own group: where that is not
-//! delegated to it, or has other processes, there are no groups.
+//! The rule of the system is that a group with processes has no children with controllers. So the
+//! engine, if it is alone in its group, first moves itself into a child. It touches nothing beyond
+//! its own group: where that is not delegated to it, or has other processes, there are no groups.
 //!
-//! See the kernel's "Control Group v2": *No Internal Process Constraint*, *Delegation*, `memory.max`.
+//! See the kernel's "Control Group v2": *No Internal Process Constraint*, *Delegation*,
+//! `memory.max`.
 
 use std::fs;
 use std::io;
@@ -96,7 +97,8 @@ impl Groups {
             group.remove();
             return Err(error);
         }
-        // The bound is meant for all that a task takes. Where there is no swap there is no such file.
+        // The bound is meant for all that a task takes. Where there is no swap there is no such
+        // file.
         let _ = fs::write(group.0.join("memory.swap.max"), "0");
         Ok(group)
     }
@@ -128,7 +130,9 @@ impl SlotGroup {
     pub(super) fn remove(&self) {
         for _ in 0..REMOVE_TRIES {
             match fs::remove_dir(&self.0) {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => thread::sleep(REMOVE_PAUSE),
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    thread::sleep(REMOVE_PAUSE)
+                }
                 Err(error) => {
                     tracing::debug!(%error, "the control group {} stays", self.0.display());
                     return;
@@ -139,7 +143,8 @@ impl SlotGroup {
     }
 }
 
-/// Moves this process into a child of its group, and lets that have children with the memory controller.
+/// Moves this process into a child of its group, and lets that have children with the memory
+/// controller.
 fn divide(parent: &Path) -> io::Result<PathBuf> {
     let leaf = parent.join(format!("{PREFIX}{}", process::id()));
     make_dir(&leaf)?;
@@ -154,7 +159,8 @@ fn divide(parent: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Undoes [`divide`], as far as it goes: each step fails where another engine still needs what it would take back.
+/// Undoes [`divide`], as far as it goes: each step fails where another engine still needs what it
+/// would take back.
 fn unite(parent: &Path, leaf: &Path) {
     let _ = fs::write(parent.join(SUBTREE), "-memory");
     let _ = fs::write(parent.join(PROCS), process::id().to_string());

@@ -30,7 +30,9 @@ impl Kills {
         loop {
             match file.read_at(&mut piece, text.len() as u64) {
                 Ok(0) => break,
-                Ok(bytes) if text.len() < COUNTER_BYTES_MAX => text.extend_from_slice(&piece[..bytes]),
+                Ok(bytes) if text.len() < COUNTER_BYTES_MAX => {
+                    text.extend_from_slice(&piece[..bytes])
+                }
                 _ => return None,
             }
         }
@@ -38,7 +40,8 @@ impl Kills {
     }
 }
 
-/// The file in which a line of `/proc/self/cgroup` has its count: version 2 of control groups, then version 1.
+/// The file in which a line of `/proc/self/cgroup` has its count: version 2 of control groups, then
+/// version 1.
 fn counter(line: &str) -> Option<PathBuf> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (controllers, path) = (parts.next()?, parts.next()?.trim_end_matches('/'));
@@ -64,9 +67,15 @@ mod tests {
     #[test]
     fn the_count_is_found_in_either_version_of_control_groups() {
         let counter = |line| counter(line).map(|path| path.to_str().unwrap().to_owned());
-        assert_eq!(counter("0::/user/job").as_deref(), Some("/sys/fs/cgroup/user/job/memory.events"));
+        assert_eq!(
+            counter("0::/user/job").as_deref(),
+            Some("/sys/fs/cgroup/user/job/memory.events")
+        );
         assert_eq!(counter("0::/").as_deref(), Some("/sys/fs/cgroup/memory.events"));
-        assert_eq!(counter("5:cpu,memory:/job").as_deref(), Some("/sys/fs/cgroup/memory/job/memory.oom_control"));
+        assert_eq!(
+            counter("5:cpu,memory:/job").as_deref(),
+            Some("/sys/fs/cgroup/memory/job/memory.oom_control")
+        );
         assert_eq!(counter("4:cpu,cpuacct:/job"), None);
         assert_eq!(parse("low 0\nhigh 2\noom 3\noom_kill 4\noom_group_kill 0\n"), Some(4));
         assert_eq!(parse("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"), Some(1));
@@ -79,7 +88,8 @@ mod tests {
         let kills = Kills::at(file.path());
         assert_eq!(kills.count(), None);
         for count in [3, 14] {
-            fs::write(file.path(), format!("{}oom_kill {count}\n", "filler 1\n".repeat(1_000))).unwrap();
+            fs::write(file.path(), format!("{}oom_kill {count}\n", "filler 1\n".repeat(1_000)))
+                .unwrap();
             assert_eq!(kills.count(), Some(count));
         }
         assert_eq!(Kills::at(Path::new("/no/such/file")).count(), None);

@@ -1,8 +1,10 @@
-//! The memory of the processes that run tasks: its bound, and whether the system has killed some because it ran out.
+//! The memory of the processes that run tasks: its bound, and whether the system has killed some
+//! because it ran out.
 //!
-//! A bound is held twice. `RLIMIT_DATA` bounds each process: what asks for more gets an error, and can go on. Where the
-//! engine may make control groups of version 2 (`groups`), each slot has one, which bounds all that the slot runs
-//! together, with what the first one does not see: files in memory, and what processes share.
+//! A bound is held twice. `RLIMIT_DATA` bounds each process: what asks for more gets an error, and
+//! can go on. Where the engine may make control groups of version 2 (`groups`), each slot has one,
+//! which bounds all that the slot runs together, with what the first one does not see: files in
+//! memory, and what processes share.
 
 mod groups;
 mod kills;
@@ -46,7 +48,9 @@ impl Memory {
     pub fn describe(&self) -> Option<String> {
         let size = mebibytes(self.0.bytes?);
         Some(match &self.0.groups {
-            Some(_) => format!("{size} for each engine (control group) and each process (RLIMIT_DATA)"),
+            Some(_) => {
+                format!("{size} for each engine (control group) and each process (RLIMIT_DATA)")
+            }
             None => format!("{size} for each process (RLIMIT_DATA)"),
         })
     }
@@ -61,13 +65,16 @@ impl Memory {
                     None
                 }
             });
-            let kills = group.as_ref().map_or_else(Kills::of_this_process, |group| Kills::at(&group.events()));
+            let kills = group
+                .as_ref()
+                .map_or_else(Kills::of_this_process, |group| Kills::at(&group.events()));
             Arc::new(SlotMemory { bytes: self.0.bytes, group, kills })
         };
         Arc::clone(self.lock().entry(slot).or_insert_with(make))
     }
 
-    /// Removes the control groups. Call it when nothing runs any longer: a group with a process in it stays.
+    /// Removes the control groups. Call it when nothing runs any longer: a group with a process in
+    /// it stays.
     pub fn close(&self) {
         let slots = std::mem::take(&mut *self.lock());
         for slot in slots.into_values() {
@@ -113,7 +120,8 @@ impl SlotMemory {
     pub(super) fn admit(&self, pid: Pid) {
         let Some(bytes) = self.bytes else { return };
         let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
-        // It fails if the process has ended already, or if this one has a smaller bound itself, which then holds.
+        // It fails if the process has ended already, or if this one has a smaller bound itself,
+        // which then holds.
         let _ = prlimit(Some(pid), Resource::Data, limit);
         if let Some(error) = self.group.as_ref().and_then(|group| group.admit(pid).err()) {
             tracing::debug!(%error, "a process is not in its slot's control group: it has ended, or may not be moved");

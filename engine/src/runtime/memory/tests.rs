@@ -96,7 +96,8 @@ fn an_engine_that_is_alone_in_its_group_moves_into_a_child_and_back() {
 
 #[test]
 fn without_groups_each_process_is_bounded_and_it_is_said_why() {
-    let [none, foreign, shared] = [("cpu", ""), ("memory", ""), ("memory", "")].map(|(all, sub)| Fake::new(all, sub));
+    let [none, foreign, shared] =
+        [("cpu", ""), ("memory", ""), ("memory", "")].map(|(all, sub)| Fake::new(all, sub));
     let nowhere = Hierarchy { root: foreign.root().to_owned(), own: "4:memory:/job\n".into() };
     // Nobody can write to it; nothing can be made there.
     fs::write(foreign.leaf(), "").unwrap();
@@ -126,8 +127,10 @@ fn what_engines_that_were_killed_have_left_is_removed() {
     let ended = sleeper.0.id();
     sleeper.0.kill().unwrap();
     sleeper.0.wait().unwrap();
-    let left = [format!("furlong-{ended}"), format!("furlong-{ended}-7")].map(|name| fake.job().join(name));
-    let others = [format!("furlong-{}-9", process::id()), "another".to_owned()].map(|name| fake.job().join(name));
+    let left = [format!("furlong-{ended}"), format!("furlong-{ended}-7")]
+        .map(|name| fake.job().join(name));
+    let others = [format!("furlong-{}-9", process::id()), "another".to_owned()]
+        .map(|name| fake.job().join(name));
     left.iter().chain(&others).for_each(|group| fs::create_dir(group).unwrap());
     Memory::new(Some(64 << 20), &fake.hierarchy());
     assert!(left.iter().all(|group| !group.exists()) && others.iter().all(|group| group.is_dir()));

@@ -1,8 +1,9 @@
-//! Requests from code in an interpreter to its engine: a pass for a client of its own, and that its slot be
-//! lent while it waits.
+//! Requests from code in an interpreter to its engine: a pass for a client of its own, and that its
+//! slot be lent while it waits.
 //!
-//! It asks on a socket of its own, from whichever thread, and is answered there: neither an interrupt nor the frames of
-//! jobs come between. `furlong_worker/farm.py` is the other side. Each packet is one message:
+//! It asks on a socket of its own, from whichever thread, and is answered there: neither an
+//! interrupt nor the frames of jobs come between. `furlong_worker/farm.py` is the other side. Each
+//! packet is one message:
 //!
 //! ```text
 //! to the engine   "P" | attempt u64 | key 32              let this key in
@@ -44,7 +45,8 @@ impl Asks {
         }
     }
 
-    /// The next thing that is asked, and by which attempt. What cannot be read is user code's, and is passed over.
+    /// The next thing that is asked, and by which attempt. What cannot be read is user code's, and
+    /// is passed over.
     pub(super) fn poll(&mut self) -> Option<(u64, Ask)> {
         // On the heap: who asks does so seldom.
         let mut packet = vec![0; PACKET_BYTES_MAX];
@@ -100,7 +102,9 @@ mod tests {
     async fn packets_are_read_whole_and_what_is_none_is_passed_over() {
         let (mut ours, theirs) = Asks::pair().unwrap();
         let theirs = StdUnixDatagram::from(theirs);
-        let packet = |kind: u8, attempt: u64, rest: &[u8]| [&[kind][..], &attempt.to_le_bytes(), rest].concat();
+        let packet = |kind: u8, attempt: u64, rest: &[u8]| {
+            [&[kind][..], &attempt.to_le_bytes(), rest].concat()
+        };
         for packet in [
             packet(b'P', 7, &[1; 32]),
             packet(b'P', 7, &[1; 31]),
@@ -118,7 +122,10 @@ mod tests {
             asked.extend(ours.poll());
         }
         let sessions = vec![SessionId([2; 16]); 2];
-        assert_eq!(asked, [(7, Ask::Pass(PassKey([1; 32]))), (8, Ask::Waits(sessions)), (9, Ask::GoesOn)]);
+        assert_eq!(
+            asked,
+            [(7, Ask::Pass(PassKey([1; 32]))), (8, Ask::Waits(sessions)), (9, Ask::GoesOn)]
+        );
         ours.answer(PassKey([1; 32]), &Err("no".to_owned()));
         let mut answer = [0; 64];
         let bytes = theirs.recv(&mut answer).unwrap();

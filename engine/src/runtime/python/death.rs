@@ -38,8 +38,8 @@ impl Session<'_> {
         }
     }
 
-    /// Lets the interpreter end gracefully: what it runs is interrupted, nothing more begins, and what its code has
-    /// asked for at its end is done. One that has not ended in time is killed.
+    /// Lets the interpreter end gracefully: what it runs is interrupted, nothing more begins, and
+    /// what its code has asked for at its end is done. One that has not ended in time is killed.
     pub(super) fn end(&mut self, fault: Fault) {
         self.fault = Some(fault);
         if self.closing.is_some() {
@@ -52,8 +52,8 @@ impl Session<'_> {
         self.closing = Some(Instant::now() + END_GRACE);
     }
 
-    /// Reports what the dead interpreter still had said, then its death, then the end of what it ran, and gives back
-    /// what had not begun.
+    /// Reports what the dead interpreter still had said, then its death, then the end of what it
+    /// ran, and gives back what had not begun.
     pub(super) fn handle_exit(mut self, status: io::Result<ExitStatus>) -> SessionEnd {
         while let Ok(room) = self.inbox.room()
             && let Ok(1..) = self.interpreter.replies.try_read_buf(room)
@@ -67,7 +67,8 @@ impl Session<'_> {
         }
         self.emit_unread(running);
         let cause = self.cause(status);
-        let is_asked = matches!(self.fault, Some(Fault::KilledFor(_) | Fault::Restarted | Fault::EngineEnds));
+        let is_asked =
+            matches!(self.fault, Some(Fault::KilledFor(_) | Fault::Restarted | Fault::EngineEnds));
         let died_unused = self.is_unused && running.is_none() && !is_asked && !self.sent.is_empty();
         self.context.note_lost(cause.lines().next().unwrap_or_default());
         let killed_for = self.fault == running.map(Fault::KilledFor);
@@ -79,7 +80,8 @@ impl Session<'_> {
                 self.context.emit(SlotEvent::Finished { attempt, reply });
             }
             Some(attempt) => {
-                let cause = items.map_or(cause.clone(), |(first, items)| with_items(&cause, first, items));
+                let cause =
+                    items.map_or(cause.clone(), |(first, items)| with_items(&cause, first, items));
                 self.context.emit_error(attempt, JobOutcome::Lost(cause.clone()), cause);
             }
             None => {}
@@ -102,7 +104,8 @@ impl Session<'_> {
         if died_unused { SessionEnd::DiedUnused } else { SessionEnd::InterpreterDown }
     }
 
-    /// Takes the replies that the worker had kept to send them together. Some may have been sent already.
+    /// Takes the replies that the worker had kept to send them together. Some may have been sent
+    /// already.
     fn handle_unsent(&mut self) {
         self.inbox = Inbox::of(&self.interpreter.page.unsent());
         self.is_dead = true;
@@ -112,7 +115,9 @@ impl Session<'_> {
 
     fn cause(&mut self, status: io::Result<ExitStatus>) -> String {
         match (status, self.fault) {
-            (_, Some(Fault::KilledFor(_))) => "the interpreter was killed to cancel a task".to_owned(),
+            (_, Some(Fault::KilledFor(_))) => {
+                "the interpreter was killed to cancel a task".to_owned()
+            }
             (_, Some(Fault::Restarted)) => RESTARTED.to_owned(),
             (_, Some(Fault::EngineEnds)) => "the engine has ended".to_owned(),
             (Ok(_), Some(Fault::ProtocolBroken)) => ProtocolBroken.to_string(),
@@ -126,8 +131,9 @@ impl Session<'_> {
     }
 }
 
-/// The time that an interpreter has to exit gracefully: to leave running code, to end its threads, to do what that
-/// code has registered with `atexit`, and to write its files. Less than any starter of engines waits for these.
+/// The time that an interpreter has to exit gracefully: to leave running code, to end its threads,
+/// to do what that code has registered with `atexit`, and to write its files. Less than any starter
+/// of engines waits for these.
 pub(super) const END_GRACE: Duration = Duration::from_secs(3);
 
 /// Adds which item of a map ran: clients read it, to lose no other (`ITEMS` in `map_subtasks.py`).

@@ -4,13 +4,15 @@ use bytes::Bytes;
 
 use crate::runtime::OutputStream;
 
-/// Output that was read while the interpreter had several jobs, and the questions to the interpreter about it.
+/// Output that was read while the interpreter had several jobs, and the questions to the
+/// interpreter about it.
 ///
-/// Exact by design: with several jobs sent, the reader never takes a pipe's last byte. So the job that wrote something
-/// finds it unread at its end, its reply says so, and no other job begins before the pipe is empty: all that is held
-/// then is that job's. To show the output of a long job sooner, the interpreter is asked which attempt runs. Its answer
-/// holds for what was held when the question was put, because whoever wrote that cannot have ended since; and, for the
-/// same reason, for all that comes until that attempt's end.
+/// Exact by design: with several jobs sent, the reader never takes a pipe's last byte. So the job
+/// that wrote something finds it unread at its end, its reply says so, and no other job begins
+/// before the pipe is empty: all that is held then is that job's. To show the output of a long job
+/// sooner, the interpreter is asked which attempt runs. Its answer holds for what was held when the
+/// question was put, because whoever wrote that cannot have ended since; and, for the same reason,
+/// for all that comes until that attempt's end.
 #[derive(Debug, Default)]
 pub(super) struct HeldOutput {
     pieces: Vec<(OutputStream, Bytes)>,
@@ -62,8 +64,8 @@ impl HeldOutput {
         self.has_asked = false;
     }
 
-    /// A question to put now, if one is needed: whose output this is, or, `stalled`, only to get the replies that wait
-    /// in the interpreter behind a long job.
+    /// A question to put now, if one is needed: whose output this is, or, `stalled`, only to get
+    /// the replies that wait in the interpreter behind a long job.
     pub(super) fn poll_question(&mut self, stalled: bool) -> Option<u64> {
         let tells_owner = self.owner.is_none() && !self.pieces.is_empty();
         if self.asked.is_some() || !(tells_owner || stalled && !self.has_asked) {

@@ -1,4 +1,5 @@
-//! The choice of the Python to run: found without running anything, then resolved once to a real interpreter.
+//! The choice of the Python to run: found without running anything, then resolved once to a real
+//! interpreter.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -14,7 +15,8 @@ use tokio::time::timeout;
 
 use super::PythonError;
 
-/// Finds the interpreter to use: the one that was asked for, else the active virtual environment's, else `python3`.
+/// Finds the interpreter to use: the one that was asked for, else the active virtual environment's,
+/// else `python3`.
 ///
 /// A name without a slash is looked up in `PATH`. Nothing is run.
 ///
@@ -23,7 +25,8 @@ use super::PythonError;
 pub fn find_interpreter(explicit: Option<&Path>) -> Result<PathBuf, PythonError> {
     if let Some(path) = explicit {
         if path.components().count() == 1 && !path.is_absolute() && !path.exists() {
-            return find_in_path(path.as_os_str()).ok_or_else(|| PythonError::NotFound { name: path.into() });
+            return find_in_path(path.as_os_str())
+                .ok_or_else(|| PythonError::NotFound { name: path.into() });
         }
         return if is_executable(path) {
             Ok(path.into())
@@ -33,14 +36,21 @@ pub fn find_interpreter(explicit: Option<&Path>) -> Result<PathBuf, PythonError>
     }
     if let Some(environment) = env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty()) {
         let path = Path::new(&environment).join("bin/python");
-        return if is_executable(&path) { Ok(path) } else { Err(PythonError::NotExecutable { path }) };
+        return if is_executable(&path) {
+            Ok(path)
+        } else {
+            Err(PythonError::NotExecutable { path })
+        };
     }
-    find_in_path(OsStr::new("python3")).ok_or_else(|| PythonError::NotFound { name: "python3".into() })
+    find_in_path(OsStr::new("python3"))
+        .ok_or_else(|| PythonError::NotFound { name: "python3".into() })
 }
 
 fn find_in_path(name: &OsStr) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| is_executable(candidate))
+    env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|candidate| is_executable(candidate))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -58,7 +68,10 @@ pub struct ResolvedInterpreter {
 
 impl ResolvedInterpreter {
     /// Asks the interpreter for its name and version.
-    pub(super) async fn resolve(interpreter: &Path, env: &[(OsString, OsString)]) -> Result<Self, PythonError> {
+    pub(super) async fn resolve(
+        interpreter: &Path,
+        env: &[(OsString, OsString)],
+    ) -> Result<Self, PythonError> {
         let unusable = |why: String| PythonError::Unusable { path: interpreter.into(), why };
         let output = Command::new(interpreter)
             .args(["-S", "-c", PROBE])
@@ -69,22 +82,37 @@ impl ResolvedInterpreter {
         let output = match timeout(PROBE_TIMEOUT, output).await {
             Ok(Ok(output)) => output,
             Ok(Err(error)) => return Err(unusable(error.to_string())),
-            Err(_) => return Err(unusable(format!("it gave no answer within {} s", PROBE_TIMEOUT.as_secs()))),
+            Err(_) => {
+                return Err(unusable(format!(
+                    "it gave no answer within {} s",
+                    PROBE_TIMEOUT.as_secs()
+                )));
+            }
         };
         if output.status.signal().is_some() {
-            return Err(PythonError::KilledAtStart { path: interpreter.into(), why: output.status.to_string() });
+            return Err(PythonError::KilledAtStart {
+                path: interpreter.into(),
+                why: output.status.to_string(),
+            });
         }
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
-            let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").to_owned();
+            let last = stderr
+                .lines()
+                .rfind(|line| !line.trim().is_empty())
+                .unwrap_or("no message")
+                .to_owned();
             return Err(unusable(format!("{}: {last}", output.status)));
         }
         let mut lines = output.stdout.splitn(2, |byte| *byte == b'\n');
         let version = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
         if !is_supported(&version) {
-            return Err(unusable(format!("its version is {version:?}, and 3.8 is the oldest that works")));
+            return Err(unusable(format!(
+                "its version is {version:?}, and 3.8 is the oldest that works"
+            )));
         }
-        let executable = PathBuf::from(OsString::from_vec(lines.next().unwrap_or_default().to_vec()));
+        let executable =
+            PathBuf::from(OsString::from_vec(lines.next().unwrap_or_default().to_vec()));
         let executable = if is_executable(&executable) { executable } else { interpreter.into() };
         Ok(Self { executable, version })
     }

@@ -9,8 +9,8 @@ use furlong_wire::ids::FunctionHash;
 use super::protocol::CannotAsk;
 use crate::runtime::Job;
 
-/// One interpreter's functions. Both sides change their lists in the order of the requests, so they agree without a
-/// message.
+/// One interpreter's functions. Both sides change their lists in the order of the requests, so they
+/// agree without a message.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     sources: Sources,
@@ -23,8 +23,8 @@ pub(super) struct Known {
 pub(super) struct Unknown {
     /// The source text or the pickle, if the interpreter does not have it.
     pub(super) function: Option<Bytes>,
-    /// The support that the function's client sends with it, its `cloudpickle` and modules, if the interpreter does not
-    /// have the same.
+    /// The support that the function's client sends with it, its `cloudpickle` and modules, if the
+    /// interpreter does not have the same.
     pub(super) support: Bytes,
 }
 
@@ -32,12 +32,16 @@ impl Known {
     /// Returns what must be sent of a job's function.
     pub(super) fn unknown(&self, job: &Job) -> Result<Unknown, CannotAsk> {
         let function = match &job.header.call {
-            Call::Source { hash, .. } if self.sources.contains(hash) => return Ok(Unknown::default()),
+            Call::Source { hash, .. } if self.sources.contains(hash) => {
+                return Ok(Unknown::default());
+            }
             Call::Source { source, .. } => {
                 let text = source.as_ref().map(|source| Bytes::copy_from_slice(source.as_bytes()));
                 text.or_else(|| job.definition.clone()).ok_or(CannotAsk::SourceMissing)?
             }
-            Call::Pickled(PickledCall { hash: Some(hash), .. }) if self.functions.contains(hash) => {
+            Call::Pickled(PickledCall { hash: Some(hash), .. })
+                if self.functions.contains(hash) =>
+            {
                 return Ok(Unknown::default());
             }
             Call::Pickled(call) => return self.unknown_pickle(call, job.definition.as_ref()),
@@ -46,11 +50,18 @@ impl Known {
         Ok(Unknown { function: Some(function), support: Bytes::new() })
     }
 
-    fn unknown_pickle(&self, call: &PickledCall, definition: Option<&Bytes>) -> Result<Unknown, CannotAsk> {
+    fn unknown_pickle(
+        &self,
+        call: &PickledCall,
+        definition: Option<&Bytes>,
+    ) -> Result<Unknown, CannotAsk> {
         let (function, support) = match (&call.blob, definition) {
-            (Some(blob), support) => (Bytes::copy_from_slice(blob), support.cloned().unwrap_or_default()),
+            (Some(blob), support) => {
+                (Bytes::copy_from_slice(blob), support.cloned().unwrap_or_default())
+            }
             (None, Some(definition)) => {
-                let parts = PickledDefinition::decode(definition).map_err(|_| CannotAsk::FunctionMissing)?;
+                let parts = PickledDefinition::decode(definition)
+                    .map_err(|_| CannotAsk::FunctionMissing)?;
                 (parts.blob, parts.support)
             }
             (None, None) => return Err(CannotAsk::FunctionMissing),
@@ -64,9 +75,17 @@ impl Known {
         let defined = || job.definition.as_ref().map_or(0, Bytes::len);
         match &job.header.call {
             Call::Source { hash, .. } if self.sources.contains(hash) => 0,
-            Call::Source { source, .. } => source.as_ref().map_or_else(defined, |source| source.len()),
-            Call::Pickled(PickledCall { hash: Some(hash), .. }) if self.functions.contains(hash) => 0,
-            Call::Pickled(PickledCall { blob, .. }) => blob.as_ref().map_or(0, |blob| blob.len()) + defined(),
+            Call::Source { source, .. } => {
+                source.as_ref().map_or_else(defined, |source| source.len())
+            }
+            Call::Pickled(PickledCall { hash: Some(hash), .. })
+                if self.functions.contains(hash) =>
+            {
+                0
+            }
+            Call::Pickled(PickledCall { blob, .. }) => {
+                blob.as_ref().map_or(0, |blob| blob.len()) + defined()
+            }
             _ => 0,
         }
     }
@@ -79,7 +98,10 @@ impl Known {
         match call {
             Call::Source { hash, .. } => self.sources.note(*hash),
             Call::Pickled(PickledCall { hash: Some(hash), .. }) => {
-                unknown.function.iter().for_each(|function| self.functions.note(*hash, function.len()));
+                unknown
+                    .function
+                    .iter()
+                    .for_each(|function| self.functions.note(*hash, function.len()));
             }
             _ => {}
         }
@@ -106,7 +128,8 @@ impl Sources {
     }
 }
 
-/// The support that clients have sent with functions, the latest last: the same list as `Libraries` in `modules.py`.
+/// The support that clients have sent with functions, the latest last: the same list as `Libraries`
+/// in `modules.py`.
 #[derive(Debug, Default)]
 struct Supports {
     texts: VecDeque<Bytes>,
@@ -125,8 +148,9 @@ impl Supports {
     }
 }
 
-/// The functions that came as pickles, in the order in which they were sent: the same list as `Functions` in
-/// `pickles.py`. The oldest goes first, also if it is still called: so a call of a known one changes nothing.
+/// The functions that came as pickles, in the order in which they were sent: the same list as
+/// `Functions` in `pickles.py`. The oldest goes first, also if it is still called: so a call of a
+/// known one changes nothing.
 #[derive(Debug, Default)]
 struct Functions {
     hashes: HashSet<FunctionHash>,
@@ -144,7 +168,9 @@ impl Functions {
         self.hashes.insert(hash);
         self.order.push_back((hash, bytes));
         self.bytes += bytes;
-        while self.order.len() > FUNCTIONS_MAX || (self.bytes > FUNCTION_BYTES_MAX && self.order.len() > 1) {
+        while self.order.len() > FUNCTIONS_MAX
+            || (self.bytes > FUNCTION_BYTES_MAX && self.order.len() > 1)
+        {
             let (oldest, bytes) = self.order.pop_front().expect("there are some");
             self.hashes.remove(&oldest);
             self.bytes -= bytes;
@@ -167,13 +193,18 @@ mod tests {
 
     #[test]
     fn the_oldest_functions_go_when_there_are_too_many_or_they_are_too_large() {
-        let hash = |n: usize| FunctionHash(std::array::from_fn(|place| (n >> (8 * (place % 2))) as u8));
+        let hash =
+            |n: usize| FunctionHash(std::array::from_fn(|place| (n >> (8 * (place % 2))) as u8));
         let mut functions = Functions::default();
         (0..=FUNCTIONS_MAX).for_each(|n| functions.note(hash(n), 1));
         assert!(!functions.contains(&hash(0)) && functions.contains(&hash(1)));
         functions.note(hash(5000), FUNCTION_BYTES_MAX - 10);
         assert_eq!((functions.order.len(), functions.bytes), (11, FUNCTION_BYTES_MAX));
         functions.note(hash(5001), 2 * FUNCTION_BYTES_MAX);
-        assert!(functions.contains(&hash(5001)) && functions.order.len() == 1 && functions.hashes.len() == 1);
+        assert!(
+            functions.contains(&hash(5001))
+                && functions.order.len() == 1
+                && functions.hashes.len() == 1
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! The `python` runtime: a child `CPython` for each slot.
 //!
-//! A [`PythonSlot`] has a queue and a task. The task (`slot`) starts an interpreter for the first job (`process`),
-//! talks with its worker (`session`, in the frames of `protocol`; the worker is the Python package `furlong_worker`),
-//! and when the interpreter dies, reports what was lost and starts the next one for the next job.
+//! A [`PythonSlot`] has a queue and a task. The task (`slot`) starts an interpreter for the first
+//! job (`process`), talks with its worker (`session`, in the frames of `protocol`; the worker is
+//! the Python package `furlong_worker`), and when the interpreter dies, reports what was lost and
+//! starts the next one for the next job.
 
 mod asks;
 mod death;
@@ -59,8 +60,8 @@ pub struct PythonConfig {
 }
 
 impl PythonConfig {
-    /// The defaults for an interpreter: no variables, no labels, one slot, as much memory as there is, a grace of
-    /// 1 s, 60 s to start.
+    /// The defaults for an interpreter: no variables, no labels, one slot, as much memory as there
+    /// is, a grace of 1 s, 60 s to start.
     pub fn new(interpreter: PathBuf) -> Self {
         Self {
             interpreter,
@@ -83,8 +84,8 @@ impl PythonConfig {
     }
 }
 
-/// The share of the cores of each of so many interpreters, for the numerical libraries that would otherwise each take
-/// all of them: the variables that the user has not set.
+/// The share of the cores of each of so many interpreters, for the numerical libraries that would
+/// otherwise each take all of them: the variables that the user has not set.
 pub fn thread_counts(interpreters: u32) -> Vec<(&'static str, String)> {
     let cores = available_parallelism().map_or(1, usize::from);
     let share = (cores / interpreters.max(1) as usize).max(1).to_string();

@@ -1,7 +1,8 @@
 //! The decision to send jobs to the interpreter ahead of time.
 
-/// The pace of recent jobs. The next may be sent before they end if they were short, so that they are rarely cancelled
-/// and never recalled, and quiet, so that output is attributed without holding it.
+/// The pace of recent jobs. The next may be sent before they end if they were short, so that they
+/// are rarely cancelled and never recalled, and quiet, so that output is attributed without holding
+/// it.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// Jobs to see before it is brisk.

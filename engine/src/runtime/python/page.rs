@@ -1,9 +1,10 @@
 //! Memory that an interpreter's worker shares with us, for what it can no longer say when it dies.
 //!
-//! The worker writes there which attempt it begins, and keeps there the replies that it has not sent yet. So of many
-//! jobs that were sent ahead it is known after any death which have ended and which one ran; no other had begun. Of a
-//! job that is a part of a map it is known which of its items ran. All of this costs the worker two stores in memory
-//! for a job, and us a read after a death.
+//! The worker writes there which attempt it begins, and keeps there the replies that it has not
+//! sent yet. So of many jobs that were sent ahead it is known after any death which have ended and
+//! which one ran; no other had begun. Of a job that is a part of a map it is known which of its
+//! items ran. All of this costs the worker two stores in memory for a job, and us a read after a
+//! death.
 //!
 //! ```text
 //! attempt u64 LE    the last one that began
@@ -52,7 +53,8 @@ impl Page {
     pub(super) fn unsent(&self) -> Vec<u8> {
         let bytes = u64::from_le_bytes(self.word(8)).min((PAGE_BYTES - HEAD_BYTES) as u64);
         let mut replies = vec![0; bytes as usize];
-        let read = rustix::io::pread(&self.memory, &mut replies[..], HEAD_BYTES as u64).unwrap_or(0);
+        let read =
+            rustix::io::pread(&self.memory, &mut replies[..], HEAD_BYTES as u64).unwrap_or(0);
         replies.truncate(read);
         replies
     }

@@ -43,7 +43,8 @@ pub(super) struct Interpreter {
 }
 
 impl Interpreter {
-    /// Starts an interpreter with these variables beside the configured ones, and waits until its worker is ready.
+    /// Starts an interpreter with these variables beside the configured ones, and waits until its
+    /// worker is ready.
     pub(super) async fn start(
         shared: &PythonShared,
         env: &Variables,
@@ -52,13 +53,20 @@ impl Interpreter {
     ) -> Result<Self, PythonError> {
         let resolved = shared.resolve().await?;
         let path = &resolved.executable;
-        let cannot_start = |error: io::Error| PythonError::CannotStart { path: path.clone(), why: error.to_string() };
+        let cannot_start = |error: io::Error| PythonError::CannotStart {
+            path: path.clone(),
+            why: error.to_string(),
+        };
         let (mut interpreter, worker_ends) =
-            Self::spawn(path.as_os_str(), &shared.config, env, group, memory).map_err(cannot_start)?;
+            Self::spawn(path.as_os_str(), &shared.config, env, group, memory)
+                .map_err(cannot_start)?;
         shared.reaper.add(interpreter.pid).map_err(PythonError::Reaper)?;
         let mut is_killed = false;
-        let why = match timeout(shared.config.start_timeout, interpreter.hand_over(&shared.config.labels, worker_ends))
-            .await
+        let why = match timeout(
+            shared.config.start_timeout,
+            interpreter.hand_over(&shared.config.labels, worker_ends),
+        )
+        .await
         {
             Ok(Ok(())) => return Ok(interpreter),
             Ok(Err(_)) => {
@@ -67,14 +75,25 @@ impl Interpreter {
                 is_killed = status.signal().is_some();
                 interpreter.death_cause(status)
             }
-            Err(_) => format!("its worker was not ready within {} s", shared.config.start_timeout.as_secs()),
+            Err(_) => format!(
+                "its worker was not ready within {} s",
+                shared.config.start_timeout.as_secs()
+            ),
         };
         interpreter.bury(shared);
         // One line: of a traceback, the last line says most.
         let why = why.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>();
-        let why = if why.len() > 1 { format!("{}: {}", why[0], why[why.len() - 1]) } else { why.concat() };
+        let why = if why.len() > 1 {
+            format!("{}: {}", why[0], why[why.len() - 1])
+        } else {
+            why.concat()
+        };
         let path = path.clone();
-        Err(if is_killed { PythonError::KilledAtStart { path, why } } else { PythonError::CannotStart { path, why } })
+        Err(if is_killed {
+            PythonError::KilledAtStart { path, why }
+        } else {
+            PythonError::CannotStart { path, why }
+        })
     }
 
     /// Starts the process. It is still to be given its ends of the replies and of what it asks.
@@ -101,7 +120,10 @@ impl Interpreter {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         let mut child = command.spawn()?;
-        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or(io::ErrorKind::NotFound)?;
+        let pid = child
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()))
+            .ok_or(io::ErrorKind::NotFound)?;
         group.set(pid);
         memory.admit(pid);
         let stdout = child.stdout.take().expect("it was asked for as a pipe").into_owned_fd()?;
@@ -137,7 +159,9 @@ impl Interpreter {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error),
             }
-            if let Incoming::Ready = inbox.poll_frame().map_err(io::Error::other)?.ok_or(io::ErrorKind::InvalidData)? {
+            if let Incoming::Ready =
+                inbox.poll_frame().map_err(io::Error::other)?.ok_or(io::ErrorKind::InvalidData)?
+            {
                 return Ok(());
             }
         }
@@ -161,7 +185,8 @@ impl Interpreter {
         death_cause(status, self.memory.at_end(self.kills), &self.stderr.read_tail())
     }
 
-    /// A job has ended that ran for so long. What the system did meanwhile says nothing about a later death.
+    /// A job has ended that ran for so long. What the system did meanwhile says nothing about a
+    /// later death.
     pub(super) fn forget_kills(&mut self, run_us: u64) {
         if run_us >= LONG_ENOUGH_TO_RUN_OUT_US {
             self.kills = self.memory.kills();
@@ -193,8 +218,8 @@ impl Drop for Interpreter {
     }
 }
 
-/// The process group of a slot's interpreter, if one runs. Shared by the slot and its task: whoever goes first kills
-/// it.
+/// The process group of a slot's interpreter, if one runs. Shared by the slot and its task: whoever
+/// goes first kills it.
 #[derive(Debug, Default)]
 pub(super) struct ProcessGroup(AtomicI32);
 
@@ -260,7 +285,8 @@ impl OutputPipe {
         }
         let mut piece = vec![0; PIECE_BYTES_MAX];
         while rest > 0 {
-            // Not through tokio, which would first wait to hear from the system that there is something.
+            // Not through tokio, which would first wait to hear from the system that there is
+            // something.
             match rustix::io::read(&self.pipe, &mut piece[..rest.min(PIECE_BYTES_MAX)]) {
                 Ok(0) | Err(_) => break,
                 Ok(bytes) => pieces.push(self.keep(&piece[..bytes])),
@@ -295,7 +321,9 @@ impl OutputPipe {
 fn death_cause(status: ExitStatus, memory: MemoryAtEnd, stderr: &str) -> String {
     let mut cause = match status.signal() {
         Some(signal) => format!("the interpreter was {}", killed_by(signal, memory)),
-        None => format!("the interpreter ended with {}", exit_code(status.code().unwrap_or(-1), memory)),
+        None => {
+            format!("the interpreter ended with {}", exit_code(status.code().unwrap_or(-1), memory))
+        }
     };
     if !stderr.is_empty() {
         cause.push('\n');
@@ -304,7 +332,8 @@ fn death_cause(status: ExitStatus, memory: MemoryAtEnd, stderr: &str) -> String 
     cause
 }
 
-/// The worker's files, as the bootstrap reads them: how many, then for each its module's name, its size and its text.
+/// The worker's files, as the bootstrap reads them: how many, then for each its module's name, its
+/// size and its text.
 fn worker_bundle(labels: &[String]) -> Bytes {
     let mut bundle = BytesMut::from(format!("{:8}", WORKER_FILES.len()).as_bytes());
     // JSON's strings are Python's as well.
@@ -346,11 +375,11 @@ const WORKER_FILES: [(&str, &str); 21] = [
 /// The file that ends with what this engine was told.
 const SETTINGS: &str = "furlong_worker.settings";
 
-/// Reads the worker's files from the socket for requests, so that they need no place on disk and no room in the list of
-/// processes.
+/// Reads the worker's files from the socket for requests, so that they need no place on disk and no
+/// room in the list of processes.
 ///
-/// The working directory comes off `sys.path` until the worker has imported what it needs: a `json.py` that lies there
-/// is the user's.
+/// The working directory comes off `sys.path` until the worker has imported what it needs: a
+/// `json.py` that lies there is the user's.
 const BOOTSTRAP: &str = r#"# Furlong worker
 import os, sys, types
 def read(size):

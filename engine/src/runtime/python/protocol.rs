@@ -1,4 +1,5 @@
-//! The frames between the engine and its interpreter; `furlong_worker/channel.py` is the other side and describes them.
+//! The frames between the engine and its interpreter; `furlong_worker/channel.py` is the other side
+//! and describes them.
 
 use std::sync::Arc;
 
@@ -74,9 +75,19 @@ impl Request {
             Call::Named { function } => (2, vec![Bytes::from(function)]),
             Call::Source { file, hash, function, .. } => {
                 let source = unknown.function.unwrap_or_default();
-                (3, vec![Bytes::copy_from_slice(&hash.0), Bytes::from(file), source, Bytes::from(function)])
+                (
+                    3,
+                    vec![
+                        Bytes::copy_from_slice(&hash.0),
+                        Bytes::from(file),
+                        source,
+                        Bytes::from(function),
+                    ],
+                )
             }
-            Call::Run { file, source } => (4, vec![Bytes::from(file), Bytes::from(source.into_bytes())]),
+            Call::Run { file, source } => {
+                (4, vec![Bytes::from(file), Bytes::from(source.into_bytes())])
+            }
             Call::Push => (5, Vec::new()),
             Call::Pull { names } => (6, names.into_iter().map(Bytes::from).collect()),
             Call::Keys => (7, Vec::new()),
@@ -106,7 +117,10 @@ impl Request {
             Call::Pull { names } => names.iter().map(|name| 8 + name.len()).sum(),
             Call::Push | Call::Keys | Call::Clear | Call::Command(_) => 0,
         };
-        unknown_bytes + call + 8 * (4 + job.data.len()) + job.data.iter().map(Bytes::len).sum::<usize>()
+        unknown_bytes
+            + call
+            + 8 * (4 + job.data.len())
+            + job.data.iter().map(Bytes::len).sum::<usize>()
     }
 
     /// Bytes of the body, which count against what is sent ahead.
@@ -132,7 +146,10 @@ impl Request {
     pub(super) fn into_pieces(self) -> Vec<Bytes> {
         const ZEROS: [u8; ALIGNMENT] = [0; ALIGNMENT];
         let sizes_bytes = 8 * self.buffers.len();
-        let length = self.buffers.iter().fold(sizes_bytes, |at, buffer| at.next_multiple_of(ALIGNMENT) + buffer.len());
+        let length = self
+            .buffers
+            .iter()
+            .fold(sizes_bytes, |at, buffer| at.next_multiple_of(ALIGNMENT) + buffer.len());
         let mut head = BytesMut::with_capacity(REQUEST_HEADER_BYTES + sizes_bytes);
         self.put_head(&mut head, length, true);
         let mut pieces = vec![head.freeze()];
@@ -148,14 +165,30 @@ impl Request {
     }
 
     fn put_head(&self, out: &mut BytesMut, length: usize, large: bool) {
-        put_request_header(out, length, self.attempt, self.kind, self.codec, large, self.buffers.len() as u32);
+        put_request_header(
+            out,
+            length,
+            self.attempt,
+            self.kind,
+            self.codec,
+            large,
+            self.buffers.len() as u32,
+        );
         for buffer in &self.buffers {
             out.put_u64_le(buffer.len() as u64);
         }
     }
 }
 
-fn put_request_header(out: &mut BytesMut, length: usize, number: u64, kind: u8, codec: u8, large: bool, buffers: u32) {
+fn put_request_header(
+    out: &mut BytesMut,
+    length: usize,
+    number: u64,
+    kind: u8,
+    codec: u8,
+    large: bool,
+    buffers: u32,
+) {
     out.put_u64_le(length as u64);
     out.put_u64_le(number);
     out.put_slice(&[kind, codec, u8::from(large), 0]);
@@ -166,13 +199,19 @@ fn put_request_header(out: &mut BytesMut, length: usize, number: u64, kind: u8, 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum CannotAsk {
     /// A call by source came without the source, and the interpreter has none of this hash.
-    #[error("the call names a source by its hash, but neither the call nor a definition brought the source")]
+    #[error(
+        "the call names a source by its hash, but neither the call nor a definition brought the source"
+    )]
     SourceMissing,
     /// The same of a call of a pickled function.
-    #[error("the call names a function by its hash, but neither the call nor a definition brought the function")]
+    #[error(
+        "the call names a function by its hash, but neither the call nor a definition brought the function"
+    )]
     FunctionMissing,
     /// The call is for another runtime.
-    #[error("the call is a command, but its task was submitted for Python; submit it for the runtime `command`")]
+    #[error(
+        "the call is a command, but its task was submitted for Python; submit it for the runtime `command`"
+    )]
     Command,
 }
 
@@ -239,10 +278,12 @@ impl Inbox {
         Self { buffer: BytesMut::from(bytes) }
     }
 
-    /// Returns the buffer to read into: at least 64 KiB, and of a begun frame's rest as much as its beginning is worth.
+    /// Returns the buffer to read into: at least 64 KiB, and of a begun frame's rest as much as its
+    /// beginning is worth.
     ///
-    /// Code can write to the socket what it likes: 40 bytes may declare 16 GiB. So what has come decides, not what is
-    /// declared, and where the system has no memory for a frame, that is this interpreter's end and not the engine's.
+    /// Code can write to the socket what it likes: 40 bytes may declare 16 GiB. So what has come
+    /// decides, not what is declared, and where the system has no memory for a frame, that is this
+    /// interpreter's end and not the engine's.
     pub(super) fn room(&mut self) -> Result<&mut BytesMut, NoRoom> {
         let missing = self.begun_frame_bytes().unwrap_or(0).saturating_sub(self.buffer.len());
         let free = self.buffer.capacity() - self.buffer.len();
@@ -296,8 +337,14 @@ impl Inbox {
         header.into_incoming(buffers).map(Some)
     }
 
-    /// Small buffers are copied, so that they do not keep a whole read alive; large frames are shared.
-    fn split_buffers(&mut self, frame_bytes: usize, sizes_bytes: usize, sizes: &[u64]) -> Vec<Bytes> {
+    /// Small buffers are copied, so that they do not keep a whole read alive; large frames are
+    /// shared.
+    fn split_buffers(
+        &mut self,
+        frame_bytes: usize,
+        sizes_bytes: usize,
+        sizes: &[u64],
+    ) -> Vec<Bytes> {
         let skip = REPLY_HEADER_BYTES + sizes_bytes;
         if frame_bytes < COPY_BYTES_MAX {
             let mut at = skip;
@@ -316,7 +363,8 @@ impl Inbox {
     }
 
     fn begun_frame_bytes(&self) -> Option<usize> {
-        self.header().map(|header| REPLY_HEADER_BYTES + header.length.min(PAYLOAD_BYTES_MAX) as usize)
+        self.header()
+            .map(|header| REPLY_HEADER_BYTES + header.length.min(PAYLOAD_BYTES_MAX) as usize)
     }
 
     fn header(&self) -> Option<ReplyFrame> {
@@ -357,18 +405,29 @@ impl ReplyFrame {
                 return Ok(Incoming::Running { question: self.count, attempt });
             }
             7 => {
-                let stream = if self.count == 1 { OutputStream::Stdout } else { OutputStream::Stderr };
+                let stream =
+                    if self.count == 1 { OutputStream::Stdout } else { OutputStream::Stderr };
                 return Ok(Incoming::Stray(stream, buffers.into_iter().next().unwrap_or_default()));
             }
             9 => return Ok(Incoming::Recalled(self.attempt)),
             8 => {
                 let codec = if self.count == 1 { Codec::Json } else { Codec::Pickle };
-                return Ok(Incoming::Published { attempt: self.attempt, published: Published { codec, buffers } });
+                return Ok(Incoming::Published {
+                    attempt: self.attempt,
+                    published: Published { codec, buffers },
+                });
             }
             _ => return Err(ProtocolBroken),
         };
         let Self { attempt, run_us, count, .. } = self;
-        Ok(Incoming::Ended(Ended { attempt, end, drain: self.flags & 1 != 0, run_us, count, buffers }))
+        Ok(Incoming::Ended(Ended {
+            attempt,
+            end,
+            drain: self.flags & 1 != 0,
+            run_us,
+            count,
+            buffers,
+        }))
     }
 }
 
@@ -386,7 +445,8 @@ const REQUEST_HEADER_BYTES: usize = 24;
 const REPLY_HEADER_BYTES: usize = 40;
 const ALIGNMENT: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
-/// Room for a large frame at first, and then as many times what has come of it: a frame is copied a third of itself.
+/// Room for a large frame at first, and then as many times what has come of it: a frame is copied a
+/// third of itself.
 const FIRST_GROWTH_BYTES: usize = 1024 * 1024;
 const GROWTH: usize = 3;
 const COPY_BYTES_MAX: usize = 4 * 1024;

@@ -1,7 +1,7 @@
 //! The socket on which an interpreter is told what to do.
 //!
-//! It answers on another one. On a socket for both ways each side would be woken whenever the other has read, since
-//! that makes room for more: twice for every short job, and for nothing.
+//! It answers on another one. On a socket for both ways each side would be woken whenever the other
+//! has read, since that makes room for more: twice for every short job, and for nothing.
 
 use std::future::pending;
 use std::io::{self, IoSlice};
@@ -92,8 +92,8 @@ fn send_files(socket: &StdUnixStream, files: [BorrowedFd<'_>; 3]) -> io::Result<
     Ok(())
 }
 
-/// Room for all that is sent ahead, so that a cancel is never stuck behind jobs: 256 KiB, and the kernel's own record
-/// of each frame.
+/// Room for all that is sent ahead, so that a cancel is never stuck behind jobs: 256 KiB, and the
+/// kernel's own record of each frame.
 const SEND_BUFFER_BYTES: usize = 512 * 1024;
 
 #[cfg(test)]
@@ -114,6 +114,9 @@ mod tests {
         ours.write_all(&sent).await.unwrap();
         assert!(reader.await.unwrap() == sent, "they are the same bytes");
         ours.forget_room();
-        assert_eq!(ours.try_write(b"more").map_err(|error| error.kind()), Err(io::ErrorKind::BrokenPipe));
+        assert_eq!(
+            ours.try_write(b"more").map_err(|error| error.kind()),
+            Err(io::ErrorKind::BrokenPipe)
+        );
     }
 }

@@ -17,7 +17,9 @@ use super::known::Known;
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::process::Interpreter;
-use super::protocol::{Control, End, Ended, Inbox, Incoming, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX};
+use super::protocol::{
+    Control, End, Ended, Inbox, Incoming, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX,
+};
 use super::replies::reply;
 use super::slot::{Command, SlotContext};
 use super::{PythonShared, ResolvedInterpreter};
@@ -56,11 +58,13 @@ pub(super) struct Session<'a> {
     /// A cancel or a question is on its way, and SIGINT must follow it.
     pub(super) interrupt_due: bool,
     pub(super) forced: Vec<Forced>,
-    /// The time at which to kill an interpreter that has closed its socket, or is to end, and does not.
+    /// The time at which to kill an interpreter that has closed its socket, or is to end, and does
+    /// not.
     pub(super) closing: Option<Instant>,
     /// It was told to end gracefully: it may still say something.
     pub(super) is_ending: bool,
-    /// The job that ran when it was told to end: the job is lost with it, however its code takes the interrupt.
+    /// The job that ran when it was told to end: the job is lost with it, however its code takes
+    /// the interrupt.
     pub(super) cut_short: Option<u64>,
     /// The reason why the interpreter must go.
     pub(super) fault: Option<Fault>,
@@ -100,7 +104,8 @@ pub(super) enum Fault {
     Restarted,
     /// It was ended, because the engine ends.
     EngineEnds,
-    /// Its end of the socket is closed. Mostly because it has just died, and its exit status tells how.
+    /// Its end of the socket is closed. Mostly because it has just died, and its exit status tells
+    /// how.
     SocketClosed,
     /// It sends what is no frame.
     ProtocolBroken,
@@ -197,7 +202,8 @@ impl<'a> Session<'a> {
 
     async fn wait(&mut self, commands: &mut UnboundedReceiver<Command>) -> Wake {
         let deadline = self.forced.iter().map(|forced| forced.kill_at).chain(self.closing).min();
-        let Interpreter { child, requests, replies, stdout, stderr, asks, .. } = &mut self.interpreter;
+        let Interpreter { child, requests, replies, stdout, stderr, asks, .. } =
+            &mut self.interpreter;
         // With several jobs sent, output is read by the tick alone: see `HeldOutput`.
         let is_output_plain = self.sent.len() <= 1;
         let is_open = self.closing.is_none() || self.is_ending;
@@ -222,9 +228,9 @@ impl<'a> Session<'a> {
         loop {
             let job = {
                 let mut queue = self.context.queue();
-                let fits = queue
-                    .front()
-                    .is_some_and(|job| self.may_send(Request::bytes_at_most(job, self.known.unknown_bytes(job))));
+                let fits = queue.front().is_some_and(|job| {
+                    self.may_send(Request::bytes_at_most(job, self.known.unknown_bytes(job)))
+                });
                 if !fits || self.closing.is_some() {
                     return;
                 }
@@ -234,7 +240,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// One job always; further ones only behind short and quiet ones, within a bound that the socket's buffer holds.
+    /// One job always; further ones only behind short and quiet ones, within a bound that the
+    /// socket's buffer holds.
     fn may_send(&self, bytes: usize) -> bool {
         let Some(last) = self.sent.back() else { return true };
         let is_large = last.is_large || bytes > SMALL_BODY_BYTES_MAX;
@@ -270,15 +277,24 @@ impl<'a> Session<'a> {
                 }
                 self.outbox.push(request);
             }
-            Err(missing) => self.context.emit_error(attempt, JobOutcome::Failed, missing.to_string()),
+            Err(missing) => {
+                self.context.emit_error(attempt, JobOutcome::Failed, missing.to_string())
+            }
         }
     }
 
     /// Code that another version of Python has made would not fail cleanly: it is not even loaded.
     fn version_error(&self, call: &Call) -> Option<RemoteError> {
-        let Call::Pickled(PickledCall { name, python: (major, minor), has_code: true, .. }) = call else { return None };
+        let Call::Pickled(PickledCall { name, python: (major, minor), has_code: true, .. }) = call
+        else {
+            return None;
+        };
         let theirs = format!("{major}.{minor}");
-        let ours = self.shared.resolved().map(ResolvedInterpreter::major_minor).filter(|ours| *ours != theirs)?;
+        let ours = self
+            .shared
+            .resolved()
+            .map(ResolvedInterpreter::major_minor)
+            .filter(|ours| *ours != theirs)?;
         let message = format!(
             "the call of `{name}` holds code of Python {theirs}, and this engine's is {ours}: define the function in a \
              module that is installed on both sides, or run the engines with --python of version {theirs}"
@@ -296,7 +312,8 @@ impl<'a> Session<'a> {
             return;
         }
         if self.interrupt_due {
-            // Even if not all was written: the handler makes room, and is called again after the rest.
+            // Even if not all was written: the handler makes room, and is called again after the
+            // rest.
             self.interpreter.interrupt();
             self.interrupt_due = !self.outbox.is_empty();
         }
@@ -326,14 +343,17 @@ impl<'a> Session<'a> {
                 self.outbox.push_control(Control::Cancel(attempt));
                 self.interrupt_due = true;
                 if force {
-                    self.forced.push(Forced { attempt, kill_at: Instant::now() + self.shared.config.kill_grace });
+                    self.forced.push(Forced {
+                        attempt,
+                        kill_at: Instant::now() + self.shared.config.kill_grace,
+                    });
                 }
             }
         }
     }
 
-    /// A signal for an attempt, if that is what runs now. Those before it need not have said that they have ended, and
-    /// the first one, on its way to the interpreter, is taken to run.
+    /// A signal for an attempt, if that is what runs now. Those before it need not have said that
+    /// they have ended, and the first one, on its way to the interpreter, is taken to run.
     fn signal(&mut self, attempt: u64, signal: Signal) {
         let running = self.begun().or_else(|| self.sent.front().map(|sent| sent.attempt));
         if running != Some(attempt) {
@@ -395,7 +415,9 @@ impl<'a> Session<'a> {
                 }
                 Incoming::Recalled(attempt) => self.handle_recalled(attempt),
                 Incoming::Ended(ended) => self.handle_ended(ended)?,
-                Incoming::Published { attempt, published } => self.handle_published(attempt, published),
+                Incoming::Published { attempt, published } => {
+                    self.handle_published(attempt, published)
+                }
             }
         }
         Ok(())
@@ -425,7 +447,8 @@ impl<'a> Session<'a> {
         self.sent_bytes -= sent.bytes;
         self.pace.note(ended.run_us, sent.has_output || ended.drain);
         let memory_bytes = self.interpreter.memory_bytes();
-        self.context.emit(SlotEvent::Finished { attempt, reply: reply(ended, sent.codec, memory_bytes) });
+        self.context
+            .emit(SlotEvent::Finished { attempt, reply: reply(ended, sent.codec, memory_bytes) });
         Ok(())
     }
 
@@ -457,7 +480,8 @@ impl<'a> Session<'a> {
 
     // Output.
 
-    /// Something can be read, and at most one job is with the interpreter: what is read is that job's.
+    /// Something can be read, and at most one job is with the interpreter: what is read is that
+    /// job's.
     fn handle_output(&mut self, stream: OutputStream) {
         if let Some(sent) = self.sent.front() {
             // Those that ended since it was held have said that it is not theirs.
@@ -483,7 +507,8 @@ impl<'a> Session<'a> {
         if let Some(owner) = self.held.owner() {
             self.emit_held(owner);
         } else if self.held.is_too_much() {
-            // Code that prints from C and holds Python's lock: nobody answers. The oldest job it is, most likely.
+            // Code that prints from C and holds Python's lock: nobody answers. The oldest job it
+            // is, most likely.
             if let Some(sent) = self.sent.front() {
                 self.emit_held(sent.attempt);
             }
@@ -534,7 +559,8 @@ fn number_of(session: SessionId) -> u64 {
 
 /// As many jobs go ahead at most.
 const JOBS_AHEAD_MAX: usize = 64;
-/// And as many bytes of them: a cancel behind them must fit into the socket's buffer, as the interpreter reads it late.
+/// And as many bytes of them: a cancel behind them must fit into the socket's buffer, as the
+/// interpreter reads it late.
 const BYTES_AHEAD_MAX: usize = 256 * 1024;
 /// While several jobs are sent, output and stalled replies are looked after so often.
 const TICK: Duration = Duration::from_millis(2);

@@ -14,12 +14,14 @@ use super::death::RESTARTED;
 use super::process::{Interpreter, ProcessGroup};
 use super::session::{Session, SessionEnd};
 use super::{PythonError, PythonShared, Variables};
-use crate::runtime::{EventSender, Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex, Unable};
+use crate::runtime::{
+    EventSender, Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex, Unable,
+};
 
 /// One slot: jobs go in, and run one after another in a Python interpreter of its own.
 ///
-/// Call [`PythonSlot::start`] within a tokio runtime. The interpreter starts with the first job; dropping the slot
-/// kills it and everything in its process group.
+/// Call [`PythonSlot::start`] within a tokio runtime. The interpreter starts with the first job;
+/// dropping the slot kills it and everything in its process group.
 #[derive(Debug)]
 pub struct PythonSlot {
     context: SlotContext,
@@ -40,8 +42,22 @@ impl PythonSlot {
     )]
     pub fn new(slot: SlotIndex, shared: Arc<PythonShared>, events: EventSender) -> Self {
         let (commands, receiver) = unbounded_channel();
-        let context = SlotContext { slot, events, queue: Arc::default(), lost: Arc::default(), group: Arc::default() };
-        Self { context, shared, engine_id: None, env: Vec::new(), commands, receiver: Some(receiver), task: None }
+        let context = SlotContext {
+            slot,
+            events,
+            queue: Arc::default(),
+            lost: Arc::default(),
+            group: Arc::default(),
+        };
+        Self {
+            context,
+            shared,
+            engine_id: None,
+            env: Vec::new(),
+            commands,
+            receiver: Some(receiver),
+            task: None,
+        }
     }
 
     /// Variables of this slot's interpreters alone. Call it before the first job.
@@ -74,8 +90,8 @@ impl PythonSlot {
         self.tell(Command::JobQueued);
     }
 
-    /// Cancels an attempt: one that waits ends at once, one that runs gets `KeyboardInterrupt`. With `force`, one that
-    /// still runs after the grace period is killed with its interpreter.
+    /// Cancels an attempt: one that waits ends at once, one that runs gets `KeyboardInterrupt`.
+    /// With `force`, one that still runs after the grace period is killed with its interpreter.
     pub fn cancel(&mut self, attempt: u64, force: bool) {
         if self.context.take_queued(attempt).is_some() {
             let reply = cancelled_reply("cancelled before it began");
@@ -85,13 +101,14 @@ impl PythonSlot {
         }
     }
 
-    /// Sends a signal to the interpreter, if the attempt is what runs now. SIGINT reaches that attempt's code alone; it
-    /// sees `KeyboardInterrupt`.
+    /// Sends a signal to the interpreter, if the attempt is what runs now. SIGINT reaches that
+    /// attempt's code alone; it sees `KeyboardInterrupt`.
     pub fn signal(&mut self, attempt: u64, signal: Signal) {
         self.tell(Command::Signal { attempt, signal });
     }
 
-    /// Ends the interpreter, if there is one. The next job gets a new one. [`SlotEvent::Down`] comes in any case.
+    /// Ends the interpreter, if there is one. The next job gets a new one. [`SlotEvent::Down`]
+    /// comes in any case.
     pub fn restart(&mut self) {
         if self.receiver.is_some() {
             self.context.emit(SlotEvent::Down { cause: RESTARTED.into() });
@@ -100,9 +117,9 @@ impl PythonSlot {
         }
     }
 
-    /// Takes an attempt back without an event, if it was not yet given to the interpreter. Says whether it did. Else
-    /// the interpreter is asked for it: [`SlotEvent::Recalled`] comes if it had not begun, before its turn if the code
-    /// that runs can be interrupted.
+    /// Takes an attempt back without an event, if it was not yet given to the interpreter. Says
+    /// whether it did. Else the interpreter is asked for it: [`SlotEvent::Recalled`] comes if it
+    /// had not begun, before its turn if the code that runs can be interrupted.
     pub fn recall(&mut self, attempt: u64) -> bool {
         let is_queued = self.context.take_queued(attempt).is_some();
         if !is_queued {
@@ -116,15 +133,15 @@ impl PythonSlot {
         self.tell(Command::Pass { key, answer });
     }
 
-    /// Ends the interpreter gracefully, if there is one, and runs nothing more. The task that is returned ends when
-    /// the interpreter has.
+    /// Ends the interpreter gracefully, if there is one, and runs nothing more. The task that is
+    /// returned ends when the interpreter has.
     pub fn end(&mut self) -> Option<JoinHandle<()>> {
         self.tell(Command::End);
         self.task.take()
     }
 
-    /// Says what became of the interpreter that the slot had before, for the next one to tell code that misses what it
-    /// had left there.
+    /// Says what became of the interpreter that the slot had before, for the next one to tell code
+    /// that misses what it had left there.
     pub fn note_lost(&self, how: &str) {
         self.context.note_lost(how);
     }
@@ -184,7 +201,8 @@ impl SlotContext {
 
     /// The last interpreter is gone: how.
     pub(super) fn note_lost(&self, how: &str) {
-        *self.lost.lock().expect("nothing panics while it holds the text") = Some(how.replace('\0', ""));
+        *self.lost.lock().expect("nothing panics while it holds the text") =
+            Some(how.replace('\0', ""));
     }
 
     /// The variable by which the next interpreter learns of that.
@@ -206,7 +224,12 @@ impl SlotContext {
     }
 
     /// Sends output, as an attempt's or as nobody's.
-    pub(super) fn emit_output(&self, attempt: Option<u64>, stream: OutputStream, bytes: bytes::Bytes) {
+    pub(super) fn emit_output(
+        &self,
+        attempt: Option<u64>,
+        stream: OutputStream,
+        bytes: bytes::Bytes,
+    ) {
         self.emit(match attempt {
             Some(attempt) => SlotEvent::Output { attempt, stream, bytes },
             None => SlotEvent::StrayOutput { stream, bytes },
@@ -221,7 +244,10 @@ impl SlotContext {
     /// Ends a job with an error that is not the interpreter's.
     pub(super) fn emit_raised(&self, attempt: u64, outcome: JobOutcome, error: RemoteError) {
         let header = ReplyHeader::Raised(error);
-        self.emit(SlotEvent::Finished { attempt, reply: Reply { outcome, header, data: Vec::new(), run_us: 0 } });
+        self.emit(SlotEvent::Finished {
+            attempt,
+            reply: Reply { outcome, header, data: Vec::new(), run_us: 0 },
+        });
     }
 }
 
@@ -233,11 +259,21 @@ pub(super) fn cancelled_reply(message: &str) -> Reply {
         traceback: String::new(),
         execution: None,
     };
-    Reply { outcome: JobOutcome::Cancelled, header: ReplyHeader::Raised(error), data: Vec::new(), run_us: 0 }
+    Reply {
+        outcome: JobOutcome::Cancelled,
+        header: ReplyHeader::Raised(error),
+        data: Vec::new(),
+        run_us: 0,
+    }
 }
 
 fn engine_error(message: String) -> RemoteError {
-    RemoteError { type_name: "EngineError".into(), message, traceback: String::new(), execution: None }
+    RemoteError {
+        type_name: "EngineError".into(),
+        message,
+        traceback: String::new(),
+        execution: None,
+    }
 }
 
 /// Starts interpreters while there are jobs, one after the death of the other.
@@ -247,7 +283,8 @@ struct SlotTask {
     engine_id: Option<u32>,
     env: Variables,
     commands: UnboundedReceiver<Command>,
-    /// The count of times in a row that an interpreter was killed before it took jobs, or ended before the first began.
+    /// The count of times in a row that an interpreter was killed before it took jobs, or ended
+    /// before the first began.
     early_deaths: u32,
 }
 
@@ -257,7 +294,10 @@ impl SlotTask {
             match command {
                 Command::EngineId(id) => self.engine_id = Some(id),
                 // It has ended with its interpreter.
-                Command::Cancel { .. } | Command::Signal { .. } | Command::Recall(_) | Command::Pass { .. } => {}
+                Command::Cancel { .. }
+                | Command::Signal { .. }
+                | Command::Recall(_)
+                | Command::Pass { .. } => {}
                 Command::End => return,
                 Command::Restart => self.context.emit(SlotEvent::Down { cause: RESTARTED.into() }),
                 Command::JobQueued => {
@@ -278,13 +318,22 @@ impl SlotTask {
             Ok(interpreter) => {
                 self.context.emit(SlotEvent::Up);
                 let is_last = self.early_deaths >= EARLY_DEATHS_MAX;
-                let session = Session::new(&self.context, &self.shared, interpreter, &mut self.engine_id, is_last);
+                let session = Session::new(
+                    &self.context,
+                    &self.shared,
+                    interpreter,
+                    &mut self.engine_id,
+                    is_last,
+                );
                 let ended = session.run(&mut self.commands).await;
-                self.early_deaths = if ended == SessionEnd::DiedUnused { self.early_deaths + 1 } else { 0 };
+                self.early_deaths =
+                    if ended == SessionEnd::DiedUnused { self.early_deaths + 1 } else { 0 };
                 ended
             }
             // No job has begun, so none has to do with it.
-            Err(error @ PythonError::KilledAtStart { .. }) if self.early_deaths < EARLY_DEATHS_MAX => {
+            Err(error @ PythonError::KilledAtStart { .. })
+                if self.early_deaths < EARLY_DEATHS_MAX =>
+            {
                 self.early_deaths += 1;
                 tracing::warn!(slot = self.context.slot, %error, "starting another one");
                 SessionEnd::InterpreterDown
@@ -303,12 +352,17 @@ impl SlotTask {
         tracing::warn!(slot = self.context.slot, %error, jobs = jobs.len(), "no Python interpreter");
         // The last one first: each goes to the front of its queue.
         for job in jobs.into_iter().rev() {
-            self.context.emit_error(job.attempt, JobOutcome::NotBegun(Unable::Runtime), error.to_string());
+            self.context.emit_error(
+                job.attempt,
+                JobOutcome::NotBegun(Unable::Runtime),
+                error.to_string(),
+            );
         }
     }
 }
 
-/// The variable that tells an interpreter what became of the one before; the worker takes it out of the environment.
+/// The variable that tells an interpreter what became of the one before; the worker takes it out of
+/// the environment.
 const LOST: &str = "FURLONG_LOST";
 /// As often in a row interpreters may die before a job begins; then no job begins.
 const EARLY_DEATHS_MAX: u32 = 3;

@@ -13,7 +13,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::*;
-use crate::runtime::{Ask, Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, Unable};
+use crate::runtime::{
+    Ask, Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, Unable,
+};
 
 mod begin;
 mod cells;
@@ -59,7 +61,18 @@ impl Fixture {
         let (output, replies) = (HashMap::new(), HashMap::new());
         let (recalled, published) = (Vec::new(), HashMap::new());
         let (stray, downs) = (String::new(), Vec::new());
-        Self { slot, events, attempts: 0, output, stray, replies, downs, recalled, published, asked: Vec::new() }
+        Self {
+            slot,
+            events,
+            attempts: 0,
+            output,
+            stray,
+            replies,
+            downs,
+            recalled,
+            published,
+            asked: Vec::new(),
+        }
     }
 
     fn start(&mut self, call: Call, codec: Codec, data: Vec<Bytes>) -> u64 {
@@ -88,23 +101,35 @@ impl Fixture {
     }
 
     async fn event(&mut self) {
-        let (slot, event) = timeout(DEADLINE, self.events.recv()).await.expect("an event in time").unwrap();
+        let (slot, event) =
+            timeout(DEADLINE, self.events.recv()).await.expect("an event in time").unwrap();
         assert_eq!(slot, 7);
         match event {
             SlotEvent::Output { attempt, stream, bytes } => {
-                assert!(!self.replies.contains_key(&attempt), "output of {attempt} after its end: {bytes:?}");
+                assert!(
+                    !self.replies.contains_key(&attempt),
+                    "output of {attempt} after its end: {bytes:?}"
+                );
                 assert!(bytes.len() <= 32 * 1024);
-                self.output.entry((attempt, stream == OutputStream::Stdout)).or_default().extend_from_slice(&bytes);
+                self.output
+                    .entry((attempt, stream == OutputStream::Stdout))
+                    .or_default()
+                    .extend_from_slice(&bytes);
             }
-            SlotEvent::StrayOutput { bytes, .. } => self.stray.push_str(std::str::from_utf8(&bytes).unwrap()),
-            SlotEvent::Finished { attempt, reply } => assert!(self.replies.insert(attempt, reply).is_none()),
+            SlotEvent::StrayOutput { bytes, .. } => {
+                self.stray.push_str(std::str::from_utf8(&bytes).unwrap())
+            }
+            SlotEvent::Finished { attempt, reply } => {
+                assert!(self.replies.insert(attempt, reply).is_none())
+            }
             SlotEvent::Up => {}
             SlotEvent::Down { cause } => self.downs.push(cause),
             SlotEvent::Recalled { attempts } => self.recalled.extend(attempts),
             SlotEvent::Asked { attempt, ask } => self.asked.push((attempt, ask)),
             SlotEvent::Published { attempt, latest } => {
                 assert!(!self.replies.contains_key(&attempt), "{attempt} published after its end");
-                self.published.extend(latest.take_if(|_| true).map(|published| (attempt, published)));
+                self.published
+                    .extend(latest.take_if(|_| true).map(|published| (attempt, published)));
             }
         }
     }
@@ -137,12 +162,20 @@ impl Fixture {
     /// Runs code that must succeed, and gives the `repr` of its last expression.
     async fn eval(&mut self, source: &str) -> Option<String> {
         match self.execute(source).await {
-            Reply { outcome: JobOutcome::Succeeded, header: ReplyHeader::Executed { repr, .. }, .. } => repr,
+            Reply {
+                outcome: JobOutcome::Succeeded,
+                header: ReplyHeader::Executed { repr, .. },
+                ..
+            } => repr,
             other => panic!("{source}: {other:?}"),
         }
     }
 
-    async fn json(&mut self, function: &str, arguments: &'static str) -> Result<String, RemoteError> {
+    async fn json(
+        &mut self,
+        function: &str,
+        arguments: &'static str,
+    ) -> Result<String, RemoteError> {
         let attempt = self.start_named(function, arguments);
         json_value(self.end(attempt).await)
     }
@@ -185,7 +218,10 @@ fn lost(reply: &Reply) -> &str {
 async fn an_execution_gives_its_last_expression_and_its_count() {
     let mut python = Fixture::new();
     let reply = python.execute("x = 20\nx + 1").await;
-    assert_eq!(reply.header, ReplyHeader::Executed { count: 1, repr: Some("21".into()), displays: Vec::new() });
+    assert_eq!(
+        reply.header,
+        ReplyHeader::Executed { count: 1, repr: Some("21".into()), displays: Vec::new() }
+    );
     assert_eq!(python.eval("None").await, None);
     assert_eq!(python.eval("x = _ * 2").await, None);
     let failed = error(python.execute("1 / 0").await);
@@ -193,7 +229,11 @@ async fn an_execution_gives_its_last_expression_and_its_count() {
     let reply = python.execute("x, __name__, engine_id").await;
     assert_eq!(
         reply.header,
-        ReplyHeader::Executed { count: 5, repr: Some("(42, '__main__', None)".into()), displays: Vec::new() }
+        ReplyHeader::Executed {
+            count: 5,
+            repr: Some("(42, '__main__', None)".into()),
+            displays: Vec::new()
+        }
     );
     python.slot.set_engine_id(12);
     assert_eq!(python.eval("engine_id").await.as_deref(), Some("12"));
@@ -241,8 +281,9 @@ async fn output_of_a_long_job_is_live_even_behind_short_ones() {
     python.eval("import time\ndef f(n):\n    while n:\n        print('tick', flush=True); time.sleep(0.01)").await;
     let short = python.start_named("f", "[[0],{}]");
     python.end(short).await;
-    let attempts: Vec<_> =
-        (0..20).map(|n| python.start_named("f", if n == 10 { "[[1],{}]" } else { "[[0],{}]" })).collect();
+    let attempts: Vec<_> = (0..20)
+        .map(|n| python.start_named("f", if n == 10 { "[[1],{}]" } else { "[[0],{}]" }))
+        .collect();
     python.output_of(attempts[10], "tick\ntick\ntick").await;
     for attempt in &attempts[..10] {
         python.end(*attempt).await;
@@ -260,7 +301,13 @@ async fn five_megabytes_of_output_arrive_whole() {
     python.end(attempt).await;
     let stdout = python.stdout(attempt);
     assert_eq!(stdout.len(), 5_000_000);
-    assert!(stdout.lines().enumerate().all(|(n, line)| line.trim_start_matches('0').parse().unwrap_or(0) == n));
+    assert!(
+        stdout.lines().enumerate().all(|(n, line)| line
+            .trim_start_matches('0')
+            .parse()
+            .unwrap_or(0)
+            == n)
+    );
 }
 
 #[tokio::test]
@@ -288,9 +335,13 @@ async fn tracebacks_show_the_users_frames_and_causes_alone() {
                   def outer():\n    try:\n        inner()\n    except KeyError as e:\n        raise ValueError('b') from e\nouter()";
     let failed = error(python.execute(source).await);
     assert_eq!((failed.type_name.as_str(), failed.message.as_str()), ("ValueError", "b"));
-    for text in
-        ["KeyError: 'a'", "direct cause", "File \"<furlong 1>\", line 7, in outer", "    inner()\n", "ValueError: b\n"]
-    {
+    for text in [
+        "KeyError: 'a'",
+        "direct cause",
+        "File \"<furlong 1>\", line 7, in outer",
+        "    inner()\n",
+        "ValueError: b\n",
+    ] {
         assert!(failed.traceback.contains(text), "{}", failed.traceback);
     }
     assert!(!failed.traceback.contains("worker"), "{}", failed.traceback);
@@ -298,7 +349,9 @@ async fn tracebacks_show_the_users_frames_and_causes_alone() {
     assert_eq!(failed.type_name, "SyntaxError");
     assert!(failed.traceback.contains("  File \"<furlong 2>\", line "), "{}", failed.traceback);
     assert!(!failed.traceback.contains("parse"), "{}", failed.traceback);
-    let failed = error(python.execute("class Bad(Exception):\n    def __str__(self): 1 / 0\nraise Bad").await);
+    let failed = error(
+        python.execute("class Bad(Exception):\n    def __str__(self): 1 / 0\nraise Bad").await,
+    );
     assert_eq!(failed.type_name, "__main__.Bad");
     assert!(failed.message.contains("str() failed"));
     let failed = error(python.execute("raise ValueError('x' * 1_000_000)").await);
@@ -334,22 +387,30 @@ async fn named_functions_are_found_in_modules_namespace_and_builtins() {
     assert_eq!(failed.message, "module 'os' has no 'nothing'");
     assert_eq!(python.json("nothing", "[[],{}]").await.unwrap_err().type_name, "NameError");
     assert_eq!(python.json("len", "[1]").await.unwrap_err().type_name, "TypeError");
-    let attempt =
-        python.start(Call::Named { function: "len".into() }, Codec::Msgpack, vec![Bytes::from_static(b"\x90")]);
+    let attempt = python.start(
+        Call::Named { function: "len".into() },
+        Codec::Msgpack,
+        vec![Bytes::from_static(b"\x90")],
+    );
     assert!(error(python.end(attempt).await).message.contains("not as msgpack"));
 }
 
 fn source_call(hash: u8, source: Option<&str>, function: &str) -> Call {
     let source = source.map(Into::into);
-    Call::Source { file: "job.py".into(), hash: FunctionHash([hash; 32]), source, function: function.into() }
+    Call::Source {
+        file: "job.py".into(),
+        hash: FunctionHash([hash; 32]),
+        source,
+        function: function.into(),
+    }
 }
 
 #[tokio::test]
 async fn sources_are_loaded_once_and_errors_name_what_they_define() {
     let mut python = Fixture::new();
     let data = || vec![Bytes::from_static(b"[[],{}]")];
-    let text =
-        "import itertools\ncounter = itertools.count(1)\ndef f(): return next(counter)\ndef g(): raise OSError(2)\n";
+    let text = "import itertools\ncounter = itertools.count(1)\n\
+                def f(): return next(counter)\ndef g(): raise OSError(2)\n";
     for expected in ["1", "2"] {
         let attempt = python.start(source_call(1, Some(text), "f"), Codec::Json, data());
         assert_eq!(json_value(python.end(attempt).await).unwrap(), expected);
@@ -358,9 +419,15 @@ async fn sources_are_loaded_once_and_errors_name_what_they_define() {
     assert_eq!(json_value(python.end(attempt).await).unwrap(), "3");
     let attempt = python.start(source_call(1, None, "g"), Codec::Json, data());
     let traceback = error(python.end(attempt).await).traceback;
-    assert!(traceback.contains("File \"job.py\", line 4, in g\n    def g(): raise OSError(2)\n"), "{traceback}");
+    assert!(
+        traceback.contains("File \"job.py\", line 4, in g\n    def g(): raise OSError(2)\n"),
+        "{traceback}"
+    );
     let attempt = python.start(source_call(1, None, "h"), Codec::Json, data());
-    assert_eq!(error(python.end(attempt).await).message, "job.py has no function 'h'; it defines f, g");
+    assert_eq!(
+        error(python.end(attempt).await).message,
+        "job.py has no function 'h'; it defines f, g"
+    );
     let attempt = python.start(source_call(2, None, "f"), Codec::Json, data());
     assert_eq!(error(python.end(attempt).await).type_name, "EngineError");
 
@@ -376,11 +443,16 @@ async fn sources_are_loaded_once_and_errors_name_what_they_define() {
     });
     assert_eq!(json_value(python.end(python.attempts).await).unwrap(), r#""defined""#);
     for hash in 100..200 {
-        let attempt = python.start(source_call(hash, Some("def f(): return 0"), "f"), Codec::Json, data());
+        let attempt =
+            python.start(source_call(hash, Some("def f(): return 0"), "f"), Codec::Json, data());
         python.end(attempt).await;
     }
     let attempt = python.start(source_call(1, Some(text), "f"), Codec::Json, data());
-    assert_eq!(json_value(python.end(attempt).await).unwrap(), "1", "it was evicted, and is loaded anew");
+    assert_eq!(
+        json_value(python.end(attempt).await).unwrap(),
+        "1",
+        "it was evicted, and is loaded anew"
+    );
 }
 
 #[tokio::test]
@@ -398,20 +470,29 @@ async fn pickles_and_raw_buffers_travel_out_of_band() {
         let attempt = python.start(Call::Named { function: "pack".into() }, Codec::Raw, vec![big]);
         let packed = python.end(attempt).await;
         assert_eq!(packed.data.iter().map(Bytes::len).skip(1).collect::<Vec<_>>(), [size]);
-        let attempt = python.start(Call::Named { function: "flip".into() }, Codec::Pickle, packed.data);
+        let attempt =
+            python.start(Call::Named { function: "flip".into() }, Codec::Pickle, packed.data);
         let flipped = python.end(attempt).await;
         assert_eq!(flipped.header, ReplyHeader::Returned { codec: Codec::Pickle }, "{size}");
-        assert_eq!((flipped.data.len(), flipped.data[1].len(), &flipped.data[1][..2]), (2, size, &[5, 1][..]));
+        assert_eq!(
+            (flipped.data.len(), flipped.data[1].len(), &flipped.data[1][..2]),
+            (2, size, &[5, 1][..])
+        );
     }
     let attempt = python.start(Call::Named { function: "pair".into() }, Codec::Raw, Vec::new());
-    assert_eq!(python.end(attempt).await.data, [Bytes::from_static(b"ab"), Bytes::from_static(b"c")]);
+    assert_eq!(
+        python.end(attempt).await.data,
+        [Bytes::from_static(b"ab"), Bytes::from_static(b"c")]
+    );
 }
 
 #[tokio::test]
 async fn a_cancel_interrupts_sleeps_and_loops_and_leaves_the_namespace() {
     let mut python = Fixture::new();
     python.eval("import time; x = 5").await;
-    for source in ["print('go', flush=True)\ntime.sleep(1000)", "print('go', flush=True)\nwhile True: pass"] {
+    for source in
+        ["print('go', flush=True)\ntime.sleep(1000)", "print('go', flush=True)\nwhile True: pass"]
+    {
         let attempt = python.start_execute(source);
         python.output_of(attempt, "go").await;
         python.slot.cancel(attempt, false);
@@ -459,7 +540,8 @@ async fn jobs_that_have_not_begun_are_cancelled_without_running_and_recalled_at_
     let recalled: Vec<_> = (0..100).map(|_| python.start_named("f", "[[2],{}]")).collect();
     tokio::task::yield_now().await;
     python.slot.cancel(ahead, false);
-    let sent: Vec<_> = recalled.iter().copied().filter(|attempt| !python.slot.recall(*attempt)).collect();
+    let sent: Vec<_> =
+        recalled.iter().copied().filter(|attempt| !python.slot.recall(*attempt)).collect();
     assert!((1..64).contains(&sent.len()), "{} were sent ahead", sent.len());
     // The long one still runs.
     while python.recalled != sent {
@@ -533,7 +615,10 @@ async fn an_interpreter_that_cannot_be_used_fails_its_jobs_with_one_line() {
             let reply = python.end(attempt).await;
             assert_eq!(reply.outcome, JobOutcome::NotBegun(Unable::Runtime));
             let failed = error(reply);
-            assert_eq!((failed.type_name.as_str(), failed.message.lines().count()), ("EngineError", 1));
+            assert_eq!(
+                (failed.type_name.as_str(), failed.message.lines().count()),
+                ("EngineError", 1)
+            );
             assert!(failed.message.contains(program));
         }
     }
@@ -546,9 +631,12 @@ async fn an_interpreter_that_cannot_be_used_fails_its_jobs_with_one_line() {
 #[tokio::test]
 async fn the_interpreter_and_what_it_started_die_with_the_slot() {
     let mut python = Fixture::new();
-    let pids =
-        python.eval("import os, subprocess\nos.getpid(), subprocess.Popen(['sleep', '1000']).pid").await.unwrap();
-    let pids: Vec<i32> = pids.trim_matches(['(', ')']).split(", ").map(|pid| pid.parse().unwrap()).collect();
+    let pids = python
+        .eval("import os, subprocess\nos.getpid(), subprocess.Popen(['sleep', '1000']).pid")
+        .await
+        .unwrap();
+    let pids: Vec<i32> =
+        pids.trim_matches(['(', ')']).split(", ").map(|pid| pid.parse().unwrap()).collect();
     drop(python);
     let is_alive = |pid: i32| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -567,8 +655,10 @@ async fn numerical_libraries_get_the_slots_share_of_the_cores() {
     config.slots_in_process = 1_000_000;
     config.env.push((OsString::from("MKL_NUM_THREADS"), OsString::from("3")));
     let mut python = Fixture::with(config);
-    let repr =
-        python.eval("import os; os.environ.get('OMP_NUM_THREADS'), os.environ['MKL_NUM_THREADS']").await.unwrap();
+    let repr = python
+        .eval("import os; os.environ.get('OMP_NUM_THREADS'), os.environ['MKL_NUM_THREADS']")
+        .await
+        .unwrap();
     assert!(std::env::var_os("OMP_NUM_THREADS").is_some() || repr == "('1', '3')", "{repr}");
 }
 
@@ -604,5 +694,8 @@ async fn measure_no_ops() {
     }
     println!("pipelined: {:.0}/s", f64::from(pipelined) / begun.elapsed().as_secs_f64());
     let after: f64 = python.eval(cpu_time).await.unwrap().parse().unwrap();
-    println!("of which the interpreter's own time: {:.1} us each", (after - before) / f64::from(pipelined));
+    println!(
+        "of which the interpreter's own time: {:.1} us each",
+        (after - before) / f64::from(pipelined)
+    );
 }

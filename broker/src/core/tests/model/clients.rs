@@ -2,15 +2,16 @@
 
 use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId};
 use furlong_wire::message::{
-    Cancel as CancelMessage, CancelTasks, Define, Dependency, Fetch, FromClient, Payload, Purge, ReplyBody, Restart,
-    Submit, TaskOptions, TaskRange,
+    Cancel as CancelMessage, CancelTasks, Define, Dependency, Fetch, FromClient, Payload, Purge,
+    ReplyBody, Restart, Submit, TaskOptions, TaskRange,
 };
 
 use super::events::{Cancel, Choice, Demand, Group, Task, UNKNOWN};
 use super::{Asked, Heard, Model, NO_ENGINE, Name, Submitted, direct, shared, with};
 use crate::core::sessions::Session;
 
-/// The definitions that every session has: one that comes inline, one in a chunk. Of a third nothing ever comes.
+/// The definitions that every session has: one that comes inline, one in a chunk. Of a third
+/// nothing ever comes.
 const DEFINITIONS: [u32; 2] = [1, 2];
 
 impl Model {
@@ -82,7 +83,8 @@ impl Model {
     }
 
     fn unfinished(&self, id: SessionId) -> Vec<Name> {
-        self.session(id).map_or_else(Vec::new, |session| session.tasks.iter().map(|(n, _)| (id, n)).collect())
+        self.session(id)
+            .map_or_else(Vec::new, |session| session.tasks.iter().map(|(n, _)| (id, n)).collect())
     }
 
     fn owner(&self, client: usize) -> OwnerId {
@@ -110,21 +112,27 @@ impl Model {
             let submitted = Submitted { owner, scopes, runtime, target, options, at, is_stray };
             self.tasks.insert((id, n), submitted);
         }
-        let contradicts = options.error_retries > 0 && (options.at_most_once || !targets.is_empty());
+        let contradicts =
+            options.error_retries > 0 && (options.at_most_once || !targets.is_empty());
         let submit = with(if targets.is_empty() { shared() } else { direct(&targets) }, options);
         let sending = &mut self.farm.clients[client].sending;
         let chunked = task.payload_bytes > 0 && sending.may_announce(task.payload_bytes);
-        let payload = if chunked { sending.chunked(task.payload_bytes) } else { submit.payload.clone() };
+        let payload =
+            if chunked { sending.chunked(task.payload_bytes) } else { submit.payload.clone() };
         let (runtime, class, define) = (task.runtime, task.class, task.define);
         self.farm.submit(client, Submit { runtime, class, define, payload, ..submit });
         if is_stray || contradicts {
-            assert!((n..n + count).all(|n| !self.is_unfinished((id, n))), "task {n} can never run, and is refused");
+            assert!(
+                (n..n + count).all(|n| !self.is_unfinished((id, n))),
+                "task {n} can never run, and is refused"
+            );
         }
     }
 
     /// An engine that is or was there, or one that nobody knows.
     fn engine(&self, place: usize) -> EngineId {
-        let known: Vec<EngineId> = self.farm.processes.iter().flat_map(|process| process.ids.iter().copied()).collect();
+        let known: Vec<EngineId> =
+            self.farm.processes.iter().flat_map(|process| process.ids.iter().copied()).collect();
         if place == UNKNOWN { NO_ENGINE } else { known[place % known.len()] }
     }
 
@@ -161,15 +169,17 @@ impl Model {
         }
     }
 
-    /// Returns true if a client's task `n` can depend on another: that was submitted earlier, by the same owner, and is
-    /// not forgotten.
+    /// Returns true if a client's task `n` can depend on another: that was submitted earlier, by
+    /// the same owner, and is not forgotten.
     fn may_depend(&self, client: usize, n: u64, other: TaskId) -> bool {
         let owner = self.owner(client);
-        let of_owner = self.tasks.get(&(other.session, other.n)).is_some_and(|task| task.owner == owner);
+        let of_owner =
+            self.tasks.get(&(other.session, other.n)).is_some_and(|task| task.owner == owner);
         let before = other.session != self.farm.clients[client].session || other.n < n;
         of_owner
             && before
-            && (self.session(other.session).is_some() || self.farm.core.kept.find(owner, other).is_some())
+            && (self.session(other.session).is_some()
+                || self.farm.core.kept.find(owner, other).is_some())
     }
 
     /// The tasks that are meant: of which session, and the first and last one.
@@ -196,17 +206,23 @@ impl Model {
     fn cancels_of_others(&mut self, client: usize, of: usize, range: &TaskRange, force: bool) {
         let may = self.owner(client) == self.owner(of);
         let session = self.session(range.session);
-        let unfinished = session.map_or(0, |session| session.tasks.range(range.first, range.last).count());
+        let unfinished =
+            session.map_or(0, |session| session.tasks.range(range.first, range.last).count());
         if may {
             self.note_cancelled(range);
         }
         let tasks = vec![range.clone()];
-        let request =
-            self.asks(client, Asked::Nothing, |request| FromClient::CancelTasks(CancelTasks { request, tasks, force }));
+        let request = self.asks(client, Asked::Nothing, |request| {
+            FromClient::CancelTasks(CancelTasks { request, tasks, force })
+        });
         let Some(ReplyBody::Cancelled(cancelled, _)) = self.farm.reply(client, request) else {
             panic!("a cancel is answered at once")
         };
-        assert_eq!(cancelled, if may { unfinished as u64 } else { 0 }, "client {client} cancels those of {of}");
+        assert_eq!(
+            cancelled,
+            if may { unfinished as u64 } else { 0 },
+            "client {client} cancels those of {of}"
+        );
         let left = self.session(range.session);
         let left = left.map_or(0, |session| session.tasks.range(range.first, range.last).count());
         assert_eq!(left, if may { 0 } else { unfinished });
@@ -229,7 +245,12 @@ impl Model {
     }
 
     /// Asks something, which waits for something.
-    fn asks(&mut self, client: usize, waits_for: Asked, question: impl FnOnce(u64) -> FromClient) -> u64 {
+    fn asks(
+        &mut self,
+        client: usize,
+        waits_for: Asked,
+        question: impl FnOnce(u64) -> FromClient,
+    ) -> u64 {
         let request = self.farm.clients[client].requests + 1;
         self.clients[client].asked.insert(request, waits_for);
         self.farm.ask(client, question)
@@ -239,10 +260,12 @@ impl Model {
         let TaskRange { session, first: n, .. } = self.range(task);
         let is_known = self.owner(client) == self.owner(task.of);
         let waits_for = if wait && is_known { Asked::Task((session, n)) } else { Asked::Nothing };
-        let request = self
-            .asks(client, waits_for, |request| FromClient::Fetch(Fetch { request, session, n, wait, output: wait }));
+        let request = self.asks(client, waits_for, |request| {
+            FromClient::Fetch(Fetch { request, session, n, wait, output: wait })
+        });
         let is_refused = matches!(self.farm.reply(client, request), Some(ReplyBody::Refused(_)));
-        let is_there = is_known && (self.is_unfinished((session, n)) || self.is_held(task.of, session, n));
+        let is_there =
+            is_known && (self.is_unfinished((session, n)) || self.is_held(task.of, session, n));
         assert_eq!(is_refused, !is_there, "client {client} fetches task {n} of client {}", task.of);
     }
 
@@ -256,7 +279,8 @@ impl Model {
         let range = self.range(tasks);
         if self.owner(client) == self.owner(tasks.of) {
             let names = (range.first..=range.last).map(|n| (range.session, n));
-            let has_ended = |name: &Name| self.tasks.contains_key(name) && !self.is_unfinished(*name);
+            let has_ended =
+                |name: &Name| self.tasks.contains_key(name) && !self.is_unfinished(*name);
             let ended: Vec<Name> = names.filter(has_ended).collect();
             self.purged.extend(ended);
         }
@@ -267,6 +291,8 @@ impl Model {
     pub fn restarts(&mut self, client: usize, place: usize) {
         let engine = self.engine(place);
         let engines = vec![engine];
-        self.asks(client, Asked::Restart(engine), |request| FromClient::Restart(Restart { request, engines }));
+        self.asks(client, Asked::Restart(engine), |request| {
+            FromClient::Restart(Restart { request, engines })
+        });
     }
 }

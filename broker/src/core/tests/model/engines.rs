@@ -25,8 +25,8 @@ impl Model {
             self.farm.processes[process].loses_assignment();
         }
         if lost.end && self.turns_to(process, 0) {
-            // It has run, and the broker does not hear of it before the process is back. What may go elsewhere goes
-            // there meanwhile, and that counts as no loss.
+            // It has run, and the broker does not hear of it before the process is back. What may
+            // go elsewhere goes there meanwhile, and that counts as no loss.
             let job = self.farm.processes[process].jobs[0];
             let name = (job.session, job.n);
             let task = &self.tasks[&name];
@@ -39,7 +39,10 @@ impl Model {
         let held = self.held_for_this_engine_alone(process);
         self.farm.disconnect_engine(process);
         let goes_on = |name: &Name| self.is_unfinished(*name);
-        assert!(!waits_for_it || held.iter().all(goes_on), "what it holds goes on if it is back in time");
+        assert!(
+            !waits_for_it || held.iter().all(goes_on),
+            "what it holds goes on if it is back in time"
+        );
     }
 
     /// Unfinished tasks of a process that no other engine may run.
@@ -59,7 +62,8 @@ impl Model {
         self.processes[process].restarts.clear();
     }
 
-    /// The process is gone with all that it holds; should one connect in its place, then without its work.
+    /// The process is gone with all that it holds; should one connect in its place, then without
+    /// its work.
     pub fn engine_leaves(&mut self, process: usize) {
         self.farm.engine_goodbye(process);
         self.is_gone(process);
@@ -84,7 +88,9 @@ impl Model {
             job.returns |= !job.started && !first.contains(&job.attempt);
         }
         self.processes[process].drains = true;
-        self.farm.report(process, FromEngine::Draining(Draining { reason: "SIGTERM".into() })).unwrap();
+        self.farm
+            .report(process, FromEngine::Draining(Draining { reason: "SIGTERM".into() }))
+            .unwrap();
     }
 
     fn first_jobs(&self, process: usize) -> impl Iterator<Item = &Job> {
@@ -94,12 +100,14 @@ impl Model {
         slots.filter_map(move |slot| jobs.iter().filter(runs).find(|job| job.slot == slot))
     }
 
-    /// Slots run side by side, each in its order: moves what one of them runs to the front of all. Whether there is
-    /// anything.
+    /// Slots run side by side, each in its order: moves what one of them runs to the front of all.
+    /// Whether there is anything.
     fn turns_to(&mut self, process: usize, slot: usize) -> bool {
         let it = &mut self.farm.processes[process];
         let slot = (slot % it.slots.len()) as u32;
-        let Some(place) = it.jobs.iter().position(|job| job.slot == slot && !job.returns) else { return false };
+        let Some(place) = it.jobs.iter().position(|job| job.slot == slot && !job.returns) else {
+            return false;
+        };
         let job = it.jobs.remove(place);
         it.jobs.insert(0, job);
         true
@@ -112,16 +120,23 @@ impl Model {
         let job = self.farm.processes[process].jobs[0];
         // One that nobody wants any longer may begin before it has heard so.
         let core = &self.farm.core;
-        let wanted = |given: &Assignment| given.stopping.is_none() && core.tasks.get(given.task).is_some();
+        let wanted =
+            |given: &Assignment| given.stopping.is_none() && core.tasks.get(given.task).is_some();
         let counts = core.attempts.get(job.attempt.count).is_some_and(wanted);
         *self.runs.entry((job.session, job.n)).or_default() += u32::from(counts);
         self.farm.start(process);
     }
 
     pub fn writes(&mut self, process: usize) {
-        if let Some(job) = self.farm.processes[process].jobs.first().copied().filter(|job| !job.returns) {
-            let output =
-                AttemptOutput { attempt: job.attempt, stream: Stream::Stdout, offset: 0, bytes: b"text".to_vec() };
+        if let Some(job) =
+            self.farm.processes[process].jobs.first().copied().filter(|job| !job.returns)
+        {
+            let output = AttemptOutput {
+                attempt: job.attempt,
+                stream: Stream::Stdout,
+                offset: 0,
+                bytes: b"text".to_vec(),
+            };
             self.farm.report(process, FromEngine::Output(output)).unwrap();
         }
     }
@@ -132,7 +147,11 @@ impl Model {
         }
         let it = &mut self.farm.processes[process];
         let is_large = end.payload_bytes > 0;
-        let payload = if is_large { it.large_result(end.payload_bytes) } else { Payload::Inline(vec![0; 3].into()) };
+        let payload = if is_large {
+            it.large_result(end.payload_bytes)
+        } else {
+            Payload::Inline(vec![0; 3].into())
+        };
         let outcome = if it.cancelled.contains(&it.jobs[0].attempt) {
             Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "")
         } else if end.fails {
@@ -150,7 +169,8 @@ impl Model {
         let recalls = self.farm.processes[process].recalls.clone();
         let first: Vec<Attempt> = self.first_jobs(process).map(|job| job.attempt).collect();
         let returns = |job: &&Job| {
-            job.returns || (recalls.contains(&job.attempt) && !job.started && !first.contains(&job.attempt))
+            job.returns
+                || (recalls.contains(&job.attempt) && !job.started && !first.contains(&job.attempt))
         };
         for job in before.iter().filter(returns) {
             self.given.remove(&(job.session, job.n));
@@ -161,10 +181,15 @@ impl Model {
             }
         }
         let returned = self.farm.answer_recalls(process);
-        assert_eq!(returned.len(), before.iter().filter(returns).count(), "what is expected is given back");
+        assert_eq!(
+            returned.len(),
+            before.iter().filter(returns).count(),
+            "what is expected is given back"
+        );
     }
 
-    /// The task that it ran ends with it; the others that were sent ahead come back, sooner or later.
+    /// The task that it ran ends with it; the others that were sent ahead come back, sooner or
+    /// later.
     pub fn interpreter_dies(&mut self, process: usize, slot: usize) {
         let it = &mut self.farm.processes[process];
         if !it.runtimes.contains(&Runtime::Python) {
@@ -173,7 +198,10 @@ impl Model {
         let slot = slot % it.slots.len();
         self.processes[process].restarts.remove(&(slot as u32));
         let runs_python = self.turns_to(process, slot)
-            && self.farm.processes[process].jobs.first().is_some_and(|job| job.runtime == Runtime::Python);
+            && self.farm.processes[process]
+                .jobs
+                .first()
+                .is_some_and(|job| job.runtime == Runtime::Python);
         let jobs = &mut self.farm.processes[process].jobs;
         let others = jobs.iter_mut().skip(usize::from(runs_python));
         for job in others.filter(|job| job.slot == slot as u32 && job.runtime == Runtime::Python) {

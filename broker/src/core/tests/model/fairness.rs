@@ -25,9 +25,17 @@ impl Model {
             Standing::Unfinished => false,
         };
         let (mut after, mut follow) = (options.after.iter(), options.follow.iter());
-        let after = if options.after_any { after.len() == 0 || after.any(is_met) } else { after.all(is_met) };
+        let after = if options.after_any {
+            after.len() == 0 || after.any(is_met)
+        } else {
+            after.all(is_met)
+        };
         assert!(after, "{name:?} runs before what it waits for: {:?}", options.after);
-        let follow = if options.follow_any { follow.len() == 0 || follow.any(follows) } else { follow.all(follows) };
+        let follow = if options.follow_any {
+            follow.len() == 0 || follow.any(follows)
+        } else {
+            follow.all(follows)
+        };
         assert!(follow, "{name:?} runs on engine {engine}, and follows {:?}", options.follow);
     }
 
@@ -50,21 +58,29 @@ impl Model {
 
     /// Returns true if dependencies can no longer be met.
     fn is_impossible(&self, demands: &[Dependency], any: bool) -> bool {
-        let fails =
-            |demand: &Dependency| !self.is_unfinished((demand.task.session, demand.task.n)) && !self.is_met(demand);
-        if any { !demands.is_empty() && demands.iter().all(fails) } else { demands.iter().any(fails) }
+        let fails = |demand: &Dependency| {
+            !self.is_unfinished((demand.task.session, demand.task.n)) && !self.is_met(demand)
+        };
+        if any {
+            !demands.is_empty() && demands.iter().all(fails)
+        } else {
+            demands.iter().any(fails)
+        }
     }
 
-    /// Returns true if a task that follows others has no engine: no engine has run one, or it ran elsewhere than
-    /// another, or the engine is not the one that the submit names, or was gone.
+    /// Returns true if a task that follows others has no engine: no engine has run one, or it ran
+    /// elsewhere than another, or the engine is not the one that the submit names, or was gone.
     fn has_no_place(&self, Submitted { target, options, .. }: &Submitted) -> bool {
         let mut first = None;
-        options.follow.iter().filter(|demand| self.is_met(demand)).any(|demand| match self.standing(demand.task) {
-            Standing::Ended(Ending { engine: Some(id), .. }) => {
-                let elsewhere = *first.get_or_insert(id) != id || target.is_some_and(|target| target != id);
-                elsewhere || self.gone.contains(&id)
+        options.follow.iter().filter(|demand| self.is_met(demand)).any(|demand| {
+            match self.standing(demand.task) {
+                Standing::Ended(Ending { engine: Some(id), .. }) => {
+                    let elsewhere =
+                        *first.get_or_insert(id) != id || target.is_some_and(|target| target != id);
+                    elsewhere || self.gone.contains(&id)
+                }
+                _ => true,
             }
-            _ => true,
         })
     }
 
@@ -80,8 +96,12 @@ impl Model {
         let kind = finished.outcome.error.as_ref().map(|error| error.kind);
         let is_just = match kind {
             None | Some(ErrorKind::Remote) => was_given,
-            Some(ErrorKind::RunTimeout) => options.run_timeout_ms.is_some() && self.runs.contains_key(&name),
-            Some(ErrorKind::QueueTimeout) => options.queue_timeout_ms.is_some_and(|limit| waited_ms >= limit),
+            Some(ErrorKind::RunTimeout) => {
+                options.run_timeout_ms.is_some() && self.runs.contains_key(&name)
+            }
+            Some(ErrorKind::QueueTimeout) => {
+                options.queue_timeout_ms.is_some_and(|limit| waited_ms >= limit)
+            }
             Some(ErrorKind::EngineLost) => was_given || may_be_bound,
             Some(ErrorKind::Aborted) => options.abort_on_error && may_be_bound,
             Some(ErrorKind::Cancelled) => self.cancelled.contains(&name),
@@ -96,6 +116,9 @@ impl Model {
         };
         assert!(is_just, "{name:?} ended without a reason: {finished:?}");
         let errors_of_its_own = kind == Some(ErrorKind::Remote) && !direct;
-        assert!(!errors_of_its_own || finished.attempts > options.error_retries, "{name:?} is to be run again");
+        assert!(
+            !errors_of_its_own || finished.attempts > options.error_retries,
+            "{name:?} is to be run again"
+        );
     }
 }

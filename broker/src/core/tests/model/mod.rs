@@ -1,8 +1,9 @@
-//! Any sequence of events: the invariants hold after each, every task ends exactly once, nothing is left at the end.
+//! Any sequence of events: the invariants hold after each, every task ends exactly once, nothing is
+//! left at the end.
 //!
-//! The model knows what every task was submitted with. After each event it looks at what the core has told the peers,
-//! and checks it against that: [`checks`]. At the end everybody comes back, and everything must come to its end:
-//! [`rest`].
+//! The model knows what every task was submitted with. After each event it looks at what the core
+//! has told the peers, and checks it against that: [`checks`]. At the end everybody comes back, and
+//! everything must come to its end: [`rest`].
 
 mod checks;
 mod clients;
@@ -26,7 +27,8 @@ use crate::core::sessions::Ending;
 use events::Event;
 
 const CLIENTS: usize = 4;
-/// The clients with a limited token, with scopes and an end at its disconnection, and of another owner.
+/// The clients with a limited token, with scopes and an end at its disconnection, and of another
+/// owner.
 const LIMITED: usize = 1;
 const GUEST: usize = 2;
 const OUTSIDER: usize = 3;
@@ -137,8 +139,11 @@ impl Model {
         farm.clients[GUEST].scopes = vec!["gpu".into(), "attic".into()];
         farm.clients[GUEST].cancel_on_disconnect = true;
         farm.clients[OUTSIDER].owner = 8;
-        let processes: [(usize, &[Runtime], &[&str]); PROCESSES] =
-            [(2, Runtime::ALL, &["gpu", "big"]), (2, &[Runtime::Native], &[]), (1, &[Runtime::Python], &["gpu"])];
+        let processes: [(usize, &[Runtime], &[&str]); PROCESSES] = [
+            (2, Runtime::ALL, &["gpu", "big"]),
+            (2, &[Runtime::Native], &[]),
+            (1, &[Runtime::Python], &["gpu"]),
+        ];
         for (slots, runtimes, labels) in processes {
             let process = farm.engine_labelled(slots, runtimes, labels);
             farm.disconnect_engine(process);

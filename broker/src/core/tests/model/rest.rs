@@ -49,14 +49,20 @@ impl Model {
         self.check(false);
         self.nothing_is_owed();
         (0..CLIENTS).for_each(|client| self.takes_leave(client));
-        // What was kept goes after an hour, and the sessions of those who never came back before that.
+        // What was kept goes after an hour, and the sessions of those who never came back before
+        // that.
         self.farm.wait(Duration::from_secs(3_600));
         invariants::is_quiet(&self.farm.core);
     }
 
     fn is_busy(&self) -> bool {
         let restarts = self.processes.iter().any(|process| !process.restarts.is_empty());
-        restarts || self.farm.processes.iter().any(|it| !(it.jobs.is_empty() && it.sending.chunks.is_empty()))
+        restarts
+            || self
+                .farm
+                .processes
+                .iter()
+                .any(|it| !(it.jobs.is_empty() && it.sending.chunks.is_empty()))
     }
 
     fn work(&mut self) {
@@ -81,14 +87,17 @@ impl Model {
         let it = &self.farm.clients[client];
         let (session, ended): (_, Vec<u64>) = (it.session, it.finished.keys().copied().collect());
         for n in ended {
-            if let std::collections::btree_map::Entry::Vacant(entry) = self.acknowledged.entry((session, n)) {
+            if let std::collections::btree_map::Entry::Vacant(entry) =
+                self.acknowledged.entry((session, n))
+            {
                 entry.insert(self.farm.now);
                 self.farm.ack(client, n, n);
             }
         }
     }
 
-    /// Nothing is on its way: everybody may send as much as at the beginning, and every question is answered.
+    /// Nothing is on its way: everybody may send as much as at the beginning, and every question is
+    /// answered.
     fn nothing_is_owed(&self) {
         invariants::nothing_is_owed(&self.farm.core);
         assert!(self.clients.iter().all(|client| client.asked.is_empty()));

@@ -70,7 +70,9 @@ def _is_plain(value: Any, depth: int) -> bool:
     if cls is float:
         return bool(math.isfinite(value))
     if cls is dict:
-        return depth < DEPTH_MAX and all(type(key) is str and _is_plain(item, depth + 1) for key, item in value.items())
+        return depth < DEPTH_MAX and all(
+            type(key) is str and _is_plain(item, depth + 1) for key, item in value.items()
+        )
     if cls is list:
         return depth < DEPTH_MAX and all(_is_plain(item, depth + 1) for item in value)
     return value is None or cls is str or cls is bool or (cls is int and -(2**63) <= value < 2**64)
@@ -100,10 +102,13 @@ def _value_to_json(value: Any) -> bytes:
     try:
         return _json_encode(value).encode("utf-8")
     except UnicodeEncodeError:
-        # Half of a surrogate pair, such as names of files have that are not UTF-8: json can say it by its number.
+        # Half of a surrogate pair, such as names of files have that are not UTF-8: json can say it
+        # by its number.
         return _json_escape(value).encode("ascii")
     except RecursionError:
-        raise TypeError(f"the result, a {type_name(type(value))}, is nested too deeply for json") from None
+        raise TypeError(
+            f"the result, a {type_name(type(value))}, is nested too deeply for json"
+        ) from None
     except (TypeError, ValueError):
         said = _Said()
         text = _json_escape(said.plain(value, "result"))
@@ -126,7 +131,9 @@ class _Said:
             return value if math.isfinite(value) else self._text(value, path)
         if isinstance(value, (dict, list, tuple)):
             if id(value) in self._holders or len(self._holders) == DEPTH_MAX:
-                raise TypeError(f"the result cannot be written as json: {path} holds itself, or is nested too deeply")
+                raise TypeError(
+                    f"the result cannot be written as json: {path} holds itself, or is nested too deeply"
+                )
             self._holders.append(id(value))
             plain = self._plain_parts(value, path)
             self._holders.pop()
@@ -134,7 +141,9 @@ class _Said:
         item = getattr(value, "item", None)
         if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 and item is not None:
             number = item()  # a number of NumPy
-            return self._text(value, path) if type(number) is type(value) else self.plain(number, path)
+            return (
+                self._text(value, path) if type(number) is type(value) else self.plain(number, path)
+            )
         return self._text(value, path)
 
     def _plain_parts(self, value: Any, path: str) -> Any:
@@ -144,15 +153,23 @@ class _Said:
         for key, part in value.items():
             name = key
             if key is not None and not isinstance(key, (str, bool, int)):
-                name = key if isinstance(key, float) and math.isfinite(key) else self._text(key, f"a key of {path}")
+                name = (
+                    key
+                    if isinstance(key, float) and math.isfinite(key)
+                    else self._text(key, f"a key of {path}")
+                )
             if name in plain:
-                raise TypeError(f"the result cannot be written as json: two keys of {path} have the text {name!r}")
+                raise TypeError(
+                    f"the result cannot be written as json: two keys of {path} have the text {name!r}"
+                )
             plain[name] = self.plain(part, f"{path}[{key!r}]")
         return plain
 
     def _text(self, value: Any, path: str) -> str:
         self._odd.append(
-            f"{path} is {str(value)!r}" if isinstance(value, float) else f"{path} is a {type_name(type(value))}"
+            f"{path} is {str(value)!r}"
+            if isinstance(value, float)
+            else f"{path} is a {type_name(type(value))}"
         )
         return str(value)
 
@@ -160,7 +177,10 @@ class _Said:
         """Tell on the standard error what became text."""
         if self._odd:
             more = f", and {len(self._odd) - 1} more" if len(self._odd) > 1 else ""
-            print(f"furlong: {self._odd[0]}{more}, which json cannot say: it is given as text", file=sys.stderr)
+            print(
+                f"furlong: {self._odd[0]}{more}, which json cannot say: it is given as text",
+                file=sys.stderr,
+            )
 
 
 def _value_to_raw(value: Any) -> list[Buffer]:

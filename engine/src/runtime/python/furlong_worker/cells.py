@@ -12,7 +12,9 @@ from typing import Any, Callable
 
 ALLOW_AWAIT: int = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 # What may follow a cell's last statement.
-_LAYOUT = frozenset((tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER, tokenize.DEDENT))
+_LAYOUT = frozenset(
+    (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER, tokenize.DEDENT)
+)
 
 
 def ends_quietly(source: str) -> bool:

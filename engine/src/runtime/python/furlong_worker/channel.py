@@ -71,7 +71,9 @@ EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR, PICKLED, NEW_PICKLED = ran
 CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL, SESSION = range(11, 18)
 END = 18
 # Kinds of reply.
-READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLED, DISPLAYED = range(1, 11)
+READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLED, DISPLAYED = (
+    range(1, 11)
+)
 # Codecs.
 JSON, PICKLE, MSGPACK, RAW = range(1, 5)
 # Flags of a request and of a reply.
@@ -103,7 +105,8 @@ class Channel:
         self.jobs: collections.deque[Job] = collections.deque()
         self.cancelled: set[int] = set()
         self.interrupted: set[int] = set()
-        # What the engine wants an answer to: the answer's kind, and the question's number or the attempt.
+        # What the engine wants an answer to: the answer's kind, and the question's number or the
+        # attempt.
         self.questions: list[tuple[int, int]] = []
         self.drained = False
         # The engine wants this process to end, or is gone.
@@ -117,7 +120,8 @@ class Channel:
         self._filled = 0
         self._page = page
         self._page_view = memoryview(page)
-        # The attempt that began last, how many bytes of replies there are, and which item of a map runs.
+        # The attempt that began last, how many bytes of replies there are, and which item of a map
+        # runs.
         self.page_words = self._page_view[:PAGE_HEAD_BYTES].cast("Q")
         self._page_end = PAGE_HEAD_BYTES
         self._reply_count = 0
@@ -149,7 +153,9 @@ class Channel:
         """Take in what has arrived, without waiting."""
         while self._filled < INBOX_BYTES:
             try:
-                received = self._requests.recv_into(self._view[self._filled :], 0, socket.MSG_DONTWAIT)
+                received = self._requests.recv_into(
+                    self._view[self._filled :], 0, socket.MSG_DONTWAIT
+                )
             except OSError:
                 return
             if received == 0:
@@ -186,12 +192,15 @@ class Channel:
                 inbox[:rest] = inbox[start:filled]
             self._filled = rest
 
-    def _take_large(self, kind: int, codec: int, attempt: int, count: int, length: int, begun: memoryview) -> None:
+    def _take_large(
+        self, kind: int, codec: int, attempt: int, count: int, length: int, begun: memoryview
+    ) -> None:
         """Receive the rest of a large frame into pages of its own.
 
         So its buffers are aligned, and never copied.
         """
-        # It has begun, for the engine: if the process dies of it, that is this job's doing. No other one runs now.
+        # It has begun, for the engine: if the process dies of it, that is this job's doing. No
+        # other one runs now.
         self.page_words[0] = attempt
         try:
             body = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
@@ -295,13 +304,26 @@ class Channel:
             REPLY.pack_into(page, at, end - body, attempt, run_us, count, len(sizes), kind, flags)
             page[body:end] = b"".join([*map(SIZE.pack, sizes), *buffers])
         self._page_end = end
-        self.page_words[1] = end - PAGE_HEAD_BYTES  # last: from here on it is said, even by the dead
+        self.page_words[1] = (
+            end - PAGE_HEAD_BYTES
+        )  # last: from here on it is said, even by the dead
         self._reply_count += 1
-        if flags & DRAIN or run_us > SHORT_JOB_US or self._reply_count > REPLIES_MAX or self._is_awaited:
+        if (
+            flags & DRAIN
+            or run_us > SHORT_JOB_US
+            or self._reply_count > REPLIES_MAX
+            or self._is_awaited
+        ):
             self.flush()
 
     def _send_alone(
-        self, attempt: int, kind: int, flags: int, run_us: int, count: int, buffers: Sequence[Buffer]
+        self,
+        attempt: int,
+        kind: int,
+        flags: int,
+        run_us: int,
+        count: int,
+        buffers: Sequence[Buffer],
     ) -> None:
         """Send a reply that finds no room behind those that wait."""
         self.flush()

@@ -20,7 +20,15 @@ from typing import Any, Callable, Mapping  # noqa: UP035 - engines may have Pyth
 
 # Parts of a class's dictionary that its creation makes anew.
 _MADE_ANEW = frozenset(
-    ("__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "__slotnames__", "_abc_impl")
+    (
+        "__dict__",
+        "__weakref__",
+        "__module__",
+        "__qualname__",
+        "__slots__",
+        "__slotnames__",
+        "_abc_impl",
+    )
 )
 # The same, of an evaluation that was put off: what it gives goes instead.
 _EVALUATED = frozenset(("__annotate__", "__annotate_func__", "__annotations_cache__"))
@@ -30,7 +38,8 @@ _ATOMS = (int, float, complex, str, bytes, bool, type(None))
 _DEPTH_MAX = 3
 _ITEMS_MAX = 1000
 
-# What `typing` makes with a name, and the arguments besides it. Those that this Python lacks are left out.
+# What `typing` makes with a name, and the arguments besides it. Those that this Python lacks are
+# left out.
 _PARAMETERS = {
     "TypeVar": ("bound", "covariant", "contravariant", "infer_variance"),
     "ParamSpec": ("bound", "covariant", "contravariant", "infer_variance"),
@@ -113,12 +122,18 @@ class Reducer:
         if kind is _CACHED:
             return self._cached(value) if is_by_value(value) else NotImplemented
         if kind is functools.cached_property:
-            return functools.cached_property, (value.func,), {"attrname": value.attrname, "__doc__": value.__doc__}
+            return (
+                functools.cached_property,
+                (value.func,),
+                {"attrname": value.attrname, "__doc__": value.__doc__},
+            )
         if isinstance(value, enum.Enum) and is_by_value(kind):
             return self._far("enum_member"), (kind, _key_of(value))
         if kind is functools.singledispatchmethod:
             return self._far("make_dispatching_method"), (value.func, value.dispatcher)
-        if kind.__module__ in ("typing", "typing_extensions") and (is_by_value(value) or _is_parameter(value)):
+        if kind.__module__ in ("typing", "typing_extensions") and (
+            is_by_value(value) or _is_parameter(value)
+        ):
             return self._typing(value, kind)
         return NotImplemented
 
@@ -147,7 +162,9 @@ class Reducer:
 
     def _cached(self, function: Any) -> Any:
         """Give the function within, which is cached anew, and what was set on the outer one."""
-        attributes = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
+        attributes = {
+            name: value for name, value in vars(function).items() if name != "__wrapped__"
+        }
         parts = function.__wrapped__, function.cache_parameters()
         return self._far("make_cached"), parts, attributes, None, None, self._far("fill_function")
 
@@ -159,13 +176,22 @@ class Reducer:
             for name, value in vars(function).items()
             if name not in ("register", "dispatch", "registry", "_clear_cache", "__wrapped__")
         }
-        return self._far("make_single_dispatch"), (first, registry), attributes, None, None, self._far("fill_function")
+        return (
+            self._far("make_single_dispatch"),
+            (first, registry),
+            attributes,
+            None,
+            None,
+            self._far("fill_function"),
+        )
 
     def _typing(self, value: Any, kind: type) -> Any:
         name = getattr(value, "__name__", None)
         module = getattr(value, "__module__", None)
         if kind.__name__ in _PARAMETERS:
-            options = {key: getattr(value, f"__{key}__", None) for key in _PARAMETERS[kind.__name__]}
+            options = {
+                key: getattr(value, f"__{key}__", None) for key in _PARAMETERS[kind.__name__]
+            }
             options = {key: option for key, option in options.items() if option}
             if hasattr(value, "has_default") and value.has_default():
                 options["default"] = value.__default__
@@ -173,10 +199,24 @@ class Reducer:
             return self._far("make_named"), (kind, _id_of(value), module, name, bounds, options)
         if kind.__name__ == "NewType":
             qualname = getattr(value, "__qualname__", name)
-            return self._far("make_named"), (kind, _id_of(value), module, qualname, (value.__supertype__,), {})
+            return self._far("make_named"), (
+                kind,
+                _id_of(value),
+                module,
+                qualname,
+                (value.__supertype__,),
+                {},
+            )
         if kind.__name__ == "TypeAliasType":
             options = {"type_params": value.__type_params__}
-            return self._far("make_named"), (kind, _id_of(value), module, name, (value.__value__,), options)
+            return self._far("make_named"), (
+                kind,
+                _id_of(value),
+                module,
+                name,
+                (value.__value__,),
+                options,
+            )
         return NotImplemented
 
 
@@ -207,7 +247,11 @@ def _slots_of(cls: Any) -> list[str] | None:
         return [slots]
     names = list(slots)
     if not names:  # an iterator is used up: what it gave is there
-        names = [name for name, value in vars(cls).items() if isinstance(value, types.MemberDescriptorType)]
+        names = [
+            name
+            for name, value in vars(cls).items()
+            if isinstance(value, types.MemberDescriptorType)
+        ]
     return names
 
 
@@ -232,10 +276,16 @@ def _mark_of(value: Any, depth: int) -> Any:
         return kind, repr(value) if kind is float else value
     if kind is types.FunctionType:
         return id(value), id(value.__code__), _mark_of(value.__defaults__, depth)
-    if depth < _DEPTH_MAX and isinstance(value, (list, tuple, set, frozenset)) and len(value) <= _ITEMS_MAX:
+    if (
+        depth < _DEPTH_MAX
+        and isinstance(value, (list, tuple, set, frozenset))
+        and len(value) <= _ITEMS_MAX
+    ):
         return id(value), [_mark_of(item, depth + 1) for item in value]
     if depth < _DEPTH_MAX and isinstance(value, dict) and len(value) <= _ITEMS_MAX:
-        return id(value), [(_mark_of(key, depth + 1), _mark_of(item, depth + 1)) for key, item in value.items()]
+        return id(value), [
+            (_mark_of(key, depth + 1), _mark_of(item, depth + 1)) for key, item in value.items()
+        ]
     return id(value)
 
 
@@ -336,7 +386,9 @@ def _is_told(cls: Any) -> bool:
     return owner is not object
 
 
-def fill_class(cls: Any, parts: tuple[str, dict[str, Any], dict[str, int], dict[Any, dict[str, Any]]]) -> Any:
+def fill_class(
+    cls: Any, parts: tuple[str, dict[str, Any], dict[str, int], dict[Any, dict[str, Any]]]
+) -> Any:
     """Set what a copy's dictionary holds, as far as its original has changed; leave an original alone."""
     known, state, versions, contents = parts
     applied = _Tracked.copies.get(cls)
@@ -366,7 +418,9 @@ def fill_class(cls: Any, parts: tuple[str, dict[str, Any], dict[str, int], dict[
 
 def _is_plain(meta: Any) -> bool:
     """Whether a metaclass is written in Python, or one of Python's own."""
-    return all(each in (type, object, abc.ABCMeta) or each.__flags__ & _HEAP_TYPE for each in meta.__mro__)
+    return all(
+        each in (type, object, abc.ABCMeta) or each.__flags__ & _HEAP_TYPE for each in meta.__mro__
+    )
 
 
 def _delete(cls: Any, name: str) -> None:
@@ -383,7 +437,12 @@ def enum_member(cls: Any, key: Any) -> Any:
 
 
 def make_named(
-    kind: Any, known: str | None, module: str | None, qualname: str, arguments: tuple[Any, ...], options: dict[str, Any]
+    kind: Any,
+    known: str | None,
+    module: str | None,
+    qualname: str,
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
 ) -> Any:
     """Find a type variable, a new type or an alias that is here, or make it."""
     found = _Tracked.by_id.get(known or "")

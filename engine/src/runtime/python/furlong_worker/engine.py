@@ -62,7 +62,13 @@ def bind(names: Namespace, labels: Sequence[str]) -> Engine:
     for public in (Reference, current_engine, engine_function, evaluate, pull, push):
         public.__module__ = "furlong_worker"
         setattr(furlong_worker, public.__name__, public)
-    functions = (maps.call_if, maps.call_with, maps.map_items, scopes.main_function, scopes.set_main_function)
+    functions = (
+        maps.call_if,
+        maps.call_with,
+        maps.map_items,
+        scopes.main_function,
+        scopes.set_main_function,
+    )
     for public in (*functions, pickles.Anew, pickles.Apart, *definitions.PUBLIC):
         setattr(furlong_worker, public.__name__, public)
     return _Bound.engine
@@ -111,8 +117,12 @@ def engine_function(
     closure : sequence, optional
         Cells, or what is in them.
     """
-    cells = tuple(part if isinstance(part, types.CellType) else types.CellType(part) for part in closure or ())
-    function = types.FunctionType(marshal.loads(code), _Bound.names.variables, name, defaults, cells)
+    cells = tuple(
+        part if isinstance(part, types.CellType) else types.CellType(part) for part in closure or ()
+    )
+    function = types.FunctionType(
+        marshal.loads(code), _Bound.names.variables, name, defaults, cells
+    )
     function.__kwdefaults__ = kwdefaults
     function.__annotations__ = dict(annotations or {})
     function.__doc__ = doc

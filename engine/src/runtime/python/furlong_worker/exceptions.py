@@ -28,9 +28,19 @@ TEXT_MAX = 8 * 1024
 
 _DICT: Any = vars(BaseException)["__dict__"]
 _MEMBERS = (types.MemberDescriptorType, types.GetSetDescriptorType)
-# Told apart from the attributes, or of this process alone: the object that has not an attribute is none of the error.
+# Told apart from the attributes, or of this process alone: the object that has not an attribute is
+# none of the error.
 _NOT_ATTRIBUTES = frozenset(
-    ("args", "exceptions", "obj", "__dict__", "__weakref__", "__cause__", "__context__", "__suppress_context__")
+    (
+        "args",
+        "exceptions",
+        "obj",
+        "__dict__",
+        "__weakref__",
+        "__cause__",
+        "__context__",
+        "__suppress_context__",
+    )
 ) | {"__traceback__"}
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
 
@@ -94,7 +104,10 @@ class _Document:
 
     def _node(self, error: BaseException) -> dict[str, Any]:
         lost: dict[str, str] = {}
-        node: dict[str, Any] = {"classes": [_class(cls) for cls in type(error).__mro__[:-1]], "lost": lost}
+        node: dict[str, Any] = {
+            "classes": [_class(cls) for cls in type(error).__mro__[:-1]],
+            "lost": lost,
+        }
         if self.nodes:  # the texts of the first one go beside the document
             node.update(zip(("name", "text", "traceback"), self._texts(error)))
         for name, other in (("cause", error.__cause__), ("context", error.__context__)):
@@ -108,7 +121,9 @@ class _Document:
             places = [self.place(member) for member in error.exceptions]  # type: ignore[attr-defined]
             node["members"] = [at for at in places if at is not None]
             if None in places:
-                lost["exceptions"] = f"{places.count(None)} of {len(places)} are too many to come along"
+                lost["exceptions"] = (
+                    f"{places.count(None)} of {len(places)} are too many to come along"
+                )
         node["args"] = [self._argument(value) for value in error.args]
         node["attributes"] = attributes = {}
         for name, value in _attributes(error):
@@ -125,8 +140,14 @@ class _Document:
         except Exception:
             text = "<its text cannot be had: str() failed>"
         frames = traceback.extract_tb(error.__traceback__)
-        lines = traceback.format_list([frame for frame in frames if not frame.filename.startswith(OWN_FILES)])
-        stack = "".join(["Traceback (most recent call last):\n", *lines, f"{name}: {text}\n"]) if lines else ""
+        lines = traceback.format_list(
+            [frame for frame in frames if not frame.filename.startswith(OWN_FILES)]
+        )
+        stack = (
+            "".join(["Traceback (most recent call last):\n", *lines, f"{name}: {text}\n"])
+            if lines
+            else ""
+        )
         text, stack = text[:TEXT_MAX], stack if len(stack) <= min(self._room, 8 * TEXT_MAX) else ""
         self._room -= len(text) + len(stack)
         return name, text, stack
@@ -181,7 +202,12 @@ class _Document:
             self._take(4 * len(value))
             if cls is dict:
                 pairs = value.items()
-                return {"dict": [[self._encode(key, depth + 1), self._encode(one, depth + 1)] for key, one in pairs]}
+                return {
+                    "dict": [
+                        [self._encode(key, depth + 1), self._encode(one, depth + 1)]
+                        for key, one in pairs
+                    ]
+                }
             return {cls.__name__: [self._encode(one, depth + 1) for one in value]}
         return self._pickle(value)
 

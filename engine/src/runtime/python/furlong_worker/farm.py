@@ -52,7 +52,9 @@ class Farm:
             while True:
                 left = deadline - time.monotonic()
                 if left <= 0 or not select.select([self._asks], [], [], left)[0]:
-                    raise TimeoutError(f"the broker has not let this task's client in within {timeout} s")
+                    raise TimeoutError(
+                        f"the broker has not let this task's client in within {timeout} s"
+                    )
                 answer = self._asks.recv(ANSWER_BYTES_MAX)
                 # Another one is for somebody who was interrupted.
                 if answer[:KEY_BYTES] == key:

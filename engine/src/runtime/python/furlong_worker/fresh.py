@@ -19,7 +19,9 @@ class Helpers:
 
     def __init__(self) -> None:
         paths = {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix}
-        self._installed = tuple(f"{path.rstrip(os.sep)}/" for path in paths if path not in ("", "/", "/usr"))
+        self._installed = tuple(
+            f"{path.rstrip(os.sep)}/" for path in paths if path not in ("", "/", "/usr")
+        )
         self._stamps: dict[str, tuple[str, Stamp]] = {}
         self._modules_seen = 0
 
@@ -30,7 +32,11 @@ class Helpers:
         self._modules_seen = len(sys.modules)
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
-            if name in self._stamps or name == "__main__" or getattr(module, "__spec__", None) is None:
+            if (
+                name in self._stamps
+                or name == "__main__"
+                or getattr(module, "__spec__", None) is None
+            ):
                 continue
             if isinstance(file, str) and file.endswith(".py") and not self._is_installed(file):
                 stamp = _stamp(file)
@@ -43,7 +49,8 @@ class Helpers:
             return False
         for name, (file, _) in self._stamps.items():
             sys.modules.pop(name, None)
-            # What was compiled of it counts as current if the edit came within a second and kept the size.
+            # What was compiled of it counts as current if the edit came within a second and kept
+            # the size.
             with contextlib.suppress(OSError, NotImplementedError):
                 Path(importlib.util.cache_from_source(file)).unlink()
         self._stamps.clear()
@@ -52,7 +59,9 @@ class Helpers:
         return True
 
     def _is_installed(self, file: str) -> bool:
-        return file.startswith(self._installed) or "site-packages" in file or "dist-packages" in file
+        return (
+            file.startswith(self._installed) or "site-packages" in file or "dist-packages" in file
+        )
 
 
 def _stamp(file: str) -> Stamp | None:

@@ -19,7 +19,8 @@ from furlong_worker.scopes import bound
 # Items of a job that are told one by one, and how many quick ones are told at once later.
 EXACT_ITEMS = 256
 BATCH_ITEMS_MAX = 256
-# A batch that takes less has twice as many items next time; one that takes more than four times this, half as many.
+# A batch that takes less has twice as many items next time; one that takes more than four times
+# this, half as many.
 BATCH_NS = 50_000
 # The words of the shared memory that tell which item runs; see `page.rs`.
 FIRST, ITEMS = 2, 3
@@ -45,9 +46,15 @@ class _Bound:
     streams: Callable[[], Sequence[Any]] = staticmethod(lambda: ())
 
 
-def bind(words: Any, is_cancelled: Callable[[], bool], streams: Callable[[], Sequence[Any]]) -> None:
+def bind(
+    words: Any, is_cancelled: Callable[[], bool], streams: Callable[[], Sequence[Any]]
+) -> None:
     """Let maps tell which item runs, see that their job was cancelled, and follow what is written and displayed."""
-    _Bound.words, _Bound.is_cancelled, _Bound.streams = words, staticmethod(is_cancelled), staticmethod(streams)
+    _Bound.words, _Bound.is_cancelled, _Bound.streams = (
+        words,
+        staticmethod(is_cancelled),
+        staticmethod(streams),
+    )
 
 
 def map_items(
@@ -73,7 +80,9 @@ def map_items(
     furlong.errors.UnmetDependency
         If this engine is not the right one for the first item.
     """
-    run = _Run(function, columns) if apart is None else _RunApart(function, columns, apart, is_apart)
+    run = (
+        _Run(function, columns) if apart is None else _RunApart(function, columns, apart, is_apart)
+    )
     run.follow()
     try:
         run.call_all(exact)
@@ -100,10 +109,12 @@ class _Run:
         self.failed: dict[int, Failed] = {}
         self.first: BaseException | None = None
         self._count = min(map(len, columns), default=0)
-        # Whether there are values that later calls may change. The latest is held here alone: its references tell.
+        # Whether there are values that later calls may change. The latest is held here alone: its
+        # references tell.
         self._is_careful = False
         self._slot: list[Any] = [None]
-        # Characters that each item has written to standard output and error, and how often it has displayed something.
+        # Characters that each item has written to standard output and error, and how often it has
+        # displayed something.
         self.written: dict[int, list[int]] = {}
 
     def call_all(self, exact: bool) -> None:
@@ -220,7 +231,11 @@ class _RunApart(_Run):
     """The calls of one job whose arguments are made anew for each."""
 
     def __init__(
-        self, function: Callable[..., Any], columns: Sequence[Sequence[Any]], apart: Apart, is_apart: Sequence[bool]
+        self,
+        function: Callable[..., Any],
+        columns: Sequence[Sequence[Any]],
+        apart: Apart,
+        is_apart: Sequence[bool],
     ) -> None:
         super().__init__(function, columns)
         self._apart = apart
@@ -231,7 +246,9 @@ class _RunApart(_Run):
         function, slot = self._function, self._slot
         for at in range(begin, min(end, self._count)):
             made, columns = iter(self._apart.load(at)), iter(self._columns)
-            arguments = [next(made) if is_apart else next(columns)[at] for is_apart in self._is_apart]
+            arguments = [
+                next(made) if is_apart else next(columns)[at] for is_apart in self._is_apart
+            ]
             del made
             slot[0] = function(*arguments)
             del arguments  # nobody else has what was made for this call
@@ -274,7 +291,12 @@ def _is_number_of_numpy(value: Any) -> bool:
 def _owns_numbers(value: Any) -> bool:
     """Whether it is an array with memory of its own."""
     numpy = sys.modules.get("numpy")
-    return numpy is not None and type(value) is numpy.ndarray and value.base is None and not value.dtype.hasobject
+    return (
+        numpy is not None
+        and type(value) is numpy.ndarray
+        and value.base is None
+        and not value.dtype.hasobject
+    )
 
 
 class _PlainPickler(pickle.Pickler):
@@ -355,7 +377,11 @@ _FAILED, _KEPT, _ITEMS = (pickles.ClientFunction(name) for name in ("failed", "k
 
 
 def call_with(
-    function: Callable[..., Any], modules: Sequence[str], names: Mapping[str, Any], *args: Any, **kwargs: Any
+    function: Callable[..., Any],
+    modules: Sequence[str],
+    names: Mapping[str, Any],
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """Import modules into the namespace, and set names there, then call.
 
@@ -370,7 +396,9 @@ def call_with(
             module = importlib.import_module(name)
         except ImportError as error:
             raise UnmetDependency(str(error)) from error
-        variables.setdefault(name.partition(".")[0], importlib.import_module(name.partition(".")[0]))
+        variables.setdefault(
+            name.partition(".")[0], importlib.import_module(name.partition(".")[0])
+        )
         if "." not in name:
             variables[name] = module
     variables.update(names)

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Sequence
 LIBRARIES_MAX = 64
 # The beginning of a library; what begins otherwise is the text of cloudpickle alone.
 MAGIC = b"furlong library 1\n"
-# What follows the pickle of a function that needs a library: settings, this, the library's id, the length of the
-# settings, and a line's end.
+# What follows the pickle of a function that needs a library: settings, this, the library's id, the
+# length of the settings, and a line's end.
 MARK = b"\nlibrary "
 ID_BYTES = 16
 LENGTH_BYTES = 4
@@ -29,7 +29,8 @@ class Source(NamedTuple):
     """A module as the client has it."""
 
     name: str
-    # Tells it from the same module with another source, or with another source of a module that it imports.
+    # Tells it from the same module with another source, or with another source of a module that it
+    # imports.
     version: bytes
     file: str
     # Folders of submodules, where it is a package.
@@ -106,7 +107,11 @@ class _Bound:
     def forget(cls, kept: Sequence[Library]) -> None:
         """Let go of modules that no library has any more."""
         libraries = [*kept, cls.library] if cls.library is not None else kept
-        used = {(source.name, source.version) for library in libraries for source in library.sources.values()}
+        used = {
+            (source.name, source.version)
+            for library in libraries
+            for source in library.sources.values()
+        }
         for key in [key for key in cls.modules if key not in used]:
             del cls.modules[key]
             cls.settings.pop(key, None)
@@ -296,7 +301,11 @@ class _Finder:
             return _spec(source, found)
         if found is not None and type(found.loader) is importlib.machinery.SourceFileLoader:
             origin = found.origin or ""
-            if not (origin.startswith(_INSTALLED) or "site-packages/" in origin or "dist-packages/" in origin):
+            if not (
+                origin.startswith(_INSTALLED)
+                or "site-packages/" in origin
+                or "dist-packages/" in origin
+            ):
                 found.loader = _FileLoader(name, origin)
         return found
 
@@ -307,14 +316,23 @@ class _Finder:
 
 def _spec(source: Source, found: Any) -> Any:
     folders = [*(source.folders or ())]
-    folders += [folder for folder in (found and found.submodule_search_locations) or () if folder not in folders]
+    folders += [
+        folder
+        for folder in (found and found.submodule_search_locations) or ()
+        if folder not in folders
+    ]
     if source.text is None:
         loader: Any = _NamespaceLoader(source)
         spec = importlib.machinery.ModuleSpec(source.name, loader, is_package=True)
         spec.submodule_search_locations = folders
         return spec
     file = source.file
-    if found is not None and found.origin != file and _has(found.origin, source.text) and not _has(file, source.text):
+    if (
+        found is not None
+        and found.origin != file
+        and _has(found.origin, source.text)
+        and not _has(file, source.text)
+    ):
         file = found.origin
         if source.folders is not None:
             folders.insert(0, os.path.split(file)[0])
@@ -346,5 +364,9 @@ _INSTALLED = os.path.split(os.__file__)[0] + os.sep
 def install() -> None:
     """Let imports look into libraries."""
     finders: list[Any] = sys.meta_path
-    at = finders.index(importlib.machinery.PathFinder) if importlib.machinery.PathFinder in finders else len(finders)
+    at = (
+        finders.index(importlib.machinery.PathFinder)
+        if importlib.machinery.PathFinder in finders
+        else len(finders)
+    )
     finders.insert(at, _Finder)

@@ -51,7 +51,9 @@ class Namespace:
         if not isinstance(variables, dict):
             raise TypeError("a push takes one dictionary, of names and values")
         for name in variables:
-            if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            if not isinstance(name, str) or not all(
+                part.isidentifier() for part in name.split(".")
+            ):
                 raise ValueError(f"{name!r} is no name for a variable")
         self.globals.enter()
         for name, value in variables.items():
@@ -77,7 +79,8 @@ class Namespace:
             return value
         return eval(compile(expression, file, "eval", dont_inherit=True), self.variables)
 
-    # Builtins that look at their caller: they are called for code of the namespace, which has no frame here.
+    # Builtins that look at their caller: they are called for code of the namespace, which has no
+    # frame here.
 
     def eval_here(self, source: Any, *scopes: Any) -> Any:
         """Evaluate as `eval` does, by default in the namespace."""
@@ -90,7 +93,13 @@ class Namespace:
         before = dict(self.variables)
         exec(source, *(scopes or (self.variables,)), **options)
         missing = object()
-        self.globals.claim([name for name, value in self.variables.items() if before.get(name, missing) is not value])
+        self.globals.claim(
+            [
+                name
+                for name, value in self.variables.items()
+                if before.get(name, missing) is not value
+            ]
+        )
 
     def variables_here(self, *objects: Any) -> Any:
         """Give the namespace, as `globals` and `locals` do, and `vars` without an object."""
@@ -120,7 +129,9 @@ class Namespace:
     def clear(self) -> None:
         """Forget everything but what is ours."""
         self.globals.clear()
-        self._seeded.pop("_", None)  # the last value is the user's, but for functions that have a `_` of their own
+        self._seeded.pop(
+            "_", None
+        )  # the last value is the user's, but for functions that have a `_` of their own
         self.variables.clear()
         self.variables.update(self._seeded)
 

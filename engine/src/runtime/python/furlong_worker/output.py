@@ -74,7 +74,11 @@ class Late:
         thread, stream = threading.current_thread().name, "stdout" if fd == 1 else "stderr"
         data = text.encode("utf-8", "backslashreplace")
         with self._lock:
-            if self._kept and self._kept[-1][:2] == [thread, stream] and len(self._kept[-1][2]) < PIECE_CHARACTERS_MAX:
+            if (
+                self._kept
+                and self._kept[-1][:2] == [thread, stream]
+                and len(self._kept[-1][2]) < PIECE_CHARACTERS_MAX
+            ):
                 self._kept[-1][2] += text
             else:
                 self._kept.append([thread, stream, text])
@@ -112,13 +116,17 @@ class Output:
 
     UNREAD_NOTHING = bytes(array.array("i", [0]))
 
-    def __init__(self, is_late: Callable[[], bool], send_stray: Callable[[int, bytes], None]) -> None:
+    def __init__(
+        self, is_late: Callable[[], bool], send_stray: Callable[[int, bytes], None]
+    ) -> None:
         self._is_late = is_late
         self.late = Late(send_stray)
         # Copies out of the way of code that closes or replaces 1 and 2.
         self._pipes = tuple(far_copy(fd) for fd in (1, 2))
         self._identities = [_identity(fd) for fd in self._pipes]
-        self._can_ask = sys.platform == "linux"  # elsewhere the writing end does not know what is unread
+        self._can_ask = (
+            sys.platform == "linux"
+        )  # elsewhere the writing end does not know what is unread
         self._modules_seen = len(sys.modules)
         self._modules_own = frozenset(sys.modules)
         self._flush_c: Callable[[int | None], int] | None = None
@@ -155,7 +163,11 @@ class Output:
             self._flush_c(None)
         out, err = self._pipes
         nothing, fionread, ioctl = self.UNREAD_NOTHING, termios.FIONREAD, fcntl.ioctl
-        return not self._can_ask or ioctl(out, fionread, nothing) != nothing or ioctl(err, fionread, nothing) != nothing
+        return (
+            not self._can_ask
+            or ioctl(out, fionread, nothing) != nothing
+            or ioctl(err, fionread, nothing) != nothing
+        )
 
     def _put_back(self) -> None:
         for stream in (sys.stdout, sys.stderr):

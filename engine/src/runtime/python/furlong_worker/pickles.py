@@ -25,7 +25,8 @@ from furlong_worker.sources import MODULE_PREFIX
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
 OUT_OF_BAND_BYTES_MIN = 4096
 BUFFERS_MAX = 4000
-# Functions that came as pickles; `known.rs` keeps the same list, to know which need not be sent again.
+# Functions that came as pickles; `known.rs` keeps the same list, to know which need not be sent
+# again.
 FUNCTIONS_MAX = 1024
 # The lengths of their pickles together, unless a single one is longer.
 FUNCTION_BYTES_MAX = 256 * 1024 * 1024
@@ -46,7 +47,9 @@ class PickledFunction:
 
     __slots__ = ("blob", "equipment", "is_kept", "lent", "record", "value")
 
-    def __init__(self, blob: bytes, is_kept: bool, equipment: modules.Equipment | None = None) -> None:
+    def __init__(
+        self, blob: bytes, is_kept: bool, equipment: modules.Equipment | None = None
+    ) -> None:
         self.blob: bytes | None = blob
         self.is_kept = is_kept
         # The modules of the client that it and its arguments need.
@@ -84,7 +87,9 @@ class PickledFunction:
     def settle(self) -> bool:
         """Drop the pickle, unless it only names the function; True if it does, and is to be loaded again some time."""
         value = self.value
-        if self.record is not None:  # it came by value, and may lie in the namespace because it calls itself
+        if (
+            self.record is not None
+        ):  # it came by value, and may lie in the namespace because it calls itself
             self.blob = None
             return False
         with contextlib.suppress(Exception):  # whatever such an object or module does when asked
@@ -126,7 +131,9 @@ class Functions:
             length = memoryview(blob).nbytes
             self._known[bytes(digest)] = function, length
             self._bytes += length
-            while len(self._known) > FUNCTIONS_MAX or (self._bytes > FUNCTION_BYTES_MAX and len(self._known) > 1):
+            while len(self._known) > FUNCTIONS_MAX or (
+                self._bytes > FUNCTION_BYTES_MAX and len(self._known) > 1
+            ):
                 _, length = self._known.pop(next(iter(self._known)))
                 self._bytes -= length
         return function
@@ -170,7 +177,9 @@ def _names_to_lend(value: Any) -> list[tuple[dict[str, Any], str]]:
                 lacking &= modules.globals_read(value.__code__)
             lent += [(scope, name) for name in lacking]
             parts = [scope[name] for name in names if name in scope]
-            parts += [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+            parts += [
+                cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()
+            ]
         for part in parts:
             if id(part) not in seen:
                 seen.add(id(part))
@@ -268,7 +277,9 @@ class Apart:
         data, beside = self._pickles[self._values[at]]
         # Who has memory for itself may change it.
         memory = [
-            bytearray(self._memory[place]) if again or self._uses[place] > 1 else self._memory[place]
+            bytearray(self._memory[place])
+            if again or self._uses[place] > 1
+            else self._memory[place]
             for place in beside
         ]
         unpickler = _ApartUnpickler(io.BytesIO(data), buffers=memory)
@@ -444,7 +455,10 @@ def _goes_by_value(value: Any) -> bool:
     module = getattr(value, "__module__", None)
     if is_ours(module):
         return True
-    return find_here(module, getattr(value, "__qualname__", None) or getattr(value, "__name__", "")) is not value
+    return (
+        find_here(module, getattr(value, "__qualname__", None) or getattr(value, "__name__", ""))
+        is not value
+    )
 
 
 def _unpicklable(value: Any, error: Exception, dumps: Callable[[Any], object]) -> TypeError:

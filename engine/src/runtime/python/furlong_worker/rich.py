@@ -39,21 +39,31 @@ class Displays:
 
     def __init__(self, is_late: Callable[[], bool]) -> None:
         self._is_late = is_late
-        # Whether each is the value, its texts, and what is said about it: empty for nearly every job.
+        # Whether each is the value, its texts, and what is said about it: empty for nearly every
+        # job.
         self.shown: list[tuple[bool, dict[str, str], dict[str, str]]] = []
         self._bytes = 0
         # Is told of each display, while a map runs.
         self.note: Callable[[int], None] | None = None
 
-    def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None, is_value: bool = False) -> None:
+    def show(
+        self, data: dict[str, Any], metadata: dict[str, Any] | None = None, is_value: bool = False
+    ) -> None:
         """Take a display; of a thread whose job has ended only the text is shown."""
         texts = {mime: _as_text(mime, value) for mime, value in data.items() if value is not None}
-        about = {str(key): json.dumps(value, default=str) for key, value in (metadata or {}).items() if value}
+        about = {
+            str(key): json.dumps(value, default=str)
+            for key, value in (metadata or {}).items()
+            if value
+        }
         size = sum(map(len, texts.values())) + sum(map(len, about.values()))
         if self._is_late():
             print(texts.get("text/plain", ""))
         elif self._bytes + size > DISPLAYS_BYTES_MAX:
-            print(f"a display of {size} bytes is left out: one task has 16 MiB of them", file=sys.stderr)
+            print(
+                f"a display of {size} bytes is left out: one task has 16 MiB of them",
+                file=sys.stderr,
+            )
         else:
             self._bytes += size
             if self.note is not None:
@@ -84,7 +94,9 @@ class Rich:
                 self._shell = _make_shell(self._namespace, self.displays.show)
             except ImportError:
                 self._why_not = f"which this Python does not have; install it: {sys.executable} -m pip install ipython"
-            except Exception as error:  # one that is too old, too new or broken: the plain code must go on
+            except (
+                Exception
+            ) as error:  # one that is too old, too new or broken: the plain code must go on
                 self._why_not = f"which does not load here: {type_name(type(error))}: {error}"
             self._namespace.adopt(earlier)
         return self._shell is not None
@@ -110,7 +122,9 @@ class Rich:
         """Display a value that can be shown as more than text, and give its text; None for others."""
         if not any(hasattr(type(value), method) for method in ALL_METHODS):
             return None
-        data, metadata = self._shell.display_formatter.format(value) if self.load() else _describe(value)
+        data, metadata = (
+            self._shell.display_formatter.format(value) if self.load() else _describe(value)
+        )
         text: str = data.get("text/plain") or repr(value)
         if data.keys() - {"text/plain"}:
             self.displays.show(data, metadata, True)
@@ -178,14 +192,18 @@ class _DisplayWatcher:
         return display_with_shell
 
 
-def _make_shell(namespace: Namespace, show: Callable[[dict[str, Any], dict[str, Any] | None], None]) -> Any:
+def _make_shell(
+    namespace: Namespace, show: Callable[[dict[str, Any], dict[str, Any] | None], None]
+) -> Any:
     from IPython.core.displaypub import DisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets import Type
     from traitlets.config import Config
 
     class Publisher(DisplayPublisher):
-        def publish(self, data: dict[str, Any], metadata: dict[str, Any] | None = None, *_: Any, **__: Any) -> None:
+        def publish(
+            self, data: dict[str, Any], metadata: dict[str, Any] | None = None, *_: Any, **__: Any
+        ) -> None:
             show(data, metadata)
 
         def clear_output(self, wait: bool = False) -> None:
@@ -200,7 +218,9 @@ def _make_shell(namespace: Namespace, show: Callable[[dict[str, Any], dict[str, 
         def system(self, command: str) -> None:
             """Run a command with our own output."""
             sys.stdout.flush()
-            code = subprocess.call(self.var_expand(command, depth=1), shell=True, stdin=subprocess.DEVNULL)
+            code = subprocess.call(
+                self.var_expand(command, depth=1), shell=True, stdin=subprocess.DEVNULL
+            )
             self.user_ns["_exit_code"] = code
 
         system_piped = system_raw = system
@@ -209,10 +229,14 @@ def _make_shell(namespace: Namespace, show: Callable[[dict[str, Any], dict[str, 
     config.HistoryManager.enabled = False
     config.HistoryManager.hist_file = ":memory:"
     config.InteractiveShell.colors = "NoColor"
-    # Not the user's own: engines write nothing there. And nobody could clean up behind an interpreter that is killed.
+    # Not the user's own: engines write nothing there. And nobody could clean up behind an
+    # interpreter that is killed.
     with tempfile.TemporaryDirectory(prefix="furlong-ipython-") as folder:
         shell = Shell.instance(
-            user_module=namespace.module, user_ns=namespace.variables, config=config, ipython_dir=folder
+            user_module=namespace.module,
+            user_ns=namespace.variables,
+            config=config,
+            ipython_dir=folder,
         )
 
     def show_text(_shell: Any, text: Any, *_: Any, **__: Any) -> None:

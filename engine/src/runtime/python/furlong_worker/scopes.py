@@ -128,7 +128,11 @@ class Globals:
                 self._note(name, value)
         for name in record.asked:
             self._ask(name)
-        record.expected, record.given_way, record.epoch = tuple(expected), tuple(given_way), self._epoch
+        record.expected, record.given_way, record.epoch = (
+            tuple(expected),
+            tuple(given_way),
+            self._epoch,
+        )
 
     def _offer(self, name: str, value: Any) -> bool:
         """Let a value serve, unless the session has put one there; whether it serves."""
@@ -306,12 +310,16 @@ def bound() -> Globals:
 # What pickles call.
 
 
-def main_function(code: types.CodeType, closure: tuple[types.CellType, ...] | None) -> types.FunctionType:
+def main_function(
+    code: types.CodeType, closure: tuple[types.CellType, ...] | None
+) -> types.FunctionType:
     """Make a function whose globals are the namespace. Its state comes later: it may hold the function itself."""
     return types.FunctionType(code, _Bound.globals.variables, code.co_name, None, closure)
 
 
-def set_main_function(function: types.FunctionType, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def set_main_function(
+    function: types.FunctionType, state: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
     """Give such a function its attributes, the contents of its closure, and what came along."""
     attributes, slots = state
     function.__dict__.update(attributes)
@@ -358,7 +366,11 @@ def _certain_stores(value: Any) -> Iterator[str]:
     for step in dis.get_instructions(code):
         if step.opname == "STORE_GLOBAL":
             yield str(step.argval)
-        elif step.opcode in dis.hasjrel or step.opcode in dis.hasjabs or step.opname.startswith("RETURN"):
+        elif (
+            step.opcode in dis.hasjrel
+            or step.opcode in dis.hasjabs
+            or step.opname.startswith("RETURN")
+        ):
             return
 
 

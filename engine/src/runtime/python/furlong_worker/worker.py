@@ -66,10 +66,12 @@ from furlong_worker.sources import LoadedSource
 # Executed cells whose lines later tracebacks can still show.
 CELLS_MAX = 1000
 ONLY_PARSE: int = ast.PyCF_ONLY_AST
-# A job that has put a file in the place of an output pipe, or has blocked a signal, has taken longer.
+# A job that has put a file in the place of an output pipe, or has blocked a signal, has taken
+# longer.
 LONG_ENOUGH_US = 50
 INTERRUPT = (signal.SIGINT,)
-# Threads have so long to end by themselves, of the time that the engine gives the whole process for its end.
+# Threads have so long to end by themselves, of the time that the engine gives the whole process for
+# its end.
 THREADS_SECONDS = 1.0
 # The variable by which the engine says what became of the interpreter before this one.
 LOST = "FURLONG_LOST"
@@ -123,7 +125,11 @@ class Worker:
             CLEAR: self._clear,
             UNFIT: self._refuse,
         }
-        maps.bind(channel.page_words, self._is_interrupted, lambda: (self.output.out, self.output.err, self._displays))
+        maps.bind(
+            channel.page_words,
+            self._is_interrupted,
+            lambda: (self.output.out, self.output.err, self._displays),
+        )
         signal.signal(signal.SIGINT, self._handler)
         os.register_at_fork(after_in_child=self._after_fork)
         self._follow_threads()
@@ -250,7 +256,9 @@ class Worker:
         self._rich.announce("pre_execute")
         try:
             text = (
-                self._cells.run(tree, file, source) if isinstance(source, str) else self._cells.run_script(tree, file)
+                self._cells.run(tree, file, source)
+                if isinstance(source, str)
+                else self._cells.run_script(tree, file)
             )
         except SystemExit as error:
             if error.code not in (None, 0):
@@ -323,7 +331,9 @@ class Worker:
         self._functions[name] = function
         return function
 
-    def _call_source(self, codec: int, buffers: Sequence[Buffer], source: LoadedSource) -> list[Buffer]:
+    def _call_source(
+        self, codec: int, buffers: Sequence[Buffer], source: LoadedSource
+    ) -> list[Buffer]:
         self._forget_edited()
         function = source.function(bytes(buffers[3]).decode("utf-8"))
         try:
@@ -331,7 +341,9 @@ class Worker:
         finally:
             self._helpers.note()
 
-    def _call_pickled(self, codec: int, buffers: Sequence[Buffer], pickled: PickledFunction) -> list[Buffer]:
+    def _call_pickled(
+        self, codec: int, buffers: Sequence[Buffer], pickled: PickledFunction
+    ) -> list[Buffer]:
         if pickled.equipment is not None:
             modules.use(pickled.equipment)
         function = pickled.value
@@ -425,7 +437,8 @@ class Worker:
             return
         if self._in_handler:
             raise RuntimeError("publish() cannot be called while it is at work")
-        # An interrupt in the middle would leave half a frame, and its handler would wait for our lock.
+        # An interrupt in the middle would leave half a frame, and its handler would wait for our
+        # lock.
         self._in_handler = True
         try:
             self.channel.send_published(attempt, codec, buffers)
@@ -498,7 +511,11 @@ def _receive_files(requests: socket.socket) -> tuple[socket.socket, mmap.mmap, s
     replies, memory, asks = struct.unpack("iii", messages[0][2][:12])
     page = mmap.mmap(memory, PAGE_BYTES)
     os.close(memory)
-    return socket.socket(fileno=_out_of_the_way(replies)), page, socket.socket(fileno=_out_of_the_way(asks))
+    return (
+        socket.socket(fileno=_out_of_the_way(replies)),
+        page,
+        socket.socket(fileno=_out_of_the_way(asks)),
+    )
 
 
 def _out_of_the_way(fd: int) -> int:

@@ -1,4 +1,5 @@
-//! Tests of whether a job has begun when its interpreter dies, and of jobs whose arguments find no room.
+//! Tests of whether a job has begun when its interpreter dies, and of jobs whose arguments find no
+//! room.
 
 use super::*;
 use crate::runtime::memory::{Hierarchy, Memory};
@@ -20,7 +21,11 @@ async fn arguments_beyond_the_memory_are_an_error_that_names_the_bound() {
     let failed = error(python.end(attempt).await);
     assert_eq!(failed.type_name, "MemoryError");
     assert!(failed.message.contains("the arguments have 3145729"), "{}", failed.message);
-    assert!(failed.message.ends_with("it may take 256 MiB (`engine --memory`)"), "{}", failed.message);
+    assert!(
+        failed.message.ends_with("it may take 256 MiB (`engine --memory`)"),
+        "{}",
+        failed.message
+    );
     assert_eq!(python.eval("x").await.as_deref(), Some("1"), "its interpreter goes on");
     assert!(python.downs.is_empty());
 }
@@ -39,7 +44,10 @@ async fn a_death_while_arguments_are_read_is_a_loss_of_that_job() {
     let data = Bytes::from(vec![b' '; 1 << 20]);
     let attempt = python.start(Call::Named { function: "len".into() }, Codec::Pickle, vec![data]);
     let reply = python.end(attempt).await;
-    assert!(matches!(&reply.outcome, JobOutcome::Lost(cause) if cause.contains("SIGKILL")), "{reply:?}");
+    assert!(
+        matches!(&reply.outcome, JobOutcome::Lost(cause) if cause.contains("SIGKILL")),
+        "{reply:?}"
+    );
     assert!(python.recalled.is_empty());
 }
 
@@ -67,5 +75,8 @@ async fn interpreters_that_end_before_a_job_begins_are_given_up() {
     };
     assert_eq!((given_back, refused.outcome.clone()), (3, JobOutcome::NotBegun(Unable::Runtime)));
     let text = error(refused).message;
-    assert_eq!(text, "the interpreter ends before a task can begin: the interpreter ended with exit code 5");
+    assert_eq!(
+        text,
+        "the interpreter ends before a task can begin: the interpreter ended with exit code 5"
+    );
 }

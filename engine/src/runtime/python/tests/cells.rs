@@ -46,16 +46,33 @@ async fn a_script_is_read_as_python_reads_it() {
 #[tokio::test]
 async fn a_cell_awaits_at_top_level_in_one_loop() {
     let mut python = Fixture::new();
-    assert_eq!(python.eval("import asyncio\nawait asyncio.sleep(0, 5)").await.as_deref(), Some("5"));
+    assert_eq!(
+        python.eval("import asyncio\nawait asyncio.sleep(0, 5)").await.as_deref(),
+        Some("5")
+    );
     python.eval("async def late(): await asyncio.sleep(0); return 'late'\ntask = asyncio.ensure_future(late())").await;
-    assert_eq!(python.eval("await task").await.as_deref(), Some("'late'"), "the loop of the cell before");
-    assert_eq!(error(python.execute("await asyncio.sleep(0); 1 / 0").await).type_name, "ZeroDivisionError");
-    assert_eq!(python.eval("async with asyncio.Lock() as held: x = 3\nx").await.as_deref(), Some("3"));
+    assert_eq!(
+        python.eval("await task").await.as_deref(),
+        Some("'late'"),
+        "the loop of the cell before"
+    );
+    assert_eq!(
+        error(python.execute("await asyncio.sleep(0); 1 / 0").await).type_name,
+        "ZeroDivisionError"
+    );
+    assert_eq!(
+        python.eval("async with asyncio.Lock() as held: x = 3\nx").await.as_deref(),
+        Some("3")
+    );
     let attempt = python.start_execute("print('begun', flush=True)\nawait asyncio.sleep(600)");
     python.output_of(attempt, "begun").await;
     python.slot.cancel(attempt, false);
     assert_eq!(python.end(attempt).await.outcome, JobOutcome::Cancelled);
-    assert_eq!(python.eval("await asyncio.sleep(0, x)").await.as_deref(), Some("3"), "the same interpreter");
+    assert_eq!(
+        python.eval("await asyncio.sleep(0, x)").await.as_deref(),
+        Some("3"),
+        "the same interpreter"
+    );
 }
 
 #[tokio::test]
@@ -86,13 +103,21 @@ async fn what_json_cannot_say_is_text_with_a_warning() {
         ("pathlib.PurePath('a/b')", r#""a/b""#),
     ] {
         let arguments = format!("[[{value:?}],{{}}]");
-        let attempt = python.start(Call::Named { function: "give".into() }, Codec::Json, vec![arguments.into()]);
+        let attempt = python.start(
+            Call::Named { function: "give".into() },
+            Codec::Json,
+            vec![arguments.into()],
+        );
         assert_eq!(json_value(python.end(attempt).await).unwrap(), json);
         let warned = python.text(attempt, OutputStream::Stderr);
         assert!(warned.contains("which json cannot say: it is given as text"), "{value}: {warned}");
     }
     // A file name that is not UTF-8 is no text for JSON either, but JSON can say it.
-    assert_eq!(python.json("os:fsdecode", r#"[["caf\udce9"],{}]"#).await.unwrap(), r#""caf\udce9""#);
-    let failed = python.json("give", r#"[["(lambda a: a.append(a) or a)([])"],{}]"#).await.unwrap_err();
+    assert_eq!(
+        python.json("os:fsdecode", r#"[["caf\udce9"],{}]"#).await.unwrap(),
+        r#""caf\udce9""#
+    );
+    let failed =
+        python.json("give", r#"[["(lambda a: a.append(a) or a)([])"],{}]"#).await.unwrap_err();
     assert!(failed.message.contains("holds itself"), "{}", failed.message);
 }

@@ -16,19 +16,24 @@ async fn an_interrupt_is_an_exception_in_the_code_that_runs() {
     let failed = error(reply);
     assert_eq!(failed.type_name, "KeyboardInterrupt");
     assert!(failed.traceback.contains("File \"<furlong 2>\""), "{}", failed.traceback);
-    let catches = "try: print('go', flush=True); time.sleep(1000)\nexcept KeyboardInterrupt: x = 'caught'\nx";
+    let catches =
+        "try: print('go', flush=True); time.sleep(1000)\nexcept KeyboardInterrupt: x = 'caught'\nx";
     let attempt = python.start_execute(catches);
     python.output_of(attempt, "go").await;
     python.slot.signal(attempt, Signal::INT);
     let reply = python.end(attempt).await;
-    assert!(matches!(reply.header, ReplyHeader::Executed { repr: Some(text), .. } if text == "'caught'"));
+    assert!(
+        matches!(reply.header, ReplyHeader::Executed { repr: Some(text), .. } if text == "'caught'")
+    );
 }
 
 #[tokio::test]
 async fn code_that_blocks_or_ignores_the_interrupt_does_so_for_itself_alone() {
     let mut python = Fixture::new();
-    for deaf in ["signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())", "signal.signal(2, signal.SIG_IGN)"]
-    {
+    for deaf in [
+        "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
+        "signal.signal(2, signal.SIG_IGN)",
+    ] {
         python.execute(&format!("import signal, time\n{deaf}")).await;
         let attempt = python.start_execute("print('go', flush=True)\ntime.sleep(1000)");
         python.output_of(attempt, "go").await;
@@ -60,7 +65,10 @@ async fn an_interrupt_reaches_only_the_running_attempt_however_it_races() {
             assert_eq!(json_value(python.end(next).await).unwrap(), "1", "round {round}");
         }
     }
-    assert!((1..1000).contains(&interrupted), "the race was none: {interrupted} of 1000 interrupted");
+    assert!(
+        (1..1000).contains(&interrupted),
+        "the race was none: {interrupted} of 1000 interrupted"
+    );
 }
 
 #[tokio::test]
@@ -89,7 +97,8 @@ async fn a_restart_ends_what_runs_gives_back_the_rest_and_is_always_answered() {
     let mut python = Fixture::new();
     python.slot.restart();
     assert_eq!(python.down().await, CAUSE, "there was none yet");
-    let long = python.start_execute("import time\nx = 1\nprint('go', flush=True)\ntime.sleep(1000)");
+    let long =
+        python.start_execute("import time\nx = 1\nprint('go', flush=True)\ntime.sleep(1000)");
     let behind = [python.start_execute("x"), python.start_execute("x")];
     python.output_of(long, "go").await;
     python.slot.restart();
@@ -113,7 +122,9 @@ async fn a_restart_ends_what_runs_gives_back_the_rest_and_is_always_answered() {
 #[tokio::test]
 async fn a_recall_that_races_the_beginning_either_succeeds_or_lets_the_job_run_once() {
     let mut python = Fixture::new();
-    python.eval("ran = []\ndef f(n):\n    ran.append(n)\n    for _ in range(50): pass\n    return n").await;
+    python
+        .eval("ran = []\ndef f(n):\n    ran.append(n)\n    for _ in range(50): pass\n    return n")
+        .await;
     let mut returned = Vec::new();
     for round in 0..300_u64 {
         let start = |n: u64| {
@@ -125,10 +136,13 @@ async fn a_recall_that_races_the_beginning_either_succeeds_or_lets_the_job_run_o
         while Instant::now() < until {
             tokio::task::yield_now().await;
         }
-        let mut taken: Vec<u64> = jobs.iter().copied().filter(|job| python.slot.recall(*job)).collect();
+        let mut taken: Vec<u64> =
+            jobs.iter().copied().filter(|job| python.slot.recall(*job)).collect();
         let asked = python.recalled.len();
         let ended = |python: &Fixture, job: &u64| python.replies.contains_key(job);
-        while jobs.iter().any(|job| !taken.contains(job) && !ended(&python, job) && !python.recalled.contains(job)) {
+        while jobs.iter().any(|job| {
+            !taken.contains(job) && !ended(&python, job) && !python.recalled.contains(job)
+        }) {
             python.event().await;
         }
         taken.extend(&python.recalled[asked..]);
@@ -139,13 +153,20 @@ async fn a_recall_that_races_the_beginning_either_succeeds_or_lets_the_job_run_o
     }
     let expected = format!("{returned:?}");
     assert_eq!(python.eval("ran").await, Some(expected));
-    assert!((1_000..5_900).contains(&returned.len()), "the race was none: {} of 6000 ran", returned.len());
+    assert!(
+        (1_000..5_900).contains(&returned.len()),
+        "the race was none: {} of 6000 ran",
+        returned.len()
+    );
 }
 
 #[tokio::test]
 async fn short_jobs_are_told_of_while_a_long_one_runs_whatever_was_asked_before_them() {
     let mut python = Fixture::new();
-    let pid = python.eval("import os, time\ndef f(n):\n    while n: time.sleep(0.001)\nos.getpid()").await.unwrap();
+    let pid = python
+        .eval("import os, time\ndef f(n):\n    while n: time.sleep(0.001)\nos.getpid()")
+        .await
+        .unwrap();
     python.json("f", "[[0],{}]").await.unwrap();
     let process = Pid::from_raw(pid.parse().unwrap()).unwrap();
     // It is asked what runs before it has come to the first of them.
@@ -156,7 +177,8 @@ async fn short_jobs_are_told_of_while_a_long_one_runs_whatever_was_asked_before_
         assert!(Instant::now() < soon, "it does not stop");
         tokio::task::yield_now().await;
     }
-    let attempts: Vec<_> = (0..4).map(|n| python.start_named("f", ["[[0],{}]", "[[1],{}]"][n / 3])).collect();
+    let attempts: Vec<_> =
+        (0..4).map(|n| python.start_named("f", ["[[0],{}]", "[[1],{}]"][n / 3])).collect();
     let is_asked = || {
         let status = status();
         let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap().trim();

@@ -6,7 +6,8 @@ use super::*;
 async fn a_death_loses_its_job_with_the_cause_and_gives_back_those_behind() {
     let mut python = Fixture::new();
     python.eval("x = 1; y = 2").await;
-    let dies = python.start_execute("import os, sys\nprint('last words', file=sys.stderr)\nos._exit(3)");
+    let dies =
+        python.start_execute("import os, sys\nprint('last words', file=sys.stderr)\nos._exit(3)");
     let behind = python.start_execute("x");
     let reply = python.end(dies).await;
     assert_eq!(lost(&reply), "the interpreter ended with exit code 3\nlast words");
@@ -23,7 +24,10 @@ async fn a_death_loses_its_job_with_the_cause_and_gives_back_those_behind() {
     assert!(python.down().await.contains("SIGKILL"));
     let dies = python.start_execute("import ctypes; ctypes.string_at(0)");
     let reply = python.end(dies).await;
-    assert!(lost(&reply).starts_with("the interpreter was killed by SIGSEGV\nFatal Python error"), "{reply:?}");
+    assert!(
+        lost(&reply).starts_with("the interpreter was killed by SIGSEGV\nFatal Python error"),
+        "{reply:?}"
+    );
 }
 
 #[tokio::test]
@@ -37,13 +41,18 @@ async fn of_a_thousand_short_jobs_a_death_in_the_middle_loses_one_and_none_runs_
     let mut python = Fixture::new();
     python.eval(&define).await;
     let data = |n: u64| vec![Bytes::from(format!("[[{n}],{{}}]"))];
-    let start = |python: &mut Fixture, n| (n, python.start(Call::Named { function: "f".into() }, Codec::Json, data(n)));
+    let start = |python: &mut Fixture, n| {
+        (n, python.start(Call::Named { function: "f".into() }, Codec::Json, data(n)))
+    };
     let mut waiting: Vec<_> = (0..1000).map(|n| start(&mut python, n)).collect();
     assert_eq!(python.down().await, "the interpreter ended with exit code 4");
     let (mut finished, mut lost_ones, mut rounds) = (0, Vec::new(), 0);
     while !waiting.is_empty() {
         // As the broker does: what was given back is given again.
-        while waiting.iter().any(|(_, it)| !python.replies.contains_key(it) && !python.recalled.contains(it)) {
+        while waiting
+            .iter()
+            .any(|(_, it)| !python.replies.contains_key(it) && !python.recalled.contains(it))
+        {
             python.event().await;
         }
         if rounds == 0 {
@@ -69,8 +78,8 @@ async fn of_a_thousand_short_jobs_a_death_in_the_middle_loses_one_and_none_runs_
     assert!(ran.iter().copied().eq(0..1000), "each ran once");
 }
 
-/// Nobody knows when it comes: of what is killed from outside at any moment, no job is told twice, at most one is lost,
-/// and those that were given back have not begun.
+/// Nobody knows when it comes: of what is killed from outside at any moment, no job is told twice,
+/// at most one is lost, and those that were given back have not begun.
 #[tokio::test]
 async fn a_kill_from_outside_at_any_moment_accounts_for_every_job() {
     let folder = tempfile::tempdir().unwrap();
@@ -82,14 +91,18 @@ async fn a_kill_from_outside_at_any_moment_accounts_for_every_job() {
         );
         let pid = python.eval(&define).await.unwrap().parse().unwrap();
         let start = |n: u64| vec![Bytes::from(format!("[[{n}],{{}}]"))];
-        let attempts: Vec<_> =
-            (0..300).map(|n| python.start(Call::Named { function: "f".into() }, Codec::Json, start(n))).collect();
+        let attempts: Vec<_> = (0..300)
+            .map(|n| python.start(Call::Named { function: "f".into() }, Codec::Json, start(n)))
+            .collect();
         while python.replies.len() < round as usize * 5 {
             python.event().await;
         }
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        while attempts.iter().any(|it| !python.replies.contains_key(it) && !python.recalled.contains(it)) {
+        while attempts
+            .iter()
+            .any(|it| !python.replies.contains_key(it) && !python.recalled.contains(it))
+        {
             python.event().await;
         }
         let ran = std::fs::read_to_string(ran).unwrap();
@@ -97,7 +110,9 @@ async fn a_kill_from_outside_at_any_moment_accounts_for_every_job() {
         let mut lost_ones = 0;
         for (n, attempt) in attempts.iter().enumerate() {
             match python.replies.get(attempt).map(|reply| &reply.outcome) {
-                Some(JobOutcome::Succeeded) => assert!(ran.contains(&n) && !python.recalled.contains(attempt)),
+                Some(JobOutcome::Succeeded) => {
+                    assert!(ran.contains(&n) && !python.recalled.contains(attempt))
+                }
                 Some(JobOutcome::Lost(_)) => lost_ones += 1,
                 None => assert!(!ran.contains(&n), "round {round}: {n} ran, and was given back"),
                 other => panic!("{n}: {other:?}"),
@@ -120,7 +135,8 @@ async fn an_interpreter_that_is_killed_while_it_starts_costs_no_job() {
         let _ = std::fs::remove_file(&starts);
         let site = site.replace("KILLS", &kills.to_string());
         std::fs::write(folder.path().join("sitecustomize.py"), site).unwrap();
-        // What is compiled of it would count as current: the file changes within a second, and keeps its size.
+        // What is compiled of it would count as current: the file changes within a second, and
+        // keeps its size.
         let no_cache = ("PYTHONDONTWRITEBYTECODE".into(), "1".into());
         let env = vec![("PYTHONPATH".into(), folder.path().into()), no_cache];
         Fixture::with(PythonConfig { env, ..config() }).execute("1").await

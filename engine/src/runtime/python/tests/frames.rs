@@ -34,7 +34,9 @@ fn room_is_made_as_bytes_come_and_not_as_they_are_declared() {
 #[test]
 fn a_large_frame_comes_whole_in_whatever_pieces() {
     let value: Vec<u8> = (0..5_000_000_u32).map(|n| n as u8).collect();
-    let bytes = [head(8 + value.len() as u64), (value.len() as u64).to_le_bytes().to_vec(), value.clone()].concat();
+    let bytes =
+        [head(8 + value.len() as u64), (value.len() as u64).to_le_bytes().to_vec(), value.clone()]
+            .concat();
     // Behind it one that is small.
     let bytes = [bytes, head(9), 1_u64.to_le_bytes().to_vec(), vec![7]].concat();
     for piece in [40, 1000, 65_536, 10_000_000] {
@@ -43,7 +45,8 @@ fn a_large_frame_comes_whole_in_whatever_pieces() {
         let mut left = &bytes[..];
         while !left.is_empty() {
             let room = inbox.room().unwrap();
-            let (now, later) = left.split_at(piece.min(left.len()).min(room.capacity() - room.len()));
+            let (now, later) =
+                left.split_at(piece.min(left.len()).min(room.capacity() - room.len()));
             room.extend_from_slice(now);
             left = later;
             while let Some(Incoming::Ended(ended)) = inbox.poll_frame().unwrap() {

@@ -9,7 +9,9 @@ impl Fixture {
     }
 
     async fn push(&mut self, json: &'static str) -> Result<String, RemoteError> {
-        json_value(self.operate(Call::Push, Codec::Json, vec![Bytes::from_static(json.as_bytes())]).await)
+        json_value(
+            self.operate(Call::Push, Codec::Json, vec![Bytes::from_static(json.as_bytes())]).await,
+        )
     }
 
     async fn pull(&mut self, names: &[&str]) -> Result<String, RemoteError> {
@@ -30,7 +32,10 @@ async fn variables_are_pushed_pulled_listed_and_cleared() {
     assert_eq!(python.push(r#"[[{"a": 1, "b": [2, "ü"]}], {}]"#).await.unwrap(), "null");
     python.eval("import os\n_hidden = 1\nclass C: pass\nc = C()").await;
     python.push(r#"[[{"c.field": 5}], {}]"#).await.unwrap();
-    assert_eq!(python.pull(&["a + 1", "b", "c.field", "engine_id"]).await.unwrap(), r#"[2,[2,"ü"],5,3]"#);
+    assert_eq!(
+        python.pull(&["a + 1", "b", "c.field", "engine_id"]).await.unwrap(),
+        r#"[2,[2,"ü"],5,3]"#
+    );
     assert_eq!(python.keys().await, r#"["C","a","b","c","os"]"#);
     assert_eq!(python.pull(&["a", "missing"]).await.unwrap_err().type_name, "NameError");
     assert_eq!(python.pull(&["a +"]).await.unwrap_err().type_name, "SyntaxError");
@@ -45,7 +50,10 @@ async fn variables_are_pushed_pulled_listed_and_cleared() {
     let cleared = python.operate(Call::Clear, Codec::Json, Vec::new()).await;
     assert_eq!(json_value(cleared).unwrap(), "null");
     assert_eq!(python.keys().await, "[]");
-    assert_eq!(python.eval("engine_id, __name__, callable(publish)").await.as_deref(), Some("(3, '__main__', True)"));
+    assert_eq!(
+        python.eval("engine_id, __name__, callable(publish)").await.as_deref(),
+        Some("(3, '__main__', True)")
+    );
     let raw = python.operate(Call::Keys, Codec::Raw, Vec::new()).await;
     assert_eq!(error(raw).type_name, "TypeError");
     python.push(r#"[[{"engine_id": "mine"}], {}]"#).await.unwrap();
@@ -61,7 +69,9 @@ async fn arrays_are_pushed_and_pulled_out_of_band() {
         \x20   return [head, *[b.raw() for b in buffers]]";
     python.eval(source).await;
     let big = Bytes::from(vec![7_u8; 1_000_000]);
-    let packed = python.operate(Call::Named { function: "pack".into() }, Codec::Raw, vec![big.clone()]).await;
+    let packed = python
+        .operate(Call::Named { function: "pack".into() }, Codec::Raw, vec![big.clone()])
+        .await;
     let pushed = python.operate(Call::Push, Codec::Pickle, packed.data).await;
     assert_eq!(pushed.header, ReplyHeader::Returned { codec: Codec::Pickle });
     let names = vec!["pickle.PickleBuffer(big)".to_owned()];
@@ -76,22 +86,36 @@ async fn a_script_runs_whole_in_the_namespace_and_its_errors_name_its_file() {
     let run = |source: &str| Call::Run { file: "job/setup.py".into(), source: source.into() };
     let reply = python.operate(run("x = 4\nfile = __file__\nx + 1"), Codec::Json, Vec::new()).await;
     assert_eq!(reply.header, ReplyHeader::Executed { count: 1, repr: None, displays: Vec::new() });
-    assert_eq!(python.pull(&["x", "file", "'__file__' in globals()"]).await.unwrap(), r#"[4,"job/setup.py",false]"#);
-    let failed = error(python.operate(run("def f():\n    1 / 0\nf()"), Codec::Json, Vec::new()).await);
+    assert_eq!(
+        python.pull(&["x", "file", "'__file__' in globals()"]).await.unwrap(),
+        r#"[4,"job/setup.py",false]"#
+    );
+    let failed =
+        error(python.operate(run("def f():\n    1 / 0\nf()"), Codec::Json, Vec::new()).await);
     assert_eq!((failed.type_name.as_str(), failed.execution), ("ZeroDivisionError", Some(2)));
     let expected = "  File \"job/setup.py\", line 2, in f\n    1 / 0\n";
-    assert!(failed.traceback.contains(expected) && !failed.traceback.contains("worker"), "{}", failed.traceback);
+    assert!(
+        failed.traceback.contains(expected) && !failed.traceback.contains("worker"),
+        "{}",
+        failed.traceback
+    );
     let failed = error(python.operate(run("x = ("), Codec::Json, Vec::new()).await);
     assert!(failed.traceback.contains("File \"job/setup.py\", line 1"), "{}", failed.traceback);
     let command = Call::Command(Box::default());
-    assert!(error(python.operate(command, Codec::Raw, Vec::new()).await).message.contains("runtime `command`"));
+    assert!(
+        error(python.operate(command, Codec::Raw, Vec::new()).await)
+            .message
+            .contains("runtime `command`")
+    );
 }
 
 #[tokio::test]
 async fn what_a_task_publishes_comes_before_its_end_and_the_last_word_wins() {
     let mut python = Fixture::new();
     python.eval("import furlong_worker, threading, time").await;
-    let attempt = python.start_execute("for n in range(5000): publish({'step': n, 'loss': [0.5, None, True, 'ü']})");
+    let attempt = python.start_execute(
+        "for n in range(5000): publish({'step': n, 'loss': [0.5, None, True, 'ü']})",
+    );
     python.end(attempt).await;
     let published = python.published.remove(&attempt).unwrap();
     assert_eq!(published.codec, Codec::Json);

@@ -25,7 +25,12 @@ pub(super) fn pickled(hash: u32, blob: Option<&str>) -> PickledCall {
 }
 
 impl Fixture {
-    async fn call_with(&mut self, call: PickledCall, definition: Option<Bytes>, arguments: &str) -> Reply {
+    async fn call_with(
+        &mut self,
+        call: PickledCall,
+        definition: Option<Bytes>,
+        arguments: &str,
+    ) -> Reply {
         self.attempts += 1;
         let header = CallHeader { call: Call::Pickled(call), codec: Codec::Json };
         let data = vec![Bytes::copy_from_slice(arguments.as_bytes())];
@@ -49,20 +54,28 @@ const NOTHING: &str = "[[],{}]";
 #[tokio::test]
 async fn a_pickled_function_is_sent_once_and_called_by_its_hash() {
     let mut python = Fixture::new();
-    assert_eq!(python.call(pickled(1, None), "[[4],{}]").await.unwrap_err().type_name, "EngineError");
+    assert_eq!(
+        python.call(pickled(1, None), "[[4],{}]").await.unwrap_err().type_name,
+        "EngineError"
+    );
     assert_eq!(python.call(pickled(1, Some("cmath\nsqrt\n.")), "[[4],{}]").await.unwrap(), "2.0");
     assert_eq!(python.call(pickled(1, None), "[[9],{}]").await.unwrap(), "3.0");
-    let attempt = python.start(Call::Pickled(pickled(1, None)), Codec::Pickle, vec!["((F16.0\nt}t.".into()]);
+    let attempt =
+        python.start(Call::Pickled(pickled(1, None)), Codec::Pickle, vec!["((F16.0\nt}t.".into()]);
     let reply = python.end(attempt).await;
     assert_eq!(reply.header, ReplyHeader::Returned { codec: Codec::Pickle });
     assert_eq!(reply.data[0], b"\x80\x05\x95\n\0\0\0\0\0\0\0G@\x10\0\0\0\0\0\0.".as_slice());
     // In a definition, with its length before it.
-    let definition = PickledDefinition { blob: "cbuiltins\nabs\n.".into(), support: Bytes::new() }.encode();
+    let definition =
+        PickledDefinition { blob: "cbuiltins\nabs\n.".into(), support: Bytes::new() }.encode();
     let reply = python.call_with(pickled(2, None), Some(definition), "[[-3],{}]").await;
     assert_eq!(json_value(reply).unwrap(), "3");
     assert_eq!(python.call(pickled(2, None), "[[-4],{}]").await.unwrap(), "4");
-    let broken = python.call_with(pickled(3, None), Some(Bytes::from_static(&[9; 12])), NOTHING).await;
-    assert!(error(broken).message.contains("neither the call nor a definition brought the function"));
+    let broken =
+        python.call_with(pickled(3, None), Some(Bytes::from_static(&[9; 12])), NOTHING).await;
+    assert!(
+        error(broken).message.contains("neither the call nor a definition brought the function")
+    );
 }
 
 #[tokio::test]
@@ -75,7 +88,11 @@ async fn the_oldest_functions_give_way_and_both_sides_agree_which() {
     }
     assert!(python.call(pickled(1, None), "[[3,5],{}]").await.is_err());
     for (hash, expected) in [(2, "3"), (3, "5"), (1025, "5")] {
-        assert_eq!(python.call(pickled(hash, None), "[[3,5],{}]").await.unwrap(), expected, "{hash}");
+        assert_eq!(
+            python.call(pickled(hash, None), "[[3,5],{}]").await.unwrap(),
+            expected,
+            "{hash}"
+        );
     }
 }
 
@@ -85,7 +102,8 @@ async fn what_a_pickle_only_names_is_looked_up_again_after_code_ran() {
     let reference = pickled(0, Some("cfurlong_worker\nevaluate\n(Vg\ntR."));
     assert_eq!(python.call(reference.clone(), NOTHING).await.unwrap_err().type_name, "NameError");
     python.eval("import sys, types\nmod = sys.modules['mod'] = types.ModuleType('mod')").await;
-    let define = "def f(): return {n}\nf.__module__ = 'mod'; mod.f = f\ndef g(): return {n}\nx = {n}";
+    let define =
+        "def f(): return {n}\nf.__module__ = 'mod'; mod.f = f\ndef g(): return {n}\nx = {n}";
     for n in ["1", "2"] {
         python.eval(&define.replace("{n}", n)).await;
         assert_eq!(python.call(reference.clone(), NOTHING).await.unwrap(), n);
@@ -93,7 +111,8 @@ async fn what_a_pickle_only_names_is_looked_up_again_after_code_ran() {
         assert_eq!(python.call(pickled(7, blob), NOTHING).await.unwrap(), n);
         let arguments = "((cfurlong_worker\nevaluate\n(Vx + 1\ntRt}t.";
         let named = Call::Named { function: "str".into() };
-        let attempt = python.start(named, Codec::Pickle, vec![Bytes::from_static(arguments.as_bytes())]);
+        let attempt =
+            python.start(named, Codec::Pickle, vec![Bytes::from_static(arguments.as_bytes())]);
         let value = python.end(attempt).await.data[0].clone();
         let expected: u8 = n.parse::<u8>().unwrap() + 1 + b'0';
         assert!(value.contains(&expected), "{value:?}");
@@ -109,11 +128,24 @@ async fn code_of_another_python_is_refused_before_anything_runs() {
     let refused = python.call(of((3, 99), blob), NOTHING).await.unwrap_err();
     assert_eq!(refused.type_name, "furlong.PythonVersionError");
     let (major, minor) = version().await;
-    let versions = format!("the call of `f` holds code of Python 3.99, and this engine's is {major}.{minor}: define");
-    assert!(refused.message.starts_with(&versions) && refused.message.contains("--python"), "{}", refused.message);
+    let versions = format!(
+        "the call of `f` holds code of Python 3.99, and this engine's is {major}.{minor}: define"
+    );
+    assert!(
+        refused.message.starts_with(&versions) && refused.message.contains("--python"),
+        "{}",
+        refused.message
+    );
     assert_eq!(python.eval("ran").await.as_deref(), Some("[]"));
-    assert_eq!(python.call(of((major, minor), "cbuiltins\nabs\n."), "[[-1],{}]").await.unwrap(), "1");
-    assert_eq!(python.call(pickled(1, None), "[[-2],{}]").await.unwrap(), "2", "data may be of any version");
+    assert_eq!(
+        python.call(of((major, minor), "cbuiltins\nabs\n."), "[[-1],{}]").await.unwrap(),
+        "1"
+    );
+    assert_eq!(
+        python.call(pickled(1, None), "[[-2],{}]").await.unwrap(),
+        "2",
+        "data may be of any version"
+    );
 }
 
 /// An environment with nothing but the standard library.
@@ -125,27 +157,47 @@ fn bare_python(folder: &Path) -> PythonConfig {
 }
 
 #[tokio::test]
-async fn a_module_that_is_missing_is_named_and_the_clients_cloudpickle_takes_the_place_of_a_missing_one() {
+async fn a_module_that_is_missing_is_named_and_the_clients_cloudpickle_takes_the_place_of_a_missing_one()
+ {
     let folder = tempfile::tempdir().unwrap();
     let mut python = Fixture::with(bare_python(folder.path()));
-    let missing = python.call(pickled(1, Some("cno_such_module\nf\n.")), NOTHING).await.unwrap_err();
+    let missing =
+        python.call(pickled(1, Some("cno_such_module\nf\n.")), NOTHING).await.unwrap_err();
     assert_eq!(missing.type_name, "ModuleNotFoundError");
-    assert!(missing.message.starts_with("No module named 'no_such_module': the call's"), "{}", missing.message);
+    assert!(
+        missing.message.starts_with("No module named 'no_such_module': the call's"),
+        "{}",
+        missing.message
+    );
     let blob = "ccloudpickle.cloudpickle\n_make_seven\n.";
     let missing = python.call(pickled(2, Some(blob)), NOTHING).await.unwrap_err();
     assert_eq!(missing.type_name, "ModuleNotFoundError");
-    assert!(missing.message.contains("its client has sent no cloudpickle; install it"), "{}", missing.message);
+    assert!(
+        missing.message.contains("its client has sent no cloudpickle; install it"),
+        "{}",
+        missing.message
+    );
 
-    let text = Bytes::from_static(b"def _make_seven(): return 7\ndef dumps(value, **_): return b'dumped'\n");
+    let text = Bytes::from_static(
+        b"def _make_seven(): return 7\ndef dumps(value, **_): return b'dumped'\n",
+    );
     let reply = python.call_with(pickled(3, Some(blob)), Some(text), NOTHING).await;
     assert_eq!(json_value(reply).unwrap(), "7");
-    assert_eq!(python.call(pickled(2, None), NOTHING).await.unwrap(), "7", "what failed is tried again");
+    assert_eq!(
+        python.call(pickled(2, None), NOTHING).await.unwrap(),
+        "7",
+        "what failed is tried again"
+    );
     let value = "import cloudpickle\ncloudpickle.dumps(1), cloudpickle.cloudpickle.__name__";
     assert_eq!(python.eval(value).await.as_deref(), Some("(b'dumped', 'cloudpickle.cloudpickle')"));
     let old = "ccloudpickle.cloudpickle\n_make_eight\n.";
     let old = python.call(pickled(5, Some(old)), NOTHING).await.unwrap_err();
     assert_eq!(old.type_name, "AttributeError");
-    assert!(old.message.contains("cloudpickle is of another version than this engine's"), "{}", old.message);
+    assert!(
+        old.message.contains("cloudpickle is of another version than this engine's"),
+        "{}",
+        old.message
+    );
     let other = Bytes::from_static(b"raise OSError");
     let reply = python.call_with(pickled(4, Some(blob)), Some(other), NOTHING).await;
     assert_eq!(json_value(reply).unwrap(), "7", "the first text counts");
@@ -164,8 +216,12 @@ async fn user_code_finds_its_engine_by_name() {
     let text = python.call(pickled(1, Some(blob)), NOTHING).await.unwrap();
     assert_eq!(text, r#""<engine 9>""#);
     let functions = "[f.__module__ for f in (furlong_worker.evaluate, furlong_worker.Reference, furlong_worker.pull)]";
-    assert_eq!(python.eval(functions).await.as_deref(), Some("['furlong_worker', 'furlong_worker', 'furlong_worker']"));
-    let round_trip = "import pickle\nz = 5\npickle.loads(pickle.dumps(furlong_worker.Reference('z + 1')))";
+    assert_eq!(
+        python.eval(functions).await.as_deref(),
+        Some("['furlong_worker', 'furlong_worker', 'furlong_worker']")
+    );
+    let round_trip =
+        "import pickle\nz = 5\npickle.loads(pickle.dumps(furlong_worker.Reference('z + 1')))";
     assert_eq!(python.eval(round_trip).await.as_deref(), Some("6"));
 }
 

@@ -9,7 +9,10 @@ use super::*;
 /// Returns true if the Python of the tests has IPython.
 fn has_ipython() -> bool {
     let python = config().interpreter;
-    let has = StdCommand::new(python).args(["-c", "import IPython"]).stderr(std::process::Stdio::null()).status();
+    let has = StdCommand::new(python)
+        .args(["-c", "import IPython"])
+        .stderr(std::process::Stdio::null())
+        .status();
     has.is_ok_and(|status| status.success())
 }
 
@@ -48,7 +51,11 @@ async fn rich_values_are_shown(python: &mut Fixture) {
     let (_, displays) = python.shown("Picture()").await;
     assert_eq!(displays[0].data["image/png"], "cG5n", "base64");
     assert_eq!(displays[0].metadata["image/png"], r#"{"width": 10}"#);
-    assert_eq!(python.shown("Rich()\n5").await, (Some("5".into()), Vec::new()), "only the value is shown");
+    assert_eq!(
+        python.shown("Rich()\n5").await,
+        (Some("5".into()), Vec::new()),
+        "only the value is shown"
+    );
     assert_eq!(python.shown("_").await, (Some("5".into()), Vec::new()));
 }
 
@@ -56,10 +63,20 @@ async fn rich_values_are_shown(python: &mut Fixture) {
 async fn without_ipython_rich_values_are_shown_and_a_magic_says_what_to_install() {
     let (mut python, _folder) = without_ipython();
     rich_values_are_shown(&mut python).await;
-    for (source, magic) in [("x = 1\n%time x", "%time x"), ("!ls", "!ls"), ("len?", "len?"), ("a = !ls", "a = !ls")] {
+    for (source, magic) in
+        [("x = 1\n%time x", "%time x"), ("!ls", "!ls"), ("len?", "len?"), ("a = !ls", "a = !ls")]
+    {
         let failed = error(python.execute(source).await);
-        assert_eq!((failed.type_name.as_str(), failed.message.lines().count()), ("ImportError", 1), "{failed:?}");
-        assert!(failed.message.starts_with(&format!("`{magic}` is for IPython")), "{}", failed.message);
+        assert_eq!(
+            (failed.type_name.as_str(), failed.message.lines().count()),
+            ("ImportError", 1),
+            "{failed:?}"
+        );
+        assert!(
+            failed.message.starts_with(&format!("`{magic}` is for IPython")),
+            "{}",
+            failed.message
+        );
         assert!(failed.message.ends_with("-m pip install ipython"), "{}", failed.message);
     }
     assert_eq!(error(python.execute("x = (1 +").await).type_name, "SyntaxError");
@@ -81,7 +98,9 @@ async fn magics_and_displays_are_ipythons_where_it_is() {
     let mut python = Fixture::new();
     python.eval("In = 'mine'").await;
     rich_values_are_shown(&mut python).await;
-    let attempt = python.start_execute("y = 6\n%time z = y * 7\n!echo from a $y\nfiles = !echo {z}\nz, list(files)");
+    let attempt = python.start_execute(
+        "y = 6\n%time z = y * 7\n!echo from a $y\nfiles = !echo {z}\nz, list(files)",
+    );
     let reply = python.end(attempt).await;
     assert!(
         matches!(&reply.header, ReplyHeader::Executed { repr: Some(text), .. } if text == "(42, ['42'])"),
@@ -91,7 +110,11 @@ async fn magics_and_displays_are_ipythons_where_it_is() {
     assert!(stdout.contains("Wall time:") && stdout.contains("from a 6\n"), "{stdout}");
     let attempt = python.start_execute("len?");
     python.end(attempt).await;
-    assert!(python.stdout(attempt).contains("Return the number of items"), "{}", python.stdout(attempt));
+    assert!(
+        python.stdout(attempt).contains("Return the number of items"),
+        "{}",
+        python.stdout(attempt)
+    );
     let failed = error(python.execute("%no_such_magic").await);
     assert!(failed.message.contains("no_such_magic"), "{failed:?}");
     let failed = error(python.execute("%time 1\nx = (1 +").await);
@@ -111,8 +134,19 @@ async fn what_code_displays_is_captured_in_order_and_the_value_is_last() {
     let source = "from IPython.display import display, HTML, JSON\nfor n in range(2): display(HTML(f'<i>{n}</i>'))\n\
                   display(JSON({'a': 1}))\nprint('printed')\nHTML('value')";
     let (_, displays) = python.shown(source).await;
-    let html: Vec<_> = displays.iter().map(|it| (it.is_value, it.data.get("text/html").map(String::as_str))).collect();
-    assert_eq!(html, [(false, Some("<i>0</i>")), (false, Some("<i>1</i>")), (false, None), (true, Some("value"))]);
+    let html: Vec<_> = displays
+        .iter()
+        .map(|it| (it.is_value, it.data.get("text/html").map(String::as_str)))
+        .collect();
+    assert_eq!(
+        html,
+        [
+            (false, Some("<i>0</i>")),
+            (false, Some("<i>1</i>")),
+            (false, None),
+            (true, Some("value"))
+        ]
+    );
     assert_eq!(displays[2].data["application/json"], r#"{"a": 1}"#);
     python.eval("def f(): display(HTML('x')); return 1").await;
     let attempt = python.start_named("f", "[[],{}]");
@@ -123,18 +157,27 @@ async fn what_code_displays_is_captured_in_order_and_the_value_is_last() {
     );
     assert_eq!(reply.header.displays()[0].data["text/html"], "x");
     assert_eq!(python.stdout(attempt), "");
-    assert_eq!(python.json("len", "[[[1]],{}]").await.unwrap(), "1", "a later call has none of them");
+    assert_eq!(
+        python.json("len", "[[[1]],{}]").await.unwrap(),
+        "1",
+        "a later call has none of them"
+    );
     python
         .execute(
             "import threading\nshow = threading.Event()\n\
         thread = threading.Thread(target=lambda: (show.wait(), display(HTML('late'))))\nthread.start()",
         )
         .await;
-    assert_eq!(python.shown("show.set(); thread.join()").await.1, [], "it is of a thread whose task has ended");
+    assert_eq!(
+        python.shown("show.set(); thread.join()").await.1,
+        [],
+        "it is of a thread whose task has ended"
+    );
     let failed = python.execute("display(HTML('kept?')); 1 / 0").await;
     assert_eq!(failed.outcome, JobOutcome::Failed);
     assert_eq!(python.shown("5").await.1, []);
-    let (_, displays) = python.shown("display(HTML('x'), metadata={'text/html': {'isolated': True}})").await;
+    let (_, displays) =
+        python.shown("display(HTML('x'), metadata={'text/html': {'isolated': True}})").await;
     assert_eq!(displays[0].metadata["text/html"], r#"{"isolated": true}"#);
     let huge = python.start_execute("for _ in range(3): display(HTML('x' * 7_000_000))");
     let reply = python.end(huge).await;

@@ -8,7 +8,8 @@ use serde_bytes::ByteBuf;
 
 use super::*;
 
-/// Runs a script with the Python of the tests; buffers go in and out as lines of hexadecimal digits.
+/// Runs a script with the Python of the tests; buffers go in and out as lines of hexadecimal
+/// digits.
 fn run_python(script: &str, buffers: &[Bytes]) -> Vec<Bytes> {
     let mut command = StdCommand::new(config().interpreter);
     let mut child = command
@@ -18,17 +19,24 @@ fn run_python(script: &str, buffers: &[Bytes]) -> Vec<Bytes> {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let hex = |buffer: &Bytes| buffer.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat() + "\n";
+    let hex = |buffer: &Bytes| {
+        buffer.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat() + "\n"
+    };
     let input: String = buffers.iter().map(hex).collect();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+    let byte =
+        |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
     let lines = String::from_utf8(output.stdout).unwrap();
-    lines.lines().map(|line| line.as_bytes().chunks(2).map(byte).collect::<Vec<_>>().into()).collect()
+    lines
+        .lines()
+        .map(|line| line.as_bytes().chunks(2).map(byte).collect::<Vec<_>>().into())
+        .collect()
 }
 
-/// Loads a result as a client does, and evaluates an expression of `value`, `versions` and `buffers`.
+/// Loads a result as a client does, and evaluates an expression of `value`, `versions` and
+/// `buffers`.
 fn at_client(data: &[Bytes], expression: &str) -> String {
     let script = "import pickle, sys, types\nversions = []\n\
         def load_code(major, minor, inner, buffers):\n\
@@ -39,7 +47,8 @@ fn at_client(data: &[Bytes], expression: &str) -> String {
         exec(open('DEFINITIONS').read(), vars(wire))\nwire.load_code = load_code\n\
         buffers = [bytes.fromhex(line) for line in sys.stdin]\n\
         value = pickle.loads(buffers[0], buffers=buffers[1:])\nprint(repr((EXPRESSION)).encode().hex())";
-    let definitions = concat!(env!("CARGO_MANIFEST_DIR"), "/src/runtime/python/furlong_worker/definitions.py");
+    let definitions =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/src/runtime/python/furlong_worker/definitions.py");
     let script = script.replace("DEFINITIONS", definitions).replace("EXPRESSION", expression);
     let out = run_python(&script, data);
     String::from_utf8(out[0].to_vec()).unwrap()
@@ -47,7 +56,10 @@ fn at_client(data: &[Bytes], expression: &str) -> String {
 
 /// Returns true if the Python of the tests has cloudpickle, without which nothing goes by value.
 fn has_cloudpickle() -> bool {
-    let has = StdCommand::new(config().interpreter).args(["-c", "import cloudpickle"]).stderr(Stdio::null()).status();
+    let has = StdCommand::new(config().interpreter)
+        .args(["-c", "import cloudpickle"])
+        .stderr(Stdio::null())
+        .status();
     has.is_ok_and(|status| status.success())
 }
 
@@ -61,7 +73,8 @@ impl Fixture {
     }
 
     async fn pull_error(&mut self, expression: &str) -> String {
-        let attempt = self.start(Call::Pull { names: vec![expression.into()] }, Codec::Pickle, Vec::new());
+        let attempt =
+            self.start(Call::Pull { names: vec![expression.into()] }, Codec::Pickle, Vec::new());
         error(self.end(attempt).await).message
     }
 }
@@ -85,9 +98,17 @@ async fn functions_and_classes_of_the_engine_go_to_clients_by_value() {
     assert_eq!(data.iter().skip(1).map(Bytes::len).filter(|length| *length == 100_000).count(), 1);
     assert!(data.len() == 3 && data[0].len() < 100, "{}", data.len());
     assert_eq!(at_client(&data, "value[0](2), len(value[1]), len(value[2])"), "(12, 100000, 5000)");
-    for plain in ["'__main__'", "[1, {'a': (2.0, None)}]", "__import__('math').sqrt", "ValueError('furlong_source_')"] {
+    for plain in [
+        "'__main__'",
+        "[1, {'a': (2.0, None)}]",
+        "__import__('math').sqrt",
+        "ValueError('furlong_source_')",
+    ] {
         let data = python.pulled(&[plain]).await;
-        assert!(data[0].starts_with(b"\x80\x05") && !data[0].starts_with(b"\x80\x05c"), "{plain}: {data:?}");
+        assert!(
+            data[0].starts_with(b"\x80\x05") && !data[0].starts_with(b"\x80\x05c"),
+            "{plain}: {data:?}"
+        );
         assert_eq!(at_client(&data, "versions"), "[]");
     }
 }
@@ -108,7 +129,10 @@ async fn what_a_source_file_defines_goes_to_clients_by_value() {
     let attempt = python.start(call, Codec::Pickle, vec!["()}t.".into()]);
     let reply = python.end(attempt).await;
     assert_eq!(reply.outcome, JobOutcome::Succeeded, "{reply:?}");
-    assert_eq!(at_client(&reply.data, "value.x, type(value).__name__, versions"), "(3, 'Point', [True])");
+    assert_eq!(
+        at_client(&reply.data, "value.x, type(value).__name__, versions"),
+        "(3, 'Point', [True])"
+    );
 }
 
 #[tokio::test]
@@ -131,7 +155,8 @@ async fn functions_by_value_are_called_pushed_and_pulled() {
         has_code: true,
     };
     for _ in 0..2 {
-        let attempt = python.start(Call::Pickled(call.clone()), Codec::Pickle, vec![arguments.clone()]);
+        let attempt =
+            python.start(Call::Pickled(call.clone()), Codec::Pickle, vec![arguments.clone()]);
         assert_eq!(at_client(&python.end(attempt).await.data, "value"), "6");
     }
     let attempt = python.start(Call::Push, Codec::Pickle, vec![variables.clone()]);
@@ -156,10 +181,17 @@ async fn a_value_without_a_pickle_is_named_by_its_path() {
         ("{'a': [0, lock]}", "result[0]['a'][1] is a _thread.lock"),
         ("functools.partial(print, sep=lock)", "result[0].keywords['sep'] is a _thread.lock"),
         ("(n for n in 'ab')", "result[0] is a generator"),
-        ("deep['{}']", "result[0]['{}']['{}']['{}']['{}']['{}']['{}']['{}']['{}']['{}'] is a _thread.lock"),
+        (
+            "deep['{}']",
+            "result[0]['{}']['{}']['{}']['{}']['{}']['{}']['{}']['{}']['{}'] is a _thread.lock",
+        ),
     ] {
         let expected = format!("the result cannot be pickled: {path}");
-        assert!(python.pull_error(expression).await.starts_with(&expected), "{}", python.pull_error(expression).await);
+        assert!(
+            python.pull_error(expression).await.starts_with(&expected),
+            "{}",
+            python.pull_error(expression).await
+        );
     }
     if has_cloudpickle() {
         for (expression, path) in [
@@ -168,7 +200,10 @@ async fn a_value_without_a_pickle_is_named_by_its_path() {
             ("Pair(1, lock)", "result[0].right is a _thread.lock"),
             ("closing(lock)", "result[0].__closure__['held'] is a _thread.lock"),
         ] {
-            assert_eq!(python.pull_error(expression).await, format!("the result cannot be pickled: {path}"));
+            assert_eq!(
+                python.pull_error(expression).await,
+                format!("the result cannot be pickled: {path}")
+            );
         }
     }
     let looped = python.pull_error("(lambda a: (a.append(a), a.append(lock), a)[2])([])").await;
@@ -184,7 +219,9 @@ async fn an_exception_of_several_keeps_its_text_and_that_of_its_causes() {
     let raised = python.json("f", "[[],{}]").await.unwrap_err();
     assert_eq!(raised.type_name, "__main__.CompositeError");
     assert_eq!(raised.message, "2 of 3 failed\n  engine 0: no\n  engine 2: no");
-    for text in ["ZeroDivisionError: division by zero\n", "CompositeError: 2 of 3 failed\n  engine 0: no\n"] {
+    for text in
+        ["ZeroDivisionError: division by zero\n", "CompositeError: 2 of 3 failed\n  engine 0: no\n"]
+    {
         assert!(raised.traceback.contains(text), "{}", raised.traceback);
     }
 }
