@@ -172,7 +172,10 @@ def _check_is_as_loaded(module: types.ModuleType, file: str, text: bytes) -> Non
             and code.co_name in known
             and code not in codes
         ):
-            what = f"{file} has changed since {module.__name__} was imported here, and engines run it as it is now"
+            what = (
+                f"{file} has changed since {module.__name__} was imported here, "
+                "and engines run it as it is now"
+            )
             warnings.warn(f"{what}: importlib.reload() it", RuntimeWarning, stacklevel=2)
             return
 
@@ -283,7 +286,10 @@ def _dump_settings(module: str, changed: dict[str, Any], dump: Callable[[Any], b
             dump(value)
         except Exception as error:
             _signals.reraise(error)
-            text = f"{module}.{name} was changed here after the import, and engines cannot have it: {error}"
+            text = (
+                f"{module}.{name} was changed here after the import, "
+                f"and engines cannot have it: {error}"
+            )
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         else:
             sent[name] = value

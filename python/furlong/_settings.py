@@ -204,7 +204,8 @@ class Settings:
     def _is_defined_here(self, value: Any, name: str, kind: type) -> bool:
         if not isinstance(value, kind):
             return False
-        if (value.__module__, value.__qualname__) != (self._name, name):  # type: ignore[attr-defined]
+        place = (value.__module__, value.__qualname__)  # type: ignore[attr-defined]
+        if place != (self._name, name):
             return False
         return not isinstance(value, types.FunctionType) or value.__code__.co_filename == self._file
 
@@ -260,7 +261,8 @@ class _Source:
         elif kind is ast.Global:
             self.own.update(node.names)  # type: ignore[attr-defined]
         elif kind is ast.Import:
-            self.imports += [(0, alias.name, ()) for alias in node.names]  # type: ignore[attr-defined]
+            aliases = node.names  # type: ignore[attr-defined]
+            self.imports += [(0, alias.name, ()) for alias in aliases]
         elif isinstance(node, ast.ImportFrom):
             parts = tuple(alias.name for alias in node.names)
             self.is_open |= "*" in parts
@@ -325,8 +327,8 @@ def _source_of(text: bytes) -> _Source:
         target, expression = _assignment(node)
         if target is not None and stores[target] == 1 and _is_literal(expression):
             try:
-                code = compile(ast.Expression(expression), "<literal>", "eval")  # type: ignore[arg-type]
-                source.literals[target] = eval(code, {})
+                literal = ast.Expression(expression)  # type: ignore[arg-type]
+                source.literals[target] = eval(compile(literal, "<literal>", "eval"), {})
             except Exception as error:  # as of 1 / 0, but then the import has failed
                 _signals.reraise(error)
     return source

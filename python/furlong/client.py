@@ -69,11 +69,11 @@ FileTimeoutError = errors.CapabilityNotFound
 TaskRejectError = errors.UnmetDependency
 
 
-class InvalidEngineID(errors.FurlongError, IndexError):  # noqa: N818 - the name that people know
+class InvalidEngineID(errors.FurlongError, IndexError):
     """There is no such engine."""
 
 
-class ResultNotCompleted(errors.FurlongError, TimeoutError):  # noqa: N818 - the name that people know
+class ResultNotCompleted(errors.FurlongError, TimeoutError):
     """The result is not there yet."""
 
 

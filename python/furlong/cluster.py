@@ -179,7 +179,8 @@ class Cluster(ClusterFiles):
             return f"<{type(self).__name__} {self.cluster_id!r}: of another process>"
         state = "running" if self.is_running else "stopped"
         sets = f" in {len(self._engines)} sets" if len(self._engines) > 1 else ""
-        return f"<{type(self).__name__} {self.cluster_id!r}: {state}, {self.n if self._engines else 0} engines{sets}>"
+        n = self.n if self._engines else 0
+        return f"<{type(self).__name__} {self.cluster_id!r}: {state}, {n} engines{sets}>"
 
     # Starting.
 

@@ -42,7 +42,9 @@ ELSEWHERE = {
     "parent": "there are no configuration files; say it with arguments",
     "load_profile": "there are no configuration files; say it with arguments",
     "log": "programs write logs of their own; see `furlong logs`",
-    "controller_location": "issue a capability file with that address: `furlong cap issue --endpoint`",
+    "controller_location": (
+        "issue a capability file with that address: `furlong cap issue --endpoint`"
+    ),
     "controller_launcher_class": "run `furlong broker` there",
     "engine_launcher_class": "run `furlong engine` there, with the cluster's engine.cap.json",
 }

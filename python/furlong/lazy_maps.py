@@ -55,7 +55,9 @@ class LazyMapIterator(Iterator[Any]):
         if not sequences:
             raise TypeError("a map takes a function and at least one sequence of items")
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        bound: Any = max(1, len(view)) if max_outstanding == "auto" else max_outstanding  # type: ignore[arg-type]
+        bound: Any = max_outstanding
+        if bound == "auto":
+            bound = max(1, len(view))  # type: ignore[arg-type]
         if isinstance(bound, bool) or not hasattr(bound, "__index__") or bound < 0:
             raise ValueError(
                 f"max_outstanding is a number of items, 0 for no bound, or 'auto', not {max_outstanding!r}"

@@ -190,7 +190,8 @@ class MapResult(AsyncMapResult):
             self._error = self._unsent_error()
             if self._error is None:
                 failed = [error for part in feeder.parts for error in part.failures.values()]
-                failed += [feeder.why_stopped] * min(1, len(feeder.unsubmitted))  # type: ignore[list-item]
+                if feeder.unsubmitted:
+                    failed.append(feeder.why_stopped)  # type: ignore[arg-type]
                 values = self._outcomes()
                 if failed and not self._errors_in_place:
                     self._error = self._collect(failed)  # type: ignore[arg-type]

@@ -22,11 +22,17 @@ NO_MAGICS = (
 # What is not there, and what is used instead.
 ABSENT = {
     "become_dask": "Dask schedules its own workers; `rc.executor()` is for what takes an executor",
-    "become_distributed": "Dask schedules its own workers; `rc.executor()` is for what takes an executor",
+    "become_distributed": (
+        "Dask schedules its own workers; `rc.executor()` is for what takes an executor"
+    ),
     "stop_dask": "Dask schedules its own workers; `rc.executor()` is for what takes an executor",
-    "stop_distributed": "Dask schedules its own workers; `rc.executor()` is for what takes an executor",
+    "stop_distributed": (
+        "Dask schedules its own workers; `rc.executor()` is for what takes an executor"
+    ),
     "register_joblib_backend": "use `view.map`, or `rc.executor()` for what takes an executor",
-    "db_query": "there is no database of tasks; `rc.records(label=, ended=)` tells what the broker knows",
+    "db_query": (
+        "there is no database of tasks; `rc.records(label=, ended=)` tells what the broker knows"
+    ),
     "send_apply_request": "use `view.apply_async`",
     "send_execute_request": "use `view.execute`",
     "create_message_futures": "use `view.apply_async`, whose result is a future",

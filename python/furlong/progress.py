@@ -157,7 +157,9 @@ class _NotebookText:
             "text/html": f"<pre>{html.escape(progress.line)}</pre>",
         }
         if self._handle is None:
-            self._handle = display(shown, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = display(  # type: ignore[no-untyped-call]
+                shown, raw=True, display_id=True
+            )
         else:
             self._handle.update(shown, raw=True)
 

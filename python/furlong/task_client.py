@@ -28,7 +28,7 @@ __all__ = ["Connected", "InvalidTaskID", "MapTask", "StringTask", "TaskClient", 
 PROPERTIES = "globals().setdefault('_properties', {})"
 
 
-class InvalidTaskID(errors.FurlongError, IndexError):  # noqa: N818 - as IPython.kernel's errors are named
+class InvalidTaskID(errors.FurlongError, IndexError):
     """The client has no task of that number."""
 
 
@@ -179,7 +179,8 @@ def _run_string(
             names.clear()
         names.push(push)
         exec(compile(expression, "<task>", "exec", dont_inherit=True), names.variables)
-        return dict(zip(pull, names.pull(pull)))  # noqa: B905 - engines may run a Python that has no `strict`
+        # No `strict`: engines may run a Python that does not have it.
+        return dict(zip(pull, names.pull(pull)))
     finally:
         if after:
             names.clear()

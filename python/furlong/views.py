@@ -192,7 +192,7 @@ class View(ViewNames):
     ) -> _furlong.Options | None:
         if label is not None and label != self.label:
             return self._made_options(abort_on_error, label)
-        known: dict[bool, _furlong.Options | None] | None = self._options  # type: ignore[attr-defined]
+        known: dict[bool, _furlong.Options | None] | None = vars(self)["_options"]
         if known is None:
             known = {}
             object.__setattr__(self, "_options", known)

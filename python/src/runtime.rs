@@ -90,8 +90,8 @@ impl Origin {
     /// `RuntimeError` in a child.
     pub fn check(self) -> PyResult<()> {
         if self.is_foreign() {
-            let text = "this client was connected before the process forked, and the connection is the parent's; \
-                        connect a new Client in the child";
+            let text = "this client was connected before the process forked, and the connection \
+                        is the parent's; connect a new Client in the child";
             return Err(PyRuntimeError::new_err(text));
         }
         Ok(())
