@@ -234,7 +234,8 @@ def _state_of(cls: Any) -> dict[str, Any]:
     if _EVALUATED.intersection(vars(cls)):
         state["__annotations__"] = dict(cls.__annotations__)
     if isinstance(cls, abc.ABCMeta):
-        registered = [reference() for reference in abc._get_dump(cls)[0]]  # type: ignore[attr-defined]
+        references = abc._get_dump(cls)[0]  # type: ignore[attr-defined]
+        registered = [reference() for reference in references]
         state["_abc_registered"] = [each for each in registered if each is not None]
     return state
 

@@ -73,7 +73,7 @@ def _misses_variable(error: BaseException) -> bool:
     kind = type(error)
     if kind is AttributeError:
         return getattr(error, "obj", None) is sys.modules["__main__"]
-    return kind is NameError or (kind is ImportError and error.name == "__main__")  # type: ignore[attr-defined]
+    return kind is NameError or (kind is ImportError and getattr(error, "name", None) == "__main__")
 
 
 def _strip(report: Any, seen: set[int]) -> None:

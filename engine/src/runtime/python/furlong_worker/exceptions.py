@@ -118,7 +118,8 @@ class _Document:
                 lost[f"__{name}__"] = "there are too many exceptions for all to come along"
         node["suppress"] = bool(error.__suppress_context__)
         if isinstance(error, _GROUP):
-            places = [self.place(member) for member in error.exceptions]  # type: ignore[attr-defined]
+            members = error.exceptions  # type: ignore[attr-defined]
+            places = [self.place(member) for member in members]
             node["members"] = [at for at in places if at is not None]
             if None in places:
                 lost["exceptions"] = (

@@ -369,7 +369,8 @@ class Failed:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled as a call of the client's own function."""
-        engine = furlong_worker.current_engine().id  # type: ignore[attr-defined]  # users may set the variable
+        # Users may set the variable.
+        engine = furlong_worker.current_engine().id  # type: ignore[attr-defined]
         return _FAILED, (*self._parts, engine, self._details)
 
 

@@ -97,7 +97,8 @@ class _Bound:
     given = b""
     # The variables that the client has set, by modules.
     set_now: dict[str, bytes] = {}  # noqa: RUF012
-    modules: dict[tuple[str, bytes], types.ModuleType] = {}  # noqa: RUF012 - it is one for the process
+    # One for the process.
+    modules: dict[tuple[str, bytes], types.ModuleType] = {}  # noqa: RUF012
     # Modules of the same names that the engine had found by itself.
     aside: dict[str, types.ModuleType] = {}  # noqa: RUF012
     # The settings that each module has been given, and what those variables were before.

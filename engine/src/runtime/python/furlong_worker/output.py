@@ -104,7 +104,10 @@ class Late:
         with self._lock:
             pieces = [(thread, stream, text) for thread, stream, text in self._kept]
             if self._dropped:
-                gap = f"... [{self._dropped} characters left out; the engine's log may have them] ...\n"
+                gap = (
+                    f"... [{self._dropped} characters left out; "
+                    "the engine's log may have them] ...\n"
+                )
                 pieces.insert(0, ("", "stderr", gap))
             self._kept.clear()
             self._size = self._dropped = 0

@@ -227,7 +227,10 @@ def load(data: Buffer, buffers: Sequence[Buffer]) -> Any:
     except AttributeError as error:
         text = str(error)
         if "cloudpickle" in text:
-            hint = "the client's cloudpickle is of another version than this engine's; let both have the same"
+            hint = (
+                "the client's cloudpickle is of another version than this engine's; "
+                "let both have the same"
+            )
             error.args = (f"{text}: {hint}, {sys.executable}",)
         raise
 
@@ -235,7 +238,10 @@ def load(data: Buffer, buffers: Sequence[Buffer]) -> Any:
 def _add_hint(error: ImportError) -> None:
     name = error.name or ""
     if name.partition(".")[0] == "cloudpickle":
-        hint = "the call holds functions or classes by value, and its client has sent no cloudpickle; install it here"
+        hint = (
+            "the call holds functions or classes by value, and its client has sent no cloudpickle; "
+            "install it here"
+        )
     else:
         hint = "the call's function or arguments need it; install it for this engine's Python"
     error.msg = f"{error.msg or 'an import failed'}: {hint}, {sys.executable}"
@@ -333,8 +339,8 @@ def dump(value: Any) -> list[Buffer]:
         return value.parts
     try:
         parts = dump_with(pickle.dumps, value)
-        data = parts[0]
-        if b"__main__" not in data and MODULE_MARK not in data or not _names_ours(value):  # type: ignore[operator]
+        data: Any = parts[0]
+        if b"__main__" not in data and MODULE_MARK not in data or not _names_ours(value):
             return parts
     except Exception as error:
         return _dump_by_value(value, error)
@@ -383,7 +389,8 @@ def _dump_by_value(value: Any, why: Exception | None) -> list[Buffer]:
         import cloudpickle
     except ImportError as error:
         if why is not None:
-            text = f"{_unpicklable(value, why, pickle.dumps)}; what has no name needs cloudpickle, which is not there"
+            what = _unpicklable(value, why, pickle.dumps)
+            text = f"{what}; what has no name needs cloudpickle, which is not there"
             raise TypeError(text) from why
         raise ImportError(
             "the result holds functions or classes that are defined on the engine only, and cloudpickle, which could "
@@ -500,14 +507,16 @@ class _Support:
         """Take the first text that comes."""
         if not cls.text:
             cls.text = text
-            sys.meta_path.append(cls)  # type: ignore[arg-type] # last: whatever is installed goes before
+            # Last: whatever is installed goes before.
+            sys.meta_path.append(cls)  # type: ignore[arg-type]
 
     @classmethod
     def find_spec(cls, name: str, _path: object = None, _target: object = None) -> Any:
         """Find our two modules."""
         if name not in ("cloudpickle", "cloudpickle.cloudpickle"):
             return None
-        return importlib.util.spec_from_loader(name, cls, is_package=name == "cloudpickle")  # type: ignore[arg-type]
+        loader: Any = cls
+        return importlib.util.spec_from_loader(name, loader, is_package=name == "cloudpickle")
 
     @classmethod
     def create_module(cls, _spec: importlib.machinery.ModuleSpec) -> None:

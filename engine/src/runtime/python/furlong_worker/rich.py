@@ -93,7 +93,8 @@ class Rich:
             try:
                 self._shell = _make_shell(self._namespace, self.displays.show)
             except ImportError:
-                self._why_not = f"which this Python does not have; install it: {sys.executable} -m pip install ipython"
+                install = f"{sys.executable} -m pip install ipython"
+                self._why_not = f"which this Python does not have; install it: {install}"
             except (
                 Exception
             ) as error:  # one that is too old, too new or broken: the plain code must go on
