@@ -1,15 +1,17 @@
 //! The broker's memory as one sum.
 //!
-//! | what | how much | how many |
-//! |---|---|---|
-//! | payload chunks, kept output, inline definitions, long options, dependencies, reasons | half of `--memory` | |
-//! | what waits for peers that do not read as fast as they ask | an eighth | each a share of what is free |
-//! | records of ended tasks that are kept | [`KEPT_BYTES`] | what fits a sixteenth |
-//! | unfinished and unacknowledged tasks | [`TASK_BYTES`] and an inline payload: call or result | what fits the rest |
-//! | unauthenticated peers | [`PENDING_BYTES`] | [`PENDING_MAX`] and [`CALLERS_MAX`] |
-//! | read buffers of peers | [`READ_BUFFER_BYTES`] | connections |
-//! | entries on their way to the journal | a few for each durable task, with its payload | as tasks |
-//! | what waits for engines | [`OUT_QUEUE_BYTES_MAX`], and no more than the tasks that they are given | connections |
+//! - payload chunks, kept output, inline definitions, long options, dependencies, reasons: half of
+//!   `--memory`
+//! - what waits for peers that do not read as fast as they ask: an eighth, of which each has a
+//!   share of what is free
+//! - records of ended tasks that are kept: [`KEPT_BYTES`] each, as many as fit a sixteenth
+//! - unfinished and unacknowledged tasks: [`TASK_BYTES`] and an inline payload (call or result)
+//!   each, as many as fit the rest
+//! - unauthenticated peers: [`PENDING_BYTES`] each, [`PENDING_MAX`] and [`CALLERS_MAX`] of them
+//! - read buffers of peers: [`READ_BUFFER_BYTES`] for each connection
+//! - entries on their way to the journal: a few for each durable task, with its payload
+//! - what waits for engines: [`OUT_QUEUE_BYTES_MAX`] for each connection, and no more than the
+//!   tasks that they are given
 //!
 //! All but the last four are what users fill; they share `--memory` (by default a quarter of the
 //! machine's), and payloads and tasks are shared among the sessions, so that one leaves room for

@@ -139,9 +139,9 @@ impl Core {
     ) -> Result<(SessionKey, bool), Refusal> {
         let Some(key) = self.sessions.find(peer.claims.owner, peer.hello.session) else {
             if self.sessions.len() >= SESSIONS_MAX || !self.sessions.has_keys() {
-                let text =
-                    "the broker has as many sessions as it takes; close some, or wait until old ones expire".to_owned();
-                return Err(Refusal { kind: RefusalKind::Busy, text });
+                let text = "the broker has as many sessions as it takes; close some, or wait \
+                            until old ones expire";
+                return Err(Refusal { kind: RefusalKind::Busy, text: text.to_owned() });
             }
             self.check_pass(peer.pass)?;
             if self.kept.is_known(peer.claims.owner, peer.hello.session) {

@@ -65,8 +65,9 @@ const BEFORE_IT_BEGAN: &str = "cancelled before it began";
 const WHILE_IT_RAN: &str = "cancelled while an engine had it";
 const BEFORE_IT_WAS_TOLD: &str =
     "cancelled when it had ended, while its result waited for room at the broker";
-const AND_MAY_GO_ON: &str = "cancelled while an engine had it; code that does not respond to the interrupt goes on \
-                             there and keeps the engine busy, until it returns or is cancelled with force";
+const AND_MAY_GO_ON: &str = "cancelled while an engine had it; code that does not respond to the \
+                             interrupt goes on there and keeps the engine busy, until it returns \
+                             or is cancelled with force";
 
 /// The end of a task that its client has taken back.
 pub fn cancelled_before_it_began() -> Ended {

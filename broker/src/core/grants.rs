@@ -17,7 +17,7 @@ use furlong_wire::token::{Claims, Role};
 use super::connect::ENGINE_GRACE;
 use super::engines::ProcessKey;
 use super::sessions::SessionKey;
-use super::tasks::{State, TaskKey};
+use super::tasks::TaskKey;
 use super::work::WORK_PER_CURVE_OPERATION;
 use super::{Assignment, Core, Output, PeerMisbehaved, Refusal, Time};
 
@@ -134,11 +134,10 @@ impl Core {
         // finds it again.
         let is_awaited = now < Time::default().after(ENGINE_GRACE) || !self.grants.aside.is_empty();
         let unknown = || {
-            Refusal {
-            kind: if is_awaited { RefusalKind::Busy } else { RefusalKind::Unauthorized },
-            text: "the task that opened this client has ended, or has been cancelled: its client ends with it"
-                .to_owned(),
-        }
+            let text = "the task that opened this client has ended, or has been cancelled: its \
+                        client ends with it";
+            let kind = if is_awaited { RefusalKind::Busy } else { RefusalKind::Unauthorized };
+            Refusal { kind, text: text.to_owned() }
         };
         let attempt = *self.grants.by_key.get(&PassKey(key)).ok_or_else(unknown)?;
         let given = self.attempts.get(attempt).ok_or_else(unknown)?;
@@ -183,8 +182,7 @@ impl Core {
 
     /// Returns the reason that an attempt may not let this key in, if so.
     fn refusal_of_grant(&self, given: Assignment, attempt: u64, pass: PassKey) -> Option<String> {
-        let is_current = |state: State| matches!(state, State::Assigned { attempt: current, .. } if current == attempt);
-        let is_wanted = self.tasks.get(given.task).is_some_and(|task| is_current(task.state));
+        let is_wanted = self.tasks.get(given.task).is_some_and(|task| task.is_assigned_as(attempt));
         let Some(session) = self.sessions.get(given.session).filter(|_| is_wanted) else {
             return Some("the task has ended, or has been cancelled".to_owned());
         };

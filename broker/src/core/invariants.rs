@@ -111,8 +111,8 @@ fn attempts_and_engines_agree(core: &Core) {
     assert_eq!(assigned, core.attempts.len());
     for (count, given) in core.attempts.iter() {
         let Some(task) = core.tasks.get(given.task) else { continue };
-        let current = matches!(task.state, State::Assigned { engine, attempt, .. } | State::Unsent { engine, attempt }
-            if engine == given.engine && attempt == count);
+        let current = matches!(task.state, State::Assigned { engine, attempt, .. }
+            | State::Unsent { engine, attempt } if engine == given.engine && attempt == count);
         assert!(current && given.stopping.is_none(), "attempt {count} is not its task's");
     }
     for (_, session) in core.sessions.iter() {

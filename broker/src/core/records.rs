@@ -84,7 +84,8 @@ impl Core {
             run_us: done.times.run_us,
             now_us: since(now),
         };
-        let gave_way = "its result and output gave way to other payloads; a broker with more memory keeps more";
+        let gave_way = "its result and output gave way to other payloads; a broker with more \
+                        memory keeps more";
         TaskRecord {
             id,
             runtime: what.runtime,

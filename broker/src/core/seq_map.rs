@@ -215,7 +215,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_map_in_order(steps in proptest::collection::vec((0u64..300, any::<bool>(), 0u64..40), 0..300)) {
+        fn it_is_a_map_in_order(
+            steps in proptest::collection::vec((0u64..300, any::<bool>(), 0u64..40), 0..300),
+        ) {
             let mut numbered = SeqMap::default();
             let mut model = BTreeMap::new();
             for (number, insert, more) in steps {
@@ -225,7 +227,8 @@ mod tests {
                     prop_assert_eq!(numbered.remove(number), model.remove(&number));
                 } else {
                     let removed = numbered.remove_first(number, number + more, usize::MAX);
-                    let expected: Vec<_> = model.extract_if(number..=number + more, |_, _| true).collect();
+                    let expected: Vec<_> =
+                        model.extract_if(number..=number + more, |_, _| true).collect();
                     prop_assert_eq!(removed, expected);
                 }
                 prop_assert_eq!(numbered.len(), model.len());

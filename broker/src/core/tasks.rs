@@ -178,6 +178,11 @@ impl Task {
         }
     }
 
+    /// Returns true if an engine has it as this attempt.
+    pub fn is_assigned_as(&self, attempt: u64) -> bool {
+        matches!(self.state, State::Assigned { attempt: current, .. } if current == attempt)
+    }
+
     /// Higher runs first.
     pub fn priority(&self) -> i32 {
         self.options.as_ref().map_or(0, |options| options.priority)

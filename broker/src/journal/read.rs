@@ -156,7 +156,8 @@ impl<'a> Reader<'a> {
         &mut self,
         mut each: impl FnMut(TaskRow, EndRow) -> Result<()>,
     ) -> Result<()> {
-        let sql = "SELECT t.id, t.session, t.n, t.head, t.options, e.head, e.payload, e.delivered_us, e.ended_unix_us
+        let sql = "SELECT t.id, t.session, t.n, t.head, t.options, e.head, e.payload,
+                   e.delivered_us, e.ended_unix_us
                    FROM ends e JOIN tasks t USING (id) ORDER BY e.id";
         let mut rows = self.database.prepare(sql)?;
         let mut rows = rows.query([])?;

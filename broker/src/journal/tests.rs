@@ -214,14 +214,16 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let id = || 1..12u64;
     prop_oneof![
-        8 => (id(), 0..3u8, any::<bool>()).prop_map(|(id, kind, options)| Step::Task(id, kind, options)),
+        8 => (id(), 0..3u8, any::<bool>())
+            .prop_map(|(id, kind, options)| Step::Task(id, kind, options)),
         1 => id().prop_map(Step::Begun),
         2 => (id(), id()).prop_map(|(id, of)| Step::Met(id, of)),
         5 => (id(), 0..3u8).prop_map(|(id, kind)| Step::Ended(id, kind)),
         1 => id().prop_map(Step::Delivered),
         4 => id().prop_map(Step::Forgotten),
         1 => (1..4u32).prop_map(Step::Departed),
-        1 => (1..4u32, 1..3u32, any::<bool>()).prop_map(|(of, number, large)| Step::Definition(of, number, large)),
+        1 => (1..4u32, 1..3u32, any::<bool>())
+            .prop_map(|(of, number, large)| Step::Definition(of, number, large)),
         3 => Just(Step::Commit),
         1 => Just(Step::Reopen),
     ]
@@ -290,7 +292,11 @@ impl Known {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 20,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_file_has_what_was_written_and_nothing_of_a_batch_that_was_not(
@@ -306,7 +312,8 @@ proptest! {
             match step {
                 Step::Commit => {
                     batch.iter().for_each(|entry| memory.write(entry.clone()));
-                    prop_assert_eq!(writing.as_mut().unwrap().write(std::mem::take(&mut batch)), Ok(()));
+                    let written = writing.as_mut().unwrap().write(std::mem::take(&mut batch));
+                    prop_assert_eq!(written, Ok(()));
                 }
                 Step::Reopen => {
                     // As if the broker were killed: what is not written goes into the next batch,
@@ -525,7 +532,8 @@ fn a_check_says_what_is_wrong() {
 
 /// The rows of a million queued tasks, read and restored in turn. Run it in the release build.
 #[test]
-#[ignore = "it measures: cargo test --release -p furlong-broker --lib restore_beside -- --ignored --nocapture"]
+#[ignore = "it measures: cargo test --release -p furlong-broker --lib restore_beside -- --ignored \
+            --nocapture"]
 fn restore_beside_a_plain_select() {
     const TASKS: u64 = 1_000_000;
     let place = place();

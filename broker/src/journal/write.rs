@@ -111,8 +111,8 @@ impl Writer {
         if bytes > WAITING_BYTES_MAX {
             self.is_given_up = true;
             self.waiting = Vec::new();
-            let problem = "the journal is given up: too many changes could not be written; mend its disk, and start \
-                           the broker again";
+            let problem = "the journal is given up: too many changes could not be written; mend \
+                           its disk, and start the broker again";
             tracing::error!("{problem}. Tasks that have ended meanwhile may then run again");
             self.problem = Some((problem.to_owned(), Instant::now()));
         }
@@ -188,7 +188,8 @@ fn write_session(
     sealer: &SecretSealer,
     row: &SessionRow,
 ) -> rusqlite::Result<()> {
-    let sql = "INSERT OR REPLACE INTO sessions (key, id, claims, secret, departed) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let sql = "INSERT OR REPLACE INTO sessions (key, id, claims, secret, departed)
+               VALUES (?1, ?2, ?3, ?4, ?5)";
     let secret = sealer.seal(&row.id, &row.secret);
     to.prepare_cached(sql)?.execute(params![
         row.key,
@@ -207,7 +208,8 @@ fn write_definition(
     source: &Blob,
 ) -> rusqlite::Result<()> {
     let (head, payload) = write_blob(to, Kind::Definition, definition_id(session, number), source)?;
-    let sql = "INSERT OR REPLACE INTO definitions (session, number, head, payload) VALUES (?1, ?2, ?3, ?4)";
+    let sql = "INSERT OR REPLACE INTO definitions (session, number, head, payload)
+               VALUES (?1, ?2, ?3, ?4)";
     to.prepare_cached(sql)?.execute(params![session, number, encode(&head), payload]).map(drop)
 }
 
@@ -227,7 +229,8 @@ fn write_task(to: &Transaction<'_>, row: &TaskRow) -> rusqlite::Result<()> {
         payload: payload_head,
         met: row.met.iter().map(met_body).collect(),
     };
-    let sql = "INSERT INTO tasks (id, session, n, head, options, payload, chunks) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let sql = "INSERT INTO tasks (id, session, n, head, options, payload, chunks)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     to.prepare_cached(sql)?.execute(params![
         row.id as i64,
         row.session,
@@ -317,6 +320,7 @@ fn forget(to: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
 
 /// Arguments that several tasks share go with the last one.
 fn drop_unused_arguments(to: &Transaction<'_>, of: i64) -> rusqlite::Result<()> {
-    let sql = "DELETE FROM chunks WHERE kind = 0 AND of = ?1 AND NOT EXISTS (SELECT 1 FROM tasks WHERE chunks = ?1)";
+    let sql = "DELETE FROM chunks WHERE kind = 0 AND of = ?1
+               AND NOT EXISTS (SELECT 1 FROM tasks WHERE chunks = ?1)";
     to.prepare_cached(sql)?.execute([of]).map(drop)
 }

@@ -437,11 +437,14 @@ impl<'a> Turn<'a> {
         }
     }
 
-    async fn handle_each<M: Direction>(
+    async fn handle_each<M: Direction, H>(
         &mut self,
         messages: Messages<M>,
-        handle: impl Fn(&mut Core, Time, ConnectionId, M, Option<Bytes>) -> Result<(), PeerMisbehaved>,
-    ) -> Result<(), BadPeer> {
+        handle: H,
+    ) -> Result<(), BadPeer>
+    where
+        H: Fn(&mut Core, Time, ConnectionId, M, Option<Bytes>) -> Result<(), PeerMisbehaved>,
+    {
         for message in messages {
             let (message, chunk) = message?;
             let is_over = {

@@ -168,7 +168,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         () = shell.clone().watch() => "the timer ended".to_owned(),
         () = shell.clone().free_discarded() => "the reaper ended".to_owned(),
         () = shell.clone().tick() => "the clock ended".to_owned(),
-        () = shell.spin.run(|| shell.core.borrow().is_at_work()) => "the lingering ended".to_owned(),
+        () = shell.clone().linger() => "the lingering ended".to_owned(),
         reason = shell.clone().administer() => reason,
         () = shell.clone().follow_journal(written) => "the journal ended".to_owned(),
         reason = stop.next() => reason.text().to_owned(),
@@ -341,6 +341,11 @@ impl Shell {
                 () = self.timer.notified() => {}
             }
         }
+    }
+
+    /// Keeps the thread awake for a moment after each turn, unless the core is at work.
+    async fn linger(self: Rc<Self>) {
+        self.spin.run(|| self.core.borrow().is_at_work()).await;
     }
 
     /// Tells the core how far the journal is.

@@ -26,7 +26,7 @@ use super::finish::Ended;
 use super::payloads::Stored;
 use super::sessions::{Definition, Done, SessionKey};
 use super::status::that_fits;
-use super::tasks::{State, Task, TaskKey};
+use super::tasks::{Task, TaskKey};
 use super::{Connected, ConnectionId, Core, Output, Time};
 
 /// Replies that wait for the journal: more are refused, since requests would pile up while a disk
@@ -481,8 +481,8 @@ impl Core {
 
     fn begin_noted(&mut self, now: Time, count: u64, written: Result<(), &str>) {
         let Some(given) = self.attempts.get(count).copied() else { return };
-        let current = |task: &&mut Task| matches!(task.state, State::Assigned { attempt, .. } if attempt == count);
-        let Some(task) = self.tasks.get_mut(given.task).filter(current) else {
+        let task = self.tasks.get_mut(given.task).filter(|task| task.is_assigned_as(count));
+        let Some(task) = task else {
             // It was ended meanwhile.
             self.take_back(count);
             return;

@@ -372,9 +372,8 @@ fn a_restart_is_answered_when_the_engine_is_gone() {
     farm.disconnect_engine(two);
     assert_eq!(farm.reply(client, request), Some(ReplyBody::Done));
     let request = restart(&mut farm, client, &both);
-    assert!(
-        matches!(farm.reply(client, request), Some(ReplyBody::Refused(text)) if text.contains("not connected"))
-    );
+    let reply = farm.reply(client, request);
+    assert!(matches!(reply, Some(ReplyBody::Refused(text)) if text.contains("not connected")));
 }
 
 #[test]

@@ -117,8 +117,7 @@ fn a_result_of_work_that_went_elsewhere_is_released() {
 }
 
 #[test]
-fn a_task_that_was_cancelled_while_its_engine_was_away_has_stopped_when_that_is_back_with_its_result()
- {
+fn a_cancelled_task_has_stopped_when_its_engine_is_back_with_its_result() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
     let n = farm.submit(client, direct(&[farm.id(engine)]));

@@ -526,7 +526,7 @@ impl Farm {
 
     /// Returns the number of times a task's end was delivered.
     pub fn deliveries(&self, client: usize, n: u64) -> usize {
-        let of_task = |message: &&ToClient| matches!(message, ToClient::Finished(finished) if finished.n == n);
+        let of_task = |message: &&ToClient| matches!(message, ToClient::Finished(it) if it.n == n);
         self.clients[client].received.iter().filter(of_task).count()
     }
 }

@@ -41,7 +41,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => (0..4usize, any::<bool>()).prop_map(|(kind, durable)| Event::Submits(kind, durable)),
         6 => engine().prop_map(Event::Finishes),
-        3 => (engine(), any::<bool>()).prop_map(|(engine, large)| Event::FinishesUnheard(engine, large)),
+        3 => (engine(), any::<bool>())
+            .prop_map(|(engine, large)| Event::FinishesUnheard(engine, large)),
         2 => engine().prop_map(Event::Cut),
         2 => engine().prop_map(Event::CutTooEarly),
         6 => engine().prop_map(Event::EngineReturns),
@@ -60,10 +61,16 @@ fn event() -> impl Strategy<Value = Event> {
 const ENGINES: usize = 2;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn what_may_run_once_does_so_through_cuts_and_restarts(events in prop::collection::vec(event(), 1..60)) {
+    fn what_may_run_once_does_so_through_cuts_and_restarts(
+        events in prop::collection::vec(event(), 1..60),
+    ) {
         History::new(false).takes(&events);
     }
 

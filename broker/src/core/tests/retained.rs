@@ -131,9 +131,8 @@ fn a_fetch_that_waits_is_answered_once_when_the_task_ends_and_after_its_output()
     let answers =
         |message: &&ToClient| matches!(message, ToClient::Fetched(_) | ToClient::Reply(_));
     assert_eq!(farm.clients[other].received.iter().filter(answers).count(), 1);
-    assert!(
-        matches!(farm.clients[other].received.last(), Some(ToClient::Fetched(it)) if it.payload.is_some())
-    );
+    let last = farm.clients[other].received.last();
+    assert!(matches!(last, Some(ToClient::Fetched(it)) if it.payload.is_some()));
     let request = farm.fetch(other, client, 1, false, true);
     assert_eq!(text_of(&farm, other, request), "before", "the output is kept with the result");
 }

@@ -188,17 +188,28 @@ fn limit_ms() -> impl Strategy<Value = Option<u64>> {
 
 prop_compose! {
     fn task()(
-        targets in prop_oneof![3 => Just(Vec::new()), 2 => prop::collection::vec(0usize..=UNKNOWN, 1..4)],
-        runtime in
-            prop_oneof![6 => Just(Runtime::Native), 4 => Just(Runtime::Python), 1 => Just(Runtime::Command)],
+        targets in prop_oneof![
+            3 => Just(Vec::new()),
+            2 => prop::collection::vec(0usize..=UNKNOWN, 1..4),
+        ],
+        runtime in prop_oneof![
+            6 => Just(Runtime::Native),
+            4 => Just(Runtime::Python),
+            1 => Just(Runtime::Command),
+        ],
         class in 0u32..3,
         define in prop_oneof![20 => Just(None), 6 => (1u32..3).prop_map(Some), 1 => Just(Some(3))],
         payload_bytes in payload_bytes(),
         priority in prop_oneof![4 => Just(0), 1 => -1..2],
-        require in prop_oneof![8 => Just(vec![]), 1 => Just(vec!["gpu"]), 1 => Just(vec!["big", "gpu"])],
+        require in prop_oneof![
+            8 => Just(vec![]),
+            1 => Just(vec!["gpu"]),
+            1 => Just(vec!["big", "gpu"]),
+        ],
         flags in flags(),
         retries in retries(),
-        limits in (limit_ms(), limit_ms()).prop_map(|(queue_ms, run_ms)| Limits { queue_ms, run_ms }),
+        limits in (limit_ms(), limit_ms())
+            .prop_map(|(queue_ms, run_ms)| Limits { queue_ms, run_ms }),
         (after, follow) in (group(), group()),
     ) -> Task {
         // What a broker refuses anyhow is not worth many of the histories.
@@ -206,7 +217,18 @@ prop_compose! {
         let errors = if contradicts && priority == 0 { 0 } else { retries.errors };
         let retries = Retries { errors, ..retries };
         Task {
-            targets, runtime, class, define, payload_bytes, priority, require, flags, retries, limits, after, follow,
+            targets,
+            runtime,
+            class,
+            define,
+            payload_bytes,
+            priority,
+            require,
+            flags,
+            retries,
+            limits,
+            after,
+            follow,
         }
     }
 }
@@ -241,7 +263,8 @@ fn of_peers() -> impl Strategy<Value = Event> {
         1 => client().prop_map(Event::ClientLeaves),
         1 => client().prop_map(Event::ClientIsRevoked),
         10 => process().prop_map(Event::EngineConnects),
-        5 => (process(), lost()).prop_map(|(process, lost)| Event::EngineDisconnects(process, lost)),
+        5 => (process(), lost())
+            .prop_map(|(process, lost)| Event::EngineDisconnects(process, lost)),
         1 => process().prop_map(Event::EngineLeaves),
         2 => process().prop_map(Event::EngineDrains),
         1 => process().prop_map(Event::EngineIsRevoked),
@@ -254,9 +277,11 @@ fn of_clients() -> impl Strategy<Value = Event> {
     prop_oneof![
         24 => (client(), task()).prop_map(|(client, task)| Event::Submits(client, task)),
         8 => client().prop_map(Event::SendsChunk),
-        4 => (client(), choice(), cancel()).prop_map(|(client, tasks, how)| Event::Cancels(client, tasks, how)),
+        4 => (client(), choice(), cancel())
+            .prop_map(|(client, tasks, how)| Event::Cancels(client, tasks, how)),
         5 => (client(), 0u64..12).prop_map(|(client, back)| Event::Acknowledges(client, back)),
-        3 => (client(), choice(), any::<bool>()).prop_map(|(client, task, wait)| Event::Fetches(client, task, wait)),
+        3 => (client(), choice(), any::<bool>())
+            .prop_map(|(client, task, wait)| Event::Fetches(client, task, wait)),
         1 => (client(), choice()).prop_map(|(client, tasks)| Event::Purges(client, tasks)),
         1 => (client(), 0usize..8).prop_map(|(client, engine)| Event::Restarts(client, engine)),
     ]
@@ -267,7 +292,8 @@ fn of_engines() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => (process(), slot()).prop_map(|(process, slot)| Event::Starts(process, slot)),
         2 => process().prop_map(Event::Writes),
-        16 => (process(), slot(), end()).prop_map(|(process, slot, end)| Event::Finishes(process, slot, end)),
+        16 => (process(), slot(), end())
+            .prop_map(|(process, slot, end)| Event::Finishes(process, slot, end)),
         6 => process().prop_map(Event::SendsResultChunk),
         5 => process().prop_map(Event::GivesBack),
         2 => (process(), slot()).prop_map(|(process, slot)| Event::InterpreterDies(process, slot)),

@@ -45,7 +45,9 @@ proptest! {
     })]
 
     #[test]
-    fn every_task_ends_exactly_once_and_nothing_is_left(events in prop::collection::vec(events::event(), 1..120)) {
+    fn every_task_ends_exactly_once_and_nothing_is_left(
+        events in prop::collection::vec(events::event(), 1..120),
+    ) {
         let mut model = Model::new();
         for event in &events {
             model.happens(event);
