@@ -172,7 +172,8 @@ impl CallSpec {
     /// ```
     /// use furlong_client::{Arguments, CallSpec};
     ///
-    /// let call = CallSpec::command(["wc", "-l"]).arguments(Arguments::Raw(vec!["one\ntwo\n".into()]));
+    /// let lines = Arguments::Raw(vec!["one\ntwo\n".into()]);
+    /// let call = CallSpec::command(["wc", "-l"]).arguments(lines);
     /// ```
     pub fn command(argv: impl IntoIterator<Item = impl Into<OsText>>) -> Self {
         let argv = argv.into_iter().map(Into::into).collect();
@@ -563,9 +564,8 @@ mod tests {
             let arguments =
                 if expected { Arguments::PickleOfCode(vec![]) } else { Arguments::Pickle(vec![]) };
             let call = prepared.call(Targets::Shared, &arguments).unwrap();
-            assert!(
-                matches!(header(call).call, HeaderCall::Pickled(pickled) if pickled.has_code == expected)
-            );
+            let HeaderCall::Pickled(pickled) = header(call).call else { panic!("not pickled") };
+            assert_eq!(pickled.has_code, expected);
         }
     }
 

@@ -243,12 +243,14 @@ impl Tasks {
     /// an array of commands, for instance. Options are those of each call.
     ///
     /// ```no_run
-    /// # async fn squares(client: &furlong_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use furlong_client::Client;
+    /// # async fn squares(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
     /// use furlong_client::{CallSpec, CommandSpec};
     /// use futures_util::StreamExt;
     ///
     /// let argv = ["sh", "-c", "echo $((FURLONG_TASK * FURLONG_TASK))"].map(Into::into).to_vec();
-    /// let call = move |task| CommandSpec { argv: argv.clone(), task: Some(task), ..CommandSpec::default() };
+    /// let command = CommandSpec { argv, ..CommandSpec::default() };
+    /// let call = move |task| CommandSpec { task: Some(task), ..command.clone() };
     /// let calls = (1..=100).map(move |task| CallSpec::command_with(call(task)).error_retries(1));
     /// let mut squares = client.tasks().map_calls(calls).ordered(true).stream()?;
     /// while let Some((_, result)) = squares.next().await {

@@ -81,7 +81,8 @@ impl Connection {
         let end = EndWithRuntime(Arc::clone(&self.shared));
         let cause = loop {
             let Err(cause) = self.serve().await else { break DisconnectCause::Closed };
-            tracing::debug!(endpoint = %self.shared.endpoint, %cause, "the connection to the broker is over");
+            let endpoint = &self.shared.endpoint;
+            tracing::debug!(%endpoint, %cause, "the connection to the broker is over");
             let _ = self.socket.shutdown().await;
             if let Err(cause) = self.come_back(cause).await {
                 break cause;
@@ -106,14 +107,18 @@ impl Connection {
         let dialed = loop {
             self.incarnation += 1;
             let (wait, session) = (backoff.next_wait(), self.shared.session);
+            let dialing = dial_after(wait, &mut self.reconnect, session, self.incarnation);
+            let timeout = sleep_until(deadline.unwrap_or_else(Instant::now));
             tokio::select! {
-                dialed = dial_after(wait, &mut self.reconnect, session, self.incarnation) => match dialed {
+                dialed = dialing => match dialed {
                     Ok(dialed) => break dialed,
-                    Err(error) if !error.is_transient() => return Err(DisconnectCause::SessionOver(error.to_string())),
+                    Err(error) if !error.is_transient() => {
+                        return Err(DisconnectCause::SessionOver(error.to_string()));
+                    }
                     Err(error) => tracing::debug!(%error, "not connected again yet"),
                 },
                 () = is_over(&self.shared) => return Err(DisconnectCause::Closed),
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return Err(cause),
+                () = timeout, if deadline.is_some() => return Err(cause),
             }
         };
         let Dialed { incoming, socket, sealer, welcome, .. } = dialed;

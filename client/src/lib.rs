@@ -15,7 +15,8 @@
 //! let client = Client::builder().connect().await?;
 //!
 //! // Every engine, each with its own namespace.
-//! for task in client.multiengine(EngineTargets::All).execute("import math; print(math.pi)").await? {
+//! let engines = client.multiengine(EngineTargets::All);
+//! for task in engines.execute("import math; print(math.pi)").await? {
 //!     print!("{}", task.await?.report.stdout);
 //! }
 //!
@@ -25,7 +26,8 @@
 //!
 //! // One function over an endless iterator.
 //! let numbers = (0_u64..).map(|n| Arguments::json(vec![n.into()]));
-//! let mut roots = client.tasks().map(Function::Named("math:sqrt".into()), numbers).window(64).stream()?;
+//! let roots = client.tasks().map(Function::Named("math:sqrt".into()), numbers);
+//! let mut roots = roots.window(64).stream()?;
 //! while let Some((n, root)) = roots.next().await {
 //!     println!("{n}: {}", root?.json::<f64>()?);
 //! }
@@ -49,11 +51,14 @@
 //! use futures_util::StreamExt;
 //!
 //! let tasks = client.tasks();
-//! let fetch = CallSpec::command(["git", "fetch"]).error_retries(3).backoff(Duration::from_secs(1));
+//! let fetch = CallSpec::command(["git", "fetch"]);
+//! let fetch = fetch.error_retries(3).backoff(Duration::from_secs(1));
 //! let sources = tasks.call(&fetch).await?;
-//! let build = CallSpec::command(["make"]).after(&sources).require("large").run_timeout(Duration::from_secs(3600));
+//! let build = CallSpec::command(["make"]).after(&sources).require("large");
+//! let build = build.run_timeout(Duration::from_secs(3600));
 //! let mut build = tasks.call(&build).await?;
-//! let clean = tasks.call(&CallSpec::command(["make", "clean"]).follow(Depends::on(&build).on_end())).await?;
+//! let clean = CallSpec::command(["make", "clean"]).follow(Depends::on(&build).on_end());
+//! let clean = tasks.call(&clean).await?;
 //! let mut output = build.output();
 //! while let Some(piece) = output.next().await {
 //!     if piece.bytes.starts_with(b"fatal") {
@@ -81,7 +86,8 @@
 //! # async fn night(client: furlong_client::Client) -> Result<(), Box<dyn std::error::Error>> {
 //! use furlong_client::{CallSpec, Client};
 //!
-//! let id = client.tasks().call(&CallSpec::python("night:run").keep(true).label("night")).await?.id();
+//! let night = CallSpec::python("night:run").keep(true).label("night");
+//! let id = client.tasks().call(&night).await?.id();
 //! client.detach().await?;
 //!
 //! // In the morning, in another process.

@@ -341,13 +341,17 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_dealt_is_collected_as_it_was(
-            items in prop::collection::vec(any::<u8>(), 0..40), parts in 1_usize..9, in_blocks: bool,
+            items in prop::collection::vec(any::<u8>(), 0..40),
+            parts in 1_usize..9,
+            in_blocks: bool,
         ) {
-            let distribution = if in_blocks { Distribution::Blocks } else { Distribution::RoundRobin };
+            let distribution =
+                if in_blocks { Distribution::Blocks } else { Distribution::RoundRobin };
             let dealt = deal(items.clone(), parts, distribution);
             let lengths: Vec<usize> = dealt.iter().map(Vec::len).collect();
             prop_assert_eq!(lengths.len(), parts);
-            prop_assert!(lengths.is_sorted_by(|one, next| one >= next), "the first get the longer ones: {:?}", lengths);
+            let is_sorted = lengths.is_sorted_by(|one, next| one >= next);
+            prop_assert!(is_sorted, "the first get the longer ones: {:?}", lengths);
             prop_assert!(lengths[0] - lengths[parts - 1] <= 1);
             prop_assert_eq!(collect(dealt, distribution), items);
         }

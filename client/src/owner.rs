@@ -32,10 +32,12 @@ impl Client {
     /// `limit` is that of the whole stream; 0 is none.
     ///
     /// ```no_run
-    /// # async fn show(client: &furlong_client::Client) -> Result<(), furlong_client::ClientError> {
+    /// # use furlong_client::{Client, ClientError};
+    /// # async fn show(client: &Client) -> Result<(), ClientError> {
     /// use furlong_client::TaskQuery;
     ///
-    /// let query = TaskQuery { label: Some("night-*".into()), ended: Some(false), ..TaskQuery::default() };
+    /// let label = Some("night-*".into());
+    /// let query = TaskQuery { label, ended: Some(false), ..TaskQuery::default() };
     /// for record in client.query_tasks(query).all().await? {
     ///     println!("{} {} {}", record.id, record.phase, record.waits.unwrap_or_default());
     /// }

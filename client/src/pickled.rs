@@ -27,7 +27,8 @@ const BLOB_INLINE_BYTES_MAX: usize = 1024;
 ///
 /// // One that cloudpickle has made holds code. Engines without cloudpickle use the client's.
 /// let support = PickleSupport::new("...the text of cloudpickle/cloudpickle.py...");
-/// let mine = PickledFunction::new("mine", vec![0x80, 5, b'N', b'.'], (3, 12)).has_code(true).support(&support);
+/// let mine = PickledFunction::new("mine", vec![0x80, 5, b'N', b'.'], (3, 12));
+/// let mine = mine.has_code(true).support(&support);
 /// assert_eq!(mine.name(), "mine");
 /// # drop(call);
 /// ```

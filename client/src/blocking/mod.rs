@@ -8,7 +8,8 @@
 //! let mut task = client.tasks().call(&CallSpec::native("noop"))?;
 //! println!("{:?}", task.wait()?.report.times);
 //! let numbers = (1..=3).map(|n: i64| Arguments::json(vec![n.into()]));
-//! for (place, result) in client.tasks().map(Function::Named("math:sqrt".into()), numbers).start()? {
+//! let roots = client.tasks().map(Function::Named("math:sqrt".into()), numbers);
+//! for (place, result) in roots.start()? {
 //!     println!("{place}: {}", result?.json::<f64>()?);
 //! }
 //! # Ok(())

@@ -438,14 +438,17 @@ proptest! {
     /// Whatever comes in whatever order: each task has one end, nothing panics, and when the broker
     /// has ended all and all handles are gone, nothing is left behind.
     #[test]
-    fn every_history_ends_each_task_once_and_leaves_nothing(steps in prop::collection::vec(step(), 0..60)) {
+    fn every_history_ends_each_task_once_and_leaves_nothing(
+        steps in prop::collection::vec(step(), 0..60),
+    ) {
         let mut core = core();
         let mut tasks: BTreeMap<u64, (Option<Submitted>, usize)> = BTreeMap::new();
         for n in 1..=TASKS_MAX {
             tasks.insert(n, (Some(submit(&mut core)), 0));
         }
         let (mut outputs, mut publications) = (Vec::new(), Vec::new());
-        let all_end = (1..=TASKS_MAX).flat_map(|n| [(n, Step::Finish), (n, Step::Stopped), (n, Step::Take)]);
+        let all_end = (1..=TASKS_MAX)
+            .flat_map(|n| [(n, Step::Finish), (n, Step::Stopped), (n, Step::Take)]);
         for (n, step) in steps.into_iter().chain(all_end) {
             let (task, ends) = tasks.get_mut(&n).unwrap();
             let key = task.map(|task| task.key);
@@ -482,7 +485,8 @@ proptest! {
             prop_assert_eq!(read_published(&mut core, feed).pop(), Some(None));
             core.forget_published(n, feed);
         }
-        prop_assert!(core.subscriptions.is_idle() && core.outputs.is_empty() && core.published.is_empty());
+        prop_assert!(core.subscriptions.is_idle());
+        prop_assert!(core.outputs.is_empty() && core.published.is_empty());
         prop_assert!(core.tasks.unfinished().is_empty());
     }
 }
