@@ -355,7 +355,10 @@ pub enum EngineError {
     #[error(transparent)]
     Python(#[from] PythonError),
     /// The directory that tasks shall run in cannot be entered.
-    #[error("cannot work in {}: {source}; name a directory that exists here with --cwd", path.display())]
+    #[error(
+        "cannot work in {}: {source}; name a directory that exists here with --cwd",
+        path.display()
+    )]
     WorkingDir {
         /// The directory.
         path: PathBuf,

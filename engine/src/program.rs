@@ -24,7 +24,12 @@ pub struct EngineArgs {
     pub cluster: ClusterName,
     /// Number of engines behind this process's one connection: each has its own id, queue and
     /// interpreter
-    #[arg(short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(
+        short = 'n',
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1024)
+    )]
     pub slots: u32,
     /// Python interpreter; by default that of the active virtual environment, else python3. It
     /// needs no package of ours

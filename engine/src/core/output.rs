@@ -80,7 +80,8 @@ mod tests {
             let mut written = Vec::new();
             let mut pieces = Vec::new();
             for length in lengths {
-                let bytes: Vec<u8> = (written.len()..written.len() + length).map(|i| (i % 251) as u8).collect();
+                let places = written.len()..written.len() + length;
+                let bytes: Vec<u8> = places.map(|i| (i % 251) as u8).collect();
                 pieces.extend(kept.handle_output(&bytes));
                 written.extend(bytes);
             }

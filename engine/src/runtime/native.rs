@@ -58,7 +58,11 @@ macro_rules! callable {
             $($argument: DeserializeOwned,)*
         {
             #[allow(non_snake_case, reason = "the type parameters name the arguments too")]
-            fn call(&self, codec: Codec, data: &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError> {
+            fn call(
+                &self,
+                codec: Codec,
+                data: &[Bytes],
+            ) -> Result<(Codec, Vec<Bytes>), FunctionError> {
                 let ($($argument,)*): ($($argument,)*) = decode_arguments(codec, data)?;
                 encode_value(codec, &self($($argument),*))
             }

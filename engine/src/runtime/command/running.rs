@@ -178,7 +178,8 @@ impl<'a> Running<'a> {
         if self.register_at.is_some_and(|at| now >= at) {
             self.register_at = None;
             if let Err(error) = self.context.shared.reaper.add(self.group) {
-                tracing::warn!(slot = self.context.slot, %error, "commands may outlive the engine: no reaper");
+                let slot = self.context.slot;
+                tracing::warn!(slot, %error, "commands may outlive the engine: no reaper");
             }
         }
         if self.kill_at.is_some_and(|at| now >= at) {

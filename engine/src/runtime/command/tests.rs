@@ -478,7 +478,8 @@ fn cancel_ends_the_whole_group_softly_and_then_hard() {
         CommandConfig { kill_grace: Duration::from_millis(50), ..CommandConfig::default() },
         Vec::new(),
     );
-    let deaf = "trap '' TERM; sh -c 'echo $$; while :; do sleep 1; done' & wait; while :; do sleep 1; done";
+    let deaf = "trap '' TERM; sh -c 'echo $$; while :; do sleep 1; done' & wait; \
+                while :; do sleep 1; done";
     for force in [false, true] {
         let attempt = it.start(sh(deaf));
         it.output_of(attempt, "\n");

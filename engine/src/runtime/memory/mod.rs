@@ -58,10 +58,15 @@ impl Memory {
     /// A slot's part, the same for all that it runs.
     pub(super) fn of_slot(&self, slot: SlotIndex) -> Arc<SlotMemory> {
         let make = || {
-            let group = self.0.groups.as_ref().and_then(|groups| match groups.make(slot, self.0.bytes?) {
+            let groups = self.0.groups.as_ref().zip(self.0.bytes);
+            let group = groups.and_then(|(groups, bytes)| match groups.make(slot, bytes) {
                 Ok(group) => Some(group),
                 Err(error) => {
-                    tracing::warn!(slot, %error, "no control group for the slot: RLIMIT_DATA alone bounds its memory");
+                    tracing::warn!(
+                        slot,
+                        %error,
+                        "no control group for the slot: RLIMIT_DATA alone bounds its memory"
+                    );
                     None
                 }
             });
@@ -124,7 +129,10 @@ impl SlotMemory {
         // which then holds.
         let _ = prlimit(Some(pid), Resource::Data, limit);
         if let Some(error) = self.group.as_ref().and_then(|group| group.admit(pid).err()) {
-            tracing::debug!(%error, "a process is not in its slot's control group: it has ended, or may not be moved");
+            tracing::debug!(
+                %error,
+                "a process is not in its slot's control group: it has ended, or may not be moved"
+            );
         }
     }
 

@@ -6,10 +6,10 @@
 //! packet is one message:
 //!
 //! ```text
-//! to the engine   "P" | attempt u64 | key 32              let this key in
-//!                 "W" | attempt u64 | session 16, ...     the attempt waits for tasks of these sessions
-//!                 "B" | attempt u64                       it goes on
-//! to the worker   key 32 | 0 or 1 | UTF-8                 0: the door of the cluster, as JSON; 1: why not
+//! to the engine   "P" | attempt u64 | key 32            let this key in
+//!                 "W" | attempt u64 | session 16, ...   it waits for tasks of these sessions
+//!                 "B" | attempt u64                     it goes on
+//! to the worker   key 32 | 0 or 1 | UTF-8               0: the cluster's door, as JSON; 1: why not
 //! ```
 
 use std::future::pending;

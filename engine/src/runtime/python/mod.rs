@@ -134,7 +134,10 @@ impl PythonShared {
 #[derive(Debug, thiserror::Error)]
 pub enum PythonError {
     /// No program of this name is in `PATH`.
-    #[error("there is no `{}` in PATH: install Python 3.8 or later, or name one with --python", name.display())]
+    #[error(
+        "there is no `{}` in PATH: install Python 3.8 or later, or name one with --python",
+        name.display()
+    )]
     NotFound {
         /// The name.
         name: PathBuf,
@@ -146,7 +149,10 @@ pub enum PythonError {
         path: PathBuf,
     },
     /// It runs, but is no Python that the worker can run in.
-    #[error("{} is of no use as an interpreter ({why}): name another with --python", path.display())]
+    #[error(
+        "{} is of no use as an interpreter ({why}): name another with --python",
+        path.display()
+    )]
     Unusable {
         /// The path.
         path: PathBuf,

@@ -207,10 +207,11 @@ impl<'a> Session<'a> {
         // With several jobs sent, output is read by the tick alone: see `HeldOutput`.
         let is_output_plain = self.sent.len() <= 1;
         let is_open = self.closing.is_none() || self.is_ending;
+        let timeout = sleep_until(deadline.unwrap_or_else(Instant::now));
         select! {
             biased;
             // First: a flood of what is below must not put it off.
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::Deadline,
+            () = timeout, if deadline.is_some() => Wake::Deadline,
             _ = replies.readable(), if is_open => Wake::Readable,
             command = commands.recv() => Wake::Command(command),
             () = stdout.readable(), if is_output_plain => Wake::Output(OutputStream::Stdout),

@@ -349,7 +349,8 @@ impl SlotTask {
     /// Without an interpreter no job can begin; the next one that comes tries again.
     fn give_up_queue(&self, error: &PythonError) {
         let jobs = std::mem::take(&mut *self.context.queue());
-        tracing::warn!(slot = self.context.slot, %error, jobs = jobs.len(), "no Python interpreter");
+        let (slot, count) = (self.context.slot, jobs.len());
+        tracing::warn!(slot, %error, jobs = count, "no Python interpreter");
         // The last one first: each goes to the front of its queue.
         for job in jobs.into_iter().rev() {
             self.context.emit_error(

@@ -278,7 +278,9 @@ async fn pipelined_jobs_do_not_mix_their_output() {
 #[tokio::test]
 async fn output_of_a_long_job_is_live_even_behind_short_ones() {
     let mut python = Fixture::new();
-    python.eval("import time\ndef f(n):\n    while n:\n        print('tick', flush=True); time.sleep(0.01)").await;
+    let define = "import time\ndef f(n):\n    while n:\n        \
+                  print('tick', flush=True); time.sleep(0.01)";
+    python.eval(define).await;
     let short = python.start_named("f", "[[0],{}]");
     python.end(short).await;
     let attempts: Vec<_> = (0..20)
@@ -532,7 +534,9 @@ async fn a_cancel_that_races_the_end_never_hits_the_next_job() {
 #[tokio::test]
 async fn jobs_that_have_not_begun_are_cancelled_without_running_and_recalled_at_once() {
     let mut python = Fixture::new();
-    python.eval("import time\nran = []\ndef f(n):\n    ran.append(n)\n    if n == 0:\n        time.sleep(1000)").await;
+    let define = "import time\nran = []\n\
+                  def f(n):\n    ran.append(n)\n    if n == 0:\n        time.sleep(1000)";
+    python.eval(define).await;
     let warm = python.start_named("f", "[[-1],{}]");
     python.end(warm).await;
     let long = python.start_named("f", "[[0],{}]");

@@ -50,7 +50,9 @@ async fn a_cell_awaits_at_top_level_in_one_loop() {
         python.eval("import asyncio\nawait asyncio.sleep(0, 5)").await.as_deref(),
         Some("5")
     );
-    python.eval("async def late(): await asyncio.sleep(0); return 'late'\ntask = asyncio.ensure_future(late())").await;
+    let begin = "async def late(): await asyncio.sleep(0); return 'late'\n\
+                 task = asyncio.ensure_future(late())";
+    python.eval(begin).await;
     assert_eq!(
         python.eval("await task").await.as_deref(),
         Some("'late'"),

@@ -45,9 +45,9 @@ async fn code_that_blocks_or_ignores_the_interrupt_does_so_for_itself_alone() {
 #[tokio::test]
 async fn an_interrupt_reaches_only_the_running_attempt_however_it_races() {
     let mut python = Fixture::new();
-    python
-        .eval("import time\ndef victim(s): time.sleep(s)\ndef next_one():\n    for _ in range(500): pass\n    return 1")
-        .await;
+    let define = "import time\ndef victim(s): time.sleep(s)\n\
+                  def next_one():\n    for _ in range(500): pass\n    return 1";
+    python.eval(define).await;
     let mut interrupted = 0;
     for round in 0..1000_u64 {
         let data = vec![Bytes::from(format!("[[{}],{{}}]", (round % 20) as f64 * 1e-5))];
@@ -74,7 +74,8 @@ async fn an_interrupt_reaches_only_the_running_attempt_however_it_races() {
 #[tokio::test]
 async fn other_signals_go_to_the_process_of_the_running_attempt() {
     let mut python = Fixture::new();
-    let source = "import signal, time\ngot = []\nsignal.signal(signal.SIGUSR1, lambda *_: got.append(1))\n\
+    let source = "import signal, time\ngot = []\n\
+                  signal.signal(signal.SIGUSR1, lambda *_: got.append(1))\n\
                   def waits():\n    print('go', flush=True)\n    while not got: time.sleep(0.001)\n    return got.pop()";
     python.eval(source).await;
     let attempt = python.start_named("waits", "[[],{}]");

@@ -133,8 +133,9 @@ async fn what_a_task_publishes_comes_before_its_end_and_the_last_word_wins() {
     let failed = error(python.execute("publish('x' * (1 << 24))").await);
     assert_eq!(failed.type_name, "ValueError");
     // From a thread of the task, but not once the task has ended, nor from a fork.
-    let source = "def late():\n    publish(1)\n    ready.set(); go.wait()\n    try: publish(2)\n    \
-                  except RuntimeError as e: said = str(e)\n    globals().update(said=said); done.set()\n\
+    let source = "def late():\n    publish(1)\n    ready.set(); go.wait()\n    \
+                  try: publish(2)\n    except RuntimeError as e: said = str(e)\n    \
+                  globals().update(said=said); done.set()\n\
                   ready, go, done = threading.Event(), threading.Event(), threading.Event()\n\
                   threading.Thread(target=late).start()\nready.wait()";
     let attempt = python.start_execute(source);
@@ -142,7 +143,8 @@ async fn what_a_task_publishes_comes_before_its_end_and_the_last_word_wins() {
     assert_eq!(python.published[&attempt].buffers, [Bytes::from_static(b"1")]);
     let said = python.eval("go.set(); done.wait(); said").await.unwrap();
     assert!(said.contains("publish() is for running tasks"), "{said}");
-    let fork = "import os\npid = os.fork()\nif not pid:\n    try: publish(1)\n    except RuntimeError: os._exit(7)\n\
+    let fork = "import os\npid = os.fork()\n\
+                if not pid:\n    try: publish(1)\n    except RuntimeError: os._exit(7)\n\
                 os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])";
     assert_eq!(python.eval(fork).await.as_deref(), Some("7"));
 }

@@ -157,8 +157,7 @@ fn bare_python(folder: &Path) -> PythonConfig {
 }
 
 #[tokio::test]
-async fn a_module_that_is_missing_is_named_and_the_clients_cloudpickle_takes_the_place_of_a_missing_one()
- {
+async fn a_missing_module_is_named_and_a_missing_cloudpickle_is_the_clients() {
     let folder = tempfile::tempdir().unwrap();
     let mut python = Fixture::with(bare_python(folder.path()));
     let missing =
@@ -215,7 +214,8 @@ async fn user_code_finds_its_engine_by_name() {
     let blob = "cfurlong_worker\ncurrent_engine\n.";
     let text = python.call(pickled(1, Some(blob)), NOTHING).await.unwrap();
     assert_eq!(text, r#""<engine 9>""#);
-    let functions = "[f.__module__ for f in (furlong_worker.evaluate, furlong_worker.Reference, furlong_worker.pull)]";
+    let functions = "[f.__module__ for f in \
+                     (furlong_worker.evaluate, furlong_worker.Reference, furlong_worker.pull)]";
     assert_eq!(
         python.eval(functions).await.as_deref(),
         Some("['furlong_worker', 'furlong_worker', 'furlong_worker']")
@@ -228,7 +228,8 @@ async fn user_code_finds_its_engine_by_name() {
 #[tokio::test]
 async fn an_interactive_function_sees_the_engines_namespace() {
     let mut python = Fixture::new();
-    let make = "import marshal, furlong_worker\ndef outer(c):\n    def inner(x, k=1, *, m=2): return a+x+k+m+c\n\
+    let make = "import marshal, furlong_worker\n\
+                def outer(c):\n    def inner(x, k=1, *, m=2): return a+x+k+m+c\n\
                 \x20   return inner\nf = outer(100)\ncode = marshal.dumps(f.__code__)\n\
                 made = furlong_worker.engine_function(code, 'h', f.__defaults__, f.__kwdefaults__, (100,), {}, 'doc')\n\
                 again = furlong_worker.engine_function(code, 'h', f.__defaults__, f.__kwdefaults__, f.__closure__)\n\

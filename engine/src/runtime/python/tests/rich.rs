@@ -102,10 +102,8 @@ async fn magics_and_displays_are_ipythons_where_it_is() {
         "y = 6\n%time z = y * 7\n!echo from a $y\nfiles = !echo {z}\nz, list(files)",
     );
     let reply = python.end(attempt).await;
-    assert!(
-        matches!(&reply.header, ReplyHeader::Executed { repr: Some(text), .. } if text == "(42, ['42'])"),
-        "{reply:?}"
-    );
+    let ReplyHeader::Executed { repr, .. } = &reply.header else { panic!("{reply:?}") };
+    assert_eq!(repr.as_deref(), Some("(42, ['42'])"), "{reply:?}");
     let stdout = python.stdout(attempt);
     assert!(stdout.contains("Wall time:") && stdout.contains("from a 6\n"), "{stdout}");
     let attempt = python.start_execute("len?");
@@ -131,7 +129,8 @@ async fn what_code_displays_is_captured_in_order_and_the_value_is_last() {
         return;
     }
     let mut python = Fixture::new();
-    let source = "from IPython.display import display, HTML, JSON\nfor n in range(2): display(HTML(f'<i>{n}</i>'))\n\
+    let source = "from IPython.display import display, HTML, JSON\n\
+                  for n in range(2): display(HTML(f'<i>{n}</i>'))\n\
                   display(JSON({'a': 1}))\nprint('printed')\nHTML('value')";
     let (_, displays) = python.shown(source).await;
     let html: Vec<_> = displays

@@ -91,7 +91,8 @@ async fn functions_and_classes_of_the_engine_go_to_clients_by_value() {
     python.eval(define).await;
     let data = python.pulled(&["f", "C(4)", "lambda: 3", "Failure('no')"]).await;
     assert!(data[0].starts_with(b"\x80\x05cfurlong._wire\nload_code\n"), "{data:?}");
-    let seen = "value[0](1), value[1].double(), value[2](), type(value[3]).__name__, str(value[3]), versions";
+    let seen = "value[0](1), value[1].double(), value[2](), type(value[3]).__name__, \
+                str(value[3]), versions";
     assert_eq!(at_client(&data, seen), "(11, 8, 3, 'Failure', 'no', [True])");
     // Large buffers stay out of band, and so does a large pickle.
     let data = python.pulled(&["f", "pickle.PickleBuffer(big)", "['x'] * 5000"]).await;
@@ -170,7 +171,8 @@ async fn functions_by_value_are_called_pushed_and_pulled() {
 #[tokio::test]
 async fn a_value_without_a_pickle_is_named_by_its_path() {
     let mut python = Fixture::new();
-    let define = "import threading, functools, collections\nlock = threading.Lock()\nclass Holder: pass\n\
+    let define = "import threading, functools, collections\n\
+        lock = threading.Lock()\nclass Holder: pass\n\
         class Slotted:\n    __slots__ = ('inner',)\nholder, slotted = Holder(), Slotted()\n\
         holder.lock, slotted.inner = lock, [1, lock]\nPair = collections.namedtuple('Pair', 'left right')\n\
         def closing(held):\n    def inner(): return held\n    return inner\ndeep = lock\n\
@@ -213,7 +215,8 @@ async fn a_value_without_a_pickle_is_named_by_its_path() {
 #[tokio::test]
 async fn an_exception_of_several_keeps_its_text_and_that_of_its_causes() {
     let mut python = Fixture::new();
-    let define = "class CompositeError(Exception): pass\ndef f():\n    try: 1 / 0\n    except Exception as error:\n\
+    let define = "class CompositeError(Exception): pass\n\
+                  def f():\n    try: 1 / 0\n    except Exception as error:\n\
                   \x20       raise CompositeError('2 of 3 failed\\n  engine 0: no\\n  engine 2: no') from error";
     python.eval(define).await;
     let raised = python.json("f", "[[],{}]").await.unwrap_err();
