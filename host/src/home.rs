@@ -2,10 +2,14 @@
 //! cluster.
 //!
 //! ```text
-//! NAME/security/ROLE.cap.json     capabilities, one a role           NAME/run/broker.json    the running broker
-//! NAME/security/broker.key.json   what the broker loads              NAME/run/cluster.json   what `cluster start` runs
-//! NAME/security/issuer.key.json   what issues capabilities           NAME/run/roster.json    the cluster's engines
-//! NAME/security/revoked.json      what is revoked                    NAME/log/, NAME/journal.db
+//! NAME/security/ROLE.cap.json     capabilities, one a role
+//! NAME/security/broker.key.json   what the broker loads
+//! NAME/security/issuer.key.json   what issues capabilities
+//! NAME/security/revoked.json      what is revoked
+//! NAME/run/broker.json            the running broker
+//! NAME/run/cluster.json           what `cluster start` runs
+//! NAME/run/roster.json            the cluster's engines
+//! NAME/log/, NAME/journal.db
 //! ```
 
 use std::ffi::OsString;
@@ -281,7 +285,10 @@ pub enum CapabilityFileError {
     #[error(transparent)]
     File(#[from] PrivateFileError),
     /// The contents are invalid.
-    #[error("{}: {problem}; copy the file again from the broker's `security` folder", path.display())]
+    #[error(
+        "{}: {problem}; copy the file again from the broker's `security` folder",
+        path.display()
+    )]
     Invalid {
         /// The file.
         path: PathBuf,

@@ -37,7 +37,10 @@ fn escaped(text: &str, is_fit: impl Fn(char) -> bool) -> Cow<'_, str> {
 /// separators of lines and paragraphs, and those that turn the direction of text (Unicode's
 /// `Bidi_Control`). All have four digits.
 fn has_effect(char: char) -> bool {
-    let turns = matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = matches!(
+        char,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
     char.is_control() || turns || matches!(char, '\u{2028}' | '\u{2029}')
 }
 

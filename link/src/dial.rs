@@ -167,7 +167,10 @@ pub enum DialError {
         error: std::io::Error,
     },
     /// Somebody answers, too slowly or not at all.
-    #[error("no answer from {endpoint} in {} s: is that a Furlong broker, and reachable?", HANDSHAKE_TIMEOUT_MS / 1000)]
+    #[error(
+        "no answer from {endpoint} in {} s: is that a Furlong broker, and reachable?",
+        HANDSHAKE_TIMEOUT_MS / 1000
+    )]
     Timeout {
         /// The endpoint.
         endpoint: Endpoint,

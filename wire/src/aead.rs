@@ -123,8 +123,11 @@ mod tests {
     proptest! {
         #[test]
         fn both_implementations_give_the_same_bytes_and_open_each_other(
-            key in any::<[u8; 32]>(), counter in any::<u64>(), aad in proptest::collection::vec(any::<u8>(), 0..64),
-            data in proptest::collection::vec(any::<u8>(), 0..512), flipped in any::<prop::sample::Index>(),
+            key in any::<[u8; 32]>(),
+            counter in any::<u64>(),
+            aad in proptest::collection::vec(any::<u8>(), 0..64),
+            data in proptest::collection::vec(any::<u8>(), 0..512),
+            flipped in any::<prop::sample::Index>(),
         ) {
             let (ours, oracle) = (Key::new(&key), portable::Key::new(&key));
             let nonce = counter_nonce(counter);

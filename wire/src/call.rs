@@ -6,7 +6,7 @@
 //! | codec | a request's data | a result's data |
 //! |---|---|---|
 //! | `json` | one buffer: a JSON array `[[args...], {kwargs...}]` | one buffer: the value |
-//! | `pickle` | a protocol-5 pickle of `(args, kwargs)`, its out-of-band buffers | a pickle of the value, its buffers |
+//! | `pickle` | protocol-5 pickle of `(args, kwargs)`, out-of-band buffers | likewise the value |
 //! | `msgpack` | one buffer: an array of the arguments | one buffer: the value |
 //! | `raw` | buffers, as they are | buffers, as they are |
 

@@ -20,7 +20,8 @@ macro_rules! byte_id {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                serde_bytes::ByteArray::<$len>::deserialize(deserializer).map(|bytes| Self(bytes.into_array()))
+                serde_bytes::ByteArray::<$len>::deserialize(deserializer)
+                    .map(|bytes| Self(bytes.into_array()))
             }
         }
 

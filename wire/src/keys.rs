@@ -7,7 +7,8 @@
 //! ```
 //! use furlong_wire::keys::SecretKey;
 //!
-//! let secret = SecretKey::from_bytes([7; 32]); // 32 bytes of the system's generator in a real program
+//! // 32 bytes of the system's generator in a real program.
+//! let secret = SecretKey::from_bytes([7; 32]);
 //! assert!(secret.public().is_sound());
 //! assert_eq!(format!("{secret:?}"), "SecretKey(secret)");
 //! ```

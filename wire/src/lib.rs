@@ -26,8 +26,10 @@
 //! let cluster = ClusterId([1; 32]);
 //! let (broker, holder) = (SecretKey::from_bytes([2; 32]), SecretKey::from_bytes([3; 32]));
 //!
-//! let (first, client) = ExpectReply::start(&cluster, &broker.public().0, holder.expose(), [4; 32])?;
-//! let (second, broker) = ExpectStart::new(&cluster, broker.expose(), [5; 32])?.handle_start(&first)?;
+//! let (first, client) =
+//!     ExpectReply::start(&cluster, &broker.public().0, holder.expose(), [4; 32])?;
+//! let (second, broker) =
+//!     ExpectStart::new(&cluster, broker.expose(), [5; 32])?.handle_start(&first)?;
 //! let hello = Hello::new(HelloBody {
 //!     token: b"the capability file has it".to_vec(),
 //!     session: SessionId([6; 16]),

@@ -172,8 +172,15 @@ mod tests {
         #[test]
         fn what_was_sealed_opens_in_order(
             records in proptest::collection::vec(
-                (proptest::collection::vec(any::<u8>(), 0..200),
-                 proptest::collection::vec(proptest::collection::vec(any::<u8>(), 16..64), 0..4)), 1..6)
+                (
+                    proptest::collection::vec(any::<u8>(), 0..200),
+                    proptest::collection::vec(
+                        proptest::collection::vec(any::<u8>(), 16..64),
+                        0..4,
+                    ),
+                ),
+                1..6,
+            ),
         ) {
             let (mut sealer, mut opener) = pair();
             for (batch, chunks) in records {
@@ -186,7 +193,8 @@ mod tests {
 
         #[test]
         fn a_flipped_bit_of_envelope_or_chunk_tag_is_refused(
-            batch in proptest::collection::vec(any::<u8>(), 0..100), bit in any::<prop::sample::Index>(),
+            batch in proptest::collection::vec(any::<u8>(), 0..100),
+            bit in any::<prop::sample::Index>(),
             in_chunk: bool,
         ) {
             let (mut sealer, mut opener) = pair();

@@ -22,9 +22,11 @@ fuzz_target!(
 fn begin() {
     let name = std::env::var("FURLONG_FUZZ_TARGET").expect("`cargo xtask fuzz` names the target");
     let target = Target::named(&name).expect("`cargo xtask fuzz` knows the target");
-    let folder = std::env::var_os("FURLONG_FUZZ_SEEDS").expect("`cargo xtask fuzz` names a folder for seeds");
+    let folder = std::env::var_os("FURLONG_FUZZ_SEEDS")
+        .expect("`cargo xtask fuzz` names a folder for seeds");
     for (number, seed) in (target.seeds)().iter().enumerate() {
-        std::fs::write(Path::new(&folder).join(number.to_string()), seed).expect("the folder for seeds can be written");
+        std::fs::write(Path::new(&folder).join(number.to_string()), seed)
+            .expect("the folder for seeds can be written");
     }
     TARGET.get_or_init(|| target);
 }

@@ -121,9 +121,10 @@ impl Capability {
 
     /// Puts a capability together.
     ///
-    /// # Errors Parts that do not belong together: a token that this issuer did not sign for its own cluster and for
-    /// this secret. No endpoint, or more than [`ENDPOINTS_MAX`]. A server key of small order, with
-    /// which anybody could be the broker.
+    /// # Errors
+    /// Parts that do not belong together: a token that this issuer did not sign for its own cluster
+    /// and for this secret. No endpoint, or more than [`ENDPOINTS_MAX`]. A server key of small
+    /// order, with which anybody could be the broker.
     pub fn new(
         cluster: ClusterName,
         endpoints: Vec<Endpoint>,

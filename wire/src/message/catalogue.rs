@@ -81,7 +81,10 @@ pub struct MessageError;
 /// Defines the messages of one direction: an enum whose variants hold a body each, serialised as
 /// `[tag, body]`.
 macro_rules! messages {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $tag:literal $variant:ident($body:ty),)+ }) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident { $($(#[$variant_doc:meta])* $tag:literal $variant:ident($body:ty),)+ }
+    ) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Debug)]
         pub enum $name {
@@ -120,11 +123,17 @@ macro_rules! messages {
                         f.write_str(concat!("a message of ", stringify!($name)))
                     }
 
-                    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<$name, A::Error> {
+                    fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                        self,
+                        mut seq: A,
+                    ) -> Result<$name, A::Error> {
                         use serde::de::Error;
                         let missing = || A::Error::custom("a message has a tag and a body");
                         match seq.next_element::<u8>()?.ok_or_else(missing)? {
-                            $($tag => seq.next_element().map(|body| body.map($name::$variant))?.ok_or_else(missing),)+
+                            $($tag => {
+                                let body = seq.next_element()?;
+                                body.map($name::$variant).ok_or_else(missing)
+                            })+
                             _ => Err(A::Error::custom("unknown tag")),
                         }
                     }
@@ -162,7 +171,10 @@ macro_rules! messages {
 
 /// Defines an enum that travels as one small number and has a stable name in `snake_case`.
 macro_rules! codes {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $code:literal $text:literal $variant:ident,)+ }) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident { $($(#[$variant_doc:meta])* $code:literal $text:literal $variant:ident,)+ }
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
         pub enum $name {

@@ -276,7 +276,10 @@ macro_rules! quick_structs {
         $(impl $crate::message::quick::Quick for $name {
             #[inline]
             fn put(&self, out: &mut Vec<u8>) {
-                $crate::message::quick::put_parts(const { [$(stringify!($field)),+].len() as u8 }, out);
+                $crate::message::quick::put_parts(
+                    const { [$(stringify!($field)),+].len() as u8 },
+                    out,
+                );
                 $($crate::message::quick::Quick::put(&self.$field, out);)+
             }
 

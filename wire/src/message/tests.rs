@@ -111,14 +111,16 @@ proptest! {
         options in proptest::option::of(any_options()), payload in any_payload(),
     ) {
         let options = options.map(Box::new);
-        let submit = Submit { n, targets, runtime: Runtime::Python, class, define, options, payload };
+        let runtime = Runtime::Python;
+        let submit = Submit { n, targets, runtime, class, define, options, payload };
         let chunk = FromClient::Chunk(Chunk { transfer: n });
         crosses(&[FromClient::Submit(submit.clone()), chunk, FromClient::Submit(submit)]);
     }
 
     #[test]
     fn work_and_results_survive_the_round_trip(
-        count: u64, n: u64, slot: u32, payload in any_payload(), outcome in any_outcome(), bytes: Vec<u8>,
+        count: u64, n: u64, slot: u32, payload in any_payload(), outcome in any_outcome(),
+        bytes: Vec<u8>,
     ) {
         let attempt = Attempt { start: BrokerStart(n), count };
         let session = (n % 2 == 0).then_some(SessionId([3; 16]));
@@ -126,18 +128,27 @@ proptest! {
         let (runtime, define, share) = (Runtime::Native, None, None);
         let assign = Assign { work, session, runtime, define, share, payload: payload.clone() };
         crosses(&[ToEngine::Assign(assign)]);
-        let finished = AttemptFinished { attempt, outcome: outcome.clone(), run_us: n, payload: Some(payload) };
+        let payload = Some(payload);
+        let finished = AttemptFinished { attempt, outcome: outcome.clone(), run_us: n, payload };
         let output = AttemptOutput { attempt, stream: Stream::Stderr, offset: n, bytes };
         crosses(&[FromEngine::Output(output), FromEngine::Finished(finished)]);
-        let times = TaskTimes { submitted_unix_us: n, assigned_us: Some(count), finished_us: n, run_us: 0 };
+        let times = TaskTimes {
+            submitted_unix_us: n,
+            assigned_us: Some(count),
+            finished_us: n,
+            run_us: 0,
+        };
         let engine = Some(EngineId(slot));
         let finished = Finished { n, outcome, engine, attempts: 1, times, payload: None };
         crosses(&[ToClient::Finished(finished)]);
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused_in_bounded_memory(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        for _ in decode_batch::<FromClient>(&bytes).chain(decode_batch::<FromClient>(&bytes[..bytes.len() / 2])) {}
+    fn any_bytes_are_read_or_refused_in_bounded_memory(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let half = &bytes[..bytes.len() / 2];
+        for _ in decode_batch::<FromClient>(&bytes).chain(decode_batch::<FromClient>(half)) {}
         for _ in decode_batch::<FromEngine>(&bytes) {}
         for _ in decode_batch::<ToClient>(&bytes) {}
         for _ in decode_batch::<ToEngine>(&bytes) {}
@@ -215,8 +226,8 @@ fn reads_all_as_serde_does(batch: &[u8]) -> bool {
 proptest! {
     #[test]
     fn changed_bytes_are_read_as_serde_reads_them(
-        number: u64, bits in 0u32..64, inline in 0usize..1100, targets in any_targets(), at: prop::sample::Index,
-        byte: u8,
+        number: u64, bits in 0u32..64, inline in 0usize..1100, targets in any_targets(),
+        at: prop::sample::Index, byte: u8,
     ) {
         for mut batch in hot_batches(number >> bits, inline, targets) {
             let many_parts = batch[1] == 50 && (number >> bits) % 20 > 0;
@@ -234,8 +245,10 @@ proptest! {
     ) {
         let ack = FromClient::Ack(Ack { ranges: ranges.into() });
         crosses(&[ack, FromClient::Credit(Credit { payload_bytes_total: total })]);
-        let attempts = starts.into_iter().map(|(start, count)| Attempt { start: BrokerStart(start), count }).collect();
-        crosses(&[FromEngine::Started(Attempts { attempts }), FromEngine::Chunk(Chunk { transfer: total })]);
+        let attempt = |(start, count)| Attempt { start: BrokerStart(start), count };
+        let attempts = starts.into_iter().map(attempt).collect();
+        let chunk = FromEngine::Chunk(Chunk { transfer: total });
+        crosses(&[FromEngine::Started(Attempts { attempts }), chunk]);
     }
 }
 

@@ -106,7 +106,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_measured_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn any_bytes_are_measured_or_refused(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
             prop_assert!(value_bytes(&bytes).is_none_or(|len| (1..=bytes.len()).contains(&len)));
         }
     }

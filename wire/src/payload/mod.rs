@@ -7,8 +7,10 @@
 //!
 //! ```text
 //! inline    count u8 | length u16 LE, for each | the buffers
-//! chunked   count u32 LE | 0 u32 | length u64 LE, for each | then each buffer, from the next multiple of 64
-//! chunk i   ciphertext | tag       nonce = i u32 LE || counter u64 LE, AAD = kind u8 || bytes u64 LE || last u8
+//! chunked   count u32 LE | 0 u32 | length u64 LE, for each
+//!           | then each buffer, from the next multiple of 64
+//! chunk i   ciphertext | tag
+//!           nonce = i u32 LE || counter u64 LE, AAD = kind u8 || bytes u64 LE || last u8
 //! ```
 //!
 //! A chunk's bytes depend on nothing but key, counter, index and content. So a chunk can be sealed

@@ -30,8 +30,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn buffers_arrive_as_they_were_and_aligned(lengths in proptest::collection::vec(0usize..300_000, 0..6)) {
-        let buffers: Vec<Bytes> = lengths.iter().zip(1..).map(|(len, seed)| buffer_of(*len, seed)).collect();
+    fn buffers_arrive_as_they_were_and_aligned(
+        lengths in proptest::collection::vec(0usize..300_000, 0..6),
+    ) {
+        let buffers: Vec<Bytes> =
+            lengths.iter().zip(1..).map(|(len, seed)| buffer_of(*len, seed)).collect();
         let arrived = match key().into_sealer().pack(buffers.clone()).unwrap() {
             Packed::Inline(inline) => {
                 prop_assert!(inline.len() <= INLINE_PAYLOAD_BYTES_MAX);
@@ -39,7 +42,8 @@ proptest! {
             }
             Packed::Chunked(sealed) => {
                 let arrived = open(&sealed).unwrap();
-                prop_assert!(arrived.iter().all(|buffer| buffer.as_ptr().addr() % BUFFER_ALIGNMENT == 0));
+                let mut addresses = arrived.iter().map(|buffer| buffer.as_ptr().addr());
+                prop_assert!(addresses.all(|address| address % BUFFER_ALIGNMENT == 0));
                 arrived
             }
         };
@@ -48,13 +52,17 @@ proptest! {
 
     #[test]
     fn small_buffers_travel_inline(lengths in proptest::collection::vec(0usize..100, 0..9)) {
-        let buffers: Vec<Bytes> = lengths.iter().zip(1..).map(|(len, seed)| buffer_of(*len, seed)).collect();
-        let Packed::Inline(inline) = key().into_sealer().pack(buffers.clone()).unwrap() else { panic!("not inline") };
+        let buffers: Vec<Bytes> =
+            lengths.iter().zip(1..).map(|(len, seed)| buffer_of(*len, seed)).collect();
+        let packed = key().into_sealer().pack(buffers.clone()).unwrap();
+        let Packed::Inline(inline) = packed else { panic!("not inline") };
         prop_assert_eq!(unpack_inline(&inline).unwrap(), buffers);
     }
 
     #[test]
-    fn any_inline_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+    fn any_inline_bytes_are_read_or_refused(
+        bytes in proptest::collection::vec(any::<u8>(), 0..100),
+    ) {
         let inline = InlineBytes::from(bytes);
         if let Ok(buffers) = unpack_inline(&inline) {
             prop_assert_eq!(pack_inline(buffers.iter()), Some(inline.clone()));

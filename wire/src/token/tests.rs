@@ -306,20 +306,28 @@ proptest! {
     #[test]
     fn any_claims_come_back_from_their_token(claims in any_claims()) {
         let token = issuer().sign(&claims).unwrap();
-        let proved = token.verify(&issuer().public(), claims.cluster).unwrap().prove_holder(&claims.holder.0).unwrap();
+        let verified = token.verify(&issuer().public(), claims.cluster).unwrap();
+        let proved = verified.prove_holder(&claims.holder.0).unwrap();
         prop_assert_eq!(proved.claims(), &claims);
     }
 
     #[test]
-    fn any_changed_byte_of_a_token_is_refused(index in any::<prop::sample::Index>(), flip in 1..=255u8) {
+    fn any_changed_byte_of_a_token_is_refused(
+        index in any::<prop::sample::Index>(),
+        flip in 1..=255u8,
+    ) {
         let mut bytes = token().as_bytes().to_vec();
         let index = index.index(bytes.len());
         bytes[index] ^= flip;
-        prop_assert_eq!(verify(&Token::from_bytes(bytes).unwrap()).unwrap_err(), TokenError::BadSignature);
+        let refused = verify(&Token::from_bytes(bytes).unwrap()).unwrap_err();
+        prop_assert_eq!(refused, TokenError::BadSignature);
     }
 
     #[test]
-    fn what_decodes_has_no_other_encoding(index in any::<prop::sample::Index>(), flip in 1..=255u8) {
+    fn what_decodes_has_no_other_encoding(
+        index in any::<prop::sample::Index>(),
+        flip in 1..=255u8,
+    ) {
         let mut signed = claims().encode();
         let index = index.index(signed.len());
         signed[index] ^= flip;

@@ -271,9 +271,10 @@ fn a_wrong_greeting_is_refused_at_its_first_wrong_byte() {
     let null = |name| ZmtpError::MechanismNotNull { mechanism: excerpt(name) };
     let cases = [
         (0, b"GET / HTTP/1.1".to_vec(), ZmtpError::NotZmtp { offset: 0, byte: b'G' }),
-        (0, vec![1, 0], ZmtpError::NotZmtp { offset: 0, byte: 1 }), // ZMTP 1.0, no identity
-        (9, greeting_with(9, 0), ZmtpError::NotZmtp { offset: 9, byte: 0 }), // ZMTP 1.0, long identity
-        (10, greeting_with(10, 1), ZmtpError::VersionTooOld { major: 1 }),   // ZMTP 2.0
+        // ZMTP 1.0, without and with a long identity, and ZMTP 2.0.
+        (0, vec![1, 0], ZmtpError::NotZmtp { offset: 0, byte: 1 }),
+        (9, greeting_with(9, 0), ZmtpError::NotZmtp { offset: 9, byte: 0 }),
+        (10, greeting_with(10, 1), ZmtpError::VersionTooOld { major: 1 }),
         (10, greeting_with(10, 2), ZmtpError::VersionTooOld { major: 2 }),
         (12, mechanism("PLAIN"), null("PLAIN")),
         (12, mechanism("CURVE"), null("CURVE")),
