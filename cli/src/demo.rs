@@ -28,7 +28,12 @@ pub struct DemoArgs {
     /// Text files to count words in; by default this project's own documents
     files: Vec<PathBuf>,
     /// Engines
-    #[arg(short = 'n', value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(
+        short = 'n',
+        value_name = "N",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u32).range(1..=64)
+    )]
     engines: u32,
     /// Python interpreter of the engines
     #[arg(long, value_name = "PATH")]

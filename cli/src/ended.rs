@@ -327,10 +327,11 @@ fn succeeded_code(end: &End) -> Option<i32> {
 
 /// Returns the reason why a task did not succeed, as JSON.
 pub fn error_json(failure: &TaskFailure) -> Value {
+    let remote = failure.remote();
     json!({
         "kind": failure.kind().map_or("disconnected", |kind| kind.as_str()),
-        "type": failure.remote().map(|remote| remote.type_name.clone()),
-        "message": failure.remote().map_or_else(|| failure.to_string(), |remote| remote.message.clone()),
-        "traceback": failure.remote().map(|remote| remote.traceback.clone()),
+        "type": remote.map(|remote| remote.type_name.clone()),
+        "message": remote.map_or_else(|| failure.to_string(), |remote| remote.message.clone()),
+        "traceback": remote.map(|remote| remote.traceback.clone()),
     })
 }

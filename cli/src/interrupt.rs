@@ -77,7 +77,9 @@ async fn cancel_all(client: &Client, stop: &mut Stop) {
                 }
             }
             () = &mut patience => {
-                crate::print::note!("furlong: it goes on; `furlong restart` ends it, with the variables there");
+                crate::print::note!(
+                    "furlong: it goes on; `furlong restart` ends it, with the variables there"
+                );
                 return;
             }
             _ = stop.next() => {

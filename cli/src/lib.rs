@@ -53,9 +53,11 @@ pub use crate::program::Program;
 #[command(
     name = "furlong",
     version,
-    after_help = "A first session:\n  furlong cluster start -n 4\n  furlong execute 'print(\"Hello World\")'\n  \
-                  furlong map examples/wordcount.py:count docs/*.md\n  \
-                  furlong submit --array 1-100 --wait -- sh -c 'echo $((FURLONG_TASK * FURLONG_TASK))'"
+    after_help = "A first session:\n  \
+        furlong cluster start -n 4\n  \
+        furlong execute 'print(\"Hello World\")'\n  \
+        furlong map examples/wordcount.py:count docs/*.md\n  \
+        furlong submit --array 1-100 --wait -- sh -c 'echo $((FURLONG_TASK * FURLONG_TASK))'"
 )]
 struct Cli {
     #[command(subcommand)]

@@ -51,7 +51,12 @@ pub struct MapArgs {
     #[arg(long)]
     unordered: bool,
     /// Tasks that are under way at once, at most
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
     window: u32,
     #[command(flatten)]
     options: OptionArgs,

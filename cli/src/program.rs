@@ -63,7 +63,8 @@ impl Program {
         if self.interpreter().is_none() {
             return command;
         }
-        let help = "Python interpreter; by default that which runs this command. It needs no package of ours";
+        let help = "Python interpreter; by default that which runs this command. It needs no \
+                    package of ours";
         command
             .mut_subcommand("engine", |engine| engine.mut_arg("python", |python| python.help(help)))
     }

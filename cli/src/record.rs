@@ -96,13 +96,14 @@ pub fn as_json(record: &TaskRecord) -> Value {
                    "stdout": record.stdout_bytes, "stderr": record.stderr_bytes },
         "times": { "submitted_unix_us": times.submitted_unix_us, "queued_us": times.queued_us,
                    "assigned_us": times.assigned_us, "started_us": times.started_us,
-                   "finished_us": times.finished_us, "delivered_us": times.delivered_us, "run_us": times.run_us,
-                   "now_us": times.now_us },
+                   "finished_us": times.finished_us, "delivered_us": times.delivered_us,
+                   "run_us": times.run_us, "now_us": times.now_us },
         "spans_us": { "held": spans.held, "queued": spans.queued, "on_engine": spans.on_engine,
-                      "running": spans.running, "delivering": spans.delivering, "total": spans.total },
+                      "running": spans.running, "delivering": spans.delivering,
+                      "total": spans.total },
         "past": record.past.iter().map(|attempt| json!({
-            "engine": attempt.engine.0, "assigned_us": attempt.assigned_us, "ended_us": attempt.ended_us,
-            "how": attempt.how,
+            "engine": attempt.engine.0, "assigned_us": attempt.assigned_us,
+            "ended_us": attempt.ended_us, "how": attempt.how,
         })).collect::<Vec<_>>(),
     })
 }

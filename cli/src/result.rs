@@ -152,8 +152,8 @@ impl Shown {
         }
         if args.json {
             let document = json!({
-                "task": record.id.to_string(), "label": record.label, "ok": Value::Null, "state": state(record),
-                "why": why(record),
+                "task": record.id.to_string(), "label": record.label, "ok": Value::Null,
+                "state": state(record), "why": why(record),
             });
             return print::json_line(&document);
         }

@@ -14,8 +14,8 @@ use furlong_wire::message::TaskQuery;
 const ALPHABET: &str = "0123456789abcdefghjkmnpqrstvwxyz";
 /// The number of them in a name.
 const NAME_CHARACTERS: usize = 6;
-const FORMS: &str = "tasks are named as `last`, `k3f9a2`, `k3f9a2:17`, `k3f9a2:1-10`, `17` or `1-10` (of `last`), \
-                     several with commas";
+const FORMS: &str = "tasks are named as `last`, `k3f9a2`, `k3f9a2:17`, `k3f9a2:1-10`, `17` or \
+                     `1-10` (of `last`), several with commas";
 
 /// Tasks, by session and number.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -234,7 +234,8 @@ mod tests {
             if let Ok(selector) = text.parse::<Selector>() {
                 prop_assert!(!selector.parts.is_empty());
                 for part in selector.parts {
-                    prop_assert!(part.range.is_none_or(|(first, last)| 1 <= first && first <= last));
+                    let (first, last) = part.range.unwrap_or((1, 1));
+                    prop_assert!(1 <= first && first <= last);
                 }
             }
         }

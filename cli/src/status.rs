@@ -82,8 +82,9 @@ fn as_json(status: &ClusterStatus, endpoint: &str) -> Value {
         "broker": { "pid": status.pid, "software": status.software, "uptime_ms": status.uptime_ms,
                     "start_unix_us": status.start.0 },
         "clients": status.clients,
-        "tasks": { "waiting": status.tasks_waiting, "held": status.tasks_held, "assigned": status.tasks_assigned,
-                   "finished": status.tasks_finished, "results_held": status.results_held },
+        "tasks": { "waiting": status.tasks_waiting, "held": status.tasks_held,
+                   "assigned": status.tasks_assigned, "finished": status.tasks_finished,
+                   "results_held": status.results_held },
         "payload_bytes": { "held": status.payload_bytes.0, "max": status.payload_bytes.1 },
         "engines": status.engines.iter().map(engine_json).collect::<Vec<_>>(),
         "processes": status.processes.iter().map(process_json).collect::<Vec<_>>(),
@@ -102,15 +103,16 @@ fn engine_json(engine: &EngineStatus) -> Value {
 
 fn set_aside_json(aside: &SetAside) -> Value {
     json!({
-        "runtime": aside.runtime.as_str(), "is_whole_runtime": aside.is_whole_runtime, "cause": aside.cause,
-        "failures": aside.failures, "retry_in_ms": aside.retry_in_ms,
+        "runtime": aside.runtime.as_str(), "is_whole_runtime": aside.is_whole_runtime,
+        "cause": aside.cause, "failures": aside.failures, "retry_in_ms": aside.retry_in_ms,
     })
 }
 
 fn process_json(process: &ProcessStatus) -> Value {
     json!({
         "host": process.host, "pid": process.pid, "cwd": process.cwd, "software": process.software,
-        "address": process.address, "python": process.python, "labels": process.labels, "leaving": process.leaving,
+        "address": process.address, "python": process.python, "labels": process.labels,
+        "leaving": process.leaving,
         "environment": process.environment.iter().cloned().collect::<BTreeMap<_, _>>(),
         "runtimes": process.runtimes.iter().map(|runtime| runtime.as_str()).collect::<Vec<_>>(),
         "engines": process.engines.iter().map(|id| id.0).collect::<Vec<_>>(),

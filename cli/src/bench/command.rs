@@ -18,13 +18,28 @@ use crate::program::Program;
 #[derive(Clone, Debug, clap::Args)]
 pub struct CommandArgs {
     /// Engines of the private cluster, and threads of the bare loop
-    #[arg(long, value_name = "ENGINES", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(
+        long,
+        value_name = "ENGINES",
+        default_value_t = 2,
+        value_parser = clap::value_parser!(u32).range(1..=256)
+    )]
     local: u32,
     /// Commands that are measured, on either side
-    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(COUNTS))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5_000,
+        value_parser = clap::value_parser!(u64).range(COUNTS)
+    )]
     count: u64,
     /// Tasks under way at once
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000)
+    )]
     window: u64,
     /// Print a JSON document
     #[arg(long)]

@@ -19,13 +19,28 @@ use crate::program::Program;
 #[derive(Clone, Debug, clap::Args)]
 pub struct JournalBenchArgs {
     /// Tasks of a millisecond on two engines, each time
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20_000,
+        value_parser = clap::value_parser!(u64).range(100..)
+    )]
     tasks: u64,
     /// Durable no-ops that are submitted at once, with no engine to run them
-    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 200_000,
+        value_parser = clap::value_parser!(u64).range(1_000..)
+    )]
     submits: u64,
     /// Number of runs of the tasks, with and without the journal in turn
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u64).range(1..=100)
+    )]
     rounds: u64,
     /// Print a JSON document
     #[arg(long)]

@@ -18,7 +18,12 @@ use crate::program::Program;
 #[derive(Clone, Debug, clap::Args)]
 pub struct KillArgs {
     /// Number of measurements, each on a new private cluster of two engines
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(1..=1_000)
+    )]
     rounds: u64,
     /// Print a JSON document
     #[arg(long)]

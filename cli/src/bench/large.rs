@@ -20,7 +20,12 @@ use crate::program::Program;
 #[derive(Clone, Debug, clap::Args)]
 pub struct LargeArgs {
     /// Bytes of the payload
-    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 256 << 20,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     size: u64,
     /// Print a JSON document
     #[arg(long)]
@@ -138,7 +143,8 @@ fn print_large(args: &LargeArgs, large: &Large) -> Result<()> {
         return print::json(&json!({
             "size": args.size, "seconds": seconds, "broker_before_bytes": broker_before_bytes,
             "broker_peak_bytes": broker_peak_bytes, "peak_ratio": peak_ratio,
-            "noops_beside": beside.len(), "noop_p50_us": us(beside, 50), "noop_max_us": us(beside, 100),
+            "noops_beside": beside.len(),
+            "noop_p50_us": us(beside, 50), "noop_max_us": us(beside, 100),
             "noop_before_p50_us": us(before, 50), "noop_before_max_us": us(before, 100),
         }));
     }

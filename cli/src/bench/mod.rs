@@ -182,8 +182,9 @@ fn of_relay(figures: &relay::RelayFigures) -> Figures {
 
 fn as_json(figures: &Figures) -> serde_json::Value {
     json!({
-        "runtime": figures.runtime, "count": figures.count, "size": figures.size, "window": figures.window,
-        "p50_us": figures.p50_us, "p99_us": figures.p99_us, "per_s": figures.per_s, "bytes_per_s": figures.bytes_per_s,
+        "runtime": figures.runtime, "count": figures.count, "size": figures.size,
+        "window": figures.window, "p50_us": figures.p50_us, "p99_us": figures.p99_us,
+        "per_s": figures.per_s, "bytes_per_s": figures.bytes_per_s,
     })
 }
 

@@ -104,8 +104,8 @@ fn print_queue(args: &QueueArgs, queue: &Queue) -> Result<()> {
     let ratio = long_us / short_us;
     if args.json {
         return print::json(&json!({
-            "count": args.count, "bytes_each": bytes_each, "short": SHORT, "one_more_short_us": short_us,
-            "one_more_us": long_us, "ratio": ratio,
+            "count": args.count, "bytes_each": bytes_each, "short": SHORT,
+            "one_more_short_us": short_us, "one_more_us": long_us, "ratio": ratio,
         }));
     }
     print::line(format!(

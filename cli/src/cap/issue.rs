@@ -34,7 +34,13 @@ pub struct IssueArgs {
     labels: Option<Labels>,
     /// Time of expiry: after a span as `2h` or `30d`, at the end of a day as `2026-12-31`, or
     /// `never`
-    #[arg(long, value_name = "WHEN", default_value = "never", value_parser = expiry, allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "never",
+        value_parser = expiry,
+        allow_hyphen_values = true
+    )]
     expires: u64,
     /// Limits on simultaneous use, as `tasks=1000,payload=1G`; by default what the broker lets
     /// everybody
@@ -149,7 +155,10 @@ fn endpoints(location: Option<&str>, own: &[Endpoint]) -> Result<Vec<Endpoint>> 
     let named: Result<Endpoint, EndpointError> =
         format!("tcp://{location}").parse().or_else(|_| Endpoint::new(location, port));
     let first = named.map_err(|_| {
-        anyhow::anyhow!("--location {location}: it is no host name, no address, and neither with a port, as host:7077")
+        anyhow::anyhow!(
+            "--location {location}: it is no host name, no address, and neither with a port, as \
+             host:7077"
+        )
     })?;
     let rest = own.iter().filter(|endpoint| **endpoint != first).cloned();
     Ok([first.clone()].into_iter().chain(rest).take(ENDPOINTS_MAX).collect())

@@ -20,12 +20,12 @@ use crate::exit::ExitCode;
 pub enum CapCommand {
     /// Make a capability file for somebody: what may be done with it, for how long, and to whom the
     /// tasks belong
-    #[command(
-        after_help = "Examples:\n  furlong cap issue --role client --owner alice --expires 30d -o alice.cap.json\n  \
-                            furlong cap issue --role task --labels gpu --limits tasks=1000,payload=1G\n\n\
-                            It needs issuer.key.json and no running broker. Two files for one owner see each other's \
-                            tasks.\nWhat is good until a day is good to its end, by the clock on the wall."
-    )]
+    #[command(after_help = "Examples:\n  \
+            furlong cap issue --role client --owner alice --expires 30d -o alice.cap.json\n  \
+            furlong cap issue --role task --labels gpu --limits tasks=1000,payload=1G\n\n\
+            It needs issuer.key.json and no running broker. Two files for one owner see each \
+            other's tasks.\n\
+            What is good until a day is good to its end, by the clock on the wall.")]
     Issue(Box<issue::IssueArgs>),
     /// Show what a capability file allows; its secret is never shown
     #[command(after_help = "Example: furlong cap show ~/.furlong/default/security/client.cap.json")]

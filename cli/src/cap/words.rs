@@ -119,7 +119,10 @@ fn expiry_from(text: &str, now: &ZonedDateTime) -> Result<u64, String> {
         return Ok(Claims::NEVER);
     }
     let at = moment(text, now).ok_or_else(|| {
-        format!("`{text}` is no expiry: write a span as `2h` or `30d`, a day as `2026-12-31`, or `never`")
+        format!(
+            "`{text}` is no expiry: write a span as `2h` or `30d`, a day as `2026-12-31`, or \
+             `never`"
+        )
     })?;
     let seconds = u64::try_from(at.as_second()).ok().filter(|_| at > now.timestamp());
     seconds.ok_or_else(|| format!("`{text}` is not in the future"))

@@ -323,11 +323,12 @@ fn row(name: &ClusterName, dir: &ClusterDir) -> serde_json::Value {
     let running = BrokerLock::is_held(dir);
     let state: Option<ClusterState> =
         ClusterLock::is_held(dir).then(|| ClusterLock::read(dir)).flatten();
+    let broker = broker.as_ref().filter(|_| running);
     json!({
         "cluster": name.as_str(),
         "running": running,
-        "pid": broker.as_ref().filter(|_| running).map(|broker| broker.pid),
-        "endpoint": broker.as_ref().filter(|_| running).and_then(|broker| broker.endpoints.first().cloned()),
+        "pid": broker.map(|broker| broker.pid),
+        "endpoint": broker.and_then(|broker| broker.endpoints.first().cloned()),
         "engines": state.as_ref().map_or(0, |state| state.engine_pids.len()),
         "down": state.as_ref().map_or_else(Vec::new, ClusterState::down),
         "supervisor_pid": state.as_ref().map(|state| state.pid),

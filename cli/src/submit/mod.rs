@@ -67,7 +67,12 @@ pub struct SubmitArgs {
     #[arg(long)]
     wait: bool,
     /// With --wait: cancel the rest after so many failures
-    #[arg(long, value_name = "N", requires = "wait", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "wait",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     max_fails: Option<u64>,
     /// Show a progress bar, if standard error is a terminal
     #[arg(long)]
@@ -103,7 +108,11 @@ struct SourceArgs {
 struct ProgramArgs {
     /// A variable that the tasks see, in addition to those of the engine; without `=VALUE` it is
     /// passed on from here
-    #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(variable))]
+    #[arg(
+        long,
+        value_name = "NAME=VALUE",
+        value_parser = OsStringValueParser::new().try_map(variable)
+    )]
     env: Vec<(OsString, OsString)>,
     /// The directory that the tasks run in, on the engine's machine; a relative one begins here, so
     /// `.` is this one

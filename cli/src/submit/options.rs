@@ -50,7 +50,12 @@ pub struct OptionArgs {
     #[arg(long, value_name = "TASKS", help_heading = "Dependencies")]
     after_end: Option<Selector>,
     /// Run after one of these tasks has succeeded
-    #[arg(long, value_name = "TASKS", conflicts_with_all = ["after", "after_end"], help_heading = "Dependencies")]
+    #[arg(
+        long,
+        value_name = "TASKS",
+        conflicts_with_all = ["after", "after_end"],
+        help_heading = "Dependencies"
+    )]
     after_any: Option<Selector>,
     /// Run after one of these tasks has failed
     #[arg(
