@@ -71,7 +71,8 @@ def calls(rc: furlong.Client, rounds: int) -> None:
     rates: dict[str, list[float]] = {"ours": [], "theirs": []}
 
     def collect(submit: Callable[..., object]) -> None:
-        results = [result.result() for result in [submit(noop, n) for n in range(TASKS)]]  # type: ignore[attr-defined]
+        submitted = [submit(noop, n) for n in range(TASKS)]
+        results = [result.result() for result in submitted]  # type: ignore[attr-defined]
         assert results == list(range(TASKS))
 
     with ProcessPoolExecutor(2) as pool:
@@ -152,7 +153,10 @@ def start(rounds: int) -> None:
     """Import the package, and wait for a cluster's first result."""
     imports, firsts = [], []
     for _ in range(rounds):
-        code = "import time; t = time.perf_counter(); import furlong; furlong.Client; print(time.perf_counter() - t)"
+        code = (
+            "import time; t = time.perf_counter(); import furlong; furlong.Client; "
+            "print(time.perf_counter() - t)"
+        )
         imports.append(float(subprocess.check_output([sys.executable, "-c", code])) * 1000)
         begun = time.perf_counter()
         with furlong.Cluster(n=4) as rc:

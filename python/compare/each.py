@@ -60,7 +60,8 @@ def text_of(value: Any) -> str:
 def raised(error: BaseException) -> str:
     """Name an exception: that of an engine by its type there, one of several by all of theirs."""
     if type(error).__name__ == "CompositeError":
-        return "CompositeError of " + ", ".join(str(row[0]) for row in error.elist)  # type: ignore[attr-defined]
+        rows = error.elist  # type: ignore[attr-defined]
+        return "CompositeError of " + ", ".join(str(row[0]) for row in rows)
     ename = getattr(error, "ename", None)
     names = [kind.__name__ for kind in type(error).__mro__]
     return f"RemoteError {ename}" if ename and "RemoteError" in names else type(error).__name__

@@ -588,7 +588,8 @@ def test_an_end_of_an_iteration_there_ends_none_here(lview, name):
         raise getattr(builtins, name)("over")
 
     with pytest.raises(RemoteError, match=f"{name}: over") as caught:
-        list(map(lambda _: lview.apply_sync(fails), range(3)))  # noqa: C417 - a comprehension would not end by it
+        # A comprehension would not end by it.
+        list(map(lambda _: lview.apply_sync(fails), range(3)))  # noqa: C417
     assert type(caught.value) is RemoteError
     assert caught.value.ename == name
 

@@ -58,7 +58,9 @@ def test_088_an_interpreter_that_dies_fails_its_task_only(rc, view):
 
 
 def test_088_an_engine_that_dies_in_a_call_on_several(apart):
-    result = apart[:].apply_async(lambda: engine_id if engine_id != 2 else time.sleep(120))  # noqa: F821
+    result = apart[:].apply_async(
+        lambda: engine_id if engine_id != 2 else time.sleep(120)  # noqa: F821
+    )
     assert [result.split()[n].get(SOON_SECONDS) for n in (0, 1, 3)] == [0, 1, 3]
     kill_engine(apart, 2)
     with pytest.raises(CompositeError) as caught:

@@ -545,11 +545,8 @@ def test_a_map_waits_for_its_first_error(lview):
 
 
 def test_maps_within_maps_are_lists_of_lists(lview):
-    assert lview.map_sync(lambda x: list(map(lambda y: y * x, range(3))), range(3)) == [  # noqa: C417
-        [0, 0, 0],
-        [0, 1, 2],
-        [0, 2, 4],
-    ]
+    lists = lview.map_sync(lambda x: list(map(lambda y: y * x, range(3))), range(3))  # noqa: C417
+    assert lists == [[0, 0, 0], [0, 1, 2], [0, 2, 4]]
 
 
 def test_large_maps(lview, view):

@@ -139,9 +139,11 @@ PACKAGE = {
     "own_pkg__slash__core": "from .deep.part import Part\nfrom . import names\n"
     "def run(x):\n    from .late import late\n    return late(Part(x)), names.NAME\n",
     "own_pkg__slash__names": "NAME = 'n'\n",
-    "own_pkg__slash__late": "from own_alone import twice\ndef late(part):\n    return twice(part.x)\n",
+    "own_pkg__slash__late": "from own_alone import twice\n"
+    "def late(part):\n    return twice(part.x)\n",
     "own_pkg__slash__deep__slash____init__": "",
-    "own_pkg__slash__deep__slash__part": "class Part:\n    def __init__(self, x):\n        self.x = x\n",
+    "own_pkg__slash__deep__slash__part": "class Part:\n"
+    "    def __init__(self, x):\n        self.x = x\n",
     "own_alone": "def twice(x):\n    return 2 * x\n",
     "own_space__slash__inner": "def f():\n    return __name__, __package__\n",
 }
@@ -263,7 +265,8 @@ def test_a_pool_in_a_task_finds_it(rc, write, method):
 
 def test_a_file_beside_a_module_is_found(rc, write, tmp_path):
     write(
-        own_data="from pathlib import Path\ndef f():\n    return (Path(__file__).parent / 'data.txt').read_text()\n"
+        own_data="from pathlib import Path\n"
+        "def f():\n    return (Path(__file__).parent / 'data.txt').read_text()\n"
     )
     (tmp_path / "own" / "data.txt").write_text("beside")
     assert rc[0].apply_sync(get("own_data").f) == "beside"
@@ -271,7 +274,9 @@ def test_a_file_beside_a_module_is_found(rc, write, tmp_path):
 
 def test_an_error_in_a_module_is_told(rc, write):
     write(
-        own_broken="import sys\nif 'furlong_worker' in sys.modules: raise RuntimeError('not here')\ndef f(): pass\n"
+        own_broken="import sys\n"
+        "if 'furlong_worker' in sys.modules: raise RuntimeError('not here')\n"
+        "def f(): pass\n"
     )
     broken = get("own_broken")
     for _ in range(2):

@@ -480,8 +480,10 @@ def test_names_of_two_sessions_are_as_the_rule_says(one, other, main, monkeypatc
             view.execute(f"del {name}")
             del model.there[name]
         elif act == "read":
-            got = outcome(lambda: view.apply(program(f"read = lambda: {name}").read))  # noqa: B023 - called at once
+            read = program(f"read = lambda: {name}").read
+            got = outcome(lambda: view.apply(read))  # noqa: B023 - called at once
             assert got == model.read(session, here[session], name)
         elif act == "pull":
-            assert outcome(lambda: view.pull(name)) == model.pull(name)  # noqa: B023 - called at once
+            got = outcome(lambda: view.pull(name))  # noqa: B023 - called at once
+            assert got == model.pull(name)
         assert view.keys() == sorted(model.there)

@@ -105,17 +105,27 @@ WAYS = {
     "apply_sync": "value = view.apply_sync(double, 3)",
     "executor": "value = rc.executor().submit(double, 3).result()",
     "executor_map": "value = list(rc.executor().map(double, [3]))[0]",
-    "as_completed": "value = next(concurrent.futures.as_completed([view.apply_async(double, 3)])).result()",
-    "futures_wait": "value = concurrent.futures.wait([view.apply_async(double, 3)]).done.pop().result()",
+    "as_completed": (
+        "value = next(concurrent.futures.as_completed([view.apply_async(double, 3)])).result()"
+    ),
+    "futures_wait": (
+        "value = concurrent.futures.wait([view.apply_async(double, 3)]).done.pop().result()"
+    ),
     "client_wait": "ar = view.apply_async(double, 3); rc.wait([ar]); value = ar.get()",
-    "await": "async def main():\n    return await view.apply_async(double, 3)\nvalue = asyncio.run(main())",
-    "gather": "async def main():\n    return await asyncio.gather(*[view.apply_async(double, n) for n in (3, 4)])\n"
+    "await": "async def main():\n    return await view.apply_async(double, 3)\n"
+    "value = asyncio.run(main())",
+    "gather": "async def main():\n"
+    "    return await asyncio.gather(*[view.apply_async(double, n) for n in (3, 4)])\n"
     "value = asyncio.run(main())[0]",
-    "polling": "ar = view.apply_async(double, 3)\nwhile not ar.ready(): time.sleep(0.002)\nvalue = ar.get()",
+    "polling": "ar = view.apply_async(double, 3)\n"
+    "while not ar.ready(): time.sleep(0.002)\nvalue = ar.get()",
     "asking": "ar = view.apply_async(double, 3)\nwhile not ar.ready(): pass\nvalue = ar.get()",
-    "asking_with_limits": "ar = view.apply_async(double, 3)\nwhile not ar.wait(0): pass\nvalue = ar.get()",
-    "asking_the_client": "ar = view.apply_async(double, 3)\nwhile rc.outstanding: pass\nvalue = ar.get()",
-    "asking_a_map": "ar = view.map_async(double, [3, 4])\nwhile ar.progress < 2: pass\nvalue = ar.get()[0]",
+    "asking_with_limits": "ar = view.apply_async(double, 3)\n"
+    "while not ar.wait(0): pass\nvalue = ar.get()",
+    "asking_the_client": "ar = view.apply_async(double, 3)\n"
+    "while rc.outstanding: pass\nvalue = ar.get()",
+    "asking_a_map": "ar = view.map_async(double, [3, 4])\n"
+    "while ar.progress < 2: pass\nvalue = ar.get()[0]",
     "asking_in_a_loop": "async def main():\n    ar = view.apply_async(double, 3)\n"
     "    while not ar.done(): await asyncio.sleep(0)\n    return ar.get()\nvalue = asyncio.run(main())",
     "thread": "with concurrent.futures.ThreadPoolExecutor(2) as pool:\n"

@@ -31,7 +31,8 @@ def test_names_that_do_not_exist_are_attribute_errors():
 
 
 def test_importing_the_package_imports_little():
-    code = "import furlong, sys; print(sorted({'numpy', 'IPython', 'cloudpickle', 'asyncio'} & set(sys.modules)))"
+    large = {"numpy", "IPython", "cloudpickle", "asyncio"}
+    code = f"import furlong, sys; print(sorted({large} & set(sys.modules)))"
     said = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )

@@ -132,7 +132,8 @@ def test_047_the_error_is_raised_each_time(rc, view):
 
 
 def test_048_results_by_engine(rc, view, lview):
-    assert view.apply_async(lambda: engine_id * 10).get_dict() == {0: 0, 1: 10, 2: 20, 3: 30}  # noqa: F821
+    by_engine = view.apply_async(lambda: engine_id * 10).get_dict()  # noqa: F821
+    assert by_engine == {0: 0, 1: 10, 2: 20, 3: 30}
     assert rc[2].apply_async(lambda: "x").get_dict() == {2: "x"}
     assert rc[[3, 1]].apply_async(int).result_dict == {3: 0, 1: 0}
     (engine,) = lview.apply_async(int).get_dict()

@@ -229,7 +229,8 @@ def test_functions_scatter_gather_map_and_parallel(mec: client.MultiEngineClient
     mec.execute("part = [item * 10 for item in part]")
     assert mec.gather("part") == list(range(0, 70, 10))
     assert mec.map(lambda x, y: x + y, range(5), range(5)) == [0, 2, 4, 6, 8]
-    assert mec.map(lambda x: (x, engine_id), range(3), targets=1) == [(0, 1), (1, 1), (2, 1)]  # noqa: F821
+    on_one = mec.map(lambda x: (x, engine_id), range(3), targets=1)  # noqa: F821
+    assert on_one == [(0, 1), (1, 1), (2, 1)]
 
     @mec.parallel()
     def power(x: float) -> float:

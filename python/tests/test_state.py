@@ -248,7 +248,10 @@ def test_105_the_loss_is_told_wherever_a_variable_is_missed():
         view = rc[0]
         view["data"] = 1
         view.apply_async(os._exit, 3).wait(30)
-        says = "if it was set before: the variables of this engine were lost, as the interpreter ended with exit code 3"
+        says = (
+            "if it was set before: the variables of this engine were lost, "
+            "as the interpreter ended with exit code 3"
+        )
         caused = view.apply_async(with_cause).exception(30)
         assert isinstance(caused.__cause__, NameError)
         assert str(caused.__cause__).count(says) == 1

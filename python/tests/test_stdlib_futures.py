@@ -33,17 +33,27 @@ PACKAGE = ("executor", "test_as_completed", "test_wait", "test_shutdown", "test_
 CLASSES = ("ExecutorTest", "AsCompletedTests", "WaitTests", "ExecutorShutdownTest", "FutureTests")
 # Those that cannot apply, and why.
 LEFT_OUT = {
-    "test_max_workers_negative": "engines are started by clusters, so the executor has no number of workers",
-    "test_interpreter_shutdown": "names an executor of the standard library in a script; see test_executor.py",
-    "test_submit_after_interpreter_shutdown": "names an executor of the standard library; see test_executor.py",
-    "test_hang_gh83386": "names an executor of the standard library in a script; see test_executor.py",
+    "test_max_workers_negative": (
+        "engines are started by clusters, so the executor has no number of workers"
+    ),
+    "test_interpreter_shutdown": (
+        "names an executor of the standard library in a script; see test_executor.py"
+    ),
+    "test_submit_after_interpreter_shutdown": (
+        "names an executor of the standard library; see test_executor.py"
+    ),
+    "test_hang_gh83386": (
+        "names an executor of the standard library in a script; see test_executor.py"
+    ),
     "test_hang_gh94440": "passes an initializer, which engines do not have",
     "test_repr": "results are shown with the function's name",
     "test_cancel": "compares the names of states, which are derived here; see test_executor.py",
     "test_exception_with_success": "sets the parts of a future by hand",
     "test_multiple_set_result": "nobody but an engine sets a result",
     "test_multiple_set_exception": "nobody but an engine sets an exception",
-    "test_done_callback_raises": "reads what logging prints, which pytest takes; see test_futures.py",
+    "test_done_callback_raises": (
+        "reads what logging prints, which pytest takes; see test_futures.py"
+    ),
     "test_done_callback_raises_already_succeeded": "reads what logging prints, which pytest takes",
     "test_get_snapshot": "reads the parts of a future",
 }

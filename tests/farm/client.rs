@@ -243,7 +243,8 @@ fn what_is_not_kept_ends_with_a_session_that_detaches() {
         let is_gone = match &gone {
             Err(ClientError::Refused(_)) => true,
             Ok(fetched) => {
-                matches!(&fetched.result, Some(Err(failure)) if failure.kind() == Some(ErrorKind::Cancelled))
+                let failure = fetched.result.as_ref().and_then(|result| result.as_ref().err());
+                failure.is_some_and(|failure| failure.kind() == Some(ErrorKind::Cancelled))
             }
             Err(_) => false,
         };

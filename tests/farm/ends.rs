@@ -258,7 +258,8 @@ fn code_that_declares_16_gib_to_its_engine_harms_no_other_slot() {
 fn code_that_sends_its_engine_more_than_that_has_room_for_loses_its_interpreter_alone() {
     let work = bounded(1300 << 10);
     work.within(execute(&work, 1, "x = 1")).unwrap();
-    let floods = "block = bytes(1 << 20)\nwhile True:\n    select.select([], [101], [])\n    os.write(101, block)";
+    let floods = "block = bytes(1 << 20)\n\
+                  while True:\n    select.select([], [101], [])\n    os.write(101, block)";
     let failure = work.within(execute(&work, 0, &format!("{DECLARES}{floods}"))).unwrap_err();
     let text = "there was no memory in the engine for what the interpreter has sent";
     assert_end(&failure, TaskState::Lost, ErrorKind::EngineLost, text);

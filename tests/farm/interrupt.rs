@@ -21,8 +21,8 @@ fn stubborn(work: &Work, name: &str) -> Program {
     program
 }
 
-const HINT: &str = "furlong: it has not stopped yet; press Ctrl-C again to end it by force: then the variables of its \
-                    interpreter are lost";
+const HINT: &str = "furlong: it has not stopped yet; press Ctrl-C again to end it by force: then \
+                    the variables of its interpreter are lost";
 
 #[test]
 fn ctrl_c_leaves_the_variables_of_earlier_commands_and_a_second_one_ends_by_force() {

@@ -72,7 +72,8 @@ fn a_shared_map_goes_on_when_an_engine_is_killed() {
     }
     wait_for_engines(2, farm.home());
     // The first who gets the item `slow` says that it has begun, and never ends.
-    let source = "import time\n\ndef work(item):\n    if item != 'slow':\n        return item\n    try:\n        \
+    let source = "import time\n\n\
+                  def work(item):\n    if item != 'slow':\n        return item\n    try:\n        \
                   open(MARKER, 'x').close()\n    except OSError:\n        return 'again'\n    time.sleep(600)\n";
     let marker = farm.home().path().join("marker");
     let source = source.replace("MARKER", &format!("{:?}", marker.to_str().unwrap()));
@@ -108,7 +109,8 @@ fn an_interpreter_that_ends_takes_its_task_with_it_and_nothing_else() {
     let farm = Farm::start();
     let engine = engine(farm.home());
     wait_for_engines(1, farm.home());
-    let source = "import os\n\ndef work(item):\n    if item == 'die':\n        os._exit(3)\n    return item\n";
+    let source = "import os\n\n\
+                  def work(item):\n    if item == 'die':\n        os._exit(3)\n    return item\n";
     let path = file(farm.home(), "task.py", source);
     let outcome = furlong(&["map", &format!("{path}:work"), "die", "live"], farm.home());
     assert_eq!(outcome.stdout, "\"live\"");

@@ -114,7 +114,8 @@ fn what_is_printed_comes_before_the_value_and_errors_go_to_stderr() {
 #[test]
 fn what_c_code_and_children_print_is_captured() {
     let cluster = Cluster::start(1);
-    let code = "import ctypes, os, subprocess, sys\nprint('python')\nctypes.CDLL(None).puts(b'libc')\n\
+    let code = "import ctypes, os, subprocess, sys\nprint('python')\n\
+                ctypes.CDLL(None).puts(b'libc')\n\
                 subprocess.run(['echo', 'a child'])\nos.write(2, b'descriptor 2')\nNone";
     let outcome = cluster.furlong(&["execute", "--json", code]);
     let document = json_of(&outcome.ok());

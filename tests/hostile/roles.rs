@@ -272,7 +272,10 @@ fn an_administrator_stops_the_broker_in_good_order_and_hears_of_it() {
     while let Ok(messages) = session.receive::<ToClient>() {
         received.extend(messages);
     }
-    let done = |message: &ToClient| matches!(message, ToClient::Reply(reply) if reply.body == ReplyBody::Done);
+    let done = |message: &ToClient| match message {
+        ToClient::Reply(reply) => reply.body == ReplyBody::Done,
+        _ => false,
+    };
     assert!(received.iter().any(done), "{received:?}");
     assert!(matches!(received.last(), Some(ToClient::Goodbye(_))), "{received:?}");
     assert_eq!(farm.broker().wait_exit(SOON).code(), Some(0));

@@ -102,7 +102,10 @@ impl World {
             self.cut_off.extend(engines.map(|engine| (engine.0, self.now)));
         }
         self.note(|_| {
-            format!("connection {no} is cut; the broker notices after {broker} us, the peer after {peer} us")
+            format!(
+                "connection {no} is cut; the broker notices after {broker} us, the peer after \
+                 {peer} us"
+            )
         });
         self.after(broker, Event::Notices(no, Side::Broker));
         self.after(peer, Event::Notices(no, Side::Peer));

@@ -80,7 +80,8 @@ fn run(
 }
 
 thread_local! {
-    static LAST_PANIC: RefCell<(String, String)> = const { RefCell::new((String::new(), String::new())) };
+    static LAST_PANIC: RefCell<(String, String)> =
+        const { RefCell::new((String::new(), String::new())) };
 }
 
 /// A panic in a history is a failure of it, and told once, when it is cut down.

@@ -364,7 +364,8 @@ mod tests {
 
     #[test]
     fn rust_functions_have_their_lines() {
-        let text = "fn a(x: [u8; 2]) {\n    if b { '}' }\n}\ntrait T {\n    fn none(&self);\n    fn one() {}\n}\n";
+        let text = "fn a(x: [u8; 2]) {\n    if b { '}' }\n}\n\
+                    trait T {\n    fn none(&self);\n    fn one() {}\n}\n";
         let functions: Vec<_> = Source::rust(text)
             .rust_functions()
             .into_iter()
@@ -375,7 +376,8 @@ mod tests {
 
     #[test]
     fn python_functions_have_their_lines_without_docstrings() {
-        let text = "def a(\n  x,\n):\n  '''One.\n\nTwo.\n'''\n  return [\n1]\n\n\nclass B:\n  def c(self):\n    pass\n";
+        let text = "def a(\n  x,\n):\n  '''One.\n\nTwo.\n'''\n  return [\n1]\n\n\n\
+                    class B:\n  def c(self):\n    pass\n";
         let functions: Vec<_> = Source::python(text)
             .python_functions()
             .into_iter()

@@ -68,7 +68,8 @@ pub fn unsafe_code_is_listed(tree: &Tree) -> Vec<String> {
             let before: String = source.code[..at].iter().collect();
             let attribute = before.rsplit_once('(').map_or("", |(attribute, _)| attribute);
             if attribute.ends_with("allow") || attribute.ends_with("expect") {
-                let what = "allows unsafe code; do without, or list the file in tests/tidy/rules/layers.rs";
+                let what = "allows unsafe code; do without, or list the file in \
+                            tests/tidy/rules/layers.rs";
                 found.push(file.at(source.line_of(at), what));
             }
         }

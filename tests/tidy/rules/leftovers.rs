@@ -45,7 +45,8 @@ pub fn unwrap_is_for_tests(tree: &Tree) -> Vec<String> {
             .find(".unwrap()")
             .map(|at| source.line_of(at))
             .filter(|line| !source.is_test_line(*line));
-        let what = "`unwrap` outside tests; return the error, or `expect` with the reason why there is none";
+        let what = "`unwrap` outside tests; return the error, or `expect` with the reason why \
+                    there is none";
         found.extend(lines.map(|line| file.at(line, what)));
     }
     found
@@ -101,7 +102,8 @@ mod tests {
 
     #[test]
     fn an_unwrap_is_found() {
-        let text = "fn a() {\n  b().unwrap();\n}\n#[cfg(test)]\nmod tests {\n  fn c() {\n    b().unwrap();\n  }\n}\n";
+        let text = "fn a() {\n  b().unwrap();\n}\n\
+                    #[cfg(test)]\nmod tests {\n  fn c() {\n    b().unwrap();\n  }\n}\n";
         let found =
             unwrap_is_for_tests(&Tree::sample(&[("a/src/b.rs", text), ("a/tests/c.rs", text)]));
         assert_eq!(found.len(), 1, "{found:?}");
@@ -110,7 +112,8 @@ mod tests {
 
     #[test]
     fn a_short_expect_is_found() {
-        let text = "fn a() {\n  b().expect(\n    \"is some\",\n  );\n  b().expect(\"the loop above filled it\");\n}\n";
+        let text = "fn a() {\n  b().expect(\n    \"is some\",\n  );\n  \
+                    b().expect(\"the loop above filled it\");\n}\n";
         let found = expect_says_why(&Tree::sample(&[("a/src/b.rs", text)]));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with("a/src/b.rs:2: "));

@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn loops_in_disguise_are_found() {
-        let text = "fn a() {\n    one.into_iter().for_each(|it| b(it));\n    // .into_iter().for_each(\n}\n";
+        let text = "fn a() {\n    one.into_iter().for_each(|it| b(it));\n    \
+                    // .into_iter().for_each(\n}\n";
         assert_eq!(options_are_no_loops(&Tree::sample(&[("wire/src/a.rs", text)])).len(), 1);
     }
 
