@@ -9,10 +9,6 @@ const FILE_LINES_MAX: usize = 600;
 const TEST_FILE_LINES_MAX: usize = 900;
 const FUNCTION_LINES_MAX: usize = 70;
 const LINE_COLUMNS_MAX: usize = 100;
-/// In macros, attributes, tables and summaries, which no formatter breaks.
-const UNFORMATTED_COLUMNS_MAX: usize = 120;
-/// How many such lines there may be. It falls.
-const UNFORMATTED_LINES_MAX: usize = 265;
 
 /// Files that are longer, and may not grow. Each is to be split by what its parts do.
 const LONG_FILES: &[(&str, usize)] = &[
@@ -92,24 +88,18 @@ pub fn functions_are_short(tree: &Tree) -> Vec<String> {
     found
 }
 
-/// No line over 100 columns, but for addresses and string literals, which break badly, and a few
-/// that no formatter breaks.
+/// No line over 100 columns, but for addresses and string literals, which break badly.
 pub fn lines_are_short(tree: &Tree) -> Vec<String> {
-    let (mut few, mut found) = (Vec::new(), Vec::new());
+    let mut found = Vec::new();
     for file in tree.with_extension(&["rs", "py"]) {
         let Some(source) = &file.source else { continue };
         for (index, line) in source.lines().enumerate() {
             let columns = line.len();
             if columns > LINE_COLUMNS_MAX && !is_address_or_string(source, line) {
-                let list = if columns > UNFORMATTED_COLUMNS_MAX { &mut found } else { &mut few };
                 let what = format!("{columns} columns, at most {LINE_COLUMNS_MAX}; break the line");
-                list.push(file.at(index + 1, what));
+                found.push(file.at(index + 1, what));
             }
         }
-    }
-    if few.len() > UNFORMATTED_LINES_MAX {
-        found.push(format!("{} lines over {LINE_COLUMNS_MAX} columns", few.len()));
-        found.extend(few);
     }
     found
 }
