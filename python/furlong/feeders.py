@@ -261,7 +261,7 @@ class BalancedFeeder(Feeder):
 
     def _go_on(self, part: MapSubTask) -> None:
         outcome = part.outcome
-        if not self._fixed and outcome is not None and len(part.ids) == 1:
+        if not self._fixed and outcome is not None and len(part.all_ids()) == 1:
             self._note_bytes(outcome.nbytes, part.size)
             self._adapt(outcome.times[3] / 1e6, part.size)
         self._feed(self._ahead)

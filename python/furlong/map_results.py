@@ -174,7 +174,9 @@ class MapResult(AsyncMapResult):
     def _outcomes(self) -> list[Any]:
         """Give the values of all items, with errors in the places of those that have failed."""
         feeder = self._feeder
-        values = list(itertools.chain.from_iterable(part.values for part in feeder.parts))
+        values: list[Any] = []
+        for part in feeder.parts:
+            values += part.values
         values += [feeder.why_stopped] * len(feeder.unsubmitted)
         return values
 

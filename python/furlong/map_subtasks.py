@@ -11,6 +11,7 @@ import copy
 import itertools
 import re
 import time
+import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,33 @@ def _error_retries(view: Any) -> int:
     return retries or 0
 
 
+class _Faults:
+    """What has failed of some items, and what of them is to run again."""
+
+    __slots__ = ("alike", "exact", "failures", "left", "singly", "tries")
+
+    def __init__(self) -> None:
+        self.failures: dict[int, BaseException] = {}
+        # The places of items for the tasks that follow; whether these tell each item before its
+        # call, and whether each has an item of its own.
+        self.left: list[int] = []
+        self.exact = self.singly = False
+        # The errors, all of one kind, with which the last such tasks have failed.
+        self.alike: list[tuple[str, str]] = []
+        # How often items were tried again.
+        self.tries: dict[int, int] = {}
+
+    def copy(self) -> _Faults:
+        """Give another that is the same."""
+        other = _Faults()
+        other.failures, other.left, other.alike = dict(self.failures), [*self.left], [*self.alike]
+        other.tries, other.exact, other.singly = dict(self.tries), self.exact, self.singly
+        return other
+
+
+_NO_FAILURES: Mapping[int, BaseException] = types.MappingProxyType({})
+
+
 class MapSubTask(BalancedSubTask):
     """Some items of a map, one after another in theirs, and the tasks that run them: mostly one.
 
@@ -171,19 +199,14 @@ class MapSubTask(BalancedSubTask):
 
     __slots__ = (
         "_absorbed",
-        "_alike",
+        "_earlier",
         "_engine",
-        "_exact",
-        "_left",
+        "_faults",
         "_places",
-        "_singly",
         "_stopped",
         "_texts",
-        "_tries",
         "_work",
         "begin",
-        "failures",
-        "ids",
         "nbytes",
         "run_seconds",
         "size",
@@ -194,21 +217,19 @@ class MapSubTask(BalancedSubTask):
         task, self.nbytes, call = work.submit(begin, range(size), engine)
         super().__init__(task, work.about, None, call)
         self.begin, self.size = begin, size
-        self.ids = [task.id]
-        self.values: list[Any] = []
-        self.failures: dict[int, BaseException] = {}
+        # Of many items few fail. What is noted of failures is made when one comes: that many
+        # containers would have Python look for garbage in all the values that have come.
+        self.values: Any = ()
+        self._faults: _Faults | None = None
+        self._texts: dict[str, dict[int, str]] | None = None
+        self._earlier: tuple[str, ...] = ()
         self.run_seconds = 0.0
         self._work = work
         self._engine = engine
-        # The places of the task that runs, and of the tasks that follow it.
+        # The places of the task that runs.
         self._places: Sequence[int] = range(size)
-        self._left: list[int] = []
-        self._exact = self._singly = False
         # The last end of which all is noted that it says.
         self._absorbed: _furlong.Outcome | None = None
-        self._alike: list[tuple[str, str]] = []
-        self._tries: dict[int, int] = {}
-        self._texts: dict[str, dict[int, str]] = {}
         self._stopped: BaseException | None = None
 
     def stop(self, why: BaseException) -> None:
@@ -218,7 +239,7 @@ class MapSubTask(BalancedSubTask):
 
     def all_ids(self) -> Sequence[str]:
         """Give the ids of the tasks that it had."""
-        return self.ids
+        return (*self._earlier, self.task.id)
 
     def given(self) -> Any:
         """Give the values, with errors in the places of those that have failed."""
@@ -247,36 +268,39 @@ class MapSubTask(BalancedSubTask):
                     self._absorb(outcome)
                     self._absorbed = outcome
                 except BaseException:
-                    (
-                        self._left,
-                        self._alike,
-                        self._tries,
-                        self.failures,
-                        self._exact,
-                        self._singly,
-                        self._tried,
-                    ) = before
+                    self._faults, self._tried = before
                     raise
                 self.received = time.time()
                 self.run_seconds += outcome.times[3] / 1e6
             outcome.drop_data()
             # The task stays the one that is asked for until another has followed it.
-            if not (self._left and self._go_on(outcome)):
+            faults = self._faults
+            if faults is None or not faults.left or not self._go_on(outcome, faults):
                 self._end(outcome)
 
-    def _noted(self) -> tuple[Any, ...]:
+    def _noted(self) -> tuple[_Faults | None, set[int] | None]:
         """Give what an end changes, as it is now."""
-        tried = None if self._tried is None else set(self._tried)
-        told = list(self._left), list(self._alike), dict(self._tries), dict(self.failures)
-        return (*told, self._exact, self._singly, tried)
+        faults = None if self._faults is None else self._faults.copy()
+        return faults, None if self._tried is None else set(self._tried)
+
+    def _faulty(self) -> _Faults:
+        """Give what is noted of failures, to note more."""
+        if self._faults is None:
+            self._faults = _Faults()
+        return self._faults
+
+    @property
+    def failures(self) -> Mapping[int, BaseException]:
+        """The errors, by their places in `values`."""
+        return _NO_FAILURES if self._faults is None else self._faults.failures
 
     def _end(self, outcome: _furlong.Outcome) -> None:
-        if self.failures:
-            self.failures = dict(sorted(self.failures.items()))
-            for place, error in self.failures.items():
+        if self._faults is not None and self._faults.failures:
+            failures = self._faults.failures = dict(sorted(self._faults.failures.items()))
+            for place, error in failures.items():
                 self.values[place] = error
             if not self._work.in_place:
-                self.error = next(iter(self.failures.values()))  # type: ignore[assignment]
+                self.error = next(iter(failures.values()))  # type: ignore[assignment]
         self.value = self.values
         self.outcome = outcome
         self.is_settled = True
@@ -309,7 +333,8 @@ class MapSubTask(BalancedSubTask):
         )
 
     def _put(self, items: _wire.Items, places: Sequence[int], outcome: _furlong.Outcome) -> None:
-        self._alike.clear()
+        if self._faults is not None:
+            self._faults.alike.clear()
         self._note_texts(outcome, places, items.written)
         if len(items.values) != len(places):
             lost = errors.ResultLost(
@@ -327,18 +352,20 @@ class MapSubTask(BalancedSubTask):
         return None
 
     def _fail_or_retry(self, place: int, error: Any, engine: int | None) -> None:
+        faults = self._faulty()
+        tries = faults.tries.get(place, 0)
         if getattr(error, "ename", None) == UNMET and engine is not None and self._engine is None:
             self._tried = {*(self._tried or ()), engine}
-            self._left.append(place)
-        elif self._tries.get(place, 0) < self._work.retries and not self._work.is_alone:
-            self._tries[place] = self._tries.get(place, 0) + 1
-            self._left.append(place)
+            faults.left.append(place)
+        elif tries < self._work.retries and not self._work.is_alone:
+            faults.tries[place] = tries + 1
+            faults.left.append(place)
         else:
-            self.failures[place] = error
+            faults.failures[place] = error
 
     def _fail(self, places: Sequence[int], error: BaseException) -> None:
         self._make_room()
-        self.failures.update(dict.fromkeys(places, error))
+        self._faulty().failures.update(dict.fromkeys(places, error))
 
     def _make_room(self) -> None:
         if not self.values:
@@ -353,7 +380,7 @@ class MapSubTask(BalancedSubTask):
         error = error_of(
             outcome, dict(where), is_pickled=True, said=lambda text: _RAN.sub("", text)
         )
-        remote = outcome.remote
+        remote, faults = outcome.remote, self._faulty()
         if (
             remote is not None
             and remote[0] == UNMET
@@ -361,57 +388,55 @@ class MapSubTask(BalancedSubTask):
             and self._engine is None
         ):
             self._tried = {*(self._tried or ()), outcome.engine}
-            self._left += places
+            faults.left += places
         elif len(places) > 1 and count == 1 and first < len(places):
-            self._exact = True
+            faults.exact = True
             self._fail([places[first]], error)
-            self._left += [place for place in places if place != places[first]]
-        elif len(places) > 1 and count > 1 and not self._exact:
-            self._exact = True
-            self._left += places
+            faults.left += [place for place in places if place != places[first]]
+        elif len(places) > 1 and count > 1 and not faults.exact:
+            faults.exact = True
+            faults.left += places
         elif (
             len(places) > 1
             and outcome.kind in _BLAMES_ONE
             and not isinstance(error, errors.PythonVersionError)
         ):
-            self._singly = True
-            self._left = [*places, *self._left]
+            faults.singly = True
+            faults.left = [*places, *faults.left]
         else:
             self._fail(places, error)
-            if remote is not None and self._singly:
-                self._give_up_if_alike((remote[0], remote[1]), error)
+            if remote is not None and faults.singly:
+                said = remote[0], remote[1]
+                faults.alike = [*faults.alike, said] if said in faults.alike else [said]
+                if len(faults.alike) >= _ALIKE:
+                    self._fail(faults.left, error)
+                    faults.left = []
 
-    def _give_up_if_alike(self, said: tuple[str, str], error: BaseException) -> None:
-        self._alike = [*self._alike, said] if said in self._alike else [said]
-        if len(self._alike) >= _ALIKE:
-            self._fail(self._left, error)
-            self._left = []
-
-    def _go_on(self, outcome: _furlong.Outcome) -> bool:
+    def _go_on(self, outcome: _furlong.Outcome, faults: _Faults) -> bool:
         """Submit the next task; whether there is one."""
         engine = self._engine
         if self._stopped is not None:
-            self._fail(self._left, self._stopped)
+            self._fail(faults.left, self._stopped)
             return False
         if self._tried:
             engine = self._work.elsewhere(self._tried)
             if engine is None:
-                self._fail(self._left, self._no_engine(outcome))
+                self._fail(faults.left, self._no_engine(outcome))
                 return False
-        places = sorted(self._left)
-        places, left = (places[:1], places[1:]) if self._singly else (places, [])
-        before = self._places, self._left, list(self.ids)
+        places = sorted(faults.left)
+        places, left = (places[:1], places[1:]) if faults.singly else (places, [])
+        before = self._places, faults.left, self._earlier
 
         def submit() -> None:
-            task, _, _ = self._work.submit(self.begin, places, engine, self._exact)
-            self._places, self._left = places, left
-            self.ids.append(task.id)
+            task, _, _ = self._work.submit(self.begin, places, engine, faults.exact)
+            self._places, faults.left = places, left
+            self._earlier = (*self._earlier, self.task.id)
             self.task = task
 
         try:
             _signals.owned(self.about.client._session, submit)
         except BaseException as error:
-            self._places, self._left, self.ids = before
+            self._places, faults.left, self._earlier = before
             if not isinstance(error, Exception):
                 raise
             _signals.reraise(error)
@@ -437,6 +462,7 @@ class MapSubTask(BalancedSubTask):
             text = getattr(outcome, stream)
             if not text:
                 continue
+            self._texts = self._texts or {}
             of_items = self._texts.setdefault(stream, {})
             if sum(sizes[at] for sizes in written.values()) != len(text):
                 of_items[places[0]] = of_items.get(places[0], "") + text
@@ -450,7 +476,7 @@ class MapSubTask(BalancedSubTask):
 
     def live(self, stream: str) -> str:
         """Tell what all items have written so far."""
-        noted = self._texts.get(stream, {})
+        noted = (self._texts or {}).get(stream, {})
         before = "".join(noted[place] for place in sorted(noted))
         return before if self.is_settled else before + self.task.written(stream)
 
@@ -470,7 +496,7 @@ class MapSubTask(BalancedSubTask):
         return [METADATA_OF[name](self)] * self.size
 
     def _texts_of_items(self, stream: str) -> list[str]:
-        noted = self._texts.get(stream, {})
+        noted = (self._texts or {}).get(stream, {})
         texts = [noted.get(place, "") for place in range(self.size)]
         if not self.is_settled:
             with contextlib.suppress(LookupError):

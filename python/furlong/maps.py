@@ -82,7 +82,11 @@ def _as_it_is(column: Any, count: int) -> Any:
 
 def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:
     """Say how values become the result: an array, if an array was mapped and they all fit into one."""
-    return array_or_list if bool(columns) and is_array(columns[0]) else list
+    return array_or_list if bool(columns) and is_array(columns[0]) else _same
+
+
+def _same(values: list[Any]) -> list[Any]:
+    return values
 
 
 def _work(

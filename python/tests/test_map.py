@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import concurrent.futures
+import gc
 import itertools
 import math
 import threading
@@ -755,3 +756,18 @@ def test_044_items_that_cannot_be_pickled_are_told_where_errors_are_values(lview
         lview.map_async(fails_at_3, [3, (x for x in ())], return_exceptions=True, chunksize=1).get(
             60
         )
+
+
+def test_tasks_of_a_map_leave_the_collector_little_to_visit(lview):
+    """Each container counts towards the next collection, which visits every value that has come."""
+    lview.map_sync(square, range(4))
+    gc.collect()
+    gc.disable()
+    try:
+        before = gc.get_count()[0]
+        result = lview.map_async(square, range(400), chunksize=4)
+        result.get()
+        made = gc.get_count()[0] - before
+    finally:
+        gc.enable()
+    assert made / len(result.msg_ids) < 11

@@ -7,7 +7,7 @@ import io
 import pickle
 import sys
 import time
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import furlong_worker
 from furlong_worker import Buffer, pickles
@@ -89,7 +89,8 @@ def map_items(
     finally:
         run.leave()
     if not (run.failed or run.written):
-        parts = _dump_plain(run.values)
+        dump = _dump_plain if run.is_careful else _dump_constants
+        parts = dump(run.values)
         if parts is not None:
             return pickles.Pickled(parts)
     told = Items(run.sendable(), run)
@@ -111,7 +112,7 @@ class _Run:
         self._count = min(map(len, columns), default=0)
         # Whether there are values that later calls may change. The latest is held here alone: its
         # references tell.
-        self._is_careful = False
+        self.is_careful = False
         self._slot: list[Any] = [None]
         # Characters that each item has written to standard output and error, and how often it has
         # displayed something.
@@ -126,11 +127,15 @@ class _Run:
             at = len(values)
             if at >= count:
                 return
+            one_by_one = exact or at < EXACT_ITEMS
             words[FIRST] = at
-            words[ITEMS] = batch
+            words[ITEMS] = 1 if one_by_one else batch
             begun = time.perf_counter_ns()
             try:
-                self._call(at, at + batch)
+                if one_by_one:
+                    self._call_one_by_one(at, min(at + EXACT_ITEMS, count))
+                else:
+                    self._call(at, min(at + batch, count))
             except BaseException as error:
                 if is_cancelled() or (isinstance(error, UnmetDependency) and not values):
                     raise
@@ -142,7 +147,7 @@ class _Run:
                 raise KeyboardInterrupt("cancelled")
             if len(values) == at:
                 raise RuntimeError(f"the items end at {at} of {count}")
-            if not exact and at >= EXACT_ITEMS:
+            if not one_by_one:
                 took = time.perf_counter_ns() - begun
                 if took < BATCH_NS:
                     batch = min(batch * 2, BATCH_ITEMS_MAX)
@@ -154,42 +159,56 @@ class _Run:
             self.first = error
         self.failed[at] = Failed(error)
 
-    def _call(self, begin: int, end: int) -> None:
-        function, append, slot = self._function, self.values.append, self._slot
+    def _call_one_by_one(self, begin: int, end: int) -> None:
+        """Call with some items, each told before its call."""
+        words, is_cancelled = _Bound.words, _Bound.is_cancelled
         columns = [column[begin:end] for column in self._columns]
-        if self._is_careful:
+        for at, arguments in enumerate(zip(*columns), begin):
+            words[FIRST] = at
+            self._slot[0] = self._function(*arguments)
+            self._take()
+            if is_cancelled():
+                return
+
+    def _call(self, begin: int, end: int) -> None:
+        columns = [column[begin:end] for column in self._columns]
+        function, values, last = self._function, self.values, int  # it is a hot loop
+        if self.is_careful:
             for arguments in zip(*columns):
-                slot[0] = function(*arguments)
+                self._slot[0] = function(*arguments)
                 self._take()
             return
-        kind, plain = type, PLAIN  # it is a hot loop
         if len(columns) == 1:
             for item in columns[0]:
                 value = function(item)
-                if kind(value) not in plain:
-                    break
-                append(value)
+                if type(value) is not last:
+                    if type(value) not in PLAIN:
+                        break
+                    last = type(value)
+                values.append(value)
             else:
                 return
         else:
             for arguments in zip(*columns):
                 value = function(*arguments)
-                if kind(value) not in plain:
-                    break
-                append(value)
+                if type(value) is not last:
+                    if type(value) not in PLAIN:
+                        break
+                    last = type(value)
+                values.append(value)
             else:
                 return
-        # The first that a later call may change.
-        self._is_careful = True
-        slot[0] = value
+        self._slot[0] = value
         del value
         self._take()
 
     def _take(self) -> None:
-        """Note the value that has come, as it is now: a later call may change what others hold as well."""
+        """Note the value that has come, as it is now: a later call may change what others hold too."""
         slot, at = self._slot, len(self.values)
-        if type(slot[0]) not in PLAIN and at + 1 < self._count and not _are_fresh(slot, DEPTH_MAX):
-            slot[0] = self._kept(at, slot[0], True)
+        if type(slot[0]) not in PLAIN:
+            self.is_careful = True
+            if at + 1 < self._count and not _are_fresh(slot, DEPTH_MAX):
+                slot[0] = self._kept(at, slot[0], True)
         self.values.append(slot[0])
         slot[0] = None
 
@@ -243,16 +262,24 @@ class _RunApart(_Run):
         self._count = len(apart)
 
     def _call(self, begin: int, end: int) -> None:
-        function, slot = self._function, self._slot
-        for at in range(begin, min(end, self._count)):
-            made, columns = iter(self._apart.load(at)), iter(self._columns)
-            arguments = [
-                next(made) if is_apart else next(columns)[at] for is_apart in self._is_apart
-            ]
-            del made
-            slot[0] = function(*arguments)
-            del arguments  # nobody else has what was made for this call
-            self._take()
+        for at in range(begin, end):
+            self._call_at(at)
+
+    def _call_one_by_one(self, begin: int, end: int) -> None:
+        words, is_cancelled = _Bound.words, _Bound.is_cancelled
+        for at in range(begin, end):
+            words[FIRST] = at
+            self._call_at(at)
+            if is_cancelled():
+                return
+
+    def _call_at(self, at: int) -> None:
+        made, columns = iter(self._apart.load(at)), iter(self._columns)
+        arguments = [next(made) if is_apart else next(columns)[at] for is_apart in self._is_apart]
+        del made
+        self._slot[0] = self._function(*arguments)
+        del arguments  # nobody else has what was made for this call
+        self._take()
 
 
 def _references(holder: list[Any]) -> int:
@@ -311,6 +338,11 @@ class _PlainPickler(pickle.Pickler):
 
 class _NotPlainError(Exception):
     """A value is to be pickled by itself."""
+
+
+def _dump_constants(values: list[Any]) -> list[Buffer]:
+    """Pickle values of the types in `PLAIN`."""
+    return pickles.dump_with(pickle.dumps, values)
 
 
 def _dump_plain(values: list[Any]) -> list[Buffer] | None:
