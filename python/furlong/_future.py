@@ -19,6 +19,27 @@ UNKNOWN: Any = object()
 LOGGER = logging.getLogger("concurrent.futures")
 
 
+class _Part:
+    """An attribute of the base class, which is made when somebody reads it.
+
+    The instance's own attribute goes before it, once it is there. A `__getattr__` would do as well,
+    but makes each look at any attribute several times as dear.
+    """
+
+    def __set_name__(self, kind: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: LazyFuture | None, kind: type) -> Any:
+        if future is None:
+            return self
+        future._arm()
+        return vars(future)[self._name]
+
+
+def _part() -> Any:
+    return _Part()
+
+
 class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
     """A future that costs nothing before somebody uses it as one.
 
@@ -27,11 +48,21 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
     derived: it is finished as soon as `done` says so, whether or not the thread that calls callbacks has come to it.
     """
 
-    # There is no `__init__`: what the base class needs is made when somebody uses it, see
-    # `__getattr__`.
+    # There is no `__init__`: what the base class needs is made when somebody uses it, see `_Part`.
     _final: Any = UNKNOWN
     _error: BaseException | None = None
     _armed = False
+    # The parts of the base class, under their names there.
+    _done_callbacks: list[Callable[..., Any]] = _part()
+    _exception: BaseException | None = _part()
+    _result: Any = _part()
+    _waiters: list[Any] = _part()
+    # What stands behind its state.
+    _stage: str = _part()
+    _condition: threading.Condition = _part()
+    # The thread that calls a callback now; and whether callbacks are left to the thread for them.
+    _caller: int | None = _part()
+    _callbacks_are_due: bool = _part()
 
     def _settle(self) -> None:
         """Take the end, which has come: set `_final`, and `_error` if it failed."""
@@ -43,12 +74,6 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
 
     # The parts of the base class.
 
-    def __getattr__(self, name: str) -> Any:
-        if name in _FUTURE_PARTS:
-            self._arm()
-            return self.__dict__[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     def _arm(self) -> None:
         """Become a future that others are told of."""
         if self.done() and self._final is UNKNOWN:
@@ -58,7 +83,7 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
                 return
             super().__init__()
             self._armed = True
-            self._caller: int | None = None
+            self._caller = None
             if self.done():
                 self._finish()
                 self._callbacks_are_due = False
@@ -70,8 +95,7 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
     def _state(self) -> str:
         if self._stage == PENDING and self.done():
             self._finish()
-        stage: str = self._stage
-        return stage
+        return self._stage
 
     @_state.setter
     def _state(self, stage: str) -> None:
@@ -172,15 +196,3 @@ class _InLoop:
 
 
 _arming = threading.RLock()
-_FUTURE_PARTS = frozenset(
-    (
-        "_callbacks_are_due",
-        "_caller",
-        "_condition",
-        "_done_callbacks",
-        "_exception",
-        "_result",
-        "_stage",
-        "_waiters",
-    )
-)

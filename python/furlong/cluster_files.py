@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong._home import check_name, home, read_json, remove, write_private
 from furlong._processes import EngineSet, Process, start_of
-from furlong.peer_names import absent
+from furlong.peer_names import PeerNames
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,7 +84,7 @@ def level_of(level: str | int | None) -> str | None:
     return next((name for least, name in names if level >= least), "trace")
 
 
-class ClusterFiles:
+class ClusterFiles(PeerNames):
     """The part of a cluster by which other processes find it, and ipyparallel's names for what it has."""
 
     if TYPE_CHECKING:
@@ -132,12 +132,6 @@ class ClusterFiles:
     def log(self) -> logging.Logger:
         """A logger of this cluster's name. What the programs write is in the cluster's folder."""
         return logging.getLogger(f"furlong.cluster.{self.cluster_id}")
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Say what is used instead of what ipyparallel has by that name."""
-            raise absent(repr(type(self).__name__), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_") or name in _SETTABLE or name in _OPTIONS:

@@ -29,8 +29,6 @@ LOOK_SECONDS = 0.01
 class ExecutorFuture(AsyncResult):
     """The future of a call by an executor: `cancel` takes back what has not begun, and leaves alone what runs."""
 
-    _shown_as = "AsyncResult"
-
     def __init__(self, made: AsyncResult, executor: ViewExecutor) -> None:
         super().__init__(made._parts, made._single)
         self._executor = executor
@@ -77,6 +75,10 @@ class ExecutorFuture(AsyncResult):
 
     def _has_begun(self) -> bool:
         return self.running() or any(part.done() for part in self._parts)
+
+
+# To whoever uses it, it is no other.
+ExecutorFuture.__name__ = AsyncResult.__name__
 
 
 def _as_cancelled(error: errors.FurlongError) -> errors.FurlongError:

@@ -96,8 +96,6 @@ class MapResult(AsyncMapResult):
     ``engine_id``, ``stdout`` or ``completed``, has an entry for each item too.
     """
 
-    _shown_as = "AsyncMapResult"
-
     def __init__(
         self, feeder: Feeder, put: Collect, *, ordered: bool, errors_in_place: bool
     ) -> None:
@@ -334,6 +332,10 @@ class MapResult(AsyncMapResult):
     def split(self) -> tuple[AsyncResult, ...]:
         """Give a result for each task: the list of its items' values."""
         return tuple(self._child(part) for part in list(self._all_parts()))
+
+
+# To whoever uses it, it is no other.
+MapResult.__name__ = AsyncMapResult.__name__
 
 
 def _failures(part: Any) -> Sequence[BaseException]:

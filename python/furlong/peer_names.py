@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from furlong.direct import DirectView
     from furlong.results import AsyncResult
 
-__all__ = ["NO_MAGICS", "ClientNames", "ViewNames", "absent"]
+__all__ = ["NO_MAGICS", "ClientNames", "PeerNames", "ViewNames", "absent"]
 
 NO_MAGICS = (
     "there are no magics (%px, %%px, %autopx) here yet: use view.execute(code).display_outputs()"
@@ -65,7 +65,31 @@ def absent(what: str, name: str) -> AttributeError:
     return AttributeError(f"{what} has no attribute {name!r}" + (f": {instead}" if instead else ""))
 
 
-class ClientNames:
+class _Absent:
+    """A name that is not here: whoever reads it is told what is used instead.
+
+    A `__getattr__` would do as well, but makes each look at any attribute several times as dear.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, thing: object, kind: type) -> Any:
+        raise absent(repr(kind.__name__), self._name)
+
+
+class PeerNames:
+    """A thing that ipyparallel has as well, under more names."""
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in ABSENT]
+
+
+for _name in ABSENT:
+    setattr(PeerNames, _name, _Absent(_name))
+
+
+class ClientNames(PeerNames):
     """Names of ipyparallel's clients."""
 
     _session: _furlong.Session
@@ -126,12 +150,6 @@ class ClientNames:
         warnings.warn(NO_MAGICS, stacklevel=2)
         return self.direct_view(targets, block=True)
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Say what is used instead of what ipyparallel has by that name."""
-            raise absent(repr(type(self).__name__), name)
-
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and not hasattr(type(self), name):
             raise AttributeError(
@@ -140,7 +158,7 @@ class ClientNames:
         object.__setattr__(self, name, value)
 
 
-class ViewNames:
+class ViewNames(PeerNames):
     """Names of ipyparallel's views."""
 
     client: Client
@@ -169,12 +187,6 @@ class ViewNames:
     def purge_results(self, jobs: Any = None, targets: Any = None) -> None:
         """Forget kept results. See `Client.purge_results`."""
         self.client.purge_results(jobs, targets)
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Say what is used instead of what ipyparallel has by that name."""
-            raise absent(repr(type(self).__name__), name)
 
 
 def _ended_parts(results: Any) -> Iterator[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import datetime
 import itertools
 import time
 import warnings
@@ -15,7 +14,7 @@ from furlong import _signals, errors
 from furlong._dispatch import callbacks
 from furlong._future import UNKNOWN, LazyFuture
 from furlong.displays import ExecuteReply, show_outputs
-from furlong.subtasks import METADATA, METADATA_OF, SubTask, deadline_after, remaining
+from furlong.subtasks import METADATA_OF, SubTask, deadline_after, remaining
 
 __all__ = ["AsyncResult", "ExecuteReply"]
 
@@ -30,6 +29,19 @@ else:  # before Python 3.11 they are two
         pass
 
 
+class _Known:
+    """Something that is known of a result's tasks: of a single one itself, else a list.
+
+    A `__getattr__` would do as well, but makes each look at any attribute several times as dear.
+    """
+
+    def __set_name__(self, kind: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, result: AsyncResult | None, kind: type) -> Any:
+        return self if result is None else result._metadata(self._name)
+
+
 class AsyncResult(LazyFuture):
     """The result of one call: one task, or one for each engine.
 
@@ -39,9 +51,6 @@ class AsyncResult(LazyFuture):
     A call for one engine, or for whichever is free, has a value; one for a list of engines has a list of values.
     To forget a result cancels nothing: the tasks go on.
     """
-
-    # What its representation calls it, where that is not the class.
-    _shown_as = ""
 
     def __init__(self, parts: Sequence[SubTask], single: bool) -> None:
         self._parts = parts
@@ -285,15 +294,26 @@ class AsyncResult(LazyFuture):
 
     # What happened.
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            return super().__getattr__(name)
-        if name in METADATA_OF:
-            return self._metadata(name)
-        raise AttributeError(f"{self._shown_as or type(self).__name__!r} has no attribute {name!r}")
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *METADATA})
+    msg_id = _Known()
+    submitted = _Known()
+    started = _Known()
+    completed = _Known()
+    received = _Known()
+    engine_id = _Known()
+    engine_uuid = _Known()
+    follow = _Known()
+    after = _Known()
+    status = _Known()
+    attempts = _Known()
+    run_time = _Known()
+    execute_input = _Known()
+    execute_result = _Known()
+    error = _Known()
+    stdout = _Known()
+    stderr = _Known()
+    outputs = _Known()
+    data = _Known()
+    label = _Known()
 
     def _metadata(self, name: str) -> Any:
         if self.done() and self._final is UNKNOWN:
@@ -422,6 +442,7 @@ class AsyncResult(LazyFuture):
         end_key: Callable[[Iterable[Any]], Any] = max,
     ) -> float:
         """Give the seconds between two times, or between the first of several and the last of several."""
+        import datetime
 
         def one(times: Any, choose: Callable[[Iterable[Any]], Any]) -> Any:
             return (
@@ -536,7 +557,7 @@ class AsyncResult(LazyFuture):
     def __repr__(self) -> str:
         name = self._parts[0].about.name if self._parts else ""
         state = "pending" if not self.done() else "finished" if self.successful() else "failed"
-        return f"<{self._shown_as or type(self).__name__}({name}): {state}>"
+        return f"<{type(self).__name__}({name}): {state}>"
 
     def __hash__(self) -> int:
         return hash(self._parts[0]) if self._parts else 0

@@ -502,7 +502,9 @@ def test_the_result_of_a_map_of_nothing_has_what_others_have(view, lview):
     for some in (view, lview):
         result = some.map_async(square, [])
         assert result.owner
-        with pytest.raises(AttributeError, match="'AsyncMapResult' has no attribute 'nothing'"):
+        with pytest.raises(
+            AttributeError, match="'AsyncMapResult' object has no attribute 'nothing'"
+        ):
             result.nothing()
 
 
