@@ -57,9 +57,9 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
     _exception: BaseException | None = _part()
     _result: Any = _part()
     _waiters: list[Any] = _part()
-    # What stands behind its state.
+    # What stands behind its state and its condition.
     _stage: str = _part()
-    _condition: threading.Condition = _part()
+    _held: threading.Condition = _part()
     # The thread that calls a callback now; and whether callbacks are left to the thread for them.
     _caller: int | None = _part()
     _callbacks_are_due: bool = _part()
@@ -92,20 +92,38 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
         self._when_over(self._complete)
 
     @property
+    def _condition(self) -> threading.Condition:
+        self._look()
+        return self._held
+
+    @_condition.setter
+    def _condition(self, condition: threading.Condition) -> None:
+        self._held = condition
+
+    @property
     def _state(self) -> str:
-        if self._stage == PENDING and self.done():
-            self._finish()
+        self._look()
         return self._stage
 
     @_state.setter
     def _state(self, stage: str) -> None:
         self._stage = stage
 
+    def _look(self) -> None:
+        """Take an end that has come, unless this thread holds the condition.
+
+        `concurrent.futures.wait` reads states twice while it does: a future that ended between the
+        two would be neither done nor waited for.
+        """
+        is_held: bool = self._held._is_owned()  # type: ignore[attr-defined]
+        if self._stage == PENDING and not is_held and self.done():
+            self._finish()
+
     def _finish(self) -> None:
         """Take the end, which has come, and tell those who wait. Callbacks are left to `_complete`."""
         if self._final is UNKNOWN:
             self._settle()
-        with self._condition:
+        with self._held:
             if self._stage != PENDING:
                 return
             if isinstance(self._error, errors.TaskCancelled):
@@ -118,7 +136,7 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
                 self._stage, tell = FINISHED, "add_result"
             for waiter in self._waiters:
                 getattr(waiter, tell)(self)
-            self._condition.notify_all()
+            self._held.notify_all()
 
     # Callbacks.
 
@@ -126,7 +144,7 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
         """Finish, and call back, in the order in which the callbacks were added."""
         self._finish()
         while True:
-            with self._condition:
+            with self._held:
                 if self._caller is not None:
                     return
                 if not self._done_callbacks:
@@ -152,7 +170,7 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
         """
         if getattr(fn, "__module__", None) == "asyncio.tasks":
             fn = _InLoop(fn)
-        with self._condition:
+        with self._held:
             is_due = self._callbacks_are_due and self._caller != threading.get_ident()
             if is_due:
                 self._done_callbacks.append(fn)
@@ -163,7 +181,7 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def remove_done_callback(self, fn: Callable[..., Any]) -> int:
         """Forget a callback that was not called yet; how often it was there. `asyncio.wait` needs it."""
-        with self._condition:
+        with self._held:
             kept = [known for known in self._done_callbacks if known != fn]
             removed = len(self._done_callbacks) - len(kept)
             self._done_callbacks[:] = kept

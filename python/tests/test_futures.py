@@ -6,7 +6,9 @@ import logging
 import threading
 
 import pytest
-from conftest import SOON_SECONDS
+from conftest import SOON_SECONDS, eventually
+
+from furlong._future import LazyFuture
 
 MANY = 200
 
@@ -119,3 +121,34 @@ def test_asyncio_learns_of_a_cancel(rc, gate):
             await waiting
 
     asyncio.run(use())
+
+
+class EndsWhenAsked(LazyFuture):
+    """It has ended when it is asked so many times; at the latest when somebody waits for it."""
+
+    def __init__(self, asked):
+        self._left = asked
+
+    def done(self):
+        self._left -= 1
+        return self._left <= 0
+
+    def _settle(self):
+        self._final = 3
+
+    def _when_over(self, callback):
+        def tell():
+            eventually(lambda: self._left <= 0 or self._waiters)
+            self._left = 0
+            callback()
+
+        threading.Thread(target=tell).start()
+
+
+@pytest.mark.parametrize("asked", range(1, 9))
+def test_a_result_that_ends_while_it_is_looked_at_is_done(asked):
+    made = EndsWhenAsked(asked)
+    other = concurrent.futures.Future()
+    other.set_result(None)
+    assert concurrent.futures.wait([made, other], SOON_SECONDS) == ({made, other}, set())
+    assert list(concurrent.futures.as_completed([made], SOON_SECONDS)) == [made]
