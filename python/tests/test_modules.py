@@ -496,12 +496,18 @@ def test_modules_in_archives_and_made_by_code(rc, tmp_path, monkeypatch):
     sys.modules.pop("own_zipped")
 
 
+def name_of_type(value):
+    return type(value).__name__
+
+
 def test_a_library_is_sent_once(rc, write):
     write(own_once="def f(): return 1\ndef g(): return 2\nclass C: pass\n")
     once = get("own_once")
     assert (rc[0].apply_sync(once.f), rc[0].apply_sync(once.g)) == (1, 2)
+    # This module is one of the library as well, from the first call of one of its functions on.
+    assert rc[0].apply_sync(name_of_type, 1) == "int"
     before = _modules.current()
-    assert rc[0].apply_sync(lambda v: type(v).__name__, once.C()) == "C"
+    assert rc[0].apply_sync(name_of_type, once.C()) == "C"
     assert _modules.current() is before
     function, holds = _pickling.function_of(once.f)
     assert _pickling.equipped(function, holds)[0] is _pickling.equipped(function, holds)[0]
