@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from pathlib import Path
 
 
 @functools.lru_cache(maxsize=1)
 def _installed_folders() -> tuple[str, ...]:
     import site
     import sysconfig
+    from pathlib import Path
 
     paths = [
         *sysconfig.get_paths().values(),

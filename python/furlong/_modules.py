@@ -12,14 +12,13 @@ import sys
 import threading
 import types
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from furlong import _furlong, _signals
 from furlong._definitions import find_here
 from furlong._installed import is_installed, ships
+from furlong._support import cloudpickle_source, compressed, read_file
 
 # As `furlong_worker/modules.py` reads them.
 MAGIC = b"furlong library 1\n"
@@ -134,16 +133,12 @@ class Module:
     def _is_unchanged(self) -> bool:
         # What is imported here stays as it is until it is reloaded; other files are read again by
         # whoever imports them.
-        return (
-            self._module is not None
-            or self.text is None
-            or Path(self.file).read_bytes() == self.text
-        )
+        return self._module is not None or self.text is None or read_file(self.file) == self.text
 
 
 def _text_of(file: str, module: types.ModuleType | None) -> bytes:
     try:
-        text = Path(file).read_bytes()
+        text = read_file(file)
     except OSError:  # it may be in an archive
         source = getattr(getattr(module, "__loader__", None), "get_source", lambda _: None)(
             getattr(module, "__name__", "")
@@ -202,9 +197,9 @@ class Library:
             (name, _version(modules, module), module.file, module.folders, module.text)
             for name, module in sorted(modules.items())
         ]
-        content = pickle.dumps((_cloudpickle(), sources), 4)
+        content = pickle.dumps((cloudpickle_source(), sources), 4)
         self._id = _digest(content)[:ID_BYTES]
-        self._support = _furlong.Support(MAGIC + self._id + zlib.compress(content))
+        self._support = _furlong.Support(MAGIC + self._id + compressed(content))
 
     def is_current(self, wanted: int) -> bool:
         """Whether it is what engines should have now."""
@@ -247,17 +242,6 @@ class Library:
             settings = pickle.dumps(given, 4) if given else b""
             self._mark = settings + MARK + self._id + len(settings).to_bytes(4, "little") + b"\n"
         return self._mark
-
-
-def _cloudpickle() -> bytes:
-    import importlib.util
-
-    package = importlib.util.find_spec("cloudpickle")
-    if package is None or package.origin is None:
-        raise ImportError(
-            "furlong needs the package cloudpickle: pip install cloudpickle", name="cloudpickle"
-        )
-    return (Path(package.origin).parent / "cloudpickle.py").read_bytes()
 
 
 def _digest(data: bytes) -> bytes:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _signals, errors
+from furlong import _json, _signals, errors
 from furlong.records import PHASES, Fetched, History, whole_id
 from furlong.results import AsyncResult
 from furlong.views import Again
@@ -60,7 +59,7 @@ class ClientTasks:
         session, colon, number = job.rpartition(":")
         if len(session) == 32 or not (colon and number.isdecimal()):
             return job
-        found = json.loads(
+        found = _json.read(
             self._session.records(session=session, first=int(number), last=int(number))
         )
         if not found:
@@ -144,7 +143,7 @@ class ClientTasks:
                 job._give_up(is_abort)
 
     def _not_running(self) -> set[str]:
-        records = json.loads(self._session.records(session=self._session.short_id, ended=False))
+        records = _json.read(self._session.records(session=self._session.short_id, ended=False))
         return {
             whole_id(record["id"]) for record in records if PHASES[record["phase"]] != "running"
         }
@@ -198,7 +197,7 @@ class ClientTasks:
         limit : int
             So many at most; 0 for all.
         """
-        found = json.loads(self._session.records(label=label, ended=ended, limit=limit))
+        found = _json.read(self._session.records(label=label, ended=ended, limit=limit))
         for record in found:
             record["id"], record["phase"] = whole_id(record["id"]), PHASES[record["phase"]]
         return list(found)

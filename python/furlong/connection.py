@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import json
 import os
-import signal as signals
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from furlong import _dispatch, _furlong, errors
+from furlong import _dispatch, _furlong, _json, errors
 from furlong._checks import check_whole
 from furlong.client_tasks import ClientTasks
 from furlong.direct import BroadcastView, DirectView
@@ -26,6 +23,8 @@ from furlong.targets import resolve_targets
 from furlong.views import LoadBalancedView
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from furlong.cluster import Cluster
     from furlong.executor import ViewExecutor
 
@@ -85,7 +84,7 @@ class Client(ClientTasks, ClientNames):
             raise ValueError(
                 f"a client connects by a capability file, not by an address: {connection_info!r}"
             )
-        path = None if connection_info is None else Path(connection_info).expanduser()
+        path = None if connection_info is None else _path(connection_info)
         self._block = False
         from furlong import _nested
 
@@ -314,7 +313,7 @@ class Client(ClientTasks, ClientNames):
 
     def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
         """Send a signal to what runs on engines: a number, or a name as ``"SIGINT"``. Idle engines do not notice."""
-        name = str(int(sig)) if isinstance(sig, (int, signals.Signals)) else sig
+        name = str(int(sig)) if isinstance(sig, int) else sig
         self._session.signal(self._engines("all" if targets is None else targets), name)
 
     def restart(self, targets: Any = None) -> None:
@@ -400,7 +399,7 @@ class Client(ClientTasks, ClientNames):
 
     def status(self) -> dict[str, Any]:
         """Tell all that the broker tells of the cluster."""
-        known: dict[str, Any] = json.loads(self._session.status())
+        known: dict[str, Any] = _json.read(self._session.status())
         return known
 
     # Bookkeeping.
@@ -463,3 +462,9 @@ class Client(ClientTasks, ClientNames):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _path(text: str | os.PathLike[str]) -> Path:
+    from pathlib import Path
+
+    return Path(text).expanduser()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _globals, _pickling
@@ -148,12 +148,14 @@ class DirectView(View):
 
     def run(
         self,
-        filename: str | Path,
+        filename: str | os.PathLike[str],
         targets: Any = None,
         block: bool | None = None,
         label: str | None = None,
     ) -> AsyncResult:
         """Run a script, which is read here, in the namespaces of engines."""
+        from pathlib import Path
+
         path = Path(filename)
         source = path.read_bytes()
         text = source.decode("utf-8", "replace")

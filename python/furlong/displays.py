@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from furlong import _json
 
 if TYPE_CHECKING:
     from furlong import _furlong
@@ -37,12 +37,12 @@ def outputs_of(outcome: _furlong.Outcome) -> list[dict[str, Any]]:
 
 def _output(data: dict[str, str], metadata: dict[str, str]) -> dict[str, Any]:
     shown = {kind: _decoded(kind, text) for kind, text in data.items()}
-    return {"data": shown, "metadata": {kind: json.loads(text) for kind, text in metadata.items()}}
+    return {"data": shown, "metadata": {kind: _json.read(text) for kind, text in metadata.items()}}
 
 
 def _decoded(kind: str, text: str) -> Any:
     if kind.endswith("json"):
-        return json.loads(text)
+        return _json.read(text)
     return text
 
 
@@ -100,6 +100,8 @@ class ExecuteReply:
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
         data = self.execute_result["data"][kind]
         if kind in _BINARY:
+            import base64
+
             data = base64.b64decode(data)
         metadata = self.execute_result["metadata"].get(kind)
         return lambda: (data, metadata) if metadata else data

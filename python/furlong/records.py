@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _furlong, errors
+from furlong import _furlong, _json, errors
 from furlong.results import AsyncResult
 from furlong.subtasks import CallInfo, Codecs, SubTask
 
@@ -67,7 +66,7 @@ class _FetchedTask:
         if found is None:
             raise TimeoutError(f"the broker did not answer about {key}")
         self._record, self._outcome = found
-        record = json.loads(self._record)
+        record = _json.read(self._record)
         self.label: str | None = record["label"]
         self.runtime: int = record["runtime"]
         # When the other session submitted it.
@@ -77,7 +76,7 @@ class _FetchedTask:
 
     @property
     def engine(self) -> int | None:
-        engine: int | None = json.loads(self._record)["engine"]
+        engine: int | None = _json.read(self._record)["engine"]
         return engine
 
     def done(self) -> bool:
@@ -88,7 +87,7 @@ class _FetchedTask:
         return self._has_ended()
 
     def _has_ended(self) -> bool:
-        return PHASES[json.loads(self._record)["phase"]] == "ended"
+        return PHASES[_json.read(self._record)["phase"]] == "ended"
 
     def wait(self, timeout: float | None = None) -> bool:
         if not self._has_ended():
@@ -198,7 +197,7 @@ def task_phase(session: _furlong.Session, key: str) -> str:
         found = session.fetch(key, False)
     except errors.RequestRefused:
         return ""
-    return PHASES[json.loads(found[0])["phase"]] if found else ""
+    return PHASES[_json.read(found[0])["phase"]] if found else ""
 
 
 def wait_for_ids(session: _furlong.Session, ids: set[str], deadline: float | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import datetime
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,8 @@ from furlong._patience import wait_patiently
 from furlong.displays import ExecuteReply
 
 if TYPE_CHECKING:
+    import datetime
+
     from furlong import _furlong
     from furlong.connection import Client
 
@@ -429,7 +430,7 @@ def _time(
     offset = offset_us(times)
     if offset is None or times[0] == 0:
         return None
-    return datetime.datetime.fromtimestamp((times[0] + offset) / 1e6, datetime.timezone.utc)
+    return _date((times[0] + offset) / 1e6)
 
 
 def _started_us(times: tuple[int, int | None, int, int]) -> int | None:
@@ -439,11 +440,13 @@ def _started_us(times: tuple[int, int | None, int, int]) -> int | None:
 
 def _received(part: SubTask) -> Any:
     received = part.received
-    return (
-        None
-        if received is None
-        else datetime.datetime.fromtimestamp(received, datetime.timezone.utc)
-    )
+    return None if received is None else _date(received)
+
+
+def _date(seconds: float) -> datetime.datetime:
+    import datetime
+
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
 
 
 def _status(part: SubTask) -> str | None:
@@ -485,9 +488,7 @@ def _outputs(part: SubTask) -> list[dict[str, Any]]:
 
 METADATA_OF: dict[str, Callable[[SubTask], Any]] = {
     "msg_id": lambda part: part.task.id,
-    "submitted": lambda part: datetime.datetime.fromtimestamp(
-        part.submitted(), datetime.timezone.utc
-    ),
+    "submitted": lambda part: _date(part.submitted()),
     "started": lambda part: _time(part, _started_us),
     "completed": lambda part: _time(part, lambda times: times[2]),
     "received": _received,

@@ -11,7 +11,6 @@ from furlong import _furlong, _pickling, _signals, errors
 from furlong._checks import check_flag, described, unknown_flag
 from furlong._remote import EngineFunction, as_on_engine, is_interactive
 from furlong.peer_names import ViewNames
-from furlong.progress import has_prompt
 from furlong.records import Numbers
 from furlong.results import AsyncResult
 from furlong.subtasks import BalancedSubTask, CallInfo, SubTask
@@ -331,8 +330,11 @@ class View(ViewNames):
                 return result
             result.wait()
         except BaseException as error:
-            if result is not None and isinstance(error, KeyboardInterrupt) and has_prompt():
-                return result
+            if result is not None and isinstance(error, KeyboardInterrupt):
+                from furlong.progress import has_prompt
+
+                if has_prompt():
+                    return result
             session.cancel_since(count)
             if result is not None:
                 disown(result, error)

@@ -39,6 +39,21 @@ def test_importing_the_package_imports_little():
     assert said.stdout.strip() == "[]"
 
 
+def test_a_client_is_there_without_what_only_some_calls_need():
+    code = """
+import sys
+before = set(sys.modules)
+import furlong
+furlong.Client
+seldom = {"base64", "datetime", "html", "json", "pathlib", "signal", "zlib", "furlong.progress"}
+print(sorted(seldom & set(sys.modules) - before))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert said.stdout.strip() == "[]"
+
+
 def test_code_of_engines_says_that_this_is_none():
     with pytest.raises(RuntimeError, match="no engine"):
         furlong.engine()
