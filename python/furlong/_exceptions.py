@@ -26,7 +26,9 @@ _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
 _MEMBERS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _HEAP_TYPE = 1 << 9  # of a type's flags: made by a `class` statement, not in C
 # Of a `RemoteError` itself.
-_OWN = frozenset(("ename", "evalue", "traceback", "engine_info", "not_carried", "_details"))
+_OWN = frozenset(
+    ("ename", "evalue", "traceback", "engine_info", "_engine_info", "not_carried", "_details")
+)
 
 
 def type_by_name(ename: str, base: type[RemoteError] = RemoteError) -> type[RemoteError]:
@@ -192,7 +194,7 @@ class _Maker:
         )
         self._made[at] = error
         vars(error).update(zip(("ename", "evalue", "traceback"), texts, strict=True))
-        vars(error)["engine_info"] = dict(self._engine_info or {})
+        vars(error)["_engine_info"] = self._engine_info or {}
         vars(error)["_details"] = self._buffers, at, self._may_unpickle
         self._fill(error, node)
         return error

@@ -11,7 +11,7 @@ import linecache
 import re
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 __all__ = [
@@ -49,6 +49,37 @@ __all__ = [
 ]
 
 EngineInfo = Mapping[str, Any]
+
+
+class Where(Mapping[str, Any]):
+    """Where something went wrong: ``engine_id``, ``engine_uuid`` and ``method``.
+
+    An engine's uuid is asked of the broker when somebody reads it, and not to make an error.
+    """
+
+    __slots__ = ("_engine_id", "_method", "_uuid_of")
+
+    def __init__(
+        self, engine_id: int | None, method: str, uuid_of: Callable[[int | None], str | None]
+    ) -> None:
+        self._engine_id = engine_id
+        self._method = method
+        self._uuid_of = uuid_of
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "engine_id":
+            return self._engine_id
+        if name == "method":
+            return self._method
+        if name == "engine_uuid":
+            return self._uuid_of(self._engine_id)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("engine_id", "engine_uuid", "method"))
+
+    def __len__(self) -> int:
+        return 3
 
 
 class FurlongError(Exception):
@@ -155,21 +186,31 @@ class RemoteError(FurlongError):
         self.ename: str
         self.evalue: str
         self.traceback: str
-        self.engine_info: dict[str, Any]
         Exception.__init__(self, ename, evalue, traceback, engine_info)
         # Past any `__setattr__` of the class whose exception it was.
         vars(self).update(
-            ename=ename, evalue=evalue, traceback=traceback, engine_info=dict(engine_info or {})
+            ename=ename, evalue=evalue, traceback=traceback, _engine_info=engine_info or {}
         )
         if traceback:
             Exception.__setattr__(self, "__cause__", OnEngine(traceback))
 
+    @property
+    def engine_info(self) -> dict[str, Any]:
+        """Where it happened: ``engine_id``, ``engine_uuid`` and ``method``, as far as they are known."""
+        info = vars(self)["_engine_info"]
+        if type(info) is not dict:
+            info = vars(self)["_engine_info"] = dict(info)
+        return info
+
+    @engine_info.setter
+    def engine_info(self, info: EngineInfo) -> None:
+        vars(self)["_engine_info"] = info
+
     def __str__(self) -> str:
-        engine = self.engine_info.get("engine_id")
+        info = vars(self)["_engine_info"]
+        engine = info.get("engine_id")
         where = (
-            "[Engine Exception]"
-            if engine is None
-            else f"[{engine}:{self.engine_info.get('method', 'apply')}]"
+            "[Engine Exception]" if engine is None else f"[{engine}:{info.get('method', 'apply')}]"
         )
         text = f"{self.ename}: {self.evalue}" if self.evalue else self.ename
         return f"{where} {text}"

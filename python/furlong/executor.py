@@ -84,7 +84,7 @@ ExecutorFuture.__name__ = AsyncResult.__name__
 def _as_cancelled(error: errors.FurlongError) -> errors.FurlongError:
     """Say of a call that was taken back that it was cancelled."""
     if isinstance(error, errors.TaskAborted) and not isinstance(error, errors.TaskCancelled):
-        return errors.TaskCancelled("TaskCancelled", error.evalue, "", error.engine_info)
+        return errors.TaskCancelled("TaskCancelled", error.evalue, "", vars(error)["_engine_info"])
     return error
 
 

@@ -372,13 +372,13 @@ class MapSubTask(BalancedSubTask):
             self.values = [None] * self.size
 
     def _blame(
-        self, outcome: _furlong.Outcome, places: Sequence[int], where: Mapping[str, Any]
+        self, outcome: _furlong.Outcome, places: Sequence[int], where: errors.EngineInfo
     ) -> None:
         """Take a task's failure that says nothing of its items: find out who is to blame."""
         ran = _RAN.search(outcome.text or "")
         first, count = (int(ran[1]), int(ran[2])) if ran else (0, 0)
         error = error_of(
-            outcome, dict(where), is_pickled=True, said=lambda text: _RAN.sub("", text)
+            outcome, where, is_pickled=True, said=lambda text: _RAN.sub("", text)
         )
         remote, faults = outcome.remote, self._faulty()
         if (

@@ -171,16 +171,12 @@ class SubTask:
         """Give the value, or the error in its place, of one that is settled."""
         return self.value if self.error is None else self.error
 
-    def where(self) -> dict[str, Any]:
+    def where(self) -> errors.Where:
         """Tell the engine, for errors."""
         return self._where(self.engine_id)
 
-    def _where(self, engine: int | None) -> dict[str, Any]:
-        return {
-            "engine_id": engine,
-            "engine_uuid": self.about.client._uuid_of(engine),
-            "method": self.about.method,
-        }
+    def _where(self, engine: int | None) -> errors.Where:
+        return errors.Where(engine, self.about.method, self.about.client._uuid_of)
 
     @property
     def engine_id(self) -> int | None:
@@ -382,7 +378,7 @@ def _decoded(codec: str, buffers: Sequence[Any]) -> Any:
 
 def error_of(
     outcome: _furlong.Outcome,
-    where: dict[str, Any],
+    where: errors.EngineInfo,
     *,
     is_pickled: bool = False,
     said: Callable[[str], str] = str,

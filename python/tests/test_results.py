@@ -556,6 +556,18 @@ def test_as_completed_over_a_thousand(lview):
     assert not pending
 
 
+def test_an_error_asks_the_broker_for_nothing_before_its_place_is_read(rc, monkeypatch):
+    asked = []
+    status = furlong.Client.status
+    monkeypatch.setattr(furlong.Client, "status", lambda rc: asked.append(rc) or status(rc))
+    with pytest.raises(RemoteError) as caught:
+        rc[1].apply_sync(lambda: 1 / 0)
+    assert str(caught.value).startswith("[1:apply] ZeroDivisionError")
+    assert not asked
+    assert caught.value.engine_info["engine_uuid"] == caught.value.engine_info["engine_uuid"] != ""
+    assert asked == [rc]
+
+
 def test_results_mix_with_other_futures(rc, lview):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         futures = [lview.apply_async(int), pool.submit(int), lview.apply_async(lambda: 1 / 0)]
