@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::core::definitions::{Definition, Instead};
 use crate::core::{Call, Content};
 use crate::error::ClientError;
-use crate::options::{Settings, option_setters};
+use crate::options::{CheckedOptions, Settings, option_setters};
 use crate::pickled::PickledFunction;
 
 /// Source text up to this size goes with each call; longer text is defined once a session.
@@ -45,8 +45,6 @@ pub struct CallSpec {
     pub function: Function,
     /// Its arguments.
     pub arguments: Arguments,
-    /// True if the arguments of a pickled function hold code, whatever they say themselves.
-    pub(crate) has_code: bool,
     /// The options that differ from the defaults.
     pub(crate) settings: Settings,
 }
@@ -118,13 +116,7 @@ pub enum Arguments {
 impl CallSpec {
     /// A call without arguments.
     pub fn new(runtime: Runtime, function: Function) -> Self {
-        Self {
-            runtime,
-            function,
-            arguments: Arguments::None,
-            has_code: false,
-            settings: Settings::default(),
-        }
+        Self { runtime, function, arguments: Arguments::None, settings: Settings::default() }
     }
 
     /// Calls a Rust function that the engines have registered.
@@ -145,14 +137,6 @@ impl CallSpec {
     /// Calls a function that a Python client has pickled.
     pub fn pickled(function: Arc<PickledFunction>) -> Self {
         Self::new(Runtime::Python, Function::Pickled(function))
-    }
-
-    /// The pickle of the function, if it came as one.
-    pub fn pickle(&self) -> Option<&Bytes> {
-        match &self.function {
-            Function::Pickled(function) => Some(function.blob()),
-            _ => None,
-        }
     }
 
     /// Executes Python code in the engine's lasting namespace.
@@ -192,13 +176,6 @@ impl CallSpec {
         self
     }
 
-    /// Sets whether a pickled function's arguments hold functions or classes by value, as
-    /// [`Arguments::PickleOfCode`] says of its own.
-    pub fn has_code(mut self, has_code: bool) -> Self {
-        self.has_code = has_code;
-        self
-    }
-
     option_setters!(settings);
 
     /// The options that differ from the defaults.
@@ -209,15 +186,14 @@ impl CallSpec {
     pub(crate) fn prepare(&self, targets: Targets) -> Result<Call, ClientError> {
         let (runtime, function) = (self.runtime, &self.function);
         check_function(function)?;
+        let (codec, has_code, data) = lay_out(runtime, function, self.arguments.clone())?;
         Ok(Call {
             targets,
             runtime,
             class: function.class(runtime),
             definition: function.definition(),
-            options: self.settings.check()?,
-            content: lay_out(runtime, function, &self.arguments, |codec, has_code| {
-                function.header(codec, has_code || self.has_code)
-            })?,
+            options: self.settings.check()?.map(CheckedOptions::into_inner),
+            content: Content::Buffers(function.header(codec, has_code), data),
         })
     }
 }
@@ -234,7 +210,7 @@ impl Function {
     }
 
     /// A number that tells kinds of tasks apart: FNV-1a of what names the function.
-    fn class(&self, runtime: Runtime) -> u32 {
+    pub(crate) fn class(&self, runtime: Runtime) -> u32 {
         let parts: [&[u8]; 3] = match self {
             Self::Named(name) => [b"named", name.as_bytes(), b""],
             Self::Source(source) => [b"source", &source.hash.0, source.function.as_bytes()],
@@ -254,7 +230,7 @@ impl Function {
     }
 
     /// Returns what is defined once a session, if there is anything.
-    fn definition(&self) -> Option<Arc<Definition>> {
+    pub(crate) fn definition(&self) -> Option<Arc<Definition>> {
         match self {
             Self::Source(function) if function.source.len() > SOURCE_INLINE_BYTES_MAX => {
                 let text = function.source.clone();
@@ -275,7 +251,7 @@ impl Function {
     }
 
     /// The header, for arguments that hold code or do not.
-    fn header(&self, codec: Codec, has_code: bool) -> Bytes {
+    pub(crate) fn header(&self, codec: Codec, has_code: bool) -> Bytes {
         let call = match self {
             Self::Named(name) => HeaderCall::Named { function: name.clone() },
             Self::Source(source) => HeaderCall::Source {
@@ -339,11 +315,6 @@ impl Arguments {
         Self::Json(arguments, Map::new())
     }
 
-    /// Positional and named arguments as JSON values.
-    pub fn json_with(arguments: Vec<Value>, named: Map<String, Value>) -> Self {
-        Self::Json(arguments, named)
-    }
-
     /// Positional arguments as msgpack: a tuple, an array or a `Vec` of them.
     ///
     /// # Errors
@@ -355,7 +326,7 @@ impl Arguments {
     }
 
     /// The codec, and the data after the header.
-    fn encode(&self, runtime: Runtime) -> Result<(Codec, Vec<Bytes>), ClientError> {
+    fn encode(self, runtime: Runtime) -> Result<(Codec, Vec<Bytes>), ClientError> {
         Ok(match self {
             Self::None => match runtime {
                 Runtime::Native => (Codec::Msgpack, vec![Bytes::from_static(b"\x90")]),
@@ -369,69 +340,22 @@ impl Arguments {
                     vec![bytes.map_err(|error| ClientError::Encode(Arc::new(error)))?.into()],
                 )
             }
-            Self::JsonText(text) => (Codec::Json, vec![text.clone()]),
-            Self::Msgpack(bytes) => (Codec::Msgpack, vec![bytes.clone()]),
-            Self::Raw(buffers) => (Codec::Raw, buffers.clone()),
-            Self::Pickle(buffers) | Self::PickleOfCode(buffers) => (Codec::Pickle, buffers.clone()),
+            Self::JsonText(text) => (Codec::Json, vec![text]),
+            Self::Msgpack(bytes) => (Codec::Msgpack, vec![bytes]),
+            Self::Raw(buffers) => (Codec::Raw, buffers),
+            Self::Pickle(buffers) | Self::PickleOfCode(buffers) => (Codec::Pickle, buffers),
         })
     }
 }
 
-/// A function whose header is encoded once for many calls.
-#[derive(Debug)]
-pub struct Prepared {
-    runtime: Runtime,
-    function: Function,
-    class: u32,
-    definition: Option<Arc<Definition>>,
-    options: Option<Box<TaskOptions>>,
-    /// The header of the last call's codec, and whether its arguments held code.
-    header: Option<((Codec, bool), Bytes)>,
-}
-
-impl Prepared {
-    pub(crate) fn new(
-        runtime: Runtime,
-        function: Function,
-        settings: &Settings,
-    ) -> Result<Self, ClientError> {
-        let options = settings.check()?;
-        check_function(&function)?;
-        let class = function.class(runtime);
-        let definition = function.definition();
-        Ok(Self { runtime, function, class, definition, options, header: None })
-    }
-
-    pub(crate) fn call(
-        &mut self,
-        targets: Targets,
-        arguments: &Arguments,
-    ) -> Result<Call, ClientError> {
-        let known = &mut self.header;
-        let function = &self.function;
-        let content = lay_out(self.runtime, function, arguments, |codec, has_code| match known {
-            Some((of, header)) if *of == (codec, has_code) => header.clone(),
-            _ => known.insert(((codec, has_code), function.header(codec, has_code))).1.clone(),
-        })?;
-        Ok(Call {
-            targets,
-            runtime: self.runtime,
-            class: self.class,
-            definition: self.definition.clone(),
-            options: self.options.clone(),
-            content,
-        })
-    }
-}
-
-/// A call's buffers: the header in the arguments' codec, then the arguments.
-fn lay_out(
+/// The codec of a call's arguments, whether they hold code, and their buffers.
+pub(crate) fn lay_out(
     runtime: Runtime,
     function: &Function,
-    arguments: &Arguments,
-    header: impl FnOnce(Codec, bool) -> Bytes,
-) -> Result<Content, ClientError> {
+    arguments: Arguments,
+) -> Result<(Codec, bool, Vec<Bytes>), ClientError> {
     let takes_no_data = function.takes_no_data();
+    let has_code = matches!(arguments, Arguments::PickleOfCode(_));
     let (codec, data) = match arguments {
         Arguments::None if takes_no_data => (Codec::Json, Vec::new()),
         // The codec is that of the value which comes back.
@@ -439,8 +363,7 @@ fn lay_out(
         _ if takes_no_data => return Err(ClientError::CodeWithArguments),
         _ => arguments.encode(runtime)?,
     };
-    let has_code = matches!(arguments, Arguments::PickleOfCode(_));
-    Ok(Content::Buffers(header(codec, has_code), data))
+    Ok((codec, has_code, data))
 }
 
 /// FNV-1a.
@@ -449,7 +372,7 @@ fn class_of(runtime: Runtime, parts: [&[u8]; 3]) -> u32 {
     bytes.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-fn check_function(function: &Function) -> Result<(), ClientError> {
+pub(crate) fn check_function(function: &Function) -> Result<(), ClientError> {
     match function {
         Function::Command(command) if command.argv.is_empty() => Err(ClientError::NoCommand),
         _ => Ok(()),
@@ -551,22 +474,8 @@ mod tests {
         };
         let call = CallSpec::pickled(Arc::new(function()));
         assert!(!has_code(call.clone().arguments(Arguments::Pickle(vec![]))));
-        assert!(has_code(call.clone().arguments(Arguments::PickleOfCode(vec![]))));
-        assert!(has_code(call.has_code(true)));
+        assert!(has_code(call.arguments(Arguments::PickleOfCode(vec![]))));
         assert!(has_code(CallSpec::pickled(Arc::new(function().has_code(true)))));
-        let mut prepared = Prepared::new(
-            Runtime::Python,
-            Function::Pickled(Arc::new(function())),
-            &Settings::default(),
-        )
-        .unwrap();
-        for expected in [false, true, false] {
-            let arguments =
-                if expected { Arguments::PickleOfCode(vec![]) } else { Arguments::Pickle(vec![]) };
-            let call = prepared.call(Targets::Shared, &arguments).unwrap();
-            let HeaderCall::Pickled(pickled) = header(call).call else { panic!("not pickled") };
-            assert_eq!(pickled.has_code, expected);
-        }
     }
 
     #[test]

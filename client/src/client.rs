@@ -15,10 +15,11 @@ use futures_util::{Stream, stream};
 use crate::builder::{ClientBuilder, retry};
 use crate::call::{Arguments, CallSpec, Function};
 use crate::connection::Connection;
-use crate::core::Core;
+use crate::core::{Call, Core};
 use crate::error::{ClientError, ConnectError};
 use crate::map::{IterMapBuilder, MapBuilder};
 use crate::multiengine::{EngineTargets, Multiengine};
+use crate::prepared::PreparedCall;
 use crate::reconnect::Reconnect;
 use crate::request::{ask_for_disk, engines, status};
 use crate::shared::{Handle, Shared, submit, submit_shared};
@@ -215,9 +216,25 @@ impl Tasks {
         Ok(TaskFuture::new(Arc::clone(&self.handle), task, None))
     }
 
+    /// Submits a call that was prepared. Waits like [`Tasks::call`].
+    pub async fn call_prepared(&self, call: &PreparedCall) -> Result<TaskFuture, ClientError> {
+        let call = call.clone().into_call(Targets::Shared);
+        let task = submit(&self.handle, call, submit_shared).await?;
+        Ok(TaskFuture::new(Arc::clone(&self.handle), task, None))
+    }
+
+    /// Submits a call that was prepared, or says [`ClientError::Busy`] where
+    /// [`Tasks::call_prepared`] would wait.
+    pub fn try_call_prepared(&self, call: &PreparedCall) -> Result<TaskFuture, ClientError> {
+        self.try_submit(call.clone().into_call(Targets::Shared))
+    }
+
     /// Submits a call, or says [`ClientError::Busy`] where [`Tasks::call`] would wait.
     pub fn try_call(&self, call: &CallSpec) -> Result<TaskFuture, ClientError> {
-        let mut call = call.prepare(Targets::Shared)?;
+        self.try_submit(call.prepare(Targets::Shared)?)
+    }
+
+    fn try_submit(&self, mut call: Call) -> Result<TaskFuture, ClientError> {
         let task = self.handle.shared.with(|core| submit_shared(core, &mut call))?;
         Ok(TaskFuture::new(Arc::clone(&self.handle), task, None))
     }

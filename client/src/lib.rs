@@ -124,6 +124,7 @@ mod options;
 mod outcome;
 mod owner;
 mod pickled;
+mod prepared;
 mod reconnect;
 mod request;
 mod shared;
@@ -139,12 +140,13 @@ pub use group::{CompositeError, GroupError, MappedGroup, TaskGroup};
 pub use live::{Events, EventsError, OutputPiece, OutputStream, PublishedStream};
 pub use map::{IterMapBuilder, MapBuilder, MapInput, MapItem, MapStream};
 pub use multiengine::{Distribution, EngineTargets, Multiengine};
-pub use options::{Depends, HasTaskId, OptionError};
+pub use options::{CheckedOptions, Depends, HasTaskId, OptionError};
 pub use outcome::{
     DecodeError, FailureKind, PayloadFailure, Published, TaskFailure, TaskReport, TaskResult,
 };
 pub use owner::{Cancelled, Fetched, Follow, TaskRecords};
 pub use pickled::{PickleSupport, PickledFunction};
+pub use prepared::{Prepared, PreparedCall};
 pub use reconnect::LinkEvent;
 pub use task::TaskFuture;
 

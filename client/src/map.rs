@@ -9,13 +9,14 @@ use furlong_wire::message::{Runtime, Targets};
 use futures_util::{Stream, stream};
 
 use self::sealed::Encode as _;
-use crate::call::{Arguments, CallSpec, Function, Prepared};
+use crate::call::{Arguments, CallSpec, Function};
 use crate::core::streams::Taken;
 use crate::core::tasks::Ended;
 use crate::core::{Call, Ticket};
 use crate::error::ClientError;
-use crate::options::{Settings, option_setters};
+use crate::options::{CheckedOptions, Settings, option_setters};
 use crate::outcome::{TaskFailure, TaskResult};
+use crate::prepared::Prepared;
 use crate::shared::Handle;
 
 /// Tasks that a map has under way, unless it is told otherwise: enough to keep a hundred engines
@@ -36,22 +37,22 @@ impl MapInput for Arguments {}
 impl MapInput for CallSpec {}
 
 mod sealed {
-    use super::{Arguments, Call, CallSpec, ClientError, Prepared, Targets};
+    use super::{Arguments, Call, CallSpec, ClientError, Mapped, Targets};
 
     /// Becomes a call.
     pub trait Encode {
         /// The call of this item.
-        fn encode(self, function: Option<&mut Prepared>) -> Result<Call, ClientError>;
+        fn encode(self, function: Option<&Mapped>) -> Result<Call, ClientError>;
     }
 
     impl Encode for Arguments {
-        fn encode(self, function: Option<&mut Prepared>) -> Result<Call, ClientError> {
-            function.expect("a map over arguments has a function").call(Targets::Shared, &self)
+        fn encode(self, function: Option<&Mapped>) -> Result<Call, ClientError> {
+            function.expect("a map over arguments has a function").call(self)
         }
     }
 
     impl Encode for CallSpec {
-        fn encode(self, _: Option<&mut Prepared>) -> Result<Call, ClientError> {
+        fn encode(self, _: Option<&Mapped>) -> Result<Call, ClientError> {
             self.prepare(Targets::Shared)
         }
     }
@@ -136,20 +137,15 @@ where
     pub fn stream(self) -> Result<MapStream<S>, ClientError> {
         let Self { handle, function, runtime, items, window, ordered, cancel_on_drop, settings } =
             self;
-        let prepared = function.map(|function| {
+        let mapped = function.map(|function| {
             let runtime = runtime.unwrap_or_else(|| function.runtime());
-            Prepared::new(runtime, function, &settings)
+            Mapped::new(runtime, function, &settings)
         });
-        let prepared = prepared.transpose()?;
+        let mapped = mapped.transpose()?;
         let stream = handle.shared.with(crate::core::Core::open_stream);
         let order = ordered.then(Order::default);
-        let intake = Intake {
-            items,
-            prepared,
-            next: 0,
-            encoded: VecDeque::new(),
-            state: IntakeState::Ready,
-        };
+        let intake =
+            Intake { items, mapped, next: 0, encoded: VecDeque::new(), state: IntakeState::Ready };
         let (ready, failed, ticket) = (VecDeque::new(), None, None);
         Ok(MapStream {
             handle,
@@ -193,10 +189,29 @@ pub struct MapStream<S> {
 #[derive(Debug)]
 struct Intake<S> {
     items: S,
-    prepared: Option<Prepared>,
+    mapped: Option<Mapped>,
     next: u64,
     encoded: VecDeque<(u64, Result<Call, ClientError>)>,
     state: IntakeState,
+}
+
+/// The function of a map over arguments, and the options of its tasks.
+#[derive(Debug)]
+pub struct Mapped {
+    function: Prepared,
+    options: Option<CheckedOptions>,
+}
+
+impl Mapped {
+    fn new(runtime: Runtime, function: Function, settings: &Settings) -> Result<Self, ClientError> {
+        let options = settings.check()?;
+        Ok(Self { function: Prepared::new(runtime, function)?, options })
+    }
+
+    fn call(&self, arguments: Arguments) -> Result<Call, ClientError> {
+        let call = self.function.call(arguments, self.options.clone())?;
+        Ok(call.into_call(Targets::Shared))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -360,7 +375,7 @@ where
             match Pin::new(&mut self.items).poll_next(context) {
                 Poll::Ready(Some(item)) => {
                     self.state = IntakeState::Ready;
-                    self.encoded.push_back((self.next, item.encode(self.prepared.as_mut())));
+                    self.encoded.push_back((self.next, item.encode(self.mapped.as_ref())));
                     self.next += 1;
                 }
                 Poll::Ready(None) => self.state = IntakeState::Exhausted,

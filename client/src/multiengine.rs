@@ -11,9 +11,10 @@ use serde_json::{Map, Value};
 
 use crate::call::{Arguments, CallSpec, Function, SourceFunction};
 use crate::control::Signal;
-use crate::core::Core;
+use crate::core::{Call, Core};
 use crate::error::ClientError;
 use crate::group::{GroupError, MappedGroup, TaskGroup};
+use crate::prepared::PreparedCall;
 use crate::request::{engines, order};
 use crate::shared::{Handle, submit};
 use crate::task::TaskFuture;
@@ -81,7 +82,13 @@ impl Multiengine {
     /// Calls a function on each engine, or runs a command there.
     pub async fn call(&self, call: &CallSpec) -> Result<TaskGroup, ClientError> {
         let engines = self.engines().await?;
-        self.submit(call, engines).await
+        self.submit(|targets| call.prepare(targets), engines).await
+    }
+
+    /// Submits a call that was prepared to each engine.
+    pub async fn call_prepared(&self, call: &PreparedCall) -> Result<TaskGroup, ClientError> {
+        let engines = self.engines().await?;
+        self.submit(|targets| Ok(call.clone().into_call(targets)), engines).await
     }
 
     /// Runs a whole Python script in the namespace of each engine; `file` is its name in
@@ -203,13 +210,13 @@ impl Multiengine {
     /// One task with the same payload for each engine.
     async fn submit(
         &self,
-        call: &CallSpec,
+        call: impl FnOnce(Targets) -> Result<Call, ClientError>,
         engines: Vec<EngineId>,
     ) -> Result<TaskGroup, ClientError> {
         if engines.is_empty() {
             return Err(ClientError::NoEngines);
         }
-        let call = call.prepare(Targets::Engines(engines.clone()))?;
+        let call = call(Targets::Engines(engines.clone()))?;
         let tasks = submit(&self.handle, call, Core::submit_direct).await?.into_iter().zip(engines);
         let futures = tasks
             .map(|(task, engine)| TaskFuture::new(Arc::clone(&self.handle), task, Some(engine)));
@@ -227,7 +234,8 @@ impl Multiengine {
         }
         let mut tasks = TaskGroup::default();
         for (call, engine) in calls.zip(engines) {
-            tasks.append(self.submit(&call?, vec![engine]).await?);
+            let call = call?;
+            tasks.append(self.submit(|targets| call.prepare(targets), vec![engine]).await?);
         }
         Ok(tasks)
     }

@@ -170,13 +170,26 @@ impl Settings {
         }
     }
 
-    /// The options, if they are within the bounds that the broker enforces by closing the
-    /// connection.
-    pub fn check(&self) -> Result<Option<Box<TaskOptions>>, OptionError> {
+    /// The options, if they can be sent.
+    pub fn check(&self) -> Result<Option<CheckedOptions>, OptionError> {
         if let Some(wrong) = &self.wrong {
             return Err(wrong.clone());
         }
         let Some(options) = &self.options else { return Ok(None) };
+        CheckedOptions::new((**options).clone()).map(Some)
+    }
+}
+
+/// Options within the bounds that the broker enforces by closing the connection.
+#[derive(Clone, PartialEq, Debug)]
+pub struct CheckedOptions(Box<TaskOptions>);
+
+impl CheckedOptions {
+    /// Checks options.
+    ///
+    /// # Errors
+    /// [`OptionError::TooLong`].
+    pub fn new(options: TaskOptions) -> Result<Self, OptionError> {
         let bound = |option, size: usize, limit| {
             if size > limit { Err(OptionError::TooLong { option, limit }) } else { Ok(()) }
         };
@@ -186,7 +199,11 @@ impl Settings {
         bound("require", options.require.len(), REQUIRED_LABELS_MAX)?;
         bound("after", options.after.len(), DEPENDENCIES_MAX)?;
         bound("follow", options.after.len() + options.follow.len(), DEPENDENCIES_MAX)?;
-        Ok(Some(options.clone()))
+        Ok(Self(Box::new(options)))
+    }
+
+    pub(crate) fn into_inner(self) -> Box<TaskOptions> {
+        self.0
     }
 }
 
@@ -427,7 +444,7 @@ mod tests {
             durable: true,
             repeated: false,
         };
-        assert_eq!(call.settings.check(), Ok(Some(Box::new(expected))));
+        assert_eq!(call.settings.check(), Ok(Some(CheckedOptions(Box::new(expected)))));
     }
 
     #[test]
@@ -451,7 +468,7 @@ mod tests {
         assert!(wrong(mixed).contains("but not both"));
         let none: [TaskId; 0] = [];
         assert!(wrong(call().follow(Depends::any(none))).contains("any of no tasks"));
-        assert_eq!(call().after(Depends::all(none)).settings.check().unwrap().unwrap().after, []);
+        assert_eq!(call().after(Depends::all(none)).settings.check().unwrap().unwrap().0.after, []);
     }
 
     #[test]
@@ -475,7 +492,7 @@ mod tests {
             runtime: Runtime::Native,
             class: u32::MAX,
             define: Some(u32::MAX),
-            options: call.settings.check().unwrap(),
+            options: call.settings.check().unwrap().map(CheckedOptions::into_inner),
             payload: Payload::Inline(vec![0; INLINE_PAYLOAD_BYTES_MAX].into()),
         });
         let mut bytes = Vec::new();

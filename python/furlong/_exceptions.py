@@ -15,7 +15,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from furlong import _definitions, _pickling, _signals, errors
+from furlong import _definitions, _signals, errors
+from furlong._codecs import loads
 from furlong.errors import EngineInfo, RemoteError
 
 __all__ = ["remake", "type_by_name"]
@@ -281,7 +282,7 @@ class _Maker:
             raise TypeError("only plain values go with this call")
         pickles = memoryview(self._buffers[1])
         first, *beside = [pickles[begin:end] for begin, end in extents]
-        return _pickling.loads([first, *map(bytearray, beside)])
+        return loads([first, *map(bytearray, beside)])
 
     def _link(self, error: RemoteError, node: Mapping[str, Any]) -> None:
         for name in ("cause", "context"):

@@ -19,9 +19,10 @@ import types
 import typing
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from furlong import _apart, _furlong, _globals, _modules, _paths, _signals
+from furlong._codecs import PICKLE
 from furlong._definitions import Reducer
 from furlong._plain import (
     CACHED,
@@ -42,9 +43,25 @@ BUFFERS_MAX = 4000
 PYTHON = (sys.version_info[0], sys.version_info[1])
 
 
-# What a pickle holds, besides data: bits, and False for none of them.
+# What a pickle holds, besides data: bits, and False for none of them. `CODE` are functions or classes
+# by value, which only the same version of Python can read; `MODULES` says that modules of the user's
+# own are named.
 CODE = True
 MODULES = 2
+
+
+class Pickle(NamedTuple):
+    """A pickled value: the pickle, then the memory that goes beside it; and what they hold."""
+
+    buffers: list[Any]
+    holds: int = False
+
+
+class Pickled(NamedTuple):
+    """A function as it is submitted, and what its pickle holds."""
+
+    function: _furlong.Function
+    holds: int = False
 
 
 class _Globals:
@@ -162,7 +179,7 @@ _code_lock = threading.RLock()
 
 def dumps(
     value: Any, what: str = "the arguments", find: Callable[[], str | None] | None = None
-) -> tuple[list[Any], int]:
+) -> Pickle:
     """Pickle a value.
 
     Parameters
@@ -173,14 +190,6 @@ def dumps(
         What it is, for the error.
     find : callable, optional
         Says for the error which part it is, if it knows better than a walk through the value.
-
-    Returns
-    -------
-    buffers : list
-        The pickle, then the memory that goes beside it.
-    holds : int
-        Bits: `CODE` if it holds functions or classes by value, which only the same version of Python can read, and
-        `MODULES` if modules of the user's own are named.
 
     Raises
     ------
@@ -209,7 +218,7 @@ def dumps(
             raise _described(value, what, error, find) from error
     else:
         buffers[0] = file.getvalue()
-        return buffers, MODULES if plain.has_modules else False
+        return Pickle(buffers, MODULES if plain.has_modules else False)
     del buffers[1:]
     file = io.BytesIO()
     pickler = _code_pickler()(file, 5, buffer_callback=is_in_band)
@@ -219,13 +228,13 @@ def dumps(
         _signals.reraise(error)
         raise _described(value, what, error, find) from error
     buffers[0] = file.getvalue()
-    return buffers, CODE | MODULES if pickler.has_modules else CODE
+    return Pickle(buffers, CODE | MODULES if pickler.has_modules else CODE)
 
 
-def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], int]:
+def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pickle:
     """Pickle the arguments of a call, like `dumps`."""
     if not kwargs and _PLAIN.issuperset(map(type, args)):
-        return [pickle.dumps((args, kwargs), 5)], False
+        return Pickle([pickle.dumps((args, kwargs), 5)])
     return dumps((args, kwargs))
 
 
@@ -233,7 +242,7 @@ def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 
-def dumps_pushed(values: Mapping[str, Any]) -> tuple[list[Any], int]:
+def dumps_pushed(values: Mapping[str, Any]) -> Pickle:
     """Pickle variables as the arguments of a push, like `dumps`."""
     what = "what is pushed"
     return dumps(((values,), {}), what, lambda: _paths.find(values, what, _try))
@@ -244,7 +253,7 @@ def dumps_items(
     first: int,
     exact: bool = False,
     kept: tuple[Apart, list[bool]] | None = None,
-) -> tuple[list[Any], int]:
+) -> Pickle:
     """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs.
 
     With `exact`, the engine always tells which of them runs. Items that may share what calls can change go each in a
@@ -284,11 +293,6 @@ def _try(value: Any) -> None:
     _code_pickler()(io.BytesIO(), 5, buffer_callback=lambda _: None).dump(value)
 
 
-def loads(buffers: Sequence[Any]) -> Any:
-    """Unpickle a value; arrays have the memory that came beside it for their own."""
-    return pickle.loads(buffers[0], buffers=buffers[1:])
-
-
 # Functions.
 
 _Check = tuple[dict[str, Any], str, Any]
@@ -300,7 +304,7 @@ class _Known:
     """A function that was pickled, and what must be as it was for the pickle to be right still."""
 
     def __init__(self, function: types.FunctionType, made: _furlong.Function, holds: int) -> None:
-        self.answer = (made, holds)
+        self.answer = Pickled(made, holds)
         # It is named while its module has it by this name.
         self._place = _place_of(function) if holds == MODULES else None
         self._parts: list[tuple[weakref.ref[types.FunctionType], tuple[Any, ...]]] = []
@@ -393,15 +397,10 @@ _made: weakref.WeakKeyDictionary[Any, dict[bool | None, _furlong.Function]] = (
 )
 
 
-def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, int]:
+def function_of(function: Callable[..., Any]) -> Pickled:
     """Pickle a function for engines, once for as long as nothing that it is made of has changed.
 
-    Returns
-    -------
-    function : Function
-        What sessions submit. Its pickle is sent once a session.
-    holds : int
-        What its pickle holds, as `dumps` tells it.
+    Its pickle is sent once a session.
     """
     kind = type(function)
     known = cached_function(function)
@@ -413,29 +412,23 @@ def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, int]:
         noted = _Known(function, made, holds)  # type: ignore[arg-type]
         if noted.is_lasting:
             _functions[function] = noted
-    return made, holds
+    return Pickled(made, holds)
 
 
-def equipped(function: _furlong.Function, holds: int) -> tuple[_furlong.Function, bool]:
-    """Give a function as it is submitted: with the modules of the user's own that the call needs.
+def equipped(function: _furlong.Function, holds: int) -> _furlong.Function:
+    """Give a function with the modules of the user's own that a call needs that holds this."""
+    if not holds & MODULES:
+        return function
+    return _modules.current().equip(function, _dump_settings) or function
 
-    Parameters
-    ----------
-    function : Function
-        As `function_of` gives it.
-    holds : int
-        What it and its arguments hold.
 
-    Returns
-    -------
-    function : Function
-        The same, if there is nothing to add.
-    has_code : bool
-        Whether something goes by value.
-    """
-    if holds & MODULES:
-        function = _modules.current().equip(function, _dump_settings) or function
-    return function, bool(holds & CODE)
+def call_of(
+    function: Pickled, arguments: Pickle, options: _furlong.Options | None = None
+) -> _furlong.Call:
+    """Make a call ready to be submitted."""
+    holds = function.holds | arguments.holds
+    made = equipped(function.function, holds) if holds else function.function
+    return _furlong.Call(made, PICKLE, arguments.buffers, options, bool(holds & CODE))
 
 
 def _dump_settings(value: Any) -> bytes:
@@ -444,7 +437,7 @@ def _dump_settings(value: Any) -> bytes:
     return file.getvalue()
 
 
-def cached_function(function: Callable[..., Any]) -> tuple[_furlong.Function, int] | None:
+def cached_function(function: Callable[..., Any]) -> Pickled | None:
     """Give what `function_of` would, if it need not pickle."""
     if type(function) is not types.FunctionType:
         return None
@@ -455,9 +448,7 @@ def cached_function(function: Callable[..., Any]) -> tuple[_furlong.Function, in
 _mapped: weakref.WeakKeyDictionary[Any, dict[bool, _Known]] = weakref.WeakKeyDictionary()
 
 
-def mapped_of(
-    f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any]
-) -> tuple[_furlong.Function, int]:
+def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any]) -> Pickled:
     """Pickle a function within what calls it with many items, once like `function_of`."""
     if type(f) is types.FunctionType:
         known = _mapped.get(f, {}).get(return_exceptions)
@@ -469,7 +460,7 @@ def mapped_of(
         known = _Known(f, made, holds)
         if known.is_lasting:
             _mapped.setdefault(f, {})[return_exceptions] = known
-    return made, holds
+    return Pickled(made, holds)
 
 
 def _make(function: Any, wrapped: bool | None, blob: bytes, holds: int) -> _furlong.Function:

@@ -110,7 +110,7 @@ def _command_of(part: SubTask) -> dict[str, Any]:
     return {
         "id": part.engine_id,
         "number": reply.execution_count,
-        "input": part.about.code,
+        "input": part.info.code,
         "stdout": reply.stdout + shown,
         "stderr": reply.stderr,
         "outputs": reply.outputs,

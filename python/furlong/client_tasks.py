@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _json, _signals, errors
-from furlong.records import PHASES, Fetched, History, whole_id
+from furlong.records import PHASES, Fetched, Held, History, whole_id
 from furlong.results import AsyncResult
-from furlong.views import Again
+from furlong.subtasks import SubTask
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -25,13 +24,16 @@ class ClientTasks:
 
     _session: _furlong.Session
     _block: bool
-    _held: set[weakref.ref[AsyncResult]]
+    _held: set[Held]
     _maps: OpenMaps
 
     def _engines(self, targets: Any) -> list[int]:
         raise NotImplementedError
 
     def _results(self) -> dict[str, AsyncResult]:
+        raise NotImplementedError
+
+    def _note(self, result: AsyncResult) -> None:
         raise NotImplementedError
 
     def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
@@ -224,20 +226,26 @@ class ClientTasks:
             wanted = self._futures([-1] if jobs is None else jobs)
         except (errors.RequestRefused, ValueError) as error:
             raise KeyError(str(error)) from error
-        calls = []
+        parts: list[SubTask] = []
         for result in wanted:
             if not isinstance(result, AsyncResult) or any(
-                part.call is None for part in result._parts
+                part.spec.call is None for part in result._parts
             ):
                 raise KeyError(
                     "what the task ran is not held here any longer: keep its result, or submit it anew"
                 )
-            calls += [part.call for part in result._parts if part.call is not None]
-        again = _signals.owned(self._session, lambda: [Again(*call)() for call in calls])
+            parts += result._parts
+        again = _signals.owned(self._session, lambda: [self._submit_again(part) for part in parts])
         made = again[0] if len(again) == 1 else AsyncResult._listed(again)
         if block:
             made.wait()
         return made
+
+    def _submit_again(self, part: SubTask) -> AsyncResult:
+        task = part.spec.submit(part.task.engine)
+        result = AsyncResult([SubTask(task, part.spec)], True)
+        self._note(result)
+        return result
 
     def purge_results(self, jobs: Any = None, targets: Any = None) -> None:
         """Forget kept results at the broker.
@@ -306,9 +314,7 @@ class ClientTasks:
         for result in chosen:
             if not result.done():
                 raise RuntimeError(f"{result!r} has not ended; wait for it, or cancel it")
-        for result in chosen:
-            if isinstance(result, AsyncResult):
-                self._held.discard(weakref.ref(result))
+        self._held.difference_update([one for one in self._held.copy() if one() in chosen])
 
     def purge_everything(self) -> None:
         """Forget all results, here and at the broker."""

@@ -7,7 +7,6 @@ import contextlib
 import os
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from furlong.client_tasks import ClientTasks
 from furlong.direct import BroadcastView, DirectView
 from furlong.open_maps import OpenMaps
 from furlong.peer_names import ClientNames
-from furlong.records import hex_of, wait_for_ids
+from furlong.records import Held, hex_of, wait_for_ids
 from furlong.results import AsyncResult
 from furlong.targets import resolve_targets
 from furlong.views import LoadBalancedView
@@ -94,7 +93,7 @@ class Client(ClientTasks, ClientNames):
         is_chosen = path is not None or _nested.is_engine()
         self._is_own = not is_chosen and not (name is None and os.environ.get("FURLONG_CAP"))
         # The results that somebody holds.
-        self._held: set[weakref.ref[AsyncResult]] = set()
+        self._held: set[Held] = set()
         self._maps = OpenMaps()
         self._uuids: dict[int, str] = {}
         # Those that have submitted something.
@@ -405,7 +404,7 @@ class Client(ClientTasks, ClientNames):
     # Bookkeeping.
 
     def _note(self, result: AsyncResult) -> None:
-        self._held.add(weakref.ref(result, self._held.discard))
+        self._held.add(Held(result, self._held.discard))
 
     def _results(self) -> dict[str, AsyncResult]:
         """Give the results that somebody holds, by the ids of their tasks."""

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _globals, _pickling
 from furlong._checks import check_names, described
+from furlong._codecs import PICKLE, Codec, value_of
 from furlong._plain import goes_by_value
 from furlong._remote import OnEngine, is_interactive
 from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
 from furlong.peer_names import NO_MAGICS
 from furlong.results import AsyncResult
-from furlong.subtasks import CallInfo, SubTask, value_of
+from furlong.subtasks import SubTask
+from furlong.task_spec import CallInfo, Decode, TaskSpec
 from furlong.views import View, in_engine_namespace
 
 if TYPE_CHECKING:
@@ -74,39 +76,37 @@ class DirectView(View):
     def _is_single(self, targets: Any) -> bool:
         return isinstance(self.targets if targets is None else targets, int)
 
-    def _submit(
-        self,
-        function: _furlong.Function,
-        codec: str,
-        data: Sequence[Any],
-        about: CallInfo,
-        *,
-        targets: Any = None,
-        holds: int = False,
-        decode: Callable[[SubTask, _furlong.Outcome], Any] | None = None,
-        abort: bool = True,
-    ) -> AsyncResult:
+    def _submit(self, spec: TaskSpec, targets: Any = None) -> AsyncResult:
         """Submit the same to each engine."""
-        engines = self._engines(targets)
-        options = self._task_options(abort and self._aborts, about.label)
-        session = self.client._session
-        function, has_code = _pickling.equipped(function, holds) if holds else (function, False)
-        tasks = session.submit_to(engines, function, codec, data, options, has_code)
+        assert spec.call is not None, "views make calls"
+        tasks = self.client._session.submit_to(self._engines(targets), spec.call)
         for task in tasks:
             self._submitted.add(task.number)
-        call = (self, function, codec, data, about, has_code, decode, options)
-        parts = [SubTask(task, about, decode, (*call, task.engine)) for task in tasks]
-        result = AsyncResult(parts, self._is_single(targets))
+        result = AsyncResult([SubTask(task, spec) for task in tasks], self._is_single(targets))
         self.client._note(result)
         return result
 
     def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
-        function, holds = self._prepared(f)
-        data, args_hold = _pickling.dumps_call(args, kwargs)
-        about = self._about(_pickling.name_of(f))
-        return self._finish(
-            lambda: self._submit(function, "pickle", data, about, holds=holds | args_hold), block
-        )
+        arguments = _pickling.dumps_call(args, kwargs)
+        spec = self._call_of(self._prepared(f), arguments, self._info(_pickling.name_of(f)))
+        return self._finish(block, self._submit, spec)
+
+    def _call_of(
+        self, function: _pickling.Pickled, arguments: _pickling.Pickle, info: CallInfo
+    ) -> TaskSpec:
+        options = self._task_options(self._aborts, info.label)
+        return TaskSpec(_pickling.call_of(function, arguments, options), info)
+
+    def _on_namespace(
+        self,
+        function: _furlong.Function,
+        info: CallInfo,
+        codec: Codec | None = PICKLE,
+        decode: Decode | None = None,
+    ) -> TaskSpec:
+        """Give a call of what engines do to their namespaces; the codec is that of the value."""
+        options = self._task_options(self._aborts, info.label)
+        return TaskSpec(_furlong.Call(function, codec, (), options), info, decode)
 
     def execute(
         self,
@@ -140,11 +140,9 @@ class DirectView(View):
             return None if silent else ExecuteReply(outcome, part.engine_id)
 
         _globals.put.note_code(code)
-        about = self._about("execute", "execute", label, code)
-        function = _furlong.Function.code(code)
-        return self._finish_and_keep(
-            lambda: self._submit(function, "none", (), about, targets=targets, decode=decode), block
-        )
+        info = self._info("execute", "execute", label, code)
+        spec = self._on_namespace(_furlong.Function.code(code), info, None, decode)
+        return self._finish_and_keep(block, spec, targets)
 
     def run(
         self,
@@ -160,24 +158,20 @@ class DirectView(View):
         source = path.read_bytes()
         text = source.decode("utf-8", "replace")
         _globals.put.note_code(text)
-        about = self._about("run", "execute", label, text)
+        info = self._info("run", "execute", label, text)
         function = _furlong.Function.script(str(path), source)
-        return self._finish_and_keep(
-            lambda: self._submit(
-                function, "none", (), about, targets=targets, decode=lambda *_: None
-            ),
-            block,
-        )
+        spec = self._on_namespace(function, info, None, lambda *_: None)
+        return self._finish_and_keep(block, spec, targets)
 
-    def _finish_and_keep(self, begin: Callable[[], AsyncResult], block: bool | None) -> AsyncResult:
+    def _finish_and_keep(self, block: bool | None, spec: TaskSpec, targets: Any) -> AsyncResult:
         """Give the result, also if it blocks: then it has ended."""
         made: list[AsyncResult] = []
 
         def begin_and_keep() -> AsyncResult:
-            made.append(begin())
+            made.append(self._submit(spec, targets))
             return made[0]
 
-        self._finish(begin_and_keep, block)
+        self._finish(block, begin_and_keep)
         return made[0]
 
     # The namespace.
@@ -205,14 +199,14 @@ class DirectView(View):
         check_names(ns)
         _globals.put.note(ns)
         values = {name: self._value(value) for name, value in ns.items()}
-        data, holds = _pickling.dumps_pushed(values)
-        about = self._about("push")
+        pushed = _pickling.dumps_pushed(values)
         # As a call of a pickled function it brings cloudpickle along, which the engine may lack.
-        function = _pickling.function_of(OnEngine("push"))[0] if holds else _furlong.Function.push()
-        return self._finish(
-            lambda: self._submit(function, "pickle", data, about, targets=targets, holds=holds),
-            block,
-        )
+        if pushed.holds:
+            function = _pickling.function_of(OnEngine("push"))
+        else:
+            function = _pickling.Pickled(_furlong.Function.push())
+        spec = self._call_of(function, pushed, self._info("push"))
+        return self._finish(block, self._submit, spec, targets)
 
     def _value(self, value: Any) -> Any:
         return (
@@ -236,15 +230,12 @@ class DirectView(View):
             )
 
         def decode(part: SubTask, outcome: _furlong.Outcome) -> Any:
-            values = value_of(outcome, part.about.codecs)
+            values = value_of(outcome, part.info.codecs)
             return values[0] if one else values
 
-        about = self._about("pull")
         function = _furlong.Function.pull(wanted)
-        return self._finish(
-            lambda: self._submit(function, "pickle", (), about, targets=targets, decode=decode),
-            block,
-        )
+        spec = self._on_namespace(function, self._info("pull"), PICKLE, decode)
+        return self._finish(block, self._submit, spec, targets)
 
     def get(self, key_s: str | Sequence[str]) -> Any:
         """Get variables, and wait for them."""
@@ -262,21 +253,13 @@ class DirectView(View):
 
     def keys(self, targets: Any = None, block: bool | None = None) -> Any:
         """Get the names that users have made."""
-        return self._finish(
-            lambda: self._submit(
-                _furlong.Function.keys(), "pickle", (), self._about("keys"), targets=targets
-            ),
-            block,
-        )
+        spec = self._on_namespace(_furlong.Function.keys(), self._info("keys"))
+        return self._finish(block, self._submit, spec, targets)
 
     def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Empty the namespaces."""
-        return self._finish_without_value(
-            lambda: self._submit(
-                _furlong.Function.clear(), "pickle", (), self._about("clear"), targets=targets
-            ),
-            block,
-        )
+        spec = self._on_namespace(_furlong.Function.clear(), self._info("clear"))
+        return self._finish_without_value(block, self._submit, spec, targets)
 
     def late_output(self, targets: Any = None, block: bool | None = None) -> Any:
         """Get what threads have printed after the tasks that started them had ended, and forget it there.
@@ -289,12 +272,10 @@ class DirectView(View):
         list of tuple of str
             For each engine: the thread's name, ``stdout`` or ``stderr``, and the text, the oldest first.
         """
-        function = _pickling.function_of(OnEngine("late_output"))[0]
-        call, _ = _pickling.dumps_call((), {})
-        about = self._about("late_output")
-        return self._finish(
-            lambda: self._submit(function, "pickle", call, about, targets=targets), block
-        )
+        function = _pickling.function_of(OnEngine("late_output"))
+        arguments = _pickling.dumps_call((), {})
+        spec = self._call_of(function, arguments, self._info("late_output"))
+        return self._finish(block, self._submit, spec, targets)
 
     # Sequences.
 
@@ -330,13 +311,13 @@ class DirectView(View):
                 parts += self.push({key: value}, targets=[engine], block=False)._parts
             return AsyncResult(parts, self._is_single(targets))
 
-        return self._finish_without_value(begin, block)
+        return self._finish_without_value(block, begin)
 
     def _finish_without_value(
-        self, begin: Callable[[], AsyncResult], block: bool | None
+        self, block: bool | None, begin: Callable[..., AsyncResult], *arguments: Any
     ) -> AsyncResult | None:
         """Give the result, or wait for it and give nothing."""
-        made = self._finish(begin, block)
+        made = self._finish(block, begin, *arguments)
         return made if isinstance(made, AsyncResult) else None
 
     def gather(
@@ -354,7 +335,7 @@ class DirectView(View):
                 pulled._parts, lambda parts: collect(parts, dist), len(pulled._parts)
             )
 
-        return self._finish(begin, block)
+        return self._finish(block, begin)
 
     def map(
         self,
@@ -393,9 +374,8 @@ class DirectView(View):
                 UserWarning,
                 stacklevel=2,
             )
-        return self._finish(
-            map_direct(self._with(flags), f, sequences, return_exceptions, label), block
-        )
+        begin = map_direct(self._with(flags), f, sequences, return_exceptions, label)
+        return self._finish(block, begin)
 
     # Imports.
 
@@ -467,7 +447,7 @@ class DirectView(View):
         """Give what a call gives that returns nothing, without asking engines."""
         made = AsyncResult((), isinstance(self.targets, int))
         made._final = None if made._single else [None] * len(self)
-        return self._finish(lambda: made, None)
+        return self._finish(None, lambda: made)
 
     def activate(self, suffix: str = "") -> None:
         """Warn that there are no magics: `execute` does what they do."""

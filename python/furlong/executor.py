@@ -53,7 +53,7 @@ class ExecutorFuture(AsyncResult):
             return super().cancel(True)
         # Of a call on several engines all is taken back, or nothing.
         if not self.done() and not (len(self._parts) > 1 and self._has_begun()):
-            self._parts[0].about.client._session.take_back(self.msg_ids)
+            self._parts[0].info.client._session.take_back(self.msg_ids)
             pause = LOOK_SECONDS
             while not self.wait(pause) and not self.running() and pause < CANCEL_WAIT:
                 pause *= 2
@@ -68,7 +68,7 @@ class ExecutorFuture(AsyncResult):
 
     def running(self) -> bool:
         """Whether an engine runs the call now; the broker is asked."""
-        session = self._parts[0].about.client._session
+        session = self._parts[0].info.client._session
         return not self.done() and any(
             task_phase(session, key) == "running" for key in self.msg_ids
         )

@@ -161,15 +161,14 @@ class MapCalls:
 
     def _call_chunk(self, rows: list[tuple[Any, ...]]) -> ExecutorFuture:
         view = self._engines.view()
-        function, has_code = _mapped(view, self._fn, True)
-        about = view._about(_pickling.name_of(self._fn), "map")
-        work = Work(view, function, has_code, about, list(map(list, zip(*rows))), True)
+        function = _mapped(view, self._fn, True)
+        info = view._info(_pickling.name_of(self._fn), "map")
+        work = Work(view, function, info, list(map(list, zip(*rows))), True)
         part = MapSubTask(work, 0, len(rows), self._engines.direct)
         return self._engines.noted(self._executor._noted(AsyncResult((part,), True)))
 
     def _bytes_of(self, future: ExecutorFuture) -> int:
-        call = future._parts[0].call
-        return 0 if call is None else sum(len(buffer) for buffer in call[3])
+        return future._parts[0].spec.nbytes
 
     # The rest.
 

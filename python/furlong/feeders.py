@@ -56,7 +56,7 @@ class Feeder:
         self.why_stopped: BaseException | None = None
         self.count = count
         self.began = time.time()
-        self.client = work.about.client
+        self.client = work.info.client
         # Whether it goes on when its session ends.
         self.is_kept = False
         self._work = work

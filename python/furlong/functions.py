@@ -126,7 +126,7 @@ class ParallelFunction(RemoteFunction):
                 parts, lambda values: collect(values, self.dist), count, ordered=self.ordered
             )
 
-        return self.view._finish(begin, self.block)
+        return self.view._finish(self.block, begin)
 
     def map(self, *sequences: Iterable[Any]) -> Any:
         """Call it with each item."""

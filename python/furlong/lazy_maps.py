@@ -234,8 +234,7 @@ class LazyMapIterator(Iterator[Any]):
 def _bytes_of(result: AsyncResult) -> int:
     """Count what a result that has ended keeps in memory: its value, and its arguments, which could be sent again."""
     part = result._parts[0]
-    sent = 0 if part.call is None else sum(len(buffer) for buffer in part.call[3])
-    return sent + (0 if part.outcome is None else part.outcome.nbytes)
+    return part.spec.nbytes + (0 if part.outcome is None else part.outcome.nbytes)
 
 
 _NO_ENGINE: Any = object()

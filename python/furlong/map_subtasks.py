@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _apart, _pickling, _signals, _wire, errors
-from furlong.subtasks import METADATA_OF, UNMET, BalancedSubTask, CallInfo, check_codec, error_of
+from furlong._codecs import PICKLE, check_codec, loads
+from furlong.subtasks import METADATA_OF, UNMET, BalancedSubTask, error_of
+from furlong.task_spec import CallInfo, TaskSpec
 
 if TYPE_CHECKING:
     from furlong import _furlong
@@ -41,17 +43,19 @@ class Work:
     def __init__(
         self,
         view: View,
-        function: _furlong.Function,
-        holds: int,
-        about: CallInfo,
+        function: _pickling.Pickled,
+        info: CallInfo,
         columns: list[Any],
         in_place: bool,
     ) -> None:
-        self.about = about
+        self.info = info
         self.columns = columns
         self.in_place = in_place
         self._view = view
-        self._function, self._holds = function, holds
+        self._function = function
+        targets = view.targets
+        # Those of a direct view have engines of their own.
+        self._targets: list[int] | None = targets if isinstance(targets, list) else None
         # Items as they were when the map was called, if they can change before they are submitted.
         self._rows: _apart.Rows | None = None
         self._is_open: list[bool] = []
@@ -93,13 +97,13 @@ class Work:
 
     def options(self) -> _furlong.Options | None:
         """Give the options of the tasks; raises what is wrong with the view's flags."""
-        self._view._task_options(False, self.about.label)
-        return self._shared_view._task_options(False, self.about.label)
+        self._view._task_options(False, self.info.label)
+        return self._shared_view._task_options(False, self.info.label)
 
     def submit(
         self, begin: int, places: Sequence[int], engine: int | None, exact: bool = False
-    ) -> tuple[_furlong.Task, int, tuple[Any, ...]]:
-        """Submit a task of these items, whose places count from there: the task, its bytes, and what it was made of."""
+    ) -> tuple[_furlong.Task, TaskSpec]:
+        """Submit a task of these items, whose places count from there."""
         first, last = begin + places[0], begin + places[-1] + 1
         if last - first == len(places):
             chunk = [column[first:last] for column in self.columns]
@@ -108,41 +112,20 @@ class Work:
         kept = None
         if self._rows is not None and first >= self._rows.begin:
             kept = self._rows.among(begin + place for place in places), self._is_open
-        data, holds = _pickling.dumps_items(chunk, first, exact, kept)
-        function, has_code = _pickling.equipped(self._function, holds | self._holds)
-        options = self.options()
-        if engine is None and self._view.targets is not None:
+        items = _pickling.dumps_items(chunk, first, exact, kept)
+        call = _pickling.call_of(self._function, items, self.options())
+        spec = TaskSpec(call, self.info, None, self._targets)
+        if engine is None and self._targets is not None:
             engine = self._view._next_engine()  # type: ignore[attr-defined]
-        call = (function, "pickle", data, options, has_code)
-        session = self.about.client._session
-        task = session.submit(*call) if engine is None else session.submit_to([engine], *call)[0]
+        task = spec.submit(engine)
         self._view._submitted.add(task.number)
-        made_of = (
-            self._view,
-            function,
-            "pickle",
-            data,
-            self.about,
-            has_code,
-            None,
-            options,
-            engine,
-        )
-        return task, sum(len(buffer) for buffer in data), made_of
-
-    def elsewhere(self, tried: set[int]) -> int | None:
-        """Choose an engine that was not tried."""
-        wanted = self._view.targets
-        engines = [engine for engine in self.about.client.ids if engine not in tried]
-        if isinstance(wanted, int):
-            wanted = [wanted]
-        return next((engine for engine in engines if wanted is None or engine in wanted), None)
+        return task, spec
 
 
 def _buffers_of(outcome: _furlong.Outcome) -> Sequence[Any] | None:
     """Give what a task tells of its items, by pickles as it was called; none if it failed as a whole."""
     if outcome.ok:
-        check_codec(outcome.codec, ("pickle",))
+        check_codec(outcome.codec, (PICKLE,))
         return outcome.data()
     if outcome.remote is None:
         return None
@@ -214,8 +197,9 @@ class MapSubTask(BalancedSubTask):
     )
 
     def __init__(self, work: Work, begin: int, size: int, engine: int | None = None) -> None:
-        task, self.nbytes, call = work.submit(begin, range(size), engine)
-        super().__init__(task, work.about, None, call)
+        task, spec = work.submit(begin, range(size), engine)
+        super().__init__(task, spec)
+        self.nbytes = spec.nbytes
         self.begin, self.size = begin, size
         # Of many items few fail. What is noted of failures is made when one comes: that many
         # containers would have Python look for garbage in all the values that have come.
@@ -328,9 +312,7 @@ class MapSubTask(BalancedSubTask):
             self._put(items, places, outcome)
 
     def _load(self, outcome: _furlong.Outcome, buffers: Sequence[Any]) -> _wire.Items:
-        return _wire.load_items(
-            lambda: _pickling.loads(buffers), lambda: self._where(outcome.engine)
-        )
+        return _wire.load_items(lambda: loads(buffers), lambda: self._where(outcome.engine))
 
     def _put(self, items: _wire.Items, places: Sequence[int], outcome: _furlong.Outcome) -> None:
         if self._faults is not None:
@@ -377,9 +359,7 @@ class MapSubTask(BalancedSubTask):
         """Take a task's failure that says nothing of its items: find out who is to blame."""
         ran = _RAN.search(outcome.text or "")
         first, count = (int(ran[1]), int(ran[2])) if ran else (0, 0)
-        error = error_of(
-            outcome, where, is_pickled=True, said=lambda text: _RAN.sub("", text)
-        )
+        error = error_of(outcome, where, is_pickled=True, said=lambda text: _RAN.sub("", text))
         remote, faults = outcome.remote, self._faulty()
         if (
             remote is not None
@@ -419,7 +399,7 @@ class MapSubTask(BalancedSubTask):
             self._fail(faults.left, self._stopped)
             return False
         if self._tried:
-            engine = self._work.elsewhere(self._tried)
+            engine = self.spec.engine_beside(self._tried)
             if engine is None:
                 self._fail(faults.left, self._no_engine(outcome))
                 return False
@@ -428,13 +408,13 @@ class MapSubTask(BalancedSubTask):
         before = self._places, faults.left, self._earlier
 
         def submit() -> None:
-            task, _, _ = self._work.submit(self.begin, places, engine, faults.exact)
+            task, _ = self._work.submit(self.begin, places, engine, faults.exact)
             self._places, faults.left = places, left
             self._earlier = (*self._earlier, self.task.id)
             self.task = task
 
         try:
-            _signals.owned(self.about.client._session, submit)
+            _signals.owned(self.info.client._session, submit)
         except BaseException as error:
             self._places, faults.left, self._earlier = before
             if not isinstance(error, Exception):

@@ -41,7 +41,7 @@ class _Mapped:
         raise RuntimeError("it is only called on engines")
 
 
-def _mapped(view: View, f: Any, return_exceptions: bool) -> tuple[Any, int]:
+def _mapped(view: View, f: Any, return_exceptions: bool) -> _pickling.Pickled:
     from furlong._remote import EngineFunction, OfCaller, Reference, as_on_engine, is_interactive
 
     if not callable(f):
@@ -93,9 +93,9 @@ def _work(
     view: View, f: Any, columns: list[Any], return_exceptions: bool, label: str | None
 ) -> Work:
     view = view._as_now()
-    function, holds = _mapped(view, f, return_exceptions)
-    about = view._about(_pickling.name_of(f), "map", label)
-    work = Work(view, function, holds, about, columns, return_exceptions)
+    function = _mapped(view, f, return_exceptions)
+    info = view._info(_pickling.name_of(f), "map", label)
+    work = Work(view, function, info, columns, return_exceptions)
     work.options()  # it raises here what is wrong with flags
     return work
 

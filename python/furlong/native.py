@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _signals
+from furlong._codecs import MSGPACK, RAW
 from furlong.results import AsyncResult
-from furlong.subtasks import CallInfo, SubTask
+from furlong.subtasks import SubTask
+from furlong.task_spec import CallInfo, TaskSpec
 
 if TYPE_CHECKING:
     from furlong.connection import Client
@@ -62,14 +64,11 @@ class NativeFunction:
         from furlong._msgpack import pack
 
         view = self._client.load_balanced_view()
-        about = CallInfo(self._client, self._name, label=view.label, codecs=("msgpack", "raw"))
-        session, data = self._client._session, [pack(list(args))]
+        info = CallInfo(self._client, self._name, label=view.label, codecs=(MSGPACK, RAW))
+        call = _furlong.Call(self._function, MSGPACK, [pack(list(args))])
+        return _signals.owned(self._client._session, self._submit, TaskSpec(call, info))
 
-        def submit() -> AsyncResult:
-            result = AsyncResult(
-                [SubTask(session.submit(self._function, "msgpack", data, None), about)], True
-            )
-            self._client._note(result)
-            return result
-
-        return _signals.owned(session, submit)
+    def _submit(self, spec: TaskSpec) -> AsyncResult:
+        result = AsyncResult([SubTask(spec.submit(), spec)], True)
+        self._client._note(result)
+        return result

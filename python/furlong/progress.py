@@ -314,7 +314,7 @@ def _counts(ended: concurrent.futures.Future[Any], return_when: str | None) -> b
 
 def _name_of(result: AsyncResult) -> str:
     parts = result._parts
-    return (parts[0].about.label or parts[0].about.name) if parts else "tasks"
+    return (parts[0].info.label or parts[0].info.name) if parts else "tasks"
 
 
 def _duration(seconds: float) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _json, errors
+from furlong._codecs import JSON, MSGPACK, PICKLE, RAW, Codecs
 from furlong.results import AsyncResult
-from furlong.subtasks import CallInfo, Codecs, SubTask
+from furlong.subtasks import SubTask
+from furlong.task_spec import CallInfo, TaskSpec
 
 if TYPE_CHECKING:
     from furlong.connection import Client
@@ -20,6 +23,7 @@ RANGES_MAX = 65_536
 __all__ = [
     "PHASES",
     "Fetched",
+    "Held",
     "History",
     "Numbers",
     "hex_of",
@@ -32,8 +36,8 @@ __all__ = [
 # runtimes: a Rust function's, Python's, a command's. Who asks for a task of Python asks for what
 # Python returned, which may be a pickle.
 CODECS: dict[int, Codecs] = {
-    1: ("json", "msgpack", "raw"),
-    2: ("pickle", "json", "msgpack", "raw", None),
+    1: (JSON, MSGPACK, RAW),
+    2: (PICKLE, JSON, MSGPACK, RAW, None),
     3: (None,),
 }
 # Where a task stands, by the numbers of the protocol.
@@ -45,8 +49,8 @@ class Fetched(AsyncResult):
 
     def __init__(self, client: Client, key: str) -> None:
         task = _FetchedTask(client._session, key)
-        about = CallInfo(client, key, owner=False, label=task.label, codecs=CODECS[task.runtime])
-        part = SubTask(task, about)  # type: ignore[arg-type]
+        info = CallInfo(client, key, owner=False, label=task.label, codecs=CODECS[task.runtime])
+        part = SubTask(task, TaskSpec(None, info))  # type: ignore[arg-type]
         part.began = task.began
         part.began_at -= task.age
         super().__init__([part], True)
@@ -150,6 +154,15 @@ class History(Sequence[str]):
 
     def __hash__(self) -> int:
         return hash((self._session, self._count))
+
+
+class Held(weakref.ref[AsyncResult]):
+    """A result that somebody holds. It is itself alone: results of the same tasks are held each for itself."""
+
+    __slots__ = ()
+    # Those of `ref` ask the result, which is Python code and as dear as all else of a submit.
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
 
 
 class Numbers:

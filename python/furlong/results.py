@@ -179,7 +179,7 @@ class AsyncResult(LazyFuture):
         lost = [error for error in failed if not isinstance(error, errors.RemoteError)]
         if lost:
             return lost[0]
-        name = self._parts[0].about.name
+        name = self._parts[0].info.name
         remote = [error for error in failed if isinstance(error, errors.RemoteError)]
         is_cancelled = any(isinstance(error, errors.TaskCancelled) for error in remote)
         kind = errors.CompositeCancelled if is_cancelled else errors.CompositeError
@@ -268,7 +268,7 @@ class AsyncResult(LazyFuture):
         """
         if self.done():
             raise RuntimeError("the result is ready: there is nothing to abort")
-        self._parts[0].about.client.abort(self)
+        self._parts[0].info.client.abort(self)
 
     def _give_up(self, is_abort: bool) -> None:
         """Submit nothing more that belongs to it."""
@@ -341,7 +341,7 @@ class AsyncResult(LazyFuture):
     @property
     def owner(self) -> bool:
         """Whether the result is this client's own."""
-        return all(part.about.owner for part in self._parts)
+        return all(part.info.owner for part in self._parts)
 
     def __getitem__(self, key: int | slice | str) -> Any:
         if isinstance(key, str):
@@ -555,7 +555,7 @@ class AsyncResult(LazyFuture):
         return AsyncResult([part for result in results for part in result._all_parts()], False)
 
     def __repr__(self) -> str:
-        name = self._parts[0].about.name if self._parts else ""
+        name = self._parts[0].info.name if self._parts else ""
         state = "pending" if not self.done() else "finished" if self.successful() else "failed"
         return f"<{type(self).__name__}({name}): {state}>"
 

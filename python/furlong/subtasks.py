@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _pickling, _signals, _wire, errors
+from furlong import _signals, _wire, errors
+from furlong._codecs import DATA, PICKLE, check_codec, decoded, value_of
 from furlong._dispatch import Dispatcher, dispatcher
 from furlong._patience import wait_patiently
 from furlong.displays import ExecuteReply
@@ -17,21 +18,17 @@ if TYPE_CHECKING:
     import datetime
 
     from furlong import _furlong
-    from furlong.connection import Client
+    from furlong.task_spec import TaskSpec
 
 __all__ = [
     "METADATA",
-    "CallInfo",
     "BalancedSubTask",
-    "Codecs",
     "Metadata",
     "SubTask",
     "as_ended",
-    "check_codec",
+    "deadline_after",
     "error_of",
     "remaining",
-    "deadline_after",
-    "value_of",
 ]
 
 METADATA = (
@@ -80,30 +77,22 @@ class SubTask:
     __slots__ = (
         "_lock",
         "_tried",
-        "about",
+        "info",
         "began",
         "began_at",
-        "call",
-        "decode",
         "error",
         "is_settled",
         "outcome",
         "received",
+        "spec",
         "task",
         "value",
     )
 
-    def __init__(
-        self,
-        task: _furlong.Task,
-        about: CallInfo,
-        decode: Decode | None = None,
-        call: Call | None = None,
-    ) -> None:
+    def __init__(self, task: _furlong.Task, spec: TaskSpec) -> None:
         self.task = task
-        self.about = about
-        self.decode = decode
-        self.call = call
+        self.spec = spec
+        self.info = spec.info
         self.began = time.time()
         # The same by the clock that nobody sets.
         self.began_at = time.monotonic()
@@ -122,7 +111,7 @@ class SubTask:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come in time."""
-        return self.is_settled or wait_patiently(self.task.wait, timeout, self.about.client)
+        return self.is_settled or wait_patiently(self.task.wait, timeout, self.info.client)
 
     def done(self) -> bool:
         """Whether the end has come."""
@@ -147,7 +136,7 @@ class SubTask:
                 if outcome.ok:
                     self.value = self._value(outcome)
                 elif self.error is None:
-                    self.error = error_of(outcome, self.where(), is_pickled=self.about.is_pickled)
+                    self.error = error_of(outcome, self.where(), is_pickled=self.info.is_pickled)
             except Exception as error:
                 _signals.reraise(error)
                 lost = errors.ResultLost(
@@ -160,12 +149,12 @@ class SubTask:
             outcome.drop_data()
 
     def _value(self, outcome: _furlong.Outcome) -> Any:
-        if self.decode is not None:
-            return self.decode(self, outcome)
-        if self.about.method == "map":
+        if self.spec.decode is not None:
+            return self.spec.decode(self, outcome)
+        if self.info.method == "map":
             with _wire.loading_of(self.where):
-                return value_of(outcome, self.about.codecs)
-        return value_of(outcome, self.about.codecs)
+                return value_of(outcome, self.info.codecs)
+        return value_of(outcome, self.info.codecs)
 
     def given(self) -> Any:
         """Give the value, or the error in its place, of one that is settled."""
@@ -176,7 +165,7 @@ class SubTask:
         return self._where(self.engine_id)
 
     def _where(self, engine: int | None) -> errors.Where:
-        return errors.Where(engine, self.about.method, self.about.client._uuid_of)
+        return errors.Where(engine, self.info.method, self.info.client._uuid_of)
 
     @property
     def engine_id(self) -> int | None:
@@ -233,7 +222,7 @@ class BalancedSubTask(SubTask):
             return True
         deadline = deadline_after(timeout)
         while not self.done():
-            if not wait_patiently(self.task.wait, remaining(deadline), self.about.client):
+            if not wait_patiently(self.task.wait, remaining(deadline), self.info.client):
                 return False
         return True
 
@@ -260,120 +249,32 @@ class BalancedSubTask(SubTask):
         """Take the end of an attempt, which has come; go elsewhere if that is what it says."""
         with self._lock:
             outcome = self.task.outcome() if self.outcome is None else None
-            if outcome is None:
+            if outcome is None or (not outcome.ok and self._goes_on(outcome)):
                 return
-            remote = None if outcome.ok else outcome.remote
-            if remote is not None and remote[0] == UNMET and outcome.engine is not None:
-                from furlong.views import Again
-
-                tried = self._tried = self._tried or set()
-                tried.add(outcome.engine)
-                assert self.call is not None
-                before, again = self.task, Again(*self.call)
-
-                def go_elsewhere() -> None:
-                    self.task = again.elsewhere(tried) or before
-
-                _signals.owned(self.about.client._session, go_elsewhere)
-                if self.task is not before:
-                    return
-                where = self._where(outcome.engine)
-                text = f"no engine is left to try; {sorted(tried)} did not fit: {remote[1]}"
-                self.error = errors.ImpossibleDependency(
-                    "ImpossibleDependency", text, remote[2], where
-                )
             self.outcome = outcome
 
+    def _goes_on(self, outcome: _furlong.Outcome) -> bool:
+        """Whether the engine did not fit, and another one has the task now."""
+        remote = outcome.remote
+        if remote is None or remote[0] != UNMET or outcome.engine is None:
+            return False
+        tried = self._tried = self._tried or set()
+        tried.add(outcome.engine)
+        engine = self.spec.engine_beside(tried)
+        if engine is not None:
+            _signals.owned(self.info.client._session, self._go_to, engine)
+            return True
+        text = f"no engine is left to try; {sorted(tried)} did not fit: {remote[1]}"
+        where = self._where(outcome.engine)
+        self.error = errors.ImpossibleDependency("ImpossibleDependency", text, remote[2], where)
+        return False
 
-# In which a value may come; None stands for none.
-Codecs = tuple["str | None", ...]
+    def _go_to(self, engine: int) -> None:
+        self.task = self.spec.submit(engine)
+
+
 # What the worker calls `UnmetDependency`.
 UNMET = "furlong.errors.UnmetDependency"
-
-Decode = Callable[[SubTask, "_furlong.Outcome"], Any]
-# What `views.Again` is made of.
-Call = tuple[Any, ...]
-
-
-class CallInfo:
-    """What the tasks of one call have in common."""
-
-    __slots__ = ("after", "client", "code", "codecs", "follow", "label", "method", "name", "owner")
-
-    def __init__(
-        self,
-        client: Client,
-        name: str,
-        method: str = "apply",
-        *,
-        label: str | None = None,
-        after: Any = None,
-        follow: Any = None,
-        code: str | None = None,
-        owner: bool = True,
-        codecs: Codecs = ("pickle",),
-    ) -> None:
-        self.client = client
-        self.name = name
-        self.method = method
-        self.label = label
-        self.after = after
-        self.follow = follow
-        self.code = code
-        self.owner = owner
-        # The codecs in which a value may come: that of the call. Code that is executed has no
-        # value.
-        self.codecs: Codecs = (None,) if method == "execute" else codecs
-
-    @property
-    def is_pickled(self) -> bool:
-        """Whether what comes may be pickles, which can run code when they are read."""
-        return "pickle" in self.codecs
-
-
-def value_of(outcome: _furlong.Outcome, codecs: Codecs) -> Any:
-    """Decode the value of a success.
-
-    Raises
-    ------
-    ValueError
-        If it came in another codec than it was asked for.
-    """
-    check_codec(outcome.codec, codecs)
-    if outcome.codec is not None:
-        return _decoded(outcome.codec, outcome.data())
-    return None if outcome.exited is None else outcome.exited[0]
-
-
-def check_codec(codec: str | None, codecs: Codecs) -> None:
-    """Look that data come as they were asked for: who has asked for data does not load a pickle, which can run code.
-
-    Raises
-    ------
-    ValueError
-        If they do not.
-    """
-    if codec not in codecs:
-        came = "no value came" if codec is None else f"it came as {_named(codec)}"
-        raise ValueError(f"{came}, and what was asked for is {' or '.join(map(_named, codecs))}")
-
-
-def _named(codec: str | None) -> str:
-    return {None: "no value", "pickle": "a pickle", "json": "JSON"}.get(codec, codec or "")
-
-
-def _decoded(codec: str, buffers: Sequence[Any]) -> Any:
-    if codec == "pickle":
-        return _pickling.loads(buffers)
-    if codec == "json":
-        import json
-
-        return json.loads(bytes(buffers[0]))
-    if codec == "msgpack":
-        from furlong._msgpack import unpack
-
-        return unpack(buffers[0])
-    return buffers
 
 
 def error_of(
@@ -459,12 +360,10 @@ def _data(part: SubTask) -> Any:
         return {}
     codec, buffers, _ = published
     try:
-        check_codec(
-            codec, ("json", "msgpack", "pickle") if part.about.is_pickled else ("json", "msgpack")
-        )
+        check_codec(codec, (*DATA, PICKLE) if part.info.is_pickled else DATA)
         assert codec is not None  # that is none of these
         # Who asks again gets another copy.
-        return _decoded(codec, [buffers[0], *map(bytearray, buffers[1:])])
+        return decoded(codec, [buffers[0], *map(bytearray, buffers[1:])])
     except Exception as error:
         _signals.reraise(error)
         text = f"what was published cannot be read: {error}"
@@ -489,20 +388,20 @@ METADATA_OF: dict[str, Callable[[SubTask], Any]] = {
     "completed": lambda part: _time(part, lambda times: times[2]),
     "received": _received,
     "engine_id": lambda part: part.engine_id,
-    "engine_uuid": lambda part: part.about.client._uuid_of(part.engine_id),
-    "follow": lambda part: part.about.follow,
-    "after": lambda part: part.about.after,
+    "engine_uuid": lambda part: part.info.client._uuid_of(part.engine_id),
+    "follow": lambda part: part.info.follow,
+    "after": lambda part: part.info.after,
     "status": _status,
     "attempts": lambda part: None if part.outcome is None else part.outcome.attempts,
     "run_time": lambda part: None if part.outcome is None else part.outcome.times[3] / 1e6,
-    "execute_input": lambda part: part.about.code,
+    "execute_input": lambda part: part.info.code,
     "execute_result": _execute_result,
     "error": lambda part: part.error,
     "stdout": lambda part: part.live("stdout"),
     "stderr": lambda part: part.live("stderr"),
     "outputs": _outputs,
     "data": _data,
-    "label": lambda part: part.about.label,
+    "label": lambda part: part.info.label,
 }
 
 

@@ -7,14 +7,15 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _furlong, _pickling, _signals, errors
+from furlong import _furlong, _pickling, errors
 from furlong._checks import check_flag, described, unknown_flag
 from furlong._remote import EngineFunction, as_on_engine, is_interactive
 from furlong.peer_names import ViewNames
 from furlong.records import Numbers
 from furlong.results import AsyncResult
-from furlong.subtasks import BalancedSubTask, CallInfo, SubTask
+from furlong.subtasks import BalancedSubTask
 from furlong.targets import are_ids, resolve_targets
+from furlong.task_spec import CallInfo, TaskSpec
 
 if TYPE_CHECKING:
     from furlong.connection import Client
@@ -99,7 +100,7 @@ class View(ViewNames):
 
     def __init__(self, client: Client, **flags: Any) -> None:
         object.__setattr__(self, "_options", None)
-        object.__setattr__(self, "_abouts", {})
+        object.__setattr__(self, "_infos", {})
         object.__setattr__(self, "client", client)
         self._cloudpickle = True
         # The tasks that were submitted by this view.
@@ -124,7 +125,7 @@ class View(ViewNames):
         """Set a flag to a value that was checked, and forget what was made of the one before."""
         object.__setattr__(self, name, value)
         object.__setattr__(self, "_options", None)
-        object.__setattr__(self, "_abouts", {})
+        object.__setattr__(self, "_infos", {})
 
     def set_flags(self, **flags: Any) -> Any:
         """Set flags, and give the view itself.
@@ -219,15 +220,15 @@ class View(ViewNames):
             retries=retries, error_retries=error_retries, abort_on_error=abort_on_error, **flags
         )
 
-    def _about(
+    def _info(
         self, name: str, method: str = "apply", label: str | None = None, code: str | None = None
     ) -> CallInfo:
         if label is not None:
             check_flag("label", label)
-        known: dict[Any, CallInfo] = self._abouts  # type: ignore[attr-defined]
-        about = known.get(name) if method == "apply" and label is None else None
-        if about is None:
-            about = CallInfo(
+        known: dict[Any, CallInfo] = self._infos  # type: ignore[attr-defined]
+        info = known.get(name) if method == "apply" and label is None else None
+        if info is None:
+            info = CallInfo(
                 self.client,
                 name,
                 method,
@@ -237,11 +238,11 @@ class View(ViewNames):
                 code=code,
             )
             if method == "apply" and label is None:
-                known[name] = about
-        return about
+                known[name] = info
+        return info
 
-    def _prepared(self, f: Any) -> tuple[_furlong.Function, int]:
-        """Give a function as sessions submit it, and what its pickle holds."""
+    def _prepared(self, f: Any) -> _pickling.Pickled:
+        """Give a function as it is submitted."""
         if self._cloudpickle and not is_interactive(f):
             known = _pickling.cached_function(f)
             if known is not None:
@@ -253,7 +254,7 @@ class View(ViewNames):
                 f"{f!r} is called by itself, or with `rc.native`; views call Python functions"
             )
         if isinstance(f, str):
-            return _furlong.Function.named(f), False
+            return _pickling.Pickled(_furlong.Function.named(f))
         if not callable(f):
             raise TypeError(f"{described(f)} cannot be called")
         f = as_on_engine(f)
@@ -315,7 +316,9 @@ class View(ViewNames):
 
         return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
 
-    def _finish(self, begin: Callable[[], AsyncResult], block: bool | None) -> Any:
+    def _finish(
+        self, block: bool | None, begin: Callable[..., AsyncResult], *arguments: Any
+    ) -> Any:
         """Submit tasks, and give their result, or its value; to who types, Ctrl-C gives the result, not the value.
 
         Where a signal's handler ends this otherwise, at whichever line, nobody has the result: the tasks are cancelled,
@@ -325,7 +328,7 @@ class View(ViewNames):
         count = session.submitted()
         result = None
         try:
-            result = begin()
+            result = begin(*arguments)
             if not (self.block if block is None else block):
                 return result
             result.wait()
@@ -420,70 +423,6 @@ def in_engine_namespace(f: Any) -> Any:
     return EngineFunction(f) if isinstance(f, types.FunctionType) else f
 
 
-class Again:
-    """Submits the same task again."""
-
-    __slots__ = (
-        "about",
-        "codec",
-        "data",
-        "decode",
-        "engine",
-        "function",
-        "has_code",
-        "options",
-        "view",
-    )
-
-    def __init__(
-        self,
-        view: View,
-        function: _furlong.Function,
-        codec: str,
-        data: Sequence[Any],
-        about: CallInfo,
-        has_code: bool,
-        decode: Callable[[SubTask, _furlong.Outcome], Any] | None,
-        options: _furlong.Options | None,
-        engine: int | None,
-    ) -> None:
-        self.view, self.function, self.codec, self.data = view, function, codec, data
-        self.about, self.has_code, self.decode, self.options = about, has_code, decode, options
-        self.engine = engine
-
-    def elsewhere(self, tried: set[int]) -> _furlong.Task | None:
-        """Submit the task to an engine that it has not tried; none if there is no other."""
-        wanted = self.view.targets
-        left = [engine for engine in self.about.client.ids if engine not in tried]
-        left = left if wanted is None else [engine for engine in left if engine in wanted]
-        if not left:
-            return None
-        call = (self.function, self.codec, self.data, self.options, self.has_code)
-        (task,) = self.about.client._session.submit_to(left[:1], *call)
-        return task
-
-    def __call__(self) -> AsyncResult:
-        return _signals.owned(self.about.client._session, self._submit)
-
-    def _submit(self) -> AsyncResult:
-        client = self.about.client
-        call = (self.function, self.codec, self.data, self.options, self.has_code)
-        if self.engine is None:
-            task = client._session.submit(*call)
-        else:
-            (task,) = client._session.submit_to([self.engine], *call)
-        call = (
-            self.view,
-            *(getattr(self, name) for name in ("function", "codec", "data", "about", "has_code")),
-        )
-        part = SubTask(
-            task, self.about, self.decode, (*call, self.decode, self.options, self.engine)
-        )
-        result = AsyncResult([part], True)
-        client._note(result)
-        return result
-
-
 class LoadBalancedView(View):
     """The shared queue: each task runs wherever an engine is free.
 
@@ -508,30 +447,13 @@ class LoadBalancedView(View):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.targets}>"
 
-    def _submit(
-        self,
-        function: _furlong.Function,
-        codec: str,
-        data: Sequence[Any],
-        about: CallInfo,
-        *,
-        holds: int = False,
-        decode: Callable[[SubTask, _furlong.Outcome], Any] | None = None,
-    ) -> SubTask:
+    def _submit(self, spec: TaskSpec) -> AsyncResult:
         """Submit one task."""
-        options = self._task_options(False, about.label)
-        session = self.client._session
-        function, has_code = _pickling.equipped(function, holds) if holds else (function, False)
-        if self.targets is None:
-            task = session.submit(function, codec, data, options, has_code)
-        else:
-            (task,) = session.submit_to(
-                [self._next_engine()], function, codec, data, options, has_code
-            )
+        task = spec.submit(None if spec.targets is None else self._next_engine())
         self._submitted.add(task.number)
-        engine = None if self.targets is None else task.engine
-        call = (self, function, codec, data, about, has_code, decode, options, engine)
-        return BalancedSubTask(task, about, decode, call)
+        result = AsyncResult((BalancedSubTask(task, spec),), True)
+        self.client._note(result)
+        return result
 
     def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[int | str, Any]:
         """Tell how much engines have to do. See `Client.queue_status`."""
@@ -565,17 +487,10 @@ class LoadBalancedView(View):
         return chosen
 
     def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
-        function, holds = self._prepared(f)
-        data, args_hold = _pickling.dumps_call(args, kwargs)
-        about = self._about(_pickling.name_of(f))
-
-        def begin() -> AsyncResult:
-            part = self._submit(function, "pickle", data, about, holds=holds | args_hold)
-            result = AsyncResult((part,), True)
-            self.client._note(result)
-            return result
-
-        return self._finish(begin, block)
+        arguments = _pickling.dumps_call(args, kwargs)
+        call = _pickling.call_of(self._prepared(f), arguments, self._task_options())
+        spec = TaskSpec(call, self._info(_pickling.name_of(f)), None, self.targets)
+        return self._finish(block, self._submit, spec)
 
     def map(
         self,
@@ -615,4 +530,4 @@ class LoadBalancedView(View):
         begin = map_balanced(
             view, f, sequences, chunksize, ordered, return_exceptions, label, is_waiting
         )
-        return self._finish(begin, block)
+        return self._finish(block, begin)

@@ -1,10 +1,10 @@
 //! The functions to run.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use furlong_client::{
-    CallSpec, Function as ClientFunction, OsText, PickleSupport, PickledFunction, Runtime,
+    Function as ClientFunction, OsText, PickleSupport, PickledFunction, Prepared, Runtime,
 };
 use pyo3::prelude::*;
 
@@ -23,13 +23,13 @@ impl Support {
     }
 }
 
-/// Something to run, made once for many calls.
+/// Something to run, made ready once for many calls.
 #[pyclass(frozen, module = "furlong._furlong")]
 #[derive(Debug)]
 pub struct Function {
-    call: CallSpec,
-    /// For the second call and later ones.
-    often: Option<CallSpec>,
+    prepared: Prepared,
+    /// For the second call and later ones, if it is then sent once a session.
+    often: OnceLock<Prepared>,
     /// The pickle, if it is one.
     pickle: Option<Pickle>,
     was_called: AtomicBool,
@@ -48,21 +48,38 @@ struct Pickle {
 const SHORT_BYTES: usize = 128;
 
 impl Function {
-    /// A call of it, without arguments.
-    pub fn call(&self) -> CallSpec {
-        match &self.often {
-            Some(often) if self.was_called.swap(true, Ordering::Relaxed) => often.clone(),
-            _ => self.call.clone(),
+    /// The function as its next call has it.
+    pub fn prepared(&self) -> &Prepared {
+        match &self.pickle {
+            Some(pickle) if pickle.is_long() && self.was_called.swap(true, Ordering::Relaxed) => {
+                self.often.get_or_init(|| prepare_pickled(pickle.function.clone().defined()))
+            }
+            _ => &self.prepared,
         }
     }
 
-    fn of(function: ClientFunction) -> Self {
-        Self::once(CallSpec::new(Runtime::Python, function))
+    fn python(function: ClientFunction) -> Self {
+        Self::of(prepare(Runtime::Python, function))
     }
 
-    fn once(call: CallSpec) -> Self {
-        Self { call, often: None, pickle: None, was_called: AtomicBool::new(false) }
+    fn of(prepared: Prepared) -> Self {
+        let was_called = AtomicBool::new(false);
+        Self { prepared, often: OnceLock::new(), pickle: None, was_called }
     }
+}
+
+impl Pickle {
+    fn is_long(&self) -> bool {
+        self.kept && self.function.blob().len() > SHORT_BYTES
+    }
+}
+
+fn prepare_pickled(function: PickledFunction) -> Prepared {
+    prepare(Runtime::Python, ClientFunction::Pickled(Arc::new(function)))
+}
+
+fn prepare(runtime: Runtime, function: ClientFunction) -> Prepared {
+    Prepared::new(runtime, function).expect("it is no command, which could be empty")
 }
 
 #[pymethods]
@@ -70,7 +87,7 @@ impl Function {
     /// Returns true if it is of this pickle. Cheaper than to make it anew, which hashes the pickle
     /// and copies it.
     fn is_of(&self, blob: &[u8]) -> bool {
-        self.call.pickle().is_some_and(|pickle| pickle[..] == *blob)
+        self.pickle.as_ref().is_some_and(|pickle| pickle.function.blob()[..] == *blob)
     }
 
     /// A Python function as a pickle: its name for people, the pickle, the version of Python that
@@ -88,9 +105,7 @@ impl Function {
         let function = PickledFunction::new(name, blob.to_vec(), python);
         let function = function.has_code(has_code).kept(kept).support(&support.support);
         let pickle = Pickle { function: function.clone(), python, has_code, kept };
-        let often = (blob.len() > SHORT_BYTES && kept)
-            .then(|| CallSpec::pickled(Arc::new(function.clone().defined())));
-        Self { often, pickle: Some(pickle), ..Self::once(CallSpec::pickled(Arc::new(function))) }
+        Self { pickle: Some(pickle), ..Self::of(prepare_pickled(function)) }
     }
 
     /// The same pickled function with something behind its pickle and other support; none if it is
@@ -104,54 +119,48 @@ impl Function {
     /// A Python function that the engine finds as `module:name`.
     #[staticmethod]
     fn named(name: String) -> Self {
-        Self::once(CallSpec::python(name))
+        Self::python(ClientFunction::Named(name))
     }
 
     /// A Rust function that the engine has registered.
     #[staticmethod]
     fn native(name: String) -> Self {
-        Self::once(CallSpec::native(name))
+        Self::of(prepare(Runtime::Native, ClientFunction::Named(name)))
     }
 
     /// Code to execute in the namespace.
     #[staticmethod]
     fn code(source: String) -> Self {
-        Self::of(ClientFunction::Code(source))
+        Self::python(ClientFunction::Code(source))
     }
 
     /// A script to run in the namespace; `file` is its name in tracebacks.
     #[staticmethod]
     fn script(file: String, source: Vec<u8>) -> Self {
-        Self::of(ClientFunction::Script { file, source: OsText::from_bytes(source) })
+        Self::python(ClientFunction::Script { file, source: OsText::from_bytes(source) })
     }
 
     /// Sets variables in the namespace.
     #[staticmethod]
     fn push() -> Self {
-        Self::of(ClientFunction::Push)
+        Self::python(ClientFunction::Push)
     }
 
     /// Evaluates expressions in the namespace.
     #[staticmethod]
     fn pull(names: Vec<String>) -> Self {
-        Self::of(ClientFunction::Pull(names))
+        Self::python(ClientFunction::Pull(names))
     }
 
     /// The names in the namespace.
     #[staticmethod]
     fn keys() -> Self {
-        Self::of(ClientFunction::Keys)
+        Self::python(ClientFunction::Keys)
     }
 
     /// Empties the namespace.
     #[staticmethod]
     fn clear() -> Self {
-        Self::of(ClientFunction::Clear)
-    }
-
-    /// A program to run, with its arguments.
-    #[staticmethod]
-    fn command(argv: Vec<String>) -> Self {
-        Self::once(CallSpec::command(argv))
+        Self::python(ClientFunction::Clear)
     }
 }

@@ -7,6 +7,7 @@
 //! needs, pickling above all, is in Python. The command `furlong` is here too (`command.rs`).
 
 mod buffer;
+mod call;
 mod command;
 mod completions;
 mod driver;
@@ -27,6 +28,8 @@ use pyo3::prelude::*;
 /// The native module that the package's Python files build on.
 #[pymodule]
 mod _furlong {
+    #[pymodule_export]
+    use crate::call::Call;
     #[pymodule_export]
     use crate::command::run_command;
     #[pymodule_export]

@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
-use furlong_client::{Dependency, SessionId, TaskId, TaskOptions};
+use furlong_client::{CheckedOptions, ClientError, Dependency, SessionId, TaskId, TaskOptions};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+
+use crate::errors::client_error;
 
 /// Options of tasks, checked and made once for many.
 #[pyclass(frozen, module = "furlong._furlong")]
 #[derive(Debug)]
 pub struct Options {
-    options: TaskOptions,
+    options: CheckedOptions,
 }
 
 impl Options {
     /// As the client takes them.
-    pub fn get(&self) -> &TaskOptions {
+    pub fn get(&self) -> &CheckedOptions {
         &self.options
     }
 }
@@ -38,6 +40,7 @@ impl Options {
         reason = "they are named arguments in Python"
     )]
     fn new(
+        py: Python<'_>,
         label: Option<String>,
         priority: i32,
         retries: Option<u32>,
@@ -78,7 +81,8 @@ impl Options {
             durable,
             ..TaskOptions::default()
         };
-        Ok(Self { options })
+        let checked = CheckedOptions::new(options).map_err(ClientError::Options);
+        Ok(Self { options: checked.map_err(|error| client_error(py, &error))? })
     }
 }
 

@@ -3,21 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use furlong_client::{
-    Arguments, CallSpec, Client, ClientBuilder, ClientError, ClusterName, EngineId, EngineTargets,
-    HasTaskId, LinkEvent, Signal, TaskFuture, TaskQuery,
+    Client, ClientBuilder, ClientError, ClusterName, EngineId, EngineTargets, HasTaskId, LinkEvent,
+    Signal, TaskFuture, TaskQuery,
 };
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PySequence;
 use serde::Serialize;
 
-use crate::buffer::{borrow, release_returned};
+use crate::buffer::release_returned;
+use crate::call::Call;
 use crate::engines::Engines;
 use crate::errors::{client_error, connect_error};
-use crate::function::Function;
-use crate::options::{Options, id_text, task_id};
+use crate::options::{id_text, task_id};
 use crate::outcome::Outcome;
 use crate::pass::PassKey;
 use crate::runtime::{Guarded, driver, limit_of, note_vain_look, run, wait};
@@ -145,21 +143,11 @@ impl Session {
     }
 
     /// Submits a call to the shared queue. Waits while the session's credit is used up.
-    #[pyo3(signature = (function, codec, data, options=None, has_code=false))]
-    fn submit(
-        &self,
-        py: Python<'_>,
-        function: &Function,
-        codec: &str,
-        data: &Bound<'_, PySequence>,
-        options: Option<&Options>,
-        has_code: bool,
-    ) -> PyResult<Task> {
-        let client = &self.inner.get()?.client;
-        let call = spec(function, codec, data, options, has_code)?;
+    fn submit(&self, py: Python<'_>, call: &Call) -> PyResult<Task> {
+        let tasks = self.inner.get()?.client.tasks();
         release_returned(py);
-        match client.tasks().try_call(&call) {
-            Err(ClientError::Busy) => answer(py, client.tasks().call(&call)).map(noted),
+        match tasks.try_call_prepared(call.prepared()) {
+            Err(ClientError::Busy) => answer(py, tasks.call_prepared(call.prepared())).map(noted),
             submitted => {
                 let task = noted(submitted.map_err(|error| client_error(py, &error))?);
                 write(py)?;
@@ -170,22 +158,10 @@ impl Session {
 
     /// Submits a call to each of these engines, with one copy of its data. Waits while the
     /// session's credit is used up.
-    #[pyo3(signature = (engines, function, codec, data, options=None, has_code=false))]
-    #[expect(clippy::too_many_arguments, reason = "they are named arguments in Python")]
-    fn submit_to(
-        &self,
-        py: Python<'_>,
-        engines: Vec<u32>,
-        function: &Function,
-        codec: &str,
-        data: &Bound<'_, PySequence>,
-        options: Option<&Options>,
-        has_code: bool,
-    ) -> PyResult<Vec<Task>> {
+    fn submit_to(&self, py: Python<'_>, engines: Vec<u32>, call: &Call) -> PyResult<Vec<Task>> {
         let multiengine = self.inner.get()?.client.multiengine(targets(engines));
-        let call = spec(function, codec, data, options, has_code)?;
         release_returned(py);
-        let group = answer(py, multiengine.call(&call))?;
+        let group = answer(py, multiengine.call_prepared(call.prepared()))?;
         let tasks = group.into_iter().map(noted).collect();
         write(py)?;
         Ok(tasks)
@@ -348,30 +324,6 @@ fn write(py: Python<'_>) -> PyResult<()> {
         py.detach(|| driver.write());
     }
     Ok(())
-}
-
-/// A call with its arguments and options.
-fn spec(
-    function: &Function,
-    codec: &str,
-    data: &Bound<'_, PySequence>,
-    options: Option<&Options>,
-    has_code: bool,
-) -> PyResult<CallSpec> {
-    let mut call = function.call().has_code(has_code);
-    if let Some(options) = options {
-        call = call.options(options.get().clone());
-    }
-    let buffers =
-        || -> PyResult<Vec<Bytes>> { data.try_iter()?.map(|buffer| borrow(&buffer?)).collect() };
-    let arguments = match codec {
-        "pickle" => Arguments::Pickle(buffers()?),
-        "msgpack" => Arguments::Msgpack(buffers()?.into_iter().next().unwrap_or_default()),
-        "raw" => Arguments::Raw(buffers()?),
-        "none" => Arguments::None,
-        other => return Err(PyTypeError::new_err(format!("there is no codec {other:?}"))),
-    };
-    Ok(call.arguments(arguments))
 }
 
 fn targets(engines: Vec<u32>) -> EngineTargets {

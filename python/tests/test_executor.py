@@ -38,7 +38,7 @@ def test_098_submit_and_map(rc, view, lview):
         assert list(some.map(operator.add, range(10), range(10), chunksize=3)) == list(
             range(0, 20, 2)
         )
-    assert rc.executor().submit(int)._parts[0].about.client is rc
+    assert rc.executor().submit(int)._parts[0].info.client is rc
     assert lview.executor._max_workers == 4
     assert rc.executor([1, 2])._max_workers == 2
 

@@ -510,7 +510,7 @@ def test_a_library_is_sent_once(rc, write):
     assert rc[0].apply_sync(name_of_type, once.C()) == "C"
     assert _modules.current() is before
     function, holds = _pickling.function_of(once.f)
-    assert _pickling.equipped(function, holds)[0] is _pickling.equipped(function, holds)[0]
+    assert _pickling.equipped(function, holds) is _pickling.equipped(function, holds)
 
 
 def test_installed_modules_do_not_go_along(write):
