@@ -294,20 +294,19 @@ fn a_declared_length_beyond_the_batch_takes_no_memory() {
 }
 
 /// Every message that lists something, as long as its sender makes it at most.
+/// Asserts that a message of the greatest length fits in a record.
+fn fits<M: Message>(message: &M) {
+    let bytes = encoded_bytes(message);
+    assert!(bytes <= MESSAGE_BYTES_MAX, "{bytes} bytes");
+}
+
+const LAST_ATTEMPT: Attempt = Attempt { start: BrokerStart(u64::MAX), count: u64::MAX };
+
 #[test]
-fn the_longest_message_of_each_kind_fits_a_record() {
-    fn fits<M: Message>(message: &M) {
-        let bytes = encoded_bytes(message);
-        assert!(bytes <= MESSAGE_BYTES_MAX, "{bytes} bytes");
-    }
-    let name = "n".repeat(NAME_BYTES_MAX);
-    let path = "p".repeat(4096);
-    let attempt = Attempt { start: BrokerStart(u64::MAX), count: u64::MAX };
+fn the_longest_message_of_each_kind_from_the_broker_fits_a_record() {
+    let attempt = LAST_ATTEMPT;
     let attempts = vec![attempt; LISTED_MAX];
-    let session = SessionId([0xff; 16]);
-    let range = TaskRange { session, first: u64::MAX, last: u64::MAX };
-    let engines = vec![EngineId(u32::MAX); SUBMIT_TARGETS_MAX];
-    // What the broker says.
+    let engines = vec![EngineId(u32::MAX); SLOTS_PER_PROCESS_MAX];
     fits(&ToEngine::Cancel(CancelAttempts { attempts: attempts.clone(), force: true }));
     fits(&ToEngine::Signal(SignalAttempts { attempts: attempts.clone(), signal: 64 }));
     fits(&ToEngine::Recall(Attempts { attempts: attempts.clone() }));
@@ -316,14 +315,20 @@ fn the_longest_message_of_each_kind_fits_a_record() {
         start: BrokerStart(u64::MAX),
         counts: vec![u64::MAX; LISTED_MAX],
     }));
-    fits(&ToEngine::Registered(Registered { engines: engines[..SLOTS_PER_PROCESS_MAX].to_vec() }));
+    fits(&ToEngine::Registered(Registered { engines }));
     let accepted = Accepted {
         n: u64::MAX,
         missing: vec![(u64::MAX, u64::MAX); LISTED_MAX],
         definitions: vec![u32::MAX; LISTED_MAX],
     };
     fits(&ToClient::Accepted(accepted));
-    // What clients say.
+}
+
+#[test]
+fn the_longest_message_of_each_kind_from_a_client_fits_a_record() {
+    let session = SessionId([0xff; 16]);
+    let range = TaskRange { session, first: u64::MAX, last: u64::MAX };
+    let engines = vec![EngineId(u32::MAX); SUBMIT_TARGETS_MAX];
     fits(&FromClient::Cancel(Cancel {
         ranges: vec![(u64::MAX, u64::MAX); LISTED_MAX],
         force: true,
@@ -344,7 +349,13 @@ fn the_longest_message_of_each_kind_fits_a_record() {
         finish: true,
         broker: true,
     }));
-    // What engines say.
+}
+
+#[test]
+fn the_longest_message_of_each_kind_from_an_engine_fits_a_record() {
+    let (name, path) = ("n".repeat(NAME_BYTES_MAX), "p".repeat(4096));
+    let (attempt, session) = (LAST_ATTEMPT, SessionId([0xff; 16]));
+    let attempts = vec![attempt; LISTED_MAX];
     fits(&FromEngine::Recalled(Attempts { attempts: attempts.clone() }));
     fits(&FromEngine::Started(Attempts {
         attempts: attempts[..2 * SLOTS_PER_PROCESS_MAX].to_vec(),
