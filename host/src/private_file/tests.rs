@@ -3,8 +3,9 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-
 use std::path::PathBuf;
+
+use rustix::io::Errno;
 
 use super::*;
 
