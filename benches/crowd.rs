@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use furlong_link::backoff::Backoff;
 use furlong_link::dial::{Dialed, dial, random_bytes};
 use furlong_link::incoming::Incoming;
-use furlong_link::outgoing::{Outgoing, Written};
+use furlong_link::outgoing::Written;
+use furlong_link::peer::backoff::Backoff;
+use furlong_link::peer::outbox::Outbox;
 use furlong_link::stream::WriteHalf;
 use furlong_tests::engine::register;
 use furlong_tests::farm::Farm;
@@ -192,17 +193,17 @@ impl Process {
         while is_wanted.wait_for(|wanted| *wanted).await.is_ok() {
             incarnation += 1;
             if let Ok(mut peer) =
-                Peer::<FromEngine>::dial(&self.capability, self.session, incarnation).await
+                Peer::dial::<FromEngine>(&self.capability, self.session, incarnation).await
             {
                 backoff.reset();
                 self.stay(&mut peer, &mut is_wanted).await;
             }
-            tokio::time::sleep(backoff.next_wait()).await;
+            tokio::time::sleep(backoff.next_wait(u64::from_le_bytes(random_bytes()))).await;
         }
     }
 
     /// Until the connection is cut, or the process shall cut it.
-    async fn stay(&self, peer: &mut Peer<FromEngine>, is_wanted: &mut watch::Receiver<bool>) {
+    async fn stay(&self, peer: &mut Peer, is_wanted: &mut watch::Receiver<bool>) {
         if peer.send(&FromEngine::Register(Box::new(self.register.clone()))).await.is_err() {
             return;
         }
@@ -230,7 +231,7 @@ impl Process {
 /// Counts the events that come.
 async fn subscriber(capability: Capability, told: Arc<AtomicUsize>) {
     let session = SessionId(random_bytes());
-    let mut peer = Peer::<FromClient>::dial(&capability, session, 1).await.expect("it is let in");
+    let mut peer = Peer::dial::<FromClient>(&capability, session, 1).await.expect("it is let in");
     let open = Open {
         secret: PayloadSecret::new(random_bytes()),
         cancel_on_disconnect: false,
@@ -247,17 +248,17 @@ async fn subscriber(capability: Capability, told: Arc<AtomicUsize>) {
 }
 
 /// A connection that sends heartbeats while it waits.
-struct Peer<M> {
+struct Peer {
     incoming: Incoming,
     socket: WriteHalf,
-    outgoing: Outgoing<M>,
+    outbox: Outbox,
 }
 
 /// Often enough for a peer that says nothing else.
 const HEARTBEAT: Duration = Duration::from_secs(4);
 
-impl<M: Direction> Peer<M> {
-    async fn dial(
+impl Peer {
+    async fn dial<M: Direction + 'static>(
         capability: &Capability,
         session: SessionId,
         incarnation: u64,
@@ -272,16 +273,16 @@ impl<M: Direction> Peer<M> {
         };
         let dialed = dial(capability.door(), &hello).await.map_err(|error| error.to_string())?;
         let Dialed { incoming, socket, sealer, .. } = dialed;
-        Ok(Self { incoming, socket, outgoing: Outgoing::new(sealer) })
+        Ok(Self { incoming, socket, outbox: Outbox::new::<M>(sealer) })
     }
 
-    async fn send(&mut self, message: &M) -> std::io::Result<()> {
-        self.outgoing.push(message);
+    async fn send<M: Direction + 'static>(&mut self, message: &M) -> std::io::Result<()> {
+        self.outbox.push(message);
         self.write().await
     }
 
     async fn write(&mut self) -> std::io::Result<()> {
-        while self.outgoing.write_to(&self.socket, usize::MAX)? != Written::All {
+        while self.socket.write_from(&mut self.outbox, usize::MAX)? != Written::All {
             self.socket.writable().await?;
         }
         Ok(())
@@ -299,7 +300,7 @@ impl<M: Direction> Peer<M> {
                 );
             }
             while let Some(bytes) = self.incoming.poll_codec_output() {
-                self.outgoing.push_codec_bytes(bytes);
+                self.outbox.push_codec_bytes(bytes);
             }
             self.write().await.map_err(|error| error.to_string())?;
             if !messages.is_empty() {
@@ -309,7 +310,7 @@ impl<M: Direction> Peer<M> {
                 Ok(Ok(0)) => return Err("the broker closed the connection".to_owned()),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(error.to_string()),
-                Err(_) => self.outgoing.push_heartbeat(),
+                Err(_) => self.outbox.push_heartbeat(),
             }
         }
     }

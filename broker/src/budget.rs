@@ -33,10 +33,6 @@ pub const PENDING_BYTES: u64 = PREAUTH_BUFFER_BYTES_MAX as u64 + 8 * 1024;
 pub const READ_BUFFER_BYTES: u64 = 2 * RECORD_BYTES_MAX as u64;
 /// Encoded messages that wait for a peer. Who lets more gather is closed.
 pub const OUT_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes that wait for a client beyond which output and intermediate data are left out for it.
-pub const EXTRAS_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// The same for kept output that a client has asked for.
-pub const FETCHED_QUEUE_BYTES_MAX: usize = 48 * 1024 * 1024;
 
 /// The broker's memory limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

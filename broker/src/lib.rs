@@ -19,6 +19,7 @@
 pub mod budget;
 pub mod core;
 pub mod journal;
+pub mod peer;
 mod shell;
 
 pub use shell::{

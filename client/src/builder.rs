@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use furlong_host::home::{CapabilitySearch, Home, capability_from_env};
-use furlong_link::backoff::Backoff;
+use furlong_link::dial::random_bytes;
+use furlong_link::peer::backoff::Backoff;
 use furlong_wire::capability::{ClusterName, Pass};
 use furlong_wire::token::Role;
 use tokio::time::{Instant, sleep};
@@ -181,7 +182,7 @@ where
             Ok(client) => return Ok(client),
             Err(error) => error,
         };
-        let pause = backoff.next_wait();
+        let pause = backoff.next_wait(u64::from_le_bytes(random_bytes()));
         if !error.is_transient()
             || deadline.is_some_and(|deadline| Instant::now() + pause > deadline)
         {

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use furlong_link::dial::{Dialed, random_bytes};
-use furlong_link::outgoing::Outgoing;
+use furlong_link::peer::Peer;
 use furlong_wire::capability::{Capability, Endpoint};
 use furlong_wire::ids::{EngineId, SessionId, TaskId};
-use furlong_wire::message::{ClusterStatus, Targets, Welcome};
+use furlong_wire::message::{ClusterStatus, FromClient, Targets, Welcome};
 use furlong_wire::payload::PayloadSecret;
 use futures_util::{Stream, stream};
 
 use crate::builder::{ClientBuilder, retry};
 use crate::call::{Arguments, CallSpec, Function};
-use crate::connection::Connection;
+use crate::connection::{Connection, TICK};
 use crate::core::{Call, Core};
 use crate::error::{ClientError, ConnectError};
 use crate::map::{IterMapBuilder, MapBuilder};
@@ -78,7 +78,8 @@ impl Client {
         core.set_memory_flag(&dialed.welcome.memory_flag);
         core.set_answer_turns_max(crate::connection::turns_of(way.answers_within));
         let Dialed { incoming, socket, sealer, welcome, endpoint } = dialed;
-        let shared = Arc::new(Shared::new(core, Outgoing::new(sealer), welcome, endpoint, session));
+        let peer = Peer::new::<FromClient>(sealer, TICK, Duration::ZERO);
+        let shared = Arc::new(Shared::new(core, peer, welcome, endpoint, session));
         tokio::spawn(Connection::new(Arc::clone(&shared), way, incoming, socket).run());
         Ok(Self { handle: Arc::new(Handle { shared }) })
     }

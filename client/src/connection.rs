@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use furlong_link::backoff::Backoff;
-use furlong_link::dial::Dialed;
+use furlong_link::dial::{Dialed, random_bytes};
 use furlong_link::incoming::Incoming;
-use furlong_link::outgoing::{Outgoing, Written};
+use furlong_link::outgoing::Written;
+use furlong_link::peer::redial::{Redial, Try};
+use furlong_link::peer::{Dead, Peer};
 use furlong_link::stream::WriteHalf;
-use furlong_link::unsound::Unsound;
-use furlong_link::vigil::{Due, Vigil};
 use furlong_wire::ids::{BrokerStart, SessionId};
 use furlong_wire::limits::WRITE_TURN_BYTES;
-use furlong_wire::message::ToClient;
+use furlong_wire::message::{FromClient, ToClient};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
@@ -22,7 +21,7 @@ use crate::reconnect::{LinkEvent, Reconnect};
 use crate::shared::{Shared, unlock};
 
 /// The interval of heartbeat checks, and of acknowledgements that nothing else takes along.
-const TICK: Duration = Duration::from_secs(1);
+pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// The time limit for a goodbye to reach the broker, in ticks.
 const GOODBYE_TICKS: u32 = 2;
 
@@ -31,18 +30,13 @@ const GOODBYE_TICKS: u32 = 2;
 pub(crate) struct Connection {
     shared: Arc<Shared>,
     reconnect: Reconnect,
-    /// The session's highest incarnation, and the start of the broker that has it.
-    incarnation: u64,
+    redial: Redial,
+    /// The start of the broker that has the session.
     start: BrokerStart,
     incoming: Incoming,
     socket: WriteHalf,
-    /// The time at which the connection was made.
-    since: Instant,
-    last_write: Instant,
-    /// Bytes that the broker had taken at the last tick.
-    taken_bytes: u64,
-    vigil: Vigil,
-    unsound: Unsound,
+    /// The moment since which the time is counted.
+    began: Instant,
     goodbye_ticks: u32,
 }
 
@@ -58,22 +52,11 @@ impl Connection {
         incoming: Incoming,
         socket: WriteHalf,
     ) -> Self {
-        let now = Instant::now();
+        let mut redial = Redial::new();
+        redial.handle_connected(Duration::ZERO);
         let start = shared.welcome.start;
-        Self {
-            shared,
-            reconnect,
-            incarnation: 1,
-            start,
-            incoming,
-            socket,
-            since: now,
-            last_write: now,
-            taken_bytes: 0,
-            vigil: Vigil::new(TICK),
-            unsound: Unsound::default(),
-            goodbye_ticks: 0,
-        }
+        let began = Instant::now();
+        Self { shared, reconnect, redial, start, incoming, socket, began, goodbye_ticks: 0 }
     }
 
     /// Runs until the session is over: it comes back after each cut.
@@ -103,11 +86,9 @@ impl Connection {
         let cause = self.unless_repeated(cause)?;
         self.reconnect.tell(&LinkEvent::Cut(cause.to_string()));
         let deadline = Instant::now().checked_add(self.reconnect.returns_within);
-        let mut backoff = Backoff::default();
         let dialed = loop {
-            self.incarnation += 1;
-            let (wait, session) = (backoff.next_wait(), self.shared.session);
-            let dialing = dial_after(wait, &mut self.reconnect, session, self.incarnation);
+            let next = self.redial.next_try(u64::from_le_bytes(random_bytes()));
+            let dialing = dial_at(next, &mut self.reconnect, self.shared.session);
             let timeout = sleep_until(deadline.unwrap_or_else(Instant::now));
             tokio::select! {
                 dialed = dialing => match dialed {
@@ -126,10 +107,10 @@ impl Connection {
             return Err(DisconnectCause::SessionOver("the broker has ended it meanwhile".into()));
         }
         (self.start, self.incoming, self.socket) = (welcome.start, incoming, socket);
-        (self.since, self.last_write) = (Instant::now(), Instant::now());
-        (self.vigil, self.taken_bytes) = (Vigil::new(TICK), 0);
+        let now = self.began.elapsed();
+        self.redial.handle_connected(now);
         let mut state = self.shared.lock();
-        state.outgoing = Outgoing::new(sealer);
+        state.peer = Peer::new::<FromClient>(sealer, TICK, now);
         state.core.handle_reconnected(welcome.unfinished_tasks_max, welcome.payload_credit_bytes);
         unlock(state);
         self.reconnect.tell(&LinkEvent::Back);
@@ -142,12 +123,13 @@ impl Connection {
         &mut self,
         cause: DisconnectCause,
     ) -> Result<DisconnectCause, DisconnectCause> {
+        let now = self.began.elapsed();
         let DisconnectCause::Unsound(error) = cause else {
-            self.unsound.forget();
+            self.redial.handle_cut(now, None);
             return Ok(cause);
         };
         let text = error.to_string();
-        let is_repeated = self.unsound.note(&text, self.since.elapsed());
+        let is_repeated = self.redial.handle_cut(now, Some(&text));
         if is_repeated && !self.shared.with(|core| core.give_up_requests(&text)) {
             return Err(DisconnectCause::UnsoundAgain(error));
         }
@@ -186,21 +168,21 @@ impl Connection {
         let mut state = self.shared.lock();
         state.is_told = false;
         state.queue_outbound();
-        let others_go = !state.outgoing.is_empty();
+        let others_go = !state.peer.is_empty();
         while let Some(ack) = state.core.poll_ack(others_go) {
-            state.outgoing.push(&ack);
+            state.peer.push(&ack);
         }
         let mut written = Ok(Written::All);
-        if !state.outgoing.is_empty() {
-            written = state.outgoing.write_to(&self.socket, WRITE_TURN_BYTES);
-            let waiting = state.outgoing.queued_bytes();
+        if !state.peer.is_empty() {
+            written = self.socket.write_from(state.peer.outbox(), WRITE_TURN_BYTES);
+            state.peer.handle_written(self.began.elapsed());
+            let waiting = state.peer.queued_bytes();
             state.core.handle_backlog(waiting);
-            self.last_write = Instant::now();
         }
         if matches!(written, Ok(Written::All)) {
             // What is said again after a cut comes in parts.
             state.queue_outbound();
-            if state.outgoing.is_empty() {
+            if state.peer.is_empty() {
                 state.core.handle_flushed()
             } else {
                 written = Ok(Written::Turn)
@@ -212,8 +194,8 @@ impl Connection {
 
     /// Takes everything that was read, under one lock.
     fn handle_input(&mut self) -> Result<(), DisconnectCause> {
-        self.vigil.heard();
         let mut state = self.shared.lock();
+        state.peer.handle_read();
         let handled = loop {
             match self.incoming.poll_record() {
                 Ok(None) => break Ok(()),
@@ -236,7 +218,7 @@ impl Connection {
             }
         };
         while let Some(bytes) = self.incoming.poll_codec_output() {
-            state.outgoing.push_codec_bytes(bytes);
+            state.peer.push_codec_bytes(bytes);
         }
         unlock(state);
         handled
@@ -246,23 +228,17 @@ impl Connection {
     /// time.
     fn handle_tick(&mut self) -> Result<bool, DisconnectCause> {
         let mut state = self.shared.lock();
-        let before = std::mem::replace(&mut self.taken_bytes, state.outgoing.written_bytes());
-        let is_stalled = !state.outgoing.is_empty() && before == self.taken_bytes;
-        let due = self.vigil.pass_turn(is_stalled, self.last_write.elapsed());
-        // What is still on its way to the broker cannot be answered yet.
-        let goes_on =
-            if state.outgoing.is_empty() || is_stalled { state.core.handle_turn() } else { true };
+        let dead = state.peer.handle_tick(self.began.elapsed());
+        let goes_on = !state.peer.answers_are_due() || state.core.handle_turn();
         if let Some(ack) = state.core.poll_ack(true) {
-            state.outgoing.push(&ack);
-        } else if due == Due::Heartbeat {
-            state.outgoing.push_heartbeat();
+            state.peer.push(&ack);
         }
         self.goodbye_ticks += u32::from(state.core.is_over());
         unlock(state);
-        match due {
-            Due::Silent => return Err(DisconnectCause::Silent),
-            Due::Stalled => return Err(DisconnectCause::Stalled),
-            Due::Heartbeat | Due::Nothing => {}
+        match dead {
+            Some(Dead::Silent) => return Err(DisconnectCause::Silent),
+            Some(Dead::Stalled) => return Err(DisconnectCause::Stalled),
+            None => {}
         }
         if !goes_on {
             return Err(DisconnectCause::NoAnswer(turns_of(self.reconnect.answers_within)));
@@ -272,15 +248,14 @@ impl Connection {
     }
 }
 
-async fn dial_after(
-    wait: Duration,
+async fn dial_at(
+    next: Try,
     reconnect: &mut Reconnect,
     session: SessionId,
-    incarnation: u64,
 ) -> Result<Dialed, ConnectError> {
-    sleep(wait).await;
+    sleep(next.wait).await;
     reconnect.look_again()?;
-    reconnect.dial(session, incarnation).await
+    reconnect.dial(session, next.incarnation).await
 }
 
 /// Returns when this side has closed the session.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use furlong_host::home::{CapabilityFileError, CapabilityNotFound, HomeError};
 use furlong_host::private_file::FileProblem;
 use furlong_link::dial::DialError;
-use furlong_link::incoming::ReceiveError;
+use furlong_link::peer::inbox::ReceiveError;
 use furlong_wire::capability::Endpoint;
 use furlong_wire::payload::PayloadError;
 

@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use furlong_link::outgoing::{Chunks, Outgoing};
+use furlong_link::peer::Peer;
+use furlong_link::peer::outbox::Chunks;
 use furlong_wire::capability::Endpoint;
 use furlong_wire::ids::SessionId;
-use furlong_wire::message::{FromClient, Welcome};
+use furlong_wire::message::Welcome;
 use tokio::sync::Notify;
 
 use crate::core::{Call, Core, Outbound, Submitted, Ticket};
@@ -29,7 +30,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct State {
     pub core: Core,
-    pub outgoing: Outgoing<FromClient>,
+    pub peer: Peer,
     /// True if the connection's task was notified that there is something to write.
     pub is_told: bool,
 }
@@ -37,12 +38,12 @@ pub(crate) struct State {
 impl Shared {
     pub fn new(
         core: Core,
-        outgoing: Outgoing<FromClient>,
+        peer: Peer,
         welcome: Welcome,
         endpoint: Endpoint,
         session: SessionId,
     ) -> Self {
-        let state = Mutex::new(State { core, outgoing, is_told: false });
+        let state = Mutex::new(State { core, peer, is_told: false });
         Self { state, work: Notify::new(), over: Notify::new(), welcome, endpoint, session }
     }
 
@@ -52,7 +53,7 @@ impl Shared {
         let mut state = self.lock();
         let result = f(&mut state.core);
         state.queue_outbound();
-        let tell = !state.is_told && !state.outgoing.is_empty();
+        let tell = !state.is_told && !state.peer.is_empty();
         state.is_told |= tell;
         unlock(state);
         if tell {
@@ -107,16 +108,16 @@ impl State {
         let mut next = self.core.poll_outbound();
         while let Some(outbound) = next {
             match outbound {
-                Outbound::Message(message) => self.outgoing.push(&message),
-                Outbound::Control(message) => self.outgoing.push_control(&message),
+                Outbound::Message(message) => self.peer.push(&message),
+                Outbound::Control(message) => self.peer.outbox().push_control(&message),
                 Outbound::Transfer(number, payload) => {
-                    self.outgoing.push_transfer(number, Chunks::Sealed(payload))
+                    self.peer.push_transfer(number, Chunks::Sealed(payload))
                 }
             }
             next = self.core.poll_outbound();
             if next.is_none() {
                 // There may be more, now that it is known how much waits.
-                self.core.handle_backlog(self.outgoing.queued_bytes());
+                self.core.handle_backlog(self.peer.queued_bytes());
                 next = self.core.poll_outbound();
             }
         }

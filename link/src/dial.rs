@@ -12,8 +12,9 @@ use rand::TryRng;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::incoming::{Incoming, ReceiveError};
+use crate::incoming::Incoming;
 use crate::local;
+use crate::peer::inbox::ReceiveError;
 use crate::pending::{PendingError, PendingPeer};
 use crate::stream::{ReadHalf, WriteHalf, split};
 

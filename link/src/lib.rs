@@ -1,10 +1,11 @@
-//! The shell around [`furlong_wire`] that all three programs share: a tokio connection that carries
-//! its messages, and the files of `$FURLONG_HOME`.
+//! The connection between a broker and its peers, which all three programs share: what decides
+//! about it, and the tokio sockets that carry it.
 //!
-//! A peer calls [`dial::dial`] with its capability and gets an [`incoming::Incoming`], and what an
-//! [`outgoing::Outgoing`] needs. The broker makes a [`pending::PendingPeer`] of each accepted
-//! socket, and the same two of it once the peer is proved. Neither decides anything: they turn
-//! bytes into records and back.
+//! [`peer`] decides: which record goes next, when the other side is dead, when it is sought again.
+//! It has no socket and no clock, so that the simulation runs it, too. The rest carries bytes. A
+//! peer calls [`dial::dial`] with its capability and gets an [`incoming::Incoming`], and what a
+//! [`peer::Peer`] needs. The broker makes a [`pending::PendingPeer`] of each accepted socket, and
+//! the same two of it once the peer is proved.
 //!
 //! # Example
 //!
@@ -13,7 +14,7 @@
 //!
 //! ```no_run
 //! use furlong_link::dial::{dial, random_bytes};
-//! use furlong_link::outgoing::Outgoing;
+//! use furlong_link::peer::outbox::Outbox;
 //! use furlong_wire::capability::Capability;
 //! use furlong_wire::handshake::HelloBody;
 //! use furlong_wire::ids::SessionId;
@@ -31,9 +32,9 @@
 //! };
 //! let mut link = dial(capability.door(), &hello).await?;
 //!
-//! let mut outgoing = Outgoing::new(link.sealer);
-//! outgoing.push(&FromClient::Query(Request { request: 1, query: Query::Status }));
-//! outgoing.write_to(&link.socket, 64 * 1024)?;
+//! let mut outbox = Outbox::new::<FromClient>(link.sealer);
+//! outbox.push(&FromClient::Query(Request { request: 1, query: Query::Status }));
+//! link.socket.write_from(&mut outbox, 64 * 1024)?;
 //!
 //! while link.incoming.read().await? > 0 {
 //!     while let Some(record) = link.incoming.poll_record()? {
@@ -46,13 +47,11 @@
 //! # }
 //! ```
 
-pub mod backoff;
 pub mod dial;
 pub mod incoming;
 pub mod local;
 pub mod outgoing;
+pub mod peer;
 pub mod pending;
 pub mod spin;
 pub mod stream;
-pub mod unsound;
-pub mod vigil;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use furlong_link::dial::{Dialed, dial, random_bytes};
 use furlong_link::incoming::Incoming;
-use furlong_link::outgoing::{Outgoing, Written};
+use furlong_link::outgoing::Written;
+use furlong_link::peer::outbox::Outbox;
 use furlong_link::stream::WriteHalf;
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
@@ -21,7 +22,7 @@ pub struct Good {
     incoming: Incoming,
     received: VecDeque<ToClient>,
     socket: WriteHalf,
-    outgoing: Outgoing<FromClient>,
+    outbox: Outbox,
     welcome: Welcome,
     requests: u64,
 }
@@ -50,8 +51,8 @@ impl Good {
         let dialed =
             runtime.block_on(dial(capability.door(), &hello)).map_err(|error| error.to_string())?;
         let Dialed { incoming, socket, sealer, welcome, .. } = dialed;
-        let (received, outgoing) = (VecDeque::new(), Outgoing::new(sealer));
-        let mut good = Self { runtime, incoming, received, socket, outgoing, welcome, requests: 0 };
+        let (received, outbox) = (VecDeque::new(), Outbox::new::<FromClient>(sealer));
+        let mut good = Self { runtime, incoming, received, socket, outbox, welcome, requests: 0 };
         good.send(&FromClient::Open(Open {
             secret: PayloadSecret::new(random_bytes()),
             cancel_on_disconnect: false,
@@ -97,10 +98,10 @@ impl Good {
     /// # Errors
     /// If the connection has ended.
     pub fn send(&mut self, message: &FromClient) -> Result<(), String> {
-        self.outgoing.push(message);
-        let (outgoing, socket) = (&mut self.outgoing, &self.socket);
+        self.outbox.push(message);
+        let (outbox, socket) = (&mut self.outbox, &self.socket);
         self.runtime.block_on(async {
-            while outgoing.write_to(socket, usize::MAX).map_err(|error| error.to_string())?
+            while socket.write_from(outbox, usize::MAX).map_err(|error| error.to_string())?
                 != Written::All
             {
                 socket.writable().await.map_err(|error| error.to_string())?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use furlong_host::private_file::write_private;
 use furlong_link::dial::random_bytes;
 use furlong_link::incoming::Incoming;
-use furlong_link::outgoing::Outgoing;
+use furlong_link::peer::outbox::Outbox;
 use furlong_link::pending::PendingPeer;
 use furlong_link::stream::{WriteHalf, split};
 use furlong_wire::capability::{Capability, ClusterName, Grant};
@@ -135,8 +135,8 @@ impl Broker {
         let (sealer, opener) = proof.keys.split();
         let (mut incoming, socket) = pending.prove(opener);
         connections.fetch_add(1, Ordering::Relaxed);
-        let mut outgoing =
-            Outgoing::new(greet(self.welcome(incarnation), sealer, &socket).await.ok()?);
+        let mut outbox =
+            Outbox::new::<ToClient>(greet(self.welcome(incarnation), sealer, &socket).await.ok()?);
         let mut beat = tokio::time::interval(BEAT);
         loop {
             tokio::select! {
@@ -144,15 +144,15 @@ impl Broker {
                     let answers = match role {
                         _ if read.ok()? == 0 => return None,
                         Role::Engine => self.answers,
-                        _ => self.handle(&mut incoming, &mut outgoing)?,
+                        _ => self.handle(&mut incoming, &mut outbox)?,
                     };
                     if answers == Answers::TooLong {
                         return write(&socket, &long_header(0x02, 1 << 30)).await.ok();
                     }
                 }
-                _ = beat.tick() => outgoing.push_heartbeat(),
+                _ = beat.tick() => outbox.push_heartbeat(),
             }
-            outgoing.write_to(&socket, usize::MAX).ok()?;
+            socket.write_from(&mut outbox, usize::MAX).ok()?;
         }
     }
 
@@ -173,11 +173,7 @@ impl Broker {
     }
 
     /// Hears what a client says, and what becomes of its questions.
-    fn handle(
-        &self,
-        incoming: &mut Incoming,
-        outgoing: &mut Outgoing<ToClient>,
-    ) -> Option<Answers> {
+    fn handle(&self, incoming: &mut Incoming, outbox: &mut Outbox) -> Option<Answers> {
         let mut answers = Answers::None;
         while let Some(record) = incoming.poll_record().ok()? {
             for message in record.into_messages::<FromClient>() {
@@ -185,7 +181,7 @@ impl Broker {
                     FromClient::Open(_) => {
                         let accepted =
                             Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() };
-                        outgoing.push(&ToClient::Accepted(accepted));
+                        outbox.push(&ToClient::Accepted(accepted));
                     }
                     FromClient::Query(_) => answers = self.answers,
                     _ => {}

@@ -5,127 +5,82 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use furlong_link::incoming::{Incoming, Messages, ReceiveError, Record};
-use furlong_link::outgoing::{Chunks, Outgoing, Written};
+use furlong_link::incoming::Incoming;
+use furlong_link::outgoing::Written;
+use furlong_link::peer::GOODBYE_TIMEOUT;
+use furlong_link::peer::inbox::{Messages, ReceiveError, Record};
 use furlong_link::stream::{ReadHalf, WriteHalf};
-use furlong_link::vigil::{Due, Vigil};
 use furlong_wire::limits::{HANDSHAKE_TIMEOUT_MS, WRITE_TURN_BYTES};
-use furlong_wire::message::{Direction, Greeting, ToClient, ToEngine};
-use furlong_wire::token::Role;
+use furlong_wire::message::{Direction, Greeting};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::entrance::Address;
 use super::listener::Serves;
 use super::way_in::{Proved, RejectedPeer, greet, refuse, shake_hands};
-use super::{Shell, Stranding, TICK};
-use crate::budget::{OUT_QUEUE_BYTES_MAX, OutQueues};
+use super::{Shell, Stranding};
 use crate::core::{ConnectionId, Core, PeerMisbehaved, Time, WORK_PER_TURN};
+use crate::peer::{ConnectedPeer, End};
 
-/// A connected peer, as the shell sees it.
+/// A connected peer with its socket, and what wakes the tasks that read and write it.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) name: String,
     socket: WriteHalf,
-    outgoing: RefCell<Lane>,
+    peer: RefCell<ConnectedPeer>,
+    /// The moment since which the peer counts the time.
+    began: Instant,
     /// True if something was queued since the last inline write.
     dirty: Cell<bool>,
     /// Wakes the writer task: there is more than an inline write takes.
     more: Notify,
     writer_busy: Cell<bool>,
     /// Wakes the reader: the connection shall end.
-    ended: Notify,
-    end: Cell<Option<End>>,
-    /// The time, by the clock, at which something was last sent.
-    sent: Cell<Instant>,
-    vigil: Cell<Vigil>,
-    /// True while nothing is read from it until it takes more of its pending output; then, the
-    /// reader's wake-up signal.
-    paused: Cell<bool>,
+    wants_end: Notify,
+    /// Wakes the reader: the peer has taken something of what waits for it.
     taken: Notify,
-    /// Of a client: what waits for all of them, and how much of that is this one's.
-    out_queues: Option<Rc<OutQueues>>,
-    counted_bytes: Cell<usize>,
-}
-
-/// The outgoing queue of a peer, by the peer's kind.
-#[derive(Debug)]
-pub(super) enum Lane {
-    Client(Outgoing<ToClient>),
-    Engine(Outgoing<ToEngine>),
-}
-
-/// The reason that a connection ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum End {
-    /// Graceful: pending messages are still written.
-    InGoodOrder(&'static str),
-    /// At once.
-    AtOnce(&'static str),
 }
 
 impl Connection {
-    fn new(name: String, socket: WriteHalf, lane: Lane, out_queues: &Rc<OutQueues>) -> Self {
-        let out_queues = matches!(lane, Lane::Client(_)).then(|| out_queues.clone());
+    fn new(name: String, socket: WriteHalf, peer: ConnectedPeer, began: Instant) -> Self {
         Self {
             name,
             socket,
-            outgoing: RefCell::new(lane),
+            peer: RefCell::new(peer),
+            began,
             dirty: Cell::new(false),
             more: Notify::new(),
             writer_busy: Cell::new(false),
-            ended: Notify::new(),
-            end: Cell::new(None),
-            sent: Cell::new(Instant::now()),
-            vigil: Cell::new(Vigil::new(TICK)),
-            paused: Cell::new(false),
+            wants_end: Notify::new(),
             taken: Notify::new(),
-            out_queues,
-            counted_bytes: Cell::new(0),
         }
     }
 
-    /// Changes what waits to be sent. Nothing is written here. True the first time since the last
-    /// inline write.
-    pub(super) fn queue(&self, change: impl FnOnce(&mut Lane)) -> bool {
-        change(&mut self.outgoing.borrow_mut());
-        self.count_waiting();
+    /// Changes the peer's state, most of all what waits to be sent. Nothing is written here. True
+    /// the first time since the last inline write.
+    pub(super) fn change(&self, change: impl FnOnce(&mut ConnectedPeer)) -> bool {
+        let mut peer = self.peer.borrow_mut();
+        change(&mut peer);
+        if peer.ended().is_some() {
+            self.wants_end.notify_one();
+        }
         !self.dirty.replace(true)
     }
 
-    fn count_waiting(&self) {
-        if let Some(out_queues) = &self.out_queues {
-            let now = self.queued_bytes();
-            out_queues.change(self.counted_bytes.replace(now), now);
-        }
-    }
-
-    /// Bytes that may wait to be written: a peer for which more waits is closed.
-    pub(super) fn waits_max(&self) -> usize {
-        self.out_queues.as_ref().map_or(OUT_QUEUE_BYTES_MAX, |out_queues| out_queues.waits_max())
-    }
-
-    /// Returns true if so much is pending for a client that it is to take some before it asks for
-    /// more.
-    fn is_to_take(&self) -> bool {
-        let asks_max = self.out_queues.as_ref().map(|out_queues| out_queues.asks_max());
-        asks_max.is_some_and(|most| self.queued_bytes() > most)
-    }
-
-    /// Returns true if nothing is read from it at present.
-    pub(super) fn is_paused(&self) -> bool {
-        self.paused.get()
-    }
-
-    /// Waits until a client has taken so much of what waits for it that it may ask for more. One
-    /// that takes nothing is closed as any peer is.
-    async fn has_taken(&self) {
-        while self.is_to_take() && self.end.get().is_none() {
-            self.paused.set(true);
+    /// Waits until more may be read from the peer.
+    async fn may_be_read(&self) {
+        while !self.peer.borrow_mut().resume_reading() {
             self.taken.notified().await;
         }
-        if self.paused.replace(false) {
-            self.note(Vigil::heard);
+    }
+
+    /// Waits until the connection is to end.
+    async fn ended(&self) -> End {
+        loop {
+            self.wants_end.notified().await;
+            if let Some(end) = self.peer.borrow().ended() {
+                return end;
+            }
         }
     }
 
@@ -141,77 +96,29 @@ impl Connection {
                 self.writer_busy.set(true);
                 self.more.notify_one();
             }
-            Err(_) => self.end(End::AtOnce("the connection broke while writing")),
+            Err(_) => self.break_off(),
         }
     }
 
-    /// Ends the connection; the first reason counts.
-    pub(super) fn end(&self, end: End) {
-        if self.end.get().is_none() {
-            self.end.set(Some(end));
-            self.ended.notify_one();
-        }
+    fn break_off(&self) {
+        self.change(|peer| peer.end(End::AtOnce("the connection broke while writing")));
     }
 
-    /// Bytes that wait to be written.
-    pub(super) fn queued_bytes(&self) -> usize {
-        match &*self.outgoing.borrow() {
-            Lane::Client(outgoing) => outgoing.queued_bytes(),
-            Lane::Engine(outgoing) => outgoing.queued_bytes(),
-        }
-    }
-
-    /// True if it takes what may be left out, which is output and intermediate data: up to so many
-    /// bytes that wait. A slow reader gets a gap instead, and is not closed for what a task writes.
-    pub(super) fn takes_extras(&self, bytes_max: usize) -> bool {
-        let stored = match &*self.outgoing.borrow() {
-            Lane::Client(outgoing) => outgoing.stored_bytes(),
-            Lane::Engine(outgoing) => outgoing.stored_bytes(),
-        };
-        self.queued_bytes() + stored <= bytes_max
-    }
-
-    /// Another tick: sends a heartbeat, or ends the connection of a peer that is dead.
+    /// Another tick, at which a heartbeat may be due.
     pub(super) fn handle_tick(&self) {
-        let mut vigil = self.vigil.get();
-        if self.is_paused() {
-            // Nothing is read from who does not take what it has asked for: it is stalled, if
-            // anything.
-            vigil.heard();
-        }
-        let due = vigil.pass_turn(self.writer_busy.get(), self.sent.get().elapsed());
-        self.vigil.set(vigil);
-        match due {
-            Due::Silent => self.end(End::AtOnce("nothing was heard of it for 15 s")),
-            Due::Stalled => self.end(End::AtOnce("it took nothing of what waits for it for 10 s")),
-            Due::Heartbeat => {
-                self.queue(Lane::heartbeat);
-                self.write_inline();
-            }
-            Due::Nothing => {}
-        }
+        self.change(|peer| peer.handle_tick(self.began.elapsed()));
+        self.write_inline();
     }
 
-    fn note(&self, happened: impl FnOnce(&mut Vigil)) {
-        let mut vigil = self.vigil.get();
-        happened(&mut vigil);
-        self.vigil.set(vigil);
+    fn handle_read(&self) {
+        self.peer.borrow_mut().handle_read();
     }
 
     fn write(&self, turn_bytes: usize) -> std::io::Result<Written> {
-        let before = self.queued_bytes();
-        let written = match &mut *self.outgoing.borrow_mut() {
-            Lane::Client(outgoing) => outgoing.write_to(&self.socket, turn_bytes),
-            Lane::Engine(outgoing) => outgoing.write_to(&self.socket, turn_bytes),
-        };
-        if written.as_ref().is_ok_and(|written| *written != Written::Blocked)
-            || self.queued_bytes() < before
-        {
-            self.sent.set(Instant::now());
-            self.note(Vigil::taken);
-        }
-        self.count_waiting();
-        if self.paused.get() {
+        let mut peer = self.peer.borrow_mut();
+        let written = self.socket.write_from(peer.outbox(), turn_bytes);
+        peer.handle_written(self.began.elapsed());
+        if peer.is_paused() {
             self.taken.notify_one();
         }
         written
@@ -230,43 +137,10 @@ impl Connection {
                             return;
                         }
                     }
-                    Err(_) => return self.end(End::AtOnce("the connection broke while writing")),
+                    Err(_) => return self.break_off(),
                 }
             }
             self.writer_busy.set(false);
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(out_queues) = &self.out_queues {
-            out_queues.change(self.counted_bytes.get(), 0);
-        }
-    }
-}
-
-impl Lane {
-    /// Queues an empty record.
-    fn heartbeat(&mut self) {
-        match self {
-            Self::Client(outgoing) => outgoing.push_heartbeat(),
-            Self::Engine(outgoing) => outgoing.push_heartbeat(),
-        }
-    }
-
-    /// Queues the chunks of a payload.
-    pub(super) fn transfer(&mut self, number: u64, chunks: Vec<bytes::Bytes>) {
-        match self {
-            Self::Client(outgoing) => outgoing.push_transfer(number, Chunks::Stored(chunks)),
-            Self::Engine(outgoing) => outgoing.push_transfer(number, Chunks::Stored(chunks)),
-        }
-    }
-
-    fn codec_bytes(&mut self, bytes: bytes::Bytes) {
-        match self {
-            Self::Client(outgoing) => outgoing.push_codec_bytes(bytes),
-            Self::Engine(outgoing) => outgoing.push_codec_bytes(bytes),
         }
     }
 }
@@ -303,11 +177,9 @@ pub(super) async fn serve(
                 shell.core.borrow_mut().handle_disconnected(shell.now(), id);
                 return shell.flush();
             }
-            let lane = match role {
-                Role::Engine => Lane::Engine(Outgoing::new(sealer)),
-                _ => Lane::Client(Outgoing::new(sealer)),
-            };
-            let connection = Connection::new(name, socket, lane, &shell.out_queues);
+            let now = shell.began.elapsed();
+            let peer = ConnectedPeer::new(role, sealer, &shell.out_queues, now);
+            let connection = Connection::new(name, socket, peer, shell.began);
             run(shell, id, connection, incoming).await;
         }
     }
@@ -324,13 +196,12 @@ async fn run(shell: Rc<Shell>, id: ConnectionId, connection: Connection, mut inc
     let reason = tokio::select! {
         reason = read(&shell, id, &connection, &mut incoming, &mut is_breach) => reason,
         () = connection.write_rest() => "the connection broke while writing".to_owned(),
-        () = connection.ended.notified() => match connection.end.get() {
-            Some(End::InGoodOrder(reason)) => {
-                let _ = timeout(Duration::from_secs(1), write_last(&connection)).await;
+        end = connection.ended() => match end {
+            End::Graceful(reason) => {
+                let _ = timeout(GOODBYE_TIMEOUT, write_last(&connection)).await;
                 reason.to_owned()
             }
-            Some(End::AtOnce(reason)) => reason.to_owned(),
-            None => String::new(),
+            End::AtOnce(reason) => reason.to_owned(),
         },
     };
     let _turn = shell.departures.lock().await;
@@ -367,7 +238,7 @@ async fn read(
     loop {
         match incoming.read().await {
             Ok(0) => return "the peer closed the connection".to_owned(),
-            Ok(_) => connection.note(Vigil::heard),
+            Ok(_) => connection.handle_read(),
             Err(error) => return format!("the connection broke: {error}"),
         }
         let mut turn = Turn::new(shell, id, connection);
@@ -381,13 +252,14 @@ async fn read(
                 *is_breach = true;
                 return misbehaved(connection, &error);
             }
-            if let Some(End::AtOnce(reason)) = connection.end.get() {
+            let end = connection.peer.borrow().ended();
+            if let Some(End::AtOnce(reason)) = end {
                 return reason.to_owned();
             }
-            connection.has_taken().await;
+            connection.may_be_read().await;
         }
         while let Some(bytes) = incoming.poll_codec_output() {
-            connection.queue(|lane| lane.codec_bytes(bytes));
+            connection.change(|peer| peer.push_codec_bytes(bytes));
             connection.write_inline();
         }
         incoming.shrink();
@@ -429,7 +301,7 @@ impl<'a> Turn<'a> {
 
     /// Gives one record's messages to the core.
     async fn handle(&mut self, record: Record) -> Result<(), BadPeer> {
-        let is_client = matches!(*self.connection.outgoing.borrow(), Lane::Client(_));
+        let is_client = self.connection.peer.borrow().is_client();
         if is_client {
             self.handle_each(record.into_messages(), Core::handle_from_client).await
         } else {
@@ -466,13 +338,13 @@ impl<'a> Turn<'a> {
             self.shell.core.borrow_mut().dispatch(self.now);
             self.shell.flush();
             tokio::task::yield_now().await;
-            self.connection.has_taken().await;
-            if self.connection.end.get().is_some() {
+            self.connection.may_be_read().await;
+            if self.connection.peer.borrow().ended().is_some() {
                 return Ok(false);
             }
             self.now = self.shell.now();
             // Nothing is read meanwhile: it is not the peer that is silent.
-            self.connection.note(Vigil::heard);
+            self.connection.handle_read();
             let mut core = self.shell.core.borrow_mut();
             self.began = core.work_done();
             if !core.has_rest(self.id) {

@@ -26,8 +26,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use furlong_host::home::{ClusterDir, Home};
 use furlong_host::stop::Stop;
+use furlong_link::peer::GOODBYE_TIMEOUT;
 use furlong_wire::ids::{BrokerStart, TokenId};
-use furlong_wire::message::{Goodbye, Payload, Published, ToClient, ToEngine};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::LocalSet;
@@ -35,11 +35,12 @@ use tokio::task::LocalSet;
 pub use run_files::{BrokerLock, BrokerState, read_state};
 pub use settings::{BadPort, BrokerArgs, JournalArgs, JournalPlace, OwnPort};
 
-use crate::budget::{EXTRAS_QUEUE_BYTES_MAX, FETCHED_QUEUE_BYTES_MAX, Memory, OutQueues};
+use crate::budget::{Memory, OutQueues};
 use crate::core::journal::{Entry, Restoring};
 use crate::core::{Config, ConnectionId, Core, Output, Time};
 use crate::journal::{Journal, JournalThread, Written};
-use connection::{Connection, End, Lane};
+use crate::peer::{ConnectedPeer, End, TURN};
+use connection::Connection;
 use entrance::Address;
 use keys::Identity;
 use pending::{PendingPeers, Stranding};
@@ -48,8 +49,6 @@ use roster_file::RosterFile;
 use spin::SpinBeforeSleep;
 use way_in::RejectedPeer;
 
-/// The interval at which connections are checked and the core's tick comes.
-const TICK: Duration = Duration::from_secs(1);
 /// Chunks that are freed in one turn.
 const DISCARDED_PER_TURN: usize = 4;
 
@@ -247,45 +246,21 @@ impl Shell {
     fn flush(&self) {
         let connections = self.connections.borrow();
         let mut dirty = Vec::new();
-        let mut left_out = None;
         let mut entries: Vec<(u64, Entry)> = Vec::new();
         let mut core = self.core.borrow_mut();
         while let Some(output) = core.poll_output() {
             match output {
                 Output::ToClient(id, message) => {
-                    let leaves_out = |most| {
-                        connections
-                            .get(&id)
-                            .is_some_and(|connection| !connection.takes_extras(most))
-                    };
-                    if extras_max(&message).is_some_and(leaves_out) {
-                        left_out = payload_of(&message).map(|transfer| (id, transfer));
-                        continue;
-                    }
-                    queue(&connections, &mut dirty, id, |lane| match lane {
-                        Lane::Client(outgoing) => outgoing.push(&message),
-                        Lane::Engine(_) => debug_assert!(false, "a client's message for an engine"),
-                    });
+                    change(&connections, &mut dirty, id, |peer| peer.push(&message));
                 }
                 Output::ToEngine(id, message) => {
-                    queue(&connections, &mut dirty, id, |lane| match lane {
-                        Lane::Engine(outgoing) if is_control(&message) => {
-                            outgoing.push_control(&message)
-                        }
-                        Lane::Engine(outgoing) => outgoing.push(&message),
-                        Lane::Client(_) => debug_assert!(false, "an engine's message for a client"),
-                    });
-                }
-                Output::Transfer(id, number, _) if left_out == Some((id, number)) => {
-                    left_out = None
+                    change(&connections, &mut dirty, id, |peer| peer.push(&message));
                 }
                 Output::Transfer(id, number, chunks) => {
-                    queue(&connections, &mut dirty, id, |lane| lane.transfer(number, chunks));
+                    change(&connections, &mut dirty, id, |peer| peer.push_transfer(number, chunks));
                 }
                 Output::Close(id, reason) => {
-                    if let Some(connection) = connections.get(&id) {
-                        connection.end(End::InGoodOrder(reason));
-                    }
+                    change(&connections, &mut dirty, id, |peer| peer.end(End::Graceful(reason)));
                 }
                 Output::Discard(chunks) => {
                     self.discarded.borrow_mut().extend(chunks);
@@ -407,7 +382,7 @@ impl Shell {
     /// Heartbeats, dead and stalled peers, what the core does, what is revoked, the roster: once a
     /// second for all.
     async fn tick(self: Rc<Self>) {
-        let mut second = tokio::time::interval(TICK);
+        let mut second = tokio::time::interval(TURN);
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             second.tick().await;
@@ -423,60 +398,26 @@ impl Shell {
 
     /// Tells everybody, and gives the last bytes a second to leave.
     async fn say_goodbye(&self, reason: &str) {
-        let goodbye = || Goodbye { reason: format!("the broker stops: {reason}") };
+        let reason = format!("the broker stops: {reason}");
         for connection in self.connections.borrow().values() {
-            connection.queue(|lane| match lane {
-                Lane::Client(outgoing) => outgoing.push(&ToClient::Goodbye(goodbye())),
-                Lane::Engine(outgoing) => outgoing.push(&ToEngine::Goodbye(goodbye())),
-            });
-            connection.end(End::InGoodOrder("the broker stops"));
+            connection.change(|peer| peer.say_goodbye(reason.clone()));
         }
-        let deadline = Instant::now() + Duration::from_secs(1);
+        let deadline = Instant::now() + GOODBYE_TIMEOUT;
         while !self.connections.borrow().is_empty() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
 
-/// Queues something for a connection, and remembers to write to it.
-fn queue<'a>(
+/// Changes what a connection has to send, and remembers to write to it.
+fn change<'a>(
     connections: &'a BTreeMap<ConnectionId, Rc<Connection>>,
     dirty: &mut Vec<&'a Connection>,
     id: ConnectionId,
-    change: impl FnOnce(&mut Lane),
+    change: impl FnOnce(&mut ConnectedPeer),
 ) {
     let Some(connection) = connections.get(&id) else { return };
-    if connection.queue(change) {
+    if connection.change(change) {
         dirty.push(connection);
     }
-    if connection.queued_bytes() > connection.waits_max() {
-        connection.end(End::AtOnce("it reads too slowly: more waits for it than a peer may have"));
-    }
-}
-
-/// Of what may be left out for a client that reads slowly: beyond how many bytes that wait for it.
-fn extras_max(message: &ToClient) -> Option<usize> {
-    match message {
-        // Without bytes it says how many there were, which is not left out.
-        ToClient::Output(output) => (!output.bytes.is_empty()).then_some(EXTRAS_QUEUE_BYTES_MAX),
-        ToClient::Published(_) => Some(EXTRAS_QUEUE_BYTES_MAX),
-        // It was asked for, and is not written while nobody reads.
-        ToClient::FetchedOutput(_) => Some(FETCHED_QUEUE_BYTES_MAX),
-        _ => None,
-    }
-}
-
-/// The transfer that follows a message with intermediate data.
-fn payload_of(message: &ToClient) -> Option<u64> {
-    match message {
-        ToClient::Published(Published { payload: Payload::Chunked { transfer, .. }, .. }) => {
-            Some(*transfer)
-        }
-        _ => None,
-    }
-}
-
-/// Returns true if a message must not wait behind a payload.
-fn is_control(message: &ToEngine) -> bool {
-    matches!(message, ToEngine::Cancel(_) | ToEngine::Signal(_) | ToEngine::Recall(_))
 }

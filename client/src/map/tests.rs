@@ -2,14 +2,15 @@
 
 use std::cell::Cell;
 use std::task::Waker;
+use std::time::Duration;
 
-use furlong_link::outgoing::Outgoing;
+use furlong_link::peer::Peer;
 use furlong_wire::capability::Endpoint;
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{BrokerStart, ClusterId, SessionId};
 use furlong_wire::keys::SecretKey;
 use furlong_wire::message::{
-    ErrorKind, Finished, Outcome, TaskState, TaskTimes, ToClient, Welcome,
+    ErrorKind, Finished, FromClient, Outcome, TaskState, TaskTimes, ToClient, Welcome,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::record::RecordSealer;
@@ -17,6 +18,7 @@ use furlong_wire::token::Role;
 use futures_util::StreamExt;
 
 use super::*;
+use crate::connection::TICK;
 use crate::core::Core;
 use crate::error::DisconnectCause;
 use crate::outcome::FailureKind;
@@ -58,7 +60,8 @@ fn handle(tasks_max: u64) -> Arc<Handle> {
     };
     let core = Core::new(SESSION, PayloadSecret::new([1; 32]), false, true, tasks_max, 10_000);
     let endpoint = Endpoint::new("head", 7000).unwrap();
-    let shared = Arc::new(Shared::new(core, Outgoing::new(sealer()), welcome, endpoint, SESSION));
+    let peer = Peer::new::<FromClient>(sealer(), TICK, Duration::ZERO);
+    let shared = Arc::new(Shared::new(core, peer, welcome, endpoint, SESSION));
     Arc::new(Handle { shared })
 }
 
@@ -250,9 +253,9 @@ fn a_dropped_map_cancels_what_is_under_way_if_it_shall() {
         let mut map = builder(&handle, items).cancel_on_drop(cancels).stream().unwrap();
         assert_eq!(drain(&mut map), []);
         end(&handle, 3);
-        let queued = handle.shared.lock().outgoing.queued_bytes();
+        let queued = handle.shared.lock().peer.queued_bytes();
         drop(map);
-        let more = handle.shared.lock().outgoing.queued_bytes() - queued;
+        let more = handle.shared.lock().peer.queued_bytes() - queued;
         assert_eq!(more > 0, cancels, "{more} bytes more are queued");
     }
 }

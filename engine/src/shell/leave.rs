@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use furlong_host::stop::{Reason, Stop};
 use furlong_link::outgoing::Written;
+use furlong_link::peer::GOODBYE_TIMEOUT;
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, WRITE_TURN_BYTES};
 use furlong_wire::message::{FromEngine, Goodbye};
 
@@ -12,8 +13,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::{Link, Shell};
 use crate::runtime::{SlotEvent, SlotIndex};
 
-/// The time that the last bytes have to leave.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A little longer than each of them has.
 const INTERPRETERS_TIMEOUT: Duration = Duration::from_millis(3500);
 
@@ -59,7 +58,7 @@ impl Shell {
         let is_done = match &self.link {
             Link::Up(up) => {
                 *alone = None;
-                self.core.is_drained() && up.outgoing.is_empty()
+                self.core.is_drained() && up.peer.is_empty()
             }
             // With results that nobody has: the broker may come back, but not for ever.
             Link::Dialling(_) if !self.core.has_work() => {
@@ -75,9 +74,9 @@ impl Shell {
     pub(super) async fn leave(&mut self, reason: &str) {
         tracing::info!("leaving: {reason}");
         let Link::Up(up) = &mut self.link else { return };
-        up.outgoing.push(&FromEngine::Goodbye(Goodbye { reason: reason.to_owned() }));
+        up.peer.push(&FromEngine::Goodbye(Goodbye { reason: reason.to_owned() }));
         let last = async {
-            while let Ok(written) = up.outgoing.write_to(&up.socket, WRITE_TURN_BYTES) {
+            while let Ok(written) = up.socket.write_from(up.peer.outbox(), WRITE_TURN_BYTES) {
                 if written == Written::All || up.socket.writable().await.is_err() {
                     return;
                 }

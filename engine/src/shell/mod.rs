@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use furlong_host::home::{CapabilityFileError, load_capability};
 use furlong_host::private_file::FileProblem;
 use furlong_host::stop::Stop;
-use furlong_link::backoff::Backoff;
 use furlong_link::dial::{DialError, Dialed, dial, random_bytes};
-use furlong_link::incoming::{Incoming, ReceiveError};
-use furlong_link::outgoing::{Chunks, Outgoing, Written};
+use furlong_link::incoming::Incoming;
+use furlong_link::outgoing::Written;
+use furlong_link::peer::inbox::ReceiveError;
+use furlong_link::peer::outbox::Chunks;
+use furlong_link::peer::redial::Redial;
+use furlong_link::peer::{Dead, Peer};
 use furlong_link::stream::WriteHalf;
-use furlong_link::unsound::Unsound;
-use furlong_link::vigil::{Due, Vigil};
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
@@ -68,11 +69,11 @@ struct Shell {
     identity: Identity,
     setup: Settings,
     link: Link,
-    incarnation: u64,
-    backoff: Backoff,
+    redial: Redial,
+    /// The moment since which the time is counted.
+    began: Instant,
     /// The last reported reason why there is no connection: reported once, not at each try.
     told: Option<String>,
-    unsound: Unsound,
     engines: Vec<EngineId>,
     /// The broker's address, for the clients that tasks open.
     door: String,
@@ -97,11 +98,8 @@ enum Link {
 struct Up {
     incoming: Incoming,
     socket: WriteHalf,
-    outgoing: Outgoing<FromEngine>,
+    peer: Peer,
     blocked: bool,
-    since: Instant,
-    sent: Instant,
-    vigil: Vigil,
 }
 
 /// Runs the process until it is told to leave.
@@ -141,10 +139,9 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         slots,
         identity,
         setup: settings,
-        incarnation: 1,
-        backoff: Backoff::default(),
+        redial: Redial::new(),
+        began: Instant::now(),
         told: None,
-        unsound: Unsound::default(),
         engines: Vec::new(),
         door: String::new(),
         leaving: None,
@@ -217,22 +214,19 @@ impl Link {
             },
         }
     }
-
-    /// Another tick, after what had come was read. False if the broker is dead.
-    fn handle_tick(&mut self) -> bool {
-        let Self::Up(up) = self else { return true };
-        let due = up.vigil.pass_turn(false, up.sent.elapsed());
-        if due == Due::Heartbeat {
-            up.outgoing.push_heartbeat();
-        }
-        due != Due::Silent
-    }
 }
 
 impl Shell {
     fn handle_tick(&mut self) {
-        if !self.link.handle_tick() {
-            self.down("nothing was heard of the broker for 15 s");
+        let now = self.began.elapsed();
+        let dead = match &mut self.link {
+            Link::Up(up) => up.peer.handle_tick(now),
+            Link::Dialling(_) => None,
+        };
+        match dead {
+            Some(Dead::Silent) => self.down("nothing was heard of the broker for 15 s"),
+            Some(Dead::Stalled) => self.down("the broker took nothing for 10 s"),
+            None => {}
         }
         let core = &self.core;
         self.slots.end_idle_stand_ins(Instant::now(), |place| core.has_nothing(place));
@@ -259,16 +253,15 @@ impl Shell {
     fn up(&mut self, dialed: Dialed, door: String) {
         self.door = door;
         let Dialed { incoming, socket, sealer, welcome, endpoint } = dialed;
-        let mut outgoing = Outgoing::new(sealer);
+        let now = self.began.elapsed();
+        let mut peer = Peer::new::<FromEngine>(sealer, TICK, now).bearing_stalls();
         let python = self.slots.python();
         let held = self.core.held();
         let register =
             self.identity.register(&self.engines, python.as_deref(), self.slots.variables(), held);
-        outgoing.push(&FromEngine::Register(Box::new(register)));
-        let (now, vigil) = (Instant::now(), Vigil::new(TICK));
-        let up = Up { incoming, socket, outgoing, blocked: false, since: now, sent: now, vigil };
-        self.link = Link::Up(Box::new(up));
-        self.backoff.reset();
+        peer.push(&FromEngine::Register(Box::new(register)));
+        self.link = Link::Up(Box::new(Up { incoming, socket, peer, blocked: false }));
+        self.redial.handle_connected(now);
         self.told = None;
         tracing::info!("connected to {endpoint}, cluster {}", welcome.cluster_name);
         self.core.set_memory_flag(welcome.memory_flag);
@@ -276,8 +269,12 @@ impl Shell {
     }
 
     fn down(&mut self, why: &str) {
+        self.redial.handle_cut(self.began.elapsed(), None);
+        self.seek(why);
+    }
+
+    fn seek(&mut self, why: &str) {
         tracing::warn!("no longer connected: {why}");
-        self.unsound.forget();
         self.core.handle_disconnected();
         self.redial();
     }
@@ -285,27 +282,23 @@ impl Shell {
     /// Cuts a connection over a protocol violation. When one connection after the other ends so,
     /// the process gives up.
     fn cut(&mut self, error: &ConnectionError) -> Result<(), EngineError> {
-        let age = match &self.link {
-            Link::Up(up) => up.since.elapsed(),
-            Link::Dialling(_) => Duration::ZERO,
-        };
         let text = error.to_string();
-        let mut unsound = std::mem::take(&mut self.unsound);
-        self.down(&text);
-        if matches!(error, ConnectionError::Receive(_)) && unsound.note(&text, age) {
+        let unsound = matches!(error, ConnectionError::Receive(_)).then_some(text.as_str());
+        let is_repeated = self.redial.handle_cut(self.began.elapsed(), unsound);
+        self.seek(&text);
+        if is_repeated {
             return Err(EngineError::NoConnection(format!(
                 "what comes from the broker is unsound, on one connection after the other ({text}); install the same \
                  Furlong on both sides"
             )));
         }
-        self.unsound = unsound;
         Ok(())
     }
 
     fn redial(&mut self) {
-        self.incarnation += 1;
-        let hello = hello(&self.setup, &self.identity, self.incarnation);
-        let dialling = connect(self.setup.capability.clone(), hello, self.backoff.next_wait());
+        let next = self.redial.next_try(u64::from_le_bytes(random_bytes()));
+        let hello = hello(&self.setup, &self.identity, next.incarnation);
+        let dialling = connect(self.setup.capability.clone(), hello, next.wait);
         self.link = Link::Dialling(tokio::spawn(dialling));
     }
 
@@ -324,7 +317,7 @@ impl Shell {
 
     fn handle_records(&mut self) -> Result<(), ConnectionError> {
         let Link::Up(up) = &mut self.link else { return Ok(()) };
-        up.vigil.heard();
+        up.peer.handle_read();
         while let Some(record) = up.incoming.poll_record()? {
             for message in record.into_messages::<ToEngine>() {
                 let (message, chunk) = message?;
@@ -332,7 +325,7 @@ impl Shell {
             }
         }
         while let Some(bytes) = up.incoming.poll_codec_output() {
-            up.outgoing.push_codec_bytes(bytes);
+            up.peer.push_codec_bytes(bytes);
         }
         up.incoming.shrink();
         Ok(())
@@ -373,12 +366,12 @@ impl Shell {
             match output {
                 Output::Send(message) => {
                     if let Link::Up(up) = &mut self.link {
-                        up.outgoing.push(&message);
+                        up.peer.push(&message);
                     }
                 }
                 Output::Transfer(number, sealed) => {
                     if let Link::Up(up) = &mut self.link {
-                        up.outgoing.push_transfer(number, Chunks::Sealed(sealed));
+                        up.peer.push_transfer(number, Chunks::Sealed(sealed));
                     }
                 }
                 Output::Start(slot, runtime, job) if self.unstarted.is_empty() => {
@@ -457,16 +450,15 @@ impl Shell {
 
     fn write(&mut self) {
         let Link::Up(up) = &mut self.link else { return };
-        if up.outgoing.is_empty() {
+        if up.peer.is_empty() {
             up.blocked = false;
             return;
         }
-        match up.outgoing.write_to(&up.socket, WRITE_TURN_BYTES) {
-            Ok(written) => {
-                // After a full turn the loop runs on: the socket is writable at once.
-                up.blocked = written != Written::All;
-                up.sent = Instant::now();
-            }
+        let written = up.socket.write_from(up.peer.outbox(), WRITE_TURN_BYTES);
+        up.peer.handle_written(self.began.elapsed());
+        match written {
+            // After a full turn the loop runs on: the socket is writable at once.
+            Ok(written) => up.blocked = written != Written::All,
             Err(error) => self.down(&format!("the connection broke: {error}")),
         }
     }

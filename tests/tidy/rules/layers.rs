@@ -5,7 +5,14 @@ use crate::source::{Source, is_word};
 use crate::tree::Tree;
 
 /// The folders of code in which nothing may happen that is not an argument.
-const CORES: [&str; 4] = ["wire/src/", "broker/src/core", "engine/src/core", "client/src/core"];
+const CORES: [&str; 6] = [
+    "wire/src/",
+    "link/src/peer",
+    "broker/src/core",
+    "broker/src/peer",
+    "engine/src/core",
+    "client/src/core",
+];
 
 /// The names forbidden in a core. `Instant` and `SystemTime` even as types: time is a number that
 /// the shell hands in.

@@ -1,6 +1,5 @@
 use super::*;
-use crate::incoming::Incoming;
-use crate::stream::split;
+use crate::peer::inbox::Inbox;
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{ClusterId, SessionId};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
@@ -9,7 +8,6 @@ use furlong_wire::payload::{Packed, PayloadOpener, PayloadSecret};
 use furlong_wire::record::RecordKeys;
 use furlong_wire::token::Role;
 use furlong_wire::zmtp;
-use tokio::net::{TcpListener, TcpStream};
 
 /// The keys of both sides of a connection, from a real handshake.
 fn keys() -> (RecordKeys, RecordKeys) {
@@ -52,29 +50,33 @@ fn codecs() -> (zmtp::Connection, zmtp::Connection) {
     (peer, broker)
 }
 
-async fn connection() -> (Outgoing<FromClient>, WriteHalf, Incoming) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (server, _) = listener.accept().await.unwrap();
+fn connection() -> (Outbox, Inbox) {
     let (peer_keys, broker_keys) = keys();
-    let incoming =
-        Incoming::new(split(server).0, BytesMut::new(), codecs().1, broker_keys.split().1);
-    (Outgoing::new(peer_keys.split().0), split(client).1, incoming)
+    let inbox = Inbox::new(BytesMut::new(), codecs().1, broker_keys.split().1);
+    (Outbox::new::<FromClient>(peer_keys.split().0), inbox)
+}
+
+/// Lets up to so many bytes go from one to the other. Returns how many have gone.
+fn carry(outbox: &mut Outbox, inbox: &mut Inbox, bytes_max: usize) -> usize {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let count = outbox.poll_slices(&mut slices, bytes_max);
+    slices[..count].iter().for_each(|slice| inbox.room().extend_from_slice(slice));
+    let bytes = slices[..count].iter().map(|slice| slice.len()).sum();
+    outbox.handle_written(bytes);
+    bytes
 }
 
 /// Writes and reads until so many messages have arrived, or a record without any; returns the
 /// messages and chunks of each record.
-async fn deliver(
-    outgoing: &mut Outgoing<FromClient>,
-    socket: &WriteHalf,
-    incoming: &mut Incoming,
+fn deliver(
+    outbox: &mut Outbox,
+    inbox: &mut Inbox,
     messages: usize,
 ) -> Vec<Vec<(FromClient, Option<BytesMut>)>> {
     let mut records: Vec<Vec<_>> = Vec::new();
     while records.iter().map(Vec::len).sum::<usize>() < messages || records.is_empty() {
-        outgoing.write_to(socket, 100_000).unwrap();
-        incoming.read().await.unwrap();
-        while let Some(record) = incoming.poll_record().unwrap() {
+        assert!(carry(outbox, inbox, 100_000) > 0);
+        while let Some(record) = inbox.poll_record().unwrap() {
             records.push(record.into_messages().collect::<Result<_, _>>().unwrap());
         }
     }
@@ -93,37 +95,37 @@ fn sealed(bytes: usize, seed: u8) -> SealedPayload {
     }
 }
 
-#[tokio::test]
-async fn what_waits_goes_together_and_control_goes_first() {
-    let (mut outgoing, socket, mut incoming) = connection().await;
-    (1..=100).for_each(|n| outgoing.push(&ack(n)));
-    outgoing.push_control(&ack(0));
-    let records = deliver(&mut outgoing, &socket, &mut incoming, 101).await;
+#[test]
+fn what_waits_goes_together_and_control_goes_first() {
+    let (mut outbox, mut inbox) = connection();
+    (1..=100).for_each(|n| outbox.push(&ack(n)));
+    outbox.push_control(&ack(0));
+    let records = deliver(&mut outbox, &mut inbox, 101);
     assert_eq!(records.len(), 2);
     let numbers: Vec<FromClient> =
         records.concat().into_iter().map(|(message, _)| message).collect();
     assert_eq!(numbers, (0..=100).map(ack).collect::<Vec<_>>());
-    assert!(outgoing.is_empty() && outgoing.queued_bytes() == 0);
+    assert!(outbox.is_empty() && outbox.queued_bytes() == 0);
 }
 
-#[tokio::test]
-async fn a_heartbeat_is_an_empty_record() {
-    let (mut outgoing, socket, mut incoming) = connection().await;
-    outgoing.push_heartbeat();
-    assert!(!outgoing.is_empty());
-    assert_eq!(deliver(&mut outgoing, &socket, &mut incoming, 0).await, [vec![]]);
-    assert!(outgoing.is_empty());
+#[test]
+fn a_heartbeat_is_an_empty_record() {
+    let (mut outbox, mut inbox) = connection();
+    outbox.push_heartbeat();
+    assert!(!outbox.is_empty());
+    assert_eq!(deliver(&mut outbox, &mut inbox, 0), [vec![]]);
+    assert!(outbox.is_empty());
 }
 
-#[tokio::test]
-async fn payloads_take_turns_follow_their_announcements_and_let_messages_pass() {
-    let (mut outgoing, socket, mut incoming) = connection().await;
+#[test]
+fn payloads_take_turns_follow_their_announcements_and_let_messages_pass() {
+    let (mut outbox, mut inbox) = connection();
     let payloads = [sealed(3 * CHUNK_BYTES_MAX, 1), sealed(3 * CHUNK_BYTES_MAX, 2)];
     for (number, payload) in (1..).zip(&payloads) {
-        outgoing.push(&ack(number));
-        outgoing.push_transfer(number, Chunks::Sealed(payload.clone()));
+        outbox.push(&ack(number));
+        outbox.push_transfer(number, Chunks::Sealed(payload.clone()));
     }
-    let records = deliver(&mut outgoing, &socket, &mut incoming, 10).await;
+    let records = deliver(&mut outbox, &mut inbox, 10);
     assert_eq!(records[0][0].0, ack(1), "the announcement comes before its chunks");
     let turns: Vec<u64> =
         records.concat().iter().filter_map(|(message, _)| message.chunk_transfer()).collect();
@@ -143,14 +145,14 @@ async fn payloads_take_turns_follow_their_announcements_and_let_messages_pass() 
     assert_eq!(opener.into_buffers().unwrap(), [vec![2; 3 * CHUNK_BYTES_MAX]]);
 }
 
-#[tokio::test]
-async fn many_small_payloads_share_a_record() {
-    let (mut outgoing, socket, mut incoming) = connection().await;
+#[test]
+fn many_small_payloads_share_a_record() {
+    let (mut outbox, mut inbox) = connection();
     for number in 1..=50 {
-        outgoing.push(&ack(number));
-        outgoing.push_transfer(number, Chunks::Sealed(sealed(2_000, 1)));
+        outbox.push(&ack(number));
+        outbox.push_transfer(number, Chunks::Sealed(sealed(2_000, 1)));
     }
-    let records = deliver(&mut outgoing, &socket, &mut incoming, 100).await;
+    let records = deliver(&mut outbox, &mut inbox, 100);
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].len(), 100);
 }
@@ -159,17 +161,17 @@ async fn many_small_payloads_share_a_record() {
 fn sealing_costs_what_is_sent_however_much_waits() {
     // Two, seven and sixty-three of these chunks fill a record.
     for (waiting, divisor) in [(1, 2), (10, 2), (1_000, 2), (10_000, 7), (10_000, 63)] {
-        let mut outgoing = Outgoing::<FromClient>::new(keys().0.split().0);
+        let mut outbox = Outbox::new::<FromClient>(keys().0.split().0);
         let payload = sealed(CHUNK_BYTES_MAX / divisor - 140, 1);
         for number in 1..=waiting {
-            outgoing.push(&ack(number));
-            outgoing.push_transfer(number, Chunks::Sealed(payload.clone()));
+            outbox.push(&ack(number));
+            outbox.push_transfer(number, Chunks::Sealed(payload.clone()));
         }
         let (mut records, mut bytes) = (0, 0);
-        while outgoing.seal_next() {
+        while outbox.seal_next() {
             records += 1;
-            bytes += std::mem::take(&mut outgoing.sealed_bytes);
-            outgoing.sealed.clear();
+            bytes += std::mem::take(&mut outbox.sealed_bytes);
+            outbox.sealed.clear();
         }
         let payload_bytes = waiting as usize * payload.bytes() as usize;
         assert!(
@@ -179,7 +181,7 @@ fn sealing_costs_what_is_sent_however_much_waits() {
         assert_eq!(records, waiting.div_ceil(divisor as u64));
         // Once each transfer may go, when it is announced; once for each chunk, which is sealed
         // then and only then; and once at the end of each record.
-        assert_eq!(outgoing.steps as u64, 2 * waiting + records);
+        assert_eq!(outbox.steps as u64, 2 * waiting + records);
     }
 }
 
@@ -189,17 +191,17 @@ fn cancels(count: usize, ranges: u64) -> Vec<FromClient> {
     vec![FromClient::Cancel(Cancel { ranges, force: false }); count]
 }
 
-#[tokio::test]
-async fn no_record_is_longer_than_its_receiver_takes() {
-    let (mut outgoing, socket, mut incoming) = connection().await;
+#[test]
+fn no_record_is_longer_than_its_receiver_takes() {
+    let (mut outbox, mut inbox) = connection();
     // Short ones, long ones and the longest that a message may be, between them and with chunks
     // beside each.
     let messages = [cancels(50, 3), cancels(20, 1_000), cancels(3, 25_000)].concat();
     for (number, message) in (1..).zip(&messages) {
-        outgoing.push_control(message);
-        outgoing.push(message);
-        outgoing.push(&ack(number));
-        outgoing.push_transfer(number, Chunks::Sealed(sealed(CHUNK_BYTES_MAX, 1)));
+        outbox.push_control(message);
+        outbox.push(message);
+        outbox.push(&ack(number));
+        outbox.push_transfer(number, Chunks::Sealed(sealed(CHUNK_BYTES_MAX, 1)));
     }
     let chunks = 2 * messages.len();
     let all = 3 * messages.len() + chunks;
@@ -207,7 +209,7 @@ async fn no_record_is_longer_than_its_receiver_takes() {
     let mut come = 0;
     while come < all {
         // What the opener takes is what the receiver's limits let through.
-        for record in deliver(&mut outgoing, &socket, &mut incoming, 1).await {
+        for record in deliver(&mut outbox, &mut inbox, 1) {
             come += record.len();
             records.extend(record);
         }
@@ -225,21 +227,47 @@ async fn no_record_is_longer_than_its_receiver_takes() {
 #[cfg(debug_assertions)]
 #[should_panic(expected = "must be split where it is made")]
 fn a_message_that_no_record_can_carry_is_a_bug() {
-    let mut outgoing = Outgoing::<FromClient>::new(keys().0.split().0);
-    outgoing.push_control(&cancels(1, 30_000)[0]);
+    let mut outbox = Outbox::new::<FromClient>(keys().0.split().0);
+    outbox.push_control(&cancels(1, 30_000)[0]);
 }
 
-#[tokio::test]
-async fn a_chunk_that_does_not_fit_goes_first_in_the_next_record() {
-    let (mut outgoing, socket, mut incoming) = connection().await;
+#[test]
+fn a_chunk_that_does_not_fit_goes_first_in_the_next_record() {
+    let (mut outbox, mut inbox) = connection();
     for (number, bytes) in (1..).zip([2_000, CHUNK_BYTES_MAX - 100, 3_000, 4_000]) {
-        outgoing.push(&ack(number));
-        outgoing.push_transfer(number, Chunks::Sealed(sealed(bytes, 1)));
+        outbox.push(&ack(number));
+        outbox.push_transfer(number, Chunks::Sealed(sealed(bytes, 1)));
     }
-    let records = deliver(&mut outgoing, &socket, &mut incoming, 8).await;
+    let records = deliver(&mut outbox, &mut inbox, 8);
     let turns = |record: &[(FromClient, _)]| {
         record.iter().filter_map(|(message, _)| message.chunk_transfer()).collect()
     };
     let turns: Vec<Vec<u64>> = records.iter().map(|record| turns(record)).collect();
     assert_eq!(turns, [vec![1], vec![2], vec![3, 4]]);
+}
+
+#[test]
+fn what_is_written_in_small_parts_arrives_whole() {
+    let (mut outbox, mut inbox) = connection();
+    for number in 1..=3 {
+        outbox.push(&ack(number));
+        outbox.push_transfer(number, Chunks::Sealed(sealed(5_000, 1)));
+    }
+    let mut messages = 0;
+    // A seventh of a chunk at a time, and each part ends within a frame.
+    while carry(&mut outbox, &mut inbox, 701) > 0 {
+        while let Some(record) = inbox.poll_record().unwrap() {
+            messages += record.into_messages::<FromClient>().map(Result::unwrap).count();
+        }
+    }
+    assert_eq!((messages, outbox.queued_bytes()), (6, 0));
+    assert!(outbox.written_bytes() > 15_000);
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(expected = "a message of another direction")]
+fn a_message_of_another_direction_is_a_bug() {
+    let goodbye = furlong_wire::message::Goodbye { reason: String::new() };
+    connection().0.push(&furlong_wire::message::ToEngine::Goodbye(goodbye));
 }

@@ -1,0 +1,139 @@
+//! Bytes of one peer taken apart: frames, then opened records, then messages with their chunks. No
+//! socket.
+
+use bytes::{Bytes, BytesMut};
+use furlong_wire::message::{Direction, MessageError, decode_next};
+use furlong_wire::record::{RecordError, RecordOpener};
+use furlong_wire::zmtp::{self, ZmtpError};
+
+/// Room for one read, while nothing larger is announced. About a hundred small messages: enough to
+/// make little of the read itself, few enough that what comes of them is under way while the next
+/// ones are read. With 64 KiB, client, broker and engines worked by turns, and a farm of two
+/// engines ran a third fewer no-ops a second.
+const READ_BYTES: usize = 16 * 1024;
+
+/// The bytes from one peer. They go into [`Inbox::room`], and [`Inbox::poll_record`] takes them
+/// apart.
+#[derive(Debug)]
+pub struct Inbox {
+    buffer: BytesMut,
+    zmtp: zmtp::Connection,
+    opener: RecordOpener,
+}
+
+/// One record, opened.
+#[derive(Debug)]
+pub struct Record {
+    /// The batch of messages.
+    pub batch: BytesMut,
+    /// The chunk frames, each for one `Chunk` message of the batch, in order.
+    pub chunks: Vec<BytesMut>,
+}
+
+impl Record {
+    /// Its messages, each with the chunk that belongs to it. After an error there is no further
+    /// item.
+    pub fn into_messages<M: Direction>(self) -> Messages<M> {
+        let chunks = self.chunks.into_iter();
+        Messages { batch: self.batch, decoded: 0, chunks, direction: std::marker::PhantomData }
+    }
+}
+
+/// The messages of a record, decoded as they are asked for.
+#[derive(Debug)]
+pub struct Messages<M> {
+    batch: BytesMut,
+    /// Bytes of the messages that were given.
+    decoded: usize,
+    chunks: std::vec::IntoIter<BytesMut>,
+    direction: std::marker::PhantomData<fn() -> M>,
+}
+
+impl<M: Direction> Iterator for Messages<M> {
+    type Item = Result<(M, Option<BytesMut>), ReceiveError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let error = match decode_next::<M>(&self.batch[self.decoded..]) {
+            Some(Ok((message, bytes))) => {
+                self.decoded += bytes;
+                if message.chunk_transfer().is_none() {
+                    return Some(Ok((message, None)));
+                }
+                match self.chunks.next() {
+                    Some(chunk) => return Some(Ok((message, Some(chunk)))),
+                    None => ReceiveError::ChunkCount,
+                }
+            }
+            Some(Err(error)) => error.into(),
+            None if self.chunks.as_slice().is_empty() => return None,
+            None => ReceiveError::ChunkCount,
+        };
+        self.decoded = self.batch.len();
+        self.chunks = Vec::new().into_iter();
+        Some(Err(error))
+    }
+}
+
+impl Inbox {
+    /// A stream whose handshake is done. `buffer` holds what was read beyond it.
+    pub fn new(buffer: BytesMut, zmtp: zmtp::Connection, opener: RecordOpener) -> Self {
+        Self { buffer, zmtp, opener }
+    }
+
+    /// The buffer to which the next bytes are appended, with room for them.
+    pub fn room(&mut self) -> &mut BytesMut {
+        let wanted = self.zmtp.bytes_wanted();
+        // A large frame gets a buffer of its own size, so that its chunk keeps no more memory alive
+        // than its own. The rest of a frame whose room is there already is read into that.
+        let room = self.buffer.capacity() - self.buffer.len();
+        if wanted == 0 || room < wanted {
+            self.buffer.reserve(if wanted > READ_BYTES { wanted } else { READ_BYTES });
+        }
+        &mut self.buffer
+    }
+
+    /// Gives back the read buffer while there is nothing in it: an idle connection holds no memory.
+    pub fn shrink(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+    }
+
+    /// The next record of what was read.
+    ///
+    /// # Errors
+    /// The peer broke the protocol, or an attacker did: the connection must be closed.
+    pub fn poll_record(&mut self) -> Result<Option<Record>, ReceiveError> {
+        let Some(event) = self.zmtp.handle_input(&mut self.buffer)? else { return Ok(None) };
+        let zmtp::Event::Message(message) = event else { return Err(ReceiveError::Order) };
+        let zmtp::Message { envelope: mut batch, chunks } = message;
+        self.opener.open(&mut batch, &chunks)?;
+        Ok(Some(Record { batch, chunks }))
+    }
+
+    /// Bytes that the ZMTP codec wants sent, between two records.
+    pub fn poll_codec_output(&mut self) -> Option<Bytes> {
+        self.zmtp.poll_output()
+    }
+}
+
+/// The reason that a peer's input is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// Not ZMTP, or beyond its limits.
+    #[error(transparent)]
+    Zmtp(#[from] ZmtpError),
+    /// A frame that has no place here.
+    #[error("a second READY")]
+    Order,
+    /// Forged, replayed, or out of order.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A batch that cannot be read.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// As many chunk frames as `Chunk` messages must come.
+    #[error("a record's chunks and its messages about them do not match")]
+    ChunkCount,
+}
