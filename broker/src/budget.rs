@@ -75,6 +75,8 @@ impl Memory {
 #[derive(Debug)]
 pub struct OutQueues {
     most: usize,
+    /// Bytes that may wait for one that asks, at least and at most.
+    asks: (usize, usize),
     waiting: std::cell::Cell<usize>,
 }
 
@@ -88,7 +90,12 @@ const WAITS_LEAST: usize = 256 * 1024;
 impl OutQueues {
     /// Queues that hold so many bytes together.
     pub fn new(most: usize) -> Self {
-        Self { most, waiting: std::cell::Cell::new(0) }
+        Self { most, asks: (ASKS_LEAST, ASKS_MOST), waiting: std::cell::Cell::new(0) }
+    }
+
+    /// The same, where fewer bytes may wait for a client that asks: for simulations.
+    pub fn asking(most: usize, asks_most: usize) -> Self {
+        Self { asks: (ASKS_LEAST.min(asks_most), asks_most), ..Self::new(most) }
     }
 
     /// Records that the number of bytes pending for one of them has changed.
@@ -102,7 +109,7 @@ impl OutQueues {
 
     /// Bytes that may wait for a client whose next question is read.
     pub fn asks_max(&self) -> usize {
-        (self.free() / 8).clamp(ASKS_LEAST, ASKS_MOST)
+        (self.free() / 8).clamp(self.asks.0, self.asks.1)
     }
 
     /// Bytes that may wait for a client at all.

@@ -1,17 +1,23 @@
 //! The broker: its core, and what its shell does between core and connections.
 
+use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use furlong_broker::budget::{OUT_QUEUE_BYTES_MAX, OutQueues};
 use furlong_broker::core::{
-    Config, ConnectionId, Core, Output, Peer as Proved, Roster, Time, invariants as of_broker,
+    Config, ConnectionId, Core, Output, Peer as Proved, PeerMisbehaved, Roster, Time,
+    invariants as of_broker,
 };
+use furlong_broker::peer::{ConnectedPeer, End, TURN};
+use furlong_link::peer::inbox::{Messages, Record};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::capability::{Revocation, RevokedTokens};
 use furlong_wire::ids::{BrokerStart, ClusterId, SessionId, TokenId};
-use furlong_wire::message::{ErrorKind, FromClient, FromEngine, RefusalKind, ToEngine};
+use furlong_wire::message::{Direction, ErrorKind, RefusalKind};
 
 use crate::disk::{Disk, JOURNAL_KEEP_US};
-use crate::network::{Chunks, ConnectionNo, Messages, Side, Ways};
+use crate::network::{ConnectionNo, Peer, Side};
 use crate::world::{Event, World};
 
 /// The broker's process, in one life after the other.
@@ -29,16 +35,14 @@ pub struct Broker {
     pub revoked: RevokedTokens,
     /// Its journal, if it has one.
     pub disk: Disk,
+    /// What waits for all clients of this life.
+    pub out_queues: Option<Rc<OutQueues>>,
     /// It reads nothing before that time.
     pub pauses_until: u64,
 }
 
 /// Microseconds since 1970 at the beginning of a history.
 const BEGINNING_US: u64 = 1_800_000_000_000_000;
-
-/// The range of times for which a silent connection seems alive: the last heartbeat came some
-/// seconds before.
-pub const SILENCE_US: (u64, u64) = (10_000_000, 15_250_000);
 
 impl Broker {
     pub fn time(&self, now: u64) -> Time {
@@ -72,13 +76,15 @@ impl World {
             broker.disk.restore(&mut core, BEGINNING_US + self.now);
         }
         broker.core = Some(core);
+        let asks_most = self.setup.slow_readers.asks_most;
+        broker.out_queues = Some(Rc::new(OutQueues::asking(OUT_QUEUE_BYTES_MAX, asks_most)));
         let life = broker.life;
         self.note(|_| format!("the broker starts for the {life}. time"));
         self.after(1_000_000, Event::BrokerTick(life));
         self.broker_flush();
     }
 
-    /// The process is killed. Peers notice at once, or when they have heard nothing for too long.
+    /// The process is killed. Peers notice at once, or by its silence.
     pub fn broker_dies(&mut self, down_us: u64, is_silent: bool) {
         let Some(core) = self.broker.core.take() else { return };
         self.note(|_| "the broker is killed".to_owned());
@@ -93,12 +99,8 @@ impl World {
             connection.from(Side::Peer).kill();
             connection.from(Side::Broker).kill();
             connection.at_broker = false;
-            if connection.at_peer {
-                let wait = if is_silent {
-                    self.dice.between(SILENCE_US.0, SILENCE_US.1)
-                } else {
-                    self.dice.below(2_000)
-                };
+            if connection.at_peer && !is_silent {
+                let wait = self.dice.below(2_000);
                 self.after(wait, Event::Notices(no, Side::Peer));
             }
             self.network.settle(no);
@@ -163,53 +165,65 @@ impl World {
         self.broker_flush();
     }
 
-    pub fn broker_hears_client(&mut self, no: ConnectionNo, messages: Messages<FromClient>) {
-        self.broker_hears(no, |core, now| {
-            messages.into_iter().try_for_each(|(message, chunk)| {
-                let mut handled = core.handle_from_client(now, ConnectionId(no), message, chunk);
-                while handled.is_ok() && core.has_rest(ConnectionId(no)) {
-                    handled = core.handle_rest(now, ConnectionId(no));
+    /// Reads what has come from a peer, as far as it may be read. Returns true if there are
+    /// messages in it.
+    pub fn broker_reads(&mut self, no: ConnectionNo) -> bool {
+        let mut has_messages = false;
+        loop {
+            let connection = self.network.connections.get_mut(&no);
+            let Some(connection) = connection.filter(|it| it.at_broker && !it.is_closing) else {
+                return has_messages;
+            };
+            let end = &mut connection.broker_end;
+            if !end.peer.resume_reading() {
+                return has_messages;
+            }
+            match end.inbox.poll_record() {
+                Ok(Some(record)) => {
+                    has_messages |= !record.batch.is_empty();
+                    self.broker_hears(no, record);
                 }
-                handled.map_err(|error| error.to_string())
-            })
-        });
-    }
-
-    pub fn broker_hears_engine(&mut self, no: ConnectionNo, messages: Messages<FromEngine>) {
-        self.broker_hears(no, |core, now| {
-            messages.into_iter().try_for_each(|(message, chunk)| {
-                core.handle_from_engine(now, ConnectionId(no), message, chunk)
-                    .map_err(|error| error.to_string())
-            })
-        });
+                Ok(None) => {
+                    let Some(bytes) = end.unread.pop_front() else { return has_messages };
+                    end.peer.handle_read();
+                    end.inbox.room().extend_from_slice(&bytes);
+                    if connection.up.read(bytes.len()) {
+                        self.after(0, Event::LineIsFree(no, Side::Peer));
+                    }
+                }
+                Err(error) => {
+                    self.finds_unsound(&error);
+                    return has_messages;
+                }
+            }
+        }
     }
 
     /// Gives the core what has come, and lets it decide.
-    fn broker_hears(
-        &mut self,
-        no: ConnectionNo,
-        hear: impl FnOnce(&mut Core, Time) -> Result<(), String>,
-    ) {
-        let now = self.broker.time(self.now);
-        let Some(connection) =
-            self.network.connections.get(&no).filter(|it| it.at_broker && !it.is_closing)
-        else {
-            return;
+    fn broker_hears(&mut self, no: ConnectionNo, record: Record) {
+        let (now, id) = (self.broker.time(self.now), ConnectionId(no));
+        let Some(connection) = self.network.connections.get(&no) else { return };
+        let (peer, Some(core)) = (connection.peer, &mut self.broker.core) else { return };
+        let heard = match peer {
+            Peer::Client(_) => hear(record.into_messages(), |message, chunk| {
+                let mut handled = core.handle_from_client(now, id, message, chunk);
+                while handled.is_ok() && core.has_rest(id) {
+                    handled = core.handle_rest(now, id);
+                }
+                handled
+            }),
+            Peer::Process(_) => hear(record.into_messages(), |message, chunk| {
+                core.handle_from_engine(now, id, message, chunk)
+            }),
         };
-        let peer = connection.peer;
-        let Some(core) = &mut self.broker.core else { return };
-        let heard = hear(core, now);
         // After a goodbye, or when the peer has a newer connection, nothing is heard any longer.
-        let is_served = core.is_served(ConnectionId(no));
+        let is_served = core.is_served(id);
         core.dispatch(now);
         if let Err(error) = heard
             && is_served
         {
-            self.violated(
-                Invariant::HonestPeersAreServed,
-                None,
-                format!("the broker closes {peer:?}: {error}"),
-            );
+            let text = format!("the broker closes {peer:?}: {error}");
+            self.violated(Invariant::HonestPeersAreServed, None, text);
         }
         self.broker_flush();
     }
@@ -249,10 +263,24 @@ impl World {
         if life != self.broker.life {
             return;
         }
-        if let Some(core) = &mut self.broker.core {
-            core.handle_tick();
-            self.after(1_000_000, Event::BrokerTick(life));
-            self.broker_flush();
+        if self.broker.pauses_until > self.now {
+            return self.at(self.broker.pauses_until, Event::BrokerTick(life));
+        }
+        let Some(core) = &mut self.broker.core else { return };
+        core.handle_tick();
+        self.after(TURN.as_micros() as u64, Event::BrokerTick(life));
+        self.broker_flush();
+        let now = Duration::from_micros(self.now);
+        let connections = self.network.connections.iter_mut();
+        let checked: Vec<ConnectionNo> = connections
+            .filter(|(_, it)| it.at_broker && !it.is_closing)
+            .map(|(no, it)| {
+                it.broker_end.peer.handle_tick(now);
+                *no
+            })
+            .collect();
+        for no in checked {
+            self.broker_writes(no);
         }
     }
 
@@ -297,43 +325,24 @@ impl World {
         dirty.sort_unstable();
         dirty.dedup();
         for no in dirty {
-            self.depart(no, Side::Broker, false);
+            self.broker_writes(no);
         }
     }
 
     fn broker_does(&mut self, output: Output, dirty: &mut Vec<ConnectionNo>) {
         match output {
-            Output::ToClient(ConnectionId(no), message) => {
-                if let Some(Ways::Client(_, down)) =
-                    self.network.connections.get_mut(&no).map(|it| &mut it.ways)
-                {
-                    down.queue.push(message);
-                    dirty.push(no);
-                }
+            Output::ToClient(id, message) => {
+                self.broker_changes(id, dirty, |peer| peer.push(&message));
             }
-            Output::ToEngine(ConnectionId(no), message) => {
-                if let Some(Ways::Engine(_, down)) =
-                    self.network.connections.get_mut(&no).map(|it| &mut it.ways)
-                {
-                    match message {
-                        ToEngine::Cancel(_) | ToEngine::Signal(_) | ToEngine::Recall(_) => {
-                            down.queue.push_control(message);
-                        }
-                        _ => down.queue.push(message),
-                    }
-                    dirty.push(no);
-                }
+            Output::ToEngine(id, message) => {
+                self.broker_changes(id, dirty, |peer| peer.push(&message));
             }
-            Output::Transfer(ConnectionId(no), number, chunks) => {
-                let chunks = Chunks::Stored(chunks);
-                match self.network.connections.get_mut(&no).map(|it| &mut it.ways) {
-                    Some(Ways::Client(_, down)) => down.queue.push_transfer(number, chunks),
-                    Some(Ways::Engine(_, down)) => down.queue.push_transfer(number, chunks),
-                    None => {}
-                }
-                dirty.push(no);
+            Output::Transfer(id, number, chunks) => {
+                self.broker_changes(id, dirty, |peer| peer.push_transfer(number, chunks));
             }
-            Output::Close(ConnectionId(no), reason) => self.broker_closes(no, reason),
+            Output::Close(id, reason) => {
+                self.broker_changes(id, dirty, |peer| peer.end(End::Graceful(reason)));
+            }
             Output::SaveRoster(changes) => {
                 changes.into_iter().for_each(|it| self.broker.roster.apply(it))
             }
@@ -350,18 +359,51 @@ impl World {
         }
     }
 
-    /// Writes what still waits, and then closes the connection.
-    fn broker_closes(&mut self, no: ConnectionNo, reason: &str) {
-        self.note(|_| format!("the broker closes connection {no}: {reason}"));
-        self.depart(no, Side::Broker, true);
+    fn broker_changes(
+        &mut self,
+        ConnectionId(no): ConnectionId,
+        dirty: &mut Vec<ConnectionNo>,
+        change: impl FnOnce(&mut ConnectedPeer),
+    ) {
+        if let Some(connection) = self.network.connections.get_mut(&no) {
+            change(&mut connection.broker_end.peer);
+            dirty.push(no);
+        }
+    }
+
+    /// Writes what waits, and closes the connection if it is to end.
+    fn broker_writes(&mut self, no: ConnectionNo) {
+        self.depart(no, Side::Broker, false);
         let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        let Some(end) = connection.broker_end.peer.ended() else { return };
         if std::mem::replace(&mut connection.is_closing, true) {
             return;
         }
-        let arrival = connection.from(Side::Broker).arrival(self.now);
+        self.note(|_| format!("the broker closes connection {no}: {end:?}"));
+        if matches!(end, End::Graceful(_)) {
+            self.depart(no, Side::Broker, true);
+        } else {
+            self.notes_cut_off(no);
+        }
         self.after(0, Event::Notices(no, Side::Broker));
-        self.at(arrival, Event::Notices(no, Side::Peer));
+        if let Some(down) = self.network.connections.get_mut(&no).map(|it| &mut it.down)
+            && !down.is_dead()
+        {
+            let arrival = down.arrival(self.now);
+            self.at(arrival, Event::Notices(no, Side::Peer));
+        }
     }
+}
+
+/// Gives messages to a core, until one of them is a breach.
+fn hear<M: Direction>(
+    mut messages: Messages<M>,
+    mut handle: impl FnMut(M, Option<Bytes>) -> Result<(), PeerMisbehaved>,
+) -> Result<(), String> {
+    messages.try_for_each(|message| {
+        let (message, chunk) = message.map_err(|error| error.to_string())?;
+        handle(message, chunk.map(BytesMut::freeze)).map_err(|error| error.to_string())
+    })
 }
 
 /// Returns true if the broker has ended a task for what happened to it, not for what it is.

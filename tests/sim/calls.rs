@@ -9,11 +9,11 @@ use furlong_tests::history::TaskName;
 use furlong_wire::call::{Call as Code, CallHeader, Codec, encode_header};
 use furlong_wire::ids::{ClusterId, EngineId, FunctionHash, OwnerId, TokenId};
 use furlong_wire::keys::PublicKey;
+use furlong_wire::limits::HANDSHAKE_TIMEOUT_MS;
 use furlong_wire::message::{RefusalKind, Targets, TaskOptions, Welcome};
 use furlong_wire::token::{Claims, Role, TokenLimits};
 
-use crate::dice::Dice;
-use crate::network::{ConnectionNo, Peer, Quality, Side};
+use crate::network::{Connecting, ConnectionNo, Peer, Quality, Side};
 use crate::plan::CallPlan;
 use crate::process::Link;
 use crate::world::{Event, World};
@@ -54,13 +54,6 @@ pub fn claims(role: Role, token_id: TokenId, owner: u8) -> Claims {
         not_before_s: 0,
         expires_s: Claims::NEVER,
     }
-}
-
-/// Returns the back-off before a peer dials again, in microseconds: as `furlong_link`'s.
-pub fn wait_before_try(dice: &mut Dice, tries: u32) -> u64 {
-    let most = if tries < 150 { 500_000 } else { 5_000_000 };
-    let ceiling = (50_000_u64 << tries.min(10)).min(most);
-    dice.between(ceiling / 2, ceiling)
 }
 
 impl CallRecord {
@@ -140,7 +133,10 @@ impl World {
             return self.redials(peer);
         }
         let quality = self.quality();
-        let no = self.network.connect(self.seed, peer, self.broker.life, quality);
+        let Some(out_queues) = &self.broker.out_queues else { return self.redials(peer) };
+        let connecting = Connecting { peer, life: self.broker.life, now: self.now };
+        let at_broker = (out_queues, self.setup.slow_readers.left_out_above);
+        let no = self.network.connect(self.seed, connecting, quality, at_broker);
         let link = Link::Dialling(Some(no));
         match peer {
             Peer::Client(client) => self.clients[client].link = link,
@@ -149,6 +145,7 @@ impl World {
         let connection = self.network.connections.get_mut(&no).expect("it was just made");
         let at = connection.from(Side::Peer).arrival(self.now);
         self.at(at, Event::Proves(no, Box::<Proved>::new(proved)));
+        self.after(HANDSHAKE_TIMEOUT_MS * 1_000, Event::HandshakeTimesOut(no));
     }
 
     /// Lines are alike, but some are ten times slower.
@@ -182,6 +179,18 @@ impl World {
         match peer {
             Peer::Client(client) => self.client_is_greeted(client, no, greeting),
             Peer::Process(process) => self.process_is_greeted(process, no, greeting),
+        }
+    }
+
+    /// Nobody has greeted a peer in time.
+    pub fn handshake_times_out(&mut self, no: ConnectionNo) {
+        let link = match self.network.connections.get(&no).map(|it| it.peer) {
+            Some(Peer::Client(client)) => self.clients[client].link,
+            Some(Peer::Process(process)) => self.processes[process].link,
+            None => return,
+        };
+        if link == Link::Dialling(Some(no)) {
+            self.peer_notices(no);
         }
     }
 

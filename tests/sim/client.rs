@@ -4,11 +4,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Wake, Waker};
+use std::time::Duration;
 
 use furlong_broker::core::Peer as Proved;
 use furlong_client::core::streams::Taken;
 use furlong_client::core::{Call, Core, Outbound, Ticket};
 use furlong_client::{ClientError, DisconnectCause, Disconnected, Endpoint};
+use furlong_link::peer;
+use furlong_link::peer::inbox::Messages;
+use furlong_link::peer::outbox::Chunks;
+use furlong_link::peer::redial::Redial;
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{BrokerStart, EngineId, SessionId, TokenId};
@@ -16,9 +21,9 @@ use furlong_wire::message::{Dependency, RefusalKind, TaskRange, ToClient, Welcom
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
 
-use crate::calls::{CallNo, claims, wait_before_try};
+use crate::calls::{CallNo, claims};
 use crate::dice::Dice;
-use crate::network::{Chunks, ConnectionNo, Messages, Peer, Side, Ways};
+use crate::network::{ConnectionNo, Peer, Side, TURN};
 use crate::process::Link;
 use crate::world::{Event, World};
 
@@ -33,7 +38,8 @@ pub struct Client {
     pub token: TokenId,
     pub link: Link,
     turn: u64,
-    tries: u32,
+    redial: Redial,
+    incarnation: u64,
     start: BrokerStart,
     away_since: Option<u64>,
     goodbye_ticks: u32,
@@ -125,7 +131,8 @@ impl World {
             token: TokenId(dice.bytes()),
             link: Link::Dialling(None),
             turn: 0,
-            tries: 0,
+            redial: Redial::new(),
+            incarnation: 1,
             start: BrokerStart(0),
             away_since: None,
             goodbye_ticks: 0,
@@ -162,7 +169,7 @@ impl World {
         let hello = HelloBody {
             token: Vec::new(),
             session: client.session,
-            incarnation: if client.core.is_none() { 1 } else { turn + 1 },
+            incarnation: if client.core.is_none() { 1 } else { client.incarnation },
             role,
             software: String::new(),
             payload_credit_bytes: 0,
@@ -174,10 +181,10 @@ impl World {
         let client = &mut self.clients[place];
         client.turn += 1;
         client.link = Link::Dialling(None);
-        let wait = wait_before_try(&mut self.dice, client.tries);
-        client.tries += 1;
+        let next = client.redial.next_try(self.dice.roll());
+        client.incarnation = next.incarnation;
         let turn = client.turn;
-        self.after(wait, Event::Dials(Peer::Client(place), turn));
+        self.after(next.wait.as_micros() as u64, Event::Dials(Peer::Client(place), turn));
     }
 
     pub fn client_is_greeted(
@@ -216,7 +223,8 @@ impl World {
         }
         client.start = welcome.start;
         client.link = Link::Up(no);
-        (client.tries, client.away_since) = (0, None);
+        client.redial.handle_connected(Duration::from_micros(self.now));
+        client.away_since = None;
         self.note(|_| format!("client {place} is connected ({no}), resumed: {}", welcome.resumed));
         self.client_settles(place);
     }
@@ -225,7 +233,11 @@ impl World {
         if !self.clients[place].is_alive || self.clients[place].link != Link::Up(no) {
             return;
         }
-        for (message, chunk) in messages {
+        for message in messages {
+            let (message, chunk) = match message {
+                Ok(message) => message,
+                Err(error) => return self.finds_unsound(&error),
+            };
             if let ToClient::Goodbye(goodbye) = message {
                 self.peer_is_gone(no);
                 return self.session_is_over(place, &goodbye.reason);
@@ -250,6 +262,7 @@ impl World {
             if !core.can_come_back() {
                 return self.session_is_over(place, "its connection is gone");
             }
+            client.redial.handle_cut(Duration::from_micros(self.now), None);
             core.handle_cut();
             client.away_since = Some(self.now);
             let turn = client.turn;
@@ -346,15 +359,21 @@ impl World {
         if !self.clients[place].is_alive {
             return;
         }
-        self.after(1_000_000, Event::ClientTick(place));
+        self.after(TURN.as_micros() as u64, Event::ClientTick(place));
         let client = &mut self.clients[place];
         let (Some(core), Link::Up(no)) = (&mut client.core, client.link) else { return };
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        let peer = &mut connection.peer_end.peer;
+        if let Some(dead) = peer.handle_tick(Duration::from_micros(self.now)) {
+            self.note(|_| format!("client {place} gives connection {no} up: {dead:?}"));
+            return self.peer_notices(no);
+        }
+        if peer.answers_are_due() {
+            core.handle_turn();
+        }
         client.goodbye_ticks += u32::from(core.is_over());
-        if let Some(ack) = core.poll_ack(true)
-            && let Some(Ways::Client(up, _)) =
-                self.network.connections.get_mut(&no).map(|it| &mut it.ways)
-        {
-            up.queue.push(ack);
+        if let Some(ack) = core.poll_ack(true) {
+            peer.push(&ack);
         }
         if self.clients[place].goodbye_ticks > 2 {
             return self.client_ends(place);
@@ -389,31 +408,19 @@ impl World {
     fn queue_outbound(&mut self, place: usize) {
         let client = &mut self.clients[place];
         let Some(core) = &mut client.core else { return };
-        let ways = match client.link {
-            Link::Up(no) => self.network.connections.get_mut(&no).map(|it| &mut it.ways),
-            Link::Dialling(_) => None,
-        };
-        let Some(Ways::Client(up, _)) = ways else {
+        let connection = client.link.connection().filter(|no| client.link == Link::Up(*no));
+        let connection = connection.and_then(|no| self.network.connections.get_mut(&no));
+        let Some(peer) = connection.map(|it| &mut it.peer_end.peer) else {
             while core.poll_outbound().is_some() {}
             return;
         };
         loop {
             while let Some(outbound) = core.poll_outbound() {
-                match outbound {
-                    Outbound::Message(message) => up.queue.push(message),
-                    Outbound::Control(message) => up.queue.push_control(message),
-                    Outbound::Transfer(number, payload) => {
-                        up.queue.push_transfer(number, Chunks::Sealed(payload))
-                    }
-                }
+                queue(peer, outbound);
             }
-            core.handle_backlog(up.queue.message_bytes());
+            core.handle_backlog(peer.queued_bytes());
             match core.poll_outbound() {
-                Some(Outbound::Message(message)) => up.queue.push(message),
-                Some(Outbound::Control(message)) => up.queue.push_control(message),
-                Some(Outbound::Transfer(number, payload)) => {
-                    up.queue.push_transfer(number, Chunks::Sealed(payload))
-                }
+                Some(outbound) => queue(peer, outbound),
                 None => return,
             }
         }
@@ -423,18 +430,15 @@ impl World {
     pub fn client_writes(&mut self, place: usize) {
         let client = &mut self.clients[place];
         let (Some(core), Link::Up(no)) = (&mut client.core, client.link) else { return };
-        let Some(Ways::Client(up, _)) =
-            self.network.connections.get_mut(&no).map(|it| &mut it.ways)
-        else {
-            return;
-        };
-        let others_go = !up.queue.is_empty();
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        let peer = &mut connection.peer_end.peer;
+        let others_go = !peer.is_empty();
         if let Some(ack) = core.poll_ack(others_go) {
-            up.queue.push(ack);
+            peer.push(&ack);
         }
         self.depart(no, Side::Peer, false);
-        let is_written =
-            self.network.connections.get_mut(&no).is_some_and(|it| it.from(Side::Peer).is_empty());
+        let connection = self.network.connections.get(&no);
+        let is_written = connection.is_some_and(|it| it.peer_end.peer.is_empty());
         if let Some(core) = self.clients[place].core.as_mut().filter(|_| is_written) {
             core.handle_flushed();
         }
@@ -541,5 +545,14 @@ impl World {
                 }
             }
         }
+    }
+}
+
+/// Queues what the core wants sent.
+fn queue(peer: &mut peer::Peer, outbound: Outbound) {
+    match outbound {
+        Outbound::Message(message) => peer.push(&message),
+        Outbound::Control(message) => peer.outbox().push_control(&message),
+        Outbound::Transfer(number, payload) => peer.push_transfer(number, Chunks::Sealed(payload)),
     }
 }

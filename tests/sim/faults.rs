@@ -2,7 +2,6 @@
 
 use furlong_broker::core::{ConnectionId, invariants as of_broker};
 
-use crate::broker::SILENCE_US;
 use crate::network::{ConnectionNo, Peer, Side};
 use crate::plan::{Act, Cut};
 use crate::process::Lack;
@@ -78,37 +77,41 @@ impl World {
     }
 
     fn cut(&mut self, no: ConnectionNo, how: Cut) {
-        let (soon, silence) =
-            (self.dice.below(2_000), self.dice.between(SILENCE_US.0, SILENCE_US.1));
-        let other_silence = self.dice.between(SILENCE_US.0, SILENCE_US.1);
+        let soon = self.dice.below(2_000);
         let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        // An end that is not told finds out by itself that nothing comes.
         let (broker, peer) = match how {
-            Cut::Noticed { broker, peer } => (broker, peer),
-            Cut::HalfOpen { broker_notices: true } => (soon, silence),
-            Cut::HalfOpen { broker_notices: false } => (silence, soon),
-            Cut::Silent => (silence, other_silence),
-            Cut::Stall { us } if us > SILENCE_US.0 => (silence, other_silence),
+            Cut::Noticed { broker, peer } => (Some(broker), Some(peer)),
+            Cut::HalfOpen { broker_notices: true } => (Some(soon), None),
+            Cut::HalfOpen { broker_notices: false } => (None, Some(soon)),
+            Cut::Silent => (None, None),
             Cut::Stall { us } => {
                 let until = self.now + us;
-                connection.from(Side::Peer).stall(until);
-                return connection.from(Side::Broker).stall(until);
+                connection.up.stall(until);
+                return connection.down.stall(until);
             }
         };
-        connection.from(Side::Peer).kill();
-        connection.from(Side::Broker).kill();
-        // One that has not registered again is away since its last cut.
+        connection.up.kill();
+        connection.down.kill();
+        self.note(|_| {
+            format!("connection {no} is cut; broker and peer notice after {broker:?}, {peer:?} us")
+        });
+        self.notes_cut_off(no);
+        if let Some(wait) = broker {
+            self.after(wait, Event::Notices(no, Side::Broker));
+        }
+        if let Some(wait) = peer {
+            self.after(wait, Event::Notices(no, Side::Peer));
+        }
+    }
+
+    /// The engines of a connection are cut off. One that has not registered again is so since its
+    /// last cut.
+    pub fn notes_cut_off(&mut self, no: ConnectionNo) {
         if let Some(core) = &self.broker.core {
             let engines = of_broker::registered(core, ConnectionId(no)).iter();
             self.cut_off.extend(engines.map(|engine| (engine.0, self.now)));
         }
-        self.note(|_| {
-            format!(
-                "connection {no} is cut; the broker notices after {broker} us, the peer after \
-                 {peer} us"
-            )
-        });
-        self.after(broker, Event::Notices(no, Side::Broker));
-        self.after(peer, Event::Notices(no, Side::Peer));
     }
 
     /// Lets what a peer has sent be lost with it.
@@ -132,9 +135,7 @@ impl World {
             if let Some(no) = self.processes[place].link.connection()
                 && let Some(connection) = self.network.connections.get_mut(&no)
             {
-                connection.from(Side::Peer).kill();
-                let wait = self.dice.between(SILENCE_US.0, SILENCE_US.1);
-                self.after(wait, Event::Notices(no, Side::Broker));
+                connection.up.kill();
             }
         } else {
             self.loses_sent(Peer::Process(place), loses_sent);
@@ -142,15 +143,10 @@ impl World {
         self.process_ends(place, "it is killed");
     }
 
-    /// A client's process is stopped. The broker finds that nothing comes from there.
+    /// A client's process is stopped: what comes for it waits. The broker finds that it takes
+    /// nothing, and that nothing comes from there.
     pub fn client_stops(&mut self, place: usize, us: u64) {
-        let until = self.now + us;
-        self.clients[place].stops_until = until;
-        let silence = self.dice.between(SILENCE_US.0, SILENCE_US.1);
-        if let Some(no) = self.clients[place].link.connection().filter(|_| us > silence) {
-            self.after(silence, Event::Notices(no, Side::Broker));
-            self.at(until + 1_000, Event::Notices(no, Side::Peer));
-        }
+        self.clients[place].stops_until = self.now + us;
     }
 
     fn broker_pauses(&mut self, us: u64) {

@@ -15,7 +15,6 @@ use furlong_wire::message::{HeldWork, Release, ReplyBody, TaskRange};
 use crate::calls::CallNo;
 use crate::client::{Asked, Submitted};
 use crate::fairness::INLINE_BYTES;
-use crate::network::Side;
 use crate::process::Link;
 use crate::world::World;
 
@@ -199,13 +198,10 @@ impl World {
         {
             let held = process.core.held();
             let Link::Up(no) = process.link else { continue };
-            let is_quiet = self
-                .network
-                .connections
-                .get_mut(&no)
-                .is_some_and(|it| it.from(Side::Peer).is_quiet());
+            let connection = self.network.connections.get(&no);
+            let has_sent = connection.is_some_and(|it| it.peer_end.peer.is_empty());
             if !held.work.is_empty()
-                || !is_quiet
+                || !has_sent
                 || process.slots.iter().any(|slot| !slot.is_empty())
             {
                 found = Some(format!("process {place} still holds {:?}", held.work));

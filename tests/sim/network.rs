@@ -1,15 +1,26 @@
-//! The network: connections that deliver in order, slowly, and break.
+//! The network: streams of bytes that arrive in order, slowly, in parts, or not at all.
 //!
-//! Messages from a peer wait in a [`Queue`], which makes records of them in `furlong_link`'s order
-//! of queues: control before messages, and chunks round-robin. Records depart as the line is free,
-//! and arrive after a while. What is on the way when a direction is dead never arrives.
+//! Each end of a connection has what the programs have there: an outbox that seals records in its
+//! order, an inbox that opens them, and the rules by which the other end is dead, stalled or too
+//! slow. A [`Line`] between them takes bytes while those that nobody has read leave room, as a
+//! socket does. What is on the way when it is dead never arrives.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+use std::rc::Rc;
+use std::time::Duration;
 
-use bytes::Bytes;
-use furlong_wire::limits::RECORD_CHUNK_BYTES_MAX;
-use furlong_wire::message::{Direction, FromClient, FromEngine, ToClient, ToEngine};
-use furlong_wire::payload::SealedPayload;
+use bytes::{Bytes, BytesMut};
+use furlong_broker::budget::OutQueues;
+use furlong_broker::peer::ConnectedPeer;
+use furlong_link::peer;
+use furlong_link::peer::inbox::Inbox;
+use furlong_link::peer::outbox::{Outbox, SLICES_MAX};
+use furlong_link::peer::place::LeftOutAbove;
+use furlong_wire::message::{FromClient, FromEngine};
+use furlong_wire::record::{RecordKeys, RecordOpener, RecordSealer};
+use furlong_wire::token::Role;
+use furlong_wire::zmtp;
 
 use crate::dice::Dice;
 
@@ -23,189 +34,8 @@ pub enum Peer {
     Process(usize),
 }
 
-/// Messages that travel together, each with its chunk if it is one.
-pub type Messages<M> = Vec<(M, Option<Bytes>)>;
-
-/// A record of some direction.
-#[derive(Debug)]
-pub enum Record {
-    FromClient(Messages<FromClient>),
-    ToClient(Messages<ToClient>),
-    FromEngine(Messages<FromEngine>),
-    ToEngine(Messages<ToEngine>),
-}
-
-/// A message that can be put into a [`Record`].
-pub trait Travels: Direction {
-    fn record(messages: Messages<Self>) -> Record;
-}
-
-impl Travels for FromClient {
-    fn record(messages: Messages<Self>) -> Record {
-        Record::FromClient(messages)
-    }
-}
-
-impl Travels for ToClient {
-    fn record(messages: Messages<Self>) -> Record {
-        Record::ToClient(messages)
-    }
-}
-
-impl Travels for FromEngine {
-    fn record(messages: Messages<Self>) -> Record {
-        Record::FromEngine(messages)
-    }
-}
-
-impl Travels for ToEngine {
-    fn record(messages: Messages<Self>) -> Record {
-        Record::ToEngine(messages)
-    }
-}
-
-/// The source of chunks.
-#[derive(Debug)]
-pub enum Chunks {
-    Sealed(SealedPayload),
-    Stored(Vec<Bytes>),
-}
-
-#[derive(Debug)]
-struct Transfer {
-    number: u64,
-    chunks: Chunks,
-    next: u32,
-    announced_in: u64,
-}
-
-impl Transfer {
-    fn count(&self) -> u32 {
-        match &self.chunks {
-            Chunks::Sealed(payload) => payload.chunk_count(),
-            Chunks::Stored(chunks) => chunks.len() as u32,
-        }
-    }
-
-    fn chunk(&self) -> Bytes {
-        match &self.chunks {
-            Chunks::Sealed(payload) => payload.chunk(self.next),
-            Chunks::Stored(chunks) => chunks[self.next as usize].clone(),
-        }
-    }
-}
-
-/// The messages that wait to be sent in one direction.
-#[derive(Debug)]
-pub struct Queue<M> {
-    control: Vec<M>,
-    batches: VecDeque<Vec<M>>,
-    batches_begun: u64,
-    batches_sealed: u64,
-    transfers: VecDeque<Transfer>,
-    batch_messages: usize,
-    chunks_apart: bool,
-}
-
-impl<M: Travels> Queue<M> {
-    fn new(quality: Quality) -> Self {
-        let (control, batches, transfers) = (Vec::new(), VecDeque::new(), VecDeque::new());
-        let Quality { batch: batch_messages, chunks_apart, .. } = quality;
-        Self {
-            control,
-            batches,
-            batches_begun: 0,
-            batches_sealed: 0,
-            transfers,
-            batch_messages,
-            chunks_apart,
-        }
-    }
-
-    pub fn push(&mut self, message: M) {
-        if self.batches.back().is_none_or(|batch| batch.len() >= self.batch_messages) {
-            self.batches.push_back(Vec::new());
-            self.batches_begun += 1;
-        }
-        self.batches.back_mut().expect("a batch was just made if there was none").push(message);
-    }
-
-    pub fn push_control(&mut self, message: M) {
-        self.control.push(message);
-    }
-
-    pub fn push_transfer(&mut self, number: u64, chunks: Chunks) {
-        self.transfers.push_back(Transfer {
-            number,
-            chunks,
-            next: 0,
-            announced_in: self.batches_begun,
-        });
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.batches.is_empty() && self.transfers.is_empty()
-    }
-
-    /// About how many bytes of messages wait.
-    pub fn message_bytes(&self) -> usize {
-        64 * (self.control.len() + self.batches.iter().map(Vec::len).sum::<usize>())
-    }
-
-    /// The next record, and about how many bytes it has.
-    fn next_record(&mut self) -> Option<(Messages<M>, u64)> {
-        if self.is_empty() {
-            return None;
-        }
-        let messages = if self.control.is_empty() {
-            self.batches_sealed += u64::from(!self.batches.is_empty());
-            self.batches.pop_front().unwrap_or_default()
-        } else {
-            std::mem::take(&mut self.control)
-        };
-        let mut record: Messages<M> = messages.into_iter().map(|message| (message, None)).collect();
-        let mut bytes = 64 * record.len() as u64;
-        let mut room = RECORD_CHUNK_BYTES_MAX;
-        let mut passed_over = 0;
-        while passed_over < self.transfers.len() && (!self.chunks_apart || record.is_empty()) {
-            let mut transfer =
-                self.transfers.pop_front().expect("the loop runs while there are transfers");
-            let chunk = (transfer.announced_in <= self.batches_sealed).then(|| transfer.chunk());
-            let Some(chunk) = chunk.filter(|chunk| chunk.len() <= room) else {
-                self.transfers.push_back(transfer);
-                passed_over += 1;
-                continue;
-            };
-            room -= chunk.len();
-            bytes += chunk.len() as u64;
-            record.push((M::chunk(transfer.number), Some(chunk)));
-            transfer.next += 1;
-            passed_over = 0;
-            if transfer.next < transfer.count() {
-                self.transfers.push_back(transfer);
-            }
-        }
-        Some((record, bytes))
-    }
-}
-
-/// One direction of a connection.
-#[derive(Debug)]
-pub struct Way<M> {
-    pub queue: Queue<M>,
-    dice: Dice,
-    quality: Quality,
-    /// The time at which the line takes the next record.
-    free_at: u64,
-    /// The time at which the last record that has departed arrives.
-    pub last_arrival: u64,
-    /// Records on the way.
-    pub travelling: u32,
-    /// Nothing arrives any longer.
-    pub is_dead: bool,
-    /// True if somebody will say that the line is free.
-    pub is_awaited: bool,
-}
+/// The interval at which clients and engine processes look after their connections.
+pub const TURN: Duration = Duration::from_secs(1);
 
 /// The quality of a line: times in microseconds.
 #[derive(Clone, Copy, Debug)]
@@ -214,114 +44,136 @@ pub struct Quality {
     pub jitter: u64,
     /// Bytes in a microsecond.
     pub pace: u64,
-    /// Messages in one record, at most.
-    pub batch: usize,
-    /// True if each chunk has a record of its own, as large ones have: payloads are long on their
-    /// way.
-    pub chunks_apart: bool,
+    /// Bytes that may be on the way, or wait to be read.
+    pub window: usize,
+    /// True if what is sent at once may arrive in parts.
+    pub is_cut_up: bool,
 }
 
-/// Records that have departed, with the times of their arrivals, and when the line is free for
-/// more.
-pub type Departed = (Vec<(u64, Record)>, Option<u64>);
-
-impl<M: Travels> Way<M> {
-    fn new(quality: Quality, dice: Dice) -> Self {
-        let queue = Queue::new(quality);
-        Self {
-            queue,
-            dice,
-            quality,
-            free_at: 0,
-            last_arrival: 0,
-            travelling: 0,
-            is_dead: false,
-            is_awaited: false,
-        }
-    }
+/// What may wait at the broker for clients that read slowly.
+#[derive(Clone, Copy, Debug)]
+pub struct SlowReaders {
+    pub left_out_above: LeftOutAbove,
+    /// Bytes that may wait for one that asks for more, at most.
+    pub asks_most: usize,
 }
 
-/// One direction of a connection, whatever travels in it.
-pub trait Line {
-    /// Lets go what the line takes now; all of it if it is about to close.
-    fn depart(&mut self, now: u64, closes: bool) -> Departed;
-    /// Returns the time at which something that departs now arrives.
-    fn arrival(&mut self, now: u64) -> u64;
-    /// Nothing arrives before that time.
-    fn stall(&mut self, until: u64);
+/// One direction of a connection.
+#[derive(Debug)]
+pub struct Line {
+    dice: Dice,
+    quality: Quality,
+    /// The time at which it has carried away what it has taken.
+    free_at: u64,
+    /// The time at which the last bytes that have departed arrive.
+    last_arrival: u64,
+    /// Parts on the way.
+    travelling: u32,
+    /// Bytes that it has taken and that were not read.
+    unread_bytes: usize,
     /// Nothing arrives any longer.
-    fn kill(&mut self);
-    /// Returns true if nothing arrives any longer.
-    fn is_dead(&self) -> bool;
-    /// A record has come to its end. Whether it arrives.
-    fn lands(&mut self) -> bool;
-    /// The line takes the next record.
-    fn becomes_free(&mut self);
-    /// Returns true if nothing waits to depart.
-    fn is_empty(&self) -> bool;
-    /// Returns true if nothing waits and nothing is on the way, and what is sent arrives.
-    fn is_quiet(&self) -> bool;
+    is_dead: bool,
+    /// True if the end that sends waits for room.
+    is_full: bool,
 }
 
-impl<M: Travels> Line for Way<M> {
-    fn depart(&mut self, now: u64, closes: bool) -> Departed {
-        let mut records = Vec::new();
-        while closes || self.free_at <= now {
-            let Some((messages, bytes)) = self.queue.next_record() else { return (records, None) };
-            self.free_at = self.free_at.max(now) + bytes / self.quality.pace;
-            let arrival = self.arrival(now.max(self.free_at));
-            if !self.is_dead {
-                self.travelling += 1;
-                records.push((arrival, M::record(messages)));
-            }
-        }
-        let wait = !self.queue.is_empty() && !self.is_awaited;
-        self.is_awaited |= wait;
-        (records, wait.then_some(self.free_at))
+/// Parts that have departed, with the times of their arrivals.
+pub type Departed = Vec<(u64, Bytes)>;
+
+impl Line {
+    fn new(quality: Quality, dice: Dice) -> Self {
+        let (free_at, last_arrival, travelling, unread_bytes) = (0, 0, 0, 0);
+        let (is_dead, is_full) = (false, false);
+        Self { dice, quality, free_at, last_arrival, travelling, unread_bytes, is_dead, is_full }
     }
 
-    fn arrival(&mut self, now: u64) -> u64 {
+    /// Takes what there is room for; all of it if it is about to close.
+    fn take(&mut self, outbox: &mut Outbox, now: u64, closes: bool) -> Departed {
+        let mut departed = Vec::new();
+        loop {
+            let room = self.quality.window.saturating_sub(self.unread_bytes);
+            let room = if closes { usize::MAX } else { room };
+            if room == 0 {
+                self.is_full = !outbox.is_empty();
+                return departed;
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = outbox.poll_slices(&mut slices, room);
+            let bytes: Vec<u8> =
+                slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
+            if bytes.is_empty() {
+                return departed;
+            }
+            outbox.handle_written(bytes.len());
+            self.carry(bytes.into(), now, &mut departed);
+        }
+    }
+
+    fn carry(&mut self, mut bytes: Bytes, now: u64, departed: &mut Departed) {
+        self.free_at = self.free_at.max(now) + bytes.len() as u64 / self.quality.pace;
+        self.unread_bytes += bytes.len();
+        if self.is_dead {
+            return;
+        }
+        if self.quality.is_cut_up && self.dice.one_in(4) {
+            let first = bytes.split_to(self.dice.below(bytes.len() as u64 + 1) as usize);
+            departed.push((self.arrival(self.free_at), first));
+            self.travelling += 1;
+        }
+        departed.push((self.arrival(self.free_at), bytes));
+        self.travelling += 1;
+    }
+
+    /// Returns the time at which something that departs now arrives.
+    pub fn arrival(&mut self, now: u64) -> u64 {
         let Quality { latency, jitter, .. } = self.quality;
         let arrival = now + latency + self.dice.below(jitter + 1);
         self.last_arrival = self.last_arrival.max(arrival);
         self.last_arrival
     }
 
-    fn stall(&mut self, until: u64) {
+    /// Nothing arrives before that time.
+    pub fn stall(&mut self, until: u64) {
         self.last_arrival = self.last_arrival.max(until);
     }
 
-    fn kill(&mut self) {
+    /// Nothing arrives any longer.
+    pub fn kill(&mut self) {
         self.is_dead = true;
     }
 
-    fn is_dead(&self) -> bool {
+    /// Returns true if nothing arrives any longer.
+    pub fn is_dead(&self) -> bool {
         self.is_dead
     }
 
-    fn lands(&mut self) -> bool {
+    /// A part has come to its end. Returns true if it arrives.
+    pub fn land(&mut self) -> bool {
         self.travelling -= 1;
         !self.is_dead
     }
 
-    fn becomes_free(&mut self) {
-        self.is_awaited = false;
-    }
-
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.queue.is_empty() && self.travelling == 0 && !self.is_dead
+    /// Bytes were read at the other end. Returns true if somebody waits for that.
+    pub fn read(&mut self, bytes: usize) -> bool {
+        self.unread_bytes -= bytes;
+        std::mem::take(&mut self.is_full)
     }
 }
 
-/// The two directions of a connection: what the peer sends, and what the broker sends.
+/// The end of a client or an engine process.
 #[derive(Debug)]
-pub enum Ways {
-    Client(Way<FromClient>, Way<ToClient>),
-    Engine(Way<FromEngine>, Way<ToEngine>),
+pub struct PeerEnd {
+    pub peer: peer::Peer,
+    pub inbox: Inbox,
+}
+
+/// The broker's end.
+#[derive(Debug)]
+pub struct BrokerEnd {
+    pub peer: ConnectedPeer,
+    pub inbox: Inbox,
+    /// What has arrived while nothing was read.
+    pub unread: VecDeque<Bytes>,
 }
 
 /// A connection, from the dialling until both sides know that it is gone.
@@ -330,7 +182,12 @@ pub struct Connection {
     pub peer: Peer,
     /// The broker's life to which it was made.
     pub life: u64,
-    pub ways: Ways,
+    /// From the peer to the broker.
+    pub up: Line,
+    /// From the broker to the peer.
+    pub down: Line,
+    pub peer_end: PeerEnd,
+    pub broker_end: BrokerEnd,
     /// True if the broker's core has it.
     pub at_broker: bool,
     /// True if the peer has it, greeted or dialling.
@@ -348,29 +205,38 @@ pub enum Side {
 
 impl Connection {
     /// The direction in which this end sends.
-    pub fn from(&mut self, side: Side) -> &mut dyn Line {
-        match (&mut self.ways, side) {
-            (Ways::Client(up, _), Side::Peer) => up,
-            (Ways::Client(_, down), Side::Broker) => down,
-            (Ways::Engine(up, _), Side::Peer) => up,
-            (Ways::Engine(_, down), Side::Broker) => down,
+    pub fn from(&mut self, side: Side) -> &mut Line {
+        match side {
+            Side::Peer => &mut self.up,
+            Side::Broker => &mut self.down,
         }
     }
 
-    /// Returns true if nothing waits and nothing is on the way in either direction, and neither is
-    /// dead.
-    pub fn is_quiet(&mut self) -> bool {
-        self.from(Side::Peer).is_quiet() && self.from(Side::Broker).is_quiet()
-    }
-}
-
-impl Record {
-    /// Returns the end that has sent it.
-    pub fn sender(&self) -> Side {
-        match self {
-            Self::FromClient(_) | Self::FromEngine(_) => Side::Peer,
-            Self::ToClient(_) | Self::ToEngine(_) => Side::Broker,
+    /// Lets go what waits at one end, as far as the line takes it; all of it if that end is about
+    /// to close.
+    pub fn depart(&mut self, side: Side, now: u64, closes: bool) -> Departed {
+        let at = Duration::from_micros(now);
+        match side {
+            Side::Peer => {
+                let departed = self.up.take(self.peer_end.peer.outbox(), now, closes);
+                self.peer_end.peer.handle_written(at);
+                departed
+            }
+            Side::Broker => {
+                let departed = self.down.take(self.broker_end.peer.outbox(), now, closes);
+                self.broker_end.peer.handle_written(at);
+                departed
+            }
         }
+    }
+
+    /// Returns true if nothing waits and nothing is on the way in either direction, and what is
+    /// sent arrives.
+    pub fn is_quiet(&self) -> bool {
+        let has_read = self.broker_end.unread.is_empty() && !self.broker_end.peer.is_paused();
+        let has_sent = self.peer_end.peer.is_empty() && self.broker_end.peer.is_empty();
+        let is_quiet = |line: &Line| line.travelling == 0 && !line.is_dead;
+        has_read && has_sent && is_quiet(&self.up) && is_quiet(&self.down)
     }
 }
 
@@ -381,20 +247,56 @@ pub struct Network {
     made: u64,
 }
 
+/// Who connects, to which life of the broker, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Connecting {
+    pub peer: Peer,
+    pub life: u64,
+    pub now: u64,
+}
+
 impl Network {
-    /// A new connection of this peer, of some quality.
-    pub fn connect(&mut self, seed: u64, peer: Peer, life: u64, quality: Quality) -> ConnectionNo {
+    /// A new connection of some quality, on which both sides have proved themselves.
+    pub fn connect(
+        &mut self,
+        seed: u64,
+        Connecting { peer, life, now }: Connecting,
+        quality: Quality,
+        (out_queues, limits): (&Rc<OutQueues>, LeftOutAbove),
+    ) -> ConnectionNo {
         self.made += 1;
         let no = self.made;
-        let dice = |way: u64| Dice::of(seed, &[7, no, way]);
-        let ways = match peer {
-            Peer::Client(_) => Ways::Client(Way::new(quality, dice(0)), Way::new(quality, dice(1))),
+        let line = |way: u64| Line::new(quality, Dice::of(seed, &[7, no, way]));
+        let (at_peer, at_broker) = codecs();
+        let ((up_sealer, up_opener), (down_sealer, down_opener)) = (keys(no, 0), keys(no, 1));
+        let now = Duration::from_micros(now);
+        let (role, peer_here) = match peer {
+            Peer::Client(_) => (Role::Client, peer::Peer::new::<FromClient>(up_sealer, TURN, now)),
             Peer::Process(_) => {
-                Ways::Engine(Way::new(quality, dice(0)), Way::new(quality, dice(1)))
+                let peer = peer::Peer::new::<FromEngine>(up_sealer, TURN, now);
+                (Role::Engine, peer.bearing_stalls())
             }
         };
-        let connection =
-            Connection { peer, life, ways, at_broker: false, at_peer: true, is_closing: false };
+        let mut peer_there = ConnectedPeer::new(role, down_sealer, out_queues, now);
+        peer_there.leave_out_above(limits);
+        let connection = Connection {
+            peer,
+            life,
+            up: line(0),
+            down: line(1),
+            peer_end: PeerEnd {
+                peer: peer_here,
+                inbox: Inbox::new(BytesMut::new(), at_peer, down_opener),
+            },
+            broker_end: BrokerEnd {
+                peer: peer_there,
+                inbox: Inbox::new(BytesMut::new(), at_broker, up_opener),
+                unread: VecDeque::new(),
+            },
+            at_broker: false,
+            at_peer: true,
+            is_closing: false,
+        };
         self.connections.insert(no, connection);
         no
     }
@@ -405,4 +307,32 @@ impl Network {
             self.connections.remove(&no);
         }
     }
+}
+
+/// The keys of one direction, as a handshake would make them: of this connection alone.
+fn keys(no: ConnectionNo, way: u8) -> (RecordSealer, RecordOpener) {
+    let mut key = [way; 32];
+    key[..8].copy_from_slice(&no.to_le_bytes());
+    RecordKeys { send: key.into(), receive: key.into() }.split()
+}
+
+/// Two ZMTP codecs that have greeted each other: the peer's, and the broker's.
+fn codecs() -> (zmtp::Connection, zmtp::Connection) {
+    let mut peer = zmtp::Connection::new(zmtp::Role::Peer);
+    let mut broker = zmtp::Connection::new(zmtp::Role::Broker);
+    let (mut to_peer, mut to_broker) = (BytesMut::new(), BytesMut::new());
+    let mut ready = 0;
+    while ready < 2 {
+        while let Some(bytes) = peer.poll_output() {
+            to_broker.extend_from_slice(&bytes);
+        }
+        ready += usize::from(broker.handle_input(&mut to_broker).expect("it is ours").is_some());
+        while let Some(bytes) = broker.poll_output() {
+            to_peer.extend_from_slice(&bytes);
+        }
+        ready += usize::from(peer.handle_input(&mut to_peer).expect("it is ours").is_some());
+    }
+    peer.peer_proved();
+    broker.peer_proved();
+    (peer, broker)
 }

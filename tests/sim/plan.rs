@@ -3,10 +3,11 @@
 
 use std::fmt;
 
+use furlong_link::peer::place::{EXTRAS_QUEUE_BYTES_MAX, FETCHED_QUEUE_BYTES_MAX, LeftOutAbove};
 use furlong_wire::message::Runtime;
 
 use crate::dice::Dice;
-use crate::network::Quality;
+use crate::network::{Quality, SlowReaders};
 
 /// The farm of a history.
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ pub struct Setup {
     /// The number of faults in a thousand acts.
     pub faults: u64,
     pub quality: Quality,
+    pub slow_readers: SlowReaders,
     /// True if the broker has a journal.
     pub has_journal: bool,
     /// The longest time that a write to its disk takes, in microseconds.
@@ -302,8 +304,15 @@ impl Setup {
                 latency,
                 jitter: dice.pick(&[0, latency / 2, latency * 4]),
                 pace: dice.pick(&[1, 20, 200]),
-                batch: dice.pick(&[1, 4, 100]),
-                chunks_apart: dice.one_in(2),
+                window: dice.pick(&[4_000, 60_000, 1_000_000]),
+                is_cut_up: dice.one_in(2),
+            },
+            slow_readers: SlowReaders {
+                left_out_above: LeftOutAbove {
+                    extra_bytes: dice.pick(&[200, 5_000, EXTRAS_QUEUE_BYTES_MAX]),
+                    fetched_bytes: dice.pick(&[500, FETCHED_QUEUE_BYTES_MAX]),
+                },
+                asks_most: dice.pick(&[1_500, 20_000, 4_000_000]),
             },
             has_journal: dice.one_in(2),
             disk_us: dice.pick(&[5_000, 5_000, 300_000]),

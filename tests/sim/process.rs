@@ -1,10 +1,14 @@
 //! Engine processes: the core of each, and what its shell does between core, connection and slots.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use furlong_broker::core::{ConnectionId, Peer as Proved, invariants as of_broker};
 use furlong_engine::core::{Core, Output};
 use furlong_engine::runtime::SlotEvent;
+use furlong_link::peer::inbox::Messages;
+use furlong_link::peer::outbox::Chunks;
+use furlong_link::peer::redial::Redial;
 use furlong_tests::history::Invariant;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId, SessionId, TokenId};
@@ -13,9 +17,9 @@ use furlong_wire::message::{
 };
 use furlong_wire::token::Role;
 
-use crate::calls::{claims, wait_before_try};
+use crate::calls::claims;
 use crate::dice::Dice;
-use crate::network::{Chunks, ConnectionNo, Messages, Peer, Side, Ways};
+use crate::network::{ConnectionNo, Peer, Side, TURN};
 use crate::slots::Slot;
 use crate::world::{Event, World};
 
@@ -32,7 +36,8 @@ pub struct Process {
     pub link: Link,
     /// Counts its tries to connect: an older turn has passed.
     turn: u64,
-    tries: u32,
+    redial: Redial,
+    incarnation: u64,
     pub engines: Vec<EngineId>,
     /// The engines that it was, for one after the other: one that was stopped and comes back is
     /// another.
@@ -108,7 +113,8 @@ impl World {
             token: TokenId(dice.bytes()),
             link: Link::Dialling(None),
             turn: 0,
-            tries: 0,
+            redial: Redial::new(),
+            incarnation: 1,
             engines: Vec::new(),
             had: Vec::new(),
             slots: (0..slots).map(|_| Slot::default()).collect(),
@@ -122,6 +128,7 @@ impl World {
             stopped: BTreeSet::new(),
         });
         self.after(0, Event::Dials(Peer::Process(place), 0));
+        self.after(TURN.as_micros() as u64, Event::ProcessTick(place));
     }
 
     /// Returns the process's proof of identity, if it is still its turn.
@@ -134,7 +141,7 @@ impl World {
         let hello = HelloBody {
             token: Vec::new(),
             session: process.session,
-            incarnation: turn + 1,
+            incarnation: process.incarnation,
             role: Role::Engine,
             software: String::new(),
             payload_credit_bytes: 0,
@@ -147,10 +154,10 @@ impl World {
         let process = &mut self.processes[place];
         process.turn += 1;
         process.link = Link::Dialling(None);
-        let wait = wait_before_try(&mut self.dice, process.tries);
-        process.tries += 1;
+        let next = process.redial.next_try(self.dice.roll());
+        process.incarnation = next.incarnation;
         let turn = process.turn;
-        self.after(wait, Event::Dials(Peer::Process(place), turn));
+        self.after(next.wait.as_micros() as u64, Event::Dials(Peer::Process(place), turn));
     }
 
     pub fn process_is_greeted(
@@ -202,12 +209,12 @@ impl World {
             dropped: held.dropped,
         };
         process.link = Link::Up(no);
-        process.tries = 0;
+        process.redial.handle_connected(Duration::from_micros(self.now));
         let (start, credit) = (welcome.start, welcome.payload_credit_bytes);
         self.note(|_| {
             format!("process {place} is connected ({no}), and holds {:?}", register.held)
         });
-        self.engine_sends(place, FromEngine::Register(Box::new(register)));
+        self.engine_sends(place, &FromEngine::Register(Box::new(register)));
         self.processes[place].core.handle_connected(start, credit);
         self.engine_flush(place);
     }
@@ -217,7 +224,11 @@ impl World {
         if !process.is_alive || process.link != Link::Up(no) {
             return;
         }
-        for (message, chunk) in messages {
+        for message in messages {
+            let (message, chunk) = match message {
+                Ok(message) => message,
+                Err(error) => return self.finds_unsound(&error),
+            };
             match &message {
                 ToEngine::Cancel(cancel) => self.is_to_stop(place, &cancel.attempts),
                 ToEngine::Adopt(adopt) => self.is_matched(place, adopt),
@@ -255,6 +266,7 @@ impl World {
             return;
         }
         if process.link == Link::Up(no) {
+            process.redial.handle_cut(Duration::from_micros(self.now), None);
             process.core.handle_disconnected();
             self.note(|_| format!("process {place} finds its connection {no} gone"));
         }
@@ -270,13 +282,35 @@ impl World {
         }
     }
 
-    fn engine_sends(&mut self, place: usize, message: FromEngine) {
-        let Link::Up(no) = self.processes[place].link else { return };
-        if let Some(Ways::Engine(up, _)) =
-            self.network.connections.get_mut(&no).map(|it| &mut it.ways)
-        {
-            up.queue.push(message);
+    /// A look at the connection, and whether it is time to leave.
+    pub fn process_tick(&mut self, place: usize) {
+        if !self.processes[place].is_alive {
+            return;
         }
+        self.after(TURN.as_micros() as u64, Event::ProcessTick(place));
+        let now = Duration::from_micros(self.now);
+        if let Link::Up(no) = self.processes[place].link
+            && let Some(connection) = self.network.connections.get_mut(&no)
+            && let Some(dead) = connection.peer_end.peer.handle_tick(now)
+        {
+            self.note(|_| format!("process {place} gives connection {no} up: {dead:?}"));
+            self.notes_cut_off(no);
+            return self.peer_notices(no);
+        }
+        self.engine_flush(place);
+    }
+
+    fn engine_sends(&mut self, place: usize, message: &FromEngine) {
+        let Link::Up(no) = self.processes[place].link else { return };
+        if let Some(connection) = self.network.connections.get_mut(&no) {
+            connection.peer_end.peer.push(message);
+        }
+    }
+
+    /// Returns true if nothing waits to be written, or there is nobody to whom it could be.
+    fn has_sent(&self, place: usize) -> bool {
+        let Link::Up(no) = self.processes[place].link else { return true };
+        self.network.connections.get(&no).is_none_or(|it| it.peer_end.peer.is_empty())
     }
 
     /// Does what the core wants done, then writes once, and leaves if it is time.
@@ -284,21 +318,13 @@ impl World {
         if !self.processes[place].is_alive {
             return;
         }
-        let link = self.processes[place].link;
-        if let Link::Up(no) = link
-            && self
-                .network
-                .connections
-                .get_mut(&no)
-                .is_some_and(|it| it.from(Side::Peer).is_empty())
-        {
+        if matches!(self.processes[place].link, Link::Up(_)) && self.has_sent(place) {
             self.processes[place].core.send_published();
         }
-        while let Some(output) = self.processes[place].core.poll_output() {
-            self.engine_does(place, output);
-        }
-        if let Link::Up(no) = link {
-            self.depart(no, Side::Peer, false);
+        self.engine_writes(place);
+        if self.processes[place].core.holds_back() && self.has_sent(place) {
+            self.processes[place].core.handle_sent();
+            self.engine_writes(place);
         }
         let process = &mut self.processes[place];
         if !process.reports && process.core.has_unreported() {
@@ -308,19 +334,25 @@ impl World {
         self.leaves_if_it_is_time(place);
     }
 
+    fn engine_writes(&mut self, place: usize) {
+        while let Some(output) = self.processes[place].core.poll_output() {
+            self.engine_does(place, output);
+        }
+        if let Link::Up(no) = self.processes[place].link {
+            self.depart(no, Side::Peer, false);
+        }
+    }
+
     fn engine_does(&mut self, place: usize, output: Output) {
         match output {
-            Output::Send(message) => self.engine_sends(place, message),
+            Output::Send(message) => self.engine_sends(place, &message),
             Output::Transfer(number, sealed) => {
                 let Link::Up(no) = self.processes[place].link else { return };
-                if let Some(Ways::Engine(up, _)) =
-                    self.network.connections.get_mut(&no).map(|it| &mut it.ways)
-                {
-                    up.queue.push_transfer(number, Chunks::Sealed(sealed));
+                if let Some(connection) = self.network.connections.get_mut(&no) {
+                    connection.peer_end.peer.push_transfer(number, Chunks::Sealed(sealed));
                 }
             }
-            // What was to be sent before it leaves when all is done, which is at the same time.
-            Output::Start(slot, runtime, job) | Output::StartWhenSent(slot, runtime, job) => {
+            Output::Start(slot, runtime, job) => {
                 self.slot_starts(place, slot as usize, runtime, job);
             }
             Output::Cancel(slot, runtime, job, force) => {
@@ -384,29 +416,18 @@ impl World {
     }
 
     fn leaves_if_it_is_time(&mut self, place: usize) {
-        let now = self.now;
-        let process = &mut self.processes[place];
-        let is_written = match process.link {
-            Link::Up(no) => {
-                process.alone_since = None;
-                self.network
-                    .connections
-                    .get_mut(&no)
-                    .is_some_and(|it| it.from(Side::Peer).is_empty())
-            }
-            Link::Dialling(_) => false,
-        };
+        let (now, is_written) = (self.now, self.has_sent(place));
         let process = &mut self.processes[place];
         let is_done = match process.link {
             _ if process.leaves => true,
             _ if !process.drains => false,
-            Link::Up(_) => process.core.is_drained() && is_written,
+            Link::Up(_) => {
+                process.alone_since = None;
+                process.core.is_drained() && is_written
+            }
             Link::Dialling(_) if !process.core.has_work() => {
                 let since = *process.alone_since.get_or_insert(now);
-                if since == now {
-                    self.after(ALONE_US, Event::LooksWhetherToLeave(place));
-                }
-                !self.processes[place].core.has_results() || now - since >= ALONE_US
+                !process.core.has_results() || now - since >= ALONE_US
             }
             Link::Dialling(_) => false,
         };
@@ -417,7 +438,7 @@ impl World {
 
     /// It says goodbye, and ends when the last bytes have left.
     fn process_leaves(&mut self, place: usize) {
-        self.engine_sends(place, FromEngine::Goodbye(Goodbye { reason: "simulated".into() }));
+        self.engine_sends(place, &FromEngine::Goodbye(Goodbye { reason: "simulated".into() }));
         if let Link::Up(no) = self.processes[place].link {
             self.depart(no, Side::Peer, true);
         }

@@ -4,7 +4,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
+use bytes::Bytes;
 use furlong_broker::core::Peer as Proved;
+use furlong_link::peer::inbox::ReceiveError;
 use furlong_tests::history::{History, Invariant, TaskName, Violation};
 use furlong_wire::message::{RefusalKind, Welcome};
 
@@ -12,7 +14,7 @@ use crate::broker::Broker;
 use crate::calls::CallRecord;
 use crate::client::Client;
 use crate::dice::Dice;
-use crate::network::{ConnectionNo, Network, Peer, Record, Side};
+use crate::network::{ConnectionNo, Network, Peer, Side};
 use crate::plan::{Planned, Setup};
 use crate::process::Process;
 
@@ -21,12 +23,14 @@ use crate::process::Process;
 pub enum Event {
     /// A peer's turn to dial, if it is still that one.
     Dials(Peer, u64),
+    /// A peer has waited long enough for the broker's greeting.
+    HandshakeTimesOut(ConnectionNo),
     /// A peer's proof comes to the broker.
     Proves(ConnectionNo, Box<Proved>),
     /// The broker's first record comes to the peer.
     Greeted(ConnectionNo, Box<Result<Welcome, RefusalKind>>),
-    /// A record comes to its end.
-    Arrives(ConnectionNo, Record),
+    /// Bytes that an end has sent come to the other.
+    Arrives(ConnectionNo, Side, Bytes),
     /// A line takes more.
     LineIsFree(ConnectionNo, Side),
     /// An end finds that the connection is gone.
@@ -40,8 +44,7 @@ pub enum Event {
     IsRevoked(u64, ConnectionNo, u64),
     /// An engine process tells what has begun.
     Reports(usize),
-    /// A process looks whether it is time to leave.
-    LooksWhetherToLeave(usize),
+    ProcessTick(usize),
     SlotBegins(usize, usize),
     RunWrites(usize, usize, u64),
     RunWaits(usize, usize, u64),
@@ -196,8 +199,9 @@ impl World {
         let of_connection = |no| of_peer(self.network.connections.get(no)?.peer);
         match event {
             Event::Dials(peer, _) => of_peer(*peer),
-            Event::Arrives(no, Record::ToClient(_))
+            Event::Arrives(no, Side::Broker, _)
             | Event::Greeted(no, _)
+            | Event::HandshakeTimesOut(no)
             | Event::LineIsFree(no, Side::Peer)
             | Event::Notices(no, Side::Peer) => of_connection(no),
             Event::ClientTick(client) | Event::GivesUp(client, _) => Some(*client),
@@ -220,19 +224,17 @@ impl World {
     }
 
     fn happens(&mut self, event: Event) {
-        // What goes by the clock alone is no step of a history.
-        let counts = !matches!(
-            event,
-            Event::BrokerTick(_) | Event::ClientTick(_) | Event::LooksWhetherToLeave(_)
-        );
-        self.steps += u64::from(counts);
+        // What goes by the clock alone is no step of a history, and no heartbeat is.
+        let mut counts =
+            !matches!(event, Event::BrokerTick(_) | Event::ClientTick(_) | Event::ProcessTick(_));
         self.digest =
             (self.digest ^ self.now).wrapping_mul(0x0100_0000_01b3).rotate_left(17) ^ self.made;
         match event {
             Event::Dials(peer, turn) => self.dials(peer, turn),
+            Event::HandshakeTimesOut(no) => self.handshake_times_out(no),
             Event::Proves(no, peer) => self.handle_proof(no, *peer),
             Event::Greeted(no, greeting) => self.is_greeted(no, *greeting),
-            Event::Arrives(no, record) => self.arrives(no, record),
+            Event::Arrives(no, sender, bytes) => counts = self.arrives(no, sender, bytes),
             Event::LineIsFree(no, side) => self.line_is_free(no, side),
             Event::Notices(no, Side::Broker) => self.broker_notices(no),
             Event::Notices(no, Side::Peer) => self.peer_notices(no),
@@ -242,7 +244,7 @@ impl World {
             Event::DiskWrites(life) => self.disk_writes(life),
             Event::IsRevoked(life, no, request) => self.is_revoked(life, no, request),
             Event::Reports(process) => self.reports(process),
-            Event::LooksWhetherToLeave(process) => self.engine_flush(process),
+            Event::ProcessTick(process) => self.process_tick(process),
             Event::SlotBegins(process, slot) => self.slot_begins(process, slot),
             Event::RunWrites(process, slot, run) => self.run_writes(process, slot, run),
             Event::RunWaits(process, slot, run) => self.run_waits(process, slot, run),
@@ -256,6 +258,7 @@ impl World {
             Event::ClientComes(spec) => self.client_comes(spec),
         }
         if counts {
+            self.steps += 1;
             self.check();
         }
     }
@@ -277,42 +280,69 @@ impl World {
         self.violation.get_or_insert(Violation { invariant, task, text: text.into() });
     }
 
-    fn arrives(&mut self, no: ConnectionNo, record: Record) {
-        let Some(connection) = self.network.connections.get_mut(&no) else { return };
-        if !connection.from(record.sender()).lands() {
-            return;
+    /// Returns true if there are messages in what has come.
+    fn arrives(&mut self, no: ConnectionNo, sender: Side, bytes: Bytes) -> bool {
+        let Some(connection) = self.network.connections.get_mut(&no) else { return false };
+        if !connection.from(sender).land() {
+            return false;
         }
-        let peer = connection.peer;
-        match (record, peer) {
-            (Record::FromClient(messages), _) => self.broker_hears_client(no, messages),
-            (Record::FromEngine(messages), _) => self.broker_hears_engine(no, messages),
-            (Record::ToClient(messages), Peer::Client(client)) => {
-                self.client_hears(client, no, messages)
+        match (sender, connection.peer) {
+            (Side::Peer, _) => {
+                connection.broker_end.unread.push_back(bytes);
+                self.broker_reads(no)
             }
-            (Record::ToEngine(messages), Peer::Process(process)) => {
-                self.engine_hears(process, no, messages)
-            }
-            _ => unreachable!("a record goes to whom its connection leads"),
+            (Side::Broker, peer) => self.peer_reads(no, peer, &bytes),
         }
+    }
+
+    fn peer_reads(&mut self, no: ConnectionNo, peer: Peer, bytes: &[u8]) -> bool {
+        let Some(connection) = self.network.connections.get_mut(&no) else { return false };
+        let end = &mut connection.peer_end;
+        end.peer.handle_read();
+        end.inbox.room().extend_from_slice(bytes);
+        if connection.down.read(bytes.len()) {
+            self.after(0, Event::LineIsFree(no, Side::Broker));
+        }
+        let mut has_messages = false;
+        while let Some(connection) = self.network.connections.get_mut(&no) {
+            let record = match connection.peer_end.inbox.poll_record() {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) => {
+                    self.finds_unsound(&error);
+                    break;
+                }
+            };
+            has_messages |= !record.batch.is_empty();
+            match peer {
+                Peer::Client(client) => self.client_hears(client, no, record.into_messages()),
+                Peer::Process(process) => self.engine_hears(process, no, record.into_messages()),
+            }
+        }
+        has_messages
+    }
+
+    /// What one program has sent, another cannot read.
+    pub fn finds_unsound(&mut self, error: &ReceiveError) {
+        self.violated(Invariant::HonestPeersAreServed, None, format!("unsound: {error}"));
     }
 
     /// Lets go what one end of a connection has queued.
     pub fn depart(&mut self, no: ConnectionNo, side: Side, closes: bool) {
         let Some(connection) = self.network.connections.get_mut(&no) else { return };
-        let (records, free_at) = connection.from(side).depart(self.now, closes);
-        for (at, record) in records {
-            self.at(at, Event::Arrives(no, record));
-        }
-        if let Some(at) = free_at {
-            self.at(at, Event::LineIsFree(no, side));
+        for (at, bytes) in connection.depart(side, self.now, closes) {
+            self.at(at, Event::Arrives(no, side, bytes));
         }
     }
 
     fn line_is_free(&mut self, no: ConnectionNo, side: Side) {
         let Some(connection) = self.network.connections.get_mut(&no) else { return };
-        connection.from(side).becomes_free();
         match (side, connection.peer) {
-            (Side::Broker, _) => self.depart(no, side, false),
+            (Side::Broker, _) => {
+                self.depart(no, side, false);
+                // Who has taken its answers may ask again.
+                self.broker_reads(no);
+            }
             (Side::Peer, Peer::Client(client)) => self.client_writes(client),
             (Side::Peer, Peer::Process(process)) => self.engine_flush(process),
         }

@@ -5,6 +5,7 @@
 //! ([`Core::poll_output`]) until there is nothing left. Work goes on without a connection; what is
 //! to be said waits for the next one, and results are held until they are released.
 
+mod actions;
 mod control;
 mod held;
 mod lending;
@@ -19,63 +20,26 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+pub use actions::Output;
 pub use held::Held;
 
 use bytes::Bytes;
 use furlong_wire::AtLeastOne;
 use furlong_wire::call::{Call as HeaderCall, CallHeader, RemoteError, decode_header};
-use furlong_wire::ids::{Attempt, BrokerStart, EngineId, InstanceId, PassKey, SessionId};
+use furlong_wire::ids::{Attempt, BrokerStart, InstanceId, SessionId};
 use furlong_wire::limits::OVERDRAFT_CREDITS;
 use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine};
 use furlong_wire::numbers::NumberMap;
-use furlong_wire::payload::{InlineBytes, SealedPayload, unpack_inline, unpack_inline_call};
+use furlong_wire::payload::{InlineBytes, unpack_inline, unpack_inline_call};
 
 use crate::runtime::{Job, Latest, SlotEvent, SlotIndex};
+use actions::Actions;
 use held::Results;
 use lending::Lending;
 use output::Kept;
 use results::unreadable;
 use sessions::Sessions;
 use shares::Shared;
-
-/// An action for the shell.
-#[derive(Debug)]
-pub enum Output {
-    /// Send a message.
-    Send(FromEngine),
-    /// Send the chunks of a payload that a message has announced under this number.
-    Transfer(u64, SealedPayload),
-    /// Let a slot run a job, after those that it was given before.
-    Start(SlotIndex, Runtime, Job),
-    /// The same, when what was to be sent before this has left: the broker must know that the job
-    /// begins.
-    StartWhenSent(SlotIndex, Runtime, Job),
-    /// End a job.
-    Cancel(SlotIndex, Runtime, u64, bool),
-    /// Send a signal to a job, if it runs now.
-    Signal(SlotIndex, Runtime, u64, i32),
-    /// Replace a slot's interpreter. That the old one is gone is always said, also if there was
-    /// none.
-    Restart(SlotIndex),
-    /// Take a job back if it has not begun, and say so to [`Core::handle_recalled`].
-    Recall(SlotIndex, Runtime, u64),
-    /// From now on this place stands in for that slot: an interpreter of its own, with the slot's
-    /// surroundings.
-    StandIn(SlotIndex, SlotIndex),
-    /// Tell a job that its client's key is let in, or why not.
-    Pass(SlotIndex, u64, PassKey, Option<String>),
-    /// Tell the slots their integers.
-    Registered(Vec<EngineId>),
-    /// The broker wants the process to leave, at once or (`true`) when it has finished what it
-    /// runs.
-    Leave(String, bool),
-    /// The broker is leaving, or closes this connection gracefully.
-    Goodbye(String),
-    /// Tell a slot's next interpreter what became of the one before.
-    Lost(SlotIndex, String),
-    /// Something for the log.
-    Log(String),
-}
 
 /// A violation of the protocol by the broker: the connection is closed and made anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -135,7 +99,7 @@ pub struct Core {
     published: BTreeMap<u64, Latest>,
     /// The reason why it takes nothing new, if so.
     draining: Option<String>,
-    outputs: VecDeque<Output>,
+    outputs: Actions,
 }
 
 /// A slot's line: the jobs that its runtime has, then those that wait, in the order in which they
@@ -236,13 +200,24 @@ impl Core {
             results: Results::default(),
             published: BTreeMap::new(),
             draining: None,
-            outputs: VecDeque::new(),
+            outputs: Actions::default(),
         }
     }
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.outputs.poll()
+    }
+
+    /// Returns true if jobs wait until what was polled before them has left.
+    pub fn holds_back(&self) -> bool {
+        self.outputs.holds_back()
+    }
+
+    /// What was polled so far has left, or there is no connection on which it could: jobs that have
+    /// waited for that begin.
+    pub fn handle_sent(&mut self) {
+        self.outputs.handle_sent();
     }
 
     /// A connection to that start of the broker is there, and the process has registered.
@@ -633,7 +608,7 @@ impl Core {
             work.reported = true;
             self.outputs
                 .push_back(Output::Send(FromEngine::Started(Attempts { attempts: vec![attempt] })));
-            self.outputs.push_back(Output::StartWhenSent(slot, runtime, job));
+            self.outputs.start_when_sent(slot, runtime, job);
         }
     }
 

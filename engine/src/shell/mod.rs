@@ -80,8 +80,6 @@ struct Shell {
     leaving: Option<String>,
     drain: Option<Drain>,
     drain_timeout: Option<Duration>,
-    /// Jobs that begin when what was said of them has left.
-    unstarted: Vec<(SlotIndex, Runtime, Job)>,
 }
 
 struct Settings {
@@ -147,7 +145,6 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         leaving: None,
         drain: None,
         drain_timeout: setup.drain_timeout,
-        unstarted: Vec::new(),
     };
     let mut stop = Stop::new(setup.stop_with_stdin);
     let mut tick = tokio::time::interval(TICK);
@@ -354,8 +351,8 @@ impl Shell {
         }
         self.carry_out();
         self.write();
-        if !self.unstarted.is_empty() && !matches!(&self.link, Link::Up(up) if up.blocked) {
-            self.start_all();
+        if self.core.holds_back() && !matches!(&self.link, Link::Up(up) if up.blocked) {
+            self.core.handle_sent();
             self.carry_out();
             self.write();
         }
@@ -374,13 +371,7 @@ impl Shell {
                         up.peer.push_transfer(number, Chunks::Sealed(sealed));
                     }
                 }
-                Output::Start(slot, runtime, job) if self.unstarted.is_empty() => {
-                    self.start(slot, runtime, job)
-                }
-                // Those behind one that waits must not overtake it in its slot.
-                Output::Start(slot, runtime, job) | Output::StartWhenSent(slot, runtime, job) => {
-                    self.unstarted.push((slot, runtime, job));
-                }
+                Output::Start(slot, runtime, job) => self.start(slot, runtime, job),
                 Output::StandIn(_, host) => self.slots.add_stand_in(host),
                 Output::Pass(slot, _, key, refusal) => {
                     let answer = refusal.map_or_else(|| Ok(self.door.clone()), Err);
@@ -392,11 +383,7 @@ impl Shell {
                 Output::Goodbye(reason) => tracing::info!("{reason}"),
                 Output::Lost(slot, how) => self.slots.note_lost(slot, &how),
                 Output::Log(line) => tracing::warn!("{line}"),
-                of_slot => {
-                    // It may be about a job that waits.
-                    self.start_all();
-                    self.tell_slot(of_slot);
-                }
+                of_slot => self.tell_slot(of_slot),
             }
         }
         self.slots.hand_over();
@@ -428,12 +415,6 @@ impl Shell {
         if let Err(reply) = self.slots.start(slot, runtime, job) {
             let (attempt, reply) = *reply;
             self.core.handle_slot_event(slot, SlotEvent::Finished { attempt, reply });
-        }
-    }
-
-    fn start_all(&mut self) {
-        for (slot, runtime, job) in std::mem::take(&mut self.unstarted) {
-            self.start(slot, runtime, job);
         }
     }
 
