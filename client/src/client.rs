@@ -72,10 +72,8 @@ impl Client {
             PayloadSecret::new(random_bytes()),
             way.cancel_on_disconnect,
             !way.returns_within.is_zero(),
-            dialed.welcome.unfinished_tasks_max,
-            dialed.welcome.payload_credit_bytes,
+            &dialed.welcome,
         );
-        core.set_memory_flag(&dialed.welcome.memory_flag);
         core.set_answer_turns_max(crate::connection::turns_of(way.answers_within));
         let Dialed { incoming, socket, sealer, welcome, endpoint } = dialed;
         let peer = Peer::new::<FromClient>(sealer, TICK, Duration::ZERO);

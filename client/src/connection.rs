@@ -9,7 +9,7 @@ use furlong_link::outgoing::Written;
 use furlong_link::peer::redial::{Redial, Try};
 use furlong_link::peer::{Dead, Peer};
 use furlong_link::stream::WriteHalf;
-use furlong_wire::ids::{BrokerStart, SessionId};
+use furlong_wire::ids::SessionId;
 use furlong_wire::limits::WRITE_TURN_BYTES;
 use furlong_wire::message::{FromClient, ToClient};
 use tokio::io::AsyncWriteExt;
@@ -22,8 +22,6 @@ use crate::shared::{Shared, unlock};
 
 /// The interval of heartbeat checks, and of acknowledgements that nothing else takes along.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
-/// The time limit for a goodbye to reach the broker, in ticks.
-const GOODBYE_TICKS: u32 = 2;
 
 /// A session's connections, one after the other.
 #[derive(Debug)]
@@ -31,13 +29,10 @@ pub(crate) struct Connection {
     shared: Arc<Shared>,
     reconnect: Reconnect,
     redial: Redial,
-    /// The start of the broker that has the session.
-    start: BrokerStart,
     incoming: Incoming,
     socket: WriteHalf,
     /// The moment since which the time is counted.
     began: Instant,
-    goodbye_ticks: u32,
 }
 
 /// Turns in so much time, one at least.
@@ -52,11 +47,10 @@ impl Connection {
         incoming: Incoming,
         socket: WriteHalf,
     ) -> Self {
-        let mut redial = Redial::new();
+        let mut redial = Redial::new().within(reconnect.returns_within);
         redial.handle_connected(Duration::ZERO);
-        let start = shared.welcome.start;
         let began = Instant::now();
-        Self { shared, reconnect, redial, start, incoming, socket, began, goodbye_ticks: 0 }
+        Self { shared, reconnect, redial, incoming, socket, began }
     }
 
     /// Runs until the session is over: it comes back after each cut.
@@ -85,7 +79,7 @@ impl Connection {
         self.shared.with(Core::handle_cut);
         let cause = self.unless_repeated(cause)?;
         self.reconnect.tell(&LinkEvent::Cut(cause.to_string()));
-        let deadline = Instant::now().checked_add(self.reconnect.returns_within);
+        let deadline = self.redial.gives_up_at().and_then(|at| self.began.checked_add(at));
         let dialed = loop {
             let next = self.redial.next_try(u64::from_le_bytes(random_bytes()));
             let dialing = dial_at(next, &mut self.reconnect, self.shared.session);
@@ -103,16 +97,16 @@ impl Connection {
             }
         };
         let Dialed { incoming, socket, sealer, welcome, .. } = dialed;
-        if !welcome.resumed && welcome.start == self.start {
-            return Err(DisconnectCause::SessionOver("the broker has ended it meanwhile".into()));
-        }
-        (self.start, self.incoming, self.socket) = (welcome.start, incoming, socket);
+        (self.incoming, self.socket) = (incoming, socket);
         let now = self.began.elapsed();
         self.redial.handle_connected(now);
         let mut state = self.shared.lock();
         state.peer = Peer::new::<FromClient>(sealer, TICK, now);
-        state.core.handle_reconnected(welcome.unfinished_tasks_max, welcome.payload_credit_bytes);
+        let goes_on = state.core.handle_reconnected(&welcome);
         unlock(state);
+        if !goes_on {
+            return Err(DisconnectCause::SessionOver("the broker has ended it meanwhile".into()));
+        }
         self.reconnect.tell(&LinkEvent::Back);
         Ok(())
     }
@@ -233,7 +227,7 @@ impl Connection {
         if let Some(ack) = state.core.poll_ack(true) {
             state.peer.push(&ack);
         }
-        self.goodbye_ticks += u32::from(state.core.is_over());
+        let has_left = state.core.count_goodbye_turn();
         unlock(state);
         match dead {
             Some(Dead::Silent) => return Err(DisconnectCause::Silent),
@@ -244,7 +238,7 @@ impl Connection {
             return Err(DisconnectCause::NoAnswer(turns_of(self.reconnect.answers_within)));
         }
         self.incoming.shrink();
-        Ok(self.goodbye_ticks > GOODBYE_TICKS)
+        Ok(has_left)
     }
 }
 

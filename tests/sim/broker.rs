@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use furlong_broker::budget::{OUT_QUEUE_BYTES_MAX, OutQueues};
 use furlong_broker::core::{
-    Config, ConnectionId, Core, Output, Peer as Proved, PeerMisbehaved, Roster, Time,
+    Config, ConnectionId, Core, Output, Peer as Proved, PeerMisbehaved, Roster, Serves, Time,
     invariants as of_broker,
 };
 use furlong_broker::peer::{ConnectedPeer, End, TURN};
@@ -14,7 +14,7 @@ use furlong_link::peer::inbox::{Messages, Record};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::capability::{Revocation, RevokedTokens};
 use furlong_wire::ids::{BrokerStart, ClusterId, SessionId, TokenId};
-use furlong_wire::message::{Direction, ErrorKind, RefusalKind};
+use furlong_wire::message::{Direction, ErrorKind};
 
 use crate::disk::{Disk, JOURNAL_KEEP_US};
 use crate::network::{ConnectionNo, Peer, Side};
@@ -145,6 +145,7 @@ impl World {
 
     /// A peer has proved itself.
     pub fn handle_proof(&mut self, no: ConnectionNo, peer: Proved) {
+        let now = self.broker.time(self.now);
         let Some(connection) = self.network.connections.get_mut(&no) else { return };
         let (Some(core), true) = (&mut self.broker.core, connection.life == self.broker.life)
         else {
@@ -153,12 +154,10 @@ impl World {
         if connection.from(Side::Peer).is_dead() {
             return;
         }
-        let revoked = self.broker.revoked.refusal(peer.claims.token_id).is_some();
-        let greeting = if revoked {
-            Err(RefusalKind::Unauthorized)
-        } else {
-            core.handle_connected(ConnectionId(no), peer).map_err(|refusal| refusal.kind)
-        };
+        let proved = (&peer.claims, &peer.hello);
+        let checked = core.check_admission(now, Serves::All, proved, &self.broker.revoked);
+        let greeting = checked.and_then(|()| core.handle_connected(ConnectionId(no), peer));
+        let greeting = greeting.map_err(|refusal| refusal.kind);
         connection.at_broker = greeting.is_ok();
         let at = connection.from(Side::Broker).arrival(self.now);
         self.at(at, Event::Greeted(no, Box::new(greeting)));

@@ -16,7 +16,7 @@ use furlong_link::peer::outbox::Chunks;
 use furlong_link::peer::redial::Redial;
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::handshake::HelloBody;
-use furlong_wire::ids::{BrokerStart, EngineId, SessionId, TokenId};
+use furlong_wire::ids::{EngineId, SessionId, TokenId};
 use furlong_wire::message::{Dependency, RefusalKind, TaskRange, ToClient, Welcome};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
@@ -40,9 +40,6 @@ pub struct Client {
     turn: u64,
     redial: Redial,
     incarnation: u64,
-    start: BrokerStart,
-    away_since: Option<u64>,
-    goodbye_ticks: u32,
     /// Nothing happens to it before that time.
     pub stops_until: u64,
     pub handles: BTreeMap<u64, Handle>,
@@ -116,7 +113,7 @@ impl Wake for Bell {
 }
 
 /// The time that a session seeks its broker.
-const RETURNS_WITHIN: u64 = 600_000_000;
+const RETURNS_WITHIN: Duration = Duration::from_mins(10);
 
 impl World {
     pub fn client_comes(&mut self, spec: usize) {
@@ -131,11 +128,8 @@ impl World {
             token: TokenId(dice.bytes()),
             link: Link::Dialling(None),
             turn: 0,
-            redial: Redial::new(),
+            redial: Redial::new().within(RETURNS_WITHIN),
             incarnation: 1,
-            start: BrokerStart(0),
-            away_since: None,
-            goodbye_ticks: 0,
             stops_until: 0,
             handles: BTreeMap::new(),
             handles_made: 0,
@@ -201,30 +195,20 @@ impl World {
             Err(RefusalKind::Busy) => return self.client_redials(place),
             Err(kind) => return self.session_is_over(place, &format!("refused: {kind:?}")),
         };
-        let (tasks_max, credit) = (welcome.unfinished_tasks_max, welcome.payload_credit_bytes);
         let client = &mut self.clients[place];
         let spec = &self.setup.clients[client.spec];
         if let Some(core) = &mut client.core {
-            if !welcome.resumed && welcome.start == client.start {
+            if !core.handle_reconnected(&welcome) {
                 self.peer_is_gone(no);
                 return self.session_is_over(place, "the broker has ended it meanwhile");
             }
-            core.handle_reconnected(tasks_max, credit);
         } else {
             let secret = PayloadSecret::new(Dice::of(self.seed, &[8, place as u64]).bytes());
-            client.core = Some(Core::new(
-                client.session,
-                secret,
-                spec.cancel_on_disconnect,
-                true,
-                tasks_max,
-                credit,
-            ));
+            client.core =
+                Some(Core::new(client.session, secret, spec.cancel_on_disconnect, true, &welcome));
         }
-        client.start = welcome.start;
         client.link = Link::Up(no);
         client.redial.handle_connected(Duration::from_micros(self.now));
-        client.away_since = None;
         self.note(|_| format!("client {place} is connected ({no}), resumed: {}", welcome.resumed));
         self.client_settles(place);
     }
@@ -264,20 +248,18 @@ impl World {
             }
             client.redial.handle_cut(Duration::from_micros(self.now), None);
             core.handle_cut();
-            client.away_since = Some(self.now);
-            let turn = client.turn;
+            let gives_up_at = client.redial.gives_up_at().unwrap_or_default();
             self.note(|_| format!("client {place} finds its connection {no} gone"));
-            self.after(RETURNS_WITHIN, Event::GivesUp(place, turn));
+            self.at(gives_up_at.as_micros() as u64, Event::GivesUp(place));
         }
         self.client_redials(place);
         self.client_settles(place);
     }
 
-    pub fn client_gives_up(&mut self, place: usize, turn: u64) {
+    pub fn client_gives_up(&mut self, place: usize) {
         let client = &self.clients[place];
-        let is_away = client.away_since.is_some_and(|since| since + RETURNS_WITHIN <= self.now)
-            && client.turn > turn;
-        if client.is_alive && is_away {
+        let now = Duration::from_micros(self.now);
+        if client.is_alive && client.redial.gives_up_at().is_some_and(|at| at <= now) {
             self.session_is_over(place, "it gives up");
         }
     }
@@ -286,8 +268,8 @@ impl World {
     fn session_is_over(&mut self, place: usize, why: &str) {
         let client = &self.clients[place];
         let spec = &self.setup.clients[client.spec];
-        let was_long_away =
-            client.away_since.is_some_and(|since| self.now - since > RETURNS_WITHIN - 20_000_000);
+        let soon = Duration::from_micros(self.now + 20_000_000);
+        let was_long_away = client.redial.gives_up_at().is_some_and(|at| at < soon);
         let is_just = spec.cancel_on_disconnect
             || was_long_away
             || self.broker.revoked.get(client.token).is_some()
@@ -371,11 +353,11 @@ impl World {
         if peer.answers_are_due() {
             core.handle_turn();
         }
-        client.goodbye_ticks += u32::from(core.is_over());
+        let has_left = core.count_goodbye_turn();
         if let Some(ack) = core.poll_ack(true) {
             peer.push(&ack);
         }
-        if self.clients[place].goodbye_ticks > 2 {
+        if has_left {
             return self.client_ends(place);
         }
         self.client_settles(place);

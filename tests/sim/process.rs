@@ -48,10 +48,6 @@ pub struct Process {
     pub hosts: Vec<usize>,
     /// The work that it cannot begin for a while.
     pub lacks: Vec<Lack>,
-    reports: bool,
-    drains: bool,
-    alone_since: Option<u64>,
-    leaves: bool,
     /// The attempts that it was told to stop, and those of them that it had then.
     told: BTreeSet<Attempt>,
     pub stopped: BTreeSet<Attempt>,
@@ -89,11 +85,6 @@ impl Link {
     }
 }
 
-/// The time between a job's start and its report, in microseconds.
-const REPORT_AFTER: u64 = 5_000;
-/// The time that a process with nothing more to do waits for a broker to take its results.
-const ALONE_US: u64 = 15_000_000;
-
 impl World {
     pub fn process_comes(&mut self, spec: usize) {
         let place = self.processes.len();
@@ -120,10 +111,6 @@ impl World {
             slots: (0..slots).map(|_| Slot::default()).collect(),
             hosts: Vec::new(),
             lacks: Vec::new(),
-            reports: false,
-            drains: false,
-            alone_since: None,
-            leaves: false,
             told: BTreeSet::new(),
             stopped: BTreeSet::new(),
         });
@@ -276,7 +263,6 @@ impl World {
 
     pub fn reports(&mut self, place: usize) {
         if self.processes[place].is_alive {
-            self.processes[place].reports = false;
             self.processes[place].core.report_started();
             self.engine_flush(place);
         }
@@ -326,10 +312,8 @@ impl World {
             self.processes[place].core.handle_sent();
             self.engine_writes(place);
         }
-        let process = &mut self.processes[place];
-        if !process.reports && process.core.has_unreported() {
-            process.reports = true;
-            self.after(REPORT_AFTER, Event::Reports(place));
+        if let Some(wait) = self.processes[place].core.poll_report() {
+            self.after(wait.as_micros() as u64, Event::Reports(place));
         }
         self.leaves_if_it_is_time(place);
     }
@@ -391,58 +375,44 @@ impl World {
                 process.hosts.push(host as usize);
                 assert_eq!(process.slots.len(), at as usize + 1, "stand-ins come in their order");
             }
-            Output::Leave(_, true) => self.process_drains(place),
-            Output::Leave(_, false) => self.processes[place].leaves = true,
+            Output::Draining(_) => self.process_is_told_to_stop(place),
             Output::Goodbye(_) | Output::Log(_) | Output::Lost(..) | Output::Pass(..) => {}
         }
     }
 
-    /// It gets a SIGTERM, or the broker wants it to finish: the second time it leaves at once.
+    /// It gets a SIGTERM.
     pub fn process_drains(&mut self, place: usize) {
-        let process = &mut self.processes[place];
-        if !std::mem::replace(&mut process.drains, true) {
-            process.core.drain("simulated");
-        }
-        self.note(|_| format!("process {place} drains"));
+        self.processes[place].core.handle_stop("simulated");
+        self.process_is_told_to_stop(place);
+    }
+
+    fn process_is_told_to_stop(&mut self, place: usize) {
+        self.note(|_| format!("process {place} is told to stop"));
         self.some_have_stopped = true;
         self.process_is_hurt(place);
     }
 
     /// It gets a SIGINT.
     pub fn process_is_to_leave(&mut self, place: usize) {
-        self.processes[place].leaves = true;
+        self.processes[place].core.leave("simulated");
         self.some_have_stopped = true;
         self.engine_flush(place);
     }
 
     fn leaves_if_it_is_time(&mut self, place: usize) {
-        let (now, is_written) = (self.now, self.has_sent(place));
-        let process = &mut self.processes[place];
-        let is_done = match process.link {
-            _ if process.leaves => true,
-            _ if !process.drains => false,
-            Link::Up(_) => {
-                process.alone_since = None;
-                process.core.is_drained() && is_written
-            }
-            Link::Dialling(_) if !process.core.has_work() => {
-                let since = *process.alone_since.get_or_insert(now);
-                !process.core.has_results() || now - since >= ALONE_US
-            }
-            Link::Dialling(_) => false,
-        };
-        if is_done {
-            self.process_leaves(place);
+        let (now, has_sent) = (Duration::from_micros(self.now), self.has_sent(place));
+        if let Some(reason) = self.processes[place].core.poll_leave(now, has_sent) {
+            self.process_leaves(place, &reason);
         }
     }
 
     /// It says goodbye, and ends when the last bytes have left.
-    fn process_leaves(&mut self, place: usize) {
-        self.engine_sends(place, &FromEngine::Goodbye(Goodbye { reason: "simulated".into() }));
+    fn process_leaves(&mut self, place: usize, reason: &str) {
+        self.engine_sends(place, &FromEngine::Goodbye(Goodbye { reason: reason.to_owned() }));
         if let Link::Up(no) = self.processes[place].link {
             self.depart(no, Side::Peer, true);
         }
-        self.process_ends(place, "it leaves");
+        self.process_ends(place, &format!("it leaves: {reason}"));
     }
 
     /// The process is gone, and its connection closes when what it has sent has arrived.

@@ -54,7 +54,7 @@ pub enum Event {
     Recalls(usize, usize, u64),
     ClientTick(usize),
     /// A client has sought its broker for long enough.
-    GivesUp(usize, u64),
+    GivesUp(usize),
     /// A process or a client comes in the place of one that is gone.
     ProcessComes(usize),
     ClientComes(usize),
@@ -204,7 +204,7 @@ impl World {
             | Event::HandshakeTimesOut(no)
             | Event::LineIsFree(no, Side::Peer)
             | Event::Notices(no, Side::Peer) => of_connection(no),
-            Event::ClientTick(client) | Event::GivesUp(client, _) => Some(*client),
+            Event::ClientTick(client) | Event::GivesUp(client) => Some(*client),
             _ => None,
         }
     }
@@ -253,7 +253,7 @@ impl World {
             Event::RunIsKilled(process, slot, run) => self.run_is_killed(process, slot, run),
             Event::Recalls(process, slot, job) => self.recalls(process, slot, job),
             Event::ClientTick(client) => self.client_tick(client),
-            Event::GivesUp(client, turn) => self.client_gives_up(client, turn),
+            Event::GivesUp(client) => self.client_gives_up(client),
             Event::ProcessComes(spec) => self.process_comes(spec),
             Event::ClientComes(spec) => self.client_comes(spec),
         }

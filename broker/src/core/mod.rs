@@ -11,6 +11,7 @@
 //!    [`Core::dispatch`] once after each batch of them.
 //! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
 
+mod admission;
 mod arriving;
 mod aside;
 mod authority;
@@ -71,6 +72,7 @@ use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId, OwnerId, Toke
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, LISTED_MAX};
 use furlong_wire::message::{RefusalKind, ToClient, ToEngine};
 
+pub use admission::Serves;
 pub use connect::Peer;
 pub use payloads::Budget;
 pub use roster::{Change as RosterChange, Roster};

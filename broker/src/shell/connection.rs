@@ -16,10 +16,9 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::entrance::Address;
-use super::listener::Serves;
 use super::way_in::{Proved, RejectedPeer, greet, refuse, shake_hands};
 use super::{Shell, Stranding};
-use crate::core::{ConnectionId, Core, PeerMisbehaved, Time, WORK_PER_TURN};
+use crate::core::{ConnectionId, Core, PeerMisbehaved, Serves, Time, WORK_PER_TURN};
 use crate::peer::{ConnectedPeer, End};
 
 /// A connected peer with its socket, and what wakes the tasks that read and write it.

@@ -4,7 +4,6 @@
 //! besides, which serves nobody else and which their capability files then name. Whoever gives both
 //! wants the roles apart: then there is no main port, unless it is asked for by its number.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,17 +26,7 @@ use super::run_files::{BrokerState, endpoint_texts, read_state, write_state};
 use super::settings::{BrokerArgs, OwnPort};
 use super::way_in::RejectedPeer;
 use super::{Shell, connection};
-
-/// Whom a port serves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Serves {
-    /// Every role.
-    All,
-    /// Engines alone.
-    Engines,
-    /// Everybody but engines.
-    Clients,
-}
+use crate::core::Serves;
 
 /// The bound ports.
 #[derive(Debug)]
@@ -130,33 +119,12 @@ fn wanted(args: &BrokerArgs, last: Option<&BrokerState>) -> Vec<Wanted> {
     [all, engines, clients].into_iter().flatten().collect()
 }
 
-impl Serves {
-    /// Returns true if a role is served.
-    pub(super) fn takes(self, role: Role) -> bool {
-        match self {
-            Self::All => true,
-            Self::Engines => role == Role::Engine,
-            Self::Clients => role != Role::Engine,
-        }
-    }
-
-    /// The flag that chooses its port.
-    fn flag(self) -> &'static str {
-        match self {
-            Self::All => "--port",
-            Self::Engines => "--engine-port",
-            Self::Clients => "--client-port",
-        }
-    }
-}
-
-impl fmt::Display for Serves {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::All => "all roles",
-            Self::Engines => "engines",
-            Self::Clients => "clients",
-        })
+/// The flag that chooses the port for these roles.
+fn flag_of(serves: Serves) -> &'static str {
+    match serves {
+        Serves::All => "--port",
+        Serves::Engines => "--engine-port",
+        Serves::Clients => "--client-port",
     }
 }
 
@@ -173,7 +141,7 @@ impl Door {
                     if kept { ", kept from the last start so that files stay good," } else { "" };
                 bail!(
                     "port {port}{kept} is held by {holder}: stop that, or choose another with {} N",
-                    serves.flag()
+                    flag_of(serves)
                 );
             }
             Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
@@ -377,13 +345,5 @@ mod tests {
         assert_eq!(ports("--engine-port none", apart), ["0", "-", "9*"]);
         assert_eq!(ports("--engine-port none --client-port none", apart), ["0", "-", "-"]);
         assert_eq!(ports("--engine-port 0", apart), ["-", "0", "9*"]);
-    }
-
-    #[test]
-    fn a_port_takes_its_roles_alone() {
-        let takes = |serves: Serves| Role::ALL.map(|role| serves.takes(role));
-        assert_eq!(takes(Serves::All), [true; 6]);
-        assert_eq!(takes(Serves::Engines), [true, false, false, false, false, false]);
-        assert_eq!(takes(Serves::Clients), [false, true, true, true, true, true]);
     }
 }

@@ -61,7 +61,6 @@ struct Shell {
     identity: Identity,
     revocations: Revocations,
     dir: ClusterDir,
-    start: BrokerStart,
     began: Instant,
     connections_made: Cell<u64>,
     /// Those whose connections have ended leave one after the other: so very many that do so in one
@@ -137,7 +136,6 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         identity,
         revocations,
         dir,
-        start,
         began,
         connections_made: Cell::new(0),
         departures: tokio::sync::Mutex::default(),

@@ -45,11 +45,6 @@ impl Revocations {
         Ok(Self { dir: dir.clone(), tokens: RefCell::new(tokens), seen })
     }
 
-    /// Returns the message to the holder of a token, if it is revoked.
-    pub(super) fn refusal(&self, token: TokenId) -> Option<String> {
-        self.tokens.borrow().refusal(token)
-    }
-
     /// Reads the file if it has changed. Whether the tokens may have changed; then [`Self::tokens`]
     /// has them.
     ///

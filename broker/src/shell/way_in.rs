@@ -7,19 +7,18 @@ use furlong_link::dial::random_bytes;
 use furlong_link::incoming::Incoming;
 use furlong_link::pending::{PendingError, PendingPeer};
 use furlong_link::stream::{ReadHalf, WriteHalf};
-use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError, HelloBody};
+use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError};
 use furlong_wire::limits::{GREETING_TIMEOUT_MS, PROTOCOL_VERSION};
 use furlong_wire::message::{Greeting, RefusalKind, Refused, encode_message};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
-use furlong_wire::token::{Claims, Token, TokenError};
+use furlong_wire::token::{Token, TokenError};
 use furlong_wire::zmtp::{self, FRAME_HEADER_BYTES_MAX, put_frame_header};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::entrance::Address;
-use super::listener::Serves;
 use super::{Shell, Stranding};
-use crate::core::{Peer, Refusal};
+use crate::core::{Peer, Refusal, Serves};
 
 /// An unauthenticated peer that has proved its key and whose token is sound.
 pub(super) struct Proved {
@@ -88,11 +87,12 @@ pub(super) async fn shake_hands(
             .pass(shell.now(), proof.holder)
             .map(|(claims, attempt)| (claims, Some(attempt))),
     };
-    let checked =
-        admitted.and_then(|(claims, pass)| match unauthorized(shell, serves, &claims, &hello) {
-            Some(text) => Err(Refusal { kind: RefusalKind::Unauthorized, text }),
-            None => Ok((claims, pass)),
-        });
+    let checked = admitted.and_then(|(claims, pass)| {
+        let revoked = shell.revocations.tokens();
+        let core = shell.core.borrow();
+        core.check_admission(shell.now(), serves, (&claims, &hello), &revoked)?;
+        Ok((claims, pass))
+    });
     let (claims, pass) = match checked {
         Ok(admitted) => admitted,
         Err(refusal) => {
@@ -102,30 +102,6 @@ pub(super) async fn shake_hands(
     };
     let peer = Peer { claims, hello, address: address.to_string(), pass };
     Ok(Proved { peer, incoming, socket, sealer })
-}
-
-/// Returns the reason to refuse a peer whose token is genuine, or whose pass is known, if there is
-/// one.
-fn unauthorized(
-    shell: &Shell,
-    serves: Serves,
-    claims: &Claims,
-    hello: &HelloBody,
-) -> Option<String> {
-    let Claims { role, token_id, .. } = *claims;
-    // A task's client does not know its owner's role, and comes to the port that its engine knows.
-    let has_token = !hello.token.is_empty();
-    if has_token && hello.role != role {
-        return Some(format!("the token is for role {role}, not {}", hello.role));
-    }
-    if has_token && !serves.takes(role) {
-        return Some(format!(
-            "this port is for {serves}, and the capability's role is {role}; take its present file from the broker's \
-             `security` folder, which names the right port"
-        ));
-    }
-    let validity = claims.check_validity(shell.now().unix_us(shell.start) / 1_000_000);
-    validity.err().map(|error| error.to_string()).or_else(|| shell.revocations.refusal(token_id))
 }
 
 /// Tells who has proved its key why it is not let in.

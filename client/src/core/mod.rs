@@ -27,11 +27,11 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
-use furlong_wire::ids::{SessionId, TaskId};
+use furlong_wire::ids::{BrokerStart, SessionId, TaskId};
 use furlong_wire::limits::{LISTED_MAX, OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
     self, Cancel, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions,
-    TaskTimes, ToClient,
+    TaskTimes, ToClient, Welcome,
 };
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 
@@ -79,6 +79,10 @@ pub struct Core {
     answer_turns_max: u32,
     /// Turns that the broker has had to say what it knows of the session.
     opening_turns: u32,
+    /// Turns that it has had to take a goodbye.
+    goodbye_turns: u32,
+    /// The start of the broker that has the session.
+    start: BrokerStart,
     sealer: PayloadSealer,
     flow: FlowControl,
     acks: Acks,
@@ -154,11 +158,13 @@ impl Core {
         secret: PayloadSecret,
         cancel_on_disconnect: bool,
         comes_back: bool,
-        tasks_max: u64,
-        credit_bytes: u64,
+        welcome: &Welcome,
     ) -> Self {
         let opening = Opening { secret: secret.clone(), cancel_on_disconnect };
         let open = opening.open(0);
+        let credit_bytes = welcome.payload_credit_bytes;
+        let mut flow = FlowControl::new(welcome.unfinished_tasks_max, credit_bytes);
+        flow.set_memory_flag(&welcome.memory_flag);
         Self {
             over: None,
             is_finished: false,
@@ -172,8 +178,10 @@ impl Core {
             next_ticket: 0,
             answer_turns_max: u32::MAX,
             opening_turns: 0,
+            goodbye_turns: 0,
+            start: welcome.start,
             sealer: secret.request_key(&session).into_sealer(),
-            flow: FlowControl::new(tasks_max, credit_bytes),
+            flow,
             acks: Acks::default(),
             tasks: Tasks::default(),
             streams: Streams::default(),

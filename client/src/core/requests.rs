@@ -72,6 +72,8 @@ struct Pending {
 
 /// Turns that an answer has at least which waits for a disk, or for interpreters to end.
 const SLOW_TURNS_MIN: u32 = 120;
+/// Turns that a goodbye has to reach the broker.
+const GOODBYE_TURNS_MAX: u32 = 2;
 
 impl Core {
     /// Sends a request, made for its number. The answer comes from [`Core::poll_answer`].
@@ -128,6 +130,12 @@ impl Core {
         self.opening_turns =
             if matches!(self.link, Link::Opening) { self.opening_turns + 1 } else { 0 };
         self.opening_turns <= self.answer_turns_max
+    }
+
+    /// Another turn. True if the session is over and its goodbye has had its time to be taken.
+    pub fn count_goodbye_turn(&mut self) -> bool {
+        self.goodbye_turns += u32::from(self.is_over());
+        self.goodbye_turns > GOODBYE_TURNS_MAX
     }
 
     /// Another turn in which the broker could have answered what it was asked, and what is late by

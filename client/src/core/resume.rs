@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use furlong_wire::ids::TaskId;
 use furlong_wire::message::{
     Accepted, ErrorKind, FromClient, Open, Outcome, Submit, Subscribe, Targets, TaskOptions,
-    TaskState, TaskTimes, Undefine,
+    TaskState, TaskTimes, Undefine, Welcome,
 };
 use furlong_wire::payload::PayloadSecret;
 
@@ -71,19 +71,21 @@ impl Core {
         self.cut_watches();
     }
 
-    /// By which flag the broker is given more memory, for people.
-    pub fn set_memory_flag(&mut self, memory_flag: &str) {
-        self.flow.set_memory_flag(memory_flag);
-    }
-
-    /// There is a connection again, with a broker that takes so much.
-    pub fn handle_reconnected(&mut self, tasks_max: u64, credit_bytes: u64) {
+    /// There is a connection again, with a broker that takes so much. False if the broker has ended
+    /// the session meanwhile, and the connection is to be closed.
+    pub fn handle_reconnected(&mut self, welcome: &Welcome) -> bool {
+        // Another start of the broker knows no session, and takes it up as the client says it.
+        if !welcome.resumed && welcome.start == self.start {
+            return false;
+        }
+        self.start = welcome.start;
         self.link = Link::Opening;
         self.opening_turns = 0;
         self.next_transfer = 1;
-        self.flow.begin(tasks_max, credit_bytes);
+        self.flow.begin(welcome.unfinished_tasks_max, welcome.payload_credit_bytes);
         let open = self.opening.open(self.next_n - 1);
         self.outbound.push_back(Outbound::Message(open));
+        true
     }
 
     /// The broker says what it knows of the session.

@@ -58,7 +58,7 @@ fn handle(tasks_max: u64) -> Arc<Handle> {
         resumed: false,
         memory_flag: String::new(),
     };
-    let core = Core::new(SESSION, PayloadSecret::new([1; 32]), false, true, tasks_max, 10_000);
+    let core = Core::new(SESSION, PayloadSecret::new([1; 32]), false, true, &welcome);
     let endpoint = Endpoint::new("head", 7000).unwrap();
     let peer = Peer::new::<FromClient>(sealer(), TICK, Duration::ZERO);
     let shared = Arc::new(Shared::new(core, peer, welcome, endpoint, SESSION));

@@ -34,9 +34,8 @@ pub enum Output {
     Pass(SlotIndex, u64, PassKey, Option<String>),
     /// Tell the slots their integers.
     Registered(Vec<EngineId>),
-    /// The broker wants the process to leave, at once or (`true`) when it has finished what it
-    /// runs.
-    Leave(String, bool),
+    /// Tell people that the process finishes what it runs, and then leaves.
+    Draining(String),
     /// The broker is leaving, or closes this connection gracefully.
     Goodbye(String),
     /// Tell a slot's next interpreter what became of the one before.

@@ -133,13 +133,8 @@ impl Core {
         }
     }
 
-    /// Takes nothing new from now on, and gives back what has not begun. [`Core::is_drained`] says
-    /// when all is done.
-    pub fn drain(&mut self, reason: &str) {
-        if self.draining.is_some() {
-            return;
-        }
-        self.draining = Some(reason.to_owned());
+    /// Tells the broker that nothing new is taken, and gives back what has not begun.
+    pub(super) fn give_all_back(&mut self) {
         self.say_that_it_drains();
         let waiting: Vec<u64> =
             self.slots.iter().flat_map(|slot| slot.waiting.iter().copied()).collect();
@@ -156,14 +151,14 @@ impl Core {
     /// respond, and nothing unsent, or sent before the connection was cut and neither adopted nor
     /// released since.
     pub fn is_drained(&self) -> bool {
-        self.draining.is_some()
+        self.leaving.draining().is_some()
             && !self.has_work()
             && self.unsent.is_empty()
             && !self.results.has_unsettled()
     }
 
     /// Returns true if there is a job whose end somebody waits for.
-    pub fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         self.work.values().any(|work| !work.cancelled)
     }
 
@@ -173,7 +168,8 @@ impl Core {
     }
 
     pub(super) fn say_that_it_drains(&mut self) {
-        if let Some(reason) = self.draining.clone().filter(|_| self.connected) {
+        if let Some(reason) = self.leaving.draining().filter(|_| self.connected) {
+            let reason = reason.to_owned();
             self.send(FromEngine::Draining(Draining { reason }));
         }
     }

@@ -8,6 +8,7 @@
 mod actions;
 mod control;
 mod held;
+mod leave;
 mod lending;
 mod line;
 mod output;
@@ -19,6 +20,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use actions::Output;
 pub use held::Held;
@@ -35,6 +37,7 @@ use furlong_wire::payload::{InlineBytes, unpack_inline, unpack_inline_call};
 use crate::runtime::{Job, Latest, SlotEvent, SlotIndex};
 use actions::Actions;
 use held::Results;
+use leave::Leaving;
 use lending::Lending;
 use output::Kept;
 use results::unreadable;
@@ -97,8 +100,9 @@ pub struct Core {
     results: Results,
     /// The data that running jobs have published and that were not sent.
     published: BTreeMap<u64, Latest>,
-    /// The reason why it takes nothing new, if so.
-    draining: Option<String>,
+    leaving: Leaving,
+    /// True if the shell waits before it lets starts be reported.
+    report_is_awaited: bool,
     outputs: Actions,
 }
 
@@ -171,6 +175,8 @@ enum Purpose {
     Share(u64),
 }
 
+/// The longest time that a task runs before its start is reported to the broker.
+const REPORT_AFTER: Duration = Duration::from_millis(5);
 /// A call header up to this size is kept for the next call.
 const HEADER_KEPT_BYTES: usize = 1024;
 impl Core {
@@ -199,7 +205,8 @@ impl Core {
             unsent: VecDeque::new(),
             results: Results::default(),
             published: BTreeMap::new(),
-            draining: None,
+            leaving: Leaving::default(),
+            report_is_awaited: false,
             outputs: Actions::default(),
         }
     }
@@ -334,9 +341,8 @@ impl Core {
                 signal.attempts.iter().for_each(|attempt| self.signal(*attempt, signal.signal));
             }
             ToEngine::Restart(restart) => self.restart(&restart.slots),
-            ToEngine::Shutdown(leave) => {
-                self.outputs.push_back(Output::Leave(leave.reason, leave.finish))
-            }
+            ToEngine::Shutdown(leave) if leave.finish => self.drain(&leave.reason),
+            ToEngine::Shutdown(leave) => self.leave(&leave.reason),
             ToEngine::Goodbye(goodbye) => self.outputs.push_back(Output::Goodbye(goodbye.reason)),
             ToEngine::Release(release) => self.release(&release),
             ToEngine::Adopt(adopt) => {
@@ -377,15 +383,24 @@ impl Core {
         }
     }
 
-    /// Returns true if there is a running job that the broker was not notified of. The shell
-    /// reports such ones a few milliseconds after they began, so that a short task costs no message
-    /// for its start.
-    pub fn has_unreported(&self) -> bool {
+    /// Returns how long to wait before [`Core::report_started`], if there is a running job that the
+    /// broker was not notified of and nobody waits already: a short task costs no message for its
+    /// start, and a wait for each would cost a wake of the shell.
+    pub fn poll_report(&mut self) -> Option<Duration> {
+        if self.report_is_awaited || !self.has_unreported() {
+            return None;
+        }
+        self.report_is_awaited = true;
+        Some(REPORT_AFTER)
+    }
+
+    fn has_unreported(&self) -> bool {
         self.connected && self.slots.iter().any(|slot| self.unreported(slot).is_some())
     }
 
     /// Tells the broker which jobs run.
     pub fn report_started(&mut self) {
+        self.report_is_awaited = false;
         let jobs: Vec<u64> = self.slots.iter().filter_map(|slot| self.unreported(slot)).collect();
         let mut attempts = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -416,7 +431,7 @@ impl Core {
         let call = self.line_up(session, &assign)?;
         let start = self.start;
         self.respond_early(assign.work.iter().map(|work| Attempt { start, count: work.count }));
-        if self.draining.is_some() {
+        if self.leaving.draining().is_some() {
             // It was on its way when the broker was told. A large payload is still received, for
             // nobody.
             let jobs: Vec<u64> = call.jobs.iter().copied().collect();

@@ -18,6 +18,7 @@ use furlong_wire::payload::Packed;
 
 mod control;
 mod held;
+mod leave;
 mod lending;
 mod shares;
 

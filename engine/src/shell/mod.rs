@@ -35,7 +35,6 @@ use crate::runtime::native::Functions;
 use crate::runtime::python::{PythonConfig, PythonShared, RESTARTED};
 use crate::runtime::{Job, SlotEvent, SlotIndex};
 use crate::surroundings::Variables;
-use leave::Drain;
 use register::Identity;
 use slots::Slots;
 
@@ -58,8 +57,6 @@ pub(crate) struct Setup {
 const EVENTS_PER_TURN: usize = 128;
 /// The interval of checks whether the connection lives, and whether it is time to leave.
 const TICK: Duration = Duration::from_millis(250);
-/// The longest time that a task runs before its start is reported to the broker.
-const REPORT_AFTER: Duration = Duration::from_millis(5);
 /// The time that the first registration waits for the interpreter to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -77,9 +74,6 @@ struct Shell {
     engines: Vec<EngineId>,
     /// The broker's address, for the clients that tasks open.
     door: String,
-    leaving: Option<String>,
-    drain: Option<Drain>,
-    drain_timeout: Option<Duration>,
 }
 
 struct Settings {
@@ -131,8 +125,10 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     let settings = Settings { capability: setup.capability, software: setup.software };
     let dialling =
         connect(settings.capability.clone(), hello(&settings, &identity, 1), Duration::ZERO);
+    let mut core = Core::new(identity.instance, setup.slots);
+    core.set_drain_timeout(setup.drain_timeout);
     let mut shell = Shell {
-        core: Core::new(identity.instance, setup.slots),
+        core,
         link: Link::Dialling(tokio::spawn(with_version(dialling, slots.python()))),
         slots,
         identity,
@@ -142,9 +138,6 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         told: None,
         engines: Vec::new(),
         door: String::new(),
-        leaving: None,
-        drain: None,
-        drain_timeout: setup.drain_timeout,
     };
     let mut stop = Stop::new(setup.stop_with_stdin);
     let mut tick = tokio::time::interval(TICK);
@@ -154,8 +147,8 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     let mut report = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     let mut reports = false;
     loop {
-        if !reports && shell.core.has_unreported() {
-            report.as_mut().reset(tokio::time::Instant::now() + REPORT_AFTER);
+        if let Some(wait) = shell.core.poll_report() {
+            report.as_mut().reset(tokio::time::Instant::now() + wait);
             reports = true;
         }
         tokio::select! {
@@ -378,8 +371,7 @@ impl Shell {
                     self.slots.pass(slot, key, answer);
                 }
                 Output::Registered(engines) => self.registered(engines),
-                Output::Leave(reason, true) => self.drain(&reason),
-                Output::Leave(reason, false) => self.leaving = Some(reason),
+                Output::Draining(reason) => leave::tell_draining(&reason),
                 Output::Goodbye(reason) => tracing::info!("{reason}"),
                 Output::Lost(slot, how) => self.slots.note_lost(slot, &how),
                 Output::Log(line) => tracing::warn!("{line}"),

@@ -23,6 +23,9 @@ pub struct Redial {
     backoff: Backoff,
     unsound: Unsound,
     connected_at: Option<Duration>,
+    /// When the connection was cut that is sought, and for how long it is.
+    cut_at: Option<Duration>,
+    within: Option<Duration>,
 }
 
 impl Redial {
@@ -33,7 +36,15 @@ impl Redial {
             backoff: Backoff::default(),
             unsound: Unsound::default(),
             connected_at: None,
+            cut_at: None,
+            within: None,
         }
+    }
+
+    /// The same, given up when a connection has been sought for so long.
+    pub fn within(mut self, within: Duration) -> Self {
+        self.within = Some(within);
+        self
     }
 
     /// The next try. `random` is any number, a fresh one each time.
@@ -46,12 +57,14 @@ impl Redial {
     pub fn handle_connected(&mut self, now: Duration) {
         self.backoff.reset();
         self.connected_at = Some(now);
+        self.cut_at = None;
     }
 
     /// The connection is gone; `unsound` says what was wrong with what came on it, if that was it.
     /// Returns true if the same came on the connection before, so that it would come on the next
     /// one, too.
     pub fn handle_cut(&mut self, now: Duration, unsound: Option<&str>) -> bool {
+        self.cut_at = Some(now);
         let age = self.connected_at.take().map_or(Duration::ZERO, |at| now.saturating_sub(at));
         match unsound {
             Some(why) => self.unsound.note(why, age),
@@ -60,6 +73,11 @@ impl Redial {
                 false
             }
         }
+    }
+
+    /// The time at which the search ends, if there is one and it ends.
+    pub fn gives_up_at(&self) -> Option<Duration> {
+        self.cut_at?.checked_add(self.within?)
     }
 }
 
@@ -102,5 +120,20 @@ mod tests {
         assert!(redial.handle_cut(8 * SECOND, Some("forged")));
         redial.handle_connected(9 * SECOND);
         assert!(!redial.handle_cut(60 * SECOND, Some("forged")), "not soon");
+    }
+
+    #[test]
+    fn the_search_ends_so_long_after_the_cut_however_often_it_is_tried() {
+        let mut redial = Redial::new().within(60 * SECOND);
+        redial.handle_connected(SECOND);
+        assert_eq!(redial.gives_up_at(), None);
+        redial.handle_cut(5 * SECOND, None);
+        redial.next_try(0);
+        assert_eq!(redial.gives_up_at(), Some(65 * SECOND));
+        redial.handle_connected(9 * SECOND);
+        assert_eq!(redial.gives_up_at(), None);
+        let mut endless = Redial::new().within(Duration::MAX);
+        endless.handle_cut(SECOND, None);
+        assert_eq!((endless.gives_up_at(), Redial::new().gives_up_at()), (None, None));
     }
 }

@@ -56,7 +56,7 @@ fn a_heartbeat_is_due_after_five_quiet_seconds() {
 fn a_peer_that_is_not_heard_of_is_dead() {
     let mut peer = peer::<FromEngine>();
     let turns = (HEARTBEAT_DEAD_MS / 1_000) as u32;
-    let mut tick = |peer: &mut Peer, second: u32| {
+    let tick = |peer: &mut Peer, second: u32| {
         let dead = peer.handle_tick(second * SECOND);
         take(peer, usize::MAX, second * SECOND);
         dead

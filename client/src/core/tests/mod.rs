@@ -11,7 +11,7 @@ use furlong_wire::call::{
     encode_header, encode_reply,
 };
 use furlong_wire::capability::Endpoint;
-use furlong_wire::ids::{EngineId, InstanceId};
+use furlong_wire::ids::{ClusterId, EngineId, InstanceId};
 use furlong_wire::message::{
     ErrorKind, Finished, Outcome, Query, Reply, ReplyBody, Request, Stream, TaskState,
 };
@@ -32,8 +32,25 @@ fn secret() -> PayloadSecret {
     PayloadSecret::new([1; 32])
 }
 
+/// The welcome of that start of the broker, which knows no session.
+fn welcome(start: u64, payload_credit_bytes: u64) -> Welcome {
+    Welcome {
+        connection: 1,
+        start: BrokerStart(start),
+        cluster_name: "default".into(),
+        cluster: ClusterId([1; 32]),
+        software: String::new(),
+        heartbeat_idle_ms: 5_000,
+        heartbeat_dead_ms: 15_000,
+        unfinished_tasks_max: TASKS_MAX,
+        payload_credit_bytes,
+        resumed: false,
+        memory_flag: "--memory".into(),
+    }
+}
+
 fn core() -> Core {
-    let mut core = Core::new(SESSION, secret(), false, true, TASKS_MAX, CREDIT_BYTES);
+    let mut core = Core::new(SESSION, secret(), false, true, &welcome(1, CREDIT_BYTES));
     assert!(matches!(core.poll_outbound(), Some(Outbound::Message(FromClient::Open(_)))));
     core
 }

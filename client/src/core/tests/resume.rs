@@ -7,10 +7,15 @@ use furlong_wire::message::{Accepted, Dependency, Reply, ReplyBody, Restart, Sto
 
 use super::*;
 
+/// The welcome of a broker that has the session.
+fn resumed(credit_bytes: u64) -> Welcome {
+    Welcome { resumed: true, ..welcome(1, credit_bytes) }
+}
+
 fn reconnected(core: &mut Core) {
     core.handle_cut();
     assert_eq!(sent(core), [""; 0], "nothing is said without a connection");
-    core.handle_reconnected(TASKS_MAX, CREDIT_BYTES);
+    assert!(core.handle_reconnected(&resumed(CREDIT_BYTES)));
     assert_eq!(sent(core), ["message Open"]);
 }
 
@@ -166,7 +171,7 @@ fn large_payloads_are_sent_again_as_the_credit_goes() {
     }
     sent(&mut core);
     core.handle_cut();
-    core.handle_reconnected(TASKS_MAX, 5_000);
+    assert!(core.handle_reconnected(&resumed(5_000)));
     sent(&mut core);
     assert_eq!(accepted(&mut core, 0, &[], &[]), ["submit 1 None", "transfer 1"]);
     assert!(
@@ -183,7 +188,7 @@ fn what_a_smaller_broker_cannot_take_ends_with_the_reason() {
     let mut core = core();
     let task = core.submit_shared(&mut call(4_000), Listener::Future(None)).unwrap();
     core.handle_cut();
-    core.handle_reconnected(TASKS_MAX, 1_000);
+    assert!(core.handle_reconnected(&resumed(1_000)));
     accepted(&mut core, 0, &[], &[]);
     let failure = take(&mut core, task).unwrap().unwrap_err();
     assert!(failure.to_string().contains("less memory"), "{failure}");
@@ -223,7 +228,7 @@ fn cancels_are_said_again_until_the_task_has_ended() {
     sent(&mut core);
     core.handle_cut();
     core.cancel(&[(2, 3)], true);
-    core.handle_reconnected(TASKS_MAX, CREDIT_BYTES);
+    assert!(core.handle_reconnected(&resumed(CREDIT_BYTES)));
     sent(&mut core);
     let said = accepted(&mut core, 3, &[], &[]);
     assert_eq!(said, ["message Cancel", "message Cancel"]);
@@ -243,7 +248,7 @@ fn questions_are_asked_again_and_what_must_not_be_done_twice_is_not() {
     let answer = |core: &mut Core, request| core.poll_answer(request, Waker::noop(), &mut None);
     assert!(matches!(answer(&mut core, restart), Poll::Ready(Err(ClientError::Interrupted))));
     assert!(answer(&mut core, question).is_pending());
-    core.handle_reconnected(TASKS_MAX, CREDIT_BYTES);
+    assert!(core.handle_reconnected(&resumed(CREDIT_BYTES)));
     sent(&mut core);
     assert_eq!(accepted(&mut core, 0, &[], &[]), ["message Query"]);
     core.handle_message(ToClient::Reply(Reply { request: question, body: ReplyBody::Done }), None);
@@ -359,7 +364,7 @@ fn what_was_asked_on_two_connections_that_were_cut_is_given_up() {
         assert_eq!(&*why, "too long");
     }
     assert!(answer(&mut core, second).is_pending(), "it was asked once");
-    core.handle_reconnected(TASKS_MAX, CREDIT_BYTES);
+    assert!(core.handle_reconnected(&resumed(CREDIT_BYTES)));
     assert_eq!(sent(&mut core), ["message Open"]);
     assert_eq!(accepted(&mut core, 0, &[], &[]), ["message Query"]);
     core.handle_cut();
@@ -377,4 +382,26 @@ fn a_question_that_no_message_can_carry_is_refused_here() {
     );
     assert!(matches!(refused, Err(ClientError::TooLong { .. })), "{refused:?}");
     assert_eq!(sent(&mut core), [""; 0]);
+}
+
+#[test]
+fn a_session_that_its_broker_has_ended_does_not_go_on() {
+    let mut core = core();
+    core.handle_cut();
+    assert!(!core.handle_reconnected(&welcome(1, CREDIT_BYTES)));
+    assert!(core.handle_reconnected(&resumed(CREDIT_BYTES)));
+    core.handle_cut();
+    assert!(core.handle_reconnected(&welcome(2, CREDIT_BYTES)), "another start knows no session");
+    core.handle_cut();
+    assert!(!core.handle_reconnected(&welcome(2, CREDIT_BYTES)));
+}
+
+#[test]
+fn a_goodbye_has_two_turns_to_be_taken() {
+    let mut core = core();
+    assert!((0..9).all(|_| !core.count_goodbye_turn()));
+    let endpoint = Endpoint::new("head", 7000).unwrap();
+    core.close(&Arc::new(Disconnected { endpoint, cause: DisconnectCause::Closed }));
+    assert!(!core.count_goodbye_turn() && !core.count_goodbye_turn());
+    assert!(core.count_goodbye_turn());
 }

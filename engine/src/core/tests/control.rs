@@ -1,6 +1,6 @@
 //! Signals, restarts, deaths, drains, and what tasks publish.
 
-use furlong_wire::message::{AttemptPublished, EngineShutdown, SignalAttempts, Slots};
+use furlong_wire::message::{AttemptPublished, SignalAttempts, Slots};
 
 use super::*;
 use crate::runtime::{Latest, Published};
@@ -202,7 +202,10 @@ fn a_process_that_drains_finishes_what_runs_and_gives_back_the_rest() {
     let done = process.done();
     assert!(matches!(&done.sent[..], [FromEngine::Draining(said), FromEngine::Recalled(back)]
         if said.reason == "terminated" && back.attempts == [waiting]));
-    assert!(matches!(&done.rest[..], [Output::Recall(0, Native, 2), Output::Recall(0, Native, 1)]));
+    assert!(matches!(
+        &done.rest[..],
+        [Output::Draining(_), Output::Recall(0, Native, 2), Output::Recall(0, Native, 1)]
+    ));
     process.core.handle_recalled(2);
     let late = process.assign(1, Native);
     let (late_and_large, transfer, chunk) = process.assign_large(1, Native);
@@ -234,15 +237,6 @@ fn a_cancelled_function_that_does_not_return_keeps_no_process() {
     assert!(!process.core.is_drained());
     process.tell(ToEngine::Cancel(CancelAttempts { attempts: vec![attempt], force: false }));
     assert!(process.core.is_drained());
-}
-
-#[test]
-fn the_broker_can_let_it_leave_at_once_or_when_it_has_finished() {
-    let mut process = Process::new(1);
-    for finish in [false, true] {
-        process.tell(ToEngine::Shutdown(EngineShutdown { reason: "asked".into(), finish }));
-    }
-    assert!(matches!(&process.done().rest[..], [Output::Leave(_, false), Output::Leave(_, true)]));
 }
 
 #[test]
