@@ -21,6 +21,8 @@
 //! [`publish`] how far it is, and ask which engine runs it ([`engine_id`]).
 
 pub mod core;
+pub mod job;
+pub mod mailbox;
 mod program;
 pub mod runtime;
 mod shell;

@@ -2,9 +2,10 @@
 //! clients, in a network that breaks. A seed is a history, the same each time; `cargo xtask sim`
 //! runs many.
 //!
-//! The cores are those of the programs. What the programs' shells do between core and wire is done
-//! here again, in the same order ([`broker`], [`process`], [`slots`], [`client`]); [`network`]
-//! stands for sockets. [`plan`] makes of a seed a farm and what is done to it ([`acts`],
+//! Everything that decides is that of the programs: the cores, and `furlong_link::peer` at both
+//! ends of each connection, which seals and opens real records. [`broker`], [`process`], [`slots`]
+//! and [`client`] carry it out in the order of the programs' shells, and [`network`] stands for
+//! sockets. [`plan`] makes of a seed a farm and what is done to it ([`acts`],
 //! [`faults`]). What must be true is in `furlong_tests::history`, [`fairness`] and [`invariants`],
 //! and [`rest`] is each history's end.
 

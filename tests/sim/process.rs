@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use furlong_broker::core::{ConnectionId, Peer as Proved, invariants as of_broker};
 use furlong_engine::core::{Core, Output};
-use furlong_engine::runtime::SlotEvent;
+use furlong_engine::job::SlotEvent;
+use furlong_engine::mailbox::Mailbox;
 use furlong_link::peer::inbox::Messages;
 use furlong_link::peer::outbox::Chunks;
 use furlong_link::peer::redial::Redial;
@@ -28,6 +29,7 @@ use crate::world::{Event, World};
 pub struct Process {
     pub spec: usize,
     pub core: Core,
+    pub published: Mailbox,
     pub is_alive: bool,
     instance: InstanceId,
     session: SessionId,
@@ -97,6 +99,7 @@ impl World {
         self.processes.push(Process {
             spec,
             core: Core::new(instance, slots),
+            published: Mailbox::default(),
             is_alive: true,
             instance,
             session: SessionId(dice.bytes()),
@@ -305,7 +308,8 @@ impl World {
             return;
         }
         if matches!(self.processes[place].link, Link::Up(_)) && self.has_sent(place) {
-            self.processes[place].core.send_published();
+            let process = &mut self.processes[place];
+            process.published.give_all(&mut process.core);
         }
         self.engine_writes(place);
         if self.processes[place].core.holds_back() && self.has_sent(place) {

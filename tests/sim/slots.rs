@@ -72,7 +72,8 @@ impl World {
     }
 
     fn slot_reports(&mut self, place: usize, slot: usize, event: SlotEvent) {
-        self.processes[place].core.handle_slot_event(slot as u32, event);
+        let process = &mut self.processes[place];
+        process.published.give_event(&mut process.core, slot as u32, event);
     }
 
     pub fn slot_starts(&mut self, place: usize, slot: usize, runtime: Runtime, job: Job) {
@@ -217,7 +218,7 @@ impl World {
         if published > 0
             && latest.put(Published { codec: Codec::Raw, buffers: vec![filler(call, published)] })
         {
-            self.slot_reports(place, slot, SlotEvent::Published { attempt: job, latest });
+            self.processes[place].published.note(job, latest);
         }
         self.engine_flush(place);
     }

@@ -7,7 +7,7 @@ use furlong_wire::ids::{EngineId, PassKey};
 use furlong_wire::message::{FromEngine, Runtime};
 use furlong_wire::payload::SealedPayload;
 
-use crate::runtime::{Job, SlotIndex};
+use crate::job::{Job, SlotIndex};
 
 /// An action for the shell.
 #[derive(Debug)]

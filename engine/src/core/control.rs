@@ -7,7 +7,7 @@ use furlong_wire::message::{Attempts, Draining, FromEngine, Runtime, SlotDown};
 
 use super::held::shorten;
 use super::{Core, Early, Output};
-use crate::runtime::{Reply, SlotIndex};
+use crate::job::{Reply, SlotIndex};
 
 /// Attempts that are not here and of which something is noted: mostly they have gone back. The
 /// oldest are forgotten.

@@ -17,7 +17,7 @@ use furlong_wire::payload::SealedPayload;
 
 use super::results::too_large;
 use super::{Core, Output};
-use crate::runtime::SlotIndex;
+use crate::job::SlotIndex;
 
 /// The work and the results that the process holds, as its registration says it.
 #[derive(Debug, Default)]

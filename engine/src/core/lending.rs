@@ -11,7 +11,7 @@ use furlong_wire::limits::NESTING_MAX;
 use furlong_wire::message::{Attempts, FromEngine, Grant, Granted, Lent};
 
 use super::{BrokerMisbehaved, Core, Output, Slot};
-use crate::runtime::{Ask, SlotIndex};
+use crate::job::{Ask, SlotIndex};
 
 /// Stand-ins of one slot: one for each depth, and as many that have not ended when what they stood
 /// in for goes on.

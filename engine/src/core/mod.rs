@@ -27,14 +27,14 @@ pub use held::Held;
 
 use bytes::Bytes;
 use furlong_wire::AtLeastOne;
-use furlong_wire::call::{Call as HeaderCall, CallHeader, RemoteError, decode_header};
+use furlong_wire::call::{Call as HeaderCall, CallHeader, decode_header};
 use furlong_wire::ids::{Attempt, BrokerStart, InstanceId, SessionId};
 use furlong_wire::limits::OVERDRAFT_CREDITS;
 use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine};
 use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::{InlineBytes, unpack_inline, unpack_inline_call};
 
-use crate::runtime::{Job, Latest, SlotEvent, SlotIndex};
+use crate::job::{Job, SlotEvent, SlotIndex};
 use actions::Actions;
 use held::Results;
 use leave::Leaving;
@@ -98,8 +98,6 @@ pub struct Core {
     unsent: VecDeque<FromEngine>,
     /// Results that have not been released.
     results: Results,
-    /// The data that running jobs have published and that were not sent.
-    published: BTreeMap<u64, Latest>,
     leaving: Leaving,
     /// True if the shell waits before it lets starts be reported.
     report_is_awaited: bool,
@@ -204,7 +202,6 @@ impl Core {
             memory_flag: String::new(),
             unsent: VecDeque::new(),
             results: Results::default(),
-            published: BTreeMap::new(),
             leaving: Leaving::default(),
             report_is_awaited: false,
             outputs: Actions::default(),
@@ -375,11 +372,6 @@ impl Core {
             }
             SlotEvent::Recalled { attempts } => self.give_back(&attempts),
             SlotEvent::Asked { attempt, ask } => self.asked(attempt, ask),
-            SlotEvent::Published { attempt, latest } => {
-                if self.work.contains_key(&attempt) {
-                    self.published.insert(attempt, latest);
-                }
-            }
         }
     }
 
@@ -639,15 +631,5 @@ impl Core {
             place.waiting.retain(|waiting| *waiting != job);
         }
         Some(work)
-    }
-}
-
-/// An error that the engine itself raises, in the form of a remote exception.
-pub fn error(type_name: &str, message: &str) -> RemoteError {
-    RemoteError {
-        type_name: type_name.into(),
-        message: message.into(),
-        traceback: String::new(),
-        execution: None,
     }
 }

@@ -11,7 +11,7 @@ use furlong_wire::payload::{Packed, SealedPayload};
 use super::held::ended;
 use super::output::Kept;
 use super::{Core, Output, Work, error};
-use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex, Unable};
+use crate::job::{JobOutcome, OutputStream, Published, Reply, SlotIndex, Unable};
 
 /// Returns what the broker, which sees no results, may know of a failure: why a command could not
 /// run, and why nothing could. What the user's own code says stays between its engine and its
@@ -52,9 +52,6 @@ impl Core {
     }
 
     pub(super) fn finished(&mut self, slot: SlotIndex, job: u64, reply: Reply) {
-        if let Some(latest) = self.published.remove(&job) {
-            self.send_latest(job, &latest);
-        }
         let Some(mut work) = self.forget(job) else { return };
         let (mut wholes, mut written) = (Vec::new(), [0; 2]);
         for (kept, stream) in work
@@ -143,32 +140,21 @@ impl Core {
         self.send(FromEngine::Finished(finished));
     }
 
-    /// Sends what jobs have published. Call it when the connection takes something: until then
-    /// later values replace earlier ones.
-    pub fn send_published(&mut self) {
-        if !self.connected || self.published.is_empty() {
-            return;
-        }
-        for (job, latest) in std::mem::take(&mut self.published) {
-            if !self.send_latest(job, &latest) {
-                self.published.insert(job, latest);
-            }
-        }
+    /// Returns true if what a job has published can go now, or is of no use as the job has ended.
+    pub fn may_publish(&self, job: u64, published: &Published) -> bool {
+        let Some(work) = self.work.get(&job) else { return true };
+        let bytes = bytes_at_most(published);
+        let lane = self.sessions.lane(work.session);
+        bytes <= INLINE_PAYLOAD_BYTES_MAX as u64
+            // It is dropped.
+            || bytes > PUBLISHED_BYTES_MAX
+            || lane.is_some_and(|lane| lane.may_publish(bytes))
     }
 
-    /// Sends a value, if there is room for it. False if it waits on.
-    fn send_latest(&mut self, job: u64, latest: &Latest) -> bool {
-        let Some(work) = self.work.get(&job) else { return true };
+    /// Sends what a running job has published, if it may ([`Core::may_publish`]).
+    pub fn publish(&mut self, job: u64, Published { codec, buffers }: Published) {
+        let Some(work) = self.work.get(&job) else { return };
         let (attempt, session) = (work.attempt, work.session);
-        let lane = self.sessions.lane(session);
-        let may_publish = |bytes| lane.is_some_and(|lane| lane.may_publish(bytes));
-        let fits = |published: &Published| {
-            let bytes = bytes_at_most(published);
-            bytes <= INLINE_PAYLOAD_BYTES_MAX as u64
-                || bytes > PUBLISHED_BYTES_MAX
-                || may_publish(bytes)
-        };
-        let Some(Published { codec, buffers }) = latest.take_if(fits) else { return false };
         match self.sessions.pack(session, &ReplyHeader::Returned { codec }, buffers) {
             Ok(Packed::Inline(inline)) => {
                 let payload = Payload::Inline(inline);
@@ -185,7 +171,6 @@ impl Core {
             // Too large, or nobody wants it any more.
             Ok(Packed::Chunked(_)) | Err(_) => {}
         }
-        true
     }
 
     /// Sends a message, or keeps it until there is a connection.

@@ -11,7 +11,7 @@ use furlong_wire::payload::{PayloadOpener, PayloadSealer, PayloadSecret, SealedP
 
 use super::results::UNSENT_OUTPUT_MAX;
 use super::*;
-use crate::runtime::{JobOutcome, OutputStream, Reply};
+use crate::job::{JobOutcome, OutputStream, Reply};
 use furlong_wire::call::{decode_reply, encode_header};
 use furlong_wire::message::{AttemptFinished, AttemptOutput, ErrorKind, TaskState};
 use furlong_wire::payload::Packed;
@@ -136,9 +136,7 @@ impl Process {
     }
 
     fn end(&mut self, slot: SlotIndex, job: u64, outcome: JobOutcome, data: Vec<Bytes>) {
-        let header = ReplyHeader::Returned { codec: Codec::Raw };
-        let reply = Reply { outcome, header, data, run_us: 5 };
-        self.core.handle_slot_event(slot, SlotEvent::Finished { attempt: job, reply });
+        self.core.handle_slot_event(slot, ended(job, outcome, data));
     }
 
     /// The broker wants all that is held, as it is.
@@ -179,6 +177,12 @@ impl Done {
             .filter_map(|it| if let FromEngine::Output(it) = it { Some(it) } else { None })
             .collect()
     }
+}
+
+/// The event of a job's end.
+fn ended(job: u64, outcome: JobOutcome, data: Vec<Bytes>) -> SlotEvent {
+    let header = ReplyHeader::Returned { codec: Codec::Raw };
+    SlotEvent::Finished { attempt: job, reply: Reply { outcome, header, data, run_us: 5 } }
 }
 
 const START: BrokerStart = BrokerStart(1);

@@ -7,138 +7,23 @@ pub mod memory;
 pub mod native;
 pub mod python;
 pub mod reaper;
+mod slot;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use furlong_wire::call::{CallHeader, Codec, ReplyHeader};
-use furlong_wire::ids::{PassKey, SessionId};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::core::error;
+pub use self::slot::Slot;
+pub use crate::job::{
+    Ask, Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, Unable,
+};
 
-/// A slot's number within its engine process.
-pub type SlotIndex = u32;
-
-/// One attempt at a task, ready to run.
+/// A report of a slot to the engine's shell.
 #[derive(Debug)]
-pub struct Job {
-    /// The broker's count of the attempt; unique in this process.
-    pub attempt: u64,
-    /// The session that submitted the task.
-    pub session: SessionId,
-    /// The call to run.
-    pub header: Arc<CallHeader>,
-    /// The source that the header's definition holds, when it was sent apart from the call.
-    pub definition: Option<Bytes>,
-    /// The buffers after the header, each aligned to 64 bytes.
-    pub data: Vec<Bytes>,
-}
-
-/// A job's end, as a result's payload: header and data.
-#[derive(Debug)]
-pub struct Reply {
-    /// Its outcome.
-    pub outcome: JobOutcome,
-    /// The payload's first buffer.
-    pub header: ReplyHeader,
-    /// The buffers after it.
-    pub data: Vec<Bytes>,
-    /// The run time of the code, in microseconds.
-    pub run_us: u64,
-}
-
-impl Reply {
-    /// The end of a job that was cancelled while it waited.
-    pub(crate) fn cancelled_before_it_began() -> Self {
-        let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
-        Self { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 }
-    }
-}
-
-/// The outcome of a job.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum JobOutcome {
-    /// It returned.
-    Succeeded,
-    /// It raised, or could not be run: the header has the error.
-    Failed,
-    /// The program ended with another exit code than 0, or by a signal: the text says which, and
-    /// quotes the last lines of its stderr.
-    Exited(String),
-    /// It was cancelled before its end.
-    Cancelled,
-    /// The process that ran it died; the text says how (exit code, signal, last lines of stderr).
-    Lost(String),
-    /// It did not begin, through no fault of its own: the header has the error.
-    NotBegun(Unable),
-}
-
-/// The work that an engine cannot begin.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unable {
-    /// Anything of this runtime: there is no interpreter, no memory for a process, no descriptor.
-    Runtime,
-    /// Jobs of this kind: there is no such program, function or directory.
-    Kind,
-}
-
-/// The stream that output came on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OutputStream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-/// A report of a slot to the engine's shell. A job's output comes before its end.
-#[derive(Debug)]
-pub enum SlotEvent {
-    /// Output of the job that runs.
-    Output {
-        /// The attempt that wrote it.
-        attempt: u64,
-        /// The stream.
-        stream: OutputStream,
-        /// The bytes, as written.
-        bytes: Bytes,
-    },
-    /// Output that belongs to no job: for the engine's log.
-    StrayOutput {
-        /// The stream.
-        stream: OutputStream,
-        /// The bytes, as written.
-        bytes: Bytes,
-    },
-    /// A job has ended.
-    Finished {
-        /// The attempt.
-        attempt: u64,
-        /// Its result.
-        reply: Reply,
-    },
-    /// An interpreter takes jobs.
-    Up,
-    /// The interpreter has ended and its namespace is gone. The end of the job that it ran comes
-    /// after this.
-    Down {
-        /// Exit code or signal, and the last lines of stderr.
-        cause: String,
-    },
-    /// Jobs that had not begun when the interpreter ended: they are given back.
-    Recalled {
-        /// The identifier.
-        attempts: Vec<u64>,
-    },
-    /// The running job asks for something.
-    Asked {
-        /// The attempt.
-        attempt: u64,
-        /// The request.
-        ask: Ask,
-    },
-    /// The running job has published something.
+pub enum Report {
+    /// Something for the core.
+    Event(SlotEvent),
+    /// The running job has published something, and nothing of it waited.
     Published {
         /// The attempt.
         attempt: u64,
@@ -147,24 +32,10 @@ pub enum SlotEvent {
     },
 }
 
-/// A request of a running job to its engine.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Ask {
-    /// To let the holder of this key in as a client of the job's owner.
-    Pass(PassKey),
-    /// That its slot be lent: it waits for tasks of these sessions.
-    Waits(Vec<SessionId>),
-    /// It no longer does.
-    GoesOn,
-}
-
-/// The data that a running job has published: header's codec and buffers.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Published {
-    /// The encoding of the buffers.
-    pub codec: Codec,
-    /// The data.
-    pub buffers: Vec<Bytes>,
+impl From<SlotEvent> for Report {
+    fn from(event: SlotEvent) -> Self {
+        Self::Event(event)
+    }
 }
 
 /// The last thing that a job published and nobody took. Who publishes faster than it is taken
@@ -187,5 +58,5 @@ impl Latest {
     }
 }
 
-/// The channel to which slots send their events: the shell's one queue.
-pub type EventSender = UnboundedSender<(SlotIndex, SlotEvent)>;
+/// The channel to which slots report: the shell's one queue.
+pub type EventSender = UnboundedSender<(SlotIndex, Report)>;

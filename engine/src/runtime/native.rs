@@ -16,8 +16,10 @@ use furlong_wire::limits::PUBLISHED_BYTES_MAX;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{EventSender, Job, JobOutcome, Latest, Published, Reply, SlotEvent, SlotIndex, Unable};
-use crate::core::error;
+use super::{
+    EventSender, Job, JobOutcome, Latest, Published, Reply, Report, SlotEvent, SlotIndex, Unable,
+};
+use crate::job::error;
 
 /// The functions of an engine, by name.
 pub type Functions = BTreeMap<String, NativeFunction>;
@@ -139,6 +141,8 @@ pub struct NativeSlot {
     slot: SlotIndex,
     shared: Arc<Shared>,
     events: EventSender,
+    /// Jobs that go to the thread together: the two threads then seldom meet at the lock.
+    gathered: Vec<Job>,
 }
 
 #[derive(Debug)]
@@ -175,11 +179,28 @@ impl NativeSlot {
         std::thread::Builder::new()
             .name(name)
             .spawn(move || work(slot, &of_thread, &functions, &from_thread))?;
-        Ok(Self { slot, shared, events })
+        Ok(Self { slot, shared, events, gathered: Vec::new() })
     }
 
-    /// Lets the thread run jobs, after those that it has. Many at once: the two threads then seldom
-    /// meet at the lock.
+    /// The slot's number.
+    pub(super) fn index(&self) -> SlotIndex {
+        self.slot
+    }
+
+    /// Takes a job for the next [`NativeSlot::start_gathered`].
+    pub(super) fn gather(&mut self, job: Job) {
+        self.gathered.push(job);
+    }
+
+    /// Lets the thread run what was gathered.
+    pub(super) fn start_gathered(&mut self) {
+        if !self.gathered.is_empty() {
+            let jobs = std::mem::take(&mut self.gathered);
+            self.start(jobs);
+        }
+    }
+
+    /// Lets the thread run jobs, after those that it has.
     pub fn start(&self, jobs: impl IntoIterator<Item = Job>) {
         let mut queue = self.shared.lock();
         let idle = queue.running.is_none() && queue.jobs.is_empty();
@@ -205,7 +226,7 @@ impl NativeSlot {
             let end =
                 SlotEvent::Finished { attempt: job, reply: Reply::cancelled_before_it_began() };
             // Nobody listens any more when the engine ends.
-            let _ = self.events.send((self.slot, end));
+            let _ = self.events.send((self.slot, end.into()));
         } else {
             self.ask(job, CANCELLED);
         }
@@ -320,7 +341,7 @@ pub fn publish<T: Serialize>(value: &T) -> Result<(), FunctionError> {
         // Nobody listens any more when the engine ends.
         let _ = context
             .events
-            .send((context.slot, SlotEvent::Published { attempt: context.attempt.get(), latest }));
+            .send((context.slot, Report::Published { attempt: context.attempt.get(), latest }));
     }
     Ok(())
 }
@@ -358,7 +379,8 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
             Err((outcome, failure)) => (outcome, raised(failure), Vec::new()),
         };
         let reply = Reply { outcome, header, data, run_us };
-        if events.send((slot, SlotEvent::Finished { attempt: job.attempt, reply })).is_err() {
+        let end = SlotEvent::Finished { attempt: job.attempt, reply };
+        if events.send((slot, end.into())).is_err() {
             return;
         }
     }
@@ -405,7 +427,7 @@ mod tests {
     use furlong_wire::ids::SessionId;
     use tokio::sync::mpsc;
 
-    type Events = mpsc::UnboundedReceiver<(SlotIndex, SlotEvent)>;
+    type Events = mpsc::UnboundedReceiver<(SlotIndex, Report)>;
 
     #[expect(clippy::disallowed_methods, reason = "a handful of events")]
     fn slot() -> (NativeSlot, Events) {
@@ -463,7 +485,7 @@ mod tests {
 
     fn next_reply(events: &mut Events) -> Reply {
         match events.blocking_recv() {
-            Some((_, SlotEvent::Finished { reply, .. })) => reply,
+            Some((_, Report::Event(SlotEvent::Finished { reply, .. }))) => reply,
             other => panic!("not finished: {other:?}"),
         }
     }
@@ -545,7 +567,7 @@ mod tests {
         let (slot, mut events) = slot();
         slot.set_engine_id(12);
         slot.start([job(1, "publishes", Codec::Json, b"[[], {}]")]);
-        let Some((0, SlotEvent::Published { attempt: 1, latest })) = events.blocking_recv() else {
+        let Some((0, Report::Published { attempt: 1, latest })) = events.blocking_recv() else {
             panic!()
         };
         assert_eq!(next_reply(&mut events).data, ["12"]);

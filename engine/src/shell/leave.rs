@@ -1,4 +1,4 @@
-//! The shutdown of the process: at once, or when it has finished what it runs.
+//! The shutdown of the process: the last words to the broker, and the end of the interpreters.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use furlong_wire::message::{FromEngine, Goodbye};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{Link, Shell};
-use crate::runtime::{SlotEvent, SlotIndex};
+use crate::job::{SlotEvent, SlotIndex};
+use crate::runtime::Report;
 
 /// A little longer than each of them has.
 const INTERPRETERS_TIMEOUT: Duration = Duration::from_millis(3500);
@@ -60,7 +61,7 @@ impl Shell {
     pub(super) async fn end_interpreters(
         &mut self,
         stop: &mut Stop,
-        events: &mut UnboundedReceiver<(SlotIndex, SlotEvent)>,
+        events: &mut UnboundedReceiver<(SlotIndex, Report)>,
     ) {
         // They kill what has not ended in time; one that is just being started would take longer.
         let ended = tokio::time::timeout(INTERPRETERS_TIMEOUT, self.slots.end());
@@ -78,7 +79,7 @@ impl Shell {
             () = hurry => {}
         }
         while let Ok((slot, event)) = events.try_recv() {
-            if let SlotEvent::StrayOutput { stream, bytes } = event {
+            if let Report::Event(SlotEvent::StrayOutput { stream, bytes }) = event {
                 tracing::warn!(
                     "slot {slot} {stream:?}: {}",
                     String::from_utf8_lossy(&bytes).trim_end()

@@ -30,10 +30,12 @@ use tokio::task::JoinHandle;
 
 use crate::EngineError;
 use crate::core::{BrokerMisbehaved, Core, Output};
+use crate::job::{Job, SlotEvent, SlotIndex};
+use crate::mailbox::Mailbox;
+use crate::runtime::Report;
 use crate::runtime::command::CommandConfig;
 use crate::runtime::native::Functions;
 use crate::runtime::python::{PythonConfig, PythonShared, RESTARTED};
-use crate::runtime::{Job, SlotEvent, SlotIndex};
 use crate::surroundings::Variables;
 use register::Identity;
 use slots::Slots;
@@ -62,6 +64,7 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
 
 struct Shell {
     core: Core,
+    published: Mailbox,
     slots: Slots,
     identity: Identity,
     setup: Settings,
@@ -129,6 +132,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     core.set_drain_timeout(setup.drain_timeout);
     let mut shell = Shell {
         core,
+        published: Mailbox::default(),
         link: Link::Dialling(tokio::spawn(with_version(dialling, slots.python()))),
         slots,
         identity,
@@ -323,24 +327,31 @@ impl Shell {
 
     fn handle_events(
         &mut self,
-        first: Option<(SlotIndex, SlotEvent)>,
-        events: &mut mpsc::UnboundedReceiver<(SlotIndex, SlotEvent)>,
+        first: Option<(SlotIndex, Report)>,
+        events: &mut mpsc::UnboundedReceiver<(SlotIndex, Report)>,
     ) {
         let mut next = first;
         for _ in 0..EVENTS_PER_TURN {
-            let Some((slot, event)) = next else { return };
-            self.core.handle_slot_event(slot, event);
+            let Some((slot, report)) = next else { return };
+            self.handle_report(slot, report);
             next = events.try_recv().ok();
         }
-        if let Some((slot, event)) = next {
-            self.core.handle_slot_event(slot, event);
+        if let Some((slot, report)) = next {
+            self.handle_report(slot, report);
+        }
+    }
+
+    fn handle_report(&mut self, slot: SlotIndex, report: Report) {
+        match report {
+            Report::Event(event) => self.published.give_event(&mut self.core, slot, event),
+            Report::Published { attempt, latest } => self.published.note(attempt, latest),
         }
     }
 
     /// Does what the core wants done, then writes once; again, if jobs have waited for that.
     fn flush(&mut self) {
         if matches!(&self.link, Link::Up(up) if !up.blocked) {
-            self.core.send_published();
+            self.published.give_all(&mut self.core);
         }
         self.carry_out();
         self.write();

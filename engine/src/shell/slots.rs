@@ -9,16 +9,17 @@ use furlong_wire::ids::PassKey;
 use furlong_wire::message::Runtime;
 use rustix::process::Signal;
 
-use crate::core::error;
+use crate::job::error;
+use crate::job::{Job, JobOutcome, Reply, SlotIndex, Unable};
 use crate::runtime::command::{CommandConfig, CommandShared, CommandSlot};
 use crate::runtime::native::{Functions, NativeSlot};
 use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
-use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex, Unable};
+use crate::runtime::{EventSender, Slot};
 use crate::surroundings::Variables;
 
 /// All slots of the process.
 pub(super) struct Slots {
-    places: Vec<Slot>,
+    places: Vec<Place>,
     functions: Arc<Functions>,
     python: Option<Arc<PythonShared>>,
     commands: Arc<CommandShared>,
@@ -26,11 +27,10 @@ pub(super) struct Slots {
     events: EventSender,
 }
 
+/// A slot, or what stands in for one.
 #[derive(Default)]
-struct Slot {
+struct Place {
     native: Option<NativeSlot>,
-    /// Jobs that go to the thread together.
-    batch: Vec<Job>,
     python: Option<PythonSlot>,
     command: Option<CommandSlot>,
     engine_id: Option<u32>,
@@ -51,7 +51,7 @@ impl Slots {
         variables: Variables,
         events: EventSender,
     ) -> Self {
-        let places = (0..count).map(|_| Slot::default()).collect();
+        let places = (0..count).map(|_| Place::default()).collect();
         let python = python.map(|config| Arc::new(PythonShared::new(config)));
         let commands = Arc::new(CommandShared::new(commands));
         Self { places, functions, python, commands, variables, events }
@@ -75,113 +75,78 @@ impl Slots {
         runtime: Runtime,
         job: Job,
     ) -> Result<(), Box<(u64, Reply)>> {
+        let started = self.ensure_runtime(slot, runtime);
+        started.map_err(|text| cannot(job.attempt, &text))?.start(job);
+        Ok(())
+    }
+
+    /// A slot's part of a runtime, made when it is first needed. As an error, why there is none.
+    fn ensure_runtime(
+        &mut self,
+        slot: SlotIndex,
+        runtime: Runtime,
+    ) -> Result<&mut dyn Slot, String> {
         let place = &mut self.places[slot as usize];
-        match (runtime, &self.python) {
-            (Runtime::Native, _) => {
-                let native = match place.native.take() {
-                    Some(native) => native,
-                    None => NativeSlot::new(slot, self.functions.clone(), self.events.clone())
-                        .map_err(|error| {
-                            cannot(job.attempt, &format!("no thread for the slot: {error}"))
-                        })?,
-                };
-                if let Some(id) = place.engine_id {
-                    native.set_engine_id(id);
+        if place.runtime(runtime).is_none() {
+            let variables = self.variables.of_slot(place.host(slot));
+            let events = self.events.clone();
+            match runtime {
+                Runtime::Native => {
+                    let native = NativeSlot::new(slot, self.functions.clone(), events);
+                    let native = native.map_err(|error| format!("no thread for the slot: {error}"));
+                    place.native = Some(native?);
                 }
-                place.native = Some(native);
-                place.batch.push(job);
-                Ok(())
-            }
-            (Runtime::Python, Some(shared)) => {
-                let (shared, events, id) = (shared.clone(), self.events.clone(), place.engine_id);
-                let (variables, host) = (&self.variables, place.host(slot));
-                let python = place.python.get_or_insert_with(|| {
-                    let mut python =
-                        PythonSlot::new(slot, shared, events).with_env(variables.of_slot(host));
-                    if let Some(id) = id {
-                        python.set_engine_id(id);
-                    }
-                    python
-                });
-                python.start(job);
-                Ok(())
-            }
-            (Runtime::Python, None) => {
-                Err(cannot(job.attempt, "no Python interpreter was found; start it with --python"))
-            }
-            (Runtime::Command, _) => {
-                let command = if let Some(command) = place.command.take() {
-                    command
-                } else {
-                    let (env, shared) =
-                        (self.variables.of_slot(place.host(slot)), self.commands.clone());
-                    CommandSlot::new(slot, env, shared, self.events.clone()).map_err(|error| {
-                        cannot(job.attempt, &format!("the slot cannot run commands: {error}"))
-                    })?
-                };
-                if let Some(id) = place.engine_id {
-                    command.set_engine_id(id);
+                Runtime::Python => {
+                    let missing = "no Python interpreter was found; start it with --python";
+                    let shared = self.python.clone().ok_or(missing)?;
+                    let python = PythonSlot::new(slot, shared, events);
+                    place.python = Some(python.with_env(variables));
                 }
-                place.command.insert(command).start(job);
-                Ok(())
+                Runtime::Command => {
+                    let command = CommandSlot::new(slot, variables, self.commands.clone(), events);
+                    let cannot = |error| format!("the slot cannot run commands: {error}");
+                    place.command = Some(command.map_err(cannot)?);
+                }
             }
+            place.identify();
         }
+        Ok(place.runtime(runtime).expect("it was just made if there was none"))
     }
 
     /// Hands over what [`Slots::start`] has gathered.
     pub(super) fn hand_over(&mut self) {
-        for place in self.places.iter_mut().filter(|place| !place.batch.is_empty()) {
-            if let Some(native) = &place.native {
-                native.start(place.batch.drain(..));
-            }
+        for native in self.places.iter_mut().filter_map(|place| place.native.as_mut()) {
+            native.hand_over();
         }
     }
 
     pub(super) fn cancel(&mut self, slot: SlotIndex, runtime: Runtime, job: u64, force: bool) {
-        self.hand_over();
-        let place = &mut self.places[slot as usize];
-        match runtime {
-            Runtime::Native => place.native.iter().for_each(|native| native.cancel(job)),
-            Runtime::Python => place.python.iter_mut().for_each(|python| python.cancel(job, force)),
-            Runtime::Command => place.command.iter().for_each(|command| command.cancel(job, force)),
+        if let Some(slot) = self.runtime(slot, runtime) {
+            slot.cancel(job, force);
         }
     }
 
     /// Takes a job back; false if it has begun.
     pub(super) fn recall(&mut self, slot: SlotIndex, runtime: Runtime, job: u64) -> bool {
-        self.hand_over();
-        let place = &mut self.places[slot as usize];
-        match runtime {
-            Runtime::Native => place.native.as_ref().is_some_and(|native| native.recall(job)),
-            Runtime::Python => place.python.as_mut().is_some_and(|python| python.recall(job)),
-            Runtime::Command => place.command.as_ref().is_some_and(|command| command.recall(job)),
-        }
+        self.runtime(slot, runtime).is_some_and(|slot| slot.recall(job))
     }
 
     /// Sends a signal to a job, if it runs now.
     pub(super) fn signal(&mut self, slot: SlotIndex, runtime: Runtime, job: u64, number: i32) {
-        self.hand_over();
         let Some(signal) = Signal::from_named_raw(number) else {
             tracing::warn!("slot {slot}: there is no signal {number}");
             return;
         };
-        let place = &mut self.places[slot as usize];
-        match runtime {
-            Runtime::Native if signal == Signal::INT => {
-                place.native.iter().for_each(|native| native.interrupt(job))
-            }
-            Runtime::Native => {
-                tracing::warn!(
-                    "slot {slot}: a native function is no process, and gets no signal but SIGINT"
-                );
-            }
-            Runtime::Python => {
-                place.python.iter_mut().for_each(|python| python.signal(job, signal))
-            }
-            Runtime::Command => {
-                place.command.iter().for_each(|command| command.signal(job, number))
-            }
+        if let Some(slot) = self.runtime(slot, runtime) {
+            slot.signal(job, signal);
         }
+    }
+
+    /// A slot's part of a runtime, with all that it was given, if it has one.
+    fn runtime(&mut self, slot: SlotIndex, runtime: Runtime) -> Option<&mut dyn Slot> {
+        let slot = self.places[slot as usize].runtime(runtime)?;
+        slot.hand_over();
+        Some(slot)
     }
 
     /// Ends a slot's interpreter. That it is gone will be reported; false if there was none that
@@ -209,8 +174,7 @@ impl Slots {
         for (at, place) in (0..).zip(&mut self.places) {
             if place.host(at) == slot {
                 place.engine_id = Some(id);
-                place.native.iter().for_each(|native| native.set_engine_id(id));
-                place.python.iter_mut().for_each(|python| python.set_engine_id(id));
+                place.identify();
             }
         }
     }
@@ -219,7 +183,7 @@ impl Slots {
     pub(super) fn add_stand_in(&mut self, host: SlotIndex) {
         let engine_id = self.places.get(host as usize).and_then(|place| place.engine_id);
         let stands_in = Some(StandIn { host, idle_since: None });
-        self.places.push(Slot { engine_id, stands_in, ..Slot::default() });
+        self.places.push(Place { engine_id, stands_in, ..Place::default() });
     }
 
     /// Answers a job that has asked to let a client in.
@@ -243,7 +207,26 @@ impl Slots {
     }
 }
 
-impl Slot {
+impl Place {
+    /// Its part of a runtime, if it has one.
+    fn runtime(&mut self, runtime: Runtime) -> Option<&mut dyn Slot> {
+        match runtime {
+            Runtime::Native => self.native.as_mut().map(|slot| slot as &mut dyn Slot),
+            Runtime::Python => self.python.as_mut().map(|slot| slot as &mut dyn Slot),
+            Runtime::Command => self.command.as_mut().map(|slot| slot as &mut dyn Slot),
+        }
+    }
+
+    /// Tells its runtimes the engine's integer, once that is known.
+    fn identify(&mut self) {
+        let Some(id) = self.engine_id else { return };
+        for runtime in Runtime::ALL {
+            if let Some(slot) = self.runtime(*runtime) {
+                slot.set_engine_id(id);
+            }
+        }
+    }
+
     /// The slot whose surroundings it has.
     fn host(&self, own: SlotIndex) -> SlotIndex {
         self.stands_in.as_ref().map_or(own, |stand_in| stand_in.host)

@@ -16,7 +16,7 @@ const CORES: [&str; 6] = [
 
 /// The names forbidden in a core. `Instant` and `SystemTime` even as types: time is a number that
 /// the shell hands in.
-const FORBIDDEN: [&str; 8] = [
+const FORBIDDEN: [&str; 10] = [
     "tokio",
     "std::time::Instant",
     "Instant::now",
@@ -24,7 +24,20 @@ const FORBIDDEN: [&str; 8] = [
     "std::net",
     "std::fs",
     "std::thread",
+    "Mutex",
+    "RwLock",
     "rand::",
+];
+
+/// Modules above a core, which it must not know, by the core's folder.
+const ABOVE: [(&str, &str); 7] = [
+    ("broker/src/core", "crate::shell"),
+    ("broker/src/core", "crate::peer"),
+    ("engine/src/core", "crate::shell"),
+    ("engine/src/core", "crate::runtime"),
+    ("engine/src/core", "crate::mailbox"),
+    ("client/src/core", "crate::shared"),
+    ("client/src/core", "crate::connection"),
 ];
 
 /// Files that may say `allow(unsafe_code)`: small modules with the reason on top.
@@ -51,9 +64,9 @@ pub fn cores_do_no_io(tree: &Tree) -> Vec<String> {
         let mut named = named_paths(source);
         named.retain(|(line, _)| !source.is_test_line(*line));
         for (line, path) in named {
-            if let Some(forbidden) =
-                FORBIDDEN.into_iter().find(|forbidden| is_named(&path, forbidden))
-            {
+            let above = ABOVE.into_iter().filter(|(core, _)| is_below(&file.path, core));
+            let mut forbidden = FORBIDDEN.into_iter().chain(above.map(|(_, name)| name));
+            if let Some(forbidden) = forbidden.find(|forbidden| is_named(&path, forbidden)) {
                 let what = format!(
                     "a core names `{forbidden}`; make it an argument, or move the line to the shell"
                 );
@@ -85,11 +98,12 @@ pub fn unsafe_code_is_listed(tree: &Tree) -> Vec<String> {
 }
 
 fn is_core(path: &str) -> bool {
-    let in_folder = |core: &str| {
-        path.strip_prefix(core)
-            .is_some_and(|rest| core.ends_with('/') || rest.starts_with('/') || rest == ".rs")
-    };
-    CORES.into_iter().any(in_folder)
+    CORES.into_iter().any(|core| is_below(path, core))
+}
+
+fn is_below(path: &str, core: &str) -> bool {
+    path.strip_prefix(core)
+        .is_some_and(|rest| core.ends_with('/') || rest.starts_with('/') || rest == ".rs")
 }
 
 /// True if the path's parts contain the forbidden ones, one after the other. Addresses are values,
@@ -194,6 +208,20 @@ mod tests {
                 Tree::sample(&[("engine/src/core/slots.rs", &format!("fn a() {{ {name} }}\n"))]);
             assert_eq!(cores_do_no_io(&tree).len(), 1, "{name}");
         }
+    }
+
+    #[test]
+    fn a_core_that_knows_what_is_above_it_is_found() {
+        let text = "use crate::runtime::Latest;\nfn a(b: std::sync::Mutex<u8>) {}\n";
+        let tree = Tree::sample(&[
+            ("engine/src/core/held.rs", text),
+            ("client/src/core/acks.rs", "use crate::runtime::Latest;\n"),
+            ("engine/src/shell.rs", text),
+        ]);
+        let found = cores_do_no_io(&tree);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("engine/src/core/held.rs:1: a core names `crate::runtime`"));
+        assert!(found[1].starts_with("engine/src/core/held.rs:2: a core names `Mutex`"));
     }
 
     #[test]

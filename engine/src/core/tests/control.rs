@@ -3,17 +3,36 @@
 use furlong_wire::message::{AttemptPublished, SignalAttempts, Slots};
 
 use super::*;
-use crate::runtime::{Latest, Published};
+use crate::job::Published;
+use crate::mailbox::Mailbox;
+use crate::runtime::Latest;
 
-impl Process {
-    fn publishes(&mut self, job: u64, latest: &Latest, bytes: usize) {
+/// What the jobs of a process publish, on its way to the core.
+#[derive(Default)]
+struct Publishing {
+    mailbox: Mailbox,
+    latest: Latest,
+}
+
+impl Publishing {
+    fn publish(&mut self, job: u64, bytes: usize) {
         let published = Published { codec: Codec::Raw, buffers: vec![vec![4; bytes].into()] };
-        if latest.put(published) {
-            let event = SlotEvent::Published { attempt: job, latest: latest.clone() };
-            self.core.handle_slot_event(0, event);
+        if self.latest.put(published) {
+            self.mailbox.note(job, self.latest.clone());
         }
     }
 
+    fn give_all(&mut self, process: &mut Process) {
+        self.mailbox.give_all(&mut process.core);
+    }
+
+    fn finish(&mut self, process: &mut Process, job: u64, bytes: usize) {
+        let event = ended(job, JobOutcome::Succeeded, vec![vec![3; bytes].into()]);
+        self.mailbox.give_event(&mut process.core, 0, event);
+    }
+}
+
+impl Process {
     fn held_attempts(&mut self) -> Vec<Attempt> {
         self.core
             .held()
@@ -243,11 +262,11 @@ fn a_cancelled_function_that_does_not_return_keeps_no_process() {
 fn of_what_waits_the_last_word_is_published_and_before_the_end() {
     let mut process = Process::new(1);
     let attempt = process.assign(0, Native);
-    let latest = Latest::default();
-    process.publishes(1, &latest, 3);
-    process.publishes(1, &latest, 4);
+    let mut jobs = Publishing::default();
+    jobs.publish(1, 3);
+    jobs.publish(1, 4);
     process.done();
-    process.core.send_published();
+    jobs.give_all(&mut process);
     let done = process.done();
     let [AttemptPublished { attempt: of, payload: Payload::Inline(inline) }] = done.published()[..]
     else {
@@ -256,17 +275,16 @@ fn of_what_waits_the_last_word_is_published_and_before_the_end() {
     let buffers = unpack_inline(inline).unwrap();
     assert_eq!((*of, &buffers[1][..]), (attempt, &[4; 4][..]));
     assert_eq!(decode_reply(&buffers[0]), Ok(ReplyHeader::Returned { codec: Codec::Raw }));
-    process.core.send_published();
+    jobs.give_all(&mut process);
     assert!(process.done().sent.is_empty());
     process.core.handle_disconnected();
-    process.publishes(1, &latest, 5);
-    process.core.send_published();
+    jobs.publish(1, 5);
     process.connect(CREDIT);
-    process.finish(0, 1, 3);
+    jobs.finish(&mut process, 1, 3);
     assert!(matches!(process.done().sent[..], [FromEngine::Published(_), FromEngine::Finished(_)]));
-    process.publishes(1, &latest, 6);
-    process.core.send_published();
-    assert!(process.done().sent.is_empty() && process.core.published.is_empty());
+    jobs.publish(1, 6);
+    jobs.give_all(&mut process);
+    assert!(process.done().sent.is_empty());
 }
 
 #[test]
@@ -274,15 +292,15 @@ fn large_published_data_take_credit_and_no_result_waits_for_them() {
     let mut process = Process::new(1);
     process.assign(0, Native);
     process.assign(0, Native);
-    let latest = Latest::default();
-    process.publishes(1, &latest, 6_000);
-    process.core.send_published();
+    let mut jobs = Publishing::default();
+    jobs.publish(1, 6_000);
+    jobs.give_all(&mut process);
     let done = process.done();
     assert_eq!((done.published().len(), done.transfers.len()), (1, 1));
-    process.publishes(1, &latest, 6_000);
-    process.core.send_published();
+    jobs.publish(1, 6_000);
+    jobs.give_all(&mut process);
     assert!(process.done().sent.is_empty(), "there is no credit");
-    process.finish(0, 1, 3);
+    jobs.finish(&mut process, 1, 3);
     assert!(
         matches!(process.done().sent[..], [FromEngine::Finished(_)]),
         "it is dropped with its task"
@@ -290,11 +308,11 @@ fn large_published_data_take_credit_and_no_result_waits_for_them() {
     process.finish(0, 2, 6_000);
     assert_eq!(ends(&process.done()), [(2, Some(false))], "it is asked for");
     process.assign(0, Native);
-    let latest = Latest::default();
-    process.publishes(3, &latest, 2 * CREDIT as usize);
-    process.core.send_published();
+    let mut jobs = Publishing::default();
+    jobs.publish(3, 2 * CREDIT as usize);
+    jobs.give_all(&mut process);
     assert!(process.done().sent.is_empty());
     process.tell(grant(2 * CREDIT));
-    process.core.send_published();
+    jobs.give_all(&mut process);
     assert_eq!(process.done().published().len(), 1, "one overdraws it when all else has come back");
 }

@@ -4,7 +4,7 @@ use furlong_wire::ids::PassKey;
 use furlong_wire::message::{Attempts, Grant, Granted, Lent};
 
 use super::*;
-use crate::runtime::Ask;
+use crate::job::Ask;
 
 fn asks(process: &mut Process, job: u64, ask: Ask) {
     process.core.handle_slot_event(0, SlotEvent::Asked { attempt: job, ask });

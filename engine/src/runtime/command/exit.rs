@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 
 use furlong_wire::call::ReplyHeader;
 
-use crate::core::error;
+use crate::job::error;
 use crate::runtime::ending::{exit_code, killed_by};
 use crate::runtime::memory::MemoryAtEnd;
 use crate::runtime::{JobOutcome, Reply, Unable};

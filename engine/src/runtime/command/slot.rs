@@ -15,7 +15,7 @@ use super::launch::{LaunchError, launch};
 use super::pipes::{PIECE_BYTES_MAX, Room};
 use super::running::{Began, Running};
 use crate::runtime::memory::SlotMemory;
-use crate::runtime::{EventSender, Job, Reply, SlotEvent, SlotIndex};
+use crate::runtime::{EventSender, Job, Reply, Report, SlotEvent, SlotIndex};
 
 /// One slot: jobs go in, and run one after another, each as a program of its own.
 ///
@@ -163,9 +163,9 @@ impl SlotContext {
     }
 
     /// Sends an event to the engine's shell.
-    pub(super) fn emit(&self, event: SlotEvent) {
+    pub(super) fn emit(&self, event: impl Into<Report>) {
         // Nobody listens any more when the engine ends.
-        let _ = self.events.send((self.slot, event));
+        let _ = self.events.send((self.slot, event.into()));
     }
 
     /// Takes the requests to the running program's thread since the last time.

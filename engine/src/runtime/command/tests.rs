@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::pipes::{PIECE_BYTES_MAX, UNTAKEN_BYTES_MAX};
 use super::*;
-use crate::runtime::{Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex, Unable};
+use crate::runtime::{Job, JobOutcome, OutputStream, Reply, Report, SlotEvent, SlotIndex, Unable};
 
 mod memory;
 
@@ -29,7 +29,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A slot, and what it has reported.
 struct Fixture {
     slot: CommandSlot,
-    events: UnboundedReceiver<(SlotIndex, SlotEvent)>,
+    events: UnboundedReceiver<(SlotIndex, Report)>,
     attempts: u64,
     output: HashMap<(u64, bool), Vec<u8>>,
     replies: HashMap<u64, Reply>,
@@ -85,6 +85,7 @@ impl Fixture {
             std::thread::yield_now();
         };
         assert_eq!(slot, 7);
+        let Report::Event(event) = event else { panic!("a command publishes nothing") };
         match event {
             SlotEvent::Output { attempt, stream, bytes } => {
                 assert!(
@@ -420,7 +421,9 @@ fn endless_output_waits_in_its_pipe_when_nobody_takes_it() {
     // A whole piece less: a piece counts for more than its bytes.
     while bytes < UNTAKEN_BYTES_MAX - PIECE_BYTES_MAX {
         let (_, event) = it.events.blocking_recv().unwrap();
-        let SlotEvent::Output { bytes: piece, .. } = event else { panic!("{event:?}") };
+        let Report::Event(SlotEvent::Output { bytes: piece, .. }) = event else {
+            panic!("{event:?}")
+        };
         bytes += piece.len();
         untaken.push(piece);
     }
@@ -428,14 +431,17 @@ fn endless_output_waits_in_its_pipe_when_nobody_takes_it() {
     for _ in 0..20_000 {
         std::thread::yield_now();
         let Ok((_, event)) = it.events.try_recv() else { continue };
-        let SlotEvent::Output { bytes: piece, .. } = event else { panic!("{event:?}") };
+        let Report::Event(SlotEvent::Output { bytes: piece, .. }) = event else {
+            panic!("{event:?}")
+        };
         bytes += piece.len();
         untaken.push(piece);
         assert!(bytes <= UNTAKEN_BYTES_MAX + 2 * PIECE_BYTES_MAX, "{bytes} bytes wait");
     }
     drop(untaken);
     let (_, event) = it.events.blocking_recv().unwrap();
-    assert!(matches!(event, SlotEvent::Output { .. }), "it goes on when there is room");
+    let is_output = matches!(event, Report::Event(SlotEvent::Output { .. }));
+    assert!(is_output, "it goes on when there is room");
     it.slot.cancel(attempt, true);
     assert_eq!(it.end(attempt).outcome, JobOutcome::Cancelled);
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use furlong_wire::call::{Call, Codec, PickledCall};
+use furlong_wire::ids::FunctionHash;
 use furlong_wire::limits::{PAYLOAD_BUFFERS_MAX, PAYLOAD_BYTES_MAX};
 
 use super::known::Unknown;
@@ -70,36 +71,15 @@ impl Request {
             Codec::Msgpack => 3,
             Codec::Raw => 4,
         };
-        let (kind, mut buffers) = match Arc::unwrap_or_clone(job.header).call {
-            Call::Execute { source } => (1, vec![Bytes::from(source)]),
-            Call::Named { function } => (2, vec![Bytes::from(function)]),
-            Call::Source { file, hash, function, .. } => {
-                let source = unknown.function.unwrap_or_default();
-                (
-                    3,
-                    vec![
-                        Bytes::copy_from_slice(&hash.0),
-                        Bytes::from(file),
-                        source,
-                        Bytes::from(function),
-                    ],
-                )
-            }
-            Call::Run { file, source } => {
-                (4, vec![Bytes::from(file), Bytes::from(source.into_bytes())])
-            }
-            Call::Push => (5, Vec::new()),
-            Call::Pull { names } => (6, names.into_iter().map(Bytes::from).collect()),
-            Call::Keys => (7, Vec::new()),
-            Call::Clear => (8, Vec::new()),
-            Call::Pickled(PickledCall { hash, .. }) => {
-                let hash = hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0));
-                match unknown.function {
-                    None => (9, vec![hash]),
-                    Some(function) => (10, vec![hash, function, unknown.support]),
-                }
-            }
-            Call::Command(_) => return Err(CannotAsk::Command),
+        let (kind, mut buffers) = match Arc::try_unwrap(job.header) {
+            Ok(header) => frames(header.call, unknown)?,
+            // A short header is kept for the next call, so most are shared: of the common calls
+            // only what is sent is copied.
+            Err(shared) => match &shared.call {
+                Call::Named { function } => (2, vec![Bytes::copy_from_slice(function.as_bytes())]),
+                Call::Pickled(PickledCall { hash, .. }) => pickled(hash.as_ref(), unknown),
+                other => frames(other.clone(), unknown)?,
+            },
         };
         buffers.extend(job.data);
         let body_bytes = 8 * buffers.len() + buffers.iter().map(Bytes::len).sum::<usize>();
@@ -177,6 +157,43 @@ impl Request {
         for buffer in &self.buffers {
             out.put_u64_le(buffer.len() as u64);
         }
+    }
+}
+
+/// The kind of a call's request, and its buffers before the data.
+fn frames(call: Call, unknown: Unknown) -> Result<(u8, Vec<Bytes>), CannotAsk> {
+    Ok(match call {
+        Call::Execute { source } => (1, vec![Bytes::from(source)]),
+        Call::Named { function } => (2, vec![Bytes::from(function)]),
+        Call::Source { file, hash, function, .. } => {
+            let source = unknown.function.unwrap_or_default();
+            (
+                3,
+                vec![
+                    Bytes::copy_from_slice(&hash.0),
+                    Bytes::from(file),
+                    source,
+                    Bytes::from(function),
+                ],
+            )
+        }
+        Call::Run { file, source } => {
+            (4, vec![Bytes::from(file), Bytes::from(source.into_bytes())])
+        }
+        Call::Push => (5, Vec::new()),
+        Call::Pull { names } => (6, names.into_iter().map(Bytes::from).collect()),
+        Call::Keys => (7, Vec::new()),
+        Call::Clear => (8, Vec::new()),
+        Call::Pickled(PickledCall { hash, .. }) => pickled(hash.as_ref(), unknown),
+        Call::Command(_) => return Err(CannotAsk::Command),
+    })
+}
+
+fn pickled(hash: Option<&FunctionHash>, unknown: Unknown) -> (u8, Vec<Bytes>) {
+    let hash = hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0));
+    match unknown.function {
+        None => (9, vec![hash]),
+        Some(function) => (10, vec![hash, function, unknown.support]),
     }
 }
 

@@ -23,7 +23,7 @@ use super::protocol::{
 use super::replies::reply;
 use super::slot::{Command, SlotContext};
 use super::{PythonShared, ResolvedInterpreter};
-use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent, Unable};
+use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, Report, SlotEvent, Unable};
 
 /// The reason why a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -475,7 +475,7 @@ impl<'a> Session<'a> {
             self.latest = (attempt, Latest::default());
         }
         if self.latest.1.put(published) {
-            self.context.emit(SlotEvent::Published { attempt, latest: self.latest.1.clone() });
+            self.context.emit(Report::Published { attempt, latest: self.latest.1.clone() });
         }
     }
 

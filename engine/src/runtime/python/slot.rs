@@ -15,7 +15,7 @@ use super::process::{Interpreter, ProcessGroup};
 use super::session::{Session, SessionEnd};
 use super::{PythonError, PythonShared, Variables};
 use crate::runtime::{
-    EventSender, Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex, Unable,
+    EventSender, Job, JobOutcome, OutputStream, Reply, Report, SlotEvent, SlotIndex, Unable,
 };
 
 /// One slot: jobs go in, and run one after another in a Python interpreter of its own.
@@ -218,9 +218,9 @@ impl SlotContext {
     }
 
     /// Sends an event to the engine's shell.
-    pub(super) fn emit(&self, event: SlotEvent) {
+    pub(super) fn emit(&self, event: impl Into<Report>) {
         // Nobody listens any more when the engine ends.
-        let _ = self.events.send((self.slot, event));
+        let _ = self.events.send((self.slot, event.into()));
     }
 
     /// Sends output, as an attempt's or as nobody's.

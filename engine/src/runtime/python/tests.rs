@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::runtime::{
-    Ask, Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, Unable,
+    Ask, Job, JobOutcome, OutputStream, Published, Reply, Report, SlotEvent, SlotIndex, Unable,
 };
 
 mod begin;
@@ -38,7 +38,7 @@ fn config() -> PythonConfig {
 /// A slot, and what it has reported.
 struct Fixture {
     slot: PythonSlot,
-    events: UnboundedReceiver<(SlotIndex, SlotEvent)>,
+    events: UnboundedReceiver<(SlotIndex, Report)>,
     attempts: u64,
     output: HashMap<(u64, bool), Vec<u8>>,
     stray: String,
@@ -101,9 +101,17 @@ impl Fixture {
     }
 
     async fn event(&mut self) {
-        let (slot, event) =
+        let (slot, report) =
             timeout(DEADLINE, self.events.recv()).await.expect("an event in time").unwrap();
         assert_eq!(slot, 7);
+        let event = match report {
+            Report::Event(event) => event,
+            Report::Published { attempt, latest } => {
+                assert!(!self.replies.contains_key(&attempt), "{attempt} published after its end");
+                let published = latest.take_if(|_| true);
+                return self.published.extend(published.map(|published| (attempt, published)));
+            }
+        };
         match event {
             SlotEvent::Output { attempt, stream, bytes } => {
                 assert!(
@@ -126,11 +134,6 @@ impl Fixture {
             SlotEvent::Down { cause } => self.downs.push(cause),
             SlotEvent::Recalled { attempts } => self.recalled.extend(attempts),
             SlotEvent::Asked { attempt, ask } => self.asked.push((attempt, ask)),
-            SlotEvent::Published { attempt, latest } => {
-                assert!(!self.replies.contains_key(&attempt), "{attempt} published after its end");
-                self.published
-                    .extend(latest.take_if(|_| true).map(|published| (attempt, published)));
-            }
         }
     }
 
