@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use furlong_engine::core::error;
+use furlong_engine::job::error;
 use furlong_engine::runtime::{
     Ask, Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent, Unable,
 };

@@ -176,6 +176,7 @@ impl Core {
 
     fn find(&self, attempt: Attempt) -> Option<(u64, SlotIndex, Runtime)> {
         let job = *self.by_attempt.get(&attempt)?;
-        self.work.get(&job).map(|work| (job, work.slot, work.runtime))
+        let work = self.work.get(&job).expect("a job has a name while it is work");
+        Some((job, work.slot, work.runtime))
     }
 }

@@ -89,6 +89,8 @@ impl Sent {
     /// Counts a result no longer: it goes, or changes.
     fn take(&mut self, ended: &EndedWork) {
         if ended.stage != Stage::Unsent {
+            let is_counted = self.results > 0 && self.bytes >= ended.bytes();
+            assert!(is_counted, "a result that was sent is counted until it goes");
             (self.results, self.bytes) = (self.results - 1, self.bytes - ended.bytes());
         }
     }
@@ -183,6 +185,7 @@ impl Results {
             }
             self.drop_result(attempt);
         }
+        assert!(self.sent.is_within_bounds(), "without results that were sent there is room");
     }
 
     /// The attempts of such results, oldest first.
@@ -218,6 +221,7 @@ impl Core {
             let EndedWork { session, n, slot, .. } = *self.results.ended.get(&attempt)?;
             Some(HeldWork { attempt, session, n, slot: self.named(slot), finished: true })
         }));
+        assert!(work.len() <= HELD_RESULTS_MAX, "a registration is longer than its message");
         Held { work, received: self.results.received, dropped: self.results.dropped }
     }
 
@@ -284,12 +288,13 @@ impl Core {
     }
 
     fn transfer_result(&mut self, attempt: Attempt) {
-        let sealed =
-            self.results.ended.get(&attempt).and_then(|ended| ended.payload.as_deref().cloned());
-        let Some(sealed) = sealed else { return };
+        let ended = self.results.ended.get(&attempt).expect("both callers have just seen it");
+        // A broker may ask for what travels in its message and was not sent yet: it comes when the
+        // broker says that it wants what is held here.
+        let Some(sealed) = ended.payload.as_deref().cloned() else { return };
         let (transfer, payload) = self.announce(&sealed);
         let Results { ended, sent, .. } = &mut self.results;
-        let Some(ended) = ended.get_mut(&attempt) else { return };
+        let ended = ended.get_mut(&attempt).expect("nothing was removed meanwhile");
         sent.take(ended);
         ended.stage = Stage::Sent;
         sent.add(ended);
@@ -310,10 +315,10 @@ impl Core {
             self.results.note_received(adopted);
             if let Some(job) = self.by_attempt.remove(&held) {
                 self.by_attempt.insert(adopted, job);
-                if let Some(work) = self.work.get_mut(&job) {
-                    work.attempt = adopted;
-                    work.reported = false;
-                }
+                let work = self.work.get_mut(&job).expect("a job has a name while it is work");
+                work.attempt = adopted;
+                // What was said of it, was said under its old name.
+                work.reported = false;
             } else if let Some(mut ended) = self.results.remove(held) {
                 ended.finished.attempt = adopted;
                 self.results.insert(ended);

@@ -31,7 +31,9 @@ pub(super) struct Lending {
 impl Core {
     /// Slots that are registered.
     pub(super) fn registered_slots(&self) -> usize {
-        self.slots.len() - self.lending.hosts.len()
+        let (places, stand_ins) = (self.slots.len(), self.lending.hosts.len());
+        assert!(stand_ins <= places, "who stands in, stands in for a slot");
+        places - stand_ins
     }
 
     /// A place as the broker names it: a registered slot, or any stand-in of one.
@@ -77,6 +79,7 @@ impl Core {
         let place = self.slots.len() as SlotIndex;
         self.slots.push(Slot::default());
         self.lending.hosts.push(host as SlotIndex);
+        assert!(!self.is_registered(place), "the broker never hears of this place by itself");
         self.outputs.push_back(Output::StandIn(place, host as SlotIndex));
         Ok(place)
     }

@@ -408,7 +408,8 @@ impl Core {
     fn unreported(&self, slot: &Slot) -> Option<u64> {
         let job = slot.running.front()?;
         let begins = |work: &&Work| work.runtime != Runtime::Python || slot.has_interpreter;
-        self.work.get(job).filter(|work| !work.reported).filter(begins).map(|_| *job)
+        let work = self.work.get(job).expect("what runs is work until its end");
+        Some(*job).filter(|_| !work.reported && begins(&work))
     }
 
     fn assign(&mut self, assign: Assign) -> Result<(), BrokerMisbehaved> {
@@ -596,13 +597,13 @@ impl Core {
     fn advance(&mut self, slot: SlotIndex) {
         let place = &mut self.slots[slot as usize];
         while let Some(first) = place.waiting.front() {
-            let Some(work) = self.work.get_mut(first) else {
-                place.waiting.pop_front();
-                continue;
-            };
+            let work = self.work.get_mut(first).expect("a job leaves its line when it is forgotten");
+            assert_eq!(work.slot, slot, "a line has its own slot's jobs");
+            // Two runtimes of a slot never run at once: a task may count on what the one before left.
             if !place.running.is_empty() && place.runtime != Some(work.runtime) {
                 return;
             }
+            // Nothing overtakes a job whose arguments are still on their way.
             let Some(job) = work.ready.take() else { return };
             place.waiting.pop_front();
             place.runtime = Some(work.runtime);

@@ -10,7 +10,8 @@ use furlong_wire::payload::{Packed, SealedPayload};
 
 use super::held::ended;
 use super::output::Kept;
-use super::{Core, Output, Work, error};
+use super::{Core, Output, Work};
+use crate::job::error;
 use crate::job::{JobOutcome, OutputStream, Published, Reply, SlotIndex, Unable};
 
 /// Returns what the broker, which sees no results, may know of a failure: why a command could not

@@ -25,6 +25,8 @@ struct Session {
     secret: PayloadSecret,
     requests: PayloadKey,
     results: PayloadSealer,
+    /// The first counter of that sealer.
+    first_counter: u64,
     definitions: BTreeMap<u32, Option<Bytes>>,
     lane: Lane,
 }
@@ -81,6 +83,7 @@ impl Sessions {
         let session = Session {
             requests: secret.request_key(&id),
             results: secret.result_key(&id, &self.instance).into_sealer_from(self.counter_floor),
+            first_counter: self.counter_floor,
             secret: secret.clone(),
             definitions: BTreeMap::new(),
             lane: Lane::default(),
@@ -129,7 +132,9 @@ impl Sessions {
     /// The session is over.
     pub fn forget(&mut self, id: SessionId) {
         if let Some(session) = self.known.remove(&id) {
-            self.counter_floor = self.counter_floor.max(session.results.counter());
+            let used = session.results.counter();
+            assert!(used >= session.first_counter, "a sealer counts upwards: nonces never repeat");
+            self.counter_floor = self.counter_floor.max(used);
         }
     }
 

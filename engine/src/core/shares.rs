@@ -58,11 +58,10 @@ impl Core {
 
     /// A shared payload is whole: what waited for it goes on.
     pub(super) fn take_shared(&mut self, number: u64, request: &Result<Request, String>) {
-        let Some(shared) = self.shares.get_mut(&number) else { return };
-        let State::Coming(waiting, wanted) =
-            std::mem::replace(&mut shared.state, State::Here(request.clone()))
-        else {
-            return;
+        let shared = self.shares.get_mut(&number).expect("a share stays until it is whole");
+        let here = State::Here(request.clone());
+        let State::Coming(waiting, wanted) = std::mem::replace(&mut shared.state, here) else {
+            unreachable!("a number is one payload's, which comes once");
         };
         if !wanted {
             self.shares.remove(&number);
