@@ -3,14 +3,11 @@
 use std::time::Duration;
 
 use furlong_wire::ids::TaskId;
-use furlong_wire::limits::NAME_BYTES_MAX;
+use furlong_wire::limits::{DEPENDENCIES_MAX, NAME_BYTES_MAX};
 use furlong_wire::message::{Dependency, TaskOptions, TaskRecord};
 
 use crate::outcome::{TaskFailure, TaskReport, TaskResult};
 
-/// Tasks that one task may wait for: a submit with this many still fits one message, whatever else
-/// it says.
-pub(crate) const DEPENDENCIES_MAX: usize = 2048;
 /// Labels that a task may require.
 const REQUIRED_LABELS_MAX: usize = 64;
 /// A limit beyond this counts as this: a hundred years.

@@ -93,6 +93,11 @@ fn links_lead_somewhere() {
 }
 
 #[test]
+fn named_files_are_there() {
+    holds(links::named_files_are_there);
+}
+
+#[test]
 fn no_word_is_private() {
     holds(words::no_word_is_private);
 }

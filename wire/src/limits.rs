@@ -114,6 +114,9 @@ pub const PUBLISHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Ends of a session's tasks that are remembered for dependencies after their result was
 /// acknowledged.
 pub const ENDS_REMEMBERED_MAX: usize = 65_536;
+/// Tasks that a client has one task wait for: a submit with this many still fits one message,
+/// whatever else it says. The broker takes as many as a Submit may have targets.
+pub const DEPENDENCIES_MAX: usize = 2048;
 /// Keys that one running attempt may have let in, and sessions that it may have open by them.
 pub const GRANTS_PER_ATTEMPT_MAX: usize = 64;
 /// The maximum nesting depth of tasks that wait for tasks. A slot has at most so many additional

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use furlong_client::{CallSpec, Client, CommandSpec, Depends, TaskId, TaskOptions};
+use furlong_wire::limits::DEPENDENCIES_MAX;
 
 use crate::select::Selector;
 use crate::selected;
@@ -69,9 +70,6 @@ pub struct OptionArgs {
     #[arg(long, value_name = "TASKS", help_heading = "Dependencies")]
     follow: Option<Selector>,
 }
-
-/// Tasks that one submit may wait for.
-const DEPENDENCIES_MAX: usize = 2048;
 
 impl OptionArgs {
     /// The options of each task; selectors are looked up.

@@ -20,6 +20,37 @@ pub fn links_lead_somewhere(tree: &Tree) -> Vec<String> {
     found
 }
 
+/// Every source file of the repository that a document or a picture names by its path is there.
+pub fn named_files_are_there(tree: &Tree) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in tree.with_extension(&["md", "svg"]) {
+        let quotes: &[char] = if file.extension() == "md" { &['`'] } else { &['<', '>'] };
+        for (index, line) in file.text.lines().enumerate() {
+            let mut names = line.split(quotes).filter(|text| is_source_path(tree, text));
+            if let Some(name) = names.find(|name| !is_there(tree, name)) {
+                found.push(file.at(
+                    index + 1,
+                    format_args!("there is no `{name}`; name the file that is there"),
+                ));
+            }
+        }
+    }
+    found
+}
+
+/// Returns true for a path with a folder: of a Rust file, or of a Python file of the repository.
+fn is_source_path(tree: &Tree, text: &str) -> bool {
+    let Some((top, _)) = text.split_once('/') else { return false };
+    let is_ours = || tree.paths.iter().any(|path| path.split('/').next() == Some(top));
+    let is_path = text.chars().all(|char| char.is_ascii_alphanumeric() || "/._-".contains(char));
+    is_path && !top.is_empty() && (text.ends_with(".rs") || text.ends_with(".py") && is_ours())
+}
+
+fn is_there(tree: &Tree, name: &str) -> bool {
+    let end = format!("/{name}");
+    tree.paths.iter().any(|path| path == name || path.ends_with(&end))
+}
+
 /// The linked path from the top folder, without anchor and title.
 fn resolved(file: &File, link: &str) -> String {
     let path = link.split(['#', ' ']).next().unwrap_or_default();
@@ -64,5 +95,18 @@ mod tests {
         ]));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with("docs/guide.md:1: the link `gone.md`"));
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_found() {
+        let text =
+            "`core/a.rs`, `core/b.rs`, `x.rs`, `my/own.py` and `a/src/gone.py` of `a/src/*.rs`\n";
+        let found = named_files_are_there(&Tree::sample(&[
+            ("a/src/core/a.rs", ""),
+            ("docs/guide.md", text),
+            ("docs/a.svg", "<text>src/core/c.rs</text>\n"),
+        ]));
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("docs/guide.md:1: there is no `core/b.rs`"));
     }
 }
