@@ -14,6 +14,7 @@ use furlong_wire::payload::InlineBytes;
 use super::dependencies::{Waits, unmet};
 use super::finish::Ended;
 use super::payloads::{BytesOf, Stored};
+use super::placement::PlacementId;
 use super::sessions::{Admission, ClientWaiting, Definition, SessionKey};
 use super::tasks::{Place, State, Submitted, Task, TaskKey, submitted};
 use super::work::count;
@@ -29,12 +30,10 @@ impl Core {
         key: SessionKey,
         mut submit: Submit,
     ) -> Result<(), PeerMisbehaved> {
-        let targets: &[EngineId] = match &submit.targets {
-            Targets::Shared => &[],
-            Targets::Engines(engines) => engines,
+        let (shared, tasks_count) = match &submit.targets {
+            Targets::Shared => (true, 1),
+            Targets::Engines(engines) => (false, engines.len()),
         };
-        let shared = submit.targets == Targets::Shared;
-        let tasks_count = if shared { 1 } else { targets.len() };
         let options = submit.options.as_deref();
         if tasks_count > SUBMIT_TARGETS_MAX
             || options.is_some_and(|options| !within_limits(options))
@@ -54,7 +53,7 @@ impl Core {
         )? {
             Admission::New => {}
             Admission::Refused if self.kept.get(key, submit.n).is_none() => {
-                self.forget_refusal(key, submit.n)
+                self.forget_refusal(key, submit.n);
             }
             Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
             Admission::Known | Admission::Refused => {
@@ -73,27 +72,8 @@ impl Core {
         let placement = self.enter_placement(key, &submit, tasks_count as u64);
         // The targets share the options: they may be long, and the targets many.
         let options = submit.options.take().map(|options| Arc::new(*options));
-        let is_durable =
-            self.journal.is_there() && options.as_ref().is_some_and(|options| options.durable);
-        let mut enter = |n, target| {
-            let (runtime, class, define, options) =
-                (submit.runtime, submit.class, submit.define, options.as_ref());
-            let placement = placement.unwrap_or_else(|plain| plain);
-            let durable = is_durable.then(|| self.journal.begin());
-            let part = Submitted { target, placement, runtime, class, define, options, durable };
-            let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
-            let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
-            session.tasks.insert(n, task);
-            session.keeps += u64::from(options.is_some_and(|options| options.keep));
-            self.quotas.begin_task(session.counted_by);
-            task
-        };
-        let first = enter(submit.n, targets.first().copied());
-        let others = (submit.n + 1..)
-            .zip(targets.iter().skip(1))
-            .map(|(n, id)| enter(n, Some(*id)))
-            .collect();
-        let tasks = AtLeastOne { first, others };
+        let of_all = (placement.unwrap_or_else(|plain| plain), options.as_ref());
+        let tasks = self.enter_tasks(now, key, &submit, of_all, &stored);
         let has_room = options
             .as_ref()
             .is_none_or(|options| self.charge_options(tasks.iter().copied(), options));
@@ -115,6 +95,37 @@ impl Core {
             self.refuse_circles(now, key, &placed);
         }
         Ok(())
+    }
+
+    /// Gives the tasks of a submit their places in the table, one for each target. Whatever comes of
+    /// them, each of them ends.
+    fn enter_tasks(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        submit: &Submit,
+        (placement, options): (PlacementId, Option<&Arc<TaskOptions>>),
+        stored: &Stored,
+    ) -> AtLeastOne<TaskKey> {
+        let targets: &[EngineId] = match &submit.targets {
+            Targets::Shared => &[],
+            Targets::Engines(engines) => engines,
+        };
+        let is_durable = self.journal.is_there() && options.is_some_and(|options| options.durable);
+        let mut enter = |n, target| {
+            let Submit { runtime, class, define, .. } = *submit;
+            let durable = is_durable.then(|| self.journal.begin());
+            let part = Submitted { target, placement, runtime, class, define, options, durable };
+            let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
+            let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
+            session.tasks.insert(n, task);
+            session.keeps += u64::from(options.is_some_and(|options| options.keep));
+            self.quotas.begin_task(session.counted_by);
+            task
+        };
+        let first = enter(submit.n, targets.first().copied());
+        let others = (submit.n + 1..).zip(targets.iter().skip(1));
+        AtLeastOne { first, others: others.map(|(n, id)| enter(n, Some(*id))).collect() }
     }
 
     /// Takes the arguments of a task that is here without them: the connection was cut when they
@@ -148,7 +159,7 @@ impl Core {
         key: SessionKey,
         submit: &Submit,
         tasks: u64,
-    ) -> Result<super::placement::PlacementId, super::placement::PlacementId> {
+    ) -> Result<PlacementId, PlacementId> {
         let session = self.sessions.get(key);
         let (scopes, depth) =
             session.map_or((&[][..], 0), |session| (&session.claims.scopes[..], session.depth));

@@ -14,10 +14,10 @@ const LINE_COLUMNS_MAX: usize = 100;
 const LONG_FILES: &[(&str, usize)] = &[
     ("broker/src/core/from_engine.rs", 670),
     ("broker/src/core/invariants.rs", 607),
-    ("broker/src/core/journal/mod.rs", 614),
     ("broker/src/core/orphans.rs", 611),
     ("broker/src/core/payloads.rs", 645),
     ("broker/src/core/sessions.rs", 634),
+    ("broker/src/core/journal/mod.rs", 614),
     ("broker/src/core/tests/peers.rs", 988),
     ("client/src/call.rs", 602),
     ("client/src/core/mod.rs", 652),
@@ -27,9 +27,7 @@ const LONG_FILES: &[(&str, usize)] = &[
 
 /// Functions that are longer: their names, and how long they may be.
 const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[
-    ("broker/src/core/control.rs", "shutdown", 73),
-    ("broker/src/core/submit.rs", "submit", 93),
-    ("broker/src/core/tests/work.rs", "message_of_client", 90),
+    ("broker/src/core/submit.rs", "submit", 76),
     ("broker/src/shell/mod.rs", "serve", 75),
     ("broker/src/shell/mod.rs", "flush", 71),
     ("broker/src/shell/way_in.rs", "shake_hands", 73),

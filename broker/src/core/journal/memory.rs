@@ -27,7 +27,7 @@ impl MemoryJournal {
                 }
             }
             Entry::Definition(session, number, source) => {
-                _ = self.definitions.insert((session, number), source)
+                _ = self.definitions.insert((session, number), source);
             }
             Entry::Task(row) => _ = self.tasks.insert(row.id, *row),
             Entry::Begun(id) => {

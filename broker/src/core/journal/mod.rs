@@ -182,7 +182,7 @@ impl Core {
                 }
                 Act::Deliver(session, n) => self.deliver_noted(now, session, n, written.is_ok()),
                 Act::Release(connection, release) => {
-                    self.journal.releases.push_back((connection, release))
+                    self.journal.releases.push_back((connection, release));
                 }
                 Act::Answer(connection, reply) => {
                     self.journal.replies_waiting -= 1;

@@ -173,7 +173,7 @@ fn revocations_on_their_way_are_bounded() {
     let mut farm = Farm::default();
     let admin = farm.client_as(Role::Admin);
     (0..50).for_each(|request| {
-        farm.say(admin, FromClient::Revoke(Revoke { request, tokens: vec![] })).unwrap()
+        farm.say(admin, FromClient::Revoke(Revoke { request, tokens: vec![] })).unwrap();
     });
     let refused =
         |message: &&ToClient| matches!(message, ToClient::Reply(it) if it.body != ReplyBody::Done);

@@ -893,7 +893,7 @@ impl EngineProcess {
             ToEngine::Cancel(cancel) => self.cancelled.extend(cancel.attempts.iter()),
             ToEngine::Recall(recall) => self.recalls.extend(recall.attempts.iter()),
             ToEngine::Secret(secret) => {
-                _ = self.lanes.insert(secret.session, (secret.payload_credit_bytes, 0))
+                _ = self.lanes.insert(secret.session, (secret.payload_credit_bytes, 0));
             }
             ToEngine::Credit(credit) => {
                 let lane = self.lanes.get_mut(&credit.session);

@@ -251,7 +251,9 @@ enum Said {
 /// One message of each kind that names one thing, or a few.
 fn messages(world: &mut World, kind: usize) -> Option<(&'static str, Said)> {
     let pair = world.pair();
-    message_of_client(world, &pair, kind).or_else(|| message_of_engine(world, &pair, kind))
+    message_of_client(world, &pair, kind)
+        .or_else(|| request_of_client(world, &pair, kind))
+        .or_else(|| message_of_engine(world, &pair, kind))
 }
 
 fn payload() -> Payload {
@@ -263,56 +265,27 @@ fn chunked() -> Payload {
 }
 
 fn message_of_client(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'static str, Said)> {
-    let Pair { client, id, session, .. } = *pair;
-    let own = world.range(client, 1, 9);
-    let of_big = world.range(world.big, 5, 7);
-    let request = 1;
+    let Pair { client, session, .. } = *pair;
     let by_client = |message| Said::Client(client, message);
     let big = TaskId { session: world.sessions[&world.big], n: 5 };
-    let query =
-        |it: TaskQuery| FromClient::Query(Request { request, query: Query::Tasks(Box::new(it)) });
     let n = world.submitted[&client] + 1;
     let said = match kind {
         0 => ("Submit", by_client(FromClient::Submit(Submit { n, ..shared() }))),
-        1 => (
-            "Submit after",
-            by_client(FromClient::Submit(Submit { n, ..with(shared(), after(&[big])) })),
-        ),
+        1 => {
+            let submit = Submit { n, ..with(shared(), after(&[big])) };
+            ("Submit after", by_client(FromClient::Submit(submit)))
+        }
         2 => ("Define", by_client(FromClient::Define(Define { number: 1, payload: payload() }))),
         3 => {
-            world
-                .say(client, FromClient::Define(Define { number: 1, payload: payload() }))
-                .unwrap();
+            let define = Define { number: 1, payload: payload() };
+            world.say(client, FromClient::Define(define)).unwrap();
             ("Undefine", by_client(FromClient::Undefine(Undefine { number: 1 })))
         }
         4 => {
-            ("Cancel", by_client(FromClient::Cancel(Cancel { ranges: vec![(1, 2)], force: true })))
-        }
-        5 => (
-            "CancelTasks",
-            by_client(FromClient::CancelTasks(CancelTasks { request, tasks: of_big, force: true })),
-        ),
-        6 => ("TakeBack", by_client(FromClient::TakeBack(TakeBack { request, tasks: of_big }))),
-        7 => ("Purge", by_client(FromClient::Purge(Purge { request, tasks: of_big }))),
-        8 => (
-            "Signal",
-            by_client(FromClient::Signal(Signal { request, engines: vec![id], signal: 2 })),
-        ),
-        9 => ("Restart", by_client(FromClient::Restart(Restart { request, engines: vec![id] }))),
-        10 => {
-            let asks =
-                TaskQuery { session: Some(session.prefix()), limit: 9, ..TaskQuery::default() };
-            ("Query of a session", by_client(query(asks)))
+            let cancel = Cancel { ranges: vec![(1, 2)], force: true };
+            ("Cancel", by_client(FromClient::Cancel(cancel)))
         }
         11 => ("Subscribe", by_client(FromClient::Subscribe(Subscribe { engines: true }))),
-        12 => {
-            let fetch = Fetch { request, session: big.session, n: big.n, wait: true, output: true };
-            ("Fetch", by_client(FromClient::Fetch(fetch)))
-        }
-        13 => {
-            let fetch = Fetch { request, session, n: 2, wait: false, output: false };
-            ("Fetch of a record", by_client(FromClient::Fetch(fetch)))
-        }
         14 => ("Ack", by_client(FromClient::Ack(Ack { ranges: vec![(1, 2)].into() }))),
         15 => ("Goodbye", by_client(FromClient::Goodbye(Goodbye { reason: String::new() }))),
         16 => {
@@ -321,33 +294,65 @@ fn message_of_client(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'s
             let connection = world.connect(Role::Client, id);
             ("Open", Said::Client(connection, open(2)))
         }
+        19 => ("Credit", by_client(FromClient::Credit(Credit { payload_bytes_total: 1 }))),
+        20 => {
+            let submit = Submit { n, payload: chunked(), ..shared() };
+            world.say(client, FromClient::Submit(submit)).unwrap();
+            ("Chunk", by_client(FromClient::Chunk(Chunk { transfer: 9 })))
+        }
+        _ => return None,
+    };
+    Some(said)
+}
+
+fn request_of_client(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'static str, Said)> {
+    let Pair { client, id, session, .. } = *pair;
+    let own = world.range(client, 1, 9);
+    let of_big = world.range(world.big, 5, 7);
+    let request = 1;
+    let by_client = |message| Said::Client(client, message);
+    let big = TaskId { session: world.sessions[&world.big], n: 5 };
+    let said = match kind {
+        5 => {
+            let cancel = CancelTasks { request, tasks: of_big, force: true };
+            ("CancelTasks", by_client(FromClient::CancelTasks(cancel)))
+        }
+        6 => ("TakeBack", by_client(FromClient::TakeBack(TakeBack { request, tasks: of_big }))),
+        7 => ("Purge", by_client(FromClient::Purge(Purge { request, tasks: of_big }))),
+        8 => {
+            let signal = Signal { request, engines: vec![id], signal: 2 };
+            ("Signal", by_client(FromClient::Signal(signal)))
+        }
+        9 => ("Restart", by_client(FromClient::Restart(Restart { request, engines: vec![id] }))),
+        10 => {
+            let asks =
+                TaskQuery { session: Some(session.prefix()), limit: 9, ..TaskQuery::default() };
+            let query = Query::Tasks(Box::new(asks));
+            ("Query of a session", by_client(FromClient::Query(Request { request, query })))
+        }
+        12 => {
+            let fetch = Fetch { request, session: big.session, n: big.n, wait: true, output: true };
+            ("Fetch", by_client(FromClient::Fetch(fetch)))
+        }
+        13 => {
+            let fetch = Fetch { request, session, n: 2, wait: false, output: false };
+            ("Fetch of a record", by_client(FromClient::Fetch(fetch)))
+        }
         17 => {
+            let engines = Some(vec![id]);
+            let shutdown = Shutdown { request, engines, finish: true, broker: false };
             let admin = world.client(Role::Admin);
-            let shutdown =
-                Shutdown { request, engines: Some(vec![id]), finish: true, broker: false };
             ("Shutdown", Said::Client(admin, FromClient::Shutdown(shutdown)))
         }
         18 => {
+            let revoke = Revoke { request, tokens: vec![TokenId([9; 16])] };
             let admin = world.client(Role::Admin);
-            (
-                "Revoke",
-                Said::Client(
-                    admin,
-                    FromClient::Revoke(Revoke { request, tokens: vec![TokenId([9; 16])] }),
-                ),
-            )
+            ("Revoke", Said::Client(admin, FromClient::Revoke(revoke)))
         }
-        19 => ("Credit", by_client(FromClient::Credit(Credit { payload_bytes_total: 1 }))),
-        20 => {
-            world
-                .say(client, FromClient::Submit(Submit { n, payload: chunked(), ..shared() }))
-                .unwrap();
-            ("Chunk", by_client(FromClient::Chunk(Chunk { transfer: 9 })))
+        35 => {
+            let cancel = CancelTasks { request, tasks: own, force: false };
+            ("Own tasks cancelled", by_client(FromClient::CancelTasks(cancel)))
         }
-        35 => (
-            "Own tasks cancelled",
-            by_client(FromClient::CancelTasks(CancelTasks { request, tasks: own, force: false })),
-        ),
         _ => return None,
     };
     Some(said)

@@ -217,7 +217,7 @@ impl Model {
                         told.shares.clear();
                     }
                     ToEngine::Secret(secret) => {
-                        assert!(told.sessions.insert(secret.session), "a secret is told once")
+                        assert!(told.sessions.insert(secret.session), "a secret is told once");
                     }
                     ToEngine::Define(it) => {
                         assert!(
@@ -226,10 +226,10 @@ impl Model {
                         );
                     }
                     ToEngine::Share(share) => {
-                        assert!(told.shares.insert(share.share), "a payload is shared once")
+                        assert!(told.shares.insert(share.share), "a payload is shared once");
                     }
                     ToEngine::Unshare(share) => {
-                        assert!(told.shares.remove(&share.share), "it was shared")
+                        assert!(told.shares.remove(&share.share), "it was shared");
                     }
                     ToEngine::Forget(forget) => {
                         told.sessions.remove(&forget.session);
@@ -237,7 +237,7 @@ impl Model {
                     }
                     ToEngine::Restart(slots) => told.restarts.extend(slots.slots),
                     ToEngine::Assign(assign) => {
-                        engines.extend(self.assignment_is_allowed(process, &assign))
+                        engines.extend(self.assignment_is_allowed(process, &assign));
                     }
                     _ => {}
                 }
