@@ -4,10 +4,12 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, SessionId};
 
+use super::engines::ProcessKey;
 use super::rest::{Named, Rest};
 use super::sessions::SessionKey;
+use super::shutdown::Stop;
 use super::sweep::Sweep;
 use super::tasks::TaskKey;
 use super::work::TASKS_PER_PART;
@@ -34,9 +36,27 @@ pub(super) enum Chore {
     Reassign(VecDeque<EngineId>),
     /// Ends tasks of an engine's queue.
     Sweep(Sweep),
+    /// Tells engine processes, from this one on, what they need not hold any longer.
+    TellReleased(ProcessKey),
+    /// Releases what a process that leaves holds, from this task on.
+    ReleaseAll(ProcessKey, (SessionKey, u64)),
+    /// Ends what engines hold of a session of an earlier start.
+    EndOrphans(SessionId),
+    /// The same does not wait for longer than that, from this task on.
+    ShortenOrphans(SessionId, u64, Time),
+    /// Moves tasks of a session, from this one on, to the queues of its depth.
+    Deepen(SessionKey, u64),
+    /// Stops engines on the request of an administrator whose connection is gone meanwhile.
+    Stop(Stop),
     /// Lets go on what has waited for the engines of an earlier start, all of which are here or
     /// given up.
     EndWaits(BTreeSet<TaskKey>),
+}
+
+impl Chore {
+    fn is_left_by_client(&self) -> bool {
+        matches!(self, Self::Act(_) | Self::Stop(_))
+    }
 }
 
 /// A session that is over, and how far that has come.
@@ -85,13 +105,13 @@ const LEFT_MAX: usize = 256;
 impl Chores {
     /// Something is left to do.
     pub(super) fn push(&mut self, chore: Chore) {
-        self.left += usize::from(matches!(chore, Chore::Act(_)));
+        self.left += usize::from(chore.is_left_by_client());
         self.queue.push_back(chore);
     }
 
     fn pop(&mut self) -> Option<Chore> {
         let chore = self.queue.pop_front()?;
-        self.left -= usize::from(matches!(chore, Chore::Act(_)));
+        self.left -= usize::from(chore.is_left_by_client());
         Some(chore)
     }
 
@@ -141,14 +161,30 @@ impl Core {
             Chore::Sweep(sweep) => self.go_on_sweeping(now, sweep),
             Chore::Reassign(engines) => self.reassign(now, engines),
             Chore::EndWaits(tasks) => self.end_waits_for_roster(now, tasks),
+            Chore::TellReleased(first) => self.tell_released_from(first),
+            Chore::ReleaseAll(process, next) => self.release_all_from(process, next),
+            Chore::EndOrphans(session) => self.end_orphans_of(session),
+            Chore::ShortenOrphans(session, next, until) => {
+                self.shorten_orphans_from(session, next, until);
+            }
+            Chore::Deepen(session, next) => self.move_tasks_deeper(session, next),
+            Chore::Stop(stop) => {
+                if let Err(rest) = self.stop_engines(now, stop) {
+                    self.chores.push(Chore::Stop(rest));
+                }
+            }
         }
     }
 
-    /// A connection is gone. What its client wanted done with tasks is done all the same.
+    /// A connection is gone. What its client wanted done is done all the same.
     pub(super) fn leave_rest(&mut self, connection: ConnectionId) {
-        let Some(Rest::Tasks(named)) = self.rests.remove(&connection) else { return };
+        let chore = match self.rests.remove(&connection) {
+            Some(Rest::Tasks(named)) => Chore::Act(named),
+            Some(Rest::Stop(stop)) => Chore::Stop(stop),
+            _ => return,
+        };
         if self.chores.left < LEFT_MAX {
-            self.chores.push(Chore::Act(named));
+            self.chores.push(chore);
         }
     }
 }

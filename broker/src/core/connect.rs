@@ -11,7 +11,6 @@ use super::chores::{Chore, Ending, Manner};
 use super::engines::{Process, ProcessKey};
 use super::expiries::Away;
 use super::payloads::{BytesOf, Credit, Receiving};
-use super::release::Releasing;
 use super::sessions::{ClientWaiting, Definition, Parent, Session, SessionKey};
 use super::tasks::Task;
 use super::work::{TASKS_PER_PART, WORK_PER_MESSAGE, count};
@@ -125,7 +124,6 @@ impl Core {
             next_transfer: 0,
             leaving: false,
             is_draining: false,
-            releasing: Releasing::default(),
         };
         self.processes.insert(key, process);
         key

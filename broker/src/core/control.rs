@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use furlong_wire::ids::{Attempt, EngineId, OwnerId};
 use furlong_wire::limits::SUBMIT_TARGETS_MAX;
 use furlong_wire::message::{
-    CancelAttempts, EngineShutdown, ErrorKind, Reply, ReplyBody, Restart, Shutdown, Signal,
-    SignalAttempts, Slots, TaskState, ToEngine,
+    ErrorKind, Reply, ReplyBody, Restart, Signal, SignalAttempts, Slots, TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -16,7 +15,7 @@ use super::sessions::SessionKey;
 use super::sweep::Reason;
 use super::tasks::{State, Task, TaskKey};
 use super::work::count;
-use super::{ConnectionId, Core, Output, ProcessKey, Time};
+use super::{ConnectionId, Core, ProcessKey, Time};
 
 /// Engines for whose new interpreters requests wait, all requests together.
 const RESTARTS_WAITING_MAX: usize = 65_536;
@@ -207,81 +206,6 @@ impl Core {
         }
     }
 
-    /// Stops engines, and the broker if that was asked for.
-    pub(super) fn shutdown(&mut self, now: Time, shutdown: &Shutdown) -> ReplyBody {
-        let engines: BTreeSet<EngineId> = match &shutdown.engines {
-            Some(engines) if engines.len() > SUBMIT_TARGETS_MAX => return too_many_engines(),
-            Some(engines) => engines.iter().copied().collect(),
-            None => self
-                .engines
-                .iter()
-                .map(|(id, _)| id)
-                .filter(|id| self.engines.is_known(*id))
-                .collect(),
-        };
-        self.work.add(engines.len());
-        if let Some(id) = engines.iter().find(|id| !self.engines.is_known(**id)) {
-            return ReplyBody::Refused(format!(
-                "there is no engine {id}; `furlong ids` shows who is there"
-            ));
-        }
-        let reason = "stopped on request".to_owned();
-        let processes: BTreeSet<ProcessKey> = engines
-            .iter()
-            .filter_map(|id| self.engines.get(*id)?.process)
-            .inspect(|_| count(1))
-            .collect();
-        let is_whole = |key: &ProcessKey| {
-            let engines_of = self.processes.get(key).map(|process| &process.engines);
-            engines_of.is_some_and(|of| {
-                of.iter().all(|id| engines.contains(id) || self.engines.get(*id).is_none())
-            })
-        };
-        for key in processes.into_iter().filter(is_whole).collect::<Vec<_>>() {
-            self.stop_giving(key);
-            let Some(process) = self.processes.get(&key) else { continue };
-            let message = EngineShutdown { reason: reason.clone(), finish: shutdown.finish };
-            self.to_engine(process.connection, ToEngine::Shutdown(message));
-        }
-        // Some engines of a process: their slots stay there, and are given nothing any longer.
-        for id in engines {
-            let process = self
-                .engines
-                .get(id)
-                .and_then(|engine| engine.process)
-                .and_then(|key| self.processes.get(&key));
-            if process.is_some_and(|process| process.leaving) {
-                continue;
-            }
-            let process = process.map(|process| process.connection);
-            self.tell_slot(id, |slots| ToEngine::Restart(Slots { slots }));
-            self.requeue_withheld(now, id);
-            let of = self.engines.get(id).and_then(|engine| engine.process);
-            if let Some(key) = of {
-                self.release_unsent(key, id);
-            }
-            // What needs no interpreter is not ended by that.
-            let given = self
-                .engines
-                .get(id)
-                .map_or_else(Vec::new, |engine| engine.assigned.iter().copied().collect());
-            let attempts: Vec<Attempt> =
-                given.into_iter().map(|count| self.attempt(count)).collect();
-            if let Some(process) = process {
-                let cancel = |attempts| ToEngine::Cancel(CancelAttempts { attempts, force: true });
-                self.to_engine_in_parts(process, &attempts, cancel);
-            }
-            self.release_orphans(id);
-            self.forget_set_aside(id);
-            self.lose_engine(now, id, "the engine was stopped on request", true);
-            self.tell_subscribers(furlong_wire::message::Event::EngineOffline(id));
-        }
-        if shutdown.broker {
-            self.outputs.push_back(Output::Stop(reason));
-        }
-        ReplyBody::Done
-    }
-
     /// A process takes nothing new.
     pub(super) fn stop_giving(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.get_mut(&key) else { return };
@@ -301,7 +225,7 @@ impl Core {
         }
     }
 
-    fn tell_slot(&mut self, id: EngineId, message: impl FnOnce(Vec<u32>) -> ToEngine) {
+    pub(super) fn tell_slot(&mut self, id: EngineId, message: impl FnOnce(Vec<u32>) -> ToEngine) {
         let Some(engine) = self.engines.get(id) else { return };
         let slot = engine.slot;
         if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
@@ -385,7 +309,7 @@ pub(super) fn namespace_lost(id: EngineId, how: &str) -> Ended {
     Ended { engine: Some(id), ..Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text) }
 }
 
-fn too_many_engines() -> ReplyBody {
+pub(super) fn too_many_engines() -> ReplyBody {
     ReplyBody::Refused(format!(
         "a request names at most {SUBMIT_TARGETS_MAX} engines; ask in parts"
     ))

@@ -14,7 +14,6 @@ use super::lost::Loss;
 use super::payloads::{Lane, Receiving};
 use super::placement::ClassId;
 use super::reconcile::Moved;
-use super::release::Releasing;
 use super::roster::{Change, Roster, Unused};
 use super::sessions::SessionKey;
 use super::work::count;
@@ -58,8 +57,6 @@ pub struct Process {
     pub leaving: bool,
     /// True if it has said that it leaves.
     pub is_draining: bool,
-    /// The results that it need no longer hold and was not told of yet.
-    pub releasing: Releasing,
 }
 
 /// One engine: a slot of a process, with a queue of its own.
@@ -101,8 +98,8 @@ pub struct Engine {
     pub restarting: bool,
     /// The reason that its last interpreter ended.
     pub down_cause: Option<String>,
-    /// Shared tasks that were taken from it when its connection was cut.
-    pub moved: Vec<Moved>,
+    /// Shared tasks that were taken from it when its connection was cut, by attempt.
+    pub moved: BTreeMap<u64, Moved>,
     /// Why it is lost, until all that it had is lost with it.
     pub loss: Option<Loss>,
     /// Tasks that it has ended.
@@ -132,7 +129,7 @@ impl Engine {
             withheld: BTreeSet::new(),
             restarting: false,
             down_cause: None,
-            moved: Vec::new(),
+            moved: BTreeMap::new(),
             loss: None,
             finished: 0,
             busy_us: 0,
@@ -312,7 +309,7 @@ impl Engines {
         }
         match (before, after) {
             (Some((class, load)), Some((same, other))) if class == same => {
-                self.move_in_order(class, id, load, other)
+                self.move_in_order(class, id, load, other);
             }
             _ => {
                 if let Some((class, load)) = before {

@@ -18,8 +18,6 @@ use super::{ConnectionId, Core, PeerMisbehaved, Stopping, Time};
 
 /// Chunks that are freed at once.
 const DISCARDED_AT_ONCE_MAX: usize = 8;
-/// Entries of ended tasks that a queue may hold at least.
-const ENDED_KEPT: u64 = 64;
 
 /// The way a task ended, with its result.
 #[derive(Debug)]
@@ -222,12 +220,7 @@ impl Core {
             }
             (State::Queued, None) => {
                 self.placements.count_waiting(task.placement, false);
-                let placement = self.placements.get_mut(task.placement);
-                placement.ended += 1;
-                if placement.ended > ENDED_KEPT && placement.ended > placement.waiting {
-                    placement.ended = 0;
-                    placement.queue.retain(|key| tasks.get(key).is_some());
-                }
+                self.placements.count_stale(task.placement, tasks);
             }
             (State::Receiving | State::Waiting | State::Pausing, None) => {}
         }

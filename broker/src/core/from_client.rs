@@ -115,7 +115,7 @@ impl Core {
                 FromClient::Signal(signal) => Some(self.signal(key, signal)),
                 FromClient::Restart(restart) => self.restart(now, key, connection, restart),
                 FromClient::Revoke(revoke) => self.revoke(connection, revoke),
-                FromClient::Shutdown(shutdown) => Some(self.shutdown(now, &shutdown)),
+                FromClient::Shutdown(shutdown) => self.shutdown(now, connection, &shutdown),
                 _ => return Err(PeerMisbehaved::Order),
             }
         } else {

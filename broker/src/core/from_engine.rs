@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use furlong_wire::ids::Attempt;
+use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::limits::{
     ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX,
     SLOTS_PER_PROCESS_MAX,
@@ -22,8 +22,9 @@ use super::expiries::Away;
 use super::finish::{Ended, cancelled_before_it_began};
 use super::payloads::{BytesOf, Stored};
 use super::placement::Class;
-use super::reconcile::Held;
+use super::reconcile::Reconciling;
 use super::rest::Rest;
+use super::sessions::SessionKey;
 use super::sweep::Reason;
 use super::tasks::{Place, State, Task};
 use super::work::WORK_PER_MESSAGE;
@@ -124,7 +125,7 @@ impl Core {
         if !self.engines.has_integers(register.slots.len()) {
             return Err(PeerMisbehaved::UsedUp);
         }
-        self.work.add(register.slots.len() + register.held.len());
+        self.work.add(register.slots.len());
         let connection = process.connection;
         let instance = register.instance;
         // First, so that an engine that was leaving on its old connection is gone before it is
@@ -139,11 +140,6 @@ impl Core {
             self.rests.insert(connection, Rest::Register(id, register.into()));
             return Ok(());
         }
-        let class = self.placements.enter_class(Class {
-            runtimes: register.runtimes.iter().copied().collect(),
-            labels: register.labels.iter().cloned().collect(),
-            set_aside: BTreeSet::new(),
-        });
         let mut ids = Vec::with_capacity(register.slots.len());
         for (slot, uuid, wanted) in
             (0..).zip(&register.slots).map(|(slot, it)| (slot, it.uuid, it.wanted))
@@ -151,24 +147,41 @@ impl Core {
             let id = self.engines.admit(uuid, wanted);
             self.engines.update(id, |engine| {
                 (engine.process, engine.slot) = (Some(key), slot);
-                (engine.instance, engine.class) = (Some(instance), Some(class));
+                engine.instance = Some(instance);
             });
             self.expiries.cancel(Away::Engine(id));
             ids.push(id);
         }
-        let held = Held::take(&mut register);
+        let reconciling = Reconciling::take(&mut register, ids.clone(), self.attempts_made);
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.engines.clone_from(&ids);
-        process.class = Some(class);
         process.register = Some(register);
-        self.to_engine(connection, ToEngine::Registered(Registered { engines: ids.clone() }));
-        self.reconcile(now, key, &ids, &held);
-        for id in ids {
-            self.direct_ready.insert(id);
-            self.tell_subscribers(Event::EngineOnline(id));
+        self.to_engine(connection, ToEngine::Registered(Registered { engines: ids }));
+        self.reconcile(now, key, Box::new(reconciling));
+        Ok(())
+    }
+
+    /// All that a process holds is known: from now on its engines are given work.
+    pub(super) fn take_into_service(&mut self, key: ProcessKey, engines: Vec<EngineId>) {
+        let process = self.processes.get_mut(&key).expect("a process that registers is here");
+        let connection = process.connection;
+        // It may have been told to leave meanwhile.
+        let register = process.register.as_ref().filter(|_| !process.leaving);
+        let class = register.map(|register| Class {
+            runtimes: register.runtimes.iter().copied().collect(),
+            labels: register.labels.iter().cloned().collect(),
+            set_aside: BTreeSet::new(),
+        });
+        let class = class.map(|class| self.placements.enter_class(class));
+        process.class = class;
+        for id in engines {
+            if self.is_slot_of(id, key) {
+                self.engines.update(id, |engine| engine.class = class);
+                self.direct_ready.insert(id);
+                self.tell_subscribers(Event::EngineOnline(id));
+            }
         }
         self.wait_until_told(connection);
-        Ok(())
     }
 
     /// An engine has come back on a new connection before the old one was found dead.
@@ -630,7 +643,7 @@ impl Core {
         self.stop_giving(key);
         self.take_results_of(key);
         self.shorten_orphans(now, &engines);
-        self.release_all_of(key);
+        self.release_all_from(key, (SessionKey(0), 0));
         let reason: String = reason.chars().take(256).collect();
         for id in engines {
             self.sweep(now, id, None, Reason::Leaving(reason.clone()));

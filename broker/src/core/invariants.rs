@@ -104,7 +104,8 @@ fn attempts_and_engines_agree(core: &Core) {
         assert_eq!(engine.class, class, "engine {id}");
         assert_eq!(engine.own_class.is_some(), core.set_aside.is_any_in_force(id), "engine {id}");
         assert!(
-            process.is_none_or(|process| process.class.is_none() == process.leaving),
+            process.is_none_or(|process| process.class.is_none()
+                == (process.leaving || core.is_reconciling(process.connection))),
             "engine {id}"
         );
     }
@@ -353,7 +354,7 @@ fn the_budget_is_what_is_held(core: &Core) {
         others += task.more().map_or(0, |more| more.output.kept_bytes()) + task.extra_bytes();
         match &task.payload {
             Stored::Chunked(payload) => {
-                _ = shared.insert(Arc::as_ptr(payload), task.payload.budget_bytes())
+                _ = shared.insert(Arc::as_ptr(payload), task.payload.budget_bytes());
             }
             sent => requests += sent.budget_bytes(),
         }

@@ -10,16 +10,16 @@
 //! A task's depth is a part of its demands: a queue holds tasks of one depth, and that of depth 0
 //! knows nothing of this.
 
-use std::collections::BTreeSet;
-
 use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::limits::{LENT_SESSIONS_MAX, NESTING_MAX};
 use furlong_wire::message::Lent;
 
+use super::chores::Chore;
 use super::engines::{Engine, Engines, Loan, ProcessKey};
 use super::placement::{PlacementId, Placements};
 use super::sessions::{Parent, SessionKey};
 use super::tasks::{Place, State, TaskKey};
+use super::work::TASKS_PER_PART;
 use super::{Core, PeerMisbehaved, Time};
 
 /// An engine with a slot that is lent and has nobody standing in, for a task of this placement.
@@ -155,36 +155,41 @@ impl Core {
             return;
         }
         session.depth = depth;
-        let tasks: Vec<TaskKey> = session.tasks.iter().map(|(_, task)| *task).collect();
-        let mut left: Vec<PlacementId> = Vec::new();
-        self.work.add(tasks.len());
-        for task in tasks {
-            left.extend(self.move_deeper(task, depth));
+        self.move_tasks_deeper(key, 0);
+    }
+
+    /// Moves tasks of a session, from this one on, to the queues of its depth: some now, the others
+    /// in later turns. What has not been moved waits as before, and no stand-in runs it yet.
+    pub(super) fn move_tasks_deeper(&mut self, key: SessionKey, from: u64) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let (depth, tasks) = (session.depth, session.tasks.range(from, u64::MAX));
+        let part: Vec<(u64, TaskKey)> =
+            tasks.take(TASKS_PER_PART).map(|(n, task)| (n, *task)).collect();
+        self.work.add(part.len());
+        for (_, task) in &part {
+            self.move_deeper(*task, depth);
         }
-        let (all, tasks) = (&mut self.placements, &self.tasks);
-        for id in left.iter().copied().collect::<BTreeSet<PlacementId>>() {
-            let placement = all.get_mut(id);
-            placement.ended = 0;
-            placement.queue.retain(|key| tasks.get(key).is_some_and(|task| task.placement == id));
-        }
-        for id in left {
-            all.leave(id);
+        if let Some((last, _)) = part.get(TASKS_PER_PART - 1) {
+            self.chores.push(Chore::Deepen(key, last + 1));
         }
     }
 
-    /// Moves a shared task to the queue of its new depth. The placement that it is to leave, if it
-    /// has another now.
-    fn move_deeper(&mut self, key: TaskKey, depth: u32) -> Option<PlacementId> {
-        let task = self.tasks.get_mut(key).filter(|task| task.place == Place::Shared)?;
-        let entered = self.placements.enter_deeper(task.placement, depth)?;
+    /// Moves a shared task to the queue of its new depth. Its entry in the old one counts no longer.
+    fn move_deeper(&mut self, key: TaskKey, depth: u32) {
+        let task = self.tasks.get_mut(key).filter(|task| task.place == Place::Shared);
+        let Some(task) = task else { return };
+        let Some(entered) = self.placements.enter_deeper(task.placement, depth) else { return };
         let before = std::mem::replace(&mut task.placement, entered);
         let (priority, session, is_queued) =
             (task.priority(), task.session, task.state == State::Queued);
-        if is_queued {
-            self.placements.count_waiting(before, false);
-            self.placements.get_mut(entered).queue.push(priority, session, key, self.shared_given);
+        // One that was submitted when the session had this depth is where it belongs.
+        if is_queued && before != entered {
+            let queue = &mut self.placements.get_mut(entered).queue;
+            queue.push(priority, session, key, self.shared_given);
             self.placements.count_waiting(entered, true);
+            self.placements.count_waiting(before, false);
+            self.placements.count_stale(before, &self.tasks);
         }
-        Some(before)
+        self.placements.leave(before);
     }
 }

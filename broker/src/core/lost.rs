@@ -45,6 +45,7 @@ impl Core {
         }
         self.forget_unsent(key, &process.engines);
         self.forget_arriving(&process);
+        self.releases.take(key);
         if let Some(class) = process.class.take() {
             self.placements.leave_class(class);
         }
@@ -109,8 +110,8 @@ impl Core {
                 continue;
             }
             let started = task.is_reported();
-            let moved = Moved { count, task: given.task, attempts: task.attempts, started };
-            self.engines.update(id, |engine| engine.moved.push(moved));
+            let moved = Moved { task: given.task, attempts: task.attempts, started };
+            self.engines.update(id, |engine| engine.moved.insert(count, moved));
             self.grants.set_aside(count, given.task);
             self.suspect(given.task);
             self.take_back(count);

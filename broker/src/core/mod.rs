@@ -55,6 +55,7 @@ mod retained;
 mod roster;
 mod seq_map;
 mod sessions;
+mod shutdown;
 mod status;
 mod submit;
 mod sweep;
@@ -94,6 +95,7 @@ use journal::{Entry, Journal};
 use orphans::Orphans;
 use placement::Placements;
 use quotas::Quotas;
+use release::Releases;
 use rest::Rest;
 use retained::Retained;
 use seq_map::SeqMap;
@@ -237,6 +239,8 @@ pub struct Core {
     attempts_made: u64,
     /// The attempts of an earlier start that engines hold.
     orphans: Orphans,
+    /// What engine processes need not hold any longer and were not told of yet.
+    releases: Releases,
     /// The demands that tasks make on their engines, and the shared queues.
     placements: Placements,
     /// The work that engines could not begin lately.
@@ -345,6 +349,7 @@ impl Core {
             attempts: SeqMap::default(),
             attempts_made: 0,
             orphans: Orphans::new(roster.here.clone()),
+            releases: Releases::default(),
             placements: Placements::default(),
             set_aside: AllSetAside::default(),
             shared_given: 0,

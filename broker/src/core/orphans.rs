@@ -132,11 +132,10 @@ impl Orphans {
         self.expiries.insert((expires, attempt));
     }
 
-    fn of_session(&self, session: SessionId) -> Vec<Attempt> {
-        self.by_task
-            .range((session, 0)..=(session, u64::MAX))
-            .map(|(_, attempt)| *attempt)
-            .collect()
+    /// Those that a client of the session may ask for, from this task on.
+    fn of_session(&self, session: SessionId, from: u64) -> impl Iterator<Item = (u64, Attempt)> {
+        let of_session = self.by_task.range((session, from)..=(session, u64::MAX));
+        of_session.inspect(|_| count(1)).map(|((_, n), attempt)| (*n, *attempt))
     }
 
     fn of_engines(&self, engines: &[EngineId]) -> Vec<Attempt> {
@@ -342,23 +341,44 @@ impl Core {
 
     /// A client is here, and will say what it waits for.
     pub(super) fn shorten_orphans_of(&mut self, now: Time, session: SessionId) {
-        for attempt in self.orphans.of_session(session) {
-            self.orphans.shorten(attempt, now.after(CLAIM_WAIT));
+        self.shorten_orphans_from(session, 0, now.after(CLAIM_WAIT));
+    }
+
+    /// What engines hold of a session's tasks, from this one on, does not wait for longer than that:
+    /// some of it now, the rest in later turns.
+    pub(super) fn shorten_orphans_from(&mut self, session: SessionId, from: u64, until: Time) {
+        let part: Vec<(u64, Attempt)> =
+            self.orphans.of_session(session, from).take(TASKS_PER_PART).collect();
+        self.work.add(part.len());
+        for (_, attempt) in &part {
+            self.orphans.shorten(*attempt, until);
+        }
+        if let Some((last, _)) = part.get(TASKS_PER_PART - 1) {
+            self.chores.push(Chore::ShortenOrphans(session, last + 1, until));
         }
     }
 
-    /// A client will not ask for anything any longer.
+    /// A client will not ask for anything any longer: what engines hold for it ends, some of it now
+    /// and the rest in later turns.
     pub(super) fn end_orphans_of(&mut self, session: SessionId) {
-        for attempt in self.orphans.of_session(session) {
-            self.end_orphan(attempt);
+        let room = if self.is_turn_over() { 1 } else { TASKS_PER_PART };
+        let part: Vec<(u64, Attempt)> = self.orphans.of_session(session, 0).take(room).collect();
+        self.work.add(part.len());
+        for (_, attempt) in &part {
+            self.end_orphan(*attempt);
+        }
+        if part.len() == room {
+            self.chores.push(Chore::EndOrphans(session));
         }
     }
 
     /// Ends what nobody has asked for in time.
     pub(super) fn expire_orphans(&mut self, now: Time) {
-        while let Some((_, attempt)) =
-            self.orphans.expiries.first().copied().filter(|(at, _)| *at <= now)
-        {
+        // Very many have their turn later.
+        for _ in 0..TASKS_PER_PART {
+            let first = self.orphans.expiries.first().copied().filter(|(at, _)| *at <= now);
+            let Some((_, attempt)) = first else { return };
+            self.work.add(1);
             if self.is_asked_for(attempt) {
                 self.orphans.extend(attempt, now.after(CLAIM_WAIT));
             } else {

@@ -12,6 +12,7 @@ use furlong_wire::message::Runtime;
 use super::aside::{Kind, Work};
 use super::engines::Engines;
 use super::queue::SharedQueue;
+use super::tasks::Tasks;
 use super::work::count;
 
 /// Names a set of demands.
@@ -22,6 +23,8 @@ pub struct PlacementId(pub(super) u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ClassId(pub(super) u32);
 
+/// Stale entries that a queue may hold at least.
+const STALE_KEPT: u64 = 64;
 /// Sets of demands that there may be at once, among all tasks.
 const PLACEMENTS_MAX: usize = 4096;
 
@@ -88,8 +91,8 @@ pub struct Placement {
     pub queue: SharedQueue,
     /// The number of tasks in it.
     pub waiting: u64,
-    /// The number of tasks that have ended in the queue since it was last cleaned.
-    pub ended: u64,
+    /// The number of entries that have become stale since the queue was last cleaned.
+    stale: u64,
     /// Unfinished tasks that name it.
     tasks: u64,
     /// The classes that meet the demands.
@@ -233,7 +236,7 @@ impl Placements {
         let (queue, classes, set_aside) =
             (SharedQueue::default(), BTreeSet::new(), BTreeSet::new());
         let mut placement =
-            Placement { demands, queue, waiting: 0, ended: 0, tasks: 0, classes, set_aside };
+            Placement { demands, queue, waiting: 0, stale: 0, tasks: 0, classes, set_aside };
         self.classes.iter().for_each(|(id, (class, _))| placement.add_class(*id, class));
         self.by_demands.insert(placement.demands.clone(), id);
         self.table.insert(id, placement);
@@ -269,6 +272,18 @@ impl Placements {
             self.waiting.remove(&id);
         } else if placement.waiting == 1 {
             self.waiting.insert(id);
+        }
+    }
+
+    /// The entry of a task that has ended, or has another placement now, is left in the queue. When
+    /// there are more of them than of others, all go: so each costs little.
+    pub fn count_stale(&mut self, id: PlacementId, tasks: &Tasks) {
+        let placement = self.get_mut(id);
+        placement.stale += 1;
+        if placement.stale > STALE_KEPT && placement.stale > placement.waiting {
+            placement.stale = 0;
+            let is_here = |key| tasks.get(key).is_some_and(|task| task.placement == id);
+            placement.queue.retain(is_here);
         }
     }
 

@@ -7,6 +7,9 @@ use super::sessions::SessionKey;
 use super::tasks::TaskKey;
 use super::work::count;
 
+/// Entries that are passed by in the time in which one task is looked at.
+const ENTRIES_PER_STEP: usize = 16;
+
 /// Tasks that any engine may run. An entry whose task has ended stays until it is met:
 /// [`SharedQueue::peek`] is told which still count. So a cancel costs nothing here, and the length
 /// is kept by the tasks' table.
@@ -104,7 +107,7 @@ impl SharedQueue {
         });
         self.levels.retain(|_, level| {
             level.tasks.retain(|_, tasks| {
-                count(tasks.len());
+                count(tasks.len() / ENTRIES_PER_STEP);
                 tasks.retain(|task| counts(*task));
                 !tasks.is_empty()
             });

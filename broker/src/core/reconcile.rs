@@ -4,7 +4,7 @@
 //! is ended or released. What the process was given and does not hold has come to nothing: if it
 //! cannot have run, it is given again, whatever it is; else it is a loss.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId};
 use furlong_wire::limits::LISTED_MAX;
@@ -13,15 +13,15 @@ use furlong_wire::message::{Adopt, CancelAttempts, HeldWork, Register, Release, 
 use super::engines::ProcessKey;
 use super::finish::cancelled_before_it_began;
 use super::payloads::{BytesOf, Stored};
+use super::rest::Rest;
 use super::sessions::SessionKey;
 use super::tasks::{Place, State, TaskKey};
+use super::work::{TASKS_PER_PART, count};
 use super::{Assignment, ConnectionId, Core, Time};
 
 /// A shared task that was taken from an engine whose connection was cut.
 #[derive(Clone, Copy, Debug)]
 pub struct Moved {
-    /// As which attempt the engine had it.
-    pub count: u64,
     /// The task.
     pub task: TaskKey,
     /// The number of attempts made at it by then.
@@ -30,12 +30,22 @@ pub struct Moved {
     pub started: bool,
 }
 
-/// The part of a registration that is about work.
+/// What a process holds, as far as that was not compared with what its engines were given. Until it
+/// is, they take nothing.
 #[derive(Debug)]
-pub(super) struct Held {
-    work: Vec<HeldWork>,
+pub(super) struct Reconciling {
+    engines: Vec<EngineId>,
+    work: VecDeque<HeldWork>,
     received: Option<Attempt>,
     dropped: Option<Attempt>,
+    /// The attempts of this start that it holds, or will when it has read its messages.
+    here: BTreeSet<Attempt>,
+    /// The last attempt that had been made when it registered.
+    made: u64,
+    /// Of the engine that is looked at, those that it was given by then, and those not yet looked
+    /// at.
+    given: VecDeque<u64>,
+    next: usize,
 }
 
 /// The decisions on the attempts that a process holds.
@@ -54,13 +64,33 @@ pub(super) fn engine_that_has(ids: &[EngineId], held: &HeldWork) -> Option<Engin
     ids.get(held.slot as usize % ids.len().max(1)).copied()
 }
 
-impl Held {
-    /// Takes it out of a registration, which is kept without it. Ascending, as the process was
-    /// given it.
-    pub fn take(register: &mut Register) -> Self {
+impl Reconciling {
+    /// Takes out of a registration the part that is about work. Ascending, as the process was given
+    /// it.
+    pub fn take(register: &mut Register, engines: Vec<EngineId>, made: u64) -> Self {
         let mut work = std::mem::take(&mut register.held);
         work.sort_unstable_by_key(|held| held.attempt);
-        Self { work, received: register.received, dropped: register.dropped }
+        Self {
+            engines,
+            here: work.iter().map(|work| work.attempt).collect(),
+            work: work.into(),
+            received: register.received,
+            dropped: register.dropped,
+            made,
+            given: VecDeque::new(),
+            next: 0,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.work.is_empty() && self.given.is_empty() && self.next == self.engines.len()
+    }
+
+    /// The next of its engines whose attempts are to be looked at.
+    fn next_engine(&mut self) -> Option<EngineId> {
+        let id = self.engines.get(self.next).copied()?;
+        self.next += 1;
+        Some(id)
     }
 }
 
@@ -74,6 +104,15 @@ impl Decisions {
         }
     }
 
+    /// It was with an engine that was stopped alone.
+    fn end_by_force(&mut self, held: &HeldWork) {
+        if held.finished {
+            self.end(held.attempt, true);
+        } else {
+            self.to_stop[1].push(held.attempt);
+        }
+    }
+
     /// Nobody wants its result, but it is held under another attempt from now on.
     pub fn adopt_to_end(&mut self, held: &HeldWork, adopted: Attempt) {
         self.adopted.push((held.attempt, adopted));
@@ -84,48 +123,71 @@ impl Decisions {
 }
 
 impl Core {
-    /// Compares what a process holds with what its engines were given.
-    pub(super) fn reconcile(&mut self, now: Time, key: ProcessKey, ids: &[EngineId], held: &Held) {
-        let Some(connection) = self.processes.get(&key).map(|process| process.connection) else {
-            return;
-        };
-        let mut moved = BTreeMap::new();
-        for id in ids {
-            let of_engine = self
-                .engines
-                .update(*id, |engine| std::mem::take(&mut engine.moved))
-                .unwrap_or_default();
-            moved.extend(of_engine.into_iter().map(|it| (it.count, (*id, it))));
-        }
-        // The last one of each first: it goes to the front of its queue.
-        let engines = ids.iter().filter_map(|id| self.engines.get(*id));
-        let given: Vec<u64> =
-            engines.flat_map(|engine| engine.assigned.iter().rev().copied()).collect();
-        let here = held.work.iter().map(|work| work.attempt).collect();
+    /// Compares what a process holds with what its engines were given, a part at a time: what it
+    /// holds, and then what it does not hold.
+    pub(super) fn reconcile(&mut self, now: Time, key: ProcessKey, mut rest: Box<Reconciling>) {
+        let process = self.processes.get(&key).expect("a process that registers is here");
+        let connection = process.connection;
+        let mut room = TASKS_PER_PART;
+        let here = std::mem::take(&mut rest.here);
         let mut decisions = Decisions { here, ..Decisions::default() };
-        for work in &held.work {
-            if work.attempt.start == self.config.start {
-                self.judge(
-                    now,
-                    (key, ids),
-                    work,
-                    moved.remove(&work.attempt.count),
-                    &mut decisions,
-                );
+        while room > 0
+            && let Some(held) = rest.work.pop_front()
+        {
+            room -= 1;
+            let engine = engine_that_has(&rest.engines, &held);
+            if !engine.is_some_and(|id| self.is_slot_of(id, key)) {
+                // It was stopped meanwhile.
+                decisions.end_by_force(&held);
+            } else if held.attempt.start == self.config.start {
+                self.judge(now, (key, &rest.engines), &held, &mut decisions);
             } else {
-                self.judge_orphan(now, key, ids, work, &mut decisions);
+                self.judge_orphan(now, key, &rest.engines, &held, &mut decisions);
             }
         }
-        let here = std::mem::take(&mut decisions.here);
+        rest.here = std::mem::take(&mut decisions.here);
+        // Each part's decisions go out with it, before anything that clients want done with them.
         self.send_decisions(connection, decisions);
-        for count in given
-            .into_iter()
-            .filter(|count| !here.contains(&self.attempt(*count)))
-            .collect::<Vec<_>>()
-        {
-            self.come_to_nothing(now, count, held);
+        while room > 0 {
+            let Some(count) = rest.given.pop_front() else {
+                let Some(id) = rest.next_engine() else { break };
+                rest.given = self.given_by(id, rest.made);
+                continue;
+            };
+            room -= 1;
+            if !rest.here.contains(&self.attempt(count)) {
+                self.come_to_nothing(now, count, &rest);
+            }
         }
-        self.note_reconciled(now, ids, held.dropped);
+        self.work.add(TASKS_PER_PART - room);
+        if !rest.is_over() {
+            self.rests.insert(connection, Rest::Reconcile(rest));
+            return;
+        }
+        self.note_reconciled(now, &rest.engines, rest.dropped);
+        self.take_into_service(key, rest.engines);
+    }
+
+    /// The attempts that an engine had been given by then, the last one first: each goes to the
+    /// front of its queue. All that it holds is known: what was taken from it is elsewhere for good.
+    fn given_by(&mut self, id: EngineId, made: u64) -> VecDeque<u64> {
+        let given = self.engines.update(id, |engine| {
+            engine.moved.clear();
+            let assigned = engine.assigned.iter().rev().inspect(|_| count(1)).copied();
+            assigned.filter(|count| *count <= made).collect()
+        });
+        given.unwrap_or_default()
+    }
+
+    /// Returns true if an engine is a slot of that process.
+    pub(super) fn is_slot_of(&self, id: EngineId, key: ProcessKey) -> bool {
+        self.engines.get(id).is_some_and(|engine| engine.process == Some(key))
+    }
+
+    /// Returns true if what a process holds is being compared with what it was given.
+    #[cfg(any(test, feature = "invariants"))]
+    pub(super) fn is_reconciling(&self, connection: ConnectionId) -> bool {
+        matches!(self.rests.get(&connection), Some(Rest::Reconcile(_)))
     }
 
     fn judge(
@@ -133,17 +195,14 @@ impl Core {
         now: Time,
         (key, ids): (ProcessKey, &[EngineId]),
         held: &HeldWork,
-        moved: Option<(EngineId, Moved)>,
         decisions: &mut Decisions,
     ) {
         let count = held.attempt.count;
-        let is_here = |given: &Assignment| {
-            self.engines.get(given.engine).and_then(|engine| engine.process) == Some(key)
-        };
+        let is_here = |given: &Assignment| self.is_slot_of(given.engine, key);
         let given = self.attempts.get(count).copied().filter(is_here);
         let wanted = match given {
             Some(given) => given.stopping.is_none() && self.tasks.get(given.task).is_some(),
-            None => moved.is_some_and(|(engine, moved)| self.rejoin(now, engine, moved)),
+            None => self.rejoin(now, engine_that_has(ids, held), count),
         };
         match (wanted, held.finished) {
             (true, true) => decisions.adopted.push((held.attempt, held.attempt)),
@@ -186,8 +245,10 @@ impl Core {
 
     /// A task that was taken from an engine is still there: unless it went elsewhere meanwhile, the
     /// attempt goes on.
-    fn rejoin(&mut self, now: Time, engine: EngineId, moved: Moved) -> bool {
-        let Moved { count, task: key, attempts, started } = moved;
+    fn rejoin(&mut self, now: Time, engine: Option<EngineId>, count: u64) -> bool {
+        let Some(engine) = engine else { return false };
+        let moved = self.engines.update(engine, |engine| engine.moved.remove(&count)).flatten();
+        let Some(Moved { task: key, attempts, started }) = moved else { return false };
         let Some(task) = self.tasks.get_mut(key) else { return false };
         if task.state != State::Queued || task.place != Place::Shared || task.attempts != attempts {
             return false;
@@ -220,7 +281,7 @@ impl Core {
     }
 
     /// The process does not hold an attempt that it was given.
-    fn come_to_nothing(&mut self, now: Time, count: u64, held: &Held) {
+    fn come_to_nothing(&mut self, now: Time, count: u64, held: &Reconciling) {
         let attempt = Some(self.attempt(count));
         let Some(given) = self.take_back(count) else { return };
         let Some(task) = self.tasks.get(given.task) else { return };

@@ -1,44 +1,78 @@
 //! Releases of what engine processes no longer need to hold, sent in batches so that a task costs
 //! one byte.
 
+use std::collections::BTreeMap;
+
 use furlong_wire::message::Release;
 
 use super::Core;
+use super::chores::Chore;
 use super::engines::ProcessKey;
 use super::sessions::{Done, SessionKey};
+use super::work::TASKS_PER_PART;
 
 /// Attempts in one message, unless their results are large.
 const ATTEMPTS_PER_RELEASE: usize = 256;
 /// Bytes of results that a process holds in vain, at most.
 const RESULT_BYTES_PER_RELEASE: u64 = 1024 * 1024;
+/// Processes that are told at once, each of [`ATTEMPTS_PER_RELEASE`] attempts at most.
+const PROCESSES_PER_PART: usize = 64;
 
-/// Attempts of one process that wait to be released: a message goes when there are many or large
-/// ones, and else within a second.
+/// Attempts that wait to be released, of each process that has some: a message goes when there are
+/// many or large ones, and else within a second.
 #[derive(Debug, Default)]
-pub struct Releasing {
+pub struct Releases {
+    waiting: BTreeMap<ProcessKey, Releasing>,
+}
+
+#[derive(Debug, Default)]
+struct Releasing {
     counts: Vec<u64>,
     bytes: u64,
+}
+
+impl Releases {
+    /// Adds an attempt. Returns true if its process is to be told now.
+    fn add(&mut self, key: ProcessKey, count: u64, result_bytes: u64) -> bool {
+        let Releasing { counts, bytes } = self.waiting.entry(key).or_default();
+        counts.push(count);
+        *bytes += result_bytes;
+        counts.len() >= ATTEMPTS_PER_RELEASE || *bytes >= RESULT_BYTES_PER_RELEASE
+    }
+
+    /// Takes out what waits for a process, which is told of it, or is gone.
+    pub fn take(&mut self, key: ProcessKey) -> Vec<u64> {
+        self.waiting.remove(&key).map(|releasing| releasing.counts).unwrap_or_default()
+    }
+
+    /// The processes for which something waits, from this one on.
+    pub fn from(&self, first: ProcessKey) -> impl Iterator<Item = ProcessKey> {
+        self.waiting.range(first..).map(|(key, _)| *key)
+    }
 }
 
 impl Core {
     /// Does what is done once a second: tells engine processes what they need not hold any longer.
     pub fn handle_tick(&mut self) {
-        let processes: Vec<ProcessKey> = self.processes.keys().copied().collect();
-        for key in processes {
-            self.tell_released(key);
+        self.tell_released_from(ProcessKey(0));
+    }
+
+    /// Tells some processes, from this one on, and the others in later turns.
+    pub(super) fn tell_released_from(&mut self, first: ProcessKey) {
+        let part: Vec<ProcessKey> = self.releases.from(first).take(PROCESSES_PER_PART).collect();
+        for key in &part {
+            self.tell_released(*key);
+        }
+        if let Some(last) = part.get(PROCESSES_PER_PART - 1) {
+            self.chores.push(Chore::TellReleased(ProcessKey(last.0 + 1)));
         }
     }
 
     /// Nobody will ask an engine process for the result of an attempt again. One that has come back
     /// on another connection was told when it registered.
     pub(super) fn release_attempt(&mut self, key: ProcessKey, count: u64, result_bytes: u64) {
-        let Some(process) = self.processes.get_mut(&key) else { return };
-        let releasing = &mut process.releasing;
-        releasing.counts.push(count);
-        releasing.bytes += result_bytes;
-        if releasing.counts.len() >= ATTEMPTS_PER_RELEASE
-            || releasing.bytes >= RESULT_BYTES_PER_RELEASE
-        {
+        let is_here = self.processes.contains_key(&key);
+        if is_here && self.releases.add(key, count, result_bytes) {
             self.tell_released(key);
         }
     }
@@ -75,35 +109,44 @@ impl Core {
     }
 
     /// A process that leaves cannot hold anything for later. It holds what it was given of sessions
-    /// that it knows.
-    pub(super) fn release_all_of(&mut self, key: ProcessKey) {
-        let known = self.processes.get(&key).map(|process| &process.lanes);
-        let sessions: Vec<SessionKey> =
-            known.into_iter().flat_map(|lanes| lanes.keys()).copied().collect();
+    /// that it knows: some of that is released now, from this task on, and the rest in later turns.
+    pub(super) fn release_all_from(&mut self, key: ProcessKey, (first, n): (SessionKey, u64)) {
+        let Some(process) = self.processes.get(&key) else { return };
+        let mut room = TASKS_PER_PART;
         let mut counts = Vec::new();
-        for session in sessions {
-            let Some(session) = self.sessions.get_mut(session) else { continue };
-            let ended: Vec<u64> = session.done.iter().map(|(n, _)| n).collect();
-            self.work.add(ended.len());
-            for n in ended {
-                let held = session.done.get_mut(n).map(|done| &mut done.held);
+        let mut next = None;
+        for of in process.lanes.range(first..).map(|(of, _)| *of) {
+            let session = self.sessions.get_mut(of).expect("a lane is closed with its session");
+            let from = if of == first { n } else { 0 };
+            let ended: Vec<u64> =
+                session.done.range(from, u64::MAX).take(room).map(|(n, _)| n).collect();
+            for n in &ended {
+                let held = session.done.get_mut(*n).map(|done| &mut done.held);
                 let of_process = held.and_then(|held| held.take_if(|(process, _)| *process == key));
                 counts.extend(of_process.map(|(_, count)| count));
             }
+            // A session is a step, too: a process may know very many that have nothing.
+            room = room.saturating_sub(ended.len() + 1);
+            if room == 0 {
+                next = Some((of, ended.last().map_or(from, |last| last + 1)));
+                break;
+            }
         }
+        self.work.add(TASKS_PER_PART - room);
         for count in counts {
             self.release_attempt(key, count, 0);
         }
-        self.tell_released(key);
+        match next {
+            Some(next) => self.chores.push(Chore::ReleaseAll(key, next)),
+            None => self.tell_released(key),
+        }
     }
 
     fn tell_released(&mut self, key: ProcessKey) {
-        let Some(process) = self.processes.get_mut(&key) else { return };
-        let Releasing { counts, .. } = std::mem::take(&mut process.releasing);
-        if counts.is_empty() {
-            return;
-        }
-        let connection = process.connection;
+        let counts = self.releases.take(key);
+        let process = self.processes.get(&key).filter(|_| !counts.is_empty());
+        let Some(connection) = process.map(|process| process.connection) else { return };
+        self.work.add(1);
         self.send_release(connection, Release::of(self.config.start, counts));
     }
 }

@@ -11,8 +11,10 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Accepted, Register, Reply, ReplyBody, TaskRange, TaskState, ToClient};
 
+use super::reconcile::Reconciling;
 use super::seq_map::SeqMap;
 use super::sessions::{Session, SessionKey};
+use super::shutdown::Stop;
 use super::work::TASKS_PER_PART;
 use super::{Connected, ConnectionId, Core, PeerMisbehaved, Time};
 
@@ -28,6 +30,10 @@ pub(super) enum Rest {
     Undelivered(u64, Accepted),
     /// The registration of a process whose engine, this one, is being lost.
     Register(EngineId, Box<Register>),
+    /// The comparison of what a process holds with what it was given.
+    Reconcile(Box<Reconciling>),
+    /// Engines that are to be stopped.
+    Stop(Stop),
     /// Subscribers have not been told yet what an engine process has made happen.
     Untold,
 }
@@ -95,7 +101,7 @@ impl Core {
                 self.acknowledge(now, key, connection, &ranges)?;
             }
             (Rest::Tasks(named), Some(Connected::Client(key))) => {
-                self.act_on(now, key, connection, named)
+                self.act_on(now, key, connection, named);
             }
             (Rest::Undelivered(from, accepted), Some(Connected::Client(key))) => {
                 self.deliver_from(now, key, connection, from, accepted);
@@ -103,6 +109,12 @@ impl Core {
             (Rest::Register(id, register), Some(Connected::Engine(key))) => {
                 self.lose_part_of_engine(now, id);
                 self.register(now, key, *register)?;
+            }
+            (Rest::Reconcile(reconciling), Some(Connected::Engine(key))) => {
+                self.reconcile(now, key, reconciling);
+            }
+            (Rest::Stop(stop), Some(Connected::Client(key))) => {
+                self.go_on_stopping(now, key, connection, stop);
             }
             (Rest::Untold, Some(Connected::Engine(_))) => {
                 self.tell_events(TASKS_PER_PART);

@@ -15,6 +15,7 @@ mod journal;
 mod model;
 mod nested;
 mod orphans;
+mod parts;
 mod payloads;
 mod peers;
 mod placement;

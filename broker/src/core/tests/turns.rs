@@ -19,21 +19,21 @@ use crate::core::work::{TASKS_PER_PART, steps};
 use crate::core::{ConnectionId, Core, Roster, Time, WORK_PER_TURN};
 
 /// More than any turn may look at.
-const MANY: u64 = 4 * WORK_PER_TURN;
+pub(super) const MANY: u64 = 4 * WORK_PER_TURN;
 /// The most that one turn may cost: several things can be due in it, and each may take what a turn
 /// of messages may.
-const TURN_MAX: u64 = 8 * WORK_PER_TURN;
-const GRACE: Duration = Duration::from_secs(15);
+const TURN_MAX: u64 = 3 * WORK_PER_TURN;
+pub(super) const GRACE: Duration = Duration::from_secs(15);
 
 /// What a list of turns has cost: how many there were, and the dearest of them.
 #[derive(Default, Debug)]
-struct Turns {
-    count: usize,
+pub(super) struct Turns {
+    pub(super) count: usize,
     dearest: u64,
 }
 
 impl Turns {
-    fn count(&mut self, world: &mut World, turn: impl FnOnce(&mut World)) {
+    pub(super) fn count(&mut self, world: &mut World, turn: impl FnOnce(&mut World)) {
         let before = steps();
         turn(world);
         self.count += 1;
@@ -43,17 +43,22 @@ impl Turns {
     }
 
     /// What is left for later turns, until nothing is.
-    fn count_all_that_follow(&mut self, world: &mut World) {
+    pub(super) fn count_all_that_follow(&mut self, world: &mut World) {
         while world.core.poll_timeout().is_some_and(|at| at <= world.now) {
             let now = world.now;
             self.count(world, |world| world.core.handle_timeout(now));
         }
     }
+
+    /// So many things were done in parts.
+    pub(super) fn are_many_for(&self, things: u64) {
+        assert!(self.count as u64 >= things / TASKS_PER_PART as u64 / 2, "{self:?} for {things}");
+    }
 }
 
 impl World {
     /// One event, and all that is left of it for later turns.
-    fn turns(&mut self, event: impl FnOnce(&mut Core, Time)) -> Turns {
+    pub(super) fn turns(&mut self, event: impl FnOnce(&mut Core, Time)) -> Turns {
         let mut turns = Turns::default();
         let now = self.now;
         turns.count(self, |world| {
@@ -64,14 +69,14 @@ impl World {
         turns
     }
 
-    fn wait(&mut self, time: Duration) -> Turns {
+    pub(super) fn wait(&mut self, time: Duration) -> Turns {
         self.now = self.now.after(time);
         let mut turns = Turns::default();
         turns.count_all_that_follow(self);
         turns
     }
 
-    fn disconnect(&mut self, connection: ConnectionId) -> Turns {
+    pub(super) fn disconnect(&mut self, connection: ConnectionId) -> Turns {
         self.turns(|core, now| core.handle_disconnected(now, connection))
     }
 
@@ -80,7 +85,7 @@ impl World {
     }
 
     /// A client that has submitted so many tasks.
-    fn with_tasks(&mut self, tasks: u64, submit: &Submit) -> ConnectionId {
+    pub(super) fn with_tasks(&mut self, tasks: u64, submit: &Submit) -> ConnectionId {
         let client = self.client(Role::Client);
         (0..tasks).for_each(|_| _ = self.submit(client, submit.clone()));
         client
@@ -133,10 +138,10 @@ fn ten_thousand_engines_that_go_and_come_are_told_to_many_in_many_turns() {
     for (to, message) in &world.to_clients {
         match message {
             ToClient::Event(Event::EngineOnline(id)) => {
-                told.entry(*to).or_default().push((true, *id))
+                told.entry(*to).or_default().push((true, *id));
             }
             ToClient::Event(Event::EngineOffline(id)) => {
-                told.entry(*to).or_default().push((false, *id))
+                told.entry(*to).or_default().push((false, *id));
             }
             _ => {}
         }
@@ -233,13 +238,13 @@ fn an_engine_with_a_long_queue_is_lost_in_many_turns_and_comes_back_after_that()
     let mut turns = Turns::default();
     let (now, message) = (world.now, FromEngine::Register(register(1, 1).into()));
     turns.count(&mut world, |world| {
-        world.core.handle_from_engine(now, again, message, None).unwrap()
+        world.core.handle_from_engine(now, again, message, None).unwrap();
     });
     while world.core.has_rest(again) {
         assert_eq!(world.core.engines_online(), 0);
         turns.count(&mut world, |world| world.core.handle_rest(now, again).unwrap());
     }
-    assert!(turns.count as u64 >= MANY / TASKS_PER_PART as u64 / 2, "{turns:?}");
+    turns.are_many_for(MANY);
     assert_eq!((world.core.engines_online(), world.last_registered()), (1, id));
     turns.count_all_that_follow(&mut world);
     assert_eq!(world.core.tasks.len(), 0);
@@ -313,7 +318,7 @@ fn a_session_with_very_many_tasks_ends_in_many_turns_for_whatever_reason() {
         world.say(client, FromClient::Open(open)).unwrap();
         (0..MANY).for_each(|_| _ = world.submit(client, with(shared(), waiting.clone())));
         let turns = world.turns(|core, now| end(core, now, client));
-        assert!(turns.count as u64 >= MANY / TASKS_PER_PART as u64 / 2, "{turns:?}");
+        turns.are_many_for(MANY);
         assert_eq!(world.core.tasks.len(), 0);
         invariants::hold(&world.core);
     }
@@ -350,7 +355,7 @@ fn a_long_queue_loses_its_namespace_in_many_turns_and_nothing_of_it_begins_meanw
         assert_eq!(world.core.attempts.len(), 0, "nothing begins");
         invariants::hold(&world.core);
         turns.count_all_that_follow(&mut world);
-        assert!(turns.count as u64 >= MANY / TASKS_PER_PART as u64 / 2, "{turns:?}");
+        turns.are_many_for(MANY);
         let given = world.core.attempts.iter().map(|(_, given)| given.n).collect::<Vec<_>>();
         assert_eq!((given, world.core.tasks.len()), (vec![later], 1));
         assert_eq!(
@@ -377,7 +382,7 @@ fn very_many_followers_are_aborted_in_many_turns_and_hold_up_nobody_else() {
     let mut turns = Turns::default();
     let now = world.now;
     turns.count(&mut world, |world| {
-        world.core.handle_from_engine(now, engine, failed, None).unwrap()
+        world.core.handle_from_engine(now, engine, failed, None).unwrap();
     });
     assert_eq!(world.core.attempts.len(), 0, "nothing that is to be aborted begins");
     let later = world.submit(client, namespaced(id));
@@ -389,7 +394,7 @@ fn very_many_followers_are_aborted_in_many_turns_and_hold_up_nobody_else() {
     );
     invariants::hold(&world.core);
     turns.count_all_that_follow(&mut world);
-    assert!(turns.count as u64 >= MANY / TASKS_PER_PART as u64 / 2, "{turns:?}");
+    turns.are_many_for(MANY);
     let ends = world.ends(client);
     assert_eq!(
         ends.get(&(TaskState::Cancelled, Some(ErrorKind::Aborted))),
@@ -407,7 +412,7 @@ fn a_long_queue_of_an_engine_that_leaves_ends_in_many_turns() {
     let id = world.last_registered();
     let client = world.with_tasks(MANY, &direct(&[id]));
     let turns = world.tell(engine, FromEngine::Draining(Draining { reason: "leaves".into() }));
-    assert!(turns.count as u64 >= MANY / TASKS_PER_PART as u64 / 2, "{turns:?}");
+    turns.are_many_for(MANY);
     assert_eq!(world.ends(client).values().sum::<u64>(), MANY - 1, "what it runs it finishes");
     world.disconnect(engine);
     assert_eq!((world.core.tasks.len(), world.core.engines.iter().count()), (0, 0));
@@ -433,7 +438,7 @@ fn very_many_tasks_that_have_waited_for_the_roster_go_on_in_many_turns() {
     );
     let again = world.connect(Role::Engine, 1 << 64);
     let turns = world.tell(again, FromEngine::Register(register(1, 1).into()));
-    assert!(turns.count as u64 >= MANY / TASKS_PER_PART as u64 / 2, "{turns:?}");
+    turns.are_many_for(MANY);
     assert_eq!((world.core.held, world.core.attempts.len() as u64), (0, 1));
     invariants::hold(&world.core);
 }
