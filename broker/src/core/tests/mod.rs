@@ -4,6 +4,7 @@
 mod authority;
 mod backlog;
 mod begin;
+mod bounds;
 mod control;
 mod deadlines;
 mod dependencies;
