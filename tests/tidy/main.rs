@@ -12,7 +12,7 @@ mod tree;
 
 use std::sync::OnceLock;
 
-use crate::rules::{layers, leftovers, links, manifests, printing, size, text, words};
+use crate::rules::{layers, leftovers, links, manifests, printing, size, structure, text, words};
 use crate::tree::Tree;
 
 /// Runs the rule over the repository and fails with all that it found.
@@ -35,6 +35,21 @@ fn functions_are_short() {
 #[test]
 fn lines_are_short() {
     holds(size::lines_are_short);
+}
+
+#[test]
+fn files_know_each_other_in_one_direction() {
+    holds(structure::files_know_each_other_in_one_direction);
+}
+
+#[test]
+fn folders_are_small() {
+    holds(structure::folders_are_small);
+}
+
+#[test]
+fn types_have_few_fields() {
+    holds(structure::types_have_few_fields);
 }
 
 #[test]

@@ -10,14 +10,16 @@ use furlong_wire::limits::{
 };
 use furlong_wire::message::Outcome;
 
-use crate::core::arriving::Account;
-use crate::core::engines::Process;
-use crate::core::expiries::Away;
+use crate::core::engines::table::Process;
 use crate::core::journal::Stage;
-use crate::core::payloads::{Lane, Stored};
-use crate::core::sessions::{Definition, Done, Session};
-use crate::core::tasks::{Place, State, Task, TaskKey};
-use crate::core::{ConnectionId, Core, charges, lending};
+use crate::core::payloads::arriving::Account;
+use crate::core::payloads::charges;
+use crate::core::payloads::stored::{Lane, Stored};
+use crate::core::schedule::lending;
+use crate::core::sessions::expiries::Away;
+use crate::core::sessions::table::{Definition, Done, Session};
+use crate::core::tasks::table::{Place, State, Task, TaskKey};
+use crate::core::{ConnectionId, Core};
 
 /// All of them.
 pub fn hold(core: &Core) {

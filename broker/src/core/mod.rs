@@ -12,58 +12,21 @@
 //! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
 
 mod admission;
-mod arriving;
-mod aside;
-mod authority;
-mod backlog;
-mod charges;
-mod chores;
-mod circles;
-mod connect;
-mod control;
-mod deadlines;
-mod dependencies;
-mod direct;
-mod dispatch;
 mod engines;
-mod events;
-mod expiries;
-mod fetch;
-mod finish;
-mod from_client;
-mod from_engine;
-mod grants;
 #[cfg(any(test, feature = "invariants"))]
 pub mod invariants;
 pub mod journal;
-mod lending;
-mod lost;
-mod orphans;
-pub(crate) mod output;
 mod payloads;
-mod placement;
-mod prefetch;
-mod published;
-mod queue;
-mod quotas;
-mod reconcile;
-mod records;
-mod refused;
-mod release;
-mod rest;
-mod retained;
-mod roster;
+mod recovery;
+mod requests;
+mod schedule;
 mod seq_map;
 mod sessions;
-mod shutdown;
-mod status;
-mod submit;
-mod sweep;
 mod tasks;
 #[cfg(test)]
 mod tests;
 mod time;
-mod work;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -74,34 +37,35 @@ use furlong_wire::limits::{ENDS_REMEMBERED_MAX, LISTED_MAX};
 use furlong_wire::message::{RefusalKind, ToClient, ToEngine};
 
 pub use admission::Serves;
-pub use connect::Peer;
-pub use payloads::Budget;
-pub use roster::{Change as RosterChange, Roster};
+pub use engines::roster::{Change as RosterChange, Roster};
+pub use payloads::stored::Budget;
+pub use sessions::connect::Peer;
+pub(crate) use tasks::output::Piece;
 pub use time::Time;
-pub use work::WORK_PER_TURN;
+pub use turns::work::WORK_PER_TURN;
 
-use aside::AllSetAside;
-use authority::Authority;
-use backlog::Backlog;
-use chores::Chores;
-use control::Restarting;
-use deadlines::Deadlines;
-use dependencies::Dependents;
-use engines::{Engines, Process, ProcessKey};
-use events::Events;
-use expiries::Expiries;
-use grants::Grants;
+use engines::table::{Engines, Process, ProcessKey};
 use journal::{Entry, Journal};
-use orphans::Orphans;
-use placement::Placements;
-use quotas::Quotas;
-use release::Releases;
-use rest::Rest;
-use retained::Retained;
+use payloads::backlog::Backlog;
+use recovery::orphans::Orphans;
+use recovery::release::Releases;
+use requests::control::Restarting;
+use schedule::aside::AllSetAside;
+use schedule::placement::Placements;
 use seq_map::SeqMap;
-use sessions::{SessionKey, Sessions};
-use tasks::{TaskKey, Tasks};
-use work::Work;
+use sessions::authority::Authority;
+use sessions::events::Events;
+use sessions::expiries::Expiries;
+use sessions::grants::Grants;
+use sessions::quotas::Quotas;
+use sessions::table::{SessionKey, Sessions};
+use tasks::deadlines::Deadlines;
+use tasks::dependencies::Dependents;
+use tasks::retained::Retained;
+use tasks::table::{TaskKey, Tasks};
+use turns::chores::Chores;
+use turns::rest::Rest;
+use turns::work::Work;
 
 /// Names a connection; the shell gives it, and gives none twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -343,7 +307,10 @@ impl Core {
             grants: Grants::default(),
             sessions: Sessions::default(),
             processes: BTreeMap::new(),
-            expiries: Expiries::new(&engines, Time::default().after(connect::ENGINE_GRACE)),
+            expiries: Expiries::new(
+                &engines,
+                Time::default().after(sessions::connect::ENGINE_GRACE),
+            ),
             engines,
             tasks: Tasks::default(),
             attempts: SeqMap::default(),

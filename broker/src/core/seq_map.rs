@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::work::count;
+use crate::core::turns::work::count;
 
 /// Entries of one page.
 const PAGE: u64 = 32;

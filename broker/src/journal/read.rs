@@ -15,10 +15,10 @@ use rusqlite::{Connection, Row, params};
 use super::file::Kind;
 use super::rows::{EndHead, MetBody, PayloadHead, TaskHead, decode};
 use super::seal::SecretSealer;
+use crate::core::Piece;
 use crate::core::journal::{
     Blob, Chunked, EndRow, Met, Restoring, SessionRow, TaskRow, definition_id,
 };
-use crate::core::output::Piece;
 
 /// The contents of a journal that were restored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -22,10 +22,10 @@ use tempfile::TempDir;
 use super::read::Reader;
 use super::write::Writer;
 use super::{Journal, check, file};
+use crate::core::Piece;
 use crate::core::journal::{
     Blob, Chunked, EndRow, Entry, MemoryJournal, Met, Restoring, SessionRow, TaskRow, definition_id,
 };
-use crate::core::output::Piece;
 use crate::core::{Config, Core, Roster, invariants};
 
 const CLUSTER: ClusterId = ClusterId([9; 32]);

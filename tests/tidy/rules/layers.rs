@@ -126,7 +126,7 @@ fn is_named(path: &str, forbidden: &str) -> bool {
 
 /// Every name and path in the file, with its line, and what `use` names in full: `use std::{fs,
 /// net::{self, Ipv4Addr}}` names `std::fs`, `std::net::self` and `std::net::Ipv4Addr`.
-fn named_paths(source: &Source) -> Vec<(usize, String)> {
+pub(super) fn named_paths(source: &Source) -> Vec<(usize, String)> {
     let mut paths = Vec::new();
     let mut at = 0;
     while at < source.code.len() {

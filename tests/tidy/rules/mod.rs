@@ -6,5 +6,6 @@ pub mod links;
 pub mod manifests;
 pub mod printing;
 pub mod size;
+pub mod structure;
 pub mod text;
 pub mod words;

@@ -21,13 +21,13 @@ pub use memory::MemoryJournal;
 pub use restore::{RestoreError, Restoring};
 pub use rows::{Blob, Chunked, EndRow, Entry, Met, SessionRow, TaskRow};
 
-use super::dependencies::Waits;
-use super::finish::Ended;
-use super::payloads::Stored;
-use super::sessions::{Definition, Done, SessionKey};
-use super::status::that_fits;
-use super::tasks::{Task, TaskKey};
-use super::{Connected, ConnectionId, Core, Output, Time};
+use crate::core::payloads::stored::Stored;
+use crate::core::requests::status::that_fits;
+use crate::core::sessions::table::{Definition, Done, SessionKey};
+use crate::core::tasks::dependencies::Waits;
+use crate::core::tasks::finish::Ended;
+use crate::core::tasks::table::{Task, TaskKey};
+use crate::core::{Connected, ConnectionId, Core, Output, Time};
 
 /// Replies that wait for the journal: more are refused, since requests would pile up while a disk
 /// hangs.
@@ -221,7 +221,7 @@ impl Core {
 
     /// Tells an engine what it need not hold any longer: not before what that rests on is on disk,
     /// since an end that is on its way there is known to the engine alone.
-    pub(super) fn send_release(&mut self, connection: ConnectionId, release: Release) {
+    pub(in crate::core) fn send_release(&mut self, connection: ConnectionId, release: Release) {
         if self.journal.written == self.journal.entries {
             self.journal.releases.push_back((connection, release));
             self.send_releases();
@@ -231,12 +231,12 @@ impl Core {
     }
 
     /// Entries so far.
-    pub(super) fn entries(&self) -> u64 {
+    pub(in crate::core) fn entries(&self) -> u64 {
         self.journal.entries
     }
 
     /// Answers a request that had to wait for something else, if who has asked is still there.
-    pub(super) fn answer_later(&mut self, connection: ConnectionId, reply: Reply) {
+    pub(in crate::core) fn answer_later(&mut self, connection: ConnectionId, reply: Reply) {
         if let Some(Connected::Client(key)) = self.connections.get(&connection).copied() {
             self.answer_request(key, connection, reply, self.journal.entries);
         }
@@ -244,7 +244,7 @@ impl Core {
 
     /// Answers a request: when everything is on disk that the session has submitted before, and
     /// what the request has brought about since the entry `before`.
-    pub(super) fn answer_request(
+    pub(in crate::core) fn answer_request(
         &mut self,
         key: SessionKey,
         connection: ConnectionId,
@@ -272,7 +272,7 @@ impl Core {
 impl Core {
     /// Returns true if a task that has its arguments waits for the journal. It is recorded there,
     /// if it was not.
-    pub(super) fn waits_for_journal(&mut self, key: TaskKey) -> bool {
+    pub(in crate::core) fn waits_for_journal(&mut self, key: TaskKey) -> bool {
         let stage = self.tasks.get(key).and_then(Task::durable).map(|durable| durable.stage);
         match stage {
             None | Some(Stage::Written) => return false,
@@ -417,7 +417,12 @@ impl Core {
     }
 
     /// A dependency of a durable task has ended.
-    pub(super) fn note_met(&mut self, key: TaskKey, task: TaskId, ending: super::sessions::Ending) {
+    pub(in crate::core) fn note_met(
+        &mut self,
+        key: TaskKey,
+        task: TaskId,
+        ending: crate::core::sessions::table::Ending,
+    ) {
         let met = Met { task, succeeded: ending.succeeded, engine: ending.engine };
         let Some(task) = self.tasks.get_mut(key) else { return };
         let Some(durable) = task.durable() else { return };
@@ -442,7 +447,7 @@ impl Core {
     }
 
     /// One of those behind which a task was has ended: it is noted, if nothing else is missing.
-    pub(super) fn note_if_behind(&mut self, key: TaskKey) {
+    pub(in crate::core) fn note_if_behind(&mut self, key: TaskKey) {
         let durable = self.tasks.get(key).and_then(Task::durable);
         if durable.is_some_and(|durable| durable.stage == Stage::Behind) {
             self.waits_for_journal(key);
@@ -454,7 +459,12 @@ impl Core {
 impl Core {
     /// Withholds an assignment until the journal says that the task may have begun. Returns true if
     /// it has to wait.
-    pub(super) fn withholds(&mut self, key: TaskKey, engine: EngineId, count: u64) -> bool {
+    pub(in crate::core) fn withholds(
+        &mut self,
+        key: TaskKey,
+        engine: EngineId,
+        count: u64,
+    ) -> bool {
         let Some(task) = self.tasks.get(key).filter(|task| task.at_most_once()) else {
             return false;
         };
@@ -466,7 +476,7 @@ impl Core {
 
     /// An engine's connection is gone, or the engine is stopped. What waits for the journal has not
     /// come to it, and is queued again.
-    pub(super) fn requeue_withheld(&mut self, now: Time, engine: EngineId) {
+    pub(in crate::core) fn requeue_withheld(&mut self, now: Time, engine: EngineId) {
         let withheld = self
             .engines
             .update(engine, |engine| std::mem::take(&mut engine.withheld))
@@ -509,7 +519,7 @@ impl Core {
 /// Tasks that end.
 impl Core {
     /// Writes down how a task ended, if the journal knows it. Whether its end waits for that.
-    pub(super) fn note_ended(
+    pub(in crate::core) fn note_ended(
         &mut self,
         session: SessionKey,
         n: u64,
@@ -580,21 +590,21 @@ impl Core {
     }
 
     /// The client has a result that is kept.
-    pub(super) fn note_delivered(&mut self, done: &Done, delivered_us: u64) {
+    pub(in crate::core) fn note_delivered(&mut self, done: &Done, delivered_us: u64) {
         if let Some(durable) = &done.what.durable {
             self.write(Entry::Delivered(durable.id, delivered_us));
         }
     }
 
     /// Nobody can ask for an ended task any longer.
-    pub(super) fn note_forgotten(&mut self, done: &Done) {
+    pub(in crate::core) fn note_forgotten(&mut self, done: &Done) {
         if let Some(durable) = &done.what.durable {
             self.write(Entry::Forgotten(durable.id));
         }
     }
 
     /// A session is over, and its durable tasks go on.
-    pub(super) fn note_departed(&mut self, key: SessionKey) {
+    pub(in crate::core) fn note_departed(&mut self, key: SessionKey) {
         if self.sessions.get(key).is_some_and(|session| session.is_noted) {
             self.write(Entry::Departed(key.0));
         }

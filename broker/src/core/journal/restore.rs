@@ -8,16 +8,16 @@ use furlong_wire::message::{ErrorKind, TaskState, TaskTimes};
 
 use super::rows::{Blob, Chunked, EndRow, Met, SessionRow, TaskRow};
 use super::{Durable, Stage};
-use crate::core::charges::{definition_bytes, options_bytes};
-use crate::core::connect::SESSION_GRACE;
-use crate::core::dependencies::unmet;
-use crate::core::expiries::Away;
-use crate::core::finish::Ended;
-use crate::core::orphans::ROSTER_WAIT;
-use crate::core::output::KeptOutput;
-use crate::core::payloads::{BytesOf, Stored};
-use crate::core::sessions::{Definition, Done, Ending, Session, SessionKey, What};
-use crate::core::tasks::{More, Place, Submitted, TaskKey, submitted};
+use crate::core::payloads::charges::{definition_bytes, options_bytes};
+use crate::core::payloads::stored::{BytesOf, Stored};
+use crate::core::recovery::orphans::ROSTER_WAIT;
+use crate::core::sessions::connect::SESSION_GRACE;
+use crate::core::sessions::expiries::Away;
+use crate::core::sessions::table::{Definition, Done, Ending, Session, SessionKey, What};
+use crate::core::tasks::dependencies::unmet;
+use crate::core::tasks::finish::Ended;
+use crate::core::tasks::output::KeptOutput;
+use crate::core::tasks::table::{More, Place, Submitted, TaskKey, submitted};
 use crate::core::{Core, Time};
 
 /// A core that is given back what its journal has. It is not served meanwhile;

@@ -1,32 +1,9 @@
 //! Tests of the core: examples named for what they show, and invariants under any sequence of
 //! events.
 
-mod authority;
-mod backlog;
-mod begin;
-mod bounds;
-mod control;
-mod deadlines;
-mod dependencies;
-mod direct_queue;
-mod disk;
-mod engines_lost;
-mod held;
-mod journal;
+mod clients;
+mod costs;
+mod engines;
+mod farm;
 mod model;
-mod nested;
-mod orphans;
-mod parts;
-mod payloads;
-mod peers;
-mod placement;
-mod restarts;
-mod retained;
-mod retries;
-mod sending;
-mod sessions;
-mod shared_queue;
-mod shares;
-mod status;
-mod turns;
-mod work;
+mod tasks;

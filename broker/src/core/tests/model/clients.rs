@@ -8,7 +8,7 @@ use furlong_wire::message::{
 
 use super::events::{Cancel, Choice, Demand, Group, Task, UNKNOWN};
 use super::{Asked, Heard, Model, NO_ENGINE, Name, Submitted, direct, shared, with};
-use crate::core::sessions::Session;
+use crate::core::sessions::table::Session;
 
 /// The definitions that every session has: one that comes inline, one in a chunk. Of a third
 /// nothing ever comes.

@@ -10,7 +10,7 @@ use furlong_wire::message::{
 use super::events::{End, Lost};
 use super::{Model, Name};
 use crate::core::Assignment;
-use crate::core::tests::peers::Job;
+use crate::core::tests::farm::peers::Job;
 
 impl Model {
     pub fn engine_connects(&mut self, process: usize) {

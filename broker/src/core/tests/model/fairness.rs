@@ -4,7 +4,7 @@ use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::{Dependency, ErrorKind, Finished};
 
 use super::{Model, Name, Submitted};
-use crate::core::sessions::Ending;
+use crate::core::sessions::table::Ending;
 
 /// The standing of a task on which another depends.
 enum Standing {

@@ -1,0 +1,683 @@
+//! Messages from engine processes.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use furlong_wire::ids::{Attempt, EngineId};
+use furlong_wire::limits::{
+    ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX,
+    SLOTS_PER_PROCESS_MAX,
+};
+use furlong_wire::message::{
+    AttemptFinished, AttemptOutput, Attempts, ErrorKind, Event, FromEngine, Outcome,
+    Output as TaskOutput, Payload, Register, Registered, Runtime, SlotDown, Stream, TaskState,
+    ToClient, ToEngine,
+};
+
+use super::table::ProcessKey;
+use crate::core::payloads::arriving::{Account, EarlyEnd, EngineWaiting};
+use crate::core::payloads::stored::{BytesOf, Stored};
+use crate::core::recovery::reconcile::Reconciling;
+use crate::core::requests::control::namespace_lost;
+use crate::core::schedule::aside::{Beginning, has_not_begun};
+use crate::core::schedule::placement::Class;
+use crate::core::schedule::sweep::Reason;
+use crate::core::sessions::expiries::Away;
+use crate::core::sessions::table::SessionKey;
+use crate::core::tasks::finish::{Ended, cancelled_before_it_began};
+use crate::core::tasks::table::{Place, State, Task};
+use crate::core::turns::rest::Rest;
+use crate::core::turns::work::WORK_PER_MESSAGE;
+use crate::core::{Assignment, Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};
+
+/// Bytes of the reason why an interpreter has ended.
+const CAUSE_BYTES_MAX: usize = 4096;
+/// The number of times a task is run again when its engine has cancelled it unasked.
+const CANCELS_UNASKED_MAX: u32 = 3;
+
+impl Core {
+    /// Takes an engine process's message, with the chunk that belongs to it.
+    ///
+    /// # Errors
+    /// The process is to be closed.
+    pub fn handle_from_engine(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        message: FromEngine,
+        chunk: Option<Bytes>,
+    ) -> Result<(), PeerMisbehaved> {
+        let Some(Connected::Engine(key)) = self.connections.get(&connection).copied() else {
+            return Err(PeerMisbehaved::Order);
+        };
+        // What the process says is done in its order.
+        while self.has_rest(connection) {
+            self.handle_rest(now, connection)?;
+        }
+        self.work.add(WORK_PER_MESSAGE);
+        match message {
+            FromEngine::Finished(finished) => self.attempt_finished(now, key, finished),
+            FromEngine::Started(started) => self.attempts_started(now, key, &started),
+            FromEngine::Output(output) => self.attempt_output(key, output),
+            FromEngine::Chunk(announced) => {
+                let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
+                match process
+                    .receiving
+                    .handle_chunk(announced.transfer, chunk.unwrap_or_default())?
+                {
+                    Some((EngineWaiting::Finished(finished, account), stored)) => {
+                        let given = self.given(key, finished.attempt)?;
+                        self.attempt_ended(now, key, given, finished, (Some(stored), account));
+                        Ok(())
+                    }
+                    Some((EngineWaiting::Published(published, session, end), stored)) => {
+                        process.publishing.remove(&(published.attempt, announced.transfer));
+                        self.pass_on(key, &published, &stored);
+                        self.return_published(key, session, stored.budget_bytes());
+                        let Some(EarlyEnd { finished, payload, account }) = end.map(|end| *end)
+                        else {
+                            return Ok(());
+                        };
+                        let given = self.given(key, finished.attempt)?;
+                        self.attempt_ended(now, key, given, finished, (payload, account));
+                        Ok(())
+                    }
+                    None => Ok(()),
+                }
+            }
+            FromEngine::Recalled(recalled) => self.attempts_recalled(now, key, &recalled),
+            FromEngine::Register(register) => self.register(now, key, *register),
+            FromEngine::SlotDown(down) => self.slot_down(now, key, &down),
+            FromEngine::Published(published) => self.attempt_published(key, published),
+            FromEngine::Draining(draining) => self.drain(now, key, &draining.reason),
+            FromEngine::Grant(grant) => self.grant(key, &grant),
+            FromEngine::Lent(lent) => self.lend(now, key, &lent),
+            FromEngine::Back(back) => self.back(key, &back.attempts),
+            FromEngine::Goodbye(_) => {
+                self.stop_giving(key);
+                self.outputs.push_back(Output::Close(connection, "goodbye"));
+                Ok(())
+            }
+            // What the broker sends is bounded by the requests that clients may have with it.
+            FromEngine::Credit(_) => Ok(()),
+            FromEngine::NeedBlob(_) => Err(PeerMisbehaved::Unsupported),
+        }
+    }
+
+    /// A process says what it is and has. If one of its engines is being lost, that is over first.
+    pub(in crate::core) fn register(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        mut register: Register,
+    ) -> Result<(), PeerMisbehaved> {
+        let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
+        if process.register.is_some() || process.leaving {
+            return Err(PeerMisbehaved::Order);
+        }
+        if !within_limits(&register) {
+            return Err(PeerMisbehaved::Limit);
+        }
+        let foreign = |uuid| self.engines.belongs_to_another(uuid, register.instance);
+        if register.slots.iter().any(|slot| foreign(slot.uuid)) {
+            return Err(PeerMisbehaved::Attempt);
+        }
+        if !self.engines.has_integers(register.slots.len()) {
+            return Err(PeerMisbehaved::UsedUp);
+        }
+        self.work.add(register.slots.len());
+        let connection = process.connection;
+        let instance = register.instance;
+        // First, so that an engine that was leaving on its old connection is gone before it is
+        // admitted as another one.
+        for slot in &register.slots {
+            if let Some(old) = self.engines.find(slot.uuid).and_then(|engine| engine.process) {
+                self.take_over(now, old);
+            }
+        }
+        if let Some(id) = register.slots.iter().find_map(|slot| self.engines.being_lost(slot.uuid))
+        {
+            self.rests.insert(connection, Rest::Register(id, register.into()));
+            return Ok(());
+        }
+        let mut ids = Vec::with_capacity(register.slots.len());
+        for (slot, uuid, wanted) in
+            (0..).zip(&register.slots).map(|(slot, it)| (slot, it.uuid, it.wanted))
+        {
+            let id = self.engines.admit(uuid, wanted);
+            self.engines.update(id, |engine| {
+                (engine.process, engine.slot) = (Some(key), slot);
+                engine.instance = Some(instance);
+            });
+            self.expiries.cancel(Away::Engine(id));
+            ids.push(id);
+        }
+        let reconciling = Reconciling::take(&mut register, ids.clone(), self.attempts_made);
+        let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
+        process.engines.clone_from(&ids);
+        process.register = Some(register);
+        self.to_engine(connection, ToEngine::Registered(Registered { engines: ids }));
+        self.reconcile(now, key, Box::new(reconciling));
+        Ok(())
+    }
+
+    /// All that a process holds is known: from now on its engines are given work.
+    pub(in crate::core) fn take_into_service(&mut self, key: ProcessKey, engines: Vec<EngineId>) {
+        let process = self.processes.get_mut(&key).expect("a process that registers is here");
+        let connection = process.connection;
+        // It may have been told to leave meanwhile.
+        let register = process.register.as_ref().filter(|_| !process.leaving);
+        let class = register.map(|register| Class {
+            runtimes: register.runtimes.iter().copied().collect(),
+            labels: register.labels.iter().cloned().collect(),
+            set_aside: BTreeSet::new(),
+        });
+        let class = class.map(|class| self.placements.enter_class(class));
+        process.class = class;
+        for id in engines {
+            if self.is_slot_of(id, key) {
+                self.engines.update(id, |engine| engine.class = class);
+                self.direct_ready.insert(id);
+                self.tell_subscribers(Event::EngineOnline(id));
+            }
+        }
+        self.wait_until_told(connection);
+    }
+
+    /// An engine has come back on a new connection before the old one was found dead.
+    fn take_over(&mut self, now: Time, old: ProcessKey) {
+        let Some(connection) = self.processes.get(&old).map(|process| process.connection) else {
+            return;
+        };
+        self.outputs.push_back(Output::Close(connection, "the engine has a newer connection"));
+        self.handle_disconnected(now, connection);
+    }
+
+    /// Checks that an attempt is one that this process was given. None if it is of another start of
+    /// the broker.
+    pub(in crate::core) fn given(
+        &self,
+        key: ProcessKey,
+        attempt: Attempt,
+    ) -> Result<Option<Assignment>, PeerMisbehaved> {
+        if attempt.start != self.config.start {
+            return Ok(None);
+        }
+        let Some(given) = self.attempts.get(attempt.count).copied() else {
+            // It was moved elsewhere while the engine was away: a late report is normal.
+            return if attempt.count <= self.attempts_made {
+                Ok(None)
+            } else {
+                Err(PeerMisbehaved::Attempt)
+            };
+        };
+        let engine = self.engines.get(given.engine);
+        if engine.is_some_and(|engine| engine.loss.is_some()) {
+            // It is lost with its engine, which was stopped alone.
+            return Ok(None);
+        }
+        let process = engine.and_then(|engine| engine.process);
+        if process == Some(key) { Ok(Some(given)) } else { Err(PeerMisbehaved::Attempt) }
+    }
+
+    fn attempts_started(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        started: &Attempts,
+    ) -> Result<(), PeerMisbehaved> {
+        for attempt in &started.attempts {
+            let Some(given) = self.given(key, *attempt)? else { continue };
+            // What runs does not come back, if it was recalled.
+            if self.engines.get(given.engine).is_some_and(|engine| !engine.recalled.is_empty()) {
+                self.engines.update(given.engine, |engine| engine.recalled.remove(&attempt.count));
+            }
+            let Some(task) = self.tasks.get_mut(given.task) else { continue };
+            match task.state {
+                State::Assigned { engine, attempt: current, .. } if current == attempt.count => {
+                    task.transition(State::Assigned { engine, attempt: current, started: true });
+                    task.more_mut().started.get_or_insert(now);
+                    if task.options.is_some() {
+                        self.set_deadline(now, given.task);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn attempt_output(
+        &mut self,
+        key: ProcessKey,
+        output: AttemptOutput,
+    ) -> Result<(), PeerMisbehaved> {
+        if output.bytes.len() > OUTPUT_MESSAGE_BYTES_MAX {
+            return Err(PeerMisbehaved::Limit);
+        }
+        let Some(given) = self.given(key, output.attempt)? else { return Ok(()) };
+        let Some(task) = self.tasks.get_mut(given.task) else { return Ok(()) };
+        let AttemptOutput { stream, offset, bytes, .. } = output;
+        let (attempt, session, keep) = (task.attempts, task.session, task.keep());
+        let more = task.more_mut();
+        let freed = more.output.begin(attempt);
+        let is_within_limits = more.output.count(stream, offset, bytes.len());
+        let followed = more.followers.iter().any(|follower| follower.output);
+        self.budget.release(BytesOf::Other, freed);
+        if !is_within_limits {
+            return Err(PeerMisbehaved::Limit);
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if keep
+            && self.reserve(
+                BytesOf::Other,
+                more_bytes(self.tasks.get(given.task), stream, offset, bytes.len()),
+            )
+            && let Some(task) = self.tasks.get_mut(given.task)
+        {
+            task.more_mut().output.keep(stream, offset, &bytes);
+        }
+        let message =
+            TaskOutput { n: given.n, attempt, engine: given.engine, stream, offset, bytes };
+        if followed {
+            self.tell_followers(given.task, &message);
+        }
+        let connection = self.sessions.get(session).and_then(|session| session.connection);
+        if let Some(connection) = connection {
+            self.to_client(connection, ToClient::Output(message));
+        }
+        Ok(())
+    }
+
+    fn attempt_finished(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        mut finished: AttemptFinished,
+    ) -> Result<(), PeerMisbehaved> {
+        if let Some(error) = &mut finished.outcome.error {
+            let kept = error.text.floor_char_boundary(ERROR_TEXT_BYTES_MAX);
+            // Its room is given back as well: the text is charged for by its length.
+            error.text.truncate(kept);
+            error.text.shrink_to_fit();
+        }
+        if has_not_begun(&finished) && finished.attempt.start != self.config.start {
+            finished.attempt = self.orphan_not_begun(key, finished.attempt);
+        }
+        let given = self.given(key, finished.attempt)?;
+        let (payload, transfer, bytes) = match finished.payload.take() {
+            None => {
+                self.attempt_ended(now, key, given, finished, (None, Account::NONE));
+                return Ok(());
+            }
+            Some(Payload::Inline(bytes)) => {
+                self.attempt_ended(
+                    now,
+                    key,
+                    given,
+                    finished,
+                    (Some(Stored::Inline(bytes)), Account::NONE),
+                );
+                return Ok(());
+            }
+            Some(payload @ Payload::Chunked { transfer, bytes, .. }) => (payload, transfer, bytes),
+        };
+        self.processes.get(&key).ok_or(PeerMisbehaved::Order)?.receiving.check(&payload)?;
+        if transfer == ASKED_FOR_TRANSFER {
+            return self.attempt_waits(now, key, given, finished, bytes);
+        }
+        let account = self.admit_result(key, given, finished.attempt, bytes)?;
+        let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
+        if let Some(account) = account {
+            return process.receiving.expect(
+                transfer,
+                &payload,
+                Some(EngineWaiting::Finished(finished, account)),
+            );
+        }
+        // Nobody wants it, or there is no room: its bytes are read past.
+        process.receiving.expect(transfer, &payload, None)?;
+        self.attempt_ended(now, key, given, finished, (Some(Stored::Refused), Account::NONE));
+        Ok(())
+    }
+
+    /// An attempt has ended, and its result is to be asked for.
+    fn attempt_waits(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        given: Option<Assignment>,
+        finished: AttemptFinished,
+        bytes: u64,
+    ) -> Result<(), PeerMisbehaved> {
+        let Some((given, task)) =
+            given.and_then(|given| Some((given, self.tasks.get(given.task)?)))
+        else {
+            self.attempt_ended(now, key, given, finished, (None, Account::NONE));
+            return Ok(());
+        };
+        if matches!(task.state, State::Unsent { .. }) {
+            return Err(PeerMisbehaved::Order);
+        }
+        if let Some(outcome) =
+            self.how_it_ended(now, key, given, &finished, (finished.outcome.clone(), bytes))
+        {
+            self.result_waits(now, key, given, AttemptFinished { outcome, ..finished }, bytes);
+        }
+        Ok(())
+    }
+
+    /// Takes an announced result into the budget. None if nobody wants it, or if there is no room.
+    fn admit_result(
+        &mut self,
+        key: ProcessKey,
+        given: Option<Assignment>,
+        attempt: Attempt,
+        bytes: u64,
+    ) -> Result<Option<Account>, PeerMisbehaved> {
+        let is_wanted = given.is_some_and(|given| self.tasks.get(given.task).is_some());
+        let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
+        let is_of_now = attempt.start == self.config.start;
+        if let Some((session, reserved)) =
+            is_of_now.then(|| process.taken.remove(&attempt.count)).flatten()
+        {
+            let account = Account { session, lane: None };
+            if !is_wanted || reserved != bytes {
+                self.free_result(account, reserved);
+            }
+            return if reserved == bytes {
+                Ok(is_wanted.then_some(account))
+            } else {
+                Err(PeerMisbehaved::Transfer)
+            };
+        }
+        let Some(given) = given else { return Ok(None) };
+        let is_unsent = |task: &Task| matches!(task.state, State::Unsent { .. });
+        if self.tasks.get(given.task).is_some_and(is_unsent) {
+            return Err(PeerMisbehaved::Order);
+        }
+        let session = given.session;
+        let is_within = process.lanes.get_mut(&session).is_some_and(|lane| lane.announce(bytes));
+        if is_within {
+            self.budget.hold_unasked(bytes);
+        } else if !is_wanted || !self.reserve(BytesOf::Result, bytes) {
+            // An owner may have chosen another one's session id: the engine has one lane for both.
+            return Ok(None);
+        }
+        self.count_unread(session, bytes);
+        let account = Account { session, lane: is_within.then_some(key) };
+        if !is_wanted {
+            self.free_result(account, bytes);
+        }
+        Ok(is_wanted.then_some(account))
+    }
+
+    /// An attempt has ended, and its result is here. That is told when what it has published is
+    /// here as well.
+    fn attempt_ended(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        given: Option<Assignment>,
+        finished: AttemptFinished,
+        (payload, account): (Option<Stored>, Account),
+    ) {
+        match self.published_by(key, finished.attempt) {
+            None => {}
+            Some(Some(_)) => return self.release_result(account, payload.as_ref()),
+            Some(end) => return *end = Some(Box::new(EarlyEnd { finished, payload, account })),
+        }
+        let Some(given) = given else {
+            self.release_result(account, payload.as_ref());
+            if finished.attempt.start == self.config.start {
+                self.release_attempt(key, finished.attempt.count, 0);
+            } else {
+                self.orphan_ended(key, finished.attempt);
+            }
+            return;
+        };
+        let is_told = |task: &Task| matches!(task.state, State::Unsent { .. });
+        let bytes = payload.as_ref().map_or(0, Stored::budget_bytes);
+        let outcome = if self.tasks.get(given.task).is_some_and(is_told) {
+            self.take_back(finished.attempt.count);
+            Some(finished.outcome.clone())
+        } else {
+            let outcome = match &payload {
+                Some(Stored::Refused) => {
+                    Outcome::error(TaskState::Failed, ErrorKind::Busy, self.no_room_for_result())
+                }
+                _ => finished.outcome.clone(),
+            };
+            self.how_it_ended(now, key, given, &finished, (outcome, bytes))
+        };
+        let Some(outcome) = outcome else { return self.release_result(account, payload.as_ref()) };
+        if self.tasks.get(given.task).is_none() {
+            self.hold_or_release(key, given.session, given.n, finished.attempt.count);
+            return self.release_result(account, payload.as_ref());
+        }
+        let payload = payload.filter(|stored| !matches!(stored, Stored::Refused));
+        let (engine, process, attempt) =
+            (Some(given.engine), Some(key), Some(finished.attempt.count));
+        let (run_us, lane) = (finished.run_us, account.lane);
+        self.end(
+            now,
+            given.task,
+            Ended { outcome, engine, run_us, payload, lane, process, attempt },
+        );
+    }
+
+    /// Returns the end that an attempt's end brings to its task. None if it is tried again.
+    fn how_it_ended(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        given: Assignment,
+        finished: &AttemptFinished,
+        (outcome, result_bytes): (Outcome, u64),
+    ) -> Option<Outcome> {
+        let outcome = match self.begin_elsewhere(now, given, finished) {
+            Beginning::Elsewhere => {
+                self.release_attempt(key, finished.attempt.count, 0);
+                return None;
+            }
+            Beginning::Nowhere(nowhere) => nowhere,
+            Beginning::Begun => {
+                self.count_run(given, finished, result_bytes);
+                outcome
+            }
+        };
+        if self.runs_again_after(now, given, &outcome)
+            || self.runs_again_after_cancel(now, given, &outcome)
+        {
+            self.release_attempt(key, finished.attempt.count, 0);
+            return None;
+        }
+        Some(outcome)
+    }
+
+    /// An attempt has begun, and has ended after so long a run.
+    fn count_run(&mut self, given: Assignment, finished: &AttemptFinished, result_bytes: u64) {
+        self.take_back_ended(finished.attempt.count, finished.run_us);
+        self.note_begun(given);
+        let Some(task) = self.tasks.get(given.task) else { return };
+        let (class, session) = (task.class, task.session);
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.kinds.handle_run(class, finished.run_us, result_bytes);
+        }
+    }
+
+    /// Returns true if a task that raised is run again. It is queued, or waits for that, if so.
+    fn runs_again_after(&mut self, now: Time, given: Assignment, outcome: &Outcome) -> bool {
+        let raised = matches!(
+            outcome.error.as_ref().map(|error| error.kind),
+            Some(ErrorKind::Remote | ErrorKind::Exit)
+        );
+        let Some(task) = self.tasks.get_mut(given.task).filter(|_| raised) else { return false };
+        let errors = task.more().map_or(0, |more| more.errors);
+        if task.target().is_some() || errors >= task.errors_allowed() {
+            return false;
+        }
+        task.more_mut().errors += 1;
+        self.note_attempt(now, given, "it raised");
+        self.pause(now, given.task, errors + 1);
+        true
+    }
+
+    /// An earlier start of the broker has cancelled an attempt that was matched: perhaps as another
+    /// one had taken its place. Whether the task is run again; if its client has cancelled it, it
+    /// says so again. An engine that goes on to cancel what nobody has cancelled is believed after
+    /// some attempts.
+    fn runs_again_after_cancel(&mut self, now: Time, given: Assignment, outcome: &Outcome) -> bool {
+        let again = |task: &Task| {
+            let unasked = task.more().map_or(0, |more| more.cancels_unasked);
+            task.place == Place::Shared && !task.at_most_once() && unasked < CANCELS_UNASKED_MAX
+        };
+        if outcome.state != TaskState::Cancelled || !self.tasks.get(given.task).is_some_and(again) {
+            return false;
+        }
+        if let Some(task) = self.tasks.get_mut(given.task) {
+            task.more_mut().cancels_unasked += 1;
+        }
+        self.note_attempt(now, given, "its engine cancelled it, which nobody had asked for");
+        self.requeue(now, given.task);
+        true
+    }
+
+    /// Requeues attempts that had not begun, or ends those their client wants back. Of an engine's
+    /// own queue nothing else is recalled: such a task comes back because its interpreter is gone,
+    /// or the engine leaves.
+    fn attempts_recalled(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        recalled: &Attempts,
+    ) -> Result<(), PeerMisbehaved> {
+        // The one that was given last comes first: each goes to the front of its queue.
+        let is_of_now = |attempt: &Attempt| attempt.start == self.config.start;
+        let (mut attempts, before): (Vec<Attempt>, Vec<Attempt>) =
+            recalled.attempts.iter().partition(|it| is_of_now(it));
+        attempts.extend(before.into_iter().map(|attempt| self.orphan_not_begun(key, attempt)));
+        attempts.sort_unstable_by_key(|attempt| std::cmp::Reverse(attempt.count));
+        for attempt in &attempts {
+            let Some(given) =
+                self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.count))
+            else {
+                continue;
+            };
+            let Some(task) = self.tasks.get(given.task) else { continue };
+            if given.is_wanted_back {
+                self.end(now, given.task, cancelled_before_it_began());
+                continue;
+            }
+            let leaving = self.processes.get(&key).is_none_or(|process| process.leaving);
+            let down = self.engines.get(given.engine).and_then(|engine| engine.down_cause.clone());
+            if task.place != Place::Shared
+                && (task.needs_namespace() || task.runs_on_one_attempt() || leaving)
+            {
+                let how = if leaving {
+                    "the engine is leaving".to_owned()
+                } else {
+                    down.unwrap_or_default()
+                };
+                self.end(now, given.task, namespace_lost(given.engine, &first_line(&how)));
+            } else {
+                self.requeue(now, given.task);
+            }
+        }
+        Ok(())
+    }
+
+    fn slot_down(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        down: &SlotDown,
+    ) -> Result<(), PeerMisbehaved> {
+        let process = self.processes.get(&key).ok_or(PeerMisbehaved::Order)?;
+        let connection = process.connection;
+        let id = *process.engines.get(down.slot as usize).ok_or(PeerMisbehaved::Limit)?;
+        let cause = down.cause[..down.cause.floor_char_boundary(CAUSE_BYTES_MAX)].to_owned();
+        let was_restarting = self.engines.update(id, |engine| {
+            engine.down_cause = Some(cause.clone());
+            std::mem::take(&mut engine.restarting)
+        });
+        // What was queued before the request was ended with that; what came after is for the new
+        // interpreter.
+        if was_restarting == Some(false) {
+            let lost = Reason::NamespaceLost(first_line(&cause), self.forced_stop(id));
+            self.sweep(now, id, None, lost);
+            self.recall_direct(id);
+        }
+        let returns = |count: &u64| {
+            let task = self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
+            task.is_some_and(|task| {
+                task.runtime == Runtime::Python
+                    && task.place != Place::Shared
+                    && !task.needs_namespace()
+            })
+        };
+        let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.assigned);
+        let returning = assigned.copied().filter(returns).collect();
+        self.engines.update(id, |engine| engine.returning = returning);
+        self.direct_ready.insert(id);
+        self.note_restarted(id);
+        self.tell_subscribers(Event::EngineRestarted(id, cause));
+        self.wait_until_told(connection);
+        Ok(())
+    }
+
+    /// A process takes nothing new: what waits for its engines alone will never run.
+    fn drain(&mut self, now: Time, key: ProcessKey, reason: &str) -> Result<(), PeerMisbehaved> {
+        let process = self.processes.get(&key).filter(|process| process.register.is_some());
+        let process = process.ok_or(PeerMisbehaved::Order)?;
+        if process.is_draining {
+            // It has said so before.
+            return Ok(());
+        }
+        let engines = process.engines.clone();
+        if let Some(process) = self.processes.get_mut(&key) {
+            process.is_draining = true;
+        }
+        self.stop_giving(key);
+        self.take_results_of(key);
+        self.shorten_orphans(now, &engines);
+        self.release_all_from(key, (SessionKey(0), 0));
+        let reason: String = reason.chars().take(256).collect();
+        for id in engines {
+            self.sweep(now, id, None, Reason::Leaving(reason.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that a piece of output takes if it is kept.
+fn more_bytes(task: Option<&Task>, stream: Stream, offset: u64, bytes: usize) -> u64 {
+    let output = task.and_then(Task::more).map(|more| &more.output);
+    output.map_or(0, |output| output.more_bytes(stream, offset, bytes))
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn within_limits(register: &Register) -> bool {
+    let names = register.labels.iter().chain([&register.host]);
+    let mut uuids: Vec<_> = register.slots.iter().map(|slot| slot.uuid).collect();
+    uuids.sort_unstable();
+    let distinct = uuids.windows(2).all(|pair| pair[0] != pair[1]);
+    distinct
+        && !register.slots.is_empty()
+        && register.slots.len() <= SLOTS_PER_PROCESS_MAX
+        && register.labels.len() <= 64
+        && register.runtimes.len() <= Runtime::ALL.len()
+        && register.cwd.len() <= 4096
+        && register.environment.len() <= 64
+        && register
+            .environment
+            .iter()
+            .all(|(name, value)| name.len() <= NAME_BYTES_MAX && value.len() <= 4096)
+        && register.python.as_ref().is_none_or(|python| python.len() <= 4096)
+        && names.into_iter().all(|name| name.len() <= NAME_BYTES_MAX)
+}

@@ -1,0 +1,71 @@
+//! Payloads that are on their way from engine processes, and what waits for them.
+
+use furlong_wire::message::{AttemptFinished, AttemptPublished};
+
+use super::stored::Stored;
+use crate::core::engines::table::{Process, ProcessKey};
+use crate::core::sessions::table::SessionKey;
+
+/// The recipient of a payload from an engine process.
+#[derive(Debug)]
+pub enum EngineWaiting {
+    /// An attempt's end.
+    Finished(AttemptFinished, Account),
+    /// Intermediate data, the session by whose lane they come, and what follows them if it was
+    /// faster. The attempt may be forgotten before they are here, so the lane is not looked up by
+    /// that.
+    Published(AttemptPublished, SessionKey, Option<Box<EarlyEnd>>),
+}
+
+/// The end of an attempt that has come before what it has published, and is told after that.
+#[derive(Debug)]
+pub struct EarlyEnd {
+    /// The end.
+    pub finished: AttemptFinished,
+    /// The result.
+    pub payload: Option<Stored>,
+    /// Against what it counts.
+    pub account: Account,
+}
+
+/// Against what the bytes of a result count.
+#[derive(Clone, Copy, Debug)]
+pub struct Account {
+    /// The session whose client is to read it.
+    pub session: SessionKey,
+    /// The process whose lane of that session it came by, if it came unasked.
+    pub lane: Option<ProcessKey>,
+}
+
+impl Account {
+    /// That of an end without such bytes.
+    pub const NONE: Self = Self { session: SessionKey::NOBODY, lane: None };
+}
+
+impl Process {
+    /// Results that it was asked for, or that came in part, or whole with an end that cannot be
+    /// told yet.
+    pub fn arriving(&self) -> impl Iterator<Item = (Account, u64)> {
+        let taken = self
+            .taken
+            .values()
+            .map(|(session, bytes)| (Account { session: *session, lane: None }, *bytes));
+        let in_part =
+            self.receiving.waiting_with_bytes().filter_map(|(waiting, bytes)| match waiting {
+                EngineWaiting::Finished(_, account) => Some((*account, bytes)),
+                EngineWaiting::Published(.., end) => {
+                    let end = end.as_ref()?;
+                    Some((end.account, end.payload.as_ref().map_or(0, Stored::budget_bytes)))
+                }
+            });
+        taken.chain(in_part)
+    }
+
+    /// Bytes of intermediate data that came in part.
+    pub fn passing_bytes(&self) -> u64 {
+        let passing = self.receiving.waiting_with_bytes();
+        let passing =
+            passing.filter(|(waiting, _)| matches!(waiting, EngineWaiting::Published(..)));
+        passing.map(|(_, bytes)| bytes).sum()
+    }
+}

@@ -1,0 +1,377 @@
+//! Results that wait: an attempt has ended, and its engine holds a result for which there is no
+//! room here yet.
+//!
+//! The engine's slot goes on meanwhile, with tasks of other sessions: while a session's results
+//! wait, no task of it is given to anybody. They are asked for when there is room, the smallest
+//! first, and the room is shared: what a session holds here of results that its client has not
+//! acknowledged is never more than what it leaves free. So one that does not read holds itself up,
+//! and however many do, there is room for others. A session that has nothing here may take what
+//! there is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use furlong_wire::ids::EngineId;
+use furlong_wire::message::{AttemptFinished, Attempts, ErrorKind, Outcome, TaskState, ToEngine};
+
+use super::arriving::Account;
+use super::stored::{BytesOf, Stored};
+use crate::core::engines::table::{Engine, Process, ProcessKey};
+use crate::core::schedule::placement::PlacementId;
+use crate::core::schedule::sweep::Reason;
+use crate::core::sessions::table::SessionKey;
+use crate::core::tasks::finish::Ended;
+use crate::core::tasks::table::State;
+use crate::core::{Assignment, Core, Time};
+
+/// The sessions with results that wait.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    sessions: BTreeMap<SessionKey, Behind>,
+    /// The room that each of them needs for its next result.
+    by_need: BTreeSet<(u64, SessionKey)>,
+    /// The session of each result, and its size, by the attempt.
+    results: BTreeMap<u64, (SessionKey, u64)>,
+}
+
+/// A session with results that wait.
+#[derive(Debug, Default)]
+struct Behind {
+    /// The pending results: size in bytes and attempt.
+    results: BTreeSet<(u64, u64)>,
+    need: u64,
+    /// The queues in which its tasks are passed over.
+    parked: Parked,
+}
+
+/// The queues in which tasks of a session are passed over.
+#[derive(Debug, Default)]
+pub struct Parked {
+    /// Shared queues.
+    placements: BTreeSet<PlacementId>,
+    /// Engines' own.
+    engines: BTreeSet<EngineId>,
+}
+
+impl Backlog {
+    /// Returns true if a session has pending results.
+    pub fn holds(&self, session: SessionKey) -> bool {
+        !self.sessions.is_empty() && self.sessions.contains_key(&session)
+    }
+
+    /// The same, from a shared queue, in which its tasks are passed over if so.
+    pub fn parks_in(&mut self, session: SessionKey, placement: PlacementId) -> bool {
+        if self.sessions.is_empty() {
+            return false;
+        }
+        let behind = self.sessions.get_mut(&session);
+        behind.map(|behind| behind.parked.placements.insert(placement)).is_some()
+    }
+
+    /// The same, from an engine's own queue.
+    pub fn parks_at(&mut self, session: SessionKey, engine: EngineId) -> bool {
+        if self.sessions.is_empty() {
+            return false;
+        }
+        self.sessions.get_mut(&session).map(|behind| behind.parked.engines.insert(engine)).is_some()
+    }
+
+    /// Returns the number and total bytes of a session's pending results.
+    pub fn of_session(&self, session: SessionKey) -> (usize, u64) {
+        let results = self.sessions.get(&session).map(|behind| &behind.results);
+        results
+            .map_or((0, 0), |results| (results.len(), results.iter().map(|(bytes, _)| bytes).sum()))
+    }
+
+    /// Returns the size of an attempt's pending result, in bytes.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn bytes_of(&self, attempt: u64) -> Option<u64> {
+        self.results.get(&attempt).map(|(_, bytes)| *bytes)
+    }
+
+    /// Returns the number of pending results.
+    pub fn len(&self) -> usize {
+        self.results.len()
+    }
+
+    fn add(&mut self, session: SessionKey, unread: u64, attempt: u64, bytes: u64) {
+        self.results.insert(attempt, (session, bytes));
+        self.sessions.entry(session).or_default().results.insert((bytes, attempt));
+        self.note_unread(session, unread);
+    }
+
+    /// A session holds so many bytes of results now that its client has not acknowledged.
+    fn note_unread(&mut self, session: SessionKey, unread: u64) {
+        let Some(behind) = self.sessions.get_mut(&session) else { return };
+        let next = behind.results.first().map_or(0, |(bytes, _)| *bytes);
+        // As much is left free as it has then.
+        let need = if unread == 0 { next } else { unread.saturating_add(next.saturating_mul(2)) };
+        self.by_need.remove(&(behind.need, session));
+        behind.need = need;
+        self.by_need.insert((need, session));
+    }
+
+    /// A result waits no longer. If it was the last one of its session: where that is passed over.
+    fn remove(
+        &mut self,
+        unread: impl Fn(SessionKey) -> u64,
+        attempt: u64,
+    ) -> Option<(SessionKey, Parked)> {
+        let (session, bytes) = self.results.remove(&attempt)?;
+        let behind = self.sessions.get_mut(&session)?;
+        behind.results.remove(&(bytes, attempt));
+        if !behind.results.is_empty() {
+            self.note_unread(session, unread(session));
+            return None;
+        }
+        let behind = self.sessions.remove(&session)?;
+        self.by_need.remove(&(behind.need, session));
+        Some((session, behind.parked))
+    }
+
+    /// The result for which the least room is needed: how much, whose, of which attempt, how large.
+    fn first(&self) -> Option<(u64, SessionKey, u64, u64)> {
+        let (need, session) = *self.by_need.first()?;
+        let (bytes, attempt) = *self.sessions.get(&session)?.results.first()?;
+        Some((need, session, attempt, bytes))
+    }
+}
+
+impl Core {
+    /// An attempt has ended, whose engine holds the result until there is room for it, and can do
+    /// something else.
+    pub(in crate::core) fn result_waits(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        given: Assignment,
+        finished: AttemptFinished,
+        bytes: u64,
+    ) {
+        let count = finished.attempt.count;
+        let Some(task) = self.tasks.get_mut(given.task) else { return };
+        task.transition(State::Unsent { engine: given.engine, attempt: count });
+        let request =
+            if task.payload.is_held_elsewhere() { 0 } else { task.payload.budget_bytes() };
+        let aborts = task.aborts_followers() && finished.outcome.state != TaskState::Succeeded;
+        self.set_deadline(now, given.task);
+        if request.saturating_add(bytes) > self.budget.payload_bytes_max() {
+            // Whatever the others do, it would not fit beside its own request.
+            return self.refuse_result(now, key, given, &finished);
+        }
+        self.attempts.insert(count, given);
+        self.engines.update(given.engine, |engine| engine.unsent.insert(count));
+        let unread = self.sessions.get(given.session).map_or(0, |session| session.unread_bytes);
+        self.backlog.add(given.session, unread, count, bytes);
+        if aborts {
+            // What is behind it must not be given out before its end is told.
+            self.sweep(now, given.engine, Some(given.session), Reason::Aborted);
+        }
+        if self.processes.get(&key).is_some_and(|process| process.leaving) {
+            self.take_result(key, given.session, count, bytes);
+        }
+    }
+
+    /// Asks engines for the results for which there is room.
+    pub(in crate::core) fn take_results(&mut self, now: Time) {
+        while let Some((need, session, count, bytes)) = self.backlog.first() {
+            let process =
+                self.attempts.get(count).and_then(|given| self.engines.get(given.engine)?.process);
+            let process = process.expect("the results of an engine that is away do not wait");
+            let has_room = need <= self.budget.room(self.kept.heavy_bytes());
+            if has_room && self.take_result(process, session, count, bytes) {
+                continue;
+            }
+            if !self.is_stuck_for_room() {
+                return;
+            }
+            let Some(given) = self.take_back(count) else { return };
+            let (attempt, outcome) = (self.attempt(count), Outcome::SUCCEEDED);
+            self.refuse_result(
+                now,
+                process,
+                given,
+                &AttemptFinished { attempt, outcome, run_us: 0, payload: None },
+            );
+        }
+    }
+
+    /// Asks for all that a process holds, as far as there is room at all: it wants to leave.
+    pub(in crate::core) fn take_results_of(&mut self, key: ProcessKey) {
+        let engines =
+            self.processes.get(&key).map_or_else(Vec::new, |process| process.engines.clone());
+        let engines = engines.iter().filter_map(|id| self.engines.get(*id));
+        let unsent: Vec<u64> = engines.flat_map(|engine| engine.unsent.iter().copied()).collect();
+        for count in unsent {
+            let result = self.backlog.results.get(&count).copied();
+            if let Some((session, bytes)) = result {
+                self.take_result(key, session, count, bytes);
+            }
+        }
+    }
+
+    /// Asks for a result, if it fits.
+    fn take_result(
+        &mut self,
+        key: ProcessKey,
+        session: SessionKey,
+        count: u64,
+        bytes: u64,
+    ) -> bool {
+        if !self.reserve(BytesOf::Result, bytes) {
+            return false;
+        }
+        self.count_unread(session, bytes);
+        self.leave_backlog(count);
+        let attempts = vec![self.attempt(count)];
+        let Some(process) = self.processes.get_mut(&key) else { return true };
+        process.taken.insert(count, (session, bytes));
+        let connection = process.connection;
+        self.to_engine(connection, ToEngine::Take(Attempts { attempts }));
+        true
+    }
+
+    /// Returns true if nothing will make room for pending results: no client has any to read, no
+    /// task is about to end.
+    fn is_stuck_for_room(&self) -> bool {
+        !self.budget.has_results() && self.attempts.len() == self.backlog.len()
+    }
+
+    /// A result does not fit, and never will: its task fails.
+    fn refuse_result(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        given: Assignment,
+        finished: &AttemptFinished,
+    ) {
+        let outcome = Outcome::error(TaskState::Failed, ErrorKind::Busy, self.no_room_for_result());
+        let (engine, process, attempt) =
+            (Some(given.engine), Some(key), Some(finished.attempt.count));
+        let run_us = finished.run_us;
+        self.end(
+            now,
+            given.task,
+            Ended { outcome, engine, run_us, process, attempt, ..Ended::default() },
+        );
+    }
+
+    pub(in crate::core) fn no_room_for_result(&self) -> String {
+        let (_, total) = self.budget.state();
+        format!(
+            "its result did not fit the broker's payload memory ({total} bytes); use `{}`",
+            self.config.memory_flag
+        )
+    }
+
+    /// A result does not wait any longer. If it was its session's last one, tasks of that session
+    /// are given out again.
+    pub(in crate::core) fn leave_backlog(&mut self, attempt: u64) {
+        if self.backlog.len() == 0 {
+            return;
+        }
+        let sessions = &self.sessions;
+        let unread = |key| sessions.get(key).map_or(0, |session| session.unread_bytes);
+        let Some((session, parked)) = self.backlog.remove(unread, attempt) else { return };
+        for placement in parked.placements {
+            if self.placements.is_named(placement) {
+                self.placements.get_mut(placement).queue.resume(session, self.shared_given);
+            }
+        }
+        for engine in parked.engines {
+            let tasks = &self.tasks;
+            self.engines.update(engine, |engine| engine.queue.note(session, tasks));
+            self.direct_ready.insert(engine);
+        }
+    }
+
+    /// A session holds a result more, whose bytes are in the budget.
+    pub(in crate::core) fn count_unread(&mut self, key: SessionKey, bytes: u64) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.unread_bytes += bytes;
+        self.backlog.note_unread(key, session.unread_bytes);
+    }
+
+    /// A session does not hold a result any longer.
+    pub(in crate::core) fn count_read(&mut self, key: SessionKey, bytes: u64) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.unread_bytes -= bytes;
+        self.backlog.note_unread(key, session.unread_bytes);
+    }
+
+    /// A process is gone: what it holds it names again when it is back, as any other attempt.
+    pub(in crate::core) fn forget_unsent(&mut self, key: ProcessKey, engines: &[EngineId]) {
+        for &id in engines {
+            let unsent = |engine: &mut Engine| std::mem::take(&mut engine.unsent);
+            let is_here = self.engines.get(id).is_some_and(|engine| engine.process == Some(key));
+            let unsent =
+                is_here.then(|| self.engines.update(id, unsent)).flatten().unwrap_or_default();
+            for attempt in unsent {
+                self.leave_backlog(attempt);
+                let Some(given) = self.attempts.get(attempt).copied() else { continue };
+                if let Some(task) = self.tasks.get_mut(given.task) {
+                    task.transition(State::Assigned { engine: id, attempt, started: true });
+                    // It has ended there: no limit of its run is due any longer. A run it was, all
+                    // the same.
+                    let more = task.more_mut();
+                    (more.started, more.has_run) = (None, true);
+                }
+                self.attempts.remove(attempt);
+                self.hold_attempt(given, attempt);
+            }
+        }
+    }
+
+    /// An engine is stopped alone: its process stays, and need not hold the results of the engine
+    /// that wait.
+    pub(in crate::core) fn release_unsent(&mut self, key: ProcessKey, id: EngineId) {
+        let unsent = self
+            .engines
+            .get(id)
+            .map_or_else(Vec::new, |engine| engine.unsent.iter().copied().collect());
+        self.forget_unsent(key, &[id]);
+        for count in unsent {
+            self.release_attempt(key, count, 0);
+        }
+    }
+
+    /// A process is gone: frees what was on its way from there.
+    pub(in crate::core) fn forget_arriving(&mut self, process: &Process) {
+        process.lanes.values().for_each(|lane| self.budget.close_lane(lane));
+        let arriving: Vec<(Account, u64)> = process.arriving().collect();
+        for (account, bytes) in arriving {
+            self.free_result(account, bytes);
+        }
+        self.budget.release(BytesOf::Other, process.passing_bytes());
+    }
+
+    /// Frees a result's bytes, which its session held.
+    pub(in crate::core) fn free_result(&mut self, Account { session, lane }: Account, bytes: u64) {
+        if bytes > 0 {
+            self.budget.release(BytesOf::Result, bytes);
+            self.count_read(session, bytes);
+            if let Some(lane) = lane {
+                self.return_to_lane(lane, session, bytes);
+            }
+        }
+    }
+
+    /// The same of one that is here.
+    pub(in crate::core) fn release_result(&mut self, account: Account, payload: Option<&Stored>) {
+        self.free_result(account, payload.map_or(0, Stored::budget_bytes));
+    }
+
+    /// Returns bytes that came unasked to their lane: the process may send as much again.
+    pub(in crate::core) fn return_to_lane(
+        &mut self,
+        key: ProcessKey,
+        session: SessionKey,
+        bytes: u64,
+    ) {
+        let lane = self.processes.get_mut(&key).and_then(|process| process.lanes.get_mut(&session));
+        self.budget.release_unasked(bytes, lane.is_some());
+        let total = lane.map(|lane| lane.release(bytes));
+        if let Some(total) = total {
+            self.grant_to_lane(key, session, total);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Unusual extras of tasks and sessions and their cost, which is charged to the
+//! [`super::stored::Budget`] where it is kept.
+//!
+//! The table of tasks counts a task with two inline payloads ([`crate::budget::TASK_BYTES`]). Long
+//! options, many dependencies, reasons of failed attempts and texts of errors come on top of that.
+
+use std::sync::Arc;
+
+use furlong_wire::ids::TokenId;
+use furlong_wire::message::{AttemptRecord, Outcome, TaskOptions};
+
+use super::stored::{BytesOf, Stored};
+use crate::core::Core;
+use crate::core::sessions::table::{Definition, Done};
+use crate::core::tasks::table::{Task, TaskKey};
+
+/// A dependency: in the options, in what the task waits for, and in the table of who waits for
+/// whom.
+const DEPENDENCY_BYTES: u64 = 192;
+/// A required label beside its characters. It stands in the options and in the demands, which are
+/// looked up by it.
+const LABEL_BYTES: u64 = 64;
+/// A definition beside its bytes.
+const DEFINITION_BYTES: u64 = 128;
+/// The size up to which an ended task costs nothing more than its place in the table.
+const SHORT_BYTES: u64 = 256;
+
+/// Returns the cost of the options of an unfinished task.
+pub(in crate::core) fn options_bytes(options: &TaskOptions) -> u64 {
+    let label = options.label.as_ref().map_or(0, String::len) as u64;
+    let require: u64 =
+        options.require.iter().map(|label| 3 * label.len() as u64 + LABEL_BYTES).sum();
+    let dependencies = (options.after.len() + options.follow.len()) as u64;
+    label + require + dependencies * DEPENDENCY_BYTES
+}
+
+/// Returns the cost of the reasons of attempts that did not end their task.
+pub(in crate::core) fn past_bytes(past: &[AttemptRecord]) -> u64 {
+    past.iter().map(|attempt| attempt.how.len() as u64).sum()
+}
+
+/// Returns the cost of a definition.
+pub(in crate::core) fn definition_bytes(stored: &Stored) -> u64 {
+    match stored {
+        Stored::Inline(bytes) => bytes.len() as u64 + DEFINITION_BYTES,
+        Stored::Chunked(_) | Stored::Sent(_) | Stored::Refused => stored.budget_bytes(),
+    }
+}
+
+impl Task {
+    /// Returns its cost beyond its place in the table and its payload, for the tests.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn extra_bytes(&self) -> u64 {
+        self.options.as_deref().map_or(0, options_bytes)
+            + self.more().map_or(0, |more| past_bytes(&more.past))
+    }
+}
+
+impl Done {
+    /// Returns its cost beyond its place in the table, its result and its output.
+    pub fn record_bytes(&self) -> u64 {
+        let label = self
+            .what
+            .options
+            .as_ref()
+            .and_then(|options| options.label.as_ref())
+            .map_or(0, String::len);
+        let text = self.outcome.error.as_ref().map_or(0, |error| error.text.len());
+        let past = self.what.more.as_ref().map_or(0, |more| past_bytes(&more.past));
+        ((label + text) as u64 + past).saturating_sub(SHORT_BYTES)
+    }
+
+    /// Shortens its record to what costs nothing.
+    pub fn shorten(&mut self) {
+        shorten(&mut self.outcome, SHORT_BYTES as usize);
+        self.what
+            .more
+            .iter_mut()
+            .flat_map(|more| &mut more.past)
+            .for_each(|attempt| attempt.how = String::new());
+        if self.record_bytes() > 0 {
+            shorten(&mut self.outcome, 0);
+        }
+    }
+}
+
+fn shorten(outcome: &mut Outcome, bytes: usize) {
+    if let Some(error) = &mut outcome.error {
+        error.text.truncate(error.text.floor_char_boundary(bytes));
+        error.text.shrink_to_fit();
+    }
+}
+
+impl Core {
+    /// Charges for what new tasks have beyond the usual. False if there is no room for it: then
+    /// they keep nothing.
+    pub(in crate::core) fn charge_options(
+        &mut self,
+        tasks: impl Iterator<Item = TaskKey>,
+        options: &TaskOptions,
+    ) -> bool {
+        let bytes = options_bytes(options);
+        if bytes == 0 {
+            return true;
+        }
+        let tasks: Vec<TaskKey> = tasks.collect();
+        if self.reserve(BytesOf::Other, bytes.saturating_mul(tasks.len() as u64)) {
+            return true;
+        }
+        let mut bare = TaskOptions { label: None, ..options.clone() };
+        drop_lists(&mut bare);
+        let bare = Arc::new(bare);
+        for key in tasks {
+            if let Some(task) = self.tasks.get_mut(key) {
+                task.options = Some(bare.clone());
+            }
+        }
+        false
+    }
+
+    /// A task has ended: what it needed to run is kept no longer, and its record is charged for.
+    pub(in crate::core) fn charge_done(&mut self, done: &mut Done) {
+        let past = done.what.more.as_ref().map_or(0, |more| past_bytes(&more.past));
+        let charged = done.what.options.as_deref().map_or(0, options_bytes) + past;
+        self.budget.release(BytesOf::Other, charged);
+        self.charge_record(done);
+    }
+
+    /// Charges for the record of a task that has ended, or shortens it.
+    pub(in crate::core) fn charge_record(&mut self, done: &mut Done) {
+        let has_lists = |options: &&mut Arc<TaskOptions>| {
+            options.after.len() + options.follow.len() + options.require.len() > 0
+        };
+        if let Some(options) = done.what.options.as_mut().filter(has_lists) {
+            drop_lists(Arc::make_mut(options));
+        }
+        let bytes = done.record_bytes();
+        if bytes > 0 && !self.reserve(BytesOf::Other, bytes) {
+            done.shorten();
+        }
+    }
+
+    /// Notes an attempt that did not end its task; without the reason if there is no room for it.
+    pub(in crate::core) fn charge_past(
+        &mut self,
+        key: TaskKey,
+        record: AttemptRecord,
+        most: usize,
+    ) {
+        let how = if self.reserve(BytesOf::Other, record.how.len() as u64) {
+            record.how
+        } else {
+            String::new()
+        };
+        let Some(task) = self.tasks.get_mut(key) else {
+            return self.budget.release(BytesOf::Other, how.len() as u64);
+        };
+        let past = &mut task.more_mut().past;
+        if past.len() == most {
+            let oldest = past.remove(0);
+            self.budget.release(BytesOf::Other, oldest.how.len() as u64);
+        }
+        past.push(AttemptRecord { how, ..record });
+    }
+
+    /// Charges for a definition that came inside its message. False if there is no room for it.
+    pub(in crate::core) fn charge_inline_definition(
+        &mut self,
+        of: TokenId,
+        stored: &Stored,
+    ) -> bool {
+        let Stored::Inline(_) = stored else { return true };
+        let bytes = definition_bytes(stored);
+        if !self.quotas.reserve(of, bytes) {
+            return false;
+        }
+        let fits = self.reserve(BytesOf::Request, bytes);
+        if !fits {
+            self.quotas.release(of, bytes);
+        }
+        fits
+    }
+
+    /// Frees what a definition costs.
+    pub(in crate::core) fn release_definition(&mut self, of: TokenId, definition: Definition) {
+        let Definition::Here(stored) = definition else { return };
+        let bytes = definition_bytes(&stored);
+        self.budget.release(BytesOf::Request, bytes);
+        self.quotas.release(of, bytes);
+        self.discard(Some(stored));
+    }
+}
+
+/// Drops what only a task needs that has not ended.
+fn drop_lists(options: &mut TaskOptions) {
+    (options.after, options.follow, options.require) = (Vec::new(), Vec::new(), Vec::new());
+}

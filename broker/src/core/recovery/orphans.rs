@@ -1,0 +1,644 @@
+//! Work of an earlier start of the broker, which engines still hold.
+//!
+//! A client that returns submits again what it waits for. What an engine holds of it is matched: it
+//! goes on as an attempt of this broker. What no engine holds waits a moment for those that were
+//! there before, since it may have run. Tasks that no client asks for are ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId};
+use furlong_wire::message::{
+    Adopt, CancelAttempts, ErrorKind, HeldWork, Outcome, Release, TaskState, ToEngine,
+};
+
+use super::reconcile::{Decisions, engine_that_has};
+use crate::core::engines::table::ProcessKey;
+use crate::core::schedule::sweep::Reason;
+use crate::core::sessions::connect::{ENGINE_GRACE, SESSION_GRACE};
+use crate::core::sessions::table::SessionKey;
+use crate::core::tasks::finish::Ended;
+use crate::core::tasks::table::{Place, State, Task, TaskKey};
+use crate::core::turns::chores::Chore;
+use crate::core::turns::work::{TASKS_PER_PART, count};
+use crate::core::{Assignment, Core, Time};
+
+/// The time, from the broker's start, that a task that may have run waits for the engines of the
+/// roster.
+pub(in crate::core) const ROSTER_WAIT: Duration = Duration::from_secs(1);
+/// The same for a task that may run once only.
+const ROSTER_WAIT_ONCE: Duration = ENGINE_GRACE;
+/// The time allowed to a client that has returned to say what it waits for.
+const CLAIM_WAIT: Duration = Duration::from_secs(60);
+
+/// Attempts of an earlier start held by engines, and tasks that wait for them. As many as
+/// registrations name: one cut off names its own again.
+#[derive(Debug, Default)]
+pub struct Orphans {
+    by_attempt: BTreeMap<Attempt, Orphan>,
+    /// Those that a client may still ask for.
+    by_task: BTreeMap<(SessionId, u64), Attempt>,
+    by_engine: BTreeSet<(EngineId, Attempt)>,
+    expiries: BTreeSet<(Time, Attempt)>,
+    /// Engines of the roster that have not registered.
+    awaited: BTreeSet<EngineId>,
+    /// Engines that have dropped results of an earlier start.
+    lossy: BTreeSet<EngineId>,
+    /// Tasks that wait for them.
+    waiting: BTreeSet<TaskKey>,
+    /// The matched attempts, and their attempts of this start: until the engine has heard of one,
+    /// it speaks of the old one.
+    matched: BTreeMap<Attempt, u64>,
+}
+
+/// The attempts before and after all others.
+const FIRST: Attempt = Attempt { start: BrokerStart(0), count: 0 };
+const LAST: Attempt = Attempt { start: BrokerStart(u64::MAX), count: u64::MAX };
+
+/// Matches that are remembered after their attempts have ended.
+const MATCHED_KEPT: usize = 256;
+
+/// An attempt of an earlier start.
+#[derive(Clone, Copy, Debug)]
+struct Orphan {
+    task: (SessionId, u64),
+    engine: EngineId,
+    /// Under which count it occupies its engine, while it runs.
+    occupies: Option<u64>,
+    expires: Time,
+}
+
+impl Orphans {
+    /// None yet; these engines are awaited.
+    pub fn new(awaited: BTreeSet<EngineId>) -> Self {
+        Self { awaited, ..Self::default() }
+    }
+
+    /// Returns true if every engine of the roster has registered.
+    pub fn awaits_nobody(&self) -> bool {
+        self.awaited.is_empty()
+    }
+
+    /// Returns the time at which the next one is ended.
+    pub fn expires(&self) -> Option<Time> {
+        self.expiries.first().map(|(at, _)| *at)
+    }
+
+    fn add(&mut self, attempt: Attempt, orphan: Orphan) {
+        self.by_task.insert(orphan.task, attempt);
+        self.expiries.insert((orphan.expires, attempt));
+        self.hold(attempt, orphan);
+    }
+
+    /// An engine holds it, whether or not anybody can ask for it.
+    fn hold(&mut self, attempt: Attempt, orphan: Orphan) {
+        self.by_engine.insert((orphan.engine, attempt));
+        self.by_attempt.insert(attempt, orphan);
+    }
+
+    /// Nobody can ask for it any longer.
+    fn disown(&mut self, attempt: Attempt) -> Option<Orphan> {
+        let orphan = *self.by_attempt.get(&attempt)?;
+        self.expiries.remove(&(orphan.expires, attempt));
+        if self.by_task.get(&orphan.task) == Some(&attempt) {
+            self.by_task.remove(&orphan.task);
+        }
+        Some(orphan)
+    }
+
+    fn remove(&mut self, attempt: Attempt) -> Option<Orphan> {
+        self.disown(attempt)?;
+        let orphan = self.by_attempt.remove(&attempt)?;
+        self.by_engine.remove(&(orphan.engine, attempt));
+        Some(orphan)
+    }
+
+    /// A client that is here, or an engine that leaves, does not wait for so long.
+    fn shorten(&mut self, attempt: Attempt, expires: Time) {
+        let Some(orphan) =
+            self.by_attempt.get_mut(&attempt).filter(|orphan| orphan.expires > expires)
+        else {
+            return;
+        };
+        if self.expiries.remove(&(std::mem::replace(&mut orphan.expires, expires), attempt)) {
+            self.expiries.insert((expires, attempt));
+        }
+    }
+
+    /// It is still waited for.
+    fn extend(&mut self, attempt: Attempt, expires: Time) {
+        let Some(orphan) = self.by_attempt.get_mut(&attempt) else { return };
+        self.expiries.remove(&(std::mem::replace(&mut orphan.expires, expires), attempt));
+        self.expiries.insert((expires, attempt));
+    }
+
+    /// Those that a client of the session may ask for, from this task on.
+    fn of_session(&self, session: SessionId, from: u64) -> impl Iterator<Item = (u64, Attempt)> {
+        let of_session = self.by_task.range((session, from)..=(session, u64::MAX));
+        of_session.inspect(|_| count(1)).map(|((_, n), attempt)| (*n, *attempt))
+    }
+
+    fn of_engines(&self, engines: &[EngineId]) -> Vec<Attempt> {
+        let of_engine = |id: &EngineId| {
+            self.by_engine.range((*id, FIRST)..=(*id, LAST)).map(|(_, attempt)| *attempt)
+        };
+        engines.iter().flat_map(of_engine).inspect(|_| count(1)).collect()
+    }
+
+    /// Returns true if nobody can ask for an attempt, which an engine holds, any longer.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn is_disowned(&self, attempt: Attempt) -> bool {
+        let orphan = self.by_attempt.get(&attempt);
+        orphan.is_some_and(|orphan| self.by_task.get(&orphan.task) != Some(&attempt))
+    }
+
+    /// Returns their number, for the tests.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.by_attempt.len()
+    }
+}
+
+/// Handling of engines and sessions.
+impl Core {
+    /// An engine holds work of an earlier start.
+    pub(in crate::core) fn judge_orphan(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        ids: &[EngineId],
+        held: &HeldWork,
+        decisions: &mut Decisions,
+    ) {
+        let sessions: Vec<SessionKey> = self.sessions.with_id(held.session);
+        let task = sessions
+            .iter()
+            .find_map(|session| self.sessions.get(*session)?.tasks.get(held.n).copied());
+        let asked = sessions.iter().any(|session| self.has_ended_or_gone_on(*session, held.n));
+        let Some(engine) = engine_that_has(ids, held) else {
+            return decisions.end(held.attempt, held.finished);
+        };
+        if asked {
+            return self.end_held(engine, held, decisions);
+        }
+        if let Some(task) = task.and_then(|key| self.tasks.get(key))
+            && let State::Assigned { engine: of_task, attempt, .. } = task.state
+        {
+            let attempt = self.attempt(attempt);
+            if of_task != engine || decisions.here.contains(&attempt) {
+                return self.end_held(engine, held, decisions);
+            }
+            // It was matched, and the engine has not heard of that.
+            decisions.here.insert(attempt);
+            return decisions.adopted.push((held.attempt, attempt));
+        }
+        let id = (held.session, held.n);
+        if let Some(other) = self.orphans.by_task.get(&id).copied() {
+            // It was tried twice. What has ended is as good as any.
+            let runs =
+                self.orphans.by_attempt.get(&other).is_some_and(|other| other.occupies.is_some());
+            if !(runs && held.finished) {
+                return self.end_held(engine, held, decisions);
+            }
+            self.end_orphan(other);
+        }
+        let claims =
+            sessions.iter().filter_map(|session| self.sessions.get(*session)).map(|it| it.opened);
+        let expires =
+            claims.map(|opened| opened.after(CLAIM_WAIT)).fold(now.after(SESSION_GRACE), Time::min);
+        let occupies = (!held.finished).then(|| self.occupy(engine, (SessionKey::NOBODY, 0)));
+        self.orphans.add(held.attempt, Orphan { task: id, engine, occupies, expires });
+        let Some(task) = task
+            .filter(|task| self.tasks.get(*task).is_some_and(|task| may_be_matched(task, engine)))
+        else {
+            return;
+        };
+        self.match_orphan(now, key, task, held.attempt);
+        if let Some(State::Assigned { attempt, .. }) = self.tasks.get(task).map(|task| task.state) {
+            // Should it hold the task under another attempt, too, that one is not wanted.
+            decisions.here.insert(self.attempt(attempt));
+        }
+    }
+
+    /// Nobody wants what an engine holds. It occupies the engine until it has stopped.
+    fn end_held(&mut self, engine: EngineId, held: &HeldWork, decisions: &mut Decisions) {
+        if let Some(session) = self.session_that_had(held) {
+            // The task has ended otherwise, and its client does not know that yet. Should this
+            // broker be killed before, what the engine holds is all that says that the task has
+            // run: it is held as an attempt of this start.
+            let count = self.occupy(engine, (session, held.n));
+            self.note_matched(held.attempt, count);
+            return decisions.adopt_to_end(held, self.attempt(count));
+        }
+        decisions.end(held.attempt, held.finished);
+        if !held.finished {
+            let (task, occupies) =
+                ((held.session, held.n), Some(self.occupy(engine, (SessionKey::NOBODY, 0))));
+            let orphan = Orphan { task, engine, occupies, expires: Time(u64::MAX) };
+            self.orphans.hold(held.attempt, orphan);
+        }
+    }
+
+    fn has_ended_or_gone_on(&self, key: SessionKey, n: u64) -> bool {
+        let Some(session) = self.sessions.get(key) else { return false };
+        let task = session.tasks.get(n).and_then(|task| self.tasks.get(*task));
+        let tried_elsewhere =
+            |task: &Task| task.attempts > 0 && !matches!(task.state, State::Assigned { .. });
+        (session.departed || session.knows(n)) && task.is_none_or(tried_elsewhere)
+    }
+
+    /// While the work runs, its engine is as busy as with work of this start. `of` is the task
+    /// whose end is held with it, if there is one.
+    fn occupy(&mut self, engine: EngineId, of: (SessionKey, u64)) -> u64 {
+        self.attempts_made += 1;
+        self.hold_attempt(Assignment::new(TaskKey::NOBODY, of, engine, true), self.attempts_made);
+        self.attempts_made
+    }
+
+    /// An engine of the roster is here, and has said what it holds.
+    pub(in crate::core) fn note_reconciled(
+        &mut self,
+        now: Time,
+        ids: &[EngineId],
+        dropped: Option<Attempt>,
+    ) {
+        if dropped.is_some_and(|attempt| attempt.start != self.config.start) {
+            self.orphans.lossy.extend(ids);
+            ids.iter().for_each(|id| self.sweep(now, *id, None, Reason::Repeated));
+        }
+        self.no_longer_await(now, ids);
+    }
+
+    /// These engines are here, or given up.
+    pub(in crate::core) fn no_longer_await(&mut self, now: Time, ids: &[EngineId]) {
+        let before = self.orphans.awaited.len();
+        ids.iter().for_each(|id| _ = self.orphans.awaited.remove(id));
+        if before == 0 || !self.orphans.awaited.is_empty() {
+            return;
+        }
+        self.journal.end_reconciling();
+        let waiting = std::mem::take(&mut self.orphans.waiting);
+        self.end_waits_for_roster(now, waiting);
+    }
+
+    /// Tasks have waited for engines of the roster, all of which are here or given up: some of them
+    /// go on, and the others in later turns.
+    pub(in crate::core) fn end_waits_for_roster(
+        &mut self,
+        now: Time,
+        mut waiting: BTreeSet<TaskKey>,
+    ) {
+        for _ in 0..TASKS_PER_PART {
+            let Some(key) = waiting.pop_first() else { return };
+            self.work.add(1);
+            if self
+                .tasks
+                .get(key)
+                .is_some_and(|task| task.state == State::Pausing && task.attempts == 0)
+            {
+                self.wait_for_roster(now, key);
+            }
+        }
+        if !waiting.is_empty() {
+            self.chores.push(Chore::EndWaits(waiting));
+        }
+    }
+
+    /// Of an engine that has dropped results: what waits for it and was submitted before may be
+    /// among them.
+    pub(in crate::core) fn lose_repeated(&mut self, now: Time, key: TaskKey) {
+        if self
+            .tasks
+            .get(key)
+            .is_some_and(|task| task.state == State::Queued && self.may_have_run(task))
+        {
+            self.lose_unmatched(now, key);
+        }
+    }
+
+    /// A process is gone: it names what it holds again when it is back.
+    pub(in crate::core) fn forget_orphans(&mut self, engines: &[EngineId]) {
+        for attempt in self.orphans.of_engines(engines) {
+            let orphan = self.orphans.remove(attempt);
+            if let Some(count) = orphan.and_then(|orphan| orphan.occupies) {
+                self.take_back(count);
+            }
+        }
+    }
+
+    /// An engine is stopped alone: its process stays, and need not hold what has ended there.
+    pub(in crate::core) fn release_orphans(&mut self, engine: EngineId) {
+        for attempt in self.orphans.of_engines(&[engine]) {
+            if self.orphans.by_attempt.get(&attempt).is_some_and(|orphan| orphan.occupies.is_none())
+            {
+                self.end_orphan(attempt);
+            }
+        }
+    }
+
+    /// A process that leaves waits for the word on what has ended there.
+    pub(in crate::core) fn shorten_orphans(&mut self, now: Time, engines: &[EngineId]) {
+        for attempt in self.orphans.of_engines(engines) {
+            self.orphans.shorten(attempt, now.after(CLAIM_WAIT));
+        }
+    }
+
+    /// A client is here, and will say what it waits for.
+    pub(in crate::core) fn shorten_orphans_of(&mut self, now: Time, session: SessionId) {
+        self.shorten_orphans_from(session, 0, now.after(CLAIM_WAIT));
+    }
+
+    /// What engines hold of a session's tasks, from this one on, does not wait for longer than that:
+    /// some of it now, the rest in later turns.
+    pub(in crate::core) fn shorten_orphans_from(
+        &mut self,
+        session: SessionId,
+        from: u64,
+        until: Time,
+    ) {
+        let part: Vec<(u64, Attempt)> =
+            self.orphans.of_session(session, from).take(TASKS_PER_PART).collect();
+        self.work.add(part.len());
+        for (_, attempt) in &part {
+            self.orphans.shorten(*attempt, until);
+        }
+        if let Some((last, _)) = part.get(TASKS_PER_PART - 1) {
+            self.chores.push(Chore::ShortenOrphans(session, last + 1, until));
+        }
+    }
+
+    /// A client will not ask for anything any longer: what engines hold for it ends, some of it now
+    /// and the rest in later turns.
+    pub(in crate::core) fn end_orphans_of(&mut self, session: SessionId) {
+        let room = if self.is_turn_over() { 1 } else { TASKS_PER_PART };
+        let part: Vec<(u64, Attempt)> = self.orphans.of_session(session, 0).take(room).collect();
+        self.work.add(part.len());
+        for (_, attempt) in &part {
+            self.end_orphan(*attempt);
+        }
+        if part.len() == room {
+            self.chores.push(Chore::EndOrphans(session));
+        }
+    }
+
+    /// Ends what nobody has asked for in time.
+    pub(in crate::core) fn expire_orphans(&mut self, now: Time) {
+        // Very many have their turn later.
+        for _ in 0..TASKS_PER_PART {
+            let first = self.orphans.expiries.first().copied().filter(|(at, _)| *at <= now);
+            let Some((_, attempt)) = first else { return };
+            self.work.add(1);
+            if self.is_asked_for(attempt) {
+                self.orphans.extend(attempt, now.after(CLAIM_WAIT));
+            } else {
+                self.note_unasked(attempt);
+                self.end_orphan(attempt);
+            }
+        }
+    }
+
+    /// A client may ask for it all the same, later: one that submits again in the order of its
+    /// numbers, and has no credit for those before. Then it may have run.
+    fn note_unasked(&mut self, attempt: Attempt) {
+        let Some((id, n)) = self.orphans.by_attempt.get(&attempt).map(|orphan| orphan.task) else {
+            return;
+        };
+        for key in self.sessions.with_id(id) {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.unasked.insert(n);
+            }
+        }
+    }
+
+    /// Returns true if a client has submitted the task again and it awaits arguments, or others
+    /// that ran before it then, and run once more.
+    fn is_asked_for(&self, attempt: Attempt) -> bool {
+        let Some(Orphan { task: (id, n), .. }) = self.orphans.by_attempt.get(&attempt) else {
+            return false;
+        };
+        let sessions =
+            self.sessions.with_id(*id).into_iter().filter_map(|key| self.sessions.get(key));
+        let mut tasks = sessions.filter_map(|session| self.tasks.get(*session.tasks.get(*n)?));
+        self.orphans.by_task.get(&(*id, *n)) == Some(&attempt)
+            && tasks.any(|task| matches!(task.state, State::Receiving | State::Waiting))
+    }
+
+    /// An attempt of an earlier start has ended.
+    pub(in crate::core) fn orphan_ended(&mut self, key: ProcessKey, attempt: Attempt) {
+        let engine = self
+            .orphans
+            .by_attempt
+            .get(&attempt)
+            .and_then(|orphan| self.engines.get(orphan.engine));
+        if engine.is_some_and(|engine| engine.process == Some(key))
+            && let Some(orphan) = self.orphans.by_attempt.get_mut(&attempt)
+        {
+            let (task, occupied) = (orphan.task, orphan.occupies.take());
+            if let Some(count) = occupied {
+                self.take_back(count);
+            }
+            if self.orphans.by_task.get(&task) == Some(&attempt) {
+                return;
+            }
+            self.orphans.remove(attempt);
+        }
+        if let Some(process) = self.processes.get(&key) {
+            self.send_release(process.connection, Release::of(attempt.start, vec![attempt.count]));
+        }
+    }
+
+    /// An attempt of an earlier start has not begun, and its engine holds it no longer. If it was
+    /// matched meanwhile: as which attempt.
+    pub(in crate::core) fn orphan_not_begun(
+        &mut self,
+        key: ProcessKey,
+        attempt: Attempt,
+    ) -> Attempt {
+        let orphan = self
+            .orphans
+            .by_attempt
+            .get(&attempt)
+            .and_then(|orphan| self.engines.get(orphan.engine));
+        if orphan.is_some_and(|engine| engine.process == Some(key)) {
+            let orphan = self.orphans.remove(attempt);
+            if let Some(count) = orphan.and_then(|orphan| orphan.occupies) {
+                self.take_back(count);
+            }
+            return attempt;
+        }
+        self.orphans.matched.remove(&attempt).map_or(attempt, |count| self.attempt(count))
+    }
+
+    /// Tells its engine that nobody wants it. It occupies the engine until that has stopped it.
+    fn end_orphan(&mut self, attempt: Attempt) {
+        let Some(orphan) = self.orphans.disown(attempt) else { return };
+        let process = self.engines.get(orphan.engine).and_then(|engine| engine.process);
+        let connection =
+            process.and_then(|key| self.processes.get(&key)).map(|process| process.connection);
+        if orphan.occupies.is_none() {
+            self.orphans.remove(attempt);
+        }
+        let Some(connection) = connection else { return };
+        if orphan.occupies.is_some() {
+            let cancel = CancelAttempts { attempts: vec![attempt], force: false };
+            self.to_engine(connection, ToEngine::Cancel(cancel));
+        } else {
+            self.send_release(connection, Release::of(attempt.start, vec![attempt.count]));
+        }
+    }
+}
+
+/// Handling of tasks that were submitted to an earlier start.
+impl Core {
+    /// A task that has all that it needs. Whether it is not to be queued: it is matched, or waits,
+    /// or is lost.
+    pub(in crate::core) fn claim(&mut self, now: Time, key: TaskKey) -> bool {
+        let Some(task) = self.tasks.get(key).filter(|task| self.may_have_run(task)) else {
+            return false;
+        };
+        let Some(session) = self.sessions.get(task.session) else { return false };
+        let orphan = self.orphans.by_task.get(&(session.id, task.n)).copied();
+        if let Some((attempt, orphan)) =
+            orphan.and_then(|it| Some((it, *self.orphans.by_attempt.get(&it)?)))
+            && fits(task, orphan.engine)
+            && let Some(process) = self.engines.get(orphan.engine).and_then(|engine| engine.process)
+        {
+            self.match_orphan(now, process, key, attempt);
+            return true;
+        }
+        match task.place.engine() {
+            // It waits in its engine's queue, which is matched when the engine comes.
+            Some(engine)
+                if !self.orphans.lossy.contains(&engine) && !session.unasked.contains(&task.n) =>
+            {
+                false
+            }
+            Some(_) => {
+                self.lose_unmatched(now, key);
+                true
+            }
+            None => self.wait_for_roster(now, key),
+        }
+    }
+
+    /// Returns true if a task was submitted to an earlier start, and was not given to an engine at
+    /// this one.
+    pub(in crate::core) fn may_have_run(&self, task: &Task) -> bool {
+        task.attempts == 0
+            && task.may_be_repeated()
+            && self.sessions.get(task.session).is_some_and(|session| task.n <= session.before)
+    }
+
+    /// A shared task may be with an engine that is not here yet: it waits. Whether it does, or is
+    /// lost.
+    fn wait_for_roster(&mut self, now: Time, key: TaskKey) -> bool {
+        let Some(task) = self.tasks.get_mut(key) else { return false };
+        if task.durable().is_some_and(|durable| durable.begun) && !task.at_most_once() {
+            // Nothing shared is given out before the roster's engines are here.
+            return false;
+        }
+        // An engine that was given up is no longer in the roster, and may come back all the same.
+        let wait = match (task.at_most_once(), self.orphans.awaited.is_empty()) {
+            (false, true) => Duration::ZERO,
+            (false, false) | (true, true) => ROSTER_WAIT,
+            (true, false) => ROSTER_WAIT_ONCE,
+        };
+        let until = Time::default().after(wait);
+        if until <= now {
+            return self.end_wait(now, key);
+        }
+        if task.state != State::Pausing {
+            self.held += u64::from(task.state != State::Waiting);
+            task.transition(State::Pausing);
+        }
+        task.more_mut().pause_ends = Some(until);
+        self.set_deadline(now, key);
+        self.orphans.waiting.insert(key);
+        true
+    }
+
+    /// No engine has a task that may have run. Whether it has left the way to its queue.
+    pub(in crate::core) fn end_wait(&mut self, now: Time, key: TaskKey) -> bool {
+        let Some(task) = self.tasks.get_mut(key) else { return true };
+        if task.at_most_once() {
+            self.lose_unmatched(now, key);
+            return true;
+        }
+        if task.state == State::Pausing {
+            task.more_mut().pause_ends = None;
+            self.queue_again(now, key);
+            return true;
+        }
+        false
+    }
+
+    fn lose_unmatched(&mut self, now: Time, key: TaskKey) {
+        let away: Vec<String> =
+            self.orphans.awaited.iter().take(8).map(ToString::to_string).collect();
+        let away = if away.is_empty() {
+            "no engine holds it".to_owned()
+        } else {
+            format!("engines that were here then have not come back: {}", away.join(", "))
+        };
+        let text = format!(
+            "it was submitted before the broker was started again and may have run, which is not allowed twice; {away}"
+        );
+        let outcome = Outcome::error(TaskState::Lost, ErrorKind::EngineLost, text);
+        self.end(now, key, Ended { outcome, ..Ended::default() });
+    }
+
+    /// A task is what an engine holds of an earlier start: it goes on as an attempt of this one.
+    fn match_orphan(&mut self, now: Time, process: ProcessKey, key: TaskKey, attempt: Attempt) {
+        let Some(orphan) = self.orphans.remove(attempt) else { return };
+        if let Some(count) = orphan.occupies {
+            self.take_back(count);
+        }
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let (session, n, placement, engine) = (task.session, task.n, task.placement, orphan.engine);
+        let direct = task.place != Place::Shared;
+        let was_queued = task.state == State::Queued;
+        self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        if !was_queued {
+            task.transition(State::Queued);
+        }
+        self.attempts_made += 1;
+        let count = self.attempts_made;
+        task.transition(State::Assigned { engine, attempt: count, started: false });
+        task.transition(State::Assigned { engine, attempt: count, started: true });
+        (task.attempts, task.assigned) = (1, Some(now));
+        let more = task.more_mut();
+        (more.started, more.has_run, more.pause_ends) = (None, false, None);
+        if direct {
+            let tasks = &self.tasks;
+            self.engines.update(engine, |engine| engine.queue.take_out(session, key, tasks));
+        } else if was_queued {
+            self.placements.count_waiting(placement, false);
+        }
+        self.hold_attempt(Assignment::new(key, (session, n), engine, direct), count);
+        self.set_deadline(now, key);
+        self.note_matched(attempt, count);
+        self.tell_session(process, key);
+        if let Some(connection) = self.processes.get(&process).map(|process| process.connection) {
+            let attempts = vec![(attempt, self.attempt(count))];
+            self.to_engine(connection, ToEngine::Adopt(Adopt { attempts }));
+        }
+    }
+
+    fn note_matched(&mut self, attempt: Attempt, count: u64) {
+        let (attempts, matched) = (&self.attempts, &mut self.orphans.matched);
+        if matched.len() >= MATCHED_KEPT + 2 * attempts.len() {
+            matched.retain(|_, count| attempts.get(*count).is_some());
+        }
+        matched.insert(attempt, count);
+    }
+}
+
+/// Returns true if a task may be on that engine.
+fn fits(task: &Task, engine: EngineId) -> bool {
+    task.place.engine().is_none_or(|of_task| of_task == engine)
+}
+
+/// Returns true if a task has what it needs, is assigned to no engine, and may be on that engine.
+fn may_be_matched(task: &Task, engine: EngineId) -> bool {
+    task.attempts == 0 && matches!(task.state, State::Queued | State::Pausing) && fits(task, engine)
+}

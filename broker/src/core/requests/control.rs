@@ -1,0 +1,324 @@
+//! Client requests about tasks of other sessions and about engines: cancel, purge, signals,
+//! restarts, shutdown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use furlong_wire::ids::{Attempt, EngineId, OwnerId};
+use furlong_wire::limits::SUBMIT_TARGETS_MAX;
+use furlong_wire::message::{
+    ErrorKind, Reply, ReplyBody, Restart, Signal, SignalAttempts, Slots, TaskState, ToEngine,
+};
+use furlong_wire::token::Role;
+
+use crate::core::schedule::sweep::Reason;
+use crate::core::sessions::table::SessionKey;
+use crate::core::tasks::finish::Ended;
+use crate::core::tasks::table::{State, Task, TaskKey};
+use crate::core::turns::work::count;
+use crate::core::{ConnectionId, Core, ProcessKey, Time};
+
+/// Engines for whose new interpreters requests wait, all requests together.
+const RESTARTS_WAITING_MAX: usize = 65_536;
+/// The signals that there are.
+const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
+
+/// Requests for new interpreters that are not answered yet.
+#[derive(Debug, Default)]
+pub struct Restarting {
+    /// Whom to answer, under which number, and for how many engines the request still waits.
+    requests: BTreeMap<u64, (ConnectionId, u64, usize)>,
+    /// The engines, each with the requests that wait for it.
+    waiting: BTreeSet<(EngineId, u64)>,
+    made: u64,
+}
+
+impl Restarting {
+    /// Returns true if nobody waits, for the tests.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.waiting.is_empty()
+    }
+
+    fn begin(&mut self, (connection, request): (ConnectionId, u64), engines: &BTreeSet<EngineId>) {
+        self.made += 1;
+        self.requests.insert(self.made, (connection, request, engines.len()));
+        self.waiting.extend(engines.iter().map(|id| (*id, self.made)));
+    }
+
+    /// An engine has a new interpreter, or none any longer. Gives the requests that have waited for
+    /// just that.
+    fn end(&mut self, id: EngineId) -> Vec<(ConnectionId, u64)> {
+        let served: Vec<_> = self.waiting.extract_if((id, 0)..=(id, u64::MAX), |_| true).collect();
+        let mut done = Vec::new();
+        for (_, number) in served {
+            count(1);
+            let Some((connection, request, engines)) = self.requests.get_mut(&number) else {
+                continue;
+            };
+            *engines -= 1;
+            if *engines == 0 {
+                done.push((*connection, *request));
+                self.requests.remove(&number);
+            }
+        }
+        done
+    }
+}
+
+impl Core {
+    /// Ends those of some tasks that have not begun. What an engine has is asked back: whether it
+    /// has begun, the engine alone knows. Gives how many those are.
+    pub(in crate::core) fn take_tasks_back(
+        &mut self,
+        now: Time,
+        mut unfinished: Vec<TaskKey>,
+    ) -> u64 {
+        unfinished.retain(|task| self.tasks.get(*task).is_some_and(|task| !task.is_reported()));
+        let cancelled = unfinished.len() as u64;
+        let mut assigned: BTreeMap<EngineId, Vec<u64>> = BTreeMap::new();
+        for task in unfinished {
+            match self.tasks.get(task).map(|task| task.state) {
+                Some(State::Assigned { engine, attempt, .. })
+                    if !self.is_withheld(engine, attempt) =>
+                {
+                    assigned.entry(engine).or_default().push(attempt);
+                }
+                _ => self.cancel_task(now, task, false),
+            }
+        }
+        for (engine, attempts) in assigned {
+            for count in &attempts {
+                if let Some(given) = self.attempts.get_mut(*count) {
+                    given.is_wanted_back = true;
+                }
+            }
+            self.recall(engine, attempts);
+        }
+        cancelled
+    }
+
+    /// Returns true if an engine will be sent an attempt that is assigned to it only when the
+    /// journal has it.
+    fn is_withheld(&self, engine: EngineId, attempt: u64) -> bool {
+        self.engines.get(engine).is_some_and(|engine| engine.withheld.contains(&attempt))
+    }
+
+    /// Forgets what is kept of some tasks of a session, and does not keep those whose end its
+    /// client has not acknowledged. Gives how many those are.
+    pub(in crate::core) fn purge_range(&mut self, key: SessionKey, first: u64, last: u64) -> usize {
+        let session = self.sessions.get_mut(key);
+        let kept_later = session.map_or(0, |session| session.keep_no_longer(first, last));
+        let kept: Vec<u64> =
+            self.kept.tasks_from(key, first).map(|(n, _)| n).take_while(|n| *n <= last).collect();
+        let purged = kept.len();
+        for n in kept {
+            self.purge_kept(key, n);
+        }
+        kept_later + purged
+    }
+
+    /// Those who wait for an end that is on its way to the journal hear of it first.
+    fn purge_kept(&mut self, session: SessionKey, n: u64) {
+        match self.kept.get_mut(session, n) {
+            Some(done) if done.is_unwritten => done.is_purged = true,
+            _ => _ = self.forget_kept(session, n),
+        }
+    }
+
+    /// Sends a signal to what the owner's tasks run on engines.
+    pub(in crate::core) fn signal(&mut self, key: SessionKey, signal: Signal) -> ReplyBody {
+        let Signal { engines, signal, .. } = signal;
+        if !SIGNALS.contains(&signal) {
+            return ReplyBody::Refused(format!("there is no signal {signal}; they are 1 to 64"));
+        }
+        let engines = match self.named(key, &engines) {
+            Ok(engines) => engines,
+            Err(refused) => return refused,
+        };
+        for id in engines {
+            let Some(engine) = self.engines.get(id) else { continue };
+            self.work.add(engine.assigned.len() + 1);
+            let own = |count: &&u64| {
+                let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
+                task.is_some_and(|task| self.may_touch(key, task))
+            };
+            let attempts: Vec<Attempt> =
+                engine.assigned.iter().filter(own).map(|count| self.attempt(*count)).collect();
+            let process = engine.process.and_then(|key| self.processes.get(&key));
+            if let Some(connection) = process.map(|process| process.connection) {
+                let signal = |attempts| ToEngine::Signal(SignalAttempts { attempts, signal });
+                self.to_engine_in_parts(connection, &attempts, signal);
+            }
+        }
+        ReplyBody::Done
+    }
+
+    /// Gives engines new interpreters. The answer comes when the old ones are gone.
+    pub(in crate::core) fn restart(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        connection: ConnectionId,
+        restart: Restart,
+    ) -> Option<ReplyBody> {
+        let engines = match self.named(key, &restart.engines) {
+            Ok(engines) => engines,
+            Err(refused) => return Some(refused),
+        };
+        if self.restarting.waiting.len() + engines.len() > RESTARTS_WAITING_MAX {
+            return Some(ReplyBody::Refused(
+                "too many restarts wait for their engines; wait for those".to_owned(),
+            ));
+        }
+        let foreign = engines.iter().find(|id| self.serves_others(key, **id));
+        if let Some(id) = foreign {
+            let text = format!(
+                "engine {id} has tasks of another owner; an `admin` capability may restart it"
+            );
+            return Some(ReplyBody::Refused(text));
+        }
+        let away = engines
+            .iter()
+            .find(|id| self.engines.get(**id).is_none_or(|engine| engine.process.is_none()));
+        if let Some(id) = away {
+            return Some(ReplyBody::Refused(format!(
+                "engine {id} is not connected now; try again when it is back"
+            )));
+        }
+        if engines.is_empty() {
+            return Some(ReplyBody::Done);
+        }
+        self.restarting.begin((connection, restart.request), &engines);
+        for id in engines {
+            let how = "its interpreter was restarted on request".to_owned();
+            self.sweep(now, id, None, Reason::NamespaceLost(how, None));
+            // A restart that is under way serves this request too.
+            if self.engines.update(id, |engine| std::mem::replace(&mut engine.restarting, true))
+                == Some(false)
+            {
+                self.tell_slot(id, |slots| ToEngine::Restart(Slots { slots }));
+            }
+        }
+        None
+    }
+
+    /// An engine's interpreter is gone, or the engine itself: answers those who have asked for
+    /// that.
+    pub(in crate::core) fn note_restarted(&mut self, id: EngineId) {
+        for (connection, request) in self.restarting.end(id) {
+            self.answer_later(connection, Reply { request, body: ReplyBody::Done });
+        }
+    }
+
+    /// A process takes nothing new.
+    pub(in crate::core) fn stop_giving(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get_mut(&key) else { return };
+        process.leaving = true;
+        if let Some(class) = process.class.take() {
+            self.placements.leave_class(class);
+        }
+        for id in process.engines.clone() {
+            if self.engines.get(id).is_some_and(|engine| engine.process == Some(key)) {
+                self.forget_set_aside(id);
+            }
+            self.engines.update(id, |engine| {
+                if engine.process == Some(key) {
+                    engine.class = None;
+                }
+            });
+        }
+    }
+
+    pub(in crate::core) fn tell_slot(
+        &mut self,
+        id: EngineId,
+        message: impl FnOnce(Vec<u32>) -> ToEngine,
+    ) {
+        let Some(engine) = self.engines.get(id) else { return };
+        let slot = engine.slot;
+        if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
+            self.to_engine(process.connection, message(vec![slot]));
+        }
+    }
+
+    /// The engines that a request names, each once; or why it is refused.
+    fn named(
+        &self,
+        key: SessionKey,
+        engines: &[EngineId],
+    ) -> Result<BTreeSet<EngineId>, ReplyBody> {
+        if engines.len() > SUBMIT_TARGETS_MAX {
+            return Err(too_many_engines());
+        }
+        let engines: BTreeSet<EngineId> = engines.iter().copied().collect();
+        self.beyond(key, &engines).map_or(Ok(engines), Err)
+    }
+
+    /// Returns the reason that a session may do nothing to engines, if so: they are not there, or
+    /// out of its scope.
+    fn beyond(&self, key: SessionKey, engines: &BTreeSet<EngineId>) -> Option<ReplyBody> {
+        let scopes = &self.sessions.get(key)?.claims.scopes;
+        for id in engines {
+            self.work.add(1);
+            let Some(engine) = self.engines.get(*id) else {
+                return Some(ReplyBody::Refused(format!(
+                    "there is no engine {id}; `furlong ids` shows who is there"
+                )));
+            };
+            let class = engine.class.and_then(|class| self.placements.class(class));
+            let in_scope = |class: &crate::core::schedule::placement::Class| {
+                scopes.iter().any(|scope| class.labels.contains(scope))
+            };
+            if !scopes.is_empty() && !class.is_some_and(in_scope) {
+                let text = format!(
+                    "the capability is for engines with one of the labels {}: not engine {id}",
+                    scopes.join(", ")
+                );
+                return Some(ReplyBody::Refused(text));
+            }
+        }
+        None
+    }
+
+    /// Returns true if an engine has tasks of other owners, which a session that is not an admin's
+    /// may not disturb.
+    fn serves_others(&self, key: SessionKey, id: EngineId) -> bool {
+        let Some(engine) = self.engines.get(id) else { return false };
+        let given = engine
+            .assigned
+            .iter()
+            .filter_map(|count| self.attempts.get(*count))
+            .map(|given| given.task);
+        let foreign = |task: TaskKey| {
+            self.work.add(1);
+            self.tasks.get(task).is_some_and(|task| !self.may_touch(key, task))
+        };
+        // Of the tasks that wait, one for each session: it is theirs, or another owner's.
+        given.chain(engine.queue.one_of_each_session(&self.tasks)).any(foreign)
+    }
+
+    fn may_touch(&self, key: SessionKey, task: &Task) -> bool {
+        let claims = |key| self.sessions.get(key).map(|session| &session.claims);
+        let (Some(own), Some(of_task)) = (claims(key), claims(task.session)) else { return false };
+        own.role == Role::Admin || own.owner == of_task.owner
+    }
+
+    pub(in crate::core) fn owner(&self, key: SessionKey) -> Option<OwnerId> {
+        self.sessions.get(key).map(crate::core::sessions::table::Session::owner)
+    }
+}
+
+/// The end of a task that needed a namespace which is gone.
+pub(in crate::core) fn namespace_lost(id: EngineId, how: &str) -> Ended {
+    let text = format!(
+        "the namespace of engine {id} was lost before the task began ({how}); set it up again, or mark tasks that do \
+         not need it as restart-safe"
+    );
+    Ended { engine: Some(id), ..Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text) }
+}
+
+pub(in crate::core) fn too_many_engines() -> ReplyBody {
+    ReplyBody::Refused(format!(
+        "a request names at most {SUBMIT_TARGETS_MAX} engines; ask in parts"
+    ))
+}

@@ -1,0 +1,600 @@
+//! The assignment of tasks to engines, and its timing.
+//!
+//! An engine's own queue goes before the shared one. A shared task goes to the engine with the
+//! fewest assigned. Engines get more than one task only of kinds that were short lately; when an
+//! engine has nothing while another still has such tasks assigned, it is asked to give some back.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use furlong_wire::AtLeastOne;
+use furlong_wire::ids::{Attempt, EngineId};
+use furlong_wire::message::{
+    Assign, Attempts, EngineDefine, ErrorKind, Payload, Secret, Share, Stopped, TaskState,
+    ToClient, ToEngine, Work,
+};
+use furlong_wire::payload::InlineBytes;
+
+use super::lending;
+use super::placement::{ClassId, PlacementId};
+use crate::core::engines::table::Engine;
+use crate::core::payloads::stored::{BytesOf, Stored};
+use crate::core::sessions::events::TOLD_AT_ONCE;
+use crate::core::sessions::table::{Definition, SessionKey, Sessions};
+use crate::core::tasks::finish::Ended;
+use crate::core::tasks::table::{Place, State, Task, TaskKey};
+use crate::core::{Assignment, Core, Output, Stopping, Time};
+
+/// The time an engine may keep short tasks assigned while another is idle, before some are taken
+/// back.
+const RECALL_AFTER: Duration = Duration::from_millis(2);
+/// Tasks that are given to engines before others have their turn.
+const ASSIGNED_PER_TURN: u64 = 4096;
+/// The number of busy engines that are examined for work that an idle one could take over.
+const BUSY_SCAN_MAX: usize = 8;
+/// The same over all classes, and classes of idle engines for which they are looked at.
+const BUSY_MAX: usize = 32;
+
+impl Core {
+    /// Returns true if any engine has a task assigned.
+    pub fn is_at_work(&self) -> bool {
+        self.attempts.len() > self.backlog.len()
+    }
+
+    /// Gives engines what they can take. Call it after each batch of messages.
+    pub fn dispatch(&mut self, now: Time) {
+        self.work_before = self.work.done();
+        self.tell_events(TOLD_AT_ONCE);
+        self.end_what_is_over(now);
+        if self.backlog.len() > 0 {
+            self.take_results(now);
+        }
+        let until = self.attempts_made + ASSIGNED_PER_TURN;
+        while self.attempts_made < until
+            && let Some(id) = self.direct_ready.pop_first()
+        {
+            self.dispatch_direct(now, id, until);
+        }
+        self.dispatch_shared(now, until);
+        // What engines could still take they are given in the next turn.
+        self.dispatch_at = (self.attempts_made >= until).then_some(now);
+        if self.grants.has_over() {
+            // A task has gone elsewhere, without what its last attempt had opened: that makes room.
+            return self.dispatch(now);
+        }
+        self.recall_for_idle(now);
+    }
+
+    fn dispatch_direct(&mut self, now: Time, id: EngineId, until: u64) {
+        while let Some(key) = self.next_direct(id) {
+            let Some(task) = self.tasks.get(key) else { continue };
+            let (runtime, placement) = (task.runtime, task.placement);
+            let class = self.engines.get(id).and_then(|engine| engine.class);
+            let Some(class) = class else { return };
+            if self.placements.is_met_by(placement, class) {
+                self.recall_for_direct(id);
+                self.assign(now, key, id);
+                if self.attempts_made >= until {
+                    self.direct_ready.insert(id);
+                    return;
+                }
+                continue;
+            }
+            let demands = &self.placements.get(placement).demands;
+            let has_runtime =
+                self.placements.class(class).is_some_and(|class| class.runtimes.contains(&runtime));
+            let text = if has_runtime {
+                let labels = demands
+                    .require
+                    .iter()
+                    .chain(&demands.scopes)
+                    .map(String::as_str)
+                    .collect::<Vec<_>>();
+                format!(
+                    "engine {id} does not have the labels {}; `furlong status` shows each one's",
+                    labels.join(", ")
+                )
+            } else {
+                format!(
+                    "engine {id} does not run {runtime} tasks; `furlong status` shows what each one runs"
+                )
+            };
+            // It goes out of the queue first, in which it is the first of its session.
+            let session = self.tasks.get(key).map(|task| task.session);
+            let tasks = &self.tasks;
+            self.engines.update(id, |engine| {
+                if let Some(session) = session {
+                    engine.queue.put_in_order(session, key, tasks);
+                }
+                if let Some(session) = session {
+                    engine.queue.note(session, tasks);
+                }
+            });
+            self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text));
+        }
+    }
+
+    /// Takes the next task of an engine's own queue that it can be given now.
+    fn next_direct(&mut self, id: EngineId) -> Option<TaskKey> {
+        if self.backlog.len() > 0 {
+            self.park_direct(id);
+        }
+        let engine = self.engines.get(id).filter(|engine| engine.takes_direct())?;
+        let key = engine.queue.peek()?;
+        let task = self.tasks.get(key)?;
+        let limit = if task.aborts_followers() { 1 } else { prefetch(&self.sessions, task) };
+        // Nothing that was submitted after a forced cancel begins in the interpreter that is killed
+        // for that.
+        let is_doomed = task.needs_namespace() && self.forced_stop(id).is_some();
+        if engine.assigned_direct >= limit || is_doomed {
+            return None;
+        }
+        let (session, tasks) = (task.session, &self.tasks);
+        // It is still queued by its state: the line is noted when it no longer is.
+        self.engines.update(id, |engine| {
+            engine.queue.pop();
+            engine.queue.note(session, tasks);
+        });
+        Some(key)
+    }
+
+    /// Passes over tasks of an engine's own queue whose session's results wait.
+    fn park_direct(&mut self, id: EngineId) {
+        while let Some(key) = self.engines.get(id).and_then(|engine| engine.queue.peek())
+            && let Some(task) = self.tasks.get(key)
+            && self.backlog.parks_at(task.session, id)
+        {
+            self.engines.update(id, |engine| engine.queue.park());
+        }
+    }
+
+    /// The forced cancel of what an engine runs, if that has not stopped yet.
+    pub(in crate::core) fn forced_stop(&self, id: EngineId) -> Option<Stopping> {
+        let running = self.engines.get(id)?.assigned.front()?;
+        self.attempts.get(*running)?.stopping.filter(|stopping| stopping.force)
+    }
+
+    fn dispatch_shared(&mut self, now: Time, until: u64) {
+        if self.journal.is_reconciling(now) {
+            return;
+        }
+        let mut waiting: Vec<PlacementId> = self.placements.waiting().collect();
+        self.queue_apart(&mut waiting);
+        while self.attempts_made < until
+            && let Some((placement, key, engine)) = self.next_shared(&mut waiting)
+        {
+            self.shared_given += 1;
+            let served = self.shared_given;
+            self.placements.get_mut(placement).queue.pop(served);
+            self.placements.count_waiting(placement, false);
+            let session = self.tasks.get(key).map(|task| task.session);
+            let session = session.and_then(|session| self.sessions.get_mut(session));
+            if let Some(session) = session {
+                session.served = served;
+            }
+            self.assign(now, key, engine);
+            self.queue_apart(&mut waiting);
+        }
+    }
+
+    /// Of the first tasks of some queues the one whose turn it is, and the engine for it: by
+    /// priority, then whose session was served longest ago, then by arrival. Drops the queues whose
+    /// first task no engine can take now. They stay dropped, since engines only get more assigned:
+    /// so many demands that wait for few engines are looked at once for each task that is given,
+    /// and not once for each other.
+    fn next_shared(
+        &mut self,
+        waiting: &mut Vec<PlacementId>,
+    ) -> Option<(PlacementId, TaskKey, EngineId)> {
+        let (tasks, sessions, engines, placements) =
+            (&self.tasks, &self.sessions, &self.engines, &mut self.placements);
+        let backlog = &mut self.backlog;
+        // Turns in one queue alone need no look at the sessions.
+        let is_one = waiting.len() == 1;
+        let served =
+            |key| if is_one { 0 } else { sessions.get(key).map_or(0, |session| session.served) };
+        let mut first: Option<(Rank, TaskKey, EngineId)> = None;
+        waiting.retain(|placement| {
+            let queue = &mut placements.get_mut(*placement).queue;
+            let parks = |session| backlog.parks_in(session, *placement);
+            let next = queue.peek(|key| tasks.is_queued_in(key, *placement), served, parks);
+            let Some(key) = next else { return false };
+            let Some(task) = tasks.get(key) else { return false };
+            let limit = prefetch(sessions, task);
+            let idlest =
+                engines.idlest(placements.classes(*placement, engines).iter().copied(), limit);
+            let Some(engine) = idlest.or_else(|| lending::lender(engines, placements, *placement))
+            else {
+                return false;
+            };
+            let rank = (Reverse(task.priority()), served(task.session), task.submitted, *placement);
+            if first.as_ref().is_none_or(|(best, ..)| rank < *best) {
+                first = Some((rank, key, engine));
+            }
+            true
+        });
+        first.map(|((.., placement), key, engine)| (placement, key, engine))
+    }
+
+    fn assign(&mut self, now: Time, key: TaskKey, engine: EngineId) {
+        self.attempts_made += 1;
+        let count = self.attempts_made;
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        task.transition(State::Assigned { engine, attempt: count, started: false });
+        task.attempts += 1;
+        task.assigned = Some(now);
+        let direct = task.place != Place::Shared;
+        let (session, n) = (task.session, task.n);
+        self.grants.note_gone(key);
+        if task.more().is_some() {
+            self.begin_attempt(now, key);
+        }
+        self.attempts.insert(count, Assignment::new(key, (session, n), engine, direct));
+        let place = self.engines.update(engine, |engine| {
+            engine.assigned.push_back(count);
+            engine.assigned_direct += u32::from(direct);
+            if !direct && !engine.lent.is_empty() {
+                engine.stood_in.insert(count);
+            }
+            engine.process
+        });
+        let Some(Some(process_key)) = place else { return };
+        if self.withholds(key, engine, count) {
+            return;
+        }
+        self.tell_session(process_key, key);
+        self.announce_suspect(process_key, key, count);
+        self.send_work(process_key, key, engine, count);
+    }
+
+    /// Of a task that has been tried before, or has waited: what belongs to this attempt begins
+    /// anew.
+    fn begin_attempt(&mut self, now: Time, key: TaskKey) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let attempt = task.attempts;
+        let more = task.more_mut();
+        (more.started, more.has_run) = (None, false);
+        let freed = more.output.begin(attempt);
+        self.budget.release(BytesOf::Other, freed);
+        self.set_deadline(now, key);
+    }
+
+    /// Sends a task to the process of its engine. Tasks of one submit go in one message where they
+    /// follow each other.
+    pub(in crate::core) fn send_work(
+        &mut self,
+        process_key: crate::core::ProcessKey,
+        key: TaskKey,
+        id: EngineId,
+        count: u64,
+    ) {
+        let (Some(task), Some(process)) =
+            (self.tasks.get(key), self.processes.get_mut(&process_key))
+        else {
+            return;
+        };
+        let Some(engine) = self.engines.get(id) else { return };
+        let stands_in = !engine.stood_in.is_empty() && engine.stood_in.contains(&count);
+        let slot = engine.slot + if stands_in { process.engines.len() as u32 } else { 0 };
+        let work = Work { slot, n: task.n, count };
+        let session = self.sessions.get(task.session).expect("a session outlives its tasks").id;
+        let is_same_session = process.assigned_session.replace(task.session) == Some(task.session);
+        let connection = process.connection;
+        if task.target().is_some()
+            && let Some(Output::ToEngine(to, ToEngine::Assign(last))) = self.outputs.back_mut()
+            && *to == connection
+            && is_same_session
+            && is_same_call(last, task)
+        {
+            return last.work.push(work);
+        }
+        let mut next_transfer = || {
+            process.next_transfer += 1;
+            process.next_transfer
+        };
+        let share = task.payload.share();
+        let is_new = share.is_some_and(|share| process.shares.insert(share));
+        let (mut payload, mut transfer) = (Payload::Inline(InlineBytes::new()), None);
+        if share.is_none() || is_new {
+            (payload, transfer) = task.payload.announce(&mut next_transfer);
+        }
+        if share.is_none() && transfer.is_some() {
+            self.let_go(key);
+        }
+        let Some(task) = self.tasks.get(key) else { return };
+        let (runtime, define) = (task.runtime, task.define);
+        if let Some(share) = share.filter(|_| is_new) {
+            let payload = std::mem::replace(&mut payload, Payload::Inline(InlineBytes::new()));
+            self.to_engine(connection, ToEngine::Share(Share { share, session, payload }));
+        }
+        let session = (!is_same_session).then_some(session);
+        let assign =
+            Assign { work: AtLeastOne::new(work), session, runtime, define, share, payload };
+        self.to_engine(connection, ToEngine::Assign(assign));
+        if let Some((number, chunks)) = transfer {
+            self.outputs.push_back(Output::Transfer(connection, number, chunks));
+        }
+    }
+
+    /// A large payload of a task that no other engine will ever run need not be held once it is on
+    /// its way.
+    fn let_go(&mut self, key: TaskKey) {
+        let Some(task) = self.tasks.get_mut(key).filter(|task| task.runs_on_one_attempt()) else {
+            return;
+        };
+        task.payload = Stored::Sent(task.payload.budget_bytes());
+    }
+
+    /// Tells a process what it must know before a task: the session's secret, the definition.
+    pub(in crate::core) fn tell_session(
+        &mut self,
+        process_key: crate::core::ProcessKey,
+        task: TaskKey,
+    ) {
+        let (Some(task), Some(process)) =
+            (self.tasks.get(task), self.processes.get_mut(&process_key))
+        else {
+            return;
+        };
+        let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
+        let connection = process.connection;
+        let is_new = !process.lanes.contains_key(&task.session);
+        if is_new {
+            session.known_to.insert(process_key);
+        }
+        if is_new && let Some(secret) = session.secret.clone() {
+            let lane = self.budget.open_lane();
+            let payload_credit_bytes = lane.first();
+            process.lanes.insert(task.session, lane);
+            let message =
+                ToEngine::Secret(Secret { session: session.id, secret, payload_credit_bytes });
+            self.outputs.push_back(Output::ToEngine(connection, message));
+        }
+        let Some(number) = task.define else { return };
+        let blob = match session.definitions.get(&number) {
+            Some(Definition::Here(blob)) => blob,
+            // Its client has let go of what it still needs: the task fails on the engine, which
+            // would wait otherwise.
+            _ => &Stored::Refused,
+        };
+        if process.definitions.insert((task.session, number)) {
+            let (payload, transfer) = blob.announce(|| {
+                process.next_transfer += 1;
+                process.next_transfer
+            });
+            let message = ToEngine::Define(EngineDefine { session: session.id, number, payload });
+            self.outputs.push_back(Output::ToEngine(connection, message));
+            if let Some((number, chunks)) = transfer {
+                self.outputs.push_back(Output::Transfer(connection, number, chunks));
+            }
+        }
+    }
+
+    /// An engine no longer has an attempt.
+    pub(in crate::core) fn take_back(&mut self, count: u64) -> Option<Assignment> {
+        self.take_back_and(count, |_| ())
+    }
+
+    /// An engine has ended an attempt, after so long a run.
+    pub(in crate::core) fn take_back_ended(&mut self, count: u64, run_us: u64) {
+        self.take_back_and(count, |engine| {
+            engine.finished += 1;
+            engine.busy_us = engine.busy_us.saturating_add(run_us);
+        });
+    }
+
+    fn take_back_and(&mut self, count: u64, and: impl FnOnce(&mut Engine)) -> Option<Assignment> {
+        let given = self.attempts.remove(count)?;
+        self.grants.note_over(count);
+        let waits = self.engines.update(given.engine, |engine| {
+            and(engine);
+            // Counts ascend, and mostly the first one ends.
+            let is_first = engine.assigned.front() == Some(&count);
+            if let Some(at) =
+                is_first.then_some(0).or_else(|| engine.assigned.binary_search(&count).ok())
+            {
+                engine.assigned.remove(at);
+                engine.assigned_direct -= u32::from(given.direct);
+            }
+            if !engine.unsent.is_empty() {
+                engine.unsent.remove(&count);
+            }
+            if !engine.recalled.is_empty() {
+                engine.recalled.remove(&count);
+            }
+            if !engine.withheld.is_empty() {
+                engine.withheld.remove(&count);
+            }
+            if !engine.returning.is_empty() {
+                engine.returning.remove(&count);
+            }
+            engine.forget_loan(count);
+            engine.queue.has_ready()
+        });
+        if waits == Some(true) {
+            self.direct_ready.insert(given.engine);
+        }
+        self.leave_backlog(count);
+        self.note_stopped(count, &given);
+        Some(given)
+    }
+
+    /// A task that was ended while an engine had it no longer runs there: its client may want to
+    /// know.
+    pub(in crate::core) fn note_stopped(&mut self, count: u64, given: &Assignment) {
+        if given.stopping.is_some() {
+            let session = self.sessions.get_mut(given.session);
+            if let Some(session) = session {
+                session.stopping.remove(&(given.n, count));
+            }
+            self.tell_stopped(given.session, given.n);
+        }
+    }
+
+    /// Nothing of a cancelled task runs any longer.
+    pub(in crate::core) fn tell_stopped(&mut self, session: SessionKey, n: u64) {
+        let Some(of) = self.sessions.get(session) else { return };
+        // Not before its end, which may be on its way to the journal.
+        let is_told = of.done.get(n).is_none_or(|done| !done.is_unwritten);
+        if let Some(connection) = of.connection.filter(|_| is_told) {
+            self.to_client(connection, ToClient::Stopped(Stopped { n }));
+        }
+    }
+
+    /// A task goes back to the front of its queue.
+    pub(in crate::core) fn requeue(&mut self, now: Time, key: TaskKey) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        task.transition(State::Queued);
+        let (priority, session, placement) = (task.priority(), task.session, task.placement);
+        let place = task.place;
+        if task.deadline().is_some() || task.options.is_some() {
+            self.set_deadline(now, key);
+        }
+        if let Some(engine) = place.engine() {
+            let tasks = &self.tasks;
+            self.engines.update(engine, |engine| {
+                engine.queue.put_in_order(session, key, tasks);
+                engine.queue.note(session, tasks);
+            });
+            self.direct_ready.insert(engine);
+        } else {
+            self.placements.get_mut(placement).queue.push_front(
+                priority,
+                session,
+                key,
+                self.shared_given,
+            );
+            self.placements.count_waiting(placement, true);
+        }
+    }
+
+    /// A task that has been run goes to the end of its queue, to be run again.
+    pub(in crate::core) fn queue_again(&mut self, now: Time, key: TaskKey) {
+        self.queue(now, key);
+        self.set_deadline(now, key);
+    }
+
+    /// Work of its own queue is about to go to an engine: shared tasks that it has not begun are
+    /// for others.
+    fn recall_for_direct(&mut self, id: EngineId) {
+        let Some(engine) = self.engines.get(id) else { return };
+        let shared = |count: &&u64| {
+            let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
+            is_shared && !engine.stood_in.contains(*count)
+        };
+        let in_hand =
+            engine.assigned.len() - engine.assigned_direct as usize - engine.stood_in.len();
+        let runs_the_only_one =
+            in_hand == 1 && engine.assigned.iter().next().is_some_and(|first| shared(&first));
+        if in_hand == 0 || runs_the_only_one || !engine.recalled.is_empty() {
+            return;
+        }
+        // The first assigned is what it runs. The newest go first: each that comes back goes to the
+        // front of its queue.
+        let counts: Vec<u64> =
+            engine.assigned.iter().skip(1).filter(shared).rev().copied().collect();
+        self.recall(id, counts);
+    }
+
+    /// An engine's interpreter is gone: what needs its namespace and was on its way to the engine
+    /// at that moment must not begin in the next one. The engine itself gives back what it had.
+    pub(in crate::core) fn recall_direct(&mut self, id: EngineId) {
+        let Some(engine) = self.engines.get(id) else { return };
+        let needs = |count: &&u64| {
+            let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
+            task.is_some_and(Task::needs_namespace)
+        };
+        let counts: Vec<u64> = engine.assigned.iter().filter(needs).copied().collect();
+        if !counts.is_empty() {
+            self.recall(id, counts);
+        }
+    }
+
+    pub(in crate::core) fn recall(&mut self, id: EngineId, counts: Vec<u64>) {
+        let process = self.engines.get(id).and_then(|engine| engine.process);
+        let Some(process) = process.and_then(|key| self.processes.get(&key)) else { return };
+        let connection = process.connection;
+        let attempts: Vec<Attempt> = counts.iter().map(|count| self.attempt(*count)).collect();
+        self.engines.update(id, |engine| engine.recalled.extend(counts));
+        self.to_engine_in_parts(connection, &attempts, |attempts| {
+            ToEngine::Recall(Attempts { attempts })
+        });
+    }
+
+    /// Asks a busy engine for half of what it has been assigned, if another has nothing and could
+    /// run it.
+    fn recall_for_idle(&mut self, now: Time) {
+        let looked_at = self.recall_looked_at;
+        if self.engines.classes() > BUSY_SCAN_MAX
+            && looked_at.is_some_and(|at| now < at.after(RECALL_AFTER))
+        {
+            // Many classes are not looked at after each batch of messages.
+            self.recall_at =
+                looked_at.map(|at| at.after(RECALL_AFTER)).filter(|_| !self.attempts.is_empty());
+            return;
+        }
+        (self.recall_at, self.recall_looked_at) = (None, Some(now));
+        let busiest: Vec<EngineId> = self.engines.busiest(BUSY_SCAN_MAX).take(BUSY_MAX).collect();
+        if busiest.is_empty() {
+            return;
+        }
+        let idle = self.engines.idle().map(|(class, _)| class).take(BUSY_MAX);
+        let spare =
+            |class: ClassId| busiest.iter().find_map(|id| Some((*id, self.spare(*id, class)?)));
+        let Some((id, (oldest, counts))) = idle.into_iter().find_map(spare) else { return };
+        if now < oldest.after(RECALL_AFTER) {
+            self.recall_at = Some(oldest.after(RECALL_AFTER));
+            return;
+        }
+        self.recall(id, counts);
+        // Others may be idle too, and this engine may have nothing left to give.
+        self.recall_at = Some(now.after(RECALL_AFTER));
+    }
+
+    /// Returns an engine's surplus shared work, beyond what it runs, for engines of the class
+    /// `idle`: the time at which the oldest of its tasks was assigned, and half of the attempts,
+    /// the newest first. None if there is nothing to take, or some was asked for already.
+    fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<u64>)> {
+        let engine = self.engines.get(id).filter(|engine| engine.lent.is_empty())?;
+        let engine =
+            Some(engine).filter(|engine| engine.load() >= 2 && engine.recalled.is_empty())?;
+        let task =
+            |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
+        let oldest = engine.assigned.iter().find_map(|count| task(count)?.assigned)?;
+        let movable = |count: &&u64| {
+            task(count).is_some_and(|task| {
+                task.place == Place::Shared
+                    && self.placements.fits(task.placement, idle, &self.engines)
+            })
+        };
+        let half = (engine.load() as usize / 2).max(1);
+        // The first assigned is what it runs.
+        let counts: Vec<u64> =
+            engine.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
+        (!counts.is_empty()).then_some((oldest, counts))
+    }
+}
+
+/// The order of service, the least first: priority, the session's last service, arrival.
+type Rank = (Reverse<i32>, u64, Time, PlacementId);
+
+/// Returns the number of tasks of this one's kind that an engine may be assigned at once.
+fn prefetch(sessions: &Sessions, task: &Task) -> u32 {
+    if task.at_most_once() || task.is_suspect() {
+        return 1;
+    }
+    sessions.get(task.session).map_or(1, |session| session.kinds.prefetch(task.class))
+}
+
+/// Returns true if a task of the same session has the same call as an assignment's work, as those
+/// of one submit have.
+fn is_same_call(assign: &Assign, task: &Task) -> bool {
+    let same_payload = match (&assign.payload, assign.share, &task.payload) {
+        (Payload::Inline(sent), None, Stored::Inline(of_task)) => {
+            sent == of_task && !sent.is_empty()
+        }
+        (_, Some(share), stored) => stored.share() == Some(share),
+        _ => false,
+    };
+    same_payload && assign.runtime == task.runtime && assign.define == task.define
+}

@@ -1,0 +1,634 @@
+//! Clients' sessions: they outlive connections.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use furlong_wire::AtLeastOne;
+use furlong_wire::ids::{EngineId, OwnerId, SessionId, TokenId};
+use furlong_wire::message::{
+    Accepted, Dependency, FetchedOutput, Open, Outcome, Output as TaskOutput, Runtime, Stream,
+    TaskOptions, TaskState, TaskTimes,
+};
+use furlong_wire::payload::PayloadSecret;
+use furlong_wire::token::Claims;
+
+use crate::core::engines::table::ProcessKey;
+use crate::core::journal::Durable;
+use crate::core::payloads::stored::{Credit, Receiving, Stored};
+use crate::core::schedule::prefetch::Kinds;
+use crate::core::seq_map::SeqMap;
+use crate::core::tasks::output::Piece;
+use crate::core::tasks::refused::{MISSING_RANGES_MAX, Refused, ranges};
+use crate::core::tasks::table::{Follower, More, TaskKey};
+use crate::core::time::Time;
+use crate::core::turns::work::count;
+use crate::core::{ConnectionId, PeerMisbehaved};
+
+/// Names a session in this broker; never given to another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionKey(pub(in crate::core) u32);
+
+impl SessionKey {
+    /// Names no session.
+    pub const NOBODY: Self = Self(u32::MAX);
+}
+
+/// A client's session.
+#[derive(Debug)]
+pub struct Session {
+    /// Its id, made by the client's process.
+    pub id: SessionId,
+    /// The rights that its token grants.
+    pub claims: Claims,
+    /// The token against whose limits it counts: that with which it was opened.
+    pub counted_by: TokenId,
+    /// The connection of the highest incarnation, while there is one.
+    pub connection: Option<ConnectionId>,
+    /// That connection's incarnation.
+    pub incarnation: u64,
+    /// The secret of its payloads.
+    pub secret: Option<PayloadSecret>,
+    /// Blobs that its tasks name.
+    pub definitions: BTreeMap<u32, Definition>,
+    /// Its unfinished tasks, by number.
+    pub tasks: SeqMap<TaskKey>,
+    /// Its ended tasks that it has not acknowledged.
+    pub done: SeqMap<Box<Done>>,
+    /// The number of tasks in both maps that are to be retained.
+    pub keeps: u64,
+    /// The ends of its most recent tasks, for those that depend on them.
+    pub endings: SeqMap<Ending>,
+    /// Its tasks that were ended while an engine had them, with the attempts that have not stopped
+    /// yet.
+    pub stopping: BTreeSet<(u64, u64)>,
+    /// The running attempt that has opened it, or that waits for its tasks.
+    pub parent: Option<Parent>,
+    /// The number of nested running tasks that wait for its tasks; 0 if none on an engine does.
+    pub depth: u32,
+    /// True if it was opened on its present connection.
+    pub is_open: bool,
+    /// Of ended tasks from this number on its client is told when their turn comes: it has just
+    /// opened the session.
+    pub undelivered_from: Option<u64>,
+    /// Engine processes that were told its secret: no others know anything of it.
+    pub known_to: BTreeSet<ProcessKey>,
+    /// True if it ends with its connection.
+    pub cancel_on_disconnect: bool,
+    /// True if it is over but for retained tasks that have not ended.
+    pub departed: bool,
+    /// True if it is being ended, a part at a time.
+    pub is_ending: bool,
+    /// The count of assigned shared tasks when one of its own was last given to an engine.
+    pub served: u64,
+    /// Fetches that wait for an answer.
+    pub fetches: usize,
+    /// The tasks for whose ends they wait, and some that have ended.
+    pub following: BTreeSet<TaskKey>,
+    /// The highest task number that it has submitted.
+    pub submitted: u64,
+    /// Up to this number its tasks were submitted to an earlier start of the broker; those that it
+    /// still waits for it submits again.
+    pub before: u64,
+    /// Of those, the ones that engines held and nobody had asked for in time: that was ended.
+    pub unasked: BTreeSet<u64>,
+    /// The time at which it was opened here.
+    pub opened: Time,
+    /// Unfinished tasks whose arguments did not come whole before the connection was cut: the
+    /// client sends them again.
+    pub missing: BTreeSet<u64>,
+    /// Tasks that were turned away at their submit: nothing else is held of them.
+    pub refused: Refused,
+    /// Unfinished and unacknowledged tasks that it may have.
+    pub tasks_max: u64,
+    /// As many more: those that a journal had. Their client may know the end of some, if that could
+    /// not be written, or have acknowledged it, if that was not written; it does not count them.
+    pub restored_tasks: u64,
+    /// The credit for its announcements.
+    pub credit: Credit,
+    /// Bytes of results that its client has not acknowledged: those that are here, or on their way
+    /// here.
+    pub unread_bytes: u64,
+    /// The payloads that it is sending.
+    pub receiving: Receiving<ClientWaiting>,
+    /// The number of its connection's next transfer, towards it.
+    pub next_transfer: u64,
+    /// The run times of its kinds of tasks.
+    pub kinds: Kinds,
+    /// True if the journal has it.
+    pub is_noted: bool,
+    /// The definitions that the journal has.
+    pub noted_definitions: BTreeSet<u32>,
+    /// The last entry of the journal about what it submitted.
+    pub last_entry: u64,
+    /// True if it comes from the journal, and its client has not been here since.
+    pub is_restored: bool,
+}
+
+/// The attempt on whose behalf a session is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parent {
+    /// The count of the attempt.
+    pub attempt: u64,
+    /// True if the session ends with it: it was opened by a pass.
+    pub is_bound: bool,
+}
+
+/// A blob that tasks name, and which is sent to an engine process before the first of them.
+#[derive(Debug)]
+pub enum Definition {
+    /// It has not come whole: these tasks wait for it.
+    Receiving(Vec<TaskKey>),
+    /// The connection was cut before it was whole: the client sends it again. These tasks wait for
+    /// it.
+    Missing(Vec<TaskKey>),
+    /// It is here, or was refused.
+    Here(Stored),
+}
+
+/// The recipient of a payload from a client.
+#[derive(Debug)]
+pub enum ClientWaiting {
+    /// Tasks that share it.
+    Tasks(AtLeastOne<TaskKey>),
+    /// A definition.
+    Definition(u32),
+}
+
+/// An ended task, kept until its client has acknowledged it.
+#[derive(Debug)]
+pub struct Done {
+    /// Its outcome.
+    pub outcome: Outcome,
+    /// The engine that ran it.
+    pub engine: Option<EngineId>,
+    /// The number of attempts.
+    pub attempts: u32,
+    /// The times of its events.
+    pub times: TaskTimes,
+    /// Its result.
+    pub payload: Option<Stored>,
+    /// The engine process whose lane the result came by, if it came unasked.
+    pub lane: Option<ProcessKey>,
+    /// The engine process that holds it until it is acknowledged or dropped, and as which attempt.
+    pub held: Option<(ProcessKey, u64)>,
+    /// True if its end is on its way to the journal, and may not be reported before.
+    pub is_unwritten: bool,
+    /// True if nobody wants it any longer once it is there.
+    pub is_purged: bool,
+    /// The summary of the task.
+    pub what: What,
+}
+
+/// The summary of a task that has ended.
+#[derive(Debug)]
+pub struct What {
+    /// The runtime that ran it.
+    pub runtime: Runtime,
+    /// The engine that its submit named.
+    pub target: Option<EngineId>,
+    /// The options that differed from the defaults.
+    pub options: Option<Arc<TaskOptions>>,
+    /// Bytes of its call and arguments.
+    pub request_bytes: u64,
+    /// The number of its attempts that were lost.
+    pub losses: u32,
+    /// Microseconds from its submit until it had all that it needed.
+    pub queued_us: u64,
+    /// True if its result and output were dropped for want of memory.
+    pub gave_way: bool,
+    /// The journal's state of it.
+    pub durable: Option<Box<Durable>>,
+    /// The extras that few tasks have.
+    pub more: Option<Box<More>>,
+}
+
+impl What {
+    /// Returns true if result and output are retained after the client has them.
+    pub fn keep(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.keep)
+    }
+
+    /// Nobody wants it kept.
+    pub fn keep_no_longer(&mut self) {
+        self.options.iter_mut().for_each(|options| Arc::make_mut(options).keep = false);
+    }
+
+    /// Returns true if somebody may ask for it when its session is over.
+    pub fn outlives_session(&self) -> bool {
+        self.keep() || self.durable.is_some()
+    }
+
+    /// Takes out the clients that wait for it.
+    pub fn take_followers(&mut self) -> Vec<Follower> {
+        self.more.as_mut().map(|more| std::mem::take(&mut more.followers)).unwrap_or_default()
+    }
+
+    /// Bytes of kept output.
+    pub fn output_bytes(&self) -> u64 {
+        self.more.as_ref().map_or(0, |more| more.output.kept_bytes())
+    }
+
+    /// Drops kept output, and says how much it was.
+    pub fn drop_output(&mut self) -> u64 {
+        self.more.as_mut().map_or(0, |more| more.output.drop_pieces())
+    }
+}
+
+impl Done {
+    /// Bytes that count against the payload budget: of its result, its output and its record.
+    pub fn budget_bytes(&self) -> u64 {
+        self.payload.as_ref().map_or(0, Stored::budget_bytes)
+            + self.what.output_bytes()
+            + self.record_bytes()
+    }
+
+    /// The lengths of what the task has written, as empty pieces at the ends of its streams: pieces
+    /// may have been left out for its client, and the last ones would not be missed. None of the
+    /// many tasks that write nothing.
+    pub fn written(&self, n: u64) -> Option<[TaskOutput; 2]> {
+        let (output, engine) = (&self.what.more.as_ref()?.output, self.engine?);
+        let end = |stream, offset| TaskOutput {
+            n,
+            attempt: output.attempt(),
+            engine,
+            stream,
+            offset,
+            bytes: Vec::new(),
+        };
+        let ends =
+            [end(Stream::Stdout, output.stdout_bytes), end(Stream::Stderr, output.stderr_bytes)];
+        ends.iter().any(|end| end.offset > 0).then_some(ends)
+    }
+
+    /// Returns its retained output, as the answer to a request.
+    pub fn output(&self, request: u64) -> impl Iterator<Item = FetchedOutput> {
+        let (attempt, engine) = (self.attempts, self.engine.unwrap_or(EngineId(0)));
+        let pieces = self.what.more.as_ref().map_or(&[][..], |more| more.output.pieces());
+        pieces.iter().map(move |Piece { stream, offset, bytes }| {
+            let (stream, offset, bytes) = (*stream, *offset, bytes.clone());
+            FetchedOutput { request, attempt, engine, stream, offset, bytes }
+        })
+    }
+
+    /// Returns its end as its dependents see it.
+    pub fn ending(&self) -> Ending {
+        Ending { succeeded: self.outcome.state == TaskState::Succeeded, engine: self.engine }
+    }
+}
+
+/// The end of a task as its dependents see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ending {
+    /// True if it succeeded.
+    pub succeeded: bool,
+    /// The engine that ran it, if one did.
+    pub engine: Option<EngineId>,
+}
+
+impl Ending {
+    /// Returns true if it is what a task that depends on it demands.
+    pub fn is_as_demanded(self, demand: &Dependency) -> bool {
+        if self.succeeded { demand.success } else { demand.failure }
+    }
+}
+
+impl Session {
+    /// A session that nobody has opened yet.
+    pub fn new(id: SessionId, claims: Claims, tasks_max: u64) -> Self {
+        Self {
+            id,
+            counted_by: claims.token_id,
+            claims,
+            connection: None,
+            incarnation: 0,
+            secret: None,
+            definitions: BTreeMap::new(),
+            tasks: SeqMap::default(),
+            done: SeqMap::default(),
+            keeps: 0,
+            endings: SeqMap::default(),
+            stopping: BTreeSet::new(),
+            parent: None,
+            depth: 0,
+            is_open: false,
+            undelivered_from: None,
+            known_to: BTreeSet::new(),
+            cancel_on_disconnect: false,
+            departed: false,
+            is_ending: false,
+            served: 0,
+            fetches: 0,
+            following: BTreeSet::new(),
+            submitted: 0,
+            before: 0,
+            unasked: BTreeSet::new(),
+            opened: Time::default(),
+            missing: BTreeSet::new(),
+            refused: Refused::default(),
+            tasks_max,
+            restored_tasks: 0,
+            credit: Credit::default(),
+            unread_bytes: 0,
+            receiving: Receiving::default(),
+            next_transfer: 0,
+            kinds: Kinds::default(),
+            is_noted: false,
+            noted_definitions: BTreeSet::new(),
+            last_entry: 0,
+            is_restored: false,
+        }
+    }
+
+    /// The owner of its tasks.
+    pub fn owner(&self) -> OwnerId {
+        self.claims.owner
+    }
+
+    /// Begins a connection. Gives what the client need not submit again.
+    pub fn open(&mut self, now: Time, open: Open) -> Result<Accepted, PeerMisbehaved> {
+        self.cancel_on_disconnect = open.cancel_on_disconnect;
+        if self.secret.as_ref().is_some_and(|secret| *secret != open.secret) {
+            return Err(PeerMisbehaved::Order);
+        }
+        let here = self
+            .definitions
+            .iter()
+            .filter(|(_, definition)| matches!(definition, Definition::Here(_)));
+        let definitions = here.map(|(number, _)| *number).collect();
+        if std::mem::take(&mut self.is_restored) {
+            if open.submitted > TASKS_BEFORE_MAX {
+                return Err(PeerMisbehaved::TaskNumber);
+            }
+            self.submitted = self.submitted.max(open.submitted);
+            (self.before, self.opened) = (self.submitted, now);
+            self.restored_tasks = (self.tasks.len() + self.done.len()) as u64;
+            return Ok(Accepted { n: self.submitted, missing: self.unknown_ranges(), definitions });
+        }
+        if self.secret.replace(open.secret).is_none() {
+            if open.submitted > TASKS_BEFORE_MAX {
+                return Err(PeerMisbehaved::TaskNumber);
+            }
+            (self.submitted, self.before, self.opened) = (open.submitted, open.submitted, now);
+            return Ok(Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() });
+        }
+        // Of what was refused it is not known what the client has heard: it says again what it has
+        // not.
+        self.refused.tell();
+        let missing = self.missing.iter().copied().filter(|n| self.tasks.get(*n).is_some());
+        let missing = ranges(missing.map(|n| (n, n)).collect(), self.refused.ranges());
+        // Of an earlier start's tasks it is not known which have come: the client may have been cut
+        // off once more before it had said them again. What is known of what it repeats is read
+        // past.
+        let n = if self.before > 0 { 0 } else { self.submitted };
+        Ok(Accepted { n, missing, definitions })
+    }
+
+    /// Returns true if the client is told of an ended task with those that waited for it when it
+    /// opened the session.
+    pub fn is_told_later(&self, n: u64) -> bool {
+        self.undelivered_from.is_some_and(|from| n >= from)
+    }
+
+    /// Returns true if a task that was ended still runs on an engine.
+    pub fn is_stopping(&self, n: u64) -> bool {
+        self.stopping.range((n, 0)..=(n, u64::MAX)).next().is_some()
+    }
+
+    /// It submitted a task of this number to an earlier start.
+    pub fn had_before(&mut self, n: u64) {
+        self.submitted = self.submitted.max(n);
+        self.before = self.submitted;
+    }
+
+    /// Ended tasks that its client has not acknowledged are not kept when it does. Gives how many
+    /// were looked at.
+    pub fn keep_no_longer(&mut self, first: u64, last: u64) -> usize {
+        let ended: Vec<(u64, bool)> =
+            self.done.range(first, last).map(|(n, done)| (n, done.what.keep())).collect();
+        for n in ended.iter().filter(|(_, keep)| *keep).map(|(n, _)| *n) {
+            self.keeps -= 1;
+            if let Some(done) = self.done.get_mut(n) {
+                done.what.keep_no_longer();
+            }
+        }
+        ended.len()
+    }
+
+    /// Remembers how a task ended, and how so many others did. Gives how many more are remembered
+    /// than before, or less.
+    pub fn remember(&mut self, n: u64, ending: Ending, most: usize) -> isize {
+        let before = self.endings.len();
+        self.endings.insert(n, ending);
+        if self.endings.len() > most {
+            self.endings.forget_oldest();
+        }
+        self.endings.len() as isize - before as isize
+    }
+
+    /// Checks that a submit's numbers are the next ones, or those of one that is repeated.
+    pub fn admit(
+        &mut self,
+        n: u64,
+        count: usize,
+        repeated: bool,
+    ) -> Result<Admission, PeerMisbehaved> {
+        if count == 0 || (repeated && count > 1) {
+            return Err(PeerMisbehaved::TaskNumber);
+        }
+        if n <= self.submitted {
+            if !repeated {
+                return Ok(Admission::Known);
+            }
+            if self.missing.remove(&n)
+                && let Some(task) = self.tasks.get(n)
+            {
+                return Ok(Admission::Missing(*task));
+            }
+            let is_here = self.tasks.get(n).is_some() || self.done.get(n).is_some();
+            if self.refused.contains(n) && !is_here {
+                self.refused.remove(n, n);
+                self.check_credit(count)?;
+                return Ok(Admission::Refused);
+            }
+            if n == 0 || n > self.before || self.knows(n) {
+                return Ok(Admission::Known);
+            }
+        } else if n != self.submitted + 1 {
+            return Err(PeerMisbehaved::TaskNumber);
+        }
+        self.check_credit(count)?;
+        self.submitted = self.submitted.max(n + count as u64 - 1);
+        Ok(Admission::New)
+    }
+
+    fn check_credit(&self, count: usize) -> Result<(), PeerMisbehaved> {
+        let tasks = (self.tasks.len() + self.done.len() + count) as u64 + self.refused.unread();
+        if tasks > self.tasks_max + self.restored_tasks {
+            Err(PeerMisbehaved::Credit)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The numbers up to the last one that name no task here.
+    fn unknown_ranges(&self) -> Vec<(u64, u64)> {
+        let mut known: Vec<u64> =
+            self.tasks.iter().map(|(n, _)| n).chain(self.done.iter().map(|(n, _)| n)).collect();
+        known.sort_unstable();
+        let mut unknown = Vec::new();
+        let mut next = 1;
+        for n in known {
+            if n > next {
+                unknown.push((next, n - 1));
+            }
+            next = n + 1;
+        }
+        if next <= self.submitted {
+            unknown.push((next, self.submitted));
+        }
+        if let Some((_, last)) =
+            unknown.last().copied().filter(|_| unknown.len() > MISSING_RANGES_MAX)
+        {
+            unknown.truncate(MISSING_RANGES_MAX);
+            unknown[MISSING_RANGES_MAX - 1].1 = last;
+        }
+        unknown
+    }
+
+    /// Returns true if it has or had a task of this number.
+    pub fn knows(&self, n: u64) -> bool {
+        self.tasks.get(n).is_some() || self.done.get(n).is_some() || self.endings.get(n).is_some()
+    }
+}
+
+/// Tasks that a session can have had at an earlier start of the broker.
+const TASKS_BEFORE_MAX: u64 = u64::MAX / 2;
+
+/// The classification of a submit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// New tasks.
+    New,
+    /// A repetition, to be ignored.
+    Known,
+    /// The arguments of a task that is here, once more.
+    Missing(TaskKey),
+    /// A task that was refused, once more.
+    Refused,
+}
+
+/// The sessions of an owner with such ids, in a table of sessions.
+pub fn of_owner(
+    by_id: &BTreeMap<(OwnerId, SessionId), SessionKey>,
+    owner: OwnerId,
+    ids: RangeInclusive<SessionId>,
+) -> impl Iterator<Item = (SessionKey, SessionId)> {
+    let of_owner = by_id.range((owner, *ids.start())..=(owner, *ids.end()));
+    of_owner.map(|((_, id), key)| (*key, *id))
+}
+
+/// All sessions, by key and by id.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    by_key: BTreeMap<SessionKey, Session>,
+    by_id: BTreeMap<(OwnerId, SessionId), SessionKey>,
+    /// The same without the owner: engines do not know it.
+    of_any_owner: BTreeSet<(SessionId, SessionKey)>,
+    /// Those on whose behalf attempts are there or wait, by the attempt.
+    by_parent: BTreeSet<(u64, SessionKey)>,
+    next: u32,
+}
+
+impl Sessions {
+    /// Adds a session.
+    pub fn insert(&mut self, session: Session) -> SessionKey {
+        let key = SessionKey(self.next);
+        self.next = self.next.saturating_add(1);
+        self.by_id.insert((session.owner(), session.id), key);
+        self.of_any_owner.insert((session.id, key));
+        self.by_parent.extend(session.parent.map(|parent| (parent.attempt, key)));
+        self.by_key.insert(key, session);
+        key
+    }
+
+    /// Returns true if there are keys left for more. None is given twice, even over starts of a
+    /// broker with a journal.
+    pub fn has_keys(&self) -> bool {
+        self.next < SessionKey::NOBODY.0
+    }
+
+    /// Adds a session of an earlier start, under the key that it had.
+    pub fn insert_at(&mut self, key: SessionKey, session: Session) -> SessionKey {
+        self.next = key.0;
+        self.insert(session)
+    }
+
+    /// The session of that id, if it is the owner's.
+    pub fn find(&self, owner: OwnerId, id: SessionId) -> Option<SessionKey> {
+        self.by_id.get(&(owner, id)).copied()
+    }
+
+    /// The sessions of an owner, of those with such ids.
+    pub fn of_owner(
+        &self,
+        owner: OwnerId,
+        ids: RangeInclusive<SessionId>,
+    ) -> impl Iterator<Item = (SessionKey, SessionId)> {
+        of_owner(&self.by_id, owner, ids)
+    }
+
+    /// The sessions of that id: one, unless owners have chosen the same.
+    pub fn with_id(&self, id: SessionId) -> Vec<SessionKey> {
+        let of_id = self.of_any_owner.range((id, SessionKey(0))..=(id, SessionKey::NOBODY));
+        of_id.map(|(_, key)| *key).collect()
+    }
+
+    /// A session.
+    pub fn get(&self, key: SessionKey) -> Option<&Session> {
+        self.by_key.get(&key)
+    }
+
+    /// A session.
+    pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
+        self.by_key.get_mut(&key)
+    }
+
+    /// Takes a session out.
+    pub fn remove(&mut self, key: SessionKey) -> Option<Session> {
+        let session = self.by_key.remove(&key)?;
+        self.by_id.remove(&(session.owner(), session.id));
+        self.of_any_owner.remove(&(session.id, key));
+        if let Some(parent) = session.parent {
+            self.by_parent.remove(&(parent.attempt, key));
+        }
+        Some(session)
+    }
+
+    /// An attempt waits for the tasks of a session.
+    pub fn set_parent(&mut self, key: SessionKey, parent: Parent) {
+        let Some(session) = self.by_key.get_mut(&key) else { return };
+        let before = session.parent.replace(parent);
+        if let Some(before) = before {
+            self.by_parent.remove(&(before.attempt, key));
+        }
+        self.by_parent.insert((parent.attempt, key));
+    }
+
+    /// The sessions on whose behalf an attempt is there or waits.
+    pub fn of_parent(&self, attempt: u64) -> impl Iterator<Item = &Session> {
+        let of_parent =
+            self.by_parent.range((attempt, SessionKey(0))..=(attempt, SessionKey::NOBODY));
+        of_parent.inspect(|_| count(1)).filter_map(|(_, key)| self.get(*key))
+    }
+
+    /// Returns the number of elements.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (SessionKey, &Session)> {
+        self.by_key.iter().inspect(|_| count(1)).map(|(key, session)| (*key, session))
+    }
+}

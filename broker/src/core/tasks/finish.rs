@@ -1,0 +1,479 @@
+//! Completion of tasks: each ends once, and its result is retained until the client has it.
+
+use furlong_wire::ids::EngineId;
+use furlong_wire::message::{
+    CancelAttempts, Credit, EngineCredit, ErrorKind, Finished, Outcome, Runtime, TaskState,
+    TaskTimes, ToClient, ToEngine, Unshare,
+};
+
+use super::table::{State, Task, TaskKey};
+use crate::core::engines::table::ProcessKey;
+use crate::core::payloads::stored::{BytesOf, Stored};
+use crate::core::schedule::sweep::Reason;
+use crate::core::sessions::from_client::check_ascending;
+use crate::core::sessions::table::{Done, Ending, Session, SessionKey, What};
+use crate::core::turns::rest::Rest;
+use crate::core::turns::work::{TASKS_PER_PART, count};
+use crate::core::{ConnectionId, Core, PeerMisbehaved, Stopping, Time};
+
+/// Chunks that are freed at once.
+const DISCARDED_AT_ONCE_MAX: usize = 8;
+
+/// The way a task ended, with its result.
+#[derive(Debug)]
+pub(in crate::core) struct Ended {
+    /// Its terminal state.
+    pub outcome: Outcome,
+    /// The engine that ended it.
+    pub engine: Option<EngineId>,
+    /// The time it ran there.
+    pub run_us: u64,
+    /// Its result.
+    pub payload: Option<Stored>,
+    /// The process whose lane the result came by, if it came unasked.
+    pub lane: Option<ProcessKey>,
+    /// The process that ended it.
+    pub process: Option<ProcessKey>,
+    /// As which attempt.
+    pub attempt: Option<u64>,
+}
+
+impl Default for Ended {
+    fn default() -> Self {
+        Self {
+            outcome: Outcome::SUCCEEDED,
+            engine: None,
+            run_us: 0,
+            payload: None,
+            lane: None,
+            process: None,
+            attempt: None,
+        }
+    }
+}
+
+impl Ended {
+    /// Ended by the broker's decision.
+    pub fn by_broker(state: TaskState, kind: ErrorKind, text: impl Into<String>) -> Self {
+        Self { outcome: Outcome::error(state, kind, text), ..Self::default() }
+    }
+}
+
+const BEFORE_IT_BEGAN: &str = "cancelled before it began";
+const WHILE_IT_RAN: &str = "cancelled while an engine had it";
+const BEFORE_IT_WAS_TOLD: &str =
+    "cancelled when it had ended, while its result waited for room at the broker";
+const AND_MAY_GO_ON: &str = "cancelled while an engine had it; code that does not respond to the \
+                             interrupt goes on there and keeps the engine busy, until it returns \
+                             or is cancelled with force";
+
+/// The end of a task that its client has taken back.
+pub fn cancelled_before_it_began() -> Ended {
+    Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, BEFORE_IT_BEGAN)
+}
+
+impl Core {
+    /// Ends a task, unless it has ended: the first end wins.
+    pub(in crate::core) fn end(&mut self, now: Time, key: TaskKey, ended: Ended) {
+        let Some(mut task) = self.tasks.remove(key) else { return };
+        if let State::Assigned { attempt, .. } = task.state {
+            // Also of one that is cancelled and runs on: nobody works for it any longer.
+            self.grants.note_over(attempt);
+        }
+        self.grants.note_gone(key);
+        let unsent = self.drop_unsent(&task);
+        self.leave_queue(key, &mut task);
+        // Only what an engine had has followers: what is queued may have been submitted before a
+        // task that never began.
+        let failed = ended.outcome.state != TaskState::Succeeded && is_with_engine(task.state);
+        let aborts = (failed && task.aborts_followers()).then_some(task.target()).flatten();
+        let (session, n, payload) =
+            (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
+        let mut done = self.done(now, task, &payload, ended);
+        done.is_unwritten = self.note_ended(session, n, &mut done, &payload);
+        self.charge_done(&mut done);
+        if !done.is_unwritten {
+            let followers = done.what.take_followers();
+            self.answer_followers_with(now, session, n, &done, followers);
+        }
+        let ending = done.ending();
+        self.note_end(key, ending);
+        self.finished += 1;
+        self.hand_to_session(now, session, n, done, ending);
+        if let Some((process, count)) = unsent {
+            self.hold_or_release(process, session, n, count);
+        }
+        self.release_request(session, &payload);
+        // Tasks behind it may share its payload, which is freed with the last clone.
+        self.discard(Some(payload));
+        if let Some(target) = aborts {
+            self.sweep(now, target, Some(session), Reason::Aborted);
+        }
+        self.tell_dependents(now);
+        self.forget_departed(session);
+    }
+
+    /// Builds the retained record of a task that has ended.
+    fn done(&self, now: Time, mut task: Task, payload: &Stored, ended: Ended) -> Box<Done> {
+        let target = task.target();
+        let submitted_unix_us = task.submitted_unix_us(self.config.start);
+        let (assigned_us, finished_us) =
+            (task.assigned.map(|at| task.since_submit(at)), task.since_submit(now));
+        let what = What {
+            runtime: task.runtime,
+            target,
+            losses: task.losses,
+            request_bytes: payload.bytes(),
+            queued_us: task.queued_us,
+            gave_way: false,
+            durable: task.take_durable(),
+            more: task.take_more(),
+            options: task.options,
+        };
+        Box::new(Done {
+            times: TaskTimes { submitted_unix_us, assigned_us, finished_us, run_us: ended.run_us },
+            outcome: ended.outcome,
+            engine: ended.engine.or(target),
+            attempts: task.attempts,
+            payload: ended.payload,
+            lane: ended.lane,
+            held: ended.process.zip(ended.attempt),
+            is_unwritten: false,
+            is_purged: false,
+            what,
+        })
+    }
+
+    /// Gives an ended task to its session, or keeps it if nobody will come for it.
+    fn hand_to_session(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        n: u64,
+        mut done: Box<Done>,
+        ending: Ending,
+    ) {
+        let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
+        session.tasks.remove(n);
+        let token = session.counted_by;
+        self.quotas.end_task(token);
+        self.remember_end(key, n, ending);
+        let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
+        if !session.departed {
+            session.done.insert(n, done);
+            self.results_held += 1;
+            return self.deliver(key, n);
+        }
+        session.keeps -= u64::from(done.what.keep());
+        self.note_read(key, &mut done);
+        if done.what.outlives_session() {
+            self.keep(now, key, n, done, false);
+        } else {
+            self.drop_done(*done);
+        }
+    }
+
+    pub(in crate::core) fn remember_end(&mut self, key: SessionKey, n: u64, ending: Ending) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let more =
+            session.remember(n, ending, self.config.ends_remembered_max(self.ends_remembered));
+        self.ends_remembered = self.ends_remembered.saturating_add_signed(more);
+    }
+
+    /// A task has ended otherwise than its attempt, whose result waits and is not wanted: the
+    /// process that holds it, and the attempt.
+    fn drop_unsent(&mut self, task: &Task) -> Option<(ProcessKey, u64)> {
+        let State::Unsent { engine, attempt } = task.state else { return None };
+        self.take_back(attempt)?;
+        self.engines.get(engine).and_then(|engine| engine.process).map(|process| (process, attempt))
+    }
+
+    /// A task has ended: nothing waits with it or for it any longer. Its entry in a queue stays
+    /// until there are more such than others: then all go, so that a cancel costs little, and a
+    /// loop of submits and cancels no memory.
+    fn leave_queue(&mut self, key: TaskKey, task: &mut Task) {
+        if let Some(at) = task.deadline() {
+            self.deadlines.remove(at, key);
+        }
+        if let Some(waits) = task.more_if_any().and_then(|more| more.waits.take()) {
+            self.forget_waits(key, &waits);
+        }
+        self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        let tasks = &self.tasks;
+        match (task.state, task.place.engine()) {
+            (State::Assigned { .. } | State::Unsent { .. }, engine) => {
+                // Those behind it may have waited for its end.
+                if let Some(engine) = engine {
+                    self.direct_ready.insert(engine);
+                }
+            }
+            (State::Pausing, Some(engine)) => {
+                self.engines.update(engine, |engine| engine.queue.forget_apart(key));
+            }
+            (_, Some(engine)) => {
+                let session = task.session;
+                self.engines.update(engine, |engine| {
+                    engine.queue.count_ended(tasks);
+                    engine.queue.note(session, tasks);
+                });
+                self.direct_ready.insert(engine);
+            }
+            (State::Queued, None) => {
+                self.placements.count_waiting(task.placement, false);
+                self.placements.count_stale(task.placement, tasks);
+            }
+            (State::Receiving | State::Waiting | State::Pausing, None) => {}
+        }
+        self.placements.leave(task.placement);
+    }
+
+    /// Sends a result to the client, if it is connected.
+    pub(in crate::core) fn deliver(&mut self, key: SessionKey, n: u64) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let done =
+            session.done.get(n).filter(|done| !done.is_unwritten && !session.is_told_later(n));
+        let (Some(connection), Some(done)) = (session.connection, done) else { return };
+        let transfer = || {
+            session.next_transfer += 1;
+            session.next_transfer
+        };
+        let (payload, chunks) =
+            done.payload.as_ref().map(|stored| stored.announce(transfer)).unzip();
+        let written = done.written(n).into_iter().flatten().filter(|end| end.offset > 0);
+        let finished = Finished {
+            n,
+            outcome: done.outcome.clone(),
+            engine: done.engine,
+            attempts: done.attempts,
+            times: done.times,
+            payload,
+        };
+        for end in written {
+            self.to_client(connection, ToClient::Output(end));
+        }
+        self.to_client(connection, ToClient::Finished(finished));
+        if let Some((transfer, chunks)) = chunks.flatten() {
+            self.outputs.push_back(crate::core::Output::Transfer(connection, transfer, chunks));
+        }
+    }
+
+    /// The client has results: they need not be held for it. Of very many some are let go now.
+    pub(in crate::core) fn acknowledge(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        connection: ConnectionId,
+        ranges: &[(u64, u64)],
+    ) -> Result<(), PeerMisbehaved> {
+        check_ascending(ranges)?;
+        let mut room = TASKS_PER_PART;
+        for (place, &(first, last)) in ranges.iter().enumerate() {
+            let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+            session.refused.remove(first, last);
+            if first == last {
+                // So they come when several engines work on one session's tasks in turn.
+                let received = session.done.remove(first);
+                room = room.saturating_sub(1);
+                if let Some(done) = received {
+                    self.let_go_of_received(now, key, first, done);
+                }
+            } else {
+                let received = session.done.remove_first(first, last, room.max(1));
+                room = room.saturating_sub(received.len() + 1);
+                let until = received.last().map_or(last, |(n, _)| *n);
+                for (n, done) in received {
+                    self.let_go_of_received(now, key, n, done);
+                }
+                if room == 0 && until < last {
+                    let rest = [&[(until + 1, last)], &ranges[place + 1..]].concat();
+                    self.work.add(TASKS_PER_PART);
+                    self.rests.insert(connection, Rest::Received(rest));
+                    return Ok(());
+                }
+            }
+            if room == 0 && place + 1 < ranges.len() {
+                self.work.add(TASKS_PER_PART);
+                self.rests.insert(connection, Rest::Received(ranges[place + 1..].to_vec()));
+                return Ok(());
+            }
+        }
+        self.work.add(TASKS_PER_PART - room);
+        Ok(())
+    }
+
+    fn let_go_of_received(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>) {
+        self.results_held -= 1;
+        self.note_read(key, &mut done);
+        if done.what.keep() {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.keeps -= 1;
+            }
+            self.keep(now, key, n, done, true);
+        } else {
+            self.drop_done(*done);
+        }
+    }
+
+    /// A session does not hold an ended task any longer: others pay for its result, if it stays at
+    /// all.
+    pub(in crate::core) fn note_read(&mut self, key: SessionKey, done: &mut Done) {
+        let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
+        if bytes > 0 {
+            self.budget.keep_result(bytes);
+            self.count_read(key, bytes);
+            if let Some(lane) = done.lane.take() {
+                self.return_to_lane(lane, key, bytes);
+            }
+        }
+    }
+
+    /// Gives memory back: many chunks are not freed in one go, which would keep everybody waiting.
+    pub(in crate::core) fn discard(&mut self, payload: Option<Stored>) {
+        let chunks = payload.map_or_else(Vec::new, Stored::into_chunks);
+        if chunks.len() > DISCARDED_AT_ONCE_MAX {
+            self.outputs.push_back(crate::core::Output::Discard(chunks));
+        }
+    }
+
+    /// An engine process may have sent so many bytes of a session unasked.
+    pub(in crate::core) fn grant_to_lane(
+        &mut self,
+        key: ProcessKey,
+        session: SessionKey,
+        payload_bytes_total: u64,
+    ) {
+        let (Some(process), Some(of)) = (self.processes.get(&key), self.sessions.get(session))
+        else {
+            return;
+        };
+        let (connection, session) = (process.connection, of.id);
+        self.to_engine(connection, ToEngine::Credit(EngineCredit { session, payload_bytes_total }));
+    }
+
+    /// A client may announce so many bytes more.
+    pub(in crate::core) fn grant_to_client(&mut self, key: SessionKey, bytes: u64) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let payload_bytes_total = session.credit.grant(bytes);
+        if let Some(connection) = session.connection {
+            self.to_client(connection, ToClient::Credit(Credit { payload_bytes_total }));
+        }
+    }
+
+    /// Frees the bytes of a request, once no task needs them; the client may send as many again.
+    pub(in crate::core) fn release_request(&mut self, key: SessionKey, payload: &Stored) {
+        let bytes = payload.budget_bytes();
+        if bytes == 0 || payload.is_held_elsewhere() {
+            return;
+        }
+        if let Some(share) = payload.share() {
+            self.end_share(key, share);
+        }
+        self.free_request(key, bytes);
+    }
+
+    /// Frees bytes that were reserved for a request.
+    pub(in crate::core) fn free_request(&mut self, key: SessionKey, bytes: u64) {
+        self.budget.release(BytesOf::Request, bytes);
+        if let Some(session) = self.sessions.get(key) {
+            self.quotas.release(session.counted_by, bytes);
+        }
+        self.grant_to_client(key, bytes);
+    }
+
+    /// The processes that have a shared payload of a session need it no longer.
+    fn end_share(&mut self, key: SessionKey, share: u64) {
+        let session = self.sessions.get(key);
+        for process in session.into_iter().flat_map(|session| &session.known_to) {
+            count(1);
+            let Some(process) = self.processes.get_mut(process) else { continue };
+            if process.shares.remove(&share) {
+                let message = ToEngine::Unshare(Unshare { share });
+                self.outputs.push_back(crate::core::Output::ToEngine(process.connection, message));
+            }
+        }
+    }
+
+    /// Cancels a task: from now on it is cancelled, whatever its engine still does.
+    pub(in crate::core) fn cancel_task(&mut self, now: Time, key: TaskKey, force: bool) {
+        self.cancel_task_for(now, key, force, None);
+    }
+
+    /// The same for a reason that its client has not given.
+    pub(in crate::core) fn cancel_task_for(
+        &mut self,
+        now: Time,
+        key: TaskKey,
+        force: bool,
+        why: Option<&str>,
+    ) {
+        let Some(task) = self.tasks.get(key) else { return };
+        let (session, n) = (task.session, task.n);
+        let (engine, text) = match task.state {
+            State::Assigned { engine, .. } => {
+                let may_go_on = !force && task.runtime == Runtime::Python;
+                (Some(engine), if may_go_on { AND_MAY_GO_ON } else { WHILE_IT_RAN })
+            }
+            State::Unsent { engine, .. } => (Some(engine), BEFORE_IT_WAS_TOLD),
+            _ => (None, BEFORE_IT_BEGAN),
+        };
+        let text = why.map_or_else(|| text.to_owned(), |why| format!("{text}: {why}"));
+        // An engine had it, and runs it no longer: it waits for another attempt, or its result for
+        // room.
+        let is_back = task.assigned.is_some() && !matches!(task.state, State::Assigned { .. });
+        self.stop_attempt(now, key, force);
+        let ended = Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
+        self.end(now, key, Ended { engine, ..ended });
+        if is_back {
+            self.tell_stopped(session, n);
+        }
+    }
+
+    /// Tells the engine that has a task to stop it. An interpreter that does not respond to the
+    /// interrupt is killed only if that is forced: what any task has left in its namespace, be it
+    /// of the task's own session, is not the cancel's to end.
+    pub(in crate::core) fn stop_attempt(&mut self, now: Time, key: TaskKey, force: bool) {
+        let Some(task) = self.tasks.get(key) else { return };
+        let State::Assigned { engine, attempt: count, .. } = task.state else { return };
+        let (session, n) = (task.session, task.n);
+        if self.engines.get(engine).is_none() {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.stopping.insert((n, count));
+        }
+        self.tell_to_stop(now, count, force);
+    }
+
+    /// Of tasks that have been ended, kills what still runs and does not respond to its interrupt.
+    pub(in crate::core) fn force_stopping(
+        &mut self,
+        now: Time,
+        session: SessionKey,
+        first: u64,
+        last: u64,
+    ) {
+        let Some(session) = self.sessions.get(session).filter(|_| first <= last) else { return };
+        let attempts = session.stopping.range((first, 0)..=(last, u64::MAX));
+        let attempts: Vec<u64> = attempts.map(|(_, count)| *count).collect();
+        for count in attempts {
+            self.tell_to_stop(now, count, true);
+        }
+    }
+
+    fn tell_to_stop(&mut self, now: Time, count: u64, force: bool) {
+        let Some(given) = self.attempts.get_mut(count) else { return };
+        let owner = self.sessions.get(given.session).map(Session::owner);
+        let known = given.stopping.filter(|stopping| stopping.force);
+        given.stopping = Some(known.unwrap_or(Stopping { force, since: now, owner }));
+        let Some(engine) = self.engines.get(given.engine) else { return };
+        if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
+            let cancel = CancelAttempts { attempts: vec![self.attempt(count)], force };
+            self.to_engine(process.connection, ToEngine::Cancel(cancel));
+        }
+    }
+}
+
+/// Returns true if a task has been given to an engine, and to no other since.
+fn is_with_engine(state: State) -> bool {
+    matches!(state, State::Assigned { .. } | State::Unsent { .. })
+}

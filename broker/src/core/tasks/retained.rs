@@ -1,0 +1,265 @@
+//! Ended tasks whose results and records are kept: for other processes of the same owner, and for
+//! those who come late.
+//!
+//! A kept result counts against the payload memory, and gives way when that is needed for what is
+//! not yet done: its record then says so. Records go after an hour, or when there are too many.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use furlong_wire::ids::{OwnerId, SessionId, TaskId};
+use furlong_wire::limits::KEPT_MS;
+use furlong_wire::payload::PayloadSecret;
+
+use crate::core::payloads::stored::BytesOf;
+use crate::core::sessions::table::{Done, SessionKey, of_owner};
+use crate::core::turns::work::{TASKS_PER_PART, count};
+use crate::core::{Core, Time};
+
+/// All kept tasks.
+#[derive(Debug, Default)]
+pub struct Retained {
+    sessions: BTreeMap<SessionKey, KeptSession>,
+    by_id: BTreeMap<(OwnerId, SessionId), SessionKey>,
+    /// In the order in which they go: when, and which.
+    order: BTreeSet<(Time, SessionKey, u64)>,
+    /// Those with bytes that count against the budget, the oldest first.
+    heavy: VecDeque<(SessionKey, u64)>,
+    /// The total of such bytes.
+    heavy_bytes: u64,
+    len: usize,
+}
+
+/// The kept tasks of one session, which may be over.
+#[derive(Debug)]
+struct KeptSession {
+    id: SessionId,
+    owner: OwnerId,
+    secret: Option<PayloadSecret>,
+    tasks: BTreeMap<u64, KeptTask>,
+}
+
+/// One kept task.
+#[derive(Debug)]
+pub struct KeptTask {
+    /// Its record.
+    pub done: Box<Done>,
+    /// The time at which its client had the result: microseconds since the submit.
+    pub delivered_us: Option<u64>,
+    /// The time at which it is dropped.
+    expires: Time,
+}
+
+impl Retained {
+    /// Returns their number, for the tests.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns true if anything of a session is retained.
+    pub fn is_known(&self, owner: OwnerId, session: SessionId) -> bool {
+        self.by_id.contains_key(&(owner, session))
+    }
+
+    /// A kept task of an owner.
+    pub fn find(&self, owner: OwnerId, task: TaskId) -> Option<&KeptTask> {
+        let key = self.by_id.get(&(owner, task.session))?;
+        self.sessions.get(key)?.tasks.get(&task.n)
+    }
+
+    /// The secret with which a session's results are opened.
+    pub fn secret(&self, owner: OwnerId, session: SessionId) -> Option<PayloadSecret> {
+        let key = self.by_id.get(&(owner, session))?;
+        self.sessions.get(key)?.secret.clone()
+    }
+
+    /// The sessions of an owner that have kept tasks, of those with such ids.
+    pub fn of_owner(
+        &self,
+        owner: OwnerId,
+        ids: RangeInclusive<SessionId>,
+    ) -> impl Iterator<Item = (SessionKey, SessionId)> {
+        of_owner(&self.by_id, owner, ids)
+    }
+
+    /// Kept tasks of a session from a number on, in order.
+    pub fn tasks_from(
+        &self,
+        session: SessionKey,
+        n: u64,
+    ) -> impl Iterator<Item = (u64, &KeptTask)> {
+        let tasks = self.sessions.get(&session).map(|session| session.tasks.range(n..));
+        tasks.into_iter().flatten().inspect(|_| count(1)).map(|(n, task)| (*n, task))
+    }
+
+    /// Returns the record of a retained task.
+    pub fn get_mut(&mut self, key: SessionKey, n: u64) -> Option<&mut Done> {
+        self.sessions.get_mut(&key)?.tasks.get_mut(&n).map(|kept| &mut *kept.done)
+    }
+
+    /// Returns the record of a retained task.
+    pub fn get(&self, key: SessionKey, n: u64) -> Option<&Done> {
+        self.sessions.get(&key)?.tasks.get(&n).map(|kept| &*kept.done)
+    }
+
+    /// The session of which tasks are kept, by its id.
+    pub fn session(&self, owner: OwnerId, id: SessionId) -> Option<SessionKey> {
+        self.by_id.get(&(owner, id)).copied()
+    }
+
+    /// Returns the owner of a session with retained tasks, and its id.
+    pub fn name(&self, key: SessionKey) -> Option<(OwnerId, SessionId)> {
+        self.sessions.get(&key).map(|session| (session.owner, session.id))
+    }
+
+    /// Returns the time at which the next one is dropped.
+    pub fn expires(&self) -> Option<Time> {
+        self.order.first().map(|(at, ..)| *at)
+    }
+
+    fn remove(&mut self, key: SessionKey, n: u64) -> Option<KeptTask> {
+        let session = self.sessions.get_mut(&key)?;
+        let task = session.tasks.remove(&n)?;
+        self.order.remove(&(task.expires, key, n));
+        self.len -= 1;
+        self.heavy_bytes -= task.done.budget_bytes();
+        if session.tasks.is_empty()
+            && let Some(session) = self.sessions.remove(&key)
+        {
+            self.by_id.remove(&(session.owner, session.id));
+        }
+        Some(task)
+    }
+
+    fn contains(&self, key: SessionKey, n: u64) -> bool {
+        self.sessions.get(&key).is_some_and(|session| session.tasks.contains_key(&n))
+    }
+
+    /// Drops the entries of what was purged, when there are more of them than of others.
+    fn tidy(&mut self) {
+        if self.heavy.len() > 2 * self.len + 64 {
+            let mut heavy = std::mem::take(&mut self.heavy);
+            heavy.retain(|(key, n)| self.contains(*key, *n));
+            self.heavy = heavy;
+        }
+    }
+
+    /// Bytes that count against the budget, and give way.
+    pub fn heavy_bytes(&self) -> u64 {
+        self.heavy_bytes
+    }
+
+    /// All of them, for the tests.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn iter(&self) -> impl Iterator<Item = &KeptTask> {
+        self.sessions.values().flat_map(|session| session.tasks.values())
+    }
+}
+
+impl Core {
+    /// Keeps an ended task, which its session no longer holds ([`Core::note_read`]).
+    pub(in crate::core) fn keep(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        n: u64,
+        mut done: Box<Done>,
+        delivered: bool,
+    ) {
+        self.release_done(&mut done);
+        let submitted_us = done.times.submitted_unix_us;
+        let delivered_us =
+            delivered.then(|| now.unix_us(self.config.start).saturating_sub(submitted_us));
+        if let Some(delivered_us) = delivered_us {
+            self.note_delivered(&done, delivered_us);
+        }
+        self.keep_restored(now, key, n, done, delivered_us);
+    }
+
+    /// The same of one that was kept already, or that holds nothing up.
+    pub(in crate::core) fn keep_restored(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        n: u64,
+        done: Box<Done>,
+        delivered_us: Option<u64>,
+    ) {
+        let Some(session) = self.sessions.get(key) else { return self.drop_done(*done) };
+        let (id, owner, secret) = (session.id, session.owner(), session.secret.clone());
+        let expires = if done.what.durable.is_some() {
+            let ended_unix_us = done.times.submitted_unix_us.saturating_add(done.times.finished_us);
+            self.journal.keeps_until(ended_unix_us, self.config.start.0)
+        } else {
+            now.after(Duration::from_millis(KEPT_MS))
+        };
+        if done.budget_bytes() > 0 {
+            self.kept.heavy.push_back((key, n));
+            self.kept.heavy_bytes += done.budget_bytes();
+        }
+        self.kept.order.insert((expires, key, n));
+        self.kept.by_id.insert((owner, id), key);
+        let tasks = BTreeMap::new();
+        let session =
+            self.kept.sessions.entry(key).or_insert(KeptSession { id, owner, secret, tasks });
+        session.tasks.insert(n, KeptTask { done, delivered_us, expires });
+        self.kept.len += 1;
+        while self.kept.len > self.config.kept_max {
+            let Some(&(_, key, n)) = self.kept.order.first() else { break };
+            self.forget_kept(key, n);
+        }
+    }
+
+    /// Takes bytes into the budget, if need be in the place of the oldest kept results.
+    pub(in crate::core) fn reserve(&mut self, what: BytesOf, bytes: u64) -> bool {
+        while !self.budget.reserve(what, bytes) {
+            // Nothing is given away in vain.
+            if !self.budget.would_fit(what, bytes, self.kept.heavy_bytes) {
+                return false;
+            }
+            let Some((key, n)) = self.kept.heavy.pop_front() else { return false };
+            let kept =
+                self.kept.sessions.get_mut(&key).and_then(|session| session.tasks.get_mut(&n));
+            let Some(kept) = kept else { continue };
+            let payload = kept.done.payload.take();
+            let bytes =
+                payload.as_ref().map_or(0, crate::core::payloads::stored::Stored::budget_bytes);
+            let freed = bytes + kept.done.what.drop_output() + kept.done.record_bytes();
+            kept.done.shorten();
+            kept.done.what.gave_way = true;
+            self.kept.heavy_bytes -= freed;
+            self.budget.release(BytesOf::Other, freed);
+            self.discard(payload);
+        }
+        true
+    }
+
+    /// Forgets one kept task.
+    pub(in crate::core) fn forget_kept(&mut self, key: SessionKey, n: u64) -> bool {
+        let Some(kept) = self.kept.remove(key, n) else { return false };
+        self.drop_done(*kept.done);
+        self.kept.tidy();
+        true
+    }
+
+    /// Forgets kept tasks whose time has come.
+    pub(in crate::core) fn expire_kept(&mut self, now: Time) {
+        // Very many go in later turns.
+        for _ in 0..TASKS_PER_PART {
+            let Some(&(_, key, n)) = self.kept.order.first().filter(|(at, ..)| *at <= now) else {
+                return;
+            };
+            self.forget_kept(key, n);
+        }
+    }
+
+    /// Frees what an ended task holds, which its session no longer does ([`Core::note_read`]).
+    pub(in crate::core) fn drop_done(&mut self, mut done: Done) {
+        self.note_forgotten(&done);
+        self.release_done(&mut done);
+        self.budget.release(BytesOf::Other, done.budget_bytes());
+        self.discard(done.payload);
+    }
+}

@@ -1,0 +1,608 @@
+//! Submission of tasks: they are checked, numbered, stored with their arguments and queued.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use furlong_wire::AtLeastOne;
+use furlong_wire::ids::{EngineId, TaskId};
+use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
+use furlong_wire::message::{
+    Define, EngineUndefine, ErrorKind, Payload, Submit, Targets, TaskOptions, TaskState, ToEngine,
+};
+use furlong_wire::payload::InlineBytes;
+
+use super::dependencies::{Waits, unmet};
+use super::finish::Ended;
+use super::table::{Place, State, Submitted, Task, TaskKey, submitted};
+use crate::core::payloads::stored::{BytesOf, Stored};
+use crate::core::schedule::placement::PlacementId;
+use crate::core::sessions::table::{Admission, ClientWaiting, Definition, SessionKey};
+use crate::core::turns::work::count;
+use crate::core::{Core, PeerMisbehaved, Time};
+
+/// Definitions that a session may have.
+const DEFINITIONS_MAX: usize = 4096;
+
+impl Core {
+    pub(in crate::core) fn submit(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        mut submit: Submit,
+    ) -> Result<(), PeerMisbehaved> {
+        let (shared, tasks_count) = match &submit.targets {
+            Targets::Shared => (true, 1),
+            Targets::Engines(engines) => (false, engines.len()),
+        };
+        let options = submit.options.as_deref();
+        if tasks_count > SUBMIT_TARGETS_MAX
+            || options.is_some_and(|options| !within_limits(options))
+        {
+            return Err(PeerMisbehaved::Limit);
+        }
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        if session.secret.is_none() {
+            return Err(PeerMisbehaved::Order);
+        }
+        session.receiving.check(&submit.payload)?;
+        session.credit.announce(announced_bytes(&submit.payload))?;
+        match session.admit(
+            submit.n,
+            tasks_count,
+            options.is_some_and(|options| options.repeated),
+        )? {
+            Admission::New => {}
+            Admission::Refused if self.kept.get(key, submit.n).is_none() => {
+                self.forget_refusal(key, submit.n);
+            }
+            Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
+            Admission::Known | Admission::Refused => {
+                session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
+                self.read_past(key, &submit.payload, &Stored::Refused);
+                return Ok(());
+            }
+        }
+        self.work.add(
+            tasks_count + options.map_or(0, |options| options.after.len() + options.follow.len()),
+        );
+        let stored = self.admit_payload(key, &submit.payload);
+        if let Some(refusal) = self.why_refused(key, &submit, tasks_count as u64, &stored) {
+            return self.turn_away(now, key, &submit, &stored, &refusal);
+        }
+        let placement = self.enter_placement(key, &submit, tasks_count as u64);
+        // The targets share the options: they may be long, and the targets many.
+        let options = submit.options.take().map(|options| Arc::new(*options));
+        let of_all = (placement.unwrap_or_else(|plain| plain), options.as_ref());
+        let tasks = self.enter_tasks(now, key, &submit, of_all, &stored);
+        let has_room = options
+            .as_ref()
+            .is_none_or(|options| self.charge_options(tasks.iter().copied(), options));
+        let refusal = match placement {
+            Err(_) => Some(too_many_demands()),
+            Ok(_) if !has_room => {
+                Some(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, self.no_memory(0)))
+            }
+            Ok(_) => self.refusal(&tasks),
+        };
+        if let Some(refusal) = refusal {
+            return self.refuse(now, key, &submit.payload, &stored, tasks, &refusal);
+        }
+        let may_be_circles = !shared && self.is_bound(key);
+        let placed: Vec<TaskKey> =
+            if may_be_circles { tasks.iter().copied().collect() } else { Vec::new() };
+        self.place(now, key, &submit.payload, options.as_deref(), stored, tasks)?;
+        if may_be_circles {
+            self.refuse_circles(now, key, &placed);
+        }
+        Ok(())
+    }
+
+    /// Gives the tasks of a submit their places in the table, one for each target. Whatever comes of
+    /// them, each of them ends.
+    fn enter_tasks(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        submit: &Submit,
+        (placement, options): (PlacementId, Option<&Arc<TaskOptions>>),
+        stored: &Stored,
+    ) -> AtLeastOne<TaskKey> {
+        let targets: &[EngineId] = match &submit.targets {
+            Targets::Shared => &[],
+            Targets::Engines(engines) => engines,
+        };
+        let is_durable = self.journal.is_there() && options.is_some_and(|options| options.durable);
+        let mut enter = |n, target| {
+            let Submit { runtime, class, define, .. } = *submit;
+            let durable = is_durable.then(|| self.journal.begin());
+            let part = Submitted { target, placement, runtime, class, define, options, durable };
+            let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
+            let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
+            session.tasks.insert(n, task);
+            session.keeps += u64::from(options.is_some_and(|options| options.keep));
+            self.quotas.begin_task(session.counted_by);
+            task
+        };
+        let first = enter(submit.n, targets.first().copied());
+        let others = (submit.n + 1..).zip(targets.iter().skip(1));
+        AtLeastOne { first, others: others.map(|(n, id)| enter(n, Some(*id))).collect() }
+    }
+
+    /// Takes the arguments of a task that is here without them: the connection was cut when they
+    /// were on the way.
+    fn receive_again(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        task: TaskKey,
+        payload: &Payload,
+    ) -> Result<(), PeerMisbehaved> {
+        let stored = self.admit_payload(key, payload);
+        let refused = matches!(stored, Stored::Refused);
+        let waits = (!refused).then(|| ClientWaiting::Tasks(AtLeastOne::new(task)));
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        session.receiving.expect(transfer_of(payload), payload, waits)?;
+        if refused {
+            self.read_past(key, payload, &stored);
+            let text = self.no_memory(0);
+            self.end(now, task, Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text));
+        } else if matches!(payload, Payload::Inline(_)) {
+            self.take_payload(now, task, stored);
+        }
+        Ok(())
+    }
+
+    /// Registers the demands of the tasks. As an error, the plain demands, if there are too many
+    /// different ones.
+    fn enter_placement(
+        &mut self,
+        key: SessionKey,
+        submit: &Submit,
+        tasks: u64,
+    ) -> Result<PlacementId, PlacementId> {
+        let session = self.sessions.get(key);
+        let (scopes, depth) =
+            session.map_or((&[][..], 0), |session| (&session.claims.scopes[..], session.depth));
+        let require = submit.options.as_ref().map_or(&[][..], |options| &options.require);
+        let entered = self.placements.enter(submit.runtime, require, scopes, depth, tasks);
+        entered.ok_or_else(|| {
+            self.placements
+                .enter(submit.runtime, &[], &[], 0, tasks)
+                .expect("the plain demands are always there")
+        })
+    }
+
+    /// Ends tasks that cannot be accepted, and reads past their payload.
+    fn refuse(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        payload: &Payload,
+        stored: &Stored,
+        tasks: AtLeastOne<TaskKey>,
+        refusal: &Ended,
+    ) -> Result<(), PeerMisbehaved> {
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        session.receiving.expect(transfer_of(payload), payload, None)?;
+        self.read_past(key, payload, stored);
+        for key in tasks {
+            let Some(task) = self.tasks.get_mut(key) else { continue };
+            let engine = task.target();
+            // It has not joined its engine's queue.
+            task.place = Place::Shared;
+            let Ended { outcome, .. } = refusal;
+            self.end(now, key, Ended { outcome: outcome.clone(), engine, ..Ended::default() });
+        }
+        Ok(())
+    }
+
+    /// Queues tasks whose payload is here; others wait for theirs.
+    fn place(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        payload: &Payload,
+        options: Option<&TaskOptions>,
+        stored: Stored,
+        tasks: AtLeastOne<TaskKey>,
+    ) -> Result<(), PeerMisbehaved> {
+        let waits = match options.map_or(Ok(None), |options| self.waits_for(key, &tasks, options)) {
+            Err(refusal) => return self.refuse(now, key, payload, &stored, tasks, &refusal),
+            Ok(waits) => waits,
+        };
+        let whole = matches!(payload, Payload::Inline(_));
+        for &task in tasks.iter() {
+            self.join(now, task, waits.as_ref());
+            if whole {
+                self.take_payload(now, task, stored.clone());
+            }
+        }
+        if whole {
+            return Ok(());
+        }
+        let share = (tasks.len() > 1).then(|| {
+            self.shares_made += 1;
+            self.shares_made
+        });
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        let waiting = Some(ClientWaiting::Tasks(tasks));
+        session.receiving.expect_share(transfer_of(payload), payload, waiting, share)
+    }
+
+    /// Returns the dependencies for which a submit's tasks wait. As an error, why they cannot be
+    /// accepted.
+    fn waits_for(
+        &self,
+        key: SessionKey,
+        tasks: &AtLeastOne<TaskKey>,
+        options: &TaskOptions,
+    ) -> Result<Option<Waits>, Box<Ended>> {
+        let session = self.sessions.get(key).expect("a session outlives its tasks");
+        let first = self.tasks.get(tasks.first).map_or(0, |task| task.n);
+        let own = TaskId { session: session.id, n: first };
+        self.waits_of(session.owner(), own, options, &[]).map_err(|text| Box::new(unmet(&text)))
+    }
+
+    /// Why tasks cannot be accepted as they are, if so.
+    fn refusal(&self, tasks: &AtLeastOne<TaskKey>) -> Option<Ended> {
+        let task = self.tasks.get(tasks.first)?;
+        let options = task.options.as_deref()?;
+        let text = contradiction(options, task.place != Place::Shared)
+            .or_else(|| self.not_durable(task.session, options))?;
+        Some(Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text))
+    }
+
+    /// Returns the reason that tasks cannot be durable, if they are to be.
+    fn not_durable(&self, session: SessionKey, options: &TaskOptions) -> Option<&'static str> {
+        if !options.durable {
+            return None;
+        }
+        if !self.journal.is_there() {
+            return Some(
+                "`durable` needs a journal, which this broker does not have; start it with `--journal FILE`",
+            );
+        }
+        let session = self.sessions.get(session)?;
+        if session.cancel_on_disconnect {
+            return Some(
+                "`durable` and `cancel_on_disconnect` contradict each other; leave one of them out",
+            );
+        }
+        let others = options.after.iter().chain(&options.follow).map(|demand| demand.task);
+        let waits_for_memory =
+            others.into_iter().any(|other| self.is_in_memory_alone(session.owner(), other));
+        waits_for_memory.then_some(
+            "a durable task can wait for durable ones alone: submit the other as `durable` too",
+        )
+    }
+
+    pub(in crate::core) fn no_memory(&self, of_token: u64) -> String {
+        let (_, total) = self.budget.state();
+        let token = match of_token {
+            0 => String::new(),
+            most => format!(" or the capability's limit of {most} bytes is reached"),
+        };
+        let flag = self.config.memory_flag;
+        format!(
+            "the broker's payload memory ({total} bytes) is full{token}; wait, or start it with more: {flag}"
+        )
+    }
+
+    /// A direct task takes its place in its engine's queue at once, so that the order is that of
+    /// the submits. What depends on others is noted.
+    fn join(&mut self, now: Time, key: TaskKey, waits: Option<&Waits>) {
+        let Some(task) = self.tasks.get(key) else { return };
+        let (target, session, placement, n) = (task.target(), task.session, task.placement, task.n);
+        let is_durable = task.durable().is_some();
+        if task.options.is_some() {
+            self.set_deadline(now, key);
+        }
+        if let Some(target) = target {
+            let Some(engine) = self.engines.get(target).filter(|engine| engine.loss.is_none())
+            else {
+                let text = format!("there is no engine {target}; `furlong ids` shows who is there");
+                return self.end(
+                    now,
+                    key,
+                    Ended::by_broker(TaskState::Failed, ErrorKind::UnknownEngine, text),
+                );
+            };
+            let class = engine.class.and_then(|class| self.placements.class(class));
+            let demands = &self.placements.get(placement).demands;
+            let out_of_scope = class.is_some_and(|class| !demands.are_in_scope(class)).then(|| {
+                format!(
+                    "the capability is for engines with one of the labels {}, which engine {target} does not have",
+                    demands.scopes.join(", ")
+                )
+            });
+            let tasks = &self.tasks;
+            let is_repeated = tasks.get(key).is_some_and(Task::may_be_repeated);
+            self.engines.update(target, |engine| {
+                if is_repeated {
+                    // Later ones may be here already, from the journal.
+                    engine.queue.put_in_order(session, key, tasks);
+                } else {
+                    engine.queue.push_back(session, n, key);
+                }
+                engine.queue.note(session, tasks);
+            });
+            if is_durable {
+                self.journal.line_up(session, target, n, key);
+            }
+            if let Some(text) = out_of_scope {
+                return self.end(
+                    now,
+                    key,
+                    Ended::by_broker(TaskState::Failed, ErrorKind::Forbidden, text),
+                );
+            }
+        }
+        if let Some(waits) = waits {
+            self.begin_to_wait(key, waits.clone());
+        }
+    }
+
+    /// A task has its arguments: it is queued, or waits for the definition that it names.
+    pub(in crate::core) fn take_payload(&mut self, now: Time, key: TaskKey, stored: Stored) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        task.payload = stored;
+        let Some(number) = task.define else { return self.admit_with_arguments(now, key) };
+        let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
+        let text = match session.definitions.get_mut(&number) {
+            Some(Definition::Here(Stored::Refused)) => {
+                "the broker's payload memory was full when its function was sent"
+            }
+            Some(Definition::Here(_)) => return self.admit_with_arguments(now, key),
+            Some(Definition::Receiving(waiting) | Definition::Missing(waiting)) => {
+                return waiting.push(key);
+            }
+            None => "it names a definition that was never sent",
+        };
+        self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Payload, text));
+    }
+
+    /// A task has arguments and definition: it is queued, or waits for other tasks.
+    pub(in crate::core) fn admit_with_arguments(&mut self, now: Time, key: TaskKey) {
+        if self.waits_for_journal(key) {
+            return;
+        }
+        match self.still_waits(key) {
+            Ok(false) => self.queue(now, key),
+            Ok(true) => {
+                let Some(task) = self.tasks.get_mut(key) else { return };
+                task.transition(State::Waiting);
+                self.held += 1;
+            }
+            Err(text) => self.end(now, key, unmet(&text)),
+        }
+    }
+
+    /// A task has everything that it needs to run.
+    pub(in crate::core) fn queue(&mut self, now: Time, key: TaskKey) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        if task.may_be_repeated() && task.state != State::Pausing && self.claim(now, key) {
+            return;
+        }
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        let has_run = matches!(task.state, State::Pausing | State::Assigned { .. });
+        task.transition(State::Queued);
+        task.queued_us = task.since_submit(now);
+        let (priority, session, placement) = (task.priority(), task.session, task.placement);
+        if let Some(engine) = task.place.engine() {
+            let tasks = &self.tasks;
+            self.engines.update(engine, |engine| {
+                if has_run {
+                    engine.queue.queue_again(session, key, tasks);
+                }
+                engine.queue.note(session, tasks);
+            });
+            self.direct_ready.insert(engine);
+        } else {
+            self.placements.get_mut(placement).queue.push(
+                priority,
+                session,
+                key,
+                self.shared_given,
+            );
+            self.placements.count_waiting(placement, true);
+        }
+    }
+
+    pub(in crate::core) fn client_chunk(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        transfer: u64,
+        chunk: Bytes,
+    ) -> Result<(), PeerMisbehaved> {
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        let Some((waiting, stored)) = session.receiving.handle_chunk(transfer, chunk)? else {
+            return Ok(());
+        };
+        match waiting {
+            ClientWaiting::Definition(number) => {
+                return self.take_definition(now, key, number, stored);
+            }
+            ClientWaiting::Tasks(tasks) => {
+                let live = tasks
+                    .into_iter()
+                    .filter(|task| self.tasks.get(*task).is_some())
+                    .collect::<Vec<_>>();
+                if live.is_empty() {
+                    self.release_request(key, &stored);
+                }
+                let Some((last, others)) = live.split_last() else { return Ok(()) };
+                others.iter().for_each(|task| self.take_payload(now, *task, stored.clone()));
+                // The last one gets this clone: whichever task ends last must find that nobody else
+                // holds the payload.
+                self.take_payload(now, *last, stored);
+            }
+        }
+        Ok(())
+    }
+
+    pub(in crate::core) fn define(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        define: &Define,
+    ) -> Result<(), PeerMisbehaved> {
+        self.may(key, |role| role.may_submit_direct() || role.may_submit_shared())?;
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        session.receiving.check(&define.payload)?;
+        session.credit.announce(announced_bytes(&define.payload))?;
+        let waiting = match session.definitions.remove(&define.number) {
+            None if session.definitions.len() < DEFINITIONS_MAX => Vec::new(),
+            Some(Definition::Missing(waiting)) => waiting,
+            _ => return Err(PeerMisbehaved::Limit),
+        };
+        let token = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.counted_by;
+        let stored = self.admit_payload(key, &define.payload);
+        let is_inline = matches!(define.payload, Payload::Inline(_));
+        let has_room = !is_inline || self.charge_inline_definition(token, &stored);
+        let stored = if has_room { stored } else { Stored::Refused };
+        let refused = matches!(stored, Stored::Refused);
+        let whole = refused || matches!(define.payload, Payload::Inline(_));
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        session.definitions.insert(define.number, Definition::Receiving(waiting));
+        let waits = (!whole).then_some(ClientWaiting::Definition(define.number));
+        session.receiving.expect(transfer_of(&define.payload), &define.payload, waits)?;
+        if refused {
+            self.read_past(key, &define.payload, &Stored::Refused);
+        }
+        if whole { self.take_definition(now, key, define.number, stored) } else { Ok(()) }
+    }
+
+    /// A definition can go. One that has not come whole stays until the session ends: its chunks
+    /// are on their way.
+    pub(in crate::core) fn undefine(
+        &mut self,
+        key: SessionKey,
+        number: u32,
+    ) -> Result<(), PeerMisbehaved> {
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        if !matches!(session.definitions.get(&number), Some(Definition::Here(_))) {
+            return Ok(());
+        }
+        let (id, token) = (session.id, session.counted_by);
+        let definition = session.definitions.remove(&number).expect("it was there a moment ago");
+        if let Definition::Here(stored) = &definition {
+            match stored.budget_bytes() {
+                0 => {}
+                bytes => self.grant_to_client(key, bytes),
+            }
+        }
+        self.release_definition(token, definition);
+        let session = self.sessions.get(key);
+        for process in session.into_iter().flat_map(|session| &session.known_to) {
+            count(1);
+            let Some(process) = self.processes.get_mut(process) else { continue };
+            if process.definitions.remove(&(key, number)) {
+                let message = ToEngine::Undefine(EngineUndefine { session: id, number });
+                self.outputs.push_back(crate::core::Output::ToEngine(process.connection, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// A definition is here, or was refused: what waited for it goes on.
+    fn take_definition(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        number: u32,
+        stored: Stored,
+    ) -> Result<(), PeerMisbehaved> {
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        let before = session.definitions.insert(number, Definition::Here(stored));
+        let Some(Definition::Receiving(waiting)) = before else {
+            return Err(PeerMisbehaved::Order);
+        };
+        for task in waiting {
+            let payload = self.tasks.get(task).map(|task| task.payload.clone());
+            if let Some(payload) = payload {
+                self.take_payload(now, task, payload);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a client's payload into the budget; its chunks, if it has any, are still to come.
+    fn admit_payload(&mut self, key: SessionKey, payload: &Payload) -> Stored {
+        let Payload::Chunked { bytes, .. } = payload else {
+            let Payload::Inline(bytes) = payload else { return Stored::Refused };
+            return Stored::Inline(bytes.clone());
+        };
+        let Some(token) = self.sessions.get(key).map(|session| session.counted_by) else {
+            return Stored::Refused;
+        };
+        if !self.quotas.reserve(token, *bytes) {
+            return Stored::Refused;
+        }
+        if !self.reserve(BytesOf::Request, *bytes) {
+            self.quotas.release(token, *bytes);
+            return Stored::Refused;
+        }
+        Stored::Inline(InlineBytes::new())
+    }
+
+    /// Gives back what was reserved for a payload that is read past, and lets the client send as
+    /// many bytes again.
+    pub(in crate::core) fn read_past(
+        &mut self,
+        key: SessionKey,
+        payload: &Payload,
+        stored: &Stored,
+    ) {
+        match announced_bytes(payload) {
+            0 => {}
+            bytes if matches!(stored, Stored::Refused) => self.grant_to_client(key, bytes),
+            bytes => self.free_request(key, bytes),
+        }
+    }
+}
+
+/// Returns the bytes that an announcement counts against credit and budget: chunked payloads only.
+pub(in crate::core) fn announced_bytes(payload: &Payload) -> u64 {
+    match payload {
+        Payload::Inline(_) => 0,
+        Payload::Chunked { bytes, .. } => *bytes,
+    }
+}
+
+/// The transfer of an announcement.
+pub(in crate::core) fn transfer_of(payload: &Payload) -> u64 {
+    match payload {
+        Payload::Inline(_) => 0,
+        Payload::Chunked { transfer, .. } => *transfer,
+    }
+}
+
+fn within_limits(options: &TaskOptions) -> bool {
+    let names = options.label.iter().chain(&options.require);
+    options.after.len() + options.follow.len() <= SUBMIT_TARGETS_MAX
+        && options.require.len() <= 64
+        && names.into_iter().all(|name| name.len() <= NAME_BYTES_MAX)
+}
+
+/// Returns the contradiction of a task's options with each other, or with what this version does.
+fn contradiction(options: &TaskOptions, direct: bool) -> Option<&'static str> {
+    if options.error_retries > 0 && options.at_most_once {
+        return Some(
+            "`at_most_once` and `error_retries` contradict each other; leave one of them out",
+        );
+    }
+    if options.error_retries > 0 && direct {
+        return Some(
+            "`error_retries` is for the shared queue: a direct task runs once, in the order of its queue",
+        );
+    }
+    None
+}
+
+fn too_many_demands() -> Ended {
+    let text =
+        "the broker has as many different sets of required labels as it takes; use fewer of them";
+    Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text)
+}

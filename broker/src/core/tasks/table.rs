@@ -1,0 +1,457 @@
+//! The table of unfinished tasks: compact records, one transition function.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use furlong_wire::ids::{BrokerStart, EngineId};
+use furlong_wire::message::{AttemptRecord, Runtime, TaskOptions};
+use slab::Slab;
+
+use super::dependencies::Waits;
+use super::output::KeptOutput;
+use crate::core::ConnectionId;
+use crate::core::journal::{Durable, Stage};
+use crate::core::payloads::stored::Stored;
+use crate::core::schedule::placement::PlacementId;
+use crate::core::sessions::table::SessionKey;
+use crate::core::time::Time;
+
+/// Names a task. A key outlives its task without harm: it then names nobody.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct TaskKey {
+    pub(in crate::core) index: u32,
+    pub(in crate::core) serial: NonZeroU32,
+}
+
+impl TaskKey {
+    /// Names no task.
+    pub const NOBODY: Self = Self { index: u32::MAX, serial: NonZeroU32::MIN };
+
+    /// Whether it was given by then.
+    pub fn is_of(self, age: Age) -> bool {
+        // Numbers come again after four billion tasks.
+        age.0.get().wrapping_sub(self.serial.get()) < u32::MAX / 2
+    }
+}
+
+/// A moment, told by the last key that was given before it.
+#[derive(Clone, Copy, Debug)]
+pub struct Age(NonZeroU32);
+
+/// One unfinished task.
+#[derive(Debug)]
+pub struct Task {
+    serial: NonZeroU32,
+    /// Its session.
+    pub session: SessionKey,
+    /// Its number in the session.
+    pub n: u64,
+    /// Its target.
+    pub place: Place,
+    /// The demands on its engine.
+    pub placement: PlacementId,
+    /// Its runtime.
+    pub runtime: Runtime,
+    /// The client's number for its kind.
+    pub class: u32,
+    /// The definition that it needs.
+    pub define: Option<u32>,
+    /// The options that differ from the defaults.
+    pub options: Option<Arc<TaskOptions>>,
+    /// Call header and arguments.
+    pub payload: Stored,
+    /// Its state.
+    pub state: State,
+    /// The number of attempts made at it.
+    pub attempts: u32,
+    /// The number of these that were lost after they had been reported started.
+    pub losses: u32,
+    /// The time of its submit.
+    pub submitted: Time,
+    /// Microseconds from then until it had all that it needed.
+    pub queued_us: u64,
+    /// The time at which it was last given to an engine.
+    pub assigned: Option<Time>,
+    /// The journal's state of it.
+    durable: Option<Box<Durable>>,
+    /// The extras that few tasks have.
+    more: Option<Box<More>>,
+}
+
+/// The extras that few tasks have.
+#[derive(Debug, Default)]
+pub struct More {
+    /// Attempts that raised and were followed by another.
+    pub errors: u32,
+    /// Attempts that their engines have cancelled, which nobody had asked for.
+    pub cancels_unasked: u32,
+    /// True if an engine was lost with it assigned and not yet reported as running: it may be what
+    /// ends engines.
+    pub is_suspect: bool,
+    /// The time at which its engine reported that it runs.
+    pub started: Option<Time>,
+    /// True if its run has ended on an engine that is away, and holds the result: it counts as a
+    /// run, without a limit.
+    pub has_run: bool,
+    /// The time at which something is due for it.
+    pub deadline: Option<Time>,
+    /// The end of its pause.
+    pub pause_ends: Option<Time>,
+    /// The tasks it waits for.
+    pub waits: Option<Box<Waits>>,
+    /// The attempts before this one.
+    pub past: Vec<AttemptRecord>,
+    /// Its output, and the retained part of it.
+    pub output: KeptOutput,
+    /// The clients that wait for its end.
+    pub followers: Vec<Follower>,
+}
+
+/// A client that has asked for a task that has not ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Follower {
+    /// The connection for the answer.
+    pub connection: ConnectionId,
+    /// Its number for the request.
+    pub request: u64,
+    /// True if it wants the output.
+    pub output: bool,
+}
+
+/// The target of a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// On any engine: it is in the shared queue.
+    Shared,
+    /// It was for the shared queue, and follows another task to its engine.
+    Pinned(EngineId),
+    /// On the engine that the submit named.
+    Direct(EngineId),
+}
+
+impl Place {
+    /// The engine in whose own queue it waits.
+    pub fn engine(self) -> Option<EngineId> {
+        match self {
+            Self::Shared => None,
+            Self::Pinned(engine) | Self::Direct(engine) => Some(engine),
+        }
+    }
+}
+
+/// The state of an unfinished task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Its payload has not come whole.
+    Receiving,
+    /// It waits for other tasks.
+    Waiting,
+    /// It waits in a queue.
+    Queued,
+    /// An engine has it.
+    Assigned {
+        /// The identifier.
+        engine: EngineId,
+        /// As which attempt.
+        attempt: u64,
+        /// True if the engine has reported that it runs.
+        started: bool,
+    },
+    /// It has ended on its engine, where its result waits until there is room for it.
+    Unsent {
+        /// The identifier.
+        engine: EngineId,
+        /// As which attempt.
+        attempt: u64,
+    },
+    /// It raised, and waits before it is run again. Or, not tried yet, it may have run at an
+    /// earlier start of the broker, and waits for the engine that may have it.
+    Pausing,
+}
+
+impl Task {
+    /// The engine that its submit named.
+    pub fn target(&self) -> Option<EngineId> {
+        match self.place {
+            Place::Direct(engine) => Some(engine),
+            Place::Shared | Place::Pinned(_) => None,
+        }
+    }
+
+    /// Returns true if an engine has it as this attempt.
+    pub fn is_assigned_as(&self, attempt: u64) -> bool {
+        matches!(self.state, State::Assigned { attempt: current, .. } if current == attempt)
+    }
+
+    /// Higher runs first.
+    pub fn priority(&self) -> i32 {
+        self.options.as_ref().map_or(0, |options| options.priority)
+    }
+
+    /// Returns true if a second run is forbidden.
+    pub fn at_most_once(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.at_most_once)
+    }
+
+    /// Returns true if its failure ends what its session has queued behind it on the same engine.
+    pub fn aborts_followers(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.abort_on_error)
+    }
+
+    /// Returns true if its result and output are retained after they were acknowledged.
+    pub fn keep(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.keep)
+    }
+
+    /// Returns true if it goes on when its session is over.
+    pub fn outlives_session(&self) -> bool {
+        let durable = self
+            .durable()
+            .is_some_and(|durable| matches!(durable.stage, Stage::Noted | Stage::Written));
+        durable || (self.keep() && self.state != State::Receiving)
+    }
+
+    /// The journal's state of it.
+    pub fn durable(&self) -> Option<Durable> {
+        self.durable.as_deref().copied()
+    }
+
+    /// The journal's state of it.
+    pub fn durable_mut(&mut self) -> Option<&mut Durable> {
+        self.durable.as_deref_mut()
+    }
+
+    /// Takes out what the journal has of it: the task has ended.
+    pub fn take_durable(&mut self) -> Option<Box<Durable>> {
+        self.durable.take()
+    }
+
+    /// Returns true if it was submitted to an earlier start of the broker, where it may have run.
+    pub fn may_be_repeated(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.repeated)
+            || self.durable().is_some_and(|it| it.begun)
+    }
+
+    /// Microseconds from its submit to a moment.
+    pub fn since_submit(&self, at: Time) -> u64 {
+        at.micros_since(self.submitted) + self.durable().map_or(0, |durable| durable.age_us)
+    }
+
+    /// The time of its submit: microseconds since 1970.
+    pub fn submitted_unix_us(&self, start: BrokerStart) -> u64 {
+        self.submitted.unix_us(start) - self.durable().map_or(0, |durable| durable.age_us)
+    }
+
+    /// Returns true if it ends when its engine's interpreter is replaced: it is direct, and may
+    /// need the namespace.
+    pub fn needs_namespace(&self) -> bool {
+        self.runtime == Runtime::Python
+            && self.place != Place::Shared
+            && !self.options.as_ref().is_some_and(|options| options.restart_safe)
+    }
+
+    /// Returns true if it will never be given to an engine a second time.
+    pub fn runs_on_one_attempt(&self) -> bool {
+        let restart_safe = self.options.as_ref().is_some_and(|options| options.restart_safe);
+        matches!(self.place, Place::Direct(_)) && !restart_safe
+    }
+
+    /// Returns the number of losses it survives: none if a second run is forbidden or tied to one
+    /// engine's namespace.
+    pub fn losses_allowed(&self) -> u32 {
+        if self.place != Place::Shared || self.at_most_once() {
+            return 0;
+        }
+        self.options.as_ref().and_then(|options| options.retries).unwrap_or(RETRIES_DEFAULT)
+    }
+
+    /// Returns the number of its own errors it survives.
+    pub fn errors_allowed(&self) -> u32 {
+        self.options.as_ref().map_or(0, |options| options.error_retries)
+    }
+
+    /// Returns the extras that few tasks have, if this one has them.
+    pub fn more(&self) -> Option<&More> {
+        self.more.as_deref()
+    }
+
+    /// The extras that few tasks have.
+    pub fn more_mut(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// Returns the extras that few tasks have, if this one has them.
+    pub fn more_if_any(&mut self) -> Option<&mut More> {
+        self.more.as_deref_mut()
+    }
+
+    /// Takes out what few tasks have: the task has ended.
+    pub fn take_more(&mut self) -> Option<Box<More>> {
+        self.more.take()
+    }
+
+    /// Returns the deadline for leaving its present state, if there is one.
+    pub fn deadline(&self) -> Option<Time> {
+        self.more.as_ref().and_then(|more| more.deadline)
+    }
+
+    /// Returns true if its engine has reported that it runs. For attempts of an earlier start that
+    /// is unknown at first.
+    pub fn is_reported(&self) -> bool {
+        if matches!(self.state, State::Unsent { .. }) {
+            return true;
+        }
+        let may_have_begun = matches!(self.state, State::Assigned { started: true, .. });
+        may_have_begun && self.more().is_some_and(|more| more.has_run || more.started.is_some())
+    }
+
+    /// Returns true if an engine was lost with it assigned and not yet reported as running.
+    pub fn is_suspect(&self) -> bool {
+        self.more().is_some_and(|more| more.is_suspect)
+    }
+
+    /// Moves the task along an edge of its life; a task that ends leaves the table instead
+    /// ([`Tasks::remove`]).
+    pub fn transition(&mut self, next: State) {
+        use State::{Assigned, Pausing, Queued, Receiving, Unsent, Waiting};
+        let allowed = match (self.state, next) {
+            (Receiving, Waiting | Queued | Pausing)
+            | (Waiting | Assigned { .. }, Pausing)
+            | (Waiting | Pausing | Assigned { .. }, Queued)
+            | (Queued, Assigned { started: false, .. }) => true,
+            (
+                Assigned { attempt: old, .. } | Unsent { attempt: old, .. },
+                Assigned { attempt: new, started: true, .. },
+            )
+            | (Assigned { attempt: old, .. }, Unsent { attempt: new, .. }) => old == new,
+            _ => false,
+        };
+        assert!(allowed, "a task cannot go from {:?} to {next:?}", self.state);
+        self.state = next;
+    }
+}
+
+/// The number of times a shared task is run again after the loss of its engine, unless its options
+/// say otherwise.
+const RETRIES_DEFAULT: u32 = 3;
+
+/// All unfinished tasks.
+#[derive(Debug)]
+pub struct Tasks {
+    slab: Slab<Task>,
+    serial: NonZeroU32,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self { slab: Slab::new(), serial: NonZeroU32::MIN }
+    }
+}
+
+impl Tasks {
+    /// Adds a task, whose serial number is set here. A number comes again after four billion tasks,
+    /// when no key of the first one is left.
+    pub fn insert(&mut self, mut task: Task) -> TaskKey {
+        self.serial = self.serial.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        task.serial = self.serial;
+        TaskKey { index: self.slab.insert(task) as u32, serial: self.serial }
+    }
+
+    /// The present moment.
+    pub fn age(&self) -> Age {
+        Age(self.serial)
+    }
+
+    /// The task of a key, if it has not ended.
+    pub fn get(&self, key: TaskKey) -> Option<&Task> {
+        self.slab.get(key.index as usize).filter(|task| task.serial == key.serial)
+    }
+
+    /// The task of a key, if it has not ended.
+    pub fn get_mut(&mut self, key: TaskKey) -> Option<&mut Task> {
+        self.slab.get_mut(key.index as usize).filter(|task| task.serial == key.serial)
+    }
+
+    /// Returns true if a task waits in a queue.
+    pub fn is_queued(&self, key: TaskKey) -> bool {
+        self.get(key).is_some_and(|task| task.state == State::Queued)
+    }
+
+    /// Returns true if it waits in the shared queue of these demands. An entry there may be older
+    /// than its last move.
+    pub fn is_queued_in(&self, key: TaskKey, placement: PlacementId) -> bool {
+        let waits = |task: &Task| task.state == State::Queued && task.place == Place::Shared;
+        self.get(key).is_some_and(|task| waits(task) && task.placement == placement)
+    }
+
+    /// Returns the number of elements.
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Takes a task out: it has ended.
+    pub fn remove(&mut self, key: TaskKey) -> Option<Task> {
+        self.get(key)?;
+        Some(self.slab.remove(key.index as usize))
+    }
+}
+
+/// A task that has just been submitted.
+pub fn submitted(
+    session: SessionKey,
+    n: u64,
+    submit: Submitted<'_>,
+    payload: Stored,
+    now: Time,
+) -> Task {
+    Task {
+        serial: NonZeroU32::MIN,
+        session,
+        n,
+        place: submit.target.map_or(Place::Shared, Place::Direct),
+        placement: submit.placement,
+        runtime: submit.runtime,
+        class: submit.class,
+        define: submit.define,
+        options: submit.options.cloned(),
+        payload,
+        state: State::Receiving,
+        attempts: 0,
+        losses: 0,
+        submitted: now,
+        queued_us: 0,
+        assigned: None,
+        durable: submit.durable.map(Box::new),
+        more: None,
+    }
+}
+
+/// The data of one task in a submit.
+#[derive(Clone, Copy, Debug)]
+pub struct Submitted<'a> {
+    /// The engine that it names.
+    pub target: Option<EngineId>,
+    /// The demands on its engine.
+    pub placement: PlacementId,
+    /// Its runtime.
+    pub runtime: Runtime,
+    /// Its kind.
+    pub class: u32,
+    /// The definition that it needs.
+    pub define: Option<u32>,
+    /// The options that differ from the defaults.
+    pub options: Option<&'a Arc<TaskOptions>>,
+    /// The journal's state of it.
+    pub durable: Option<Durable>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_small() {
+        assert!(size_of::<Task>() <= 176, "{} bytes", size_of::<Task>());
+        assert_eq!(size_of::<Option<TaskKey>>(), 8);
+    }
+}

@@ -1,0 +1,8 @@
+//! Tests of sessions, their rights and limits, and what they ask for.
+
+mod authority;
+mod control;
+mod nested;
+mod sessions;
+mod shares;
+mod status;

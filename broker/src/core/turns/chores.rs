@@ -1,0 +1,190 @@
+//! Work that a single event leaves behind and that is done in later turns, so that others are
+//! served meanwhile.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use furlong_wire::ids::{EngineId, SessionId};
+
+use super::rest::{Named, Rest};
+use super::work::TASKS_PER_PART;
+use crate::core::engines::table::ProcessKey;
+use crate::core::requests::shutdown::Stop;
+use crate::core::schedule::sweep::Sweep;
+use crate::core::sessions::table::SessionKey;
+use crate::core::tasks::table::TaskKey;
+use crate::core::{ConnectionId, Core, Time};
+
+/// All that is left to do.
+#[derive(Debug, Default)]
+pub struct Chores {
+    queue: VecDeque<Chore>,
+    /// How many of them are what clients have left undone.
+    left: usize,
+}
+
+/// Something that is done a part at a time.
+#[derive(Debug)]
+pub(in crate::core) enum Chore {
+    /// Acts on the tasks that a client named whose connection is gone meanwhile.
+    Act(Named),
+    /// Ends a session.
+    EndSession(Ending),
+    /// Loses an engine, with what it has.
+    LoseEngine(EngineId),
+    /// Moves what unreachable engines have to others.
+    Reassign(VecDeque<EngineId>),
+    /// Ends tasks of an engine's queue.
+    Sweep(Sweep),
+    /// Tells engine processes, from this one on, what they need not hold any longer.
+    TellReleased(ProcessKey),
+    /// Releases what a process that leaves holds, from this task on.
+    ReleaseAll(ProcessKey, (SessionKey, u64)),
+    /// Ends what engines hold of a session of an earlier start.
+    EndOrphans(SessionId),
+    /// The same does not wait for longer than that, from this task on.
+    ShortenOrphans(SessionId, u64, Time),
+    /// Moves tasks of a session, from this one on, to the queues of its depth.
+    Deepen(SessionKey, u64),
+    /// Stops engines on the request of an administrator whose connection is gone meanwhile.
+    Stop(Stop),
+    /// Lets go on what has waited for the engines of an earlier start, all of which are here or
+    /// given up.
+    EndWaits(BTreeSet<TaskKey>),
+}
+
+impl Chore {
+    fn is_left_by_client(&self) -> bool {
+        matches!(self, Self::Act(_) | Self::Stop(_))
+    }
+}
+
+/// A session that is over, and how far that has come.
+#[derive(Clone, Debug)]
+pub(in crate::core) struct Ending {
+    /// The identifier.
+    pub key: SessionKey,
+    /// In which manner.
+    pub manner: Manner,
+    /// The number of the next task to look at, when the results are done with.
+    pub next: Option<u64>,
+}
+
+/// The manner in which a session ends.
+#[derive(Clone, Debug)]
+pub(in crate::core) enum Manner {
+    /// What is to be kept is kept, and goes on.
+    AsWanted,
+    /// The same, and all results are kept.
+    KeepingAll,
+    /// Everything is cancelled, for this reason.
+    WithAll(Arc<str>),
+}
+
+impl Manner {
+    /// True if all results are retained.
+    pub fn keeps_all(&self) -> bool {
+        matches!(self, Self::KeepingAll)
+    }
+
+    /// Whether what is to be kept goes on.
+    pub fn lets_go_on(&self) -> bool {
+        !matches!(self, Self::WithAll(_))
+    }
+
+    /// The reason why tasks are cancelled, if it is not their client's wish.
+    pub fn why(&self) -> Option<&str> {
+        if let Self::WithAll(why) = self { Some(why) } else { None }
+    }
+}
+
+/// The maximum number of chores left by clients that are gone. The rest stays undone: nobody was
+/// told that it is done.
+const LEFT_MAX: usize = 256;
+
+impl Chores {
+    /// Something is left to do.
+    pub(in crate::core) fn push(&mut self, chore: Chore) {
+        self.left += usize::from(chore.is_left_by_client());
+        self.queue.push_back(chore);
+    }
+
+    fn pop(&mut self) -> Option<Chore> {
+        let chore = self.queue.pop_front()?;
+        self.left -= usize::from(chore.is_left_by_client());
+        Some(chore)
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+impl Core {
+    /// Returns the time of the next chore: at once, if one is left.
+    pub(in crate::core) fn next_chore(&self) -> Option<Time> {
+        let is_idle =
+            self.chores.is_empty() && !self.dependents.has_ends() && self.events.are_told();
+        (!is_idle).then_some(Time(0))
+    }
+
+    /// Does a part of what is left to do.
+    pub(in crate::core) fn do_chores(&mut self, now: Time) {
+        self.tell_dependents(now);
+        self.tell_events(TASKS_PER_PART);
+        let began = self.work.done();
+        // Each chore that is not over is looked at once.
+        for _ in 0..self.chores.queue.len() {
+            let Some(chore) = self.chores.pop() else { return };
+            self.work.add(1);
+            self.do_part_of(now, chore);
+            if self.work.done() - began >= TASKS_PER_PART as u64 {
+                return;
+            }
+        }
+    }
+
+    fn do_part_of(&mut self, now: Time, chore: Chore) {
+        match chore {
+            Chore::EndSession(ending) => self.end_part_of(now, ending),
+            Chore::Act(named) => {
+                if let Err(rest) = self.act_on_part(now, named) {
+                    self.chores.push(Chore::Act(rest));
+                }
+            }
+            Chore::LoseEngine(id) => {
+                if !self.lose_part_of_engine(now, id) {
+                    self.chores.push(Chore::LoseEngine(id));
+                }
+            }
+            Chore::Sweep(sweep) => self.go_on_sweeping(now, sweep),
+            Chore::Reassign(engines) => self.reassign(now, engines),
+            Chore::EndWaits(tasks) => self.end_waits_for_roster(now, tasks),
+            Chore::TellReleased(first) => self.tell_released_from(first),
+            Chore::ReleaseAll(process, next) => self.release_all_from(process, next),
+            Chore::EndOrphans(session) => self.end_orphans_of(session),
+            Chore::ShortenOrphans(session, next, until) => {
+                self.shorten_orphans_from(session, next, until);
+            }
+            Chore::Deepen(session, next) => self.move_tasks_deeper(session, next),
+            Chore::Stop(stop) => {
+                if let Err(rest) = self.stop_engines(now, stop) {
+                    self.chores.push(Chore::Stop(rest));
+                }
+            }
+        }
+    }
+
+    /// A connection is gone. What its client wanted done is done all the same.
+    pub(in crate::core) fn leave_rest(&mut self, connection: ConnectionId) {
+        let chore = match self.rests.remove(&connection) {
+            Some(Rest::Tasks(named)) => Chore::Act(named),
+            Some(Rest::Stop(stop)) => Chore::Stop(stop),
+            _ => return,
+        };
+        if self.chores.left < LEFT_MAX {
+            self.chores.push(chore);
+        }
+    }
+}
