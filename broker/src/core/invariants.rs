@@ -11,14 +11,16 @@ use furlong_wire::limits::{
 use furlong_wire::message::Outcome;
 
 use crate::core::engines::table::Process;
-use crate::core::journal::Stage;
+use crate::core::journal::stage::Stage;
+use crate::core::keys::TaskKey;
 use crate::core::payloads::arriving::Account;
 use crate::core::payloads::charges;
 use crate::core::payloads::stored::{Lane, Stored};
 use crate::core::schedule::lending;
 use crate::core::sessions::expiries::Away;
-use crate::core::sessions::table::{Definition, Done, Session};
-use crate::core::tasks::table::{Place, State, Task, TaskKey};
+use crate::core::sessions::table::{Definition, Session};
+use crate::core::tasks::done::Done;
+use crate::core::tasks::table::{Place, State, Task};
 use crate::core::{ConnectionId, Core};
 
 /// All of them.

@@ -14,17 +14,15 @@ use furlong_wire::message::{
     ToClient, ToEngine,
 };
 
-use super::table::ProcessKey;
+use crate::core::keys::{ProcessKey, SessionKey};
 use crate::core::payloads::arriving::{Account, EarlyEnd, EngineWaiting};
 use crate::core::payloads::stored::{BytesOf, Stored};
 use crate::core::recovery::reconcile::Reconciling;
-use crate::core::requests::control::namespace_lost;
 use crate::core::schedule::aside::{Beginning, has_not_begun};
 use crate::core::schedule::placement::Class;
 use crate::core::schedule::sweep::Reason;
 use crate::core::sessions::expiries::Away;
-use crate::core::sessions::table::SessionKey;
-use crate::core::tasks::finish::{Ended, cancelled_before_it_began};
+use crate::core::tasks::ended::{Ended, cancelled_before_it_began, namespace_lost};
 use crate::core::tasks::table::{Place, State, Task};
 use crate::core::turns::rest::Rest;
 use crate::core::turns::work::WORK_PER_MESSAGE;

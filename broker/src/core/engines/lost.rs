@@ -9,12 +9,12 @@ use std::collections::VecDeque;
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{AttemptRecord, ErrorKind, Event, Outcome, TaskState};
 
-use super::table::ProcessKey;
-use crate::core::recovery::reconcile::Moved;
+use super::away::{Loss, Moved};
+use crate::core::keys::{ProcessKey, TaskKey};
 use crate::core::sessions::connect::ENGINE_GRACE;
 use crate::core::sessions::expiries::Away;
-use crate::core::tasks::finish::Ended;
-use crate::core::tasks::table::{Place, State, TaskKey};
+use crate::core::tasks::ended::Ended;
+use crate::core::tasks::table::{Place, State};
 use crate::core::turns::chores::Chore;
 use crate::core::turns::work::{TASKS_PER_PART, WORK_PER_MESSAGE};
 use crate::core::{Assignment, Core, Time};
@@ -23,15 +23,6 @@ use crate::core::{Assignment, Core, Time};
 const PAST_ATTEMPTS_MAX: usize = 16;
 /// Bytes of the reason why one of them did not end its task.
 const HOW_BYTES_MAX: usize = 256;
-
-/// Why an engine is lost.
-#[derive(Clone, Copy, Debug)]
-pub struct Loss {
-    /// The reason, for people.
-    how: &'static str,
-    /// Whether it will not come back, as it has said goodbye.
-    is_for_ever: bool,
-}
 
 impl Core {
     /// Without a goodbye the process may come back: what may run elsewhere goes there at once, the

@@ -1,5 +1,6 @@
 //! Engines: those that are here or may come back, what they say, and what is lost with them.
 
+pub(in crate::core) mod away;
 pub(in crate::core) mod from_engine;
 pub(in crate::core) mod lost;
 pub(in crate::core) mod roster;

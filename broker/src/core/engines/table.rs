@@ -7,20 +7,14 @@ use std::ops::Bound;
 use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId};
 use furlong_wire::message::Register;
 
-use super::lost::Loss;
+use super::away::{Loss, Moved};
 use super::roster::{Change, Roster, Unused};
 use crate::core::ConnectionId;
-use crate::core::payloads::arriving::EngineWaiting;
-use crate::core::payloads::stored::{Lane, Receiving};
-use crate::core::recovery::reconcile::Moved;
+use crate::core::keys::{ClassId, ProcessKey, SessionKey};
+use crate::core::payloads::arriving::{Account, EngineWaiting};
+use crate::core::payloads::stored::{Lane, Receiving, Stored};
 use crate::core::schedule::direct::DirectQueue;
-use crate::core::schedule::placement::ClassId;
-use crate::core::sessions::table::SessionKey;
 use crate::core::turns::work::count;
-
-/// Names an engine process's connection in this broker; never given to another.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ProcessKey(pub(in crate::core) u64);
 
 /// A connected engine process.
 #[derive(Debug)]
@@ -57,6 +51,34 @@ pub struct Process {
     pub leaving: bool,
     /// True if it has said that it leaves.
     pub is_draining: bool,
+}
+
+impl Process {
+    /// Results that it was asked for, or that came in part, or whole with an end that cannot be
+    /// told yet.
+    pub fn arriving(&self) -> impl Iterator<Item = (Account, u64)> {
+        let taken = self
+            .taken
+            .values()
+            .map(|(session, bytes)| (Account { session: *session, lane: None }, *bytes));
+        let in_part =
+            self.receiving.waiting_with_bytes().filter_map(|(waiting, bytes)| match waiting {
+                EngineWaiting::Finished(_, account) => Some((*account, bytes)),
+                EngineWaiting::Published(.., end) => {
+                    let end = end.as_ref()?;
+                    Some((end.account, end.payload.as_ref().map_or(0, Stored::budget_bytes)))
+                }
+            });
+        taken.chain(in_part)
+    }
+
+    /// Bytes of intermediate data that came in part.
+    pub fn passing_bytes(&self) -> u64 {
+        let passing = self.receiving.waiting_with_bytes();
+        let passing =
+            passing.filter(|(waiting, _)| matches!(waiting, EngineWaiting::Published(..)));
+        passing.map(|(_, bytes)| bytes).sum()
+    }
 }
 
 /// One engine: a slot of a process, with a queue of its own.

@@ -8,7 +8,8 @@
 
 mod memory;
 mod restore;
-mod rows;
+pub(in crate::core) mod rows;
+pub(in crate::core) mod stage;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -21,12 +22,16 @@ pub use memory::MemoryJournal;
 pub use restore::{RestoreError, Restoring};
 pub use rows::{Blob, Chunked, EndRow, Entry, Met, SessionRow, TaskRow};
 
+use stage::{Durable, Stage};
+
+use crate::core::keys::{SessionKey, TaskKey};
 use crate::core::payloads::stored::Stored;
 use crate::core::requests::status::that_fits;
-use crate::core::sessions::table::{Definition, Done, SessionKey};
-use crate::core::tasks::dependencies::Waits;
-use crate::core::tasks::finish::Ended;
-use crate::core::tasks::table::{Task, TaskKey};
+use crate::core::sessions::table::Definition;
+use crate::core::tasks::done::Done;
+use crate::core::tasks::ended::Ended;
+use crate::core::tasks::table::Task;
+use crate::core::tasks::waits::Waits;
 use crate::core::{Connected, ConnectionId, Core, Output, Time};
 
 /// Replies that wait for the journal: more are refused, since requests would pile up while a disk
@@ -73,34 +78,6 @@ enum Act {
     Answer(ConnectionId, Reply),
     /// An engine need not hold attempts any longer.
     Release(ConnectionId, Release),
-}
-
-/// The journal's state of a task.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Durable {
-    /// Its number there.
-    pub id: u64,
-    /// The stage that it has reached.
-    pub stage: Stage,
-    /// True if it may have begun, if it may run once only; else, true if it may have run before
-    /// this start.
-    pub begun: bool,
-    /// The time between its submit and the broker's start, in microseconds.
-    pub age_us: u64,
-}
-
-/// The stage that a task has reached in the journal.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stage {
-    /// It does not know it: arguments are missing.
-    Unknown,
-    /// Nothing is missing but tasks that it waits for or that stand before it at its engine, which
-    /// the journal must have first.
-    Behind,
-    /// On its way to the disk.
-    Noted,
-    /// On the disk.
-    Written,
 }
 
 impl Journal {
@@ -421,7 +398,7 @@ impl Core {
         &mut self,
         key: TaskKey,
         task: TaskId,
-        ending: crate::core::sessions::table::Ending,
+        ending: crate::core::tasks::ended::Ending,
     ) {
         let met = Met { task, succeeded: ending.succeeded, engine: ending.engine };
         let Some(task) = self.tasks.get_mut(key) else { return };

@@ -7,17 +7,20 @@ use furlong_wire::ids::TaskId;
 use furlong_wire::message::{ErrorKind, TaskState, TaskTimes};
 
 use super::rows::{Blob, Chunked, EndRow, Met, SessionRow, TaskRow};
-use super::{Durable, Stage};
+use super::stage::{Durable, Stage};
+use crate::core::keys::{SessionKey, TaskKey};
 use crate::core::payloads::charges::{definition_bytes, options_bytes};
 use crate::core::payloads::stored::{BytesOf, Stored};
 use crate::core::recovery::orphans::ROSTER_WAIT;
 use crate::core::sessions::connect::SESSION_GRACE;
 use crate::core::sessions::expiries::Away;
-use crate::core::sessions::table::{Definition, Done, Ending, Session, SessionKey, What};
-use crate::core::tasks::dependencies::unmet;
-use crate::core::tasks::finish::Ended;
+use crate::core::sessions::table::{Definition, Session};
+use crate::core::tasks::done::{Done, TaskSummary};
+use crate::core::tasks::ended::Ending;
+use crate::core::tasks::ended::{Ended, unmet};
+use crate::core::tasks::extras::TaskExtras;
 use crate::core::tasks::output::KeptOutput;
-use crate::core::tasks::table::{More, Place, Submitted, TaskKey, submitted};
+use crate::core::tasks::table::{Place, Submitted, submitted};
 use crate::core::{Core, Time};
 
 /// A core that is given back what its journal has. It is not served meanwhile;
@@ -208,7 +211,8 @@ impl<'a> Restoring<'a> {
             output.drop_pieces();
         }
         let durable = Durable { id: row.id, stage: Stage::Written, begun: true, age_us: 0 };
-        let more = More { errors: end.errors, past: end.past, output, ..More::default() };
+        let more =
+            TaskExtras { errors: end.errors, past: end.past, output, ..TaskExtras::default() };
         let payload = end.payload.filter(|_| fits).map(|blob| match blob {
             Blob::Inline(bytes) => Stored::Inline(bytes),
             Blob::Chunked(chunked) => Stored::restored(chunked, None),
@@ -228,7 +232,7 @@ impl<'a> Restoring<'a> {
             held: None,
             is_unwritten: false,
             is_purged: false,
-            what: What {
+            what: TaskSummary {
                 runtime: row.runtime,
                 target: row.target,
                 options: Some(row.options),

@@ -3,8 +3,7 @@
 use furlong_wire::message::{AttemptFinished, AttemptPublished};
 
 use super::stored::Stored;
-use crate::core::engines::table::{Process, ProcessKey};
-use crate::core::sessions::table::SessionKey;
+use crate::core::keys::{ProcessKey, SessionKey};
 
 /// The recipient of a payload from an engine process.
 #[derive(Debug)]
@@ -40,32 +39,4 @@ pub struct Account {
 impl Account {
     /// That of an end without such bytes.
     pub const NONE: Self = Self { session: SessionKey::NOBODY, lane: None };
-}
-
-impl Process {
-    /// Results that it was asked for, or that came in part, or whole with an end that cannot be
-    /// told yet.
-    pub fn arriving(&self) -> impl Iterator<Item = (Account, u64)> {
-        let taken = self
-            .taken
-            .values()
-            .map(|(session, bytes)| (Account { session: *session, lane: None }, *bytes));
-        let in_part =
-            self.receiving.waiting_with_bytes().filter_map(|(waiting, bytes)| match waiting {
-                EngineWaiting::Finished(_, account) => Some((*account, bytes)),
-                EngineWaiting::Published(.., end) => {
-                    let end = end.as_ref()?;
-                    Some((end.account, end.payload.as_ref().map_or(0, Stored::budget_bytes)))
-                }
-            });
-        taken.chain(in_part)
-    }
-
-    /// Bytes of intermediate data that came in part.
-    pub fn passing_bytes(&self) -> u64 {
-        let passing = self.receiving.waiting_with_bytes();
-        let passing =
-            passing.filter(|(waiting, _)| matches!(waiting, EngineWaiting::Published(..)));
-        passing.map(|(_, bytes)| bytes).sum()
-    }
 }

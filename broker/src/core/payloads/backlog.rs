@@ -15,11 +15,10 @@ use furlong_wire::message::{AttemptFinished, Attempts, ErrorKind, Outcome, TaskS
 
 use super::arriving::Account;
 use super::stored::{BytesOf, Stored};
-use crate::core::engines::table::{Engine, Process, ProcessKey};
-use crate::core::schedule::placement::PlacementId;
+use crate::core::engines::table::{Engine, Process};
+use crate::core::keys::{PlacementId, ProcessKey, SessionKey};
 use crate::core::schedule::sweep::Reason;
-use crate::core::sessions::table::SessionKey;
-use crate::core::tasks::finish::Ended;
+use crate::core::tasks::ended::Ended;
 use crate::core::tasks::table::State;
 use crate::core::{Assignment, Core, Time};
 

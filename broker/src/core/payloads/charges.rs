@@ -11,8 +11,10 @@ use furlong_wire::message::{AttemptRecord, Outcome, TaskOptions};
 
 use super::stored::{BytesOf, Stored};
 use crate::core::Core;
-use crate::core::sessions::table::{Definition, Done};
-use crate::core::tasks::table::{Task, TaskKey};
+use crate::core::keys::TaskKey;
+use crate::core::sessions::table::Definition;
+use crate::core::tasks::done::Done;
+use crate::core::tasks::table::Task;
 
 /// A dependency: in the options, in what the task waits for, and in the table of who waits for
 /// whom.

@@ -6,8 +6,7 @@ use furlong_wire::message::{AttemptPublished, Payload, Published, ToClient};
 
 use super::arriving::{EarlyEnd, EngineWaiting};
 use super::stored::{BytesOf, Stored};
-use crate::core::engines::table::ProcessKey;
-use crate::core::sessions::table::SessionKey;
+use crate::core::keys::{ProcessKey, SessionKey};
 use crate::core::tasks::submit::{announced_bytes, transfer_of};
 use crate::core::{Core, Output, PeerMisbehaved};
 

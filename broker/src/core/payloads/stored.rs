@@ -10,7 +10,7 @@ use furlong_wire::message::Payload;
 use furlong_wire::payload::{InlineBytes, chunk_bytes, chunk_count};
 
 use crate::core::PeerMisbehaved;
-use crate::core::journal::{Blob, Chunked};
+use crate::core::journal::rows::{Blob, Chunked};
 
 /// A payload in the broker's memory. Clones share the bytes.
 #[derive(Clone, Debug)]

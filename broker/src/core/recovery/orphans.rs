@@ -13,12 +13,11 @@ use furlong_wire::message::{
 };
 
 use super::reconcile::{Decisions, engine_that_has};
-use crate::core::engines::table::ProcessKey;
+use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::schedule::sweep::Reason;
 use crate::core::sessions::connect::{ENGINE_GRACE, SESSION_GRACE};
-use crate::core::sessions::table::SessionKey;
-use crate::core::tasks::finish::Ended;
-use crate::core::tasks::table::{Place, State, Task, TaskKey};
+use crate::core::tasks::ended::Ended;
+use crate::core::tasks::table::{Place, State, Task};
 use crate::core::turns::chores::Chore;
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{Assignment, Core, Time};

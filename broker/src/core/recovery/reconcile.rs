@@ -10,25 +10,13 @@ use furlong_wire::ids::{Attempt, BrokerStart, EngineId};
 use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Adopt, CancelAttempts, HeldWork, Register, Release, ToEngine};
 
-use crate::core::engines::table::ProcessKey;
+use crate::core::engines::away::Moved;
+use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::payloads::stored::{BytesOf, Stored};
-use crate::core::sessions::table::SessionKey;
-use crate::core::tasks::finish::cancelled_before_it_began;
-use crate::core::tasks::table::{Place, State, TaskKey};
-use crate::core::turns::rest::Rest;
+use crate::core::tasks::ended::cancelled_before_it_began;
+use crate::core::tasks::table::{Place, State};
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{Assignment, ConnectionId, Core, Time};
-
-/// A shared task that was taken from an engine whose connection was cut.
-#[derive(Clone, Copy, Debug)]
-pub struct Moved {
-    /// The task.
-    pub task: TaskKey,
-    /// The number of attempts made at it by then.
-    pub attempts: u32,
-    /// True if the engine had reported that it runs.
-    pub started: bool,
-}
 
 /// What a process holds, as far as that was not compared with what its engines were given. Until it
 /// is, they take nothing.
@@ -166,7 +154,7 @@ impl Core {
         }
         self.work.add(TASKS_PER_PART - room);
         if !rest.is_over() {
-            self.rests.insert(connection, Rest::Reconcile(rest));
+            self.rests.insert(connection, rest.into());
             return;
         }
         self.note_reconciled(now, &rest.engines, rest.dropped);
@@ -187,12 +175,6 @@ impl Core {
     /// Returns true if an engine is a slot of that process.
     pub(in crate::core) fn is_slot_of(&self, id: EngineId, key: ProcessKey) -> bool {
         self.engines.get(id).is_some_and(|engine| engine.process == Some(key))
-    }
-
-    /// Returns true if what a process holds is being compared with what it was given.
-    #[cfg(any(test, feature = "invariants"))]
-    pub(in crate::core) fn is_reconciling(&self, connection: ConnectionId) -> bool {
-        matches!(self.rests.get(&connection), Some(Rest::Reconcile(_)))
     }
 
     fn judge(

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use furlong_wire::message::Release;
 
 use crate::core::Core;
-use crate::core::engines::table::ProcessKey;
-use crate::core::sessions::table::{Done, SessionKey};
+use crate::core::keys::{ProcessKey, SessionKey};
+use crate::core::tasks::done::Done;
 use crate::core::turns::chores::Chore;
 use crate::core::turns::work::TASKS_PER_PART;
 

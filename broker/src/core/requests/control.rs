@@ -5,17 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::ids::{Attempt, EngineId, OwnerId};
 use furlong_wire::limits::SUBMIT_TARGETS_MAX;
-use furlong_wire::message::{
-    ErrorKind, Reply, ReplyBody, Restart, Signal, SignalAttempts, Slots, TaskState, ToEngine,
-};
+use furlong_wire::message::{Reply, ReplyBody, Restart, Signal, SignalAttempts, Slots, ToEngine};
 use furlong_wire::token::Role;
 
+use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::schedule::sweep::Reason;
-use crate::core::sessions::table::SessionKey;
-use crate::core::tasks::finish::Ended;
-use crate::core::tasks::table::{State, Task, TaskKey};
+use crate::core::tasks::table::{State, Task};
 use crate::core::turns::work::count;
-use crate::core::{ConnectionId, Core, ProcessKey, Time};
+use crate::core::{ConnectionId, Core, Time};
 
 /// Engines for whose new interpreters requests wait, all requests together.
 const RESTARTS_WAITING_MAX: usize = 65_536;
@@ -306,15 +303,6 @@ impl Core {
     pub(in crate::core) fn owner(&self, key: SessionKey) -> Option<OwnerId> {
         self.sessions.get(key).map(crate::core::sessions::table::Session::owner)
     }
-}
-
-/// The end of a task that needed a namespace which is gone.
-pub(in crate::core) fn namespace_lost(id: EngineId, how: &str) -> Ended {
-    let text = format!(
-        "the namespace of engine {id} was lost before the task began ({how}); set it up again, or mark tasks that do \
-         not need it as restart-safe"
-    );
-    Ended { engine: Some(id), ..Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text) }
 }
 
 pub(in crate::core) fn too_many_engines() -> ReplyBody {

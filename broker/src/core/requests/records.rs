@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::{RecordTimes, TaskOptions, TaskPhase, TaskRecord};
 
-use crate::core::journal::Stage;
-use crate::core::schedule::placement::PlacementId;
-use crate::core::sessions::table::{Definition, Done, SessionKey};
-use crate::core::tasks::table::{More, Place, State, Task, TaskKey};
+use crate::core::journal::stage::Stage;
+use crate::core::keys::{PlacementId, SessionKey, TaskKey};
+use crate::core::sessions::table::Definition;
+use crate::core::tasks::done::Done;
+use crate::core::tasks::extras::TaskExtras;
+use crate::core::tasks::table::{Place, State, Task};
 use crate::core::{Core, Time};
 
 /// Bytes of the reason why a task waits: of many dependencies the first ones are named.
@@ -291,7 +293,7 @@ pub(in crate::core) fn engine_of(task: &Task) -> Option<EngineId> {
 }
 
 /// Returns the common part of both kinds of records.
-fn base(options: Option<&TaskOptions>, more: Option<&More>) -> TaskRecord {
+fn base(options: Option<&TaskOptions>, more: Option<&TaskExtras>) -> TaskRecord {
     TaskRecord {
         id: TaskId { session: furlong_wire::ids::SessionId::default(), n: 0 },
         label: options.and_then(|options| options.label.clone()),

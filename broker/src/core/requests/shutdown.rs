@@ -11,9 +11,7 @@ use furlong_wire::message::{
 };
 
 use super::control::too_many_engines;
-use crate::core::engines::table::ProcessKey;
-use crate::core::sessions::table::SessionKey;
-use crate::core::turns::rest::Rest;
+use crate::core::keys::{ProcessKey, SessionKey};
 use crate::core::turns::work::TASKS_PER_PART;
 use crate::core::{ConnectionId, Core, Output, Time};
 
@@ -73,7 +71,7 @@ impl Core {
         match self.stop_engines(now, stop) {
             Ok(()) => Some(ReplyBody::Done),
             Err(rest) => {
-                self.rests.insert(connection, Rest::Stop(rest));
+                self.rests.insert(connection, rest.into());
                 None
             }
         }
@@ -93,7 +91,7 @@ impl Core {
                 let reply = Reply { request, body: ReplyBody::Done };
                 self.answer_request(key, connection, reply, before);
             }
-            Err(rest) => _ = self.rests.insert(connection, Rest::Stop(rest)),
+            Err(rest) => _ = self.rests.insert(connection, rest.into()),
         }
     }
 

@@ -12,7 +12,8 @@ use furlong_wire::message::{
     is_too_long,
 };
 
-use crate::core::engines::table::{Engine, Process, ProcessKey};
+use crate::core::engines::table::{Engine, Process};
+use crate::core::keys::ProcessKey;
 use crate::core::{Connected, Core, Time};
 
 /// About as many bytes as an engine's integer has on the wire.
@@ -71,7 +72,7 @@ impl Core {
     pub(in crate::core) fn answer(
         &self,
         now: Time,
-        key: crate::core::SessionKey,
+        key: crate::core::keys::SessionKey,
         query: &Query,
     ) -> ReplyBody {
         match query {

@@ -10,30 +10,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use furlong_wire::ids::{EngineId, OwnerId};
+use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
     AttemptFinished, Attempts, ErrorKind, Outcome, Runtime, SetAside as SetAsideStatus, TaskState,
     ToEngine,
 };
 
-use super::placement::{Class, PlacementId};
-use crate::core::engines::table::ProcessKey;
+use super::placement::{Class, Kind, Work};
+use crate::core::keys::{PlacementId, ProcessKey, TaskKey};
 use crate::core::payloads::stored::Stored;
-use crate::core::tasks::finish::cancelled_before_it_began;
-use crate::core::tasks::table::{Place, State, Task, TaskKey};
+use crate::core::tasks::ended::cancelled_before_it_began;
+use crate::core::tasks::table::{Place, State, Task};
 use crate::core::{Assignment, Core, Time};
-
-/// The owner of tasks, and the client's number for their kind: the program, the function.
-pub type Kind = (OwnerId, u32);
-
-/// Work that an engine may be unable to begin.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Work {
-    /// All of a runtime.
-    Runtime(Runtime),
-    /// One kind of one owner's tasks.
-    Kind(Kind),
-}
 
 /// An engine that could not begin some work.
 #[derive(Clone, PartialEq, Eq, Debug)]

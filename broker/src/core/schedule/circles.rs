@@ -13,9 +13,10 @@ use furlong_wire::limits::NESTING_MAX;
 use furlong_wire::message::{ErrorKind, TaskState};
 
 use crate::core::engines::table::Engine;
-use crate::core::sessions::table::{Session, SessionKey};
-use crate::core::tasks::finish::Ended;
-use crate::core::tasks::table::{State, Task, TaskKey};
+use crate::core::keys::{SessionKey, TaskKey};
+use crate::core::sessions::table::Session;
+use crate::core::tasks::ended::Ended;
+use crate::core::tasks::table::{State, Task};
 use crate::core::{Core, Time};
 
 /// The time for which a circle is left alone: a task that waits in it may be about to go on

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::core::sessions::table::SessionKey;
-use crate::core::tasks::table::{TaskKey, Tasks};
+use crate::core::keys::{SessionKey, TaskKey};
+use crate::core::tasks::table::Tasks;
 use crate::core::time::Time;
 use crate::core::turns::work::count;
 

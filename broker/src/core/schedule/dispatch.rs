@@ -16,13 +16,13 @@ use furlong_wire::message::{
 use furlong_wire::payload::InlineBytes;
 
 use super::lending;
-use super::placement::{ClassId, PlacementId};
 use crate::core::engines::table::Engine;
+use crate::core::keys::{ClassId, PlacementId, SessionKey, TaskKey};
 use crate::core::payloads::stored::{BytesOf, Stored};
 use crate::core::sessions::events::TOLD_AT_ONCE;
-use crate::core::sessions::table::{Definition, SessionKey, Sessions};
-use crate::core::tasks::finish::Ended;
-use crate::core::tasks::table::{Place, State, Task, TaskKey};
+use crate::core::sessions::table::{Definition, Sessions};
+use crate::core::tasks::ended::Ended;
+use crate::core::tasks::table::{Place, State, Task};
 use crate::core::{Assignment, Core, Output, Stopping, Time};
 
 /// The time an engine may keep short tasks assigned while another is idle, before some are taken
@@ -263,7 +263,7 @@ impl Core {
     /// follow each other.
     pub(in crate::core) fn send_work(
         &mut self,
-        process_key: crate::core::ProcessKey,
+        process_key: crate::core::keys::ProcessKey,
         key: TaskKey,
         id: EngineId,
         count: u64,
@@ -328,7 +328,7 @@ impl Core {
     /// Tells a process what it must know before a task: the session's secret, the definition.
     pub(in crate::core) fn tell_session(
         &mut self,
-        process_key: crate::core::ProcessKey,
+        process_key: crate::core::keys::ProcessKey,
         task: TaskKey,
     ) {
         let (Some(task), Some(process)) =

@@ -14,10 +14,11 @@ use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::limits::{LENT_SESSIONS_MAX, NESTING_MAX};
 use furlong_wire::message::Lent;
 
-use super::placement::{PlacementId, Placements};
-use crate::core::engines::table::{Engine, Engines, Loan, ProcessKey};
-use crate::core::sessions::table::{Parent, SessionKey};
-use crate::core::tasks::table::{Place, State, TaskKey};
+use super::placement::Placements;
+use crate::core::engines::table::{Engine, Engines, Loan};
+use crate::core::keys::{PlacementId, ProcessKey, SessionKey, TaskKey};
+use crate::core::sessions::table::Parent;
+use crate::core::tasks::table::{Place, State};
 use crate::core::turns::chores::Chore;
 use crate::core::turns::work::TASKS_PER_PART;
 use crate::core::{Core, PeerMisbehaved, Time};

@@ -7,21 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use furlong_wire::ids::OwnerId;
 use furlong_wire::message::Runtime;
 
-use super::aside::{Kind, Work};
 use super::shared::SharedQueue;
 use crate::core::engines::table::Engines;
+use crate::core::keys::{ClassId, PlacementId};
 use crate::core::tasks::table::Tasks;
 use crate::core::turns::work::count;
-
-/// Names a set of demands.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PlacementId(pub(in crate::core) u32);
-
-/// Names a class of engines.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ClassId(pub(in crate::core) u32);
 
 /// Stale entries that a queue may hold at least.
 const STALE_KEPT: u64 = 64;
@@ -80,6 +73,18 @@ pub struct Class {
     pub labels: BTreeSet<String>,
     /// The work that they could not begin lately.
     pub set_aside: BTreeSet<Work>,
+}
+
+/// The owner of tasks, and the client's number for their kind: the program, the function.
+pub type Kind = (OwnerId, u32);
+
+/// Work that an engine may be unable to begin.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Work {
+    /// All of a runtime.
+    Runtime(Runtime),
+    /// One kind of one owner's tasks.
+    Kind(Kind),
 }
 
 /// One set of demands, with the shared tasks that have it.

@@ -3,8 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::core::sessions::table::SessionKey;
-use crate::core::tasks::table::TaskKey;
+use crate::core::keys::{SessionKey, TaskKey};
 use crate::core::turns::work::count;
 
 /// Entries that are passed by in the time in which one task is looked at.

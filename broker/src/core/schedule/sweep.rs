@@ -6,11 +6,10 @@
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{ErrorKind, TaskState};
 
-use crate::core::requests::control::namespace_lost;
-use crate::core::sessions::table::{Session, SessionKey};
-use crate::core::tasks::finish::Ended;
-use crate::core::tasks::table::{Age, Task, TaskKey};
-use crate::core::turns::chores::Chore;
+use crate::core::keys::{Age, SessionKey, TaskKey};
+use crate::core::sessions::table::Session;
+use crate::core::tasks::ended::{Ended, namespace_lost};
+use crate::core::tasks::table::Task;
 use crate::core::turns::work::TASKS_PER_PART;
 use crate::core::{Core, Stopping, Time};
 
@@ -70,14 +69,14 @@ impl Core {
         }
         if !self.sweep_part(now, &mut sweep) {
             self.engines.update(engine, |engine| engine.queue.hold(of, sweep.number, &self.tasks));
-            self.chores.push(Chore::Sweep(sweep));
+            self.chores.push(sweep.into());
         }
     }
 
     /// Goes on with what was begun.
     pub(in crate::core) fn go_on_sweeping(&mut self, now: Time, mut sweep: Sweep) {
         if !self.sweep_part(now, &mut sweep) {
-            return self.chores.push(Chore::Sweep(sweep));
+            return self.chores.push(sweep.into());
         }
         let Sweep { engine: id, of, number, .. } = sweep;
         self.engines.update(id, |engine| engine.queue.release(of, number, &self.tasks));

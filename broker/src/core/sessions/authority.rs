@@ -9,7 +9,7 @@ use furlong_wire::limits::CLOCK_TOLERANCE_S;
 use furlong_wire::message::{Goodbye, Reply, ReplyBody, Revoke, ToClient, ToEngine};
 use furlong_wire::token::{Claims, Role};
 
-use super::table::SessionKey;
+use crate::core::keys::SessionKey;
 use crate::core::{Connected, ConnectionId, Core, Output, Time};
 
 /// Revocations that may be on their way to the disk at once: what an administrator can make the

@@ -8,8 +8,9 @@ use furlong_wire::message::{Forget, RefusalKind, ToEngine, Welcome};
 use furlong_wire::token::Claims;
 
 use super::expiries::Away;
-use super::table::{ClientWaiting, Definition, Parent, Session, SessionKey};
-use crate::core::engines::table::{Process, ProcessKey};
+use super::table::{ClientWaiting, Definition, Parent, Session};
+use crate::core::engines::table::Process;
+use crate::core::keys::{ProcessKey, SessionKey};
 use crate::core::payloads::stored::{BytesOf, Credit, Receiving};
 use crate::core::tasks::table::Task;
 use crate::core::turns::chores::{Chore, Ending, Manner};

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use furlong_wire::message::{Event, ToClient};
 
-use super::table::SessionKey;
+use crate::core::keys::SessionKey;
 use crate::core::turns::rest::Rest;
 use crate::core::{ConnectionId, Core};
 

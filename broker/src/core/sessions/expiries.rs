@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::ids::EngineId;
 
-use super::table::SessionKey;
 use crate::core::engines::table::Engines;
+use crate::core::keys::SessionKey;
 use crate::core::{Core, Time};
 
 /// The word to a session's or engine's absence that has lasted too long.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use furlong_wire::message::{Cancel, CancelTasks, FromClient, Open, Reply, Request};
 use furlong_wire::token::Role;
 
-use super::table::SessionKey;
+use crate::core::keys::SessionKey;
 use crate::core::turns::rest::{Act, Named};
 use crate::core::turns::work::WORK_PER_MESSAGE;
 use crate::core::{Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};

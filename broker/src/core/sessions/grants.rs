@@ -15,9 +15,7 @@ use furlong_wire::message::{Goodbye, Grant, Granted, RefusalKind, ToClient, ToEn
 use furlong_wire::token::{Claims, Role};
 
 use super::connect::ENGINE_GRACE;
-use super::table::SessionKey;
-use crate::core::engines::table::ProcessKey;
-use crate::core::tasks::table::TaskKey;
+use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::turns::work::WORK_PER_CURVE_OPERATION;
 use crate::core::{Assignment, Core, Output, PeerMisbehaved, Refusal, Time};
 

@@ -7,4 +7,5 @@ pub(in crate::core) mod expiries;
 pub(in crate::core) mod from_client;
 pub(in crate::core) mod grants;
 pub(in crate::core) mod quotas;
+pub(in crate::core) mod refused;
 pub(in crate::core) mod table;

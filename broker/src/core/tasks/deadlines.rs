@@ -6,8 +6,9 @@ use std::time::Duration;
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{ErrorKind, TaskState};
 
-use super::finish::Ended;
-use super::table::{State, Task, TaskKey};
+use super::ended::Ended;
+use super::table::{State, Task};
+use crate::core::keys::TaskKey;
 use crate::core::turns::work::TASKS_PER_PART;
 use crate::core::{Core, Time};
 

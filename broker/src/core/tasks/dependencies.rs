@@ -5,34 +5,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, OwnerId, TaskId};
-use furlong_wire::message::{Dependency, ErrorKind, TaskOptions, TaskState};
+use furlong_wire::message::{Dependency, TaskOptions};
 
-use super::finish::Ended;
-use super::table::{Place, State, Task, TaskKey};
-use crate::core::journal::Met;
-use crate::core::sessions::table::Ending;
+use super::ended::Ending;
+use super::ended::unmet;
+use super::table::{Place, State, Task};
+use super::waits::{Group, Waits};
+use crate::core::journal::rows::Met;
+use crate::core::keys::TaskKey;
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{Core, Time};
-
-/// The dependencies for which one task waits.
-#[derive(Clone, Debug)]
-pub struct Waits {
-    after: Group,
-    follow: Group,
-    /// Those that have ended, as far as the journal is to know.
-    met: Vec<Met>,
-}
-
-/// Dependencies of one sort.
-#[derive(Clone, Debug, Default)]
-struct Group {
-    any: bool,
-    is_met: bool,
-    /// Those that have not ended, and what is demanded of each. One may be named more than once.
-    pending: BTreeMap<TaskKey, AtLeastOne<Dependency>>,
-    /// The engines of those that ended as demanded; none for one that no engine ran.
-    engines: Vec<(TaskId, Option<EngineId>)>,
-}
 
 /// The dependents of each task, and the ends of which they have not been notified.
 #[derive(Debug, Default)]
@@ -61,120 +43,6 @@ impl Dependents {
     #[cfg(any(test, feature = "invariants"))]
     pub fn len(&self) -> usize {
         self.pairs.len()
-    }
-}
-
-impl Group {
-    /// Takes a dependency's end. Those that do not matter any longer are appended to `dropped`.
-    fn settle(
-        &mut self,
-        key: TaskKey,
-        ending: Ending,
-        dropped: &mut Vec<TaskKey>,
-    ) -> Result<(), String> {
-        let mut demands: Vec<Dependency> =
-            self.pending.remove(&key).into_iter().flatten().collect();
-        demands.sort_by_key(|demand| !ending.is_as_demanded(demand));
-        demands.into_iter().try_for_each(|demand| self.take(demand, ending))?;
-        dropped.extend(self.drop_unimportant());
-        Ok(())
-    }
-
-    fn take(&mut self, demand: Dependency, ending: Ending) -> Result<(), String> {
-        // Where one is enough, the first one counts: also for the engine to which it is followed.
-        if self.any && self.is_met {
-            return Ok(());
-        }
-        if ending.is_as_demanded(&demand) {
-            self.engines.push((demand.task, ending.engine));
-            self.is_met = true;
-            return Ok(());
-        }
-        if self.any && !self.pending.is_empty() {
-            return Ok(());
-        }
-        let how = if ending.succeeded { "succeeded" } else { "did not succeed" };
-        let demanded = match (demand.success, demand.failure) {
-            (true, false) => "after its success",
-            (false, true) => "after its failure",
-            _ => "after neither",
-        };
-        let of = if self.any { "the last of those of which one was enough, " } else { "" };
-        Err(format!("{of}{} {how}, and this task was to run {demanded}", demand.task))
-    }
-
-    /// Drops the other dependencies if one is enough and has ended as demanded. Returns those.
-    fn drop_unimportant(&mut self) -> Vec<TaskKey> {
-        if self.any && self.is_met {
-            std::mem::take(&mut self.pending).into_keys().collect()
-        } else {
-            Vec::new()
-        }
-    }
-
-    fn is_open(&self) -> bool {
-        !self.pending.is_empty()
-    }
-}
-
-impl Waits {
-    /// The tasks that have not ended.
-    pub fn pending(&self) -> impl Iterator<Item = TaskId> {
-        let pending = self.after.pending.values().chain(self.follow.pending.values());
-        pending.map(|demands| demands.first.task)
-    }
-
-    /// Their keys.
-    pub fn keys(&self) -> impl Iterator<Item = TaskKey> {
-        self.after.pending.keys().chain(self.follow.pending.keys()).copied()
-    }
-
-    /// Returns the journal's data on those that have ended.
-    pub fn met(&self) -> &[Met] {
-        &self.met
-    }
-
-    /// One has ended before the journal knows of the task.
-    pub fn note_met(&mut self, met: Met) {
-        self.met.push(met);
-    }
-
-    /// The name of one that has not ended.
-    fn name_of(&self, key: TaskKey) -> Option<TaskId> {
-        let demands = self.after.pending.get(&key).or_else(|| self.follow.pending.get(&key));
-        demands.map(|demands| demands.first.task)
-    }
-
-    /// Takes a dependency's end. Those that do not matter any longer are appended to `dropped`.
-    fn settle(
-        &mut self,
-        key: TaskKey,
-        ending: Ending,
-        dropped: &mut Vec<TaskKey>,
-    ) -> Result<(), String> {
-        let settled = self.after.settle(key, ending, dropped);
-        let settled = settled.and_then(|()| self.follow.settle(key, ending, dropped));
-        dropped.retain(|other| {
-            !self.after.pending.contains_key(other) && !self.follow.pending.contains_key(other)
-        });
-        settled
-    }
-
-    fn is_open(&self) -> bool {
-        self.after.is_open() || self.follow.is_open()
-    }
-
-    /// The engine to which the task follows others, once all have ended. None if it follows nobody.
-    fn engine(&self) -> Result<Option<EngineId>, String> {
-        let Some((first, engine)) = self.follow.engines.first() else { return Ok(None) };
-        let engine = engine
-            .ok_or_else(|| format!("no engine has run {first}, which this task was to follow"))?;
-        match self.follow.engines.iter().find(|(_, other)| *other != Some(engine)) {
-            Some((other, _)) => Err(format!(
-                "{first} and {other}, which this task was to follow, ran in two places"
-            )),
-            None => Ok(Some(engine)),
-        }
     }
 }
 
@@ -399,11 +267,6 @@ impl Core {
             Err(text) => self.end(now, key, unmet(&text)),
         }
     }
-}
-
-/// The end of a task that can never run.
-pub(in crate::core) fn unmet(text: &str) -> Ended {
-    Ended::by_broker(TaskState::Cancelled, ErrorKind::Dependency, format!("{text}; it was not run"))
 }
 
 /// The standing of a task on which another depends.

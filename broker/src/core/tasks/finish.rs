@@ -1,17 +1,19 @@
 //! Completion of tasks: each ends once, and its result is retained until the client has it.
 
-use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
-    CancelAttempts, Credit, EngineCredit, ErrorKind, Finished, Outcome, Runtime, TaskState,
-    TaskTimes, ToClient, ToEngine, Unshare,
+    CancelAttempts, Credit, EngineCredit, ErrorKind, Finished, Runtime, TaskState, TaskTimes,
+    ToClient, ToEngine, Unshare,
 };
 
-use super::table::{State, Task, TaskKey};
-use crate::core::engines::table::ProcessKey;
+use super::done::{Done, TaskSummary};
+use super::ended::Ending;
+use super::ended::{BEFORE_IT_BEGAN, Ended};
+use super::table::{State, Task};
+use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::payloads::stored::{BytesOf, Stored};
 use crate::core::schedule::sweep::Reason;
 use crate::core::sessions::from_client::check_ascending;
-use crate::core::sessions::table::{Done, Ending, Session, SessionKey, What};
+use crate::core::sessions::table::Session;
 use crate::core::turns::rest::Rest;
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{ConnectionId, Core, PeerMisbehaved, Stopping, Time};
@@ -19,58 +21,12 @@ use crate::core::{ConnectionId, Core, PeerMisbehaved, Stopping, Time};
 /// Chunks that are freed at once.
 const DISCARDED_AT_ONCE_MAX: usize = 8;
 
-/// The way a task ended, with its result.
-#[derive(Debug)]
-pub(in crate::core) struct Ended {
-    /// Its terminal state.
-    pub outcome: Outcome,
-    /// The engine that ended it.
-    pub engine: Option<EngineId>,
-    /// The time it ran there.
-    pub run_us: u64,
-    /// Its result.
-    pub payload: Option<Stored>,
-    /// The process whose lane the result came by, if it came unasked.
-    pub lane: Option<ProcessKey>,
-    /// The process that ended it.
-    pub process: Option<ProcessKey>,
-    /// As which attempt.
-    pub attempt: Option<u64>,
-}
-
-impl Default for Ended {
-    fn default() -> Self {
-        Self {
-            outcome: Outcome::SUCCEEDED,
-            engine: None,
-            run_us: 0,
-            payload: None,
-            lane: None,
-            process: None,
-            attempt: None,
-        }
-    }
-}
-
-impl Ended {
-    /// Ended by the broker's decision.
-    pub fn by_broker(state: TaskState, kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self { outcome: Outcome::error(state, kind, text), ..Self::default() }
-    }
-}
-
-const BEFORE_IT_BEGAN: &str = "cancelled before it began";
 const WHILE_IT_RAN: &str = "cancelled while an engine had it";
 const BEFORE_IT_WAS_TOLD: &str =
     "cancelled when it had ended, while its result waited for room at the broker";
 const AND_MAY_GO_ON: &str = "cancelled while an engine had it; code that does not respond to the \
                              interrupt goes on there and keeps the engine busy, until it returns \
                              or is cancelled with force";
-
-/// The end of a task that its client has taken back.
-pub fn cancelled_before_it_began() -> Ended {
-    Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, BEFORE_IT_BEGAN)
-}
 
 impl Core {
     /// Ends a task, unless it has ended: the first end wins.
@@ -119,7 +75,7 @@ impl Core {
         let submitted_unix_us = task.submitted_unix_us(self.config.start);
         let (assigned_us, finished_us) =
             (task.assigned.map(|at| task.since_submit(at)), task.since_submit(now));
-        let what = What {
+        let what = TaskSummary {
             runtime: task.runtime,
             target,
             losses: task.losses,

@@ -12,8 +12,10 @@ use furlong_wire::ids::{OwnerId, SessionId, TaskId};
 use furlong_wire::limits::KEPT_MS;
 use furlong_wire::payload::PayloadSecret;
 
+use super::done::Done;
+use crate::core::keys::SessionKey;
 use crate::core::payloads::stored::BytesOf;
-use crate::core::sessions::table::{Done, SessionKey, of_owner};
+use crate::core::sessions::table::of_owner;
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{Core, Time};
 

@@ -11,12 +11,12 @@ use furlong_wire::message::{
 };
 use furlong_wire::payload::InlineBytes;
 
-use super::dependencies::{Waits, unmet};
-use super::finish::Ended;
-use super::table::{Place, State, Submitted, Task, TaskKey, submitted};
+use super::ended::{Ended, unmet};
+use super::table::{Place, State, Submitted, Task, submitted};
+use super::waits::Waits;
+use crate::core::keys::{PlacementId, SessionKey, TaskKey};
 use crate::core::payloads::stored::{BytesOf, Stored};
-use crate::core::schedule::placement::PlacementId;
-use crate::core::sessions::table::{Admission, ClientWaiting, Definition, SessionKey};
+use crate::core::sessions::table::{Admission, ClientWaiting, Definition};
 use crate::core::turns::work::count;
 use crate::core::{Core, PeerMisbehaved, Time};
 

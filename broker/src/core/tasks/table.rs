@@ -4,39 +4,14 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use furlong_wire::ids::{BrokerStart, EngineId};
-use furlong_wire::message::{AttemptRecord, Runtime, TaskOptions};
+use furlong_wire::message::{Runtime, TaskOptions};
 use slab::Slab;
 
-use super::dependencies::Waits;
-use super::output::KeptOutput;
-use crate::core::ConnectionId;
-use crate::core::journal::{Durable, Stage};
+use super::extras::TaskExtras;
+use crate::core::journal::stage::{Durable, Stage};
+use crate::core::keys::{Age, PlacementId, SessionKey, TaskKey};
 use crate::core::payloads::stored::Stored;
-use crate::core::schedule::placement::PlacementId;
-use crate::core::sessions::table::SessionKey;
 use crate::core::time::Time;
-
-/// Names a task. A key outlives its task without harm: it then names nobody.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct TaskKey {
-    pub(in crate::core) index: u32,
-    pub(in crate::core) serial: NonZeroU32,
-}
-
-impl TaskKey {
-    /// Names no task.
-    pub const NOBODY: Self = Self { index: u32::MAX, serial: NonZeroU32::MIN };
-
-    /// Whether it was given by then.
-    pub fn is_of(self, age: Age) -> bool {
-        // Numbers come again after four billion tasks.
-        age.0.get().wrapping_sub(self.serial.get()) < u32::MAX / 2
-    }
-}
-
-/// A moment, told by the last key that was given before it.
-#[derive(Clone, Copy, Debug)]
-pub struct Age(NonZeroU32);
 
 /// One unfinished task.
 #[derive(Debug)]
@@ -75,47 +50,7 @@ pub struct Task {
     /// The journal's state of it.
     durable: Option<Box<Durable>>,
     /// The extras that few tasks have.
-    more: Option<Box<More>>,
-}
-
-/// The extras that few tasks have.
-#[derive(Debug, Default)]
-pub struct More {
-    /// Attempts that raised and were followed by another.
-    pub errors: u32,
-    /// Attempts that their engines have cancelled, which nobody had asked for.
-    pub cancels_unasked: u32,
-    /// True if an engine was lost with it assigned and not yet reported as running: it may be what
-    /// ends engines.
-    pub is_suspect: bool,
-    /// The time at which its engine reported that it runs.
-    pub started: Option<Time>,
-    /// True if its run has ended on an engine that is away, and holds the result: it counts as a
-    /// run, without a limit.
-    pub has_run: bool,
-    /// The time at which something is due for it.
-    pub deadline: Option<Time>,
-    /// The end of its pause.
-    pub pause_ends: Option<Time>,
-    /// The tasks it waits for.
-    pub waits: Option<Box<Waits>>,
-    /// The attempts before this one.
-    pub past: Vec<AttemptRecord>,
-    /// Its output, and the retained part of it.
-    pub output: KeptOutput,
-    /// The clients that wait for its end.
-    pub followers: Vec<Follower>,
-}
-
-/// A client that has asked for a task that has not ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Follower {
-    /// The connection for the answer.
-    pub connection: ConnectionId,
-    /// Its number for the request.
-    pub request: u64,
-    /// True if it wants the output.
-    pub output: bool,
+    more: Option<Box<TaskExtras>>,
 }
 
 /// The target of a task.
@@ -271,22 +206,22 @@ impl Task {
     }
 
     /// Returns the extras that few tasks have, if this one has them.
-    pub fn more(&self) -> Option<&More> {
+    pub fn more(&self) -> Option<&TaskExtras> {
         self.more.as_deref()
     }
 
     /// The extras that few tasks have.
-    pub fn more_mut(&mut self) -> &mut More {
+    pub fn more_mut(&mut self) -> &mut TaskExtras {
         self.more.get_or_insert_default()
     }
 
     /// Returns the extras that few tasks have, if this one has them.
-    pub fn more_if_any(&mut self) -> Option<&mut More> {
+    pub fn more_if_any(&mut self) -> Option<&mut TaskExtras> {
         self.more.as_deref_mut()
     }
 
     /// Takes out what few tasks have: the task has ended.
-    pub fn take_more(&mut self) -> Option<Box<More>> {
+    pub fn take_more(&mut self) -> Option<Box<TaskExtras>> {
         self.more.take()
     }
 

@@ -8,11 +8,9 @@ use furlong_wire::ids::{EngineId, SessionId};
 
 use super::rest::{Named, Rest};
 use super::work::TASKS_PER_PART;
-use crate::core::engines::table::ProcessKey;
+use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::requests::shutdown::Stop;
 use crate::core::schedule::sweep::Sweep;
-use crate::core::sessions::table::SessionKey;
-use crate::core::tasks::table::TaskKey;
 use crate::core::{ConnectionId, Core, Time};
 
 /// All that is left to do.
@@ -51,6 +49,12 @@ pub(in crate::core) enum Chore {
     /// Lets go on what has waited for the engines of an earlier start, all of which are here or
     /// given up.
     EndWaits(BTreeSet<TaskKey>),
+}
+
+impl From<Sweep> for Chore {
+    fn from(sweep: Sweep) -> Self {
+        Self::Sweep(sweep)
+    }
 }
 
 impl Chore {

@@ -12,10 +12,11 @@ use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Accepted, Register, Reply, ReplyBody, TaskRange, TaskState, ToClient};
 
 use super::work::TASKS_PER_PART;
+use crate::core::keys::SessionKey;
 use crate::core::recovery::reconcile::Reconciling;
 use crate::core::requests::shutdown::Stop;
 use crate::core::seq_map::SeqMap;
-use crate::core::sessions::table::{Session, SessionKey};
+use crate::core::sessions::table::Session;
 use crate::core::{Connected, ConnectionId, Core, PeerMisbehaved, Time};
 
 /// The rest of a message.
@@ -36,6 +37,18 @@ pub(in crate::core) enum Rest {
     Stop(Stop),
     /// Subscribers have not been told yet what an engine process has made happen.
     Untold,
+}
+
+impl From<Box<Reconciling>> for Rest {
+    fn from(reconciling: Box<Reconciling>) -> Self {
+        Self::Reconcile(reconciling)
+    }
+}
+
+impl From<Stop> for Rest {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
 }
 
 /// Tasks that a client has named.
@@ -84,6 +97,12 @@ impl Core {
     /// Returns true if something is left to do of the last message of a connection.
     pub fn has_rest(&self, connection: ConnectionId) -> bool {
         !self.rests.is_empty() && self.rests.contains_key(&connection)
+    }
+
+    /// Returns true if what a process holds is being compared with what it was given.
+    #[cfg(any(test, feature = "invariants"))]
+    pub(in crate::core) fn is_reconciling(&self, connection: ConnectionId) -> bool {
+        matches!(self.rests.get(&connection), Some(Rest::Reconcile(_)))
     }
 
     /// Does a part of what is left of a connection's last message.

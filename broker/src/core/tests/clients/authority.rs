@@ -10,9 +10,8 @@ use furlong_wire::message::{
 };
 use furlong_wire::token::Role;
 
-use crate::core::invariants;
 use crate::core::tests::farm::peers::{Farm, direct, peer, shared};
-use crate::core::{ConnectionId, Output, Time};
+use crate::core::{ConnectionId, Output, Time, invariants};
 
 fn revoked(holder: u8) -> RevokedTokens {
     let mut revoked = RevokedTokens::default();

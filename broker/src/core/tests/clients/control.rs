@@ -9,9 +9,8 @@ use furlong_wire::message::{
 };
 use furlong_wire::token::Role;
 
-use crate::core::PeerMisbehaved;
-use crate::core::invariants;
 use crate::core::tests::farm::peers::{Farm, at_most_once, direct, python, shared, with};
+use crate::core::{PeerMisbehaved, invariants};
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const CANCELLED: Option<(TaskState, Option<ErrorKind>)> =

@@ -9,9 +9,8 @@ use furlong_wire::message::{
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
 
-use crate::core::PeerMisbehaved;
-use crate::core::invariants;
 use crate::core::tests::farm::peers::{Farm, direct, shared};
+use crate::core::{PeerMisbehaved, invariants};
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 

@@ -9,9 +9,9 @@ use furlong_wire::message::{
 };
 use furlong_wire::token::Role;
 
-use super::turns::{GRACE, MANY, Turns};
-use super::work::{World, open, register};
-use crate::core::engines::table::ProcessKey;
+use crate::core::keys::ProcessKey;
+use crate::core::tests::costs::turns::{GRACE, MANY, Turns};
+use crate::core::tests::costs::work::{World, open, register};
 use crate::core::tests::farm::peers::{direct, shared, with};
 use crate::core::turns::work::TASKS_PER_PART;
 use crate::core::{ConnectionId, Core, PeerMisbehaved, Time, invariants};
@@ -167,7 +167,7 @@ fn work_goes_on_though_its_process_is_cut_while_that_is_compared() {
     invariants::hold(&world.core);
 }
 
-fn task_of(world: &World, client: ConnectionId, n: u64) -> crate::core::tasks::table::TaskKey {
+fn task_of(world: &World, client: ConnectionId, n: u64) -> crate::core::keys::TaskKey {
     let id = world.sessions[&client];
     let key = world.core.sessions.with_id(id)[0];
     *world.core.sessions.get(key).unwrap().tasks.get(n).unwrap()

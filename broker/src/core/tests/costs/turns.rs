@@ -12,11 +12,10 @@ use furlong_wire::message::{
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
 
-use super::work::{World, register};
-use crate::core::invariants;
+use crate::core::tests::costs::work::{World, register};
 use crate::core::tests::farm::peers::{direct, python, shared, with};
 use crate::core::turns::work::{TASKS_PER_PART, steps};
-use crate::core::{ConnectionId, Core, Roster, Time, WORK_PER_TURN};
+use crate::core::{ConnectionId, Core, Roster, Time, WORK_PER_TURN, invariants};
 
 /// More than any turn may look at.
 pub(in crate::core::tests) const MANY: u64 = 4 * WORK_PER_TURN;
@@ -436,7 +435,7 @@ fn very_many_tasks_that_have_waited_for_the_roster_go_on_in_many_turns() {
     world.core = Core::new(config, &roster);
     let client = world.connect(Role::Client, 7);
     world.sessions.insert(client, SessionId(7_u128.to_le_bytes()));
-    world.say(client, super::work::open(MANY)).unwrap();
+    world.say(client, crate::core::tests::costs::work::open(MANY)).unwrap();
     let repeated = TaskOptions { repeated: true, ..TaskOptions::default() };
     (0..MANY).for_each(|_| _ = world.submit(client, with(shared(), repeated.clone())));
     assert_eq!(

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use furlong_wire::message::{ErrorKind, FromEngine, Slot, TaskOptions, TaskState};
 
-use crate::core::PeerMisbehaved;
-use crate::core::invariants;
 use crate::core::tests::farm::peers::{Farm, at_most_once, direct, shared, with};
+use crate::core::{PeerMisbehaved, invariants};
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const LOST: Option<(TaskState, Option<ErrorKind>)> =

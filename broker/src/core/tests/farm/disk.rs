@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::peers::Farm;
 use crate::core::journal::{Entry, MemoryJournal};
+use crate::core::tests::farm::peers::Farm;
 use crate::core::{Config, Core, Roster};
 
 /// The disk of the journal.

@@ -20,9 +20,9 @@ use furlong_wire::message::{
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Claims, Role, TokenLimits};
 
-use super::disk::{Disk, JOURNAL_KEEP};
-use super::sending::Sending;
 use crate::core::journal::Restoring;
+use crate::core::tests::farm::disk::{Disk, JOURNAL_KEEP};
+use crate::core::tests::farm::sending::Sending;
 use crate::core::{
     Config, ConnectionId, Core, Output, Peer, PeerMisbehaved, Refusal, Roster, Time,
 };

@@ -6,8 +6,10 @@ use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId};
 use furlong_wire::limits::KEPT_MS;
 use furlong_wire::message::{Assign, ToClient, ToEngine};
 
-use super::{Asked, CLIENTS, Model, Name, OUTSIDER, PROCESSES, Submitted, invariants};
 use crate::core::tasks::table::{Place, State, Task};
+use crate::core::tests::model::{
+    Asked, CLIENTS, Model, Name, OUTSIDER, PROCESSES, Submitted, invariants,
+};
 
 impl Model {
     /// `in_one_call` says that the core has dispatched once since the last check, and not more

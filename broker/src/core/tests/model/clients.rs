@@ -6,9 +6,11 @@ use furlong_wire::message::{
     ReplyBody, Restart, Submit, TaskOptions, TaskRange,
 };
 
-use super::events::{Cancel, Choice, Demand, Group, Task, UNKNOWN};
-use super::{Asked, Heard, Model, NO_ENGINE, Name, Submitted, direct, shared, with};
 use crate::core::sessions::table::Session;
+use crate::core::tests::model::events::{Cancel, Choice, Demand, Group, Task, UNKNOWN};
+use crate::core::tests::model::{
+    Asked, Heard, Model, NO_ENGINE, Name, Submitted, direct, shared, with,
+};
 
 /// The definitions that every session has: one that comes inline, one in a chunk. Of a third
 /// nothing ever comes.

@@ -7,10 +7,10 @@ use furlong_wire::message::{
     AttemptOutput, Draining, ErrorKind, FromEngine, Outcome, Payload, Runtime, Stream, TaskState,
 };
 
-use super::events::{End, Lost};
-use super::{Model, Name};
 use crate::core::Assignment;
 use crate::core::tests::farm::peers::Job;
+use crate::core::tests::model::events::{End, Lost};
+use crate::core::tests::model::{Model, Name};
 
 impl Model {
     pub fn engine_connects(&mut self, process: usize) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use furlong_wire::message::Runtime;
 use proptest::prelude::*;
 
-use super::{CLIENTS, PROCESSES};
+use crate::core::tests::model::{CLIENTS, PROCESSES};
 
 /// One event. Numbers choose among what is there, modulo how much of it there is.
 #[derive(Clone, Debug)]

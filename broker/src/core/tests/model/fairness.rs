@@ -3,8 +3,8 @@
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::{Dependency, ErrorKind, Finished};
 
-use super::{Model, Name, Submitted};
-use crate::core::sessions::table::Ending;
+use crate::core::tasks::ended::Ending;
+use crate::core::tests::model::{Model, Name, Submitted};
 
 /// The standing of a task on which another depends.
 enum Standing {

@@ -20,10 +20,9 @@ use furlong_wire::message::{Runtime, TaskOptions};
 use furlong_wire::token::{Role, TokenLimits};
 use proptest::prelude::*;
 
-use crate::core::Time;
-use crate::core::invariants;
-use crate::core::sessions::table::Ending;
+use crate::core::tasks::ended::Ending;
 use crate::core::tests::farm::peers::{Farm, direct, shared, with};
+use crate::core::{Time, invariants};
 use events::Event;
 
 const CLIENTS: usize = 4;

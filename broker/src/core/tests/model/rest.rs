@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use furlong_wire::message::Runtime;
 
-use super::events::End;
-use super::{CLIENTS, Model, PROCESSES, invariants};
+use crate::core::tests::model::events::End;
+use crate::core::tests::model::{CLIENTS, Model, PROCESSES, invariants};
 
 /// Pauses between attempts are up to a minute, and an engine is given up after less.
 const PAUSE: Duration = Duration::from_secs(61);

@@ -5,9 +5,8 @@ use furlong_wire::message::{
     Submit, TaskOptions, TaskRange, TaskState, ToClient, ToEngine,
 };
 
-use crate::core::PeerMisbehaved;
-use crate::core::invariants;
 use crate::core::tests::farm::peers::{Farm, direct, shared, with};
+use crate::core::{PeerMisbehaved, invariants};
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const BUSY: Option<(TaskState, Option<ErrorKind>)> =
