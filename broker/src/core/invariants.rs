@@ -49,64 +49,79 @@ pub fn hold(core: &Core) {
 }
 
 fn unfinished(core: &Core) -> impl Iterator<Item = (TaskKey, &Task)> {
-    let keys =
-        core.sessions.iter().flat_map(|(_, session)| session.tasks.iter().map(|(_, key)| *key));
+    let keys = core
+        .sessions
+        .iter()
+        .flat_map(|(_, session)| session.ledger.tasks.iter().map(|(_, key)| *key));
     keys.map(|key| (key, core.tasks.get(key).expect("a session's unfinished task is in the table")))
 }
 
 fn each_task_is_unfinished_or_done(core: &Core) {
     for (key, session) in core.sessions.iter() {
-        for (n, task) in session.tasks.iter() {
+        for (n, task) in session.ledger.tasks.iter() {
             let task = core.tasks.get(*task).expect("a session's unfinished task is in the table");
             assert_eq!((task.session, task.n), (key, n));
-            assert!(!session.done.contains(n), "task {n} is both unfinished and done");
-            assert!(!session.endings.contains(n), "task {n} is unfinished, and has an end");
+            assert!(!session.ledger.done.contains(n), "task {n} is both unfinished and done");
+            assert!(!session.ledger.endings.contains(n), "task {n} is unfinished, and has an end");
         }
-        let numbers =
-            session.tasks.iter().map(|(n, _)| n).chain(session.done.iter().map(|(n, _)| n));
-        assert!(numbers.max().is_none_or(|last| last <= session.submitted));
+        let numbers = session
+            .ledger
+            .tasks
+            .iter()
+            .map(|(n, _)| n)
+            .chain(session.ledger.done.iter().map(|(n, _)| n));
+        assert!(numbers.max().is_none_or(|last| last <= session.ledger.submitted));
         // Until its client is back, nobody counts what a journal had: that may be more than the
         // credit once more.
-        let count = (session.tasks.len() + session.done.len()) as u64;
-        assert!(session.is_restored || count <= session.tasks_max + session.restored_tasks);
-        let is_needed = session.is_ending || (session.done.is_empty() && !session.tasks.is_empty());
-        assert!(!session.departed || is_needed, "{key:?} should be gone");
+        let count = (session.ledger.tasks.len() + session.ledger.done.len()) as u64;
+        assert!(
+            session.noted.is_restored
+                || count <= session.ledger.tasks_max + session.ledger.restored_tasks
+        );
+        let is_needed = session.departure.is_ending
+            || (session.ledger.done.is_empty() && !session.ledger.tasks.is_empty());
+        assert!(!session.departure.departed || is_needed, "{key:?} should be gone");
     }
     assert_eq!(core.tasks.len(), unfinished(core).count());
 }
 
 fn results_held_are_counted(core: &Core) {
-    let held: usize = core.sessions.iter().map(|(_, session)| session.done.len()).sum();
-    assert_eq!(core.results_held, held as u64);
+    let held: usize = core.sessions.iter().map(|(_, session)| session.ledger.done.len()).sum();
+    assert_eq!(core.tally.results_held, held as u64);
 }
 
 fn attempts_and_engines_agree(core: &Core) {
     let mut assigned = 0;
     for (id, engine) in core.engines.iter() {
-        assigned += engine.assigned.len() + engine.unsent.len();
+        assigned += engine.work.assigned.len() + engine.work.unsent.len();
         let of_engine = |count: &u64| core.attempts.get(*count).filter(|given| given.engine == id);
         let given: Vec<_> = engine
+            .work
             .assigned
             .iter()
             .map(|count| of_engine(count).expect("an attempt is given"))
             .collect();
         let direct = given.iter().filter(|given| given.direct).count();
-        assert_eq!(engine.assigned_direct as usize, direct, "engine {id}");
-        let in_hand: BTreeSet<u64> = engine.assigned.iter().copied().collect();
-        assert!(engine.recalled.is_subset(&in_hand), "engine {id}");
-        assert!(engine.returning.is_subset(&in_hand), "engine {id} is waited for in vain");
+        assert_eq!(engine.work.assigned_direct as usize, direct, "engine {id}");
+        let in_hand: BTreeSet<u64> = engine.work.assigned.iter().copied().collect();
+        assert!(engine.work.recalled.is_subset(&in_hand), "engine {id}");
+        assert!(engine.work.returning.is_subset(&in_hand), "engine {id} is waited for in vain");
         let process = engine
             .process
             .map(|key| core.processes.get(&key).expect("an engine's process is there"));
         let is_away = engine.process.is_none() && engine.loss.is_none();
         assert_eq!(
             is_away,
-            core.expiries.contains(Away::Engine(id)),
+            core.peers.expiries.contains(Away::Engine(id)),
             "engine {id} is here, lost, or waited for"
         );
         let class = engine.own_class.or(process.and_then(|process| process.class));
         assert_eq!(engine.class, class, "engine {id}");
-        assert_eq!(engine.own_class.is_some(), core.set_aside.is_any_in_force(id), "engine {id}");
+        assert_eq!(
+            engine.own_class.is_some(),
+            core.schedule.set_aside.is_any_in_force(id),
+            "engine {id}"
+        );
         assert!(
             process.is_none_or(|process| process.class.is_none()
                 == (process.leaving || core.is_reconciling(process.connection))),
@@ -121,7 +136,7 @@ fn attempts_and_engines_agree(core: &Core) {
         assert!(current && given.stopping.is_none(), "attempt {count} is not its task's");
     }
     for (_, session) in core.sessions.iter() {
-        for (n, count) in &session.stopping {
+        for (n, count) in &session.ledger.stopping {
             let given = core.attempts.get(*count).expect("what stops is still with an engine");
             assert!(given.n == *n && given.stopping.is_some(), "attempt {count}");
         }
@@ -136,25 +151,28 @@ fn attempts_and_engines_agree(core: &Core) {
 
 fn what_is_lent_is_assigned(core: &Core) {
     for (id, engine) in core.engines.iter() {
-        let in_hand: BTreeSet<u64> = engine.assigned.iter().copied().collect();
-        let lent: BTreeSet<u64> = engine.lent.iter().map(|loan| loan.attempt).collect();
-        assert_eq!(lent.len(), engine.lent.len(), "engine {id}: something waits twice");
-        assert!(lent.is_subset(&in_hand) && engine.stood_in.is_subset(&in_hand), "engine {id}");
+        let in_hand: BTreeSet<u64> = engine.work.assigned.iter().copied().collect();
+        let lent: BTreeSet<u64> = engine.work.lent.iter().map(|loan| loan.attempt).collect();
+        assert_eq!(lent.len(), engine.work.lent.len(), "engine {id}: something waits twice");
+        assert!(
+            lent.is_subset(&in_hand) && engine.work.stood_in.is_subset(&in_hand),
+            "engine {id}"
+        );
         assert_eq!(
             core.engines.lenders().any(|(lender, _)| lender == id),
             !lent.is_empty(),
             "engine {id}"
         );
         assert!(
-            engine.stood_in.len() <= 2 * NESTING_MAX as usize,
+            engine.work.stood_in.len() <= 2 * NESTING_MAX as usize,
             "engine {id} has a crowd of stand-ins"
         );
     }
-    if core.journal.reconciled().is_some() {
+    if core.recovery.journal.reconciled().is_some() {
         return;
     }
     for (_, task) in unfinished(core).filter(|(_, task)| is_to_be_given(core, task)) {
-        let lender = lending::lender(&core.engines, &core.placements, task.placement);
+        let lender = lending::lender(&core.engines, &core.schedule.placements, task.placement);
         assert_eq!(
             lender, None,
             "task {} waits while somebody could stand in for what waits for it",
@@ -165,21 +183,21 @@ fn what_is_lent_is_assigned(core: &Core) {
 
 /// A session that came in by a pass ends with its attempt.
 fn nested_sessions_have_their_attempts(core: &Core) {
-    for (attempt, keys) in core.grants.keys() {
+    for (attempt, keys) in core.peers.grants.keys() {
         assert!(
             keys <= GRANTS_PER_ATTEMPT_MAX && core.attempts.get(attempt).is_some(),
             "attempt {attempt} is over"
         );
     }
-    let bound = core.sessions.iter().filter(|(_, session)| !session.departed);
-    for (key, parent) in
-        bound.filter_map(|(key, session)| Some((key, session.parent.filter(|it| it.is_bound)?)))
+    let bound = core.sessions.iter().filter(|(_, session)| !session.departure.departed);
+    for (key, parent) in bound
+        .filter_map(|(key, session)| Some((key, session.nesting.parent.filter(|it| it.is_bound)?)))
     {
         let given = core
             .attempts
             .get(parent.attempt)
             .map(|given| given.task)
-            .or(core.grants.aside(parent.attempt));
+            .or(core.peers.grants.aside(parent.attempt));
         let task =
             given.expect("the attempt of a session that is bound to it is there, or may come back");
         assert!(
@@ -187,7 +205,7 @@ fn nested_sessions_have_their_attempts(core: &Core) {
             "nobody waits for the task that has opened {key:?}"
         );
         assert!(
-            core.grants.sessions().any(|known| known == (parent.attempt, key)),
+            core.peers.grants.sessions().any(|known| known == (parent.attempt, key)),
             "{key:?} would not end"
         );
     }
@@ -199,19 +217,19 @@ fn waits_in_shared_queue(task: &Task) -> bool {
 
 /// Tasks of a session whose results wait are passed over.
 fn is_to_be_given(core: &Core, task: &Task) -> bool {
-    waits_in_shared_queue(task) && !core.backlog.holds(task.session)
+    waits_in_shared_queue(task) && !core.memory.backlog.holds(task.session)
 }
 
 fn shared_tasks_are_counted(core: &Core) {
     let queued = unfinished(core).filter(|(_, task)| waits_in_shared_queue(task)).count();
-    assert_eq!(core.placements.tasks_waiting(), queued as u64);
+    assert_eq!(core.schedule.placements.tasks_waiting(), queued as u64);
     let mut of_placement: BTreeMap<_, (u64, u64)> = BTreeMap::new();
     for (_, task) in unfinished(core) {
         let counts = of_placement.entry(task.placement).or_default();
         counts.0 += 1;
         counts.1 += u64::from(waits_in_shared_queue(task));
     }
-    for (id, placement) in core.placements.iter() {
+    for (id, placement) in core.schedule.placements.iter() {
         let expected = of_placement.get(&id).copied().unwrap_or_default();
         assert_eq!((placement.tasks(), placement.waiting), expected, "{:?}", placement.demands);
     }
@@ -225,7 +243,7 @@ fn idle(core: &Core) -> impl Iterator<Item = EngineId> {
 }
 
 fn no_shared_task_waits_while_an_engine_idles(core: &Core) {
-    if core.journal.reconciled().is_some() {
+    if core.recovery.journal.reconciled().is_some() {
         // Engines of the roster may have it.
         return;
     }
@@ -233,8 +251,8 @@ fn no_shared_task_waits_while_an_engine_idles(core: &Core) {
         let class = |id: &EngineId| {
             core.engines.get(*id).and_then(|engine| engine.class).expect("it takes work")
         };
-        let idle =
-            idle(core).find(|id| core.placements.fits(task.placement, class(id), &core.engines));
+        let idle = idle(core)
+            .find(|id| core.schedule.placements.fits(task.placement, class(id), &core.engines));
         assert_eq!(idle, None, "task {} waits while that engine idles", task.n);
     }
 }
@@ -270,7 +288,7 @@ fn no_direct_task_waits_while_its_engine_idles(core: &Core) {
             let is_held_up =
                 matches!(task.state, State::Receiving | State::Waiting | State::Pausing)
                     || engine.queue.is_held(task.session);
-            if is_held_up || core.backlog.holds(task.session) {
+            if is_held_up || core.memory.backlog.holds(task.session) {
                 blocked.push(task.session);
             }
             assert!(
@@ -317,12 +335,12 @@ fn who_waits_waits_for_somebody(core: &Core) {
             task.n
         );
     }
-    assert_eq!((core.held, core.dependents.len()), (held, pairs));
+    assert_eq!((core.waiting.held, core.waiting.dependents.len()), (held, pairs));
 }
 
 fn deadlines_are_those_of_tasks(core: &Core) {
     let deadlines = unfinished(core).filter(|(_, task)| task.deadline().is_some()).count();
-    assert_eq!(core.deadlines.len(), deadlines);
+    assert_eq!(core.waiting.deadlines.len(), deadlines);
     for (_, task) in unfinished(core) {
         let options = task.options.as_deref();
         let is_limited = match task.state {
@@ -343,15 +361,16 @@ fn deadlines_are_those_of_tasks(core: &Core) {
 fn the_budget_is_what_is_held(core: &Core) {
     let (mut others, mut requests) = (0, 0);
     for (_, session) in core.sessions.iter() {
-        requests += session.receiving.abandoned_bytes();
+        requests += session.link.receiving.abandoned_bytes();
         requests += session.definitions.values().map(definition_bytes).sum::<u64>();
         let of_record = |done: &Done| done.what.output_bytes() + done.record_bytes();
-        others += session.done.iter().map(|(_, done)| of_record(done)).sum::<u64>();
+        others += session.ledger.done.iter().map(|(_, done)| of_record(done)).sum::<u64>();
     }
     others += core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>();
     others += core.processes.values().map(Process::passing_bytes).sum::<u64>();
-    let remembered: usize = core.sessions.iter().map(|(_, session)| session.endings.len()).sum();
-    assert_eq!(core.ends_remembered, remembered);
+    let remembered: usize =
+        core.sessions.iter().map(|(_, session)| session.ledger.endings.len()).sum();
+    assert_eq!(core.tally.ends_remembered, remembered);
     // The tasks of one submit share its payload.
     let mut shared = BTreeMap::new();
     for (_, task) in unfinished(core) {
@@ -367,13 +386,17 @@ fn the_budget_is_what_is_held(core: &Core) {
     let results: u64 = unread(core).map(|(_, bytes)| bytes).sum();
     let unasked: u64 =
         unread(core).filter(|(account, _)| account.lane.is_some()).map(|(_, bytes)| bytes).sum();
-    let [requests_counted, results_counted, unasked_counted, lent, stray] = core.budget.parts();
+    let [requests_counted, results_counted, unasked_counted, lent, stray] =
+        core.memory.budget.parts();
     assert_eq!((requests_counted, results_counted, unasked_counted), (requests, results, unasked));
-    assert_eq!(core.budget.state().0, requests + results + others);
-    let lanes = || core.processes.values().flat_map(|process| process.lanes.values());
+    assert_eq!(core.memory.budget.state().0, requests + results + others);
+    let lanes = || core.processes.values().flat_map(|process| process.told.lanes.values());
     assert_eq!(lanes().map(Lane::first).sum::<u64>(), lent);
     assert_eq!(lanes().map(|lane| lane.state().0).sum::<u64>() + stray, unasked);
-    assert!(unasked <= core.budget.peer_credit() && core.budget.state().0 <= core.budget.state().1);
+    assert!(
+        unasked <= core.memory.budget.peer_credit()
+            && core.memory.budget.state().0 <= core.memory.budget.state().1
+    );
 }
 
 /// Results that are here for their clients, or on their way here, and against what each counts.
@@ -381,7 +404,7 @@ fn unread(core: &Core) -> impl Iterator<Item = (Account, u64)> {
     let done = core
         .sessions
         .iter()
-        .flat_map(|(key, session)| session.done.iter().map(move |(_, done)| (key, done)));
+        .flat_map(|(key, session)| session.ledger.done.iter().map(move |(_, done)| (key, done)));
     let done = done.filter_map(|(session, done)| {
         Some((Account { session, lane: done.lane }, done.payload.as_ref()?.budget_bytes()))
     });
@@ -396,26 +419,30 @@ fn results_that_wait_are_counted(core: &Core) {
         let of_session =
             unread(core).filter(|(account, _)| account.session == key).map(|(_, bytes)| bytes);
         assert_eq!(session.unread_bytes, of_session.sum::<u64>(), "{key:?}");
-        waiting += core.backlog.of_session(key).0;
-        assert_eq!(core.backlog.holds(key), core.backlog.of_session(key).0 > 0, "{key:?}");
+        waiting += core.memory.backlog.of_session(key).0;
+        assert_eq!(
+            core.memory.backlog.holds(key),
+            core.memory.backlog.of_session(key).0 > 0,
+            "{key:?}"
+        );
     }
-    assert_eq!(core.backlog.len(), waiting);
+    assert_eq!(core.memory.backlog.len(), waiting);
     let mut taken = 0;
     for (id, engine) in core.engines.iter() {
         let process = engine.process.and_then(|key| core.processes.get(&key));
         assert!(
-            engine.unsent.is_empty() || process.is_some(),
+            engine.work.unsent.is_empty() || process.is_some(),
             "engine {id} is away, and its results wait"
         );
-        for count in &engine.unsent {
-            let is_waiting = core.backlog.bytes_of(*count).is_some();
+        for count in &engine.work.unsent {
+            let is_waiting = core.memory.backlog.bytes_of(*count).is_some();
             let is_wanted =
                 core.attempts.get(*count).is_some_and(|given| core.tasks.get(given.task).is_some());
-            assert!(is_wanted && !engine.assigned.contains(count), "attempt {count}");
+            assert!(is_wanted && !engine.work.assigned.contains(count), "attempt {count}");
             taken += usize::from(!is_waiting);
         }
     }
-    let unsent: usize = core.engines.iter().map(|(_, engine)| engine.unsent.len()).sum();
+    let unsent: usize = core.engines.iter().map(|(_, engine)| engine.work.unsent.len()).sum();
     assert_eq!(unsent, waiting + taken);
 }
 
@@ -435,12 +462,13 @@ pub fn definition_bytes(definition: &Definition) -> u64 {
 fn sessions_count_what_they_keep(core: &Core) {
     for (key, session) in core.sessions.iter() {
         let unfinished = session
+            .ledger
             .tasks
             .iter()
             .filter_map(|(_, key)| core.tasks.get(*key))
             .filter(|task| task.keep());
-        let done = session.done.iter().filter(|(_, done)| done.what.keep());
-        assert_eq!(session.keeps, (unfinished.count() + done.count()) as u64, "{key:?}");
+        let done = session.ledger.done.iter().filter(|(_, done)| done.what.keep());
+        assert_eq!(session.ledger.keeps, (unfinished.count() + done.count()) as u64, "{key:?}");
     }
 }
 
@@ -451,10 +479,10 @@ fn quotas_are_what_is_held(core: &Core) {
     for (_, session) in core.sessions.iter() {
         let (sessions, tasks, bytes) = held.entry(session.counted_by).or_default();
         *sessions += 1;
-        *tasks += session.tasks.len() as u64;
-        *bytes += session.receiving.abandoned_bytes();
+        *tasks += session.ledger.tasks.len() as u64;
+        *bytes += session.link.receiving.abandoned_bytes();
         *bytes += session.definitions.values().map(definition_bytes).sum::<u64>();
-        for task in session.tasks.iter().filter_map(|(_, key)| core.tasks.get(*key)) {
+        for task in session.ledger.tasks.iter().filter_map(|(_, key)| core.tasks.get(*key)) {
             match &task.payload {
                 Stored::Chunked(payload) => {
                     _ = requests.insert(
@@ -469,7 +497,7 @@ fn quotas_are_what_is_held(core: &Core) {
     for (token, bytes) in requests.into_values() {
         held.entry(token).or_default().2 += bytes;
     }
-    for (token, counted) in core.quotas.iter() {
+    for (token, counted) in core.peers.quotas.iter() {
         assert_eq!(
             held.get(&token).copied(),
             Some(counted),
@@ -480,12 +508,12 @@ fn quotas_are_what_is_held(core: &Core) {
 
 fn who_waits_for_an_end_is_counted(core: &Core) {
     for (_, session) in core.sessions.iter() {
-        let Some(connection) = session.connection else { continue };
+        let Some(connection) = session.link.connection else { continue };
         // Of a task that has ended they wait until that is in the journal.
         let done = core
             .sessions
             .iter()
-            .flat_map(|(_, session)| session.done.iter().map(|(_, done)| &**done));
+            .flat_map(|(_, session)| session.ledger.done.iter().map(|(_, done)| &**done));
         let done = done
             .chain(core.kept.iter().map(|kept| &*kept.done))
             .filter_map(|done| done.what.more.as_deref());
@@ -493,7 +521,7 @@ fn who_waits_for_an_end_is_counted(core: &Core) {
         let waiting = more
             .flat_map(|more| &more.followers)
             .filter(|follower| follower.connection == connection);
-        assert_eq!(session.fetches, waiting.count());
+        assert_eq!(session.link.fetches, waiting.count());
     }
 }
 
@@ -503,15 +531,19 @@ fn processes_know_what_is_still_there(core: &Core) {
     let shares: BTreeSet<u64> =
         unfinished(core).filter_map(|(_, task)| task.payload.share()).collect();
     for process in core.processes.values() {
-        assert!(process.lanes.keys().all(|key| core.sessions.get(*key).is_some()));
-        assert!(process.definitions.iter().all(|(key, _)| core.sessions.get(*key).is_some()));
-        assert!(process.shares.is_subset(&shares), "a shared payload is held for nobody");
+        assert!(process.told.lanes.keys().all(|key| core.sessions.get(*key).is_some()));
+        assert!(process.told.definitions.iter().all(|(key, _)| core.sessions.get(*key).is_some()));
+        assert!(process.told.shares.is_subset(&shares), "a shared payload is held for nobody");
     }
 }
 
 fn records_are_bounded(core: &Core) {
     assert!(core.kept.len() <= KEPT_RECORDS_MAX);
-    assert!(core.sessions.iter().all(|(_, session)| session.endings.len() <= ENDS_REMEMBERED_MAX));
+    assert!(
+        core.sessions
+            .iter()
+            .all(|(_, session)| session.ledger.endings.len() <= ENDS_REMEMBERED_MAX)
+    );
     assert!(unfinished(core).all(|(_, task)| task.more().is_none_or(|more| more.past.len() <= 16)));
     for (id, engine) in core.engines.iter() {
         let (entries, waiting) = (engine.queue.iter().count(), engine.queue.len());
@@ -541,12 +573,12 @@ pub fn tasks(core: &Core) -> usize {
 
 /// Returns true if a session has a task that has not ended.
 pub fn is_unfinished(core: &Core, session: SessionId, n: u64) -> bool {
-    of_id(core, session).any(|session| session.tasks.get(n).is_some())
+    of_id(core, session).any(|session| session.ledger.tasks.get(n).is_some())
 }
 
 /// Returns the outcome of a task that has ended, until its client has acknowledged it.
 pub fn outcome(core: &Core, session: SessionId, n: u64) -> Option<&Outcome> {
-    of_id(core, session).find_map(|session| session.done.get(n)).map(|done| &done.outcome)
+    of_id(core, session).find_map(|session| session.ledger.done.get(n)).map(|done| &done.outcome)
 }
 
 fn of_id(core: &Core, session: SessionId) -> impl Iterator<Item = &Session> {
@@ -556,7 +588,7 @@ fn of_id(core: &Core, session: SessionId) -> impl Iterator<Item = &Session> {
 /// Returns the number of attempts assigned to an engine; none if it is not known.
 pub fn assigned_to(core: &Core, engine: EngineId) -> Option<usize> {
     // What waits for the journal has not gone out.
-    core.engines.get(engine).map(|engine| engine.assigned.len() - engine.withheld.len())
+    core.engines.get(engine).map(|engine| engine.work.assigned.len() - engine.work.withheld.len())
 }
 
 /// The engines of the process that has registered on a connection which the broker does not know to
@@ -570,7 +602,7 @@ pub fn registered(core: &Core, connection: ConnectionId) -> &[EngineId] {
 /// elsewhere.
 pub fn is_unwanted(core: &Core, attempt: Attempt) -> bool {
     if attempt.start != core.config.start {
-        return core.orphans.is_disowned(attempt);
+        return core.recovery.orphans.is_disowned(attempt);
     }
     let given = core.attempts.get(attempt.count);
     given.is_some_and(|given| given.stopping.is_some() || core.tasks.get(given.task).is_none())
@@ -578,13 +610,15 @@ pub fn is_unwanted(core: &Core, attempt: Attempt) -> bool {
 
 /// Nothing is on its way: everybody may send as much as at the beginning.
 pub fn nothing_is_owed(core: &Core) {
-    for (_, session) in core.sessions.iter().filter(|(_, session)| session.connection.is_some()) {
+    for (_, session) in
+        core.sessions.iter().filter(|(_, session)| session.link.connection.is_some())
+    {
         let defined: u64 = session.definitions.values().map(definition_bytes).sum();
-        let left = session.credit.left() + defined;
-        assert!(left >= core.budget.peer_credit(), "a client may send {left} bytes");
+        let left = session.link.credit.left() + defined;
+        assert!(left >= core.memory.budget.peer_credit(), "a client may send {left} bytes");
     }
     for (key, process) in &core.processes {
-        for (session, lane) in &process.lanes {
+        for (session, lane) in &process.told.lanes {
             let of_lane = unread(core)
                 .filter(|(account, _)| account.session == *session && account.lane == Some(*key));
             let held: u64 = of_lane.map(|(_, bytes)| bytes).sum();
@@ -597,16 +631,23 @@ pub fn nothing_is_owed(core: &Core) {
 pub fn is_quiet(core: &Core) {
     hold(core);
     assert_eq!(unfinished(core).count(), 0);
-    assert_eq!((core.results_held, core.attempts.len(), core.kept.len()), (0, 0, 0));
-    assert_eq!((core.budget.state().0, core.backlog.len()), (0, 0));
-    assert_eq!((core.deadlines.len(), core.dependents.len(), core.held), (0, 0, 0));
-    assert!(core.restarting.is_empty() && core.rests.is_empty() && core.chores.is_empty());
-    assert!(core.quotas.is_empty());
+    assert_eq!((core.tally.results_held, core.attempts.len(), core.kept.len()), (0, 0, 0));
+    assert_eq!((core.memory.budget.state().0, core.memory.backlog.len()), (0, 0));
+    assert_eq!(
+        (core.waiting.deadlines.len(), core.waiting.dependents.len(), core.waiting.held),
+        (0, 0, 0)
+    );
+    assert!(
+        core.peers.restarting.is_empty()
+            && core.turns.rests.is_empty()
+            && core.turns.chores.is_empty()
+    );
+    assert!(core.peers.quotas.is_empty());
     assert!(core.sessions.iter().next().is_none(), "every session has ended");
     assert!(
         core.processes
             .values()
-            .all(|process| process.lanes.is_empty() && process.definitions.is_empty())
+            .all(|process| process.told.lanes.is_empty() && process.told.definitions.is_empty())
     );
-    assert!(core.processes.values().all(|process| process.shares.is_empty()));
+    assert!(core.processes.values().all(|process| process.told.shares.is_empty()));
 }

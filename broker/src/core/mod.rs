@@ -12,6 +12,7 @@
 //! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
 
 mod admission;
+mod attempts;
 mod engines;
 #[cfg(any(test, feature = "invariants"))]
 pub mod invariants;
@@ -29,11 +30,11 @@ mod tests;
 mod time;
 mod turns;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId, OwnerId, TokenId};
+use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, LISTED_MAX};
 use furlong_wire::message::{RefusalKind, ToClient, ToEngine};
 
@@ -45,29 +46,24 @@ pub(crate) use tasks::output::Piece;
 pub use time::Time;
 pub use turns::work::WORK_PER_TURN;
 
+use attempts::Attempts;
 use engines::table::{Engines, Process};
 use journal::{Entry, Journal};
-use keys::{ProcessKey, SessionKey, TaskKey};
+use keys::{ProcessKey, SessionKey};
+use payloads::Memory;
 use payloads::backlog::Backlog;
+use recovery::Recovery;
 use recovery::orphans::Orphans;
 use recovery::release::Releases;
-use requests::control::Restarting;
-use schedule::aside::AllSetAside;
-use schedule::placement::Placements;
-use seq_map::SeqMap;
-use sessions::authority::Authority;
-use sessions::events::Events;
+use schedule::Schedule;
+use sessions::Peers;
+use sessions::connect::ENGINE_GRACE;
 use sessions::expiries::Expiries;
-use sessions::grants::Grants;
-use sessions::quotas::Quotas;
 use sessions::table::Sessions;
-use tasks::deadlines::Deadlines;
-use tasks::dependencies::Dependents;
 use tasks::retained::Retained;
 use tasks::table::Tasks;
-use turns::chores::Chores;
-use turns::rest::Rest;
-use turns::work::Work;
+use tasks::{Tally, Waiting};
+use turns::Turns;
 
 /// Names a connection; the shell gives it, and gives none twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -193,68 +189,21 @@ pub struct Refusal {
 #[derive(Debug)]
 pub struct Core {
     config: Config,
-    connections: BTreeMap<ConnectionId, Connected>,
-    authority: Authority,
-    grants: Grants,
     sessions: Sessions,
     processes: BTreeMap<ProcessKey, Process>,
     engines: Engines,
     tasks: Tasks,
-    /// The attempts assigned to engines, by count, until the engine has ended or returned them.
-    attempts: SeqMap<Assignment>,
-    attempts_made: u64,
-    /// The attempts of an earlier start that engines hold.
-    orphans: Orphans,
-    /// What engine processes need not hold any longer and were not told of yet.
-    releases: Releases,
-    /// The demands that tasks make on their engines, and the shared queues.
-    placements: Placements,
-    /// The work that engines could not begin lately.
-    set_aside: AllSetAside,
-    /// Shared tasks that were given to engines so far: the clock of the sessions' turns.
-    shared_given: u64,
-    /// Tasks that wait for other tasks, or for a pause between two attempts.
-    held: u64,
-    dependents: Dependents,
-    deadlines: Deadlines,
+    /// What engines have been given.
+    attempts: Attempts,
     kept: Retained,
-    journal: Journal,
-    quotas: Quotas,
-    restarting: Restarting,
-    /// The unprocessed rest of clients' last messages.
-    rests: BTreeMap<ConnectionId, Rest>,
-    /// The chores left for later turns.
-    chores: Chores,
-    /// The cost of messages.
-    work: Work,
-    /// What they had cost at the end of the last turn.
-    work_before: u64,
-    /// Sweeps of engines' queues so far.
-    sweeps_made: u64,
-    /// What subscribers are to be told.
-    events: Events,
-    shares_made: u64,
-    /// Engines whose own queue may have something for them.
-    direct_ready: BTreeSet<EngineId>,
-    budget: Budget,
-    /// Results for which there is no room yet.
-    backlog: Backlog,
+    peers: Peers,
+    waiting: Waiting,
+    tally: Tally,
+    recovery: Recovery,
+    schedule: Schedule,
+    turns: Turns,
+    memory: Memory,
     outputs: VecDeque<Output>,
-    finished: u64,
-    results_held: u64,
-    /// Ends that sessions remember, all together.
-    ends_remembered: usize,
-    /// The time of the next check if an idle engine could take over what a busy one was given too
-    /// early.
-    recall_at: Option<Time>,
-    /// The time of the last such check.
-    recall_looked_at: Option<Time>,
-    /// The time of the next check of tasks that wait for each other.
-    circles_at: Option<Time>,
-    /// Sessions and engines that are away.
-    expiries: Expiries,
-    /// The time at which to go on assigning tasks: engines can take more than a turn gives.
-    dispatch_at: Option<Time>,
 }
 
 /// The session or process behind a connection.
@@ -264,87 +213,37 @@ enum Connected {
     Engine(ProcessKey),
 }
 
-/// An attempt that an engine has.
-#[derive(Clone, Copy, Debug)]
-struct Assignment {
-    task: TaskKey,
-    session: SessionKey,
-    n: u64,
-    engine: EngineId,
-    /// True if it came from the engine's own queue.
-    direct: bool,
-    /// If the task has been ended: how the engine was told to stop, or will be when it is back.
-    stopping: Option<Stopping>,
-    /// True if the task ends when the engine gives it back.
-    is_wanted_back: bool,
-}
-
-impl Assignment {
-    fn new(task: TaskKey, (session, n): (SessionKey, u64), engine: EngineId, direct: bool) -> Self {
-        Self { task, session, n, engine, direct, stopping: None, is_wanted_back: false }
-    }
-}
-
-/// The way in which an attempt is stopped.
-#[derive(Clone, Copy, Debug)]
-struct Stopping {
-    /// True if an interpreter that does not respond to the interrupt is killed.
-    force: bool,
-    /// Since when.
-    since: Time,
-    /// The owner of the task.
-    owner: Option<OwnerId>,
-}
-
 impl Core {
     /// A broker without peers, with the roster of an earlier start if there was one.
     pub fn new(config: Config, roster: &Roster) -> Self {
         let engines = Engines::new(roster);
         Self {
-            budget: Budget::new(config.payload_bytes_max),
-            journal: Journal::new(config.journal_keep),
-            config,
-            connections: BTreeMap::new(),
-            authority: Authority::default(),
-            grants: Grants::default(),
             sessions: Sessions::default(),
             processes: BTreeMap::new(),
-            expiries: Expiries::new(
-                &engines,
-                Time::default().after(sessions::connect::ENGINE_GRACE),
-            ),
-            engines,
             tasks: Tasks::default(),
-            attempts: SeqMap::default(),
-            attempts_made: 0,
-            orphans: Orphans::new(roster.here.clone()),
-            releases: Releases::default(),
-            placements: Placements::default(),
-            set_aside: AllSetAside::default(),
-            shared_given: 0,
-            held: 0,
-            dependents: Dependents::default(),
-            deadlines: Deadlines::default(),
+            attempts: Attempts::default(),
             kept: Retained::default(),
-            quotas: Quotas::default(),
-            restarting: Restarting::default(),
-            rests: BTreeMap::new(),
-            chores: Chores::default(),
-            work: Work::default(),
-            work_before: 0,
-            sweeps_made: 0,
-            events: Events::default(),
-            shares_made: 0,
-            direct_ready: BTreeSet::new(),
-            backlog: Backlog::default(),
+            peers: Peers {
+                expiries: Expiries::new(&engines, Time::default().after(ENGINE_GRACE)),
+                ..Peers::default()
+            },
+            waiting: Waiting::default(),
+            tally: Tally::default(),
+            recovery: Recovery {
+                orphans: Orphans::new(roster.here.clone()),
+                releases: Releases::default(),
+                journal: Journal::new(config.journal_keep),
+            },
+            schedule: Schedule::default(),
+            turns: Turns::default(),
+            memory: Memory {
+                budget: Budget::new(config.payload_bytes_max),
+                backlog: Backlog::default(),
+                shares_made: 0,
+            },
+            engines,
+            config,
             outputs: VecDeque::new(),
-            finished: 0,
-            results_held: 0,
-            ends_remembered: 0,
-            recall_at: None,
-            recall_looked_at: None,
-            circles_at: None,
-            dispatch_at: None,
         }
     }
 
@@ -364,17 +263,17 @@ impl Core {
     /// Returns the time at which [`Core::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
         let due = [
-            self.recall_at,
-            self.circles_at,
-            self.expiries.first(),
-            self.deadlines.first(),
+            self.schedule.recall_at,
+            self.schedule.circles_at,
+            self.peers.expiries.first(),
+            self.waiting.deadlines.first(),
             self.kept.expires(),
             self.next_token_expiry(),
-            self.orphans.expires(),
-            self.journal.reconciled(),
-            self.set_aside.due(),
+            self.recovery.orphans.expires(),
+            self.recovery.journal.reconciled(),
+            self.schedule.set_aside.due(),
             self.next_chore(),
-            self.dispatch_at,
+            self.schedule.dispatch_at,
         ];
         due.into_iter().flatten().min()
     }
@@ -388,19 +287,19 @@ impl Core {
         self.end_circles(now);
         self.expire_kept(now);
         self.expire_orphans(now);
-        self.journal.handle_timeout(now);
+        self.recovery.journal.handle_timeout(now);
         self.retry_set_aside(now);
         self.dispatch(now);
     }
 
     /// Returns the cost of messages so far: others have their turn after [`WORK_PER_TURN`].
     pub fn work_done(&self) -> u64 {
-        self.work.done()
+        self.turns.work.done()
     }
 
     /// Whether this turn has cost so much that what can wait is left for later ones.
     fn is_turn_over(&self) -> bool {
-        self.work.done() - self.work_before >= WORK_PER_TURN
+        self.turns.work.done() - self.turns.work_before >= WORK_PER_TURN
     }
 
     /// Engines that are connected.

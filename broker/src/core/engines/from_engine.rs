@@ -14,6 +14,7 @@ use furlong_wire::message::{
     ToClient, ToEngine,
 };
 
+use crate::core::attempts::Assignment;
 use crate::core::keys::{ProcessKey, SessionKey};
 use crate::core::payloads::arriving::{Account, EarlyEnd, EngineWaiting};
 use crate::core::payloads::stored::{BytesOf, Stored};
@@ -26,7 +27,7 @@ use crate::core::tasks::ended::{Ended, cancelled_before_it_began, namespace_lost
 use crate::core::tasks::table::{Place, State, Task};
 use crate::core::turns::rest::Rest;
 use crate::core::turns::work::WORK_PER_MESSAGE;
-use crate::core::{Assignment, Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};
+use crate::core::{Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};
 
 /// Bytes of the reason why an interpreter has ended.
 const CAUSE_BYTES_MAX: usize = 4096;
@@ -45,14 +46,14 @@ impl Core {
         message: FromEngine,
         chunk: Option<Bytes>,
     ) -> Result<(), PeerMisbehaved> {
-        let Some(Connected::Engine(key)) = self.connections.get(&connection).copied() else {
+        let Some(Connected::Engine(key)) = self.peers.connections.get(&connection).copied() else {
             return Err(PeerMisbehaved::Order);
         };
         // What the process says is done in its order.
         while self.has_rest(connection) {
             self.handle_rest(now, connection)?;
         }
-        self.work.add(WORK_PER_MESSAGE);
+        self.turns.work.add(WORK_PER_MESSAGE);
         match message {
             FromEngine::Finished(finished) => self.attempt_finished(now, key, finished),
             FromEngine::Started(started) => self.attempts_started(now, key, &started),
@@ -60,6 +61,7 @@ impl Core {
             FromEngine::Chunk(announced) => {
                 let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
                 match process
+                    .sending
                     .receiving
                     .handle_chunk(announced.transfer, chunk.unwrap_or_default())?
                 {
@@ -69,7 +71,7 @@ impl Core {
                         Ok(())
                     }
                     Some((EngineWaiting::Published(published, session, end), stored)) => {
-                        process.publishing.remove(&(published.attempt, announced.transfer));
+                        process.sending.publishing.remove(&(published.attempt, announced.transfer));
                         self.pass_on(key, &published, &stored);
                         self.return_published(key, session, stored.budget_bytes());
                         let Some(EarlyEnd { finished, payload, account }) = end.map(|end| *end)
@@ -123,7 +125,7 @@ impl Core {
         if !self.engines.has_integers(register.slots.len()) {
             return Err(PeerMisbehaved::UsedUp);
         }
-        self.work.add(register.slots.len());
+        self.turns.work.add(register.slots.len());
         let connection = process.connection;
         let instance = register.instance;
         // First, so that an engine that was leaving on its old connection is gone before it is
@@ -135,7 +137,7 @@ impl Core {
         }
         if let Some(id) = register.slots.iter().find_map(|slot| self.engines.being_lost(slot.uuid))
         {
-            self.rests.insert(connection, Rest::Register(id, register.into()));
+            self.turns.rests.insert(connection, Rest::Register(id, register.into()));
             return Ok(());
         }
         let mut ids = Vec::with_capacity(register.slots.len());
@@ -147,10 +149,10 @@ impl Core {
                 (engine.process, engine.slot) = (Some(key), slot);
                 engine.instance = Some(instance);
             });
-            self.expiries.cancel(Away::Engine(id));
+            self.peers.expiries.cancel(Away::Engine(id));
             ids.push(id);
         }
-        let reconciling = Reconciling::take(&mut register, ids.clone(), self.attempts_made);
+        let reconciling = Reconciling::take(&mut register, ids.clone(), self.attempts.made());
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.engines.clone_from(&ids);
         process.register = Some(register);
@@ -170,12 +172,12 @@ impl Core {
             labels: register.labels.iter().cloned().collect(),
             set_aside: BTreeSet::new(),
         });
-        let class = class.map(|class| self.placements.enter_class(class));
+        let class = class.map(|class| self.schedule.placements.enter_class(class));
         process.class = class;
         for id in engines {
             if self.is_slot_of(id, key) {
                 self.engines.update(id, |engine| engine.class = class);
-                self.direct_ready.insert(id);
+                self.schedule.direct_ready.insert(id);
                 self.tell_subscribers(Event::EngineOnline(id));
             }
         }
@@ -203,7 +205,7 @@ impl Core {
         }
         let Some(given) = self.attempts.get(attempt.count).copied() else {
             // It was moved elsewhere while the engine was away: a late report is normal.
-            return if attempt.count <= self.attempts_made {
+            return if attempt.count <= self.attempts.made() {
                 Ok(None)
             } else {
                 Err(PeerMisbehaved::Attempt)
@@ -227,8 +229,10 @@ impl Core {
         for attempt in &started.attempts {
             let Some(given) = self.given(key, *attempt)? else { continue };
             // What runs does not come back, if it was recalled.
-            if self.engines.get(given.engine).is_some_and(|engine| !engine.recalled.is_empty()) {
-                self.engines.update(given.engine, |engine| engine.recalled.remove(&attempt.count));
+            if self.engines.get(given.engine).is_some_and(|engine| !engine.work.recalled.is_empty())
+            {
+                self.engines
+                    .update(given.engine, |engine| engine.work.recalled.remove(&attempt.count));
             }
             let Some(task) = self.tasks.get_mut(given.task) else { continue };
             match task.state {
@@ -256,12 +260,12 @@ impl Core {
         let Some(given) = self.given(key, output.attempt)? else { return Ok(()) };
         let Some(task) = self.tasks.get_mut(given.task) else { return Ok(()) };
         let AttemptOutput { stream, offset, bytes, .. } = output;
-        let (attempt, session, keep) = (task.attempts, task.session, task.keep());
+        let (attempt, session, keep) = (task.tries.attempts, task.session, task.keep());
         let more = task.more_mut();
         let freed = more.output.begin(attempt);
         let is_within_limits = more.output.count(stream, offset, bytes.len());
         let followed = more.followers.iter().any(|follower| follower.output);
-        self.budget.release(BytesOf::Other, freed);
+        self.memory.budget.release(BytesOf::Other, freed);
         if !is_within_limits {
             return Err(PeerMisbehaved::Limit);
         }
@@ -282,7 +286,7 @@ impl Core {
         if followed {
             self.tell_followers(given.task, &message);
         }
-        let connection = self.sessions.get(session).and_then(|session| session.connection);
+        let connection = self.sessions.get(session).and_then(|session| session.link.connection);
         if let Some(connection) = connection {
             self.to_client(connection, ToClient::Output(message));
         }
@@ -322,21 +326,21 @@ impl Core {
             }
             Some(payload @ Payload::Chunked { transfer, bytes, .. }) => (payload, transfer, bytes),
         };
-        self.processes.get(&key).ok_or(PeerMisbehaved::Order)?.receiving.check(&payload)?;
+        self.processes.get(&key).ok_or(PeerMisbehaved::Order)?.sending.receiving.check(&payload)?;
         if transfer == ASKED_FOR_TRANSFER {
             return self.attempt_waits(now, key, given, finished, bytes);
         }
         let account = self.admit_result(key, given, finished.attempt, bytes)?;
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         if let Some(account) = account {
-            return process.receiving.expect(
+            return process.sending.receiving.expect(
                 transfer,
                 &payload,
                 Some(EngineWaiting::Finished(finished, account)),
             );
         }
         // Nobody wants it, or there is no room: its bytes are read past.
-        process.receiving.expect(transfer, &payload, None)?;
+        process.sending.receiving.expect(transfer, &payload, None)?;
         self.attempt_ended(now, key, given, finished, (Some(Stored::Refused), Account::NONE));
         Ok(())
     }
@@ -379,7 +383,7 @@ impl Core {
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         let is_of_now = attempt.start == self.config.start;
         if let Some((session, reserved)) =
-            is_of_now.then(|| process.taken.remove(&attempt.count)).flatten()
+            is_of_now.then(|| process.sending.taken.remove(&attempt.count)).flatten()
         {
             let account = Account { session, lane: None };
             if !is_wanted || reserved != bytes {
@@ -397,9 +401,10 @@ impl Core {
             return Err(PeerMisbehaved::Order);
         }
         let session = given.session;
-        let is_within = process.lanes.get_mut(&session).is_some_and(|lane| lane.announce(bytes));
+        let is_within =
+            process.told.lanes.get_mut(&session).is_some_and(|lane| lane.announce(bytes));
         if is_within {
-            self.budget.hold_unasked(bytes);
+            self.memory.budget.hold_unasked(bytes);
         } else if !is_wanted || !self.reserve(BytesOf::Result, bytes) {
             // An owner may have chosen another one's session id: the engine has one lane for both.
             return Ok(None);
@@ -616,10 +621,10 @@ impl Core {
                     && !task.needs_namespace()
             })
         };
-        let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.assigned);
+        let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.work.assigned);
         let returning = assigned.copied().filter(returns).collect();
-        self.engines.update(id, |engine| engine.returning = returning);
-        self.direct_ready.insert(id);
+        self.engines.update(id, |engine| engine.work.returning = returning);
+        self.schedule.direct_ready.insert(id);
         self.note_restarted(id);
         self.tell_subscribers(Event::EngineRestarted(id, cause));
         self.wait_until_told(connection);

@@ -10,6 +10,7 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::message::{AttemptRecord, ErrorKind, Event, Outcome, TaskState};
 
 use super::away::{Loss, Moved};
+use crate::core::attempts::Assignment;
 use crate::core::keys::{ProcessKey, TaskKey};
 use crate::core::sessions::connect::ENGINE_GRACE;
 use crate::core::sessions::expiries::Away;
@@ -17,7 +18,7 @@ use crate::core::tasks::ended::Ended;
 use crate::core::tasks::table::{Place, State};
 use crate::core::turns::chores::Chore;
 use crate::core::turns::work::{TASKS_PER_PART, WORK_PER_MESSAGE};
-use crate::core::{Assignment, Core, Time};
+use crate::core::{Core, Time};
 
 /// Attempts of one task whose record is kept.
 const PAST_ATTEMPTS_MAX: usize = 16;
@@ -29,21 +30,21 @@ impl Core {
     /// rest waits for it.
     pub(in crate::core) fn process_disconnected(&mut self, now: Time, key: ProcessKey) {
         let Some(mut process) = self.processes.remove(&key) else { return };
-        for session in process.lanes.keys() {
+        for session in process.told.lanes.keys() {
             if let Some(session) = self.sessions.get_mut(*session) {
                 session.known_to.remove(&key);
             }
         }
         self.forget_unsent(key, &process.engines);
         self.forget_arriving(&process);
-        self.releases.take(key);
+        self.recovery.releases.take(key);
         if let Some(class) = process.class.take() {
-            self.placements.leave_class(class);
+            self.schedule.placements.leave_class(class);
         }
         self.forget_orphans(&process.engines);
         let mut away = VecDeque::new();
         for &id in &process.engines {
-            self.work.add(1);
+            self.turns.work.add(1);
             if self.engines.get(id).is_none_or(|engine| engine.process != Some(key)) {
                 continue;
             }
@@ -51,16 +52,16 @@ impl Core {
             self.engines.update(id, |engine| {
                 (engine.process, engine.class) = (None, None);
                 // It says again what waits there, when it is back.
-                engine.lent.clear();
+                engine.work.lent.clear();
                 engine.restarting = false;
-                engine.returning.clear();
+                engine.work.returning.clear();
             });
             self.note_restarted(id);
             self.tell_subscribers(Event::EngineOffline(id));
             if process.leaving {
                 self.lose_engine(now, id, "the engine was stopped", true);
             } else {
-                self.expiries.set(Away::Engine(id), now.after(ENGINE_GRACE));
+                self.peers.expiries.set(Away::Engine(id), now.after(ENGINE_GRACE));
                 away.push_back(id);
             }
         }
@@ -70,7 +71,7 @@ impl Core {
     /// Moves what unreachable engines have to others, as far as that may run twice: of some now, of
     /// others in later turns, unless they are back.
     pub(in crate::core) fn reassign(&mut self, now: Time, mut engines: VecDeque<EngineId>) {
-        let began = self.work.done();
+        let began = self.turns.work.done();
         while let Some(id) = engines.pop_front() {
             let is_away =
                 |engine: &super::table::Engine| engine.process.is_none() && engine.loss.is_none();
@@ -78,20 +79,20 @@ impl Core {
                 self.requeue_withheld(now, id);
                 self.reassign_work_of(now, id);
             }
-            self.work.add(1);
-            if self.work.done() - began >= TASKS_PER_PART as u64 || self.is_turn_over() {
+            self.turns.work.add(1);
+            if self.turns.work.done() - began >= TASKS_PER_PART as u64 || self.is_turn_over() {
                 break;
             }
         }
         if !engines.is_empty() {
-            self.chores.push(Chore::Reassign(engines));
+            self.turns.chores.push(Chore::Reassign(engines));
         }
     }
 
     fn reassign_work_of(&mut self, now: Time, id: EngineId) {
         let Some(engine) = self.engines.get(id) else { return };
-        let attempts: Vec<u64> = engine.assigned.iter().copied().collect();
-        self.work.add(attempts.len());
+        let attempts: Vec<u64> = engine.work.assigned.iter().copied().collect();
+        self.turns.work.add(attempts.len());
         // The last one first: each goes to the front of its queue.
         for count in attempts.into_iter().rev() {
             let Some(given) = self.attempts.get(count).copied() else { continue };
@@ -101,9 +102,9 @@ impl Core {
                 continue;
             }
             let started = task.is_reported();
-            let moved = Moved { task: given.task, attempts: task.attempts, started };
-            self.engines.update(id, |engine| engine.moved.insert(count, moved));
-            self.grants.set_aside(count, given.task);
+            let moved = Moved { task: given.task, attempts: task.tries.attempts, started };
+            self.engines.update(id, |engine| engine.work.moved.insert(count, moved));
+            self.peers.grants.set_aside(count, given.task);
             self.suspect(given.task);
             self.take_back(count);
             self.retry_or_lose(now, given.task, count, "its engine's connection was cut");
@@ -121,17 +122,17 @@ impl Core {
         let loss = Loss { how, is_for_ever };
         let known = self.engines.update(id, |engine| {
             (engine.process, engine.class) = (None, None);
-            engine.lent.clear();
+            engine.work.lent.clear();
             engine.loss.replace(loss)
         });
         let Some(known) = known else { return };
-        self.expiries.cancel(Away::Engine(id));
+        self.peers.expiries.cancel(Away::Engine(id));
         self.requeue_withheld(now, id);
         self.forget_orphans(&[id]);
         self.no_longer_await(now, &[id]);
         self.note_restarted(id);
         if known.is_none() && (self.is_turn_over() || !self.lose_part_of_engine(now, id)) {
-            self.chores.push(Chore::LoseEngine(id));
+            self.turns.chores.push(Chore::LoseEngine(id));
         }
     }
 
@@ -144,10 +145,11 @@ impl Core {
             return true;
         };
         // The last one first: each goes to the front of its queue.
-        let given: Vec<u64> = engine.assigned.iter().rev().take(TASKS_PER_PART).copied().collect();
+        let given: Vec<u64> =
+            engine.work.assigned.iter().rev().take(TASKS_PER_PART).copied().collect();
         let room = TASKS_PER_PART - given.len();
         let waiting: Vec<TaskKey> = engine.queue.iter().take(room).collect();
-        self.work.add(given.len() + waiting.len() + WORK_PER_MESSAGE);
+        self.turns.work.add(given.len() + waiting.len() + WORK_PER_MESSAGE);
         for count in given {
             let Some(given) = self.take_back(count) else { continue };
             self.suspect(given.task);
@@ -162,7 +164,7 @@ impl Core {
             self.end(now, task, Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text));
         }
         if is_all {
-            self.direct_ready.remove(&id);
+            self.schedule.direct_ready.remove(&id);
             if loss.is_for_ever {
                 self.engines.remove_for_ever(id)
             } else {
@@ -187,8 +189,8 @@ impl Core {
             return;
         }
         let started = task.is_reported();
-        task.losses += u32::from(started);
-        let tried = task.losses;
+        task.tries.losses += u32::from(started);
+        let tried = task.tries.losses;
         if task.place == Place::Shared && tried <= task.losses_allowed() && !task.at_most_once() {
             if started {
                 let given = Assignment::new(key, (task.session, task.n), engine, false);
@@ -215,7 +217,7 @@ impl Core {
     /// Notes an attempt that did not end its task.
     pub(in crate::core) fn note_attempt(&mut self, now: Time, given: Assignment, how: &str) {
         let Some(task) = self.tasks.get(given.task) else { return };
-        let assigned_us = task.assigned.map_or(0, |at| task.since_submit(at));
+        let assigned_us = task.times.assigned.map_or(0, |at| task.since_submit(at));
         let ended_us = task.since_submit(now);
         let how = how[..how.floor_char_boundary(HOW_BYTES_MAX)].to_owned();
         let record = AttemptRecord { engine: given.engine, assigned_us, ended_us, how };

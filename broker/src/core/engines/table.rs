@@ -29,28 +29,42 @@ pub struct Process {
     pub register: Option<Register>,
     /// Its engines, by slot.
     pub engines: Vec<EngineId>,
-    /// The sessions whose secret it has been told, and what it may send unasked of each.
-    pub lanes: BTreeMap<SessionKey, Lane>,
-    /// The results that it was asked for: by the attempt, whose they are and how large.
-    pub taken: BTreeMap<u64, (SessionKey, u64)>,
-    /// The session of the last task that it was given.
-    pub assigned_session: Option<SessionKey>,
-    /// The definitions that it has.
-    pub definitions: BTreeSet<(SessionKey, u32)>,
-    /// The transfers that it is sending.
-    pub receiving: Receiving<EngineWaiting>,
-    /// Of that, the transfers of intermediate data, by the attempts that have published them.
-    pub publishing: BTreeSet<(Attempt, u64)>,
     /// The class of its engines; none before it has registered, and when it leaves.
     pub class: Option<ClassId>,
-    /// Shared payloads that it has.
-    pub shares: BTreeSet<u64>,
-    /// The number of the next transfer towards it.
-    pub next_transfer: u64,
     /// True if it leaves, and gets nothing new.
     pub leaving: bool,
     /// True if it has said that it leaves.
     pub is_draining: bool,
+    /// What it has been told.
+    pub told: Told,
+    /// What it is sending.
+    pub sending: Sending,
+}
+
+/// What an engine process is sending.
+#[derive(Debug, Default)]
+pub struct Sending {
+    /// The results that it was asked for: by the attempt, whose they are and how large.
+    pub taken: BTreeMap<u64, (SessionKey, u64)>,
+    /// The transfers that it is sending.
+    pub receiving: Receiving<EngineWaiting>,
+    /// Of that, the transfers of intermediate data, by the attempts that have published them.
+    pub publishing: BTreeSet<(Attempt, u64)>,
+}
+
+/// What an engine process has been told.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// The sessions whose secret it has been told, and what it may send unasked of each.
+    pub lanes: BTreeMap<SessionKey, Lane>,
+    /// The session of the last task that it was given.
+    pub assigned_session: Option<SessionKey>,
+    /// The definitions that it has.
+    pub definitions: BTreeSet<(SessionKey, u32)>,
+    /// Shared payloads that it has.
+    pub shares: BTreeSet<u64>,
+    /// The number of the next transfer towards it.
+    pub next_transfer: u64,
 }
 
 impl Process {
@@ -58,23 +72,26 @@ impl Process {
     /// told yet.
     pub fn arriving(&self) -> impl Iterator<Item = (Account, u64)> {
         let taken = self
+            .sending
             .taken
             .values()
             .map(|(session, bytes)| (Account { session: *session, lane: None }, *bytes));
         let in_part =
-            self.receiving.waiting_with_bytes().filter_map(|(waiting, bytes)| match waiting {
-                EngineWaiting::Finished(_, account) => Some((*account, bytes)),
-                EngineWaiting::Published(.., end) => {
-                    let end = end.as_ref()?;
-                    Some((end.account, end.payload.as_ref().map_or(0, Stored::budget_bytes)))
-                }
-            });
+            self.sending.receiving.waiting_with_bytes().filter_map(
+                |(waiting, bytes)| match waiting {
+                    EngineWaiting::Finished(_, account) => Some((*account, bytes)),
+                    EngineWaiting::Published(.., end) => {
+                        let end = end.as_ref()?;
+                        Some((end.account, end.payload.as_ref().map_or(0, Stored::budget_bytes)))
+                    }
+                },
+            );
         taken.chain(in_part)
     }
 
     /// Bytes of intermediate data that came in part.
     pub fn passing_bytes(&self) -> u64 {
-        let passing = self.receiving.waiting_with_bytes();
+        let passing = self.sending.receiving.waiting_with_bytes();
         let passing =
             passing.filter(|(waiting, _)| matches!(waiting, EngineWaiting::Published(..)));
         passing.map(|(_, bytes)| bytes).sum()
@@ -98,6 +115,24 @@ pub struct Engine {
     pub own_class: Option<ClassId>,
     /// Tasks for this engine alone.
     pub queue: DirectQueue,
+    /// True if a client has asked for a new interpreter, and the engine has not said that the old
+    /// one is gone.
+    pub restarting: bool,
+    /// The reason that its last interpreter ended.
+    pub down_cause: Option<String>,
+    /// Why it is lost, until all that it had is lost with it.
+    pub loss: Option<Loss>,
+    /// Tasks that it has ended.
+    pub finished: u64,
+    /// The total time for which its code has run.
+    pub busy_us: u64,
+    /// Its attempts.
+    pub work: EngineWork,
+}
+
+/// The attempts of an engine.
+#[derive(Debug, Default)]
+pub struct EngineWork {
     /// Attempts that it has been given and has not ended, in that order.
     pub assigned: VecDeque<u64>,
     /// The number of these that come from its own queue.
@@ -115,19 +150,8 @@ pub struct Engine {
     pub returning: BTreeSet<u64>,
     /// Attempts that wait for the journal: nothing of its own queue overtakes them.
     pub withheld: BTreeSet<u64>,
-    /// True if a client has asked for a new interpreter, and the engine has not said that the old
-    /// one is gone.
-    pub restarting: bool,
-    /// The reason that its last interpreter ended.
-    pub down_cause: Option<String>,
     /// Shared tasks that were taken from it when its connection was cut, by attempt.
     pub moved: BTreeMap<u64, Moved>,
-    /// Why it is lost, until all that it had is lost with it.
-    pub loss: Option<Loss>,
-    /// Tasks that it has ended.
-    pub finished: u64,
-    /// The total time for which its code has run.
-    pub busy_us: u64,
 }
 
 impl Engine {
@@ -141,17 +165,9 @@ impl Engine {
             class: None,
             own_class: None,
             queue: DirectQueue::default(),
-            assigned: VecDeque::new(),
-            assigned_direct: 0,
-            lent: Vec::new(),
-            stood_in: BTreeSet::new(),
-            unsent: BTreeSet::new(),
-            recalled: BTreeSet::new(),
-            returning: BTreeSet::new(),
-            withheld: BTreeSet::new(),
+            work: EngineWork::default(),
             restarting: false,
             down_cause: None,
-            moved: BTreeMap::new(),
             loss: None,
             finished: 0,
             busy_us: 0,
@@ -162,15 +178,15 @@ impl Engine {
     pub fn takes_direct(&self) -> bool {
         self.class.is_some()
             && !self.restarting
-            && self.returning.is_empty()
-            && self.withheld.is_empty()
+            && self.work.returning.is_empty()
+            && self.work.withheld.is_empty()
             && !self.is_blocked()
     }
 
     /// Returns its load. While an attempt waits there for tasks, nothing more is lined up behind
     /// it.
     pub fn load(&self) -> u32 {
-        self.assigned.len() as u32 + if self.lent.is_empty() { 0 } else { LENT_LOAD }
+        self.work.assigned.len() as u32 + if self.work.lent.is_empty() { 0 } else { LENT_LOAD }
     }
 }
 
@@ -321,7 +337,7 @@ impl Engines {
         let before = engine.class.map(|class| (class, engine.load()));
         let result = change(engine);
         let after = engine.class.map(|class| (class, engine.load()));
-        if !engine.lent.is_empty() {
+        if !engine.work.lent.is_empty() {
             self.lenders.insert(id);
         } else if !self.lenders.is_empty() {
             self.lenders.remove(&id);
@@ -394,7 +410,7 @@ impl Engines {
     pub fn remove(&mut self, id: EngineId) -> Option<Engine> {
         self.update(id, |engine| {
             (engine.process, engine.class) = (None, None);
-            engine.lent.clear();
+            engine.work.lent.clear();
         });
         let engine = self.by_id.remove(&id);
         self.changes.extend(engine.is_some().then_some(Change::Away(id)));
@@ -604,11 +620,11 @@ mod tests {
         for id in [a, b] {
             engines.update(id, |engine| engine.class = Some(ClassId(3)));
         }
-        engines.update(a, |engine| engine.assigned.push_back(5));
+        engines.update(a, |engine| engine.work.assigned.push_back(5));
         assert_eq!(engines.idlest([ClassId(2), ClassId(3)].into_iter(), 9), Some(b));
         assert_eq!(engines.idle().collect::<Vec<_>>(), [(ClassId(3), b)]);
         assert_eq!(engines.busiest(1).next(), None, "it has nothing to spare");
-        engines.update(a, |engine| engine.assigned.push_back(6));
+        engines.update(a, |engine| engine.work.assigned.push_back(6));
         assert_eq!(engines.busiest(1).next(), Some(a));
         engines.remove(b);
         assert_eq!(engines.idlest([ClassId(3)].into_iter(), 2), None);

@@ -147,22 +147,24 @@ impl Core {
     /// The journal has everything up to this entry, or could not be written: then some of it may be
     /// missing. What was to be tried again is there, too, when one is written.
     pub fn handle_journaled(&mut self, now: Time, through: u64, written: Result<(), &str>) {
-        self.journal.written = self.journal.written.max(through);
-        self.journal.is_behind = written.is_err();
-        while let Some((_, act)) = self.journal.acts.pop_front_if(|(entry, _)| *entry <= through) {
+        self.recovery.journal.written = self.recovery.journal.written.max(through);
+        self.recovery.journal.is_behind = written.is_err();
+        while let Some((_, act)) =
+            self.recovery.journal.acts.pop_front_if(|(entry, _)| *entry <= through)
+        {
             match act {
                 Act::Accept(key) => self.accept(now, key, written),
                 Act::Begin(count, engine) => {
-                    self.engines.update(engine, |engine| _ = engine.withheld.remove(&count));
-                    self.direct_ready.insert(engine);
+                    self.engines.update(engine, |engine| _ = engine.work.withheld.remove(&count));
+                    self.schedule.direct_ready.insert(engine);
                     self.begin_noted(now, count, written);
                 }
                 Act::Deliver(session, n) => self.deliver_noted(now, session, n, written.is_ok()),
                 Act::Release(connection, release) => {
-                    self.journal.releases.push_back((connection, release));
+                    self.recovery.journal.releases.push_back((connection, release));
                 }
                 Act::Answer(connection, reply) => {
-                    self.journal.replies_waiting -= 1;
+                    self.recovery.journal.replies_waiting -= 1;
                     if self.is_served(connection) {
                         self.to_client(connection, that_fits(reply));
                     }
@@ -176,9 +178,11 @@ impl Core {
     /// Tells engines what they need not hold: nothing while ends could not be written, since should
     /// the broker be killed then, what engines hold is all that says that a task has run.
     fn send_releases(&mut self) {
-        let bound = if self.journal.is_behind { RELEASES_WAITING_MAX } else { 0 };
-        while self.journal.releases.len() > bound {
-            let Some((connection, release)) = self.journal.releases.pop_front() else { return };
+        let bound = if self.recovery.journal.is_behind { RELEASES_WAITING_MAX } else { 0 };
+        while self.recovery.journal.releases.len() > bound {
+            let Some((connection, release)) = self.recovery.journal.releases.pop_front() else {
+                return;
+            };
             if self.is_served(connection) {
                 self.to_engine(connection, ToEngine::Release(release));
             }
@@ -186,36 +190,39 @@ impl Core {
     }
 
     fn write(&mut self, entry: Entry) -> u64 {
-        self.journal.entries += 1;
-        self.outputs.push_back(Output::Journal(self.journal.entries, entry));
-        self.journal.entries
+        self.recovery.journal.entries += 1;
+        self.outputs.push_back(Output::Journal(self.recovery.journal.entries, entry));
+        self.recovery.journal.entries
     }
 
     fn write_and(&mut self, entry: Entry, act: Act) {
         let entry = self.write(entry);
-        self.journal.acts.push_back((entry, act));
+        self.recovery.journal.acts.push_back((entry, act));
     }
 
     /// Tells an engine what it need not hold any longer: not before what that rests on is on disk,
     /// since an end that is on its way there is known to the engine alone.
     pub(in crate::core) fn send_release(&mut self, connection: ConnectionId, release: Release) {
-        if self.journal.written == self.journal.entries {
-            self.journal.releases.push_back((connection, release));
+        if self.recovery.journal.written == self.recovery.journal.entries {
+            self.recovery.journal.releases.push_back((connection, release));
             self.send_releases();
         } else {
-            self.journal.acts.push_back((self.journal.entries, Act::Release(connection, release)));
+            self.recovery
+                .journal
+                .acts
+                .push_back((self.recovery.journal.entries, Act::Release(connection, release)));
         }
     }
 
     /// Entries so far.
     pub(in crate::core) fn entries(&self) -> u64 {
-        self.journal.entries
+        self.recovery.journal.entries
     }
 
     /// Answers a request that had to wait for something else, if who has asked is still there.
     pub(in crate::core) fn answer_later(&mut self, connection: ConnectionId, reply: Reply) {
-        if let Some(Connected::Client(key)) = self.connections.get(&connection).copied() {
-            self.answer_request(key, connection, reply, self.journal.entries);
+        if let Some(Connected::Client(key)) = self.peers.connections.get(&connection).copied() {
+            self.answer_request(key, connection, reply, self.recovery.journal.entries);
         }
     }
 
@@ -228,20 +235,24 @@ impl Core {
         reply: Reply,
         before: u64,
     ) {
-        let of_session = self.sessions.get(key).map_or(0, |session| session.last_entry);
-        let of_request = if self.journal.entries > before { self.journal.entries } else { 0 };
+        let of_session = self.sessions.get(key).map_or(0, |session| session.noted.last_entry);
+        let of_request =
+            if self.recovery.journal.entries > before { self.recovery.journal.entries } else { 0 };
         let entry = of_session.max(of_request);
-        if entry <= self.journal.written {
+        if entry <= self.recovery.journal.written {
             return self.to_client(connection, that_fits(reply));
         }
-        if self.journal.replies_waiting >= REPLIES_WAITING_MAX {
+        if self.recovery.journal.replies_waiting >= REPLIES_WAITING_MAX {
             let text = "too many answers wait for the journal's disk; try again later";
             let reply = Reply { body: ReplyBody::Refused(text.to_owned()), ..reply };
             return self.to_client(connection, ToClient::Reply(reply));
         }
-        self.journal.replies_waiting += 1;
+        self.recovery.journal.replies_waiting += 1;
         // Acts are in the order of their entries.
-        self.journal.acts.push_back((self.journal.entries, Act::Answer(connection, reply)));
+        self.recovery
+            .journal
+            .acts
+            .push_back((self.recovery.journal.entries, Act::Answer(connection, reply)));
     }
 }
 
@@ -256,14 +267,14 @@ impl Core {
             Some(Stage::Noted) => return true,
             Some(Stage::Unknown | Stage::Behind) => {}
         }
-        self.journal.released.push_back(key);
+        self.recovery.journal.released.push_back(key);
         self.note_released();
         true
     }
 
     fn note_released(&mut self) {
         // A loop: a chain of a million tasks must not be a million calls deep.
-        while let Some(key) = self.journal.released.pop_front() {
+        while let Some(key) = self.recovery.journal.released.pop_front() {
             self.note_task(key);
         }
     }
@@ -272,7 +283,7 @@ impl Core {
     /// else of it is missing.
     fn leave_line(&mut self, session: SessionKey, engine: Option<EngineId>, n: u64) {
         let Some(engine) = engine else { return };
-        if self.journal.in_line.remove(&(session, engine, n)).is_none() {
+        if self.recovery.journal.in_line.remove(&(session, engine, n)).is_none() {
             return;
         }
         let is_behind = |key: &TaskKey| {
@@ -281,8 +292,8 @@ impl Core {
                 .and_then(Task::durable)
                 .is_some_and(|durable| durable.stage == Stage::Behind)
         };
-        let next = self.journal.first_in_line(session, engine).filter(is_behind);
-        self.journal.released.extend(next);
+        let next = self.recovery.journal.first_in_line(session, engine).filter(is_behind);
+        self.recovery.journal.released.extend(next);
     }
 
     /// Writes a task down, after those for which it waits, and in the order of its session's tasks
@@ -298,7 +309,7 @@ impl Core {
         }
         let Some(task) = self.tasks.get(key) else { return };
         let (session, n, target, define) = (task.session, task.n, task.target(), task.define);
-        let first = target.and_then(|engine| self.journal.first_in_line(session, engine));
+        let first = target.and_then(|engine| self.recovery.journal.first_in_line(session, engine));
         let waits = task.more().and_then(|more| more.waits.as_ref());
         let is_next = first.is_none_or(|first| first == key)
             && waits.is_none_or(|waits| waits.keys().all(is_noted));
@@ -317,27 +328,29 @@ impl Core {
         let Some(row) = self.task_row(key) else { return };
         self.write_and(Entry::Task(Box::new(row)), Act::Accept(key));
         self.note_last_entry(session);
-        let behind = self.dependents.of(key).filter(|key| {
+        let behind = self.waiting.dependents.of(key).filter(|key| {
             self.tasks.get(*key).and_then(Task::durable).is_some_and(|it| it.stage == Stage::Behind)
         });
         let behind: Vec<TaskKey> = behind.collect();
-        self.journal.released.extend(behind);
+        self.recovery.journal.released.extend(behind);
     }
 
     fn note_last_entry(&mut self, session: SessionKey) {
-        let last = self.journal.entries;
+        let last = self.recovery.journal.entries;
         if let Some(session) = self.sessions.get_mut(session) {
-            session.last_entry = last;
+            session.noted.last_entry = last;
         }
     }
 
     fn note_session(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.is_noted) else {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.noted.is_noted)
+        else {
             return;
         };
         let Some(secret) = session.secret.clone() else { return };
-        session.is_noted = true;
-        let (id, claims, departed) = (session.id, session.claims.clone(), session.departed);
+        session.noted.is_noted = true;
+        let (id, claims, departed) =
+            (session.id, session.claims.clone(), session.departure.departed);
         self.write(Entry::Session(Box::new(SessionRow {
             key: key.0,
             id,
@@ -351,7 +364,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(Definition::Here(stored)) = session.definitions.get(&number) else { return };
         let blob = stored.blob(definition_id(key.0, number));
-        if let Some(blob) = blob.filter(|_| session.noted_definitions.insert(number)) {
+        if let Some(blob) = blob.filter(|_| session.noted.noted_definitions.insert(number)) {
             self.write(Entry::Definition(key.0, number, blob));
         }
     }
@@ -373,7 +386,7 @@ impl Core {
             define: task.define,
             options: task.options.clone()?,
             payload: task.payload.blob(durable.id)?,
-            submitted_unix_us: task.submitted.unix_us(self.config.start),
+            submitted_unix_us: task.times.submitted.unix_us(self.config.start),
             begun: durable.begun,
             met,
         })
@@ -447,7 +460,7 @@ impl Core {
         };
         let Some(durable) = task.durable().filter(|durable| !durable.begun) else { return false };
         self.write_and(Entry::Begun(durable.id), Act::Begin(count, engine));
-        self.engines.update(engine, |engine| engine.withheld.insert(count));
+        self.engines.update(engine, |engine| engine.work.withheld.insert(count));
         true
     }
 
@@ -456,7 +469,7 @@ impl Core {
     pub(in crate::core) fn requeue_withheld(&mut self, now: Time, engine: EngineId) {
         let withheld = self
             .engines
-            .update(engine, |engine| std::mem::take(&mut engine.withheld))
+            .update(engine, |engine| std::mem::take(&mut engine.work.withheld))
             .unwrap_or_default();
         for count in withheld.into_iter().rev() {
             let given = self.take_back(count);
@@ -538,7 +551,8 @@ impl Core {
     }
 
     fn deliver_noted(&mut self, now: Time, session: SessionKey, n: u64, is_written: bool) {
-        let held = self.sessions.get_mut(session).and_then(|session| session.done.get_mut(n));
+        let held =
+            self.sessions.get_mut(session).and_then(|session| session.ledger.done.get_mut(n));
         let is_held = held.is_some();
         let Some(done) = held.map(|done| &mut **done).or_else(|| self.kept.get_mut(session, n))
         else {
@@ -582,7 +596,7 @@ impl Core {
 
     /// A session is over, and its durable tasks go on.
     pub(in crate::core) fn note_departed(&mut self, key: SessionKey) {
-        if self.sessions.get(key).is_some_and(|session| session.is_noted) {
+        if self.sessions.get(key).is_some_and(|session| session.noted.is_noted) {
             self.write(Entry::Departed(key.0));
         }
     }

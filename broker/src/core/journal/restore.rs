@@ -14,7 +14,7 @@ use crate::core::payloads::stored::{BytesOf, Stored};
 use crate::core::recovery::orphans::ROSTER_WAIT;
 use crate::core::sessions::connect::SESSION_GRACE;
 use crate::core::sessions::expiries::Away;
-use crate::core::sessions::table::{Definition, Session};
+use crate::core::sessions::table::{Definition, Departure, Noted, Session};
 use crate::core::tasks::done::{Done, TaskSummary};
 use crate::core::tasks::ended::Ending;
 use crate::core::tasks::ended::{Ended, unmet};
@@ -68,16 +68,16 @@ impl<'a> Restoring<'a> {
     pub fn session(&mut self, row: SessionRow) {
         let core = &mut *self.core;
         let tasks_max = core.session_tasks_max(&row.claims);
-        core.quotas.enter(&row.claims);
+        core.peers.quotas.enter(&row.claims);
         let session = Session {
             secret: Some(row.secret),
-            departed: row.departed,
-            is_noted: true,
-            is_restored: true,
+            departure: Departure { departed: row.departed, ..Departure::default() },
+            noted: Noted { is_noted: true, is_restored: true, ..Noted::default() },
             ..Session::new(row.id, row.claims, tasks_max)
         };
         if !row.departed {
-            core.expiries
+            core.peers
+                .expiries
                 .set(Away::Session(SessionKey(row.key)), Time::default().after(SESSION_GRACE));
         }
         core.sessions.insert_at(SessionKey(row.key), session);
@@ -96,20 +96,21 @@ impl<'a> Restoring<'a> {
     ) -> Result<(), RestoreError> {
         let key = SessionKey(session);
         let of = self.core.sessions.get(key).ok_or_else(|| no_session(key))?;
-        if of.departed && of.tasks.is_empty() {
+        if of.departure.departed && of.ledger.tasks.is_empty() {
             return Ok(());
         }
         let stored = self.hold(key, blob, false)?;
         if let Stored::Inline(_) = &stored {
             let bytes = definition_bytes(&stored);
-            self.core.budget.take(BytesOf::Request, bytes);
+            self.core.memory.budget.take(BytesOf::Request, bytes);
             self.core
+                .peers
                 .quotas
                 .take(self.core.sessions.get(key).expect("it was restored").counted_by, bytes);
         }
         let session = self.core.sessions.get_mut(key).expect("it was restored");
         session.definitions.insert(number, Definition::Here(stored));
-        session.noted_definitions.insert(number);
+        session.noted.noted_definitions.insert(number);
         Ok(())
     }
 
@@ -118,7 +119,7 @@ impl<'a> Restoring<'a> {
     /// # Errors
     /// If there is no such session, or no memory for what it needs.
     pub fn task(&mut self, row: TaskRow, end: Option<EndRow>) -> Result<(), RestoreError> {
-        self.core.journal.last_id = self.core.journal.last_id.max(row.id);
+        self.core.recovery.journal.last_id = self.core.recovery.journal.last_id.max(row.id);
         match end {
             Some(end) => self.ended(row, end),
             None => self.unfinished(row),
@@ -145,20 +146,20 @@ impl<'a> Restoring<'a> {
         }
         if !self.core.reserve(BytesOf::Other, bytes) {
             return Err(RestoreError::Memory(
-                self.core.budget.state().1,
+                self.core.memory.budget.state().1,
                 self.core.config.memory_flag,
             ));
         }
         // It was let in within the half for requests, perhaps of a broker with more memory.
-        self.core.budget.become_request(bytes);
+        self.core.memory.budget.become_request(bytes);
         if let Some(session) = self.core.sessions.get(key) {
-            self.core.quotas.take(session.counted_by, bytes);
+            self.core.peers.quotas.take(session.counted_by, bytes);
         }
         if !is_shared {
             return Ok(Stored::restored(chunked, None));
         }
-        self.core.shares_made += 1;
-        let stored = Stored::restored(chunked, Some(self.core.shares_made));
+        self.core.memory.shares_made += 1;
+        let stored = Stored::restored(chunked, Some(self.core.memory.shares_made));
         self.shared.insert(of, stored.clone());
         Ok(stored)
     }
@@ -168,9 +169,15 @@ impl<'a> Restoring<'a> {
         let payload = self.hold(key, row.payload, row.target.is_some())?;
         let core = &mut *self.core;
         let session = core.sessions.get_mut(key).ok_or_else(|| no_session(key))?;
-        let demands =
-            core.placements.enter(row.runtime, &row.options.require, &session.claims.scopes, 0, 1);
-        let placement = demands.or_else(|| core.placements.enter(row.runtime, &[], &[], 0, 1));
+        let demands = core.schedule.placements.enter(
+            row.runtime,
+            &row.options.require,
+            &session.claims.scopes,
+            0,
+            1,
+        );
+        let placement =
+            demands.or_else(|| core.schedule.placements.enter(row.runtime, &[], &[], 0, 1));
         let placement = placement.expect("the plain demands are always there");
         let begun = row.begun || row.options.repeated || !row.options.at_most_once;
         let age_us = core.config.start.0.saturating_sub(row.submitted_unix_us);
@@ -186,12 +193,12 @@ impl<'a> Restoring<'a> {
             durable,
         };
         let task = core.tasks.insert(submitted(key, row.n, part, payload, Time::default()));
-        self.is_in_order &= row.n > session.submitted;
+        self.is_in_order &= row.n > session.ledger.submitted;
         session.had_before(row.n);
-        session.tasks.insert(row.n, task);
-        session.keeps += u64::from(row.options.keep);
-        core.budget.take(BytesOf::Other, options_bytes(&row.options));
-        core.quotas.begin_task(session.counted_by);
+        session.ledger.tasks.insert(row.n, task);
+        session.ledger.keeps += u64::from(row.options.keep);
+        core.memory.budget.take(BytesOf::Other, options_bytes(&row.options));
+        core.peers.quotas.begin_task(session.counted_by);
         self.unfinished.push(task);
         if !row.met.is_empty() {
             self.met.insert(task, row.met);
@@ -249,17 +256,17 @@ impl<'a> Restoring<'a> {
         let more = session.remember(
             row.n,
             done.ending(),
-            core.config.ends_remembered_max(core.ends_remembered),
+            core.config.ends_remembered_max(core.tally.ends_remembered),
         );
-        core.ends_remembered = core.ends_remembered.saturating_add_signed(more);
-        if session.departed || end.delivered_us.is_some() {
+        core.tally.ends_remembered = core.tally.ends_remembered.saturating_add_signed(more);
+        if session.departure.departed || end.delivered_us.is_some() {
             core.keep_restored(Time::default(), key, row.n, done, end.delivered_us);
         } else {
-            session.keeps += u64::from(done.what.keep());
+            session.ledger.keeps += u64::from(done.what.keep());
             let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
-            session.done.insert(row.n, done);
-            core.results_held += 1;
-            core.budget.become_result(bytes);
+            session.ledger.done.insert(row.n, done);
+            core.tally.results_held += 1;
+            core.memory.budget.become_result(bytes);
             core.count_unread(key, bytes);
         }
         Ok(())
@@ -271,9 +278,9 @@ impl<'a> Restoring<'a> {
         let Self { core, shared, mut unfinished, is_in_order, mut met } = self;
         // Whether others hold it decides when it is freed.
         drop(shared);
-        if !core.orphans.awaits_nobody() {
+        if !core.recovery.orphans.awaits_nobody() {
             let until = now.after(ROSTER_WAIT);
-            core.journal.reconciling_until = (!unfinished.is_empty()).then_some(until);
+            core.recovery.journal.reconciling_until = (!unfinished.is_empty()).then_some(until);
         }
         // A session's tasks are in its order, but for those that it had to submit once more.
         if !is_in_order {

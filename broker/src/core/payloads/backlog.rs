@@ -15,12 +15,13 @@ use furlong_wire::message::{AttemptFinished, Attempts, ErrorKind, Outcome, TaskS
 
 use super::arriving::Account;
 use super::stored::{BytesOf, Stored};
+use crate::core::attempts::Assignment;
 use crate::core::engines::table::{Engine, Process};
 use crate::core::keys::{PlacementId, ProcessKey, SessionKey};
 use crate::core::schedule::sweep::Reason;
 use crate::core::tasks::ended::Ended;
 use crate::core::tasks::table::State;
-use crate::core::{Assignment, Core, Time};
+use crate::core::{Core, Time};
 
 /// The sessions with results that wait.
 #[derive(Debug, Default)]
@@ -153,14 +154,14 @@ impl Core {
             if task.payload.is_held_elsewhere() { 0 } else { task.payload.budget_bytes() };
         let aborts = task.aborts_followers() && finished.outcome.state != TaskState::Succeeded;
         self.set_deadline(now, given.task);
-        if request.saturating_add(bytes) > self.budget.payload_bytes_max() {
+        if request.saturating_add(bytes) > self.memory.budget.payload_bytes_max() {
             // Whatever the others do, it would not fit beside its own request.
             return self.refuse_result(now, key, given, &finished);
         }
         self.attempts.insert(count, given);
-        self.engines.update(given.engine, |engine| engine.unsent.insert(count));
+        self.engines.update(given.engine, |engine| engine.work.unsent.insert(count));
         let unread = self.sessions.get(given.session).map_or(0, |session| session.unread_bytes);
-        self.backlog.add(given.session, unread, count, bytes);
+        self.memory.backlog.add(given.session, unread, count, bytes);
         if aborts {
             // What is behind it must not be given out before its end is told.
             self.sweep(now, given.engine, Some(given.session), Reason::Aborted);
@@ -172,11 +173,11 @@ impl Core {
 
     /// Asks engines for the results for which there is room.
     pub(in crate::core) fn take_results(&mut self, now: Time) {
-        while let Some((need, session, count, bytes)) = self.backlog.first() {
+        while let Some((need, session, count, bytes)) = self.memory.backlog.first() {
             let process =
                 self.attempts.get(count).and_then(|given| self.engines.get(given.engine)?.process);
             let process = process.expect("the results of an engine that is away do not wait");
-            let has_room = need <= self.budget.room(self.kept.heavy_bytes());
+            let has_room = need <= self.memory.budget.room(self.kept.heavy_bytes());
             if has_room && self.take_result(process, session, count, bytes) {
                 continue;
             }
@@ -199,9 +200,10 @@ impl Core {
         let engines =
             self.processes.get(&key).map_or_else(Vec::new, |process| process.engines.clone());
         let engines = engines.iter().filter_map(|id| self.engines.get(*id));
-        let unsent: Vec<u64> = engines.flat_map(|engine| engine.unsent.iter().copied()).collect();
+        let unsent: Vec<u64> =
+            engines.flat_map(|engine| engine.work.unsent.iter().copied()).collect();
         for count in unsent {
-            let result = self.backlog.results.get(&count).copied();
+            let result = self.memory.backlog.results.get(&count).copied();
             if let Some((session, bytes)) = result {
                 self.take_result(key, session, count, bytes);
             }
@@ -223,7 +225,7 @@ impl Core {
         self.leave_backlog(count);
         let attempts = vec![self.attempt(count)];
         let Some(process) = self.processes.get_mut(&key) else { return true };
-        process.taken.insert(count, (session, bytes));
+        process.sending.taken.insert(count, (session, bytes));
         let connection = process.connection;
         self.to_engine(connection, ToEngine::Take(Attempts { attempts }));
         true
@@ -232,7 +234,7 @@ impl Core {
     /// Returns true if nothing will make room for pending results: no client has any to read, no
     /// task is about to end.
     fn is_stuck_for_room(&self) -> bool {
-        !self.budget.has_results() && self.attempts.len() == self.backlog.len()
+        !self.memory.budget.has_results() && self.attempts.len() == self.memory.backlog.len()
     }
 
     /// A result does not fit, and never will: its task fails.
@@ -255,7 +257,7 @@ impl Core {
     }
 
     pub(in crate::core) fn no_room_for_result(&self) -> String {
-        let (_, total) = self.budget.state();
+        let (_, total) = self.memory.budget.state();
         format!(
             "its result did not fit the broker's payload memory ({total} bytes); use `{}`",
             self.config.memory_flag
@@ -265,21 +267,25 @@ impl Core {
     /// A result does not wait any longer. If it was its session's last one, tasks of that session
     /// are given out again.
     pub(in crate::core) fn leave_backlog(&mut self, attempt: u64) {
-        if self.backlog.len() == 0 {
+        if self.memory.backlog.len() == 0 {
             return;
         }
         let sessions = &self.sessions;
         let unread = |key| sessions.get(key).map_or(0, |session| session.unread_bytes);
-        let Some((session, parked)) = self.backlog.remove(unread, attempt) else { return };
+        let Some((session, parked)) = self.memory.backlog.remove(unread, attempt) else { return };
         for placement in parked.placements {
-            if self.placements.is_named(placement) {
-                self.placements.get_mut(placement).queue.resume(session, self.shared_given);
+            if self.schedule.placements.is_named(placement) {
+                self.schedule
+                    .placements
+                    .get_mut(placement)
+                    .queue
+                    .resume(session, self.schedule.shared_given);
             }
         }
         for engine in parked.engines {
             let tasks = &self.tasks;
             self.engines.update(engine, |engine| engine.queue.note(session, tasks));
-            self.direct_ready.insert(engine);
+            self.schedule.direct_ready.insert(engine);
         }
     }
 
@@ -287,20 +293,20 @@ impl Core {
     pub(in crate::core) fn count_unread(&mut self, key: SessionKey, bytes: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.unread_bytes += bytes;
-        self.backlog.note_unread(key, session.unread_bytes);
+        self.memory.backlog.note_unread(key, session.unread_bytes);
     }
 
     /// A session does not hold a result any longer.
     pub(in crate::core) fn count_read(&mut self, key: SessionKey, bytes: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.unread_bytes -= bytes;
-        self.backlog.note_unread(key, session.unread_bytes);
+        self.memory.backlog.note_unread(key, session.unread_bytes);
     }
 
     /// A process is gone: what it holds it names again when it is back, as any other attempt.
     pub(in crate::core) fn forget_unsent(&mut self, key: ProcessKey, engines: &[EngineId]) {
         for &id in engines {
-            let unsent = |engine: &mut Engine| std::mem::take(&mut engine.unsent);
+            let unsent = |engine: &mut Engine| std::mem::take(&mut engine.work.unsent);
             let is_here = self.engines.get(id).is_some_and(|engine| engine.process == Some(key));
             let unsent =
                 is_here.then(|| self.engines.update(id, unsent)).flatten().unwrap_or_default();
@@ -326,7 +332,7 @@ impl Core {
         let unsent = self
             .engines
             .get(id)
-            .map_or_else(Vec::new, |engine| engine.unsent.iter().copied().collect());
+            .map_or_else(Vec::new, |engine| engine.work.unsent.iter().copied().collect());
         self.forget_unsent(key, &[id]);
         for count in unsent {
             self.release_attempt(key, count, 0);
@@ -335,18 +341,18 @@ impl Core {
 
     /// A process is gone: frees what was on its way from there.
     pub(in crate::core) fn forget_arriving(&mut self, process: &Process) {
-        process.lanes.values().for_each(|lane| self.budget.close_lane(lane));
+        process.told.lanes.values().for_each(|lane| self.memory.budget.close_lane(lane));
         let arriving: Vec<(Account, u64)> = process.arriving().collect();
         for (account, bytes) in arriving {
             self.free_result(account, bytes);
         }
-        self.budget.release(BytesOf::Other, process.passing_bytes());
+        self.memory.budget.release(BytesOf::Other, process.passing_bytes());
     }
 
     /// Frees a result's bytes, which its session held.
     pub(in crate::core) fn free_result(&mut self, Account { session, lane }: Account, bytes: u64) {
         if bytes > 0 {
-            self.budget.release(BytesOf::Result, bytes);
+            self.memory.budget.release(BytesOf::Result, bytes);
             self.count_read(session, bytes);
             if let Some(lane) = lane {
                 self.return_to_lane(lane, session, bytes);
@@ -366,8 +372,9 @@ impl Core {
         session: SessionKey,
         bytes: u64,
     ) {
-        let lane = self.processes.get_mut(&key).and_then(|process| process.lanes.get_mut(&session));
-        self.budget.release_unasked(bytes, lane.is_some());
+        let lane =
+            self.processes.get_mut(&key).and_then(|process| process.told.lanes.get_mut(&session));
+        self.memory.budget.release_unasked(bytes, lane.is_some());
         let total = lane.map(|lane| lane.release(bytes));
         if let Some(total) = total {
             self.grant_to_lane(key, session, total);

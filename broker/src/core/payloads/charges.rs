@@ -124,7 +124,7 @@ impl Core {
     pub(in crate::core) fn charge_done(&mut self, done: &mut Done) {
         let past = done.what.more.as_ref().map_or(0, |more| past_bytes(&more.past));
         let charged = done.what.options.as_deref().map_or(0, options_bytes) + past;
-        self.budget.release(BytesOf::Other, charged);
+        self.memory.budget.release(BytesOf::Other, charged);
         self.charge_record(done);
     }
 
@@ -155,12 +155,12 @@ impl Core {
             String::new()
         };
         let Some(task) = self.tasks.get_mut(key) else {
-            return self.budget.release(BytesOf::Other, how.len() as u64);
+            return self.memory.budget.release(BytesOf::Other, how.len() as u64);
         };
         let past = &mut task.more_mut().past;
         if past.len() == most {
             let oldest = past.remove(0);
-            self.budget.release(BytesOf::Other, oldest.how.len() as u64);
+            self.memory.budget.release(BytesOf::Other, oldest.how.len() as u64);
         }
         past.push(AttemptRecord { how, ..record });
     }
@@ -173,12 +173,12 @@ impl Core {
     ) -> bool {
         let Stored::Inline(_) = stored else { return true };
         let bytes = definition_bytes(stored);
-        if !self.quotas.reserve(of, bytes) {
+        if !self.peers.quotas.reserve(of, bytes) {
             return false;
         }
         let fits = self.reserve(BytesOf::Request, bytes);
         if !fits {
-            self.quotas.release(of, bytes);
+            self.peers.quotas.release(of, bytes);
         }
         fits
     }
@@ -187,8 +187,8 @@ impl Core {
     pub(in crate::core) fn release_definition(&mut self, of: TokenId, definition: Definition) {
         let Definition::Here(stored) = definition else { return };
         let bytes = definition_bytes(&stored);
-        self.budget.release(BytesOf::Request, bytes);
-        self.quotas.release(of, bytes);
+        self.memory.budget.release(BytesOf::Request, bytes);
+        self.peers.quotas.release(of, bytes);
         self.discard(Some(stored));
     }
 }

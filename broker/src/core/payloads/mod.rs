@@ -5,3 +5,17 @@ pub(in crate::core) mod backlog;
 pub(in crate::core) mod charges;
 pub(in crate::core) mod published;
 pub(in crate::core) mod stored;
+
+use backlog::Backlog;
+use stored::Budget;
+
+/// The memory that payloads and extras take.
+#[derive(Debug)]
+pub(in crate::core) struct Memory {
+    /// What is held, and what may still come.
+    pub(in crate::core) budget: Budget,
+    /// Results for which there is no room yet.
+    pub(in crate::core) backlog: Backlog,
+    /// Payloads so far that several tasks share.
+    pub(in crate::core) shares_made: u64,
+}

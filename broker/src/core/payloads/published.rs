@@ -24,8 +24,8 @@ impl Core {
         let given = self.given(key, published.attempt)?;
         let wanted = given.is_some_and(|given| self.tasks.get(given.task).is_some());
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
-        process.receiving.check(&published.payload)?;
-        let lane = given.and_then(|given| process.lanes.get_mut(&given.session));
+        process.sending.receiving.check(&published.payload)?;
+        let lane = given.and_then(|given| process.told.lanes.get_mut(&given.session));
         lane.map_or(Ok(()), |lane| lane.publish(bytes))?;
         if let Payload::Inline(inline) = &published.payload {
             let stored = Stored::Inline(inline.clone());
@@ -36,11 +36,11 @@ impl Core {
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         let (transfer, payload) = (transfer_of(&published.payload), published.payload.clone());
         if admitted.is_some() {
-            process.publishing.insert((published.attempt, transfer));
+            process.sending.publishing.insert((published.attempt, transfer));
         }
         let waiting =
             admitted.map(|given| EngineWaiting::Published(published, given.session, None));
-        process.receiving.expect(transfer, &payload, waiting)?;
+        process.sending.receiving.expect(transfer, &payload, waiting)?;
         if let Some(given) = given.filter(|_| admitted.is_none()) {
             self.return_published(key, given.session, bytes);
         }
@@ -54,7 +54,8 @@ impl Core {
         session: SessionKey,
         bytes: u64,
     ) {
-        let lane = self.processes.get_mut(&key).and_then(|process| process.lanes.get_mut(&session));
+        let lane =
+            self.processes.get_mut(&key).and_then(|process| process.told.lanes.get_mut(&session));
         let total = lane.filter(|_| bytes > 0).map(|lane| lane.pass(bytes));
         if let Some(total) = total {
             self.grant_to_lane(key, session, total);
@@ -72,18 +73,18 @@ impl Core {
             given.and_then(|given| self.tasks.get(given.task)).map(|task| (task.session, task.n));
         if let Some((session, n)) = task
             && let Some(session) = self.sessions.get_mut(session)
-            && let Some(connection) = session.connection
+            && let Some(connection) = session.link.connection
         {
             let (payload, transfer) = stored.announce(|| {
-                session.next_transfer += 1;
-                session.next_transfer
+                session.link.next_transfer += 1;
+                session.link.next_transfer
             });
             self.to_client(connection, ToClient::Published(Published { n, payload }));
             if let Some((number, chunks)) = transfer {
                 self.outputs.push_back(Output::Transfer(connection, number, chunks));
             }
         }
-        self.budget.release(BytesOf::Other, stored.budget_bytes());
+        self.memory.budget.release(BytesOf::Other, stored.budget_bytes());
     }
 
     /// Of intermediate data of an attempt that are on the way: its end, if that has come.
@@ -93,8 +94,9 @@ impl Core {
         attempt: Attempt,
     ) -> Option<&mut Option<Box<EarlyEnd>>> {
         let process = self.processes.get_mut(&key)?;
-        let (_, transfer) = *process.publishing.range((attempt, 0)..=(attempt, u64::MAX)).next()?;
-        match process.receiving.waiting_mut(transfer)? {
+        let (_, transfer) =
+            *process.sending.publishing.range((attempt, 0)..=(attempt, u64::MAX)).next()?;
+        match process.sending.receiving.waiting_mut(transfer)? {
             EngineWaiting::Published(.., end) => Some(end),
             EngineWaiting::Finished(..) => None,
         }

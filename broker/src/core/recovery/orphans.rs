@@ -13,6 +13,7 @@ use furlong_wire::message::{
 };
 
 use super::reconcile::{Decisions, engine_that_has};
+use crate::core::attempts::Assignment;
 use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::schedule::sweep::Reason;
 use crate::core::sessions::connect::{ENGINE_GRACE, SESSION_GRACE};
@@ -20,7 +21,7 @@ use crate::core::tasks::ended::Ended;
 use crate::core::tasks::table::{Place, State, Task};
 use crate::core::turns::chores::Chore;
 use crate::core::turns::work::{TASKS_PER_PART, count};
-use crate::core::{Assignment, Core, Time};
+use crate::core::{Core, Time};
 
 /// The time, from the broker's start, that a task that may have run waits for the engines of the
 /// roster.
@@ -172,7 +173,7 @@ impl Core {
         let sessions: Vec<SessionKey> = self.sessions.with_id(held.session);
         let task = sessions
             .iter()
-            .find_map(|session| self.sessions.get(*session)?.tasks.get(held.n).copied());
+            .find_map(|session| self.sessions.get(*session)?.ledger.tasks.get(held.n).copied());
         let asked = sessions.iter().any(|session| self.has_ended_or_gone_on(*session, held.n));
         let Some(engine) = engine_that_has(ids, held) else {
             return decisions.end(held.attempt, held.finished);
@@ -192,10 +193,14 @@ impl Core {
             return decisions.adopted.push((held.attempt, attempt));
         }
         let id = (held.session, held.n);
-        if let Some(other) = self.orphans.by_task.get(&id).copied() {
+        if let Some(other) = self.recovery.orphans.by_task.get(&id).copied() {
             // It was tried twice. What has ended is as good as any.
-            let runs =
-                self.orphans.by_attempt.get(&other).is_some_and(|other| other.occupies.is_some());
+            let runs = self
+                .recovery
+                .orphans
+                .by_attempt
+                .get(&other)
+                .is_some_and(|other| other.occupies.is_some());
             if !(runs && held.finished) {
                 return self.end_held(engine, held, decisions);
             }
@@ -206,7 +211,7 @@ impl Core {
         let expires =
             claims.map(|opened| opened.after(CLAIM_WAIT)).fold(now.after(SESSION_GRACE), Time::min);
         let occupies = (!held.finished).then(|| self.occupy(engine, (SessionKey::NOBODY, 0)));
-        self.orphans.add(held.attempt, Orphan { task: id, engine, occupies, expires });
+        self.recovery.orphans.add(held.attempt, Orphan { task: id, engine, occupies, expires });
         let Some(task) = task
             .filter(|task| self.tasks.get(*task).is_some_and(|task| may_be_matched(task, engine)))
         else {
@@ -234,24 +239,24 @@ impl Core {
             let (task, occupies) =
                 ((held.session, held.n), Some(self.occupy(engine, (SessionKey::NOBODY, 0))));
             let orphan = Orphan { task, engine, occupies, expires: Time(u64::MAX) };
-            self.orphans.hold(held.attempt, orphan);
+            self.recovery.orphans.hold(held.attempt, orphan);
         }
     }
 
     fn has_ended_or_gone_on(&self, key: SessionKey, n: u64) -> bool {
         let Some(session) = self.sessions.get(key) else { return false };
-        let task = session.tasks.get(n).and_then(|task| self.tasks.get(*task));
+        let task = session.ledger.tasks.get(n).and_then(|task| self.tasks.get(*task));
         let tried_elsewhere =
-            |task: &Task| task.attempts > 0 && !matches!(task.state, State::Assigned { .. });
-        (session.departed || session.knows(n)) && task.is_none_or(tried_elsewhere)
+            |task: &Task| task.tries.attempts > 0 && !matches!(task.state, State::Assigned { .. });
+        (session.departure.departed || session.knows(n)) && task.is_none_or(tried_elsewhere)
     }
 
     /// While the work runs, its engine is as busy as with work of this start. `of` is the task
     /// whose end is held with it, if there is one.
     fn occupy(&mut self, engine: EngineId, of: (SessionKey, u64)) -> u64 {
-        self.attempts_made += 1;
-        self.hold_attempt(Assignment::new(TaskKey::NOBODY, of, engine, true), self.attempts_made);
-        self.attempts_made
+        let count = self.attempts.next();
+        self.hold_attempt(Assignment::new(TaskKey::NOBODY, of, engine, true), count);
+        count
     }
 
     /// An engine of the roster is here, and has said what it holds.
@@ -262,7 +267,7 @@ impl Core {
         dropped: Option<Attempt>,
     ) {
         if dropped.is_some_and(|attempt| attempt.start != self.config.start) {
-            self.orphans.lossy.extend(ids);
+            self.recovery.orphans.lossy.extend(ids);
             ids.iter().for_each(|id| self.sweep(now, *id, None, Reason::Repeated));
         }
         self.no_longer_await(now, ids);
@@ -270,13 +275,13 @@ impl Core {
 
     /// These engines are here, or given up.
     pub(in crate::core) fn no_longer_await(&mut self, now: Time, ids: &[EngineId]) {
-        let before = self.orphans.awaited.len();
-        ids.iter().for_each(|id| _ = self.orphans.awaited.remove(id));
-        if before == 0 || !self.orphans.awaited.is_empty() {
+        let before = self.recovery.orphans.awaited.len();
+        ids.iter().for_each(|id| _ = self.recovery.orphans.awaited.remove(id));
+        if before == 0 || !self.recovery.orphans.awaited.is_empty() {
             return;
         }
-        self.journal.end_reconciling();
-        let waiting = std::mem::take(&mut self.orphans.waiting);
+        self.recovery.journal.end_reconciling();
+        let waiting = std::mem::take(&mut self.recovery.orphans.waiting);
         self.end_waits_for_roster(now, waiting);
     }
 
@@ -289,17 +294,17 @@ impl Core {
     ) {
         for _ in 0..TASKS_PER_PART {
             let Some(key) = waiting.pop_first() else { return };
-            self.work.add(1);
+            self.turns.work.add(1);
             if self
                 .tasks
                 .get(key)
-                .is_some_and(|task| task.state == State::Pausing && task.attempts == 0)
+                .is_some_and(|task| task.state == State::Pausing && task.tries.attempts == 0)
             {
                 self.wait_for_roster(now, key);
             }
         }
         if !waiting.is_empty() {
-            self.chores.push(Chore::EndWaits(waiting));
+            self.turns.chores.push(Chore::EndWaits(waiting));
         }
     }
 
@@ -317,8 +322,8 @@ impl Core {
 
     /// A process is gone: it names what it holds again when it is back.
     pub(in crate::core) fn forget_orphans(&mut self, engines: &[EngineId]) {
-        for attempt in self.orphans.of_engines(engines) {
-            let orphan = self.orphans.remove(attempt);
+        for attempt in self.recovery.orphans.of_engines(engines) {
+            let orphan = self.recovery.orphans.remove(attempt);
             if let Some(count) = orphan.and_then(|orphan| orphan.occupies) {
                 self.take_back(count);
             }
@@ -327,8 +332,13 @@ impl Core {
 
     /// An engine is stopped alone: its process stays, and need not hold what has ended there.
     pub(in crate::core) fn release_orphans(&mut self, engine: EngineId) {
-        for attempt in self.orphans.of_engines(&[engine]) {
-            if self.orphans.by_attempt.get(&attempt).is_some_and(|orphan| orphan.occupies.is_none())
+        for attempt in self.recovery.orphans.of_engines(&[engine]) {
+            if self
+                .recovery
+                .orphans
+                .by_attempt
+                .get(&attempt)
+                .is_some_and(|orphan| orphan.occupies.is_none())
             {
                 self.end_orphan(attempt);
             }
@@ -337,8 +347,8 @@ impl Core {
 
     /// A process that leaves waits for the word on what has ended there.
     pub(in crate::core) fn shorten_orphans(&mut self, now: Time, engines: &[EngineId]) {
-        for attempt in self.orphans.of_engines(engines) {
-            self.orphans.shorten(attempt, now.after(CLAIM_WAIT));
+        for attempt in self.recovery.orphans.of_engines(engines) {
+            self.recovery.orphans.shorten(attempt, now.after(CLAIM_WAIT));
         }
     }
 
@@ -356,13 +366,13 @@ impl Core {
         until: Time,
     ) {
         let part: Vec<(u64, Attempt)> =
-            self.orphans.of_session(session, from).take(TASKS_PER_PART).collect();
-        self.work.add(part.len());
+            self.recovery.orphans.of_session(session, from).take(TASKS_PER_PART).collect();
+        self.turns.work.add(part.len());
         for (_, attempt) in &part {
-            self.orphans.shorten(*attempt, until);
+            self.recovery.orphans.shorten(*attempt, until);
         }
         if let Some((last, _)) = part.get(TASKS_PER_PART - 1) {
-            self.chores.push(Chore::ShortenOrphans(session, last + 1, until));
+            self.turns.chores.push(Chore::ShortenOrphans(session, last + 1, until));
         }
     }
 
@@ -370,13 +380,14 @@ impl Core {
     /// and the rest in later turns.
     pub(in crate::core) fn end_orphans_of(&mut self, session: SessionId) {
         let room = if self.is_turn_over() { 1 } else { TASKS_PER_PART };
-        let part: Vec<(u64, Attempt)> = self.orphans.of_session(session, 0).take(room).collect();
-        self.work.add(part.len());
+        let part: Vec<(u64, Attempt)> =
+            self.recovery.orphans.of_session(session, 0).take(room).collect();
+        self.turns.work.add(part.len());
         for (_, attempt) in &part {
             self.end_orphan(*attempt);
         }
         if part.len() == room {
-            self.chores.push(Chore::EndOrphans(session));
+            self.turns.chores.push(Chore::EndOrphans(session));
         }
     }
 
@@ -384,11 +395,12 @@ impl Core {
     pub(in crate::core) fn expire_orphans(&mut self, now: Time) {
         // Very many have their turn later.
         for _ in 0..TASKS_PER_PART {
-            let first = self.orphans.expiries.first().copied().filter(|(at, _)| *at <= now);
+            let first =
+                self.recovery.orphans.expiries.first().copied().filter(|(at, _)| *at <= now);
             let Some((_, attempt)) = first else { return };
-            self.work.add(1);
+            self.turns.work.add(1);
             if self.is_asked_for(attempt) {
-                self.orphans.extend(attempt, now.after(CLAIM_WAIT));
+                self.recovery.orphans.extend(attempt, now.after(CLAIM_WAIT));
             } else {
                 self.note_unasked(attempt);
                 self.end_orphan(attempt);
@@ -399,12 +411,14 @@ impl Core {
     /// A client may ask for it all the same, later: one that submits again in the order of its
     /// numbers, and has no credit for those before. Then it may have run.
     fn note_unasked(&mut self, attempt: Attempt) {
-        let Some((id, n)) = self.orphans.by_attempt.get(&attempt).map(|orphan| orphan.task) else {
+        let Some((id, n)) =
+            self.recovery.orphans.by_attempt.get(&attempt).map(|orphan| orphan.task)
+        else {
             return;
         };
         for key in self.sessions.with_id(id) {
             if let Some(session) = self.sessions.get_mut(key) {
-                session.unasked.insert(n);
+                session.ledger.unasked.insert(n);
             }
         }
     }
@@ -412,34 +426,37 @@ impl Core {
     /// Returns true if a client has submitted the task again and it awaits arguments, or others
     /// that ran before it then, and run once more.
     fn is_asked_for(&self, attempt: Attempt) -> bool {
-        let Some(Orphan { task: (id, n), .. }) = self.orphans.by_attempt.get(&attempt) else {
+        let Some(Orphan { task: (id, n), .. }) = self.recovery.orphans.by_attempt.get(&attempt)
+        else {
             return false;
         };
         let sessions =
             self.sessions.with_id(*id).into_iter().filter_map(|key| self.sessions.get(key));
-        let mut tasks = sessions.filter_map(|session| self.tasks.get(*session.tasks.get(*n)?));
-        self.orphans.by_task.get(&(*id, *n)) == Some(&attempt)
+        let mut tasks =
+            sessions.filter_map(|session| self.tasks.get(*session.ledger.tasks.get(*n)?));
+        self.recovery.orphans.by_task.get(&(*id, *n)) == Some(&attempt)
             && tasks.any(|task| matches!(task.state, State::Receiving | State::Waiting))
     }
 
     /// An attempt of an earlier start has ended.
     pub(in crate::core) fn orphan_ended(&mut self, key: ProcessKey, attempt: Attempt) {
         let engine = self
+            .recovery
             .orphans
             .by_attempt
             .get(&attempt)
             .and_then(|orphan| self.engines.get(orphan.engine));
         if engine.is_some_and(|engine| engine.process == Some(key))
-            && let Some(orphan) = self.orphans.by_attempt.get_mut(&attempt)
+            && let Some(orphan) = self.recovery.orphans.by_attempt.get_mut(&attempt)
         {
             let (task, occupied) = (orphan.task, orphan.occupies.take());
             if let Some(count) = occupied {
                 self.take_back(count);
             }
-            if self.orphans.by_task.get(&task) == Some(&attempt) {
+            if self.recovery.orphans.by_task.get(&task) == Some(&attempt) {
                 return;
             }
-            self.orphans.remove(attempt);
+            self.recovery.orphans.remove(attempt);
         }
         if let Some(process) = self.processes.get(&key) {
             self.send_release(process.connection, Release::of(attempt.start, vec![attempt.count]));
@@ -454,28 +471,29 @@ impl Core {
         attempt: Attempt,
     ) -> Attempt {
         let orphan = self
+            .recovery
             .orphans
             .by_attempt
             .get(&attempt)
             .and_then(|orphan| self.engines.get(orphan.engine));
         if orphan.is_some_and(|engine| engine.process == Some(key)) {
-            let orphan = self.orphans.remove(attempt);
+            let orphan = self.recovery.orphans.remove(attempt);
             if let Some(count) = orphan.and_then(|orphan| orphan.occupies) {
                 self.take_back(count);
             }
             return attempt;
         }
-        self.orphans.matched.remove(&attempt).map_or(attempt, |count| self.attempt(count))
+        self.recovery.orphans.matched.remove(&attempt).map_or(attempt, |count| self.attempt(count))
     }
 
     /// Tells its engine that nobody wants it. It occupies the engine until that has stopped it.
     fn end_orphan(&mut self, attempt: Attempt) {
-        let Some(orphan) = self.orphans.disown(attempt) else { return };
+        let Some(orphan) = self.recovery.orphans.disown(attempt) else { return };
         let process = self.engines.get(orphan.engine).and_then(|engine| engine.process);
         let connection =
             process.and_then(|key| self.processes.get(&key)).map(|process| process.connection);
         if orphan.occupies.is_none() {
-            self.orphans.remove(attempt);
+            self.recovery.orphans.remove(attempt);
         }
         let Some(connection) = connection else { return };
         if orphan.occupies.is_some() {
@@ -496,9 +514,9 @@ impl Core {
             return false;
         };
         let Some(session) = self.sessions.get(task.session) else { return false };
-        let orphan = self.orphans.by_task.get(&(session.id, task.n)).copied();
+        let orphan = self.recovery.orphans.by_task.get(&(session.id, task.n)).copied();
         if let Some((attempt, orphan)) =
-            orphan.and_then(|it| Some((it, *self.orphans.by_attempt.get(&it)?)))
+            orphan.and_then(|it| Some((it, *self.recovery.orphans.by_attempt.get(&it)?)))
             && fits(task, orphan.engine)
             && let Some(process) = self.engines.get(orphan.engine).and_then(|engine| engine.process)
         {
@@ -508,7 +526,8 @@ impl Core {
         match task.place.engine() {
             // It waits in its engine's queue, which is matched when the engine comes.
             Some(engine)
-                if !self.orphans.lossy.contains(&engine) && !session.unasked.contains(&task.n) =>
+                if !self.recovery.orphans.lossy.contains(&engine)
+                    && !session.ledger.unasked.contains(&task.n) =>
             {
                 false
             }
@@ -523,9 +542,12 @@ impl Core {
     /// Returns true if a task was submitted to an earlier start, and was not given to an engine at
     /// this one.
     pub(in crate::core) fn may_have_run(&self, task: &Task) -> bool {
-        task.attempts == 0
+        task.tries.attempts == 0
             && task.may_be_repeated()
-            && self.sessions.get(task.session).is_some_and(|session| task.n <= session.before)
+            && self
+                .sessions
+                .get(task.session)
+                .is_some_and(|session| task.n <= session.ledger.before)
     }
 
     /// A shared task may be with an engine that is not here yet: it waits. Whether it does, or is
@@ -537,7 +559,7 @@ impl Core {
             return false;
         }
         // An engine that was given up is no longer in the roster, and may come back all the same.
-        let wait = match (task.at_most_once(), self.orphans.awaited.is_empty()) {
+        let wait = match (task.at_most_once(), self.recovery.orphans.awaited.is_empty()) {
             (false, true) => Duration::ZERO,
             (false, false) | (true, true) => ROSTER_WAIT,
             (true, false) => ROSTER_WAIT_ONCE,
@@ -547,12 +569,12 @@ impl Core {
             return self.end_wait(now, key);
         }
         if task.state != State::Pausing {
-            self.held += u64::from(task.state != State::Waiting);
+            self.waiting.held += u64::from(task.state != State::Waiting);
             task.transition(State::Pausing);
         }
         task.more_mut().pause_ends = Some(until);
         self.set_deadline(now, key);
-        self.orphans.waiting.insert(key);
+        self.recovery.orphans.waiting.insert(key);
         true
     }
 
@@ -573,7 +595,7 @@ impl Core {
 
     fn lose_unmatched(&mut self, now: Time, key: TaskKey) {
         let away: Vec<String> =
-            self.orphans.awaited.iter().take(8).map(ToString::to_string).collect();
+            self.recovery.orphans.awaited.iter().take(8).map(ToString::to_string).collect();
         let away = if away.is_empty() {
             "no engine holds it".to_owned()
         } else {
@@ -588,7 +610,7 @@ impl Core {
 
     /// A task is what an engine holds of an earlier start: it goes on as an attempt of this one.
     fn match_orphan(&mut self, now: Time, process: ProcessKey, key: TaskKey, attempt: Attempt) {
-        let Some(orphan) = self.orphans.remove(attempt) else { return };
+        let Some(orphan) = self.recovery.orphans.remove(attempt) else { return };
         if let Some(count) = orphan.occupies {
             self.take_back(count);
         }
@@ -596,22 +618,21 @@ impl Core {
         let (session, n, placement, engine) = (task.session, task.n, task.placement, orphan.engine);
         let direct = task.place != Place::Shared;
         let was_queued = task.state == State::Queued;
-        self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        self.waiting.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
         if !was_queued {
             task.transition(State::Queued);
         }
-        self.attempts_made += 1;
-        let count = self.attempts_made;
+        let count = self.attempts.next();
         task.transition(State::Assigned { engine, attempt: count, started: false });
         task.transition(State::Assigned { engine, attempt: count, started: true });
-        (task.attempts, task.assigned) = (1, Some(now));
+        (task.tries.attempts, task.times.assigned) = (1, Some(now));
         let more = task.more_mut();
         (more.started, more.has_run, more.pause_ends) = (None, false, None);
         if direct {
             let tasks = &self.tasks;
             self.engines.update(engine, |engine| engine.queue.take_out(session, key, tasks));
         } else if was_queued {
-            self.placements.count_waiting(placement, false);
+            self.schedule.placements.count_waiting(placement, false);
         }
         self.hold_attempt(Assignment::new(key, (session, n), engine, direct), count);
         self.set_deadline(now, key);
@@ -624,7 +645,7 @@ impl Core {
     }
 
     fn note_matched(&mut self, attempt: Attempt, count: u64) {
-        let (attempts, matched) = (&self.attempts, &mut self.orphans.matched);
+        let (attempts, matched) = (&self.attempts, &mut self.recovery.orphans.matched);
         if matched.len() >= MATCHED_KEPT + 2 * attempts.len() {
             matched.retain(|_, count| attempts.get(*count).is_some());
         }
@@ -639,5 +660,7 @@ fn fits(task: &Task, engine: EngineId) -> bool {
 
 /// Returns true if a task has what it needs, is assigned to no engine, and may be on that engine.
 fn may_be_matched(task: &Task, engine: EngineId) -> bool {
-    task.attempts == 0 && matches!(task.state, State::Queued | State::Pausing) && fits(task, engine)
+    task.tries.attempts == 0
+        && matches!(task.state, State::Queued | State::Pausing)
+        && fits(task, engine)
 }

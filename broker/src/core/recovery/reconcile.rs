@@ -10,13 +10,14 @@ use furlong_wire::ids::{Attempt, BrokerStart, EngineId};
 use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Adopt, CancelAttempts, HeldWork, Register, Release, ToEngine};
 
+use crate::core::attempts::Assignment;
 use crate::core::engines::away::Moved;
 use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::payloads::stored::{BytesOf, Stored};
 use crate::core::tasks::ended::cancelled_before_it_began;
 use crate::core::tasks::table::{Place, State};
 use crate::core::turns::work::{TASKS_PER_PART, count};
-use crate::core::{Assignment, ConnectionId, Core, Time};
+use crate::core::{ConnectionId, Core, Time};
 
 /// What a process holds, as far as that was not compared with what its engines were given. Until it
 /// is, they take nothing.
@@ -152,9 +153,9 @@ impl Core {
                 self.come_to_nothing(now, count, &rest);
             }
         }
-        self.work.add(TASKS_PER_PART - room);
+        self.turns.work.add(TASKS_PER_PART - room);
         if !rest.is_over() {
-            self.rests.insert(connection, rest.into());
+            self.turns.rests.insert(connection, rest.into());
             return;
         }
         self.note_reconciled(now, &rest.engines, rest.dropped);
@@ -165,8 +166,8 @@ impl Core {
     /// front of its queue. All that it holds is known: what was taken from it is elsewhere for good.
     fn given_by(&mut self, id: EngineId, made: u64) -> VecDeque<u64> {
         let given = self.engines.update(id, |engine| {
-            engine.moved.clear();
-            let assigned = engine.assigned.iter().rev().inspect(|_| count(1)).copied();
+            engine.work.moved.clear();
+            let assigned = engine.work.assigned.iter().rev().inspect(|_| count(1)).copied();
             assigned.filter(|count| *count <= made).collect()
         });
         given.unwrap_or_default()
@@ -209,7 +210,7 @@ impl Core {
                     given.and_then(|given| given.stopping).is_some_and(|stopping| stopping.force);
                 decisions.to_stop[usize::from(force)].push(held.attempt);
                 let is_of_the_past =
-                    self.attempts.get(count).is_none() && count <= self.attempts_made;
+                    self.attempts.get(count).is_none() && count <= self.attempts.made();
                 if let Some(engine) = engine_that_has(ids, held).filter(|_| is_of_the_past) {
                     // It keeps the engine busy until it has stopped, also if its task goes on
                     // elsewhere.
@@ -226,7 +227,7 @@ impl Core {
     pub(in crate::core) fn session_that_had(&self, held: &HeldWork) -> Option<SessionKey> {
         let mut sessions = self.sessions.with_id(held.session).into_iter();
         sessions.rfind(|key| {
-            self.sessions.get(*key).is_some_and(|session| session.done.get(held.n).is_some())
+            self.sessions.get(*key).is_some_and(|session| session.ledger.done.get(held.n).is_some())
         })
     }
 
@@ -234,24 +235,29 @@ impl Core {
     /// attempt goes on.
     fn rejoin(&mut self, now: Time, engine: Option<EngineId>, count: u64) -> bool {
         let Some(engine) = engine else { return false };
-        let moved = self.engines.update(engine, |engine| engine.moved.remove(&count)).flatten();
+        let moved =
+            self.engines.update(engine, |engine| engine.work.moved.remove(&count)).flatten();
         let Some(Moved { task: key, attempts, started }) = moved else { return false };
         let Some(task) = self.tasks.get_mut(key) else { return false };
-        if task.state != State::Queued || task.place != Place::Shared || task.attempts != attempts {
+        if task.state != State::Queued
+            || task.place != Place::Shared
+            || task.tries.attempts != attempts
+        {
             return false;
         }
         task.transition(State::Assigned { engine, attempt: count, started: false });
         if started {
             // It was no loss after all.
             task.transition(State::Assigned { engine, attempt: count, started });
-            task.losses -= 1;
+            task.tries.losses -= 1;
             let noted = task.more_mut().past.pop();
-            self.budget
+            self.memory
+                .budget
                 .release(BytesOf::Other, noted.map_or(0, |attempt| attempt.how.len() as u64));
         }
-        self.grants.rejoin(count, key);
+        self.peers.grants.rejoin(count, key);
         let (session, n, placement) = (task.session, task.n, task.placement);
-        self.placements.count_waiting(placement, false);
+        self.schedule.placements.count_waiting(placement, false);
         self.hold_attempt(Assignment::new(key, (session, n), engine, false), count);
         self.set_deadline(now, key);
         true
@@ -261,9 +267,9 @@ impl Core {
     pub(in crate::core) fn hold_attempt(&mut self, given: Assignment, count: u64) {
         self.attempts.insert(count, given);
         self.engines.update(given.engine, |engine| {
-            let at = engine.assigned.partition_point(|other| *other < count);
-            engine.assigned.insert(at, count);
-            engine.assigned_direct += u32::from(given.direct);
+            let at = engine.work.assigned.partition_point(|other| *other < count);
+            engine.work.assigned.insert(at, count);
+            engine.work.assigned_direct += u32::from(given.direct);
         });
     }
 

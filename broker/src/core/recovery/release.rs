@@ -59,12 +59,13 @@ impl Core {
 
     /// Tells some processes, from this one on, and the others in later turns.
     pub(in crate::core) fn tell_released_from(&mut self, first: ProcessKey) {
-        let part: Vec<ProcessKey> = self.releases.from(first).take(PROCESSES_PER_PART).collect();
+        let part: Vec<ProcessKey> =
+            self.recovery.releases.from(first).take(PROCESSES_PER_PART).collect();
         for key in &part {
             self.tell_released(*key);
         }
         if let Some(last) = part.get(PROCESSES_PER_PART - 1) {
-            self.chores.push(Chore::TellReleased(ProcessKey(last.0 + 1)));
+            self.turns.chores.push(Chore::TellReleased(ProcessKey(last.0 + 1)));
         }
     }
 
@@ -77,7 +78,7 @@ impl Core {
         result_bytes: u64,
     ) {
         let is_here = self.processes.contains_key(&key);
-        if is_here && self.releases.add(key, count, result_bytes) {
+        if is_here && self.recovery.releases.add(key, count, result_bytes) {
             self.tell_released(key);
         }
     }
@@ -103,7 +104,8 @@ impl Core {
         n: u64,
         count: u64,
     ) {
-        let done = self.sessions.get_mut(session).and_then(|session| session.done.get_mut(n));
+        let done =
+            self.sessions.get_mut(session).and_then(|session| session.ledger.done.get_mut(n));
         let held = done
             .map(|done| &mut done.held)
             .filter(|held| held.is_none_or(|(_, other)| other == count));
@@ -127,13 +129,13 @@ impl Core {
         let mut room = TASKS_PER_PART;
         let mut counts = Vec::new();
         let mut next = None;
-        for of in process.lanes.range(first..).map(|(of, _)| *of) {
+        for of in process.told.lanes.range(first..).map(|(of, _)| *of) {
             let session = self.sessions.get_mut(of).expect("a lane is closed with its session");
             let from = if of == first { n } else { 0 };
             let ended: Vec<u64> =
-                session.done.range(from, u64::MAX).take(room).map(|(n, _)| n).collect();
+                session.ledger.done.range(from, u64::MAX).take(room).map(|(n, _)| n).collect();
             for n in &ended {
-                let held = session.done.get_mut(*n).map(|done| &mut done.held);
+                let held = session.ledger.done.get_mut(*n).map(|done| &mut done.held);
                 let of_process = held.and_then(|held| held.take_if(|(process, _)| *process == key));
                 counts.extend(of_process.map(|(_, count)| count));
             }
@@ -144,21 +146,21 @@ impl Core {
                 break;
             }
         }
-        self.work.add(TASKS_PER_PART - room);
+        self.turns.work.add(TASKS_PER_PART - room);
         for count in counts {
             self.release_attempt(key, count, 0);
         }
         match next {
-            Some(next) => self.chores.push(Chore::ReleaseAll(key, next)),
+            Some(next) => self.turns.chores.push(Chore::ReleaseAll(key, next)),
             None => self.tell_released(key),
         }
     }
 
     fn tell_released(&mut self, key: ProcessKey) {
-        let counts = self.releases.take(key);
+        let counts = self.recovery.releases.take(key);
         let process = self.processes.get(&key).filter(|_| !counts.is_empty());
         let Some(connection) = process.map(|process| process.connection) else { return };
-        self.work.add(1);
+        self.turns.work.add(1);
         self.send_release(connection, Release::of(self.config.start, counts));
     }
 }

@@ -97,7 +97,7 @@ impl Core {
     /// Returns true if an engine will be sent an attempt that is assigned to it only when the
     /// journal has it.
     fn is_withheld(&self, engine: EngineId, attempt: u64) -> bool {
-        self.engines.get(engine).is_some_and(|engine| engine.withheld.contains(&attempt))
+        self.engines.get(engine).is_some_and(|engine| engine.work.withheld.contains(&attempt))
     }
 
     /// Forgets what is kept of some tasks of a session, and does not keep those whose end its
@@ -134,13 +134,13 @@ impl Core {
         };
         for id in engines {
             let Some(engine) = self.engines.get(id) else { continue };
-            self.work.add(engine.assigned.len() + 1);
+            self.turns.work.add(engine.work.assigned.len() + 1);
             let own = |count: &&u64| {
                 let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
                 task.is_some_and(|task| self.may_touch(key, task))
             };
             let attempts: Vec<Attempt> =
-                engine.assigned.iter().filter(own).map(|count| self.attempt(*count)).collect();
+                engine.work.assigned.iter().filter(own).map(|count| self.attempt(*count)).collect();
             let process = engine.process.and_then(|key| self.processes.get(&key));
             if let Some(connection) = process.map(|process| process.connection) {
                 let signal = |attempts| ToEngine::Signal(SignalAttempts { attempts, signal });
@@ -162,7 +162,7 @@ impl Core {
             Ok(engines) => engines,
             Err(refused) => return Some(refused),
         };
-        if self.restarting.waiting.len() + engines.len() > RESTARTS_WAITING_MAX {
+        if self.peers.restarting.waiting.len() + engines.len() > RESTARTS_WAITING_MAX {
             return Some(ReplyBody::Refused(
                 "too many restarts wait for their engines; wait for those".to_owned(),
             ));
@@ -185,7 +185,7 @@ impl Core {
         if engines.is_empty() {
             return Some(ReplyBody::Done);
         }
-        self.restarting.begin((connection, restart.request), &engines);
+        self.peers.restarting.begin((connection, restart.request), &engines);
         for id in engines {
             let how = "its interpreter was restarted on request".to_owned();
             self.sweep(now, id, None, Reason::NamespaceLost(how, None));
@@ -202,7 +202,7 @@ impl Core {
     /// An engine's interpreter is gone, or the engine itself: answers those who have asked for
     /// that.
     pub(in crate::core) fn note_restarted(&mut self, id: EngineId) {
-        for (connection, request) in self.restarting.end(id) {
+        for (connection, request) in self.peers.restarting.end(id) {
             self.answer_later(connection, Reply { request, body: ReplyBody::Done });
         }
     }
@@ -212,7 +212,7 @@ impl Core {
         let Some(process) = self.processes.get_mut(&key) else { return };
         process.leaving = true;
         if let Some(class) = process.class.take() {
-            self.placements.leave_class(class);
+            self.schedule.placements.leave_class(class);
         }
         for id in process.engines.clone() {
             if self.engines.get(id).is_some_and(|engine| engine.process == Some(key)) {
@@ -256,13 +256,13 @@ impl Core {
     fn beyond(&self, key: SessionKey, engines: &BTreeSet<EngineId>) -> Option<ReplyBody> {
         let scopes = &self.sessions.get(key)?.claims.scopes;
         for id in engines {
-            self.work.add(1);
+            self.turns.work.add(1);
             let Some(engine) = self.engines.get(*id) else {
                 return Some(ReplyBody::Refused(format!(
                     "there is no engine {id}; `furlong ids` shows who is there"
                 )));
             };
-            let class = engine.class.and_then(|class| self.placements.class(class));
+            let class = engine.class.and_then(|class| self.schedule.placements.class(class));
             let in_scope = |class: &crate::core::schedule::placement::Class| {
                 scopes.iter().any(|scope| class.labels.contains(scope))
             };
@@ -282,12 +282,13 @@ impl Core {
     fn serves_others(&self, key: SessionKey, id: EngineId) -> bool {
         let Some(engine) = self.engines.get(id) else { return false };
         let given = engine
+            .work
             .assigned
             .iter()
             .filter_map(|count| self.attempts.get(*count))
             .map(|given| given.task);
         let foreign = |task: TaskKey| {
-            self.work.add(1);
+            self.turns.work.add(1);
             self.tasks.get(task).is_some_and(|task| !self.may_touch(key, task))
         };
         // Of the tasks that wait, one for each session: it is theirs, or another owner's.

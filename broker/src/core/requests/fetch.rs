@@ -39,7 +39,7 @@ impl Core {
         let owner = self.owner(key)?;
         let id = TaskId { session: fetch.session, n: fetch.n };
         let unfinished = self.sessions.find(owner, id.session).and_then(|of| self.sessions.get(of));
-        if let Some(task) = unfinished.and_then(|session| session.tasks.get(id.n)).copied() {
+        if let Some(task) = unfinished.and_then(|session| session.ledger.tasks.get(id.n)).copied() {
             return self.fetch_unfinished(now, key, connection, fetch, task);
         }
         let follower = Follower { connection, request: fetch.request, output: fetch.output };
@@ -71,31 +71,31 @@ impl Core {
         fetch: &Fetch,
         task: TaskKey,
     ) -> Option<ReplyBody> {
-        let connections = &self.connections;
+        let connections = &self.peers.connections;
         let session = self.sessions.get_mut(key)?;
         let more = self.tasks.get_mut(task)?.more_mut();
         if fetch.wait {
-            self.work.add(more.followers.len());
+            self.turns.work.add(more.followers.len());
             more.followers.retain(|follower| connections.contains_key(&follower.connection));
             let with_output = more.followers.iter().filter(|follower| follower.output).count();
             if more.followers.len() >= FOLLOWERS_MAX
-                || session.fetches >= FETCHES_WAITING_MAX
+                || session.link.fetches >= FETCHES_WAITING_MAX
                 || (fetch.output && with_output >= OUTPUT_FOLLOWERS_MAX)
             {
                 let text = "too many requests wait for the ends of tasks; take some of those first";
                 return Some(ReplyBody::Refused(text.to_owned()));
             }
-            session.fetches += 1;
+            session.link.fetches += 1;
             more.followers.push(Follower {
                 connection,
                 request: fetch.request,
                 output: fetch.output,
             });
-            if session.following.len() > 2 * session.fetches + FOLLOWED_KEPT {
+            if session.link.following.len() > 2 * session.link.fetches + FOLLOWED_KEPT {
                 let tasks = &self.tasks;
-                session.following.retain(|task| tasks.get(*task).is_some());
+                session.link.following.retain(|task| tasks.get(*task).is_some());
             }
-            session.following.insert(task);
+            session.link.following.insert(task);
         }
         if fetch.output {
             let pieces = self.output_so_far(fetch.request, task);
@@ -117,7 +117,7 @@ impl Core {
     /// A client's connection is gone: it waits for no task's end on that.
     pub(in crate::core) fn follow_no_longer(&mut self, key: SessionKey, connection: ConnectionId) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        for task in std::mem::take(&mut session.following) {
+        for task in std::mem::take(&mut session.link.following) {
             let more = self.tasks.get_mut(task).and_then(Task::more_if_any);
             if let Some(more) = more {
                 more.followers.retain(|follower| follower.connection != connection);
@@ -143,7 +143,7 @@ impl Core {
 
     fn send_pieces(&mut self, connection: ConnectionId, pieces: Vec<FetchedOutput>) {
         for piece in pieces {
-            self.work.add_bytes(piece.bytes.len());
+            self.turns.work.add_bytes(piece.bytes.len());
             self.to_client(connection, ToClient::FetchedOutput(piece));
         }
     }
@@ -157,8 +157,10 @@ impl Core {
         id: TaskId,
         follower: Follower,
     ) -> Option<bool> {
-        let has_room =
-            self.sessions.get(key).is_some_and(|session| session.fetches < FETCHES_WAITING_MAX);
+        let has_room = self
+            .sessions
+            .get(key)
+            .is_some_and(|session| session.link.fetches < FETCHES_WAITING_MAX);
         let of = self
             .sessions
             .find(owner, id.session)
@@ -166,7 +168,7 @@ impl Core {
         let done = self
             .sessions
             .get_mut(of)
-            .and_then(|session| session.done.get_mut(id.n))
+            .and_then(|session| session.ledger.done.get_mut(id.n))
             .map(|done| &mut **done);
         let done = done.or_else(|| self.kept.get_mut(of, id.n)).filter(|done| done.is_unwritten)?;
         let followers = &mut done.what.more.get_or_insert_default().followers;
@@ -179,7 +181,7 @@ impl Core {
             if follower.output { done.output(follower.request).collect() } else { Vec::new() };
         self.send_pieces(follower.connection, pieces);
         if let Some(session) = self.sessions.get_mut(key) {
-            session.fetches += 1;
+            session.link.fetches += 1;
         }
         Some(true)
     }
@@ -193,7 +195,8 @@ impl Core {
         follower: Follower,
     ) -> Option<(Box<TaskRecord>, Option<Stored>, Vec<FetchedOutput>)> {
         let session = self.sessions.find(owner, id.session).and_then(|key| self.sessions.get(key));
-        let held = session.and_then(|session| session.done.get(id.n)).map(|done| (done, None));
+        let held =
+            session.and_then(|session| session.ledger.done.get(id.n)).map(|done| (done, None));
         let kept = || self.kept.find(owner, id).map(|kept| (&kept.done, kept.delivered_us));
         let (done, delivered_us) = held.or_else(kept)?;
         let pieces =
@@ -210,7 +213,7 @@ impl Core {
         payload: Option<&Stored>,
     ) {
         let Some(crate::core::Connected::Client(key)) =
-            self.connections.get(&to.connection).copied()
+            self.peers.connections.get(&to.connection).copied()
         else {
             return;
         };
@@ -220,8 +223,8 @@ impl Core {
         let secret = payload.and_then(|_| live.or_else(|| self.kept.secret(owner, of)));
         let Some(session) = self.sessions.get_mut(key) else { return };
         let transfer = || {
-            session.next_transfer += 1;
-            session.next_transfer
+            session.link.next_transfer += 1;
+            session.link.next_transfer
         };
         let (payload, chunks) = payload.map(|stored| stored.announce(transfer)).unzip();
         let fetched = Fetched { request: to.request, record, secret, payload };
@@ -239,8 +242,11 @@ impl Core {
         n: u64,
         followers: Vec<Follower>,
     ) {
-        let held =
-            self.sessions.get(of).and_then(|session| session.done.get(n)).map(|done| &**done);
+        let held = self
+            .sessions
+            .get(of)
+            .and_then(|session| session.ledger.done.get(n))
+            .map(|done| &**done);
         let Some(done) = held.or_else(|| self.kept.get(of, n)).filter(|_| !followers.is_empty())
         else {
             return;
@@ -282,10 +288,10 @@ impl Core {
     ) {
         for follower in followers {
             if let Some(crate::core::Connected::Client(key)) =
-                self.connections.get(&follower.connection).copied()
+                self.peers.connections.get(&follower.connection).copied()
                 && let Some(session) = self.sessions.get_mut(key)
             {
-                session.fetches = session.fetches.saturating_sub(1);
+                session.link.fetches = session.link.fetches.saturating_sub(1);
             }
             self.send_fetched(follower, owner, Box::new(record.clone()), payload);
         }
@@ -299,7 +305,7 @@ impl Core {
         let wanted: Vec<Follower> =
             more.followers.iter().filter(|follower| follower.output).copied().collect();
         for Follower { connection, request, .. } in wanted {
-            if self.connections.contains_key(&connection) {
+            if self.peers.connections.contains_key(&connection) {
                 let TaskOutput { attempt, engine, stream, offset, bytes, .. } = output.clone();
                 let piece = FetchedOutput { request, attempt, engine, stream, offset, bytes };
                 self.to_client(connection, ToClient::FetchedOutput(piece));
@@ -316,7 +322,7 @@ impl Core {
         query: &TaskQuery,
     ) -> ReplyBody {
         let Some(owner) = self.owner(key) else { return ReplyBody::Tasks(Vec::new(), None) };
-        let began = self.work.done();
+        let began = self.turns.work.done();
         let mut bytes = 0;
         let mut records = Vec::new();
         let mut fitting = Fitting::default();
@@ -330,26 +336,26 @@ impl Core {
                 first = first.max(following);
             }
             for n in self.tasks_of(session, first, last) {
-                let work = self.work.done() - began;
+                let work = self.turns.work.done() - began;
                 if looked_at > 0 && work >= LOOKED_AT_MAX
                     || records.len() == most
                     || bytes > REPLY_BYTES_MAX
                 {
-                    self.work.add_bytes(bytes);
+                    self.turns.work.add_bytes(bytes);
                     return ReplyBody::Tasks(
                         records,
                         Some(TaskId { session: id, n: n.saturating_sub(1) }),
                     );
                 }
                 looked_at += 1;
-                self.work.add(1);
+                self.turns.work.add(1);
                 let task = TaskId { session: id, n };
                 let record = self.matching_record(now, owner, session, task, (query, &mut fitting));
                 bytes += record.as_ref().map_or(0, rough_bytes);
                 records.extend(record);
             }
         }
-        self.work.add_bytes(bytes);
+        self.turns.work.add_bytes(bytes);
         ReplyBody::Tasks(records, None)
     }
 
@@ -363,7 +369,7 @@ impl Core {
             return Vec::new();
         };
         let all = self.sessions.of_owner(owner, ids.clone()).chain(self.kept.of_owner(owner, ids));
-        let mut sessions: Vec<_> = all.inspect(|_| self.work.add(1)).collect();
+        let mut sessions: Vec<_> = all.inspect(|_| self.turns.work.add(1)).collect();
         sessions.sort_unstable();
         sessions.dedup();
         if query.newest_session {
@@ -381,14 +387,15 @@ impl Core {
     /// be retained.
     fn has_kept_or_keeps(&self, key: SessionKey) -> bool {
         self.kept.tasks_from(key, 0).next().is_some()
-            || self.sessions.get(key).is_some_and(|it| it.keeps > 0)
+            || self.sessions.get(key).is_some_and(|it| it.ledger.keeps > 0)
     }
 
     /// The numbers of a session's tasks, whatever has become of them, in order.
     fn tasks_of(&self, key: SessionKey, first: u64, last: u64) -> impl Iterator<Item = u64> {
         let session = self.sessions.get(key);
-        let unfinished = session.map(|session| session.tasks.range(first, last).map(|(n, _)| n));
-        let done = session.map(|session| session.done.range(first, last).map(|(n, _)| n));
+        let unfinished =
+            session.map(|session| session.ledger.tasks.range(first, last).map(|(n, _)| n));
+        let done = session.map(|session| session.ledger.done.range(first, last).map(|(n, _)| n));
         let kept = self.kept.tasks_from(key, first).map(|(n, _)| n).take_while(move |n| *n <= last);
         let (mut unfinished, mut done) =
             (unfinished.into_iter().flatten().peekable(), done.into_iter().flatten().peekable());
@@ -415,7 +422,7 @@ impl Core {
         (query, fitting): (&TaskQuery, &mut Fitting),
     ) -> Option<TaskRecord> {
         let unfinished =
-            self.sessions.get(session).and_then(|session| session.tasks.get(id.n)).copied();
+            self.sessions.get(session).and_then(|session| session.ledger.tasks.get(id.n)).copied();
         if query.ended.is_some_and(|ended| ended == unfinished.is_some()) {
             return None;
         }
@@ -435,7 +442,7 @@ impl Core {
         let held = self
             .sessions
             .get(session)
-            .and_then(|session| session.done.get(id.n))
+            .and_then(|session| session.ledger.done.get(id.n))
             .map(|done| (done, None));
         let (done, delivered_us) =
             held.or_else(|| self.kept.find(owner, id).map(|kept| (&kept.done, kept.delivered_us)))?;

@@ -37,12 +37,12 @@ impl Core {
         let since = |at: Time| task.since_submit(at);
         let queued = match task.state {
             State::Receiving | State::Waiting => None,
-            _ => Some(task.queued_us),
+            _ => Some(task.times.queued_us),
         };
         let times = RecordTimes {
             submitted_unix_us: task.submitted_unix_us(self.config.start),
             queued_us: queued,
-            assigned_us: task.assigned.map(since),
+            assigned_us: task.times.assigned.map(since),
             started_us: task.more().and_then(|more| more.started).map(since),
             now_us: since(now),
             ..RecordTimes::default()
@@ -55,8 +55,8 @@ impl Core {
             phase: phase(task.state),
             waits: self.why_it_waits(now, task, fitting),
             engine: engine_of(task),
-            attempts: task.attempts,
-            losses: task.losses,
+            attempts: task.tries.attempts,
+            losses: task.tries.losses,
             request_bytes: task.payload.bytes(),
             times,
             ..base
@@ -113,7 +113,7 @@ impl Core {
         if let Some(circle) = self.circle(task) {
             return Some(circle);
         }
-        if task.state == State::Queued && self.backlog.holds(task.session) {
+        if task.state == State::Queued && self.memory.backlog.holds(task.session) {
             return Some(format!(
                 "no task of its session is given out: {}",
                 self.what_is_not_read(task.session)
@@ -123,7 +123,7 @@ impl Core {
             (State::Receiving, _) => Some(self.what_has_not_come(task).to_owned()),
             (State::Waiting, _) => task.more()?.waits.as_ref().map(|waits| {
                 let pending = waits.keys().count();
-                self.work.add(pending);
+                self.turns.work.add(pending);
                 let named: Vec<String> =
                     waits.pending().take(NAMED_MAX).map(|task| task.to_string()).collect();
                 let others = pending - named.len();
@@ -133,7 +133,7 @@ impl Core {
             }),
             (State::Pausing, _) => {
                 let wait_ms = task.more()?.pause_ends?.micros_since(now) / 1000;
-                Some(match task.attempts {
+                Some(match task.tries.attempts {
                     0 => format!(
                         "it may have run before the broker was started again, and waits up to {wait_ms} ms for engines \
                          that may have it"
@@ -160,7 +160,7 @@ impl Core {
 
     /// Says why results of a session wait for room.
     fn what_is_not_read(&self, session: SessionKey) -> String {
-        let (waiting, bytes) = self.backlog.of_session(session);
+        let (waiting, bytes) = self.memory.backlog.of_session(session);
         let unread = self.sessions.get(session).map_or(0, |session| session.unread_bytes);
         format!(
             "{waiting} results of {bytes} bytes wait at engines until the session's client has read some of the \
@@ -185,20 +185,20 @@ impl Core {
     /// Returns the number of engines that fit these demands, and of those with an ended task that
     /// does not respond to its interrupt.
     fn fitting(&self, id: PlacementId) -> (usize, usize) {
-        let classes = self.placements.classes(id, &self.engines);
+        let classes = self.schedule.placements.classes(id, &self.engines);
         let engines = classes.iter().flat_map(|class| self.engines.engines_of(*class));
         let is_stuck = |engine: &EngineId| {
             let assigned =
-                self.engines.get(*engine).into_iter().flat_map(|engine| &engine.assigned);
-            assigned.inspect(|_| self.work.add(1)).any(|count| self.is_stuck(*count))
+                self.engines.get(*engine).into_iter().flat_map(|engine| &engine.work.assigned);
+            assigned.inspect(|_| self.turns.work.add(1)).any(|count| self.is_stuck(*count))
         };
-        let engines = engines.inspect(|_| self.work.add(1));
+        let engines = engines.inspect(|_| self.turns.work.add(1));
         engines
             .fold((0, 0), |(fitting, stuck), id| (fitting + 1, stuck + usize::from(is_stuck(&id))))
     }
 
     fn why_shared_waits(&self, now: Time, task: &Task, fitting: &mut Fitting) -> String {
-        let placement = self.placements.get(task.placement);
+        let placement = self.schedule.placements.get(task.placement);
         let (fitting, stuck) =
             *fitting.0.entry(task.placement).or_insert_with(|| self.fitting(task.placement));
         if fitting == 0 {
@@ -246,7 +246,7 @@ impl Core {
             .take_while(|(_, n, _)| *n < task.n)
             .filter(|(.., key)| self.tasks.get(*key).is_some());
         let before = before.take(BEFORE_MAX).count();
-        self.work.add(before);
+        self.turns.work.add(before);
         let before =
             if before == BEFORE_MAX { format!("at least {before}") } else { before.to_string() };
         let stuck = self.what_is_stuck(id);
@@ -258,8 +258,8 @@ impl Core {
     /// Says what an engine still runs though it has ended, and what to do about it; nothing if
     /// there is no such task.
     fn what_is_stuck(&self, id: EngineId) -> String {
-        let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.assigned);
-        let assigned = assigned.inspect(|_| self.work.add(1));
+        let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.work.assigned);
+        let assigned = assigned.inspect(|_| self.turns.work.add(1));
         let mut stuck = assigned
             .filter(|count| self.is_stuck(**count))
             .filter_map(|count| self.attempts.get(*count));

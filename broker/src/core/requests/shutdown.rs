@@ -71,7 +71,7 @@ impl Core {
         match self.stop_engines(now, stop) {
             Ok(()) => Some(ReplyBody::Done),
             Err(rest) => {
-                self.rests.insert(connection, rest.into());
+                self.turns.rests.insert(connection, rest.into());
                 None
             }
         }
@@ -91,17 +91,17 @@ impl Core {
                 let reply = Reply { request, body: ReplyBody::Done };
                 self.answer_request(key, connection, reply, before);
             }
-            Err(rest) => _ = self.rests.insert(connection, rest.into()),
+            Err(rest) => _ = self.turns.rests.insert(connection, rest.into()),
         }
     }
 
     /// Stops some of these engines. As an error, what is left.
     pub(in crate::core) fn stop_engines(&mut self, now: Time, mut stop: Stop) -> Result<(), Stop> {
-        let began = self.work.done();
+        let began = self.turns.work.done();
         while let Some(id) = stop.next() {
-            self.work.add(1);
+            self.turns.work.add(1);
             self.stop_engine(now, id, &mut stop);
-            if self.work.done() - began >= TASKS_PER_PART as u64 {
+            if self.turns.work.done() - began >= TASKS_PER_PART as u64 {
                 return Err(stop);
             }
         }
@@ -130,7 +130,7 @@ impl Core {
         if process.leaving || stop.divided.contains(&key) {
             return !process.leaving;
         }
-        self.work.add(process.engines.len());
+        self.turns.work.add(process.engines.len());
         let goes = |id: &EngineId| stop.engines.contains(id) || self.engines.get(*id).is_none();
         let is_divided = !process.engines.iter().all(goes);
         if is_divided {
@@ -161,9 +161,9 @@ impl Core {
             self.release_unsent(key, id);
         }
         // What needs no interpreter is not ended by that.
-        let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.assigned);
+        let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.work.assigned);
         let attempts: Vec<Attempt> = assigned.map(|count| self.attempt(*count)).collect();
-        self.work.add(attempts.len());
+        self.turns.work.add(attempts.len());
         if let Some(process) = process.and_then(|key| self.processes.get(&key)) {
             let cancel = |attempts| ToEngine::Cancel(CancelAttempts { attempts, force: true });
             self.to_engine_in_parts(process.connection, &attempts, cancel);

@@ -89,7 +89,7 @@ impl Core {
     fn engines_after(&self, after: Option<EngineId>) -> ReplyBody {
         let online = self.engines.online_after(after).map(|id| (id, id));
         let page = Page::new().fill(online, |_| ID_BYTES);
-        self.work.add(page.0.len());
+        self.turns.work.add(page.0.len());
         match page {
             (engines, None) => ReplyBody::Engines(engines),
             (engines, Some(_)) => ReplyBody::SomeEngines(engines),
@@ -98,10 +98,10 @@ impl Core {
 
     fn status(&self, now: Time, after: Option<StatusPlace>) -> ClusterStatus {
         let clients =
-            self.connections.values().filter(|it| matches!(it, Connected::Client(_))).count();
+            self.peers.connections.values().filter(|it| matches!(it, Connected::Client(_))).count();
         let (processes, engines, more) = self.status_page(now, after);
-        self.work.add(self.connections.len() + WORK_PER_ENGINE * engines.len());
-        self.work.add_bytes(processes.iter().map(process_bytes).sum());
+        self.turns.work.add(self.peers.connections.len() + WORK_PER_ENGINE * engines.len());
+        self.turns.work.add_bytes(processes.iter().map(process_bytes).sum());
         ClusterStatus {
             cluster_name: self.config.cluster_name.clone(),
             start: self.config.start,
@@ -109,12 +109,12 @@ impl Core {
             pid: self.config.pid,
             software: self.config.software.clone(),
             clients: clients as u64,
-            tasks_waiting: self.placements.tasks_waiting(),
-            tasks_held: self.held,
+            tasks_waiting: self.schedule.placements.tasks_waiting(),
+            tasks_held: self.waiting.held,
             tasks_assigned: self.attempts.len() as u64,
-            results_held: self.results_held,
-            tasks_finished: self.finished,
-            payload_bytes: self.budget.state(),
+            results_held: self.tally.results_held,
+            tasks_finished: self.tally.finished,
+            payload_bytes: self.memory.budget.state(),
             processes,
             engines,
             more,
@@ -163,12 +163,13 @@ impl Core {
             id,
             uuid: engine.uuid,
             online: engine.process.is_some(),
-            tasks_assigned: engine.assigned.len() as u64,
+            tasks_assigned: engine.work.assigned.len() as u64,
             tasks_queued: engine.queue.len() as u64,
             tasks_finished: engine.finished,
             busy_us: engine.busy_us,
-            set_aside: self.set_aside.of(now, id),
-            stuck: engine.assigned.iter().filter(|count| self.is_stuck(**count)).count() as u64,
+            set_aside: self.schedule.set_aside.of(now, id),
+            stuck: engine.work.assigned.iter().filter(|count| self.is_stuck(**count)).count()
+                as u64,
         }
     }
 

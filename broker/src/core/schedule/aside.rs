@@ -17,11 +17,12 @@ use furlong_wire::message::{
 };
 
 use super::placement::{Class, Kind, Work};
+use crate::core::attempts::Assignment;
 use crate::core::keys::{PlacementId, ProcessKey, TaskKey};
 use crate::core::payloads::stored::Stored;
 use crate::core::tasks::ended::cancelled_before_it_began;
 use crate::core::tasks::table::{Place, State, Task};
-use crate::core::{Assignment, Core, Time};
+use crate::core::{Core, Time};
 
 /// An engine that could not begin some work.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -189,8 +190,8 @@ impl Core {
         // An engine that leaves takes nothing any longer in any case.
         let takes_work =
             self.engines.get(given.engine).is_some_and(|engine| engine.class.is_some());
-        let is_known =
-            !takes_work || self.set_aside.add(now, (given.engine, work), task.runtime, cause);
+        let is_known = !takes_work
+            || self.schedule.set_aside.add(now, (given.engine, work), task.runtime, cause);
         self.put_in_class(given.engine);
         if given.is_wanted_back {
             self.end(now, given.task, cancelled_before_it_began());
@@ -208,13 +209,13 @@ impl Core {
 
     /// An engine has begun a task: it is set aside no longer for such ones.
     pub(in crate::core) fn note_begun(&mut self, given: Assignment) {
-        if self.set_aside.table.is_empty() {
+        if self.schedule.set_aside.table.is_empty() {
             return;
         }
         let Some(task) = self.tasks.get(given.task) else { return };
         let of_kind = self.kind_of(task).map(Work::Kind);
         for work in [Some(Work::Runtime(task.runtime)), of_kind].into_iter().flatten() {
-            if self.set_aside.remove((given.engine, work)) {
+            if self.schedule.set_aside.remove((given.engine, work)) {
                 self.put_in_class(given.engine);
             }
         }
@@ -222,16 +223,17 @@ impl Core {
 
     /// Engines that were set aside for long enough are tried again.
     pub(in crate::core) fn retry_set_aside(&mut self, now: Time) {
-        while let Some(engine) = self.set_aside.poll_due(now) {
+        while let Some(engine) = self.schedule.set_aside.poll_due(now) {
             self.put_in_class(engine);
         }
     }
 
     /// An engine takes nothing any longer, or its connection is gone. When it is back, it is tried.
     pub(in crate::core) fn forget_set_aside(&mut self, engine: EngineId) {
-        let all: Vec<Work> = self.set_aside.of_engine(engine).map(|(work, _)| work).collect();
+        let all: Vec<Work> =
+            self.schedule.set_aside.of_engine(engine).map(|(work, _)| work).collect();
         for work in all {
-            self.set_aside.remove((engine, work));
+            self.schedule.set_aside.remove((engine, work));
         }
         self.put_in_class(engine);
     }
@@ -244,16 +246,16 @@ impl Core {
         let process = engine.process.and_then(|key| self.processes.get(&key));
         // A process that leaves has none any longer.
         let of_process = process.and_then(|process| process.class).filter(|_| takes_work);
-        let set_aside = self.set_aside.in_force(id);
+        let set_aside = self.schedule.set_aside.in_force(id);
         let class = of_process
-            .and_then(|class| self.placements.class(class))
+            .and_then(|class| self.schedule.placements.class(class))
             .filter(|_| !set_aside.is_empty());
         let own = class.map(|class| Class { set_aside, ..class.clone() });
-        let own = own.map(|class| self.placements.enter_class(class));
+        let own = own.map(|class| self.schedule.placements.enter_class(class));
         self.engines
             .update(id, |engine| (engine.class, engine.own_class) = (own.or(of_process), own));
         if let Some(class) = old {
-            self.placements.leave_class(class);
+            self.schedule.placements.leave_class(class);
         }
     }
 
@@ -268,13 +270,17 @@ impl Core {
             !class.set_aside.contains(&Work::Runtime(task.runtime))
                 && !kind.is_some_and(|kind| class.set_aside.contains(&Work::Kind(kind)))
         };
-        let here = self.placements.meeting(task.placement).filter(|class| self.engines.has(*class));
-        here.into_iter().filter_map(|class| self.placements.class(class)).any(takes)
+        let here = self
+            .schedule
+            .placements
+            .meeting(task.placement)
+            .filter(|class| self.engines.has(*class));
+        here.into_iter().filter_map(|class| self.schedule.placements.class(class)).any(takes)
     }
 
     /// Puts tasks that stand first and that some engine could not begin into a queue of their own.
     pub(in crate::core) fn queue_apart(&mut self, waiting: &mut Vec<PlacementId>) {
-        if self.set_aside.kinds.is_empty() {
+        if self.schedule.set_aside.kinds.is_empty() {
             return;
         }
         for placement in waiting.clone() {
@@ -285,38 +291,39 @@ impl Core {
                 }
             }
         }
-        waiting.retain(|placement| self.placements.is_named(*placement));
+        waiting.retain(|placement| self.schedule.placements.is_named(*placement));
     }
 
     /// The first task of a queue, and where it is to wait, if its kind has a queue of its own.
     fn first_apart(&mut self, placement: PlacementId) -> Option<(TaskKey, PlacementId)> {
-        if !self.placements.is_named(placement)
-            || self.placements.get(placement).demands.kind.is_some()
+        if !self.schedule.placements.is_named(placement)
+            || self.schedule.placements.get(placement).demands.kind.is_some()
         {
             return None;
         }
-        let (tasks, sessions, backlog) = (&self.tasks, &self.sessions, &mut self.backlog);
+        let (tasks, sessions, backlog) = (&self.tasks, &self.sessions, &mut self.memory.backlog);
         let served = |key| sessions.get(key).map_or(0, |session| session.served);
         let parks = |session| backlog.parks_in(session, placement);
-        let queue = &mut self.placements.get_mut(placement).queue;
+        let queue = &mut self.schedule.placements.get_mut(placement).queue;
         let key = queue.peek(|key| tasks.is_queued_in(key, placement), served, parks)?;
         let task = self.tasks.get(key)?;
-        let kind = self.kind_of(task).filter(|kind| self.set_aside.kinds.contains_key(kind))?;
+        let kind =
+            self.kind_of(task).filter(|kind| self.schedule.set_aside.kinds.contains_key(kind))?;
         // Where all are set aside for it, it is tried wherever there is room.
         self.begins_somewhere(task).then_some(())?;
-        Some((key, self.placements.enter_kind(placement, kind)?))
+        Some((key, self.schedule.placements.enter_kind(placement, kind)?))
     }
 
     fn move_first(&mut self, from: PlacementId, key: TaskKey, to: PlacementId) {
-        let given = self.shared_given;
-        self.placements.get_mut(from).queue.pop(given);
+        let given = self.schedule.shared_given;
+        self.schedule.placements.get_mut(from).queue.pop(given);
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.placement = to;
         let (priority, session) = (task.priority(), task.session);
-        self.placements.get_mut(to).queue.push(priority, session, key, given);
-        self.placements.count_waiting(to, true);
-        self.placements.count_waiting(from, false);
-        self.placements.leave(from);
+        self.schedule.placements.get_mut(to).queue.push(priority, session, key, given);
+        self.schedule.placements.count_waiting(to, true);
+        self.schedule.placements.count_waiting(from, false);
+        self.schedule.placements.leave(from);
     }
 
     /// Says which engines could run a task and are set aside for such ones, and why. Empty if there
@@ -333,7 +340,7 @@ impl Core {
                 )
             })
         };
-        let all = self.set_aside.table.iter().inspect(|_| self.work.add(1));
+        let all = self.schedule.set_aside.table.iter().inspect(|_| self.turns.work.add(1));
         all.filter_map(of_task).take(NAMED_MAX).collect()
     }
 

@@ -49,7 +49,7 @@ impl Core {
 
     /// The attempts on whose behalf a session is there, one for the other.
     fn ancestors(&self, key: SessionKey) -> BTreeSet<u64> {
-        let parent = |session: &Session| session.parent.map(|parent| parent.attempt);
+        let parent = |session: &Session| session.nesting.parent.map(|parent| parent.attempt);
         let mut found = BTreeSet::new();
         let mut next = self.sessions.get(key).and_then(parent);
         while let Some(attempt) = next.filter(|_| found.len() <= NESTING_MAX as usize) {
@@ -64,7 +64,7 @@ impl Core {
     /// The attempt that occupies an engine's own interpreter.
     fn occupant(&self, id: EngineId) -> Option<u64> {
         let engine = self.engines.get(id)?;
-        engine.assigned.iter().copied().find(|count| !engine.stood_in.contains(count))
+        engine.work.assigned.iter().copied().find(|count| !engine.work.stood_in.contains(count))
     }
 
     /// Returns true if an attempt is one of these, or waits for one of them.
@@ -75,14 +75,14 @@ impl Core {
         let Some(given) = self.attempts.get(attempt).filter(|_| seen.insert(attempt)) else {
             return false;
         };
-        let is_lent = |engine: &Engine| engine.lent.iter().any(|loan| loan.attempt == attempt);
+        let is_lent = |engine: &Engine| engine.work.lent.iter().any(|loan| loan.attempt == attempt);
         if !self.engines.get(given.engine).is_some_and(is_lent) {
             return false;
         }
         let sessions = self.sessions.of_parent(attempt);
         let tasks = sessions
-            .inspect(|_| self.work.add(1))
-            .flat_map(|session| session.tasks.iter())
+            .inspect(|_| self.turns.work.add(1))
+            .flat_map(|session| session.ledger.tasks.iter())
             .filter_map(|(_, key)| self.tasks.get(*key));
         let mut next = tasks.filter_map(|task| match task.state {
             State::Assigned { attempt, .. } | State::Unsent { attempt, .. } => Some(attempt),
@@ -114,15 +114,15 @@ impl Core {
 
     /// Something waits from now on. If that closes a circle, it is looked at again in a while.
     pub(in crate::core) fn look_for_circles(&mut self, now: Time) {
-        if self.circles_at.is_none() && !self.circular().is_empty() {
-            self.circles_at = Some(now.after(PATIENCE));
+        if self.schedule.circles_at.is_none() && !self.circular().is_empty() {
+            self.schedule.circles_at = Some(now.after(PATIENCE));
         }
     }
 
     /// Breaks circles that have been there for a while.
     pub(in crate::core) fn end_circles(&mut self, now: Time) {
-        if self.circles_at.is_some_and(|at| at <= now) {
-            self.circles_at = None;
+        if self.schedule.circles_at.is_some_and(|at| at <= now) {
+            self.schedule.circles_at = None;
             for task in self.circular() {
                 // One that has been broken may have been part of another.
                 self.end_circle(now, task);
@@ -170,7 +170,7 @@ impl Core {
     pub(in crate::core) fn is_bound(&self, key: SessionKey) -> bool {
         self.sessions
             .get(key)
-            .and_then(|session| session.parent)
+            .and_then(|session| session.nesting.parent)
             .is_some_and(|parent| parent.is_bound)
     }
 }

@@ -90,7 +90,7 @@ impl DirectQueue {
         }
         let is_held = holds(&self.held, Some(session));
         let first = line.tasks.front().filter(|(_, task)| !is_held && tasks.is_queued(*task));
-        let ready = first.and_then(|(_, task)| tasks.get(*task)).map(|task| task.submitted);
+        let ready = first.and_then(|(_, task)| tasks.get(*task)).map(|task| task.times.submitted);
         if ready != line.ready {
             if let Some(at) = line.ready {
                 self.ready.remove(&(at, session));

@@ -16,6 +16,7 @@ use furlong_wire::message::{
 use furlong_wire::payload::InlineBytes;
 
 use super::lending;
+use crate::core::attempts::{Assignment, Stopping};
 use crate::core::engines::table::Engine;
 use crate::core::keys::{ClassId, PlacementId, SessionKey, TaskKey};
 use crate::core::payloads::stored::{BytesOf, Stored};
@@ -23,7 +24,7 @@ use crate::core::sessions::events::TOLD_AT_ONCE;
 use crate::core::sessions::table::{Definition, Sessions};
 use crate::core::tasks::ended::Ended;
 use crate::core::tasks::table::{Place, State, Task};
-use crate::core::{Assignment, Core, Output, Stopping, Time};
+use crate::core::{Core, Output, Time};
 
 /// The time an engine may keep short tasks assigned while another is idle, before some are taken
 /// back.
@@ -38,27 +39,27 @@ const BUSY_MAX: usize = 32;
 impl Core {
     /// Returns true if any engine has a task assigned.
     pub fn is_at_work(&self) -> bool {
-        self.attempts.len() > self.backlog.len()
+        self.attempts.len() > self.memory.backlog.len()
     }
 
     /// Gives engines what they can take. Call it after each batch of messages.
     pub fn dispatch(&mut self, now: Time) {
-        self.work_before = self.work.done();
+        self.turns.work_before = self.turns.work.done();
         self.tell_events(TOLD_AT_ONCE);
         self.end_what_is_over(now);
-        if self.backlog.len() > 0 {
+        if self.memory.backlog.len() > 0 {
             self.take_results(now);
         }
-        let until = self.attempts_made + ASSIGNED_PER_TURN;
-        while self.attempts_made < until
-            && let Some(id) = self.direct_ready.pop_first()
+        let until = self.attempts.made() + ASSIGNED_PER_TURN;
+        while self.attempts.made() < until
+            && let Some(id) = self.schedule.direct_ready.pop_first()
         {
             self.dispatch_direct(now, id, until);
         }
         self.dispatch_shared(now, until);
         // What engines could still take they are given in the next turn.
-        self.dispatch_at = (self.attempts_made >= until).then_some(now);
-        if self.grants.has_over() {
+        self.schedule.dispatch_at = (self.attempts.made() >= until).then_some(now);
+        if self.peers.grants.has_over() {
             // A task has gone elsewhere, without what its last attempt had opened: that makes room.
             return self.dispatch(now);
         }
@@ -71,18 +72,21 @@ impl Core {
             let (runtime, placement) = (task.runtime, task.placement);
             let class = self.engines.get(id).and_then(|engine| engine.class);
             let Some(class) = class else { return };
-            if self.placements.is_met_by(placement, class) {
+            if self.schedule.placements.is_met_by(placement, class) {
                 self.recall_for_direct(id);
                 self.assign(now, key, id);
-                if self.attempts_made >= until {
-                    self.direct_ready.insert(id);
+                if self.attempts.made() >= until {
+                    self.schedule.direct_ready.insert(id);
                     return;
                 }
                 continue;
             }
-            let demands = &self.placements.get(placement).demands;
-            let has_runtime =
-                self.placements.class(class).is_some_and(|class| class.runtimes.contains(&runtime));
+            let demands = &self.schedule.placements.get(placement).demands;
+            let has_runtime = self
+                .schedule
+                .placements
+                .class(class)
+                .is_some_and(|class| class.runtimes.contains(&runtime));
             let text = if has_runtime {
                 let labels = demands
                     .require
@@ -116,7 +120,7 @@ impl Core {
 
     /// Takes the next task of an engine's own queue that it can be given now.
     fn next_direct(&mut self, id: EngineId) -> Option<TaskKey> {
-        if self.backlog.len() > 0 {
+        if self.memory.backlog.len() > 0 {
             self.park_direct(id);
         }
         let engine = self.engines.get(id).filter(|engine| engine.takes_direct())?;
@@ -126,7 +130,7 @@ impl Core {
         // Nothing that was submitted after a forced cancel begins in the interpreter that is killed
         // for that.
         let is_doomed = task.needs_namespace() && self.forced_stop(id).is_some();
-        if engine.assigned_direct >= limit || is_doomed {
+        if engine.work.assigned_direct >= limit || is_doomed {
             return None;
         }
         let (session, tasks) = (task.session, &self.tasks);
@@ -142,7 +146,7 @@ impl Core {
     fn park_direct(&mut self, id: EngineId) {
         while let Some(key) = self.engines.get(id).and_then(|engine| engine.queue.peek())
             && let Some(task) = self.tasks.get(key)
-            && self.backlog.parks_at(task.session, id)
+            && self.memory.backlog.parks_at(task.session, id)
         {
             self.engines.update(id, |engine| engine.queue.park());
         }
@@ -150,23 +154,23 @@ impl Core {
 
     /// The forced cancel of what an engine runs, if that has not stopped yet.
     pub(in crate::core) fn forced_stop(&self, id: EngineId) -> Option<Stopping> {
-        let running = self.engines.get(id)?.assigned.front()?;
+        let running = self.engines.get(id)?.work.assigned.front()?;
         self.attempts.get(*running)?.stopping.filter(|stopping| stopping.force)
     }
 
     fn dispatch_shared(&mut self, now: Time, until: u64) {
-        if self.journal.is_reconciling(now) {
+        if self.recovery.journal.is_reconciling(now) {
             return;
         }
-        let mut waiting: Vec<PlacementId> = self.placements.waiting().collect();
+        let mut waiting: Vec<PlacementId> = self.schedule.placements.waiting().collect();
         self.queue_apart(&mut waiting);
-        while self.attempts_made < until
+        while self.attempts.made() < until
             && let Some((placement, key, engine)) = self.next_shared(&mut waiting)
         {
-            self.shared_given += 1;
-            let served = self.shared_given;
-            self.placements.get_mut(placement).queue.pop(served);
-            self.placements.count_waiting(placement, false);
+            self.schedule.shared_given += 1;
+            let served = self.schedule.shared_given;
+            self.schedule.placements.get_mut(placement).queue.pop(served);
+            self.schedule.placements.count_waiting(placement, false);
             let session = self.tasks.get(key).map(|task| task.session);
             let session = session.and_then(|session| self.sessions.get_mut(session));
             if let Some(session) = session {
@@ -187,8 +191,8 @@ impl Core {
         waiting: &mut Vec<PlacementId>,
     ) -> Option<(PlacementId, TaskKey, EngineId)> {
         let (tasks, sessions, engines, placements) =
-            (&self.tasks, &self.sessions, &self.engines, &mut self.placements);
-        let backlog = &mut self.backlog;
+            (&self.tasks, &self.sessions, &self.engines, &mut self.schedule.placements);
+        let backlog = &mut self.memory.backlog;
         // Turns in one queue alone need no look at the sessions.
         let is_one = waiting.len() == 1;
         let served =
@@ -207,7 +211,8 @@ impl Core {
             else {
                 return false;
             };
-            let rank = (Reverse(task.priority()), served(task.session), task.submitted, *placement);
+            let rank =
+                (Reverse(task.priority()), served(task.session), task.times.submitted, *placement);
             if first.as_ref().is_none_or(|(best, ..)| rank < *best) {
                 first = Some((rank, key, engine));
             }
@@ -217,24 +222,23 @@ impl Core {
     }
 
     fn assign(&mut self, now: Time, key: TaskKey, engine: EngineId) {
-        self.attempts_made += 1;
-        let count = self.attempts_made;
+        let count = self.attempts.next();
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.transition(State::Assigned { engine, attempt: count, started: false });
-        task.attempts += 1;
-        task.assigned = Some(now);
+        task.tries.attempts += 1;
+        task.times.assigned = Some(now);
         let direct = task.place != Place::Shared;
         let (session, n) = (task.session, task.n);
-        self.grants.note_gone(key);
+        self.peers.grants.note_gone(key);
         if task.more().is_some() {
             self.begin_attempt(now, key);
         }
         self.attempts.insert(count, Assignment::new(key, (session, n), engine, direct));
         let place = self.engines.update(engine, |engine| {
-            engine.assigned.push_back(count);
-            engine.assigned_direct += u32::from(direct);
-            if !direct && !engine.lent.is_empty() {
-                engine.stood_in.insert(count);
+            engine.work.assigned.push_back(count);
+            engine.work.assigned_direct += u32::from(direct);
+            if !direct && !engine.work.lent.is_empty() {
+                engine.work.stood_in.insert(count);
             }
             engine.process
         });
@@ -251,11 +255,11 @@ impl Core {
     /// anew.
     fn begin_attempt(&mut self, now: Time, key: TaskKey) {
         let Some(task) = self.tasks.get_mut(key) else { return };
-        let attempt = task.attempts;
+        let attempt = task.tries.attempts;
         let more = task.more_mut();
         (more.started, more.has_run) = (None, false);
         let freed = more.output.begin(attempt);
-        self.budget.release(BytesOf::Other, freed);
+        self.memory.budget.release(BytesOf::Other, freed);
         self.set_deadline(now, key);
     }
 
@@ -274,11 +278,12 @@ impl Core {
             return;
         };
         let Some(engine) = self.engines.get(id) else { return };
-        let stands_in = !engine.stood_in.is_empty() && engine.stood_in.contains(&count);
+        let stands_in = !engine.work.stood_in.is_empty() && engine.work.stood_in.contains(&count);
         let slot = engine.slot + if stands_in { process.engines.len() as u32 } else { 0 };
         let work = Work { slot, n: task.n, count };
         let session = self.sessions.get(task.session).expect("a session outlives its tasks").id;
-        let is_same_session = process.assigned_session.replace(task.session) == Some(task.session);
+        let is_same_session =
+            process.told.assigned_session.replace(task.session) == Some(task.session);
         let connection = process.connection;
         if task.target().is_some()
             && let Some(Output::ToEngine(to, ToEngine::Assign(last))) = self.outputs.back_mut()
@@ -289,11 +294,11 @@ impl Core {
             return last.work.push(work);
         }
         let mut next_transfer = || {
-            process.next_transfer += 1;
-            process.next_transfer
+            process.told.next_transfer += 1;
+            process.told.next_transfer
         };
         let share = task.payload.share();
-        let is_new = share.is_some_and(|share| process.shares.insert(share));
+        let is_new = share.is_some_and(|share| process.told.shares.insert(share));
         let (mut payload, mut transfer) = (Payload::Inline(InlineBytes::new()), None);
         if share.is_none() || is_new {
             (payload, transfer) = task.payload.announce(&mut next_transfer);
@@ -338,14 +343,14 @@ impl Core {
         };
         let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
         let connection = process.connection;
-        let is_new = !process.lanes.contains_key(&task.session);
+        let is_new = !process.told.lanes.contains_key(&task.session);
         if is_new {
             session.known_to.insert(process_key);
         }
         if is_new && let Some(secret) = session.secret.clone() {
-            let lane = self.budget.open_lane();
+            let lane = self.memory.budget.open_lane();
             let payload_credit_bytes = lane.first();
-            process.lanes.insert(task.session, lane);
+            process.told.lanes.insert(task.session, lane);
             let message =
                 ToEngine::Secret(Secret { session: session.id, secret, payload_credit_bytes });
             self.outputs.push_back(Output::ToEngine(connection, message));
@@ -357,10 +362,10 @@ impl Core {
             // would wait otherwise.
             _ => &Stored::Refused,
         };
-        if process.definitions.insert((task.session, number)) {
+        if process.told.definitions.insert((task.session, number)) {
             let (payload, transfer) = blob.announce(|| {
-                process.next_transfer += 1;
-                process.next_transfer
+                process.told.next_transfer += 1;
+                process.told.next_transfer
             });
             let message = ToEngine::Define(EngineDefine { session: session.id, number, payload });
             self.outputs.push_back(Output::ToEngine(connection, message));
@@ -385,34 +390,34 @@ impl Core {
 
     fn take_back_and(&mut self, count: u64, and: impl FnOnce(&mut Engine)) -> Option<Assignment> {
         let given = self.attempts.remove(count)?;
-        self.grants.note_over(count);
+        self.peers.grants.note_over(count);
         let waits = self.engines.update(given.engine, |engine| {
             and(engine);
             // Counts ascend, and mostly the first one ends.
-            let is_first = engine.assigned.front() == Some(&count);
+            let is_first = engine.work.assigned.front() == Some(&count);
             if let Some(at) =
-                is_first.then_some(0).or_else(|| engine.assigned.binary_search(&count).ok())
+                is_first.then_some(0).or_else(|| engine.work.assigned.binary_search(&count).ok())
             {
-                engine.assigned.remove(at);
-                engine.assigned_direct -= u32::from(given.direct);
+                engine.work.assigned.remove(at);
+                engine.work.assigned_direct -= u32::from(given.direct);
             }
-            if !engine.unsent.is_empty() {
-                engine.unsent.remove(&count);
+            if !engine.work.unsent.is_empty() {
+                engine.work.unsent.remove(&count);
             }
-            if !engine.recalled.is_empty() {
-                engine.recalled.remove(&count);
+            if !engine.work.recalled.is_empty() {
+                engine.work.recalled.remove(&count);
             }
-            if !engine.withheld.is_empty() {
-                engine.withheld.remove(&count);
+            if !engine.work.withheld.is_empty() {
+                engine.work.withheld.remove(&count);
             }
-            if !engine.returning.is_empty() {
-                engine.returning.remove(&count);
+            if !engine.work.returning.is_empty() {
+                engine.work.returning.remove(&count);
             }
             engine.forget_loan(count);
             engine.queue.has_ready()
         });
         if waits == Some(true) {
-            self.direct_ready.insert(given.engine);
+            self.schedule.direct_ready.insert(given.engine);
         }
         self.leave_backlog(count);
         self.note_stopped(count, &given);
@@ -425,7 +430,7 @@ impl Core {
         if given.stopping.is_some() {
             let session = self.sessions.get_mut(given.session);
             if let Some(session) = session {
-                session.stopping.remove(&(given.n, count));
+                session.ledger.stopping.remove(&(given.n, count));
             }
             self.tell_stopped(given.session, given.n);
         }
@@ -435,8 +440,8 @@ impl Core {
     pub(in crate::core) fn tell_stopped(&mut self, session: SessionKey, n: u64) {
         let Some(of) = self.sessions.get(session) else { return };
         // Not before its end, which may be on its way to the journal.
-        let is_told = of.done.get(n).is_none_or(|done| !done.is_unwritten);
-        if let Some(connection) = of.connection.filter(|_| is_told) {
+        let is_told = of.ledger.done.get(n).is_none_or(|done| !done.is_unwritten);
+        if let Some(connection) = of.link.connection.filter(|_| is_told) {
             self.to_client(connection, ToClient::Stopped(Stopped { n }));
         }
     }
@@ -456,15 +461,15 @@ impl Core {
                 engine.queue.put_in_order(session, key, tasks);
                 engine.queue.note(session, tasks);
             });
-            self.direct_ready.insert(engine);
+            self.schedule.direct_ready.insert(engine);
         } else {
-            self.placements.get_mut(placement).queue.push_front(
+            self.schedule.placements.get_mut(placement).queue.push_front(
                 priority,
                 session,
                 key,
-                self.shared_given,
+                self.schedule.shared_given,
             );
-            self.placements.count_waiting(placement, true);
+            self.schedule.placements.count_waiting(placement, true);
         }
     }
 
@@ -480,19 +485,20 @@ impl Core {
         let Some(engine) = self.engines.get(id) else { return };
         let shared = |count: &&u64| {
             let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
-            is_shared && !engine.stood_in.contains(*count)
+            is_shared && !engine.work.stood_in.contains(*count)
         };
-        let in_hand =
-            engine.assigned.len() - engine.assigned_direct as usize - engine.stood_in.len();
+        let in_hand = engine.work.assigned.len()
+            - engine.work.assigned_direct as usize
+            - engine.work.stood_in.len();
         let runs_the_only_one =
-            in_hand == 1 && engine.assigned.iter().next().is_some_and(|first| shared(&first));
-        if in_hand == 0 || runs_the_only_one || !engine.recalled.is_empty() {
+            in_hand == 1 && engine.work.assigned.iter().next().is_some_and(|first| shared(&first));
+        if in_hand == 0 || runs_the_only_one || !engine.work.recalled.is_empty() {
             return;
         }
         // The first assigned is what it runs. The newest go first: each that comes back goes to the
         // front of its queue.
         let counts: Vec<u64> =
-            engine.assigned.iter().skip(1).filter(shared).rev().copied().collect();
+            engine.work.assigned.iter().skip(1).filter(shared).rev().copied().collect();
         self.recall(id, counts);
     }
 
@@ -504,7 +510,7 @@ impl Core {
             let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
             task.is_some_and(Task::needs_namespace)
         };
-        let counts: Vec<u64> = engine.assigned.iter().filter(needs).copied().collect();
+        let counts: Vec<u64> = engine.work.assigned.iter().filter(needs).copied().collect();
         if !counts.is_empty() {
             self.recall(id, counts);
         }
@@ -515,7 +521,7 @@ impl Core {
         let Some(process) = process.and_then(|key| self.processes.get(&key)) else { return };
         let connection = process.connection;
         let attempts: Vec<Attempt> = counts.iter().map(|count| self.attempt(*count)).collect();
-        self.engines.update(id, |engine| engine.recalled.extend(counts));
+        self.engines.update(id, |engine| engine.work.recalled.extend(counts));
         self.to_engine_in_parts(connection, &attempts, |attempts| {
             ToEngine::Recall(Attempts { attempts })
         });
@@ -524,16 +530,16 @@ impl Core {
     /// Asks a busy engine for half of what it has been assigned, if another has nothing and could
     /// run it.
     fn recall_for_idle(&mut self, now: Time) {
-        let looked_at = self.recall_looked_at;
+        let looked_at = self.schedule.recall_looked_at;
         if self.engines.classes() > BUSY_SCAN_MAX
             && looked_at.is_some_and(|at| now < at.after(RECALL_AFTER))
         {
             // Many classes are not looked at after each batch of messages.
-            self.recall_at =
+            self.schedule.recall_at =
                 looked_at.map(|at| at.after(RECALL_AFTER)).filter(|_| !self.attempts.is_empty());
             return;
         }
-        (self.recall_at, self.recall_looked_at) = (None, Some(now));
+        (self.schedule.recall_at, self.schedule.recall_looked_at) = (None, Some(now));
         let busiest: Vec<EngineId> = self.engines.busiest(BUSY_SCAN_MAX).take(BUSY_MAX).collect();
         if busiest.is_empty() {
             return;
@@ -543,34 +549,34 @@ impl Core {
             |class: ClassId| busiest.iter().find_map(|id| Some((*id, self.spare(*id, class)?)));
         let Some((id, (oldest, counts))) = idle.into_iter().find_map(spare) else { return };
         if now < oldest.after(RECALL_AFTER) {
-            self.recall_at = Some(oldest.after(RECALL_AFTER));
+            self.schedule.recall_at = Some(oldest.after(RECALL_AFTER));
             return;
         }
         self.recall(id, counts);
         // Others may be idle too, and this engine may have nothing left to give.
-        self.recall_at = Some(now.after(RECALL_AFTER));
+        self.schedule.recall_at = Some(now.after(RECALL_AFTER));
     }
 
     /// Returns an engine's surplus shared work, beyond what it runs, for engines of the class
     /// `idle`: the time at which the oldest of its tasks was assigned, and half of the attempts,
     /// the newest first. None if there is nothing to take, or some was asked for already.
     fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<u64>)> {
-        let engine = self.engines.get(id).filter(|engine| engine.lent.is_empty())?;
+        let engine = self.engines.get(id).filter(|engine| engine.work.lent.is_empty())?;
         let engine =
-            Some(engine).filter(|engine| engine.load() >= 2 && engine.recalled.is_empty())?;
+            Some(engine).filter(|engine| engine.load() >= 2 && engine.work.recalled.is_empty())?;
         let task =
             |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
-        let oldest = engine.assigned.iter().find_map(|count| task(count)?.assigned)?;
+        let oldest = engine.work.assigned.iter().find_map(|count| task(count)?.times.assigned)?;
         let movable = |count: &&u64| {
             task(count).is_some_and(|task| {
                 task.place == Place::Shared
-                    && self.placements.fits(task.placement, idle, &self.engines)
+                    && self.schedule.placements.fits(task.placement, idle, &self.engines)
             })
         };
         let half = (engine.load() as usize / 2).max(1);
         // The first assigned is what it runs.
         let counts: Vec<u64> =
-            engine.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
+            engine.work.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
         (!counts.is_empty()).then_some((oldest, counts))
     }
 }

@@ -45,26 +45,26 @@ pub(in crate::core) fn lender(
 impl Engine {
     /// Returns true if the task in the slot's own interpreter waits for tasks.
     pub fn is_blocked(&self) -> bool {
-        self.lent.iter().any(|loan| !self.stood_in.contains(&loan.attempt))
+        self.work.lent.iter().any(|loan| !self.work.stood_in.contains(&loan.attempt))
     }
 
     /// Returns true if a stand-in would run a task of that depth: all that is here waits, and is
     /// less deep.
     fn stands_in_for(&self, depth: u32) -> bool {
-        let waits = |count: &u64| self.lent.iter().any(|loan| loan.attempt == *count);
-        let is_idle = self.is_blocked() || self.assigned.len() == self.stood_in.len();
+        let waits = |count: &u64| self.work.lent.iter().any(|loan| loan.attempt == *count);
+        let is_idle = self.is_blocked() || self.work.assigned.len() == self.work.stood_in.len();
         is_idle
-            && self.stood_in.iter().all(waits)
-            && self.lent.iter().all(|loan| loan.depth < depth)
+            && self.work.stood_in.iter().all(waits)
+            && self.work.lent.iter().all(|loan| loan.depth < depth)
     }
 
     /// An attempt is no longer here.
     pub fn forget_loan(&mut self, count: u64) {
-        if !self.lent.is_empty() {
-            self.lent.retain(|loan| loan.attempt != count);
+        if !self.work.lent.is_empty() {
+            self.work.lent.retain(|loan| loan.attempt != count);
         }
-        if !self.stood_in.is_empty() {
-            self.stood_in.remove(&count);
+        if !self.work.stood_in.is_empty() {
+            self.work.stood_in.remove(&count);
         }
     }
 }
@@ -73,7 +73,7 @@ impl Core {
     /// Returns the nesting depth of an attempt.
     pub(in crate::core) fn depth_of(&self, attempt: u64) -> u32 {
         let session = self.attempts.get(attempt).and_then(|given| self.sessions.get(given.session));
-        session.map_or(0, |session| session.depth)
+        session.map_or(0, |session| session.nesting.depth)
     }
 
     /// An attempt waits for tasks of these sessions.
@@ -100,8 +100,8 @@ impl Core {
             }
         }
         self.engines.update(given.engine, |engine| {
-            if engine.lent.iter().all(|loan| loan.attempt != attempt) {
-                engine.lent.push(Loan { attempt, depth });
+            if engine.work.lent.iter().all(|loan| loan.attempt != attempt) {
+                engine.work.lent.push(Loan { attempt, depth });
             }
         });
         self.recall_from_behind(given.engine);
@@ -118,7 +118,7 @@ impl Core {
         for attempt in attempts {
             let Some(given) = self.given(key, *attempt)? else { continue };
             let went_on =
-                |engine: &mut Engine| engine.lent.retain(|loan| loan.attempt != attempt.count);
+                |engine: &mut Engine| engine.work.lent.retain(|loan| loan.attempt != attempt.count);
             self.engines.update(given.engine, went_on);
         }
         Ok(())
@@ -130,16 +130,17 @@ impl Core {
         let Some(engine) = self.engines.get(id).filter(|engine| engine.is_blocked()) else {
             return;
         };
-        let waits = |count: &u64| engine.lent.iter().any(|loan| loan.attempt == *count);
+        let waits = |count: &u64| engine.work.lent.iter().any(|loan| loan.attempt == *count);
         let is_behind = |count: &&u64| {
             let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
             is_shared
                 && !waits(count)
-                && !engine.stood_in.contains(count)
-                && !engine.recalled.contains(count)
+                && !engine.work.stood_in.contains(count)
+                && !engine.work.recalled.contains(count)
         };
         // The newest go first: each that comes back goes to the front of its queue.
-        let behind: Vec<u64> = engine.assigned.iter().rev().filter(is_behind).copied().collect();
+        let behind: Vec<u64> =
+            engine.work.assigned.iter().rev().filter(is_behind).copied().collect();
         if !behind.is_empty() {
             self.recall(id, behind);
         }
@@ -147,15 +148,15 @@ impl Core {
 
     /// A task on an engine waits for a session's tasks: they are nested as deep as that makes them.
     fn deepen(&mut self, key: SessionKey, attempt: u64, depth: u32) {
-        let parent = self.sessions.get(key).and_then(|session| session.parent);
+        let parent = self.sessions.get(key).and_then(|session| session.nesting.parent);
         if parent.is_none_or(|parent| !parent.is_bound) {
             self.sessions.set_parent(key, Parent { attempt, is_bound: false });
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.depth >= depth || depth > NESTING_MAX {
+        if session.nesting.depth >= depth || depth > NESTING_MAX {
             return;
         }
-        session.depth = depth;
+        session.nesting.depth = depth;
         self.move_tasks_deeper(key, 0);
     }
 
@@ -163,15 +164,15 @@ impl Core {
     /// in later turns. What has not been moved waits as before, and no stand-in runs it yet.
     pub(in crate::core) fn move_tasks_deeper(&mut self, key: SessionKey, from: u64) {
         let Some(session) = self.sessions.get(key) else { return };
-        let (depth, tasks) = (session.depth, session.tasks.range(from, u64::MAX));
+        let (depth, tasks) = (session.nesting.depth, session.ledger.tasks.range(from, u64::MAX));
         let part: Vec<(u64, TaskKey)> =
             tasks.take(TASKS_PER_PART).map(|(n, task)| (n, *task)).collect();
-        self.work.add(part.len());
+        self.turns.work.add(part.len());
         for (_, task) in &part {
             self.move_deeper(*task, depth);
         }
         if let Some((last, _)) = part.get(TASKS_PER_PART - 1) {
-            self.chores.push(Chore::Deepen(key, last + 1));
+            self.turns.chores.push(Chore::Deepen(key, last + 1));
         }
     }
 
@@ -179,18 +180,20 @@ impl Core {
     fn move_deeper(&mut self, key: TaskKey, depth: u32) {
         let task = self.tasks.get_mut(key).filter(|task| task.place == Place::Shared);
         let Some(task) = task else { return };
-        let Some(entered) = self.placements.enter_deeper(task.placement, depth) else { return };
+        let Some(entered) = self.schedule.placements.enter_deeper(task.placement, depth) else {
+            return;
+        };
         let before = std::mem::replace(&mut task.placement, entered);
         let (priority, session, is_queued) =
             (task.priority(), task.session, task.state == State::Queued);
         // One that was submitted when the session had this depth is where it belongs.
         if is_queued && before != entered {
-            let queue = &mut self.placements.get_mut(entered).queue;
-            queue.push(priority, session, key, self.shared_given);
-            self.placements.count_waiting(entered, true);
-            self.placements.count_waiting(before, false);
-            self.placements.count_stale(before, &self.tasks);
+            let queue = &mut self.schedule.placements.get_mut(entered).queue;
+            queue.push(priority, session, key, self.schedule.shared_given);
+            self.schedule.placements.count_waiting(entered, true);
+            self.schedule.placements.count_waiting(before, false);
+            self.schedule.placements.count_stale(before, &self.tasks);
         }
-        self.placements.leave(before);
+        self.schedule.placements.leave(before);
     }
 }

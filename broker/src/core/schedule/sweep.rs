@@ -6,12 +6,13 @@
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{ErrorKind, TaskState};
 
+use crate::core::attempts::Stopping;
 use crate::core::keys::{Age, SessionKey, TaskKey};
 use crate::core::sessions::table::Session;
 use crate::core::tasks::ended::{Ended, namespace_lost};
 use crate::core::tasks::table::Task;
 use crate::core::turns::work::TASKS_PER_PART;
-use crate::core::{Core, Stopping, Time};
+use crate::core::{Core, Time};
 
 /// A look at the tasks that wait in an engine's queue, and how far that has come.
 #[derive(Debug)]
@@ -60,27 +61,27 @@ impl Core {
             return;
         };
         let apart: Vec<TaskKey> = if of.is_none() { queue.apart().collect() } else { Vec::new() };
-        self.sweeps_made += 1;
+        self.tally.sweeps_made += 1;
         let next = (of.unwrap_or(SessionKey(0)), 0);
         let until = self.tasks.age();
-        let mut sweep = Sweep { number: self.sweeps_made, engine, of, reason, next, until };
+        let mut sweep = Sweep { number: self.tally.sweeps_made, engine, of, reason, next, until };
         for task in apart {
             self.end_if_swept(now, &sweep, task);
         }
         if !self.sweep_part(now, &mut sweep) {
             self.engines.update(engine, |engine| engine.queue.hold(of, sweep.number, &self.tasks));
-            self.chores.push(sweep.into());
+            self.turns.chores.push(sweep.into());
         }
     }
 
     /// Goes on with what was begun.
     pub(in crate::core) fn go_on_sweeping(&mut self, now: Time, mut sweep: Sweep) {
         if !self.sweep_part(now, &mut sweep) {
-            return self.chores.push(sweep.into());
+            return self.turns.chores.push(sweep.into());
         }
         let Sweep { engine: id, of, number, .. } = sweep;
         self.engines.update(id, |engine| engine.queue.release(of, number, &self.tasks));
-        self.direct_ready.insert(id);
+        self.schedule.direct_ready.insert(id);
     }
 
     /// Whether that was all.
@@ -91,7 +92,7 @@ impl Core {
         };
         let last = sweep.of.unwrap_or(SessionKey::NOBODY);
         let part: Vec<_> = engine.queue.from(sweep.next, last).take(TASKS_PER_PART).collect();
-        self.work.add(part.len() + 1);
+        self.turns.work.add(part.len() + 1);
         let rest = part.get(TASKS_PER_PART - 1).map(|(session, n, _)| (*session, n + 1));
         for (.., task) in part {
             self.end_if_swept(now, sweep, task);
@@ -133,7 +134,7 @@ impl Core {
     fn is_spared(&self, task: &Task, forced: Option<Stopping>) -> bool {
         let owner = self.sessions.get(task.session).map(Session::owner);
         forced.is_some_and(|forced| {
-            task.submitted > forced.since && owner.is_some() && owner == forced.owner
+            task.times.submitted > forced.since && owner.is_some() && owner == forced.owner
         })
     }
 }

@@ -53,7 +53,7 @@ impl Core {
     /// These tokens are no longer good: who is here with one of them has to go, and sessions that
     /// were opened with one end, also those that are away. Their tasks are cancelled.
     pub fn handle_revoked(&mut self, now: Time, revoked: &RevokedTokens) {
-        let holders = self.authority.holders.iter();
+        let holders = self.peers.authority.holders.iter();
         let gone: Vec<(ConnectionId, String)> = holders
             .filter_map(|(connection, holder)| Some((*connection, revoked.refusal(holder.token)?)))
             .collect();
@@ -75,7 +75,7 @@ impl Core {
     /// Returns the time at which [`Core::expire_tokens`] has work: the next expiry of a connected
     /// peer's token.
     pub(in crate::core) fn next_token_expiry(&self) -> Option<Time> {
-        let (expires_s, _) = self.authority.by_expiry.first()?;
+        let (expires_s, _) = self.peers.authority.by_expiry.first()?;
         let unix_us = expires_s.saturating_add(CLOCK_TOLERANCE_S).saturating_mul(1_000_000);
         Some(Time(unix_us.saturating_sub(self.config.start.0)))
     }
@@ -96,7 +96,7 @@ impl Core {
     }
 
     fn first_to_expire(&self) -> Option<(u64, ConnectionId)> {
-        self.authority.by_expiry.first().copied()
+        self.peers.authority.by_expiry.first().copied()
     }
 
     /// Tells a peer why, ends what it has here, and closes its connection.
@@ -107,9 +107,9 @@ impl Core {
         reason: String,
         close: &'static str,
     ) {
-        self.authority.handle_disconnected(connection);
+        self.peers.authority.handle_disconnected(connection);
         let goodbye = Goodbye { reason };
-        match self.connections.get(&connection).copied() {
+        match self.peers.connections.get(&connection).copied() {
             Some(Connected::Client(key)) => {
                 // Before the goodbye, so that the ends of its tasks still reach it.
                 self.end_session_with_all(now, key, &goodbye.reason);
@@ -130,7 +130,7 @@ impl Core {
 
     /// Returns true if a connection that was let in is still served.
     pub fn is_served(&self, connection: ConnectionId) -> bool {
-        self.connections.contains_key(&connection)
+        self.peers.connections.contains_key(&connection)
     }
 
     /// An administrator revokes tokens. The reply comes when they are revoked for good, see
@@ -140,11 +140,11 @@ impl Core {
         connection: ConnectionId,
         revoke: Revoke,
     ) -> Option<ReplyBody> {
-        if self.authority.revocations >= REVOCATIONS_MAX {
+        if self.peers.authority.revocations >= REVOCATIONS_MAX {
             let text = "other tokens are being revoked at this moment; try again";
             return Some(ReplyBody::Refused(text.to_owned()));
         }
-        self.authority.revocations += 1;
+        self.peers.authority.revocations += 1;
         self.outputs.push_back(Output::Revoke(connection, revoke.request, revoke.tokens));
         None
     }
@@ -158,7 +158,7 @@ impl Core {
         request: u64,
         written: Result<&RevokedTokens, String>,
     ) {
-        self.authority.revocations = self.authority.revocations.saturating_sub(1);
+        self.peers.authority.revocations = self.peers.authority.revocations.saturating_sub(1);
         let body = match &written {
             Ok(_) => ReplyBody::Done,
             Err(text) => ReplyBody::Refused(format!("nothing is revoked: {text}")),

@@ -8,10 +8,10 @@ use furlong_wire::message::{Forget, RefusalKind, ToEngine, Welcome};
 use furlong_wire::token::Claims;
 
 use super::expiries::Away;
-use super::table::{ClientWaiting, Definition, Parent, Session};
-use crate::core::engines::table::Process;
+use super::table::{ClientLink, ClientWaiting, Definition, Nesting, Parent, Session};
+use crate::core::engines::table::{Process, Sending, Told};
 use crate::core::keys::{ProcessKey, SessionKey};
-use crate::core::payloads::stored::{BytesOf, Credit, Receiving};
+use crate::core::payloads::stored::{BytesOf, Credit};
 use crate::core::tasks::table::Task;
 use crate::core::turns::chores::{Chore, Ending, Manner};
 use crate::core::turns::work::{TASKS_PER_PART, WORK_PER_MESSAGE, count};
@@ -57,11 +57,11 @@ impl Core {
             // A session that is resumed with another token goes on under the limits with which it
             // was opened.
             let tasks_max =
-                self.sessions.get(session).map_or(tasks_max, |session| session.tasks_max);
+                self.sessions.get(session).map_or(tasks_max, |session| session.ledger.tasks_max);
             (Connected::Client(session), resumed, tasks_max)
         };
-        self.connections.insert(connection, connected);
-        self.authority.handle_connected(connection, &claims);
+        self.peers.connections.insert(connection, connected);
+        self.peers.authority.handle_connected(connection, &claims);
         Ok(Welcome {
             connection: connection.0,
             start: self.config.start,
@@ -71,7 +71,7 @@ impl Core {
             heartbeat_idle_ms: HEARTBEAT_IDLE_MS,
             heartbeat_dead_ms: HEARTBEAT_DEAD_MS,
             unfinished_tasks_max: tasks_max,
-            payload_credit_bytes: self.budget.peer_credit(),
+            payload_credit_bytes: self.memory.budget.peer_credit(),
             resumed,
             memory_flag: self.config.memory_flag.to_owned(),
         })
@@ -79,9 +79,9 @@ impl Core {
 
     /// A connection is gone, whoever closed it and why.
     pub fn handle_disconnected(&mut self, now: Time, connection: ConnectionId) {
-        self.authority.handle_disconnected(connection);
+        self.peers.authority.handle_disconnected(connection);
         self.leave_rest(connection);
-        match self.connections.remove(&connection) {
+        match self.peers.connections.remove(&connection) {
             Some(Connected::Client(key)) => self.client_disconnected(now, connection, key),
             Some(Connected::Engine(key)) => self.process_disconnected(now, key),
             None => {}
@@ -92,7 +92,7 @@ impl Core {
     /// A peer has broken the protocol, and its key proves that it was that peer. Its session ends
     /// at once with all that it has: others do not pay for it any longer. The connection is gone.
     pub fn handle_misbehaved(&mut self, now: Time, connection: ConnectionId) {
-        if let Some(Connected::Client(key)) = self.connections.get(&connection).copied() {
+        if let Some(Connected::Client(key)) = self.peers.connections.get(&connection).copied() {
             self.end_session_with_all(now, key, "its client broke the protocol");
         }
         self.handle_disconnected(now, connection);
@@ -114,17 +114,11 @@ impl Core {
             software: peer.hello.software,
             register: None,
             engines: Vec::new(),
-            lanes: std::collections::BTreeMap::new(),
-            taken: std::collections::BTreeMap::new(),
-            assigned_session: None,
-            definitions: std::collections::BTreeSet::new(),
-            receiving: Receiving::default(),
-            publishing: std::collections::BTreeSet::new(),
             class: None,
-            shares: std::collections::BTreeSet::new(),
-            next_transfer: 0,
             leaving: false,
             is_draining: false,
+            told: Told::default(),
+            sending: Sending::default(),
         };
         self.processes.insert(key, process);
         key
@@ -147,74 +141,80 @@ impl Core {
                 // Its tasks would have the names of those that are kept.
                 return Err(session_is_over());
             }
-            self.quotas.enter(&peer.claims);
+            self.peers.quotas.enter(&peer.claims);
             let (pass, session) = (peer.pass, self.new_session(connection, peer, tasks_max));
             let key = self.sessions.insert(session);
             if let Some(attempt) = pass {
-                self.grants.enter(attempt, key);
+                self.peers.grants.enter(attempt, key);
             }
             return Ok((key, false));
         };
         let session = self.sessions.get(key).expect("a session that was found is there");
-        if session.departed {
+        if session.departure.departed {
             return Err(session_is_over());
         }
         if session.claims.holder != peer.claims.holder {
             let text = "this session belongs to another capability of the same owner".to_owned();
             return Err(Refusal { kind: RefusalKind::Unauthorized, text });
         }
-        if session.incarnation >= peer.hello.incarnation {
+        if session.link.incarnation >= peer.hello.incarnation {
             let text =
                 "this session has a newer connection; start a session of your own".to_owned();
             return Err(Refusal { kind: RefusalKind::Superseded, text });
         }
-        if let Some(old) = session.connection {
+        if let Some(old) = session.link.connection {
             self.outputs.push_back(Output::Close(old, "the session has a newer connection"));
             self.leave_rest(old);
             self.follow_no_longer(key, old);
-            self.connections.remove(&old);
+            self.peers.connections.remove(&old);
             self.abandon_transfers(key);
         }
-        let credit = Credit::new(self.budget.peer_credit());
+        let credit = Credit::new(self.memory.budget.peer_credit());
         let session = self.sessions.get_mut(key).expect("a session that was found is there");
-        session.connection = Some(connection);
-        (session.is_open, session.undelivered_from) = (false, None);
-        session.incarnation = peer.hello.incarnation;
+        session.link.connection = Some(connection);
+        (session.link.is_open, session.link.undelivered_from) = (false, None);
+        session.link.incarnation = peer.hello.incarnation;
         session.claims = peer.claims;
-        session.credit = credit;
-        session.next_transfer = 0;
-        session.fetches = 0;
-        self.expiries.cancel(Away::Session(key));
+        session.link.credit = credit;
+        session.link.next_transfer = 0;
+        session.link.fetches = 0;
+        self.peers.expiries.cancel(Away::Session(key));
         Ok((key, true))
     }
 
     fn new_session(&self, connection: ConnectionId, peer: Peer, tasks_max: u64) -> Session {
         let parent = peer.pass.map(|attempt| Parent { attempt, is_bound: true });
-        Session {
-            parent,
-            depth: peer.pass.map_or(0, |attempt| self.depth_of(attempt) + 1),
+        let depth = peer.pass.map_or(0, |attempt| self.depth_of(attempt) + 1);
+        let link = ClientLink {
             connection: Some(connection),
             incarnation: peer.hello.incarnation,
-            served: self.shared_given,
-            credit: Credit::new(self.budget.peer_credit()),
+            credit: Credit::new(self.memory.budget.peer_credit()),
+            ..ClientLink::default()
+        };
+        Session {
+            nesting: Nesting { parent, depth },
+            link,
+            served: self.schedule.shared_given,
             ..Session::new(peer.hello.session, peer.claims, tasks_max)
         }
     }
 
     /// The session stays for a while: its tasks go on, its results wait.
     fn client_disconnected(&mut self, now: Time, connection: ConnectionId, key: SessionKey) {
-        let Some(session) =
-            self.sessions.get_mut(key).filter(|session| session.connection == Some(connection))
+        let Some(session) = self
+            .sessions
+            .get_mut(key)
+            .filter(|session| session.link.connection == Some(connection))
         else {
             return;
         };
-        session.connection = None;
+        session.link.connection = None;
         self.follow_no_longer(key, connection);
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.cancel_on_disconnect {
+        if session.departure.cancel_on_disconnect {
             return self.end_session(now, key);
         }
-        self.expiries.set(Away::Session(key), now.after(SESSION_GRACE));
+        self.peers.expiries.set(Away::Session(key), now.after(SESSION_GRACE));
         self.abandon_transfers(key);
     }
 
@@ -222,16 +222,16 @@ impl Core {
     /// next one.
     fn abandon_transfers(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.connection = None;
-        let abandoned_bytes = session.receiving.abandoned_bytes();
-        let abandoned = session.receiving.abandon();
-        self.budget.release(BytesOf::Request, abandoned_bytes);
-        self.quotas.release(session.counted_by, abandoned_bytes);
+        session.link.connection = None;
+        let abandoned_bytes = session.link.receiving.abandoned_bytes();
+        let abandoned = session.link.receiving.abandon();
+        self.memory.budget.release(BytesOf::Request, abandoned_bytes);
+        self.peers.quotas.release(session.counted_by, abandoned_bytes);
         for waiting in abandoned {
             match waiting {
                 ClientWaiting::Tasks(tasks) => {
                     let unfinished = tasks.iter().filter_map(|task| self.tasks.get(*task));
-                    session.missing.extend(unfinished.map(|task| task.n));
+                    session.ledger.missing.extend(unfinished.map(|task| task.n));
                 }
                 ClientWaiting::Definition(number) => {
                     if let Some(Definition::Receiving(waiting)) =
@@ -257,22 +257,24 @@ impl Core {
 
     fn begin_to_end(&mut self, now: Time, ending: Ending) {
         let key = ending.key;
-        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.is_ending) else {
+        let Some(session) =
+            self.sessions.get_mut(key).filter(|session| !session.departure.is_ending)
+        else {
             return;
         };
         // What goes on is not for this client any longer.
-        session.connection = None;
-        (session.departed, session.is_ending) = (true, true);
+        session.link.connection = None;
+        (session.departure.departed, session.departure.is_ending) = (true, true);
         let (token, id) = (session.counted_by, session.id);
-        let abandoned_bytes = session.receiving.abandoned_bytes();
-        session.receiving.abandon();
-        self.budget.release(BytesOf::Request, abandoned_bytes);
-        self.quotas.release(token, abandoned_bytes);
-        self.expiries.cancel(Away::Session(key));
-        self.events.unsubscribe(key);
+        let abandoned_bytes = session.link.receiving.abandoned_bytes();
+        session.link.receiving.abandon();
+        self.memory.budget.release(BytesOf::Request, abandoned_bytes);
+        self.peers.quotas.release(token, abandoned_bytes);
+        self.peers.expiries.cancel(Away::Session(key));
+        self.peers.events.unsubscribe(key);
         self.end_orphans_of(id);
         if self.is_turn_over() {
-            return self.chores.push(Chore::EndSession(ending));
+            return self.turns.chores.push(Chore::EndSession(ending));
         }
         self.end_part_of(now, ending);
     }
@@ -283,10 +285,10 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let mut room = TASKS_PER_PART;
         if next.is_none() {
-            let done = session.done.remove_first(0, u64::MAX, room);
-            session.keeps -= done.iter().filter(|(_, done)| done.what.keep()).count() as u64;
+            let done = session.ledger.done.remove_first(0, u64::MAX, room);
+            session.ledger.keeps -= done.iter().filter(|(_, done)| done.what.keep()).count() as u64;
             room -= done.len();
-            self.results_held -= done.len() as u64;
+            self.tally.results_held -= done.len() as u64;
             for (n, mut done) in done {
                 self.note_read(key, &mut done);
                 if ending.manner.keeps_all() || done.what.outlives_session() {
@@ -295,17 +297,17 @@ impl Core {
                     self.drop_done(*done);
                 }
             }
-            self.work.add(TASKS_PER_PART - room);
+            self.turns.work.add(TASKS_PER_PART - room);
             if room == 0 {
-                return self.chores.push(Chore::EndSession(ending));
+                return self.turns.chores.push(Chore::EndSession(ending));
             }
             self.note_departed(key);
         }
         let Some(session) = self.sessions.get(key) else { return };
-        let tasks = session.tasks.range(next.unwrap_or(0), u64::MAX).take(room);
+        let tasks = session.ledger.tasks.range(next.unwrap_or(0), u64::MAX).take(room);
         let tasks: Vec<_> = tasks.map(|(n, task)| (n, *task)).collect();
         let next = tasks.get(room - 1).and_then(|(n, _)| n.checked_add(1));
-        self.work.add(tasks.len() + WORK_PER_MESSAGE);
+        self.turns.work.add(tasks.len() + WORK_PER_MESSAGE);
         for (_, task) in tasks {
             let goes_on = ending.manner.lets_go_on()
                 && self.tasks.get(task).is_some_and(Task::outlives_session);
@@ -314,10 +316,10 @@ impl Core {
             }
         }
         if next.is_some() {
-            return self.chores.push(Chore::EndSession(Ending { next, ..ending }));
+            return self.turns.chores.push(Chore::EndSession(Ending { next, ..ending }));
         }
         if let Some(session) = self.sessions.get_mut(key) {
-            session.is_ending = false;
+            session.departure.is_ending = false;
         }
         self.forget_departed(key);
     }
@@ -327,23 +329,31 @@ impl Core {
     pub(in crate::core) fn end_session_with_all(&mut self, now: Time, key: SessionKey, why: &str) {
         let Some(session) = self.sessions.get(key) else { return };
         let at_once = if self.is_turn_over() { 0 } else { TASKS_PER_PART };
-        let tasks: Vec<_> = session.tasks.iter().take(at_once).map(|(_, task)| *task).collect();
-        self.work.add(tasks.len());
+        let tasks: Vec<_> =
+            session.ledger.tasks.iter().take(at_once).map(|(_, task)| *task).collect();
+        self.turns.work.add(tasks.len());
         for task in tasks {
             self.cancel_task_for(now, task, false, Some(why));
         }
         let manner = Manner::WithAll(why.into());
-        if self.sessions.get(key).is_some_and(|session| session.is_ending) {
+        if self.sessions.get(key).is_some_and(|session| session.departure.is_ending) {
             // What is to be kept is let go on by that: not so any longer.
-            return self.chores.push(Chore::EndSession(Ending { key, manner, next: Some(0) }));
+            return self.turns.chores.push(Chore::EndSession(Ending {
+                key,
+                manner,
+                next: Some(0),
+            }));
         }
         self.begin_to_end(now, Ending { key, manner, next: None });
     }
 
     /// Forgets a session that is over, once its last kept task has ended.
     pub(in crate::core) fn forget_departed(&mut self, key: SessionKey) {
-        let is_over =
-            |session: &Session| session.departed && !session.is_ending && session.tasks.is_empty();
+        let is_over = |session: &Session| {
+            session.departure.departed
+                && !session.departure.is_ending
+                && session.ledger.tasks.is_empty()
+        };
         if !self.sessions.get(key).is_some_and(is_over) {
             return;
         }
@@ -351,14 +361,18 @@ impl Core {
         for definition in session.definitions.into_values() {
             self.release_definition(session.counted_by, definition);
         }
-        self.quotas.leave(session.counted_by);
-        self.ends_remembered -= session.endings.len();
+        self.peers.quotas.leave(session.counted_by);
+        self.tally.ends_remembered -= session.ledger.endings.len();
         for process in session.known_to {
             count(1);
             let Some(process) = self.processes.get_mut(&process) else { continue };
-            process.definitions.extract_if((key, 0)..=(key, u32::MAX), |_| true).for_each(drop);
-            if let Some(lane) = process.lanes.remove(&key) {
-                self.budget.close_lane(&lane);
+            process
+                .told
+                .definitions
+                .extract_if((key, 0)..=(key, u32::MAX), |_| true)
+                .for_each(drop);
+            if let Some(lane) = process.told.lanes.remove(&key) {
+                self.memory.budget.close_lane(&lane);
                 let forget = ToEngine::Forget(Forget { session: session.id });
                 self.outputs.push_back(Output::ToEngine(process.connection, forget));
             }

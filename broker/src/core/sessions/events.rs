@@ -103,20 +103,21 @@ impl Events {
 impl Core {
     /// Something has happened to an engine. Subscribers are told at the end of the turn, or later.
     pub(in crate::core) fn tell_subscribers(&mut self, event: Event) {
-        self.work.add(1);
-        self.events.push(event);
+        self.turns.work.add(1);
+        self.peers.events.push(event);
     }
 
     /// Tells subscribers what they have not been told, in so many messages at most.
     pub(in crate::core) fn tell_events(&mut self, most: usize) {
         let mut room = most;
         while room > 0
-            && let Some((key, events)) = self.events.poll(room)
+            && let Some((key, events)) = self.peers.events.poll(room)
         {
             room = room.saturating_sub(events.len());
-            self.work.add(events.len());
+            self.turns.work.add(events.len());
             // It asks how things are when it is back.
-            let Some(connection) = self.sessions.get(key).and_then(|session| session.connection)
+            let Some(connection) =
+                self.sessions.get(key).and_then(|session| session.link.connection)
             else {
                 continue;
             };
@@ -129,8 +130,8 @@ impl Core {
     /// An engine process has made something happen. While very much is to be told, nothing more is
     /// taken from it.
     pub(in crate::core) fn wait_until_told(&mut self, connection: ConnectionId) {
-        if self.events.is_full() {
-            self.rests.insert(connection, Rest::Untold);
+        if self.peers.events.is_full() {
+            self.turns.rests.insert(connection, Rest::Untold);
         }
     }
 }

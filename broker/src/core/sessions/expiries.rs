@@ -74,9 +74,9 @@ impl Core {
     /// others in later turns.
     pub(in crate::core) fn expire(&mut self, now: Time) {
         while !self.is_turn_over()
-            && let Some(away) = self.expiries.poll(now)
+            && let Some(away) = self.peers.expiries.poll(now)
         {
-            self.work.add(1);
+            self.turns.work.add(1);
             match away {
                 // The client has not come back: what it has not fetched is kept for other processes
                 // of its owner.

@@ -21,14 +21,14 @@ impl Core {
         message: FromClient,
         chunk: Option<Bytes>,
     ) -> Result<(), PeerMisbehaved> {
-        let Some(Connected::Client(key)) = self.connections.get(&connection).copied() else {
+        let Some(Connected::Client(key)) = self.peers.connections.get(&connection).copied() else {
             return Err(PeerMisbehaved::Order);
         };
         // What the client says is done in its order.
         while self.has_rest(connection) {
             self.handle_rest(now, connection)?;
         }
-        self.work.add(WORK_PER_MESSAGE);
+        self.turns.work.add(WORK_PER_MESSAGE);
         match message {
             FromClient::Submit(submit) => self.submit(now, key, submit),
             FromClient::Chunk(announced) => {
@@ -42,15 +42,15 @@ impl Core {
             FromClient::Subscribe(wanted) => {
                 self.may(key, Role::may_observe)?;
                 if wanted.engines {
-                    self.events.subscribe(key);
+                    self.peers.events.subscribe(key);
                 } else {
-                    self.events.unsubscribe(key);
+                    self.peers.events.unsubscribe(key);
                 }
                 Ok(())
             }
             FromClient::Goodbye(_) => {
                 self.end_session(now, key);
-                self.connections.remove(&connection);
+                self.peers.connections.remove(&connection);
                 self.outputs.push_back(Output::Close(connection, "goodbye"));
                 Ok(())
             }
@@ -147,7 +147,7 @@ impl Core {
         open: Open,
     ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        if std::mem::replace(&mut session.is_open, true) {
+        if std::mem::replace(&mut session.link.is_open, true) {
             return Err(PeerMisbehaved::Order);
         }
         let accepted = session.open(now, open)?;

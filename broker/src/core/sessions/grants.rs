@@ -15,9 +15,10 @@ use furlong_wire::message::{Goodbye, Grant, Granted, RefusalKind, ToClient, ToEn
 use furlong_wire::token::{Claims, Role};
 
 use super::connect::ENGINE_GRACE;
+use crate::core::attempts::Assignment;
 use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::turns::work::WORK_PER_CURVE_OPERATION;
-use crate::core::{Assignment, Core, Output, PeerMisbehaved, Refusal, Time};
+use crate::core::{Core, Output, PeerMisbehaved, Refusal, Time};
 
 /// The keys that running attempts have named, and the sessions that came in by them.
 #[derive(Debug, Default)]
@@ -130,14 +131,15 @@ impl Core {
     pub fn pass(&self, now: Time, key: [u8; 32]) -> Result<(Claims, u64), Refusal> {
         // Its engine may be away, or not be back since the broker was started: who waits a little
         // finds it again.
-        let is_awaited = now < Time::default().after(ENGINE_GRACE) || !self.grants.aside.is_empty();
+        let is_awaited =
+            now < Time::default().after(ENGINE_GRACE) || !self.peers.grants.aside.is_empty();
         let unknown = || {
             let text = "the task that opened this client has ended, or has been cancelled: its \
                         client ends with it";
             let kind = if is_awaited { RefusalKind::Busy } else { RefusalKind::Unauthorized };
             Refusal { kind, text: text.to_owned() }
         };
-        let attempt = *self.grants.by_key.get(&PassKey(key)).ok_or_else(unknown)?;
+        let attempt = *self.peers.grants.by_key.get(&PassKey(key)).ok_or_else(unknown)?;
         let given = self.attempts.get(attempt).ok_or_else(unknown)?;
         let mut claims = self.sessions.get(given.session).ok_or_else(unknown)?.claims.clone();
         claims.holder = PublicKey(key);
@@ -148,12 +150,14 @@ impl Core {
 
     /// Checks that one more session may come in by a pass.
     pub(in crate::core) fn check_pass(&mut self, pass: Option<u64>) -> Result<(), Refusal> {
-        let Some(granted) = pass.and_then(|attempt| self.grants.by_attempt.get_mut(&attempt))
+        let Some(granted) = pass.and_then(|attempt| self.peers.grants.by_attempt.get_mut(&attempt))
         else {
             return Ok(());
         };
         let sessions = &self.sessions;
-        granted.sessions.retain(|key| sessions.get(*key).is_some_and(|session| !session.departed));
+        granted
+            .sessions
+            .retain(|key| sessions.get(*key).is_some_and(|session| !session.departure.departed));
         if granted.sessions.len() < GRANTS_PER_ATTEMPT_MAX {
             return Ok(());
         }
@@ -174,8 +178,8 @@ impl Core {
             Some(given) => self.refusal_of_grant(given, attempt.count, pass),
             None => Some("the task has ended, or has been taken from this engine".to_owned()),
         };
-        if refusal.is_none() && self.grants.by_key.insert(pass, attempt.count).is_none() {
-            self.grants.by_attempt.entry(attempt.count).or_default().keys.push(pass);
+        if refusal.is_none() && self.peers.grants.by_key.insert(pass, attempt.count).is_none() {
+            self.peers.grants.by_attempt.entry(attempt.count).or_default().keys.push(pass);
         }
         let connection = self.processes.get(&key).ok_or(PeerMisbehaved::Order)?.connection;
         self.to_engine(connection, ToEngine::Granted(Granted { attempt, key: pass, refusal }));
@@ -195,14 +199,14 @@ impl Core {
                     .to_owned(),
             );
         }
-        if session.depth >= NESTING_MAX {
+        if session.nesting.depth >= NESTING_MAX {
             return Some(format!(
                 "tasks that submit tasks nest at most {NESTING_MAX} deep, and this one is as deep"
             ));
         }
         let of_attempt =
-            self.grants.by_attempt.get(&attempt).map_or(0, |granted| granted.keys.len());
-        match self.grants.by_key.get(&pass) {
+            self.peers.grants.by_attempt.get(&attempt).map_or(0, |granted| granted.keys.len());
+        match self.peers.grants.by_key.get(&pass) {
             Some(of) if *of == attempt => None,
             Some(_) => Some("the key is another task's; make a fresh one".to_owned()),
             None if of_attempt >= GRANTS_PER_ATTEMPT_MAX => Some(format!(
@@ -216,25 +220,26 @@ impl Core {
     /// Whether a key is none of those with which anybody may come in. It takes an operation on the
     /// curve.
     fn is_sound(&self, pass: PassKey) -> bool {
-        self.work.add(WORK_PER_CURVE_OPERATION);
+        self.turns.work.add(WORK_PER_CURVE_OPERATION);
         PublicKey(pass.0).is_sound()
     }
 
     /// Ends the sessions of attempts that are over. What they have to keep goes on.
     pub(in crate::core) fn end_what_is_over(&mut self, now: Time) {
-        while let Some(granted) = self.grants.over.pop() {
+        while let Some(granted) = self.peers.grants.over.pop() {
             for key in granted.sessions {
-                let Some(session) = self.sessions.get(key).filter(|session| !session.departed)
+                let Some(session) =
+                    self.sessions.get(key).filter(|session| !session.departure.departed)
                 else {
                     continue;
                 };
-                let connection = session.connection;
+                let connection = session.link.connection;
                 self.end_session(now, key);
                 let Some(connection) = connection else { continue };
                 let reason = "the task that opened this client has ended".to_owned();
                 self.to_client(connection, ToClient::Goodbye(Goodbye { reason }));
-                self.authority.handle_disconnected(connection);
-                self.connections.remove(&connection);
+                self.peers.authority.handle_disconnected(connection);
+                self.peers.connections.remove(&connection);
                 self.outputs.push_back(Output::Close(connection, "its task has ended"));
             }
         }

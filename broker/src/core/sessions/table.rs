@@ -29,14 +29,93 @@ pub struct Session {
     pub claims: Claims,
     /// The token against whose limits it counts: that with which it was opened.
     pub counted_by: TokenId,
-    /// The connection of the highest incarnation, while there is one.
-    pub connection: Option<ConnectionId>,
-    /// That connection's incarnation.
-    pub incarnation: u64,
     /// The secret of its payloads.
     pub secret: Option<PayloadSecret>,
     /// Blobs that its tasks name.
     pub definitions: BTreeMap<u32, Definition>,
+    /// Engine processes that were told its secret: no others know anything of it.
+    pub known_to: BTreeSet<ProcessKey>,
+    /// The count of assigned shared tasks when one of its own was last given to an engine.
+    pub served: u64,
+    /// The time at which it was opened here.
+    pub opened: Time,
+    /// Bytes of results that its client has not acknowledged: those that are here, or on their way
+    /// here.
+    pub unread_bytes: u64,
+    /// The run times of its kinds of tasks.
+    pub kinds: Kinds,
+    /// Its client, as far as that is connected.
+    pub link: ClientLink,
+    /// Its tasks.
+    pub ledger: Ledger,
+    /// What the journal has of it.
+    pub noted: Noted,
+    /// How far it is on its way out.
+    pub departure: Departure,
+    /// On whose behalf it is there.
+    pub nesting: Nesting,
+}
+
+/// How far a session is on its way out.
+#[derive(Debug, Default)]
+pub struct Departure {
+    /// True if it ends with its connection.
+    pub cancel_on_disconnect: bool,
+    /// True if it is over but for retained tasks that have not ended.
+    pub departed: bool,
+    /// True if it is being ended, a part at a time.
+    pub is_ending: bool,
+}
+
+/// On whose behalf a session is there.
+#[derive(Debug, Default)]
+pub struct Nesting {
+    /// The running attempt that has opened it, or that waits for its tasks.
+    pub parent: Option<Parent>,
+    /// The number of nested running tasks that wait for its tasks; 0 if none on an engine does.
+    pub depth: u32,
+}
+
+/// What the journal has of a session.
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// True if the journal has it.
+    pub is_noted: bool,
+    /// The definitions that the journal has.
+    pub noted_definitions: BTreeSet<u32>,
+    /// The last entry of the journal about what it submitted.
+    pub last_entry: u64,
+    /// True if it comes from the journal, and its client has not been here since.
+    pub is_restored: bool,
+}
+
+/// A session's client, as far as it is connected.
+#[derive(Debug, Default)]
+pub struct ClientLink {
+    /// The connection of the highest incarnation, while there is one.
+    pub connection: Option<ConnectionId>,
+    /// That connection's incarnation.
+    pub incarnation: u64,
+    /// True if it was opened on its present connection.
+    pub is_open: bool,
+    /// Of ended tasks from this number on its client is told when their turn comes: it has just
+    /// opened the session.
+    pub undelivered_from: Option<u64>,
+    /// The credit for its announcements.
+    pub credit: Credit,
+    /// The payloads that it is sending.
+    pub receiving: Receiving<ClientWaiting>,
+    /// The number of its connection's next transfer, towards it.
+    pub next_transfer: u64,
+    /// Fetches that wait for an answer.
+    pub fetches: usize,
+    /// The tasks for whose ends they wait, and some that have ended.
+    pub following: BTreeSet<TaskKey>,
+}
+
+/// A session's tasks, by number, and what its client has heard of them.
+#[derive(Debug, Default)]
+pub struct Ledger {
     /// Its unfinished tasks, by number.
     pub tasks: SeqMap<TaskKey>,
     /// Its ended tasks that it has not acknowledged.
@@ -48,29 +127,6 @@ pub struct Session {
     /// Its tasks that were ended while an engine had them, with the attempts that have not stopped
     /// yet.
     pub stopping: BTreeSet<(u64, u64)>,
-    /// The running attempt that has opened it, or that waits for its tasks.
-    pub parent: Option<Parent>,
-    /// The number of nested running tasks that wait for its tasks; 0 if none on an engine does.
-    pub depth: u32,
-    /// True if it was opened on its present connection.
-    pub is_open: bool,
-    /// Of ended tasks from this number on its client is told when their turn comes: it has just
-    /// opened the session.
-    pub undelivered_from: Option<u64>,
-    /// Engine processes that were told its secret: no others know anything of it.
-    pub known_to: BTreeSet<ProcessKey>,
-    /// True if it ends with its connection.
-    pub cancel_on_disconnect: bool,
-    /// True if it is over but for retained tasks that have not ended.
-    pub departed: bool,
-    /// True if it is being ended, a part at a time.
-    pub is_ending: bool,
-    /// The count of assigned shared tasks when one of its own was last given to an engine.
-    pub served: u64,
-    /// Fetches that wait for an answer.
-    pub fetches: usize,
-    /// The tasks for whose ends they wait, and some that have ended.
-    pub following: BTreeSet<TaskKey>,
     /// The highest task number that it has submitted.
     pub submitted: u64,
     /// Up to this number its tasks were submitted to an earlier start of the broker; those that it
@@ -78,8 +134,6 @@ pub struct Session {
     pub before: u64,
     /// Of those, the ones that engines held and nobody had asked for in time: that was ended.
     pub unasked: BTreeSet<u64>,
-    /// The time at which it was opened here.
-    pub opened: Time,
     /// Unfinished tasks whose arguments did not come whole before the connection was cut: the
     /// client sends them again.
     pub missing: BTreeSet<u64>,
@@ -90,25 +144,6 @@ pub struct Session {
     /// As many more: those that a journal had. Their client may know the end of some, if that could
     /// not be written, or have acknowledged it, if that was not written; it does not count them.
     pub restored_tasks: u64,
-    /// The credit for its announcements.
-    pub credit: Credit,
-    /// Bytes of results that its client has not acknowledged: those that are here, or on their way
-    /// here.
-    pub unread_bytes: u64,
-    /// The payloads that it is sending.
-    pub receiving: Receiving<ClientWaiting>,
-    /// The number of its connection's next transfer, towards it.
-    pub next_transfer: u64,
-    /// The run times of its kinds of tasks.
-    pub kinds: Kinds,
-    /// True if the journal has it.
-    pub is_noted: bool,
-    /// The definitions that the journal has.
-    pub noted_definitions: BTreeSet<u32>,
-    /// The last entry of the journal about what it submitted.
-    pub last_entry: u64,
-    /// True if it comes from the journal, and its client has not been here since.
-    pub is_restored: bool,
 }
 
 /// The attempt on whose behalf a session is there.
@@ -148,43 +183,18 @@ impl Session {
             id,
             counted_by: claims.token_id,
             claims,
-            connection: None,
-            incarnation: 0,
             secret: None,
             definitions: BTreeMap::new(),
-            tasks: SeqMap::default(),
-            done: SeqMap::default(),
-            keeps: 0,
-            endings: SeqMap::default(),
-            stopping: BTreeSet::new(),
-            parent: None,
-            depth: 0,
-            is_open: false,
-            undelivered_from: None,
             known_to: BTreeSet::new(),
-            cancel_on_disconnect: false,
-            departed: false,
-            is_ending: false,
             served: 0,
-            fetches: 0,
-            following: BTreeSet::new(),
-            submitted: 0,
-            before: 0,
-            unasked: BTreeSet::new(),
             opened: Time::default(),
-            missing: BTreeSet::new(),
-            refused: Refused::default(),
-            tasks_max,
-            restored_tasks: 0,
-            credit: Credit::default(),
             unread_bytes: 0,
-            receiving: Receiving::default(),
-            next_transfer: 0,
             kinds: Kinds::default(),
-            is_noted: false,
-            noted_definitions: BTreeSet::new(),
-            last_entry: 0,
-            is_restored: false,
+            link: ClientLink::default(),
+            ledger: Ledger { tasks_max, ..Ledger::default() },
+            noted: Noted::default(),
+            departure: Departure::default(),
+            nesting: Nesting::default(),
         }
     }
 
@@ -195,7 +205,7 @@ impl Session {
 
     /// Begins a connection. Gives what the client need not submit again.
     pub fn open(&mut self, now: Time, open: Open) -> Result<Accepted, PeerMisbehaved> {
-        self.cancel_on_disconnect = open.cancel_on_disconnect;
+        self.departure.cancel_on_disconnect = open.cancel_on_disconnect;
         if self.secret.as_ref().is_some_and(|secret| *secret != open.secret) {
             return Err(PeerMisbehaved::Order);
         }
@@ -204,59 +214,65 @@ impl Session {
             .iter()
             .filter(|(_, definition)| matches!(definition, Definition::Here(_)));
         let definitions = here.map(|(number, _)| *number).collect();
-        if std::mem::take(&mut self.is_restored) {
+        if std::mem::take(&mut self.noted.is_restored) {
             if open.submitted > TASKS_BEFORE_MAX {
                 return Err(PeerMisbehaved::TaskNumber);
             }
-            self.submitted = self.submitted.max(open.submitted);
-            (self.before, self.opened) = (self.submitted, now);
-            self.restored_tasks = (self.tasks.len() + self.done.len()) as u64;
-            return Ok(Accepted { n: self.submitted, missing: self.unknown_ranges(), definitions });
+            self.ledger.submitted = self.ledger.submitted.max(open.submitted);
+            (self.ledger.before, self.opened) = (self.ledger.submitted, now);
+            self.ledger.restored_tasks = (self.ledger.tasks.len() + self.ledger.done.len()) as u64;
+            return Ok(Accepted {
+                n: self.ledger.submitted,
+                missing: self.unknown_ranges(),
+                definitions,
+            });
         }
         if self.secret.replace(open.secret).is_none() {
             if open.submitted > TASKS_BEFORE_MAX {
                 return Err(PeerMisbehaved::TaskNumber);
             }
-            (self.submitted, self.before, self.opened) = (open.submitted, open.submitted, now);
+            (self.ledger.submitted, self.ledger.before, self.opened) =
+                (open.submitted, open.submitted, now);
             return Ok(Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() });
         }
         // Of what was refused it is not known what the client has heard: it says again what it has
         // not.
-        self.refused.tell();
-        let missing = self.missing.iter().copied().filter(|n| self.tasks.get(*n).is_some());
-        let missing = ranges(missing.map(|n| (n, n)).collect(), self.refused.ranges());
+        self.ledger.refused.tell();
+        let missing =
+            self.ledger.missing.iter().copied().filter(|n| self.ledger.tasks.get(*n).is_some());
+        let missing = ranges(missing.map(|n| (n, n)).collect(), self.ledger.refused.ranges());
         // Of an earlier start's tasks it is not known which have come: the client may have been cut
         // off once more before it had said them again. What is known of what it repeats is read
         // past.
-        let n = if self.before > 0 { 0 } else { self.submitted };
+        let n = if self.ledger.before > 0 { 0 } else { self.ledger.submitted };
         Ok(Accepted { n, missing, definitions })
     }
 
     /// Returns true if the client is told of an ended task with those that waited for it when it
     /// opened the session.
     pub fn is_told_later(&self, n: u64) -> bool {
-        self.undelivered_from.is_some_and(|from| n >= from)
+        self.link.undelivered_from.is_some_and(|from| n >= from)
     }
 
     /// Returns true if a task that was ended still runs on an engine.
     pub fn is_stopping(&self, n: u64) -> bool {
-        self.stopping.range((n, 0)..=(n, u64::MAX)).next().is_some()
+        self.ledger.stopping.range((n, 0)..=(n, u64::MAX)).next().is_some()
     }
 
     /// It submitted a task of this number to an earlier start.
     pub fn had_before(&mut self, n: u64) {
-        self.submitted = self.submitted.max(n);
-        self.before = self.submitted;
+        self.ledger.submitted = self.ledger.submitted.max(n);
+        self.ledger.before = self.ledger.submitted;
     }
 
     /// Ended tasks that its client has not acknowledged are not kept when it does. Gives how many
     /// were looked at.
     pub fn keep_no_longer(&mut self, first: u64, last: u64) -> usize {
         let ended: Vec<(u64, bool)> =
-            self.done.range(first, last).map(|(n, done)| (n, done.what.keep())).collect();
+            self.ledger.done.range(first, last).map(|(n, done)| (n, done.what.keep())).collect();
         for n in ended.iter().filter(|(_, keep)| *keep).map(|(n, _)| *n) {
-            self.keeps -= 1;
-            if let Some(done) = self.done.get_mut(n) {
+            self.ledger.keeps -= 1;
+            if let Some(done) = self.ledger.done.get_mut(n) {
                 done.what.keep_no_longer();
             }
         }
@@ -266,12 +282,12 @@ impl Session {
     /// Remembers how a task ended, and how so many others did. Gives how many more are remembered
     /// than before, or less.
     pub fn remember(&mut self, n: u64, ending: Ending, most: usize) -> isize {
-        let before = self.endings.len();
-        self.endings.insert(n, ending);
-        if self.endings.len() > most {
-            self.endings.forget_oldest();
+        let before = self.ledger.endings.len();
+        self.ledger.endings.insert(n, ending);
+        if self.ledger.endings.len() > most {
+            self.ledger.endings.forget_oldest();
         }
-        self.endings.len() as isize - before as isize
+        self.ledger.endings.len() as isize - before as isize
     }
 
     /// Checks that a submit's numbers are the next ones, or those of one that is repeated.
@@ -284,35 +300,36 @@ impl Session {
         if count == 0 || (repeated && count > 1) {
             return Err(PeerMisbehaved::TaskNumber);
         }
-        if n <= self.submitted {
+        if n <= self.ledger.submitted {
             if !repeated {
                 return Ok(Admission::Known);
             }
-            if self.missing.remove(&n)
-                && let Some(task) = self.tasks.get(n)
+            if self.ledger.missing.remove(&n)
+                && let Some(task) = self.ledger.tasks.get(n)
             {
                 return Ok(Admission::Missing(*task));
             }
-            let is_here = self.tasks.get(n).is_some() || self.done.get(n).is_some();
-            if self.refused.contains(n) && !is_here {
-                self.refused.remove(n, n);
+            let is_here = self.ledger.tasks.get(n).is_some() || self.ledger.done.get(n).is_some();
+            if self.ledger.refused.contains(n) && !is_here {
+                self.ledger.refused.remove(n, n);
                 self.check_credit(count)?;
                 return Ok(Admission::Refused);
             }
-            if n == 0 || n > self.before || self.knows(n) {
+            if n == 0 || n > self.ledger.before || self.knows(n) {
                 return Ok(Admission::Known);
             }
-        } else if n != self.submitted + 1 {
+        } else if n != self.ledger.submitted + 1 {
             return Err(PeerMisbehaved::TaskNumber);
         }
         self.check_credit(count)?;
-        self.submitted = self.submitted.max(n + count as u64 - 1);
+        self.ledger.submitted = self.ledger.submitted.max(n + count as u64 - 1);
         Ok(Admission::New)
     }
 
     fn check_credit(&self, count: usize) -> Result<(), PeerMisbehaved> {
-        let tasks = (self.tasks.len() + self.done.len() + count) as u64 + self.refused.unread();
-        if tasks > self.tasks_max + self.restored_tasks {
+        let tasks = (self.ledger.tasks.len() + self.ledger.done.len() + count) as u64
+            + self.ledger.refused.unread();
+        if tasks > self.ledger.tasks_max + self.ledger.restored_tasks {
             Err(PeerMisbehaved::Credit)
         } else {
             Ok(())
@@ -321,8 +338,13 @@ impl Session {
 
     /// The numbers up to the last one that name no task here.
     fn unknown_ranges(&self) -> Vec<(u64, u64)> {
-        let mut known: Vec<u64> =
-            self.tasks.iter().map(|(n, _)| n).chain(self.done.iter().map(|(n, _)| n)).collect();
+        let mut known: Vec<u64> = self
+            .ledger
+            .tasks
+            .iter()
+            .map(|(n, _)| n)
+            .chain(self.ledger.done.iter().map(|(n, _)| n))
+            .collect();
         known.sort_unstable();
         let mut unknown = Vec::new();
         let mut next = 1;
@@ -332,8 +354,8 @@ impl Session {
             }
             next = n + 1;
         }
-        if next <= self.submitted {
-            unknown.push((next, self.submitted));
+        if next <= self.ledger.submitted {
+            unknown.push((next, self.ledger.submitted));
         }
         if let Some((_, last)) =
             unknown.last().copied().filter(|_| unknown.len() > MISSING_RANGES_MAX)
@@ -346,7 +368,9 @@ impl Session {
 
     /// Returns true if it has or had a task of this number.
     pub fn knows(&self, n: u64) -> bool {
-        self.tasks.get(n).is_some() || self.done.get(n).is_some() || self.endings.get(n).is_some()
+        self.ledger.tasks.get(n).is_some()
+            || self.ledger.done.get(n).is_some()
+            || self.ledger.endings.get(n).is_some()
     }
 }
 
@@ -395,7 +419,7 @@ impl Sessions {
         self.next = self.next.saturating_add(1);
         self.by_id.insert((session.owner(), session.id), key);
         self.of_any_owner.insert((session.id, key));
-        self.by_parent.extend(session.parent.map(|parent| (parent.attempt, key)));
+        self.by_parent.extend(session.nesting.parent.map(|parent| (parent.attempt, key)));
         self.by_key.insert(key, session);
         key
     }
@@ -447,7 +471,7 @@ impl Sessions {
         let session = self.by_key.remove(&key)?;
         self.by_id.remove(&(session.owner(), session.id));
         self.of_any_owner.remove(&(session.id, key));
-        if let Some(parent) = session.parent {
+        if let Some(parent) = session.nesting.parent {
             self.by_parent.remove(&(parent.attempt, key));
         }
         Some(session)
@@ -456,7 +480,7 @@ impl Sessions {
     /// An attempt waits for the tasks of a session.
     pub fn set_parent(&mut self, key: SessionKey, parent: Parent) {
         let Some(session) = self.by_key.get_mut(&key) else { return };
-        let before = session.parent.replace(parent);
+        let before = session.nesting.parent.replace(parent);
         if let Some(before) = before {
             self.by_parent.remove(&(before.attempt, key));
         }

@@ -49,10 +49,10 @@ impl Core {
         }
         task.more_mut().deadline = after;
         if let Some(at) = before {
-            self.deadlines.remove(at, key);
+            self.waiting.deadlines.remove(at, key);
         }
         if let Some(at) = after {
-            self.deadlines.0.insert((at, key));
+            self.waiting.deadlines.0.insert((at, key));
         }
     }
 
@@ -60,10 +60,11 @@ impl Core {
     pub(in crate::core) fn handle_deadlines(&mut self, now: Time) {
         // Very many have their turn later.
         for _ in 0..TASKS_PER_PART {
-            let Some(&(at, key)) = self.deadlines.0.first().filter(|(at, _)| *at <= now) else {
+            let Some(&(at, key)) = self.waiting.deadlines.0.first().filter(|(at, _)| *at <= now)
+            else {
                 return;
             };
-            self.deadlines.0.remove(&(at, key));
+            self.waiting.deadlines.0.remove(&(at, key));
             let Some(task) = self.tasks.get_mut(key) else { continue };
             task.more_mut().deadline = None;
             let options = task.options.clone();
@@ -72,7 +73,7 @@ impl Core {
                     if task.more().and_then(|more| more.pause_ends).is_some_and(|at| at <= now) =>
                 {
                     task.more_mut().pause_ends = None;
-                    if task.attempts == 0 {
+                    if task.tries.attempts == 0 {
                         self.end_wait(now, key);
                     } else {
                         self.queue_again(now, key);
@@ -121,7 +122,7 @@ impl Core {
         let engine = task.place.engine();
         task.more_mut().pause_ends =
             Some(now.after(Duration::from_millis(pause_ms).min(PAUSE_MAX)));
-        self.held += 1;
+        self.waiting.held += 1;
         if let Some(id) = engine {
             self.engines.update(id, |engine| engine.queue.set_apart(key));
         }
@@ -142,8 +143,8 @@ fn due(task: &Task, now: Time) -> Option<Time> {
         State::Assigned { .. } | State::Unsent { .. } => None,
         // Of a task that was run before, the wait begins again.
         State::Receiving | State::Waiting | State::Queued => {
-            let (began, age_us) = match (task.attempts, task.durable()) {
-                (0, durable) => (task.submitted, durable.map_or(0, |durable| durable.age_us)),
+            let (began, age_us) = match (task.tries.attempts, task.durable()) {
+                (0, durable) => (task.times.submitted, durable.map_or(0, |durable| durable.age_us)),
                 _ => (now, 0),
             };
             options

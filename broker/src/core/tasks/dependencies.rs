@@ -135,11 +135,11 @@ impl Core {
         if let Some(session) =
             self.sessions.find(owner, task.session).and_then(|key| self.sessions.get(key))
         {
-            if let Some(key) = session.tasks.get(task.n) {
+            if let Some(key) = session.ledger.tasks.get(task.n) {
                 return Standing::Unfinished(*key);
             }
-            let held = || session.done.get(task.n).map(|done| done.ending());
-            if let Some(ending) = session.endings.get(task.n).copied().or_else(held) {
+            let held = || session.ledger.done.get(task.n).map(|done| done.ending());
+            if let Some(ending) = session.ledger.endings.get(task.n).copied().or_else(held) {
                 return Standing::Ended(ending);
             }
         }
@@ -149,7 +149,7 @@ impl Core {
 
     /// A task has been submitted that waits for others.
     pub(in crate::core) fn begin_to_wait(&mut self, key: TaskKey, waits: Waits) {
-        self.dependents.pairs.extend(waits.keys().map(|other| (other, key)));
+        self.waiting.dependents.pairs.extend(waits.keys().map(|other| (other, key)));
         if let Some(task) = self.tasks.get_mut(key) {
             task.more_mut().waits = Some(Box::new(waits));
         }
@@ -205,43 +205,49 @@ impl Core {
 
     /// A task has ended: remembers how, for those that wait for it.
     pub(in crate::core) fn note_end(&mut self, key: TaskKey, ending: Ending) {
-        if self.dependents.pairs.range((key, FIRST_KEY)..).next().is_some_and(|pair| pair.0 == key)
+        if self
+            .waiting
+            .dependents
+            .pairs
+            .range((key, FIRST_KEY)..)
+            .next()
+            .is_some_and(|pair| pair.0 == key)
         {
-            self.dependents.ends.push_back((key, ending));
+            self.waiting.dependents.ends.push_back((key, ending));
         }
     }
 
     /// A task that waited has ended itself.
     pub(in crate::core) fn forget_waits(&mut self, key: TaskKey, waits: &Waits) {
         for other in waits.keys() {
-            self.dependents.pairs.remove(&(other, key));
+            self.waiting.dependents.pairs.remove(&(other, key));
         }
     }
 
     /// Tells those who wait of the ends that were noted.
     pub(in crate::core) fn tell_dependents(&mut self, now: Time) {
-        if std::mem::replace(&mut self.dependents.telling, true) {
+        if std::mem::replace(&mut self.waiting.dependents.telling, true) {
             return;
         }
         // Very many are told in later turns, also if one turn has many such ends.
         let mut room = TASKS_PER_PART;
         while room > 0
             && !self.is_turn_over()
-            && let Some((ended, ending)) = self.dependents.ends.front().copied()
+            && let Some((ended, ending)) = self.waiting.dependents.ends.front().copied()
         {
-            let waiting: Vec<_> = self.dependents.of(ended).take(room).collect();
+            let waiting: Vec<_> = self.waiting.dependents.of(ended).take(room).collect();
             if waiting.len() < room {
-                self.dependents.ends.pop_front();
+                self.waiting.dependents.ends.pop_front();
             }
             room = room.saturating_sub(waiting.len() + 1);
-            self.work.add(waiting.len() + 1);
+            self.turns.work.add(waiting.len() + 1);
             for key in waiting {
                 count(1);
-                self.dependents.pairs.remove(&(ended, key));
+                self.waiting.dependents.pairs.remove(&(ended, key));
                 self.dependency_ended(now, key, ended, ending);
             }
         }
-        self.dependents.telling = false;
+        self.waiting.dependents.telling = false;
     }
 
     fn dependency_ended(&mut self, now: Time, key: TaskKey, ended: TaskKey, ending: Ending) {
@@ -253,7 +259,7 @@ impl Core {
         let settled = waits.settle(ended, ending, &mut dropped);
         for other in dropped {
             count(1);
-            self.dependents.pairs.remove(&(other, key));
+            self.waiting.dependents.pairs.remove(&(other, key));
         }
         if let Some(name) = name {
             self.note_met(key, name, ending);

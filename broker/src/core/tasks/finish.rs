@@ -9,6 +9,7 @@ use super::done::{Done, TaskSummary};
 use super::ended::Ending;
 use super::ended::{BEFORE_IT_BEGAN, Ended};
 use super::table::{State, Task};
+use crate::core::attempts::Stopping;
 use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::payloads::stored::{BytesOf, Stored};
 use crate::core::schedule::sweep::Reason;
@@ -16,7 +17,7 @@ use crate::core::sessions::from_client::check_ascending;
 use crate::core::sessions::table::Session;
 use crate::core::turns::rest::Rest;
 use crate::core::turns::work::{TASKS_PER_PART, count};
-use crate::core::{ConnectionId, Core, PeerMisbehaved, Stopping, Time};
+use crate::core::{ConnectionId, Core, PeerMisbehaved, Time};
 
 /// Chunks that are freed at once.
 const DISCARDED_AT_ONCE_MAX: usize = 8;
@@ -34,9 +35,9 @@ impl Core {
         let Some(mut task) = self.tasks.remove(key) else { return };
         if let State::Assigned { attempt, .. } = task.state {
             // Also of one that is cancelled and runs on: nobody works for it any longer.
-            self.grants.note_over(attempt);
+            self.peers.grants.note_over(attempt);
         }
-        self.grants.note_gone(key);
+        self.peers.grants.note_gone(key);
         let unsent = self.drop_unsent(&task);
         self.leave_queue(key, &mut task);
         // Only what an engine had has followers: what is queued may have been submitted before a
@@ -54,7 +55,7 @@ impl Core {
         }
         let ending = done.ending();
         self.note_end(key, ending);
-        self.finished += 1;
+        self.tally.finished += 1;
         self.hand_to_session(now, session, n, done, ending);
         if let Some((process, count)) = unsent {
             self.hold_or_release(process, session, n, count);
@@ -74,13 +75,13 @@ impl Core {
         let target = task.target();
         let submitted_unix_us = task.submitted_unix_us(self.config.start);
         let (assigned_us, finished_us) =
-            (task.assigned.map(|at| task.since_submit(at)), task.since_submit(now));
+            (task.times.assigned.map(|at| task.since_submit(at)), task.since_submit(now));
         let what = TaskSummary {
             runtime: task.runtime,
             target,
-            losses: task.losses,
+            losses: task.tries.losses,
             request_bytes: payload.bytes(),
-            queued_us: task.queued_us,
+            queued_us: task.times.queued_us,
             gave_way: false,
             durable: task.take_durable(),
             more: task.take_more(),
@@ -90,7 +91,7 @@ impl Core {
             times: TaskTimes { submitted_unix_us, assigned_us, finished_us, run_us: ended.run_us },
             outcome: ended.outcome,
             engine: ended.engine.or(target),
-            attempts: task.attempts,
+            attempts: task.tries.attempts,
             payload: ended.payload,
             lane: ended.lane,
             held: ended.process.zip(ended.attempt),
@@ -110,17 +111,17 @@ impl Core {
         ending: Ending,
     ) {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
-        session.tasks.remove(n);
+        session.ledger.tasks.remove(n);
         let token = session.counted_by;
-        self.quotas.end_task(token);
+        self.peers.quotas.end_task(token);
         self.remember_end(key, n, ending);
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
-        if !session.departed {
-            session.done.insert(n, done);
-            self.results_held += 1;
+        if !session.departure.departed {
+            session.ledger.done.insert(n, done);
+            self.tally.results_held += 1;
             return self.deliver(key, n);
         }
-        session.keeps -= u64::from(done.what.keep());
+        session.ledger.keeps -= u64::from(done.what.keep());
         self.note_read(key, &mut done);
         if done.what.outlives_session() {
             self.keep(now, key, n, done, false);
@@ -131,9 +132,12 @@ impl Core {
 
     pub(in crate::core) fn remember_end(&mut self, key: SessionKey, n: u64, ending: Ending) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let more =
-            session.remember(n, ending, self.config.ends_remembered_max(self.ends_remembered));
-        self.ends_remembered = self.ends_remembered.saturating_add_signed(more);
+        let more = session.remember(
+            n,
+            ending,
+            self.config.ends_remembered_max(self.tally.ends_remembered),
+        );
+        self.tally.ends_remembered = self.tally.ends_remembered.saturating_add_signed(more);
     }
 
     /// A task has ended otherwise than its attempt, whose result waits and is not wanted: the
@@ -149,18 +153,18 @@ impl Core {
     /// loop of submits and cancels no memory.
     fn leave_queue(&mut self, key: TaskKey, task: &mut Task) {
         if let Some(at) = task.deadline() {
-            self.deadlines.remove(at, key);
+            self.waiting.deadlines.remove(at, key);
         }
         if let Some(waits) = task.more_if_any().and_then(|more| more.waits.take()) {
             self.forget_waits(key, &waits);
         }
-        self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        self.waiting.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
         let tasks = &self.tasks;
         match (task.state, task.place.engine()) {
             (State::Assigned { .. } | State::Unsent { .. }, engine) => {
                 // Those behind it may have waited for its end.
                 if let Some(engine) = engine {
-                    self.direct_ready.insert(engine);
+                    self.schedule.direct_ready.insert(engine);
                 }
             }
             (State::Pausing, Some(engine)) => {
@@ -172,26 +176,29 @@ impl Core {
                     engine.queue.count_ended(tasks);
                     engine.queue.note(session, tasks);
                 });
-                self.direct_ready.insert(engine);
+                self.schedule.direct_ready.insert(engine);
             }
             (State::Queued, None) => {
-                self.placements.count_waiting(task.placement, false);
-                self.placements.count_stale(task.placement, tasks);
+                self.schedule.placements.count_waiting(task.placement, false);
+                self.schedule.placements.count_stale(task.placement, tasks);
             }
             (State::Receiving | State::Waiting | State::Pausing, None) => {}
         }
-        self.placements.leave(task.placement);
+        self.schedule.placements.leave(task.placement);
     }
 
     /// Sends a result to the client, if it is connected.
     pub(in crate::core) fn deliver(&mut self, key: SessionKey, n: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let done =
-            session.done.get(n).filter(|done| !done.is_unwritten && !session.is_told_later(n));
-        let (Some(connection), Some(done)) = (session.connection, done) else { return };
+        let done = session
+            .ledger
+            .done
+            .get(n)
+            .filter(|done| !done.is_unwritten && !session.is_told_later(n));
+        let (Some(connection), Some(done)) = (session.link.connection, done) else { return };
         let transfer = || {
-            session.next_transfer += 1;
-            session.next_transfer
+            session.link.next_transfer += 1;
+            session.link.next_transfer
         };
         let (payload, chunks) =
             done.payload.as_ref().map(|stored| stored.announce(transfer)).unzip();
@@ -225,16 +232,16 @@ impl Core {
         let mut room = TASKS_PER_PART;
         for (place, &(first, last)) in ranges.iter().enumerate() {
             let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-            session.refused.remove(first, last);
+            session.ledger.refused.remove(first, last);
             if first == last {
                 // So they come when several engines work on one session's tasks in turn.
-                let received = session.done.remove(first);
+                let received = session.ledger.done.remove(first);
                 room = room.saturating_sub(1);
                 if let Some(done) = received {
                     self.let_go_of_received(now, key, first, done);
                 }
             } else {
-                let received = session.done.remove_first(first, last, room.max(1));
+                let received = session.ledger.done.remove_first(first, last, room.max(1));
                 room = room.saturating_sub(received.len() + 1);
                 let until = received.last().map_or(last, |(n, _)| *n);
                 for (n, done) in received {
@@ -242,27 +249,27 @@ impl Core {
                 }
                 if room == 0 && until < last {
                     let rest = [&[(until + 1, last)], &ranges[place + 1..]].concat();
-                    self.work.add(TASKS_PER_PART);
-                    self.rests.insert(connection, Rest::Received(rest));
+                    self.turns.work.add(TASKS_PER_PART);
+                    self.turns.rests.insert(connection, Rest::Received(rest));
                     return Ok(());
                 }
             }
             if room == 0 && place + 1 < ranges.len() {
-                self.work.add(TASKS_PER_PART);
-                self.rests.insert(connection, Rest::Received(ranges[place + 1..].to_vec()));
+                self.turns.work.add(TASKS_PER_PART);
+                self.turns.rests.insert(connection, Rest::Received(ranges[place + 1..].to_vec()));
                 return Ok(());
             }
         }
-        self.work.add(TASKS_PER_PART - room);
+        self.turns.work.add(TASKS_PER_PART - room);
         Ok(())
     }
 
     fn let_go_of_received(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>) {
-        self.results_held -= 1;
+        self.tally.results_held -= 1;
         self.note_read(key, &mut done);
         if done.what.keep() {
             if let Some(session) = self.sessions.get_mut(key) {
-                session.keeps -= 1;
+                session.ledger.keeps -= 1;
             }
             self.keep(now, key, n, done, true);
         } else {
@@ -275,7 +282,7 @@ impl Core {
     pub(in crate::core) fn note_read(&mut self, key: SessionKey, done: &mut Done) {
         let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
         if bytes > 0 {
-            self.budget.keep_result(bytes);
+            self.memory.budget.keep_result(bytes);
             self.count_read(key, bytes);
             if let Some(lane) = done.lane.take() {
                 self.return_to_lane(lane, key, bytes);
@@ -309,8 +316,8 @@ impl Core {
     /// A client may announce so many bytes more.
     pub(in crate::core) fn grant_to_client(&mut self, key: SessionKey, bytes: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let payload_bytes_total = session.credit.grant(bytes);
-        if let Some(connection) = session.connection {
+        let payload_bytes_total = session.link.credit.grant(bytes);
+        if let Some(connection) = session.link.connection {
             self.to_client(connection, ToClient::Credit(Credit { payload_bytes_total }));
         }
     }
@@ -329,9 +336,9 @@ impl Core {
 
     /// Frees bytes that were reserved for a request.
     pub(in crate::core) fn free_request(&mut self, key: SessionKey, bytes: u64) {
-        self.budget.release(BytesOf::Request, bytes);
+        self.memory.budget.release(BytesOf::Request, bytes);
         if let Some(session) = self.sessions.get(key) {
-            self.quotas.release(session.counted_by, bytes);
+            self.peers.quotas.release(session.counted_by, bytes);
         }
         self.grant_to_client(key, bytes);
     }
@@ -342,7 +349,7 @@ impl Core {
         for process in session.into_iter().flat_map(|session| &session.known_to) {
             count(1);
             let Some(process) = self.processes.get_mut(process) else { continue };
-            if process.shares.remove(&share) {
+            if process.told.shares.remove(&share) {
                 let message = ToEngine::Unshare(Unshare { share });
                 self.outputs.push_back(crate::core::Output::ToEngine(process.connection, message));
             }
@@ -375,7 +382,8 @@ impl Core {
         let text = why.map_or_else(|| text.to_owned(), |why| format!("{text}: {why}"));
         // An engine had it, and runs it no longer: it waits for another attempt, or its result for
         // room.
-        let is_back = task.assigned.is_some() && !matches!(task.state, State::Assigned { .. });
+        let is_back =
+            task.times.assigned.is_some() && !matches!(task.state, State::Assigned { .. });
         self.stop_attempt(now, key, force);
         let ended = Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
         self.end(now, key, Ended { engine, ..ended });
@@ -395,7 +403,7 @@ impl Core {
             return;
         }
         if let Some(session) = self.sessions.get_mut(session) {
-            session.stopping.insert((n, count));
+            session.ledger.stopping.insert((n, count));
         }
         self.tell_to_stop(now, count, force);
     }
@@ -409,7 +417,7 @@ impl Core {
         last: u64,
     ) {
         let Some(session) = self.sessions.get(session).filter(|_| first <= last) else { return };
-        let attempts = session.stopping.range((first, 0)..=(last, u64::MAX));
+        let attempts = session.ledger.stopping.range((first, 0)..=(last, u64::MAX));
         let attempts: Vec<u64> = attempts.map(|(_, count)| *count).collect();
         for count in attempts {
             self.tell_to_stop(now, count, true);

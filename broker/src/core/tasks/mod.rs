@@ -12,3 +12,30 @@ pub(in crate::core) mod submit;
 pub(in crate::core) mod table;
 pub(in crate::core) mod turned_away;
 pub(in crate::core) mod waits;
+
+use deadlines::Deadlines;
+use dependencies::Dependents;
+
+/// Tasks that wait for something else than an engine.
+#[derive(Debug, Default)]
+pub(in crate::core) struct Waiting {
+    /// How many wait for other tasks, or for a pause between two attempts.
+    pub(in crate::core) held: u64,
+    /// Who waits for whom.
+    pub(in crate::core) dependents: Dependents,
+    /// What is due for whom.
+    pub(in crate::core) deadlines: Deadlines,
+}
+
+/// Sums over all sessions.
+#[derive(Debug, Default)]
+pub(in crate::core) struct Tally {
+    /// Tasks that have ended.
+    pub(in crate::core) finished: u64,
+    /// Ended tasks that clients have not acknowledged.
+    pub(in crate::core) results_held: u64,
+    /// Ends that sessions remember, all together.
+    pub(in crate::core) ends_remembered: usize,
+    /// Sweeps of engines' queues so far.
+    pub(in crate::core) sweeps_made: u64,
+}

@@ -193,7 +193,7 @@ impl Core {
         let (id, owner, secret) = (session.id, session.owner(), session.secret.clone());
         let expires = if done.what.durable.is_some() {
             let ended_unix_us = done.times.submitted_unix_us.saturating_add(done.times.finished_us);
-            self.journal.keeps_until(ended_unix_us, self.config.start.0)
+            self.recovery.journal.keeps_until(ended_unix_us, self.config.start.0)
         } else {
             now.after(Duration::from_millis(KEPT_MS))
         };
@@ -216,9 +216,9 @@ impl Core {
 
     /// Takes bytes into the budget, if need be in the place of the oldest kept results.
     pub(in crate::core) fn reserve(&mut self, what: BytesOf, bytes: u64) -> bool {
-        while !self.budget.reserve(what, bytes) {
+        while !self.memory.budget.reserve(what, bytes) {
             // Nothing is given away in vain.
-            if !self.budget.would_fit(what, bytes, self.kept.heavy_bytes) {
+            if !self.memory.budget.would_fit(what, bytes, self.kept.heavy_bytes) {
                 return false;
             }
             let Some((key, n)) = self.kept.heavy.pop_front() else { return false };
@@ -232,7 +232,7 @@ impl Core {
             kept.done.shorten();
             kept.done.what.gave_way = true;
             self.kept.heavy_bytes -= freed;
-            self.budget.release(BytesOf::Other, freed);
+            self.memory.budget.release(BytesOf::Other, freed);
             self.discard(payload);
         }
         true
@@ -261,7 +261,7 @@ impl Core {
     pub(in crate::core) fn drop_done(&mut self, mut done: Done) {
         self.note_forgotten(&done);
         self.release_done(&mut done);
-        self.budget.release(BytesOf::Other, done.budget_bytes());
+        self.memory.budget.release(BytesOf::Other, done.budget_bytes());
         self.discard(done.payload);
     }
 }

@@ -44,8 +44,8 @@ impl Core {
         if session.secret.is_none() {
             return Err(PeerMisbehaved::Order);
         }
-        session.receiving.check(&submit.payload)?;
-        session.credit.announce(announced_bytes(&submit.payload))?;
+        session.link.receiving.check(&submit.payload)?;
+        session.link.credit.announce(announced_bytes(&submit.payload))?;
         match session.admit(
             submit.n,
             tasks_count,
@@ -57,12 +57,16 @@ impl Core {
             }
             Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
             Admission::Known | Admission::Refused => {
-                session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
+                session.link.receiving.expect(
+                    transfer_of(&submit.payload),
+                    &submit.payload,
+                    None,
+                )?;
                 self.read_past(key, &submit.payload, &Stored::Refused);
                 return Ok(());
             }
         }
-        self.work.add(
+        self.turns.work.add(
             tasks_count + options.map_or(0, |options| options.after.len() + options.follow.len()),
         );
         let stored = self.admit_payload(key, &submit.payload);
@@ -111,16 +115,17 @@ impl Core {
             Targets::Shared => &[],
             Targets::Engines(engines) => engines,
         };
-        let is_durable = self.journal.is_there() && options.is_some_and(|options| options.durable);
+        let is_durable =
+            self.recovery.journal.is_there() && options.is_some_and(|options| options.durable);
         let mut enter = |n, target| {
             let Submit { runtime, class, define, .. } = *submit;
-            let durable = is_durable.then(|| self.journal.begin());
+            let durable = is_durable.then(|| self.recovery.journal.begin());
             let part = Submitted { target, placement, runtime, class, define, options, durable };
             let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
             let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
-            session.tasks.insert(n, task);
-            session.keeps += u64::from(options.is_some_and(|options| options.keep));
-            self.quotas.begin_task(session.counted_by);
+            session.ledger.tasks.insert(n, task);
+            session.ledger.keeps += u64::from(options.is_some_and(|options| options.keep));
+            self.peers.quotas.begin_task(session.counted_by);
             task
         };
         let first = enter(submit.n, targets.first().copied());
@@ -141,7 +146,7 @@ impl Core {
         let refused = matches!(stored, Stored::Refused);
         let waits = (!refused).then(|| ClientWaiting::Tasks(AtLeastOne::new(task)));
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        session.receiving.expect(transfer_of(payload), payload, waits)?;
+        session.link.receiving.expect(transfer_of(payload), payload, waits)?;
         if refused {
             self.read_past(key, payload, &stored);
             let text = self.no_memory(0);
@@ -161,12 +166,13 @@ impl Core {
         tasks: u64,
     ) -> Result<PlacementId, PlacementId> {
         let session = self.sessions.get(key);
-        let (scopes, depth) =
-            session.map_or((&[][..], 0), |session| (&session.claims.scopes[..], session.depth));
+        let (scopes, depth) = session
+            .map_or((&[][..], 0), |session| (&session.claims.scopes[..], session.nesting.depth));
         let require = submit.options.as_ref().map_or(&[][..], |options| &options.require);
-        let entered = self.placements.enter(submit.runtime, require, scopes, depth, tasks);
+        let entered = self.schedule.placements.enter(submit.runtime, require, scopes, depth, tasks);
         entered.ok_or_else(|| {
-            self.placements
+            self.schedule
+                .placements
                 .enter(submit.runtime, &[], &[], 0, tasks)
                 .expect("the plain demands are always there")
         })
@@ -183,7 +189,7 @@ impl Core {
         refusal: &Ended,
     ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        session.receiving.expect(transfer_of(payload), payload, None)?;
+        session.link.receiving.expect(transfer_of(payload), payload, None)?;
         self.read_past(key, payload, stored);
         for key in tasks {
             let Some(task) = self.tasks.get_mut(key) else { continue };
@@ -221,12 +227,12 @@ impl Core {
             return Ok(());
         }
         let share = (tasks.len() > 1).then(|| {
-            self.shares_made += 1;
-            self.shares_made
+            self.memory.shares_made += 1;
+            self.memory.shares_made
         });
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let waiting = Some(ClientWaiting::Tasks(tasks));
-        session.receiving.expect_share(transfer_of(payload), payload, waiting, share)
+        session.link.receiving.expect_share(transfer_of(payload), payload, waiting, share)
     }
 
     /// Returns the dependencies for which a submit's tasks wait. As an error, why they cannot be
@@ -257,13 +263,13 @@ impl Core {
         if !options.durable {
             return None;
         }
-        if !self.journal.is_there() {
+        if !self.recovery.journal.is_there() {
             return Some(
                 "`durable` needs a journal, which this broker does not have; start it with `--journal FILE`",
             );
         }
         let session = self.sessions.get(session)?;
-        if session.cancel_on_disconnect {
+        if session.departure.cancel_on_disconnect {
             return Some(
                 "`durable` and `cancel_on_disconnect` contradict each other; leave one of them out",
             );
@@ -277,7 +283,7 @@ impl Core {
     }
 
     pub(in crate::core) fn no_memory(&self, of_token: u64) -> String {
-        let (_, total) = self.budget.state();
+        let (_, total) = self.memory.budget.state();
         let token = match of_token {
             0 => String::new(),
             most => format!(" or the capability's limit of {most} bytes is reached"),
@@ -307,8 +313,8 @@ impl Core {
                     Ended::by_broker(TaskState::Failed, ErrorKind::UnknownEngine, text),
                 );
             };
-            let class = engine.class.and_then(|class| self.placements.class(class));
-            let demands = &self.placements.get(placement).demands;
+            let class = engine.class.and_then(|class| self.schedule.placements.class(class));
+            let demands = &self.schedule.placements.get(placement).demands;
             let out_of_scope = class.is_some_and(|class| !demands.are_in_scope(class)).then(|| {
                 format!(
                     "the capability is for engines with one of the labels {}, which engine {target} does not have",
@@ -327,7 +333,7 @@ impl Core {
                 engine.queue.note(session, tasks);
             });
             if is_durable {
-                self.journal.line_up(session, target, n, key);
+                self.recovery.journal.line_up(session, target, n, key);
             }
             if let Some(text) = out_of_scope {
                 return self.end(
@@ -371,7 +377,7 @@ impl Core {
             Ok(true) => {
                 let Some(task) = self.tasks.get_mut(key) else { return };
                 task.transition(State::Waiting);
-                self.held += 1;
+                self.waiting.held += 1;
             }
             Err(text) => self.end(now, key, unmet(&text)),
         }
@@ -384,10 +390,10 @@ impl Core {
             return;
         }
         let Some(task) = self.tasks.get_mut(key) else { return };
-        self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        self.waiting.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
         let has_run = matches!(task.state, State::Pausing | State::Assigned { .. });
         task.transition(State::Queued);
-        task.queued_us = task.since_submit(now);
+        task.times.queued_us = task.since_submit(now);
         let (priority, session, placement) = (task.priority(), task.session, task.placement);
         if let Some(engine) = task.place.engine() {
             let tasks = &self.tasks;
@@ -397,15 +403,15 @@ impl Core {
                 }
                 engine.queue.note(session, tasks);
             });
-            self.direct_ready.insert(engine);
+            self.schedule.direct_ready.insert(engine);
         } else {
-            self.placements.get_mut(placement).queue.push(
+            self.schedule.placements.get_mut(placement).queue.push(
                 priority,
                 session,
                 key,
-                self.shared_given,
+                self.schedule.shared_given,
             );
-            self.placements.count_waiting(placement, true);
+            self.schedule.placements.count_waiting(placement, true);
         }
     }
 
@@ -417,7 +423,7 @@ impl Core {
         chunk: Bytes,
     ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        let Some((waiting, stored)) = session.receiving.handle_chunk(transfer, chunk)? else {
+        let Some((waiting, stored)) = session.link.receiving.handle_chunk(transfer, chunk)? else {
             return Ok(());
         };
         match waiting {
@@ -450,8 +456,8 @@ impl Core {
     ) -> Result<(), PeerMisbehaved> {
         self.may(key, |role| role.may_submit_direct() || role.may_submit_shared())?;
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        session.receiving.check(&define.payload)?;
-        session.credit.announce(announced_bytes(&define.payload))?;
+        session.link.receiving.check(&define.payload)?;
+        session.link.credit.announce(announced_bytes(&define.payload))?;
         let waiting = match session.definitions.remove(&define.number) {
             None if session.definitions.len() < DEFINITIONS_MAX => Vec::new(),
             Some(Definition::Missing(waiting)) => waiting,
@@ -467,7 +473,7 @@ impl Core {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         session.definitions.insert(define.number, Definition::Receiving(waiting));
         let waits = (!whole).then_some(ClientWaiting::Definition(define.number));
-        session.receiving.expect(transfer_of(&define.payload), &define.payload, waits)?;
+        session.link.receiving.expect(transfer_of(&define.payload), &define.payload, waits)?;
         if refused {
             self.read_past(key, &define.payload, &Stored::Refused);
         }
@@ -498,7 +504,7 @@ impl Core {
         for process in session.into_iter().flat_map(|session| &session.known_to) {
             count(1);
             let Some(process) = self.processes.get_mut(process) else { continue };
-            if process.definitions.remove(&(key, number)) {
+            if process.told.definitions.remove(&(key, number)) {
                 let message = ToEngine::Undefine(EngineUndefine { session: id, number });
                 self.outputs.push_back(crate::core::Output::ToEngine(process.connection, message));
             }
@@ -537,11 +543,11 @@ impl Core {
         let Some(token) = self.sessions.get(key).map(|session| session.counted_by) else {
             return Stored::Refused;
         };
-        if !self.quotas.reserve(token, *bytes) {
+        if !self.peers.quotas.reserve(token, *bytes) {
             return Stored::Refused;
         }
         if !self.reserve(BytesOf::Request, *bytes) {
-            self.quotas.release(token, *bytes);
+            self.peers.quotas.release(token, *bytes);
             return Stored::Refused;
         }
         Stored::Inline(InlineBytes::new())

@@ -37,20 +37,34 @@ pub struct Task {
     pub payload: Stored,
     /// Its state.
     pub state: State,
-    /// The number of attempts made at it.
-    pub attempts: u32,
-    /// The number of these that were lost after they had been reported started.
-    pub losses: u32,
+    /// The journal's state of it.
+    durable: Option<Box<Durable>>,
+    /// The extras that few tasks have.
+    more: Option<Box<TaskExtras>>,
+    /// How often it was tried.
+    pub tries: Tries,
+    /// When what happened to it.
+    pub times: Times,
+}
+
+/// When what happened to a task.
+#[derive(Debug, Default)]
+pub struct Times {
     /// The time of its submit.
     pub submitted: Time,
     /// Microseconds from then until it had all that it needed.
     pub queued_us: u64,
     /// The time at which it was last given to an engine.
     pub assigned: Option<Time>,
-    /// The journal's state of it.
-    durable: Option<Box<Durable>>,
-    /// The extras that few tasks have.
-    more: Option<Box<TaskExtras>>,
+}
+
+/// How often a task was tried.
+#[derive(Debug, Default)]
+pub struct Tries {
+    /// The number of attempts made at it.
+    pub attempts: u32,
+    /// The number of these that were lost after they had been reported started.
+    pub losses: u32,
 }
 
 /// The target of a task.
@@ -169,12 +183,12 @@ impl Task {
 
     /// Microseconds from its submit to a moment.
     pub fn since_submit(&self, at: Time) -> u64 {
-        at.micros_since(self.submitted) + self.durable().map_or(0, |durable| durable.age_us)
+        at.micros_since(self.times.submitted) + self.durable().map_or(0, |durable| durable.age_us)
     }
 
     /// The time of its submit: microseconds since 1970.
     pub fn submitted_unix_us(&self, start: BrokerStart) -> u64 {
-        self.submitted.unix_us(start) - self.durable().map_or(0, |durable| durable.age_us)
+        self.times.submitted.unix_us(start) - self.durable().map_or(0, |durable| durable.age_us)
     }
 
     /// Returns true if it ends when its engine's interpreter is replaced: it is direct, and may
@@ -351,11 +365,8 @@ pub fn submitted(
         options: submit.options.cloned(),
         payload,
         state: State::Receiving,
-        attempts: 0,
-        losses: 0,
-        submitted: now,
-        queued_us: 0,
-        assigned: None,
+        tries: Tries::default(),
+        times: Times { submitted: now, queued_us: 0, assigned: None },
         durable: submit.durable.map(Box::new),
         more: None,
     }

@@ -39,7 +39,7 @@ impl Core {
             );
             return failed(ErrorKind::Forbidden, text);
         }
-        if !self.quotas.takes(session.counted_by, tasks) {
+        if !self.peers.quotas.takes(session.counted_by, tasks) {
             let most = claims.limits.unfinished_tasks_max;
             let text = format!(
                 "the capability allows {most} unfinished tasks at once, over all its sessions; wait"
@@ -56,8 +56,8 @@ impl Core {
     /// for others however many do not take their results.
     fn no_room_for_tasks(&self, session: &Session, tasks: u64) -> Option<String> {
         let (used, most) =
-            (self.tasks.len() as u64 + self.results_held + tasks, self.config.tasks_max);
-        let own = (session.tasks.len() + session.done.len()) as u64 + tasks;
+            (self.tasks.len() as u64 + self.tally.results_held + tasks, self.config.tasks_max);
+        let own = (session.ledger.tasks.len() + session.ledger.done.len()) as u64 + tasks;
         (own > most.saturating_sub(used)).then(|| {
             format!(
                 "the broker holds {used} of the {most} tasks that its memory takes, {own} of this session, which must \
@@ -77,7 +77,7 @@ impl Core {
         refusal: &Ended,
     ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
+        session.link.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
         self.read_past(key, &submit.payload, stored);
         let targets: Vec<Option<EngineId>> = match &submit.targets {
             Targets::Shared => vec![None],
@@ -89,20 +89,20 @@ impl Core {
             self.remember_end(key, n, Ending { succeeded: false, engine });
             let outcome = refusal.outcome.clone();
             let finished = Finished { n, outcome, engine, attempts: 0, times, payload: None };
-            let connection = self.sessions.get(key).and_then(|session| session.connection);
+            let connection = self.sessions.get(key).and_then(|session| session.link.connection);
             if let Some(to) = connection {
                 self.to_client(to, ToClient::Finished(finished.clone()));
             }
         }
-        self.finished += targets.len() as u64;
+        self.tally.finished += targets.len() as u64;
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        session.refused.add(submit.n, submit.n + targets.len() as u64 - 1);
+        session.ledger.refused.add(submit.n, submit.n + targets.len() as u64 - 1);
         Ok(())
     }
 
     /// A task that was refused is submitted again: it has not ended.
     pub(in crate::core) fn forget_refusal(&mut self, key: SessionKey, n: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        self.ends_remembered -= usize::from(session.endings.remove(n).is_some());
+        self.tally.ends_remembered -= usize::from(session.ledger.endings.remove(n).is_some());
     }
 }

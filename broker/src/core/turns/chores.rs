@@ -128,8 +128,9 @@ impl Chores {
 impl Core {
     /// Returns the time of the next chore: at once, if one is left.
     pub(in crate::core) fn next_chore(&self) -> Option<Time> {
-        let is_idle =
-            self.chores.is_empty() && !self.dependents.has_ends() && self.events.are_told();
+        let is_idle = self.turns.chores.is_empty()
+            && !self.waiting.dependents.has_ends()
+            && self.peers.events.are_told();
         (!is_idle).then_some(Time(0))
     }
 
@@ -137,13 +138,13 @@ impl Core {
     pub(in crate::core) fn do_chores(&mut self, now: Time) {
         self.tell_dependents(now);
         self.tell_events(TASKS_PER_PART);
-        let began = self.work.done();
+        let began = self.turns.work.done();
         // Each chore that is not over is looked at once.
-        for _ in 0..self.chores.queue.len() {
-            let Some(chore) = self.chores.pop() else { return };
-            self.work.add(1);
+        for _ in 0..self.turns.chores.queue.len() {
+            let Some(chore) = self.turns.chores.pop() else { return };
+            self.turns.work.add(1);
             self.do_part_of(now, chore);
-            if self.work.done() - began >= TASKS_PER_PART as u64 {
+            if self.turns.work.done() - began >= TASKS_PER_PART as u64 {
                 return;
             }
         }
@@ -154,12 +155,12 @@ impl Core {
             Chore::EndSession(ending) => self.end_part_of(now, ending),
             Chore::Act(named) => {
                 if let Err(rest) = self.act_on_part(now, named) {
-                    self.chores.push(Chore::Act(rest));
+                    self.turns.chores.push(Chore::Act(rest));
                 }
             }
             Chore::LoseEngine(id) => {
                 if !self.lose_part_of_engine(now, id) {
-                    self.chores.push(Chore::LoseEngine(id));
+                    self.turns.chores.push(Chore::LoseEngine(id));
                 }
             }
             Chore::Sweep(sweep) => self.go_on_sweeping(now, sweep),
@@ -174,7 +175,7 @@ impl Core {
             Chore::Deepen(session, next) => self.move_tasks_deeper(session, next),
             Chore::Stop(stop) => {
                 if let Err(rest) = self.stop_engines(now, stop) {
-                    self.chores.push(Chore::Stop(rest));
+                    self.turns.chores.push(Chore::Stop(rest));
                 }
             }
         }
@@ -182,13 +183,13 @@ impl Core {
 
     /// A connection is gone. What its client wanted done is done all the same.
     pub(in crate::core) fn leave_rest(&mut self, connection: ConnectionId) {
-        let chore = match self.rests.remove(&connection) {
+        let chore = match self.turns.rests.remove(&connection) {
             Some(Rest::Tasks(named)) => Chore::Act(named),
             Some(Rest::Stop(stop)) => Chore::Stop(stop),
             _ => return,
         };
-        if self.chores.left < LEFT_MAX {
-            self.chores.push(chore);
+        if self.turns.chores.left < LEFT_MAX {
+            self.turns.chores.push(chore);
         }
     }
 }

@@ -96,13 +96,13 @@ impl Named {
 impl Core {
     /// Returns true if something is left to do of the last message of a connection.
     pub fn has_rest(&self, connection: ConnectionId) -> bool {
-        !self.rests.is_empty() && self.rests.contains_key(&connection)
+        !self.turns.rests.is_empty() && self.turns.rests.contains_key(&connection)
     }
 
     /// Returns true if what a process holds is being compared with what it was given.
     #[cfg(any(test, feature = "invariants"))]
     pub(in crate::core) fn is_reconciling(&self, connection: ConnectionId) -> bool {
-        matches!(self.rests.get(&connection), Some(Rest::Reconcile(_)))
+        matches!(self.turns.rests.get(&connection), Some(Rest::Reconcile(_)))
     }
 
     /// Does a part of what is left of a connection's last message.
@@ -114,8 +114,8 @@ impl Core {
         now: Time,
         connection: ConnectionId,
     ) -> Result<(), PeerMisbehaved> {
-        let Some(rest) = self.rests.remove(&connection) else { return Ok(()) };
-        match (rest, self.connections.get(&connection).copied()) {
+        let Some(rest) = self.turns.rests.remove(&connection) else { return Ok(()) };
+        match (rest, self.peers.connections.get(&connection).copied()) {
             (Rest::Received(ranges), Some(Connected::Client(key))) => {
                 self.acknowledge(now, key, connection, &ranges)?;
             }
@@ -188,7 +188,7 @@ impl Core {
                     self.answer_request(key, connection, Reply { request, body }, before);
                 }
             }
-            Err(rest) => _ = self.rests.insert(connection, Rest::Tasks(rest)),
+            Err(rest) => _ = self.turns.rests.insert(connection, Rest::Tasks(rest)),
         }
     }
 
@@ -202,7 +202,7 @@ impl Core {
         while let Some((of, first, last)) = named.ranges.pop_front() {
             let until = self.end_of_part(&named, (of, first, last), room);
             let handled = self.act_on_range(now, &mut named, (of, first, until));
-            self.work.add(handled + 1);
+            self.turns.work.add(handled + 1);
             room = room.saturating_sub(handled + 1);
             if until < last {
                 named.ranges.push_front((of, until + 1, last));
@@ -227,18 +227,19 @@ impl Core {
                 let kept =
                     self.kept.tasks_from(of, first).map(|(n, _)| n).take_while(|n| *n <= last);
                 [
-                    session.and_then(|session| nth(&session.done, first, last, room)),
+                    session.and_then(|session| nth(&session.ledger.done, first, last, room)),
                     kept.into_iter().nth(room - 1),
                 ]
             }
             Act::Cancel { .. } | Act::TakeBack => {
-                let tasks = session.and_then(|session| nth(&session.tasks, first, last, room));
+                let tasks =
+                    session.and_then(|session| nth(&session.ledger.tasks, first, last, room));
                 let is_counted = |_: &&Session| named.request.is_some();
                 [
                     tasks,
                     session
                         .filter(is_counted)
-                        .and_then(|session| nth(&session.endings, first, last, room)),
+                        .and_then(|session| nth(&session.ledger.endings, first, last, room)),
                 ]
             }
         };
@@ -256,9 +257,13 @@ impl Core {
             return self.purge_range(of, first, last);
         }
         let Some(session) = self.sessions.get(of) else { return 0 };
-        let unfinished: Vec<_> = session.tasks.range(first, last).map(|(_, task)| *task).collect();
-        let ended =
-            if named.request.is_some() { session.endings.range(first, last).count() } else { 0 };
+        let unfinished: Vec<_> =
+            session.ledger.tasks.range(first, last).map(|(_, task)| *task).collect();
+        let ended = if named.request.is_some() {
+            session.ledger.endings.range(first, last).count()
+        } else {
+            0
+        };
         named.ended += ended as u64;
         let handled = unfinished.len() + ended;
         match named.act {
@@ -288,13 +293,13 @@ impl Core {
         accepted: Accepted,
     ) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let part = session.done.range(from, u64::MAX).take(DELIVERED_PER_PART);
+        let part = session.ledger.done.range(from, u64::MAX).take(DELIVERED_PER_PART);
         let part: Vec<(u64, TaskState, bool)> =
             part.map(|(n, done)| (n, done.outcome.state, done.is_unwritten)).collect();
         let next = part.get(DELIVERED_PER_PART - 1).and_then(|(n, ..)| n.checked_add(1));
         // What ends meanwhile, and has not had its turn, is delivered when it has.
-        session.undelivered_from = next;
-        self.work.add(part.len());
+        session.link.undelivered_from = next;
+        self.turns.work.add(part.len());
         // What is on its way to the journal is delivered when it is there.
         for (n, state, _) in part.into_iter().filter(|(.., is_unwritten)| !is_unwritten) {
             self.deliver(key, n);
@@ -306,7 +311,7 @@ impl Core {
             }
         }
         if let Some(next) = next {
-            self.rests.insert(connection, Rest::Undelivered(next, accepted));
+            self.turns.rests.insert(connection, Rest::Undelivered(next, accepted));
             return;
         }
         self.to_client(connection, ToClient::Accepted(accepted));

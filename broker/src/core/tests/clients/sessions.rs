@@ -83,7 +83,7 @@ fn a_session_whose_client_stays_away_is_forgotten() {
     farm.finish(engine);
     farm.disconnect_client(client);
     farm.wait(Duration::from_secs(599));
-    assert_eq!(farm.core.results_held, 1);
+    assert_eq!(farm.core.tally.results_held, 1);
     farm.wait(Duration::from_secs(1));
     assert_eq!(farm.processes[engine].cancelled.len(), 1, "what ran is cancelled");
     assert!(
@@ -108,7 +108,10 @@ fn a_client_that_comes_back_in_time_is_not_forgotten_later() {
     farm.wait(Duration::from_secs(500));
     farm.connect_client(client).unwrap();
     farm.wait(Duration::from_secs(5_000));
-    assert!(farm.clients[client].connection.is_some() && farm.core.placements.tasks_waiting() == 1);
+    assert!(
+        farm.clients[client].connection.is_some()
+            && farm.core.schedule.placements.tasks_waiting() == 1
+    );
 }
 
 #[test]

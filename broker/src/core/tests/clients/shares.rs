@@ -69,7 +69,7 @@ fn a_shared_payload_is_forgotten_with_the_last_task_that_needs_it() {
         farm.finish(one);
     }
     assert_eq!((count(&farm, one, is_unshare), count(&farm, two, is_unshare)), (1, 1));
-    assert_eq!(farm.core.budget.state().0, 0);
+    assert_eq!(farm.core.memory.budget.state().0, 0);
     invariants::hold(&farm.core);
 }
 

@@ -58,7 +58,7 @@ impl World {
             let turns = self.process_with(u128::from(process), 1, ended.collect());
             turns.are_many_for(HELD);
         }
-        assert_eq!(self.core.orphans.len() as u64, 2 * HELD);
+        assert_eq!(self.core.recovery.orphans.len() as u64, 2 * HELD);
     }
 
     fn reply(&self, client: ConnectionId) -> Option<&ReplyBody> {
@@ -98,7 +98,7 @@ fn what_a_process_holds_is_compared_in_many_turns_and_it_gets_nothing_before() {
         turns.count(&mut world, |world| world.core.handle_rest(now, connection).unwrap());
     }
     turns.are_many_for(HELD);
-    assert_eq!(world.core.orphans.len() as u64, HELD);
+    assert_eq!(world.core.recovery.orphans.len() as u64, HELD);
     assert_eq!(world.told_to_engines(|it| matches!(it, ToEngine::Assign(_))), 1, "one is idle");
     world.asked(client, FromClient::Goodbye(Goodbye { reason: String::new() }));
     invariants::hold(&world.core);
@@ -112,7 +112,7 @@ fn what_a_process_no_longer_holds_is_given_again_in_many_turns() {
     let ids: Vec<EngineId> = world.core.engines.iter().map(|(id, _)| id).collect();
     let client = world.with_tasks(1, &direct(&ids[..1]));
     // The next ones are known to be short.
-    let attempt = world.core.attempt(world.core.attempts_made);
+    let attempt = world.core.attempt(world.core.attempts.made());
     let (outcome, run_us) = (Outcome::SUCCEEDED, 0);
     let finished = AttemptFinished { attempt, outcome, run_us, payload: None };
     world.report(engine, FromEngine::Finished(finished)).unwrap();
@@ -121,10 +121,10 @@ fn what_a_process_no_longer_holds_is_given_again_in_many_turns() {
     }
     assert_eq!(world.core.attempts.len() as u64, MANY);
     world.disconnect(engine);
-    let before = world.core.attempts_made;
+    let before = world.core.attempts.made();
     world.process_with(1, u128::from(slots), Vec::new()).are_many_for(MANY);
     assert_eq!(world.core.attempts.len() as u64, MANY);
-    assert_eq!(world.core.attempts_made, before + MANY, "all of them were given once more");
+    assert_eq!(world.core.attempts.made(), before + MANY, "all of them were given once more");
     invariants::hold(&world.core);
 }
 
@@ -145,10 +145,10 @@ fn work_goes_on_though_its_process_is_cut_while_that_is_compared() {
     let held: Vec<HeldWork> = held.collect();
     let attempts = held.iter().map(|held| held.attempt).collect();
     world.report(engine, FromEngine::Started(Attempts { attempts })).unwrap();
-    let made = world.core.attempts_made;
+    let made = world.core.attempts.made();
     for is_cut in [true, false] {
         world.disconnect(engine);
-        assert_eq!(world.core.placements.tasks_waiting(), slots);
+        assert_eq!(world.core.schedule.placements.tasks_waiting(), slots);
         engine = world.connect(Role::Engine, 1 << 64);
         let register = Register { held: held.clone(), ..register(1, u128::from(slots)) };
         let message = FromEngine::Register(register.into());
@@ -161,8 +161,8 @@ fn work_goes_on_though_its_process_is_cut_while_that_is_compared() {
             world.settle();
         }
     }
-    assert_eq!((world.core.attempts.len() as u64, world.core.attempts_made), (slots, made));
-    let losses = |n| world.core.tasks.get(task_of(&world, client, n)).unwrap().losses;
+    assert_eq!((world.core.attempts.len() as u64, world.core.attempts.made()), (slots, made));
+    let losses = |n| world.core.tasks.get(task_of(&world, client, n)).unwrap().tries.losses;
     assert!((1..=slots).all(|n| losses(n) == 0), "it was no loss after all");
     invariants::hold(&world.core);
 }
@@ -170,7 +170,7 @@ fn work_goes_on_though_its_process_is_cut_while_that_is_compared() {
 fn task_of(world: &World, client: ConnectionId, n: u64) -> crate::core::keys::TaskKey {
     let id = world.sessions[&client];
     let key = world.core.sessions.with_id(id)[0];
-    *world.core.sessions.get(key).unwrap().tasks.get(n).unwrap()
+    *world.core.sessions.get(key).unwrap().ledger.tasks.get(n).unwrap()
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn an_engine_that_is_stopped_while_its_work_is_compared_is_lost_with_it() {
         invariants::hold(&world.core);
     }
     assert_eq!((world.core.engines.iter().count(), world.core.engines.idle().count()), (1, 0));
-    assert_eq!(world.core.orphans.len() as u64, HELD / 2, "the other one's are kept");
+    assert_eq!(world.core.recovery.orphans.len() as u64, HELD / 2, "the other one's are kept");
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn what_engines_hold_of_a_session_ends_with_it_in_many_turns() {
     world.asked(client, open(2 * HELD)).are_many_for(2 * HELD);
     let goodbye = FromClient::Goodbye(Goodbye { reason: String::new() });
     world.asked(client, goodbye).are_many_for(2 * HELD);
-    assert_eq!(world.core.orphans.len(), 0);
+    assert_eq!(world.core.recovery.orphans.len(), 0);
     invariants::hold(&world.core);
 }
 
@@ -213,7 +213,7 @@ fn what_nobody_asks_for_in_time_ends_in_many_turns() {
     let mut world = World::empty();
     world.holders_of(ABSENT);
     world.wait(40 * GRACE).are_many_for(2 * HELD);
-    assert_eq!(world.core.orphans.len(), 0);
+    assert_eq!(world.core.recovery.orphans.len(), 0);
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_process_that_leaves_is_told_in_many_turns_what_it_need_not_hold() {
     let client = world.client(Role::Client);
     for _ in 0..MANY / 4 {
         world.submit(client, shared());
-        let attempt = world.core.attempt(world.core.attempts_made);
+        let attempt = world.core.attempt(world.core.attempts.made());
         let (outcome, run_us) = (Outcome::SUCCEEDED, 1_000_000);
         let finished = AttemptFinished { attempt, outcome, run_us, payload: None };
         world.report(engine, FromEngine::Finished(finished)).unwrap();
@@ -242,13 +242,14 @@ fn very_many_tasks_become_nested_deeper_in_many_turns() {
     let mut world = World::empty();
     let engine = world.process(1, 1);
     world.with_tasks(1, &shared());
-    let attempt = world.core.attempt(world.core.attempts_made);
+    let attempt = world.core.attempt(world.core.attempts.made());
     let low = TaskOptions { priority: -1, ..TaskOptions::default() };
     let client = world.with_tasks(MANY, &with(shared(), low));
     let sessions = vec![world.sessions[&client]];
     world.reported(engine, FromEngine::Lent(Lent { attempt, sessions })).are_many_for(MANY);
     assert_eq!(world.core.attempts.len(), 2, "the first of them runs in its place");
-    let nested = world.core.placements.iter().filter(|(_, placement)| placement.demands.depth == 1);
+    let nested =
+        world.core.schedule.placements.iter().filter(|(_, placement)| placement.demands.depth == 1);
     assert_eq!(nested.map(|(_, placement)| placement.waiting).sum::<u64>(), MANY - 1);
     invariants::hold(&world.core);
 }

@@ -266,7 +266,7 @@ fn a_process_that_has_very_much_in_hand_is_cut_in_many_turns() {
     let slots = 1 + MANY as usize / 512;
     let engine = world.process(1, slots as u128);
     let client = world.with_tasks(1, &shared());
-    let count = world.core.attempts_made;
+    let count = world.core.attempts.made();
     let outcome = Outcome::SUCCEEDED;
     let attempt = world.core.attempt(count);
     world
@@ -283,7 +283,10 @@ fn a_process_that_has_very_much_in_hand_is_cut_in_many_turns() {
     assert_eq!(world.core.attempts.len() as u64, MANY, "such short tasks are given ahead");
     let turns = world.disconnect(engine);
     assert!(turns.count > 2, "{turns:?}");
-    assert_eq!((world.core.attempts.len(), world.core.placements.tasks_waiting()), (0, MANY));
+    assert_eq!(
+        (world.core.attempts.len(), world.core.schedule.placements.tasks_waiting()),
+        (0, MANY)
+    );
     invariants::hold(&world.core);
 }
 
@@ -347,7 +350,7 @@ fn a_long_queue_loses_its_namespace_in_many_turns_and_nothing_of_it_begins_meanw
         let engine = world.process(1, 1);
         let id = world.last_registered();
         let client = world.with_tasks(MANY, &namespaced(id));
-        let first = world.core.attempt(world.core.attempts_made);
+        let first = world.core.attempt(world.core.attempts.made());
         let mut turns = Turns::default();
         turns.count(&mut world, |world| begin(world, client, engine, id));
         // What comes later is for the next interpreter.
@@ -382,7 +385,7 @@ fn very_many_followers_are_aborted_in_many_turns_and_hold_up_nobody_else() {
         with(namespaced(id), TaskOptions { abort_on_error: true, ..TaskOptions::default() });
     let client = world.with_tasks(MANY, &aborting);
     let other = world.client(Role::Client);
-    let attempt = world.core.attempt(world.core.attempts_made);
+    let attempt = world.core.attempt(world.core.attempts.made());
     let outcome = Outcome::error(TaskState::Failed, ErrorKind::Remote, "it raised");
     let failed =
         FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 1, payload: None });
@@ -439,13 +442,13 @@ fn very_many_tasks_that_have_waited_for_the_roster_go_on_in_many_turns() {
     let repeated = TaskOptions { repeated: true, ..TaskOptions::default() };
     (0..MANY).for_each(|_| _ = world.submit(client, with(shared(), repeated.clone())));
     assert_eq!(
-        (world.core.held, world.core.placements.tasks_waiting()),
+        (world.core.waiting.held, world.core.schedule.placements.tasks_waiting()),
         (MANY, 0),
         "an engine may have them"
     );
     let again = world.connect(Role::Engine, 1 << 64);
     let turns = world.tell(again, FromEngine::Register(register(1, 1).into()));
     turns.are_many_for(MANY);
-    assert_eq!((world.core.held, world.core.attempts.len() as u64), (0, 1));
+    assert_eq!((world.core.waiting.held, world.core.attempts.len() as u64), (0, 1));
     invariants::hold(&world.core);
 }

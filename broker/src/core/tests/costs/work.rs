@@ -679,5 +679,5 @@ fn what_a_client_wanted_done_is_done_when_it_is_gone() {
         world.core.handle_timeout(Time(1));
     }
     let session = world.core.sessions.find(OWNER, world.sessions[&client]).unwrap();
-    assert!(world.core.sessions.get(session).unwrap().tasks.is_empty());
+    assert!(world.core.sessions.get(session).unwrap().ledger.tasks.is_empty());
 }

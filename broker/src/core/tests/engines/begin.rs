@@ -192,7 +192,7 @@ fn work_of_before_that_does_not_begin_is_given_again() {
         assert!(!is_matched || has_it == good, "the other one could not begin it");
         farm.finish(has_it);
         assert_eq!(farm.end_of(client, n), Some((TaskState::Succeeded, None)));
-        assert_eq!((farm.core.attempts.len(), farm.core.orphans.len()), (0, 0));
+        assert_eq!((farm.core.attempts.len(), farm.core.recovery.orphans.len()), (0, 0));
         invariants::hold(&farm.core);
     }
 }
@@ -213,7 +213,7 @@ fn unwanted_work_of_before_that_does_not_begin_leaves_its_engine_free() {
         farm.processes[engine].jobs.clear();
         farm.report(engine, report(attempt)).unwrap();
         invariants::hold(&farm.core);
-        assert_eq!((farm.core.attempts.len(), farm.core.orphans.len()), (0, 0));
+        assert_eq!((farm.core.attempts.len(), farm.core.recovery.orphans.len()), (0, 0));
         let next = farm.submit(client, shared());
         assert_eq!(farm.assigned(engine), [next]);
     }
@@ -238,7 +238,7 @@ fn work_of_before_whose_match_was_given_up_leaves_its_engine_free() {
     farm.processes[engine].jobs.clear();
     farm.report(engine, not_begun(attempt)).unwrap();
     invariants::hold(&farm.core);
-    assert_eq!((farm.core.attempts.len(), farm.core.orphans.len()), (1, 0));
+    assert_eq!((farm.core.attempts.len(), farm.core.recovery.orphans.len()), (1, 0));
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn any_number_of_followers_is_aborted() {
     (0..5_000).for_each(|_| _ = farm.submit(client, to_engine.clone()));
     farm.fail(engine);
     farm.wait(Duration::ZERO);
-    assert_eq!(farm.core.results_held, 5_000);
+    assert_eq!(farm.core.tally.results_held, 5_000);
 }
 
 #[test]

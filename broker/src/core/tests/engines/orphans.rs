@@ -65,7 +65,7 @@ fn what_runs_goes_on_whoever_comes_back_first() {
             assert_eq!(farm.clients[client].finished[&1].attempts, 1);
             farm.goodbye(client);
             invariants::is_quiet(&farm.core);
-            assert_eq!(farm.core.orphans.len(), 0);
+            assert_eq!(farm.core.recovery.orphans.len(), 0);
         }
     }
 }
@@ -155,7 +155,7 @@ fn an_engine_is_busy_with_unwanted_work_of_before_until_that_has_stopped() {
     invariants::hold(&farm.core);
     farm.finish(engine);
     assert_eq!(farm.assigned(engine), [2]);
-    assert_eq!(farm.core.orphans.len(), 0);
+    assert_eq!(farm.core.recovery.orphans.len(), 0);
     invariants::hold(&farm.core);
 }
 
@@ -178,7 +178,7 @@ fn work_of_before_that_is_given_back_leaves_its_engine_free_and_is_given_again()
         assert_eq!(farm.assigned(engine), [1]);
         invariants::hold(&farm.core);
         farm.finish(engine);
-        assert_eq!((farm.end_of(client, 1), farm.core.orphans.len()), (SUCCEEDED, 0));
+        assert_eq!((farm.end_of(client, 1), farm.core.recovery.orphans.len()), (SUCCEEDED, 0));
     }
 }
 
@@ -385,7 +385,7 @@ fn work_whose_client_does_not_return_is_ended() {
     farm.finish(engine);
     assert_eq!(farm.released(engine), attempts);
     invariants::is_quiet(&farm.core);
-    assert_eq!(farm.core.orphans.len(), 0);
+    assert_eq!(farm.core.recovery.orphans.len(), 0);
 }
 
 #[test]
@@ -411,7 +411,7 @@ fn a_client_that_is_back_has_a_minute_to_ask_and_its_goodbye_ends_the_rest() {
             farm.finish(engine);
             assert!(farm.processes[engine].results.is_empty());
             invariants::hold(&farm.core);
-            assert_eq!(farm.core.orphans.len(), 0);
+            assert_eq!(farm.core.recovery.orphans.len(), 0);
         }
     }
 }

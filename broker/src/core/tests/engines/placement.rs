@@ -102,7 +102,7 @@ fn different_demands_are_bounded_and_those_that_are_known_are_still_taken() {
     let client = farm.client();
     let demands =
         |farm: &mut Farm, label: &str| farm.submit(client, with(shared(), require(&[label])));
-    let plain = farm.core.placements.iter().count();
+    let plain = farm.core.schedule.placements.iter().count();
     let connection = farm.clients[client].connection.unwrap();
     // One batch of messages, after which the shell dispatches once.
     for label in plain..DEMANDS_MAX {
@@ -113,7 +113,7 @@ fn different_demands_are_bounded_and_those_that_are_known_are_still_taken() {
         farm.core.handle_from_client(farm.now, connection, submit, None).unwrap();
     }
     assert_eq!(
-        (farm.core.placements.iter().count(), farm.core.tasks.len()),
+        (farm.core.schedule.placements.iter().count(), farm.core.tasks.len()),
         (DEMANDS_MAX, DEMANDS_MAX - plain)
     );
     let refused = demands(&mut farm, "one more");

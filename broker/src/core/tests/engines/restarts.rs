@@ -278,8 +278,11 @@ impl History {
         self.farm.core.handle_tick();
         self.farm.pump();
         invariants::is_quiet(&self.farm.core);
-        assert_eq!(self.farm.core.orphans.len(), 0);
-        assert_eq!((self.farm.core.journal.acts(), self.farm.disk.journal.counts()), (0, (0, 0)));
+        assert_eq!(self.farm.core.recovery.orphans.len(), 0);
+        assert_eq!(
+            (self.farm.core.recovery.journal.acts(), self.farm.disk.journal.counts()),
+            (0, (0, 0))
+        );
         assert!(
             self.farm.processes.iter().all(|it| it.results.is_empty()),
             "engines hold nothing any longer"

@@ -21,9 +21,9 @@ fn a_task_goes_to_an_idle_engine_and_its_result_is_kept_until_acknowledged() {
     assert_eq!(farm.assigned(engine), [n]);
     farm.finish(engine);
     assert_eq!(farm.end_of(client, n), SUCCEEDED);
-    assert_eq!(farm.core.results_held, 1);
+    assert_eq!(farm.core.tally.results_held, 1);
     farm.ack(client, n, n);
-    assert_eq!(farm.core.results_held, 0);
+    assert_eq!(farm.core.tally.results_held, 0);
 }
 
 #[test]

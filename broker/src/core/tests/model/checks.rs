@@ -40,11 +40,11 @@ impl Model {
     /// had.
     fn notes_refusals(&mut self) {
         for (_, session) in self.farm.core.sessions.iter() {
-            for n in 1..=session.submitted {
+            for n in 1..=session.ledger.submitted {
                 let name = (session.id, n);
-                if session.refused.contains(n) {
+                if session.ledger.refused.contains(n) {
                     self.refused.insert(name);
-                } else if session.tasks.contains(n) && self.refused.remove(&name) {
+                } else if session.ledger.tasks.contains(n) && self.refused.remove(&name) {
                     self.ends.remove(&name);
                 }
             }
@@ -55,7 +55,7 @@ impl Model {
     pub fn ends_stay(&mut self) {
         let core = &self.farm.core;
         let of_session = core.sessions.iter().flat_map(|(_, session)| {
-            session.endings.iter().map(|(n, ending)| ((session.id, n), *ending))
+            session.ledger.endings.iter().map(|(n, ending)| ((session.id, n), *ending))
         });
         let owners = [0, OUTSIDER].map(|client| OwnerId([self.farm.clients[client].owner; 16]));
         let ids = SessionId([0; 16])..=SessionId([255; 16]);
@@ -119,13 +119,17 @@ impl Model {
     /// be kept goes on.
     fn every_task_is_somewhere(&self) {
         for (_, session) in self.farm.core.sessions.iter() {
-            for n in 1..=session.submitted {
+            for n in 1..=session.ledger.submitted {
                 let name = (session.id, n);
                 let acknowledged = self.acknowledged.contains_key(&name);
-                let refused = session.refused.contains(n);
-                let places =
-                    [session.tasks.contains(n), session.done.contains(n), acknowledged, refused];
-                if session.departed {
+                let refused = session.ledger.refused.contains(n);
+                let places = [
+                    session.ledger.tasks.contains(n),
+                    session.ledger.done.contains(n),
+                    acknowledged,
+                    refused,
+                ];
+                if session.departure.departed {
                     assert!(
                         !places[0] || self.tasks[&name].options.keep,
                         "{name:?} goes on for nobody"
@@ -146,7 +150,8 @@ impl Model {
             let session = self
                 .session(self.farm.clients[client].session)
                 .expect("a connected client has a session");
-            let untold = session.done.iter().map(|(n, _)| n).find(|n| !heard.delivered.contains(n));
+            let untold =
+                session.ledger.done.iter().map(|(n, _)| n).find(|n| !heard.delivered.contains(n));
             assert_eq!(untold, None, "client {client} was not told of that task's end");
         }
     }
@@ -171,10 +176,10 @@ impl Model {
     fn nothing_is_overdue(&self) {
         let now = self.farm.now;
         for (_, session) in self.farm.core.sessions.iter() {
-            for (n, key) in session.tasks.iter() {
+            for (n, key) in session.ledger.tasks.iter() {
                 let task = self.farm.core.tasks.get(*key).expect("it is unfinished");
                 let Submitted { options, at, .. } = &self.tasks[&(session.id, n)];
-                let waits = task.attempts == 0;
+                let waits = task.tries.attempts == 0;
                 let limit = options.queue_timeout_ms.filter(|_| waits).map(Duration::from_millis);
                 assert!(
                     limit.is_none_or(|limit| now <= at.after(limit)),
@@ -315,20 +320,22 @@ impl Model {
         let core = &self.farm.core;
         let Some(engine) = core.engines.get(id).filter(|engine| engine.load() == 1) else { return };
         let given =
-            core.attempts.get(engine.assigned[0]).and_then(|given| core.tasks.get(given.task));
+            core.attempts.get(engine.work.assigned[0]).and_then(|given| core.tasks.get(given.task));
         let Some(given) = given.filter(|task| task.place == Place::Shared) else { return };
         let goes_first = engine.takes_direct() && engine.queue.has_ready();
         assert!(!goes_first, "engine {id} was given shared work before its own");
-        let unfinished =
-            core.sessions.iter().flat_map(|(_, session)| session.tasks.iter().map(|(_, key)| *key));
+        let unfinished = core
+            .sessions
+            .iter()
+            .flat_map(|(_, session)| session.ledger.tasks.iter().map(|(_, key)| *key));
         // Who does not read results is passed over.
         let waits = |task: &&Task| {
             task.state == State::Queued
                 && task.place == Place::Shared
-                && !core.backlog.holds(task.session)
-                && engine
-                    .class
-                    .is_some_and(|class| core.placements.fits(task.placement, class, &core.engines))
+                && !core.memory.backlog.holds(task.session)
+                && engine.class.is_some_and(|class| {
+                    core.schedule.placements.fits(task.placement, class, &core.engines)
+                })
         };
         let first = unfinished
             .filter_map(|key| core.tasks.get(key))

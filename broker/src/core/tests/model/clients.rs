@@ -20,7 +20,7 @@ impl Model {
     /// Resumes the session if the broker still has it, else begins another one.
     pub fn client_connects(&mut self, client: usize) {
         let is_over = match self.session(self.farm.clients[client].session) {
-            Some(session) => session.departed,
+            Some(session) => session.departure.departed,
             None => self.farm.clients[client].submitted > 0,
         };
         self.hears(client);
@@ -46,7 +46,7 @@ impl Model {
         self.hears(client);
         self.clients[client].asked.clear();
         let it = &self.farm.clients[client];
-        let goes_on = self.session(it.session).is_some_and(|session| !session.departed);
+        let goes_on = self.session(it.session).is_some_and(|session| !session.departure.departed);
         assert_eq!(goes_on, !it.cancel_on_disconnect, "the session of client {client} goes on");
     }
 
@@ -81,12 +81,13 @@ impl Model {
     }
 
     pub fn is_unfinished(&self, (session, n): Name) -> bool {
-        self.session(session).is_some_and(|session| session.tasks.contains(n))
+        self.session(session).is_some_and(|session| session.ledger.tasks.contains(n))
     }
 
     fn unfinished(&self, id: SessionId) -> Vec<Name> {
-        self.session(id)
-            .map_or_else(Vec::new, |session| session.tasks.iter().map(|(n, _)| (id, n)).collect())
+        self.session(id).map_or_else(Vec::new, |session| {
+            session.ledger.tasks.iter().map(|(n, _)| (id, n)).collect()
+        })
     }
 
     fn owner(&self, client: usize) -> OwnerId {
@@ -97,8 +98,9 @@ impl Model {
         let it = &self.farm.clients[client];
         let (id, n) = (it.session, it.submitted + 1);
         let session = self.session(id).expect("a connected client has a session");
-        let counted = (session.tasks.len() + session.done.len()) as u64 + session.refused.unread();
-        let room = session.tasks_max.saturating_sub(counted);
+        let counted = (session.ledger.tasks.len() + session.ledger.done.len()) as u64
+            + session.ledger.refused.unread();
+        let room = session.ledger.tasks_max.saturating_sub(counted);
         let targets: Vec<EngineId> = task.targets.iter().map(|place| self.engine(*place)).collect();
         let count = targets.len().max(1) as u64;
         if room < count {
@@ -208,8 +210,8 @@ impl Model {
     fn cancels_of_others(&mut self, client: usize, of: usize, range: &TaskRange, force: bool) {
         let may = self.owner(client) == self.owner(of);
         let session = self.session(range.session);
-        let unfinished =
-            session.map_or(0, |session| session.tasks.range(range.first, range.last).count());
+        let unfinished = session
+            .map_or(0, |session| session.ledger.tasks.range(range.first, range.last).count());
         if may {
             self.note_cancelled(range);
         }
@@ -226,7 +228,8 @@ impl Model {
             "client {client} cancels those of {of}"
         );
         let left = self.session(range.session);
-        let left = left.map_or(0, |session| session.tasks.range(range.first, range.last).count());
+        let left =
+            left.map_or(0, |session| session.ledger.tasks.range(range.first, range.last).count());
         assert_eq!(left, if may { 0 } else { unfinished });
     }
 
@@ -274,7 +277,8 @@ impl Model {
     /// Returns true if a task that has ended is still held or retained.
     fn is_held(&self, client: usize, session: SessionId, n: u64) -> bool {
         let kept = self.farm.core.kept.find(self.owner(client), TaskId { session, n });
-        kept.is_some() || self.session(session).is_some_and(|session| session.done.contains(n))
+        kept.is_some()
+            || self.session(session).is_some_and(|session| session.ledger.done.contains(n))
     }
 
     pub fn purges(&mut self, client: usize, tasks: Choice) {

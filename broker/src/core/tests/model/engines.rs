@@ -7,7 +7,7 @@ use furlong_wire::message::{
     AttemptOutput, Draining, ErrorKind, FromEngine, Outcome, Payload, Runtime, Stream, TaskState,
 };
 
-use crate::core::Assignment;
+use crate::core::attempts::Assignment;
 use crate::core::tests::farm::peers::Job;
 use crate::core::tests::model::events::{End, Lost};
 use crate::core::tests::model::{Model, Name};

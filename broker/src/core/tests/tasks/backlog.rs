@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, OwnerId};
 use furlong_wire::message::{
     ErrorKind, FromClient, Outcome, Payload, Submit, TaskOptions, TaskState, ToClient, ToEngine,
 };
@@ -41,11 +41,7 @@ fn run_all(farm: &mut Farm, engine: usize, bytes: u64) -> u64 {
 }
 
 fn unread(farm: &Farm, client: usize) -> u64 {
-    let key = farm
-        .core
-        .sessions
-        .find(crate::core::OwnerId([7; 16]), farm.clients[client].session)
-        .unwrap();
+    let key = farm.core.sessions.find(OwnerId([7; 16]), farm.clients[client].session).unwrap();
     farm.core.sessions.get(key).unwrap().unread_bytes
 }
 
@@ -65,10 +61,14 @@ fn a_session_that_does_not_read_holds_itself_up_and_nobody_else() {
     let run = run_all(&mut farm, engine, 50 * KIB);
     assert!(run < 12, "its tasks go on without end: {run}");
     assert!(
-        unread(&farm, culprit) <= farm.core.budget.room(0) + 8 * KIB,
+        unread(&farm, culprit) <= farm.core.memory.budget.room(0) + 8 * KIB,
         "it leaves as much as it has"
     );
-    assert_eq!(farm.core.backlog.len(), 1, "and its engine holds one result for each of its slots");
+    assert_eq!(
+        farm.core.memory.backlog.len(),
+        1,
+        "and its engine holds one result for each of its slots"
+    );
     for _ in 0..20 {
         let n = farm.submit(other, shared());
         assert_eq!(farm.assigned(engine), [n], "the slot goes on");
@@ -177,7 +177,7 @@ fn backlogged(farm: &mut Farm, submit: impl Fn(EngineId) -> Submit) -> (usize, u
     let id = farm.id(engine);
     (0..9).for_each(|_| _ = farm.submit(culprit, submit(id)));
     let waits = run_all(farm, engine, 120 * KIB);
-    assert_eq!((farm.end_of(culprit, waits), farm.core.backlog.len()), (None, 1));
+    assert_eq!((farm.end_of(culprit, waits), farm.core.memory.backlog.len()), (None, 1));
     (culprit, engine, waits)
 }
 
@@ -202,7 +202,7 @@ fn a_result_that_waits_is_taken_on_the_engines_next_connection() {
         let (culprit, engine, waits) = backlogged(&mut farm, submit);
         farm.disconnect_engine(engine);
         invariants::hold(&farm.core);
-        assert_eq!(farm.core.backlog.len(), 0);
+        assert_eq!(farm.core.memory.backlog.len(), 0);
         farm.ack(culprit, 1, waits - 1);
         farm.connect_engine(engine);
         while farm.send_result_chunk(engine) {}
@@ -248,7 +248,7 @@ fn a_task_whose_result_waits_is_cancelled_as_any_other() {
     let is_stopped =
         |message: &ToClient| matches!(message, ToClient::Stopped(stopped) if stopped.n == waits);
     assert!(farm.clients[culprit].received.iter().any(is_stopped), "nothing of it runs");
-    assert_eq!((farm.core.backlog.len(), farm.assigned(engine)), (0, vec![waits + 1]));
+    assert_eq!((farm.core.memory.backlog.len(), farm.assigned(engine)), (0, vec![waits + 1]));
     invariants::hold(&farm.core);
     farm.ack(culprit, 1, waits);
     farm.core.handle_tick();
@@ -324,8 +324,16 @@ fn why_tasks_wait_is_that_their_results_are_not_read() {
     let mut farm = small_farm();
     let (culprit, _, waits) = backlogged(&mut farm, |_| shared());
     let key = farm.core.sessions.iter().map(|(key, _)| key).next().unwrap();
-    let tasks: Vec<_> =
-        farm.core.sessions.get(key).unwrap().tasks.iter().map(|(n, task)| (n, *task)).collect();
+    let tasks: Vec<_> = farm
+        .core
+        .sessions
+        .get(key)
+        .unwrap()
+        .ledger
+        .tasks
+        .iter()
+        .map(|(n, task)| (n, *task))
+        .collect();
     for (n, task) in tasks {
         let record = farm.core.record(farm.now, task, &mut Fitting::default()).unwrap();
         assert!(record.waits.is_some_and(|why| why.contains("wait at engines until")), "task {n}");
@@ -372,7 +380,7 @@ fn who_is_told_busy_takes_no_place_from_others() {
     (0..100).for_each(|_| _ = farm.submit(told_nothing, nobody()));
     let greedy: Vec<usize> = (0..4).map(|_| farm.client()).collect();
     greedy.iter().for_each(|client| (0..100).for_each(|_| _ = farm.submit(*client, nobody())));
-    let held = farm.core.tasks.len() as u64 + farm.core.results_held;
+    let held = farm.core.tasks.len() as u64 + farm.core.tally.results_held;
     assert_eq!(held, 100 + 50 + 25 + 12, "what was refused is not held");
     let bystander = farm.client();
     let n = farm.submit(bystander, nobody());
@@ -431,7 +439,7 @@ fn a_task_whose_result_waits_at_an_engine_that_leaves_has_run() {
     let once = with(shared(), TaskOptions { retries: Some(0), ..TaskOptions::default() });
     (0..40).for_each(|_| _ = farm.submit(client, once.clone()));
     run_all(&mut farm, engine, 50 * KIB);
-    let count = *farm.core.engines.get(farm.id(engine)).unwrap().unsent.first().unwrap();
+    let count = *farm.core.engines.get(farm.id(engine)).unwrap().work.unsent.first().unwrap();
     let n = farm.core.attempts.get(count).unwrap().n;
     farm.engine();
     farm.engine_goodbye(engine);

@@ -10,7 +10,7 @@ use crate::core::tests::farm::peers::{Farm, after, direct, shared, with};
 use crate::core::{PeerMisbehaved, invariants};
 
 fn held(farm: &Farm) -> u64 {
-    farm.core.budget.state().0
+    farm.core.memory.budget.state().0
 }
 
 fn waiting() -> TaskOptions {

@@ -33,7 +33,7 @@ fn a_queue_timeout_does_not_touch_what_an_engine_has() {
     farm.wait(ms(10_000));
     farm.finish(engine);
     assert_eq!(farm.end_of(client, 1), SUCCEEDED);
-    assert_eq!(farm.core.deadlines.len(), 0);
+    assert_eq!(farm.core.waiting.deadlines.len(), 0);
 }
 
 #[test]

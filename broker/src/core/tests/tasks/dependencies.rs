@@ -23,7 +23,7 @@ fn a_task_runs_after_the_success_of_all_that_it_names() {
     let options = after(&[farm.task(client, 1), farm.task(client, 2)]);
     let last = farm.submit(client, with(shared(), options));
     farm.finish(one);
-    assert!(farm.assigned(one).is_empty() && farm.core.held == 1);
+    assert!(farm.assigned(one).is_empty() && farm.core.waiting.held == 1);
     farm.finish(two);
     assert_eq!(farm.assigned(one), [last]);
 }
@@ -281,7 +281,7 @@ fn a_dependency_may_end_before_the_arguments_have_come() {
     while farm.send_chunk(client) {}
     assert_eq!(farm.assigned(engine), [3]);
     farm.finish(engine);
-    assert_eq!(farm.core.budget.state().0, 0);
+    assert_eq!(farm.core.memory.budget.state().0, 0);
 }
 
 #[test]
@@ -297,6 +297,6 @@ fn dependencies_are_bounded_in_all() {
     let busy = Some((TaskState::Failed, Some(ErrorKind::Busy)));
     let all = sessions.iter().flat_map(|session| (1..=6).map(move |n| (*session, n)));
     let busy = all.filter(|(session, n)| farm.end_of(*session, *n) == busy).count();
-    assert!(busy > 0 && farm.core.dependents.len() <= 80, "{busy} of 12 were refused");
+    assert!(busy > 0 && farm.core.waiting.dependents.len() <= 80, "{busy} of 12 were refused");
     invariants::hold(&farm.core);
 }

@@ -481,15 +481,15 @@ fn arguments_that_engines_share_and_definitions_come_back() {
     let first = submit(&mut farm, client, Submit { payload, define: Some(1), ..both }, durable());
     while farm.send_chunk(client) {}
     farm.restart();
-    assert_eq!(farm.core.budget.state().0, 302_000);
+    assert_eq!(farm.core.memory.budget.state().0, 302_000);
     farm.connect_engine(a);
     farm.connect_engine(b);
     assert_eq!((farm.finish(a), farm.finish(b)), (first, first + 1));
     farm.connect_client(client).unwrap();
     farm.ack(client, first, first + 1);
-    assert_eq!(farm.core.budget.state().0, 2_000, "the definition alone");
+    assert_eq!(farm.core.memory.budget.state().0, 2_000, "the definition alone");
     farm.goodbye(client);
-    assert_eq!(farm.core.budget.state().0, 0);
+    assert_eq!(farm.core.memory.budget.state().0, 0);
     assert_eq!(farm.disk.journal.counts(), (0, 0));
 }
 

@@ -18,7 +18,7 @@ fn small_farm() -> Farm {
 }
 
 fn held(farm: &Farm) -> u64 {
-    farm.core.budget.state().0
+    farm.core.memory.budget.state().0
 }
 
 fn submit_chunked(farm: &mut Farm, client: usize, bytes: u64, submit: Submit) -> u64 {

@@ -162,7 +162,7 @@ fn a_kept_result_goes_after_an_hour() {
     farm.wait(Duration::from_millis(3_599_999));
     assert_eq!(farm.core.kept.len(), 1);
     farm.wait(Duration::from_millis(1));
-    assert_eq!((farm.core.kept.len(), farm.core.budget.state().0), (0, 0));
+    assert_eq!((farm.core.kept.len(), farm.core.memory.budget.state().0), (0, 0));
 }
 
 #[test]

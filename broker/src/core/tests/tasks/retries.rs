@@ -46,7 +46,7 @@ fn the_pause_between_attempts_doubles_up_to_a_minute() {
     for pause_ms in [16_000, 32_000, 60_000, 60_000] {
         farm.fail(engine);
         farm.wait(Duration::from_millis(pause_ms - 1));
-        assert!(farm.assigned(engine).is_empty() && farm.core.held == 1);
+        assert!(farm.assigned(engine).is_empty() && farm.core.waiting.held == 1);
         farm.wait(Duration::from_millis(1));
         assert_eq!(farm.assigned(engine), [1]);
     }

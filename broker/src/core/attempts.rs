@@ -1,0 +1,107 @@
+//! The attempts that engines have, each under a count that is never given twice.
+
+use furlong_wire::ids::{EngineId, OwnerId};
+
+use super::keys::{SessionKey, TaskKey};
+use super::seq_map::SeqMap;
+use super::time::Time;
+
+/// An attempt that an engine has.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::core) struct Assignment {
+    /// The task; nobody, if the engine is only to stop it.
+    pub(in crate::core) task: TaskKey,
+    /// Its session.
+    pub(in crate::core) session: SessionKey,
+    /// Its number there.
+    pub(in crate::core) n: u64,
+    /// The engine.
+    pub(in crate::core) engine: EngineId,
+    /// True if it came from the engine's own queue.
+    pub(in crate::core) direct: bool,
+    /// If the task has been ended: how the engine was told to stop, or will be when it is back.
+    pub(in crate::core) stopping: Option<Stopping>,
+    /// True if the task ends when the engine gives it back.
+    pub(in crate::core) is_wanted_back: bool,
+}
+
+impl Assignment {
+    /// What an engine has from now on.
+    pub(in crate::core) fn new(
+        task: TaskKey,
+        (session, n): (SessionKey, u64),
+        engine: EngineId,
+        direct: bool,
+    ) -> Self {
+        Self { task, session, n, engine, direct, stopping: None, is_wanted_back: false }
+    }
+}
+
+/// The way in which an attempt is stopped.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::core) struct Stopping {
+    /// True if an interpreter that does not respond to the interrupt is killed.
+    pub(in crate::core) force: bool,
+    /// Since when.
+    pub(in crate::core) since: Time,
+    /// The owner of the task.
+    pub(in crate::core) owner: Option<OwnerId>,
+}
+
+/// All of them, by count, until the engine has ended or returned them.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    given: SeqMap<Assignment>,
+    made: u64,
+}
+
+impl Attempts {
+    /// The count of an attempt that is about to be made.
+    pub(in crate::core) fn next(&mut self) -> u64 {
+        self.made += 1;
+        self.made
+    }
+
+    /// The last count that was given.
+    pub(in crate::core) fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// An engine has an attempt from now on.
+    pub(in crate::core) fn insert(&mut self, count: u64, given: Assignment) {
+        assert!(count <= self.made, "attempt {count} was never made");
+        let before = self.given.insert(count, given);
+        assert!(before.is_none(), "attempt {count} is with two engines");
+    }
+
+    /// An attempt, while an engine has it.
+    pub(in crate::core) fn get(&self, count: u64) -> Option<&Assignment> {
+        self.given.get(count)
+    }
+
+    /// An attempt, while an engine has it.
+    pub(in crate::core) fn get_mut(&mut self, count: u64) -> Option<&mut Assignment> {
+        self.given.get_mut(count)
+    }
+
+    /// The engine has it no longer.
+    pub(in crate::core) fn remove(&mut self, count: u64) -> Option<Assignment> {
+        self.given.remove(count)
+    }
+
+    /// Returns their number.
+    pub fn len(&self) -> usize {
+        self.given.len()
+    }
+
+    /// Returns true if no engine has any.
+    pub fn is_empty(&self) -> bool {
+        self.given.is_empty()
+    }
+
+    /// All of them, in the order of their counts.
+    #[cfg(any(test, feature = "invariants"))]
+    pub(in crate::core) fn iter(&self) -> impl Iterator<Item = (u64, &Assignment)> {
+        self.given.iter()
+    }
+}
