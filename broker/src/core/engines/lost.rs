@@ -95,7 +95,7 @@ impl Core {
         self.turns.work.add(attempts.len());
         // The last one first: each goes to the front of its queue.
         for count in attempts.into_iter().rev() {
-            let Some(given) = self.attempts.get(count).copied() else { continue };
+            let given = self.attempts.get(count).copied().expect("what an engine has is given");
             // If it was ended, it may still run there: that is said to have stopped when it has.
             let Some(task) = self.tasks.get(given.task) else { continue };
             if task.place != Place::Shared || task.at_most_once() {
@@ -151,7 +151,7 @@ impl Core {
         let waiting: Vec<TaskKey> = engine.queue.iter().take(room).collect();
         self.turns.work.add(given.len() + waiting.len() + WORK_PER_MESSAGE);
         for count in given {
-            let Some(given) = self.take_back(count) else { continue };
+            let given = self.take_back(count).expect("what an engine has is given");
             self.suspect(given.task);
             self.retry_or_lose(now, given.task, count, loss.how);
         }

@@ -372,8 +372,8 @@ impl Engines {
     }
 
     fn move_in_order(&mut self, class: ClassId, id: EngineId, before: u32, after: u32) {
-        let Some(order) = self.order(class) else { return };
-        let Ok(from) = order.binary_search(&(before, id)) else { return };
+        let order = self.order(class).expect("an engine that takes work is in its class's order");
+        let from = order.binary_search(&(before, id)).expect("its place there is by its load");
         let place = (after, id);
         let to = if after > before {
             let to = from + order[from + 1..].partition_point(|other| *other < place);
@@ -388,10 +388,9 @@ impl Engines {
     }
 
     fn leave_order(&mut self, class: ClassId, place: (u32, EngineId)) {
-        let Some(order) = self.order(class) else { return };
-        if let Ok(at) = order.binary_search(&place) {
-            order.remove(at);
-        }
+        let order = self.order(class).expect("an engine that takes work is in its class's order");
+        let at = order.binary_search(&place).expect("its place there is by its load");
+        order.remove(at);
         if order.is_empty() {
             self.by_load.retain(|(of, _)| *of != class);
         }

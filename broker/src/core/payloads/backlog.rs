@@ -117,8 +117,10 @@ impl Backlog {
         attempt: u64,
     ) -> Option<(SessionKey, Parked)> {
         let (session, bytes) = self.results.remove(&attempt)?;
-        let behind = self.sessions.get_mut(&session)?;
-        behind.results.remove(&(bytes, attempt));
+        let behind = self.sessions.get_mut(&session);
+        let behind = behind.expect("a session with a result that waits is behind");
+        let was_here = behind.results.remove(&(bytes, attempt));
+        assert!(was_here, "attempt {attempt} has a result of {bytes} bytes that waits");
         if !behind.results.is_empty() {
             self.note_unread(session, unread(session));
             return None;
@@ -299,6 +301,7 @@ impl Core {
     /// A session does not hold a result any longer.
     pub(in crate::core) fn count_read(&mut self, key: SessionKey, bytes: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
+        assert!(bytes <= session.unread_bytes, "{bytes} bytes of {} unread", session.unread_bytes);
         session.unread_bytes -= bytes;
         self.memory.backlog.note_unread(key, session.unread_bytes);
     }

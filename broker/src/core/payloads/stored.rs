@@ -336,10 +336,17 @@ impl Budget {
 
     /// Bytes are free again.
     pub fn release(&mut self, what: BytesOf, bytes: u64) {
+        assert!(bytes <= self.held, "{bytes} bytes are freed of {}", self.held);
         self.held -= bytes;
         match what {
-            BytesOf::Request => self.requests -= bytes,
-            BytesOf::Result => self.results -= bytes,
+            BytesOf::Request => {
+                assert!(bytes <= self.requests, "{bytes} bytes of {} requests", self.requests);
+                self.requests -= bytes;
+            }
+            BytesOf::Result => {
+                assert!(bytes <= self.results, "{bytes} bytes of {} results", self.results);
+                self.results -= bytes;
+            }
             BytesOf::Other => {}
         }
     }
@@ -356,6 +363,7 @@ impl Budget {
 
     /// A result is held for its client no longer. It is kept.
     pub fn keep_result(&mut self, bytes: u64) {
+        assert!(bytes <= self.results, "{bytes} bytes of {} results are kept", self.results);
         self.results -= bytes;
     }
 
@@ -368,8 +376,16 @@ impl Budget {
     /// Releases bytes that came unasked: they are gone, or retained. `is_open` tells whether their
     /// lane is still there.
     pub fn release_unasked(&mut self, bytes: u64, is_open: bool) {
+        assert!(bytes <= self.unasked, "{bytes} bytes of {} that came unasked", self.unasked);
         self.unasked -= bytes;
-        self.stray -= if is_open { 0 } else { bytes };
+        if !is_open {
+            assert!(
+                bytes <= self.stray,
+                "{bytes} bytes of closed lanes, which have {}",
+                self.stray
+            );
+            self.stray -= bytes;
+        }
     }
 
     /// Opens a lane: what it may bring unasked. All together a quarter of the budget, and the more
@@ -382,6 +398,7 @@ impl Budget {
 
     /// Closes a lane. What it has brought and is still held counts on.
     pub fn close_lane(&mut self, lane: &Lane) {
+        assert!(lane.credit.first <= self.lent, "a lane is closed that was never opened");
         self.lent -= lane.credit.first;
         self.stray += lane.held;
     }
@@ -470,6 +487,7 @@ impl Lane {
 
     /// A result is held no longer. Returns the new total of the credit.
     pub fn release(&mut self, bytes: u64) -> u64 {
+        assert!(bytes <= self.held, "{bytes} bytes come back to a lane of {}", self.held);
         self.held -= bytes;
         self.credit.grant(bytes)
     }

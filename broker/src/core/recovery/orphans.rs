@@ -109,7 +109,8 @@ impl Orphans {
     fn remove(&mut self, attempt: Attempt) -> Option<Orphan> {
         self.disown(attempt)?;
         let orphan = self.by_attempt.remove(&attempt)?;
-        self.by_engine.remove(&(orphan.engine, attempt));
+        let was_here = self.by_engine.remove(&(orphan.engine, attempt));
+        assert!(was_here, "{attempt:?} is held by an engine that does not have it");
         Some(orphan)
     }
 
@@ -618,7 +619,7 @@ impl Core {
         let (session, n, placement, engine) = (task.session, task.n, task.placement, orphan.engine);
         let direct = task.place != Place::Shared;
         let was_queued = task.state == State::Queued;
-        self.waiting.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        self.waiting.leave(task.state);
         if !was_queued {
             task.transition(State::Queued);
         }

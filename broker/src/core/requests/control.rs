@@ -49,9 +49,10 @@ impl Restarting {
         let mut done = Vec::new();
         for (_, number) in served {
             count(1);
-            let Some((connection, request, engines)) = self.requests.get_mut(&number) else {
-                continue;
-            };
+            let request = self.requests.get_mut(&number);
+            let (connection, request, engines) =
+                request.expect("a request stays while an engine is waited for");
+            assert!(*engines > 0, "a request waits for more engines than it named");
             *engines -= 1;
             if *engines == 0 {
                 done.push((*connection, *request));

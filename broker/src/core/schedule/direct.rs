@@ -159,20 +159,19 @@ impl DirectQueue {
     /// Passes over the session whose task [`DirectQueue::peek`] has just shown, until the next
     /// [`DirectQueue::note`] of it.
     pub fn park(&mut self) {
-        let Some((_, session)) = self.ready.pop_first() else { return };
-        if let Some(line) = self.lines.get_mut(&session) {
-            line.ready = None;
-        }
+        let (_, session) = self.ready.pop_first().expect("a session has just been shown");
+        let line = self.lines.get_mut(&session).expect("a session that is ready has a line");
+        line.ready = None;
     }
 
     /// Takes out what [`DirectQueue::peek`] has just shown. [`DirectQueue::note`] follows.
     pub fn pop(&mut self) {
-        let Some((_, session)) = self.ready.pop_first() else { return };
-        let Some(line) = self.lines.get_mut(&session) else { return };
+        let (_, session) = self.ready.pop_first().expect("a session has just been shown");
+        let line = self.lines.get_mut(&session).expect("a session that is ready has a line");
         line.ready = None;
-        if line.tasks.pop_front().is_some() {
-            self.len -= 1;
-        }
+        let task = line.tasks.pop_front();
+        assert!(task.is_some(), "a line that is ready has a first task");
+        self.len -= 1;
     }
 
     /// Returns true if a task that can run is waiting.

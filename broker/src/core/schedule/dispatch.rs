@@ -68,7 +68,7 @@ impl Core {
 
     fn dispatch_direct(&mut self, now: Time, id: EngineId, until: u64) {
         while let Some(key) = self.next_direct(id) {
-            let Some(task) = self.tasks.get(key) else { continue };
+            let task = self.tasks.get(key).expect("an engine's next task is in the table");
             let (runtime, placement) = (task.runtime, task.placement);
             let class = self.engines.get(id).and_then(|engine| engine.class);
             let Some(class) = class else { return };
@@ -223,7 +223,7 @@ impl Core {
 
     fn assign(&mut self, now: Time, key: TaskKey, engine: EngineId) {
         let count = self.attempts.next();
-        let Some(task) = self.tasks.get_mut(key) else { return };
+        let task = self.tasks.get_mut(key).expect("what is given out is in the table");
         task.transition(State::Assigned { engine, attempt: count, started: false });
         task.tries.attempts += 1;
         task.times.assigned = Some(now);
@@ -242,7 +242,7 @@ impl Core {
             }
             engine.process
         });
-        let Some(Some(process_key)) = place else { return };
+        let process_key = place.flatten().expect("an engine that takes work has its process here");
         if self.withholds(key, engine, count) {
             return;
         }
@@ -416,7 +416,7 @@ impl Core {
             engine.forget_loan(count);
             engine.queue.has_ready()
         });
-        if waits == Some(true) {
+        if waits.expect("an engine stays while it has an attempt") {
             self.schedule.direct_ready.insert(given.engine);
         }
         self.leave_backlog(count);

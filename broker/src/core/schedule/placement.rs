@@ -251,6 +251,7 @@ impl Placements {
     /// A task with these demands has ended.
     pub fn leave(&mut self, id: PlacementId) {
         let placement = self.get_mut(id);
+        assert!(placement.tasks > 0, "more tasks leave {:?} than entered", placement.demands);
         placement.tasks -= 1;
         if placement.tasks == 0 && id.0 as usize >= Runtime::ALL.len() {
             let placement = self.table.remove(&id).expect("it was there a moment ago");
@@ -272,6 +273,7 @@ impl Placements {
     /// Counts a task that waits from now on, or no longer does.
     pub fn count_waiting(&mut self, id: PlacementId, more: bool) {
         let placement = self.get_mut(id);
+        assert!(more || placement.waiting > 0, "nothing waits with {:?}", placement.demands);
         placement.waiting = if more { placement.waiting + 1 } else { placement.waiting - 1 };
         if placement.waiting == 0 {
             self.waiting.remove(&id);
@@ -351,7 +353,9 @@ impl Placements {
 
     /// A process of a class is gone.
     pub fn leave_class(&mut self, id: ClassId) {
-        let Some((_, processes)) = self.classes.get_mut(&id) else { return };
+        let class = self.classes.get_mut(&id);
+        let (_, processes) = class.expect("a class stays while a process is of it");
+        assert!(*processes > 0, "more processes leave a class than entered it");
         *processes -= 1;
         if *processes == 0 {
             let class = self.classes.remove(&id);

@@ -86,9 +86,10 @@ impl SharedQueue {
 
     /// Takes what [`SharedQueue::peek`] has just shown; the next turn is another session's.
     pub fn pop(&mut self, given: u64) {
-        let Some(mut entry) = self.levels.first_entry() else { return };
+        let mut entry = self.levels.first_entry().expect("a task has just been shown");
         let level = entry.get_mut();
-        let Some(Turn { session, .. }) = level.turns.pop_front() else { return };
+        let turn = level.turns.pop_front();
+        let Turn { session, .. } = turn.expect("a level that is left has a turn");
         let tasks = level.tasks.get_mut(&session).expect("a session that has a turn has a queue");
         tasks.pop_front();
         if tasks.is_empty() {

@@ -288,7 +288,7 @@ impl Core {
             let done = session.ledger.done.remove_first(0, u64::MAX, room);
             session.ledger.keeps -= done.iter().filter(|(_, done)| done.what.keep()).count() as u64;
             room -= done.len();
-            self.tally.results_held -= done.len() as u64;
+            self.tally.let_go(done.len() as u64);
             for (n, mut done) in done {
                 self.note_read(key, &mut done);
                 if ending.manner.keeps_all() || done.what.outlives_session() {
@@ -357,12 +357,13 @@ impl Core {
         if !self.sessions.get(key).is_some_and(is_over) {
             return;
         }
-        let Some(session) = self.sessions.remove(key) else { return };
+        let session = self.sessions.remove(key).expect("it was there a moment ago");
+        assert!(session.ledger.done.is_empty(), "a session that is over holds no results");
         for definition in session.definitions.into_values() {
             self.release_definition(session.counted_by, definition);
         }
         self.peers.quotas.leave(session.counted_by);
-        self.tally.ends_remembered -= session.ledger.endings.len();
+        self.tally.forget_ends(session.ledger.endings.len());
         for process in session.known_to {
             count(1);
             let Some(process) = self.processes.get_mut(&process) else { continue };

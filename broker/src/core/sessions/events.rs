@@ -92,6 +92,7 @@ impl Events {
             && let Some(event) = self.untold.pop_front()
         {
             self.first += 1;
+            assert!(bytes_of(&event) <= self.bytes, "an event is counted while it is there");
             self.bytes -= bytes_of(&event);
         }
         if self.untold.is_empty() {

@@ -46,7 +46,8 @@ impl Expiries {
     /// Somebody is back, or is not waited for any longer.
     pub fn cancel(&mut self, away: Away) {
         if let Some(until) = self.until.remove(&away) {
-            self.in_order.remove(&(until, away));
+            let was_here = self.in_order.remove(&(until, away));
+            assert!(was_here, "{away:?} is waited for, and not in the order of that");
         }
     }
 

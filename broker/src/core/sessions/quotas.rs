@@ -37,6 +37,7 @@ impl Quotas {
     /// A session with this token is gone, and so is all that it held.
     pub fn leave(&mut self, token: TokenId) {
         let Some(held) = self.by_token.get_mut(&token) else { return };
+        assert!(held.sessions > 0, "more sessions of a token leave than came");
         held.sessions -= 1;
         if held.sessions == 0 {
             self.by_token.remove(&token);
@@ -58,6 +59,7 @@ impl Quotas {
     /// A task has ended.
     pub fn end_task(&mut self, token: TokenId) {
         if let Some(held) = self.by_token.get_mut(&token) {
+            assert!(held.tasks > 0, "more tasks of a token end than began");
             held.tasks -= 1;
         }
     }
@@ -80,6 +82,7 @@ impl Quotas {
     /// Bytes of a request are free again.
     pub fn release(&mut self, token: TokenId, bytes: u64) {
         if let Some(held) = self.by_token.get_mut(&token) {
+            assert!(bytes <= held.bytes, "{bytes} bytes are freed of {}", held.bytes);
             held.bytes -= bytes;
         }
     }

@@ -416,8 +416,10 @@ impl Sessions {
     /// Adds a session.
     pub fn insert(&mut self, session: Session) -> SessionKey {
         let key = SessionKey(self.next);
+        assert!(key != SessionKey::NOBODY, "all keys of sessions are used up");
         self.next = self.next.saturating_add(1);
-        self.by_id.insert((session.owner(), session.id), key);
+        let before = self.by_id.insert((session.owner(), session.id), key);
+        assert!(before.is_none(), "an owner has one session of an id: {before:?} and {key:?}");
         self.of_any_owner.insert((session.id, key));
         self.by_parent.extend(session.nesting.parent.map(|parent| (parent.attempt, key)));
         self.by_key.insert(key, session);

@@ -34,7 +34,8 @@ impl Deadlines {
 
     /// A task has ended, or its time is another now.
     pub fn remove(&mut self, at: Time, key: TaskKey) {
-        self.0.remove(&(at, key));
+        let was_here = self.0.remove(&(at, key));
+        assert!(was_here, "{key:?} names a deadline that is not there");
     }
 }
 

@@ -158,7 +158,7 @@ impl Core {
         if let Some(waits) = task.more_if_any().and_then(|more| more.waits.take()) {
             self.forget_waits(key, &waits);
         }
-        self.waiting.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        self.waiting.leave(task.state);
         let tasks = &self.tasks;
         match (task.state, task.place.engine()) {
             (State::Assigned { .. } | State::Unsent { .. }, engine) => {
@@ -265,7 +265,7 @@ impl Core {
     }
 
     fn let_go_of_received(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>) {
-        self.tally.results_held -= 1;
+        self.tally.let_go(1);
         self.note_read(key, &mut done);
         if done.what.keep() {
             if let Some(session) = self.sessions.get_mut(key) {

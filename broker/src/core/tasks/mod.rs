@@ -15,6 +15,7 @@ pub(in crate::core) mod waits;
 
 use deadlines::Deadlines;
 use dependencies::Dependents;
+use table::State;
 
 /// Tasks that wait for something else than an engine.
 #[derive(Debug, Default)]
@@ -38,4 +39,27 @@ pub(in crate::core) struct Tally {
     pub(in crate::core) ends_remembered: usize,
     /// Sweeps of engines' queues so far.
     pub(in crate::core) sweeps_made: u64,
+}
+
+impl Waiting {
+    /// A task leaves this state, in which it was counted if it waited.
+    pub(in crate::core) fn leave(&mut self, state: State) {
+        let waits = u64::from(matches!(state, State::Waiting | State::Pausing));
+        assert!(waits <= self.held, "a task waits that was not counted");
+        self.held -= waits;
+    }
+}
+
+impl Tally {
+    /// Ended tasks are not held for their sessions any longer.
+    pub(in crate::core) fn let_go(&mut self, results: u64) {
+        assert!(results <= self.results_held, "{results} of {} are let go", self.results_held);
+        self.results_held -= results;
+    }
+
+    /// A session remembers no ends any longer.
+    pub(in crate::core) fn forget_ends(&mut self, ends: usize) {
+        assert!(ends <= self.ends_remembered, "{ends} of {} are forgotten", self.ends_remembered);
+        self.ends_remembered -= ends;
+    }
 }

@@ -390,7 +390,7 @@ impl Core {
             return;
         }
         let Some(task) = self.tasks.get_mut(key) else { return };
-        self.waiting.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        self.waiting.leave(task.state);
         let has_run = matches!(task.state, State::Pausing | State::Assigned { .. });
         task.transition(State::Queued);
         task.times.queued_us = task.since_submit(now);

@@ -303,6 +303,7 @@ impl Tasks {
     pub fn insert(&mut self, mut task: Task) -> TaskKey {
         self.serial = self.serial.checked_add(1).unwrap_or(NonZeroU32::MIN);
         task.serial = self.serial;
+        assert!(self.slab.len() < u32::MAX as usize, "places of tasks are numbered by 32 bits");
         TaskKey { index: self.slab.insert(task) as u32, serial: self.serial }
     }
 

@@ -115,6 +115,7 @@ impl Chores {
 
     fn pop(&mut self) -> Option<Chore> {
         let chore = self.queue.pop_front()?;
+        assert!(self.left >= usize::from(chore.is_left_by_client()), "chores are counted");
         self.left -= usize::from(chore.is_left_by_client());
         Some(chore)
     }
