@@ -40,14 +40,15 @@ use furlong_wire::message::{RefusalKind, ToClient, ToEngine};
 
 pub use admission::Serves;
 pub use engines::roster::{Change as RosterChange, Roster};
-pub use payloads::stored::Budget;
+pub use payloads::budget::Budget;
+pub(crate) use payloads::output::Piece;
 pub use sessions::connect::Peer;
-pub(crate) use tasks::output::Piece;
 pub use time::Time;
 pub use turns::work::WORK_PER_TURN;
 
 use attempts::Attempts;
-use engines::table::{Engines, Process};
+use engines::process::Process;
+use engines::table::Engines;
 use journal::{Entry, Journal};
 use keys::{ProcessKey, SessionKey};
 use payloads::Memory;

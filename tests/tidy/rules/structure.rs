@@ -20,7 +20,7 @@ struct Limits {
 
 /// Today's worst. They only ever become less.
 const LIMITS: [Limits; 3] = [
-    Limits { core: "broker/src/core", circle: 3, files: 13, fields: 15 },
+    Limits { core: "broker/src/core", circle: 3, files: 12, fields: 15 },
     Limits { core: "engine/src/core", circle: 2, files: 12, fields: 24 },
     Limits { core: "client/src/core", circle: 3, files: 13, fields: 29 },
 ];

@@ -1,31 +1,22 @@
 //! Messages from engine processes.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
-use furlong_wire::ids::{Attempt, EngineId};
-use furlong_wire::limits::{
-    ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX,
-    SLOTS_PER_PROCESS_MAX,
-};
+use furlong_wire::ids::Attempt;
+use furlong_wire::limits::{ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, Attempts, ErrorKind, Event, FromEngine, Outcome,
-    Output as TaskOutput, Payload, Register, Registered, Runtime, SlotDown, Stream, TaskState,
-    ToClient, ToEngine,
+    Output as TaskOutput, Payload, Runtime, SlotDown, Stream, TaskState, ToClient,
 };
 
 use crate::core::attempts::Assignment;
 use crate::core::keys::{ProcessKey, SessionKey};
 use crate::core::payloads::arriving::{Account, EarlyEnd, EngineWaiting};
-use crate::core::payloads::stored::{BytesOf, Stored};
-use crate::core::recovery::reconcile::Reconciling;
+use crate::core::payloads::budget::BytesOf;
+use crate::core::payloads::stored::Stored;
 use crate::core::schedule::aside::{Beginning, has_not_begun};
-use crate::core::schedule::placement::Class;
 use crate::core::schedule::sweep::Reason;
-use crate::core::sessions::expiries::Away;
 use crate::core::tasks::ended::{Ended, cancelled_before_it_began, namespace_lost};
 use crate::core::tasks::table::{Place, State, Task};
-use crate::core::turns::rest::Rest;
 use crate::core::turns::work::WORK_PER_MESSAGE;
 use crate::core::{Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};
 
@@ -102,95 +93,6 @@ impl Core {
             FromEngine::Credit(_) => Ok(()),
             FromEngine::NeedBlob(_) => Err(PeerMisbehaved::Unsupported),
         }
-    }
-
-    /// A process says what it is and has. If one of its engines is being lost, that is over first.
-    pub(in crate::core) fn register(
-        &mut self,
-        now: Time,
-        key: ProcessKey,
-        mut register: Register,
-    ) -> Result<(), PeerMisbehaved> {
-        let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
-        if process.register.is_some() || process.leaving {
-            return Err(PeerMisbehaved::Order);
-        }
-        if !within_limits(&register) {
-            return Err(PeerMisbehaved::Limit);
-        }
-        let foreign = |uuid| self.engines.belongs_to_another(uuid, register.instance);
-        if register.slots.iter().any(|slot| foreign(slot.uuid)) {
-            return Err(PeerMisbehaved::Attempt);
-        }
-        if !self.engines.has_integers(register.slots.len()) {
-            return Err(PeerMisbehaved::UsedUp);
-        }
-        self.turns.work.add(register.slots.len());
-        let connection = process.connection;
-        let instance = register.instance;
-        // First, so that an engine that was leaving on its old connection is gone before it is
-        // admitted as another one.
-        for slot in &register.slots {
-            if let Some(old) = self.engines.find(slot.uuid).and_then(|engine| engine.process) {
-                self.take_over(now, old);
-            }
-        }
-        if let Some(id) = register.slots.iter().find_map(|slot| self.engines.being_lost(slot.uuid))
-        {
-            self.turns.rests.insert(connection, Rest::Register(id, register.into()));
-            return Ok(());
-        }
-        let mut ids = Vec::with_capacity(register.slots.len());
-        for (slot, uuid, wanted) in
-            (0..).zip(&register.slots).map(|(slot, it)| (slot, it.uuid, it.wanted))
-        {
-            let id = self.engines.admit(uuid, wanted);
-            self.engines.update(id, |engine| {
-                (engine.process, engine.slot) = (Some(key), slot);
-                engine.instance = Some(instance);
-            });
-            self.peers.expiries.cancel(Away::Engine(id));
-            ids.push(id);
-        }
-        let reconciling = Reconciling::take(&mut register, ids.clone(), self.attempts.made());
-        let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
-        process.engines.clone_from(&ids);
-        process.register = Some(register);
-        self.to_engine(connection, ToEngine::Registered(Registered { engines: ids }));
-        self.reconcile(now, key, Box::new(reconciling));
-        Ok(())
-    }
-
-    /// All that a process holds is known: from now on its engines are given work.
-    pub(in crate::core) fn take_into_service(&mut self, key: ProcessKey, engines: Vec<EngineId>) {
-        let process = self.processes.get_mut(&key).expect("a process that registers is here");
-        let connection = process.connection;
-        // It may have been told to leave meanwhile.
-        let register = process.register.as_ref().filter(|_| !process.leaving);
-        let class = register.map(|register| Class {
-            runtimes: register.runtimes.iter().copied().collect(),
-            labels: register.labels.iter().cloned().collect(),
-            set_aside: BTreeSet::new(),
-        });
-        let class = class.map(|class| self.schedule.placements.enter_class(class));
-        process.class = class;
-        for id in engines {
-            if self.is_slot_of(id, key) {
-                self.engines.update(id, |engine| engine.class = class);
-                self.schedule.direct_ready.insert(id);
-                self.tell_subscribers(Event::EngineOnline(id));
-            }
-        }
-        self.wait_until_told(connection);
-    }
-
-    /// An engine has come back on a new connection before the old one was found dead.
-    fn take_over(&mut self, now: Time, old: ProcessKey) {
-        let Some(connection) = self.processes.get(&old).map(|process| process.connection) else {
-            return;
-        };
-        self.outputs.push_back(Output::Close(connection, "the engine has a newer connection"));
-        self.handle_disconnected(now, connection);
     }
 
     /// Checks that an attempt is one that this process was given. None if it is of another start of
@@ -663,24 +565,4 @@ fn more_bytes(task: Option<&Task>, stream: Stream, offset: u64, bytes: usize) ->
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
-}
-
-fn within_limits(register: &Register) -> bool {
-    let names = register.labels.iter().chain([&register.host]);
-    let mut uuids: Vec<_> = register.slots.iter().map(|slot| slot.uuid).collect();
-    uuids.sort_unstable();
-    let distinct = uuids.windows(2).all(|pair| pair[0] != pair[1]);
-    distinct
-        && !register.slots.is_empty()
-        && register.slots.len() <= SLOTS_PER_PROCESS_MAX
-        && register.labels.len() <= 64
-        && register.runtimes.len() <= Runtime::ALL.len()
-        && register.cwd.len() <= 4096
-        && register.environment.len() <= 64
-        && register
-            .environment
-            .iter()
-            .all(|(name, value)| name.len() <= NAME_BYTES_MAX && value.len() <= 4096)
-        && register.python.as_ref().is_none_or(|python| python.len() <= 4096)
-        && names.into_iter().all(|name| name.len() <= NAME_BYTES_MAX)
 }

@@ -22,16 +22,14 @@ pub use memory::MemoryJournal;
 pub use restore::{RestoreError, Restoring};
 pub use rows::{Blob, Chunked, EndRow, Entry, Met, SessionRow, TaskRow};
 
-use stage::{Durable, Stage};
-
+use crate::core::journal::stage::{Durable, Stage};
 use crate::core::keys::{SessionKey, TaskKey};
 use crate::core::payloads::stored::Stored;
 use crate::core::requests::status::that_fits;
 use crate::core::sessions::table::Definition;
-use crate::core::tasks::done::Done;
-use crate::core::tasks::ended::Ended;
 use crate::core::tasks::table::Task;
 use crate::core::tasks::waits::Waits;
+use crate::core::tasks::{done::Done, ended::Ended};
 use crate::core::{Connected, ConnectionId, Core, Output, Time};
 
 /// Replies that wait for the journal: more are refused, since requests would pile up while a disk

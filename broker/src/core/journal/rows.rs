@@ -8,7 +8,7 @@ use furlong_wire::message::{AttemptRecord, Outcome, Runtime, TaskOptions};
 use furlong_wire::payload::{InlineBytes, PayloadSecret};
 use furlong_wire::token::Claims;
 
-use crate::core::tasks::output::Piece;
+use crate::core::payloads::output::Piece;
 
 /// A change of the journal. They take effect in the order in which the core gave them.
 #[derive(Clone, Debug)]

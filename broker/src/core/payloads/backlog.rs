@@ -14,10 +14,12 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::message::{AttemptFinished, Attempts, ErrorKind, Outcome, TaskState, ToEngine};
 
 use super::arriving::Account;
-use super::stored::{BytesOf, Stored};
+use super::stored::Stored;
 use crate::core::attempts::Assignment;
-use crate::core::engines::table::{Engine, Process};
+use crate::core::engines::process::Process;
+use crate::core::engines::table::Engine;
 use crate::core::keys::{PlacementId, ProcessKey, SessionKey};
+use crate::core::payloads::budget::BytesOf;
 use crate::core::schedule::sweep::Reason;
 use crate::core::tasks::ended::Ended;
 use crate::core::tasks::table::State;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use furlong_wire::ids::TokenId;
 use furlong_wire::message::{AttemptRecord, Outcome, TaskOptions};
 
-use super::stored::{BytesOf, Stored};
+use super::stored::Stored;
 use crate::core::Core;
 use crate::core::keys::TaskKey;
+use crate::core::payloads::budget::BytesOf;
 use crate::core::sessions::table::Definition;
 use crate::core::tasks::done::Done;
 use crate::core::tasks::table::Task;

@@ -2,12 +2,14 @@
 
 pub(in crate::core) mod arriving;
 pub(in crate::core) mod backlog;
+pub(in crate::core) mod budget;
 pub(in crate::core) mod charges;
+pub(in crate::core) mod output;
 pub(in crate::core) mod published;
 pub(in crate::core) mod stored;
 
 use backlog::Backlog;
-use stored::Budget;
+use budget::Budget;
 
 /// The memory that payloads and extras take.
 #[derive(Debug)]

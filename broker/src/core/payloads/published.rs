@@ -5,8 +5,9 @@ use furlong_wire::limits::PUBLISHED_BYTES_MAX;
 use furlong_wire::message::{AttemptPublished, Payload, Published, ToClient};
 
 use super::arriving::{EarlyEnd, EngineWaiting};
-use super::stored::{BytesOf, Stored};
+use super::stored::Stored;
 use crate::core::keys::{ProcessKey, SessionKey};
+use crate::core::payloads::budget::BytesOf;
 use crate::core::tasks::submit::{announced_bytes, transfer_of};
 use crate::core::{Core, Output, PeerMisbehaved};
 

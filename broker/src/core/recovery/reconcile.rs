@@ -13,7 +13,8 @@ use furlong_wire::message::{Adopt, CancelAttempts, HeldWork, Register, Release, 
 use crate::core::attempts::Assignment;
 use crate::core::engines::away::Moved;
 use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
-use crate::core::payloads::stored::{BytesOf, Stored};
+use crate::core::payloads::budget::BytesOf;
+use crate::core::payloads::stored::Stored;
 use crate::core::tasks::ended::cancelled_before_it_began;
 use crate::core::tasks::table::{Place, State};
 use crate::core::turns::work::{TASKS_PER_PART, count};
@@ -163,7 +164,8 @@ impl Core {
     }
 
     /// The attempts that an engine had been given by then, the last one first: each goes to the
-    /// front of its queue. All that it holds is known: what was taken from it is elsewhere for good.
+    /// front of its queue. All that it holds is known: the rest of what was taken from it is
+    /// elsewhere for good.
     fn given_by(&mut self, id: EngineId, made: u64) -> VecDeque<u64> {
         let given = self.engines.update(id, |engine| {
             engine.work.moved.clear();

@@ -8,10 +8,10 @@ use furlong_wire::message::{
 
 use super::records::Fitting;
 use crate::core::keys::{SessionKey, TaskKey};
+use crate::core::payloads::output::Piece;
 use crate::core::payloads::stored::Stored;
 use crate::core::tasks::done::Done;
 use crate::core::tasks::extras::Follower;
-use crate::core::tasks::output::Piece;
 use crate::core::tasks::table::Task;
 use crate::core::turns::work::WORK_PER_TURN;
 use crate::core::{ConnectionId, Core, Output, Time};

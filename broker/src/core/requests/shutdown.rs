@@ -151,8 +151,8 @@ impl Core {
         self.to_engine(connection, ToEngine::Shutdown(message));
     }
 
-    /// Stops an engine whose process goes on, or is away. Its slot stays there, and is given nothing
-    /// any longer.
+    /// Stops an engine whose process goes on, or is away. Its slot stays there, and is given
+    /// nothing any longer.
     fn stop_alone(&mut self, now: Time, id: EngineId) {
         self.tell_slot(id, |slots| ToEngine::Restart(Slots { slots }));
         self.requeue_withheld(now, id);

@@ -5,37 +5,29 @@
 //! engine has nothing while another still has such tasks assigned, it is asked to give some back.
 
 use std::cmp::Reverse;
-use std::time::Duration;
 
 use furlong_wire::AtLeastOne;
-use furlong_wire::ids::{Attempt, EngineId};
+use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
-    Assign, Attempts, EngineDefine, ErrorKind, Payload, Secret, Share, Stopped, TaskState,
-    ToClient, ToEngine, Work,
+    Assign, EngineDefine, ErrorKind, Payload, Secret, Share, Stopped, TaskState, ToClient,
+    ToEngine, Work,
 };
 use furlong_wire::payload::InlineBytes;
 
 use super::lending;
 use crate::core::attempts::{Assignment, Stopping};
 use crate::core::engines::table::Engine;
-use crate::core::keys::{ClassId, PlacementId, SessionKey, TaskKey};
-use crate::core::payloads::stored::{BytesOf, Stored};
+use crate::core::keys::{PlacementId, SessionKey, TaskKey};
+use crate::core::payloads::budget::BytesOf;
+use crate::core::payloads::stored::Stored;
 use crate::core::sessions::events::TOLD_AT_ONCE;
 use crate::core::sessions::table::{Definition, Sessions};
 use crate::core::tasks::ended::Ended;
 use crate::core::tasks::table::{Place, State, Task};
 use crate::core::{Core, Output, Time};
 
-/// The time an engine may keep short tasks assigned while another is idle, before some are taken
-/// back.
-const RECALL_AFTER: Duration = Duration::from_millis(2);
 /// Tasks that are given to engines before others have their turn.
 const ASSIGNED_PER_TURN: u64 = 4096;
-/// The number of busy engines that are examined for work that an idle one could take over.
-const BUSY_SCAN_MAX: usize = 8;
-/// The same over all classes, and classes of idle engines for which they are looked at.
-const BUSY_MAX: usize = 32;
-
 impl Core {
     /// Returns true if any engine has a task assigned.
     pub fn is_at_work(&self) -> bool {
@@ -44,12 +36,15 @@ impl Core {
 
     /// Gives engines what they can take. Call it after each batch of messages.
     pub fn dispatch(&mut self, now: Time) {
+        // A turn ends here: what was left since it was over may go on.
         self.turns.work_before = self.turns.work.done();
         self.tell_events(TOLD_AT_ONCE);
         self.end_what_is_over(now);
+        // First, since the room that results take decides whose tasks are passed over.
         if self.memory.backlog.len() > 0 {
             self.take_results(now);
         }
+        // Engines' own queues go before the shared ones: nobody else can run what waits there.
         let until = self.attempts.made() + ASSIGNED_PER_TURN;
         while self.attempts.made() < until
             && let Some(id) = self.schedule.direct_ready.pop_first()
@@ -126,6 +121,7 @@ impl Core {
         let engine = self.engines.get(id).filter(|engine| engine.takes_direct())?;
         let key = engine.queue.peek()?;
         let task = self.tasks.get(key)?;
+        // A follower must not be on its way when the task before it fails.
         let limit = if task.aborts_followers() { 1 } else { prefetch(&self.sessions, task) };
         // Nothing that was submitted after a forced cancel begins in the interpreter that is killed
         // for that.
@@ -159,6 +155,7 @@ impl Core {
     }
 
     fn dispatch_shared(&mut self, now: Time, until: u64) {
+        // An engine of the roster may have any of these, and has not said so yet.
         if self.recovery.journal.is_reconciling(now) {
             return;
         }
@@ -477,107 +474,6 @@ impl Core {
     pub(in crate::core) fn queue_again(&mut self, now: Time, key: TaskKey) {
         self.queue(now, key);
         self.set_deadline(now, key);
-    }
-
-    /// Work of its own queue is about to go to an engine: shared tasks that it has not begun are
-    /// for others.
-    fn recall_for_direct(&mut self, id: EngineId) {
-        let Some(engine) = self.engines.get(id) else { return };
-        let shared = |count: &&u64| {
-            let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
-            is_shared && !engine.work.stood_in.contains(*count)
-        };
-        let in_hand = engine.work.assigned.len()
-            - engine.work.assigned_direct as usize
-            - engine.work.stood_in.len();
-        let runs_the_only_one =
-            in_hand == 1 && engine.work.assigned.iter().next().is_some_and(|first| shared(&first));
-        if in_hand == 0 || runs_the_only_one || !engine.work.recalled.is_empty() {
-            return;
-        }
-        // The first assigned is what it runs. The newest go first: each that comes back goes to the
-        // front of its queue.
-        let counts: Vec<u64> =
-            engine.work.assigned.iter().skip(1).filter(shared).rev().copied().collect();
-        self.recall(id, counts);
-    }
-
-    /// An engine's interpreter is gone: what needs its namespace and was on its way to the engine
-    /// at that moment must not begin in the next one. The engine itself gives back what it had.
-    pub(in crate::core) fn recall_direct(&mut self, id: EngineId) {
-        let Some(engine) = self.engines.get(id) else { return };
-        let needs = |count: &&u64| {
-            let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
-            task.is_some_and(Task::needs_namespace)
-        };
-        let counts: Vec<u64> = engine.work.assigned.iter().filter(needs).copied().collect();
-        if !counts.is_empty() {
-            self.recall(id, counts);
-        }
-    }
-
-    pub(in crate::core) fn recall(&mut self, id: EngineId, counts: Vec<u64>) {
-        let process = self.engines.get(id).and_then(|engine| engine.process);
-        let Some(process) = process.and_then(|key| self.processes.get(&key)) else { return };
-        let connection = process.connection;
-        let attempts: Vec<Attempt> = counts.iter().map(|count| self.attempt(*count)).collect();
-        self.engines.update(id, |engine| engine.work.recalled.extend(counts));
-        self.to_engine_in_parts(connection, &attempts, |attempts| {
-            ToEngine::Recall(Attempts { attempts })
-        });
-    }
-
-    /// Asks a busy engine for half of what it has been assigned, if another has nothing and could
-    /// run it.
-    fn recall_for_idle(&mut self, now: Time) {
-        let looked_at = self.schedule.recall_looked_at;
-        if self.engines.classes() > BUSY_SCAN_MAX
-            && looked_at.is_some_and(|at| now < at.after(RECALL_AFTER))
-        {
-            // Many classes are not looked at after each batch of messages.
-            self.schedule.recall_at =
-                looked_at.map(|at| at.after(RECALL_AFTER)).filter(|_| !self.attempts.is_empty());
-            return;
-        }
-        (self.schedule.recall_at, self.schedule.recall_looked_at) = (None, Some(now));
-        let busiest: Vec<EngineId> = self.engines.busiest(BUSY_SCAN_MAX).take(BUSY_MAX).collect();
-        if busiest.is_empty() {
-            return;
-        }
-        let idle = self.engines.idle().map(|(class, _)| class).take(BUSY_MAX);
-        let spare =
-            |class: ClassId| busiest.iter().find_map(|id| Some((*id, self.spare(*id, class)?)));
-        let Some((id, (oldest, counts))) = idle.into_iter().find_map(spare) else { return };
-        if now < oldest.after(RECALL_AFTER) {
-            self.schedule.recall_at = Some(oldest.after(RECALL_AFTER));
-            return;
-        }
-        self.recall(id, counts);
-        // Others may be idle too, and this engine may have nothing left to give.
-        self.schedule.recall_at = Some(now.after(RECALL_AFTER));
-    }
-
-    /// Returns an engine's surplus shared work, beyond what it runs, for engines of the class
-    /// `idle`: the time at which the oldest of its tasks was assigned, and half of the attempts,
-    /// the newest first. None if there is nothing to take, or some was asked for already.
-    fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<u64>)> {
-        let engine = self.engines.get(id).filter(|engine| engine.work.lent.is_empty())?;
-        let engine =
-            Some(engine).filter(|engine| engine.load() >= 2 && engine.work.recalled.is_empty())?;
-        let task =
-            |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
-        let oldest = engine.work.assigned.iter().find_map(|count| task(count)?.times.assigned)?;
-        let movable = |count: &&u64| {
-            task(count).is_some_and(|task| {
-                task.place == Place::Shared
-                    && self.schedule.placements.fits(task.placement, idle, &self.engines)
-            })
-        };
-        let half = (engine.load() as usize / 2).max(1);
-        // The first assigned is what it runs.
-        let counts: Vec<u64> =
-            engine.work.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
-        (!counts.is_empty()).then_some((oldest, counts))
     }
 }
 

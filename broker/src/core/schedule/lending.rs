@@ -176,7 +176,7 @@ impl Core {
         }
     }
 
-    /// Moves a shared task to the queue of its new depth. Its entry in the old one counts no longer.
+    /// Moves a shared task to the queue of its new depth. Its entry in the old one is stale.
     fn move_deeper(&mut self, key: TaskKey, depth: u32) {
         let task = self.tasks.get_mut(key).filter(|task| task.place == Place::Shared);
         let Some(task) = task else { return };

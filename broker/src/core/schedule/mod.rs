@@ -7,6 +7,7 @@ pub(in crate::core) mod dispatch;
 pub(in crate::core) mod lending;
 pub(in crate::core) mod placement;
 pub(in crate::core) mod prefetch;
+pub(in crate::core) mod recall;
 pub(in crate::core) mod shared;
 pub(in crate::core) mod sweep;
 

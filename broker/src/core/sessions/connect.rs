@@ -9,9 +9,9 @@ use furlong_wire::token::Claims;
 
 use super::expiries::Away;
 use super::table::{ClientLink, ClientWaiting, Definition, Nesting, Parent, Session};
-use crate::core::engines::table::{Process, Sending, Told};
+use crate::core::engines::process::{Process, Sending, Told};
 use crate::core::keys::{ProcessKey, SessionKey};
-use crate::core::payloads::stored::{BytesOf, Credit};
+use crate::core::payloads::budget::{BytesOf, Credit};
 use crate::core::tasks::table::Task;
 use crate::core::turns::chores::{Chore, Ending, Manner};
 use crate::core::turns::work::{TASKS_PER_PART, WORK_PER_MESSAGE, count};

@@ -2,6 +2,7 @@
 
 pub(in crate::core) mod authority;
 pub(in crate::core) mod connect;
+pub(in crate::core) mod definitions;
 pub(in crate::core) mod events;
 pub(in crate::core) mod expiries;
 pub(in crate::core) mod from_client;

@@ -11,7 +11,8 @@ use furlong_wire::token::Claims;
 
 use super::refused::{MISSING_RANGES_MAX, Refused, ranges};
 use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
-use crate::core::payloads::stored::{Credit, Receiving, Stored};
+use crate::core::payloads::budget::Credit;
+use crate::core::payloads::stored::{Receiving, Stored};
 use crate::core::schedule::prefetch::Kinds;
 use crate::core::seq_map::SeqMap;
 use crate::core::tasks::done::Done;

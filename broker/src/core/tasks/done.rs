@@ -10,9 +10,9 @@ use furlong_wire::message::{
 
 use super::ended::Ending;
 use super::extras::{Follower, TaskExtras};
-use super::output::Piece;
 use crate::core::journal::stage::Durable;
 use crate::core::keys::ProcessKey;
+use crate::core::payloads::output::Piece;
 use crate::core::payloads::stored::Stored;
 
 /// An ended task, kept until its client has acknowledged it.

@@ -2,8 +2,8 @@
 
 use furlong_wire::message::AttemptRecord;
 
-use super::output::KeptOutput;
 use super::waits::Waits;
+use crate::core::payloads::output::KeptOutput;
 use crate::core::{ConnectionId, Time};
 
 /// The extras that few tasks have.

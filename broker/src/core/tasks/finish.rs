@@ -11,7 +11,8 @@ use super::ended::{BEFORE_IT_BEGAN, Ended};
 use super::table::{State, Task};
 use crate::core::attempts::Stopping;
 use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
-use crate::core::payloads::stored::{BytesOf, Stored};
+use crate::core::payloads::budget::BytesOf;
+use crate::core::payloads::stored::Stored;
 use crate::core::schedule::sweep::Reason;
 use crate::core::sessions::from_client::check_ascending;
 use crate::core::sessions::table::Session;
@@ -47,6 +48,7 @@ impl Core {
         let (session, n, payload) =
             (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
         let mut done = self.done(now, task, &payload, ended);
+        // A durable end is told when the journal has it: a restart could bring another one.
         done.is_unwritten = self.note_ended(session, n, &mut done, &payload);
         self.charge_done(&mut done);
         if !done.is_unwritten {
@@ -57,6 +59,7 @@ impl Core {
         self.note_end(key, ending);
         self.tally.finished += 1;
         self.hand_to_session(now, session, n, done, ending);
+        // After the session has its end, for which the attempt is held.
         if let Some((process, count)) = unsent {
             self.hold_or_release(process, session, n, count);
         }
@@ -66,6 +69,7 @@ impl Core {
         if let Some(target) = aborts {
             self.sweep(now, target, Some(session), Reason::Aborted);
         }
+        // Last, since dependents may end in turn. A session that is over goes with its last task.
         self.tell_dependents(now);
         self.forget_departed(session);
     }

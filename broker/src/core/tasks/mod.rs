@@ -6,7 +6,6 @@ pub(in crate::core) mod done;
 pub(in crate::core) mod ended;
 pub(in crate::core) mod extras;
 pub(in crate::core) mod finish;
-pub(in crate::core) mod output;
 pub(in crate::core) mod retained;
 pub(in crate::core) mod submit;
 pub(in crate::core) mod table;

@@ -14,7 +14,7 @@ use furlong_wire::payload::PayloadSecret;
 
 use super::done::Done;
 use crate::core::keys::SessionKey;
-use crate::core::payloads::stored::BytesOf;
+use crate::core::payloads::budget::BytesOf;
 use crate::core::sessions::table::of_owner;
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{Core, Time};

@@ -6,22 +6,17 @@ use bytes::Bytes;
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
-use furlong_wire::message::{
-    Define, EngineUndefine, ErrorKind, Payload, Submit, Targets, TaskOptions, TaskState, ToEngine,
-};
+use furlong_wire::message::{ErrorKind, Payload, Submit, Targets, TaskOptions, TaskState};
 use furlong_wire::payload::InlineBytes;
 
 use super::ended::{Ended, unmet};
 use super::table::{Place, State, Submitted, Task, submitted};
 use super::waits::Waits;
 use crate::core::keys::{PlacementId, SessionKey, TaskKey};
-use crate::core::payloads::stored::{BytesOf, Stored};
+use crate::core::payloads::budget::BytesOf;
+use crate::core::payloads::stored::Stored;
 use crate::core::sessions::table::{Admission, ClientWaiting, Definition};
-use crate::core::turns::work::count;
 use crate::core::{Core, PeerMisbehaved, Time};
-
-/// Definitions that a session may have.
-const DEFINITIONS_MAX: usize = 4096;
 
 impl Core {
     pub(in crate::core) fn submit(
@@ -46,33 +41,27 @@ impl Core {
         }
         session.link.receiving.check(&submit.payload)?;
         session.link.credit.announce(announced_bytes(&submit.payload))?;
-        match session.admit(
-            submit.n,
-            tasks_count,
-            options.is_some_and(|options| options.repeated),
-        )? {
+        let repeated = options.is_some_and(|options| options.repeated);
+        match session.admit(submit.n, tasks_count, repeated)? {
             Admission::New => {}
             Admission::Refused if self.kept.get(key, submit.n).is_none() => {
                 self.forget_refusal(key, submit.n);
             }
             Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
             Admission::Known | Admission::Refused => {
-                session.link.receiving.expect(
-                    transfer_of(&submit.payload),
-                    &submit.payload,
-                    None,
-                )?;
+                let transfer = transfer_of(&submit.payload);
+                session.link.receiving.expect(transfer, &submit.payload, None)?;
                 self.read_past(key, &submit.payload, &Stored::Refused);
                 return Ok(());
             }
         }
-        self.turns.work.add(
-            tasks_count + options.map_or(0, |options| options.after.len() + options.follow.len()),
-        );
+        let dependencies = options.map_or(0, |options| options.after.len() + options.follow.len());
+        self.turns.work.add(tasks_count + dependencies);
         let stored = self.admit_payload(key, &submit.payload);
         if let Some(refusal) = self.why_refused(key, &submit, tasks_count as u64, &stored) {
             return self.turn_away(now, key, &submit, &stored, &refusal);
         }
+        // Demands are entered before the tasks that name them: a placement without a task is gone.
         let placement = self.enter_placement(key, &submit, tasks_count as u64);
         // The targets share the options: they may be long, and the targets many.
         let options = submit.options.take().map(|options| Arc::new(*options));
@@ -91,6 +80,7 @@ impl Core {
         if let Some(refusal) = refusal {
             return self.refuse(now, key, &submit.payload, &stored, tasks, &refusal);
         }
+        // Only a task for one engine can wait for what occupies that engine.
         let may_be_circles = !shared && self.is_bound(key);
         let placed: Vec<TaskKey> =
             if may_be_circles { tasks.iter().copied().collect() } else { Vec::new() };
@@ -101,8 +91,8 @@ impl Core {
         Ok(())
     }
 
-    /// Gives the tasks of a submit their places in the table, one for each target. Whatever comes of
-    /// them, each of them ends.
+    /// Gives the tasks of a submit their places in the table, one for each target. Whatever comes
+    /// of them, each of them ends.
     fn enter_tasks(
         &mut self,
         now: Time,
@@ -448,94 +438,8 @@ impl Core {
         Ok(())
     }
 
-    pub(in crate::core) fn define(
-        &mut self,
-        now: Time,
-        key: SessionKey,
-        define: &Define,
-    ) -> Result<(), PeerMisbehaved> {
-        self.may(key, |role| role.may_submit_direct() || role.may_submit_shared())?;
-        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        session.link.receiving.check(&define.payload)?;
-        session.link.credit.announce(announced_bytes(&define.payload))?;
-        let waiting = match session.definitions.remove(&define.number) {
-            None if session.definitions.len() < DEFINITIONS_MAX => Vec::new(),
-            Some(Definition::Missing(waiting)) => waiting,
-            _ => return Err(PeerMisbehaved::Limit),
-        };
-        let token = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.counted_by;
-        let stored = self.admit_payload(key, &define.payload);
-        let is_inline = matches!(define.payload, Payload::Inline(_));
-        let has_room = !is_inline || self.charge_inline_definition(token, &stored);
-        let stored = if has_room { stored } else { Stored::Refused };
-        let refused = matches!(stored, Stored::Refused);
-        let whole = refused || matches!(define.payload, Payload::Inline(_));
-        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        session.definitions.insert(define.number, Definition::Receiving(waiting));
-        let waits = (!whole).then_some(ClientWaiting::Definition(define.number));
-        session.link.receiving.expect(transfer_of(&define.payload), &define.payload, waits)?;
-        if refused {
-            self.read_past(key, &define.payload, &Stored::Refused);
-        }
-        if whole { self.take_definition(now, key, define.number, stored) } else { Ok(()) }
-    }
-
-    /// A definition can go. One that has not come whole stays until the session ends: its chunks
-    /// are on their way.
-    pub(in crate::core) fn undefine(
-        &mut self,
-        key: SessionKey,
-        number: u32,
-    ) -> Result<(), PeerMisbehaved> {
-        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        if !matches!(session.definitions.get(&number), Some(Definition::Here(_))) {
-            return Ok(());
-        }
-        let (id, token) = (session.id, session.counted_by);
-        let definition = session.definitions.remove(&number).expect("it was there a moment ago");
-        if let Definition::Here(stored) = &definition {
-            match stored.budget_bytes() {
-                0 => {}
-                bytes => self.grant_to_client(key, bytes),
-            }
-        }
-        self.release_definition(token, definition);
-        let session = self.sessions.get(key);
-        for process in session.into_iter().flat_map(|session| &session.known_to) {
-            count(1);
-            let Some(process) = self.processes.get_mut(process) else { continue };
-            if process.told.definitions.remove(&(key, number)) {
-                let message = ToEngine::Undefine(EngineUndefine { session: id, number });
-                self.outputs.push_back(crate::core::Output::ToEngine(process.connection, message));
-            }
-        }
-        Ok(())
-    }
-
-    /// A definition is here, or was refused: what waited for it goes on.
-    fn take_definition(
-        &mut self,
-        now: Time,
-        key: SessionKey,
-        number: u32,
-        stored: Stored,
-    ) -> Result<(), PeerMisbehaved> {
-        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        let before = session.definitions.insert(number, Definition::Here(stored));
-        let Some(Definition::Receiving(waiting)) = before else {
-            return Err(PeerMisbehaved::Order);
-        };
-        for task in waiting {
-            let payload = self.tasks.get(task).map(|task| task.payload.clone());
-            if let Some(payload) = payload {
-                self.take_payload(now, task, payload);
-            }
-        }
-        Ok(())
-    }
-
     /// Takes a client's payload into the budget; its chunks, if it has any, are still to come.
-    fn admit_payload(&mut self, key: SessionKey, payload: &Payload) -> Stored {
+    pub(in crate::core) fn admit_payload(&mut self, key: SessionKey, payload: &Payload) -> Stored {
         let Payload::Chunked { bytes, .. } = payload else {
             let Payload::Inline(bytes) = payload else { return Stored::Refused };
             return Stored::Inline(bytes.clone());

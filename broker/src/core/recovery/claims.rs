@@ -1,0 +1,181 @@
+//! Tasks that were submitted to an earlier start of the broker: each is matched with what engines
+//! hold, waits for those that may have it, or is lost.
+
+use std::time::Duration;
+
+use furlong_wire::ids::{Attempt, EngineId};
+use furlong_wire::message::{Adopt, ErrorKind, Outcome, TaskState, ToEngine};
+
+use crate::core::attempts::Assignment;
+use crate::core::keys::{ProcessKey, TaskKey};
+use crate::core::sessions::connect::ENGINE_GRACE;
+use crate::core::tasks::ended::Ended;
+use crate::core::tasks::table::{Place, State, Task};
+use crate::core::{Core, Time};
+
+/// The time, from the broker's start, that a task that may have run waits for the engines of the
+/// roster.
+pub(in crate::core) const ROSTER_WAIT: Duration = Duration::from_secs(1);
+/// The same for a task that may run once only.
+const ROSTER_WAIT_ONCE: Duration = ENGINE_GRACE;
+/// Matches that are remembered after their attempts have ended.
+const MATCHED_KEPT: usize = 256;
+
+/// Handling of tasks that were submitted to an earlier start.
+impl Core {
+    /// A task that has all that it needs. Whether it is not to be queued: it is matched, or waits,
+    /// or is lost.
+    pub(in crate::core) fn claim(&mut self, now: Time, key: TaskKey) -> bool {
+        let Some(task) = self.tasks.get(key).filter(|task| self.may_have_run(task)) else {
+            return false;
+        };
+        let Some(session) = self.sessions.get(task.session) else { return false };
+        let orphan = self.recovery.orphans.by_task.get(&(session.id, task.n)).copied();
+        if let Some((attempt, orphan)) =
+            orphan.and_then(|it| Some((it, *self.recovery.orphans.by_attempt.get(&it)?)))
+            && fits(task, orphan.engine)
+            && let Some(process) = self.engines.get(orphan.engine).and_then(|engine| engine.process)
+        {
+            self.match_orphan(now, process, key, attempt);
+            return true;
+        }
+        match task.place.engine() {
+            // It waits in its engine's queue, which is matched when the engine comes.
+            Some(engine)
+                if !self.recovery.orphans.lossy.contains(&engine)
+                    && !session.ledger.unasked.contains(&task.n) =>
+            {
+                false
+            }
+            Some(_) => {
+                self.lose_unmatched(now, key);
+                true
+            }
+            None => self.wait_for_roster(now, key),
+        }
+    }
+
+    /// Returns true if a task was submitted to an earlier start, and was not given to an engine at
+    /// this one.
+    pub(in crate::core) fn may_have_run(&self, task: &Task) -> bool {
+        task.tries.attempts == 0
+            && task.may_be_repeated()
+            && self
+                .sessions
+                .get(task.session)
+                .is_some_and(|session| task.n <= session.ledger.before)
+    }
+
+    /// A shared task may be with an engine that is not here yet: it waits. Whether it does, or is
+    /// lost.
+    pub(super) fn wait_for_roster(&mut self, now: Time, key: TaskKey) -> bool {
+        let Some(task) = self.tasks.get_mut(key) else { return false };
+        if task.durable().is_some_and(|durable| durable.begun) && !task.at_most_once() {
+            // Nothing shared is given out before the roster's engines are here.
+            return false;
+        }
+        // An engine that was given up is no longer in the roster, and may come back all the same.
+        let wait = match (task.at_most_once(), self.recovery.orphans.awaited.is_empty()) {
+            (false, true) => Duration::ZERO,
+            (false, false) | (true, true) => ROSTER_WAIT,
+            (true, false) => ROSTER_WAIT_ONCE,
+        };
+        let until = Time::default().after(wait);
+        if until <= now {
+            return self.end_wait(now, key);
+        }
+        if task.state != State::Pausing {
+            self.waiting.held += u64::from(task.state != State::Waiting);
+            task.transition(State::Pausing);
+        }
+        task.more_mut().pause_ends = Some(until);
+        self.set_deadline(now, key);
+        self.recovery.orphans.waiting.insert(key);
+        true
+    }
+
+    /// No engine has a task that may have run. Whether it has left the way to its queue.
+    pub(in crate::core) fn end_wait(&mut self, now: Time, key: TaskKey) -> bool {
+        let Some(task) = self.tasks.get_mut(key) else { return true };
+        if task.at_most_once() {
+            self.lose_unmatched(now, key);
+            return true;
+        }
+        if task.state == State::Pausing {
+            task.more_mut().pause_ends = None;
+            self.queue_again(now, key);
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn lose_unmatched(&mut self, now: Time, key: TaskKey) {
+        let away: Vec<String> =
+            self.recovery.orphans.awaited.iter().take(8).map(ToString::to_string).collect();
+        let away = if away.is_empty() {
+            "no engine holds it".to_owned()
+        } else {
+            format!("engines that were here then have not come back: {}", away.join(", "))
+        };
+        let text = format!(
+            "it was submitted before the broker was started again and may have run, which is not allowed twice; {away}"
+        );
+        let outcome = Outcome::error(TaskState::Lost, ErrorKind::EngineLost, text);
+        self.end(now, key, Ended { outcome, ..Ended::default() });
+    }
+
+    /// A task is what an engine holds of an earlier start: it goes on as an attempt of this one.
+    pub(super) fn match_orphan(
+        &mut self,
+        now: Time,
+        process: ProcessKey,
+        key: TaskKey,
+        attempt: Attempt,
+    ) {
+        let Some(orphan) = self.recovery.orphans.remove(attempt) else { return };
+        if let Some(count) = orphan.occupies {
+            self.take_back(count);
+        }
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let (session, n, placement, engine) = (task.session, task.n, task.placement, orphan.engine);
+        let direct = task.place != Place::Shared;
+        let was_queued = task.state == State::Queued;
+        self.waiting.leave(task.state);
+        if !was_queued {
+            task.transition(State::Queued);
+        }
+        let count = self.attempts.next();
+        task.transition(State::Assigned { engine, attempt: count, started: false });
+        task.transition(State::Assigned { engine, attempt: count, started: true });
+        (task.tries.attempts, task.times.assigned) = (1, Some(now));
+        let more = task.more_mut();
+        (more.started, more.has_run, more.pause_ends) = (None, false, None);
+        if direct {
+            let tasks = &self.tasks;
+            self.engines.update(engine, |engine| engine.queue.take_out(session, key, tasks));
+        } else if was_queued {
+            self.schedule.placements.count_waiting(placement, false);
+        }
+        self.hold_attempt(Assignment::new(key, (session, n), engine, direct), count);
+        self.set_deadline(now, key);
+        self.note_matched(attempt, count);
+        self.tell_session(process, key);
+        if let Some(connection) = self.processes.get(&process).map(|process| process.connection) {
+            let attempts = vec![(attempt, self.attempt(count))];
+            self.to_engine(connection, ToEngine::Adopt(Adopt { attempts }));
+        }
+    }
+
+    pub(super) fn note_matched(&mut self, attempt: Attempt, count: u64) {
+        let (attempts, matched) = (&self.attempts, &mut self.recovery.orphans.matched);
+        if matched.len() >= MATCHED_KEPT + 2 * attempts.len() {
+            matched.retain(|_, count| attempts.get(*count).is_some());
+        }
+        matched.insert(attempt, count);
+    }
+}
+
+/// Returns true if a task may be on that engine.
+pub(super) fn fits(task: &Task, engine: EngineId) -> bool {
+    task.place.engine().is_none_or(|of_task| of_task == engine)
+}

@@ -1,0 +1,101 @@
+//! Definitions: blobs that the tasks of a session name, each sent once to a process.
+
+use furlong_wire::message::{Define, EngineUndefine, Payload, ToEngine};
+
+use super::table::{ClientWaiting, Definition};
+use crate::core::keys::SessionKey;
+use crate::core::payloads::stored::Stored;
+use crate::core::tasks::submit::{announced_bytes, transfer_of};
+use crate::core::turns::work::count;
+use crate::core::{Core, PeerMisbehaved, Time};
+
+/// Definitions that a session may have.
+const DEFINITIONS_MAX: usize = 4096;
+
+impl Core {
+    pub(in crate::core) fn define(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        define: &Define,
+    ) -> Result<(), PeerMisbehaved> {
+        self.may(key, |role| role.may_submit_direct() || role.may_submit_shared())?;
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        session.link.receiving.check(&define.payload)?;
+        session.link.credit.announce(announced_bytes(&define.payload))?;
+        let waiting = match session.definitions.remove(&define.number) {
+            None if session.definitions.len() < DEFINITIONS_MAX => Vec::new(),
+            Some(Definition::Missing(waiting)) => waiting,
+            _ => return Err(PeerMisbehaved::Limit),
+        };
+        let token = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.counted_by;
+        let stored = self.admit_payload(key, &define.payload);
+        let is_inline = matches!(define.payload, Payload::Inline(_));
+        let has_room = !is_inline || self.charge_inline_definition(token, &stored);
+        let stored = if has_room { stored } else { Stored::Refused };
+        let refused = matches!(stored, Stored::Refused);
+        let whole = refused || matches!(define.payload, Payload::Inline(_));
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        session.definitions.insert(define.number, Definition::Receiving(waiting));
+        let waits = (!whole).then_some(ClientWaiting::Definition(define.number));
+        session.link.receiving.expect(transfer_of(&define.payload), &define.payload, waits)?;
+        if refused {
+            self.read_past(key, &define.payload, &Stored::Refused);
+        }
+        if whole { self.take_definition(now, key, define.number, stored) } else { Ok(()) }
+    }
+
+    /// A definition can go. One that has not come whole stays until the session ends: its chunks
+    /// are on their way.
+    pub(in crate::core) fn undefine(
+        &mut self,
+        key: SessionKey,
+        number: u32,
+    ) -> Result<(), PeerMisbehaved> {
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        if !matches!(session.definitions.get(&number), Some(Definition::Here(_))) {
+            return Ok(());
+        }
+        let (id, token) = (session.id, session.counted_by);
+        let definition = session.definitions.remove(&number).expect("it was there a moment ago");
+        if let Definition::Here(stored) = &definition {
+            match stored.budget_bytes() {
+                0 => {}
+                bytes => self.grant_to_client(key, bytes),
+            }
+        }
+        self.release_definition(token, definition);
+        let session = self.sessions.get(key);
+        for process in session.into_iter().flat_map(|session| &session.known_to) {
+            count(1);
+            let Some(process) = self.processes.get_mut(process) else { continue };
+            if process.told.definitions.remove(&(key, number)) {
+                let message = ToEngine::Undefine(EngineUndefine { session: id, number });
+                self.outputs.push_back(crate::core::Output::ToEngine(process.connection, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// A definition is here, or was refused: what waited for it goes on.
+    pub(in crate::core) fn take_definition(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        number: u32,
+        stored: Stored,
+    ) -> Result<(), PeerMisbehaved> {
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        let before = session.definitions.insert(number, Definition::Here(stored));
+        let Some(Definition::Receiving(waiting)) = before else {
+            return Err(PeerMisbehaved::Order);
+        };
+        for task in waiting {
+            let payload = self.tasks.get(task).map(|task| task.payload.clone());
+            if let Some(payload) = payload {
+                self.take_payload(now, task, payload);
+            }
+        }
+        Ok(())
+    }
+}
