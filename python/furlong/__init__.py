@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from furlong._engine import engine, publish, publish_data
     from furlong._furlong import __version__
     from furlong._remote import Reference, interactive
+    from furlong.client import Client
     from furlong.cluster import Cluster
-    from furlong.connection import Client
     from furlong.dependencies import Dependency, depend, dependent, require
     from furlong.direct import DirectView
     from furlong.displays import ExecuteReply
@@ -59,7 +59,7 @@ _HOMES = {
     "AsyncHubResult": "records",
     "AsyncMapResult": "map_results",
     "AsyncResult": "results",
-    "Client": "connection",
+    "Client": "client",
     "Cluster": "cluster",
     "CompositeError": "errors",
     "Dependency": "dependencies",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from furlong import errors
 
 if TYPE_CHECKING:
+    from furlong.client import Client
     from furlong.cluster import Cluster
-    from furlong.connection import Client
 
 __all__ = ["wait_patiently"]
 

@@ -1,42 +1,59 @@
-"""The interface of IPython.kernel 0.10: `MultiEngineClient` and `TaskClient`, over the views.
+"""The connection to a cluster: engines, views on them, and what is known of tasks.
 
-Its defaults are kept: calls wait unless they are told not to, they go to all engines unless some are named, and what
-is asked of one engine comes in a list of one. What follows a command that failed is not run.
+`from furlong import client` gives what IPython.kernel 0.10 has in its module of that name as well.
 """
 
 from __future__ import annotations
 
-import collections
-import functools
+import concurrent.futures
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+import threading
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from furlong import errors
-from furlong._exceptions import type_by_name
-from furlong._remote import Reference
-from furlong.direct import DirectView
-from furlong.displays import ExecuteReply
-from furlong.errors import CompositeError, TaskAborted, TaskTimeout
-from furlong.progress import has_prompt
+from furlong import _dispatch, _furlong, _json, errors
+from furlong._checks import check_whole
+from furlong.client_tasks import ClientTasks
+from furlong.direct import BroadcastView, DirectView
+from furlong.open_maps import OpenMaps
+from furlong.peer_names import ClientNames
+from furlong.records import Held, hex_of, wait_for_ids
 from furlong.results import AsyncResult
-from furlong.subtasks import SubTask
-from furlong.task_client import (
-    PROPERTIES,
-    Connected,
-    InvalidTaskID,
-    MapTask,
-    StringTask,
-    TaskClient,
-    TaskResult,
-)
-from furlong.views import disown
+from furlong.targets import resolve_targets
+from furlong.views import LoadBalancedView
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from furlong.cluster import Cluster
+    from furlong.executor import ViewExecutor
+    from furlong.ipython_kernel import (
+        CompositeError,
+        FileTimeoutError,
+        InvalidEngineID,
+        InvalidTaskID,
+        MapTask,
+        MessageSizeError,
+        MultiEngineClient,
+        NotDefined,
+        PendingResult,
+        QueueCleared,
+        ResultList,
+        ResultNotCompleted,
+        SecurityError,
+        SerializationError,
+        StringTask,
+        TaskAborted,
+        TaskClient,
+        TaskRejectError,
+        TaskResult,
+        TaskTimeout,
+    )
 
 __all__ = [
+    "Client",
     "CompositeError",
     "FileTimeoutError",
     "InvalidEngineID",
@@ -59,451 +76,449 @@ __all__ = [
     "TaskTimeout",
 ]
 
-# The errors of 0.10, by the names that it had.
-NotDefined = type_by_name("NameError")
-QueueCleared = errors.TaskAborted
-SerializationError = errors.PicklingError
-MessageSizeError = errors.PayloadTooLarge
-SecurityError = errors.ConnectionRefused
-FileTimeoutError = errors.CapabilityNotFound
-TaskRejectError = errors.UnmetDependency
+# How long the broker has to answer a client of its own that shall stop it, in seconds.
+ADMIN_SECONDS = 10.0
+# What runs tasks, as the broker numbers it.
+_RUNTIMES = {1: "native", 2: "python", 3: "command"}
 
 
-class InvalidEngineID(errors.FurlongError, IndexError):
-    """There is no such engine."""
-
-
-class ResultNotCompleted(errors.FurlongError, TimeoutError):
-    """The result is not there yet."""
-
-
-# So many results of commands are remembered for `MultiEngineClient.get_result`.
-_REMEMBERED = 1000
-
-
-class ResultList(list):  # type: ignore[type-arg]
-    """What commands came to, a dictionary for each engine; prints as the commands and their output."""
-
-    def __repr__(self) -> str:
-        """Show commands and output."""
-        return "\n".join(
-            ["<Results List>", *(line for command in self for line in _shown(command))]
-        )
-
-
-def _shown(command: Mapping[str, Any]) -> Iterator[str]:
-    who, number = command["id"], command["number"]
-    yield f"[{who}] In [{number}]: {command['input'].rstrip()}"
-    for heading, text in (("Out", command["stdout"]), ("Err", command["stderr"])):
-        if text:
-            between = "\n" if "\n" in text.rstrip("\n") else " "
-            yield f"[{who}] {heading}[{number}]:{between}{text.rstrip()}"
-
-
-def _command_of(part: SubTask) -> dict[str, Any]:
-    """Tell what a command came to. The value of its last expression is in its output, as an interpreter prints it."""
-    assert part.outcome is not None, "a part that has succeeded has its outcome"
-    reply = ExecuteReply(part.outcome, part.engine_id)
-    shown = (
-        "" if reply.execute_result is None else reply.execute_result["data"]["text/plain"] + "\n"
-    )
-    return {
-        "id": part.engine_id,
-        "number": reply.execution_count,
-        "input": part.info.code,
-        "stdout": reply.stdout + shown,
-        "stderr": reply.stderr,
-        "outputs": reply.outputs,
-    }
-
-
-class PendingResult:
-    """A result that need not be there yet."""
-
-    def __init__(
-        self, result: AsyncResult, read: Callable[[AsyncResult], Any] | None = None
-    ) -> None:
-        self._result = result
-        self._read = read or AsyncResult.get
-        self._callbacks: list[Callable[[Any], Any]] = []
-
-    def get_result(self, default: Any = None, block: bool = True) -> Any:
-        """Give the result, as the callbacks have made it.
-
-        Parameters
-        ----------
-        default : object
-            What is given while it is not there.
-        block : bool
-            Wait for it.
-
-        Raises
-        ------
-        CompositeError
-            If it failed.
-        """
-        if not block and not self._result.done():
-            return default
-        value = self._read(self._result)
-        while self._callbacks:
-            value = self._callbacks.pop(0)(value)
-            self._read = functools.partial(_always, value)
-        return value
-
-    @property
-    def r(self) -> Any:
-        """The result; waits for it."""
-        return self.get_result()
-
-    def add_callback(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Have the result go through a function when it is asked for. What it returns is the result from then on."""
-        self._callbacks.append(lambda value: f(value, *args, **kwargs))
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end; whether it has come in time."""
-        return bool(self._result.wait(timeout))
-
-    def done(self) -> bool:
-        """Whether it is there."""
-        return self._result.done()
-
-    def __repr__(self) -> str:
-        """Name the result."""
-        return f"<{type(self).__name__} of {self._result!r}>"
-
-
-def _always(value: Any, _: AsyncResult) -> Any:
-    return value
-
-
-class MultiEngineClient(Connected):
-    """Engines by their ids, as IPython.kernel 0.10 had them.
+class Client(ClientTasks, ClientNames):
+    """A session with a cluster.
 
     Parameters
     ----------
-    cap_file : str or path, optional
-        The capability file. Without it that of the cluster, as `furlong.Client` finds it.
-    cluster : str or Cluster, optional
-        The cluster, or its name.
+    connection_info : str or path, optional
+        The capability file. Without it the one that ``FURLONG_CAP`` names, else that of the cluster. Code of a task
+        needs none: with neither file nor cluster it is a client of the farm that runs it, as its task's owner and
+        for as long as the task runs.
+    cluster : str, optional
+        The cluster's name; ``default`` if nothing else is said.
     timeout : float
-        Seconds to wait for file and broker.
+        Seconds to wait for capability file, broker and its first answer; below 0 or infinite, for ever.
 
-    Attributes
-    ----------
-    block : bool
-        Whether calls wait for their results, if they are not told; true at first.
-    targets : "all", int, or sequence of int
-        The engines that calls go to, if they are not told; all at first.
-    client : Client
-        The connection, for everything else.
+    Raises
+    ------
+    CapabilityNotFound, ConnectionFailed, ConnectionRefused
+        If there is no connection in time.
 
     Examples
     --------
-    >>> mec = client.MultiEngineClient()
-    >>> mec.execute('print("Hello World")')
-    <Results List>
-    [0] In [1]: print("Hello World")
-    [0] Out[1]: Hello World
+    >>> rc = furlong.Client()
+    >>> rc[:].apply_sync(os.getpid)
+    [2101, 2102, 2103, 2104]
     """
 
     def __init__(
         self,
-        cap_file: str | os.PathLike[str] | None = None,
+        connection_info: str | os.PathLike[str] | None = None,
         *,
         cluster: str | Cluster | None = None,
         timeout: float = 10,
+        cluster_id: str | None = None,
+        profile: str | None = None,
     ) -> None:
-        super().__init__(cap_file, cluster=cluster, timeout=timeout)
-        self.block = True
-        self.targets: Any = "all"
-        self._commands: collections.deque[AsyncResult] = collections.deque(maxlen=_REMEMBERED)
+        self._cluster: Cluster | None = None
+        if cluster is not None and not isinstance(cluster, str):
+            if not hasattr(cluster, "capability"):
+                raise TypeError(f"cluster is a Cluster, or the name of one, not {cluster!r}")
+            self._cluster = cluster
+            name = None
+            connection_info = connection_info or cluster.capability
+        else:
+            name = cluster or cluster_id or profile
+        if isinstance(connection_info, str) and "://" in connection_info:
+            raise ValueError(
+                f"a client connects by a capability file, not by an address: {connection_info!r}"
+            )
+        path = None if connection_info is None else _path(connection_info)
+        self._block = False
+        from furlong import _nested
 
-    def get_ids(self) -> list[int]:
-        """Give the ids of the engines, sorted."""
-        return self.client.ids
+        self._session = _nested.connect(path, name, timeout)
+        # A capability that nobody chose is the cluster's own, beside the one with which the cluster
+        # can be stopped.
+        is_chosen = path is not None or _nested.is_engine()
+        self._is_own = not is_chosen and not (name is None and os.environ.get("FURLONG_CAP"))
+        # The results that somebody holds.
+        self._held: set[Held] = set()
+        self._maps = OpenMaps()
+        self._uuids: dict[int, str] = {}
+        # Those that have submitted something.
+        self._executors: set[ViewExecutor] = set()
+        self._closed = False
+        _dispatch.close_at_exit(self)
+
+    # The cluster.
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the engines that are online, sorted; kept up to date by the broker."""
+        return self._session.engines()[0]
 
     def __len__(self) -> int:
-        """Tell how many engines there are."""
-        return len(self.client)
+        return len(self.ids)
 
-    def _view(self, targets: Any) -> DirectView:
-        """Give a view whose results are lists, also of one engine."""
-        targets = self.targets if targets is None else targets
-        try:
-            return self.client.direct_view([targets] if isinstance(targets, int) else targets)
-        except IndexError as error:
-            raise InvalidEngineID(str(error)) from None
+    def __iter__(self) -> Iterator[DirectView]:
+        return (self.direct_view(engine) for engine in self.ids)
 
-    def _finish(
+    @property
+    def session(self) -> str:
+        """The session's id: 32 hexadecimal digits."""
+        return self._session.id
+
+    @property
+    def cluster_name(self) -> str:
+        """The cluster's name."""
+        return self._session.cluster
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The cluster that was started here, if it was."""
+        return self._cluster
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "<Client: closed>"
+        return f"<Client of {self.cluster_name!r} at {self._session.endpoint}: {len(self)} engines>"
+
+    # Views.
+
+    def __getitem__(self, key: Any) -> DirectView:
+        if not isinstance(key, (int, slice, list, tuple, range)):
+            raise TypeError(
+                f"engines are chosen by int, slice, list, tuple or range, not by {type(key).__name__}"
+            )
+        return self.direct_view(key)
+
+    def direct_view(self, targets: Any = "all", **flags: Any) -> DirectView:
+        """Give a view on engines.
+
+        Parameters
+        ----------
+        targets : int, slice, sequence of int, or "all"
+            An int makes a view whose results are single values, the others lists. ``"all"`` means those that are
+            online at each call.
+        **flags
+            As `DirectView.set_flags` takes them.
+        """
+        return DirectView(self, self._chosen(targets), **{"block": self._block, **flags})
+
+    def broadcast_view(
+        self, targets: Any = "all", is_coalescing: bool = False, **flags: Any
+    ) -> BroadcastView:
+        """Give a view on engines; what goes to many of one process is always sent once."""
+        view = BroadcastView(self, self._chosen(targets), **{"block": self._block, **flags})
+        view.is_coalescing = is_coalescing
+        return view
+
+    def load_balanced_view(self, targets: Any = None, **flags: Any) -> LoadBalancedView:
+        """Give a view on the shared queue: each task runs wherever an engine is free.
+
+        Parameters
+        ----------
+        targets : int or sequence of int, optional
+            Only these engines; none, or ``"all"``, for any.
+        """
+        chosen = None if targets is None or isinstance(targets, str) else self._chosen(targets)
+        if isinstance(targets, str) and targets != "all":
+            raise TypeError(f"targets are ids of engines, or 'all', not {targets!r}")
+        flags = {"block": self._block, **flags}
+        return LoadBalancedView(self, [chosen] if isinstance(chosen, int) else chosen, **flags)
+
+    def executor(self, targets: Any = None) -> Any:
+        """Give a `concurrent.futures.Executor` on the shared queue, or on these engines."""
+        return self.load_balanced_view(targets).executor
+
+    @property
+    def native(self) -> Any:
+        """The Rust functions that engines have registered: ``rc.native.integrate(0, 1)``."""
+        from furlong.native import Native
+
+        return Native(self)
+
+    def _chosen(self, targets: Any) -> Any:
+        """Give ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is."""
+        return resolve_targets(targets, self.ids)
+
+    def _engines(self, targets: Any) -> list[int]:
+        """Give the ids that a call goes to now."""
+        chosen = self._chosen(targets)
+        if chosen == "all":
+            chosen = self.ids
+        elif isinstance(chosen, int):
+            chosen = [chosen]
+        if not chosen:
+            raise errors.no_engines(self.ids)
+        return list(chosen)
+
+    # Waiting.
+
+    def wait_for_engines(
         self,
-        result: AsyncResult,
-        block: bool | None,
-        read: Callable[[AsyncResult], Any] | None = None,
-    ) -> Any:
-        pending = PendingResult(result, read)
-        if not (self.block if block is None else block):
-            return pending
-        try:
-            result.wait()
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and has_prompt():
-                return pending
-            disown(result, error)
-            raise
-        return pending.r
+        n: int | None = None,
+        *,
+        timeout: float = -1,
+        block: bool = True,
+        interactive: bool | None = None,
+        widget: bool | None = None,
+    ) -> concurrent.futures.Future[None] | None:
+        """Wait until so many engines are online.
 
-    # Code.
+        Parameters
+        ----------
+        n : int, optional
+            How many; as many as the cluster was started with, if it was started here, else one.
+        timeout : float
+            In seconds; a negative one is no limit.
+        block : bool
+            Give a future at once if false.
+        interactive : bool, optional
+            Show a bar; by default in a terminal or notebook of IPython.
 
-    def execute(self, lines: str, targets: Any = None, block: bool | None = None) -> Any:
-        """Execute code in the namespaces of engines.
+        Raises
+        ------
+        TimeoutError
+            If they are not there in time.
+        EngineError
+            If engines of the cluster that was started here die meanwhile.
+        """
+        if n is None:
+            n = self._cluster.n if self._cluster is not None and self._cluster.n else 1
+        from furlong.progress import wait_for_engines
+
+        n = check_whole("n", n, 0, 2**32 - 1)
+        if block:
+            wait_for_engines(self, n, timeout, interactive, widget)
+            return None
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        if len(self) >= n:
+            future.set_result(None)
+            return future
+
+        def wait(n: int = n) -> None:
+            try:
+                wait_for_engines(self, n, timeout, False, False)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        threading.Thread(target=wait, name="furlong-engines", daemon=True).start()
+        return future
+
+    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
+        """Wait for tasks: ids, results, any futures, or a list of such; all that is outstanding if nothing is said.
 
         Returns
         -------
-        ResultList, or PendingResult if it does not wait
-            For each engine ``id``, ``number``, ``input``, ``stdout``, ``stderr`` and ``outputs``.
+        bool
+            Whether all have ended in time.
         """
-        return self._finish_commands(
-            self._view(targets).execute(lines, silent=False, block=False), block
+        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
+        for future in self._futures(jobs):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if isinstance(future, AsyncResult):
+                if not future.wait(left):
+                    return False
+            elif not concurrent.futures.wait([future], left).done:
+                return False
+        # Results that nobody holds are still waited for.
+        if jobs is not None:
+            return True
+        return self._maps.wait(deadline) and wait_for_ids(
+            self._session, set(self._session.unfinished()), deadline
         )
 
-    def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> Any:
-        """Run a script, which is read here, in the namespaces of engines. See `execute`."""
-        return self._finish_commands(self._view(targets).run(filename, block=False), block)
-
-    def _finish_commands(self, result: AsyncResult, block: bool | None) -> Any:
-        self._commands.append(result)
-
-        def read(result: AsyncResult) -> ResultList:
-            result.get()
-            return ResultList(_command_of(part) for part in result._parts)
-
-        return self._finish(result, block, read)
-
-    def get_result(
-        self, i: int | None = None, targets: Any = None, block: bool | None = None
-    ) -> Any:
-        """Give what this client's last command came to on each engine, or that of the number `i` there.
-
-        Raises
-        ------
-        IndexError
-            If an engine had no such command of this client, or it is too long ago, or it failed.
-        ResultNotCompleted
-            If it has not ended, and this does not wait.
-        """
-        waits = self.block if block is None else block
-        return ResultList(
-            self._command(engine, i, waits) for engine in self._view(targets)._engines(None)
-        )
-
-    def _command(self, engine: int, number: int | None, waits: bool) -> dict[str, Any]:
-        for result in reversed(self._commands):
-            for part in result._parts:
-                if part.engine_id != engine:
-                    continue
-                if not waits and not part.done():
-                    raise ResultNotCompleted(f"a command has not ended on engine {engine}")
-                part.wait()
-                part.settle()
-                if part.error is None:
-                    command = _command_of(part)
-                    if number in (None, command["number"]):
-                        return command
-                elif number is None:
-                    raise part.error
-        which = "command" if number is None else f"command {number} that succeeded"
-        raise IndexError(f"engine {engine} had no {which} of this client")
-
-    # Variables.
-
-    def push(
-        self, namespace: dict[str, Any], targets: Any = None, block: bool | None = None
-    ) -> Any:
-        """Set variables."""
-        return self._finish(self._view(targets).push(namespace, block=False), block)
-
-    def pull(
-        self, keys: str | Sequence[str], targets: Any = None, block: bool | None = None
-    ) -> Any:
-        """Get variables: of one name a value from each engine, of several a list from each.
-
-        Raises
-        ------
-        CompositeError
-            Of `NotDefined`, where a name is not there.
-        """
-        return self._finish(self._view(targets).pull(keys, block=False), block)
-
-    def __getitem__(self, key: str) -> Any:
-        """Get a variable, and wait for it: the list of its values, one from each engine.
-
-        Raises
-        ------
-        TypeError
-            If the name is no str.
-        """
-        if not isinstance(key, str):
-            raise TypeError(
-                f"a variable has a name: mec['a'], not mec[{key!r}]; `pull(key, targets)` chooses engines"
-            )
-        return self.pull(key, block=True)
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        """Set a variable, and wait for that."""
-        self.push({key: value}, block=True)
-
-    def zip_pull(self, keys: Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
-        """Get variables: for each name a tuple of the values of all engines."""
-        result = self._view(targets).pull(list(keys), block=False)
-        return self._finish(result, block, lambda result: list(zip(*result.get(), strict=True)))
-
-    def push_function(
+    def wait_interactive(
         self,
-        namespace: dict[str, Callable[..., Any]],
-        targets: Any = None,
-        block: bool | None = None,
-    ) -> Any:
-        """Set functions whose global names are those of the engine's namespace."""
-        view = self._view(targets)
-        view.use_pickle()
-        return self._finish(view.push(namespace, block=False), block)
+        jobs: Any = None,
+        interval: float = 0.1,
+        timeout: float | None = -1,
+        widget: bool | None = None,
+    ) -> bool:
+        """Wait like `wait`, with a bar."""
+        from furlong.progress import wait_for_all
 
-    def pull_function(
-        self, keys: str | Sequence[str], targets: Any = None, block: bool | None = None
-    ) -> Any:
-        """Get functions, as `pull` gets variables."""
-        return self.pull(keys, targets, block)
+        return wait_for_all(self._futures(jobs), interval, timeout, widget)
 
-    def keys(self, targets: Any = None, block: bool | None = None) -> Any:
-        """Get the names that users have made."""
-        return self._finish(self._view(targets).keys(block=False), block)
-
-    def scatter(
-        self,
-        key: str,
-        seq: Sequence[Any],
-        dist: str = "b",
-        flatten: bool = False,
-        targets: Any = None,
-        block: bool | None = None,
-    ) -> Any:
-        """Deal a sequence to engines. See `DirectView.scatter`."""
-        return self._finish(
-            self._view(targets).scatter(key, seq, dist, flatten, block=False), block
-        )
-
-    def gather(
-        self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None
-    ) -> Any:
-        """Collect what was scattered. See `DirectView.gather`."""
-        return self._finish(self._view(targets).gather(key, dist, block=False), block)
-
-    def map(
-        self,
-        func: Callable[..., Any],
-        *sequences: Iterable[Any],
-        targets: Any = None,
-        block: bool | None = None,
-    ) -> Any:
-        """Call a function with each item, one block of them for each engine; give the list of values."""
-        return self._finish(self._view(targets).map(func, *sequences, block=False), block)
-
-    # What an engine knows of itself.
-
-    def set_properties(
-        self, properties: Mapping[str, Any], targets: Any = None, block: bool | None = None
-    ) -> Any:
-        """Set properties of engines. A task's `depend` is asked with them. `reset` clears them too."""
-        return self._on_properties("update", targets, block, dict(properties))
-
-    def get_properties(
-        self, keys: Sequence[str] | None = None, targets: Any = None, block: bool | None = None
-    ) -> Any:
-        """Get the properties of engines, or some of them: a dictionary from each.
-
-        Raises
-        ------
-        KeyError
-            If an engine does not have one of them.
-        """
-
-        def read(result: AsyncResult) -> list[dict[str, Any]]:
-            return [
-                known if keys is None else {key: known[key] for key in keys}
-                for known in result.get()
-            ]
-
-        return self._on_properties("copy", targets, block, read=read)
-
-    def has_properties(
-        self, keys: Sequence[str], targets: Any = None, block: bool | None = None
-    ) -> Any:
-        """Tell which properties engines have: a list of bools from each."""
-        return self._on_properties(
-            "copy",
-            targets,
-            block,
-            read=lambda result: [[key in known for key in keys] for known in result.get()],
-        )
-
-    def del_properties(
-        self, keys: Sequence[str], targets: Any = None, block: bool | None = None
-    ) -> Any:
-        """Delete properties of engines."""
-        view = self._view(targets)
-        pop = Reference(f"{PROPERTIES}.pop")
-        results = [view.apply_async(pop, key) for key in keys]
-        return self._finish(
-            AsyncResult._listed(results), block, lambda result: result.get() and None
-        )
-
-    def clear_properties(self, targets: Any = None, block: bool | None = None) -> Any:
-        """Delete all properties of engines."""
-        return self._on_properties("clear", targets, block)
-
-    def _on_properties(
-        self,
-        method: str,
-        targets: Any,
-        block: bool | None,
-        *args: Any,
-        read: Callable[[AsyncResult], Any] | None = None,
-    ) -> Any:
-        result = self._view(targets).apply_async(Reference(f"{PROPERTIES}.{method}"), *args)
-        return self._finish(result, block, read)
+    def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
+        if jobs is None:
+            unfinished = set(self._session.unfinished())
+            seen = {
+                id(result): result for key, result in self._results().items() if key in unfinished
+            }
+            return list(seen.values())
+        if isinstance(jobs, (str, int, concurrent.futures.Future)):
+            jobs = [jobs]
+        return [
+            job if isinstance(job, concurrent.futures.Future) else self.get_result(job)
+            for job in jobs
+        ]
 
     # Control.
 
-    def reset(self, targets: Any = None, block: bool | None = None) -> Any:
+    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
+        """Send a signal to what runs on engines: a number, or a name as ``"SIGINT"``. Idle engines do not notice."""
+        name = str(int(sig)) if isinstance(sig, int) else sig
+        self._session.signal(self._engines("all" if targets is None else targets), name)
+
+    def restart(self, targets: Any = None) -> None:
+        """Give engines new interpreters, with empty namespaces. What runs there is lost."""
+        self._session.restart(self._engines("all" if targets is None else targets))
+
+    def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Empty the namespaces of engines."""
-        return self._finish(self._view(targets).clear(block=False), block)
+        return self.direct_view("all" if targets is None else targets).clear(block=block)
 
-    def clear_queue(self, targets: Any = None) -> None:
-        """Take back what this client has queued and engines have not begun. It ends with `QueueCleared`."""
-        self.client.abort(targets=self._view(targets)._engines(None))
+    def shutdown(
+        self,
+        targets: Any = "all",
+        restart: bool = False,
+        hub: bool = False,
+        block: bool | None = None,
+    ) -> None:
+        """Stop engines; with `hub` the broker too. With `restart` they get new interpreters instead."""
+        if restart:
+            return self.restart(targets)
+        if hub:
+            self._stop(None, True)
+            return None
+        engines = self._engines(targets)
+        self._stop(engines, False)
+        if block:
+            deadline = time.monotonic() + 30
+            while any(engine in self.ids for engine in engines):
+                _, version = self._session.engines()
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"engines {engines} have not left in 30 s")
+                self._session.wait_engines(version, 0.5)
+        return None
 
-    def queue_status(self, targets: Any = None) -> list[tuple[int, dict[str, int]]]:
-        """Tell how much engines have to do: what waits, ``queue``, and what they have, ``pending``."""
-        status = self.client.queue_status(self._view(targets)._engines(None))
-        engines = sorted(key for key in status if isinstance(key, int))
-        return [
-            (key, {"queue": status[key]["queue"], "pending": status[key]["tasks"]})
-            for key in engines
-        ]
+    def _stop(self, engines: list[int] | None, broker: bool) -> None:
+        """Stop them by this session, or if it may not by the cluster's own file for that."""
+        try:
+            return self._session.shutdown(engines, False, broker)
+        except errors.RequestRefused:
+            from furlong._home import home
 
-    def barrier(self, pending_results: Iterable[PendingResult]) -> None:
-        """Wait for results. Errors are raised when the results are asked for."""
-        for pending in pending_results:
-            pending.wait()
+            admin = home() / self.cluster_name / "security" / "admin.cap.json"
+            if not self._is_own or not os.access(admin, os.R_OK):
+                raise
+        session = _furlong.Session.connect(admin, None, ADMIN_SECONDS)
+        try:
+            session.shutdown(engines, False, broker)
+        finally:
+            session.close(False)
+
+    def queue_status(self, targets: Any = "all", verbose: bool = False) -> dict[int | str, Any]:
+        """Tell how much engines have to do.
+
+        Returns
+        -------
+        dict
+            For each engine ``queue`` (waits there), ``tasks`` (was given to it) and ``completed``; and
+            ``"unassigned"``, what waits in the shared queue. For a single engine, that engine's alone. An engine that
+            could not begin some work lately has ``set_aside`` too: a list of what now goes to other engines, why, and
+            when it is tried again.
+        """
+        self._maps.submit_rest()
+        status = self.status()
+        wanted = None if targets == "all" else set(self._engines(targets))
+        queues: dict[int | str, Any] = {"unassigned": status["tasks_waiting"]}
+        for engine in status["engines"]:
+            if wanted is None or engine["id"] in wanted:
+                queues[engine["id"]] = {
+                    "queue": engine["tasks_queued"],
+                    "completed": engine["tasks_finished"],
+                    "tasks": engine["tasks_assigned"],
+                }
+                if engine["set_aside"]:
+                    named = [
+                        {**aside, "runtime": _RUNTIMES[aside["runtime"]]}
+                        for aside in engine["set_aside"]
+                    ]
+                    queues[engine["id"]]["set_aside"] = named
+        if isinstance(targets, int):
+            of_one: dict[int | str, Any] = queues[self._engines(targets)[0]]
+            return of_one
+        return queues
+
+    def status(self) -> dict[str, Any]:
+        """Tell all that the broker tells of the cluster."""
+        known: dict[str, Any] = _json.read(self._session.status())
+        return known
+
+    # Bookkeeping.
+
+    def _note(self, result: AsyncResult) -> None:
+        self._held.add(Held(result, self._held.discard))
+
+    def _results(self) -> dict[str, AsyncResult]:
+        """Give the results that somebody holds, by the ids of their tasks."""
+        held = [reference() for reference in self._held.copy()]
+        return {
+            key: result
+            for result in held
+            if result is not None
+            for part in result._parts
+            for key in part.all_ids()
+        }
+
+    def _uuid_of(self, engine: int | None) -> str | None:
+        if engine is None:
+            return None
+        if engine not in self._uuids:
+            # Each engine's id is its own for ever. One that has left is not known any more.
+            with contextlib.suppress(errors.FurlongError):
+                self._uuids.update(
+                    (known["id"], hex_of(known["uuid"])) for known in self.status()["engines"]
+                )
+        return self._uuids.get(engine)
+
+    # The end.
+
+    def finish(self) -> None:
+        """Wait for what executors of this client have submitted."""
+        for executor in list(self._executors):
+            executor._finish()
 
     def flush(self) -> None:
-        """Forget the results of commands that have ended: `get_result` does not know them any longer."""
-        left = [result for result in self._commands if not result.done()]
-        self._commands = collections.deque(left, maxlen=_REMEMBERED)
+        """Wait until the broker has all that was submitted, and its journal what is durable of it."""
+        self._maps.submit_rest()
+        self._session.flush()
 
-    def kill(
-        self, controller: bool = False, targets: Any = None, block: bool | None = None
-    ) -> None:
-        """Stop engines; with `controller` all of them, and the broker."""
-        waits = self.block if block is None else block
-        self.client.shutdown(self._view(targets)._engines(None), hub=controller, block=waits)
+    def detach(self) -> None:
+        """Close the session, and let tasks with the flags `keep` or `durable` go on."""
+        self._close(True)
+
+    def close(self, linger: Any = None) -> None:
+        """Close the session. The cluster goes on; tasks of the session that have not ended are cancelled."""
+        self._close(False)
+
+    def _close(self, detach: bool) -> None:
+        if not self._closed:
+            if detach:
+                self._maps.submit_rest(only_kept=True)
+            self._closed = True
+            _dispatch.forget(self)
+            self._session.close(detach)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _path(text: str | os.PathLike[str]) -> Path:
+    from pathlib import Path
+
+    return Path(text).expanduser()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from furlong import ipython_kernel
+
+    return getattr(ipython_kernel, name)

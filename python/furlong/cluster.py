@@ -31,7 +31,7 @@ from furlong._processes import Child, EngineSet, Folder, Process, end_all
 from furlong.cluster_files import STATE, ClusterFiles, check_launchers, level_of
 
 if TYPE_CHECKING:
-    from furlong.connection import Client
+    from furlong.client import Client
 
 __all__ = ["Cluster"]
 
@@ -280,7 +280,7 @@ class Cluster(ClusterFiles):
 
     def connect_client_sync(self, **kwargs: Any) -> Client:
         """Give a client; the arguments are those of `Client`."""
-        from furlong.connection import Client
+        from furlong.client import Client
 
         self._check_process()
         return Client(cluster=self, **kwargs)

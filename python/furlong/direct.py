@@ -23,7 +23,7 @@ from furlong.task_spec import CallInfo, Decode, TaskSpec
 from furlong.views import View, in_engine_namespace
 
 if TYPE_CHECKING:
-    from furlong.connection import Client
+    from furlong.client import Client
 
 __all__ = ["BroadcastView", "DirectView"]
 

@@ -11,7 +11,7 @@ from furlong.subtasks import SubTask
 from furlong.task_spec import CallInfo, TaskSpec
 
 if TYPE_CHECKING:
-    from furlong.connection import Client
+    from furlong.client import Client
 
 __all__ = ["Native", "NativeFunction"]
 

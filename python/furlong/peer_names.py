@@ -10,7 +10,7 @@ from furlong._checks import check_flag
 
 if TYPE_CHECKING:
     from furlong import _furlong
-    from furlong.connection import Client
+    from furlong.client import Client
     from furlong.direct import DirectView
     from furlong.results import AsyncResult
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from furlong import errors
 
 if TYPE_CHECKING:
-    from furlong.connection import Client
+    from furlong.client import Client
     from furlong.results import AsyncResult
 
 __all__ = ["Progress", "is_interactive", "wait_for_all", "wait_for_engines", "wait_interactive"]

@@ -15,7 +15,7 @@ from furlong.subtasks import SubTask
 from furlong.task_spec import CallInfo, TaskSpec
 
 if TYPE_CHECKING:
-    from furlong.connection import Client
+    from furlong.client import Client
 
 # What a view that takes turns with others remembers of its submits: ranges, of 120 bytes each.
 RANGES_MAX = 65_536

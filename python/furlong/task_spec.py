@@ -9,7 +9,7 @@ from furlong._codecs import PICKLE, Codecs
 
 if TYPE_CHECKING:
     from furlong import _furlong
-    from furlong.connection import Client
+    from furlong.client import Client
     from furlong.subtasks import SubTask
 
 __all__ = ["CallInfo", "Decode", "TaskSpec"]

@@ -18,7 +18,7 @@ from furlong.targets import are_ids, resolve_targets
 from furlong.task_spec import CallInfo, TaskSpec
 
 if TYPE_CHECKING:
-    from furlong.connection import Client
+    from furlong.client import Client
     from furlong.map_results import AsyncMapResult
     from furlong.maps import LazyMapIterator
 

@@ -30,6 +30,16 @@ def test_names_that_do_not_exist_are_attribute_errors():
     assert set(furlong.__all__) <= set(dir(furlong))
 
 
+def test_the_module_client_has_what_ipython_kernel_had_there():
+    from furlong import client, ipython_kernel
+
+    assert set(client.__all__) == {"Client", *ipython_kernel.__all__}
+    assert all(hasattr(client, name) for name in client.__all__)
+    assert client.Client is furlong.Client
+    with pytest.raises(AttributeError, match="nothing_of_this_name"):
+        client.nothing_of_this_name  # noqa: B018
+
+
 def test_importing_the_package_imports_little():
     large = {"numpy", "IPython", "cloudpickle", "asyncio"}
     code = f"import furlong, sys; print(sorted({large} & set(sys.modules)))"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from furlong import errors
 from furlong._checks import check_flag, check_names, described
 from furlong._remote import EngineFunction, Reference
-from furlong.connection import Client
+from furlong.client import Client
 from furlong.dependencies import dependent
 from furlong.results import AsyncResult
 
