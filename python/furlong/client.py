@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _dispatch, _furlong, _json, errors
 from furlong._checks import check_whole
-from furlong.client_tasks import ClientTasks
+from furlong.client_tasks import ClientTasks, Jobs
 from furlong.direct import BroadcastView, DirectView
 from furlong.open_maps import OpenMaps
 from furlong.peer_names import ClientNames
 from furlong.records import Held, hex_of, wait_for_ids
 from furlong.results import AsyncResult
-from furlong.targets import resolve_targets
+from furlong.targets import Chosen, Targets, resolve_targets
 from furlong.views import LoadBalancedView
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         TaskResult,
         TaskTimeout,
     )
+    from furlong.native import Native
 
 __all__ = [
     "Client",
@@ -190,7 +191,7 @@ class Client(ClientTasks, ClientNames):
             )
         return self.direct_view(key)
 
-    def direct_view(self, targets: Any = "all", **flags: Any) -> DirectView:
+    def direct_view(self, targets: Targets = "all", **flags: Any) -> DirectView:
         """Give a view on engines.
 
         Parameters
@@ -204,14 +205,14 @@ class Client(ClientTasks, ClientNames):
         return DirectView(self, self._chosen(targets), **{"block": self._block, **flags})
 
     def broadcast_view(
-        self, targets: Any = "all", is_coalescing: bool = False, **flags: Any
+        self, targets: Targets = "all", is_coalescing: bool = False, **flags: Any
     ) -> BroadcastView:
         """Give a view on engines; what goes to many of one process is always sent once."""
         view = BroadcastView(self, self._chosen(targets), **{"block": self._block, **flags})
         view.is_coalescing = is_coalescing
         return view
 
-    def load_balanced_view(self, targets: Any = None, **flags: Any) -> LoadBalancedView:
+    def load_balanced_view(self, targets: Targets = None, **flags: Any) -> LoadBalancedView:
         """Give a view on the shared queue: each task runs wherever an engine is free.
 
         Parameters
@@ -219,28 +220,26 @@ class Client(ClientTasks, ClientNames):
         targets : int or sequence of int, optional
             Only these engines; none, or ``"all"``, for any.
         """
-        chosen = None if targets is None or isinstance(targets, str) else self._chosen(targets)
-        if isinstance(targets, str) and targets != "all":
-            raise TypeError(f"targets are ids of engines, or 'all', not {targets!r}")
-        flags = {"block": self._block, **flags}
-        return LoadBalancedView(self, [chosen] if isinstance(chosen, int) else chosen, **flags)
+        chosen = self._chosen(targets)
+        several = [chosen] if isinstance(chosen, int) else None if chosen == "all" else chosen
+        return LoadBalancedView(self, several, **{"block": self._block, **flags})
 
-    def executor(self, targets: Any = None) -> Any:
+    def executor(self, targets: Targets = None) -> ViewExecutor:
         """Give a `concurrent.futures.Executor` on the shared queue, or on these engines."""
         return self.load_balanced_view(targets).executor
 
     @property
-    def native(self) -> Any:
+    def native(self) -> Native:
         """The Rust functions that engines have registered: ``rc.native.integrate(0, 1)``."""
         from furlong.native import Native
 
         return Native(self)
 
-    def _chosen(self, targets: Any) -> Any:
+    def _chosen(self, targets: Targets) -> Chosen:
         """Give ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is."""
         return resolve_targets(targets, self.ids)
 
-    def _engines(self, targets: Any) -> list[int]:
+    def _engines(self, targets: Targets) -> list[int]:
         """Give the ids that a call goes to now."""
         chosen = self._chosen(targets)
         if chosen == "all":
@@ -306,7 +305,7 @@ class Client(ClientTasks, ClientNames):
         threading.Thread(target=wait, name="furlong-engines", daemon=True).start()
         return future
 
-    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
+    def wait(self, jobs: Jobs = None, timeout: float | None = -1) -> bool:
         """Wait for tasks: ids, results, any futures, or a list of such; all that is outstanding if nothing is said.
 
         Returns
@@ -331,7 +330,7 @@ class Client(ClientTasks, ClientNames):
 
     def wait_interactive(
         self,
-        jobs: Any = None,
+        jobs: Jobs = None,
         interval: float = 0.1,
         timeout: float | None = -1,
         widget: bool | None = None,
@@ -341,7 +340,7 @@ class Client(ClientTasks, ClientNames):
 
         return wait_for_all(self._futures(jobs), interval, timeout, widget)
 
-    def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
+    def _futures(self, jobs: Jobs) -> list[concurrent.futures.Future[Any]]:
         if jobs is None:
             unfinished = set(self._session.unfinished())
             seen = {
@@ -357,22 +356,24 @@ class Client(ClientTasks, ClientNames):
 
     # Control.
 
-    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
+    def send_signal(
+        self, sig: int | str, targets: Targets = None, block: bool | None = None
+    ) -> None:
         """Send a signal to what runs on engines: a number, or a name as ``"SIGINT"``. Idle engines do not notice."""
         name = str(int(sig)) if isinstance(sig, int) else sig
         self._session.signal(self._engines("all" if targets is None else targets), name)
 
-    def restart(self, targets: Any = None) -> None:
+    def restart(self, targets: Targets = None) -> None:
         """Give engines new interpreters, with empty namespaces. What runs there is lost."""
         self._session.restart(self._engines("all" if targets is None else targets))
 
-    def clear(self, targets: Any = None, block: bool | None = None) -> Any:
+    def clear(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Empty the namespaces of engines."""
         return self.direct_view("all" if targets is None else targets).clear(block=block)
 
     def shutdown(
         self,
-        targets: Any = "all",
+        targets: Targets = "all",
         restart: bool = False,
         hub: bool = False,
         block: bool | None = None,
@@ -410,7 +411,7 @@ class Client(ClientTasks, ClientNames):
         finally:
             session.close(False)
 
-    def queue_status(self, targets: Any = "all", verbose: bool = False) -> dict[int | str, Any]:
+    def queue_status(self, targets: Targets = "all", verbose: bool = False) -> dict[int | str, Any]:
         """Tell how much engines have to do.
 
         Returns

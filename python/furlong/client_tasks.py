@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import concurrent.futures
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _json, _signals, errors
@@ -11,12 +12,16 @@ from furlong.results import AsyncResult
 from furlong.subtasks import SubTask
 
 if TYPE_CHECKING:
-    import concurrent.futures
-
     from furlong import _furlong
     from furlong.open_maps import OpenMaps
+    from furlong.targets import Targets
 
-__all__ = ["ClientTasks"]
+__all__ = ["ClientTasks", "Job", "Jobs"]
+
+# What names a task: its id, its place in the session's history, its result, or another future.
+Job = str | int | concurrent.futures.Future[Any]
+# Tasks, as users name them: one, or several.
+Jobs = Job | Iterable[Job] | None
 
 
 class ClientTasks:
@@ -27,7 +32,7 @@ class ClientTasks:
     _held: set[Held]
     _maps: OpenMaps
 
-    def _engines(self, targets: Any) -> list[int]:
+    def _engines(self, targets: Targets) -> list[int]:
         raise NotImplementedError
 
     def _results(self) -> dict[str, AsyncResult]:
@@ -36,7 +41,7 @@ class ClientTasks:
     def _note(self, result: AsyncResult) -> None:
         raise NotImplementedError
 
-    def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
+    def _futures(self, jobs: Jobs) -> list[concurrent.futures.Future[Any]]:
         raise NotImplementedError
 
     @property
@@ -50,7 +55,7 @@ class ClientTasks:
         self._maps.submit_rest()
         return set(self._session.unfinished())
 
-    def _id_of(self, job: Any) -> str:
+    def _id_of(self, job: Job) -> str:
         """Give the whole id of what names a task."""
         if isinstance(job, int):
             return self.history[job]
@@ -70,7 +75,7 @@ class ClientTasks:
 
     def get_result(
         self,
-        indices_or_msg_ids: Any = None,
+        indices_or_msg_ids: Jobs = None,
         block: bool | None = None,
         owner: bool = True,
         timeout: float | None = None,
@@ -97,7 +102,7 @@ class ClientTasks:
         block = self._block if block is None else block
         if isinstance(jobs, AsyncResult):
             return jobs
-        if isinstance(jobs, (list, tuple)):
+        if isinstance(jobs, Iterable) and not isinstance(jobs, (str, concurrent.futures.Future)):
             results = [self.get_result(job) for job in jobs]
             made = AsyncResult._listed(results)
             if block:
@@ -115,7 +120,7 @@ class ClientTasks:
             result.wait(timeout)
         return result
 
-    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
+    def abort(self, jobs: Jobs = None, targets: Targets = None, block: bool | None = None) -> None:
         """Take tasks back that have not begun; what runs goes on. They end with `TaskAborted`.
 
         A task that moves to another engine at that moment goes on all the same.
@@ -136,7 +141,7 @@ class ClientTasks:
         if wanted:
             self._session.take_back(wanted)
 
-    def _give_up(self, jobs: Sequence[Any] | None, is_abort: bool) -> None:
+    def _give_up(self, jobs: Iterable[Job] | None, is_abort: bool) -> None:
         """Submit nothing more of these maps, or of any."""
         if jobs is None:
             self._maps.give_up(is_abort)
@@ -150,7 +155,7 @@ class ClientTasks:
             whole_id(record["id"]) for record in records if PHASES[record["phase"]] != "running"
         }
 
-    def cancel(self, jobs: Any = None, force: bool = False) -> int:
+    def cancel(self, jobs: Jobs = None, force: bool = False) -> int:
         """Cancel tasks, of this session or by their ids of any of the same owner: what waits, and what runs.
 
         Returns
@@ -162,10 +167,10 @@ class ClientTasks:
             self._give_up(None, False)
             ids = self._session.unfinished()
         else:
-            jobs = [jobs] if isinstance(jobs, (str, int, AsyncResult)) else list(jobs)
-            self._give_up(jobs, False)
+            wanted = _listed(jobs)
+            self._give_up(wanted, False)
             ids = []
-            for job in jobs:
+            for job in wanted:
                 ids += job.msg_ids if isinstance(job, AsyncResult) else [self._id_of(job)]
         return self._session.cancel(ids, force)[0] if ids else 0
 
@@ -210,7 +215,7 @@ class ClientTasks:
         return [record["id"] for record in found]
 
     def resubmit(
-        self, indices_or_msg_ids: Any = None, metadata: Any = None, block: bool | None = None
+        self, indices_or_msg_ids: Jobs = None, metadata: Any = None, block: bool | None = None
     ) -> AsyncResult:
         """Run tasks of this session again, as they were submitted, with all their options.
 
@@ -247,7 +252,7 @@ class ClientTasks:
         self._note(result)
         return result
 
-    def purge_results(self, jobs: Any = None, targets: Any = None) -> None:
+    def purge_results(self, jobs: Jobs = None, targets: Targets = None) -> None:
         """Forget kept results at the broker.
 
         Parameters
@@ -268,7 +273,7 @@ class ClientTasks:
 
     purge_hub_results = purge_results
 
-    def _chosen_ids(self, jobs: Any, targets: Any) -> list[str]:
+    def _chosen_ids(self, jobs: Jobs, targets: Targets) -> list[str]:
         """Give the ids of what is to be forgotten."""
         if _says_nothing(jobs) and _says_nothing(targets):
             raise ValueError(
@@ -278,7 +283,7 @@ class ClientTasks:
         if isinstance(jobs, str) and jobs == "all":
             return [record["id"] for record in self.records(ended=True)]
         if not _says_nothing(jobs):
-            for job in [jobs] if isinstance(jobs, (str, int, AsyncResult)) else jobs:
+            for job in _listed(jobs):
                 ids += job.msg_ids if isinstance(job, AsyncResult) else [self._id_of(job)]
         if not _says_nothing(targets):
             engines = set(self._engines(targets))
@@ -287,7 +292,7 @@ class ClientTasks:
             ]
         return ids
 
-    def purge_local_results(self, jobs: Any = None, targets: Any = None) -> None:
+    def purge_local_results(self, jobs: Jobs = None, targets: Targets = None) -> None:
         """Forget results here. See `purge_results`.
 
         Raises
@@ -322,5 +327,11 @@ class ClientTasks:
         self.purge_results("all")
 
 
-def _says_nothing(chosen: Any) -> bool:
+def _listed(jobs: Jobs) -> list[Job]:
+    """Give each of the tasks that somebody names."""
+    one = isinstance(jobs, (str, int, concurrent.futures.Future))
+    return [jobs] if one else list(jobs or ())  # type: ignore[list-item, arg-type]
+
+
+def _says_nothing(chosen: object) -> bool:
     return chosen is None or (isinstance(chosen, (list, tuple)) and not chosen)

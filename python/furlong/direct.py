@@ -24,6 +24,7 @@ from furlong.views import View, in_engine_namespace
 
 if TYPE_CHECKING:
     from furlong.client import Client
+    from furlong.targets import Chosen, Targets
 
 __all__ = ["BroadcastView", "DirectView"]
 
@@ -35,10 +36,12 @@ class DirectView(View):
     engines. Made by ``rc[0]``, ``rc[::2]``, ``rc[:]``, ``rc.direct_view("all")``.
     """
 
+    targets: Chosen
+
     # Whether a call that fails aborts what this session has queued behind it on that engine.
     _aborts = True
 
-    def __init__(self, client: Client, targets: Any = "all", **flags: Any) -> None:
+    def __init__(self, client: Client, targets: Chosen = "all", **flags: Any) -> None:
         super().__init__(client, **flags)
         self.targets = targets
 
@@ -48,7 +51,7 @@ class DirectView(View):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.targets}>"
 
-    def _engines(self, targets: Any) -> list[int]:
+    def _engines(self, targets: Targets) -> list[int]:
         """Give the engines of a call."""
         if targets is None:
             targets = self.targets
@@ -73,10 +76,10 @@ class DirectView(View):
         view.targets = engine
         return view
 
-    def _is_single(self, targets: Any) -> bool:
+    def _is_single(self, targets: Targets) -> bool:
         return isinstance(self.targets if targets is None else targets, int)
 
-    def _submit(self, spec: TaskSpec, targets: Any = None) -> AsyncResult:
+    def _submit(self, spec: TaskSpec, targets: Targets = None) -> AsyncResult:
         """Submit the same to each engine."""
         assert spec.call is not None, "views make calls"
         tasks = self.client._session.submit_to(self._engines(targets), spec.call)
@@ -112,7 +115,7 @@ class DirectView(View):
         self,
         code: str,
         silent: bool = True,
-        targets: Any = None,
+        targets: Targets = None,
         block: bool | None = None,
         label: str | None = None,
     ) -> AsyncResult:
@@ -147,7 +150,7 @@ class DirectView(View):
     def run(
         self,
         filename: str | os.PathLike[str],
-        targets: Any = None,
+        targets: Targets = None,
         block: bool | None = None,
         label: str | None = None,
     ) -> AsyncResult:
@@ -163,7 +166,7 @@ class DirectView(View):
         spec = self._on_namespace(function, info, None, lambda *_: None)
         return self._finish_and_keep(block, spec, targets)
 
-    def _finish_and_keep(self, block: bool | None, spec: TaskSpec, targets: Any) -> AsyncResult:
+    def _finish_and_keep(self, block: bool | None, spec: TaskSpec, targets: Targets) -> AsyncResult:
         """Give the result, also if it blocks: then it has ended."""
         made: list[AsyncResult] = []
 
@@ -179,7 +182,7 @@ class DirectView(View):
     def push(
         self,
         ns: Mapping[str, Any],
-        targets: Any = None,
+        targets: Targets = None,
         block: bool | None = None,
         track: bool | None = None,
     ) -> Any:
@@ -219,7 +222,7 @@ class DirectView(View):
         return not self._cloudpickle and callable(value) and goes_by_value(value)
 
     def pull(
-        self, names: str | Sequence[str], targets: Any = None, block: bool | None = None
+        self, names: str | Sequence[str], targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Get variables, or any expressions: of one name its value, of several a list; from each engine."""
         one = isinstance(names, str)
@@ -251,17 +254,17 @@ class DirectView(View):
     def __setitem__(self, key: str, value: Any) -> None:
         self.push({key: value}, block=True)
 
-    def keys(self, targets: Any = None, block: bool | None = None) -> Any:
+    def keys(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Get the names that users have made."""
         spec = self._on_namespace(_furlong.Function.keys(), self._info("keys"))
         return self._finish(block, self._submit, spec, targets)
 
-    def clear(self, targets: Any = None, block: bool | None = None) -> Any:
+    def clear(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Empty the namespaces."""
         spec = self._on_namespace(_furlong.Function.clear(), self._info("clear"))
         return self._finish_without_value(block, self._submit, spec, targets)
 
-    def late_output(self, targets: Any = None, block: bool | None = None) -> Any:
+    def late_output(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Get what threads have printed after the tasks that started them had ended, and forget it there.
 
         Such text is no task's output any longer. An engine keeps the last 64 Ki characters for whoever asks first, and
@@ -285,7 +288,7 @@ class DirectView(View):
         seq: Sequence[Any],
         dist: str = "b",
         flatten: bool = False,
-        targets: Any = None,
+        targets: Targets = None,
         block: bool | None = None,
         track: bool | None = None,
     ) -> Any:
@@ -321,7 +324,7 @@ class DirectView(View):
         return made if isinstance(made, AsyncResult) else None
 
     def gather(
-        self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None
+        self, key: str, dist: str = "b", targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Collect what was scattered, or what became of it: one list, one array, one data frame.
 
@@ -404,17 +407,19 @@ class DirectView(View):
 
     # Control.
 
-    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
+    def send_signal(
+        self, sig: int | str, targets: Targets = None, block: bool | None = None
+    ) -> None:
         """Send a signal to what runs on these engines. See `Client.send_signal`."""
         self.client.send_signal(sig, self._engines(targets), block)
 
-    def restart(self, targets: Any = None) -> None:
+    def restart(self, targets: Targets = None) -> None:
         """Give these engines new interpreters."""
         self.client.restart(self._engines(targets))
 
     def shutdown(
         self,
-        targets: Any = None,
+        targets: Targets = None,
         restart: bool = False,
         hub: bool = False,
         block: bool | None = None,
@@ -422,7 +427,7 @@ class DirectView(View):
         """Stop these engines."""
         self.client.shutdown(self._engines(targets), restart, hub, block)
 
-    def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[int | str, Any]:
+    def queue_status(self, targets: Targets = None, verbose: bool = False) -> dict[int | str, Any]:
         """Tell how much these engines have to do."""
         one = self.targets if targets is None else targets
         return self.client.queue_status(

@@ -11,8 +11,10 @@ from furlong._checks import check_flag
 if TYPE_CHECKING:
     from furlong import _furlong
     from furlong.client import Client
+    from furlong.client_tasks import Jobs
     from furlong.direct import DirectView
     from furlong.results import AsyncResult
+    from furlong.targets import Targets
 
 __all__ = ["NO_MAGICS", "ClientNames", "PeerNames", "ViewNames", "absent"]
 
@@ -99,7 +101,7 @@ class ClientNames(PeerNames):
 
         def _results(self) -> dict[str, AsyncResult]: ...
 
-        def direct_view(self, targets: Any = "all", **flags: Any) -> DirectView:
+        def direct_view(self, targets: Targets = "all", **flags: Any) -> DirectView:
             """See `Client.direct_view`."""
 
     @property
@@ -145,7 +147,7 @@ class ClientNames(PeerNames):
     def stop_spin_thread(self) -> None:
         """Do nothing: results come by themselves."""
 
-    def activate(self, targets: Any = "all", suffix: str = "") -> DirectView:
+    def activate(self, targets: Targets = "all", suffix: str = "") -> DirectView:
         """Give a view on engines that blocks, and warn that there are no magics for it."""
         warnings.warn(NO_MAGICS, stacklevel=2)
         return self.direct_view(targets, block=True)
@@ -184,7 +186,7 @@ class ViewNames(PeerNames):
     def spin(self) -> None:
         """Do nothing: results come by themselves."""
 
-    def purge_results(self, jobs: Any = None, targets: Any = None) -> None:
+    def purge_results(self, jobs: Jobs = None, targets: Targets = None) -> None:
         """Forget kept results. See `Client.purge_results`."""
         self.client.purge_results(jobs, targets)
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Literal, TypeGuard
 
 from furlong import errors
 
-__all__ = ["are_ids", "resolve_targets"]
+__all__ = ["Chosen", "Targets", "are_ids", "resolve_targets"]
+
+# What users may say: an id or a place, several of them, ``"all"``; nothing is all, or the view's own.
+Targets = int | slice | Iterable[int] | str | None
+# What it comes to: one id, several, or those that are online at each call.
+Chosen = int | list[int] | Literal["all"]
 
 
-def are_ids(targets: Any) -> bool:
+def are_ids(targets: Targets) -> TypeGuard[int | list[int]]:
     """Whether it is an id or a list of ids, of engines that may be gone for a while."""
     several = targets if isinstance(targets, list) else [targets]
     return all(
@@ -19,7 +24,7 @@ def are_ids(targets: Any) -> bool:
     )
 
 
-def resolve_targets(targets: Any, ids: list[int]) -> Any:
+def resolve_targets(targets: Targets, ids: list[int]) -> Chosen:
     """Give ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is.
 
     Raises

@@ -14,11 +14,13 @@ from furlong.peer_names import ViewNames
 from furlong.records import Numbers
 from furlong.results import AsyncResult
 from furlong.subtasks import BalancedSubTask
-from furlong.targets import are_ids, resolve_targets
+from furlong.targets import Chosen, Targets, are_ids, resolve_targets
 from furlong.task_spec import CallInfo, TaskSpec
 
 if TYPE_CHECKING:
     from furlong.client import Client
+    from furlong.client_tasks import Jobs
+    from furlong.executor import ViewExecutor
     from furlong.map_results import AsyncMapResult
     from furlong.maps import LazyMapIterator
 
@@ -85,7 +87,7 @@ class View(ViewNames):
     client: Client
     block: bool
     track: bool
-    targets: Any
+    targets: Chosen | None
     label: str | None
     run_timeout: float | None
     at_most_once: bool
@@ -365,16 +367,16 @@ class View(ViewNames):
 
         return parallel(self, dist, block, ordered, chunksize, **flags)
 
-    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
+    def wait(self, jobs: Jobs = None, timeout: float | None = -1) -> bool:
         """Wait for tasks. See `Client.wait`."""
         return self.client.wait(self._jobs(jobs), timeout)
 
-    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
+    def abort(self, jobs: Jobs = None, targets: Targets = None, block: bool | None = None) -> None:
         """Take tasks back that have not begun. See `Client.abort`."""
         self.client.abort(jobs, targets, block)
 
     def get_result(
-        self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True
+        self, indices_or_msg_ids: Jobs = None, block: bool | None = None, owner: bool = True
     ) -> AsyncResult:
         """Give a result by its id, or its place in this view's `history`. See `Client.get_result`."""
         wanted = indices_or_msg_ids
@@ -382,18 +384,18 @@ class View(ViewNames):
             wanted = self.history[-1 if wanted is None else wanted]
         return self.client.get_result(wanted, self.block if block is None else block, owner)
 
-    def _jobs(self, jobs: Any) -> Any:
+    def _jobs(self, jobs: Jobs) -> Jobs:
         return jobs
 
     @property
-    def executor(self) -> Any:
+    def executor(self) -> ViewExecutor:
         """The view as a `concurrent.futures.Executor`; to shut it down does not stop engines."""
         from furlong.executor import ViewExecutor
 
         return ViewExecutor(self)
 
 
-def _check_retries(flags: Mapping[str, Any], targets: Any) -> None:
+def _check_retries(flags: Mapping[str, Any], targets: Targets) -> None:
     """Look that nothing is said against running a task again after an error, if that is wanted."""
     name = "retries" if flags["error_retries"] is None else "error_retries"
     if not flags[name]:
@@ -429,6 +431,8 @@ class LoadBalancedView(View):
     Made by ``rc.load_balanced_view()``.
     """
 
+    targets: list[int] | None
+
     def __init__(self, client: Client, targets: list[int] | None = None, **flags: Any) -> None:
         super().__init__(client, **flags)
         self.targets = targets
@@ -455,13 +459,13 @@ class LoadBalancedView(View):
         self.client._note(result)
         return result
 
-    def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[int | str, Any]:
+    def queue_status(self, targets: Targets = None, verbose: bool = False) -> dict[int | str, Any]:
         """Tell how much engines have to do. See `Client.queue_status`."""
         return self.client.queue_status(self._own_targets(targets), verbose)
 
     def shutdown(
         self,
-        targets: Any = None,
+        targets: Targets = None,
         restart: bool = False,
         hub: bool = False,
         block: bool | None = None,
@@ -469,22 +473,21 @@ class LoadBalancedView(View):
         """Stop the engines of this view, or these. See `Client.shutdown`."""
         self.client.shutdown(self._own_targets(targets), restart, hub, block)
 
-    def _own_targets(self, targets: Any) -> Any:
+    def _own_targets(self, targets: Targets) -> Targets:
         chosen = self.targets if targets is None else targets
         return "all" if chosen is None else chosen
 
     def _next_engine(self) -> int:
         """Choose one of the view's engines: in turn."""
         online = set(self.client.ids)
-        engines = [engine for engine in self.targets if engine in online]
+        engines = [engine for engine in self.targets or () if engine in online]
         if not engines:
             if not self.targets:
                 raise errors.no_engines(self.client.ids)
             raise errors.NoEnginesRegistered(f"none of the engines {self.targets} is online")
         turn = getattr(self, "_turn", 0)
         object.__setattr__(self, "_turn", turn + 1)
-        chosen: int = engines[turn % len(engines)]
-        return chosen
+        return engines[turn % len(engines)]
 
     def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
         arguments = _pickling.dumps_call(args, kwargs)

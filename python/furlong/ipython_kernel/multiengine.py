@@ -29,6 +29,7 @@ from furlong.views import disown
 
 if TYPE_CHECKING:
     from furlong.cluster import Cluster
+    from furlong.targets import Targets
 
 __all__ = [
     "FileTimeoutError",
@@ -201,7 +202,7 @@ class MultiEngineClient(Connected):
     ) -> None:
         super().__init__(cap_file, cluster=cluster, timeout=timeout)
         self.block = True
-        self.targets: Any = "all"
+        self.targets: Targets = "all"
         self._commands: collections.deque[AsyncResult] = collections.deque(maxlen=_REMEMBERED)
 
     def get_ids(self) -> list[int]:
@@ -212,7 +213,7 @@ class MultiEngineClient(Connected):
         """Tell how many engines there are."""
         return len(self.client)
 
-    def _view(self, targets: Any) -> DirectView:
+    def _view(self, targets: Targets) -> DirectView:
         """Give a view whose results are lists, also of one engine."""
         targets = self.targets if targets is None else targets
         try:
@@ -240,7 +241,7 @@ class MultiEngineClient(Connected):
 
     # Code.
 
-    def execute(self, lines: str, targets: Any = None, block: bool | None = None) -> Any:
+    def execute(self, lines: str, targets: Targets = None, block: bool | None = None) -> Any:
         """Execute code in the namespaces of engines.
 
         Returns
@@ -252,7 +253,7 @@ class MultiEngineClient(Connected):
             self._view(targets).execute(lines, silent=False, block=False), block
         )
 
-    def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> Any:
+    def run(self, filename: str | Path, targets: Targets = None, block: bool | None = None) -> Any:
         """Run a script, which is read here, in the namespaces of engines. See `execute`."""
         return self._finish_commands(self._view(targets).run(filename, block=False), block)
 
@@ -266,7 +267,7 @@ class MultiEngineClient(Connected):
         return self._finish(result, block, read)
 
     def get_result(
-        self, i: int | None = None, targets: Any = None, block: bool | None = None
+        self, i: int | None = None, targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Give what this client's last command came to on each engine, or that of the number `i` there.
 
@@ -303,13 +304,13 @@ class MultiEngineClient(Connected):
     # Variables.
 
     def push(
-        self, namespace: dict[str, Any], targets: Any = None, block: bool | None = None
+        self, namespace: dict[str, Any], targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Set variables."""
         return self._finish(self._view(targets).push(namespace, block=False), block)
 
     def pull(
-        self, keys: str | Sequence[str], targets: Any = None, block: bool | None = None
+        self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Get variables: of one name a value from each engine, of several a list from each.
 
@@ -338,7 +339,9 @@ class MultiEngineClient(Connected):
         """Set a variable, and wait for that."""
         self.push({key: value}, block=True)
 
-    def zip_pull(self, keys: Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
+    def zip_pull(
+        self, keys: Sequence[str], targets: Targets = None, block: bool | None = None
+    ) -> Any:
         """Get variables: for each name a tuple of the values of all engines."""
         result = self._view(targets).pull(list(keys), block=False)
         return self._finish(result, block, lambda result: list(zip(*result.get(), strict=True)))
@@ -346,7 +349,7 @@ class MultiEngineClient(Connected):
     def push_function(
         self,
         namespace: dict[str, Callable[..., Any]],
-        targets: Any = None,
+        targets: Targets = None,
         block: bool | None = None,
     ) -> Any:
         """Set functions whose global names are those of the engine's namespace."""
@@ -355,12 +358,12 @@ class MultiEngineClient(Connected):
         return self._finish(view.push(namespace, block=False), block)
 
     def pull_function(
-        self, keys: str | Sequence[str], targets: Any = None, block: bool | None = None
+        self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Get functions, as `pull` gets variables."""
         return self.pull(keys, targets, block)
 
-    def keys(self, targets: Any = None, block: bool | None = None) -> Any:
+    def keys(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Get the names that users have made."""
         return self._finish(self._view(targets).keys(block=False), block)
 
@@ -370,7 +373,7 @@ class MultiEngineClient(Connected):
         seq: Sequence[Any],
         dist: str = "b",
         flatten: bool = False,
-        targets: Any = None,
+        targets: Targets = None,
         block: bool | None = None,
     ) -> Any:
         """Deal a sequence to engines. See `DirectView.scatter`."""
@@ -379,7 +382,7 @@ class MultiEngineClient(Connected):
         )
 
     def gather(
-        self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None
+        self, key: str, dist: str = "b", targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Collect what was scattered. See `DirectView.gather`."""
         return self._finish(self._view(targets).gather(key, dist, block=False), block)
@@ -388,7 +391,7 @@ class MultiEngineClient(Connected):
         self,
         func: Callable[..., Any],
         *sequences: Iterable[Any],
-        targets: Any = None,
+        targets: Targets = None,
         block: bool | None = None,
     ) -> Any:
         """Call a function with each item, one block of them for each engine; give the list of values."""
@@ -397,13 +400,13 @@ class MultiEngineClient(Connected):
     # What an engine knows of itself.
 
     def set_properties(
-        self, properties: Mapping[str, Any], targets: Any = None, block: bool | None = None
+        self, properties: Mapping[str, Any], targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Set properties of engines. A task's `depend` is asked with them. `reset` clears them too."""
         return self._on_properties("update", targets, block, dict(properties))
 
     def get_properties(
-        self, keys: Sequence[str] | None = None, targets: Any = None, block: bool | None = None
+        self, keys: Sequence[str] | None = None, targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Get the properties of engines, or some of them: a dictionary from each.
 
@@ -422,7 +425,7 @@ class MultiEngineClient(Connected):
         return self._on_properties("copy", targets, block, read=read)
 
     def has_properties(
-        self, keys: Sequence[str], targets: Any = None, block: bool | None = None
+        self, keys: Sequence[str], targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Tell which properties engines have: a list of bools from each."""
         return self._on_properties(
@@ -433,7 +436,7 @@ class MultiEngineClient(Connected):
         )
 
     def del_properties(
-        self, keys: Sequence[str], targets: Any = None, block: bool | None = None
+        self, keys: Sequence[str], targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Delete properties of engines."""
         view = self._view(targets)
@@ -443,14 +446,14 @@ class MultiEngineClient(Connected):
             AsyncResult._listed(results), block, lambda result: result.get() and None
         )
 
-    def clear_properties(self, targets: Any = None, block: bool | None = None) -> Any:
+    def clear_properties(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Delete all properties of engines."""
         return self._on_properties("clear", targets, block)
 
     def _on_properties(
         self,
         method: str,
-        targets: Any,
+        targets: Targets,
         block: bool | None,
         *args: Any,
         read: Callable[[AsyncResult], Any] | None = None,
@@ -460,15 +463,15 @@ class MultiEngineClient(Connected):
 
     # Control.
 
-    def reset(self, targets: Any = None, block: bool | None = None) -> Any:
+    def reset(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Empty the namespaces of engines."""
         return self._finish(self._view(targets).clear(block=False), block)
 
-    def clear_queue(self, targets: Any = None) -> None:
+    def clear_queue(self, targets: Targets = None) -> None:
         """Take back what this client has queued and engines have not begun. It ends with `QueueCleared`."""
         self.client.abort(targets=self._view(targets)._engines(None))
 
-    def queue_status(self, targets: Any = None) -> list[tuple[int, dict[str, int]]]:
+    def queue_status(self, targets: Targets = None) -> list[tuple[int, dict[str, int]]]:
         """Tell how much engines have to do: what waits, ``queue``, and what they have, ``pending``."""
         status = self.client.queue_status(self._view(targets)._engines(None))
         engines = sorted(key for key in status if isinstance(key, int))
@@ -488,7 +491,7 @@ class MultiEngineClient(Connected):
         self._commands = collections.deque(left, maxlen=_REMEMBERED)
 
     def kill(
-        self, controller: bool = False, targets: Any = None, block: bool | None = None
+        self, controller: bool = False, targets: Targets = None, block: bool | None = None
     ) -> None:
         """Stop engines; with `controller` all of them, and the broker."""
         waits = self.block if block is None else block
