@@ -24,6 +24,7 @@ impl Session<'_> {
             self.interpreter.kill();
             self.closing = Some(now + self.shared.config.kill_grace);
         }
+        self.interrupts.handle_deadline(now);
         let begun = self.begun();
         for forced in &mut self.forced {
             if forced.kill_at > now {
@@ -47,7 +48,9 @@ impl Session<'_> {
         }
         self.outbox.push_control(Control::End);
         self.cut_short = self.begun();
-        self.interrupt_due |= self.cut_short.is_some();
+        if self.cut_short.is_some() {
+            self.interrupts.request_end();
+        }
         self.is_ending = true;
         self.closing = Some(Instant::now() + END_GRACE);
     }

@@ -9,6 +9,7 @@ mod asks;
 mod death;
 mod held;
 mod interpreter;
+mod interrupts;
 mod known;
 mod outbox;
 mod pace;

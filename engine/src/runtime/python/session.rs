@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::held::HeldOutput;
+use super::interrupts::Interrupts;
 use super::known::Known;
 use super::outbox::Outbox;
 use super::pace::Pace;
@@ -55,8 +56,8 @@ pub(super) struct Session<'a> {
     tick: Interval,
     /// No reply came since the last tick.
     is_stalled: bool,
-    /// A cancel or a question is on its way, and SIGINT must follow it.
-    pub(super) interrupt_due: bool,
+    /// The SIGINTs that must follow cancels and questions.
+    pub(super) interrupts: Interrupts,
     pub(super) forced: Vec<Forced>,
     /// The time at which to kill an interpreter that has closed its socket, or is to end, and does
     /// not.
@@ -155,7 +156,7 @@ impl<'a> Session<'a> {
             held: HeldOutput::default(),
             tick,
             is_stalled: false,
-            interrupt_due: false,
+            interrupts: Interrupts::default(),
             forced: Vec::new(),
             closing: None,
             is_ending: false,
@@ -201,7 +202,8 @@ impl<'a> Session<'a> {
     }
 
     async fn wait(&mut self, commands: &mut UnboundedReceiver<Command>) -> Wake {
-        let deadline = self.forced.iter().map(|forced| forced.kill_at).chain(self.closing).min();
+        let kills = self.forced.iter().map(|forced| forced.kill_at).chain(self.closing);
+        let deadline = kills.chain(self.interrupts.deadline()).min();
         let Interpreter { child, requests, replies, stdout, stderr, asks, .. } =
             &mut self.interpreter;
         // With several jobs sent, output is read by the tick alone: see `HeldOutput`.
@@ -312,11 +314,8 @@ impl<'a> Session<'a> {
             self.close(Fault::SocketClosed);
             return;
         }
-        if self.interrupt_due {
-            // Even if not all was written: the handler makes room, and is called again after the
-            // rest.
+        if self.interrupts.poll(self.outbox.is_empty(), Instant::now()) {
             self.interpreter.interrupt();
-            self.interrupt_due = !self.outbox.is_empty();
         }
     }
 
@@ -334,7 +333,7 @@ impl<'a> Session<'a> {
             Command::Recall(attempt) => {
                 if self.is_sent(attempt) && self.begun() != Some(attempt) {
                     self.outbox.push_control(Control::Recall(attempt));
-                    self.interrupt_due = true;
+                    self.interrupts.request(false);
                 }
             }
             Command::Cancel { attempt, force } => {
@@ -342,7 +341,7 @@ impl<'a> Session<'a> {
                     return;
                 }
                 self.outbox.push_control(Control::Cancel(attempt));
-                self.interrupt_due = true;
+                self.interrupts.request(false);
                 if force {
                     self.forced.push(Forced {
                         attempt,
@@ -362,7 +361,7 @@ impl<'a> Session<'a> {
         }
         if signal == Signal::INT {
             self.outbox.push_control(Control::Interrupt(attempt));
-            self.interrupt_due = true;
+            self.interrupts.request(false);
         } else {
             self.interpreter.signal(signal);
         }
@@ -410,6 +409,7 @@ impl<'a> Session<'a> {
                     }
                 }
                 Incoming::Running { question, attempt } => {
+                    self.interrupts.handle_answer();
                     if let Some(attempt) = self.held.handle_answer(question, attempt) {
                         self.emit_held(attempt);
                     }
@@ -445,6 +445,9 @@ impl<'a> Session<'a> {
         self.is_stalled = false;
         self.is_unused = false;
         self.sent.pop_front();
+        if self.sent.is_empty() || matches!(ended.end, End::Cancelled) {
+            self.interrupts.handle_end();
+        }
         self.sent_bytes -= sent.bytes;
         self.pace.note(ended.run_us, sent.has_output || ended.drain);
         let memory_bytes = self.interpreter.memory_bytes();
@@ -516,7 +519,7 @@ impl<'a> Session<'a> {
         }
         if let Some(question) = self.held.poll_question(self.is_stalled) {
             self.outbox.push_control(Control::Ask(question));
-            self.interrupt_due = true;
+            self.interrupts.request(true);
         }
         self.is_stalled = true;
     }

@@ -511,6 +511,30 @@ async fn a_cancel_interrupts_sleeps_and_loops_and_leaves_the_namespace() {
 }
 
 #[tokio::test]
+async fn an_interrupt_that_ends_no_system_call_is_sent_again() {
+    let mut python = Fixture::new();
+    // The first SIGINT is noted, and the call goes on, as if it had come in the instant before.
+    let source = "\
+import os, signal, threading
+read, _ = os.pipe()
+told, tell = os.pipe()
+os.set_blocking(tell, False)
+signal.set_wakeup_fd(tell)
+signal.siginterrupt(signal.SIGINT, False)
+def be_interrupted_by_the_next():
+    os.read(told, 1)
+    signal.siginterrupt(signal.SIGINT, True)
+threading.Thread(target=be_interrupted_by_the_next, daemon=True).start()
+print('go', flush=True)
+os.read(read, 1)";
+    let attempt = python.start_execute(source);
+    python.output_of(attempt, "go").await;
+    python.slot.cancel(attempt, false);
+    assert_eq!(python.end(attempt).await.outcome, JobOutcome::Cancelled);
+    python.eval("signal.set_wakeup_fd(-1)").await;
+}
+
+#[tokio::test]
 async fn a_cancel_that_races_the_end_never_hits_the_next_job() {
     let mut python = Fixture::new();
     python
