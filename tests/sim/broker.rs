@@ -1,5 +1,6 @@
 //! The broker: its core, and what its shell does between core and connections.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use furlong_link::peer::inbox::{Messages, Record};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::capability::{Revocation, RevokedTokens};
 use furlong_wire::ids::{BrokerStart, ClusterId, SessionId, TokenId};
-use furlong_wire::message::{Direction, ErrorKind};
+use furlong_wire::message::{Direction, ErrorKind, ToClient};
 
 use crate::disk::{Disk, JOURNAL_KEEP_US};
 use crate::network::{ConnectionNo, Peer, Side};
@@ -37,6 +38,8 @@ pub struct Broker {
     pub disk: Disk,
     /// What waits for all clients of this life.
     pub out_queues: Option<Rc<OutQueues>>,
+    /// Tasks for which this life had no room.
+    refused: BTreeSet<TaskName>,
     /// It reads nothing before that time.
     pub pauses_until: u64,
 }
@@ -111,9 +114,10 @@ impl World {
     /// Tasks that ended, but not on disk, go on. So does one that the broker had ended itself, if
     /// its client has not heard of that: it submits it again, to a broker that does not know of it.
     fn ends_are_lost(&mut self, core: &Core) {
+        let refused = std::mem::take(&mut self.broker.refused);
         let untold: Vec<TaskName> = self
             .unheard()
-            .filter(|(_, task)| is_ended_by_broker(core, *task))
+            .filter(|(name, task)| is_ended_by_broker(core, *task) || refused.contains(name))
             .map(|it| it.0)
             .collect();
         for task in untold {
@@ -331,6 +335,7 @@ impl World {
     fn broker_does(&mut self, output: Output, dirty: &mut Vec<ConnectionNo>) {
         match output {
             Output::ToClient(id, message) => {
+                self.notes_refusal(id, &message);
                 self.broker_changes(id, dirty, |peer| peer.push(&message));
             }
             Output::ToEngine(id, message) => {
@@ -355,6 +360,16 @@ impl World {
             }
             Output::Journal(number, entry) => self.disk_takes(number, entry),
             Output::Discard(_) | Output::Stop(_) => {}
+        }
+    }
+
+    /// A task that there was no room for has ended, which the broker does not remember as an end.
+    fn notes_refusal(&mut self, ConnectionId(no): ConnectionId, message: &ToClient) {
+        let ToClient::Finished(finished) = message else { return };
+        let kind = finished.outcome.error.as_ref().map(|error| error.kind);
+        let peer = self.network.connections.get(&no).map(|it| it.peer);
+        if let (Some(ErrorKind::Busy), Some(Peer::Client(client))) = (kind, peer) {
+            self.broker.refused.insert(TaskName { client: client as u32, n: finished.n });
         }
     }
 
