@@ -11,7 +11,7 @@ use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError};
 use furlong_wire::limits::{GREETING_TIMEOUT_MS, PROTOCOL_VERSION};
 use furlong_wire::message::{Greeting, RefusalKind, Refused, encode_message};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
-use furlong_wire::token::{Token, TokenError};
+use furlong_wire::token::{Claims, Token, TokenError};
 use furlong_wire::zmtp::{self, FRAME_HEADER_BYTES_MAX, put_frame_header};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -81,15 +81,10 @@ pub(super) async fn shake_hands(
     shell.obey_revocations().await;
     let admitted = match holder {
         Some(holder) => Ok((holder.claims().clone(), None)),
-        None => shell
-            .core
-            .borrow()
-            .pass(shell.now(), proof.holder)
-            .map(|(claims, attempt)| (claims, Some(attempt))),
+        None => pass_of(shell, proof.holder),
     };
     let checked = admitted.and_then(|(claims, pass)| {
-        let revoked = shell.revocations.tokens();
-        let core = shell.core.borrow();
+        let (core, revoked) = (shell.core.borrow(), shell.revocations.tokens());
         core.check_admission(shell.now(), serves, (&claims, &hello), &revoked)?;
         Ok((claims, pass))
     });
@@ -102,6 +97,12 @@ pub(super) async fn shake_hands(
     };
     let peer = Peer { claims, hello, address: address.to_string(), pass };
     Ok(Proved { peer, incoming, socket, sealer })
+}
+
+/// The claims of a task's owner for the holder of this key, and the attempt whose pass it is.
+fn pass_of(shell: &Shell, holder: [u8; 32]) -> Result<(Claims, Option<u64>), Refusal> {
+    let (claims, attempt) = shell.core.borrow().pass(shell.now(), holder)?;
+    Ok((claims, Some(attempt)))
 }
 
 /// Tells who has proved its key why it is not let in.

@@ -12,6 +12,7 @@
 mod acks;
 pub mod bounded_queues;
 mod completed;
+mod content;
 pub mod definitions;
 mod flow_control;
 pub mod output;
@@ -26,7 +27,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use bytes::Bytes;
 use furlong_wire::ids::{BrokerStart, SessionId, TaskId};
 use furlong_wire::limits::{LISTED_MAX, OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
@@ -37,6 +37,8 @@ use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload}
 
 use self::acks::Acks;
 use self::bounded_queues::BoundedQueues;
+pub use self::content::Content;
+use self::content::announced_bytes;
 use self::definitions::{Definition, Definitions};
 use self::flow_control::FlowControl;
 use self::requests::Requests;
@@ -125,15 +127,6 @@ pub struct Call {
     pub definition: Option<Arc<Definition>>,
     pub options: Option<Box<TaskOptions>>,
     pub content: Content,
-}
-
-/// Call header and arguments.
-#[derive(Debug)]
-pub enum Content {
-    /// Not yet packed.
-    Buffers(Bytes, Vec<Bytes>),
-    /// For the wire.
-    Packed(Packed),
 }
 
 /// A task that was submitted.
@@ -617,35 +610,6 @@ impl Core {
     fn new_ticket(&mut self) -> u64 {
         self.next_ticket += 1;
         self.next_ticket
-    }
-}
-
-impl Content {
-    /// Prepares the buffers for the wire, once. Returns the bytes that count against the credit.
-    fn pack(&mut self, sealer: &mut PayloadSealer) -> Result<u64, ClientError> {
-        if let Self::Buffers(header, data) = self {
-            *self = Self::Packed(
-                sealer.pack_with_header(std::mem::take(header), std::mem::take(data))?,
-            );
-        }
-        Ok(match self {
-            Self::Packed(packed) => announced_bytes(packed),
-            Self::Buffers(..) => 0,
-        })
-    }
-
-    fn take(&mut self, sealer: &mut PayloadSealer) -> Result<Packed, ClientError> {
-        match std::mem::replace(self, Self::Buffers(Bytes::new(), Vec::new())) {
-            Self::Packed(packed) => Ok(packed),
-            Self::Buffers(header, data) => Ok(sealer.pack_with_header(header, data)?),
-        }
-    }
-}
-
-fn announced_bytes(packed: &Packed) -> u64 {
-    match packed {
-        Packed::Inline(_) => 0,
-        Packed::Chunked(sealed) => sealed.bytes(),
     }
 }
 

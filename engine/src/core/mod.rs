@@ -597,8 +597,7 @@ impl Core {
     fn advance(&mut self, slot: SlotIndex) {
         let place = &mut self.slots[slot as usize];
         while let Some(first) = place.waiting.front() {
-            let work =
-                self.work.get_mut(first).expect("a job leaves its line when it is forgotten");
+            let work = self.work.get_mut(first).expect("a forgotten job leaves its line");
             assert_eq!(work.slot, slot, "a line has its own slot's jobs");
             // Two runtimes of a slot never run at once: a task may count on what the one before left.
             if !place.running.is_empty() && place.runtime != Some(work.runtime) {

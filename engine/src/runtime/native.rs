@@ -138,7 +138,7 @@ fn encode_value<T: Serialize>(
 /// One slot: a queue and the thread that works on it.
 #[derive(Debug)]
 pub struct NativeSlot {
-    slot: SlotIndex,
+    pub(super) slot: SlotIndex,
     shared: Arc<Shared>,
     events: EventSender,
     /// Jobs that go to the thread together: the two threads then seldom meet at the lock.
@@ -180,11 +180,6 @@ impl NativeSlot {
             .name(name)
             .spawn(move || work(slot, &of_thread, &functions, &from_thread))?;
         Ok(Self { slot, shared, events, gathered: Vec::new() })
-    }
-
-    /// The slot's number.
-    pub(super) fn index(&self) -> SlotIndex {
-        self.slot
     }
 
     /// Takes a job for the next [`NativeSlot::start_gathered`].

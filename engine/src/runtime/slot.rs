@@ -2,10 +2,10 @@
 
 use rustix::process::Signal;
 
+use super::Job;
 use super::command::CommandSlot;
 use super::native::NativeSlot;
 use super::python::PythonSlot;
-use super::{Job, SlotIndex};
 
 /// One slot's part of a runtime: it runs the jobs that it is given, one after the other.
 pub trait Slot {
@@ -54,7 +54,7 @@ impl Slot for NativeSlot {
         if signal == Signal::INT {
             self.interrupt(job);
         } else {
-            let slot: SlotIndex = self.index();
+            let slot = self.slot;
             tracing::warn!(
                 "slot {slot}: a native function is no process, and gets no signal but SIGINT"
             );

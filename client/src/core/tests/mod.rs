@@ -6,6 +6,7 @@ mod resume;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
+use bytes::Bytes;
 use furlong_wire::call::{
     Call as HeaderCall, CallHeader, Codec, PickledCall, RemoteError, ReplyHeader, decode_header,
     encode_header, encode_reply,
