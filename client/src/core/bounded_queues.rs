@@ -72,8 +72,8 @@ impl<T: Weigh> BoundedQueues<T> {
         feed.items.push_back(item);
         // The newest stays, however large it is.
         while feed.bytes > self.bytes_max && feed.items.len() > 1 {
-            let oldest = feed.items.pop_front().map_or(0, |oldest| oldest.bytes() + ITEM_BYTES);
-            feed.bytes -= oldest;
+            let oldest = feed.items.pop_front().expect("there are two at least");
+            feed.bytes -= oldest.bytes() + ITEM_BYTES;
             feed.missed += 1;
         }
         feed.waker.take()
@@ -115,6 +115,7 @@ impl<T: Weigh> BoundedQueues<T> {
             return Poll::Ready(Fed::Missed(std::mem::take(&mut feed.missed)));
         }
         if let Some(item) = feed.items.pop_front() {
+            assert!(item.bytes() + ITEM_BYTES <= feed.bytes, "each item was counted as it came");
             feed.bytes -= item.bytes() + ITEM_BYTES;
             return Poll::Ready(Fed::Item(item));
         }

@@ -89,6 +89,7 @@ impl FlowControl {
     /// Takes what [`FlowControl::check`] allowed; `lasting` bytes of it stay with the broker as
     /// long as the session.
     pub fn take(&mut self, tasks: u64, bytes: u64, lasting: u64) {
+        assert!(lasting <= self.usable, "what stays with the broker was within the credit");
         self.tasks += tasks;
         self.announced += bytes;
         self.usable -= lasting;
@@ -101,6 +102,7 @@ impl FlowControl {
 
     /// Tasks were acknowledged.
     pub fn handle_acknowledged(&mut self, tasks: u64) {
+        assert!(tasks <= self.tasks, "what is acknowledged was counted when it was submitted");
         self.tasks -= tasks;
     }
 

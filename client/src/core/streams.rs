@@ -40,14 +40,14 @@ impl Streams {
 
     /// One more task belongs to the stream.
     pub fn expect(&mut self, key: usize) {
-        if let Some(stream) = self.slab.get_mut(key) {
-            stream.unfinished += 1;
-        }
+        let stream = self.slab.get_mut(key).expect("who submits for a stream has it open");
+        stream.unfinished += 1;
     }
 
     /// Takes a task's end; returns whom to wake.
     pub fn push(&mut self, key: usize, index: u64, ended: Ended) -> Option<Waker> {
-        let stream = self.slab.get_mut(key)?;
+        let stream = self.slab.get_mut(key).expect("a stream stays until its tasks have ended");
+        assert!(stream.unfinished > 0, "a task of a stream ends once");
         stream.unfinished -= 1;
         if !stream.is_forgotten {
             stream.ended.push_back((index, ended));

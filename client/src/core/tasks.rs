@@ -163,7 +163,8 @@ impl Tasks {
         let state = State::Unfinished(listener);
         let task = Task { n, is_receiving: false, sent, outputs: None, large_definition, state };
         let key = self.slab.insert(task);
-        self.unfinished.insert(n, key);
+        let before = self.unfinished.insert(n, key);
+        assert!(before.is_none(), "a number is one task's");
         key
     }
 
@@ -171,7 +172,8 @@ impl Tasks {
     /// repeated ends.
     pub fn begin_end(&mut self, n: u64) -> Option<usize> {
         let key = *self.unfinished.get(&n)?;
-        let task = self.slab.get_mut(key)?;
+        let task = self.slab.get_mut(key).expect(UNFINISHED_HAS_TASK);
+        // A broker that was cut off while it delivered an end begins with it anew.
         (!std::mem::replace(&mut task.is_receiving, true)).then_some(key)
     }
 
@@ -189,7 +191,9 @@ impl Tasks {
         }
         task.sent = None;
         ended.outputs = task.outputs.take();
-        self.output_bytes -= ended.outputs.as_ref().map_or(0, |outputs| outputs.kept_bytes());
+        let kept = ended.outputs.as_ref().map_or(0, |outputs| outputs.kept_bytes());
+        assert!(kept <= self.output_bytes, "what a task has written is counted as it comes");
+        self.output_bytes -= kept;
         match &mut task.state {
             State::Unfinished(Listener::Future(waker)) => {
                 let waker = waker.take();
@@ -215,15 +219,13 @@ impl Tasks {
     /// Returns what is to be sent again of an unfinished task.
     pub fn sent_mut(&mut self, n: u64) -> Option<&mut Sent> {
         let key = *self.unfinished.get(&n)?;
-        self.slab.get_mut(key)?.sent.as_mut()
+        self.slab.get_mut(key).expect(UNFINISHED_HAS_TASK).sent.as_mut()
     }
 
     /// The connection is gone: ends whose payload was on the way come again.
     pub fn handle_cut(&mut self) {
         for key in self.unfinished.values() {
-            if let Some(task) = self.slab.get_mut(*key) {
-                task.is_receiving = false;
-            }
+            self.slab.get_mut(*key).expect(UNFINISHED_HAS_TASK).is_receiving = false;
         }
     }
 
@@ -348,9 +350,13 @@ pub enum Forgotten {
     Ended(Box<Ended>),
 }
 
+/// An unfinished task leaves the table with its number.
+const UNFINISHED_HAS_TASK: &str = "a number that is unfinished has its task";
+
 impl Outputs {
     /// Takes a piece of output. `held_bytes` is what all tasks hold together.
     pub fn handle_piece(&mut self, held_bytes: &mut usize, piece: &Piece) {
+        assert!(self.kept_bytes() <= *held_bytes, "what one task holds is counted in all");
         *held_bytes -= self.kept_bytes();
         let written_by = Some((piece.attempt, piece.engine));
         if self.written_by != written_by {

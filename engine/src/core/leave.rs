@@ -64,6 +64,11 @@ impl Core {
         self.give_all_back();
     }
 
+    /// Returns true if somebody wants the process to end.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.at_once.is_some() || self.leaving.drain.is_some()
+    }
+
     /// Returns the reason to leave now, if there is one: the process says goodbye and ends.
     /// `has_sent` says that nothing waits to be written to the broker.
     pub fn poll_leave(&mut self, now: Duration, has_sent: bool) -> Option<String> {

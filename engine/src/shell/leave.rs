@@ -34,6 +34,10 @@ impl Shell {
 
     /// Returns the reason to leave now, if there is one.
     pub(super) fn leaves_now(&mut self) -> Option<String> {
+        // The clock is not read for each task.
+        if !self.core.is_leaving() {
+            return None;
+        }
         let has_sent = match &self.link {
             Link::Up(up) => up.peer.is_empty(),
             Link::Dialling(_) => true,
