@@ -90,14 +90,14 @@ impl Core {
             // It goes on without a broker, which may come back for the result.
             false
         } else {
-            !self.has_results() || self.has_waited_alone(now)
+            !self.has_results() || self.wait_alone(now)
         };
         is_done.then(|| self.leaving.draining().unwrap_or_default().to_owned())
     }
 
     /// True if the process has had results, and no broker that takes them, for so long that an
     /// engine is given up: the broker may come back, but not for ever.
-    fn has_waited_alone(&mut self, now: Duration) -> bool {
+    fn wait_alone(&mut self, now: Duration) -> bool {
         let Some(drain) = &mut self.leaving.drain else { return false };
         now - *drain.alone.get_or_insert(now) >= Duration::from_millis(HEARTBEAT_DEAD_MS)
     }

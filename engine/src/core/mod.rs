@@ -599,7 +599,7 @@ impl Core {
         while let Some(first) = place.waiting.front() {
             let work = self.work.get_mut(first).expect("a forgotten job leaves its line");
             assert_eq!(work.slot, slot, "a line has its own slot's jobs");
-            // Two runtimes of a slot never run at once: a task may count on what the one before left.
+            // Two runtimes of a slot never run at once: a task may build on the one before.
             if !place.running.is_empty() && place.runtime != Some(work.runtime) {
                 return;
             }
