@@ -43,9 +43,9 @@ BUFFERS_MAX = 4000
 PYTHON = (sys.version_info[0], sys.version_info[1])
 
 
-# What a pickle holds, besides data: bits, and False for none of them. `CODE` are functions or classes
-# by value, which only the same version of Python can read; `MODULES` says that modules of the user's
-# own are named.
+# What a pickle holds, besides data: bits, and False for none of them. `CODE` are functions or
+# classes by value, which only the same version of Python can read; `MODULES` says that modules of
+# the user's own are named.
 CODE = True
 MODULES = 2
 

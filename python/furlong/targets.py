@@ -9,7 +9,7 @@ from furlong import errors
 
 __all__ = ["Chosen", "Targets", "are_ids", "resolve_targets"]
 
-# What users may say: an id or a place, several of them, ``"all"``; nothing is all, or the view's own.
+# What users may say: an id or a place, several of them, ``"all"``; None is all, or the view's own.
 Targets = int | slice | Iterable[int] | str | None
 # What it comes to: one id, several, or those that are online at each call.
 Chosen = int | list[int] | Literal["all"]

@@ -10,8 +10,8 @@ const LAST_PAUSE: Duration = Duration::from_millis(2560);
 /// SIGINT follows what the interpreter is to read while it runs code.
 ///
 /// A signal that comes in the instant before a system call that blocks is noted by Python and ends
-/// no call: a sleep that begins just then goes on for as long as it was to last. So a SIGINT is sent
-/// a few times. The handler finds nothing new to read then, and code goes on where it was.
+/// no call: a sleep that begins just then goes on for as long as it was to last. So a SIGINT is
+/// sent a few times. The handler finds nothing new to read then, and code goes on where it was.
 #[derive(Debug, Default)]
 pub(super) struct Interrupts {
     /// One is to follow what is being written.
@@ -20,7 +20,7 @@ pub(super) struct Interrupts {
     again: Option<Instant>,
     /// The pause before that.
     pause: Duration,
-    /// All that is pending are questions, so that an answer says that the interpreter has read them.
+    /// All that is pending are questions: an answer says that the interpreter has read them.
     is_question: bool,
     /// The interpreter was told to end.
     is_ending: bool,
