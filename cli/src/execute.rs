@@ -131,7 +131,7 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
             _ if how.json => print::json_line(&shown::as_json(&end))?,
             // The broker did not let it begin: one line, however many engines there are.
             Err(failure) if ended::never_began(failure) => {
-                ended::print_direct_failure(failure, &mut refused)
+                ended::print_direct_failure(failure, &mut refused);
             }
             _ => match live {
                 Some(printed) => shown::print_after_live(&end, printed)?,

@@ -177,9 +177,9 @@ impl Connection {
             // What is said again after a cut comes in parts.
             state.queue_outbound();
             if state.peer.is_empty() {
-                state.core.handle_flushed()
+                state.core.handle_flushed();
             } else {
-                written = Ok(Written::Turn)
+                written = Ok(Written::Turn);
             }
         }
         unlock(state);

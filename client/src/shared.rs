@@ -111,7 +111,7 @@ impl State {
                 Outbound::Message(message) => self.peer.push(&message),
                 Outbound::Control(message) => self.peer.outbox().push_control(&message),
                 Outbound::Transfer(number, payload) => {
-                    self.peer.push_transfer(number, Chunks::Sealed(payload))
+                    self.peer.push_transfer(number, Chunks::Sealed(payload));
                 }
             }
             next = self.core.poll_outbound();

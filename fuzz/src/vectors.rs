@@ -13,7 +13,7 @@ pub fn named(prefix: &str) -> Vec<Vec<u8>> {
     for line in block.lines() {
         match line.strip_prefix("  ") {
             Some(digits) if is_wanted => {
-                found.last_mut().into_iter().for_each(|bytes| bytes.extend(hex(digits)))
+                found.last_mut().into_iter().for_each(|bytes| bytes.extend(hex(digits)));
             }
             Some(_) => {}
             None => {

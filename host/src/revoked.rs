@@ -100,7 +100,7 @@ mod tests {
         let tokens: Vec<TokenId> = (0..20).map(|byte| TokenId([byte; 16])).collect();
         std::thread::scope(|scope| {
             tokens.iter().for_each(|token| {
-                _ = scope.spawn(|| add_revoked(&dir, &[*token], &revocation()).unwrap())
+                _ = scope.spawn(|| add_revoked(&dir, &[*token], &revocation()).unwrap());
             });
         });
         let revoked = load_revoked(&dir).unwrap();

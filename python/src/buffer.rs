@@ -169,7 +169,7 @@ fn export(py: Python<'_>, bytes: Bytes, is_read_only: bool) -> PyResult<Bound<'_
     // SAFETY: the allocation is for a `Lent`, and its field is not initialised yet; nobody else has
     // the object.
     unsafe {
-        (&raw mut (*object.as_ptr().cast::<Lent>()).exported).write(Some(Box::new(exported)))
+        (&raw mut (*object.as_ptr().cast::<Lent>()).exported).write(Some(Box::new(exported)));
     };
     Ok(object)
 }

@@ -103,10 +103,10 @@ async fn watch(engines: Arc<Engines>, client: Client, mut events: Events) {
         };
         match event {
             Some(Ok(Event::EngineOnline(id))) => {
-                engines.change(|state| _ = state.online.insert(id))
+                engines.change(|state| _ = state.online.insert(id));
             }
             Some(Ok(Event::EngineOffline(id))) => {
-                engines.change(|state| _ = state.online.remove(&id))
+                engines.change(|state| _ = state.online.remove(&id));
             }
             Some(Ok(Event::EngineRestarted(..))) => {}
             Some(Err(EventsError::Missed(_))) => ask_again(&engines, &client).await,

@@ -141,10 +141,10 @@ impl Storm {
                 (Hit::Disk, _) => self.farm.disk().into_iter().for_each(Disk::free),
                 (hit, Fault::Stop) => self.signal(hit, Signal::CONT),
                 (Hit::Engine(place), _) => {
-                    self.farm.engines[place].proxy.iter().for_each(Proxy::mend)
+                    self.farm.engines[place].proxy.iter().for_each(Proxy::mend);
                 }
                 (Hit::Client(place), _) => {
-                    self.farm.clients[place].proxy.iter().for_each(Proxy::mend)
+                    self.farm.clients[place].proxy.iter().for_each(Proxy::mend);
                 }
                 _ => {}
             }

@@ -79,7 +79,7 @@ fn a_port_for_engines_takes_engines_alone_and_the_main_port_everybody() {
         match is_let_in(engines, &capability) {
             Ok(()) => assert_eq!(role, Role::Engine),
             Err(text) => {
-                assert!(role != Role::Engine && text.starts_with(&expected), "{role}: {text}")
+                assert!(role != Role::Engine && text.starts_with(&expected), "{role}: {text}");
             }
         }
     }

@@ -32,7 +32,7 @@ impl World {
             Act::Cancel { client, tasks, force, twice } => {
                 self.on_client(*client, |world, place| {
                     (0..=u8::from(*twice)).for_each(|_| world.cancels(place, *tasks, *force));
-                })
+                });
             }
             Act::CancelStream { client, force } => self.on_client(*client, |world, place| {
                 world.cancels_stream(place, *force);
@@ -40,12 +40,12 @@ impl World {
             Act::CancelOfAnother { client, of, tasks, force } => {
                 self.on_client(*client, |world, place| {
                     world.cancels_of_another(place, *of, *tasks, *force);
-                })
+                });
             }
             Act::Fetch { client, of, tasks, wait, follow } => {
                 self.on_client(*client, |world, place| {
                     world.fetches(place, *of, *tasks, *wait, *follow);
-                })
+                });
             }
             Act::Purge { client, of, tasks } => self.on_client(*client, |world, place| {
                 let Some(range) = world.range_of(*of, *tasks) else { return };
@@ -54,7 +54,7 @@ impl World {
                 });
             }),
             Act::Ask { client, what } => {
-                self.on_client(*client, |world, place| world.asks_about(place, *what))
+                self.on_client(*client, |world, place| world.asks_about(place, *what));
             }
             Act::Signal { client, engine, signal } => self.on_client(*client, |world, place| {
                 let engines = vec![world.engine(*engine)];
@@ -70,15 +70,15 @@ impl World {
             Act::Shutdown { client, engine, whole, finish } => {
                 self.on_client(*client, |world, place| {
                     world.shuts_down(place, *engine, *whole, *finish);
-                })
+                });
             }
             Act::Forget { client, tasks } => {
-                self.on_client(*client, |world, place| world.forgets(place, *tasks))
+                self.on_client(*client, |world, place| world.forgets(place, *tasks));
             }
             Act::Close { client } => self.on_client(*client, World::client_closes),
             Act::RevokeClient { client, by_request } => self.revokes_client(*client, *by_request),
             Act::ClientStops { client, us } => {
-                self.on_client(*client, |world, place| world.client_stops(place, *us))
+                self.on_client(*client, |world, place| world.client_stops(place, *us));
             }
             Act::ClientDies { client, loses_sent } => self.on_client(*client, |world, place| {
                 world.loses_sent(Peer::Client(place), *loses_sent);

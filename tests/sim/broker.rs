@@ -348,7 +348,7 @@ impl World {
                 self.broker_changes(id, dirty, |peer| peer.end(End::Graceful(reason)));
             }
             Output::SaveRoster(changes) => {
-                changes.into_iter().for_each(|it| self.broker.roster.apply(it))
+                changes.into_iter().for_each(|it| self.broker.roster.apply(it));
             }
             Output::Revoke(ConnectionId(no), request, tokens) => {
                 for token in tokens {

@@ -300,9 +300,9 @@ impl World {
         let why = Arc::new(Disconnected { endpoint, cause });
         if let Some(core) = &mut self.clients[place].core {
             if matches!(why.cause, DisconnectCause::Closed) {
-                core.close(&why)
+                core.close(&why);
             } else {
-                core.disconnect(&why)
+                core.disconnect(&why);
             }
         }
         self.client_settles(place);

@@ -29,7 +29,7 @@ impl World {
             Act::ProcessDies { process, loses_sent, silent } => {
                 self.on_process(process, |world, place| {
                     world.process_dies(place, loses_sent, silent);
-                })
+                });
             }
             Act::ProcessDrains { process } => self.on_process(process, |world, place| {
                 world.process_drains(place);
@@ -45,7 +45,7 @@ impl World {
                 self.on_process(process, |world, place| {
                     let until = world.now + us;
                     world.processes[place].lacks.push(Lack { runtime, class, until });
-                })
+                });
             }
             Act::RevokeProcess { process } => self.on_process(process, |world, place| {
                 world.process_is_hurt(place);

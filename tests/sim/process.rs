@@ -344,7 +344,7 @@ impl World {
                 self.slot_starts(place, slot as usize, runtime, job);
             }
             Output::Cancel(slot, runtime, job, force) => {
-                self.slot_cancels(place, slot as usize, runtime, job, force)
+                self.slot_cancels(place, slot as usize, runtime, job, force);
             }
             Output::Recall(slot, runtime, job) => {
                 if self.slot_recalls(place, slot as usize, runtime, job) {

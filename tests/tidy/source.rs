@@ -250,7 +250,7 @@ impl<'a> Scanner<'a> {
                 '"' => self.string(&['"'], true),
                 'r' if !self.is_inside_word() => self.raw_string(),
                 '\'' if self.peek(1) == Some('\\') || self.peek(2) == Some('\'') => {
-                    self.string(&['\''], true)
+                    self.string(&['\''], true);
                 }
                 _ => self.at += 1,
             }

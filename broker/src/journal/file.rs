@@ -174,7 +174,7 @@ fn bring_to_this_version(database: &mut Connection, cluster: ClusterId) -> Resul
     match of {
         None => {
             _ = transaction
-                .execute("INSERT INTO about (cluster) VALUES (?1)", params![&cluster.0[..]])?
+                .execute("INSERT INTO about (cluster) VALUES (?1)", params![&cluster.0[..]])?;
         }
         Some(of) if of == cluster.0 => {}
         Some(_) => bail!(

@@ -184,7 +184,7 @@ fn contents_of_memory(memory: &mut MemoryJournal) -> Vec<String> {
         contents.push(format!("{} {} {:?} {}", row.key, row.id, row.claims, row.departed));
     });
     memory.definitions().for_each(|((session, number), blob)| {
-        contents.push(format!("{session} {number} {blob:?}"))
+        contents.push(format!("{session} {number} {blob:?}"));
     });
     let rows = memory.rows();
     let unfinished =

@@ -158,7 +158,7 @@ impl Door {
             match local::bind(cluster, port) {
                 Ok(listener) => entrances.push(Rc::new(Entrance::Local(listener))),
                 Err(error) => {
-                    tracing::warn!("peers on this machine come by TCP, not by pipes: {error}")
+                    tracing::warn!("peers on this machine come by TCP, not by pipes: {error}");
                 }
             }
         }

@@ -266,7 +266,7 @@ impl Shell {
                 }
                 // Before an engine gets its first task: a later start must know whom to wait for.
                 Output::SaveRoster(changes) => {
-                    self.roster.borrow_mut().note(&changes, || core.roster())
+                    self.roster.borrow_mut().note(&changes, || core.roster());
                 }
                 Output::Journal(number, entry) => entries.push((number, entry)),
                 Output::Revoke(connection, request, tokens) => {

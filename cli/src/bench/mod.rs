@@ -138,7 +138,7 @@ pub struct Figures {
 pub async fn run(command: BenchCommand, program: &Program) -> Result<ExitCode> {
     match command {
         BenchCommand::RelayNode { role, threads, connect } => {
-            relay::run_relay_node(role, threads, connect).await?
+            relay::run_relay_node(role, threads, connect).await?;
         }
         BenchCommand::Command(args) => command::run(args, program).await?,
         BenchCommand::Large(args) => large::run(args, program).await?,
@@ -151,13 +151,13 @@ pub async fn run(command: BenchCommand, program: &Program) -> Result<ExitCode> {
             print(json, &of_relay(&relay::measure(&options, program).await?))?;
         }
         BenchCommand::Latency(args) => {
-            print(args.json, &farm::measure(&args, farm::Kind::Latency, program).await?)?
+            print(args.json, &farm::measure(&args, farm::Kind::Latency, program).await?)?;
         }
         BenchCommand::Throughput(args) => {
             print(args.json, &farm::measure(&args, farm::Kind::Throughput, program).await?)?;
         }
         BenchCommand::Payload(args) => {
-            print(args.json, &farm::measure(&args, farm::Kind::Payload, program).await?)?
+            print(args.json, &farm::measure(&args, farm::Kind::Payload, program).await?)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -187,7 +187,7 @@ impl Core {
                 *source = Some(OsText::from_bytes(instead.function.to_vec()));
             }
             HeaderCall::Pickled(pickled) => {
-                pickled.blob = Some(ByteBuf::from(&instead.function[..]))
+                pickled.blob = Some(ByteBuf::from(&instead.function[..]));
             }
             _ => return,
         }

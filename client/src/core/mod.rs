@@ -293,7 +293,7 @@ impl Core {
     fn send_payload(&mut self, packed: Packed, message: impl FnOnce(Payload) -> FromClient) {
         match packed {
             Packed::Inline(bytes) => {
-                self.outbound.push_back(Outbound::Message(message(Payload::Inline(bytes))))
+                self.outbound.push_back(Outbound::Message(message(Payload::Inline(bytes))));
             }
             Packed::Chunked(sealed) => {
                 let transfer = self.next_transfer;

@@ -321,16 +321,16 @@ impl Core {
                 cancel.attempts.iter().for_each(|attempt| self.cancel(*attempt, cancel.force));
             }
             ToEngine::Recall(recall) => {
-                recall.attempts.iter().for_each(|attempt| self.recall(*attempt))
+                recall.attempts.iter().for_each(|attempt| self.recall(*attempt));
             }
             ToEngine::Credit(credit) => {
-                self.sessions.grant(credit.session, credit.payload_bytes_total)
+                self.sessions.grant(credit.session, credit.payload_bytes_total);
             }
             ToEngine::Take(take) => {
-                take.attempts.iter().for_each(|attempt| self.send_taken(*attempt))
+                take.attempts.iter().for_each(|attempt| self.send_taken(*attempt));
             }
             ToEngine::Registered(registered) => {
-                self.outputs.push_back(Output::Registered(registered.engines))
+                self.outputs.push_back(Output::Registered(registered.engines));
             }
             ToEngine::Share(share) => return self.share(share),
             ToEngine::Unshare(unshare) => return self.unshare(unshare.share),

@@ -99,12 +99,12 @@ impl Core {
         if with_payload {
             match self.sessions.pack(work.session, &header, data) {
                 Ok(Packed::Inline(inline)) => {
-                    ended.finished.payload = Some(Payload::Inline(inline))
+                    ended.finished.payload = Some(Payload::Inline(inline));
                 }
                 Ok(Packed::Chunked(sealed)) => ended.payload = Some(Box::new(sealed)),
                 Err(text) => {
                     ended.finished.outcome =
-                        Outcome::error(TaskState::Failed, ErrorKind::Payload, text)
+                        Outcome::error(TaskState::Failed, ErrorKind::Payload, text);
                 }
             }
         }

@@ -395,7 +395,7 @@ impl Shell {
     fn tell_slot(&mut self, output: Output) {
         match output {
             Output::Cancel(slot, runtime, job, force) => {
-                self.slots.cancel(slot, runtime, job, force)
+                self.slots.cancel(slot, runtime, job, force);
             }
             Output::Recall(slot, runtime, job) => {
                 if self.slots.recall(slot, runtime, job) {
@@ -403,7 +403,7 @@ impl Shell {
                 }
             }
             Output::Signal(slot, runtime, job, signal) => {
-                self.slots.signal(slot, runtime, job, signal)
+                self.slots.signal(slot, runtime, job, signal);
             }
             Output::Restart(slot) => {
                 if !self.slots.restart(slot) {

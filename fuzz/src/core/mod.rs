@@ -161,7 +161,11 @@ impl Farm {
                 self.wait(wait);
             }
             Act::DiskWrites => {
-                self.disk_writes(if input.flag() { Err("no space left on device") } else { Ok(()) })
+                self.disk_writes(if input.flag() {
+                    Err("no space left on device")
+                } else {
+                    Ok(())
+                });
             }
             Act::BrokerRestarts => self.broker_restarts(),
             Act::Revokes => self.revokes(TokenId([input.below(8) as u8; 16])),
@@ -244,7 +248,7 @@ impl Farm {
                 }
                 Output::Close(connection, _) => self.close(connection),
                 Output::SaveRoster(changes) => {
-                    changes.into_iter().for_each(|it| self.roster.apply(it))
+                    changes.into_iter().for_each(|it| self.roster.apply(it));
                 }
                 Output::Revoke(connection, request, tokens) => {
                     for token in tokens {

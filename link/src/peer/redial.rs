@@ -66,12 +66,11 @@ impl Redial {
     pub fn handle_cut(&mut self, now: Duration, unsound: Option<&str>) -> bool {
         self.cut_at = Some(now);
         let age = self.connected_at.take().map_or(Duration::ZERO, |at| now.saturating_sub(at));
-        match unsound {
-            Some(why) => self.unsound.note(why, age),
-            None => {
-                self.unsound.forget();
-                false
-            }
+        if let Some(why) = unsound {
+            self.unsound.note(why, age)
+        } else {
+            self.unsound.forget();
+            false
         }
     }
 

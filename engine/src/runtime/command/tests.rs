@@ -98,7 +98,7 @@ impl Fixture {
                     .extend_from_slice(&bytes);
             }
             SlotEvent::Finished { attempt, reply } => {
-                assert!(self.replies.insert(attempt, reply).is_none())
+                assert!(self.replies.insert(attempt, reply).is_none());
             }
             other => panic!("a command has no such event: {other:?}"),
         }

@@ -131,7 +131,7 @@ impl SlotGroup {
         for _ in 0..REMOVE_TRIES {
             match fs::remove_dir(&self.0) {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    thread::sleep(REMOVE_PAUSE)
+                    thread::sleep(REMOVE_PAUSE);
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the control group {} stays", self.0.display());

@@ -31,7 +31,7 @@ impl Kills {
             match file.read_at(&mut piece, text.len() as u64) {
                 Ok(0) => break,
                 Ok(bytes) if text.len() < COUNTER_BYTES_MAX => {
-                    text.extend_from_slice(&piece[..bytes])
+                    text.extend_from_slice(&piece[..bytes]);
                 }
                 _ => return None,
             }

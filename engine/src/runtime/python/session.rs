@@ -281,7 +281,7 @@ impl<'a> Session<'a> {
                 self.outbox.push(request);
             }
             Err(missing) => {
-                self.context.emit_error(attempt, JobOutcome::Failed, missing.to_string())
+                self.context.emit_error(attempt, JobOutcome::Failed, missing.to_string());
             }
         }
     }
@@ -417,7 +417,7 @@ impl<'a> Session<'a> {
                 Incoming::Recalled(attempt) => self.handle_recalled(attempt),
                 Incoming::Ended(ended) => self.handle_ended(ended)?,
                 Incoming::Published { attempt, published } => {
-                    self.handle_published(attempt, published)
+                    self.handle_published(attempt, published);
                 }
             }
         }

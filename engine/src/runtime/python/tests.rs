@@ -125,10 +125,10 @@ impl Fixture {
                     .extend_from_slice(&bytes);
             }
             SlotEvent::StrayOutput { bytes, .. } => {
-                self.stray.push_str(std::str::from_utf8(&bytes).unwrap())
+                self.stray.push_str(std::str::from_utf8(&bytes).unwrap());
             }
             SlotEvent::Finished { attempt, reply } => {
-                assert!(self.replies.insert(attempt, reply).is_none())
+                assert!(self.replies.insert(attempt, reply).is_none());
             }
             SlotEvent::Up => {}
             SlotEvent::Down { cause } => self.downs.push(cause),

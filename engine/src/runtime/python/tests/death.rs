@@ -111,7 +111,7 @@ async fn a_kill_from_outside_at_any_moment_accounts_for_every_job() {
         for (n, attempt) in attempts.iter().enumerate() {
             match python.replies.get(attempt).map(|reply| &reply.outcome) {
                 Some(JobOutcome::Succeeded) => {
-                    assert!(ran.contains(&n) && !python.recalled.contains(attempt))
+                    assert!(ran.contains(&n) && !python.recalled.contains(attempt));
                 }
                 Some(JobOutcome::Lost(_)) => lost_ones += 1,
                 None => assert!(!ran.contains(&n), "round {round}: {n} ran, and was given back"),
