@@ -22,7 +22,7 @@ struct Limits {
 const LIMITS: [Limits; 3] = [
     Limits { core: "broker/src/core", circle: 3, files: 12, fields: 15 },
     Limits { core: "engine/src/core", circle: 2, files: 12, fields: 24 },
-    Limits { core: "client/src/core", circle: 3, files: 13, fields: 29 },
+    Limits { core: "client/src/core", circle: 3, files: 14, fields: 31 },
 ];
 
 /// A configuration, and a row of the journal: what somebody has written down.
