@@ -270,26 +270,26 @@ impl Network {
         let (at_peer, at_broker) = codecs();
         let ((up_sealer, up_opener), (down_sealer, down_opener)) = (keys(no, 0), keys(no, 1));
         let now = Duration::from_micros(now);
-        let (role, peer_here) = match peer {
+        let (role, sending) = match peer {
             Peer::Client(_) => (Role::Client, peer::Peer::new::<FromClient>(up_sealer, TURN, now)),
             Peer::Process(_) => {
                 let peer = peer::Peer::new::<FromEngine>(up_sealer, TURN, now);
                 (Role::Engine, peer.bearing_stalls())
             }
         };
-        let mut peer_there = ConnectedPeer::new(role, down_sealer, out_queues, now);
-        peer_there.leave_out_above(limits);
+        let mut connected = ConnectedPeer::new(role, down_sealer, out_queues, now);
+        connected.leave_out_above(limits);
         let connection = Connection {
             peer,
             life,
             up: line(0),
             down: line(1),
             peer_end: PeerEnd {
-                peer: peer_here,
+                peer: sending,
                 inbox: Inbox::new(BytesMut::new(), at_peer, down_opener),
             },
             broker_end: BrokerEnd {
-                peer: peer_there,
+                peer: connected,
                 inbox: Inbox::new(BytesMut::new(), at_broker, up_opener),
                 unread: VecDeque::new(),
             },

@@ -78,7 +78,7 @@ impl Core {
         let timeout = self.leaving.drain_timeout;
         let drain = self.leaving.drain.as_mut()?;
         let since = *drain.since.get_or_insert(now);
-        if timeout.is_some_and(|timeout| now.checked_sub(since).unwrap() >= timeout) {
+        if timeout.is_some_and(|timeout| now.saturating_sub(since) >= timeout) {
             return Some(format!("{}; what runs has not finished in time", drain.reason));
         }
         if self.connected {
@@ -99,7 +99,7 @@ impl Core {
     /// engine is given up: the broker may come back, but not for ever.
     fn wait_alone(&mut self, now: Duration) -> bool {
         let Some(drain) = &mut self.leaving.drain else { return false };
-        now.checked_sub(*drain.alone.get_or_insert(now)).unwrap()
-            >= Duration::from_millis(HEARTBEAT_DEAD_MS)
+        let since = *drain.alone.get_or_insert(now);
+        now.saturating_sub(since) >= Duration::from_millis(HEARTBEAT_DEAD_MS)
     }
 }

@@ -75,11 +75,10 @@ impl Placed for ToClient {
         match self {
             // Without bytes it says how many there were, which is not left out.
             Self::Output(output) if output.bytes.is_empty() => Place::InOrder,
-            Self::Output(_) => dispensable(Dispensable::Extra, None),
             Self::Published(Published { payload: Payload::Chunked { transfer, .. }, .. }) => {
                 dispensable(Dispensable::Extra, Some(*transfer))
             }
-            Self::Published(_) => dispensable(Dispensable::Extra, None),
+            Self::Output(_) | Self::Published(_) => dispensable(Dispensable::Extra, None),
             Self::FetchedOutput(_) => dispensable(Dispensable::Fetched, None),
             _ => Place::InOrder,
         }

@@ -66,12 +66,10 @@ impl Redial {
     pub fn handle_cut(&mut self, now: Duration, unsound: Option<&str>) -> bool {
         self.cut_at = Some(now);
         let age = self.connected_at.take().map_or(Duration::ZERO, |at| now.saturating_sub(at));
-        if let Some(why) = unsound {
-            self.unsound.note(why, age)
-        } else {
+        if unsound.is_none() {
             self.unsound.forget();
-            false
         }
+        unsound.is_some_and(|why| self.unsound.note(why, age))
     }
 
     /// The time at which the search ends, if there is one and it ends.
