@@ -153,13 +153,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     });
     // What was restored may have ended at once, or want to be woken.
     shell.flush();
-    for (serves, endpoints) in listening.describe() {
-        tracing::info!(
-            "broker of cluster {} listens at {endpoints} for {serves}",
-            shell.dir.name()
-        );
-    }
-    tracing::info!("capability files are in {}", security.display());
+    log_start(&shell.dir, &listening, &security);
     let accepting = listener::open(&shell, &listening, &permits);
     let reason = tokio::select! {
         () = shell.clone().watch() => "the timer ended".to_owned(),
@@ -180,6 +174,14 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     shell.roster.borrow().remove();
     tracing::info!("broker has stopped: {reason}");
     Ok(())
+}
+
+/// Logs where the broker listens, and where its capability files are.
+fn log_start(dir: &ClusterDir, listening: &listener::Listening, security: &std::path::Path) {
+    for (serves, endpoints) in listening.describe() {
+        tracing::info!("broker of cluster {} listens at {endpoints} for {serves}", dir.name());
+    }
+    tracing::info!("capability files are in {}", security.display());
 }
 
 /// Returns the core's configuration.

@@ -104,10 +104,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         reason = "bounded by the work that the broker gives and the output kept of it"
     )]
     let (sender, mut events) = mpsc::unbounded_channel();
-    let runtimes: Vec<Runtime> = [Runtime::Native, Runtime::Command]
-        .into_iter()
-        .chain(setup.python.as_ref().map(|_| Runtime::Python))
-        .collect();
+    let runtimes = runtimes(setup.python.is_some());
     let memory = setup.commands.memory.describe();
     let slots = Slots::new(
         setup.slots,
@@ -144,8 +141,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         door: String::new(),
     };
     let mut stop = Stop::new(setup.stop_with_stdin);
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tick = ticks();
     // Armed when a job begins and left as it is when that ends: a timer for each job would cost a
     // wake of this thread.
     let mut report = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
@@ -173,6 +169,17 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
             return Ok(());
         }
     }
+}
+
+fn runtimes(has_python: bool) -> Vec<Runtime> {
+    let python = has_python.then_some(Runtime::Python);
+    [Runtime::Native, Runtime::Command].into_iter().chain(python).collect()
+}
+
+fn ticks() -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Dials, and meanwhile asks the interpreter for its version, which the registration tells.

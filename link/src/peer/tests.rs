@@ -95,7 +95,7 @@ fn a_peer_whose_stalls_are_borne_is_dead_by_silence_alone() {
         peer.handle_read();
         assert_eq!(peer.handle_tick(second * SECOND), None);
     }
-    let silent = (60..).find(|second| peer.handle_tick(*second * SECOND) == Some(Dead::Silent));
+    let silent = (60..600).find(|second| peer.handle_tick(*second * SECOND) == Some(Dead::Silent));
     assert_eq!(silent, Some(73));
 }
 

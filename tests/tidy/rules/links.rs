@@ -43,7 +43,8 @@ fn is_source_path(tree: &Tree, text: &str) -> bool {
     let Some((top, _)) = text.split_once('/') else { return false };
     let is_ours = || tree.paths.iter().any(|path| path.split('/').next() == Some(top));
     let is_path = text.chars().all(|char| char.is_ascii_alphanumeric() || "/._-".contains(char));
-    is_path && !top.is_empty() && (text.ends_with(".rs") || text.ends_with(".py") && is_ours())
+    let extension = text.rsplit_once('.').map(|(_, extension)| extension);
+    is_path && !top.is_empty() && (extension == Some("rs") || extension == Some("py") && is_ours())
 }
 
 fn is_there(tree: &Tree, name: &str) -> bool {

@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_crowded_folder_and_a_large_type_are_found() {
-        let fields: String = (0..100).map(|n| format!("    a{n}: u8,\n")).collect();
+        let fields = "    a: u8,\n".repeat(100);
         let large = format!("struct Large {{\n{fields}}}\n");
         let paths: Vec<String> = (0..100).map(|n| format!("a{n}.rs")).collect();
         let mut files: Vec<(&str, &str)> = paths.iter().map(|path| (path.as_str(), "")).collect();

@@ -341,12 +341,12 @@ impl Core {
     }
 
     fn note_session(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.noted.is_noted)
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.noted.is_written)
         else {
             return;
         };
         let Some(secret) = session.secret.clone() else { return };
-        session.noted.is_noted = true;
+        session.noted.is_written = true;
         let (id, claims, departed) =
             (session.id, session.claims.clone(), session.departure.departed);
         self.write(Entry::Session(Box::new(SessionRow {
@@ -362,7 +362,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(Definition::Here(stored)) = session.definitions.get(&number) else { return };
         let blob = stored.blob(definition_id(key.0, number));
-        if let Some(blob) = blob.filter(|_| session.noted.noted_definitions.insert(number)) {
+        if let Some(blob) = blob.filter(|_| session.noted.definitions.insert(number)) {
             self.write(Entry::Definition(key.0, number, blob));
         }
     }
@@ -594,7 +594,7 @@ impl Core {
 
     /// A session is over, and its durable tasks go on.
     pub(in crate::core) fn note_departed(&mut self, key: SessionKey) {
-        if self.sessions.get(key).is_some_and(|session| session.noted.is_noted) {
+        if self.sessions.get(key).is_some_and(|session| session.noted.is_written) {
             self.write(Entry::Departed(key.0));
         }
     }

@@ -73,7 +73,7 @@ impl<'a> Restoring<'a> {
         let session = Session {
             secret: Some(row.secret),
             departure: Departure { departed: row.departed, ..Departure::default() },
-            noted: Noted { is_noted: true, is_restored: true, ..Noted::default() },
+            noted: Noted { is_written: true, is_restored: true, ..Noted::default() },
             ..Session::new(row.id, row.claims, tasks_max)
         };
         if !row.departed {
@@ -111,7 +111,7 @@ impl<'a> Restoring<'a> {
         }
         let session = self.core.sessions.get_mut(key).expect("it was restored");
         session.definitions.insert(number, Definition::Here(stored));
-        session.noted.noted_definitions.insert(number);
+        session.noted.definitions.insert(number);
         Ok(())
     }
 

@@ -81,9 +81,9 @@ pub struct Nesting {
 #[derive(Debug, Default)]
 pub struct Noted {
     /// True if the journal has it.
-    pub is_noted: bool,
+    pub is_written: bool,
     /// The definitions that the journal has.
-    pub noted_definitions: BTreeSet<u32>,
+    pub definitions: BTreeSet<u32>,
     /// The last entry of the journal about what it submitted.
     pub last_entry: u64,
     /// True if it comes from the journal, and its client has not been here since.
