@@ -7,7 +7,7 @@ import io
 import pickle
 import sys
 import time
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import furlong_worker
 from furlong_worker import Buffer, pickles
