@@ -25,7 +25,8 @@ pub enum Output {
     /// Replace a slot's interpreter. That the old one is gone is always said, also if there was
     /// none.
     Restart(SlotIndex),
-    /// Take a job back if it has not begun, and say so to [`Core::handle_recalled`].
+    /// Take a job back if it has not begun, and say so to
+    /// [`Core::handle_recalled`](super::Core::handle_recalled).
     Recall(SlotIndex, Runtime, u64),
     /// From now on this place stands in for that slot: an interpreter of its own, with the slot's
     /// surroundings.

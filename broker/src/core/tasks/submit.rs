@@ -82,8 +82,7 @@ impl Core {
         }
         // Only a task for one engine can wait for what occupies that engine.
         let may_be_circles = !shared && self.is_bound(key);
-        let placed: Vec<TaskKey> =
-            if may_be_circles { tasks.iter().copied().collect() } else { Vec::new() };
+        let placed: Vec<TaskKey> = tasks.iter().copied().filter(|_| may_be_circles).collect();
         self.place(now, key, &submit.payload, options.as_deref(), stored, tasks)?;
         if may_be_circles {
             self.refuse_circles(now, key, &placed);
