@@ -47,7 +47,8 @@ fn is_source_path(tree: &Tree, text: &str) -> bool {
     is_path && !top.is_empty() && (extension == Some("rs") || extension == Some("py") && is_ours())
 }
 
-fn is_there(tree: &Tree, name: &str) -> bool {
+/// Returns true if a file has this path, from the top folder or from a folder further down.
+pub fn is_there(tree: &Tree, name: &str) -> bool {
     let end = format!("/{name}");
     tree.paths.iter().any(|path| path == name || path.ends_with(&end))
 }

@@ -1,5 +1,6 @@
 //! The words of the code: those of `docs/GLOSSARY.md`, in plain English.
 
+use crate::rules::links::is_there;
 use crate::tree::{File, Tree};
 
 /// Words that were private to this project, and what the field says instead.
@@ -136,9 +137,7 @@ pub fn architecture_is_complete(tree: &Tree) -> Vec<String> {
     }
     for (index, line) in page.text.lines().enumerate() {
         for name in line.split('`').skip(1).step_by(2).filter(|name| is_file_name(name)) {
-            let is_there =
-                tree.paths.iter().any(|path| path == name || path.ends_with(&format!("/{name}")));
-            if !is_there {
+            if !is_there(tree, name) {
                 found.push(
                     page.at(index + 1, format_args!("there is no `{name}`; name what is there")),
                 );
