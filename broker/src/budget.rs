@@ -7,7 +7,8 @@
 //! - records of ended tasks that are kept: [`KEPT_BYTES`] each, as many as fit a sixteenth
 //! - unfinished and unacknowledged tasks: [`TASK_BYTES`] and an inline payload (call or result)
 //!   each, as many as fit the rest
-//! - unauthenticated peers: [`PENDING_BYTES`] each, [`PENDING_MAX`] and [`CALLERS_MAX`] of them
+//! - unauthenticated peers: [`PENDING_BYTES`] each, [`PENDING_MAX`], [`WAITING_MAX`] and
+//!   [`CALLERS_MAX`] of them
 //! - read buffers of peers: [`READ_BUFFER_BYTES`] for each connection
 //! - entries on their way to the journal: a few for each durable task, with its payload
 //! - what waits for engines: [`OUT_QUEUE_BYTES_MAX`] for each connection, and no more than the
@@ -20,7 +21,7 @@
 
 use furlong_wire::limits::{
     CALLERS_MAX, INLINE_PAYLOAD_BYTES_MAX, KEPT_RECORDS_MAX, PENDING_MAX, PREAUTH_BUFFER_BYTES_MAX,
-    RECORD_BYTES_MAX, UNFINISHED_TASKS_MAX,
+    RECORD_BYTES_MAX, UNFINISHED_TASKS_MAX, WAITING_MAX,
 };
 
 /// A task's record in the core's tables, and its result's after it.
@@ -50,7 +51,7 @@ pub struct Memory {
 impl Memory {
     /// Divides `--memory`.
     pub fn of(bytes: u64) -> Self {
-        let pending = PENDING_BYTES * (PENDING_MAX + CALLERS_MAX) as u64;
+        let pending = PENDING_BYTES * (PENDING_MAX + WAITING_MAX + CALLERS_MAX) as u64;
         let (payloads, out, kept) = (bytes / 2, bytes / 8, bytes / 16);
         let tasks = (bytes - payloads - out - kept).saturating_sub(pending);
         let task_bytes = TASK_BYTES + INLINE_PAYLOAD_BYTES_MAX as u64;

@@ -44,6 +44,21 @@ impl PendingPeer {
         }
     }
 
+    /// Waits until the peer leaves. What it says meanwhile is kept, as far as there is room for it.
+    pub async fn left(&mut self) -> PendingError {
+        loop {
+            let room = PREAUTH_BUFFER_BYTES_MAX.saturating_sub(self.buffer.len());
+            if room == 0 {
+                return std::future::pending().await;
+            }
+            match self.read.read_buf(&mut (&mut self.buffer).limit(room)).await {
+                Ok(0) => return PendingError::Closed,
+                Ok(_) => {}
+                Err(error) => return error.into(),
+            }
+        }
+    }
+
     /// Sends a message of one frame.
     pub async fn send(&mut self, message: &[u8]) -> Result<(), PendingError> {
         let mut frame = BytesMut::with_capacity(message.len() + zmtp::FRAME_HEADER_BYTES_MAX);

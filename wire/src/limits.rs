@@ -17,13 +17,17 @@ pub const GREETING_TIMEOUT_MS: u64 = 2_000;
 /// Time for the whole handshake, from `accept` to the third message.
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
 /// Handshakes that the broker begins in a second, and at once after a quiet second half as many.
-pub const HANDSHAKES_PER_SECOND_MAX: u32 = 1_000;
+pub const HANDSHAKES_PER_SECOND_MAX: u32 = 2_000;
 /// Those of one origin: an address, a /64 network of IPv6, all pipes.
-pub const HANDSHAKES_PER_SECOND_OF_ORIGIN_MAX: u32 = 500;
-/// Connections that have not sent a right first message, in all.
+pub const HANDSHAKES_PER_SECOND_OF_ORIGIN_MAX: u32 = 1_000;
+/// Connections that have not sent a whole first message, in all.
 pub const PENDING_MAX: usize = 512;
 /// Those of one origin.
 pub const PENDING_PER_ORIGIN_MAX: usize = 128;
+/// Connections whose first message waits for its turn, in all.
+pub const WAITING_MAX: usize = 512;
+/// Those of one origin.
+pub const WAITING_PER_ORIGIN_MAX: usize = 256;
 /// Connections that have sent a right first message and not proved themselves, in all.
 pub const CALLERS_MAX: usize = 512;
 /// Those of one origin.

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::entrance::Address;
 use super::way_in::{Proved, RejectedPeer, greet, refuse, shake_hands};
-use super::{Shell, Stranding};
+use super::{PendingPlace, Shell};
 use crate::core::{ConnectionId, Core, PeerMisbehaved, Serves, Time, WORK_PER_TURN};
 use crate::peer::{ConnectedPeer, End};
 
@@ -144,23 +144,23 @@ impl Connection {
     }
 }
 
-/// Serves an accepted socket of a port to its end. `stranding` counts it among the unauthenticated
+/// Serves an accepted socket of a port to its end. `place` counts it among the unauthenticated
 /// peers until it is proved.
 pub(super) async fn serve(
     shell: Rc<Shell>,
     serves: Serves,
     halves: (ReadHalf, WriteHalf),
     address: Address,
-    stranding: Stranding,
+    place: PendingPlace,
 ) {
     let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
     let proved =
-        match timeout(deadline, shake_hands(&shell, serves, halves, address, &stranding)).await {
+        match timeout(deadline, shake_hands(&shell, serves, halves, address, &place)).await {
             Ok(Ok(proved)) => proved,
             Ok(Err(error)) => return shell.log_rejected(address, &error),
             Err(_) => return shell.log_rejected(address, &RejectedPeer::Deadline),
         };
-    drop(stranding);
+    drop(place);
     let Proved { peer, incoming, mut socket, mut sealer } = proved;
     let (role, token) = (peer.claims.role, peer.claims.token_id);
     let id = shell.next_connection();

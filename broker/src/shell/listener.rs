@@ -24,7 +24,6 @@ use super::entrance::Entrance;
 use super::port_holder::port_holder;
 use super::run_files::{BrokerState, endpoint_texts, read_state, write_state};
 use super::settings::{BrokerArgs, OwnPort};
-use super::way_in::RejectedPeer;
 use super::{Shell, connection};
 use crate::core::Serves;
 
@@ -265,10 +264,7 @@ async fn accept(shell: Rc<Shell>, entrance: Rc<Entrance>, serves: Serves, permit
             }
         };
         backoff = Duration::from_millis(10);
-        let Some(stranding) = shell.pending.admit(address.origin()) else {
-            shell.log_rejected(address, &RejectedPeer::Busy);
-            continue;
-        };
+        let place = shell.pending.admit(address.origin());
         let halves = match arrival.open() {
             Ok(halves) => halves,
             Err(error) => {
@@ -279,9 +275,9 @@ async fn accept(shell: Rc<Shell>, entrance: Rc<Entrance>, serves: Serves, permit
         let shell = shell.clone();
         tokio::task::spawn_local(async move {
             let _permit = permit;
-            let evicted = stranding.evicted();
+            let evicted = place.evicted();
             tokio::select! {
-                () = connection::serve(shell, serves, halves, address, stranding) => {}
+                () = connection::serve(shell, serves, halves, address, place) => {}
                 () = evicted.notified() => {}
             }
         });

@@ -43,7 +43,7 @@ use crate::peer::{ConnectedPeer, End, TURN};
 use connection::Connection;
 use entrance::Address;
 use keys::Identity;
-use pending::{PendingPeers, Stranding};
+use pending::{PendingPeers, PendingPlace};
 use revocations::Revocations;
 use roster_file::RosterFile;
 use spin::SpinBeforeSleep;

@@ -1,10 +1,9 @@
 //! Limits on the number of unauthenticated peers and on the rate at which they arrive.
 //!
-//! An unauthenticated peer is a connection that has not proved itself. One that has sent a right
-//! first message is a caller: it holds the broker's public key, which is in capability files alone.
-//! Callers have places of their own, so that a crowd that says nothing costs them none. An
-//! unauthenticated peer that waits for its turn keeps its place against newer ones of its origin:
-//! else a thousand engines that come back at once would push each other out of the line for ever.
+//! An unauthenticated peer is a connection that has not proved itself. First it is unknown; with its
+//! first message it waits for its turn; if that message was right it is a caller: it holds the
+//! broker's public key, which is in capability files alone. Each stage has places of its own, so
+//! that a crowd costs only those who have come no further than it has.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -12,7 +11,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use furlong_wire::limits::{
-    CALLERS_MAX, CALLERS_OF_ORIGIN_MAX, PENDING_MAX, PENDING_PER_ORIGIN_MAX,
+    CALLERS_MAX, CALLERS_OF_ORIGIN_MAX, PENDING_MAX, PENDING_PER_ORIGIN_MAX, WAITING_MAX,
+    WAITING_PER_ORIGIN_MAX,
 };
 use tokio::sync::Notify;
 
@@ -23,9 +23,32 @@ use super::rates::Rates;
 #[derive(Debug)]
 pub(super) struct PendingPeers {
     unknown: RefCell<Crowd>,
+    waiting: RefCell<Crowd>,
     callers: RefCell<Crowd>,
     rates: RefCell<Rates>,
     logged: RefCell<BTreeMap<Origin, Instant>>,
+}
+
+/// An unauthenticated peer, counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct PendingPlace {
+    pending: Rc<PendingPeers>,
+    origin: Origin,
+    stage: Cell<Stage>,
+    /// Its place in the crowd of its stage. None while it moves to the next one.
+    number: Cell<Option<u64>>,
+    evicted: Rc<Notify>,
+}
+
+/// How far an unauthenticated peer has come. Each stage has places of its own.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// It has sent nothing, or not enough.
+    Unknown,
+    /// Its first message is here and waits for its turn.
+    Waiting,
+    /// Its first message was right.
+    Caller,
 }
 
 /// Unauthenticated peers who share places.
@@ -45,25 +68,15 @@ struct Place {
     number: u64,
     origin: Origin,
     evicted: Rc<Notify>,
-    /// Whether it has sent its first message and waits for its turn.
-    waits: bool,
-}
-
-/// A place among the unauthenticated peers; given up when it is dropped.
-#[derive(Debug)]
-pub(super) struct Stranding {
-    pending: Rc<PendingPeers>,
-    number: Cell<u64>,
-    is_caller: Cell<bool>,
-    origin: Origin,
-    evicted: Rc<Notify>,
 }
 
 impl Default for PendingPeers {
     fn default() -> Self {
+        let crowd = |most, most_of_origin| RefCell::new(Crowd::new(most, most_of_origin));
         Self {
-            unknown: RefCell::new(Crowd::new(PENDING_MAX, PENDING_PER_ORIGIN_MAX)),
-            callers: RefCell::new(Crowd::new(CALLERS_MAX, CALLERS_OF_ORIGIN_MAX)),
+            unknown: crowd(PENDING_MAX, PENDING_PER_ORIGIN_MAX),
+            waiting: crowd(WAITING_MAX, WAITING_PER_ORIGIN_MAX),
+            callers: crowd(CALLERS_MAX, CALLERS_OF_ORIGIN_MAX),
             rates: RefCell::default(),
             logged: RefCell::default(),
         }
@@ -71,13 +84,17 @@ impl Default for PendingPeers {
 }
 
 impl PendingPeers {
-    /// Takes an unauthenticated peer in. None if as many of its origin as there may be wait for
-    /// their turn.
-    pub(super) fn admit(self: &Rc<Self>, origin: Origin) -> Option<Stranding> {
+    /// Takes an unauthenticated peer in. Another one goes if there is no place left.
+    pub(super) fn admit(self: &Rc<Self>, origin: Origin) -> PendingPlace {
         let evicted = Rc::new(Notify::new());
-        let number = self.unknown.borrow_mut().admit(origin, evicted.clone())?;
-        let (number, is_caller) = (Cell::new(number), Cell::new(false));
-        Some(Stranding { pending: self.clone(), number, is_caller, origin, evicted })
+        let number = self.unknown.borrow_mut().admit(origin, evicted.clone());
+        PendingPlace {
+            pending: self.clone(),
+            origin,
+            stage: Cell::new(Stage::Unknown),
+            number: Cell::new(Some(number)),
+            evicted,
+        }
     }
 
     /// Returns true if a line about this origin may be logged: one a second.
@@ -90,6 +107,14 @@ impl PendingPeers {
             logged.insert(origin, now);
         }
         may
+    }
+
+    fn crowd(&self, stage: Stage) -> &RefCell<Crowd> {
+        match stage {
+            Stage::Unknown => &self.unknown,
+            Stage::Waiting => &self.waiting,
+            Stage::Caller => &self.callers,
+        }
     }
 }
 
@@ -104,71 +129,76 @@ impl Crowd {
         Self { most, most_of_origin, order: VecDeque::new(), of_origin: BTreeMap::new(), next: 0 }
     }
 
-    /// Takes one in. When all places are taken the oldest one goes; when its origin has its share,
-    /// the oldest of that which does not wait for its turn, and if all of them do, the new one. So
-    /// whoever comes has a moment to prove itself, whatever others do.
-    fn admit(&mut self, origin: Origin, evicted: Rc<Notify>) -> Option<u64> {
-        if self.of_origin.get(&origin).is_some_and(|here| *here >= self.most_of_origin) {
-            self.evict(|place| place.origin == origin && !place.waits)?;
+    fn origin_has_its_share(&self, origin: Origin) -> bool {
+        self.of_origin.get(&origin).is_some_and(|here| *here >= self.most_of_origin)
+    }
+
+    /// Returns true if nobody has to go for one more of this origin.
+    fn has_room(&self, origin: Origin) -> bool {
+        self.order.len() < self.most && !self.origin_has_its_share(origin)
+    }
+
+    /// Takes one in. When its origin has its share, the oldest of that goes, and when all places
+    /// are taken, the oldest of all. So whoever comes has a moment to prove itself, whatever others
+    /// do.
+    fn admit(&mut self, origin: Origin, evicted: Rc<Notify>) -> u64 {
+        if self.origin_has_its_share(origin) {
+            self.evict(|place| place.origin == origin);
         } else if self.order.len() >= self.most {
             self.evict(|_| true);
         }
         *self.of_origin.entry(origin).or_default() += 1;
         let number = self.next;
         self.next += 1;
-        self.order.push_back(Place { number, origin, evicted, waits: false });
-        Some(number)
+        self.order.push_back(Place { number, origin, evicted });
+        number
     }
 
     /// The oldest one of such places goes, if there is one.
-    fn evict(&mut self, is_such: impl Fn(&Place) -> bool) -> Option<()> {
-        let at = self.order.iter().position(is_such)?;
-        let Place { origin, evicted, .. } = self.order.remove(at)?;
-        self.count_one_less(origin);
-        evicted.notify_one();
-        Some(())
-    }
-
-    fn find(&self, number: u64) -> Option<usize> {
-        self.order.binary_search_by_key(&number, |place| place.number).ok()
+    fn evict(&mut self, is_such: impl Fn(&Place) -> bool) {
+        if let Some(place) = self.order.iter().position(is_such).and_then(|at| self.take(at)) {
+            place.evicted.notify_one();
+        }
     }
 
     fn leave(&mut self, number: u64) {
-        if let Some(place) = self.find(number).and_then(|at| self.order.remove(at)) {
-            self.count_one_less(place.origin);
-        }
+        let place = self.order.binary_search_by_key(&number, |place| place.number);
+        // An evicted one has left already.
+        place.ok().and_then(|at| self.take(at));
     }
 
-    fn count_one_less(&mut self, origin: Origin) {
-        if let Some(count) = self.of_origin.get_mut(&origin) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_origin.remove(&origin);
-            }
+    fn take(&mut self, at: usize) -> Option<Place> {
+        let place = self.order.remove(at)?;
+        let count = self.of_origin.get_mut(&place.origin).expect("the origin of a place counts it");
+        *count -= 1;
+        if *count == 0 {
+            self.of_origin.remove(&place.origin);
         }
+        Some(place)
     }
 }
 
-impl Stranding {
-    /// Returns the notification that the unauthenticated peer must go, because a newer one needs
-    /// its place.
+impl PendingPlace {
+    /// Returns the notification that this peer must go, because a newer one needs its place.
     pub(super) fn evicted(&self) -> Rc<Notify> {
         self.evicted.clone()
     }
 
-    /// Waits for a turn to work on its first message. False if too many wait.
+    /// Waits for a turn to work on its first message. False if too many wait. Whoever leaves
+    /// meanwhile, and drops this, takes no turn.
     pub(super) async fn turn(&self) -> bool {
+        // Nobody who waits is pushed out by newer ones: a crowd that comes back at once would push
+        // each other out of the line for ever.
+        if !self.pending.waiting.borrow().has_room(self.origin) {
+            return false;
+        }
         let Some(wait) = self.pending.rates.borrow_mut().of_origin(self.origin) else {
             return false;
         };
-        {
-            let mut unknown = self.pending.unknown.borrow_mut();
-            let at = unknown.find(self.number.get());
-            if let Some(at) = at {
-                unknown.order[at].waits = true;
-            }
-        }
+        self.advance(Stage::Waiting);
+        let mut reserved = ReservedTurn { pending: &self.pending, origin: Some(self.origin) };
         pause(wait).await;
+        reserved.origin = None;
         // Only now, so that who comes in crowds from one place takes no more of what all share than
         // it can use.
         let Some(wait) = self.pending.rates.borrow_mut().of_all() else { return false };
@@ -177,21 +207,41 @@ impl Stranding {
     }
 
     /// Its first message was right.
-    pub(super) fn is_caller(&self) {
-        if !self.is_caller.replace(true) {
-            self.pending.unknown.borrow_mut().leave(self.number.get());
-            let number = self.pending.callers.borrow_mut().admit(self.origin, self.evicted.clone());
-            self.number
-                .set(number.expect("a caller has had its turn, so there is one that can go"));
+    pub(super) fn handle_right_message(&self) {
+        self.advance(Stage::Caller);
+    }
+
+    fn advance(&self, stage: Stage) {
+        self.leave();
+        self.stage.set(stage);
+        let mut crowd = self.pending.crowd(stage).borrow_mut();
+        self.number.set(Some(crowd.admit(self.origin, self.evicted.clone())));
+    }
+
+    fn leave(&self) {
+        if let Some(number) = self.number.take() {
+            self.pending.crowd(self.stage.get()).borrow_mut().leave(number);
         }
     }
 }
 
-impl Drop for Stranding {
+/// A turn that somebody waits for; given back if it is dropped before that.
+struct ReservedTurn<'a> {
+    pending: &'a PendingPeers,
+    origin: Option<Origin>,
+}
+
+impl Drop for ReservedTurn<'_> {
     fn drop(&mut self) {
-        let crowd =
-            if self.is_caller.get() { &self.pending.callers } else { &self.pending.unknown };
-        crowd.borrow_mut().leave(self.number.get());
+        if let Some(origin) = self.origin {
+            self.pending.rates.borrow_mut().give_back(origin);
+        }
+    }
+}
+
+impl Drop for PendingPlace {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -206,9 +256,9 @@ mod tests {
     #[test]
     fn an_origin_that_has_its_share_loses_its_oldest() {
         let pending = Rc::new(PendingPeers::default());
-        let _other = pending.admit(origin(2)).unwrap();
+        let _other = pending.admit(origin(2));
         let places: Vec<_> =
-            (0..PENDING_PER_ORIGIN_MAX + 2).map(|_| pending.admit(origin(1)).unwrap()).collect();
+            (0..PENDING_PER_ORIGIN_MAX + 2).map(|_| pending.admit(origin(1))).collect();
         assert_eq!(pending.unknown.borrow().of_origin[&origin(1)], PENDING_PER_ORIGIN_MAX);
         let oldest: Vec<u64> =
             pending.unknown.borrow().order.iter().map(|place| place.number).take(2).collect();
@@ -221,7 +271,7 @@ mod tests {
     fn when_all_places_are_taken_the_oldest_goes() {
         let pending = Rc::new(PendingPeers::default());
         let places: Vec<_> =
-            (0..PENDING_MAX as u16 + 3).map(|host| pending.admit(origin(host)).unwrap()).collect();
+            (0..PENDING_MAX as u16 + 3).map(|host| pending.admit(origin(host))).collect();
         assert_eq!(pending.unknown.borrow().order.front().unwrap().number, 3);
         drop(places);
         assert!(
@@ -233,14 +283,14 @@ mod tests {
     #[tokio::test]
     async fn who_has_sent_a_right_first_message_loses_its_place_to_such_ones_alone() {
         let pending = Rc::new(PendingPeers::default());
-        let caller = pending.admit(origin(1)).unwrap();
-        caller.is_caller();
-        let crowd = |host: u16| pending.admit(origin(1 + host % 300)).unwrap();
+        let caller = pending.admit(origin(1));
+        caller.handle_right_message();
+        let crowd = |host: u16| pending.admit(origin(1 + host % 300));
         let crowd: Vec<_> = (0..2 * PENDING_MAX as u16).map(crowd).collect();
         assert_eq!(pending.callers.borrow().order.len(), 1);
         let callers: Vec<_> =
-            (0..CALLERS_OF_ORIGIN_MAX).map(|_| pending.admit(origin(1)).unwrap()).collect();
-        callers.iter().for_each(Stranding::is_caller);
+            (0..CALLERS_OF_ORIGIN_MAX).map(|_| pending.admit(origin(1))).collect();
+        callers.iter().for_each(PendingPlace::handle_right_message);
         caller.evicted().notified().await;
         drop((caller, callers, crowd));
         assert!(
@@ -253,25 +303,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_its_turn_keeps_its_place_against_its_own_origin() {
+    async fn who_leaves_while_it_waits_takes_no_turn() {
         let pending = Rc::new(PendingPeers::default());
-        let waiting: Vec<_> =
-            (0..PENDING_PER_ORIGIN_MAX).map(|_| pending.admit(origin(1)).unwrap()).collect();
-        for stranding in &waiting[1..] {
-            assert!(stranding.turn().await);
+        let waits = |pending: &Rc<PendingPeers>| {
+            pending.rates.borrow_mut().of_origin(origin(1)).is_some_and(|wait| !wait.is_zero())
+        };
+        while !waits(&pending) {}
+        let mut left = 0;
+        while left < 10 * WAITING_PER_ORIGIN_MAX {
+            let peer = pending.admit(origin(1));
+            let turn = peer.turn();
+            tokio::select! {
+                biased;
+                taken = turn => assert!(taken, "{left} have left, and took no turn with them"),
+                () = std::future::ready(()) => left += 1,
+            }
         }
-        let late = pending.admit(origin(1)).expect("the silent one makes room");
-        waiting[0].evicted().notified().await;
-        assert!(late.turn().await);
-        assert!(pending.admit(origin(1)).is_none(), "all of its origin wait, and they were first");
-        assert!(pending.admit(origin(2)).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_its_turn_loses_its_place_to_nobody() {
+        let pending = Rc::new(PendingPeers::default());
+        let silent = pending.admit(origin(1));
+        let waiting: Vec<_> =
+            (0..WAITING_PER_ORIGIN_MAX).map(|_| pending.admit(origin(1))).collect();
+        for peer in &waiting {
+            assert!(peer.turn().await);
+        }
+        let late = pending.admit(origin(1));
+        assert!(!late.turn().await, "all of its origin's places are taken by those who were first");
         let crowd: Vec<_> =
-            (0..PENDING_MAX as u16).map(|host| pending.admit(origin(3 + host)).unwrap()).collect();
-        waiting[1].evicted().notified().await;
-        drop((waiting, late, crowd));
-        assert!(
-            pending.unknown.borrow().order.is_empty()
-                && pending.unknown.borrow().of_origin.is_empty()
-        );
+            (0..PENDING_MAX as u16).map(|host| pending.admit(origin(2 + host))).collect();
+        silent.evicted().notified().await;
+        assert_eq!(pending.waiting.borrow().order.len(), WAITING_PER_ORIGIN_MAX);
+        drop((silent, waiting, late, crowd));
+        assert!(pending.waiting.borrow().order.is_empty());
+        assert!(pending.waiting.borrow().of_origin.is_empty());
     }
 }

@@ -51,6 +51,13 @@ impl Rates {
         self.origins.entry(origin).or_insert_with(fresh).take(now)
     }
 
+    /// Gives a turn of an origin back: whoever waited for it has left.
+    pub(super) fn give_back(&mut self, origin: Origin) {
+        if let Some(rate) = self.origins.get_mut(&origin) {
+            rate.give_back();
+        }
+    }
+
     /// Takes a turn of those that all share.
     pub(super) fn of_all(&mut self) -> Option<Duration> {
         self.all.take(Instant::now())
@@ -68,8 +75,18 @@ impl Rate {
         if wait > WAIT_MAX {
             return None;
         }
-        self.used_until = used_until + Duration::from_secs(1) / self.per_second;
+        self.used_until = used_until + self.turn();
         Some(wait)
+    }
+
+    /// Whoever comes next waits for one turn less. Those who wait already keep their times: as many
+    /// turns as were given back may so come twice as fast.
+    fn give_back(&mut self) {
+        self.used_until -= self.turn();
+    }
+
+    fn turn(&self) -> Duration {
+        Duration::from_secs(1) / self.per_second
     }
 }
 
@@ -104,6 +121,15 @@ mod tests {
         assert_eq!(outcome(&mut rate, now + Duration::from_millis(100), 100), (0, 50, 50));
         let later = now + Duration::from_secs(10);
         assert_eq!(outcome(&mut rate, later, 1_000), (251, 150, 599), "no more gathers than that");
+    }
+
+    #[test]
+    fn a_turn_that_is_given_back_is_there_for_the_next_one() {
+        let now = Instant::now();
+        let mut rate = Rate::new(500, now);
+        assert_eq!(outcome(&mut rate, now, 1_000), (251, 150, 599));
+        (0..10).for_each(|_| rate.give_back());
+        assert_eq!(outcome(&mut rate, now, 1_000), (0, 10, 990));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::entrance::Address;
-use super::{Shell, Stranding};
+use super::{PendingPlace, Shell};
 use crate::core::{Peer, Refusal, Serves};
 
 /// An unauthenticated peer that has proved its key and whose token is sound.
@@ -34,7 +34,7 @@ pub(super) async fn shake_hands(
     serves: Serves,
     halves: (ReadHalf, WriteHalf),
     address: Address,
-    stranding: &Stranding,
+    place: &PendingPlace,
 ) -> Result<Proved, RejectedPeer> {
     let mut pending = PendingPeer::new(halves, zmtp::Role::Broker);
     let greeted = timeout(Duration::from_millis(GREETING_TIMEOUT_MS), pending.ready()).await;
@@ -43,15 +43,20 @@ pub(super) async fn shake_hands(
     if first.len() != FIRST_BYTES {
         return Err(HandshakeError::Length { bytes: first.len() }.into());
     }
-    // Before any curve operation: a flood of handshakes must not cost the farm its processor.
-    if !stranding.turn().await {
+    // Before any curve operation: a flood of handshakes must not cost the farm its processor. Nor
+    // may those who have left take the turns of those who wait.
+    let has_turn = tokio::select! {
+        has_turn = place.turn() => has_turn,
+        error = pending.left() => return Err(error.into()),
+    };
+    if !has_turn {
         return Err(RejectedPeer::Busy);
     }
     let key = &shell.identity.key;
     let expect =
         ExpectStart::new(&shell.identity.cluster, key.server_secret.expose(), random_bytes())?;
     let (second, expect) = expect.handle_start(&first)?;
-    stranding.is_caller();
+    place.handle_right_message();
     pending.send(&second).await?;
     let third = pending.receive().await?;
     let proof = expect.handle_proof(&third)?;

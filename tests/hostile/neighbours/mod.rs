@@ -20,7 +20,7 @@ use furlong_broker::budget::{PENDING_BYTES, READ_BUFFER_BYTES};
 use furlong_tests::command::repository;
 use furlong_tests::farm::Farm;
 use furlong_tests::work::{Work, noop};
-use furlong_wire::limits::{CALLERS_MAX, PENDING_MAX};
+use furlong_wire::limits::{CALLERS_MAX, PENDING_MAX, WAITING_MAX};
 
 /// Somebody who takes.
 struct Taker {
@@ -79,7 +79,7 @@ const MEMORY_BYTES: u64 = 64 << 20;
 const BUSY_CONNECTIONS: u64 = 16;
 /// The sum of `broker/src/budget.rs`.
 const GROWTH_BYTES_MAX: u64 = MEMORY_BYTES
-    + PENDING_BYTES * (PENDING_MAX + CALLERS_MAX) as u64
+    + PENDING_BYTES * (PENDING_MAX + WAITING_MAX + CALLERS_MAX) as u64
     + READ_BUFFER_BYTES * BUSY_CONNECTIONS;
 
 /// How long a no-op takes, in one of a hundred cases longer.
