@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use furlong_link::file::FileId;
 use furlong_link::peer::outbox::{Chunks, Outbox};
 use furlong_link::peer::place::{LeftOutAbove, Placed};
 use furlong_link::peer::{Dead, Peer};
@@ -69,9 +70,19 @@ impl ConnectedPeer {
         self.handle_queued();
     }
 
-    /// Queues the chunks of a payload that the message before has announced.
-    pub fn push_transfer(&mut self, number: u64, chunks: Vec<Bytes>) {
-        self.peer.push_transfer(number, Chunks::Stored(chunks));
+    /// Sends a payload that the message before has announced: `pass` passes it in a memory file, if
+    /// it can, and says in which; else its chunks are queued.
+    pub fn push_transfer(
+        &mut self,
+        number: u64,
+        chunks: Chunks,
+        pass: impl FnOnce(&Chunks) -> Option<FileId>,
+    ) {
+        if self.is_client() {
+            self.peer.push_transfer::<ToClient>(number, chunks, pass);
+        } else {
+            self.peer.push_transfer::<ToEngine>(number, chunks, pass);
+        }
     }
 
     /// Queues what the ZMTP codec wants sent.

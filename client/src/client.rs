@@ -77,7 +77,8 @@ impl Client {
         core.set_answer_turns_max(crate::connection::turns_of(way.answers_within));
         let Dialed { incoming, socket, sealer, welcome, endpoint } = dialed;
         let peer = Peer::new::<FromClient>(sealer, TICK, Duration::ZERO);
-        let shared = Arc::new(Shared::new(core, peer, welcome, endpoint, session));
+        let files = socket.files().cloned();
+        let shared = Shared::new(core, (peer, files), welcome, endpoint, session);
         tokio::spawn(Connection::new(Arc::clone(&shared), way, incoming, socket).run());
         Ok(Self { handle: Arc::new(Handle { shared }) })
     }

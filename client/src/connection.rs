@@ -102,6 +102,7 @@ impl Connection {
         self.redial.handle_connected(now);
         let mut state = self.shared.lock();
         state.peer = Peer::new::<FromClient>(sealer, TICK, now);
+        state.files.reconnect(self.socket.files().cloned());
         let goes_on = state.core.handle_reconnected(&welcome);
         unlock(state);
         if !goes_on {
@@ -177,7 +178,9 @@ impl Connection {
             // What is said again after a cut comes in parts.
             state.queue_outbound();
             if state.peer.is_empty() {
-                state.core.handle_flushed();
+                if state.files.is_idle() {
+                    state.core.handle_flushed();
+                }
             } else {
                 written = Ok(Written::Turn);
             }
@@ -199,6 +202,11 @@ impl Connection {
                         record.into_messages::<ToClient>().try_for_each(|item| match item? {
                             (ToClient::Goodbye(goodbye), _) => {
                                 Err(DisconnectCause::Goodbye(goodbye.reason))
+                            }
+                            (ToClient::Passed(passed), _) => {
+                                let file = self.incoming.take_file(&passed)?;
+                                state.core.handle_file(passed.transfer, file.open());
+                                Ok(())
                             }
                             (message, chunk) => {
                                 state.core.handle_message(message, chunk.as_deref());

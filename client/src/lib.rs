@@ -116,6 +116,7 @@ mod control;
 #[doc(hidden)]
 pub mod core;
 mod error;
+mod files;
 mod group;
 mod live;
 mod map;

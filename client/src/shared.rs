@@ -1,10 +1,10 @@
 //! The state shared by a client's handles and its connection's task.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
+use furlong_link::pass::FilePasser;
 use furlong_link::peer::Peer;
-use furlong_link::peer::outbox::Chunks;
 use furlong_wire::capability::Endpoint;
 use furlong_wire::ids::SessionId;
 use furlong_wire::message::Welcome;
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::core::{Call, Core, Outbound, Submitted, Ticket};
 use crate::error::{ClientError, DisconnectCause, Disconnected};
+use crate::files::Files;
 
 /// The session and the queue to the broker, under one lock, so that tasks are queued in the order
 /// of their numbers.
@@ -31,6 +32,9 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub core: Core,
     pub peer: Peer,
+    pub files: Files,
+    /// For the thread that writes files.
+    pub shared: Weak<Shared>,
     /// True if the connection's task was notified that there is something to write.
     pub is_told: bool,
 }
@@ -38,13 +42,18 @@ pub(crate) struct State {
 impl Shared {
     pub fn new(
         core: Core,
-        peer: Peer,
+        (peer, passer): (Peer, Option<Arc<FilePasser>>),
         welcome: Welcome,
         endpoint: Endpoint,
         session: SessionId,
-    ) -> Self {
-        let state = Mutex::new(State { core, peer, is_told: false });
-        Self { state, work: Notify::new(), over: Notify::new(), welcome, endpoint, session }
+    ) -> Arc<Self> {
+        let mut files = Files::default();
+        files.reconnect(passer);
+        Arc::new_cyclic(|shared| {
+            let shared = Weak::clone(shared);
+            let state = Mutex::new(State { core, peer, files, shared, is_told: false });
+            Self { state, work: Notify::new(), over: Notify::new(), welcome, endpoint, session }
+        })
     }
 
     /// Runs a command or an event of the core, queues what it wants sent, and wakes whom it wants
@@ -71,6 +80,8 @@ impl Shared {
     /// The connection is gone.
     pub fn finish(&self, cause: DisconnectCause) {
         let why = self.why(cause);
+        // Handles keep this state, but not the socket.
+        self.lock().files.reconnect(None);
         self.with(|core| {
             core.disconnect(&why);
             core.finish();
@@ -111,7 +122,7 @@ impl State {
                 Outbound::Message(message) => self.peer.push(&message),
                 Outbound::Control(message) => self.peer.outbox().push_control(&message),
                 Outbound::Transfer(number, payload) => {
-                    self.peer.push_transfer(number, Chunks::Sealed(payload));
+                    self.transfer(number, payload);
                 }
             }
             next = self.core.poll_outbound();

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use furlong_link::file::PayloadFile;
 use furlong_wire::call::{CallHeader, Codec, RemoteError, ReplyHeader};
 use furlong_wire::ids::{PassKey, SessionId};
 
@@ -23,6 +24,17 @@ pub struct Job {
     pub definition: Option<Bytes>,
     /// The buffers after the header, each aligned to 64 bytes.
     pub data: Vec<Bytes>,
+    /// The memory file in which these lie, if they came in one, for a process that can map it.
+    pub file: Option<DataFile>,
+}
+
+/// The memory file in which the data of a job lie.
+#[derive(Clone, Debug)]
+pub struct DataFile {
+    /// The file.
+    pub file: PayloadFile,
+    /// The place of each buffer in it: offset and size.
+    pub places: Vec<(u64, u64)>,
 }
 
 /// A job's end, as a result's payload: header and data.
@@ -34,6 +46,8 @@ pub struct Reply {
     pub header: ReplyHeader,
     /// The buffers after it.
     pub data: Vec<Bytes>,
+    /// The whole payload in a memory file, header and all; then there are no buffers.
+    pub file: Option<PayloadFile>,
     /// The run time of the code, in microseconds.
     pub run_us: u64,
 }
@@ -42,7 +56,8 @@ impl Reply {
     /// The end of a job that was cancelled while it waited.
     pub(crate) fn cancelled_before_it_began() -> Self {
         let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
-        Self { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 }
+        let outcome = JobOutcome::Cancelled;
+        Self { outcome, header, data: Vec::new(), file: None, run_us: 0 }
     }
 }
 

@@ -48,9 +48,12 @@
 //! ```
 
 pub mod dial;
+pub mod file;
 pub mod incoming;
 pub mod local;
+mod map;
 pub mod outgoing;
+pub mod pass;
 pub mod peer;
 pub mod pending;
 pub mod spin;

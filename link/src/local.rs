@@ -2,9 +2,10 @@
 //!
 //! A small message costs about half of what it costs by TCP over loopback, and wakes nobody but who
 //! reads it. The broker listens at an abstract Unix socket whose name says the cluster and the
-//! port; who connects is given the ends of two fresh pipes, and both leave the socket. What goes
-//! through the pipes is the same as by TCP, from the first byte of the handshake on. Whatever keeps
-//! a peer from coming in here, it goes to the port instead.
+//! port; who connects is given the ends of two fresh pipes. What goes through the pipes is the same as
+//! by TCP, from the first byte of the handshake on. The socket stays beside them: large payloads are
+//! passed over it as memory files ([`crate::pass`]), once the peer has said that it takes them.
+//! Whatever keeps a peer from coming in here, it goes to the port instead.
 //!
 //! The name is in the network namespace, as loopback is: containers do not see each other's, and it
 //! needs no file that could be left over. Anybody may take a name, and the kernel charges a pipe to
@@ -27,7 +28,8 @@ use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::stream::{ReadHalf, WriteHalf, WritePipe};
+use crate::pass::{FilePasser, TAKES_FILES};
+use crate::stream::{ReadHalf, WriteHalf, join};
 
 /// Peers that may stand in line. A short one: who finds it full goes to the port at once, and
 /// nobody stands long behind those who only come to fill it.
@@ -51,7 +53,7 @@ pub fn bind(cluster: &ClusterId, port: u16) -> io::Result<UnixListener> {
 ///
 /// # Errors
 /// The system's: the peer has left, or descriptors are used up.
-pub fn give_pipes(socket: &UnixStream) -> io::Result<(ReadHalf, WriteHalf)> {
+pub fn give_pipes(socket: UnixStream) -> io::Result<(ReadHalf, WriteHalf)> {
     let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
     let (their_read, our_write) = pipe_with(flags)?;
     let (our_read, their_write) = pipe_with(flags)?;
@@ -59,13 +61,15 @@ pub fn give_pipes(socket: &UnixStream) -> io::Result<(ReadHalf, WriteHalf)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&files));
+    // Not by tokio: nobody waits for this socket.
+    let socket = OwnedFd::from(socket.into_std()?);
     sendmsg(
-        socket,
-        &[IoSlice::new(&[0])],
+        &socket,
+        &[IoSlice::new(&[TAKES_FILES])],
         &mut control,
         SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
     )?;
-    halves(our_read, our_write)
+    halves(our_read, our_write, FilePasser::new(socket, false))
 }
 
 /// Connects to the broker of a cluster, if it is on this machine and gives out pipes beside that
@@ -87,8 +91,16 @@ pub async fn connect(cluster: &ClusterId, port: u16) -> io::Result<(ReadHalf, Wr
     if !is_same_user(&socket)? {
         return Err(io::Error::other("another user listens there"));
     }
-    let [read, write] = socket.async_io(Interest::READABLE, || receive_files(&socket)).await?;
-    halves(own(&read, OFlags::RDONLY)?, own(&write, OFlags::WRONLY)?)
+    let (said, [read, write]) =
+        socket.async_io(Interest::READABLE, || receive_files(&socket)).await?;
+    let socket = OwnedFd::from(socket.into_std()?);
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    // A broker that has left meanwhile is found out by the pipes.
+    let takes_files =
+        said == TAKES_FILES && rustix::net::send(&socket, &[TAKES_FILES], flags).is_ok();
+    let files =
+        if takes_files { FilePasser::new(socket, true) } else { FilePasser::closed(socket) };
+    halves(own(&read, OFlags::RDONLY)?, own(&write, OFlags::WRONLY)?, files)
 }
 
 /// Returns true if the other end of a socket has the user of this process.
@@ -115,11 +127,9 @@ fn socket() -> io::Result<OwnedFd> {
     Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
-fn halves(read: OwnedFd, write: OwnedFd) -> io::Result<(ReadHalf, WriteHalf)> {
-    Ok((
-        ReadHalf::Pipe(pipe::Receiver::from_owned_fd(read)?),
-        WriteHalf::Pipe(WritePipe::new(pipe::Sender::from_owned_fd(write)?)),
-    ))
+fn halves(read: OwnedFd, write: OwnedFd, files: FilePasser) -> io::Result<(ReadHalf, WriteHalf)> {
+    let (read, write) = (pipe::Receiver::from_owned_fd(read)?, pipe::Sender::from_owned_fd(write)?);
+    Ok(join(read, write, files))
 }
 
 /// Returns true if this process has reset SIGPIPE to its default, as scripts do for the sake of `|
@@ -139,7 +149,8 @@ const SIGPIPE_BIT: u64 = 1 << 12;
 /// The kernel's number for a user who has no number in this user namespace.
 const UNKNOWN_USER: u32 = 65534;
 
-fn receive_files(socket: &UnixStream) -> io::Result<[OwnedFd; 2]> {
+/// The byte that comes with the pipes, and the pipes.
+fn receive_files(socket: &UnixStream) -> io::Result<(u8, [OwnedFd; 2])> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
@@ -156,7 +167,8 @@ fn receive_files(socket: &UnixStream) -> io::Result<[OwnedFd; 2]> {
         })
         .flatten()
         .collect();
-    files.try_into().map_err(|_| io::Error::other("no pipes came"))
+    let pipes = files.try_into().map_err(|_| io::Error::other("no pipes came"))?;
+    Ok((byte[0], pipes))
 }
 
 fn name(cluster: &ClusterId, port: u16) -> String {
@@ -179,7 +191,7 @@ mod tests {
         let cluster = cluster();
         let listener = bind(&cluster, 7).unwrap();
         assert!(connect(&cluster, 8).await.is_err(), "another port");
-        let give = async { give_pipes(&listener.accept().await.unwrap().0).unwrap() };
+        let give = async { give_pipes(listener.accept().await.unwrap().0).unwrap() };
         let ((mut broker_read, mut broker_write), peer) = tokio::join!(give, connect(&cluster, 7));
         let (mut peer_read, mut peer_write) = peer.unwrap();
         peer_write.write_all(b"question").await.unwrap();
@@ -222,15 +234,18 @@ mod tests {
             panic!("these are pipes")
         };
         rustix::fs::fcntl_setfl(&read.0, OFlags::empty()).unwrap();
-        assert!(rustix::fs::fcntl_getfl(&peer_read).unwrap().contains(OFlags::NONBLOCK));
-        assert_eq!(peer_read.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(rustix::fs::fcntl_getfl(peer_read.pipe()).unwrap().contains(OFlags::NONBLOCK));
+        assert_eq!(
+            peer_read.pipe().try_read(&mut [0]).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
     }
 
     #[tokio::test]
     async fn a_pipe_that_is_full_becomes_wide_and_says_so() {
         let cluster = cluster();
         let listener = bind(&cluster, 7).unwrap();
-        let give = async { give_pipes(&listener.accept().await.unwrap().0).unwrap() };
+        let give = async { give_pipes(listener.accept().await.unwrap().0).unwrap() };
         let ((mut read, _), peer) = tokio::join!(give, connect(&cluster, 7));
         let write = peer.unwrap().1;
         let bytes = vec![1; 1 << 20];

@@ -2,7 +2,8 @@
 
 use std::io::{self, IoSlice};
 
-use crate::peer::outbox::{Outbox, SLICES_MAX};
+use crate::file::FileId;
+use crate::peer::outbox::{Chunks, Outbox, SLICES_MAX};
 use crate::stream::WriteHalf;
 
 /// The progress of a write.
@@ -17,6 +18,12 @@ pub enum Written {
 }
 
 impl WriteHalf {
+    /// Passes a payload in a memory file, if there is a way for that and the payload is worth it.
+    /// None if its chunks must be sent.
+    pub fn pass(&self, transfer: u64, chunks: &Chunks) -> Option<FileId> {
+        self.files()?.pass(transfer, chunks)
+    }
+
     /// Writes as much of what waits as the socket takes, `turn_bytes` at most.
     ///
     /// # Errors

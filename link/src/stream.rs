@@ -3,6 +3,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
@@ -11,13 +12,22 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::unix::pipe;
 
+use crate::pass::FilePasser;
+
 /// The incoming half, from the peer.
 #[derive(Debug)]
 pub enum ReadHalf {
     /// By a socket.
     Tcp(OwnedReadHalf),
     /// By a pipe.
-    Pipe(pipe::Receiver),
+    Pipe(ReadPipe),
+}
+
+/// A pipe, and the way for memory files beside it.
+#[derive(Debug)]
+pub struct ReadPipe {
+    pipe: pipe::Receiver,
+    files: Arc<FilePasser>,
 }
 
 /// The outgoing half, towards the peer.
@@ -37,6 +47,7 @@ pub struct WritePipe {
     /// None once it was shut down.
     pipe: Option<pipe::Sender>,
     is_wide: AtomicBool,
+    files: Arc<FilePasser>,
 }
 
 /// The capacity of a wide pipe. With 64 KiB, 1 MiB there and back took nearly twice as long as by
@@ -49,12 +60,36 @@ pub fn split(socket: TcpStream) -> (ReadHalf, WriteHalf) {
     (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
 }
 
-impl WritePipe {
-    /// Takes the end of a pipe.
-    pub fn new(pipe: pipe::Sender) -> Self {
-        Self { pipe: Some(pipe), is_wide: AtomicBool::new(false) }
-    }
+/// Both directions of a connection by pipes.
+pub(crate) fn join(
+    read: pipe::Receiver,
+    write: pipe::Sender,
+    files: FilePasser,
+) -> (ReadHalf, WriteHalf) {
+    let files = Arc::new(files);
+    let write =
+        WritePipe { pipe: Some(write), is_wide: AtomicBool::new(false), files: Arc::clone(&files) };
+    (ReadHalf::Pipe(ReadPipe { pipe: read, files }), WriteHalf::Pipe(write))
+}
 
+impl ReadHalf {
+    /// The way for memory files beside this connection, if there is one.
+    pub fn files(&self) -> Option<&Arc<FilePasser>> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Pipe(pipe) => Some(&pipe.files),
+        }
+    }
+}
+
+#[cfg(test)]
+impl ReadPipe {
+    pub(crate) fn pipe(&self) -> &pipe::Receiver {
+        &self.pipe
+    }
+}
+
+impl WritePipe {
     fn open(&self) -> io::Result<&pipe::Sender> {
         self.pipe.as_ref().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
@@ -74,6 +109,14 @@ impl WritePipe {
 }
 
 impl WriteHalf {
+    /// The way for memory files beside this connection, if there is one.
+    pub fn files(&self) -> Option<&Arc<FilePasser>> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Pipe(pipe) => Some(&pipe.files),
+        }
+    }
+
     /// Writes what is taken at once.
     ///
     /// # Errors
@@ -116,7 +159,7 @@ impl AsyncRead for ReadHalf {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(context, buffer),
-            Self::Pipe(pipe) => Pin::new(pipe).poll_read(context, buffer),
+            Self::Pipe(it) => Pin::new(&mut it.pipe).poll_read(context, buffer),
         }
     }
 }

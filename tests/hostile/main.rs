@@ -6,6 +6,7 @@
 
 mod abuse;
 mod costs;
+mod files;
 mod handshake;
 mod neighbours;
 mod peer;

@@ -8,9 +8,9 @@ use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId, TokenId};
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
     Credit, Define, Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye,
-    NeedBlob, Open, Outcome, Payload, Purge, Query, ReplyBody, Request, Restart, Revoke, Runtime,
-    Shutdown, Signal, SlotDown, Stream, Submit, Subscribe, TakeBack, Targets, TaskQuery, ToClient,
-    ToEngine, Undefine,
+    NeedBlob, Open, Outcome, Passed, Payload, Purge, Query, ReplyBody, Request, Restart, Revoke,
+    Runtime, Shutdown, Signal, SlotDown, Stream, Submit, Subscribe, TakeBack, Targets, TaskQuery,
+    ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -70,6 +70,7 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
     vec![
         // A chunk of a payload that was not announced, and the end of the session.
         (FromClient::Chunk(Chunk { transfer: 1 }), nobody),
+        (FromClient::Passed(Passed { transfer: 1, device: 1, inode: 1 }), nobody),
         (FromClient::Goodbye(Goodbye { reason: "done".into() }), nobody),
         (FromClient::Credit(Credit { payload_bytes_total: 1 }), everybody),
         // The same secret again.
@@ -123,6 +124,7 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
 fn name(message: &FromClient) -> &'static str {
     match message {
         FromClient::Chunk(_) => "chunk",
+        FromClient::Passed(_) => "passed",
         FromClient::Goodbye(_) => "goodbye",
         FromClient::Credit(_) => "credit",
         FromClient::Open(_) => "open",
@@ -145,7 +147,7 @@ fn name(message: &FromClient) -> &'static str {
 }
 
 /// The number of names in the function above.
-const NAMES: usize = 19;
+const NAMES: usize = 20;
 
 /// Returns the fate of a message in an open session, from what the broker sends until it answers a
 /// later question.

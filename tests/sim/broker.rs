@@ -11,11 +11,12 @@ use furlong_broker::core::{
     invariants as of_broker,
 };
 use furlong_broker::peer::{ConnectedPeer, End, TURN};
+use furlong_link::file::FileContent;
 use furlong_link::peer::inbox::{Messages, Record};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::capability::{Revocation, RevokedTokens};
 use furlong_wire::ids::{BrokerStart, ClusterId, SessionId, TokenId};
-use furlong_wire::message::{Direction, ErrorKind, ToClient};
+use furlong_wire::message::{Direction, ErrorKind, FromClient, FromEngine, ToClient};
 
 use crate::disk::{Disk, JOURNAL_KEEP_US};
 use crate::network::{ConnectionNo, Peer, Side};
@@ -205,10 +206,15 @@ impl World {
     /// Gives the core what has come, and lets it decide.
     fn broker_hears(&mut self, no: ConnectionNo, record: Record) {
         let (now, id) = (self.broker.time(self.now), ConnectionId(no));
-        let Some(connection) = self.network.connections.get(&no) else { return };
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
         let (peer, Some(core)) = (connection.peer, &mut self.broker.core) else { return };
+        let files = &mut connection.files_up;
         let heard = match peer {
             Peer::Client(_) => hear(record.into_messages(), |message, chunk| {
+                if let FromClient::Passed(passed) = &message {
+                    let content = FileContent::Copy(files.take(passed));
+                    return core.handle_file(now, id, passed.transfer, content);
+                }
                 let mut handled = core.handle_from_client(now, id, message, chunk);
                 while handled.is_ok() && core.has_rest(id) {
                     handled = core.handle_rest(now, id);
@@ -216,6 +222,10 @@ impl World {
                 handled
             }),
             Peer::Process(_) => hear(record.into_messages(), |message, chunk| {
+                if let FromEngine::Passed(passed) = &message {
+                    let content = FileContent::Copy(files.take(passed));
+                    return core.handle_file(now, id, passed.transfer, content);
+                }
                 core.handle_from_engine(now, id, message, chunk)
             }),
         };
@@ -342,7 +352,18 @@ impl World {
                 self.broker_changes(id, dirty, |peer| peer.push(&message));
             }
             Output::Transfer(id, number, chunks) => {
-                self.broker_changes(id, dirty, |peer| peer.push_transfer(number, chunks));
+                let ConnectionId(no) = id;
+                let connection = self.network.connections.get_mut(&no);
+                let mut files = connection.map(|it| std::mem::take(&mut it.files_down));
+                self.broker_changes(id, dirty, |peer| {
+                    peer.push_transfer(number, chunks, |chunks| {
+                        files.as_mut()?.pass(number, chunks)
+                    });
+                });
+                if let Some((connection, files)) = self.network.connections.get_mut(&no).zip(files)
+                {
+                    connection.files_down = files;
+                }
             }
             Output::Close(id, reason) => {
                 self.broker_changes(id, dirty, |peer| peer.end(End::Graceful(reason)));

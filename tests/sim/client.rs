@@ -17,12 +17,13 @@ use furlong_link::peer::redial::Redial;
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, SessionId, TokenId};
-use furlong_wire::message::{Dependency, RefusalKind, TaskRange, ToClient, Welcome};
+use furlong_wire::message::{Dependency, FromClient, RefusalKind, TaskRange, ToClient, Welcome};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
 
 use crate::calls::{CallNo, claims};
 use crate::dice::Dice;
+use crate::files::FileWay;
 use crate::network::{ConnectionNo, Peer, Side, TURN};
 use crate::process::Link;
 use crate::world::{Event, World};
@@ -227,7 +228,12 @@ impl World {
                 return self.session_is_over(place, &goodbye.reason);
             }
             let Some(core) = &mut self.clients[place].core else { return };
-            core.handle_message(message, chunk.as_deref());
+            if let ToClient::Passed(passed) = &message {
+                let Some(connection) = self.network.connections.get_mut(&no) else { return };
+                core.handle_file(passed.transfer, Ok(connection.files_down.take(passed)));
+            } else {
+                core.handle_message(message, chunk.as_deref());
+            }
         }
         self.client_settles(place);
     }
@@ -392,17 +398,18 @@ impl World {
         let Some(core) = &mut client.core else { return };
         let connection = client.link.connection().filter(|no| client.link == Link::Up(*no));
         let connection = connection.and_then(|no| self.network.connections.get_mut(&no));
-        let Some(peer) = connection.map(|it| &mut it.peer_end.peer) else {
+        let Some(connection) = connection else {
             while core.poll_outbound().is_some() {}
             return;
         };
+        let (peer, files) = (&mut connection.peer_end.peer, &mut connection.files_up);
         loop {
             while let Some(outbound) = core.poll_outbound() {
-                queue(peer, outbound);
+                queue(peer, files, outbound);
             }
             core.handle_backlog(peer.queued_bytes());
             match core.poll_outbound() {
-                Some(outbound) => queue(peer, outbound),
+                Some(outbound) => queue(peer, files, outbound),
                 None => return,
             }
         }
@@ -531,10 +538,13 @@ impl World {
 }
 
 /// Queues what the core wants sent.
-fn queue(peer: &mut peer::Peer, outbound: Outbound) {
+fn queue(peer: &mut peer::Peer, files: &mut FileWay, outbound: Outbound) {
     match outbound {
         Outbound::Message(message) => peer.push(&message),
         Outbound::Control(message) => peer.outbox().push_control(&message),
-        Outbound::Transfer(number, payload) => peer.push_transfer(number, Chunks::Sealed(payload)),
+        Outbound::Transfer(number, payload) => {
+            let pass = |chunks: &Chunks| files.pass(number, chunks);
+            peer.push_transfer::<FromClient>(number, Chunks::Sealed(payload), pass);
+        }
     }
 }

@@ -17,6 +17,7 @@ mod dice;
 mod disk;
 mod fairness;
 mod faults;
+mod files;
 mod invariants;
 mod network;
 mod plan;

@@ -23,6 +23,7 @@ use furlong_wire::token::Role;
 use furlong_wire::zmtp;
 
 use crate::dice::Dice;
+use crate::files::FileWay;
 
 /// Names a connection, for the network and for the broker.
 pub type ConnectionNo = u64;
@@ -188,6 +189,9 @@ pub struct Connection {
     pub down: Line,
     pub peer_end: PeerEnd,
     pub broker_end: BrokerEnd,
+    /// The memory files that the peer passes, and those that the broker does.
+    pub files_up: FileWay,
+    pub files_down: FileWay,
     /// True if the broker's core has it.
     pub at_broker: bool,
     /// True if the peer has it, greeted or dialling.
@@ -293,6 +297,8 @@ impl Network {
                 inbox: Inbox::new(BytesMut::new(), at_broker, up_opener),
                 unread: VecDeque::new(),
             },
+            files_up: FileWay::new(seed, no, 0),
+            files_down: FileWay::new(seed, no, 1),
             at_broker: false,
             at_peer: true,
             is_closing: false,

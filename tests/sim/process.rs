@@ -225,8 +225,16 @@ impl World {
                 ToEngine::Release(release) => self.lets_go(place, release),
                 _ => {}
             }
-            if let Err(error) = self.processes[place].core.handle_message(message, chunk.as_deref())
-            {
+            let core = &mut self.processes[place].core;
+            let handled = match &message {
+                ToEngine::Passed(passed) => {
+                    let Some(connection) = self.network.connections.get_mut(&no) else { return };
+                    let content = connection.files_down.take(passed);
+                    core.handle_file(passed.transfer, Ok(content), None)
+                }
+                _ => core.handle_message(message, chunk.as_deref()),
+            };
+            if let Err(error) = handled {
                 let text = format!("process {place} closes its connection: {error}");
                 return self.violated(Invariant::HonestPeersAreServed, None, text);
             }
@@ -337,7 +345,9 @@ impl World {
             Output::Transfer(number, sealed) => {
                 let Link::Up(no) = self.processes[place].link else { return };
                 if let Some(connection) = self.network.connections.get_mut(&no) {
-                    connection.peer_end.peer.push_transfer(number, Chunks::Sealed(sealed));
+                    let files = &mut connection.files_up;
+                    let pass = |chunks: &Chunks| files.pass(number, chunks);
+                    connection.peer_end.peer.push_transfer::<FromEngine>(number, sealed, pass);
                 }
             }
             Output::Start(slot, runtime, job) => {

@@ -192,8 +192,13 @@ impl World {
         self.note(|_| format!("task {task:?} does not begin at process {place}: {unable:?}"));
         *self.refused.entry(task).or_default() += 1;
         let header = ReplyHeader::Raised(error("EngineError", "it lacks what that needs"));
-        let reply =
-            Reply { outcome: JobOutcome::NotBegun(unable), header, data: Vec::new(), run_us: 0 };
+        let reply = Reply {
+            outcome: JobOutcome::NotBegun(unable),
+            header,
+            data: Vec::new(),
+            file: None,
+            run_us: 0,
+        };
         self.slot_reports(place, slot, SlotEvent::Finished { attempt, reply });
         self.begin_next(place, slot);
     }
@@ -283,7 +288,7 @@ impl World {
         if outcome == JobOutcome::Succeeded && plan.result_bytes > 0 {
             data.push(filler(running.call, plan.result_bytes));
         }
-        Reply { outcome, header, data, run_us: self.now - running.began }
+        Reply { outcome, header, data, file: None, run_us: self.now - running.began }
     }
 
     /// Makes the running job end early, and soon.
@@ -308,8 +313,13 @@ impl World {
         else {
             if runtime != Runtime::Native && self.slot(place, slot).take_waiting(job).is_some() {
                 let header = ReplyHeader::Raised(error("Cancelled", "before it began"));
-                let reply =
-                    Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 };
+                let reply = Reply {
+                    outcome: JobOutcome::Cancelled,
+                    header,
+                    data: Vec::new(),
+                    file: None,
+                    run_us: 0,
+                };
                 self.slot_reports(place, slot, SlotEvent::Finished { attempt: job, reply });
             }
             return;
@@ -411,8 +421,13 @@ impl World {
                 JobOutcome::Lost("signal 9".into())
             };
             let header = ReplyHeader::Raised(error("Died", "signal 9"));
-            let reply =
-                Reply { outcome, header, data: Vec::new(), run_us: self.now - running.began };
+            let reply = Reply {
+                outcome,
+                header,
+                data: Vec::new(),
+                file: None,
+                run_us: self.now - running.began,
+            };
             self.slot_reports(place, slot, SlotEvent::Finished { attempt: running.job, reply });
         }
         let lane = std::mem::take(&mut self.slot(place, slot).lane);

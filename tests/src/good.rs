@@ -66,6 +66,11 @@ impl Good {
         &self.welcome
     }
 
+    /// The way to the broker, beside which memory files go.
+    pub fn socket(&self) -> &WriteHalf {
+        &self.socket
+    }
+
     /// Asks which engines are online.
     ///
     /// # Errors

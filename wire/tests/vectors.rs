@@ -25,11 +25,12 @@ use furlong_wire::message::{
     Dependency, Draining, EngineCredit, EngineDefine, EngineShutdown, EngineStatus, EngineUndefine,
     ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine,
     Goodbye, Grant, Granted, Greeting, HeldWork, Lent, Message, NeedBlob, Open, Outcome, Output,
-    Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register,
-    Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside,
-    Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, StatusPlace, Stopped, Stream,
-    Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord,
-    TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Welcome, Work, encode_message,
+    Passed, Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused,
+    Register, Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime, Secret,
+    SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, StatusPlace, Stopped,
+    Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange,
+    TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Welcome, Work,
+    encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -48,6 +49,7 @@ const PAYLOAD_SECRET: [u8; 32] = [6; 32];
 const TOKEN_ID: TokenId = TokenId([7; 16]);
 const OWNER: OwnerId = OwnerId([8; 16]);
 const SESSION: SessionId = SessionId([9; 16]);
+const PASSED: Passed = Passed { transfer: 1, device: 1, inode: 70_000 };
 const INSTANCE: InstanceId = InstanceId([10; 16]);
 const START: BrokerStart = BrokerStart(1_700_000_000_000_000);
 
@@ -396,6 +398,7 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::Chunk(Chunk { transfer: 1 }),
         FromClient::Goodbye(Goodbye { reason: "done".to_owned() }),
         FromClient::Credit(Credit { payload_bytes_total: 1_000 }),
+        FromClient::Passed(PASSED),
         FromClient::Open(Open {
             secret: PayloadSecret::new(PAYLOAD_SECRET),
             cancel_on_disconnect: false,
@@ -468,6 +471,7 @@ fn to_client(vectors: &mut Vectors) {
         ToClient::Chunk(Chunk { transfer: 1 }),
         ToClient::Goodbye(Goodbye { reason: "done".to_owned() }),
         ToClient::Credit(Credit { payload_bytes_total: 1_000 }),
+        ToClient::Passed(PASSED),
         ToClient::Accepted(Accepted { n: 2, missing: vec![(1, 1)], definitions: vec![1] }),
         ToClient::Finished(finished(Outcome::SUCCEEDED, Some(chunked))),
         ToClient::Finished(finished(failed, None)),
@@ -599,6 +603,7 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Chunk(Chunk { transfer: 1 }),
         ToEngine::Goodbye(Goodbye { reason: "done".to_owned() }),
         ToEngine::Credit(EngineCredit { session: SESSION, payload_bytes_total: 1_000 }),
+        ToEngine::Passed(PASSED),
         ToEngine::Registered(Registered { engines: vec![EngineId(0), EngineId(1)] }),
         ToEngine::Secret(Secret {
             session: SESSION,
@@ -644,6 +649,7 @@ fn from_engine(vectors: &mut Vectors) {
         FromEngine::Chunk(Chunk { transfer: 1 }),
         FromEngine::Goodbye(Goodbye { reason: "done".to_owned() }),
         FromEngine::Credit(Credit { payload_bytes_total: 1_000 }),
+        FromEngine::Passed(PASSED),
         FromEngine::Register(register().into()),
         FromEngine::Started(attempts()),
         FromEngine::Finished(finished),

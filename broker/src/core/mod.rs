@@ -34,6 +34,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use furlong_link::peer::outbox::Chunks;
 use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, LISTED_MAX};
 use furlong_wire::message::{RefusalKind, ToClient, ToEngine};
@@ -128,7 +129,7 @@ pub enum Output {
     /// Send a message to an engine process.
     ToEngine(ConnectionId, ToEngine),
     /// Send the chunks of a payload that a message has announced under this number.
-    Transfer(ConnectionId, u64, Vec<Bytes>),
+    Transfer(ConnectionId, u64, Chunks),
     /// Send what waits, and close.
     Close(ConnectionId, &'static str),
     /// Keep for a later start what has changed of the roster.

@@ -17,7 +17,7 @@ use super::rows::{EndHead, MetBody, PayloadHead, TaskHead, decode};
 use super::seal::SecretSealer;
 use crate::core::Piece;
 use crate::core::journal::{
-    Blob, Chunked, EndRow, Met, Restoring, SessionRow, TaskRow, definition_id,
+    Blob, Chunked, Content, EndRow, Met, Restoring, SessionRow, TaskRow, definition_id,
 };
 
 /// The contents of a journal that were restored.
@@ -267,7 +267,8 @@ impl<'a> Reader<'a> {
             let there: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
             ensure!(there >= bytes, "its chunks are not all there");
         }
-        Ok(Blob::Chunked(Chunked { of: of as u64, counter, bytes, instance, chunks }))
+        let content = chunks.map(Content::Chunks);
+        Ok(Blob::Chunked(Chunked { of: of as u64, counter, bytes, instance, content }))
     }
 
     fn chunks(&self, kind: Kind, of: i64) -> Result<Vec<Bytes>> {

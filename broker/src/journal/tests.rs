@@ -24,7 +24,8 @@ use super::write::Writer;
 use super::{Journal, check, file};
 use crate::core::Piece;
 use crate::core::journal::{
-    Blob, Chunked, EndRow, Entry, MemoryJournal, Met, Restoring, SessionRow, TaskRow, definition_id,
+    Blob, Chunked, Content, EndRow, Entry, MemoryJournal, Met, Restoring, SessionRow, TaskRow,
+    definition_id,
 };
 use crate::core::{Config, Core, Roster, invariants};
 
@@ -135,13 +136,14 @@ fn inline() -> Blob {
 }
 
 fn chunked(of: u64, is_first: bool) -> Blob {
-    let chunks = is_first.then(|| vec![Bytes::from(vec![of as u8; 3_000])]);
+    let chunks = || vec![Bytes::from(vec![of as u8; 3_000])];
+    let content = is_first.then(|| Content::Chunks(chunks()));
     Blob::Chunked(Chunked {
         of,
         counter: 6,
         bytes: 2_984,
         instance: Some(InstanceId([2; 16])),
-        chunks,
+        content,
     })
 }
 

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::file::Kind;
 use super::rows::{EndHead, PayloadHead, TaskHead, encode};
 use super::seal::SecretSealer;
-use crate::core::journal::{Blob, EndRow, Entry, Met, SessionRow, TaskRow, definition_id};
+use crate::core::journal::{Blob, Content, EndRow, Entry, Met, SessionRow, TaskRow, definition_id};
 
 /// Bytes of entries that wait to be written after an error. Beyond, the journal is given up.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -123,7 +122,7 @@ impl Writer {
 fn weight(entry: &Entry) -> usize {
     let blob = |blob: &Blob| match blob {
         Blob::Inline(bytes) => bytes.len(),
-        Blob::Chunked(chunked) => chunked.chunks.iter().flatten().map(Bytes::len).sum(),
+        Blob::Chunked(chunked) => chunked.content.as_ref().map_or(0, |_| chunked.bytes as usize),
     };
     ENTRY_BYTES
         + match entry {
@@ -298,7 +297,8 @@ fn write_blob<'a>(
         Blob::Chunked(chunked) => chunked,
     };
     let sql = "INSERT OR REPLACE INTO chunks (kind, of, place, bytes) VALUES (?1, ?2, ?3, ?4)";
-    for (place, chunk) in (0_i64..).zip(chunked.chunks.iter().flatten()) {
+    let chunks = chunked.content.iter().flat_map(Content::chunks);
+    for (place, chunk) in (0_i64..).zip(chunks) {
         to.prepare_cached(sql)?.execute(params![kind as u8, of as i64, place, &chunk[..]])?;
     }
     Ok((Some((chunked.counter, chunked.bytes, chunked.instance)), None))

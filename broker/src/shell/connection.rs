@@ -2,17 +2,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use furlong_link::file::{FileContent, FileId};
 use furlong_link::incoming::Incoming;
 use furlong_link::outgoing::Written;
+use furlong_link::pass::NotPassed;
 use furlong_link::peer::GOODBYE_TIMEOUT;
 use furlong_link::peer::inbox::{Messages, ReceiveError, Record};
+use furlong_link::peer::outbox::Chunks;
 use furlong_link::stream::{ReadHalf, WriteHalf};
 use furlong_wire::limits::{HANDSHAKE_TIMEOUT_MS, WRITE_TURN_BYTES};
-use furlong_wire::message::{Direction, Greeting};
-use tokio::sync::Notify;
+use furlong_wire::message::{Direction, Greeting, Passed};
+use furlong_wire::payload::PayloadError;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::entrance::Address;
@@ -103,6 +108,22 @@ impl Connection {
         self.change(|peer| peer.end(End::AtOnce("the connection broke while writing")));
     }
 
+    /// Passes a payload to the peer in a memory file, if that can be. Says in which.
+    pub(super) fn pass(&self, transfer: u64, chunks: &Chunks) -> Option<FileId> {
+        self.socket.pass(transfer, chunks)
+    }
+
+    /// Takes the file that a message has named. Where no descriptor is left for it, its content is
+    /// copied.
+    fn take_file(&self, passed: &Passed, permits: &Arc<Semaphore>) -> Result<FileContent, BadPeer> {
+        let files = self.socket.files().ok_or(NotPassed::Missing).map_err(ReceiveError::from)?;
+        let file = files.receive(passed).map_err(ReceiveError::from)?;
+        match Arc::clone(permits).try_acquire_owned() {
+            Ok(permit) => Ok(FileContent::File(file.with_permit(permit))),
+            Err(_) => Ok(FileContent::Copy(file.copy().map_err(BadPeer::Copy)?)),
+        }
+    }
+
     /// Another tick, at which a heartbeat may be due.
     pub(super) fn handle_tick(&self) {
         self.change(|peer| peer.handle_tick(self.began.elapsed()));
@@ -154,12 +175,12 @@ pub(super) async fn serve(
     place: PendingPlace,
 ) {
     let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-    let proved =
-        match timeout(deadline, shake_hands(&shell, serves, halves, address, &place)).await {
-            Ok(Ok(proved)) => proved,
-            Ok(Err(error)) => return shell.log_rejected(address, &error),
-            Err(_) => return shell.log_rejected(address, &RejectedPeer::Deadline),
-        };
+    let proved = match timeout(deadline, shake_hands(&shell, serves, halves, address, &place)).await
+    {
+        Ok(Ok(proved)) => proved,
+        Ok(Err(error)) => return shell.log_rejected(address, &error),
+        Err(_) => return shell.log_rejected(address, &RejectedPeer::Deadline),
+    };
     drop(place);
     let Proved { peer, incoming, mut socket, mut sealer } = proved;
     let (role, token) = (peer.claims.role, peer.claims.token_id);
@@ -320,7 +341,12 @@ impl<'a> Turn<'a> {
             let (message, chunk) = message?;
             let is_over = {
                 let mut core = self.shell.core.borrow_mut();
-                handle(&mut core, self.now, self.id, message, chunk.map(BytesMut::freeze))?;
+                if let Some(passed) = message.as_passed() {
+                    let content = self.connection.take_file(passed, &self.shell.files)?;
+                    core.handle_file(self.now, self.id, passed.transfer, content)?;
+                } else {
+                    handle(&mut core, self.now, self.id, message, chunk.map(BytesMut::freeze))?;
+                }
                 core.work_done().wrapping_sub(self.began) >= WORK_PER_TURN || core.has_rest(self.id)
             };
             if is_over && !self.next().await? {
@@ -361,4 +387,6 @@ enum BadPeer {
     Receive(#[from] ReceiveError),
     #[error(transparent)]
     Misbehaved(#[from] PeerMisbehaved),
+    #[error("there is no memory for the payload that it has passed: {0}")]
+    Copy(PayloadError),
 }

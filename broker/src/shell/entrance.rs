@@ -53,7 +53,8 @@ impl Entrance {
     pub(super) fn descriptors(&self) -> u32 {
         match self {
             Self::Port(_) => 1,
-            Self::Local(_) => 2,
+            // Two pipes, and the socket for memory files.
+            Self::Local(_) => 3,
         }
     }
 
@@ -85,7 +86,7 @@ impl Arrival {
                 prepare_socket(&socket)?;
                 Ok(split(socket))
             }
-            Self::Local(socket) => local::give_pipes(&socket),
+            Self::Local(socket) => local::give_pipes(socket),
         }
     }
 }

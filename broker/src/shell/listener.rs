@@ -60,17 +60,22 @@ struct Wanted {
 const DESCRIPTORS_RESERVED: u64 = 64;
 /// Descriptors of connections for which memory is planned, whatever the system would allow.
 const CONNECTION_DESCRIPTORS_MAX: u64 = 100_000;
+/// Descriptors of memory files at most; payloads beyond are copied.
+const FILE_DESCRIPTORS_MAX: u64 = 16_384;
 
 /// Raises the soft limit of descriptors, and gives a permit for each of them that connections may
-/// have.
-pub(super) fn connection_permits() -> Arc<Semaphore> {
+/// have, and for each that the memory files of payloads may have.
+pub(super) fn descriptor_permits() -> (Arc<Semaphore>, Arc<Semaphore>) {
     let mut limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(1 << 20);
     limit.current = Some(most);
     let raised = setrlimit(Resource::Nofile, limit)
         .map_or_else(|_| getrlimit(Resource::Nofile).current, |()| Some(most));
-    let descriptors = raised.unwrap_or(1024).min(CONNECTION_DESCRIPTORS_MAX);
-    Arc::new(Semaphore::new(descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(16) as usize))
+    let descriptors = raised.unwrap_or(1024).saturating_sub(DESCRIPTORS_RESERVED);
+    let files = (descriptors / 4).min(FILE_DESCRIPTORS_MAX);
+    let connections = (descriptors - files).min(CONNECTION_DESCRIPTORS_MAX).max(16);
+    let permits = |descriptors: u64| Arc::new(Semaphore::new(descriptors as usize));
+    (permits(connections), permits(files))
 }
 
 /// Binds the asked ports, else those of the last start, else a free one for all roles.

@@ -21,15 +21,17 @@ mod way_in;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use furlong_host::home::{ClusterDir, Home};
 use furlong_host::stop::Stop;
 use furlong_link::peer::GOODBYE_TIMEOUT;
+use furlong_link::peer::outbox::Chunks;
 use furlong_wire::ids::{BrokerStart, TokenId};
-use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::LocalSet;
 
 pub use run_files::{BrokerLock, BrokerState, read_state};
@@ -85,6 +87,8 @@ struct Shell {
     /// The thread that writes the journal, if there is one.
     journal: RefCell<Option<JournalThread>>,
     spin: SpinBeforeSleep,
+    /// A permit for each memory file that is held.
+    files: Arc<Semaphore>,
 }
 
 /// Runs a broker until SIGINT or SIGTERM, or until an administrator stops it.
@@ -108,7 +112,7 @@ pub fn run(args: &BrokerArgs) -> Result<()> {
 }
 
 async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result<()> {
-    let permits = listener::connection_permits();
+    let (permits, files) = listener::descriptor_permits();
     let revocations = Revocations::load(&dir)?;
     let listening = listener::bind(args, &dir, &identity.cluster).await?;
     let began = Instant::now();
@@ -150,6 +154,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         administration: Notify::new(),
         journal: RefCell::new(journal),
         spin: SpinBeforeSleep::default(),
+        files,
     });
     // What was restored may have ended at once, or want to be woken.
     shell.flush();
@@ -257,7 +262,11 @@ impl Shell {
                     change(&connections, &mut dirty, id, |peer| peer.push(&message));
                 }
                 Output::Transfer(id, number, chunks) => {
-                    change(&connections, &mut dirty, id, |peer| peer.push_transfer(number, chunks));
+                    let Some(connection) = connections.get(&id) else { continue };
+                    let pass = |chunks: &Chunks| connection.pass(number, chunks);
+                    change(&connections, &mut dirty, id, |peer| {
+                        peer.push_transfer(number, chunks, pass);
+                    });
                 }
                 Output::Close(id, reason) => {
                     change(&connections, &mut dirty, id, |peer| peer.end(End::Graceful(reason)));

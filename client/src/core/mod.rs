@@ -27,13 +27,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use bytes::Bytes;
 use furlong_wire::ids::{BrokerStart, SessionId, TaskId};
 use furlong_wire::limits::{LISTED_MAX, OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
     self, Cancel, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions,
     TaskTimes, ToClient, Welcome,
 };
-use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
+use furlong_wire::payload::{Packed, PayloadError, PayloadSealer, PayloadSecret, SealedPayload};
 
 use self::acks::Acks;
 use self::bounded_queues::BoundedQueues;
@@ -395,6 +396,13 @@ impl Core {
         self.waiting.remove(&ticket?)
     }
 
+    /// Takes a payload that was passed in a memory file: its content, mapped or copied.
+    pub fn handle_file(&mut self, transfer: u64, content: Result<Bytes, PayloadError>) {
+        if let Some(received) = self.results.handle_file(transfer, content) {
+            self.receive(received);
+        }
+    }
+
     /// Takes a message of the broker, with its chunk if it is one.
     pub fn handle_message(&mut self, message: ToClient, chunk: Option<&[u8]>) {
         match message {
@@ -416,6 +424,8 @@ impl Core {
                     self.receive(received);
                 }
             }
+            // The connection gives the file itself: see `handle_file`.
+            ToClient::Passed(_) => {}
             ToClient::Output(output) => {
                 let message::Output { n, attempt, engine, stream, offset, bytes } = output;
                 self.handle_output(

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use furlong_wire::ids::{InstanceId, SessionId};
 use furlong_wire::message::{Payload, TaskRecord};
-use furlong_wire::payload::{InlineBytes, PayloadKey, PayloadOpener, PayloadSecret};
+use furlong_wire::payload::{
+    InlineBytes, PayloadError, PayloadKey, PayloadOpener, PayloadSecret, buffers_of,
+};
 
 use super::tasks::Ended;
 use crate::outcome::PayloadFailure;
@@ -146,8 +148,32 @@ impl Results {
         }
         let Receiving { to, opener, then } = self.end(transfer)?;
         let body = opened.map_or_else(|error| Body::Failed(error.into()), |()| open(opener));
+        self.complete(to, body, then)
+    }
+
+    fn complete(
+        &mut self,
+        to: Recipient,
+        body: Body,
+        then: Option<Box<Received>>,
+    ) -> Option<Received> {
         let then = then.and_then(|then| self.unless_held(*then)).map(Box::new);
         self.unless_held(Received { to, body, then })
+    }
+
+    /// Takes the content of the memory file that a payload was passed in. One of a transfer that is
+    /// unknown here is let go.
+    pub fn handle_file(
+        &mut self,
+        transfer: u64,
+        content: Result<Bytes, PayloadError>,
+    ) -> Option<Received> {
+        let Receiving { to, opener, then } = self.end(transfer)?;
+        let whole = content
+            .and_then(|content| opener.check_whole(content.len() as u64).map(|()| content))
+            .and_then(|content| buffers_of(&content));
+        let body = whole.map_or_else(|error| Body::Failed(error.into()), Body::Buffers);
+        self.complete(to, body, then)
     }
 
     /// Gives a payload back, unless it ends a task of which intermediate data are on the way.

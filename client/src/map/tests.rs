@@ -61,7 +61,7 @@ fn handle(tasks_max: u64) -> Arc<Handle> {
     let core = Core::new(SESSION, PayloadSecret::new([1; 32]), false, true, &welcome);
     let endpoint = Endpoint::new("head", 7000).unwrap();
     let peer = Peer::new::<FromClient>(sealer(), TICK, Duration::ZERO);
-    let shared = Arc::new(Shared::new(core, peer, welcome, endpoint, SESSION));
+    let shared = Shared::new(core, (peer, None), welcome, endpoint, SESSION);
     Arc::new(Handle { shared })
 }
 

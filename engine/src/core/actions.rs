@@ -3,9 +3,9 @@
 
 use std::collections::VecDeque;
 
+use furlong_link::peer::outbox::Chunks;
 use furlong_wire::ids::{EngineId, PassKey};
 use furlong_wire::message::{FromEngine, Runtime};
-use furlong_wire::payload::SealedPayload;
 
 use crate::job::{Job, SlotIndex};
 
@@ -15,7 +15,7 @@ pub enum Output {
     /// Send a message.
     Send(FromEngine),
     /// Send the chunks of a payload that a message has announced under this number.
-    Transfer(u64, SealedPayload),
+    Transfer(u64, Chunks),
     /// Let a slot run a job, after those that it was given before.
     Start(SlotIndex, Runtime, Job),
     /// End a job.
@@ -125,7 +125,7 @@ mod tests {
         let call = Call::Named { function: "f".into() };
         let header = Arc::new(CallHeader { call, codec: Codec::Raw });
         let session = SessionId::default();
-        Job { attempt, session, header, definition: None, data: Vec::new() }
+        Job { attempt, session, header, definition: None, data: Vec::new(), file: None }
     }
 
     /// What is to be done now: the starts by their jobs, everything else as 0.

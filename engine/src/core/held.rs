@@ -5,6 +5,7 @@
 //! broker says what it wants: adopted results are sent again, byte for byte, the others are
 //! released.
 
+use furlong_link::peer::outbox::Chunks;
 use furlong_wire::ids::{Attempt, SessionId};
 use furlong_wire::limits::{
     ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX,
@@ -13,7 +14,6 @@ use furlong_wire::message::{
     Adopt, AttemptFinished, AttemptOutput, FromEngine, HeldWork, Outcome, Payload, Release, Stream,
 };
 use furlong_wire::numbers::NumberMap;
-use furlong_wire::payload::SealedPayload;
 
 use super::results::too_large;
 use super::{Core, Output};
@@ -36,7 +36,7 @@ pub struct Held {
 pub(super) struct EndedWork {
     pub finished: AttemptFinished,
     /// The result, if it travels in chunks. To seal it anew would be to use another counter.
-    pub payload: Option<Box<SealedPayload>>,
+    pub payload: Option<Box<Chunks>>,
     pub session: SessionId,
     pub n: u64,
     pub slot: SlotIndex,
@@ -107,7 +107,12 @@ impl EndedWork {
             _ => 0,
         };
         let text = self.finished.outcome.error.as_ref().map_or(0, |error| error.text.len() as u64);
-        inline + text + self.payload.as_ref().map_or(0, |sealed| sealed.bytes())
+        inline + text + self.payload_bytes().unwrap_or(0)
+    }
+
+    /// Bytes of its result, if that travels in chunks.
+    fn payload_bytes(&self) -> Option<u64> {
+        Some(self.payload.as_ref()?.payload()?.bytes())
     }
 }
 
@@ -242,7 +247,7 @@ impl Core {
         let Some(ended) = ended.get_mut(&attempt) else { return };
         sent.take(ended);
         ended.stage = Stage::Sent;
-        match ended.payload.as_ref().map(|sealed| sealed.bytes()) {
+        match ended.payload_bytes() {
             Some(bytes) if bytes <= self.result_bytes_max => {
                 ended.stage = Stage::Unsent;
                 // Of an earlier start's attempt the broker does not know whose it is.
@@ -250,10 +255,8 @@ impl Core {
                     return self.transfer_result(attempt);
                 }
                 let ended = &self.results.ended[&attempt];
-                let payload = ended
-                    .payload
-                    .as_ref()
-                    .map(|sealed| self.announcement(sealed, ASKED_FOR_TRANSFER));
+                let sealed = ended.payload.as_ref().and_then(|chunks| chunks.payload());
+                let payload = sealed.map(|sealed| self.announcement(sealed, ASKED_FOR_TRANSFER));
                 let finished = AttemptFinished { payload, ..ended.finished.clone() };
                 return self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
             }
@@ -291,8 +294,8 @@ impl Core {
         let ended = self.results.ended.get(&attempt).expect("both callers have just seen it");
         // A broker may ask for what travels in its message and was not sent yet: it comes when the
         // broker says that it wants what is held here.
-        let Some(sealed) = ended.payload.as_deref().cloned() else { return };
-        let (transfer, payload) = self.announce(&sealed);
+        let Some(chunks) = ended.payload.as_deref().cloned() else { return };
+        let (transfer, payload) = self.announce(&chunks);
         let Results { ended, sent, .. } = &mut self.results;
         let ended = ended.get_mut(&attempt).expect("nothing was removed meanwhile");
         sent.take(ended);
@@ -300,7 +303,7 @@ impl Core {
         sent.add(ended);
         let finished = AttemptFinished { payload: Some(payload), ..ended.finished.clone() };
         self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
-        self.outputs.push_back(Output::Transfer(transfer, sealed));
+        self.outputs.push_back(Output::Transfer(transfer, chunks));
         self.results.trim();
     }
 

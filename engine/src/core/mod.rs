@@ -12,6 +12,7 @@ mod leave;
 mod lending;
 mod line;
 mod output;
+mod receiving;
 mod results;
 mod sessions;
 mod shares;
@@ -23,8 +24,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use actions::Output;
-pub use held::Held;
-
 use bytes::Bytes;
 use furlong_wire::AtLeastOne;
 use furlong_wire::call::{Call as HeaderCall, CallHeader, decode_header};
@@ -33,14 +32,16 @@ use furlong_wire::limits::OVERDRAFT_CREDITS;
 use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine};
 use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::{InlineBytes, unpack_inline, unpack_inline_call};
+pub use held::Held;
+pub(crate) use results::unreadable;
 
-use crate::job::{Job, SlotEvent, SlotIndex};
+use crate::job::{DataFile, Job, SlotEvent, SlotIndex};
 use actions::Actions;
 use held::Results;
 use leave::Leaving;
 use lending::Lending;
 use output::Kept;
-use results::unreadable;
+use receiving::{Purpose, Receiving};
 use sessions::Sessions;
 use shares::Shared;
 
@@ -148,6 +149,8 @@ struct Call {
 struct Request {
     header: Arc<CallHeader>,
     data: Vec<Bytes>,
+    /// The memory file in which the data lie.
+    file: Option<DataFile>,
 }
 
 /// The command for an attempt that is still on its way.
@@ -157,20 +160,6 @@ enum Early {
     Cancel(bool),
     /// It goes back.
     Recall,
-}
-
-/// A payload from the broker, and what waits for it.
-#[derive(Debug)]
-struct Receiving {
-    opener: furlong_wire::payload::PayloadOpener,
-    purpose: Purpose,
-}
-
-#[derive(Debug)]
-enum Purpose {
-    Run(Call),
-    Define(SessionId, u32),
-    Share(u64),
 }
 
 /// The longest time that a task runs before its start is reported to the broker.
@@ -307,6 +296,8 @@ impl Core {
             ToEngine::Chunk(announced) => {
                 return self.chunk(announced.transfer, chunk.unwrap_or_default());
             }
+            // The shell gives the file itself: see `handle_file`.
+            ToEngine::Passed(_) => return Err(BrokerMisbehaved::Transfer),
             ToEngine::Secret(secret) => {
                 self.sessions.learn(secret.session, &secret.secret);
                 self.sessions.open_lane(secret.session, secret.payload_credit_bytes);
@@ -461,57 +452,6 @@ impl Core {
         }
     }
 
-    fn receive(
-        &mut self,
-        session: SessionId,
-        payload: &Payload,
-        purpose: Purpose,
-    ) -> Result<(), BrokerMisbehaved> {
-        let Payload::Chunked { transfer, counter, bytes, .. } = *payload else { return Ok(()) };
-        let opener =
-            self.sessions.opener(session, counter, bytes).ok_or(BrokerMisbehaved::Assign)?;
-        if let Ok(opener) = opener
-            && !self.receiving.contains_key(&transfer)
-        {
-            self.receiving.insert(transfer, Receiving { opener, purpose });
-            return Ok(());
-        }
-        // Larger than any payload may be, or a number that is taken.
-        if let Purpose::Run(call) = purpose {
-            for job in call.jobs {
-                drop(self.forget(job));
-            }
-        }
-        Err(BrokerMisbehaved::Transfer)
-    }
-
-    fn chunk(&mut self, transfer: u64, chunk: &[u8]) -> Result<(), BrokerMisbehaved> {
-        let receiving = self.receiving.get_mut(&transfer).ok_or(BrokerMisbehaved::Transfer)?;
-        let opened = receiving.opener.handle_chunk(chunk);
-        if opened.is_ok() && !receiving.opener.is_complete() {
-            return Ok(());
-        }
-        let Receiving { opener, purpose } =
-            self.receiving.remove(&transfer).ok_or(BrokerMisbehaved::Transfer)?;
-        let buffers =
-            opened.and_then(|()| opener.into_buffers()).map_err(|error| error.to_string());
-        match purpose {
-            Purpose::Run(call) => {
-                let request = buffers.and_then(|buffers| self.read(buffers));
-                self.run(call, request);
-            }
-            Purpose::Share(number) => {
-                let request = buffers.and_then(|buffers| self.read(buffers));
-                self.take_shared(number, &request);
-            }
-            Purpose::Define(session, number) => {
-                let blob = buffers.ok().and_then(|buffers| buffers.into_iter().next());
-                self.defined(session, number, blob);
-            }
-        }
-        Ok(())
-    }
-
     /// A definition is here, or lost if it is none: what waited for it goes on.
     fn defined(&mut self, session: SessionId, number: u32, blob: Option<Bytes>) {
         self.sessions.define(session, number, blob);
@@ -547,11 +487,17 @@ impl Core {
             let Some(work) = self.work.get_mut(&attempt) else { continue };
             let slot = work.slot;
             match prepared {
-                Ok((Request { header, data }, definition)) => {
+                Ok((Request { header, data, file }, definition)) => {
                     work.has_whole_output =
                         matches!(&header.call, HeaderCall::Command(spec) if spec.whole_output);
-                    work.ready =
-                        Some(Job { attempt, session: call.session, header, definition, data });
+                    work.ready = Some(Job {
+                        attempt,
+                        session: call.session,
+                        header,
+                        definition,
+                        data,
+                        file,
+                    });
                     self.advance(slot);
                 }
                 Err(text) => self.finished(slot, attempt, unreadable(&text)),
@@ -562,14 +508,14 @@ impl Core {
     /// Reads a payload that came in its message.
     fn read_inline(&mut self, payload: &InlineBytes) -> Result<Request, String> {
         let (header, data) = unpack_inline_call(payload).map_err(|error| error.to_string())?;
-        Ok(Request { header: self.header(header)?, data })
+        Ok(Request { header: self.header(header)?, data, file: None })
     }
 
     /// Reads a payload that came in chunks.
     fn read(&mut self, buffers: Vec<Bytes>) -> Result<Request, String> {
         let mut data = buffers.into_iter();
         let header = self.header(&data.next().unwrap_or_default())?;
-        Ok(Request { header, data: data.collect() })
+        Ok(Request { header, data: data.collect(), file: None })
     }
 
     fn header(&mut self, bytes: &[u8]) -> Result<Arc<CallHeader>, String> {

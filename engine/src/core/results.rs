@@ -1,6 +1,8 @@
 //! Work that has been run, on its way to the broker: output, ends, results.
 
 use bytes::Bytes;
+use furlong_link::file::PayloadFile;
+use furlong_link::peer::outbox::Chunks;
 use furlong_wire::call::ReplyHeader;
 use furlong_wire::limits::{BUFFER_ALIGNMENT, INLINE_PAYLOAD_BYTES_MAX, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
@@ -8,7 +10,7 @@ use furlong_wire::message::{
 };
 use furlong_wire::payload::{Packed, SealedPayload};
 
-use super::held::ended;
+use super::held::{EndedWork, ended};
 use super::output::Kept;
 use super::{Core, Output, Work};
 use crate::job::error;
@@ -71,7 +73,7 @@ impl Core {
             wholes.push(kept.take_whole());
             written[usize::from(stream == Stream::Stderr)] = kept.total();
         }
-        let Reply { outcome, header, mut data, run_us } = reply;
+        let Reply { outcome, header, mut data, file, run_us } = reply;
         if self.has_room_for(&wholes) && matches!(header, ReplyHeader::Exited { .. }) {
             data = wholes;
         }
@@ -97,19 +99,33 @@ impl Core {
         let mut ended = ended(&work, outcome, run_us);
         ended.written = written;
         if with_payload {
-            match self.sessions.pack(work.session, &header, data) {
-                Ok(Packed::Inline(inline)) => {
-                    ended.finished.payload = Some(Payload::Inline(inline));
-                }
-                Ok(Packed::Chunked(sealed)) => ended.payload = Some(Box::new(sealed)),
-                Err(text) => {
-                    ended.finished.outcome =
-                        Outcome::error(TaskState::Failed, ErrorKind::Payload, text);
-                }
+            if let Err(text) = self.pack_result(&mut ended, &header, data, file) {
+                let kind = ErrorKind::Payload;
+                ended.finished.outcome = Outcome::error(TaskState::Failed, kind, text);
             }
         }
         self.hold(ended);
         self.advance(slot);
+    }
+
+    /// Prepares a result for the wire. As an error, why it cannot be sent.
+    fn pack_result(
+        &mut self,
+        ended: &mut EndedWork,
+        header: &ReplyHeader,
+        data: Vec<Bytes>,
+        file: Option<PayloadFile>,
+    ) -> Result<(), String> {
+        if let Some(file) = file {
+            let filed = self.sessions.seal_file(ended.session, file)?;
+            ended.payload = Some(Box::new(Chunks::Filed(Box::new(filed))));
+            return Ok(());
+        }
+        match self.sessions.pack(ended.session, header, data)? {
+            Packed::Inline(inline) => ended.finished.payload = Some(Payload::Inline(inline)),
+            Packed::Chunked(sealed) => ended.payload = Some(Box::new(Chunks::Sealed(sealed))),
+        }
+        Ok(())
     }
 
     /// Returns true if the broker takes a result with all that a command wrote: otherwise the
@@ -165,9 +181,10 @@ impl Core {
                 if sealed.bytes() <= PUBLISHED_BYTES_MAX && self.connected =>
             {
                 self.sessions.publish(session, sealed.bytes());
-                let (transfer, payload) = self.announce(&sealed);
+                let chunks = Chunks::Sealed(sealed);
+                let (transfer, payload) = self.announce(&chunks);
                 self.send(FromEngine::Published(AttemptPublished { attempt, payload }));
-                self.outputs.push_back(Output::Transfer(transfer, sealed));
+                self.outputs.push_back(Output::Transfer(transfer, chunks));
             }
             // Too large, or nobody wants it any more.
             Ok(Packed::Chunked(_)) | Err(_) => {}
@@ -191,7 +208,8 @@ impl Core {
         }
     }
 
-    pub(super) fn announce(&mut self, sealed: &SealedPayload) -> (u64, Payload) {
+    pub(super) fn announce(&mut self, chunks: &Chunks) -> (u64, Payload) {
+        let sealed = chunks.payload().expect("an engine's results are sealed here");
         self.next_transfer += 1;
         (self.next_transfer, self.announcement(sealed, self.next_transfer))
     }
@@ -219,7 +237,7 @@ pub(super) fn too_large(bytes: u64, bytes_max: u64, memory_flag: &str) -> Outcom
 }
 
 /// The end of a job whose arguments cannot be read.
-pub(super) fn unreadable(text: &str) -> Reply {
+pub(crate) fn unreadable(text: &str) -> Reply {
     let header = ReplyHeader::Raised(error("PayloadError", text));
-    Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), run_us: 0 }
+    Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), file: None, run_us: 0 }
 }

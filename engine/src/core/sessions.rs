@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use furlong_link::file::{FiledPayload, PayloadFile};
 use furlong_wire::call::{ReplyHeader, encode_reply};
 use furlong_wire::ids::{InstanceId, SessionId};
 use furlong_wire::payload::{
@@ -170,6 +171,15 @@ impl Sessions {
             .results
             .pack_with_header(encode_reply(header), data)
             .map_err(|error| error.to_string())
+    }
+
+    /// Prepares a result that is in a memory file, header and all.
+    ///
+    /// # Errors
+    /// The reason why it cannot be sent, for people.
+    pub fn seal_file(&mut self, id: SessionId, file: PayloadFile) -> Result<FiledPayload, String> {
+        let session = self.known.get_mut(&id).ok_or("the client's session has ended")?;
+        Ok(FiledPayload::seal(file, &mut session.results))
     }
 
     /// Keeps a definition; none if it did not arrive whole.

@@ -64,7 +64,7 @@ impl Process {
             match output {
                 Output::Start(slot, runtime, job) => done.started.push((slot, runtime, job)),
                 Output::Send(message) => done.sent.push(message),
-                Output::Transfer(_, sealed) => done.transfers.push(sealed),
+                Output::Transfer(_, chunks) => done.transfers.extend(chunks.payload().cloned()),
                 other => done.rest.push(other),
             }
         }
@@ -182,7 +182,10 @@ impl Done {
 /// The event of a job's end.
 fn ended(job: u64, outcome: JobOutcome, data: Vec<Bytes>) -> SlotEvent {
     let header = ReplyHeader::Returned { codec: Codec::Raw };
-    SlotEvent::Finished { attempt: job, reply: Reply { outcome, header, data, run_us: 5 } }
+    SlotEvent::Finished {
+        attempt: job,
+        reply: Reply { outcome, header, data, file: None, run_us: 5 },
+    }
 }
 
 const START: BrokerStart = BrokerStart(1);

@@ -373,7 +373,7 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
             }
             Err((outcome, failure)) => (outcome, raised(failure), Vec::new()),
         };
-        let reply = Reply { outcome, header, data, run_us };
+        let reply = Reply { outcome, header, data, file: None, run_us };
         let end = SlotEvent::Finished { attempt: job.attempt, reply };
         if events.send((slot, end.into())).is_err() {
             return;
@@ -475,6 +475,7 @@ mod tests {
             header: header.into(),
             definition: None,
             data: vec![Bytes::copy_from_slice(data)],
+            file: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The engine's shell: the connection to the broker, made again and again, and the slots' runtimes.
 
+mod files;
 mod leave;
 mod register;
 mod slots;
@@ -37,6 +38,7 @@ use crate::runtime::command::CommandConfig;
 use crate::runtime::native::Functions;
 use crate::runtime::python::{PythonConfig, PythonShared, RESTARTED};
 use crate::surroundings::Variables;
+use files::FilePermits;
 use register::Identity;
 use slots::Slots;
 
@@ -77,6 +79,7 @@ struct Shell {
     engines: Vec<EngineId>,
     /// The broker's address, for the clients that tasks open.
     door: String,
+    files: FilePermits,
 }
 
 struct Settings {
@@ -139,6 +142,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         told: None,
         engines: Vec::new(),
         door: String::new(),
+        files: FilePermits::new(),
     };
     let mut stop = Stop::new(setup.stop_with_stdin);
     let mut tick = ticks();
@@ -322,7 +326,12 @@ impl Shell {
         while let Some(record) = up.incoming.poll_record()? {
             for message in record.into_messages::<ToEngine>() {
                 let (message, chunk) = message?;
-                self.core.handle_message(message, chunk.as_deref())?;
+                if let ToEngine::Passed(passed) = message {
+                    let (content, file) = self.files.open(up.incoming.take_file(&passed)?);
+                    self.core.handle_file(passed.transfer, content, file)?;
+                } else {
+                    self.core.handle_message(message, chunk.as_deref())?;
+                }
             }
         }
         while let Some(bytes) = up.incoming.poll_codec_output() {
@@ -350,7 +359,12 @@ impl Shell {
 
     fn handle_report(&mut self, slot: SlotIndex, report: Report) {
         match report {
-            Report::Event(event) => self.published.give_event(&mut self.core, slot, event),
+            Report::Event(mut event) => {
+                if let SlotEvent::Finished { reply, .. } = &mut event {
+                    self.files.hold(reply);
+                }
+                self.published.give_event(&mut self.core, slot, event);
+            }
             Report::Published { attempt, latest } => self.published.note(attempt, latest),
         }
     }
@@ -377,9 +391,10 @@ impl Shell {
                         up.peer.push(&message);
                     }
                 }
-                Output::Transfer(number, sealed) => {
+                Output::Transfer(number, chunks) => {
                     if let Link::Up(up) = &mut self.link {
-                        up.peer.push_transfer(number, Chunks::Sealed(sealed));
+                        let pass = |chunks: &Chunks| up.socket.pass(number, chunks);
+                        up.peer.push_transfer::<FromEngine>(number, chunks, pass);
                     }
                 }
                 Output::Start(slot, runtime, job) => self.start(slot, runtime, job),

@@ -245,6 +245,7 @@ fn cannot(attempt: u64, text: &str) -> Box<(u64, Reply)> {
             outcome: JobOutcome::NotBegun(Unable::Runtime),
             header,
             data: Vec::new(),
+            file: None,
             run_us: 0,
         },
     ))

@@ -6,6 +6,8 @@ use furlong_wire::message::{Direction, MessageError, decode_next};
 use furlong_wire::record::{RecordError, RecordOpener};
 use furlong_wire::zmtp::{self, ZmtpError};
 
+use crate::pass::NotPassed;
+
 /// Room for one read, while nothing larger is announced. About a hundred small messages: enough to
 /// make little of the read itself, few enough that what comes of them is under way while the next
 /// ones are read. With 64 KiB, client, broker and engines worked by turns, and a farm of two
@@ -136,4 +138,7 @@ pub enum ReceiveError {
     /// As many chunk frames as `Chunk` messages must come.
     #[error("a record's chunks and its messages about them do not match")]
     ChunkCount,
+    /// A memory file that is not here, or is not sound.
+    #[error(transparent)]
+    File(#[from] NotPassed),
 }

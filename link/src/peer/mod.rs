@@ -19,6 +19,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use furlong_wire::record::RecordSealer;
 
+use crate::file::FileId;
+
 use self::outbox::{Chunks, Outbox};
 use self::place::{LeftOutAbove, Place, Placed};
 use self::vigil::{Due, Vigil};
@@ -98,10 +100,20 @@ impl Peer {
         }
     }
 
-    /// Queues the chunks of a payload, unless the message that announced it was left out.
-    pub fn push_transfer(&mut self, number: u64, chunks: Chunks) {
-        if self.left_out.take_if(|left_out| *left_out == number).is_none() {
-            self.outbox.push_transfer(number, chunks);
+    /// Sends a payload, unless the message that announced it was left out: `pass` passes it in a
+    /// memory file, if it can, and says in which; else its chunks are queued.
+    pub fn push_transfer<M: Placed>(
+        &mut self,
+        number: u64,
+        chunks: Chunks,
+        pass: impl FnOnce(&Chunks) -> Option<FileId>,
+    ) {
+        if self.left_out.take_if(|left_out| *left_out == number).is_some() {
+            return;
+        }
+        match pass(&chunks) {
+            Some(file) => self.outbox.push_passed::<M>(number, file),
+            None => self.outbox.push_transfer(number, chunks),
         }
     }
 

@@ -6,45 +6,73 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
+use furlong_wire::aead::TAG_BYTES;
 use furlong_wire::limits::{
     BATCH_BYTES_TARGET, CHUNK_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RECORD_BYTES_MAX,
     RECORD_CHUNK_BYTES_MAX, RECORD_FRAMES_MAX,
 };
-use furlong_wire::message::{Direction, Message, encode_message};
+use furlong_wire::message::{Direction, Message, Passed, encode_message};
 use furlong_wire::payload::{SealedPayload, chunk_bytes};
 use furlong_wire::record::{ENVELOPE_OVERHEAD_BYTES, RecordSealer, SEQ_BYTES};
 use furlong_wire::zmtp::{FRAME_HEADER_BYTES_MAX, put_frame_header};
 
+use crate::file::{FileId, FiledPayload};
+
 /// The source of a payload's chunks: sealed here as they are needed, or passed on as they came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Chunks {
     /// Sealed when there is room for them on the wire.
     Sealed(SealedPayload),
     /// Sealed by somebody else.
     Stored(Vec<Bytes>),
+    /// In a memory file, and sealed as they are needed if the peer cannot be passed the file.
+    Filed(Box<FiledPayload>),
 }
 
 impl Chunks {
     fn count(&self) -> u32 {
         match self {
             Self::Sealed(payload) => payload.chunk_count(),
+            Self::Filed(filed) => filed.sealed().chunk_count(),
             Self::Stored(chunks) => chunks.len() as u32,
+        }
+    }
+
+    /// The payload, to be sealed. None if others have sealed it.
+    pub fn payload(&self) -> Option<&SealedPayload> {
+        match self {
+            Self::Sealed(payload) => Some(payload),
+            Self::Filed(filed) => Some(filed.sealed()),
+            Self::Stored(_) => None,
+        }
+    }
+
+    /// The bytes of others that these chunks hold.
+    fn stored_bytes(&self) -> usize {
+        match self {
+            Self::Sealed(_) => 0,
+            Self::Stored(chunks) => chunks.iter().map(Bytes::len).sum(),
+            Self::Filed(filed) => {
+                let sealed = filed.sealed();
+                sealed.bytes() as usize + sealed.chunk_count() as usize * TAG_BYTES
+            }
         }
     }
 
     /// The length of a chunk, which costs nothing; [`Chunks::chunk`] seals it.
     fn chunk_bytes(&self, index: u32) -> usize {
-        match self {
-            Self::Sealed(payload) => {
-                chunk_bytes(payload.bytes(), index).expect("a transfer ends with its last chunk")
-            }
-            Self::Stored(chunks) => chunks[index as usize].len(),
-        }
+        let bytes = match self {
+            Self::Sealed(payload) => payload.bytes(),
+            Self::Filed(filed) => filed.sealed().bytes(),
+            Self::Stored(chunks) => return chunks[index as usize].len(),
+        };
+        chunk_bytes(bytes, index).expect("a transfer ends with its last chunk")
     }
 
     fn chunk(&self, index: u32) -> Bytes {
         match self {
             Self::Sealed(payload) => payload.chunk(index),
+            Self::Filed(filed) => filed.sealed().chunk(index),
             Self::Stored(chunks) => chunks[index as usize].clone(),
         }
     }
@@ -186,12 +214,17 @@ impl Outbox {
         debug_assert_eq!(self.direction, TypeId::of::<M>(), "a message of another direction");
     }
 
+    /// Queues the message that the payload of a transfer was passed in a memory file. The message
+    /// that announces it must have been pushed before.
+    pub fn push_passed<M: Direction + 'static>(&mut self, transfer: u64, file: FileId) {
+        let FileId { device, inode } = file;
+        self.push(&M::passed(Passed { transfer, device, inode }));
+    }
+
     /// Queues the chunks of a payload. The message that announces it under this number must have
     /// been pushed before.
     pub fn push_transfer(&mut self, number: u64, chunks: Chunks) {
-        if let Chunks::Stored(chunks) = &chunks {
-            self.stored_bytes += chunks.iter().map(Bytes::len).sum::<usize>();
-        }
+        self.stored_bytes += chunks.stored_bytes();
         self.unannounced.push_back(Transfer {
             number,
             chunks,
@@ -342,7 +375,7 @@ impl Outbox {
     /// Takes the next chunk of a transfer, which then waits for its next turn if it has more.
     fn take_chunk(&mut self, mut transfer: Transfer, batch: &mut Vec<u8>) -> Bytes {
         let chunk = transfer.chunks.chunk(transfer.next);
-        if matches!(transfer.chunks, Chunks::Stored(_)) {
+        if !matches!(transfer.chunks, Chunks::Sealed(_)) {
             self.stored_bytes -= chunk.len();
         }
         (self.put_chunk)(transfer.number, batch);

@@ -144,11 +144,11 @@ fn a_slow_reader_gets_a_gap_in_what_it_can_do_without() {
     assert!(full > 2_000, "there was room when it came");
     peer.push(&output(10));
     peer.push(&published(7));
-    peer.push_transfer(7, Chunks::Stored(vec![vec![0; 5_000].into()]));
+    peer.push_transfer::<ToClient>(7, Chunks::Stored(vec![vec![0; 5_000].into()]), |_| None);
     assert_eq!((peer.queued_bytes(), peer.outbox().stored_bytes()), (full, 0));
     // How much there was is still said, and what comes under other numbers is another matter.
     peer.push(&output(0));
-    peer.push_transfer(8, Chunks::Stored(vec![vec![0; 5_000].into()]));
+    peer.push_transfer::<ToClient>(8, Chunks::Stored(vec![vec![0; 5_000].into()]), |_| None);
     assert_eq!((peer.queued_bytes() > full, peer.outbox().stored_bytes()), (true, 5_000));
 }
 
@@ -158,9 +158,9 @@ fn stored_payloads_count_as_waiting_for_a_slow_reader() {
     let mut peer = peer::<ToClient>();
     peer.leave_out_above(limits);
     peer.push(&published(1));
-    peer.push_transfer(1, Chunks::Stored(vec![vec![0; 5_000].into()]));
+    peer.push_transfer::<ToClient>(1, Chunks::Stored(vec![vec![0; 5_000].into()]), |_| None);
     let before = peer.queued_bytes();
     peer.push(&published(2));
-    peer.push_transfer(2, Chunks::Stored(vec![vec![0; 5_000].into()]));
+    peer.push_transfer::<ToClient>(2, Chunks::Stored(vec![vec![0; 5_000].into()]), |_| None);
     assert_eq!((peer.queued_bytes(), peer.outbox().stored_bytes()), (before, 5_000));
 }

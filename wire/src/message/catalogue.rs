@@ -4,6 +4,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Passed;
 use super::quick::{Input, Quick};
 use super::whole::value_bytes;
 use crate::limits::MESSAGE_BYTES_MAX;
@@ -18,6 +19,12 @@ pub trait Direction: Message {
 
     /// The transfer of the record's next chunk frame, if this is that message.
     fn chunk_transfer(&self) -> Option<u64>;
+
+    /// The message that says which memory file a transfer's payload was passed in.
+    fn passed(passed: Passed) -> Self;
+
+    /// The payload that was passed in a memory file, if this is that message.
+    fn as_passed(&self) -> Option<&Passed>;
 }
 
 /// Appends a message to a batch.
@@ -247,6 +254,17 @@ macro_rules! directions {
             fn chunk_transfer(&self) -> Option<u64> {
                 match self {
                     Self::Chunk(chunk) => Some(chunk.transfer),
+                    _ => None,
+                }
+            }
+
+            fn passed(passed: Passed) -> Self {
+                Self::Passed(passed)
+            }
+
+            fn as_passed(&self) -> Option<&Passed> {
+                match self {
+                    Self::Passed(passed) => Some(passed),
                     _ => None,
                 }
             }

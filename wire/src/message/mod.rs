@@ -71,6 +71,8 @@ messages! {
         4 Goodbye(Goodbye),
         /// More payload bytes may come.
         5 Credit(Credit),
+        /// A payload that was passed as a memory file.
+        6 Passed(Passed),
         /// The session's payload secret; the first message of each connection.
         16 Open(Open),
         /// Tasks.
@@ -115,6 +117,8 @@ messages! {
         4 Goodbye(Goodbye),
         /// More payload bytes may come.
         5 Credit(Credit),
+        /// A payload that was passed as a memory file.
+        6 Passed(Passed),
         /// The submits that are known: after a cut they need not be repeated.
         32 Accepted(Accepted),
         /// A task's end.
@@ -145,6 +149,8 @@ messages! {
         4 Goodbye(Goodbye),
         /// More result bytes of a session may come unasked.
         5 Credit(EngineCredit),
+        /// A payload that was passed as a memory file.
+        6 Passed(Passed),
         /// The integers of the process's engines.
         48 Registered(Registered),
         /// A session's payload secret, before its first task here.
@@ -193,6 +199,8 @@ messages! {
         4 Goodbye(Goodbye),
         /// More payload bytes may come.
         5 Credit(Credit),
+        /// A payload that was passed as a memory file.
+        6 Passed(Passed),
         /// The process's identity and what it still holds; its first message on each connection.
         64 Register(Box<Register>),
         /// Attempts that run now. One that ends before it could be said is not announced.
@@ -271,6 +279,17 @@ hot_bodies! {
     Chunk {
         /// The transfer's number, its sender's on this connection.
         transfer: u64,
+    }
+
+    /// The payload of a transfer was passed as a memory file, beside the connection: no chunks of it
+    /// come.
+    Passed {
+        /// The transfer's number, its sender's on this connection.
+        transfer: u64,
+        /// The file's device, by its number in the system.
+        device: u64,
+        /// The file's number on that device. Of two files that there are no two have the same.
+        inode: u64,
     }
 
     /// The peer may have announced this many payload bytes since the connection began, in all.

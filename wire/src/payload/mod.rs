@@ -33,6 +33,9 @@ use crate::limits::{
     PAYLOAD_BYTES_MAX,
 };
 pub use crate::small::InlineBytes;
+pub use layout::Table;
+
+mod layout;
 
 /// The secret of a client's session, from which the keys of its payloads come. Made by the client
 /// process, told to the broker, and by it to the engine processes that run the session's tasks and
@@ -115,6 +118,11 @@ impl PayloadKey {
         PayloadSealer { key: self, counter }
     }
 
+    /// A payload that somebody has announced under this key, from where it lies open.
+    pub fn into_sealed(self, counter: u64, source: Arc<dyn PayloadSource>) -> SealedPayload {
+        SealedPayload { key: self, counter, content: Content::Source(source) }
+    }
+
     fn aad(&self, payload_bytes: u64, last: bool) -> [u8; 10] {
         let mut aad = [0; 10];
         aad[0] = self.kind as u8;
@@ -167,10 +175,18 @@ impl PayloadSealer {
     }
 
     fn seal(&mut self, buffers: Vec<Bytes>) -> Result<Packed, PayloadError> {
-        let layout = Layout::of(&buffers)?;
+        let table = Table::of(&sizes(&buffers))?;
         let counter = self.counter;
         self.counter += 1;
-        Ok(Packed::Chunked(SealedPayload { key: self.key.clone(), counter, layout, buffers }))
+        let content = Content::Buffers(table, buffers);
+        Ok(Packed::Chunked(SealedPayload { key: self.key.clone(), counter, content }))
+    }
+
+    /// The same of a payload that is laid out already.
+    pub fn seal_source(&mut self, source: Arc<dyn PayloadSource>) -> SealedPayload {
+        let counter = self.counter;
+        self.counter += 1;
+        self.key.clone().into_sealed(counter, source)
     }
 }
 
@@ -189,8 +205,26 @@ pub enum Packed {
 pub struct SealedPayload {
     key: PayloadKey,
     counter: u64,
-    layout: Layout,
-    buffers: Vec<Bytes>,
+    content: Content,
+}
+
+/// The bytes of a payload before sealing.
+#[derive(Clone, Debug)]
+enum Content {
+    Buffers(Table, Vec<Bytes>),
+    Source(Arc<dyn PayloadSource>),
+}
+
+/// A payload that lies somewhere as it is laid out, and never changes.
+pub trait PayloadSource: fmt::Debug + Send + Sync {
+    /// Its length.
+    fn bytes(&self) -> u64;
+
+    /// Fills `part` with the bytes from `start` on.
+    ///
+    /// # Errors
+    /// The system's.
+    fn read_at(&self, start: u64, part: &mut [u8]) -> std::io::Result<()>;
 }
 
 impl SealedPayload {
@@ -201,12 +235,24 @@ impl SealedPayload {
 
     /// Bytes of the payload before sealing.
     pub fn bytes(&self) -> u64 {
-        self.layout.total
+        match &self.content {
+            Content::Buffers(table, _) => table.total(),
+            Content::Source(source) => source.bytes(),
+        }
+    }
+
+    /// The pieces of the payload as it is laid out, each with its place; what lies between them is
+    /// zero. None if it is laid out somewhere already.
+    pub fn pieces(&self) -> Option<impl Iterator<Item = (u64, &[u8])>> {
+        match &self.content {
+            Content::Buffers(table, buffers) => Some(table.pieces(buffers)),
+            Content::Source(_) => None,
+        }
     }
 
     /// Returns the number of its chunks.
     pub fn chunk_count(&self) -> u32 {
-        chunk_count(self.layout.total)
+        chunk_count(self.bytes())
     }
 
     /// Seals chunk `index`.
@@ -216,14 +262,41 @@ impl SealedPayload {
     pub fn chunk(&self, index: u32) -> Bytes {
         assert!(index < self.chunk_count(), "chunk {index} of {}", self.chunk_count());
         let start = u64::from(index) * CHUNK_BYTES_MAX as u64;
-        let len = (self.layout.total - start).min(CHUNK_BYTES_MAX as u64) as usize;
+        let len = (self.bytes() - start).min(CHUNK_BYTES_MAX as u64) as usize;
         let mut chunk = Vec::with_capacity(len + TAG_BYTES);
-        self.layout.copy_range(&self.buffers, start, len, &mut chunk);
-        let aad = self.key.aad(self.layout.total, index + 1 == self.chunk_count());
+        match &self.content {
+            Content::Buffers(table, buffers) => table.copy_range(buffers, start, len, &mut chunk),
+            Content::Source(source) => {
+                chunk.resize(len, 0);
+                if source.read_at(start, &mut chunk).is_err() {
+                    // Without a tag that fits, its receiver refuses it: nobody takes it for data.
+                    chunk.resize(len + TAG_BYTES, 0);
+                    return chunk.into();
+                }
+            }
+        }
+        let aad = self.key.aad(self.bytes(), index + 1 == self.chunk_count());
         let tag = self.key.key.seal_in_place(nonce(index, self.counter), &aad, &mut chunk);
         chunk.extend_from_slice(&tag);
         chunk.into()
     }
+}
+
+impl PayloadSource for Bytes {
+    fn bytes(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, start: u64, part: &mut [u8]) -> std::io::Result<()> {
+        let start = start as usize;
+        let bytes = self.get(start..start + part.len()).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        part.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn sizes(buffers: &[Bytes]) -> Vec<u64> {
+    buffers.iter().map(|buffer| buffer.len() as u64).collect()
 }
 
 /// Returns the number of chunks of a payload of so many bytes.
@@ -271,6 +344,18 @@ impl PayloadOpener {
             return Err(PayloadError::Large { bytes: payload_bytes });
         }
         Ok(Self { key, counter, payload_bytes, next: 0, opened: Vec::new(), front: 0 })
+    }
+
+    /// Checks that the whole payload, come in another way, has the announced size.
+    ///
+    /// # Errors
+    /// [`PayloadError::Layout`] if it has another, or if chunks of it have come.
+    pub fn check_whole(&self, payload_bytes: u64) -> Result<(), PayloadError> {
+        if self.next == 0 && payload_bytes == self.payload_bytes {
+            Ok(())
+        } else {
+            Err(PayloadError::Layout)
+        }
     }
 
     /// Takes the next chunk.
@@ -324,10 +409,24 @@ impl PayloadOpener {
         if !self.is_complete() {
             return Err(PayloadError::Layout);
         }
-        let payload = Bytes::from(self.opened).slice(self.front..);
-        let layout = Layout::parse(&payload)?;
-        Ok(layout.ranges().map(|range| payload.slice(range)).collect())
+        buffers_of(&Bytes::from(self.opened).slice(self.front..))
     }
+}
+
+/// The buffers of a payload that is whole, as it is laid out, in place.
+///
+/// # Errors
+/// Those of [`places_in`].
+pub fn buffers_of(payload: &Bytes) -> Result<Vec<Bytes>, PayloadError> {
+    Ok(places_in(payload)?.map(|place| payload.slice(place)).collect())
+}
+
+/// Returns the places of the buffers in a payload that is whole, as it is laid out.
+///
+/// # Errors
+/// [`PayloadError::Layout`] and others: its sender is broken.
+pub fn places_in(payload: &[u8]) -> Result<impl Iterator<Item = Range<usize>>, PayloadError> {
+    Table::parse(payload).map(Table::into_ranges)
 }
 
 /// Splits an inline payload into its buffers.
@@ -381,86 +480,6 @@ fn pack_inline<'a>(buffers: impl Iterator<Item = &'a Bytes> + Clone) -> Option<I
             rest = after;
         }
     }))
-}
-
-/// The position of each buffer in a chunked payload.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Layout {
-    /// The table of lengths, as it travels.
-    table: Vec<u8>,
-    /// Start and end of each buffer, in order.
-    places: Vec<(u64, u64)>,
-    total: u64,
-}
-
-impl Layout {
-    fn of(buffers: &[Bytes]) -> Result<Self, PayloadError> {
-        let mut table = Vec::with_capacity(8 + 8 * buffers.len());
-        table.extend_from_slice(&(buffers.len() as u64).to_le_bytes());
-        buffers
-            .iter()
-            .for_each(|buffer| table.extend_from_slice(&(buffer.len() as u64).to_le_bytes()));
-        Self::place(table)
-    }
-
-    /// Reads the table at the start of a whole payload; the lengths must fill the payload exactly.
-    fn parse(payload: &[u8]) -> Result<Self, PayloadError> {
-        let count = payload
-            .first_chunk::<8>()
-            .map(|count| u64::from_le_bytes(*count))
-            .ok_or(PayloadError::Layout)?;
-        if count > PAYLOAD_BUFFERS_MAX as u64 {
-            return Err(PayloadError::Buffers { count });
-        }
-        let table = payload.get(..8 + 8 * count as usize).ok_or(PayloadError::Layout)?;
-        let layout = Self::place(table.to_vec())?;
-        if layout.total == payload.len() as u64 { Ok(layout) } else { Err(PayloadError::Layout) }
-    }
-
-    fn place(table: Vec<u8>) -> Result<Self, PayloadError> {
-        let lengths = table[8..].chunks_exact(8).map(|length| {
-            let length = length.try_into().expect("chunks of eight bytes have eight bytes");
-            u64::from_le_bytes(length)
-        });
-        if lengths.len() > PAYLOAD_BUFFERS_MAX {
-            return Err(PayloadError::Buffers { count: lengths.len() as u64 });
-        }
-        let mut total = table.len() as u64;
-        let mut places = Vec::with_capacity(lengths.len());
-        for length in lengths {
-            let start = total.next_multiple_of(BUFFER_ALIGNMENT as u64);
-            let end = start.checked_add(length).filter(|end| *end <= PAYLOAD_BYTES_MAX);
-            let end = end.ok_or(PayloadError::Large { bytes: start.saturating_add(length) })?;
-            places.push((start, end));
-            total = end;
-        }
-        Ok(Self { table, places, total })
-    }
-
-    fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
-        self.places.iter().map(|(start, end)| *start as usize..*end as usize)
-    }
-
-    /// Appends `len` bytes of the laid-out payload from `start` on: table, buffers, and zeros
-    /// between them.
-    fn copy_range(&self, buffers: &[Bytes], start: u64, len: usize, out: &mut Vec<u8>) {
-        let end = start + len as u64;
-        let first = self.places.partition_point(|(_, place_end)| *place_end <= start);
-        let table =
-            std::iter::once((0, &self.table[..])).filter(|_| start < self.table.len() as u64);
-        let rest = self.places[first..]
-            .iter()
-            .zip(&buffers[first..])
-            .map(|((at, _), buffer)| (*at, &buffer[..]));
-        let base = out.len();
-        for (at, bytes) in table.chain(rest.take_while(|(at, _)| *at < end)) {
-            let from = start.saturating_sub(at).min(bytes.len() as u64) as usize;
-            let to = (end - at).min(bytes.len() as u64) as usize;
-            out.resize(base + (at.max(start) - start) as usize, 0);
-            out.extend_from_slice(&bytes[from..to.max(from)]);
-        }
-        out.resize(base + len, 0);
-    }
 }
 
 /// The reason that a payload cannot be packed or opened.

@@ -74,8 +74,8 @@ proptest! {
 
     #[test]
     fn any_table_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        if let Ok(layout) = Layout::parse(&bytes) {
-            prop_assert!(layout.ranges().all(|range| range.end <= bytes.len()));
+        if let Ok(table) = Table::parse(&bytes) {
+            prop_assert!(table.places().all(|range| range.end <= bytes.len() as u64));
         }
     }
 

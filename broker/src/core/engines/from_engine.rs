@@ -51,31 +51,14 @@ impl Core {
             FromEngine::Output(output) => self.attempt_output(key, output),
             FromEngine::Chunk(announced) => {
                 let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
-                match process
-                    .sending
-                    .receiving
-                    .handle_chunk(announced.transfer, chunk.unwrap_or_default())?
-                {
-                    Some((EngineWaiting::Finished(finished, account), stored)) => {
-                        let given = self.given(key, finished.attempt)?;
-                        self.attempt_ended(now, key, given, finished, (Some(stored), account));
-                        Ok(())
-                    }
-                    Some((EngineWaiting::Published(published, session, end), stored)) => {
-                        process.sending.publishing.remove(&(published.attempt, announced.transfer));
-                        self.pass_on(key, &published, &stored);
-                        self.return_published(key, session, stored.budget_bytes());
-                        let Some(EarlyEnd { finished, payload, account }) = end.map(|end| *end)
-                        else {
-                            return Ok(());
-                        };
-                        let given = self.given(key, finished.attempt)?;
-                        self.attempt_ended(now, key, given, finished, (payload, account));
-                        Ok(())
-                    }
-                    None => Ok(()),
-                }
+                let (transfer, chunk) = (announced.transfer, chunk.unwrap_or_default());
+                let whole = process.sending.receiving.handle_chunk(transfer, chunk)?;
+                whole.map_or(Ok(()), |(waiting, stored)| {
+                    self.engine_payload(now, key, transfer, waiting, stored)
+                })
             }
+            // The shell gives the file itself: see `handle_file`.
+            FromEngine::Passed(_) => Err(PeerMisbehaved::Transfer),
             FromEngine::Recalled(recalled) => self.attempts_recalled(now, key, &recalled),
             FromEngine::Register(register) => self.register(now, key, *register),
             FromEngine::SlotDown(down) => self.slot_down(now, key, &down),
@@ -93,6 +76,32 @@ impl Core {
             FromEngine::Credit(_) => Ok(()),
             FromEngine::NeedBlob(_) => Err(PeerMisbehaved::Unsupported),
         }
+    }
+
+    /// A payload of a process is whole: what waits for it goes on.
+    pub(in crate::core) fn engine_payload(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        transfer: u64,
+        waiting: EngineWaiting,
+        stored: Stored,
+    ) -> Result<(), PeerMisbehaved> {
+        let (finished, ended) = match waiting {
+            EngineWaiting::Finished(finished, account) => (finished, (Some(stored), account)),
+            EngineWaiting::Published(published, session, end) => {
+                let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
+                process.sending.publishing.remove(&(published.attempt, transfer));
+                self.pass_on(key, &published, &stored);
+                self.return_published(key, session, stored.budget_bytes());
+                let Some(end) = end else { return Ok(()) };
+                let EarlyEnd { finished, payload, account } = *end;
+                (finished, (payload, account))
+            }
+        };
+        let given = self.given(key, finished.attempt)?;
+        self.attempt_ended(now, key, given, finished, ended);
+        Ok(())
     }
 
     /// Checks that an attempt is one that this process was given. None if it is of another start of

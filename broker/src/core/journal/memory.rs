@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use furlong_wire::payload::InlineBytes;
 
-use super::rows::{Blob, EndRow, Entry, SessionRow, TaskRow};
+use super::rows::{Blob, Content, EndRow, Entry, SessionRow, TaskRow};
 use super::{RestoreError, Restoring};
 
 /// Everything that was written, without a disk.
@@ -58,7 +58,7 @@ impl MemoryJournal {
                     _ => None,
                 });
                 if let Some(heir) = heir {
-                    heir.chunks = heir.chunks.take().or(chunked.chunks.clone());
+                    heir.content = heir.content.take().or(chunked.content.clone());
                 }
             }
         }
@@ -110,16 +110,15 @@ impl MemoryJournal {
     /// one.
     pub fn rows(&self) -> Vec<(TaskRow, Option<EndRow>)> {
         let of = |row: &TaskRow| match &row.payload {
-            Blob::Chunked(chunked) => Some((chunked.of, chunked.chunks.clone()?)),
+            Blob::Chunked(chunked) => Some((chunked.of, chunked.content.clone()?)),
             Blob::Inline(_) => None,
         };
-        let mut shared: BTreeMap<u64, Vec<bytes::Bytes>> =
-            self.tasks.values().filter_map(of).collect();
+        let mut shared: BTreeMap<u64, Content> = self.tasks.values().filter_map(of).collect();
         let rows = self.tasks.values().map(|row| {
             let (mut row, end) = (row.clone(), self.ends.get(&row.id).cloned());
             match &mut row.payload {
                 payload if end.is_some() => *payload = Blob::Inline(InlineBytes::new()),
-                Blob::Chunked(chunked) => chunked.chunks = shared.remove(&chunked.of),
+                Blob::Chunked(chunked) => chunked.content = shared.remove(&chunked.of),
                 Blob::Inline(_) => {}
             }
             let end = end.map(|end| EndRow { request_chunks: None, ..end });

@@ -20,7 +20,7 @@ use furlong_wire::message::{ErrorKind, Release, Reply, ReplyBody, TaskState, ToC
 #[doc(hidden)]
 pub use memory::MemoryJournal;
 pub use restore::{RestoreError, Restoring};
-pub use rows::{Blob, Chunked, EndRow, Entry, Met, SessionRow, TaskRow};
+pub use rows::{Blob, Chunked, Content, EndRow, Entry, Met, SessionRow, TaskRow};
 
 use crate::core::journal::stage::{Durable, Stage};
 use crate::core::keys::{SessionKey, TaskKey};

@@ -142,7 +142,7 @@ impl<'a> Restoring<'a> {
             return Ok(stored.clone());
         }
         let (of, bytes) = (chunked.of, chunked.bytes);
-        if chunked.chunks.is_none() {
+        if chunked.content.is_none() {
             return Err(RestoreError::Damaged(format!("the arguments of task {of} are not there")));
         }
         if !self.core.reserve(BytesOf::Other, bytes) {

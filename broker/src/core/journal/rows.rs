@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use furlong_wire::ids::{EngineId, InstanceId, SessionId, TaskId};
 use furlong_wire::message::{AttemptRecord, Outcome, Runtime, TaskOptions};
 use furlong_wire::payload::{InlineBytes, PayloadSecret};
 use furlong_wire::token::Claims;
 
 use crate::core::payloads::output::Piece;
+pub use crate::core::payloads::stored::Content;
 
 /// A change of the journal. They take effect in the order in which the core gave them.
 #[derive(Clone, Debug)]
@@ -147,6 +147,6 @@ pub struct Chunked {
     pub bytes: u64,
     /// The engine process that sealed it, if it is a result.
     pub instance: Option<InstanceId>,
-    /// The chunks. None if another row has them.
-    pub chunks: Option<Vec<Bytes>>,
+    /// Its bytes. None if another row has them.
+    pub content: Option<Content>,
 }

@@ -16,6 +16,16 @@ pub enum EngineWaiting {
     Published(AttemptPublished, SessionKey, Option<Box<EarlyEnd>>),
 }
 
+impl EngineWaiting {
+    /// The session whose client is to read the payload.
+    pub fn session(&self) -> SessionKey {
+        match self {
+            Self::Finished(_, account) => account.session,
+            Self::Published(_, session, _) => *session,
+        }
+    }
+}
+
 /// The end of an attempt that has come before what it has published, and is told after that.
 #[derive(Debug)]
 pub struct EarlyEnd {

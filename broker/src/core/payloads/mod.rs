@@ -4,6 +4,7 @@ pub(in crate::core) mod arriving;
 pub(in crate::core) mod backlog;
 pub(in crate::core) mod budget;
 pub(in crate::core) mod charges;
+mod files;
 pub(in crate::core) mod output;
 pub(in crate::core) mod published;
 pub(in crate::core) mod stored;

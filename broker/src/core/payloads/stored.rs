@@ -1,13 +1,15 @@
-//! Payloads that the broker holds: as they came, never opened.
+//! Payloads that the broker holds: as they came, never opened or mapped.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use furlong_link::file::{FileContent, FiledPayload};
+use furlong_link::peer::outbox::Chunks;
 use furlong_wire::ids::InstanceId;
 use furlong_wire::limits::PAYLOAD_BYTES_MAX;
 use furlong_wire::message::Payload;
-use furlong_wire::payload::{InlineBytes, chunk_bytes, chunk_count};
+use furlong_wire::payload::{InlineBytes, PayloadKey, chunk_bytes, chunk_count};
 
 use crate::core::PeerMisbehaved;
 use crate::core::journal::rows::{Blob, Chunked};
@@ -36,13 +38,44 @@ pub struct ChunkedPayload {
     share: Option<u64>,
     /// The task under whose number the journal has it.
     row: OnceLock<u64>,
-    chunks: Vec<Bytes>,
+    content: Content,
+}
+
+/// The bytes of a payload.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Content {
+    /// As its sender sealed them.
+    Chunks(Vec<Bytes>),
+    /// Open: its sender, on this machine, has passed it in a memory file.
+    Filed(FiledPayload),
+}
+
+impl Content {
+    /// Its chunks, one after the other; those of a file are sealed as they are asked for.
+    pub fn chunks(&self) -> impl Iterator<Item = Bytes> {
+        let (stored, filed) = match self {
+            Self::Chunks(chunks) => (&chunks[..], None),
+            Self::Filed(filed) => (&[][..], Some(filed.sealed())),
+        };
+        let filed =
+            filed.into_iter().flat_map(|sealed| (0..sealed.chunk_count()).map(|n| sealed.chunk(n)));
+        stored.iter().cloned().chain(filed)
+    }
+}
+
+impl From<Content> for Chunks {
+    fn from(content: Content) -> Self {
+        match content {
+            Content::Chunks(chunks) => Self::Stored(chunks),
+            Content::Filed(filed) => Self::Filed(Box::new(filed)),
+        }
+    }
 }
 
 impl Stored {
     /// The payload as a message to a peer has it, under the peer's transfer number, and the chunks
     /// that follow.
-    pub fn announce(&self, transfer: impl FnOnce() -> u64) -> (Payload, Option<(u64, Vec<Bytes>)>) {
+    pub fn announce(&self, transfer: impl FnOnce() -> u64) -> (Payload, Option<(u64, Chunks)>) {
         match self {
             Self::Inline(bytes) => (Payload::Inline(bytes.clone()), None),
             Self::Sent(_) | Self::Refused => (Payload::Inline(InlineBytes::new()), None),
@@ -51,7 +84,7 @@ impl Stored {
                 let ChunkedPayload { counter, bytes, instance, .. } = **payload;
                 (
                     Payload::Chunked { transfer, counter, bytes, instance },
-                    Some((transfer, payload.chunks.clone())),
+                    Some((transfer, payload.content.clone().into())),
                 )
             }
         }
@@ -98,8 +131,8 @@ impl Stored {
             Self::Chunked(payload) => {
                 let of = *payload.row.get_or_init(|| row);
                 let ChunkedPayload { counter, bytes, instance, .. } = **payload;
-                let chunks = (of == row).then(|| payload.chunks.clone());
-                Some(Blob::Chunked(Chunked { of, counter, bytes, instance, chunks }))
+                let content = (of == row).then(|| payload.content.clone());
+                Some(Blob::Chunked(Chunked { of, counter, bytes, instance, content }))
             }
         }
     }
@@ -114,25 +147,27 @@ impl Stored {
 
     /// Restores a payload from the journal.
     pub fn restored(chunked: Chunked, share: Option<u64>) -> Self {
-        let Chunked { of, counter, bytes, instance, chunks } = chunked;
-        let chunks = chunks.unwrap_or_default();
+        let Chunked { of, counter, bytes, instance, content } = chunked;
+        let content = content.unwrap_or(Content::Chunks(Vec::new()));
         Self::Chunked(Arc::new(ChunkedPayload {
             counter,
             bytes,
             instance,
             share,
             row: OnceLock::from(of),
-            chunks,
+            content,
         }))
     }
 
-    /// The chunks, if nobody else holds them.
+    /// The chunks in memory, if nobody else holds them. (A file frees itself.)
     pub fn into_chunks(self) -> Vec<Bytes> {
-        match self {
-            Self::Chunked(payload) => {
-                Arc::into_inner(payload).map_or_else(Vec::new, |payload| payload.chunks)
-            }
-            Self::Inline(_) | Self::Sent(_) | Self::Refused => Vec::new(),
+        let content = match self {
+            Self::Chunked(payload) => Arc::into_inner(payload).map(|payload| payload.content),
+            Self::Inline(_) | Self::Sent(_) | Self::Refused => None,
+        };
+        match content {
+            Some(Content::Chunks(chunks)) => chunks,
+            Some(Content::Filed(_)) | None => Vec::new(),
         }
     }
 }
@@ -151,9 +186,23 @@ impl<W> Default for Receiving<W> {
 
 #[derive(Debug)]
 struct Transfer<W> {
-    payload: ChunkedPayload,
+    counter: u64,
+    bytes: u64,
+    instance: Option<InstanceId>,
+    share: Option<u64>,
+    /// Those that have come.
+    chunks: Vec<Bytes>,
     /// The recipient that waits for the payload; none if it was refused, and is only read past.
     waiting: Option<W>,
+}
+
+impl<W> Transfer<W> {
+    fn into_stored(self, content: Content) -> Option<(W, Stored)> {
+        let Self { counter, bytes, instance, share, chunks: _, waiting } = self;
+        let row = OnceLock::new();
+        let payload = ChunkedPayload { counter, bytes, instance, share, row, content };
+        waiting.map(|waiting| (waiting, Stored::Chunked(Arc::new(payload))))
+    }
 }
 
 impl<W> Receiving<W> {
@@ -178,15 +227,9 @@ impl<W> Receiving<W> {
     ) -> Result<(), PeerMisbehaved> {
         self.check(payload)?;
         let Payload::Chunked { counter, bytes, instance, .. } = *payload else { return Ok(()) };
-        let payload = ChunkedPayload {
-            counter,
-            bytes,
-            instance,
-            share,
-            row: OnceLock::new(),
-            chunks: Vec::new(),
-        };
-        self.transfers.insert(transfer, Transfer { payload, waiting });
+        let chunks = Vec::new();
+        let expected = Transfer { counter, bytes, instance, share, chunks, waiting };
+        self.transfers.insert(transfer, expected);
         Ok(())
     }
 
@@ -208,29 +251,46 @@ impl<W> Receiving<W> {
         chunk: Bytes,
     ) -> Result<Option<(W, Stored)>, PeerMisbehaved> {
         let receiving = self.transfers.get_mut(&transfer).ok_or(PeerMisbehaved::Transfer)?;
-        let payload = &mut receiving.payload;
-        let index = payload.chunks.len() as u32;
-        if chunk_bytes(payload.bytes, index) != Some(chunk.len()) {
+        let index = receiving.chunks.len() as u32;
+        if chunk_bytes(receiving.bytes, index) != Some(chunk.len()) {
             return Err(PeerMisbehaved::Transfer);
         }
         // A refused payload is read past: its chunks count as come, and are not kept.
-        payload.chunks.push(match &receiving.waiting {
+        receiving.chunks.push(match &receiving.waiting {
             Some(_) if chunk.len() < ALONE_BYTES_MIN => Bytes::copy_from_slice(&chunk),
             Some(_) => chunk,
             None => Bytes::new(),
         });
-        if payload.chunks.len() as u32 != chunk_count(payload.bytes) {
+        if receiving.chunks.len() as u32 != chunk_count(receiving.bytes) {
             return Ok(None);
         }
-        let Transfer { payload, waiting } =
-            self.transfers.remove(&transfer).ok_or(PeerMisbehaved::Transfer)?;
-        Ok(waiting.map(|waiting| (waiting, Stored::Chunked(Arc::new(payload)))))
+        let mut transfer = self.transfers.remove(&transfer).expect("it was looked at just now");
+        let chunks = std::mem::take(&mut transfer.chunks);
+        Ok(transfer.into_stored(Content::Chunks(chunks)))
+    }
+
+    /// Takes the memory file that a payload was passed in. Gives back what waited, and the payload.
+    /// `key` is the one under which the recipient would open chunks.
+    pub fn handle_file(
+        &mut self,
+        transfer: u64,
+        content: FileContent,
+        key: impl FnOnce(&W, Option<&InstanceId>) -> PayloadKey,
+    ) -> Result<Option<(W, Stored)>, PeerMisbehaved> {
+        let transfer = self.transfers.remove(&transfer).ok_or(PeerMisbehaved::Transfer)?;
+        if !transfer.chunks.is_empty() || content.bytes() != transfer.bytes {
+            return Err(PeerMisbehaved::Transfer);
+        }
+        let Some(waiting) = &transfer.waiting else { return Ok(None) };
+        let key = key(waiting, transfer.instance.as_ref());
+        let filed = FiledPayload::new(content, key, transfer.counter);
+        Ok(transfer.into_stored(Content::Filed(filed)))
     }
 
     /// Returns the waiting recipients, and the number of bytes for which each waits.
     pub fn waiting_with_bytes(&self) -> impl Iterator<Item = (&W, u64)> {
         let waiting = self.transfers.values();
-        waiting.filter_map(|transfer| Some((transfer.waiting.as_ref()?, transfer.payload.bytes)))
+        waiting.filter_map(|transfer| Some((transfer.waiting.as_ref()?, transfer.bytes)))
     }
 
     /// Returns the recipient that waits for a transfer, to be changed.
@@ -241,7 +301,7 @@ impl<W> Receiving<W> {
     /// The budget's bytes of the payloads that never came whole.
     pub fn abandoned_bytes(&self) -> u64 {
         let kept = self.transfers.values().filter(|transfer| transfer.waiting.is_some());
-        kept.map(|transfer| transfer.payload.bytes).sum()
+        kept.map(|transfer| transfer.bytes).sum()
     }
 
     /// Ends all transfers: the connection is gone. Gives back what waited.
@@ -279,7 +339,8 @@ mod tests {
             payload,
             Payload::Chunked { transfer: 42, counter: 0, bytes: 2_000, instance: None }
         );
-        assert_eq!(transfer, Some((42, vec![chunk])));
+        let Some((42, Chunks::Stored(chunks))) = transfer else { panic!("{transfer:?}") };
+        assert_eq!(chunks, [chunk]);
     }
 
     #[test]

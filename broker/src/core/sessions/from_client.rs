@@ -34,6 +34,8 @@ impl Core {
             FromClient::Chunk(announced) => {
                 self.client_chunk(now, key, announced.transfer, chunk.unwrap_or_default())
             }
+            // The shell gives the file itself: see `handle_file`.
+            FromClient::Passed(_) => Err(PeerMisbehaved::Transfer),
             FromClient::Ack(ack) => self.acknowledge(now, key, connection, &ack.ranges.0),
             FromClient::Open(open) => self.open(now, key, connection, open),
             FromClient::Define(define) => self.define(now, key, &define),

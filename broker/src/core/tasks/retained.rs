@@ -77,6 +77,11 @@ impl Retained {
         self.sessions.get(key)?.secret.clone()
     }
 
+    /// The id of a session that has kept tasks, and its secret.
+    pub fn id_and_secret(&self, key: SessionKey) -> Option<(SessionId, Option<&PayloadSecret>)> {
+        self.sessions.get(&key).map(|session| (session.id, session.secret.as_ref()))
+    }
+
     /// The sessions of an owner that have kept tasks, of those with such ids.
     pub fn of_owner(
         &self,

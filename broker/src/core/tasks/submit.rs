@@ -412,9 +412,18 @@ impl Core {
         chunk: Bytes,
     ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        let Some((waiting, stored)) = session.link.receiving.handle_chunk(transfer, chunk)? else {
-            return Ok(());
-        };
+        let whole = session.link.receiving.handle_chunk(transfer, chunk)?;
+        whole.map_or(Ok(()), |(waiting, stored)| self.client_payload(now, key, waiting, stored))
+    }
+
+    /// A client's payload is whole: what waits for it goes on.
+    pub(in crate::core) fn client_payload(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        waiting: ClientWaiting,
+        stored: Stored,
+    ) -> Result<(), PeerMisbehaved> {
         match waiting {
             ClientWaiting::Definition(number) => {
                 return self.take_definition(now, key, number, stored);

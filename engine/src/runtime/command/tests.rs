@@ -70,6 +70,7 @@ impl Fixture {
             header: Arc::new(header),
             definition: None,
             data,
+            file: None,
         });
         self.attempts
     }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use furlong_link::pass::FilePasser;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
@@ -35,6 +37,8 @@ pub(super) struct Interpreter {
     pub(super) stderr: OutputPipe,
     pub(super) page: Page,
     pub(super) asks: Asks,
+    /// The way for memory files, both ways.
+    pub(super) files: FilePasser,
     memory: Arc<SlotMemory>,
     /// The system's kills before what runs now.
     kills: KillsBefore,
@@ -103,11 +107,14 @@ impl Interpreter {
         env: &Variables,
         group: &Arc<ProcessGroup>,
         memory: &Arc<SlotMemory>,
-    ) -> io::Result<(Self, [OwnedFd; 2])> {
+    ) -> io::Result<(Self, [OwnedFd; 3])> {
         let (requests, stdin) = Requests::pair()?;
         let (replies, worker_end) = StdUnixStream::pair()?;
         replies.set_nonblocking(true)?;
         let (asks, asking_end) = Asks::pair()?;
+        let flags = SocketFlags::CLOEXEC;
+        let (files, files_end) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let mut command = Command::new(path);
         command
             .args(["-c", BOOTSTRAP])
@@ -136,19 +143,21 @@ impl Interpreter {
             stderr: OutputPipe::new(OutputStream::Stderr, stderr)?,
             page: Page::new()?,
             asks,
+            files: FilePasser::new(files, true),
             memory: Arc::clone(memory),
             kills: memory.kills(),
             pid,
             group: Arc::clone(group),
         };
-        Ok((interpreter, [worker_end.into(), asking_end]))
+        Ok((interpreter, [worker_end.into(), asking_end, files_end]))
     }
 
     /// Sends the worker's files and all that it needs, and waits for its word.
-    async fn hand_over(&mut self, labels: &[String], worker_ends: [OwnedFd; 2]) -> io::Result<()> {
+    async fn hand_over(&mut self, labels: &[String], worker_ends: [OwnedFd; 3]) -> io::Result<()> {
         self.requests.write_all(&worker_bundle(labels)).await?;
-        let [replies, asking] = &worker_ends;
-        self.requests.send_files([replies.as_fd(), self.page.file(), asking.as_fd()]).await?;
+        let [replies, asking, files] = &worker_ends;
+        let files = [replies.as_fd(), self.page.file(), asking.as_fd(), files.as_fd()];
+        self.requests.send_files(files).await?;
         drop(worker_ends); // when the worker ends, nobody else may hold it
         let mut inbox = Inbox::default();
         loop {
@@ -348,7 +357,7 @@ fn worker_bundle(labels: &[String]) -> Bytes {
 }
 
 /// In the order in which they import each other.
-const WORKER_FILES: [(&str, &str); 21] = [
+const WORKER_FILES: [(&str, &str); 22] = [
     ("furlong_worker", include_str!("furlong_worker/__init__.py")),
     ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
     (SETTINGS, include_str!("furlong_worker/settings.py")),
@@ -359,6 +368,7 @@ const WORKER_FILES: [(&str, &str); 21] = [
     ("furlong_worker.modules", include_str!("furlong_worker/modules.py")),
     ("furlong_worker.pickles", include_str!("furlong_worker/pickles.py")),
     ("furlong_worker.exceptions", include_str!("furlong_worker/exceptions.py")),
+    ("furlong_worker.files", include_str!("furlong_worker/files.py")),
     ("furlong_worker.channel", include_str!("furlong_worker/channel.py")),
     ("furlong_worker.calls", include_str!("furlong_worker/calls.py")),
     ("furlong_worker.output", include_str!("furlong_worker/output.py")),

@@ -48,7 +48,7 @@ impl Control {
             Control::Session(session) => (17, session),
             Control::End => (18, 0),
         };
-        put_request_header(out, 0, number, kind, 0, false, 0);
+        put_request_header(out, 0, number, kind, 0, 0, 0);
     }
 }
 
@@ -59,12 +59,15 @@ pub(super) struct Request {
     kind: u8,
     codec: u8,
     buffers: Vec<Bytes>,
+    /// Where the data lie in the file that was passed, if one was.
+    places: Option<Vec<(u64, u64)>>,
     body_bytes: usize,
 }
 
 impl Request {
-    /// Lays a job out, with what must be said of its function.
-    pub(super) fn new(job: Job, unknown: Unknown) -> Result<Self, CannotAsk> {
+    /// Lays a job out, with what must be said of its function. `is_passed` says that the file with
+    /// its data was passed.
+    pub(super) fn new(job: Job, unknown: Unknown, is_passed: bool) -> Result<Self, CannotAsk> {
         let codec = match job.header.codec {
             Codec::Json => 1,
             Codec::Pickle => 2,
@@ -81,9 +84,23 @@ impl Request {
                 other => frames(other.clone(), unknown)?,
             },
         };
-        buffers.extend(job.data);
-        let body_bytes = 8 * buffers.len() + buffers.iter().map(Bytes::len).sum::<usize>();
-        Ok(Self { attempt: job.attempt, kind, codec, buffers, body_bytes })
+        let places = job.file.filter(|_| is_passed).map(|file| file.places);
+        if places.is_none() {
+            buffers.extend(job.data);
+        }
+        let body_bytes = 8 * buffers.len()
+            + buffers.iter().map(Bytes::len).sum::<usize>()
+            + PLACE_BYTES * places.as_ref().map_or(0, Vec::len);
+        Ok(Self { attempt: job.attempt, kind, codec, buffers, places, body_bytes })
+    }
+
+    /// Returns true if the data of a job may be passed in their file: what is left fits a small
+    /// request.
+    pub(super) fn may_pass(job: &Job, unknown_bytes: usize) -> bool {
+        let places = job.file.as_ref().map(|file| PLACE_BYTES * file.places.len());
+        places.is_some_and(|bytes| bytes + unknown_bytes < SMALL_BODY_BYTES_MAX / 2)
+            // Its call has names or sources of its own, which may be long.
+            && matches!(job.header.call, Call::Pickled(_) | Call::Named { .. } | Call::Push)
     }
 
     /// Bytes of the body that a job's request can have, `unknown_bytes` of them for its function.
@@ -108,17 +125,27 @@ impl Request {
         self.body_bytes
     }
 
-    /// Returns true if it must be sent alone.
+    /// Returns true if its body is sent in pieces, as they are.
     pub(super) fn is_large(&self) -> bool {
         self.body_bytes > SMALL_BODY_BYTES_MAX
+    }
+
+    /// Returns true if it must be sent alone.
+    pub(super) fn is_alone(&self) -> bool {
+        self.places.is_some() || self.is_large()
     }
 
     /// Appends a small request.
     pub(super) fn encode_small(&self, out: &mut BytesMut) {
         out.reserve(REQUEST_HEADER_BYTES + self.body_bytes);
-        self.put_head(out, self.body_bytes, false);
+        let flags = if self.places.is_some() { FILE } else { 0 };
+        self.put_head(out, self.body_bytes, flags);
         for buffer in &self.buffers {
             out.put_slice(buffer);
+        }
+        for (at, size) in self.places.iter().flatten() {
+            out.put_u64_le(*at);
+            out.put_u64_le(*size);
         }
     }
 
@@ -131,7 +158,7 @@ impl Request {
             .iter()
             .fold(sizes_bytes, |at, buffer| at.next_multiple_of(ALIGNMENT) + buffer.len());
         let mut head = BytesMut::with_capacity(REQUEST_HEADER_BYTES + sizes_bytes);
-        self.put_head(&mut head, length, true);
+        self.put_head(&mut head, length, LARGE);
         let mut pieces = vec![head.freeze()];
         let mut at = sizes_bytes;
         for buffer in self.buffers {
@@ -144,14 +171,14 @@ impl Request {
         pieces
     }
 
-    fn put_head(&self, out: &mut BytesMut, length: usize, large: bool) {
+    fn put_head(&self, out: &mut BytesMut, length: usize, flags: u8) {
         put_request_header(
             out,
             length,
             self.attempt,
             self.kind,
             self.codec,
-            large,
+            flags,
             self.buffers.len() as u32,
         );
         for buffer in &self.buffers {
@@ -203,12 +230,12 @@ fn put_request_header(
     number: u64,
     kind: u8,
     codec: u8,
-    large: bool,
+    flags: u8,
     buffers: u32,
 ) {
     out.put_u64_le(length as u64);
     out.put_u64_le(number);
-    out.put_slice(&[kind, codec, u8::from(large), 0]);
+    out.put_slice(&[kind, codec, flags, 0]);
     out.put_u32_le(buffers);
 }
 
@@ -270,6 +297,8 @@ pub(super) struct Ended {
     /// The count of executions, if it was one.
     pub(super) count: u64,
     pub(super) buffers: Vec<Bytes>,
+    /// The sizes of the buffers, if they are in a memory file that was passed.
+    pub(super) in_file: Option<Vec<u64>>,
 }
 
 /// The outcome of a job.
@@ -331,6 +360,9 @@ impl Inbox {
             return Err(ProtocolBroken);
         }
         let frame_bytes = REPLY_HEADER_BYTES + header.length as usize;
+        if header.flags & IN_FILE != 0 && header.length != sizes_bytes {
+            return Err(ProtocolBroken);
+        }
         if self.buffer.len() < frame_bytes {
             return Ok(None);
         }
@@ -346,12 +378,17 @@ impl Inbox {
         for size in sizes.iter_mut() {
             *size = at.get_u64_le();
         }
+        if header.flags & IN_FILE != 0 {
+            let sizes = sizes.to_vec();
+            self.buffer.advance(frame_bytes);
+            return header.into_incoming(Vec::new(), Some(sizes)).map(Some);
+        }
         let total = sizes.iter().try_fold(sizes_bytes, |sum, size| sum.checked_add(*size));
         if total != Some(header.length) {
             return Err(ProtocolBroken);
         }
         let buffers = self.split_buffers(frame_bytes, sizes_bytes as usize, sizes);
-        header.into_incoming(buffers).map(Some)
+        header.into_incoming(buffers, None).map(Some)
     }
 
     /// Small buffers are copied, so that they do not keep a whole read alive; large frames are
@@ -409,7 +446,14 @@ struct ReplyFrame {
 }
 
 impl ReplyFrame {
-    fn into_incoming(self, buffers: Vec<Bytes>) -> Result<Incoming, ProtocolBroken> {
+    fn into_incoming(
+        self,
+        buffers: Vec<Bytes>,
+        in_file: Option<Vec<u64>>,
+    ) -> Result<Incoming, ProtocolBroken> {
+        if in_file.is_some() && self.kind != 2 {
+            return Err(ProtocolBroken);
+        }
         let end = match self.kind {
             1 => return Ok(Incoming::Ready),
             2 => End::Returned,
@@ -444,6 +488,7 @@ impl ReplyFrame {
             run_us,
             count,
             buffers,
+            in_file,
         }))
     }
 }
@@ -458,6 +503,13 @@ pub(super) struct ProtocolBroken;
 #[error("there was no memory in the engine for what the interpreter has sent")]
 pub(super) struct NoRoom;
 
+/// Flags of a request: its buffers are aligned, and are received apart; its data are in a file.
+const LARGE: u8 = 1;
+const FILE: u8 = 2;
+/// A flag of a reply: its buffers are in a file.
+const IN_FILE: u8 = 2;
+/// The place of a buffer in a file: offset and size.
+const PLACE_BYTES: usize = 16;
 const REQUEST_HEADER_BYTES: usize = 24;
 const REPLY_HEADER_BYTES: usize = 40;
 const ALIGNMENT: usize = 64;

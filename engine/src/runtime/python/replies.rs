@@ -1,8 +1,11 @@
 //! The replies of the worker, as replies of jobs.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
-use furlong_wire::call::{Codec, Display, RemoteError, ReplyHeader};
+use furlong_link::file::{PayloadFile, write_at};
+use furlong_wire::call::{Codec, Display, RemoteError, ReplyHeader, encode_reply};
+use furlong_wire::payload::{PayloadSource, Table};
 
 use super::protocol::{End, Ended};
 use super::slot::cancelled_reply;
@@ -28,13 +31,19 @@ pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Re
     match end {
         End::Returned => {
             let header = ReplyHeader::Returned { codec };
-            Reply { outcome: JobOutcome::Succeeded, header, data: buffers, run_us }
+            Reply { outcome: JobOutcome::Succeeded, header, data: buffers, file: None, run_us }
         }
         End::Displayed => {
             let mut data = buffers.into_iter();
             let displays = displays(&data.next().unwrap_or_default());
             let header = ReplyHeader::Displayed { codec, displays };
-            Reply { outcome: JobOutcome::Succeeded, header, data: data.collect(), run_us }
+            Reply {
+                outcome: JobOutcome::Succeeded,
+                header,
+                data: data.collect(),
+                file: None,
+                run_us,
+            }
         }
         End::Executed => {
             let displays = buffers.get(1).map(|json| displays(json)).unwrap_or_default();
@@ -42,7 +51,7 @@ pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Re
             let is_none = buffers.is_empty() || buffers.len() > 1 && buffers[0].is_empty();
             let header =
                 ReplyHeader::Executed { count, repr: (!is_none).then(|| text(0)), displays };
-            Reply { outcome: JobOutcome::Succeeded, header, data: Vec::new(), run_us }
+            Reply { outcome: JobOutcome::Succeeded, header, data: Vec::new(), file: None, run_us }
         }
         // Behind the texts: what else there is to say of the exception, for the client.
         End::Raised => {
@@ -51,14 +60,38 @@ pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Re
                 outcome: JobOutcome::Failed,
                 header,
                 data: buffers.into_iter().skip(3).collect(),
+                file: None,
                 run_us,
             }
         }
         End::Cancelled if buffers.is_empty() => cancelled_reply("cancelled before it began"),
-        End::Cancelled => {
-            Reply { outcome: JobOutcome::Cancelled, header: raised(), data: Vec::new(), run_us }
-        }
+        End::Cancelled => Reply {
+            outcome: JobOutcome::Cancelled,
+            header: raised(),
+            data: Vec::new(),
+            file: None,
+            run_us,
+        },
     }
+}
+
+/// The end of a job whose value is in a memory file, as a whole payload.
+pub(super) fn reply_in_file(ended: &Ended, codec: Codec, file: PayloadFile) -> Reply {
+    let header = ReplyHeader::Returned { codec };
+    let (outcome, run_us) = (JobOutcome::Succeeded, ended.run_us);
+    Reply { outcome, header, data: Vec::new(), file: Some(file), run_us }
+}
+
+/// Makes a whole payload of a file in which the worker has laid out a value: writes what comes
+/// before that, and seals it. None if it is not what the worker makes.
+pub(super) fn finish_file(file: OwnedFd, sizes: &[u64], codec: Codec) -> Option<PayloadFile> {
+    let header = encode_reply(&ReplyHeader::Returned { codec });
+    let all: Vec<u64> = std::iter::once(header.len() as u64).chain(sizes.iter().copied()).collect();
+    let table = Table::of(&all).ok()?;
+    write_at(&file, 0, table.bytes()).ok()?;
+    write_at(&file, table.places().next()?.start, &header).ok()?;
+    let file = PayloadFile::seal(file).ok()?;
+    (file.bytes() == table.total()).then_some(file)
 }
 
 /// Reads a job's displays: a JSON array of whether it is the value, the texts by their type, and

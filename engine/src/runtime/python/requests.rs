@@ -63,7 +63,7 @@ impl Requests {
     }
 
     /// Gives files to the other side, with one byte.
-    pub(super) async fn send_files(&mut self, files: [BorrowedFd<'_>; 3]) -> io::Result<()> {
+    pub(super) async fn send_files(&mut self, files: [BorrowedFd<'_>; 4]) -> io::Result<()> {
         loop {
             match self.attempt(|socket| send_files(socket, files)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
@@ -84,8 +84,8 @@ impl Requests {
     }
 }
 
-fn send_files(socket: &StdUnixStream, files: [BorrowedFd<'_>; 3]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+fn send_files(socket: &StdUnixStream, files: [BorrowedFd<'_>; 4]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&files));
     sendmsg(socket, &[IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL)?;

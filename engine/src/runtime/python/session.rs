@@ -21,7 +21,7 @@ use super::process::Interpreter;
 use super::protocol::{
     Control, End, Ended, Inbox, Incoming, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX,
 };
-use super::replies::reply;
+use super::replies::{finish_file, reply, reply_in_file};
 use super::slot::{Command, SlotContext};
 use super::{PythonShared, ResolvedInterpreter};
 use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, Report, SlotEvent, Unable};
@@ -259,15 +259,19 @@ impl<'a> Session<'a> {
         if let Some(error) = self.version_error(&job.header.call) {
             return self.context.emit_raised(attempt, JobOutcome::NotBegun(Unable::Kind), error);
         }
+        let may_pass = Request::may_pass(&job, self.known.unknown_bytes(&job));
+        let file = job.file.as_ref().filter(|_| may_pass);
+        let is_passed =
+            file.is_some_and(|it| self.interpreter.files.send(attempt, it.file.descriptor()));
         let known = &mut self.known;
         let request = known.unknown(&job).and_then(|unknown| {
             known.note(&job.header.call, &unknown);
-            Request::new(job, unknown)
+            Request::new(job, unknown, is_passed)
         });
         match request {
             Ok(request) => {
                 let bytes = request.body_bytes();
-                let is_large = request.is_large();
+                let is_large = request.is_alone();
                 self.sent.push_back(Sent { attempt, bytes, codec, is_large, has_output: false });
                 self.sent_bytes += bytes;
                 if self.sent.len() == 2 {
@@ -451,8 +455,16 @@ impl<'a> Session<'a> {
         self.sent_bytes -= sent.bytes;
         self.pace.note(ended.run_us, sent.has_output || ended.drain);
         let memory_bytes = self.interpreter.memory_bytes();
-        self.context
-            .emit(SlotEvent::Finished { attempt, reply: reply(ended, sent.codec, memory_bytes) });
+        let reply = match &ended.in_file {
+            Some(sizes) => {
+                let (number, file) =
+                    self.interpreter.files.receive_any().map_err(|_| ProtocolBroken)?;
+                let file = finish_file(file, sizes, sent.codec).filter(|_| number == attempt);
+                reply_in_file(&ended, sent.codec, file.ok_or(ProtocolBroken)?)
+            }
+            None => reply(ended, sent.codec, memory_bytes),
+        };
+        self.context.emit(SlotEvent::Finished { attempt, reply });
         Ok(())
     }
 

@@ -246,7 +246,7 @@ impl SlotContext {
         let header = ReplyHeader::Raised(error);
         self.emit(SlotEvent::Finished {
             attempt,
-            reply: Reply { outcome, header, data: Vec::new(), run_us: 0 },
+            reply: Reply { outcome, header, data: Vec::new(), file: None, run_us: 0 },
         });
     }
 }
@@ -263,6 +263,7 @@ pub(super) fn cancelled_reply(message: &str) -> Reply {
         outcome: JobOutcome::Cancelled,
         header: ReplyHeader::Raised(error),
         data: Vec::new(),
+        file: None,
         run_us: 0,
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use furlong_wire::call::{Call, CallHeader, Codec, RemoteError, ReplyHeader};
 use furlong_wire::ids::{FunctionHash, SessionId};
+use furlong_wire::payload::buffers_of;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
@@ -84,6 +85,7 @@ impl Fixture {
             header: header.into(),
             definition: None,
             data,
+            file: None,
         });
         self.attempts
     }
@@ -141,7 +143,12 @@ impl Fixture {
         while !self.replies.contains_key(&attempt) {
             self.event().await;
         }
-        self.replies.remove(&attempt).unwrap()
+        let mut reply = self.replies.remove(&attempt).unwrap();
+        if let Some(file) = reply.file.take() {
+            // Behind the header.
+            reply.data = buffers_of(&file.open().unwrap()).unwrap().split_off(1);
+        }
+        reply
     }
 
     async fn output_of(&mut self, attempt: u64, needle: &str) {
@@ -445,6 +452,7 @@ async fn sources_are_loaded_once_and_errors_name_what_they_define() {
         header: header.into(),
         definition,
         data: data(),
+        file: None,
     });
     assert_eq!(json_value(python.end(python.attempts).await).unwrap(), r#""defined""#);
     for hash in 100..200 {

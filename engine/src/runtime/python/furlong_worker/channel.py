@@ -7,9 +7,12 @@ All numbers are little-endian.
 * To the worker: ``length u64, attempt u64, kind u8, codec u8, flags u8, zero u8, buffers u32``,
   then a ``u64`` size for each buffer, then the buffers. `length` counts what comes after the
   header. With the flag `LARGE`, each buffer begins at a multiple of 64 bytes within the body,
-  and no other job is with the worker while its job is unfinished.
+  and no other job is with the worker while its job is unfinished. With the flag `FILE`, the data
+  are in a memory file (`files.py`), and the rest of the body says where in it: ``offset u64, size
+  u64`` for each.
 * To the engine: ``length u64, attempt u64, run_us u64, count u64, buffers u32, kind u8, flags u8,
-  zero u16``, then sizes and buffers as above, without gaps.
+  zero u16``, then sizes and buffers as above, without gaps. With the flag `IN_FILE`, the buffers
+  of a `RETURNED` are in a memory file, and only their sizes follow.
 
 A call of a pickled function is ``PICKLED [hash, data...]``, or ``NEW_PICKLED [hash, function, text of
 cloudpickle, data...]`` if the worker does not have the function. Without a hash it is not kept. The
@@ -54,6 +57,7 @@ import threading
 from typing import Sequence, Tuple, Union
 
 from furlong_worker import Buffer
+from furlong_worker.files import FILE_BYTES_MIN, PLACE, Files
 from furlong_worker.pickles import Functions, PickledFunction
 from furlong_worker.sources import LoadedSource, Sources
 
@@ -78,7 +82,9 @@ READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLE
 JSON, PICKLE, MSGPACK, RAW = range(1, 5)
 # Flags of a request and of a reply.
 LARGE = 1
+FILE = 2
 DRAIN = 1
+IN_FILE = 2
 
 NO_ATTEMPT = 2**64 - 1
 ALIGNMENT = 64
@@ -99,9 +105,12 @@ class Channel:
     Complete jobs come out of `jobs`; control messages take effect as they are read.
     """
 
-    def __init__(self, requests: socket.socket, replies: socket.socket, page: mmap.mmap) -> None:
+    def __init__(
+        self, requests: socket.socket, replies: socket.socket, page: mmap.mmap, files: Files
+    ) -> None:
         self._requests = requests
         self._replies = replies
+        self._files = files
         self.jobs: collections.deque[Job] = collections.deque()
         self.cancelled: set[int] = set()
         self.interrupted: set[int] = set()
@@ -133,6 +142,7 @@ class Channel:
         """Close the sockets of a process that was forked."""
         self._requests.close()
         self._replies.close()
+        self._files.leave()
 
     def receive(self) -> None:
         """Wait for at least one byte, then take in all complete frames.
@@ -182,7 +192,10 @@ class Channel:
                 for (size,) in SIZE.iter_unpack(self._view[body:at]):
                     buffers.append(inbox[at : at + size])
                     at += size
-                self._add_job(kind, codec, attempt, buffers)
+                if flags & FILE:
+                    self._open_file(kind, codec, attempt, buffers, bytes(self._view[at:end]))
+                else:
+                    self._add_job(kind, codec, attempt, buffers)
             else:
                 self._take_control(kind, attempt)
             start = end
@@ -222,6 +235,19 @@ class Channel:
             buffers.append(body[at : at + size])
             at += size
         self._add_job(kind, codec, attempt, buffers)
+
+    def _open_file(
+        self, kind: int, codec: int, attempt: int, buffers: list[Buffer], table: bytes
+    ) -> None:
+        """Take the data of a job out of its file."""
+        self.page_words[0] = attempt  # as for a large one, which comes alone
+        try:
+            data = self._files.open(memoryview(table))
+        except (OSError, MemoryError):
+            size = sum(size for _, size in PLACE.iter_unpack(table))
+            self._add_job(UNFIT, codec, attempt, [b"%d" % size])
+            return
+        self._add_job(kind, codec, attempt, [*buffers, *data])
 
     def _skip(self, size: int) -> None:
         """Read past what there is no memory for."""
@@ -329,6 +355,9 @@ class Channel:
         self.flush()
         sizes = [len(buffer) for buffer in buffers]
         length = sum(sizes) + 8 * len(sizes)
+        is_filed = kind == RETURNED and length >= FILE_BYTES_MIN
+        if is_filed and self._files.write(attempt, buffers):
+            length, flags, buffers = 8 * len(sizes), flags | IN_FILE, ()
         head = REPLY.pack(length, attempt, run_us, count, len(sizes), kind, flags)
         self._send([b"".join([head, *map(SIZE.pack, sizes)]), *buffers])
 

@@ -54,6 +54,7 @@ from furlong_worker.errors import Loss, describe
 from furlong_worker.exceptions import details
 from furlong_worker.farm import Farm, Refused
 from furlong_worker.farm import bind as bind_farm
+from furlong_worker.files import Files
 from furlong_worker.fresh import Helpers, forget_half_imported
 from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output, far_copy
@@ -505,16 +506,22 @@ def _leave_fork(error: BaseException | None) -> NoReturn:
         os._exit(status)
 
 
-def _receive_files(requests: socket.socket) -> tuple[socket.socket, mmap.mmap, socket.socket]:
-    """Take the socket for replies, the memory that the engine reads when this process has died, and what asks."""
-    _, messages, _, _ = requests.recvmsg(1, socket.CMSG_SPACE(12), socket.MSG_CMSG_CLOEXEC)
-    replies, memory, asks = struct.unpack("iii", messages[0][2][:12])
+def _receive_files(
+    requests: socket.socket,
+) -> tuple[socket.socket, mmap.mmap, socket.socket, Files]:
+    """Take what belongs to this process: its sockets, and the memory that the engine reads when it has died.
+
+    The sockets are for replies, for what it asks, and for memory files.
+    """
+    _, messages, _, _ = requests.recvmsg(1, socket.CMSG_SPACE(16), socket.MSG_CMSG_CLOEXEC)
+    replies, memory, asks, files = struct.unpack("iiii", messages[0][2][:16])
     page = mmap.mmap(memory, PAGE_BYTES)
     os.close(memory)
     return (
         socket.socket(fileno=_out_of_the_way(replies)),
         page,
         socket.socket(fileno=_out_of_the_way(asks)),
+        Files(socket.socket(fileno=_out_of_the_way(files))),
     )
 
 
@@ -563,8 +570,8 @@ def main() -> None:
     sys.argv = [""]
     sys.path.insert(0, "")  # the working directory, as in an interactive Python
     modules.install()
-    replies, page, asks = _receive_files(requests)
-    channel = Channel(requests, replies, page)
+    replies, page, asks, files = _receive_files(requests)
+    channel = Channel(requests, replies, page, files)
     worker = Worker(channel, asks)
     atexit.register(_flush_files)  # before all others, so that it is called after them
     channel.send_ready()

@@ -40,6 +40,7 @@ impl Fixture {
             header: header.into(),
             definition,
             data,
+            file: None,
         });
         self.end(self.attempts).await
     }
