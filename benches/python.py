@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 
 def noop(x: object = None) -> object:
-    """Give the argument back."""
+    """Return the argument back."""
     return x
 
 
@@ -37,7 +37,7 @@ def double(x: int) -> int:
 
 
 def latency_us(call: Callable[[], object], count: int = 1000) -> float:
-    """Give the median time of a call, in microseconds."""
+    """Return the median time of a call, in microseconds."""
     for _ in range(50):
         call()
     times = []
@@ -49,7 +49,7 @@ def latency_us(call: Callable[[], object], count: int = 1000) -> float:
 
 
 def per_second(count: int, run: Callable[[], object]) -> float:
-    """Give the rate of something that does so many."""
+    """Return the rate of something that does so many."""
     begun = time.perf_counter()
     run()
     return count / (time.perf_counter() - begun)

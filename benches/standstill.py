@@ -1,4 +1,4 @@
-"""How long a machine stood still by itself: what no program on it is to blame for.
+"""The time for which a machine stood still by itself: no program on it is to blame for that.
 
     python benches/standstill.py SECONDS
 

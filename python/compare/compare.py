@@ -45,7 +45,7 @@ def results(python: str, package: str, folder: Path) -> dict[str, Any]:
 
 
 def shown(found: dict[str, Any]) -> str:
-    """Tell in a cell of the table what came out."""
+    """Return the outcome as the text of a table's cell."""
     text = f"raises {found['raised']}" if "raised" in found else f"{found['value']}"
     if "raised" not in found and found["type"] not in text:
         text = f"{found['type']}: {text}"
@@ -58,7 +58,7 @@ def shown(found: dict[str, Any]) -> str:
 
 
 def page(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, list[str]]:
-    """Give the page, and what is wrong."""
+    """Return the page, and what is wrong."""
     wrong: list[str] = []
     tables: dict[str, list[str]] = {}
     same = 0

@@ -45,7 +45,7 @@ class TookTooLongError(BaseException):
 
 
 def text_of(value: Any) -> str:
-    """Give a value as text, without what is different each time."""
+    """Return a value as text, without what is different each time."""
     if isinstance(value, set):
         text = "{" + ", ".join(sorted(map(repr, value))) + "}" if value else "set()"
     elif isinstance(value, dict):

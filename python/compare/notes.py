@@ -1,4 +1,4 @@
-"""Why rows differ: by what is tried, one sentence."""
+"""The reasons why rows differ: by what is tried, one sentence."""
 
 from __future__ import annotations
 

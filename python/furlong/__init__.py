@@ -154,7 +154,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _version_info() -> tuple[int | str, ...]:
-    """Give the version as numbers, and what follows them."""
+    """Return the version as numbers, and what follows them."""
     from furlong._furlong import __version__
 
     return tuple(

@@ -62,7 +62,7 @@ _SEQUENCES = frozenset((list, tuple, set, frozenset, collections.deque))
 
 
 def may_share(columns: Sequence[Any]) -> list[bool]:
-    """Tell which columns have items that may share something which a call can change."""
+    """Return which columns have items that may share something which a call can change."""
     nothing = [False] * len(columns)
     if not columns or len(columns[0]) < 2:
         return nothing
@@ -81,7 +81,7 @@ def _is_of_atoms(column: Any) -> bool:
 
 
 def _is_of_numbers(value: Any) -> bool:
-    """Tell whether it is an array that holds all of its values itself."""
+    """Return whether it is an array that holds all of its values itself."""
     return (
         is_array(value)
         and type(value) is sys.modules["numpy"].ndarray
@@ -96,7 +96,7 @@ def _is_atom(kind: type) -> bool:
 
 
 def _are_apart(holders: Sequence[Iterable[Any]]) -> bool:
-    """Tell whether what these hold can be seen to have nothing in common that a call can change."""
+    """Return whether what these hold can be seen to have nothing in common that a call can change."""
     for _ in range(DEPTH_MAX):
         kinds = {
             kind
@@ -121,7 +121,7 @@ def _are_apart(holders: Sequence[Iterable[Any]]) -> bool:
 
 
 def are_open(columns: Sequence[Any]) -> list[bool]:
-    """Tell which columns have items that can change."""
+    """Return which columns have items that can change."""
     return [not _is_of_atoms(column) for column in columns]
 
 
@@ -144,11 +144,11 @@ class Rows:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all that is in them is pickled, but for definitions."""
+        """True if all that is in them is pickled, but for definitions."""
         return not self._encoder.has_whole
 
     def among(self, places: Iterable[int]) -> Apart:
-        """Give some of them, by their places in the map."""
+        """Return some of them, by their places in the map."""
         return self._encoder.result([self._cells[place - self.begin] for place in places])
 
 
@@ -166,7 +166,7 @@ class _Anew:
 
 
 def function_anew(function: Any) -> Any:
-    """Give what stands for a function that takes an object along; the function itself, if it takes none."""
+    """Return a stand-in for a function that takes an object along; the function itself, if it takes none."""
     if not holds_object(function):
         return function
     encoder = _Encoder()
@@ -174,7 +174,7 @@ def function_anew(function: Any) -> Any:
 
 
 def holds_object(function: Any) -> bool:
-    """Tell whether a function is bound to an object, or is an object that can be called, and not just code."""
+    """Return whether a function is bound to an object, or is an object that can be called, and not just code."""
     while isinstance(function, functools.partial):
         function = function.func
     kind = type(function)
@@ -215,7 +215,7 @@ class _Encoder:
         self._file = io.BytesIO()
 
     def result(self, cells: list[int]) -> Apart:
-        """Give it: `cells` has for each value the place of its pickle."""
+        """Return the pickle: `cells` has for each value the place of its pickle."""
         self._pickler = None  # it holds what it has pickled last, and this
         # Only what these have, by other places.
         at: dict[int, int] = {}
@@ -233,7 +233,7 @@ class _Encoder:
         )
 
     def place(self, row: tuple[Any, ...], known: dict[tuple[int, ...], int]) -> int:
-        """Give the place of a row's pickle, which is made unless it is known."""
+        """Return the place of a row's pickle, which is made unless it is known."""
         key = tuple(map(id, row))
         at = known.get(key)
         if at is None:
@@ -267,7 +267,7 @@ class _Encoder:
         return _DefiningPickler(self.share, *args, **kwargs)
 
     def share(self, value: Any) -> int:
-        """Give the place of what all pickles refer to."""
+        """Return the place of what all pickles refer to."""
         at = self._shared_at.get(id(value))
         if at is None:
             at = self._shared_at[id(value)] = len(self._shared)
@@ -300,7 +300,7 @@ class _DefiningPickler(PlainPickler):
         self._share = share
 
     def persistent_id(self, obj: Any) -> int | None:
-        """Give the place of what is not pickled here."""
+        """Return the place of what is not pickled here."""
         kind = type(obj)
         if kind is _Whole:
             return self._share(obj.value)

@@ -30,7 +30,7 @@ def described(value: Any) -> str:
 
 
 def unknown_flag(name: str, known: Iterable[str]) -> str:
-    """Say that there is no such flag, and which was perhaps meant."""
+    """Return the message for a flag that is not there, with the name that was perhaps meant."""
     import difflib
 
     near = difflib.get_close_matches(name, known, 1)
@@ -39,7 +39,7 @@ def unknown_flag(name: str, known: Iterable[str]) -> str:
 
 
 def check_whole(name: str, value: Any, low: int, high: int) -> int:
-    """Give a whole number as an int.
+    """Return a whole number as an int.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
 
 
 def check_names(variables: Mapping[Any, Any]) -> None:
-    """Look that all keys are names of variables, or of attributes with dots, as engines take them.
+    """Check that all keys are names of variables, or of attributes with dots, as engines take them.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def check_names(variables: Mapping[Any, Any]) -> None:
 
 
 def check_flag(name: str, value: Any) -> Any:
-    """Give a flag's value as views keep it.
+    """Return a flag's value as views keep it.
 
     Raises
     ------

@@ -53,7 +53,7 @@ def value_of(outcome: _furlong.Outcome, codecs: Codecs) -> Any:
 
 
 def check_codec(codec: Codec | None, codecs: Codecs) -> None:
-    """Look that data come as they were asked for: who has asked for data does not load a pickle, which can run code.
+    """Check that data come as they were asked for: who has asked for data does not load a pickle, which can run code.
 
     Raises
     ------

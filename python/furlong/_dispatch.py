@@ -144,12 +144,12 @@ _exiting = threading.Event()
 
 
 def dispatcher() -> Dispatcher:
-    """Give this process's dispatcher for what the package itself does."""
+    """Return this process's dispatcher for what the package itself does."""
     return _dispatcher("furlong-results")
 
 
 def callbacks() -> Dispatcher:
-    """Give this process's dispatcher for what users do."""
+    """Return this process's dispatcher for what users do."""
     return _dispatcher("furlong-callbacks")
 
 
@@ -174,7 +174,7 @@ def finish_before_exit(thing: _Finishes) -> None:
 
 
 def is_exiting() -> bool:
-    """Whether the interpreter is about to go."""
+    """Return whether the interpreter is about to go."""
     return _exiting.is_set()
 
 

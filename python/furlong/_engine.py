@@ -1,4 +1,4 @@
-"""What code that runs on an engine can ask about it."""
+"""The engine, for code that runs on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _worker() -> Any:
 
 
 def engine() -> Any:
-    """Give the engine that the calling task runs on: ``id``, ``rank`` (None without MPI), ``labels``.
+    """Return the engine that the calling task runs on: ``id``, ``rank`` (None without MPI), ``labels``.
 
     Raises
     ------

@@ -33,7 +33,7 @@ _OWN = frozenset(
 
 
 def type_by_name(ename: str, base: type[RemoteError] = RemoteError) -> type[RemoteError]:
-    """Give the class for an exception of which only the type's name is known: one of Python's own."""
+    """Return the class for an exception of which only the type's name is known: one of Python's own."""
     original: Any = getattr(builtins, ename, None)
     # Groups of exceptions hold others, which are not here.
     if not _may_be(original) or issubclass(original, _GROUP):
@@ -42,7 +42,7 @@ def type_by_name(ename: str, base: type[RemoteError] = RemoteError) -> type[Remo
 
 
 def _may_be(original: Any) -> bool:
-    """Whether an error of an engine can be of that class here."""
+    """Return whether an error of an engine can be of that class here."""
     return (
         isinstance(original, type)
         and issubclass(original, Exception)
@@ -57,7 +57,7 @@ _CLASSES_MAX = 256
 
 
 def _typed(original: type[Exception], base: type[RemoteError]) -> type[RemoteError]:
-    """Give the class of errors that are of both.
+    """Return the class of errors that are of both.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def remake(
 
 
 class _Maker:
-    """What is made of one description."""
+    """The exceptions that are made from one description."""
 
     def __init__(
         self,
@@ -305,7 +305,7 @@ def _set(error: RemoteError, name: str, value: Any) -> None:
 
 
 def _first_shown(error: BaseException) -> Any:
-    """Give the exception that a traceback of this one shows first: above it is room for the engine's traceback.
+    """Return the exception that a traceback of this one shows first: above it is room for the engine's traceback.
 
     There is none where the causes are in a circle.
     """

@@ -46,7 +46,7 @@ class Scope:
         return scope is self._scope or is_of_main(function)
 
     def globals(self) -> dict[str, Any]:
-        """Give them."""
+        """Return the globals."""
         return vars(sys.modules["__main__"]) if self._scope is None else self._scope
 
 
@@ -79,7 +79,7 @@ class Put:
         self._codes.append(code)
 
     def among(self, names: Iterable[str]) -> frozenset[str]:
-        """Give those of the names that engines may have from here."""
+        """Return those of the names that engines may have from here."""
         put = self._names.union(*(re.findall(r"\w+", code) for code in self._codes))
         return frozenset(put.intersection(names))
 
@@ -90,7 +90,7 @@ put = Put()
 def reduced_to_namespace(
     function: types.FunctionType, reduced: tuple[Any, ...], left_out: frozenset[str]
 ) -> tuple[Any, ...]:
-    """Give the reduction of a function by cloudpickle with the engine's namespace in the place of its globals."""
+    """Return the reduction of a function by cloudpickle with the engine's namespace in the place of its globals."""
     _, (code, *_, closure), (attributes, slots), *_ = reduced
     scope = function.__globals__
     names = read_names(function.__code__) - _OF_NAMESPACE
@@ -110,7 +110,7 @@ def reduced_to_namespace(
 
 
 def read_names(code: types.CodeType) -> frozenset[str]:
-    """Give the global names that code reads, that of functions and classes within included."""
+    """Return the global names that code reads, that of functions and classes within included."""
     known = _read_names.get(code)
     if known is None:
         import dis

@@ -1,4 +1,4 @@
-"""Where the programs keep their files: `FURLONG_HOME`, by default ``~/.furlong``, with one folder a cluster."""
+"""The folder of the programs' files: `FURLONG_HOME`, by default ``~/.furlong``, with one folder a cluster."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
 def home() -> Path:
-    """Give the folder of all clusters, which need not exist."""
+    """Return the folder of all clusters, which need not exist."""
     named = os.environ.get("FURLONG_HOME")
     return Path(named).absolute() if named else Path.home() / ".furlong"
 
 
 def check_name(name: str) -> str:
-    """Give back a cluster's name.
+    """Return a cluster's name.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which modules are installed, so that engines have them as well, and which are the user's own."""
+"""Installed modules, which engines have as well, told from the user's own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _installed_folders() -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def is_installed(name: str, file: str | None) -> bool:
-    """Whether a module of this file is installed, or Python's own."""
+    """Return whether a module of this file is installed, or Python's own."""
     root = name.partition(".")[0]
     if root in ("cloudpickle", "furlong"):
         return True
@@ -42,7 +42,7 @@ def is_installed(name: str, file: str | None) -> bool:
 
 
 def ships(module_name: str | None) -> bool:
-    """Whether what a module defines goes by value: it is the user's own, and engines may not have it."""
+    """Return whether what a module defines goes by value: it is the user's own, and engines may not have it."""
     if module_name is None or module_name == "__main__":
         return True
     module = sys.modules.get(module_name)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def read(text: str | bytes) -> Any:
-    """Give the value of a JSON text."""
+    """Return the value of a JSON text."""
     import json
 
     return json.loads(text)

@@ -70,7 +70,7 @@ class Keeper:
                 return
 
     def _note_end(self, child: Child) -> bool:
-        """Whether another process is to be started: this one was killed, and its set was not stopped."""
+        """Return whether another process is to be started: this one was killed, and its set was not stopped."""
         cluster = self._cluster()
         if cluster is None:
             return False

@@ -29,14 +29,14 @@ EQUIPPED_MAX = 256
 
 
 def is_own_source(module: types.ModuleType) -> bool:
-    """Whether a module is the user's own, and in Python, so that engines can run its source."""
+    """Return whether a module is the user's own, and in Python, so that engines can run its source."""
     file = getattr(module, "__file__", None)
     name = module.__name__
     return name != "__main__" and file is not None and file.endswith(".py") and ships(name)
 
 
 def names(obj: Any) -> str | None:
-    """Tell the module of the user's own which engines can import to have an object by its name."""
+    """Return the module of the user's own which engines can import to have an object by its name."""
     name = getattr(obj, "__module__", None)
     module = sys.modules.get(name) if isinstance(name, str) else None
     if not isinstance(name, str) or module is None or not is_own_source(module):
@@ -46,7 +46,7 @@ def names(obj: Any) -> str | None:
 
 
 def is_binary(obj: Any) -> bool:
-    """Whether an object is of a module that is the user's own and not in Python, and that has it by its name."""
+    """Return whether an object is of a module that is the user's own and not in Python, and that has it by its name."""
     module = sys.modules.get(getattr(obj, "__module__", None) or "")
     file = getattr(module, "__file__", None)
     if file is None or file.endswith(".py") or module is sys.modules.get("__main__"):
@@ -55,7 +55,7 @@ def is_binary(obj: Any) -> bool:
 
 
 def uses_variables(function: types.FunctionType, used: set[str]) -> bool:
-    """Tell whether a function needs its module: something of it that is not just an import from elsewhere."""
+    """Return whether a function needs its module: something of it that is not just an import from elsewhere."""
     scope = function.__globals__
     from furlong._settings import writes_globals
 
@@ -84,7 +84,7 @@ class ModuleName(str):
 
 
 def named(name: str) -> str:
-    """Give the name of a module for a pickle that is to bring the module along, if it is the user's own."""
+    """Return the name of a module for a pickle that is to bring the module along, if it is the user's own."""
     return name if _find(name) is None else ModuleName(name)
 
 
@@ -111,18 +111,18 @@ class Module:
 
     @property
     def loaded(self) -> tuple[str, types.ModuleType, Any] | None:
-        """What must be so for it to be current, if it is imported here."""
+        """The state in which it is current, if it is imported here."""
         return None if self._module is None else (self.name, self._module, self._spec)
 
     def dumped(self, dump: Callable[[Any], bytes]) -> bytes:
-        """Give what was set in it since its import, as engines get it; every library that has the module needs it."""
+        """Return what was set in it since its import, as engines get it; every library that has the module needs it."""
         if self.settings is not None and not self.settings.are_unchanged():
             changed = self.settings.changed()
             self._dumped = _dump_settings(self.name, changed, dump) if changed else b""
         return self._dumped
 
     def is_current(self) -> bool:
-        """Whether nothing has imported it anew."""
+        """Return whether nothing has imported it anew."""
         module = sys.modules.get(self.name)
         return (
             module is self._module
@@ -202,7 +202,7 @@ class Library:
         self._support = _furlong.Support(MAGIC + self._id + compressed(content))
 
     def is_current(self, wanted: int) -> bool:
-        """Whether it is what engines should have now."""
+        """Return whether it is what engines should have now."""
         if wanted != self._wanted:
             return False
         modules = sys.modules
@@ -214,7 +214,7 @@ class Library:
     def equip(
         self, function: _furlong.Function, dump: Callable[[Any], bytes]
     ) -> _furlong.Function | None:
-        """Give a pickled function that comes with the library and with what was set in its modules.
+        """Return a pickled function that comes with the library and with what was set in its modules.
 
         None if it is no pickled one. `dump` pickles what was set.
         """
@@ -230,7 +230,7 @@ class Library:
         return made
 
     def _marked(self, dump: Callable[[Any], bytes]) -> bytes:
-        """Give what follows the function's pickle: settings, a mark, the library's id, the settings' length."""
+        """Return what follows the function's pickle: settings, a mark, the library's id, the settings' length."""
         is_same = bool(self._mark)
         for name, module in self.modules.items():
             dumped = module.dumped(dump)
@@ -251,7 +251,7 @@ def _digest(data: bytes) -> bytes:
 
 
 def _version(modules: dict[str, Module], module: Module) -> bytes:
-    """Tell a module from the same one with another source, its own or that of what it imports."""
+    """Return a digest of a module's source and of the sources of what it imports."""
     reached, left = {module.name}, [module.name]
     while left:
         for name in modules[left.pop()].imports:
@@ -308,7 +308,7 @@ def need_imports(code: types.CodeType, package: str) -> bool:
 
 
 def current() -> Library:
-    """Give what engines are to have now."""
+    """Return what engines are to have now."""
     library = _State.library
     if library is None or not library.is_current(len(_State.wanted)):
         with _State.lock:

@@ -34,13 +34,13 @@ _SESSIONS_MAX = 1024
 
 
 def _worker() -> Any:
-    """Give the worker of the engine's interpreter that this is, if it is one that knows of farms."""
+    """Return the worker of the engine's interpreter that this is, if it is one that knows of farms."""
     worker = sys.modules.get("furlong_worker")
     return worker if hasattr(worker, "farm_of_task") else None
 
 
 def is_engine() -> bool:
-    """Tell whether this process is an engine's interpreter."""
+    """Return whether this process is an engine's interpreter."""
     return _worker() is not None
 
 
@@ -98,14 +98,14 @@ class _Watch:
 
     @classmethod
     def of_process(cls) -> _Watch:
-        """Give that of this process, which may be the child of one that has another."""
+        """Return that of this process, which may be the child of one that has another."""
         only = cls._only
         if only is None or only._pid != os.getpid():
             only = cls._only = cls()
         return only
 
     def add(self, session: _furlong.Session) -> None:
-        """Look at this session too, while somebody holds it."""
+        """Watch this session too, while somebody holds it."""
         with self._lock:
             self._sessions.append(weakref.ref(session))
             if self._thread is None:
@@ -133,7 +133,7 @@ class _Watch:
             self._tell(unfinished, share < _IDLE_SHARE, is_asking)
 
     def _unfinished(self) -> frozenset[bytes] | None:
-        """Give the sessions that have unfinished tasks; none once there is no session, and the thread shall end."""
+        """Return the sessions that have unfinished tasks; none once there is no session, and the thread shall end."""
         with self._lock:
             alive = [
                 (reference, session)
@@ -171,7 +171,7 @@ class _Watch:
 
 
 def _runs() -> bool:
-    """Tell whether another thread of this process has work for a processor: it may be waiting for one."""
+    """Return whether another thread of this process has work for a processor: it may be waiting for one."""
     me = threading.get_native_id()
     try:
         threads = list(Path("/proc/self/task").iterdir())

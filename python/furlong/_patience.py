@@ -1,4 +1,4 @@
-"""What a waiting call says when there is nobody who could do the work. The wait goes on."""
+"""The warning of a waiting call when there is nobody who could do the work. The wait goes on."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _why(client: Client) -> str:
 
 
 def _engines_ended(cluster: Cluster) -> str:
-    """Tell how engine processes that were started here have ended, and are not started again yet."""
+    """Return how engine processes that were started here have ended, and are not started again yet."""
     from furlong._processes import Child
 
     told = ""
@@ -85,7 +85,7 @@ def _engines_ended(cluster: Cluster) -> str:
 
 
 def _depth() -> int:
-    """Tell which of the calling frames is the first that is not ours."""
+    """Return which of the calling frames is the first that is not ours."""
     depth, frame = 1, sys._getframe(1)
     while (
         frame.f_back is not None

@@ -1,4 +1,4 @@
-"""How functions, arguments and results cross: pickle protocol 5, and code objects where that cannot do.
+"""Functions, arguments and results as bytes: pickle protocol 5, and code objects where that cannot do.
 
 Plain pickle goes first, in C. It meets a function or class that engines cannot import, of ``__main__`` or made inside a
 function, and gives up; then cloudpickle sends it by value. What modules of the user's own define goes by name, and the
@@ -274,7 +274,7 @@ def dumps_items(
 
 
 def error_of_item(error: PicklingError, item: Sequence[Any], at: int) -> PicklingError:
-    """Say of a call with one item of a map what `dumps_items` would; give the error itself if it is another."""
+    """Return the error that `dumps_items` would raise for a call with one item of a map; any other error as it is."""
     found = _paths.find_item([[part] for part in item], at, _try)
     return error if found is None else PicklingError(f"the items cannot be pickled: {found}")
 
@@ -313,7 +313,7 @@ class _Known:
         self.is_lasting = not holds & CODE or self._look_at(function, set())
 
     def is_right(self) -> bool:
-        """Whether nothing that was looked at has changed."""
+        """Return whether nothing that was looked at has changed."""
         if self._place is not None:
             named, scope, name = self._place
             return scope.get(name) is named()
@@ -416,7 +416,7 @@ def function_of(function: Callable[..., Any]) -> Pickled:
 
 
 def equipped(function: _furlong.Function, holds: int) -> _furlong.Function:
-    """Give a function with the modules of the user's own that a call needs that holds this."""
+    """Return a function with the modules of the user's own that a call needs that holds this."""
     if not holds & MODULES:
         return function
     return _modules.current().equip(function, _dump_settings) or function
@@ -438,7 +438,7 @@ def _dump_settings(value: Any) -> bytes:
 
 
 def cached_function(function: Callable[..., Any]) -> Pickled | None:
-    """Give what `function_of` would, if it need not pickle."""
+    """Return what `function_of` would, if it need not pickle; else None."""
     if type(function) is not types.FunctionType:
         return None
     known = _functions.get(function)
@@ -516,7 +516,7 @@ def _dump_code(
 
 
 def _names_without_pickle(function: Callable[..., Any]) -> Iterator[str]:
-    """Give the global names that engines may have from here, and whose values here cannot be pickled."""
+    """Return the global names that engines may have from here, and whose values here cannot be pickled."""
     scope = _globals.Scope(function).globals()
     for name in _globals.put.among(scope):
         value = scope[name]

@@ -66,7 +66,7 @@ class PlainPickler(pickle.Pickler):
 
 
 def _is_found_by_name(method: types.MethodType) -> bool:
-    """Whether its object has it by the name of its function, as pickle takes it: not so lambdas, and `__names`."""
+    """Return whether its object has it by its function's name, as pickle takes it: not so lambdas, and `__names`."""
     owner, function = method.__self__, method.__func__
     found = getattr(
         owner if isinstance(owner, type) else type(owner), getattr(function, "__name__", ""), None
@@ -75,7 +75,7 @@ def _is_found_by_name(method: types.MethodType) -> bool:
 
 
 def _is_homeless(obj: Any) -> bool:
-    """Whether it is a class that its module does not have: `dataclasses.make_dataclass` may say `types`."""
+    """Return whether it is a class that its module does not have: `dataclasses.make_dataclass` may say `types`."""
     if not isinstance(obj, type) or not obj.__flags__ & _HEAP_TYPE:
         return False
     return obj.__module__ in sys.modules and find_here(obj.__module__, obj.__qualname__) is None
@@ -100,7 +100,7 @@ CACHED = type(functools.lru_cache(len))
 
 
 def is_own_cached(cached: Any) -> bool:
-    """Whether a function with a cache goes by value: the user's own, and one that no module has by its name."""
+    """Return whether a function with a cache goes by value: the user's own, and one that no module has by its name."""
     found: Any = sys.modules.get(str(getattr(cached, "__module__", None)))
     for name in str(getattr(cached, "__qualname__", None)).split("."):
         found = getattr(found, name, None)
@@ -125,7 +125,7 @@ class _Bytes:
 
 
 def goes_by_value(obj: Any) -> bool:
-    """Whether a function, a class or the like goes by value."""
+    """Return whether a function, a class or the like goes by value."""
     if _is_nameless(obj) or _is_homeless(obj):
         return True
     return (

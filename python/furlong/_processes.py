@@ -44,7 +44,7 @@ class Process:
         return cls(int(known["pid"]), str(known["started"]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what another process needs to find it."""
+        """Return what another process needs to find it."""
         return {"pid": self.pid, "started": self.started}
 
     def _open(self) -> int | None:
@@ -61,7 +61,7 @@ class Process:
         return None
 
     def is_alive(self) -> bool:
-        """Whether it runs."""
+        """Return whether it runs."""
         return not self.wait(0)
 
     def wait(self, timeout: float) -> bool:
@@ -90,7 +90,7 @@ class Process:
         return True
 
     def ask_to_leave(self) -> None:
-        """Tell it to give up what it does, and to leave gracefully."""
+        """Ask it to give up what it does, and to leave gracefully."""
         self.send_signal(signal.SIGINT)
 
     def forget(self) -> None:
@@ -141,11 +141,11 @@ class Child(Process):
 
     @property
     def code(self) -> int | None:
-        """How it has ended, as `subprocess` has it; none if it has not."""
+        """The exit code, as `subprocess` has it; none if it has not ended."""
         return self._popen.poll()
 
     def said(self) -> str:
-        """Give the last lines of its standard error."""
+        """Return the last lines of its standard error."""
         with contextlib.suppress(OSError, ValueError):
             size = os.fstat(self._stderr.fileno()).st_size
             text = os.pread(self._stderr.fileno(), BYTES_SHOWN, max(0, size - BYTES_SHOWN)).decode(
@@ -157,7 +157,7 @@ class Child(Process):
         return "it said nothing"
 
     def ending(self) -> str:
-        """Tell how it has ended, and what it said last."""
+        """Return a text that says how it has ended, and what it wrote last."""
         code = self.code
         if code is None:
             return "it has not ended"
@@ -169,7 +169,7 @@ class Child(Process):
         return f"ended {how}: {self.said()}"
 
     def ask_to_leave(self) -> None:
-        """Tell it to give up what it does, and to leave gracefully."""
+        """Ask it to give up what it does, and to leave gracefully."""
         if self._popen.stdin is None:
             super().ask_to_leave()
         else:
@@ -236,7 +236,7 @@ class Folder:
 
 
 def start_of(pid: int) -> str | None:
-    """Tell when a process was started: clock ticks since the machine's start, and which start that was."""
+    """Return when a process was started: clock ticks since the machine's start, and which start that was."""
     try:
         # The second field is the program's name in brackets, which may have blanks and brackets in
         # it.
@@ -248,7 +248,7 @@ def start_of(pid: int) -> str | None:
 
 
 def end_all(processes: Iterable[Process], timeout: float = LEAVE_SECONDS) -> None:
-    """Tell processes to leave, and kill those that do not in time."""
+    """Ask processes to leave, and kill those that do not in time."""
     processes = list(processes)
     for process in processes:
         process.ask_to_leave()

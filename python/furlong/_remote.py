@@ -110,7 +110,7 @@ _OF_CALLER = {f: OfCaller(f.__name__) for f in (eval, exec, globals, locals, var
 
 
 def as_on_engine(f: Any) -> Any:
-    """Give what is called on an engine for a function."""
+    """Return what is called on an engine for a function."""
     return _OF_CALLER.get(f, f) if type(f) is types.BuiltinFunctionType else f
 
 
@@ -167,10 +167,10 @@ def interactive(f: F) -> F:
 
 
 def is_interactive(f: Any) -> bool:
-    """Whether a function was marked by `interactive`; those of ``__main__`` see the namespace in any case."""
+    """Return whether a function was marked by `interactive`; those of ``__main__`` see the namespace in any case."""
     return bool(getattr(f, "__furlong_interactive__", False)) and not is_of_main(f)
 
 
 def is_of_main(f: Any) -> bool:
-    """Whether a function's globals are those of ``__main__``."""
+    """Return whether a function's globals are those of ``__main__``."""
     return getattr(f, "__globals__", None) is vars(sys.modules["__main__"])

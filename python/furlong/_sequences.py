@@ -13,13 +13,13 @@ __all__ = ["array_or_list", "can_be_cut", "collect", "deal", "flattened", "is_ar
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is an array of NumPy."""
+    """Return whether it is an array of NumPy."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
 def can_be_cut(seq: Any) -> bool:
-    """Whether slices of it are parts of it, of its own kind; a deque has places and no slices."""
+    """Return whether slices of it are parts of it, of its own kind; a deque has places and no slices."""
     if not (hasattr(seq, "__len__") and hasattr(seq, "__getitem__")) or isinstance(seq, Mapping):
         return False
     try:
@@ -30,12 +30,12 @@ def can_be_cut(seq: Any) -> bool:
 
 
 def _by_places(seq: Any) -> Any:
-    """Give what finds items by their places: data frames and series find them by labels."""
+    """Return what finds items by their places: data frames and series find them by labels."""
     return getattr(seq, "iloc", seq)
 
 
 def flattened(part: Any) -> Any:
-    """Give the item of a part that has one, a row of an array or of a data frame; any other part as it is."""
+    """Return the item of a part that has one, a row of an array or of a data frame; any other part as it is."""
     return _by_places(part)[0] if len(part) == 1 else part
 
 
@@ -68,7 +68,7 @@ def deal(seq: Iterable[Any], count: int, dist: str = "b") -> list[Any]:
 
 
 def items_of(part: Any) -> Sequence[Any]:
-    """Give what a part adds to the whole: its items, or itself if it is no list, tuple or array."""
+    """Return what a part adds to the whole: its items, or itself if it is no list, tuple or array."""
     if isinstance(part, (list, tuple, range, array.array)) or (is_array(part) and part.ndim):
         return part  # type: ignore[no-any-return]
     return [part]
@@ -102,7 +102,7 @@ def collect(parts: Sequence[Any], dist: str = "b") -> Any:
 
 
 def _are_alike(parts: Sequence[Any]) -> bool:
-    """Whether one array can hold all parts as they are: arrays, perhaps with items that were flattened."""
+    """Return whether one array can hold all parts as they are: arrays, perhaps with items that were flattened."""
     if not any(map(is_array, parts)):
         return False
     import numpy
@@ -131,7 +131,7 @@ def _filled(parts: Sequence[Any]) -> list[Any]:
 
 
 def _kind(value: Any) -> Any:
-    """Give an array's type of items; texts are of one type, however long they are."""
+    """Return an array's type of items; texts are of one type, however long they are."""
     return value.dtype.kind if value.dtype.kind in "US" else value.dtype
 
 
@@ -149,7 +149,7 @@ def _collect_arrays(parts: Sequence[Any], dist: str) -> Any:
 
 
 def _order_in_turn(parts: Sequence[Any]) -> Any:
-    """Say in which order to take the items of parts, which are one behind another, to take one of each in turn."""
+    """Return the order that takes one item of each part in turn, from parts that are one behind another."""
     import numpy
 
     return numpy.argsort(
@@ -223,7 +223,7 @@ def _unflattened_frames(parts: Sequence[Any]) -> Sequence[Any]:
 
 
 def _values_of(series: Any) -> Any:
-    """Give what a series holds as its single items come: NumPy's numbers as an array, anything else in a list."""
+    """Return what a series holds as its single items come: NumPy's numbers as an array, anything else in a list."""
     import numpy
 
     is_plain = isinstance(series.dtype, numpy.dtype) and series.dtype.kind in "biufc"

@@ -1,4 +1,4 @@
-"""What the source of a module says that an import gives, and what has been set there since."""
+"""The variables of a module that were set since its import, as far as its source says what an import gives."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _Import = tuple[int, str, tuple[str, ...]]
 
 @functools.lru_cache(maxsize=4096)
 def names_imported(source: bytes | types.CodeType, package: str) -> tuple[str, ...]:
-    """Tell which modules a source or a function may import, by their full names."""
+    """Return which modules a source or a function may import, by their full names."""
     imports = (
         _imports_of_code(source)
         if isinstance(source, types.CodeType)
@@ -75,7 +75,7 @@ def _resolved(name: str, level: int, package: str) -> str | None:
 
 
 def _imports_of_code(code: types.CodeType) -> Iterator[_Import]:
-    """Give each import: its level, the module's name, and what is taken from it."""
+    """Return each import: its level, the module's name, and what is taken from it."""
     constants: list[Any] = []
     for instruction in dis.get_instructions(code):
         if "CONST" in instruction.opname or instruction.opname == "LOAD_SMALL_INT":
@@ -94,7 +94,7 @@ def _imports_of_code(code: types.CodeType) -> Iterator[_Import]:
 
 @functools.lru_cache(maxsize=4096)
 def writes_globals(code: types.CodeType) -> bool:
-    """Whether a function sets or deletes global names."""
+    """Return whether a function sets or deletes global names."""
     if any(
         instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")
         for instruction in dis.get_instructions(code)
@@ -133,7 +133,7 @@ class Settings:
         self._texts: list[tuple[str, str]] = []
 
     def are_unchanged(self) -> bool:
-        """Whether all is as `changed` has told it last."""
+        """Return whether all is as `changed` has told it last."""
         variables = self._variables
         try:
             # Most are the same objects, which is seen at once; those that are equal only differ by
@@ -148,7 +148,7 @@ class Settings:
         return all(repr(variables[name]) == text for name, text in self._texts)
 
     def changed(self) -> dict[str, Any]:
-        """Give the values that are not what an import gives, or were not once."""
+        """Return the values that are not what an import gives, or were not once."""
         variables, source = self._variables, self._source
         self._values = tuple(variables.values())
         self._atoms = [
@@ -196,7 +196,7 @@ class Settings:
         return not (source.is_open or is_left)
 
     def _given_by_import(self, level: int, module: str, name: str) -> Any:
-        """Give what the module that a name is imported from has under it now."""
+        """Return what the module that a name is imported from has under it now."""
         package = self._variables.get("__package__") or ""
         origin = sys.modules.get(_resolved(module, level, package) or "")
         return _UNKNOWN if origin is None else vars(origin).get(name, _UNKNOWN)
@@ -222,7 +222,7 @@ def _mark(value: Any) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is plain data, and not much of it."""
+    """Return whether a value is plain data, and not much of it."""
     left, count = [value], 0
     while left:
         value = left.pop()
@@ -238,7 +238,7 @@ def is_plain(value: Any) -> bool:
 
 
 class _Source:
-    """What a module's source says of its variables."""
+    """The statements of a module's source about its variables."""
 
     def __init__(self) -> None:
         # Set once, to a literal; defined once, without decorators.
@@ -335,7 +335,7 @@ def _source_of(text: bytes) -> _Source:
 
 
 def _assignment(node: ast.stmt) -> tuple[str | None, ast.expr | None]:
-    """Give the name and the value of a plain assignment."""
+    """Return the name and the value of a plain assignment."""
     if (
         isinstance(node, ast.Assign)
         and len(node.targets) == 1
@@ -357,7 +357,7 @@ def _is_literal(expression: ast.expr | None) -> bool:
 
 
 def _bound_by(node: ast.AST) -> Iterator[str]:
-    """Give the names that code at the top of a module sets, as often as it does."""
+    """Return the names that code at the top of a module sets, as often as it does."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Name) and not isinstance(child.ctx, ast.Load):
             yield child.id
@@ -375,7 +375,7 @@ def _bound_by(node: ast.AST) -> Iterator[str]:
 
 
 def _walk(node: ast.AST, look_at: Callable[[ast.AST], None]) -> None:
-    """Look at all parts of a tree that can matter; much faster than `ast.walk`."""
+    """Visit all parts of a tree that can matter; much faster than `ast.walk`."""
     left: list[Any] = [node]
     while left:
         node = left.pop()

@@ -39,7 +39,7 @@ def reraise(error: BaseException) -> None:
 
 
 def is_of_signal(error: BaseException) -> bool:
-    """Tell whether a signal has raised an exception: its handler, or Python's own for Ctrl-C."""
+    """Return whether a signal has raised an exception: its handler, or Python's own for Ctrl-C."""
     return isinstance(error, KeyboardInterrupt) or _is_of_handler(error)
 
 
@@ -48,7 +48,7 @@ def _is_of_handler(error: BaseException) -> bool:
 
 
 def _is_handler(frame: types.FrameType) -> bool:
-    """Tell a handler's frame: it alone is called with the frame that it interrupts. It may be set no longer."""
+    """Return whether it is a handler's frame: it alone is called with the frame that it interrupts, set or not any longer."""
     interrupted = frame.f_back
     if interrupted is None or frame.f_code.co_name == "<module>":
         return False

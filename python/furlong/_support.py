@@ -9,7 +9,7 @@ from furlong import _furlong
 
 @functools.lru_cache(maxsize=1)
 def support() -> _furlong.Support:
-    """Give the source of our cloudpickle, for engines that have none."""
+    """Return the source of our cloudpickle, for engines that have none."""
     return _furlong.Support(compressed(cloudpickle_source()))
 
 

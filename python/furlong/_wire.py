@@ -1,4 +1,4 @@
-"""What pickles from engines refer to by name."""
+"""The functions that pickles from engines refer to by name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load_noted(names: str, inner: bytes, buffers: Sequence[Any] = ()) -> Any:
 
 
 def _level_of_user() -> int:
-    """Give the level, for the caller's warning, of the line that does not belong to this package."""
+    """Return the level, for the caller's warning, of the line that does not belong to this package."""
     level, frame = 1, sys._getframe(1)
     while (
         frame.f_back is not None
@@ -76,7 +76,7 @@ def loading_of(where: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
 
 
 class Items(NamedTuple):
-    """What a task of a map came to."""
+    """The items of a task of a map: their values and errors."""
 
     #: The items' values, with errors in the places of those that have failed.
     values: list[Any]

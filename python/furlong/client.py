@@ -192,7 +192,7 @@ class Client(ClientTasks, ClientNames):
         return self.direct_view(key)
 
     def direct_view(self, targets: Targets = "all", **flags: Any) -> DirectView:
-        """Give a view on engines.
+        """Return a view on engines.
 
         Parameters
         ----------
@@ -207,13 +207,13 @@ class Client(ClientTasks, ClientNames):
     def broadcast_view(
         self, targets: Targets = "all", is_coalescing: bool = False, **flags: Any
     ) -> BroadcastView:
-        """Give a view on engines; what goes to many of one process is always sent once."""
+        """Return a view on engines; what goes to many of one process is always sent once."""
         view = BroadcastView(self, self._chosen(targets), **{"block": self._block, **flags})
         view.is_coalescing = is_coalescing
         return view
 
     def load_balanced_view(self, targets: Targets = None, **flags: Any) -> LoadBalancedView:
-        """Give a view on the shared queue: each task runs wherever an engine is free.
+        """Return a view on the shared queue: each task runs wherever an engine is free.
 
         Parameters
         ----------
@@ -225,7 +225,7 @@ class Client(ClientTasks, ClientNames):
         return LoadBalancedView(self, several, **{"block": self._block, **flags})
 
     def executor(self, targets: Targets = None) -> ViewExecutor:
-        """Give a `concurrent.futures.Executor` on the shared queue, or on these engines."""
+        """Return a `concurrent.futures.Executor` on the shared queue, or on these engines."""
         return self.load_balanced_view(targets).executor
 
     @property
@@ -236,11 +236,11 @@ class Client(ClientTasks, ClientNames):
         return Native(self)
 
     def _chosen(self, targets: Targets) -> Chosen:
-        """Give ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is."""
+        """Return ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is."""
         return resolve_targets(targets, self.ids)
 
     def _engines(self, targets: Targets) -> list[int]:
-        """Give the ids that a call goes to now."""
+        """Return the ids that a call goes to now."""
         chosen = self._chosen(targets)
         if chosen == "all":
             chosen = self.ids
@@ -364,7 +364,7 @@ class Client(ClientTasks, ClientNames):
         self._session.signal(self._engines("all" if targets is None else targets), name)
 
     def restart(self, targets: Targets = None) -> None:
-        """Give engines new interpreters, with empty namespaces. What runs there is lost."""
+        """Replace the interpreters of engines by new ones, with empty namespaces. What runs there is lost."""
         self._session.restart(self._engines("all" if targets is None else targets))
 
     def clear(self, targets: Targets = None, block: bool | None = None) -> Any:
@@ -412,7 +412,7 @@ class Client(ClientTasks, ClientNames):
             session.close(False)
 
     def queue_status(self, targets: Targets = "all", verbose: bool = False) -> dict[int | str, Any]:
-        """Tell how much engines have to do.
+        """Return how much work engines have.
 
         Returns
         -------
@@ -445,7 +445,7 @@ class Client(ClientTasks, ClientNames):
         return queues
 
     def status(self) -> dict[str, Any]:
-        """Tell all that the broker tells of the cluster."""
+        """Return all that the broker reports of the cluster."""
         known: dict[str, Any] = _json.read(self._session.status())
         return known
 
@@ -455,7 +455,7 @@ class Client(ClientTasks, ClientNames):
         self._held.add(Held(result, self._held.discard))
 
     def _results(self) -> dict[str, AsyncResult]:
-        """Give the results that somebody holds, by the ids of their tasks."""
+        """Return the results that somebody holds, by the ids of their tasks."""
         held = [reference() for reference in self._held.copy()]
         return {
             key: result

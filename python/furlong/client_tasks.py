@@ -1,4 +1,4 @@
-"""What a client knows of tasks: ids, results, records; and what it does to tasks by their ids."""
+"""A client's tasks: ids, results, records; and what it does to tasks by their ids."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ClientTasks:
         return set(self._session.unfinished())
 
     def _id_of(self, job: Job) -> str:
-        """Give the whole id of what names a task."""
+        """Return the whole id of what names a task."""
         if isinstance(job, int):
             return self.history[job]
         if not isinstance(job, str):
@@ -80,7 +80,7 @@ class ClientTasks:
         owner: bool = True,
         timeout: float | None = None,
     ) -> AsyncResult | Fetched:
-        """Give the result of a task by its id, of this session or of any of the same owner.
+        """Return the result of a task by its id, of this session or of any of the same owner.
 
         Parameters
         ----------
@@ -175,7 +175,7 @@ class ClientTasks:
         return self._session.cancel(ids, force)[0] if ids else 0
 
     def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[str, Any]:
-        """Tell which tasks have ended: lists ``pending`` and ``completed`` of ids, and if wanted their values by id."""
+        """Return which tasks have ended: lists ``pending`` and ``completed`` of ids, if wanted with their values by id."""
         ids = [msg_ids] if isinstance(msg_ids, (str, int, AsyncResult)) else list(msg_ids)
         known: dict[str, Any] = {"pending": [], "completed": []}
         for job in ids:
@@ -193,7 +193,7 @@ class ClientTasks:
     def records(
         self, label: str | None = None, ended: bool | None = None, limit: int = 0
     ) -> list[dict[str, Any]]:
-        """Give what the broker knows of the owner's tasks, of all sessions: a dictionary each.
+        """Return what the broker knows of the owner's tasks, of all sessions: a dictionary each.
 
         Parameters
         ----------
@@ -210,7 +210,7 @@ class ClientTasks:
         return list(found)
 
     def hub_history(self) -> list[str]:
-        """Give the ids of the owner's tasks that the broker knows, of all sessions, in the order of their submits."""
+        """Return the ids of the owner's tasks that the broker knows, of all sessions, in the order of their submits."""
         found = sorted(self.records(), key=lambda record: record["times"]["submitted_unix_us"])
         return [record["id"] for record in found]
 
@@ -274,7 +274,7 @@ class ClientTasks:
     purge_hub_results = purge_results
 
     def _chosen_ids(self, jobs: Jobs, targets: Targets) -> list[str]:
-        """Give the ids of what is to be forgotten."""
+        """Return the ids of what is to be forgotten."""
         if _says_nothing(jobs) and _says_nothing(targets):
             raise ValueError(
                 "say which results are to be forgotten: jobs, or targets, or jobs='all'"
@@ -328,7 +328,7 @@ class ClientTasks:
 
 
 def _listed(jobs: Jobs) -> list[Job]:
-    """Give each of the tasks that somebody names."""
+    """Return each of the tasks that somebody names."""
     one = isinstance(jobs, (str, int, concurrent.futures.Future))
     return [jobs] if one else list(jobs or ())  # type: ignore[list-item, arg-type]
 

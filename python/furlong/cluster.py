@@ -143,7 +143,7 @@ class Cluster(ClusterFiles):
 
     @property
     def n(self) -> int:
-        """How many engines it was told to start; before its start, how many it will."""
+        """The number of engines it was told to start; before its start, of those that it will."""
         if self._engines:
             return sum(engines.n for engines in self._engines.values())
         return _processors() if self._n is None else self._n
@@ -165,16 +165,16 @@ class Cluster(ClusterFiles):
 
     @property
     def engine_sets(self) -> dict[str, int]:
-        """How many engines each set was started with, by the sets' ids."""
+        """The number of engines each set was started with, by the sets' ids."""
         return {key: engines.n for key, engines in self._engines.items()}
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a broker."""
+        """True if there is a broker."""
         return self._controller is not None and self._controller.is_alive()
 
     def __repr__(self) -> str:
-        """Tell name, state and engines."""
+        """Return name, state and engines."""
         if os.getpid() != self._pid:
             return f"<{type(self).__name__} {self.cluster_id!r}: of another process>"
         state = "running" if self.is_running else "stopped"
@@ -279,7 +279,7 @@ class Cluster(ClusterFiles):
         return client
 
     def connect_client_sync(self, **kwargs: Any) -> Client:
-        """Give a client; the arguments are those of `Client`."""
+        """Return a client; the arguments are those of `Client`."""
         from furlong.client import Client
 
         self._check_process()
@@ -429,7 +429,7 @@ class Cluster(ClusterFiles):
                 self.start_engines_sync(n, key)
 
     def restart_engine_sync(self, engine_id: int) -> None:
-        """Give an engine a new interpreter, with an empty namespace; it keeps its id."""
+        """Replace an engine's interpreter by a new one, with an empty namespace; it keeps its id."""
         with self.connect_client_sync() as client:
             client.restart(engine_id)
 
@@ -465,7 +465,7 @@ class Cluster(ClusterFiles):
         return [engine_set_id]
 
     def _others(self) -> list[Process]:
-        """Give engine processes that others have started for this broker, who came by `from_file`."""
+        """Return engine processes that others have started for this broker, who came by `from_file`."""
         written = read_json(self.folder / STATE)
         if (
             written is None
@@ -485,7 +485,7 @@ class Cluster(ClusterFiles):
                 del self._engines[key]
 
     def _check_engines(self) -> None:
-        """Look whether engines that were started here have died.
+        """Check whether engines that were started here have died.
 
         Raises
         ------

@@ -51,7 +51,7 @@ ELSEWHERE = {
 
 
 def check_launchers(engines: Any, controller: Any, others: Mapping[str, Any]) -> None:
-    """Look that nothing is said that clusters of this machine do not do.
+    """Check that nothing is said that clusters of this machine do not do.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def check_launchers(engines: Any, controller: Any, others: Mapping[str, Any]) ->
 
 
 def level_of(level: str | int | None) -> str | None:
-    """Give a level of logs as the programs have it, also for one of `logging`."""
+    """Return a level of logs as the programs have it, also for one of `logging`."""
     if level is None or isinstance(level, str):
         return level
     names = (
@@ -144,7 +144,7 @@ class ClusterFiles(PeerNames):
     # Other processes.
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what `from_dict` makes the same cluster of, in any process of this machine: it can be JSON."""
+        """Return what `from_dict` makes the same cluster of, in any process of this machine: it can be JSON."""
         return {
             "cluster_id": self.cluster_id,
             "home": str(self._home),
@@ -230,7 +230,7 @@ _SETTABLE = ("cluster_id", "log_level", "n", "shutdown_atexit")
 
 
 def _of_command(name: str) -> dict[str, Any] | None:
-    """Tell of a cluster that the command has started what `to_dict` would."""
+    """Return what `to_dict` would, for a cluster that the command has started."""
     state = read_json(home() / name / COMMAND_STATE)
     started = None if state is None else start_of(int(state["pid"]))
     if state is None or started is None:

@@ -23,7 +23,7 @@ class ClusterManager:
         return dict(self._clusters)
 
     def load_clusters(self) -> Mapping[str, Cluster]:
-        """Look for clusters that run, and give all that are known."""
+        """Look for clusters that run, and return all that are known."""
         for folder in sorted(home().glob("*/")):
             if folder.name in self._clusters:
                 continue
@@ -44,7 +44,7 @@ class ClusterManager:
         return made.cluster_id, made
 
     def get_cluster(self, cluster_id: str) -> Cluster:
-        """Give a cluster by its id.
+        """Return a cluster by its id.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""What tasks need: other tasks, modules, engines that fit."""
+"""The needs of tasks: other tasks, modules, engines that fit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Dependency(set):  # type: ignore[type-arg]
         self.failure = failure
 
     def check(self, completed: Iterable[str], failed: Iterable[str] = ()) -> bool:
-        """Whether the condition is met when these tasks have succeeded, and these failed."""
+        """Return whether the condition is met when these tasks have succeeded, and these failed."""
         if not self:
             return True
         met: set[str] = set()
@@ -56,7 +56,7 @@ class Dependency(set):  # type: ignore[type-arg]
         return self <= met if self.all else bool(self & met)
 
     def unreachable(self, completed: Iterable[str], failed: Iterable[str] = ()) -> bool:
-        """Whether the condition cannot be met any more when these have succeeded, and these failed."""
+        """Return whether the condition cannot be met any more when these have succeeded, and these failed."""
         if not self:
             return False
         wrong: set[str] = set()
@@ -75,7 +75,7 @@ class Dependency(set):  # type: ignore[type-arg]
 
 
 def ids_of(tasks: Any) -> list[str]:
-    """Give the ids of results, ids, or several of such."""
+    """Return the ids of results, ids, or several of such."""
     if tasks is None:
         return []
     if isinstance(tasks, str):
@@ -89,7 +89,7 @@ def ids_of(tasks: Any) -> list[str]:
 
 
 def as_condition(tasks: Any) -> tuple[list[str], bool, bool, bool] | None:
-    """Give what the broker takes: ids, whether one is enough, whether success and failure satisfy."""
+    """Return what the broker takes: ids, whether one is enough, whether success and failure satisfy."""
     if tasks is None:
         return None
     if isinstance(tasks, Dependency):
@@ -175,7 +175,7 @@ def _decorator(decorate: Callable[[Any], Any], hint: str) -> Callable[[Callable[
 
 
 def _is_being_decorated(f: Any, caller: types.FrameType) -> bool:
-    """Whether a function has just been defined by the caller, who has no name for it yet."""
+    """Return whether a function has just been defined by the caller, who has no name for it yet."""
     if not isinstance(f, types.FunctionType) or f.__name__ == "<lambda>":
         return False
     is_defined_here = any(f.__code__ is constant for constant in caller.f_code.co_consts)

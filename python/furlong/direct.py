@@ -52,7 +52,7 @@ class DirectView(View):
         return f"<{type(self).__name__} {self.targets}>"
 
     def _engines(self, targets: Targets) -> list[int]:
-        """Give the engines of a call."""
+        """Return the engines of a call."""
         if targets is None:
             targets = self.targets
             if isinstance(targets, int):
@@ -71,7 +71,7 @@ class DirectView(View):
         return value
 
     def _on(self, engine: int) -> DirectView:
-        """Give the same view, flags and all, on one engine."""
+        """Return the same view, flags and all, on one engine."""
         view = copy.copy(self)
         view.targets = engine
         return view
@@ -107,7 +107,7 @@ class DirectView(View):
         codec: Codec | None = PICKLE,
         decode: Decode | None = None,
     ) -> TaskSpec:
-        """Give a call of what engines do to their namespaces; the codec is that of the value."""
+        """Return a call of what engines do to their namespaces; the codec is that of the value."""
         options = self._task_options(self._aborts, info.label)
         return TaskSpec(_furlong.Call(function, codec, (), options), info, decode)
 
@@ -167,7 +167,7 @@ class DirectView(View):
         return self._finish_and_keep(block, spec, targets)
 
     def _finish_and_keep(self, block: bool | None, spec: TaskSpec, targets: Targets) -> AsyncResult:
-        """Give the result, also if it blocks: then it has ended."""
+        """Return the result, also if it blocks: then it has ended."""
         made: list[AsyncResult] = []
 
         def begin_and_keep() -> AsyncResult:
@@ -319,7 +319,7 @@ class DirectView(View):
     def _finish_without_value(
         self, block: bool | None, begin: Callable[..., AsyncResult], *arguments: Any
     ) -> AsyncResult | None:
-        """Give the result, or wait for it and give nothing."""
+        """Return the result, or wait for it and return nothing."""
         made = self._finish(block, begin, *arguments)
         return made if isinstance(made, AsyncResult) else None
 
@@ -414,7 +414,7 @@ class DirectView(View):
         self.client.send_signal(sig, self._engines(targets), block)
 
     def restart(self, targets: Targets = None) -> None:
-        """Give these engines new interpreters."""
+        """Replace the interpreters of these engines by new ones."""
         self.client.restart(self._engines(targets))
 
     def shutdown(
@@ -428,7 +428,7 @@ class DirectView(View):
         self.client.shutdown(self._engines(targets), restart, hub, block)
 
     def queue_status(self, targets: Targets = None, verbose: bool = False) -> dict[int | str, Any]:
-        """Tell how much these engines have to do."""
+        """Return how much work these engines have."""
         one = self.targets if targets is None else targets
         return self.client.queue_status(
             one if isinstance(one, int) else self._engines(targets), verbose
@@ -449,7 +449,7 @@ class DirectView(View):
         return self._nothing()
 
     def _nothing(self) -> Any:
-        """Give what a call gives that returns nothing, without asking engines."""
+        """Return what a call gives that returns nothing, without asking engines."""
         made = AsyncResult((), isinstance(self.targets, int))
         made._final = None if made._single else [None] * len(self)
         return self._finish(None, lambda: made)

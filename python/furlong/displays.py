@@ -1,4 +1,4 @@
-"""What code displayed: rich results, and output as it is shown to people."""
+"""Displays of code: rich results, and output as it is shown to people."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REPRS = {
 
 
 def outputs_of(outcome: _furlong.Outcome) -> list[dict[str, Any]]:
-    """Give what a task displayed, without its value: dictionaries with ``data`` and ``metadata``, both by type."""
+    """Return what a task displayed, without its value: dictionaries with ``data`` and ``metadata``, both by type."""
     return [
         _output(data, metadata) for data, metadata, is_value in outcome.displays() if not is_value
     ]
@@ -47,7 +47,7 @@ def _decoded(kind: str, text: str) -> Any:
 
 
 class ExecuteReply:
-    """What executing code came to.
+    """The result of executed code.
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ class ExecuteReply:
 
 
 def _in_notebook() -> Any:
-    """Give IPython's `display`, if this is a session of it that shows more than text."""
+    """Return IPython's `display`, if this is a session of it that shows more than text."""
     ipython = sys.modules.get("IPython")
     shell = (
         ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
@@ -221,7 +221,7 @@ def stream_output(parts: Sequence[SubTask]) -> Iterator[None]:
 
 
 class Shown:
-    """What was printed last, of the tasks that are followed together."""
+    """The last that was printed, of the tasks that are followed together."""
 
     def __init__(self, named: bool) -> None:
         self._named = named

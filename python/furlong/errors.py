@@ -1,4 +1,4 @@
-"""What can go wrong, by kind.
+"""The errors, by kind.
 
 All errors here are a `FurlongError`. What happened on an engine is a `RemoteError`, and an error of the type that the
 exception had there too, so ``except ZeroDivisionError`` catches it, or ``except BadInput`` one of your own.
@@ -52,7 +52,7 @@ EngineInfo = Mapping[str, Any]
 
 
 class Where(Mapping[str, Any]):
-    """Where something went wrong: ``engine_id``, ``engine_uuid`` and ``method``.
+    """The place where something went wrong: ``engine_id``, ``engine_uuid`` and ``method``.
 
     An engine's uuid is asked of the broker when somebody reads it, and not to make an error.
     """
@@ -131,7 +131,7 @@ class NoEnginesRegistered(FurlongError):
 
 
 def no_engines(ids: Sequence[int]) -> NoEnginesRegistered:
-    """Say why a call goes to none of the engines that there are."""
+    """Return the error that says why a call goes to none of the engines that there are."""
     if ids:
         return NoEnginesRegistered(f"the targets name no engine; there are {list(ids)}")
     return NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
@@ -153,7 +153,7 @@ class OnEngine(Exception):
 
 
 class RemoteError(FurlongError):
-    """What went wrong on an engine, or with a task.
+    """A failure on an engine, or of a task.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ class RemoteError(FurlongError):
 
     @property
     def engine_info(self) -> dict[str, Any]:
-        """Where it happened: ``engine_id``, ``engine_uuid`` and ``method``, as far as they are known."""
+        """The place where it happened: ``engine_id``, ``engine_uuid`` and ``method``, as far as they are known."""
         info = vars(self)["_engine_info"]
         if type(info) is not dict:
             info = vars(self)["_engine_info"] = dict(info)
@@ -223,7 +223,7 @@ class RemoteError(FurlongError):
         return _rebuild, (base, *texts, vars(self).get("_details")), state
 
     def render_traceback(self) -> list[str]:
-        """Give the engine's traceback as lines; where there is none, the error itself."""
+        """Return the engine's traceback as lines; where there is none, the error itself."""
         return _with_source(self.traceback) if self.traceback else str(self).splitlines()
 
     def print_traceback(self, excid: int | None = None, file: IO[str] | None = None) -> None:
@@ -231,7 +231,7 @@ class RemoteError(FurlongError):
         print("\n".join(self.render_traceback()), file=file or sys.stderr)
 
     def _render_traceback_(self) -> list[str]:
-        """Give what IPython shows for it."""
+        """Return what IPython shows for it."""
         return self.render_traceback()
 
 
@@ -256,7 +256,7 @@ class RunTimeout(TaskTimeout):
 
 
 class ImpossibleDependency(RemoteError):
-    """What the task waits for cannot happen any more."""
+    """The task waits for something that cannot happen any more."""
 
 
 class InvalidDependency(ImpossibleDependency):
@@ -353,7 +353,7 @@ class CompositeError(RemoteError):
         raise error
 
     def render_traceback(self, excid: int | None = None) -> list[str]:
-        """Give the tracebacks as lines: all up to a limit, or the one at that place."""
+        """Return the tracebacks as lines: all up to a limit, or the one at that place."""
         if excid is not None:
             return self.errors[excid].render_traceback()
         lines: list[str] = []
@@ -389,7 +389,7 @@ class AlreadyDisplayedError(RemoteError):
         return f"{count} error{'s' if count != 1 else ''}"
 
     def render_traceback(self) -> list[str]:
-        """Give the one line that is left to say."""
+        """Return the one line that is left to say."""
         return [str(self)]
 
 

@@ -60,14 +60,14 @@ class ExecutorFuture(AsyncResult):
         return self.cancelled()
 
     def cancelled(self) -> bool:
-        """Whether the call was cancelled."""
+        """Return whether the call was cancelled."""
         if not self.done():
             return False
         self._ensure_settled()
         return isinstance(self._error, errors.TaskCancelled)
 
     def running(self) -> bool:
-        """Whether an engine runs the call now; the broker is asked."""
+        """Return whether an engine runs the call now; the broker is asked."""
         session = self._parts[0].info.client._session
         return not self.done() and any(
             task_phase(session, key) == "running" for key in self.msg_ids
@@ -82,7 +82,7 @@ ExecutorFuture.__name__ = AsyncResult.__name__
 
 
 def _as_cancelled(error: errors.FurlongError) -> errors.FurlongError:
-    """Say of a call that was taken back that it was cancelled."""
+    """Return the error of a cancelled call for that of one taken back; any other as it is."""
     if isinstance(error, errors.TaskAborted) and not isinstance(error, errors.TaskCancelled):
         return errors.TaskCancelled("TaskCancelled", error.evalue, "", vars(error)["_engine_info"])
     return error
@@ -171,7 +171,7 @@ class ViewExecutor(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def _submitting(self) -> Any:
-        """Give the view as calls are submitted: one that fails leaves alone what is queued behind it."""
+        """Return the view as calls are submitted: one that fails leaves alone what is queued behind it."""
         if not hasattr(self.view, "execute"):
             return self.view
         view: Any = copy.copy(self.view)
@@ -179,7 +179,7 @@ class ViewExecutor(concurrent.futures.Executor):
         return view
 
     def _noted(self, made: AsyncResult) -> ExecutorFuture:
-        """Give the future of what was submitted, and remember its tasks; nothing here keeps values or arguments."""
+        """Return the future of what was submitted, and remember its tasks; nothing here keeps values or arguments."""
         future = ExecutorFuture(made, self)
         client = self.view.client
         client._note(future)
@@ -197,7 +197,7 @@ class ViewExecutor(concurrent.futures.Executor):
         return future
 
     def _futures(self) -> list[ExecutorFuture]:
-        """Give the futures that somebody holds."""
+        """Return the futures that somebody holds."""
         held = {id(result): result for result in self.view.client._results().values()}
         return [
             result
@@ -206,7 +206,7 @@ class ViewExecutor(concurrent.futures.Executor):
         ]
 
     def _is_idle(self) -> bool:
-        """Look whether all that was submitted has ended; then the client need not know of it any longer."""
+        """Check whether all that was submitted has ended; then the client need not know of it any longer."""
         with self._lock:
             self._ids &= set(self.view.client._session.unfinished())
             self._is_known = bool(self._ids) or not all(calls.is_over for calls in self._maps)

@@ -142,7 +142,7 @@ class MapCalls:
         return self._tasks < self._engines.tasks_max and self._bytes < BYTES_MAX
 
     def _is_time_to_feed(self) -> bool:
-        """Whether there is room for several tasks: for each alone the thread would be woken again and again."""
+        """Return whether there is room for several tasks: for each alone the thread would be woken again and again."""
         bound = self._engines.tasks_max
         return self._tasks <= bound - max(1, bound // 8) and self._is_room()
 
@@ -211,7 +211,7 @@ class MapCalls:
 
     @property
     def is_over(self) -> bool:
-        """Whether all calls are submitted, or given up; and if they are counted, whether all have ended."""
+        """True if all calls are submitted or given up, and have ended where they are counted."""
         is_idle = self.is_all_submitted and not self._is_submitting
         return is_idle and not (self._is_counted and self._tasks)
 
@@ -223,7 +223,7 @@ class MapCalls:
     # Reading.
 
     def read(self) -> Iterator[tuple[Any, BaseException | None]]:
-        """Give what the calls of the next task came to: the value of each, or its error.
+        """Return what the calls of the next task came to: the value of each, or its error.
 
         Raises
         ------
@@ -338,7 +338,7 @@ class MapIterator(Iterator[Any]):
 
 
 class _Engines:
-    """Where the tasks of a map go: to the shared queue, or of chosen engines to the one that has the least to do."""
+    """The targets of a map's tasks: the shared queue, or of chosen engines the one that has the least to do."""
 
     def __init__(self, executor: ViewExecutor) -> None:
         # As its flags are at the call.
@@ -356,7 +356,7 @@ class _Engines:
 
     @property
     def tasks_max(self) -> int:
-        """How many tasks may be submitted that have not ended."""
+        """The number of tasks that may be unfinished at once."""
         return TASKS_MAX if self._is_shared else TASKS_PER_ENGINE * len(self._ids())
 
     def _ids(self) -> list[int]:
@@ -366,7 +366,7 @@ class _Engines:
         return [engine for engine in chosen if engine in online] or list(chosen)
 
     def view(self) -> Any:
-        """Give a view for the next task."""
+        """Return a view for the next task."""
         if self._is_shared:
             return self._view
         for engine in self._ids():

@@ -1,4 +1,4 @@
-"""How the tasks of a map are submitted, and what is known of it as a whole."""
+"""The submits of a map's tasks, and what is known of the map as a whole."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class Feeder:
         callback()
 
     def has_ended(self) -> bool:
-        """Whether all items have ended. The dispatcher may not have noticed yet."""
+        """Return whether all items have ended. The dispatcher may not have noticed yet."""
         if not self.is_over and (self._at >= self.count or self.why_stopped is not None):
             return all(part.done() for part in list(self.parts))
         return self.is_over

@@ -38,7 +38,7 @@ def parallel(
 
 
 def _check_is_called(name: str, first: Any) -> None:
-    """Look that a decorator has its parentheses: without them its first argument is the function."""
+    """Check that a decorator has its parentheses: without them its first argument is the function."""
     if callable(first):
         raise TypeError(f"`{name}` takes flags, and then the function: write @view.{name}()")
 

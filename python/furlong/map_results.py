@@ -80,7 +80,7 @@ class AsyncMapResult(AsyncResult):
 
     @property
     def progress(self) -> int:
-        """How many items have ended, as far as whole chunks have."""
+        """The number of items that have ended, as far as whole chunks have."""
         ended = sum(part.done() for part in self._parts)
         return (
             self._count
@@ -131,7 +131,7 @@ class MapResult(AsyncMapResult):
         feeder.wait_for(has_come, timeout)
 
     def done(self) -> bool:
-        """Whether all items have ended."""
+        """Return whether all items have ended."""
         return self._feeder.has_ended()
 
     def _when_over(self, callback: Callable[[], None]) -> None:
@@ -170,7 +170,7 @@ class MapResult(AsyncMapResult):
                 raise part.error
 
     def _outcomes(self) -> list[Any]:
-        """Give the values of all items, with errors in the places of those that have failed."""
+        """Return the values of all items, with errors in the places of those that have failed."""
         feeder = self._feeder
         values: list[Any] = []
         for part in feeder.parts:
@@ -179,7 +179,7 @@ class MapResult(AsyncMapResult):
         return values
 
     def _unsent_error(self) -> BaseException | None:
-        """Give why items could not be submitted, if nobody has stopped the map."""
+        """Return the error that kept items from being submitted, if nobody has stopped the map."""
         why = self._feeder.why_stopped
         return None if isinstance(why, (errors.TaskCancelled, errors.TaskAborted)) else why
 
@@ -228,7 +228,7 @@ class MapResult(AsyncMapResult):
                 yield feeder.why_stopped
 
     def _given(self, part: MapSubTask) -> Iterator[Any]:
-        """Give the values of a part that has ended, up to the first that has failed."""
+        """Return the values of a part that has ended, up to the first that has failed."""
         if self._errors_in_place or not part.failures:
             yield from part.values
             return
@@ -260,7 +260,7 @@ class MapResult(AsyncMapResult):
         return failed + [self._feeder.why_stopped for place in places if place in unsent][:1]
 
     def get_dict(self, timeout: float | None = -1) -> dict[int, Any]:
-        """Give the values by engine: for each the list of those of the items that it ran."""
+        """Return the values by engine: for each the list of those of the items that it ran."""
         self.get(timeout)
         found: dict[Any, list[Any]] = {}
         for part in self._feeder.parts:
@@ -281,7 +281,7 @@ class MapResult(AsyncMapResult):
         self._feeder.give_up(is_abort)
 
     def cancelled(self) -> bool:
-        """Whether the map was cancelled: some items did not run, or not to their end, because of that."""
+        """Return whether the map was cancelled: some items did not run, or not to their end, because of that."""
         if not self.done():
             return False
         if isinstance(self._feeder.why_stopped, errors.TaskCancelled):
@@ -300,7 +300,7 @@ class MapResult(AsyncMapResult):
 
     @property
     def progress(self) -> int:
-        """How many items have ended, as far as whole chunks have."""
+        """The number of items that have ended, as far as whole chunks have."""
         if self.done():
             return self._count
         return sum(part.size for part in list(self._feeder.ended))
@@ -330,7 +330,7 @@ class MapResult(AsyncMapResult):
         return [dict(zip(METADATA, row)) for row in zip(*columns)]
 
     def split(self) -> tuple[AsyncResult, ...]:
-        """Give a result for each task: the list of its items' values."""
+        """Return a result for each task: the list of its items' values."""
         return tuple(self._child(part) for part in list(self._all_parts()))
 
 
@@ -343,7 +343,7 @@ def _failures(part: Any) -> Sequence[BaseException]:
 
 
 def _unsubmitted(name: str, why: BaseException | None) -> Any:
-    """Tell something of an item that was not submitted."""
+    """Return something of an item that was not submitted."""
     if name == "error":
         return why
     if name == "status" and why is not None:

@@ -38,7 +38,7 @@ _ALIKE = 3
 
 
 class Work:
-    """What a map does: its function, its items, and how their tasks are submitted."""
+    """The work of a map: its function, its items, and how their tasks are submitted."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Work:
             self.isolate()
 
     def isolate(self) -> None:
-        """Give each item a task of its own."""
+        """Submit each item as a task of its own."""
         self.is_alone = True
         # One that ends its engine's interpreter must not take those along that wait there.
         is_direct = hasattr(self._view, "execute")
@@ -96,7 +96,7 @@ class Work:
                 self._is_open, self._rows = is_open, rows
 
     def options(self) -> _furlong.Options | None:
-        """Give the options of the tasks; raises what is wrong with the view's flags."""
+        """Return the options of the tasks."""
         self._view._task_options(False, self.info.label)
         return self._shared_view._task_options(False, self.info.label)
 
@@ -123,7 +123,7 @@ class Work:
 
 
 def _buffers_of(outcome: _furlong.Outcome) -> Sequence[Any] | None:
-    """Give what a task tells of its items, by pickles as it was called; none if it failed as a whole."""
+    """Return what a task tells of its items, by pickles as it was called; none if it failed as a whole."""
     if outcome.ok:
         check_codec(outcome.codec, (PICKLE,))
         return outcome.data()
@@ -141,7 +141,7 @@ def _error_retries(view: Any) -> int:
 
 
 class _Faults:
-    """What has failed of some items, and what of them is to run again."""
+    """The failures of some items, and which of them are to run again."""
 
     __slots__ = ("alike", "exact", "failures", "left", "singly", "tries")
 
@@ -157,7 +157,7 @@ class _Faults:
         self.tries: dict[int, int] = {}
 
     def copy(self) -> _Faults:
-        """Give another that is the same."""
+        """Return another that is the same."""
         other = _Faults()
         other.failures, other.left, other.alike = dict(self.failures), [*self.left], [*self.alike]
         other.tries, other.exact, other.singly = dict(self.tries), self.exact, self.singly
@@ -222,11 +222,11 @@ class MapSubTask(BalancedSubTask):
             self._stopped = why
 
     def all_ids(self) -> Sequence[str]:
-        """Give the ids of the tasks that it had."""
+        """Return the ids of the tasks that it had."""
         return (*self._earlier, self.task.id)
 
     def given(self) -> Any:
-        """Give the values, with errors in the places of those that have failed."""
+        """Return the values, with errors in the places of those that have failed."""
         return self.values
 
     # Ends of tasks.
@@ -263,12 +263,12 @@ class MapSubTask(BalancedSubTask):
                 self._end(outcome)
 
     def _noted(self) -> tuple[_Faults | None, set[int] | None]:
-        """Give what an end changes, as it is now."""
+        """Return a copy of what an end changes."""
         faults = None if self._faults is None else self._faults.copy()
         return faults, None if self._tried is None else set(self._tried)
 
     def _faulty(self) -> _Faults:
-        """Give what is noted of failures, to note more."""
+        """Return the notes of failures, made if there are none."""
         if self._faults is None:
             self._faults = _Faults()
         return self._faults
@@ -455,13 +455,13 @@ class MapSubTask(BalancedSubTask):
                 begin = end
 
     def live(self, stream: str) -> str:
-        """Tell what all items have written so far."""
+        """Return what all items have written so far."""
         noted = (self._texts or {}).get(stream, {})
         before = "".join(noted[place] for place in sorted(noted))
         return before if self.is_settled else before + self.task.written(stream)
 
     def of_items(self, name: str) -> list[Any]:
-        """Tell something of each item. What is known of its task only is the same for all items of that."""
+        """Return something of each item. What is known of its task only is the same for all items of that."""
         self.done()  # an end that has come is taken
         if name in ("stdout", "stderr"):
             return self._texts_of_items(name)

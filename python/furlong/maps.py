@@ -55,7 +55,7 @@ def _mapped(view: View, f: Any, return_exceptions: bool) -> _pickling.Pickled:
 
 
 def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
-    """Give sequences of one length, which is that of the shortest."""
+    """Return sequences of one length, which is that of the shortest."""
     if not sequences:
         raise TypeError("a map takes a function and at least one sequence of items")
     # Series and frames of pandas are mapped over what iterating them gives.
@@ -75,13 +75,13 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
 
 
 def _as_it_is(column: Any, count: int) -> Any:
-    """Give the first items as they are now: a list may be changed while the map runs. Arrays are not copied."""
+    """Return the first items as they are now: a list may be changed while the map runs. Arrays are not copied."""
     is_lasting = isinstance(column, (range, tuple, str, bytes)) or is_array(column)
     return column if is_lasting and len(column) == count else column[:count]
 
 
 def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:
-    """Say how values become the result: an array, if an array was mapped and they all fit into one."""
+    """Return what makes the result of the values: an array, if an array was mapped and they all fit into one."""
     return array_or_list if bool(columns) and is_array(columns[0]) else _same
 
 

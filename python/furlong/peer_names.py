@@ -106,7 +106,7 @@ class ClientNames(PeerNames):
 
     @property
     def block(self) -> bool:
-        """Whether views that are made from now on block."""
+        """True if views that are made from now on block."""
         return self._block
 
     @block.setter
@@ -148,7 +148,7 @@ class ClientNames(PeerNames):
         """Do nothing: results come by themselves."""
 
     def activate(self, targets: Targets = "all", suffix: str = "") -> DirectView:
-        """Give a view on engines that blocks, and warn that there are no magics for it."""
+        """Return a view on engines that blocks, and warn that there are no magics for it."""
         warnings.warn(NO_MAGICS, stacklevel=2)
         return self.direct_view(targets, block=True)
 

@@ -95,12 +95,12 @@ class Progress:
 
 
 def is_interactive() -> bool:
-    """Whether a person at IPython, in a terminal or a notebook, looks on."""
+    """Return whether a person at IPython, in a terminal or a notebook, looks on."""
     return _shell() is not None
 
 
 def has_prompt() -> bool:
-    """Whether a person types what runs: at IPython, in a notebook, or at Python's own prompt."""
+    """Return whether a person types what runs: at IPython, in a notebook, or at Python's own prompt."""
     return hasattr(sys, "ps1") or is_interactive()
 
 
@@ -306,7 +306,7 @@ def wait_for_all(
 
 
 def _counts(ended: concurrent.futures.Future[Any], return_when: str | None) -> bool:
-    """Whether this end is what is waited for."""
+    """Return whether this end is what is waited for."""
     return return_when == FIRST_COMPLETED or (
         not ended.cancelled() and ended.exception() is not None
     )

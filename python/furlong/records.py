@@ -190,7 +190,7 @@ class Numbers:
 
 
 def hex_of(uuid: Any) -> str:
-    """Give a uuid as text."""
+    """Return a uuid as text."""
     return uuid if isinstance(uuid, str) else bytes(uuid).hex()
 
 
@@ -205,7 +205,7 @@ def whole_id(record_id: Any) -> str:
 
 
 def task_phase(session: _furlong.Session, key: str) -> str:
-    """Tell where a task of a session stands, one of `PHASES`; an empty text if the broker does not know it."""
+    """Return where a task of a session stands, one of `PHASES`; an empty text if the broker does not know it."""
     try:
         found = session.fetch(key, False)
     except errors.RequestRefused:

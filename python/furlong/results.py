@@ -204,19 +204,19 @@ class AsyncResult(LazyFuture):
         return self._error
 
     def ready(self) -> bool:
-        """Whether all tasks have ended."""
+        """Return whether all tasks have ended."""
         return self.done()
 
     def done(self) -> bool:
-        """Whether all tasks have ended."""
+        """Return whether all tasks have ended."""
         return self._final is not UNKNOWN or all(part.done() for part in self._parts)
 
     def running(self) -> bool:
-        """Whether a task has not ended."""
+        """Return whether a task has not ended."""
         return not self.done()
 
     def successful(self) -> bool:
-        """Whether all tasks have succeeded.
+        """Return whether all tasks have succeeded.
 
         Raises
         ------
@@ -252,7 +252,7 @@ class AsyncResult(LazyFuture):
         return self.cancelled()
 
     def cancelled(self) -> bool:
-        """Whether the tasks were cancelled."""
+        """Return whether the tasks were cancelled."""
         if not self.done():
             return False
         self._ensure_settled()
@@ -335,12 +335,12 @@ class AsyncResult(LazyFuture):
         return [part.task.id for part in self._all_parts()]
 
     def _all_parts(self) -> Sequence[SubTask]:
-        """Give all of its tasks, which all have been submitted then."""
+        """Return all of its tasks, which all have been submitted then."""
         return self._parts
 
     @property
     def owner(self) -> bool:
-        """Whether the result is this client's own."""
+        """True if the result is this client's own."""
         return all(part.info.owner for part in self._parts)
 
     def __getitem__(self, key: int | slice | str) -> Any:
@@ -367,7 +367,7 @@ class AsyncResult(LazyFuture):
             yield part.value
 
     def get_dict(self, timeout: float | None = -1) -> dict[int, Any]:
-        """Give the values by engine.
+        """Return the values by engine.
 
         Raises
         ------
@@ -393,7 +393,7 @@ class AsyncResult(LazyFuture):
 
     @property
     def progress(self) -> int:
-        """How many tasks have ended."""
+        """The number of tasks that have ended."""
         return sum(part.done() for part in self._parts)
 
     @property
@@ -441,7 +441,7 @@ class AsyncResult(LazyFuture):
         start_key: Callable[[Iterable[Any]], Any] = min,
         end_key: Callable[[Iterable[Any]], Any] = max,
     ) -> float:
-        """Give the seconds between two times, or between the first of several and the last of several."""
+        """Return the seconds between two times, or between the first of several and the last of several."""
         import datetime
 
         def one(times: Any, choose: Callable[[Iterable[Any]], Any]) -> Any:
@@ -458,7 +458,7 @@ class AsyncResult(LazyFuture):
 
     @property
     def sent(self) -> bool:
-        """Whether the arguments may be changed again.
+        """True if the arguments may be changed again.
 
         They are kept as they are for as long as they may have to be sent once more: until the tasks have ended.
         """
@@ -527,11 +527,11 @@ class AsyncResult(LazyFuture):
     # Taking apart.
 
     def _child(self, part: SubTask) -> AsyncResult:
-        """Give the result of one of its tasks."""
+        """Return the result of one of its tasks."""
         return AsyncResult([part], True)
 
     def split(self) -> tuple[AsyncResult, ...]:
-        """Give a result for each task; of one task, itself."""
+        """Return a result for each task; of one task, itself."""
         if len(self._parts) == 1 and type(self) is AsyncResult:
             return (self,)
         return tuple(AsyncResult([part], True) for part in self._parts)

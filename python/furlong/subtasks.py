@@ -106,7 +106,7 @@ class SubTask:
         self._tried: set[int] | None = None
 
     def all_ids(self) -> Sequence[str]:
-        """Give the ids of the tasks that it had."""
+        """Return the ids of the tasks that it had."""
         return (self.task.id,)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -114,7 +114,7 @@ class SubTask:
         return self.is_settled or wait_patiently(self.task.wait, timeout, self.info.client)
 
     def done(self) -> bool:
-        """Whether the end has come."""
+        """Return whether the end has come."""
         return self.is_settled or self.task.done()
 
     def when_ended(self, callback: Callable[[], None], by: Dispatcher | None = None) -> None:
@@ -157,11 +157,11 @@ class SubTask:
         return value_of(outcome, self.info.codecs)
 
     def given(self) -> Any:
-        """Give the value, or the error in its place, of one that is settled."""
+        """Return the value, or the error in its place, of one that is settled."""
         return self.value if self.error is None else self.error
 
     def where(self) -> errors.Where:
-        """Tell the engine, for errors."""
+        """Return the engine, for errors."""
         return self._where(self.engine_id)
 
     def _where(self, engine: int | None) -> errors.Where:
@@ -175,12 +175,12 @@ class SubTask:
         return self.task.engine
 
     def submitted(self) -> float:
-        """When the broker got it; if that is not known, when it was made."""
+        """Return the time at which the broker got it; if that is not known, at which it was made."""
         known = 0 if self.outcome is None else self.outcome.times[0]
         return known / 1e6 if known else self.began
 
     def span(self) -> tuple[float, float] | None:
-        """When the broker got it and when it ended, in seconds by the broker's clock; None where that is not known."""
+        """Return the times at which the broker got it and at which it ended, in seconds by its clock; None if unknown."""
         times = None if self.outcome is None else self.outcome.times
         return (
             (times[0] / 1e6, (times[0] + times[2]) / 1e6)
@@ -189,11 +189,11 @@ class SubTask:
         )
 
     def metadata(self, name: str) -> Any:
-        """Tell something of what happened."""
+        """Return something of what happened."""
         return METADATA_OF[name](self)
 
     def all_metadata(self) -> Metadata:
-        """Tell all of it, with an error in the place of data that cannot be read."""
+        """Return all of it, with an error in the place of data that cannot be read."""
 
         def told(name: str) -> Any:
             try:
@@ -204,7 +204,7 @@ class SubTask:
         return Metadata({name: told(name) for name in METADATA})
 
     def live(self, stream: str) -> str:
-        """Tell what it has written so far."""
+        """Return what it has written so far."""
         if self.outcome is not None:
             text: str = getattr(self.outcome, stream)
             return text
@@ -227,7 +227,7 @@ class BalancedSubTask(SubTask):
         return True
 
     def done(self) -> bool:
-        """Whether the end has come."""
+        """Return whether the end has come."""
         while self.outcome is None and not self.is_settled:
             if not self.task.done():
                 return False
@@ -254,7 +254,7 @@ class BalancedSubTask(SubTask):
             self.outcome = outcome
 
     def _goes_on(self, outcome: _furlong.Outcome) -> bool:
-        """Whether the engine did not fit, and another one has the task now."""
+        """Return whether the engine did not fit, and another one has the task now."""
         remote = outcome.remote
         if remote is None or remote[0] != UNMET or outcome.engine is None:
             return False
@@ -418,17 +418,17 @@ class Metadata(dict[str, Any]):
 
 
 def deadline_after(timeout: float | None) -> float | None:
-    """Give the time at which a wait ends; none, or a negative one, is no limit."""
+    """Return the time at which a wait ends; none, or a negative one, is no limit."""
     return None if timeout is None or timeout < 0 else time.monotonic() + timeout
 
 
 def remaining(deadline: float | None) -> float | None:
-    """Give the seconds that are left of a wait."""
+    """Return the seconds that are left of a wait."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def as_ended(parts: Sequence[SubTask]) -> Iterator[SubTask]:
-    """Give parts in the order in which they end."""
+    """Return parts in the order in which they end."""
     ended: list[SubTask] = []
     changed = threading.Condition()
 

@@ -16,7 +16,7 @@ Chosen = int | list[int] | Literal["all"]
 
 
 def are_ids(targets: Targets) -> TypeGuard[int | list[int]]:
-    """Whether it is an id or a list of ids, of engines that may be gone for a while."""
+    """Return whether it is an id or a list of ids, of engines that may be gone for a while."""
     several = targets if isinstance(targets, list) else [targets]
     return all(
         isinstance(engine, int) and not isinstance(engine, bool) and engine >= 0
@@ -25,7 +25,7 @@ def are_ids(targets: Targets) -> TypeGuard[int | list[int]]:
 
 
 def resolve_targets(targets: Targets, ids: list[int]) -> Chosen:
-    """Give ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is.
+    """Return ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is.
 
     Raises
     ------

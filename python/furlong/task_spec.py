@@ -1,4 +1,4 @@
-"""What is submitted: one call, and all that is needed to submit it once more."""
+"""The submit of one call, with all that is needed to submit it once more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Decode = Callable[["SubTask", "_furlong.Outcome"], Any]
 
 
 class CallInfo:
-    """What the tasks of one call have in common."""
+    """The common parts of the tasks of one call."""
 
     __slots__ = ("after", "client", "code", "codecs", "follow", "label", "method", "name", "owner")
 
@@ -50,7 +50,7 @@ class CallInfo:
 
     @property
     def is_pickled(self) -> bool:
-        """Whether what comes may be pickles, which can run code when they are read."""
+        """True if what comes may be pickles, which can run code when they are read."""
         return PICKLE in self.codecs
 
 

@@ -1,4 +1,4 @@
-"""What programs for ipyparallel take from its module of that name."""
+"""The names that programs for ipyparallel take from its module of that name."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Namespace(dict[str, Any]):
 
 
 def utcnow() -> datetime.datetime:
-    """Give the time, with its zone."""
+    """Return the time, with its zone."""
     return datetime.datetime.now(datetime.timezone.utc)
 
 
 def ensure_timezone(time: datetime.datetime) -> datetime.datetime:
-    """Give a time with a zone: that of this machine, if it has none."""
+    """Return a time with a zone: that of this machine, if it has none."""
     return time if time.tzinfo else time.astimezone()
 
 
 def compare_datetimes(a: datetime.datetime, b: datetime.datetime) -> datetime.timedelta:
-    """Give the time from `b` to `a`, with zones or without."""
+    """Return the time from `b` to `a`, with zones or without."""
     return ensure_timezone(a) - ensure_timezone(b)
 
 

@@ -53,7 +53,7 @@ _FLAGS: dict[str, Any] = {
 
 
 class View(ViewNames):
-    """What both kinds of views have in common.
+    """The base of both kinds of views.
 
     Its flags are attributes; `set_flags` and `temp_flags` set them.
 
@@ -148,7 +148,7 @@ class View(ViewNames):
         return self
 
     def _checked(self, name: str, value: Any) -> Any:
-        """Give a flag's value as it is kept; raise if the flag does not take it."""
+        """Return a flag's value as it is kept; raise if the flag does not take it."""
         if name == "targets" and value is not None and not are_ids(value):
             return resolve_targets(value, self.client.ids)
         return check_flag(name, value)
@@ -164,7 +164,7 @@ class View(ViewNames):
             self.set_flags(**before)
 
     def _with(self, flags: Mapping[str, Any]) -> Any:
-        """Give the same view with other flags, for one call: other threads may be using this one."""
+        """Return the same view with other flags, for one call: other threads may be using this one."""
         if not flags:
             return self
         unknown = next((name for name in flags if name not in _FLAGS), None)
@@ -173,7 +173,7 @@ class View(ViewNames):
         return copy.copy(self).set_flags(**flags)
 
     def _as_now(self) -> Any:
-        """Give the view as it is now, for calls whose tasks follow later: other flags are for other calls."""
+        """Return the view as it is now, for calls whose tasks follow later: other flags are for other calls."""
         object.__setattr__(self, "_turn", getattr(self, "_turn", 0) + 1)
         return copy.copy(self)
 
@@ -244,7 +244,7 @@ class View(ViewNames):
         return info
 
     def _prepared(self, f: Any) -> _pickling.Pickled:
-        """Give a function as it is submitted."""
+        """Return a function as it is submitted."""
         if self._cloudpickle and not is_interactive(f):
             known = _pickling.cached_function(f)
             if known is not None:
@@ -378,7 +378,7 @@ class View(ViewNames):
     def get_result(
         self, indices_or_msg_ids: Jobs = None, block: bool | None = None, owner: bool = True
     ) -> AsyncResult:
-        """Give a result by its id, or its place in this view's `history`. See `Client.get_result`."""
+        """Return a result by its id, or its place in this view's `history`. See `Client.get_result`."""
         wanted = indices_or_msg_ids
         if wanted is None or isinstance(wanted, int):
             wanted = self.history[-1 if wanted is None else wanted]
@@ -396,7 +396,7 @@ class View(ViewNames):
 
 
 def _check_retries(flags: Mapping[str, Any], targets: Targets) -> None:
-    """Look that nothing is said against running a task again after an error, if that is wanted."""
+    """Check that nothing is said against running a task again after an error, if that is wanted."""
     name = "retries" if flags["error_retries"] is None else "error_retries"
     if not flags[name]:
         return
@@ -460,7 +460,7 @@ class LoadBalancedView(View):
         return result
 
     def queue_status(self, targets: Targets = None, verbose: bool = False) -> dict[int | str, Any]:
-        """Tell how much engines have to do. See `Client.queue_status`."""
+        """Return how much work engines have. See `Client.queue_status`."""
         return self.client.queue_status(self._own_targets(targets), verbose)
 
     def shutdown(

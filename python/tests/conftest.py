@@ -1,4 +1,4 @@
-"""What all tests use: a cluster for each module, a client for each test, deadlines, and a look at what is left."""
+"""The base of all tests: a cluster for each module, a client for each test, deadlines, and a look at what is left."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def eventually(condition: Callable[[], T], seconds: float = SOON_SECONDS) -> T:
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Give all processes that have this home in their environment, but for this one."""
+    """Return all processes that have this home in their environment, but for this one."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -68,7 +68,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give all clusters a folder of their own, whatever the environment says."""
+    """Return all clusters a folder of their own, whatever the environment says."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("FURLONG_HOME", str(folder))
@@ -102,7 +102,7 @@ def descriptors() -> Counter[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left(threads_that_stay: None, session_home: Path) -> Iterator[None]:
-    """Look that a module leaves no process, thread, open file or cluster's folder."""
+    """Check that a module leaves no process, thread, open file or cluster's folder."""
     before = descriptors()
     threads = set(threading.enumerate())
     children = set(psutil.Process().children(recursive=True))
@@ -119,13 +119,13 @@ def nothing_is_left(threads_that_stay: None, session_home: Path) -> Iterator[Non
 
 @pytest.fixture
 def home(session_home: Path) -> Path:
-    """Give the folder of all clusters."""
+    """Return the folder of all clusters."""
     return session_home
 
 
 @pytest.fixture(scope="module")
 def cluster(nothing_is_left: None) -> Iterator[furlong.Cluster]:
-    """Give a cluster for the tests of a module, whose engines they leave as they are."""
+    """Return a cluster for the tests of a module, whose engines they leave as they are."""
     made = furlong.Cluster(n=ENGINES)
     made.start_and_connect_sync().close()
     yield made
@@ -134,7 +134,7 @@ def cluster(nothing_is_left: None) -> Iterator[furlong.Cluster]:
 
 @pytest.fixture
 def rc(cluster: furlong.Cluster) -> Iterator[furlong.Client]:
-    """Give a client, with empty namespaces on all engines; it is closed after the test."""
+    """Return a client, with empty namespaces on all engines; it is closed after the test."""
     with furlong.Client(cluster=cluster) as other:
         other.wait_for_engines(ENGINES, timeout=SOON_SECONDS)
         other[:].clear(block=True)
@@ -145,19 +145,19 @@ def rc(cluster: furlong.Cluster) -> Iterator[furlong.Client]:
 
 @pytest.fixture
 def view(rc: furlong.Client) -> furlong.DirectView:
-    """Give a view on all engines."""
+    """Return a view on all engines."""
     return rc[:]
 
 
 @pytest.fixture
 def lview(rc: furlong.Client) -> furlong.LoadBalancedView:
-    """Give a view on the shared queue."""
+    """Return a view on the shared queue."""
     return rc.load_balanced_view()
 
 
 @pytest.fixture
 def own() -> Iterator[Callable[..., furlong.Cluster]]:
-    """Give a maker of clusters of a test's own, which are stopped after it."""
+    """Return a maker of clusters of a test's own, which are stopped after it."""
     made: list[furlong.Cluster] = []
 
     def make(*args: object, **options: object) -> furlong.Cluster:
@@ -182,14 +182,14 @@ class Farm:
 
 @pytest.fixture
 def farm(own: Callable[..., furlong.Cluster]) -> Farm:
-    """Give a cluster of four engines that the test may break."""
+    """Return a cluster of four engines that the test may break."""
     cluster = own(n=ENGINES)
     cluster.start_and_connect_sync().close()
     return Farm(cluster)
 
 
 class Gate:
-    """What tasks wait for, until the test opens it."""
+    """A gate that tasks wait for, until the test opens it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -208,7 +208,7 @@ class Gate:
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Give a gate, which is open after the test in any case."""
+    """Return a gate, which is open after the test in any case."""
     gate = Gate(tmp_path / "gate")
     yield gate
     gate.open()

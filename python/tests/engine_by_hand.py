@@ -54,7 +54,7 @@ class EngineByHand:
         self._records.send((PUBLISHED, [attempt, _inline(header, data)]))
 
     def finish(self, attempt: list[int], header: Any, *data: bytes) -> None:
-        """Say that a task has succeeded, with this."""
+        """Report that a task has succeeded, with this."""
         self._records.send((FINISHED, [attempt, SUCCEEDED, 5, _inline(header, data)]))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How `everything_in_main.py` tries its entries: a module of the program's own."""
+"""The trial of the entries of `everything_in_main.py`: a module of the program's own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def entry(make):
 
 
 def classes():
-    """Give the classes that the program has defined."""
+    """Return the classes that the program has defined."""
     defined = list(vars(sys.modules["__main__"]).values())
     return [
         value for value in defined if isinstance(value, type) and value.__module__ == "__main__"
@@ -31,7 +31,7 @@ def classes():
 
 
 def state(plugin, meta):
-    """Tell all that the classes hold, and what they are registered with."""
+    """Return all that the classes hold, and what they are registered with."""
     held = {(cls, name): value for cls in classes() for name, value in vars(cls).items()}
     held = {
         key: value for key, value in held.items() if key[1] not in ("__slotnames__", "_abc_impl")

@@ -30,7 +30,7 @@ COUNT = 300
 
 @pytest.fixture(params=["balanced", "chunks of 50", "direct", "executor"])
 def mapped(rc, request):
-    """Give a map, as each kind of view has it; tasks have many items in all of them."""
+    """Return a map, as each kind of view has it; tasks have many items in all of them."""
     return {
         "balanced": lambda f, *items: rc.load_balanced_view().map_sync(f, *items),
         "chunks of 50": lambda f, *items: rc.load_balanced_view().map_sync(f, *items, chunksize=50),

@@ -295,13 +295,13 @@ def test_034_globals_that_change_are_sent_again(rc):
 def test_045_remote_functions(rc, view, lview):
     @view.remote(block=True)
     def where(x):
-        """Tell x."""
+        """Return x."""
         return engine_id, x  # noqa: F821
 
     assert where(7) == [(0, 7), (1, 7), (2, 7), (3, 7)]
     assert where.__name__ == "where"
     assert where.__doc__.startswith("RemoteFunction")
-    assert "Tell x." in where.__doc__
+    assert "Return x." in where.__doc__
     assert "where" in repr(where)
 
     @furlong.remote(rc[1], block=False, label="one")

@@ -90,7 +90,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 @pytest.fixture
 def farm(tmp_path: Path) -> Iterator[Farm]:
-    """Give a farm of which nothing runs after the test, and that has left no file to say that it does."""
+    """Return a farm of which nothing runs after the test, and that has left no file to say that it does."""
     farm = Farm(tmp_path)
     yield farm
     left = not eventually(lambda: not farm.processes())

@@ -1,4 +1,4 @@
-"""What a `__main__` can define goes to engines and comes back, with each Python of the machine."""
+"""Everything that a `__main__` can define goes to engines and comes back, with each Python of the machine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pythons() -> dict[str, str]:
 
 
 def entries() -> list[str]:
-    """Give the names of all entries, those of newer versions as well."""
+    """Return the names of all entries, those of newer versions as well."""
     trees = [
         ast.parse(file.read_text()) for file in (PROGRAM, PROGRAM.with_name("more_in_main.py"))
     ]

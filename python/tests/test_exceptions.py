@@ -100,7 +100,7 @@ def raise_bad_input():
 
 
 def error_of(rc, call, *args, **kwargs):
-    """Give the exception that a call has raised on an engine."""
+    """Return the exception that a call has raised on an engine."""
     return rc.load_balanced_view().apply_async(call, *args, **kwargs).exception()
 
 

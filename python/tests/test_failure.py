@@ -1,4 +1,4 @@
-"""What fails: engines that die, interpreters that die, clients that leave."""
+"""Failures: engines that die, interpreters that die, clients that leave."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def kill_engine(rc, engine):
 
 @pytest.fixture
 def apart(own):
-    """Give a client of a cluster whose four engines are processes of their own."""
+    """Return a client of a cluster whose four engines are processes of their own."""
     cluster = own(n=1)
     client = cluster.start_and_connect_sync()
     for _ in range(3):

@@ -29,7 +29,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: str) -> Iterator[tuple[int, str]]:
-    """Give the Python blocks of a page, each with the number of its first line."""
+    """Return the Python blocks of a page, each with the number of its first line."""
     text = (GUIDE / page).read_text()
     for found in BLOCK.finditer(text):
         yield text.count("\n", 0, found.start(1)) + 1, found[1]

@@ -19,7 +19,7 @@ import furlong
 
 
 class OutOfTime(Exception):
-    """What the handler raises."""
+    """The exception that the handler raises."""
 
 
 def handler(number: int, frame: types.FrameType | None) -> None:

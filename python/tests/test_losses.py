@@ -1,4 +1,4 @@
-"""Whether user code began, whose fault it is that it did not, and who is told."""
+"""Return whether user code began, whose fault it is that it did not, and who is told."""
 
 import os
 import signal

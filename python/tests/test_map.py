@@ -698,12 +698,12 @@ def test_what_fails_when_values_are_put_together_is_the_results_error(view, lvie
 
 
 def told(some, *sequences, **options):
-    """Say what a map tells of items that cannot be pickled."""
+    """Return the message of a map about items that cannot be pickled."""
     return told_by(some.map_sync, *sequences, **options)
 
 
 def told_by(way, *sequences, **options):
-    """Say the same of any kind of map."""
+    """Return the same of any kind of map."""
     with pytest.raises(furlong.errors.PicklingError) as caught:
         list(way(lambda *_: 1, *sequences, **options))
     text = str(caught.value)

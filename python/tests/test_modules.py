@@ -25,7 +25,7 @@ Write = Callable[..., None]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Give a writer of files in a folder that imports here look into, and no engine's."""
+    """Return a writer of files in a folder that imports here look into, and no engine's."""
     folder = tmp_path / "own"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)

@@ -414,7 +414,7 @@ def test_names_of_what_has_no_pickle_are_the_engines(one, main, put, monkeypatch
 
 
 class Model:
-    """What the names of one engine are to sessions that put, store, delete and read them."""
+    """The names of one engine, for sessions that put, store, delete and read them."""
 
     NAMES = ("a", "b", "len")
 

@@ -28,7 +28,7 @@ with furlong.Client(cluster=sys.argv[1]) as client:
 
 @pytest.fixture
 def small_cluster(nothing_is_left: None) -> Iterator[furlong.Cluster]:
-    """Give a cluster of one engine process with two slots, whose broker has 64 MiB."""
+    """Return a cluster of one engine process with two slots, whose broker has 64 MiB."""
     made = furlong.Cluster(n=2, broker_memory="64M")
     made.start_and_connect_sync().close()
     yield made

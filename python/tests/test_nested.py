@@ -16,7 +16,7 @@ import furlong
 
 @pytest.fixture(scope="module")
 def small(nothing_is_left):
-    """Give a cluster of a single engine: whoever waits there for a task waits for his own place."""
+    """Return a cluster of a single engine: whoever waits there for a task waits for his own place."""
     made = furlong.Cluster(n=1)
     made.start_and_connect_sync().close()
     yield made
@@ -25,7 +25,7 @@ def small(nothing_is_left):
 
 @pytest.fixture
 def one(small):
-    """Give a client of the single engine."""
+    """Return a client of the single engine."""
     with furlong.Client(cluster=small) as client:
         client.wait_for_engines(1, timeout=SOON_SECONDS)
         yield client

@@ -26,7 +26,7 @@ TABLE = list(range(30_000))
 
 @pytest.fixture
 def command(cluster: furlong.Cluster) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Give what starts the command on the module's cluster, with its output in pipes."""
+    """Return what starts the command on the module's cluster, with its output in pipes."""
     made = []
 
     def start(subcommand: str, *args: str) -> subprocess.Popen[bytes]:
@@ -45,7 +45,7 @@ def command(cluster: furlong.Cluster) -> Iterator[Callable[..., subprocess.Popen
 
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, bytes, str]:
-    """Give exit code, output and errors."""
+    """Return exit code, output and errors."""
     stdout, stderr = process.communicate(timeout=60)
     return process.returncode, stdout, stderr.decode()
 
@@ -155,14 +155,14 @@ def test_mapped_function_that_prints_too_much_says_so(
 
 
 def command_stderr(process: subprocess.Popen[bytes]) -> bytes:
-    """Give the errors as bytes."""
+    """Return the errors as bytes."""
     return process.communicate(timeout=60)[1]
 
 
 def test_closed_pipe_ends_the_command_and_its_tasks(
     command: Callable[..., subprocess.Popen[bytes]], rc: furlong.Client
 ) -> None:
-    """Who has read enough ends it quietly; nothing of it runs or waits any longer."""
+    """A reader that has read enough ends it quietly; nothing of it runs or waits any longer."""
     process = command(
         "submit", "--array", "1-100", "--wait", "--", "sh", "-c", "seq 100000; sleep 1000 & wait $!"
     )
@@ -226,7 +226,7 @@ def test_output_that_was_left_out_is_said_in_python(
 
 
 def length_of_table() -> int:
-    """Tell the length of a global list."""
+    """Return the length of a global list."""
     return len(TABLE)
 
 

@@ -48,7 +48,7 @@ Script = Callable[[str], "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="module")
 def cluster(nothing_is_left: None) -> Iterator[furlong.Cluster]:
-    """Give a cluster whose engines are busy at times."""
+    """Return a cluster whose engines are busy at times."""
     made = furlong.Cluster(n=2)
     made.start_and_connect_sync().close()
     yield made
@@ -57,13 +57,13 @@ def cluster(nothing_is_left: None) -> Iterator[furlong.Cluster]:
 
 @pytest.fixture
 def began(tmp_path: Path) -> Path:
-    """Give the file that a script's task touches when it runs."""
+    """Return the file that a script's task touches when it runs."""
     return tmp_path / "began"
 
 
 @pytest.fixture
 def script(cluster: furlong.Cluster, began: Path) -> Iterator[Script]:
-    """Give a function that starts code in a process of its own with a client, and see to it that it ends."""
+    """Return a function that starts code in a process of its own with a client, and see to it that it ends."""
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str) -> subprocess.Popen[str]:
@@ -317,6 +317,6 @@ def test_threads_wait_side_by_side(rc: furlong.Client) -> None:
 
 @pytest.fixture
 def rc(cluster: furlong.Cluster) -> Iterator[furlong.Client]:
-    """Give a client of this process's own."""
+    """Return a client of this process's own."""
     with furlong.Client(cluster=cluster) as client:
         yield client

@@ -1,4 +1,4 @@
-"""What the broker knows of tasks: results for other clients, queues, the history, labels, purges."""
+"""The broker's records of tasks: results for other clients, queues, the history, labels, purges."""
 
 import json
 
@@ -14,7 +14,7 @@ def fails():
 
 @pytest.fixture
 def other(cluster):
-    """Give a second client of the same owner."""
+    """Return a second client of the same owner."""
     with furlong.Client(cluster=cluster) as client:
         yield client
 

@@ -38,7 +38,7 @@ def fail_now_on(engine):
 
 @pytest.fixture
 def busy(rc):
-    """Give a result that does not end by itself, on one engine."""
+    """Return a result that does not end by itself, on one engine."""
     result = rc[0].apply_async(sleep)
     yield result
     result.cancel()

@@ -35,14 +35,14 @@ OVERVIEW = """\
 
 @pytest.fixture
 def mec(rc: furlong.Client, cluster: furlong.Cluster) -> Iterator[client.MultiEngineClient]:
-    """Give a client to the engines."""
+    """Return a client to the engines."""
     with client.MultiEngineClient(cluster=cluster) as mec:
         yield mec
 
 
 @pytest.fixture
 def tc(rc: furlong.Client, cluster: furlong.Cluster) -> Iterator[client.TaskClient]:
-    """Give a client to the shared queue."""
+    """Return a client to the shared queue."""
     with client.TaskClient(cluster.capability) as tc:
         yield tc
 

@@ -1,4 +1,4 @@
-"""How functions, arguments and results cross: by value, beside the pickle, and what cannot."""
+"""Functions, arguments and results between client and engine: by value, beside the pickle, and what cannot."""
 
 import abc
 import dataclasses
@@ -282,7 +282,7 @@ def test_100_functions_keep_nothing_of_other_calls(rc):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Give a maker of a module that lies beside the user's script."""
+    """Return a maker of a module that lies beside the user's script."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 

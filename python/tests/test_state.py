@@ -1,4 +1,4 @@
-"""What engines hold for their users does not end without a word."""
+"""The state that engines hold for their users does not end without a word."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def with_pool(folder, *, busy):
 
 
 def ended(folder):
-    """Tell what has been done at the end."""
+    """Return what has been done at the end."""
     files = {
         file.name: file.read_text()
         for file in folder.iterdir()

@@ -60,7 +60,7 @@ LEFT_OUT = {
 
 
 def candidates() -> Iterator[Path]:
-    """Give files that may hold the tests: of this version, and of others that stand beside it."""
+    """Return files that may hold the tests: of this version, and of others that stand beside it."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     for root in (Path(sys.base_prefix), Path("/usr")):
         yield root / "lib" / version / "test" / f"{NAME}.py"
@@ -72,7 +72,7 @@ def candidates() -> Iterator[Path]:
 
 @functools.cache
 def found() -> dict[str, Any]:
-    """Give the classes of tests by their names; none if there is no place that has them."""
+    """Return the classes of tests by their names; none if there is no place that has them."""
     modules: list[ModuleType] = []
     try:
         whole = importlib.import_module(f"test.{NAME}")

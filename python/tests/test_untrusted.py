@@ -1,4 +1,4 @@
-"""What a client does with what it did not ask for: an engine by hand answers."""
+"""The answers that a client did not ask for: an engine by hand gives them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EVIL = pickle.dumps(Evil())
 
 @pytest.fixture(scope="module")
 def alone(nothing_is_left: None) -> Iterator[furlong.Cluster]:
-    """Give a cluster without engines of its own."""
+    """Return a cluster without engines of its own."""
     made = furlong.Cluster(n=0)
     made.start_and_connect_sync().close()
     yield made
@@ -41,7 +41,7 @@ def alone(nothing_is_left: None) -> Iterator[furlong.Cluster]:
 
 @pytest.fixture
 def rc(alone: furlong.Cluster) -> Iterator[furlong.Client]:
-    """Give a client in whose process no code of an engine has run, also after the test."""
+    """Return a client in whose process no code of an engine has run, also after the test."""
     assert OWNED not in os.environ
     with furlong.Client(cluster=alone, timeout=SOON_SECONDS) as client:
         yield client
@@ -50,7 +50,7 @@ def rc(alone: furlong.Cluster) -> Iterator[furlong.Client]:
 
 @pytest.fixture
 def engine(alone: furlong.Cluster, rc: furlong.Client) -> Iterator[EngineByHand]:
-    """Give the engine, and wait until the client knows it."""
+    """Return the engine, and wait until the client knows it."""
     made = EngineByHand(Path(alone.folder) / "security" / "engine.cap.json")
     eventually(lambda: rc.ids)
     yield made

@@ -86,7 +86,7 @@ WAYS = {
 
 @pytest.fixture(params=["balanced", "chunks of 30", "direct", "one engine"])
 def start(request, rc):
-    """Give what starts a map, in each of the ways."""
+    """Return what starts a map, in each of the ways."""
     if request.param == "chunks of 30":
         lview = rc.load_balanced_view()
         return lambda *args, **options: lview.map_async(*args, chunksize=30, **options)
@@ -97,7 +97,7 @@ def start(request, rc):
 
 @pytest.fixture
 def ran(tmp_path):
-    """Give what notes that an item runs, and what counts how often each did."""
+    """Return what notes that an item runs, and what counts how often each did."""
     path = tmp_path / "ran"
     path.touch()
     return Ran(path)
@@ -558,12 +558,12 @@ def test_items_are_mapped_as_they_are_at_the_call(lview, gate):
 
 
 class Interrupted(Exception):
-    """What a signal's handler raises."""
+    """The exception that a signal's handler raises."""
 
 
 @pytest.fixture
 def interrupt():
-    """Give what raises an exception in this thread once something is true."""
+    """Return what raises an exception in this thread once something is true."""
 
     def start(condition, error=KeyboardInterrupt):
         def raise_it(*_):

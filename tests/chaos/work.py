@@ -1,4 +1,4 @@
-"""What chaos lets Python engines do. Longer than what travels with each call, so that it is defined once a session."""
+"""The work of chaos for Python engines. Longer than what travels with each call, so that it is defined once a session."""
 
 import json
 import os

@@ -102,7 +102,7 @@ class Records:
         return [(tag, body) for tag, body in batch]
 
     def messages(self) -> Iterator[tuple[int, list[Any]]]:
-        """Give the messages that come, one after the other."""
+        """Return the messages that come, one after the other."""
         while True:
             yield from self.receive()
 

@@ -1,4 +1,4 @@
-"""What the tests let engines do."""
+"""The work that the tests let engines do."""
 
 import ctypes
 import os
@@ -24,7 +24,7 @@ def square(item, ms=0):
 
 
 def noted(path, item, ms=0):
-    """Say that it runs, and give the item back."""
+    """Note that it runs, and return the item."""
     note(path, item)
     time.sleep(ms / 1000)
     return item
@@ -45,7 +45,7 @@ def busy(item):
 
 
 def hold(begun, release):
-    """Say that it runs, and do so until there is a file."""
+    """Note that it runs, and do so until there is a file."""
     note(begun, os.getpid())
     while not Path(release).exists():
         time.sleep(0.002)
@@ -64,7 +64,7 @@ def stubborn(begun, release):
 
 
 def unending(begun, how):
-    """Say that it runs, and go on for ever, in a way that no interrupt ends, wherever it comes."""
+    """Note that it runs, and go on for ever, in a way that no interrupt ends, wherever it comes."""
     note(begun, os.getpid())
     while True:
         try:
@@ -97,7 +97,7 @@ def go_on(how):
 
 
 def backtrack(begun):
-    """Say that it runs, and match a regular expression that takes for ever."""
+    """Note that it runs, and match a regular expression that takes for ever."""
     note(begun, os.getpid())
     re.match("(a+)+$", "a" * 64 + "b")
 

@@ -123,6 +123,11 @@ fn doc_lines_begin_with_a_noun_or_a_verb() {
 }
 
 #[test]
+fn docstrings_begin_with_a_noun_or_a_verb() {
+    holds(words::docstrings_begin_with_a_noun_or_a_verb);
+}
+
+#[test]
 fn questions_change_nothing() {
     holds(words::questions_change_nothing);
 }

@@ -69,7 +69,7 @@ _REMEMBERED = 1000
 
 
 class ResultList(list):  # type: ignore[type-arg]
-    """What commands came to, a dictionary for each engine; prints as the commands and their output."""
+    """The results of commands, a dictionary for each engine; prints as the commands and their output."""
 
     def __repr__(self) -> str:
         """Show commands and output."""
@@ -88,7 +88,7 @@ def _shown(command: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _command_of(part: SubTask) -> dict[str, Any]:
-    """Tell what a command came to. The value of its last expression is in its output, as an interpreter prints it."""
+    """Return what a command came to. The value of its last expression is in its output, as an interpreter prints it."""
     assert part.outcome is not None, "a part that has succeeded has its outcome"
     reply = ExecuteReply(part.outcome, part.engine_id)
     shown = (
@@ -115,7 +115,7 @@ class PendingResult:
         self._callbacks: list[Callable[[Any], Any]] = []
 
     def get_result(self, default: Any = None, block: bool = True) -> Any:
-        """Give the result, as the callbacks have made it.
+        """Return the result, as the callbacks have made it.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class PendingResult:
         return bool(self._result.wait(timeout))
 
     def done(self) -> bool:
-        """Whether it is there."""
+        """Return whether it is there."""
         return self._result.done()
 
     def __repr__(self) -> str:
@@ -206,15 +206,15 @@ class MultiEngineClient(Connected):
         self._commands: collections.deque[AsyncResult] = collections.deque(maxlen=_REMEMBERED)
 
     def get_ids(self) -> list[int]:
-        """Give the ids of the engines, sorted."""
+        """Return the ids of the engines, sorted."""
         return self.client.ids
 
     def __len__(self) -> int:
-        """Tell how many engines there are."""
+        """Return how many engines there are."""
         return len(self.client)
 
     def _view(self, targets: Targets) -> DirectView:
-        """Give a view whose results are lists, also of one engine."""
+        """Return a view whose results are lists, also of one engine."""
         targets = self.targets if targets is None else targets
         try:
             return self.client.direct_view([targets] if isinstance(targets, int) else targets)
@@ -269,7 +269,7 @@ class MultiEngineClient(Connected):
     def get_result(
         self, i: int | None = None, targets: Targets = None, block: bool | None = None
     ) -> Any:
-        """Give what this client's last command came to on each engine, or that of the number `i` there.
+        """Return what this client's last command came to on each engine, or that of the number `i` there.
 
         Raises
         ------
@@ -427,7 +427,7 @@ class MultiEngineClient(Connected):
     def has_properties(
         self, keys: Sequence[str], targets: Targets = None, block: bool | None = None
     ) -> Any:
-        """Tell which properties engines have: a list of bools from each."""
+        """Return which of these properties engines have: a list of bools from each."""
         return self._on_properties(
             "copy",
             targets,
@@ -472,7 +472,7 @@ class MultiEngineClient(Connected):
         self.client.abort(targets=self._view(targets)._engines(None))
 
     def queue_status(self, targets: Targets = None) -> list[tuple[int, dict[str, int]]]:
-        """Tell how much engines have to do: what waits, ``queue``, and what they have, ``pending``."""
+        """Return how much work engines have: what waits, ``queue``, and what they have, ``pending``."""
         status = self.client.queue_status(self._view(targets)._engines(None))
         engines = sorted(key for key in status if isinstance(key, int))
         return [

@@ -33,7 +33,7 @@ class InvalidTaskID(errors.FurlongError, IndexError):
 
 
 class Connected:
-    """What the clients of both interfaces have: a connection."""
+    """The base of the clients of both interfaces: a connection."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Connected:
         self.client.close()
 
     def __enter__(self) -> Any:
-        """Give the client itself."""
+        """Return the client itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,7 +72,7 @@ class Connected:
 
 
 class _Task:
-    """What both kinds of tasks have in common."""
+    """The base of both kinds of tasks."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class _Task:
         self.depend = depend
 
     def _call(self) -> tuple[Any, Sequence[Any], Mapping[str, Any]]:
-        """Give the function that an engine calls, and its arguments."""
+        """Return the function that an engine calls, and its arguments."""
         raise NotImplementedError
 
     def _submit(self, client: Client) -> AsyncResult:
@@ -105,7 +105,7 @@ class _Task:
         return client.load_balanced_view(retries=self.retries).apply_async(f, *args, **kwargs)
 
     def _outcome(self, number: int, result: AsyncResult) -> Any:
-        """Give what a client is given for a task that has ended."""
+        """Return what a client is given for a task that has ended."""
         raise NotImplementedError
 
 
@@ -246,7 +246,7 @@ def _run_function(
 
 
 class TaskResult:
-    """What a `StringTask` came to.
+    """The result of a `StringTask`.
 
     Attributes
     ----------
@@ -287,7 +287,7 @@ class TaskResult:
         return SimpleNamespace(**self.results)
 
     def __getitem__(self, name: str) -> Any:
-        """Give the value of a name that was pulled; raise why the task failed, if it did."""
+        """Return the value of a name that was pulled; raise why the task failed, if it did."""
         self.raise_exception()
         return self.results[name]
 
@@ -411,7 +411,7 @@ class TaskClient(Connected):
         return entry
 
     def get_task_result(self, taskid: int, block: bool = False) -> Any:
-        """Give what a task came to: a `TaskResult`, or the value of a `MapTask`. None if it has not ended.
+        """Return what a task came to: a `TaskResult`, or the value of a `MapTask`. None if it has not ended.
 
         Raises
         ------
@@ -440,7 +440,7 @@ class TaskClient(Connected):
         """Do nothing: tasks are given to engines as these get free."""
 
     def queue_status(self, verbose: bool = False) -> dict[str, Any]:
-        """Tell how this client's tasks stand.
+        """Return the state of this client's tasks.
 
         Parameters
         ----------

@@ -80,6 +80,27 @@ pub fn doc_lines_begin_with_a_noun_or_a_verb(tree: &Tree) -> Vec<String> {
     if clauses.len() * 100 > lines * CLAUSES_PERCENT_MAX { clauses } else { Vec::new() }
 }
 
+/// Docstrings say what a thing is or does: a noun, or a verb in the imperative ("Return ...").
+pub fn docstrings_begin_with_a_noun_or_a_verb(tree: &Tree) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in tree.with_extension(&["py"]) {
+        for (index, line) in file.text.lines().enumerate() {
+            let line = line.trim_start();
+            let Some(text) = line.trim_start_matches('r').strip_prefix("\"\"\"") else { continue };
+            let first = text.split([' ', '.', ':', '"']).next().unwrap_or_default();
+            if first == "Give" {
+                found.push(file.at(index + 1, "a docstring that begins with `Give`; say `Return`"));
+            } else if CLAUSES.contains(&first) {
+                found.push(file.at(
+                    index + 1,
+                    "a docstring that begins with a clause; name the thing, or use a verb",
+                ));
+            }
+        }
+    }
+    found
+}
+
 /// A method that is named as a question answers it, and changes nothing.
 pub fn questions_change_nothing(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
@@ -194,6 +215,15 @@ mod tests {
             doc_lines_begin_with_a_noun_or_a_verb(&Tree::sample(&[("a/src/a.rs", &few)]))
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn docstrings_that_begin_with_a_clause_are_found() {
+        let text = "\"\"\"What it is.\"\"\"\ndef a():\n    \"\"\"Whether it is.\n\n    \
+                    Whatever it is.\"\"\"\n    r\"\"\"Give it.\"\"\"\n    \"\"\"Return it.\"\"\"\n";
+        let found = docstrings_begin_with_a_noun_or_a_verb(&Tree::sample(&[("a.py", text)]));
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].starts_with("a.py:1: ") && found[2].contains("`Return`"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-"""How arguments become a call, and its value a reply: the codecs of `wire/src/call.rs`."""
+"""The codecs of `wire/src/call.rs`: arguments become a call, and its value a reply."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def encode_published(value: Any) -> tuple[int, list[Buffer]]:
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Whether json gives the value back as it is."""
+    """Return whether json gives the value back as it is."""
     cls = type(value)
     if cls is float:
         return bool(math.isfinite(value))
@@ -124,7 +124,7 @@ class _Said:
         self._holders: list[int] = []
 
     def plain(self, value: Any, path: str) -> Any:
-        """Give a value that json can say, and note what had to become text."""
+        """Return a value that json can say, and note what had to become text."""
         if value is None or isinstance(value, (bool, int, str)):
             return value
         if isinstance(value, float):
@@ -174,7 +174,7 @@ class _Said:
         return str(value)
 
     def warn(self) -> None:
-        """Tell on the standard error what became text."""
+        """Write to the standard error what became text."""
         if self._odd:
             more = f", and {len(self._odd) - 1} more" if len(self._odd) > 1 else ""
             print(

@@ -18,7 +18,7 @@ _LAYOUT = frozenset(
 
 
 def ends_quietly(source: str) -> bool:
-    """Whether a cell ends with a semicolon: the value of its last expression is then not shown, as in IPython."""
+    """Return whether a cell ends with a semicolon: then its last value is not shown, as in IPython."""
     if ";" not in source:
         return False
     last = ""

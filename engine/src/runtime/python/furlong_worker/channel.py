@@ -292,7 +292,7 @@ class Channel:
         self.jobs.clear()  # they go back
 
     def _recall(self, attempt: int) -> None:
-        """Give a job back, unless it has begun."""
+        """Return a job to the engine, unless it has begun."""
         for at, job in enumerate(self.jobs):
             if job[2] == attempt:
                 del self.jobs[at]
@@ -370,7 +370,7 @@ class Channel:
             self._is_awaited = False
 
     def answer_questions(self, running: int | None) -> None:
-        """Tell the engine what runs now, and what was taken back, after all replies that were queued."""
+        """Return the engine what runs now, and what was taken back, after all replies that were queued."""
         self.flush()
         while self.questions:
             kind, number = self.questions.pop(0)
@@ -399,7 +399,7 @@ class Channel:
         self._send([b"".join([head, *map(SIZE.pack, sizes)]), *buffers])
 
     def send_ready(self) -> None:
-        """Tell the engine that jobs may come."""
+        """Return the engine that jobs may come."""
         self._send([REPLY.pack(0, NO_ATTEMPT, 0, 0, 0, READY, 0)])
 
     def _send(self, pieces: list[Buffer]) -> None:

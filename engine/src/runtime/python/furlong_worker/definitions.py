@@ -72,7 +72,7 @@ def find_here(module: str | None, qualname: str) -> Any:
 
 
 def known_id(definition: Any) -> str | None:
-    """Give the id of a definition that has crossed; None of any other."""
+    """Return the id of a definition that has crossed; None of any other."""
     try:
         return _Tracked.ids.get(definition)
     except TypeError:  # an alias has no weak references
@@ -161,7 +161,7 @@ class Reducer:
         )
 
     def _cached(self, function: Any) -> Any:
-        """Give the function within, which is cached anew, and what was set on the outer one."""
+        """Return the function within, which is cached anew, and what was set on the outer one."""
         attributes = {
             name: value for name, value in vars(function).items() if name != "__wrapped__"
         }
@@ -221,7 +221,7 @@ class Reducer:
 
 
 def _is_parameter(value: Any) -> bool:
-    """Whether it is a type parameter of the newer syntax, which no module has by its name."""
+    """Return whether it is a type parameter of the newer syntax, which no module has by its name."""
     return bool(getattr(value, "__infer_variance__", False))
 
 
@@ -271,7 +271,7 @@ def _versions_of(cls: Any, state: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _mark_of(value: Any, depth: int) -> Any:
-    """Give what differs when a value has changed, as far as that can be told at no great cost."""
+    """Return what differs when a value has changed, as far as that can be told at no great cost."""
     kind = type(value)
     if kind in _ATOMS:
         return kind, repr(value) if kind is float else value
@@ -291,7 +291,7 @@ def _mark_of(value: Any, depth: int) -> Any:
 
 
 def _members_of(cls: Any) -> dict[Any, Any]:
-    """Give the members of an enumeration, and what flags made of them, by what names them."""
+    """Return the members of an enumeration, and what flags made of them, by what names them."""
     found = {}
     others = [vars(cls).get(name) or {} for name in ("_member_map_", "_value2member_map_")]
     for member in [member for members in others for member in members.values()]:
@@ -307,7 +307,7 @@ def _key_of(member: Any) -> Any:
 
 
 def _arguments_of(member: Any) -> Any:
-    """Give the arguments that make a member anew; None if it is a plain object."""
+    """Return the arguments that make a member anew; None if it is a plain object."""
     kind = type(member)._member_type_
     if kind is object:
         return None
@@ -345,7 +345,7 @@ def make_class(meta: Any, bases: tuple[Any, ...], parts: Mapping[str, Any]) -> A
 
 
 class Receiving:
-    """How this process finds definitions: clients also by module and name, as their own are the originals."""
+    """The way in which this process finds definitions: clients also by module and name, as theirs are the originals."""
 
     binds_names = False
 
@@ -382,7 +382,7 @@ def _new_class(meta: Any, name: str, bases: tuple[Any, ...], namespace: dict[str
 
 
 def _is_told(cls: Any) -> bool:
-    """Whether a class does something about new classes that are made of it."""
+    """Return whether a class does something about new classes that are made of it."""
     owner = next(each for each in cls.__mro__ if "__init_subclass__" in vars(each))
     return owner is not object
 
@@ -418,7 +418,7 @@ def fill_class(
 
 
 def _is_plain(meta: Any) -> bool:
-    """Whether a metaclass is written in Python, or one of Python's own."""
+    """Return whether a metaclass is written in Python, or one of Python's own."""
     return all(
         each in (type, object, abc.ABCMeta) or each.__flags__ & _HEAP_TYPE for each in meta.__mro__
     )

@@ -1,4 +1,4 @@
-"""What user code and pickles find in the module `furlong_worker`: the engine, and its namespace by expressions."""
+"""The names in `furlong_worker` for user code and pickles: the engine, and its namespace by expressions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def bind(names: Namespace, labels: Sequence[str]) -> Engine:
 
 
 def current_engine() -> Engine:
-    """Tell which engine runs this."""
+    """Return which engine runs this."""
     return _Bound.engine
 
 

@@ -1,4 +1,4 @@
-"""How an exception is told to those who were not there: type, text and traceback, bounded."""
+"""Exceptions as texts for the other side: type, text and traceback, bounded."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def type_name(cls: type) -> str:
 
 
 class Loss:
-    """What became of the interpreter before this one, whose variables are gone; empty if there was none."""
+    """The end of the interpreter before this one, whose variables are gone; empty if there was none."""
 
     text = ""
 
 
 def describe(error: BaseException) -> list[Buffer]:
-    """Tell an exception as type, text and traceback, whatever its own code does when asked."""
+    """Return an exception's type, text and traceback, whatever its own code does when asked."""
     if Loss.text:
         with contextlib.suppress(Exception):  # whatever code of a subclass does when asked
             _say_what_was_lost(error, set())

@@ -1,4 +1,4 @@
-"""What there is to an exception beyond its texts, for a client to make it anew: classes, arguments, attributes, causes.
+"""The parts of an exception beyond its texts, for a client to rebuild it: classes, arguments, attributes, causes.
 
 It is a JSON document, and behind it a buffer with pickles of what JSON cannot carry, where the call is one of pickles.
 The document is a list of exceptions, of which the first is the one that was raised and the others hang on it: causes,
@@ -88,7 +88,7 @@ class _Document:
         self._places: dict[int, int] = {}
 
     def place(self, error: Any) -> int | None:
-        """Give an exception's place in the list; none if there are too many."""
+        """Return an exception's place in the list; none if there are too many."""
         if not isinstance(error, BaseException):
             return None
         at = self._places.get(id(error))

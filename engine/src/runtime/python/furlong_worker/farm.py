@@ -1,4 +1,4 @@
-"""What a running task asks of its engine: a way into its own farm, and that its slot be lent while it waits.
+"""Requests of a running task to its engine: a way into its own farm, and that its slot be lent while it waits.
 
 `asks.rs` is the other side, and describes the packets. They go over a socket of their own, so that any thread of a
 task can ask, and an interrupt finds nothing half done.
@@ -69,7 +69,7 @@ class Farm:
         self._asks.send(HEAD.pack(b"W", attempt) + b"".join(sessions))
 
     def go_on(self, attempt: int) -> None:
-        """Say that the attempt no longer waits."""
+        """Report that the attempt no longer waits."""
         self._asks.send(HEAD.pack(b"B", attempt))
 
     def leave(self) -> None:

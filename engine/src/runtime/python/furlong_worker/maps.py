@@ -34,12 +34,12 @@ DEPTH_MAX = 4
 
 
 def _namespace() -> dict[str, Any]:
-    """Give the engine's namespace, as which `__main__` lives."""
+    """Return the engine's namespace, as which `__main__` lives."""
     return vars(sys.modules["__main__"])
 
 
 class _Bound:
-    """What maps need of the worker."""
+    """The parts of the worker that maps need."""
 
     words: Any = [0, 0, 0, 0]
     is_cancelled: Callable[[], bool] = staticmethod(lambda: False)
@@ -221,13 +221,13 @@ class _Run:
         self.written.setdefault(len(self.values), [0, 0, 0])[stream] += size
 
     def leave(self) -> None:
-        """Tell that no item runs."""
+        """Report that no item runs."""
         _Bound.words[ITEMS] = 0
         for stream in _Bound.streams():
             stream.note = None
 
     def sendable(self) -> list[Any]:
-        """Give what is sent for the items: values as they are, or each in a pickle of its own, and errors."""
+        """Return what is sent for the items: values as they are, or each in a pickle of its own, and errors."""
         values = self.values
         if not PLAIN.issuperset(map(type, values)):
             values = [
@@ -293,7 +293,7 @@ _ALONE = _references([[]])
 
 
 def _are_fresh(held: Iterable[Any], depth: int) -> bool:
-    """Tell whether nobody else holds these values, or what they hold, so that no later call can change them."""
+    """Return whether nobody else holds these values, or what they hold, so that no later call can change them."""
     for value in held:
         kind = type(value)
         if kind in PLAIN:
@@ -316,7 +316,7 @@ def _is_number_of_numpy(value: Any) -> bool:
 
 
 def _owns_numbers(value: Any) -> bool:
-    """Whether it is an array with memory of its own."""
+    """Return whether it is an array with memory of its own."""
     numpy = sys.modules.get("numpy")
     return (
         numpy is not None

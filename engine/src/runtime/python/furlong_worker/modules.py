@@ -47,7 +47,7 @@ class Library:
 
 
 class Libraries:
-    """What clients have sent along with functions, the latest last.
+    """The libraries that clients have sent along with functions, the latest last.
 
     The engine keeps the same list in the order of sending, so it is updated in the order of arrival.
     """
@@ -84,7 +84,7 @@ class Libraries:
 
 
 class Equipment(NamedTuple):
-    """What a function needs besides its pickle: modules, and the variables that its client has set in them."""
+    """The needs of a function besides its pickle: modules, and the variables that its client has set in them."""
 
     library: Library
     settings: bytes
@@ -175,7 +175,7 @@ def _adopt(library: Library) -> None:
 
 
 def is_of_library(module: types.ModuleType) -> bool:
-    """Whether a module was made of a client's source."""
+    """Return whether a module was made of a client's source."""
     return any(module is made for made in _Bound.modules.values())
 
 
@@ -236,11 +236,11 @@ class _Loader(importlib.machinery.SourceFileLoader):
         self._source = source
 
     def path_stats(self, path: Any) -> Any:
-        """Tell that there is no file that a compiled one could be of."""
+        """Refuse: there is no file that a compiled one could be of."""
         raise OSError(path)
 
     def get_data(self, path: Any) -> bytes:
-        """Give the source, or another file beside it."""
+        """Return the source, or another file beside it."""
         text = self._source.text
         return text if path == self.path and text is not None else super().get_data(path)
 

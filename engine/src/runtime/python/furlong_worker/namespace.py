@@ -102,23 +102,23 @@ class Namespace:
         )
 
     def variables_here(self, *objects: Any) -> Any:
-        """Give the namespace, as `globals` and `locals` do, and `vars` without an object."""
+        """Return the namespace, as `globals` and `locals` do, and `vars` without an object."""
         self.globals.enter()
         return vars(*objects) if objects else dict(self.variables)
 
     def names_here(self, *objects: Any) -> list[str]:
-        """Give the names of the namespace, or of an object, as `dir` does."""
+        """Return the names of the namespace, or of an object, as `dir` does."""
         self.globals.enter()
         return dir(*objects) if objects else sorted(self.variables)
 
     def of_caller(self) -> dict[str, Callable[..., Any]]:
-        """Give those builtins by their names."""
+        """Return those builtins by their names."""
         variables = self.variables_here
         found = {"eval": self.eval_here, "exec": self.exec_here, "dir": self.names_here}
         return {**found, "globals": variables, "locals": variables, "vars": variables}
 
     def keys(self) -> list[str]:
-        """Tell the names that a user has made, sorted."""
+        """Return the names that a user has made, sorted."""
         self.globals.enter()
         return sorted(
             name
@@ -140,7 +140,7 @@ class Namespace:
 
 
 def find_rank() -> int | None:
-    """Tell which rank of how many the process has in the job of MPI or Slurm that started it."""
+    """Return which rank of how many the process has in the job of MPI or Slurm that started it."""
     names = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"]
     tasks = os.environ.get("SLURM_NTASKS", "")
     if tasks.isdecimal() and int(tasks) > 1:

@@ -59,7 +59,7 @@ class Stream(io.TextIOWrapper):
 
 
 class Late:
-    """What threads have printed after their jobs' ends: the last of it, for whoever asks, and for the engine's log."""
+    """The last that threads have printed after their jobs' ends, for whoever asks, and for the engine's log."""
 
     def __init__(self, send_stray: Callable[[int, bytes], None]) -> None:
         self._send_stray = send_stray
@@ -100,7 +100,7 @@ class Late:
             self._dropped += dropped
 
     def take(self) -> list[tuple[str, str, str]]:
-        """Give it, the oldest first, and forget it."""
+        """Return it, the oldest first, and forget it."""
         with self._lock:
             pieces = [(thread, stream, text) for thread, stream, text in self._kept]
             if self._dropped:

@@ -1,4 +1,4 @@
-"""Which part of a value cannot be pickled: its path from the value, and its type.
+"""The part of a value that cannot be pickled: its path from the value, and its type.
 
 This file needs nothing but the standard library: clients use it as well as engines.
 """
@@ -16,7 +16,7 @@ KEY_CHARACTERS_MAX = 60
 
 
 def find(value: Any, name: str, dump: Callable[[Any], object]) -> str:
-    """Say what keeps a value from being pickled.
+    """Return what keeps a value from being pickled, as a text.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def find(value: Any, name: str, dump: Callable[[Any], object]) -> str:
 
 
 def find_item(columns: Sequence[Any], first: int, dump: Callable[[Any], object]) -> str | None:
-    """Say which item of a map cannot be pickled; None if it is none of them.
+    """Return which item of a map cannot be pickled; None if it is none of them.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def can(dump: Callable[[Any], object], part: Any) -> bool:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Give what a value is made of, each with its name relative to it."""
+    """Return what a value is made of, each with its name relative to it."""
     if isinstance(value, dict):
         for key, item in list(value.items()):
             yield f"[{_key(key)}]", item

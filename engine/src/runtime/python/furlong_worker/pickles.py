@@ -301,7 +301,7 @@ class _ApartUnpickler(pickle.Unpickler):
     shared: Sequence[Any] = ()
 
     def persistent_load(self, pid: Any) -> Any:
-        """Give a definition."""
+        """Return a definition."""
         return self.shared[pid]
 
 
@@ -316,7 +316,7 @@ class Anew:
         return self._function.load(0, again=True)[0](*args, **kwargs)
 
     def sample(self) -> Any:
-        """Give one of it, to look at."""
+        """Return one such object, to look at."""
         return self._function.load(0, again=True)[0]
 
 
@@ -373,7 +373,7 @@ class _Names(pickle.Pickler):
 
 
 def is_ours(module: object) -> bool:
-    """Whether a module is one that clients have not."""
+    """Return whether a module is one that clients have not."""
     return isinstance(module, str) and (module == "__main__" or module.startswith(MODULE_PREFIX))
 
 
@@ -458,7 +458,7 @@ _MODULE = _ClientModule()
 
 
 def _goes_by_value(value: Any) -> bool:
-    """Whether clients have no such class or the like by its name."""
+    """Return whether clients have no such class or the like by its name."""
     module = getattr(value, "__module__", None)
     if is_ours(module):
         return True

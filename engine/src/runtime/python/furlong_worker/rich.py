@@ -1,4 +1,4 @@
-"""What IPython adds where it can be imported: magics and rich displays. It is loaded when it is first needed."""
+"""IPython's additions where it can be imported: magics and rich displays. It is loaded when it is first needed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DISPLAYS_BYTES_MAX = 16 * 1024 * 1024
 
 
 class Displays:
-    """What the running job has displayed, up to a bound."""
+    """The displays of the running job, up to a bound."""
 
     def __init__(self, is_late: Callable[[], bool]) -> None:
         self._is_late = is_late
@@ -71,7 +71,7 @@ class Displays:
             self.shown.append((is_value, texts, about))
 
     def take(self) -> bytes:
-        """Give what was shown, for the engine."""
+        """Return what was shown, for the engine."""
         shown, self.shown, self._bytes = self.shown, [], 0
         return json.dumps(shown).encode()
 
@@ -103,7 +103,7 @@ class Rich:
         return self._shell is not None
 
     def transform(self, source: str) -> str | None:
-        """Give the Python that code with magics stands for; None if it has none."""
+        """Return the Python that code with magics stands for; None if it has none."""
         magic = MAGIC.search(source)
         if magic is None:
             return None
@@ -115,7 +115,7 @@ class Rich:
         return transformed
 
     def announce(self, event: str) -> None:
-        """Tell libraries that have asked IPython for it, as for drawing figures at the end, what happens."""
+        """Notify libraries that have asked IPython for it, as for drawing figures at the end."""
         if self._shell is not None:
             self._shell.events.trigger(event)
 
@@ -214,7 +214,7 @@ def _make_shell(
         display_pub_class = Type(Publisher)
 
         def init_virtualenv(self) -> None:
-            """Say nothing about it: the interpreter was chosen."""
+            """Print nothing about it: the interpreter was chosen."""
 
         def system(self, command: str) -> None:
             """Run a command with our own output."""

@@ -54,7 +54,7 @@ class Record:
 
 
 class Globals:
-    """Who has put which name into the namespace, and what merely came along.
+    """The owner of each name in the namespace, and what merely came along.
 
     Attributes
     ----------
@@ -158,7 +158,7 @@ class Globals:
         return True
 
     def _is_own(self, name: str, value: Any) -> bool:
-        """Whether the current session has put it there."""
+        """Return whether the current session has put it there."""
         if self._seeded.get(name, _MISSING) is value:
             return False
         owner = self._owners.get(name)
@@ -245,7 +245,7 @@ class Globals:
 
     @property
     def is_shared(self) -> bool:
-        """Whether there is anything that is not the current session's own."""
+        """True if there is anything that is not the current session's own."""
         return bool(self._along or self._owners)
 
     # What users may ask of names.
@@ -255,7 +255,7 @@ class Globals:
         return along is not None and self.variables.get(name, _MISSING) is along[0]
 
     def own_value(self, name: str) -> tuple[Any, ...]:
-        """Give what somebody has put under a name that something else stands in front of.
+        """Return what somebody has put under a name that something else stands in front of.
 
         Nothing, if evaluating the name gives the right answer.
         """
@@ -268,7 +268,7 @@ class Globals:
         return (getattr(builtins, name),)
 
     def put_items(self) -> Iterator[tuple[str, Any]]:
-        """Give the variables, without what merely came along."""
+        """Return the variables, without what merely came along."""
         for name, value in self.variables.items():
             if not self._came_along(name):
                 yield name, value
@@ -303,7 +303,7 @@ class _Bound:
 
 
 def bound() -> Globals:
-    """Give the worker's own."""
+    """Return the worker's own."""
     return _Bound.globals
 
 
@@ -320,7 +320,7 @@ def main_function(
 def set_main_function(
     function: types.FunctionType, state: tuple[dict[str, Any], dict[str, Any]]
 ) -> None:
-    """Give such a function its attributes, the contents of its closure, and what came along."""
+    """Set such a function's attributes, the contents of its closure, and what came along."""
     attributes, slots = state
     function.__dict__.update(attributes)
     _Bound.globals.arrive(slots.pop("__globals__"), slots.pop("__asked__"))
@@ -336,7 +336,7 @@ def set_main_function(
 
 
 def bound_names(nodes: Sequence[ast.AST]) -> Iterator[str]:
-    """Give the global names that code of a module binds, as it stands there."""
+    """Return the global names that code of a module binds, as it stands there."""
     for node in nodes:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
@@ -355,7 +355,7 @@ _NO_BODY_FLAGS = 0x20 | 0x80 | 0x200  # generators and coroutines: a call does n
 
 
 def _certain_stores(value: Any) -> Iterator[str]:
-    """Give the global names that a call of a function sets before anything can go another way."""
+    """Return the global names that a call of a function sets before anything can go another way."""
     code = getattr(_innermost(value), "__code__", None)
     if not isinstance(code, types.CodeType) or code.co_flags & _NO_BODY_FLAGS:
         return
@@ -375,7 +375,7 @@ def _certain_stores(value: Any) -> Iterator[str]:
 
 
 def _innermost(value: Any) -> Any:
-    """Give the function that a chain of partials calls, through what this package puts around it too."""
+    """Return the function that a chain of partials calls, through what this package puts around it too."""
     while True:
         if isinstance(value, functools.partial):
             inner = value.func
@@ -392,7 +392,7 @@ def _is_of_worker(value: Any) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two values are as good as one, as far as plain types can tell."""
+    """Return whether two values are as good as one, as far as plain types can tell."""
     if one is other:
         return True
     cls = type(one)

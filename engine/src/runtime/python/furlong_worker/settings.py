@@ -1,4 +1,4 @@
-"""What the engine was told at its start. The engine appends the values as it sends this file."""
+"""The settings of this interpreter. The engine appends the values as it sends this file."""
 
 from __future__ import annotations
 

@@ -409,7 +409,7 @@ class Worker:
             raise KeyboardInterrupt("the interpreter is ending")
 
     def _is_interrupted(self) -> bool:
-        """Whether the job that runs was interrupted because it is cancelled."""
+        """Return whether the job that runs was interrupted because it is cancelled."""
         return self.interrupted is not None and self.interrupted == self.attempt
 
     def publish(self, value: Any) -> None:
@@ -466,7 +466,7 @@ class Worker:
         return getattr(threading.current_thread(), "_furlong_attempt", None)
 
     def _running_here(self) -> int:
-        """Give the attempt that runs, to a thread of it."""
+        """Return the attempt that runs, to a thread of it."""
         attempt = None if self.forked else self._attempt_here()
         if attempt is None or attempt != self.attempt:
             raise Refused(
@@ -476,7 +476,7 @@ class Worker:
         return attempt
 
     def is_late_thread(self) -> bool:
-        """Whether the calling thread's job has ended."""
+        """Return whether the calling thread's job has ended."""
         if self.forked:
             return False
         birth = self._attempt_here()
@@ -526,7 +526,7 @@ def _receive_files(
 
 
 def _out_of_the_way(fd: int) -> int:
-    """Give a file a number that code which closes or replaces the first ones does not reach."""
+    """Move a file to a number that code which closes or replaces the first ones does not reach."""
     far = far_copy(fd)
     os.close(fd)
     return far
