@@ -23,7 +23,7 @@ from typing import Any
 
 from furlong import _signals
 from furlong._plain import CACHED, NAMED, NeedsCodeError, PlainPickler
-from furlong._remote import Apart, EngineFunction, OnEngine
+from furlong._remote import Apart, EngineFunction, EngineName
 from furlong._sequences import is_array
 
 # Smaller buffers are cheaper inside the pickle.
@@ -162,7 +162,7 @@ class _Anew:
         self._function = function
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OnEngine("Anew"), (self._function,)
+        return EngineName("Anew"), (self._function,)
 
 
 def function_anew(function: Any) -> Any:
@@ -246,7 +246,7 @@ class _Encoder:
         self._file.seek(0)
         self._file.truncate()
         if self._pickler is None:
-            self._pickler = self._make(self._file, 5, buffer_callback=self._is_in_band)
+            self._pickler = self._make(self._file, 5, buffer_callback=self._take_buffer)
         pickler = self._pickler
         pickler.clear_memo()
         try:
@@ -274,7 +274,7 @@ class _Encoder:
             self._shared.append(value)
         return at
 
-    def _is_in_band(self, buffer: pickle.PickleBuffer) -> bool:
+    def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if view.nbytes < OUT_OF_BAND_BYTES_MIN:
             return True

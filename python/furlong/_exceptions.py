@@ -171,7 +171,7 @@ class _Maker:
         if error is not None and error.traceback:
             first = _first_shown(error)
             if first is not None:
-                Exception.__setattr__(first, "__cause__", errors.OnEngine(error.traceback))
+                Exception.__setattr__(first, "__cause__", errors.EngineTraceback(error.traceback))
             self._set_suppress(error, self._nodes[at])
         return error
 

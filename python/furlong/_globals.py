@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from furlong._remote import OnEngine, is_of_main
+from furlong._remote import EngineName, is_of_main
 
 CODES_MAX = 1000
 _READS = frozenset(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_GLOBAL"))
@@ -100,12 +100,12 @@ def reduced_to_namespace(
     slots["__globals__"] = shipped
     slots["__asked__"] = tuple(sorted(names - shipped.keys()))
     return (
-        OnEngine("main_function"),
+        EngineName("main_function"),
         (code, closure),
         (attributes, slots),
         None,
         None,
-        OnEngine("set_main_function"),
+        EngineName("set_main_function"),
     )
 
 

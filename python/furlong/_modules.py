@@ -94,7 +94,7 @@ class Module:
     def __init__(
         self, name: str, module: types.ModuleType | None, file: str | None, folders: Any
     ) -> None:
-        from furlong._settings import Settings, names_imported
+        from furlong._settings import ModuleVariables, names_imported
 
         self.name = name
         self.file = file or ""
@@ -105,7 +105,9 @@ class Module:
         self._spec = getattr(module, "__spec__", None)
         package = name if folders is not None else name.rpartition(".")[0]
         self.imports = names_imported(self.text, package) if self.text else ()
-        self.settings = Settings(module, self.text) if module is not None and self.text else None
+        self.variables = (
+            ModuleVariables(module, self.text) if module is not None and self.text else None
+        )
         # What was set in it, as engines get it.
         self._dumped = b""
 
@@ -116,9 +118,9 @@ class Module:
 
     def dumped(self, dump: Callable[[Any], bytes]) -> bytes:
         """Return what was set in it since its import, as engines get it; every library that has the module needs it."""
-        if self.settings is not None and not self.settings.are_unchanged():
-            changed = self.settings.changed()
-            self._dumped = _dump_settings(self.name, changed, dump) if changed else b""
+        if self.variables is not None and not self.variables.are_unchanged():
+            changed = self.variables.changed()
+            self._dumped = _dump_variables(self.name, changed, dump) if changed else b""
         return self._dumped
 
     def is_current(self) -> bool:
@@ -190,7 +192,7 @@ class Library:
         self._wanted = wanted
         self._loaded = [module.loaded for module in modules.values() if module.loaded is not None]
         self._others = [module for module in modules.values() if module.loaded is None]
-        self._settings: dict[str, bytes] = {}
+        self._variables: dict[str, bytes] = {}
         self._mark = b""
         self._equipped: dict[int, tuple[_furlong.Function, bytes, _furlong.Function]] = {}
         sources = [
@@ -230,17 +232,17 @@ class Library:
         return made
 
     def _marked(self, dump: Callable[[Any], bytes]) -> bytes:
-        """Return what follows the function's pickle: settings, a mark, the library's id, the settings' length."""
+        """Return what follows the function's pickle: variables, a mark, the library's id, the variables' length."""
         is_same = bool(self._mark)
         for name, module in self.modules.items():
             dumped = module.dumped(dump)
-            if dumped is not self._settings.get(name):
-                is_same = is_same and dumped == self._settings.get(name, b"")
-                self._settings[name] = dumped
+            if dumped is not self._variables.get(name):
+                is_same = is_same and dumped == self._variables.get(name, b"")
+                self._variables[name] = dumped
         if not is_same:
-            given = {name: dumped for name, dumped in sorted(self._settings.items()) if dumped}
-            settings = pickle.dumps(given, 4) if given else b""
-            self._mark = settings + MARK + self._id + len(settings).to_bytes(4, "little") + b"\n"
+            given = {name: dumped for name, dumped in sorted(self._variables.items()) if dumped}
+            variables = pickle.dumps(given, 4) if given else b""
+            self._mark = variables + MARK + self._id + len(variables).to_bytes(4, "little") + b"\n"
         return self._mark
 
 
@@ -263,7 +265,7 @@ def _version(modules: dict[str, Module], module: Module) -> bytes:
     )[:ID_BYTES]
 
 
-def _dump_settings(module: str, changed: dict[str, Any], dump: Callable[[Any], bytes]) -> bytes:
+def _dump_variables(module: str, changed: dict[str, Any], dump: Callable[[Any], bytes]) -> bytes:
     sent = {}
     for name, value in changed.items():
         try:

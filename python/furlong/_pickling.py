@@ -33,7 +33,7 @@ from furlong._plain import (
     is_own_cached,
     reduce_memoryview,
 )
-from furlong._remote import Apart, OnEngine, Reference
+from furlong._remote import Apart, EngineName, Reference
 from furlong._support import support
 from furlong.errors import PicklingError
 
@@ -43,25 +43,25 @@ BUFFERS_MAX = 4000
 PYTHON = (sys.version_info[0], sys.version_info[1])
 
 
-# What a pickle holds, besides data: bits, and False for none of them. `CODE` are functions or
-# classes by value, which only the same version of Python can read; `MODULES` says that modules of
-# the user's own are named.
-CODE = True
-MODULES = 2
+# What a pickle holds besides data, as bits. `HAS_CODE`: functions or classes by value, which only
+# the same version of Python can read. `HAS_MODULES`: names of modules of the user's own.
+DATA_ONLY = 0
+HAS_CODE = 1
+HAS_MODULES = 2
 
 
 class Pickle(NamedTuple):
     """A pickled value: the pickle, then the memory that goes beside it; and what they hold."""
 
     buffers: list[Any]
-    holds: int = False
+    holds: int = DATA_ONLY
 
 
 class Pickled(NamedTuple):
     """A function as it is submitted, and what its pickle holds."""
 
     function: _furlong.Function
-    holds: int = False
+    holds: int = DATA_ONLY
 
 
 class _Globals:
@@ -89,7 +89,7 @@ def _code_pickler() -> Any:
     import cloudpickle  # type: ignore[import-untyped]
 
     table: Any = cloudpickle.Pickler.dispatch_table
-    reducer = Reducer(OnEngine)
+    reducer = Reducer(EngineName)
 
     def reduce_code(code: types.CodeType) -> Any:
         """Keep the file's name, which cloudpickle leaves out and tracebacks show."""
@@ -198,7 +198,7 @@ def dumps(
     """
     buffers: list[Any] = [b""]
 
-    def is_in_band(buffer: pickle.PickleBuffer) -> bool:
+    def take_buffer(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if view.nbytes < OUT_OF_BAND_BYTES_MIN or len(buffers) > BUFFERS_MAX:
             return True
@@ -206,7 +206,7 @@ def dumps(
         return False
 
     file = io.BytesIO()
-    plain = PlainPickler(file, 5, buffer_callback=is_in_band)
+    plain = PlainPickler(file, 5, buffer_callback=take_buffer)
     try:
         plain.dump(value)
     except NeedsCodeError:
@@ -218,17 +218,17 @@ def dumps(
             raise _described(value, what, error, find) from error
     else:
         buffers[0] = file.getvalue()
-        return Pickle(buffers, MODULES if plain.has_modules else False)
+        return Pickle(buffers, HAS_MODULES if plain.has_modules else DATA_ONLY)
     del buffers[1:]
     file = io.BytesIO()
-    pickler = _code_pickler()(file, 5, buffer_callback=is_in_band)
+    pickler = _code_pickler()(file, 5, buffer_callback=take_buffer)
     try:
         pickler.dump(value)
     except Exception as error:
         _signals.reraise(error)
         raise _described(value, what, error, find) from error
     buffers[0] = file.getvalue()
-    return Pickle(buffers, CODE | MODULES if pickler.has_modules else CODE)
+    return Pickle(buffers, HAS_CODE | HAS_MODULES if pickler.has_modules else HAS_CODE)
 
 
 def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pickle:
@@ -252,21 +252,21 @@ def dumps_items(
     columns: Sequence[Any],
     first: int,
     exact: bool = False,
-    kept: tuple[Apart, list[bool]] | None = None,
+    copies: tuple[Apart, list[bool]] | None = None,
 ) -> Pickle:
     """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs.
 
     With `exact`, the engine always tells which of them runs. Items that may share what calls can change go each in a
-    pickle of its own, so that each call has its arguments for itself. `kept` has such pickles that were made before.
+    pickle of its own, so that each call has its arguments for itself. `copies` are such pickles that were made before.
     """
     kwargs: dict[str, Any] = {"exact": True} if exact else {}
     sent = columns
-    if kept is None:
+    if copies is None:
         is_apart = _apart.may_share(columns)
         rows = list(zip(*itertools.compress(columns, is_apart), strict=True))
         apart = _apart.Rows(rows, 0).among(range(len(rows))) if rows else None
     else:
-        apart, is_apart = kept
+        apart, is_apart = copies
     if apart is not None:
         kwargs.update(apart=apart, is_apart=is_apart)
         sent = [column for column, alone in zip(columns, is_apart, strict=True) if not alone]
@@ -300,17 +300,17 @@ _MISSING = object()
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), types.BuiltinFunctionType)
 
 
-class _Known:
+class _CachedFunction:
     """A function that was pickled, and what must be as it was for the pickle to be right still."""
 
     def __init__(self, function: types.FunctionType, made: _furlong.Function, holds: int) -> None:
         self.answer = Pickled(made, holds)
         # It is named while its module has it by this name.
-        self._place = _place_of(function) if holds == MODULES else None
+        self._place = _place_of(function) if holds == HAS_MODULES else None
         self._parts: list[tuple[weakref.ref[types.FunctionType], tuple[Any, ...]]] = []
         self._globals: list[_Check] = []
         self._cells: list[tuple[types.CellType, Any]] = []
-        self.is_lasting = not holds & CODE or self._look_at(function, set())
+        self.is_lasting = not holds & HAS_CODE or self._watch(function, set())
 
     def is_right(self) -> bool:
         """Return whether nothing that was looked at has changed."""
@@ -331,8 +331,8 @@ class _Known:
                 return False
         return True
 
-    def _look_at(self, function: types.FunctionType, seen: set[int]) -> bool:
-        """Note what a function's pickle is made of; False if it cannot be watched."""
+    def _watch(self, function: types.FunctionType, seen: set[int]) -> bool:
+        """Note what a function's pickle is made of; return whether all of it can be watched."""
         if id(function) in seen:
             return True
         seen.add(id(function))
@@ -347,17 +347,17 @@ class _Known:
             value = function.__globals__.get(name, _MISSING)
             self._globals.append((function.__globals__, name, value))
             values.append(value)
-        return all(self._is_steady(value, seen) for value in values)
+        return all(self._watch_value(value, seen) for value in values)
 
-    def _is_steady(self, value: Any, seen: set[int]) -> bool:
+    def _watch_value(self, value: Any, seen: set[int]) -> bool:
         if value is _MISSING or isinstance(value, _ATOMS):
             return True
         if isinstance(value, (tuple, frozenset)):
-            return all(self._is_steady(item, seen) for item in value)
+            return all(self._watch_value(item, seen) for item in value)
         if isinstance(value, types.ModuleType):
             return True
         if isinstance(value, types.FunctionType):
-            return self._look_at(value, seen) if goes_by_value(value) else True
+            return self._watch(value, seen) if goes_by_value(value) else True
         return isinstance(value, type) and not goes_by_value(value)
 
 
@@ -389,7 +389,7 @@ def _names_of(code: types.CodeType) -> set[str]:
     return names
 
 
-_functions: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+_functions: weakref.WeakKeyDictionary[Any, _CachedFunction] = weakref.WeakKeyDictionary()
 # What was made last of functions that hold what may change in place: they are pickled for each
 # call, and if the pickle is the same, nothing is hashed and nothing is sent.
 _made: weakref.WeakKeyDictionary[Any, dict[bool | None, _furlong.Function]] = (
@@ -409,7 +409,7 @@ def function_of(function: Callable[..., Any]) -> Pickled:
     blob, holds = _dump_function(function)
     made = _make(function, None, blob, holds)
     if kind is types.FunctionType:
-        noted = _Known(function, made, holds)  # type: ignore[arg-type]
+        noted = _CachedFunction(function, made, holds)  # type: ignore[arg-type]
         if noted.is_lasting:
             _functions[function] = noted
     return Pickled(made, holds)
@@ -417,9 +417,9 @@ def function_of(function: Callable[..., Any]) -> Pickled:
 
 def equipped(function: _furlong.Function, holds: int) -> _furlong.Function:
     """Return a function with the modules of the user's own that a call needs that holds this."""
-    if not holds & MODULES:
+    if not holds & HAS_MODULES:
         return function
-    return _modules.current().equip(function, _dump_settings) or function
+    return _modules.current().equip(function, _dump_variables) or function
 
 
 def call_of(
@@ -428,10 +428,10 @@ def call_of(
     """Make a call ready to be submitted."""
     holds = function.holds | arguments.holds
     made = equipped(function.function, holds) if holds else function.function
-    return _furlong.Call(made, PICKLE, arguments.buffers, options, bool(holds & CODE))
+    return _furlong.Call(made, PICKLE, arguments.buffers, options, bool(holds & HAS_CODE))
 
 
-def _dump_settings(value: Any) -> bytes:
+def _dump_variables(value: Any) -> bytes:
     file = io.BytesIO()
     _code_pickler()(file, 4).dump(value)
     return file.getvalue()
@@ -445,7 +445,7 @@ def cached_function(function: Callable[..., Any]) -> Pickled | None:
     return known.answer if known is not None and known.is_right() else None
 
 
-_mapped: weakref.WeakKeyDictionary[Any, dict[bool, _Known]] = weakref.WeakKeyDictionary()
+_mapped: weakref.WeakKeyDictionary[Any, dict[bool, _CachedFunction]] = weakref.WeakKeyDictionary()
 
 
 def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any]) -> Pickled:
@@ -457,7 +457,7 @@ def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any])
     blob, holds = _dump_function(wrap(f, return_exceptions))
     made = _make(f, return_exceptions, blob, holds)
     if type(f) is types.FunctionType:
-        known = _Known(f, made, holds)
+        known = _CachedFunction(f, made, holds)
         if known.is_lasting:
             _mapped.setdefault(f, {})[return_exceptions] = known
     return Pickled(made, holds)
@@ -465,15 +465,15 @@ def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any])
 
 def _make(function: Any, wrapped: bool | None, blob: bytes, holds: int) -> _furlong.Function:
     """Make of a pickle what sessions submit; what was made last of the function, if its pickle is the same."""
-    can_be_kept = type(function) in (types.FunctionType, functools.partial)
-    last = _made.get(function, {}).get(wrapped) if can_be_kept else None
+    can_be_remembered = type(function) in (types.FunctionType, functools.partial)
+    last = _made.get(function, {}).get(wrapped) if can_be_remembered else None
     if last is not None and last.is_of(blob):
         return last
-    kept = not isinstance(function, Reference)
+    is_defined_once = not isinstance(function, Reference)
     made = _furlong.Function.pickled(
-        name_of(function), blob, PYTHON, bool(holds & CODE), support(), kept
+        name_of(function), blob, PYTHON, bool(holds & HAS_CODE), support(), is_defined_once
     )
-    if can_be_kept:
+    if can_be_remembered:
         _made.setdefault(function, {})[wrapped] = made
     return made
 
@@ -490,7 +490,7 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, int]:
     except Exception as error:  # what plain pickle cannot do, cloudpickle may
         _signals.reraise(error)
     else:
-        return file.getvalue(), MODULES if plain.has_modules else False
+        return file.getvalue(), HAS_MODULES if plain.has_modules else DATA_ONLY
     try:
         return _dump_code(sent, function, frozenset())
     except Exception as error:
@@ -512,7 +512,7 @@ def _dump_code(
     pickler = _code_pickler()(file, 5)
     pickler.scope = _globals.Scope(function, left_out)
     pickler.dump(sent)
-    return file.getvalue(), CODE | MODULES if pickler.has_modules else CODE
+    return file.getvalue(), HAS_CODE | HAS_MODULES if pickler.has_modules else HAS_CODE
 
 
 def _names_without_pickle(function: Callable[..., Any]) -> Iterator[str]:

@@ -29,7 +29,7 @@ class _Module:
         return importlib.import_module, (self.name,)
 
 
-class OnEngine:
+class EngineName:
     """Something that the engine's own program has, or another module there, by name: its pickle finds it there."""
 
     def __init__(self, name: str, module: str = ENGINE_MODULE) -> None:
@@ -47,7 +47,7 @@ class _EmptyCell:
     """A cell without contents: of a variable that its function has not set yet."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OnEngine("CellType", "types"), ()
+        return EngineName("CellType", "types"), ()
 
 
 class Apart:
@@ -59,7 +59,7 @@ class Apart:
         self.has_modules = has_modules
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OnEngine("Apart"), self._parts
+        return EngineName("Apart"), self._parts
 
 
 class Reference:
@@ -87,7 +87,7 @@ class Reference:
         return f"<Reference: {self.name!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OnEngine("evaluate"), (self.name,)
+        return EngineName("evaluate"), (self.name,)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError(f"{self!r} is called on engines: `view.apply({self!r}, ...)`")
@@ -103,7 +103,7 @@ class OfCaller:
         raise RuntimeError("it is only called on engines")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OnEngine("of_caller"), (self.name,)
+        return EngineName("of_caller"), (self.name,)
 
 
 _OF_CALLER = {f: OfCaller(f.__name__) for f in (eval, exec, globals, locals, vars, dir)}
@@ -143,7 +143,7 @@ class EngineFunction:
             annotations,
             f.__doc__,
         )
-        return OnEngine("engine_function"), parts
+        return EngineName("engine_function"), parts
 
 
 def _content(cell: types.CellType) -> Any:

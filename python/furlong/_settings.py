@@ -106,7 +106,7 @@ def writes_globals(code: types.CodeType) -> bool:
     )
 
 
-class Settings:
+class ModuleVariables:
     """The variables of a module that were set here since it was imported: engines are to have them as well.
 
     It is known what an import gives for a name that the source sets once, to a literal, a function or a class, or that

@@ -499,7 +499,7 @@ class Client(ClientTasks, ClientNames):
     def _close(self, detach: bool) -> None:
         if not self._closed:
             if detach:
-                self._maps.submit_rest(only_kept=True)
+                self._maps.submit_rest(only_retained=True)
             self._closed = True
             _dispatch.forget(self)
             self._session.close(detach)

@@ -253,7 +253,7 @@ class ClientTasks:
         return result
 
     def purge_results(self, jobs: Jobs = None, targets: Targets = None) -> None:
-        """Forget kept results at the broker.
+        """Forget retained results at the broker.
 
         Parameters
         ----------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong._home import check_name, home, read_json, remove, write_private
 from furlong._processes import EngineSet, Process, start_of
-from furlong.peer_names import PeerNames
+from furlong.peer_names import IpyparallelNames
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,7 +84,7 @@ def level_of(level: str | int | None) -> str | None:
     return next((name for least, name in names if level >= least), "trace")
 
 
-class ClusterFiles(PeerNames):
+class ClusterFiles(IpyparallelNames):
     """The part of a cluster by which other processes find it, and ipyparallel's names for what it has."""
 
     if TYPE_CHECKING:

@@ -120,9 +120,9 @@ class dependent:  # noqa: N801 - the name that people know
     def __reduce__(self) -> tuple[Any, ...]:
         import functools
 
-        from furlong._remote import OnEngine
+        from furlong._remote import EngineName
 
-        call = functools.partial(OnEngine("call_if"), self.f, self.df, self.dargs, self.dkwargs)
+        call = functools.partial(EngineName("call_if"), self.f, self.df, self.dargs, self.dkwargs)
         return call.__reduce__()  # type: ignore[return-value]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -237,7 +237,7 @@ class _Requires:
     def __reduce__(self) -> tuple[Any, ...]:
         import functools
 
-        from furlong._remote import EngineFunction, OnEngine, is_of_main
+        from furlong._remote import EngineFunction, EngineName, is_of_main
 
         f = (
             EngineFunction(self.f)
@@ -245,5 +245,5 @@ class _Requires:
             else self.f
         )
         modules = [_modules.named(name) for name in self._modules]
-        call = functools.partial(OnEngine("call_with"), f, modules, self._names)
+        call = functools.partial(EngineName("call_with"), f, modules, self._names)
         return call.__reduce__()  # type: ignore[return-value]

@@ -13,7 +13,7 @@ from furlong import _furlong, _globals, _pickling
 from furlong._checks import check_names, described
 from furlong._codecs import PICKLE, Codec, value_of
 from furlong._plain import goes_by_value
-from furlong._remote import OnEngine, is_interactive
+from furlong._remote import EngineName, is_interactive
 from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
 from furlong.peer_names import NO_MAGICS
@@ -38,6 +38,7 @@ class DirectView(View):
 
     targets: Chosen
 
+    _is_direct = True
     # Whether a call that fails aborts what this session has queued behind it on that engine.
     _aborts = True
 
@@ -145,7 +146,7 @@ class DirectView(View):
         _globals.put.note_code(code)
         info = self._info("execute", "execute", label, code)
         spec = self._on_namespace(_furlong.Function.code(code), info, None, decode)
-        return self._finish_and_keep(block, spec, targets)
+        return self._finish_with_result(block, spec, targets)
 
     def run(
         self,
@@ -164,17 +165,19 @@ class DirectView(View):
         info = self._info("run", "execute", label, text)
         function = _furlong.Function.script(str(path), source)
         spec = self._on_namespace(function, info, None, lambda *_: None)
-        return self._finish_and_keep(block, spec, targets)
+        return self._finish_with_result(block, spec, targets)
 
-    def _finish_and_keep(self, block: bool | None, spec: TaskSpec, targets: Targets) -> AsyncResult:
+    def _finish_with_result(
+        self, block: bool | None, spec: TaskSpec, targets: Targets
+    ) -> AsyncResult:
         """Return the result, also if it blocks: then it has ended."""
         made: list[AsyncResult] = []
 
-        def begin_and_keep() -> AsyncResult:
+        def begin_and_note() -> AsyncResult:
             made.append(self._submit(spec, targets))
             return made[0]
 
-        self._finish(block, begin_and_keep)
+        self._finish(block, begin_and_note)
         return made[0]
 
     # The namespace.
@@ -205,7 +208,7 @@ class DirectView(View):
         pushed = _pickling.dumps_pushed(values)
         # As a call of a pickled function it brings cloudpickle along, which the engine may lack.
         if pushed.holds:
-            function = _pickling.function_of(OnEngine("push"))
+            function = _pickling.function_of(EngineName("push"))
         else:
             function = _pickling.Pickled(_furlong.Function.push())
         spec = self._call_of(function, pushed, self._info("push"))
@@ -275,7 +278,7 @@ class DirectView(View):
         list of tuple of str
             For each engine: the thread's name, ``stdout`` or ``stderr``, and the text, the oldest first.
         """
-        function = _pickling.function_of(OnEngine("late_output"))
+        function = _pickling.function_of(EngineName("late_output"))
         arguments = _pickling.dumps_call((), {})
         spec = self._call_of(function, arguments, self._info("late_output"))
         return self._finish(block, self._submit, spec, targets)

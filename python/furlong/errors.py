@@ -145,7 +145,7 @@ class UnmetDependency(FurlongError):
     """Raised by a task's own code: this engine is not the right one, try another."""
 
 
-class OnEngine(Exception):
+class EngineTraceback(Exception):
     """The engine's traceback, which Python shows above a `RemoteError` that nobody caught."""
 
     def __str__(self) -> str:
@@ -192,7 +192,7 @@ class RemoteError(FurlongError):
             ename=ename, evalue=evalue, traceback=traceback, _engine_info=engine_info or {}
         )
         if traceback:
-            Exception.__setattr__(self, "__cause__", OnEngine(traceback))
+            Exception.__setattr__(self, "__cause__", EngineTraceback(traceback))
 
     @property
     def engine_info(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class ExecutorFuture(AsyncResult):
         )
 
     def _has_begun(self) -> bool:
-        return self.running() or any(part.done() for part in self._parts)
+        return self.running() or any(part.poll() for part in self._parts)
 
 
 # To whoever uses it, it is no other.
@@ -172,7 +172,7 @@ class ViewExecutor(concurrent.futures.Executor):
 
     def _submitting(self) -> Any:
         """Return the view as calls are submitted: one that fails leaves alone what is queued behind it."""
-        if not hasattr(self.view, "execute"):
+        if not self.view._is_direct:
             return self.view
         view: Any = copy.copy(self.view)
         view._aborts = False

@@ -342,8 +342,8 @@ class _Engines:
 
     def __init__(self, executor: ViewExecutor) -> None:
         # As its flags are at the call.
-        view = self._view = executor._submitting()._as_now()
-        self._is_direct = hasattr(view, "execute")
+        view = self._view = executor._submitting()._snapshot()
+        self._is_direct = view._is_direct
         self._is_shared = not self._is_direct and view.targets is None
         # What each engine has of this map: tasks, which hold no values.
         self._given: dict[int, list[_furlong.Task]] = {}

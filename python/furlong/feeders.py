@@ -57,8 +57,8 @@ class Feeder:
         self.count = count
         self.began = time.time()
         self.client = work.info.client
-        # Whether it goes on when its session ends.
-        self.is_kept = False
+        # Whether its tasks go on when the session ends.
+        self.is_retained = False
         self._work = work
         self._at = 0
         self._unfinished = 0
@@ -74,10 +74,10 @@ class Feeder:
         """Submit the first tasks."""
         raise NotImplementedError
 
-    def keep_rest(self) -> None:
-        """Keep the items that were not submitted as they are now."""
+    def copy_rest(self) -> None:
+        """Copy the items that were not submitted, which the caller may change."""
         if self._at < self.count:
-            self._work.keep(self._at)
+            self._work.copy_items(self._at)
 
     def submit_rest(self) -> None:
         """Submit all items that were not: somebody refers to all of the map."""
@@ -149,15 +149,15 @@ class Feeder:
                 return
         callback()
 
-    def has_ended(self) -> bool:
-        """Return whether all items have ended. The dispatcher may not have noticed yet."""
+    def poll(self) -> bool:
+        """Take the ends that have come; return whether all items have ended. The dispatcher may not have noticed yet."""
         if not self.is_over and (self._at >= self.count or self.why_stopped is not None):
-            return all(part.done() for part in list(self.parts))
+            return all(part.poll() for part in list(self.parts))
         return self.is_over
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until all items have ended."""
-        if self.has_ended():
+        if self.poll():
             timeout = None  # the dispatcher will notice at once
         return self.wait_for(lambda: self.is_over, timeout)
 
@@ -199,12 +199,12 @@ class BalancedFeeder(Feeder):
         chunk: int,
         engines: int,
         run_timeout: float | None,
-        is_kept: bool,
+        is_retained: bool,
     ) -> None:
         super().__init__(work, count)
         self._fixed = 1 if work.is_alone else chunk
         self._engines = engines
-        self.is_kept = is_kept
+        self.is_retained = is_retained
         self._size = self._fixed or 1
         self._seconds = (
             CHUNK_SECONDS if run_timeout is None else min(CHUNK_SECONDS, LIMIT_PART * run_timeout)
@@ -221,7 +221,7 @@ class BalancedFeeder(Feeder):
         with self._lock:
             self._feed(self._ahead)
             self._end_if_over()
-        if self.is_kept:
+        if self.is_retained:
             self.submit_rest()
 
     def submit_rest(self) -> None:

@@ -62,7 +62,7 @@ class LazyMapIterator(Iterator[Any]):
             raise ValueError(
                 f"max_outstanding is a number of items, 0 for no bound, or 'auto', not {max_outstanding!r}"
             )
-        self._view, self._f = view._as_now(), f
+        self._view, self._f = view._snapshot(), f
         self._items = zip(*sequences)
         self._ordered = ordered
         self._bound = operator.index(bound)
@@ -122,7 +122,7 @@ class LazyMapIterator(Iterator[Any]):
     def _next_engine(self, idle_only: bool) -> Any:
         """Choose the engine of a direct view whose turn it is; none for the shared queue."""
         view: Any = self._view
-        if not hasattr(view, "execute"):
+        if not view._is_direct:
             return None
         engines = view._engines(None)
         turn = self._taken % len(engines)

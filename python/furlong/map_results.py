@@ -81,7 +81,7 @@ class AsyncMapResult(AsyncResult):
     @property
     def progress(self) -> int:
         """The number of items that have ended, as far as whole chunks have."""
-        ended = sum(part.done() for part in self._parts)
+        ended = sum(part.poll() for part in self._parts)
         return (
             self._count
             if ended == len(self._parts)
@@ -132,7 +132,7 @@ class MapResult(AsyncMapResult):
 
     def done(self) -> bool:
         """Return whether all items have ended."""
-        return self._feeder.has_ended()
+        return self._feeder.poll()
 
     def _when_over(self, callback: Callable[[], None]) -> None:
         self._feeder.when_over(functools.partial(callbacks().soon, callback))

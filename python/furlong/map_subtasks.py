@@ -80,13 +80,14 @@ class Work:
         """Submit each item as a task of its own."""
         self.is_alone = True
         # One that ends its engine's interpreter must not take those along that wait there.
-        is_direct = hasattr(self._view, "execute")
         self._shared_view = (
-            copy.copy(self._view).set_flags(restart_safe=True) if is_direct else self._view
+            copy.copy(self._view).set_flags(restart_safe=True)
+            if self._view._is_direct
+            else self._view
         )
 
-    def keep(self, begin: int) -> None:
-        """Keep the items from there on as they are now: the caller may change them before they are submitted."""
+    def copy_items(self, begin: int) -> None:
+        """Copy the items from there on: the caller may change them before they are submitted."""
         is_open = _apart.are_open(self.columns)
         if any(is_open):
             columns = [column[begin:] for column in itertools.compress(self.columns, is_open)]
@@ -109,10 +110,10 @@ class Work:
             chunk = [column[first:last] for column in self.columns]
         else:
             chunk = [[column[begin + place] for place in places] for column in self.columns]
-        kept = None
+        copies = None
         if self._rows is not None and first >= self._rows.begin:
-            kept = self._rows.among(begin + place for place in places), self._is_open
-        items = _pickling.dumps_items(chunk, first, exact, kept)
+            copies = self._rows.among(begin + place for place in places), self._is_open
+        items = _pickling.dumps_items(chunk, first, exact, copies)
         call = _pickling.call_of(self._function, items, self.options())
         spec = TaskSpec(call, self.info, None, self._targets)
         if engine is None and self._targets is not None:
@@ -233,7 +234,7 @@ class MapSubTask(BalancedSubTask):
 
     def settle(self) -> None:
         """Take the end, which has come."""
-        if not self.is_settled and not self.done():
+        if not self.is_settled and not self.poll():
             raise RuntimeError("the task has not ended")
 
     def _take(self) -> None:
@@ -259,7 +260,7 @@ class MapSubTask(BalancedSubTask):
             outcome.drop_data()
             # The task stays the one that is asked for until another has followed it.
             faults = self._faults
-            if faults is None or not faults.left or not self._go_on(outcome, faults):
+            if faults is None or not faults.left or not self._submit_next(outcome, faults):
                 self._end(outcome)
 
     def _noted(self) -> tuple[_Faults | None, set[int] | None]:
@@ -392,8 +393,8 @@ class MapSubTask(BalancedSubTask):
                     self._fail(faults.left, error)
                     faults.left = []
 
-    def _go_on(self, outcome: _furlong.Outcome, faults: _Faults) -> bool:
-        """Submit the next task; whether there is one."""
+    def _submit_next(self, outcome: _furlong.Outcome, faults: _Faults) -> bool:
+        """Submit the next task; return whether there is one."""
         engine = self._engine
         if self._stopped is not None:
             self._fail(faults.left, self._stopped)
@@ -462,7 +463,7 @@ class MapSubTask(BalancedSubTask):
 
     def of_items(self, name: str) -> list[Any]:
         """Return something of each item. What is known of its task only is the same for all items of that."""
-        self.done()  # an end that has come is taken
+        self.poll()
         if name in ("stdout", "stderr"):
             return self._texts_of_items(name)
         if name == "error":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from furlong import _pickling
 from furlong._apart import function_anew
 from furlong._checks import described
-from furlong._remote import OnEngine
+from furlong._remote import EngineName
 from furlong._sequences import array_or_list, can_be_cut, collect, deal, is_array
 from furlong.feeders import BalancedFeeder, DirectFeeder, Feeder
 from furlong.lazy_maps import LazyMapIterator
@@ -31,7 +31,7 @@ class _Mapped:
     """A function as tasks call it with many items. Engines have the loop; it takes the items as columns."""
 
     def __init__(self, f: Any, return_exceptions: bool) -> None:
-        self._call = functools.partial(OnEngine("map_items"), function_anew(f), return_exceptions)
+        self._call = functools.partial(EngineName("map_items"), function_anew(f), return_exceptions)
 
     def __reduce__(self) -> tuple[Any, ...]:
         parts: tuple[Any, ...] = self._call.__reduce__()  # type: ignore[assignment]
@@ -71,11 +71,11 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
             for seq, column in zip(sequences, columns)
         ]
     count = min(len(column) for column in columns)
-    return [_as_it_is(column, count) for column in columns], count
+    return [_copied(column, count) for column in columns], count
 
 
-def _as_it_is(column: Any, count: int) -> Any:
-    """Return the first items as they are now: a list may be changed while the map runs. Arrays are not copied."""
+def _copied(column: Any, count: int) -> Any:
+    """Copy the first items: a list may be changed while the map runs. Arrays are not copied."""
     is_lasting = isinstance(column, (range, tuple, str, bytes)) or is_array(column)
     return column if is_lasting and len(column) == count else column[:count]
 
@@ -92,7 +92,7 @@ def _same(values: list[Any]) -> list[Any]:
 def _work(
     view: View, f: Any, columns: list[Any], return_exceptions: bool, label: str | None
 ) -> Work:
-    view = view._as_now()
+    view = view._snapshot()
     function = _mapped(view, f, return_exceptions)
     info = view._info(_pickling.name_of(f), "map", label)
     work = Work(view, function, info, columns, return_exceptions)
@@ -150,7 +150,7 @@ def _starting(
         try:
             feeder.start()
             if not block:
-                feeder.keep_rest()
+                feeder.copy_rest()
         except BaseException as error:
             feeder.give_away(error)
             raise

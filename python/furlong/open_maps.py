@@ -26,10 +26,10 @@ class OpenMaps:
         """Forget one that has ended."""
         self._feeders.discard(feeder)
 
-    def submit_rest(self, only_kept: bool = False) -> None:
+    def submit_rest(self, only_retained: bool = False) -> None:
         """Submit what was not submitted yet: somebody asks for all that there is to do."""
         for feeder in list(self._feeders):
-            if feeder.is_kept or not only_kept:
+            if feeder.is_retained or not only_retained:
                 feeder.submit_rest()
 
     def give_up(self, is_abort: bool) -> None:

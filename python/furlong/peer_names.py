@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from furlong.results import AsyncResult
     from furlong.targets import Targets
 
-__all__ = ["NO_MAGICS", "ClientNames", "PeerNames", "ViewNames", "absent"]
+__all__ = ["NO_MAGICS", "ClientNames", "IpyparallelNames", "ViewNames", "absent"]
 
 NO_MAGICS = (
     "there are no magics (%px, %%px, %autopx) here yet: use view.execute(code).display_outputs()"
@@ -80,7 +80,7 @@ class _Absent:
         raise absent(repr(kind.__name__), self._name)
 
 
-class PeerNames:
+class IpyparallelNames:
     """A thing that ipyparallel has as well, under more names."""
 
     def __dir__(self) -> list[str]:
@@ -88,10 +88,10 @@ class PeerNames:
 
 
 for _name in ABSENT:
-    setattr(PeerNames, _name, _Absent(_name))
+    setattr(IpyparallelNames, _name, _Absent(_name))
 
 
-class ClientNames(PeerNames):
+class ClientNames(IpyparallelNames):
     """Names of ipyparallel's clients."""
 
     _session: _furlong.Session
@@ -160,7 +160,7 @@ class ClientNames(PeerNames):
         object.__setattr__(self, name, value)
 
 
-class ViewNames(PeerNames):
+class ViewNames(IpyparallelNames):
     """Names of ipyparallel's views."""
 
     client: Client
@@ -187,13 +187,13 @@ class ViewNames(PeerNames):
         """Do nothing: results come by themselves."""
 
     def purge_results(self, jobs: Jobs = None, targets: Targets = None) -> None:
-        """Forget kept results. See `Client.purge_results`."""
+        """Forget retained results. See `Client.purge_results`."""
         self.client.purge_results(jobs, targets)
 
 
 def _ended_parts(results: Any) -> Iterator[Any]:
     for result in {id(result): result for result in results}.values():
         for part in result._parts:
-            if part.done():
+            if part.poll():
                 part.settle()
                 yield part

@@ -29,7 +29,7 @@ else:  # before Python 3.11 they are two
         pass
 
 
-class _Known:
+class _MetadataField:
     """Something that is known of a result's tasks: of a single one itself, else a list.
 
     A `__getattr__` would do as well, but makes each look at any attribute several times as dear.
@@ -145,7 +145,7 @@ class AsyncResult(LazyFuture):
 
     def _raise_first(self) -> None:
         for part in self._parts:
-            if part.done():
+            if part.poll():
                 part.settle()
                 if part.error is not None:
                     raise part.error
@@ -209,7 +209,7 @@ class AsyncResult(LazyFuture):
 
     def done(self) -> bool:
         """Return whether all tasks have ended."""
-        return self._final is not UNKNOWN or all(part.done() for part in self._parts)
+        return self._final is not UNKNOWN or all(part.poll() for part in self._parts)
 
     def running(self) -> bool:
         """Return whether a task has not ended."""
@@ -294,26 +294,26 @@ class AsyncResult(LazyFuture):
 
     # What happened.
 
-    msg_id = _Known()
-    submitted = _Known()
-    started = _Known()
-    completed = _Known()
-    received = _Known()
-    engine_id = _Known()
-    engine_uuid = _Known()
-    follow = _Known()
-    after = _Known()
-    status = _Known()
-    attempts = _Known()
-    run_time = _Known()
-    execute_input = _Known()
-    execute_result = _Known()
-    error = _Known()
-    stdout = _Known()
-    stderr = _Known()
-    outputs = _Known()
-    data = _Known()
-    label = _Known()
+    msg_id = _MetadataField()
+    submitted = _MetadataField()
+    started = _MetadataField()
+    completed = _MetadataField()
+    received = _MetadataField()
+    engine_id = _MetadataField()
+    engine_uuid = _MetadataField()
+    follow = _MetadataField()
+    after = _MetadataField()
+    status = _MetadataField()
+    attempts = _MetadataField()
+    run_time = _MetadataField()
+    execute_input = _MetadataField()
+    execute_result = _MetadataField()
+    error = _MetadataField()
+    stdout = _MetadataField()
+    stderr = _MetadataField()
+    outputs = _MetadataField()
+    data = _MetadataField()
+    label = _MetadataField()
 
     def _metadata(self, name: str) -> Any:
         if self.done() and self._final is UNKNOWN:
@@ -394,7 +394,7 @@ class AsyncResult(LazyFuture):
     @property
     def progress(self) -> int:
         """The number of tasks that have ended."""
-        return sum(part.done() for part in self._parts)
+        return sum(part.poll() for part in self._parts)
 
     @property
     def elapsed(self) -> float:

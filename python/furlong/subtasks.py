@@ -113,8 +113,8 @@ class SubTask:
         """Wait for the end; whether it has come in time."""
         return self.is_settled or wait_patiently(self.task.wait, timeout, self.info.client)
 
-    def done(self) -> bool:
-        """Return whether the end has come."""
+    def poll(self) -> bool:
+        """Take an end that has come, as far as that leads to another submit; return whether all has ended."""
         return self.is_settled or self.task.done()
 
     def when_ended(self, callback: Callable[[], None], by: Dispatcher | None = None) -> None:
@@ -218,16 +218,16 @@ class BalancedSubTask(SubTask):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come in time."""
-        if self.done():
+        if self.poll():
             return True
         deadline = deadline_after(timeout)
-        while not self.done():
+        while not self.poll():
             if not wait_patiently(self.task.wait, remaining(deadline), self.info.client):
                 return False
         return True
 
-    def done(self) -> bool:
-        """Return whether the end has come."""
+    def poll(self) -> bool:
+        """Take the ends of attempts that have come, and submit the task elsewhere if they ask for it."""
         while self.outcome is None and not self.is_settled:
             if not self.task.done():
                 return False
@@ -238,7 +238,7 @@ class BalancedSubTask(SubTask):
         """Call back once, from a dispatcher's thread, when the end has come."""
 
         def one_ended() -> None:
-            if self.done():
+            if self.poll():
                 callback()
             else:
                 self.when_ended(callback, by)
@@ -249,12 +249,12 @@ class BalancedSubTask(SubTask):
         """Take the end of an attempt, which has come; go elsewhere if that is what it says."""
         with self._lock:
             outcome = self.task.outcome() if self.outcome is None else None
-            if outcome is None or (not outcome.ok and self._goes_on(outcome)):
+            if outcome is None or (not outcome.ok and self._try_elsewhere(outcome)):
                 return
             self.outcome = outcome
 
-    def _goes_on(self, outcome: _furlong.Outcome) -> bool:
-        """Return whether the engine did not fit, and another one has the task now."""
+    def _try_elsewhere(self, outcome: _furlong.Outcome) -> bool:
+        """Submit the task to another engine, if the one that had it did not fit; return whether one has it now."""
         remote = outcome.remote
         if remote is None or remote[0] != UNMET or outcome.engine is None:
             return False
@@ -262,14 +262,14 @@ class BalancedSubTask(SubTask):
         tried.add(outcome.engine)
         engine = self.spec.engine_beside(tried)
         if engine is not None:
-            _signals.owned(self.info.client._session, self._go_to, engine)
+            _signals.owned(self.info.client._session, self._submit_to, engine)
             return True
         text = f"no engine is left to try; {sorted(tried)} did not fit: {remote[1]}"
         where = self._where(outcome.engine)
         self.error = errors.ImpossibleDependency("ImpossibleDependency", text, remote[2], where)
         return False
 
-    def _go_to(self, engine: int) -> None:
+    def _submit_to(self, engine: int) -> None:
         self.task = self.spec.submit(engine)
 
 

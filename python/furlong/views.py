@@ -100,6 +100,9 @@ class View(ViewNames):
     after: Any
     follow: Any
 
+    # Whether each engine has its own queue, instead of one queue for all.
+    _is_direct = False
+
     def __init__(self, client: Client, **flags: Any) -> None:
         object.__setattr__(self, "_options", None)
         object.__setattr__(self, "_infos", {})
@@ -113,7 +116,7 @@ class View(ViewNames):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _FLAGS:
-            self._keep(name, self._checked(name, value))
+            self._set_flag(name, self._checked(name, value))
         elif (
             name.startswith("_")
             or hasattr(type(self), name)
@@ -123,7 +126,7 @@ class View(ViewNames):
         else:
             raise AttributeError(unknown_flag(name, _FLAGS))
 
-    def _keep(self, name: str, value: Any) -> None:
+    def _set_flag(self, name: str, value: Any) -> None:
         """Set a flag to a value that was checked, and forget what was made of the one before."""
         object.__setattr__(self, name, value)
         object.__setattr__(self, "_options", None)
@@ -144,7 +147,7 @@ class View(ViewNames):
                 raise KeyError(unknown_flag(name, _FLAGS))
         checked = {name: self._checked(name, value) for name, value in flags.items()}
         for name, value in checked.items():
-            self._keep(name, value)
+            self._set_flag(name, value)
         return self
 
     def _checked(self, name: str, value: Any) -> Any:
@@ -172,7 +175,7 @@ class View(ViewNames):
             raise TypeError(unknown_flag(unknown, _FLAGS))
         return copy.copy(self).set_flags(**flags)
 
-    def _as_now(self) -> Any:
+    def _snapshot(self) -> Any:
         """Return the view as it is now, for calls whose tasks follow later: other flags are for other calls."""
         object.__setattr__(self, "_turn", getattr(self, "_turn", 0) + 1)
         return copy.copy(self)

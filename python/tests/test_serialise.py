@@ -718,5 +718,5 @@ def test_cached_functions_go_by_value(rc, view, lview, monkeypatch):
     # Of what no module has by its name; and by name as before where one has it.
     assert rc[0].apply_sync(functools.lru_cache(len), "ab") == 2
     assert rc[0].apply_sync(functools.cache(functools.partial(pow, 2)), 5) == 32
-    assert _pickling.dumps(functools.cached_property)[1] is False
-    assert _pickling.dumps(importlib.import_module("fnmatch")._compile_pattern)[1] is False
+    assert _pickling.dumps(functools.cached_property).holds == _pickling.DATA_ONLY
+    assert not _pickling.dumps(importlib.import_module("fnmatch")._compile_pattern).holds

@@ -288,7 +288,7 @@ class MultiEngineClient(Connected):
             for part in result._parts:
                 if part.engine_id != engine:
                     continue
-                if not waits and not part.done():
+                if not waits and not part.poll():
                     raise ResultNotCompleted(f"a command has not ended on engine {engine}")
                 part.wait()
                 part.settle()
