@@ -16,12 +16,8 @@ if TYPE_CHECKING:
     from furlong import errors
     from furlong._engine import engine, publish, publish_data
     from furlong._furlong import __version__
-    from furlong._remote import Reference, interactive
-    from furlong.client import Client
-    from furlong.cluster import Cluster
-    from furlong.dependencies import Dependency, depend, dependent, require
-    from furlong.direct import DirectView
-    from furlong.displays import ExecuteReply
+    from furlong.client.client import Client
+    from furlong.cluster.cluster import Cluster
     from furlong.errors import (
         AlreadyDisplayedError,
         CompositeError,
@@ -37,61 +33,65 @@ if TYPE_CHECKING:
         TaskTimeout,
         UnmetDependency,
     )
-    from furlong.executor import ViewExecutor
-    from furlong.functions import ParallelFunction, RemoteFunction, parallel, remote
-    from furlong.map_results import AsyncMapResult
-    from furlong.results import AsyncResult
-    from furlong.views import LoadBalancedView, View
+    from furlong.maps.map_results import AsyncMapResult
+    from furlong.pickling.engine_names import Reference, interactive
+    from furlong.results.async_result import AsyncResult
+    from furlong.results.displays import ExecuteReply
+    from furlong.views.dependencies import Dependency, depend, dependent, require
+    from furlong.views.direct import DirectView
+    from furlong.views.executor import ViewExecutor
+    from furlong.views.functions import ParallelFunction, RemoteFunction, parallel, remote
+    from furlong.views.view import LoadBalancedView, View
 
 # Where each name lives: nothing is imported before it is used.
 _HOMES = {
     "AlreadyDisplayedError": "errors",
-    "FIRST_EXCEPTION": "results",
-    "FIRST_COMPLETED": "results",
-    "ALL_COMPLETED": "results",
+    "FIRST_EXCEPTION": "results.async_result",
+    "FIRST_COMPLETED": "results.async_result",
+    "ALL_COMPLETED": "results.async_result",
     "TimeoutError": "errors",
     "TaskRejectError": "errors",
     "KernelError": "errors",
     "IPythonError": "errors",
     "DependencyTimeout": "errors",
-    "ClusterManager": "cluster_manager",
-    "BroadcastView": "direct",
-    "AsyncHubResult": "records",
-    "AsyncMapResult": "map_results",
-    "AsyncResult": "results",
+    "ClusterManager": "cluster.manager",
+    "BroadcastView": "views.direct",
+    "AsyncHubResult": "results.records",
+    "AsyncMapResult": "maps.map_results",
+    "AsyncResult": "results.async_result",
     "Client": "client",
     "Cluster": "cluster",
     "CompositeError": "errors",
-    "Dependency": "dependencies",
-    "DirectView": "direct",
+    "Dependency": "views.dependencies",
+    "DirectView": "views.direct",
     "EngineError": "errors",
     "EngineNameWarning": "errors",
-    "ExecuteReply": "displays",
+    "ExecuteReply": "results.displays",
     "FurlongError": "errors",
     "ImpossibleDependency": "errors",
     "InvalidDependency": "errors",
-    "LoadBalancedView": "views",
+    "LoadBalancedView": "views.view",
     "NoEnginesRegistered": "errors",
-    "ParallelFunction": "functions",
-    "Reference": "_remote",
+    "ParallelFunction": "views.functions",
+    "Reference": "pickling.engine_names",
     "RemoteError": "errors",
-    "RemoteFunction": "functions",
+    "RemoteFunction": "views.functions",
     "TaskAborted": "errors",
     "TaskCancelled": "errors",
     "TaskTimeout": "errors",
     "UnmetDependency": "errors",
-    "View": "views",
-    "ViewExecutor": "executor",
+    "View": "views.view",
+    "ViewExecutor": "views.executor",
     "__version__": "_furlong",
-    "depend": "dependencies",
-    "dependent": "dependencies",
+    "depend": "views.dependencies",
+    "dependent": "views.dependencies",
     "engine": "_engine",
-    "interactive": "_remote",
-    "parallel": "functions",
+    "interactive": "pickling.engine_names",
+    "parallel": "views.functions",
     "publish": "_engine",
     "publish_data": "_engine",
-    "remote": "functions",
-    "require": "dependencies",
+    "remote": "views.functions",
+    "require": "views.dependencies",
 }
 _MODULES = ("client", "cluster", "datapub", "error", "errors", "util")
 
@@ -145,7 +145,7 @@ def __getattr__(name: str) -> Any:
     if name == "version_info":
         return _version_info()
     if home is None:
-        from furlong.peer_names import absent
+        from furlong.ipyparallel_names import absent
 
         raise absent("module 'furlong'", name)
     value = getattr(importlib.import_module(f"furlong.{home}"), name)

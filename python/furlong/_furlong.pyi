@@ -2,7 +2,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
-from furlong._codecs import Codec
+from furlong.calls.codecs import Codec
 
 __version__: str
 

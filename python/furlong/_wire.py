@@ -10,7 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from furlong import _definitions, _signals
+from furlong.shared import definitions
+from furlong.waiting import signals
 
 
 def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[Any] = ()) -> Any:
@@ -55,8 +56,8 @@ _warned_of: set[str] = set()
 
 
 # What definitions by value refer to. Those of this process are the originals of what it has sent.
-_definitions.Receiving.binds_names = True
-for _function in _definitions.PUBLIC:
+definitions.Receiving.binds_names = True
+for _function in definitions.PUBLIC:
     globals()[_function.__name__] = _function
 
 
@@ -103,7 +104,7 @@ def kept(inner: bytes, *buffers: Any) -> Any:
     try:
         return pickle.loads(inner, buffers=buffers)
     except Exception as error:
-        _signals.reraise(error)
+        signals.reraise(error)
         _loading.unreadable = True
         return Unreadable(error)
 

@@ -403,10 +403,10 @@ def _rebuild(
 ) -> RemoteError:
     if details is None:
         return remote_error(ename, evalue, traceback, engine_info, base)
-    from furlong import _exceptions
+    from furlong.results import exceptions
 
     buffers, at, may_unpickle = details
-    return _exceptions.remake(
+    return exceptions.remake(
         (ename, evalue, traceback), engine_info, base, buffers, may_unpickle, at
     )
 
@@ -437,16 +437,14 @@ def remote_error(
         Whether the details may be read from pickles, and may name modules that are not loaded: only where the call
         itself was one of pickles.
     """
-    from furlong import _exceptions
+    from furlong.results import exceptions
 
     if details:
         texts = (ename, evalue, traceback)
-        return _exceptions.remake(
+        return exceptions.remake(
             texts, engine_info, base, [bytes(part) for part in details], may_unpickle
         )
-    error: RemoteError = _exceptions.type_by_name(ename, base)(
-        ename, evalue, traceback, engine_info
-    )
+    error: RemoteError = exceptions.type_by_name(ename, base)(ename, evalue, traceback, engine_info)
     set_attributes(error)
     return error
 

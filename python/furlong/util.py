@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from furlong._remote import interactive
+from furlong.pickling.engine_names import interactive
 
 __all__ = ["Namespace", "compare_datetimes", "ensure_timezone", "interactive", "utcnow"]
 

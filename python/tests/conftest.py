@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 import furlong
-from furlong import _dispatch, _furlong
+from furlong import _furlong
+from furlong.waiting import dispatch
 
 #: How long a test may take on a machine that is busy with others.
 TEST_SECONDS = 60
@@ -82,7 +83,7 @@ def threads_that_stay(session_home: Path) -> None:
     """Start the threads that a process has for all of its clients, so that no module is blamed for them."""
     with pytest.raises(furlong.FurlongError):
         _furlong.Session.connect(session_home / "nowhere", None, 0.0)
-    for dispatcher in (_dispatch.dispatcher(), _dispatch.callbacks()):
+    for dispatcher in (dispatch.dispatcher(), dispatch.callbacks()):
         called = threading.Event()
         dispatcher.soon(called.set)
         assert called.wait(SOON_SECONDS)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import furlong
-from furlong import CompositeError, Reference, RemoteError, _pickling, _remote
+from furlong import CompositeError, Reference, RemoteError
+from furlong.pickling import engine_names, pickler
 
 Point = collections.namedtuple("Point", ["x", "y"])
 OFFSET = 100
@@ -577,8 +578,11 @@ def test_errors_of_calls_are_of_both_kinds(rc):
 
 def test_a_function_with_the_engines_globals_is_known_to_hold_code_of_this_version() -> None:
     # An engine of another version would run what is no code there, and die of it.
-    for function in (_remote.EngineFunction(lambda: 1), {"f": _remote.EngineFunction(lambda: 1)}):
-        _, has_code = _pickling.dumps(function)
+    for function in (
+        engine_names.EngineFunction(lambda: 1),
+        {"f": engine_names.EngineFunction(lambda: 1)},
+    ):
+        _, has_code = pickler.dumps(function)
         assert has_code
 
 

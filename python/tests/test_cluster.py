@@ -18,7 +18,7 @@ import pytest
 from conftest import SOON_SECONDS, eventually, processes_of
 
 import furlong
-from furlong._processes import start_of
+from furlong.cluster.processes import start_of
 
 Own = Callable[..., furlong.Cluster]
 

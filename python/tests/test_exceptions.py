@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import furlong
-from furlong import _exceptions
+from furlong.results import exceptions
 
 has_groups = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="Python has no groups of exceptions before 3.11"
@@ -420,13 +420,13 @@ def test_104_where_no_pickles_are_due_none_is_read_and_no_module_is_loaded():
         }
     ]
     buffers = [json.dumps(nodes).encode(), armed]
-    error = _exceptions.remake(("X", "text", ""), None, furlong.RemoteError, buffers, False)
+    error = exceptions.remake(("X", "text", ""), None, furlong.RemoteError, buffers, False)
     assert isinstance(error, ValueError)
     assert "antigravity" not in sys.modules
     assert error.a == 1
     assert "b" in error.not_carried
     for broken in [b"", b"{", b"[]", b"[1]", b'[{"classes": 3}]']:
-        error = _exceptions.remake(
+        error = exceptions.remake(
             ("KeyError", "'k'", ""), None, furlong.RemoteError, [broken], True
         )
         assert isinstance(error, KeyError)

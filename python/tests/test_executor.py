@@ -59,7 +59,7 @@ def test_map_runs_all_calls_without_a_reader(rc, view, tmp_path, options):
 
 
 def test_map_goes_on_beyond_its_bound_without_a_reader(rc, monkeypatch, tmp_path):
-    monkeypatch.setattr("furlong.executor_map.TASKS_MAX", 8)
+    monkeypatch.setattr("furlong.views.executor_map.TASKS_MAX", 8)
     with rc.executor() as executor:
         values = executor.map(touch, (tmp_path / str(n) for n in range(100)))
         gone = executor.map(abs, range(100))
@@ -69,8 +69,8 @@ def test_map_goes_on_beyond_its_bound_without_a_reader(rc, monkeypatch, tmp_path
 
 
 def test_map_takes_an_endless_input(lview, monkeypatch):
-    monkeypatch.setattr("furlong.executor_map.TASKS_MAX", 100)
-    monkeypatch.setattr("furlong.executor_map.UNREAD_MAX", 200)
+    monkeypatch.setattr("furlong.views.executor_map.TASKS_MAX", 100)
+    monkeypatch.setattr("furlong.views.executor_map.UNREAD_MAX", 200)
     source = itertools.count()
     values = lview.executor.map(lambda x: x * x, source)
     assert [next(values) for _ in range(5)] == [0, 1, 4, 9, 16]
@@ -201,7 +201,7 @@ def test_map_says_what_is_wrong_at_the_call(rc, lview):
 
 
 def test_an_error_of_the_items_comes_at_its_place(lview, monkeypatch):
-    monkeypatch.setattr("furlong.executor_map.TASKS_MAX", 8)
+    monkeypatch.setattr("furlong.views.executor_map.TASKS_MAX", 8)
 
     def items():
         yield from range(20)
@@ -214,7 +214,7 @@ def test_an_error_of_the_items_comes_at_its_place(lview, monkeypatch):
 
 
 def test_slow_items_hold_up_no_other_map(lview, monkeypatch):
-    monkeypatch.setattr("furlong.executor_map.TASKS_MAX", 8)
+    monkeypatch.setattr("furlong.views.executor_map.TASKS_MAX", 8)
     go_on = threading.Event()
 
     def items():
@@ -351,7 +351,7 @@ def test_098_shutdown_waits_for_what_nobody_holds(rc, lview):
 
 
 def test_shutdown_without_waiting_lets_all_go_on(rc, lview, gate, monkeypatch):
-    monkeypatch.setattr("furlong.executor_map.TASKS_MAX", 8)
+    monkeypatch.setattr("furlong.views.executor_map.TASKS_MAX", 8)
     pool = lview.executor
     future, values = pool.submit(gate.wait, 1), pool.map(gate.wait, range(30))
     pool.shutdown(wait=False)
@@ -363,7 +363,7 @@ def test_shutdown_without_waiting_lets_all_go_on(rc, lview, gate, monkeypatch):
 
 @pytest.mark.parametrize("wait", [False, True])
 def test_shutdown_may_cancel_what_has_not_begun(rc, lview, gate, monkeypatch, wait):
-    monkeypatch.setattr("furlong.executor_map.TASKS_MAX", 8)
+    monkeypatch.setattr("furlong.views.executor_map.TASKS_MAX", 8)
     pool = lview.executor
     first = pool.submit(gate.wait, "first")
     eventually(first.running)

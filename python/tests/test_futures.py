@@ -8,7 +8,7 @@ import threading
 import pytest
 from conftest import SOON_SECONDS, eventually
 
-from furlong._future import LazyFuture
+from furlong.results.lazy_future import LazyFuture
 
 MANY = 200
 

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import furlong
-from furlong import CompositeError, RemoteError, lazy_maps
-from furlong.maps import collect, deal
+from furlong import CompositeError, RemoteError
+from furlong.maps import lazy_maps
+from furlong.maps.sequences import collect, deal
 
 # The cluster is the same for all examples, and slow beside what hypothesis expects.
 on_cluster = settings(

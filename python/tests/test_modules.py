@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 import furlong
-from furlong import _modules, _pickling
+from furlong.modules import own_modules
+from furlong.pickling import pickler
 
 Write = Callable[..., None]
 
@@ -128,10 +129,10 @@ def test_names_are_plain_and_hold_no_code(write):
     write(own_safe=SAFE)
     safe = get("own_safe")
     for value in (safe.add, safe.Thing, [safe.Thing(1)], safe):
-        buffers, holds = _pickling.dumps(value)
-        assert holds == _pickling.HAS_MODULES
+        buffers, holds = pickler.dumps(value)
+        assert holds == pickler.HAS_MODULES
         assert b"cloudpickle" not in buffers[0]
-    assert _pickling.dumps([safe.Thing(1)])[0][0] == pickle.dumps([safe.Thing(1)], 5)
+    assert pickler.dumps([safe.Thing(1)])[0][0] == pickle.dumps([safe.Thing(1)], 5)
 
 
 PACKAGE = {
@@ -506,17 +507,17 @@ def test_a_library_is_sent_once(rc, write):
     assert (rc[0].apply_sync(once.f), rc[0].apply_sync(once.g)) == (1, 2)
     # This module is one of the library as well, from the first call of one of its functions on.
     assert rc[0].apply_sync(name_of_type, 1) == "int"
-    before = _modules.current()
+    before = own_modules.current()
     assert rc[0].apply_sync(name_of_type, once.C()) == "C"
-    assert _modules.current() is before
-    function, holds = _pickling.function_of(once.f)
-    assert _pickling.equipped(function, holds) is _pickling.equipped(function, holds)
+    assert own_modules.current() is before
+    function, holds = pickler.function_of(once.f)
+    assert pickler.equipped(function, holds) is pickler.equipped(function, holds)
 
 
 def test_installed_modules_do_not_go_along(write):
     write(own_np="import json\nimport numpy as np\ndef f(): return np.zeros(3)\n")
-    _pickling.dumps(get("own_np").f)
-    names = set(_modules.current().modules)
+    pickler.dumps(get("own_np").f)
+    names = set(own_modules.current().modules)
     assert "own_np" in names
     assert not names & {"json", "numpy", "furlong", "cloudpickle"}
 

@@ -10,7 +10,8 @@ from random import Random
 import pytest
 
 import furlong
-from furlong import EngineNameWarning, _globals, _wire
+from furlong import EngineNameWarning, _wire
+from furlong.pickling import main_globals
 
 PUT = 40
 OTHERS = 7
@@ -395,7 +396,7 @@ PUTS = [
 
 @pytest.mark.parametrize("put", PUTS)
 def test_names_of_what_has_no_pickle_are_the_engines(one, main, put, monkeypatch):
-    monkeypatch.setattr(_globals, "put", _globals.Put())
+    monkeypatch.setattr(main_globals, "put", main_globals.Put())
     main("""
         import threading
         lock = threading.Lock()

@@ -55,7 +55,7 @@ import sys
 before = set(sys.modules)
 import furlong
 furlong.Client
-seldom = {"base64", "datetime", "html", "json", "pathlib", "signal", "zlib", "furlong.progress"}
+seldom = {"base64", "datetime", "html", "json", "pathlib", "signal", "zlib", "furlong.waiting.progress"}
 print(sorted(seldom & set(sys.modules) - before))
 """
     said = subprocess.run(

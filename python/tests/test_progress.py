@@ -13,7 +13,7 @@ import pytest
 from conftest import ENGINES, SOON_SECONDS
 
 import furlong
-from furlong.progress import Progress, is_interactive
+from furlong.waiting.progress import Progress, is_interactive
 
 
 class Terminal(io.StringIO):

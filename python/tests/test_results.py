@@ -14,7 +14,8 @@ import pytest
 from conftest import eventually
 
 import furlong
-from furlong import AsyncResult, CompositeError, RemoteError, TaskCancelled, displays, errors
+from furlong import AsyncResult, CompositeError, RemoteError, TaskCancelled, errors
+from furlong.results import displays
 
 LONG = 120
 

@@ -25,7 +25,7 @@ import pytest
 from conftest import SOON_SECONDS, eventually
 
 import furlong
-from furlong.executor import ExecutorFuture
+from furlong.views.executor import ExecutorFuture
 
 NAME = "test_concurrent_futures"
 # Where Python 3.12 and later have them, beside each other.

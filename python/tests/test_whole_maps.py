@@ -766,7 +766,7 @@ def test_a_slow_head_keeps_no_engine_idle(rc, lview, gate, ran, direct):
 
 
 def test_values_that_nobody_reads_are_bounded(lview, monkeypatch, gate):
-    from furlong import lazy_maps
+    from furlong.maps import lazy_maps
 
     monkeypatch.setattr(lazy_maps, "UNREAD_MAX", 20)
     taken = []

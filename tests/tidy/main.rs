@@ -12,7 +12,9 @@ mod tree;
 
 use std::sync::OnceLock;
 
-use crate::rules::{layers, leftovers, links, manifests, printing, size, structure, text, words};
+use crate::rules::{
+    layers, leftovers, links, manifests, packages, printing, size, structure, text, words,
+};
 use crate::tree::Tree;
 
 /// Runs the rule over the repository and fails with all that it found.
@@ -45,6 +47,16 @@ fn files_know_each_other_in_one_direction() {
 #[test]
 fn folders_are_small() {
     holds(structure::folders_are_small);
+}
+
+#[test]
+fn packages_import_downward() {
+    holds(packages::packages_import_downward);
+}
+
+#[test]
+fn packages_are_small() {
+    holds(packages::packages_are_small);
 }
 
 #[test]

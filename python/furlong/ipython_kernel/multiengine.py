@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
-from furlong._exceptions import type_by_name
-from furlong._remote import Reference
-from furlong.direct import DirectView
-from furlong.displays import ExecuteReply
 from furlong.ipython_kernel.tasks import (
     PROPERTIES,
     Connected,
 )
-from furlong.progress import has_prompt
-from furlong.results import AsyncResult
-from furlong.subtasks import SubTask
-from furlong.views import disown
+from furlong.pickling.engine_names import Reference
+from furlong.results.async_result import AsyncResult
+from furlong.results.displays import ExecuteReply
+from furlong.results.exceptions import type_by_name
+from furlong.results.subtasks import SubTask
+from furlong.views.direct import DirectView
+from furlong.views.view import disown
+from furlong.waiting.progress import has_prompt
 
 if TYPE_CHECKING:
-    from furlong.cluster import Cluster
-    from furlong.targets import Targets
+    from furlong.calls.targets import Targets
+    from furlong.cluster.cluster import Cluster
 
 __all__ = [
     "FileTimeoutError",

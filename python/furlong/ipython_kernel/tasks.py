@@ -13,14 +13,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
-from furlong._checks import check_flag, check_names, described
-from furlong._remote import EngineFunction, Reference
-from furlong.client import Client
-from furlong.dependencies import dependent
-from furlong.results import AsyncResult
+from furlong.calls.checks import check_flag, check_names, described
+from furlong.client.client import Client
+from furlong.pickling.engine_names import EngineFunction, Reference
+from furlong.results.async_result import AsyncResult
+from furlong.views.dependencies import dependent
 
 if TYPE_CHECKING:
-    from furlong.cluster import Cluster
+    from furlong.cluster.cluster import Cluster
 
 __all__ = ["Connected", "InvalidTaskID", "MapTask", "StringTask", "TaskClient", "TaskResult"]
 

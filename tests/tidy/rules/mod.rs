@@ -4,6 +4,7 @@ pub mod layers;
 pub mod leftovers;
 pub mod links;
 pub mod manifests;
+pub mod packages;
 pub mod printing;
 pub mod size;
 pub mod structure;

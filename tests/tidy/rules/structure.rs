@@ -155,7 +155,7 @@ fn longest_module(path: &str, files: &BTreeMap<String, &File>) -> Option<String>
 }
 
 /// Files each of which leads to all others, the largest circle first.
-fn circles(names: &BTreeMap<String, BTreeSet<String>>) -> Vec<Vec<String>> {
+pub fn circles(names: &BTreeMap<String, BTreeSet<String>>) -> Vec<Vec<String>> {
     let reached: BTreeMap<&String, BTreeSet<&String>> = names
         .keys()
         .map(|from| {

@@ -1,1 +1,0 @@
-../../engine/src/runtime/python/furlong_worker/paths.py

@@ -1,0 +1,1 @@
+"""One call: its arguments checked, its codec, and the task that it is submitted as."""

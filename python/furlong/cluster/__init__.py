@@ -1,0 +1,5 @@
+"""Clusters of this machine, started and stopped from Python."""
+
+from furlong.cluster.cluster import Cluster
+
+__all__ = ["Cluster"]

@@ -1,0 +1,1 @@
+"""Maps: sequences dealt to tasks, and their results put together."""

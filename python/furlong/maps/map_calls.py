@@ -1,0 +1,177 @@
+"""Maps: how sequences are dealt to engines, and their results put together."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from furlong.calls.checks import described
+from furlong.maps.feeders import BalancedFeeder, DirectFeeder, Feeder
+from furlong.maps.lazy_maps import LazyMapIterator
+from furlong.maps.map_results import AsyncMapResult, MapResult
+from furlong.maps.map_subtasks import Work
+from furlong.maps.sequences import array_or_list, can_be_cut, collect, deal, is_array
+from furlong.pickling import pickler
+from furlong.pickling.engine_names import EngineName
+from furlong.pickling.fresh_copies import function_anew
+
+if TYPE_CHECKING:
+    from furlong.views.direct import DirectView
+    from furlong.views.view import LoadBalancedView, View
+
+__all__ = ["LazyMapIterator", "collect", "deal"]
+
+# One function for many items.
+
+
+class _Mapped:
+    """A function as tasks call it with many items. Engines have the loop; it takes the items as columns."""
+
+    def __init__(self, f: Any, return_exceptions: bool) -> None:
+        self._call = functools.partial(EngineName("map_items"), function_anew(f), return_exceptions)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts: tuple[Any, ...] = self._call.__reduce__()  # type: ignore[assignment]
+        return parts
+
+    def __call__(self, *columns: Any) -> Any:
+        raise RuntimeError("it is only called on engines")
+
+
+def _mapped(view: View, f: Any, return_exceptions: bool) -> pickler.Pickled:
+    from furlong.pickling.engine_names import (
+        EngineFunction,
+        OfCaller,
+        Reference,
+        as_on_engine,
+        is_interactive,
+    )
+
+    if not callable(f):
+        raise TypeError(f"{described(f)} cannot be called")
+    f = as_on_engine(f)
+    if isinstance(f, EngineFunction | Reference | OfCaller):
+        pass
+    elif is_interactive(f) or not view._cloudpickle:
+        f = EngineFunction(f)
+    return pickler.mapped_of(f, return_exceptions, _Mapped)
+
+
+def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
+    """Return sequences of one length, which is that of the shortest."""
+    if not sequences:
+        raise TypeError("a map takes a function and at least one sequence of items")
+    # Series and frames of pandas are mapped over what iterating them gives.
+    columns: list[Any] = [
+        seq if can_be_cut(seq) and not hasattr(seq, "iloc") else None for seq in sequences
+    ]
+    lengths = [len(column) for column in columns if column is not None]
+    if len(lengths) < len(columns):
+        # An endless one beside one that ends is fine.
+        bound = min(lengths) if lengths else None
+        columns = [
+            list(itertools.islice(seq, bound)) if column is None else column
+            for seq, column in zip(sequences, columns)
+        ]
+    count = min(len(column) for column in columns)
+    return [_copied(column, count) for column in columns], count
+
+
+def _copied(column: Any, count: int) -> Any:
+    """Copy the first items: a list may be changed while the map runs. Arrays are not copied."""
+    is_lasting = isinstance(column, (range, tuple, str, bytes)) or is_array(column)
+    return column if is_lasting and len(column) == count else column[:count]
+
+
+def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:
+    """Return what makes the result of the values: an array, if an array was mapped and they all fit into one."""
+    return array_or_list if bool(columns) and is_array(columns[0]) else _same
+
+
+def _same(values: list[Any]) -> list[Any]:
+    return values
+
+
+def _work(
+    view: View, f: Any, columns: list[Any], return_exceptions: bool, label: str | None
+) -> Work:
+    view = view._snapshot()
+    function = _mapped(view, f, return_exceptions)
+    info = view._info(pickler.name_of(f), "map", label)
+    work = Work(view, function, info, columns, return_exceptions)
+    work.options()  # it raises here what is wrong with flags
+    return work
+
+
+def map_direct(
+    view: DirectView,
+    f: Any,
+    sequences: Sequence[Iterable[Any]],
+    return_exceptions: bool,
+    label: str | None,
+) -> Callable[[], AsyncMapResult]:
+    """Map over engines, once what is given is called: one contiguous chunk each."""
+    columns, count = _columns(sequences)
+    engines = view._engines(None)
+    work = _work(view, f, columns, return_exceptions, label)
+    if view.run_timeout is not None:
+        work.isolate()
+    feeder = DirectFeeder(work, count, engines)
+    return _starting(feeder, columns, True, return_exceptions)
+
+
+def map_balanced(
+    view: LoadBalancedView,
+    f: Any,
+    sequences: Sequence[Iterable[Any]],
+    chunksize: int | str | None,
+    ordered: bool,
+    return_exceptions: bool,
+    label: str | None,
+    block: bool,
+) -> Callable[[], AsyncMapResult]:
+    """Map over the shared queue, once what is given is called. If the call blocks, nobody changes items meanwhile."""
+    columns, count = _columns(sequences)
+    size = 0 if chunksize is None or chunksize == "auto" else _chunk_items(chunksize)
+    work = _work(view, f, columns, return_exceptions, label)
+    if size and view.run_timeout is not None:
+        work.isolate()
+    feeder = BalancedFeeder(
+        work, count, size, max(1, len(view)), view.run_timeout, view.keep or view.durable
+    )
+    return _starting(feeder, columns, ordered, return_exceptions, block)
+
+
+def _starting(
+    feeder: Feeder, columns: list[Any], ordered: bool, return_exceptions: bool, block: bool = False
+) -> Callable[[], AsyncMapResult]:
+    def start() -> AsyncMapResult:
+        result = MapResult(
+            feeder, _putter(columns), ordered=ordered, errors_in_place=return_exceptions
+        )
+        feeder.client._note(result)
+        try:
+            feeder.start()
+            if not block:
+                feeder.copy_rest()
+        except BaseException as error:
+            feeder.give_away(error)
+            raise
+        return result
+
+    return start
+
+
+def _chunk_items(chunksize: Any) -> int:
+    try:
+        if isinstance(chunksize, bool):
+            raise TypeError
+        size = operator.index(chunksize)
+    except TypeError:
+        raise TypeError(f"chunksize is a number of items, or 'auto', not {chunksize!r}") from None
+    if size < 1:
+        raise ValueError(f"a chunk has at least one item, not {size}")
+    return size

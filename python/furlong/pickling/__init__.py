@@ -1,0 +1,1 @@
+"""Functions, arguments and values as pickles for engines."""

@@ -1,0 +1,1 @@
+"""Files that engines have as well: links into `furlong_worker`."""

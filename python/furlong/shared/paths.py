@@ -1,0 +1,1 @@
+../../../engine/src/runtime/python/furlong_worker/paths.py

@@ -1,0 +1,540 @@
+"""Views: the same engines, addressed by their ids, or as one queue."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from furlong import _furlong, errors
+from furlong.calls.checks import check_flag, described, unknown_flag
+from furlong.calls.targets import Chosen, Targets, are_ids, resolve_targets
+from furlong.calls.task_spec import CallInfo, TaskSpec
+from furlong.ipyparallel_names import ViewNames
+from furlong.pickling import pickler
+from furlong.pickling.engine_names import EngineFunction, as_on_engine, is_interactive
+from furlong.results.async_result import AsyncResult
+from furlong.results.records import Numbers
+from furlong.results.subtasks import BalancedSubTask
+
+if TYPE_CHECKING:
+    from furlong.client.client import Client
+    from furlong.client.tasks import Jobs
+    from furlong.maps.map_calls import LazyMapIterator
+    from furlong.maps.map_results import AsyncMapResult
+    from furlong.views.executor import ViewExecutor
+
+__all__ = ["LoadBalancedView", "View"]
+
+# Flags that are options of tasks as the broker has them.
+_TASK_FLAGS = {
+    "label": None,
+    "priority": 0,
+    "retries": None,
+    "error_retries": None,
+    "backoff": 0.0,
+    "at_most_once": False,
+    "timeout": None,
+    "run_timeout": None,
+    "after": None,
+    "follow": None,
+    "require": (),
+    "keep": False,
+    "durable": False,
+    "restart_safe": False,
+}
+_FLAGS: dict[str, Any] = {
+    "block": False,
+    "track": False,
+    "targets": None,
+    "writable": True,
+    **_TASK_FLAGS,
+}
+
+
+class View(ViewNames):
+    """The base of both kinds of views.
+
+    Its flags are attributes; `set_flags` and `temp_flags` set them.
+
+    Attributes
+    ----------
+    block : bool
+        Whether calls wait for their results, and give values instead of `AsyncResult`.
+    label : str or None
+        A name of the tasks, for people and selectors.
+    priority : int
+        Higher runs first.
+    retries : int or None
+        How often a task is run again after an error of its own, or the loss of its engine.
+    timeout : float or None
+        Seconds for which a task may wait for an engine.
+    run_timeout : float or None
+        Seconds for which a task may run; then it is stopped.
+    after, follow : results, ids, or `Dependency`
+        Tasks that must have succeeded before; with `follow`, it runs on their engine.
+    require : sequence of str
+        Labels that the engine must have.
+    keep : bool
+        Whether the broker keeps results for other processes of the same owner, and goes on with the tasks when this
+        session ends.
+    durable : bool
+        Whether the broker's journal must have a task before it is accepted.
+    writable : bool
+        Does nothing any more: arrays in results can always be changed.
+    """
+
+    client: Client
+    block: bool
+    track: bool
+    targets: Chosen | None
+    label: str | None
+    run_timeout: float | None
+    at_most_once: bool
+    retries: int | None
+    error_retries: int | None
+    backoff: float
+    keep: bool
+    durable: bool
+    writable: bool
+    after: Any
+    follow: Any
+
+    # Whether each engine has its own queue, instead of one queue for all.
+    _is_direct = False
+
+    def __init__(self, client: Client, **flags: Any) -> None:
+        object.__setattr__(self, "_options", None)
+        object.__setattr__(self, "_infos", {})
+        object.__setattr__(self, "client", client)
+        self._cloudpickle = True
+        # The tasks that were submitted by this view.
+        self._submitted = Numbers()
+        for name, value in _FLAGS.items():
+            object.__setattr__(self, name, value)
+        self.set_flags(**flags)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FLAGS:
+            self._set_flag(name, self._checked(name, value))
+        elif (
+            name.startswith("_")
+            or hasattr(type(self), name)
+            or not type(self).__module__.startswith("furlong.")
+        ):
+            object.__setattr__(self, name, value)
+        else:
+            raise AttributeError(unknown_flag(name, _FLAGS))
+
+    def _set_flag(self, name: str, value: Any) -> None:
+        """Set a flag to a value that was checked, and forget what was made of the one before."""
+        object.__setattr__(self, name, value)
+        object.__setattr__(self, "_options", None)
+        object.__setattr__(self, "_infos", {})
+
+    def set_flags(self, **flags: Any) -> Any:
+        """Set flags, and give the view itself.
+
+        Raises
+        ------
+        KeyError
+            For a flag that does not exist.
+        TypeError, ValueError
+            For a value that a flag does not take. Then none is set.
+        """
+        for name in flags:
+            if name not in _FLAGS:
+                raise KeyError(unknown_flag(name, _FLAGS))
+        checked = {name: self._checked(name, value) for name, value in flags.items()}
+        for name, value in checked.items():
+            self._set_flag(name, value)
+        return self
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """Return a flag's value as it is kept; raise if the flag does not take it."""
+        if name == "targets" and value is not None and not are_ids(value):
+            return resolve_targets(value, self.client.ids)
+        return check_flag(name, value)
+
+    @contextlib.contextmanager
+    def temp_flags(self, **flags: Any) -> Iterator[Any]:
+        """Set flags within a ``with`` block."""
+        before = {name: getattr(self, name, None) for name in flags}
+        self.set_flags(**flags)
+        try:
+            yield self
+        finally:
+            self.set_flags(**before)
+
+    def _with(self, flags: Mapping[str, Any]) -> Any:
+        """Return the same view with other flags, for one call: other threads may be using this one."""
+        if not flags:
+            return self
+        unknown = next((name for name in flags if name not in _FLAGS), None)
+        if unknown is not None:
+            raise TypeError(unknown_flag(unknown, _FLAGS))
+        return copy.copy(self).set_flags(**flags)
+
+    def _snapshot(self) -> Any:
+        """Return the view as it is now, for calls whose tasks follow later: other flags are for other calls."""
+        object.__setattr__(self, "_turn", getattr(self, "_turn", 0) + 1)
+        return copy.copy(self)
+
+    def use_cloudpickle(self) -> None:
+        """Send functions with the globals that they have here; so it is from the beginning."""
+        self._cloudpickle = True
+
+    use_dill = use_cloudpickle
+
+    def use_pickle(self) -> None:
+        """Send functions without globals: their global names are those of the engine's namespace."""
+        self._cloudpickle = False
+
+    # Tasks.
+
+    def _task_options(
+        self, abort_on_error: bool = False, label: str | None = None
+    ) -> _furlong.Options | None:
+        if label is not None and label != self.label:
+            return self._made_options(abort_on_error, label)
+        known: dict[bool, _furlong.Options | None] | None = vars(self)["_options"]
+        if known is None:
+            known = {}
+            object.__setattr__(self, "_options", known)
+        if abort_on_error not in known:
+            known[abort_on_error] = self._made_options(abort_on_error, self.label)
+        return known[abort_on_error]
+
+    def _made_options(self, abort_on_error: bool, label: str | None) -> _furlong.Options | None:
+        flags = {name: getattr(self, name) for name in _TASK_FLAGS}
+        if not abort_on_error and label is None and flags == _TASK_FLAGS:
+            return None
+        from furlong.views.dependencies import as_condition
+
+        _check_retries(flags, self.targets)
+        retries, error_retries = flags.pop("retries"), flags.pop("error_retries")
+        flags["queue_timeout"] = flags.pop("timeout")
+        flags["label"] = label
+        for name in ("after", "follow"):
+            flags[name] = as_condition(flags[name])
+        flags["require"] = (
+            [flags["require"]] if isinstance(flags["require"], str) else list(flags["require"])
+        )
+        error_retries = error_retries if error_retries is not None else retries or 0
+        return _furlong.Options(
+            retries=retries, error_retries=error_retries, abort_on_error=abort_on_error, **flags
+        )
+
+    def _info(
+        self, name: str, method: str = "apply", label: str | None = None, code: str | None = None
+    ) -> CallInfo:
+        if label is not None:
+            check_flag("label", label)
+        known: dict[Any, CallInfo] = self._infos  # type: ignore[attr-defined]
+        info = known.get(name) if method == "apply" and label is None else None
+        if info is None:
+            info = CallInfo(
+                self.client,
+                name,
+                method,
+                label=label or self.label,
+                after=self.after,
+                follow=self.follow,
+                code=code,
+            )
+            if method == "apply" and label is None:
+                known[name] = info
+        return info
+
+    def _prepared(self, f: Any) -> pickler.Pickled:
+        """Return a function as it is submitted."""
+        if self._cloudpickle and not is_interactive(f):
+            known = pickler.cached_function(f)
+            if known is not None:
+                return known
+        from furlong.views.native import NativeFunction
+
+        if isinstance(f, NativeFunction):
+            raise TypeError(
+                f"{f!r} is called by itself, or with `rc.native`; views call Python functions"
+            )
+        if isinstance(f, str):
+            return pickler.Pickled(_furlong.Function.named(f))
+        if not callable(f):
+            raise TypeError(f"{described(f)} cannot be called")
+        f = as_on_engine(f)
+        if not self._cloudpickle or is_interactive(f):
+            f = in_engine_namespace(f)
+        return pickler.function_of(f)
+
+    # Calls, as both kinds have them.
+
+    def apply(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function on engines: its value if the view blocks, else an `AsyncResult`."""
+        return self._apply(f, args, kwargs, self.block)
+
+    def apply_async(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:
+        """Call a function on engines, and give an `AsyncResult` at once."""
+        return self._apply(f, args, kwargs, False)  # type: ignore[no-any-return]
+
+    def apply_sync(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function on engines, and wait for its value."""
+        return self._apply(f, args, kwargs, True)
+
+    def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
+        raise NotImplementedError
+
+    def map(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
+        """Call a function with each item: see the views."""
+        raise NotImplementedError
+
+    def map_async(
+        self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any
+    ) -> AsyncMapResult:
+        """Map, and give the `AsyncMapResult` at once."""
+        return self.map(f, *sequences, **{**options, "block": False})  # type: ignore[no-any-return]
+
+    def map_sync(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
+        """Map, and wait for the values."""
+        return self.map(f, *sequences, **{**options, "block": True})
+
+    def imap(
+        self,
+        f: Callable[..., Any],
+        *sequences: Iterable[Any],
+        ordered: bool = True,
+        max_outstanding: int | str = "auto",
+        return_exceptions: bool = False,
+    ) -> LazyMapIterator:
+        """Map lazily: items are taken as results are, so that the input may be endless.
+
+        Parameters
+        ----------
+        ordered : bool
+            Give results in the items' order, or as they come.
+        max_outstanding : int or "auto"
+            Items that are submitted and not yet given; ``"auto"`` is the number of engines, 0 no bound.
+        return_exceptions : bool
+            Give exceptions in the place of values, and go on.
+        """
+        from furlong.maps.map_calls import LazyMapIterator
+
+        return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
+
+    def _finish(
+        self, block: bool | None, begin: Callable[..., AsyncResult], *arguments: Any
+    ) -> Any:
+        """Submit tasks, and give their result, or its value; to who types, Ctrl-C gives the result, not the value.
+
+        Where a signal's handler ends this otherwise, at whichever line, nobody has the result: the tasks are cancelled,
+        and the exception has the result as `result`, if there was one.
+        """
+        session = self.client._session
+        count = session.submitted()
+        result = None
+        try:
+            result = begin(*arguments)
+            if not (self.block if block is None else block):
+                return result
+            result.wait()
+        except BaseException as error:
+            if result is not None and isinstance(error, KeyboardInterrupt):
+                from furlong.waiting.progress import has_prompt
+
+                if has_prompt():
+                    return result
+            session.cancel_since(count)
+            if result is not None:
+                disown(result, error)
+            raise
+        return result.get()
+
+    def remote(
+        self, block: bool | None = None, **flags: Any
+    ) -> Callable[[Callable[..., Any]], Any]:
+        """Make a decorator: the function runs on the engines of this view when it is called."""
+        from furlong.views.functions import remote
+
+        return remote(self, block, **flags)
+
+    def parallel(
+        self,
+        dist: str = "b",
+        block: bool | None = None,
+        chunksize: int | None = None,
+        ordered: bool = True,
+        **flags: Any,
+    ) -> Callable[[Callable[..., Any]], Any]:
+        """Make a decorator: the function is called with parts of its sequences, on all engines at once."""
+        from furlong.views.functions import parallel
+
+        return parallel(self, dist, block, ordered, chunksize, **flags)
+
+    def wait(self, jobs: Jobs = None, timeout: float | None = -1) -> bool:
+        """Wait for tasks. See `Client.wait`."""
+        return self.client.wait(self._jobs(jobs), timeout)
+
+    def abort(self, jobs: Jobs = None, targets: Targets = None, block: bool | None = None) -> None:
+        """Take tasks back that have not begun. See `Client.abort`."""
+        self.client.abort(jobs, targets, block)
+
+    def get_result(
+        self, indices_or_msg_ids: Jobs = None, block: bool | None = None, owner: bool = True
+    ) -> AsyncResult:
+        """Return a result by its id, or its place in this view's `history`. See `Client.get_result`."""
+        wanted = indices_or_msg_ids
+        if wanted is None or isinstance(wanted, int):
+            wanted = self.history[-1 if wanted is None else wanted]
+        return self.client.get_result(wanted, self.block if block is None else block, owner)
+
+    def _jobs(self, jobs: Jobs) -> Jobs:
+        return jobs
+
+    @property
+    def executor(self) -> ViewExecutor:
+        """The view as a `concurrent.futures.Executor`; to shut it down does not stop engines."""
+        from furlong.views.executor import ViewExecutor
+
+        return ViewExecutor(self)
+
+
+def _check_retries(flags: Mapping[str, Any], targets: Targets) -> None:
+    """Check that nothing is said against running a task again after an error, if that is wanted."""
+    name = "retries" if flags["error_retries"] is None else "error_retries"
+    if not flags[name]:
+        return
+    if flags["at_most_once"]:
+        raise ValueError(
+            f"{name}={flags[name]} and at_most_once=True contradict each other; leave one of them out"
+        )
+    if targets is not None:
+        raise ValueError(
+            f"{name}={flags[name]} is for the shared queue: tasks for chosen engines run once, in the order of their "
+            f"queues; leave out {name} or targets"
+        )
+
+
+def disown(result: AsyncResult, error: BaseException) -> None:
+    """Cancel what nobody waits for any longer, and let the exception that has ended the wait have it."""
+    with contextlib.suppress(Exception):
+        error.result = result  # type: ignore[attr-defined]
+    with contextlib.suppress(Exception):  # as if the connection is gone
+        result.cancel()
+
+
+def in_engine_namespace(f: Any) -> Any:
+    import types
+
+    return EngineFunction(f) if isinstance(f, types.FunctionType) else f
+
+
+class LoadBalancedView(View):
+    """The shared queue: each task runs wherever an engine is free.
+
+    Made by ``rc.load_balanced_view()``.
+    """
+
+    targets: list[int] | None
+
+    def __init__(self, client: Client, targets: list[int] | None = None, **flags: Any) -> None:
+        super().__init__(client, **flags)
+        self.targets = targets
+
+    def _checked(self, name: str, value: Any) -> Any:
+        value = super()._checked(name, value)
+        if name != "targets":
+            return value
+        if isinstance(value, int):
+            return [value]
+        return None if value == "all" else value
+
+    def __len__(self) -> int:
+        return len(self.client.ids if self.targets is None else self.targets)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.targets}>"
+
+    def _submit(self, spec: TaskSpec) -> AsyncResult:
+        """Submit one task."""
+        task = spec.submit(None if spec.targets is None else self._next_engine())
+        self._submitted.add(task.number)
+        result = AsyncResult((BalancedSubTask(task, spec),), True)
+        self.client._note(result)
+        return result
+
+    def queue_status(self, targets: Targets = None, verbose: bool = False) -> dict[int | str, Any]:
+        """Return how much work engines have. See `Client.queue_status`."""
+        return self.client.queue_status(self._own_targets(targets), verbose)
+
+    def shutdown(
+        self,
+        targets: Targets = None,
+        restart: bool = False,
+        hub: bool = False,
+        block: bool | None = None,
+    ) -> None:
+        """Stop the engines of this view, or these. See `Client.shutdown`."""
+        self.client.shutdown(self._own_targets(targets), restart, hub, block)
+
+    def _own_targets(self, targets: Targets) -> Targets:
+        chosen = self.targets if targets is None else targets
+        return "all" if chosen is None else chosen
+
+    def _next_engine(self) -> int:
+        """Choose one of the view's engines: in turn."""
+        online = set(self.client.ids)
+        engines = [engine for engine in self.targets or () if engine in online]
+        if not engines:
+            if not self.targets:
+                raise errors.no_engines(self.client.ids)
+            raise errors.NoEnginesRegistered(f"none of the engines {self.targets} is online")
+        turn = getattr(self, "_turn", 0)
+        object.__setattr__(self, "_turn", turn + 1)
+        return engines[turn % len(engines)]
+
+    def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
+        arguments = pickler.dumps_call(args, kwargs)
+        call = pickler.call_of(self._prepared(f), arguments, self._task_options())
+        spec = TaskSpec(call, self._info(pickler.name_of(f)), None, self.targets)
+        return self._finish(block, self._submit, spec)
+
+    def map(
+        self,
+        f: Callable[..., Any],
+        *sequences: Iterable[Any],
+        block: bool | None = None,
+        track: bool | None = None,
+        chunksize: int | str | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        label: str | None = None,
+        **flags: Any,
+    ) -> Any:
+        """Call a function with each item, wherever an engine is free.
+
+        Parameters
+        ----------
+        f : callable
+            The function.
+        *sequences : iterable
+            Its arguments; the shortest says how many calls there are.
+        chunksize : int, optional
+            Items in a task. By default the measured time of the first tasks chooses it.
+        ordered : bool
+            Whether iterating the result gives the items' order, or the order of their ends.
+        return_exceptions : bool
+            Put exceptions in the place of values.
+
+        Returns
+        -------
+        AsyncMapResult, or the list of values if it blocks
+        """
+        from furlong.maps.map_calls import map_balanced
+
+        is_waiting = bool(self.block if block is None else block)
+        view = self._with(flags)
+        begin = map_balanced(
+            view, f, sequences, chunksize, ordered, return_exceptions, label, is_waiting
+        )
+        return self._finish(block, begin)
