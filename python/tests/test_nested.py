@@ -71,6 +71,25 @@ def test_a_map_in_each_task_of_a_map(lview):
     ]
 
 
+def test_a_task_submits_with_default_flags_whatever_its_own_are(lview):
+    def flags_here():
+        import furlong
+
+        with furlong.Client() as rc:
+            view = rc.load_balanced_view()
+            inner = view.apply_async(double, 1)
+            inner.get()
+            names = ("priority", "retries", "run_timeout", "label", "at_most_once", "keep")
+            return {name: getattr(view, name) for name in names}, inner.label
+
+    own = {"priority": 3, "run_timeout": 60, "label": "outer", "at_most_once": True, "keep": True}
+    with lview.temp_flags(**own):
+        flags, label = lview.apply_async(flags_here).get(SOON_SECONDS)
+    defaults = {"priority": 0, "retries": None, "run_timeout": None, "label": None}
+    assert flags == {**defaults, "at_most_once": False, "keep": False}
+    assert label is None
+
+
 def test_depth_beyond_the_engines_does_not_deadlock(one):
     assert one.load_balanced_view().apply_async(fib, 6).get(SOON_SECONDS) == 8
 

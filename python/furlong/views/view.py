@@ -60,46 +60,62 @@ class View(ViewNames):
 
     Attributes
     ----------
-    block : bool
-        Whether calls wait for their results, and give values instead of `AsyncResult`.
-    label : str or None
-        A name of the tasks, for people and selectors.
-    priority : int
-        Higher runs first.
-    retries : int or None
-        How often a task is run again after an error of its own, or the loss of its engine.
-    timeout : float or None
-        Seconds for which a task may wait for an engine.
-    run_timeout : float or None
-        Seconds for which a task may run; then it is stopped.
-    after, follow : results, ids, or `Dependency`
-        Tasks that must have succeeded before; with `follow`, it runs on their engine.
-    require : sequence of str
-        Labels that the engine must have.
-    keep : bool
-        Whether the broker keeps results for other processes of the same owner, and goes on with the tasks when this
-        session ends.
-    durable : bool
-        Whether the broker's journal must have a task before it is accepted.
-    writable : bool
-        Does nothing any more: arrays in results can always be changed.
+    block : bool, default False
+        Calls wait for their results, and return values instead of `AsyncResult`.
+    targets : int, list of int, "all" or None
+        The engines; None for the shared queue of all.
+    label : str, optional
+        A name of the tasks, for people and selectors; at most 256 bytes.
+    priority : int, default 0
+        Higher runs first in the shared queue.
+    retries : int, optional
+        Further runs after the loss of an engine, and after an error of the task's own; by default 3 after losses and
+        none after errors. For the shared queue.
+    error_retries : int, optional
+        Further runs after an error of the task's own alone; by default `retries`, else 0. For the shared queue.
+    backoff : float, default 0
+        Seconds before a task runs again after an error, doubled each time up to a minute.
+    at_most_once : bool, default False
+        A task whose engine is lost is not run again, and ends as lost.
+    timeout : float, optional
+        Seconds for which a task may wait for an engine; without limit by default, as for 0.
+    run_timeout : float, optional
+        Seconds for which a task may run; then it is stopped. Without limit by default.
+    after, follow : result, id, `Dependency`, or several of such, optional
+        Tasks that must have succeeded before; with `follow`, the task runs on their engine.
+    require : str or sequence of str, default ()
+        Labels that the engine must have, at most 64.
+    keep : bool, default False
+        The broker retains results for other processes of the same owner, and goes on with the tasks when this session
+        ends.
+    durable : bool, default False
+        The broker's journal must have a task before it is accepted.
+    restart_safe : bool, default False
+        A task for one engine may run there also after its interpreter was replaced, in an empty namespace.
+    track, writable : bool
+        Are accepted, and have no meaning: arguments are kept until they are sent, and arrays in results can always be
+        changed.
     """
 
     client: Client
     block: bool
     track: bool
+    writable: bool
     targets: Chosen | None
     label: str | None
-    run_timeout: float | None
-    at_most_once: bool
+    priority: int
     retries: int | None
     error_retries: int | None
     backoff: float
-    keep: bool
-    durable: bool
-    writable: bool
+    at_most_once: bool
+    timeout: float | None
+    run_timeout: float | None
     after: Any
     follow: Any
+    require: str | Sequence[str]
+    keep: bool
+    durable: bool
+    restart_safe: bool
 
     # Whether each engine has its own queue, instead of one queue for all.
     _is_direct = False
