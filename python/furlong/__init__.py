@@ -37,11 +37,12 @@ if TYPE_CHECKING:
     from furlong.pickling.engine_names import Reference, interactive
     from furlong.results.async_result import AsyncResult
     from furlong.results.displays import ExecuteReply
+    from furlong.views.balanced import LoadBalancedView
     from furlong.views.dependencies import Dependency, depend, dependent, require
     from furlong.views.direct import DirectView
     from furlong.views.executor import ViewExecutor
     from furlong.views.functions import ParallelFunction, RemoteFunction, parallel, remote
-    from furlong.views.view import LoadBalancedView, View
+    from furlong.views.view import View
 
 # Where each name lives: nothing is imported before it is used.
 _HOMES = {
@@ -70,7 +71,7 @@ _HOMES = {
     "FurlongError": "errors",
     "ImpossibleDependency": "errors",
     "InvalidDependency": "errors",
-    "LoadBalancedView": "views.view",
+    "LoadBalancedView": "views.balanced",
     "NoEnginesRegistered": "errors",
     "ParallelFunction": "views.functions",
     "Reference": "pickling.engine_names",

@@ -14,7 +14,8 @@ import pytest
 
 import furlong
 from furlong import CompositeError, Reference, RemoteError
-from furlong.pickling import engine_names, pickler
+from furlong.pickling import engine_names
+from furlong.pickling.arguments import dumps
 
 Point = collections.namedtuple("Point", ["x", "y"])
 OFFSET = 100
@@ -582,7 +583,7 @@ def test_a_function_with_the_engines_globals_is_known_to_hold_code_of_this_versi
         engine_names.EngineFunction(lambda: 1),
         {"f": engine_names.EngineFunction(lambda: 1)},
     ):
-        _, has_code = pickler.dumps(function)
+        _, has_code = dumps(function)
         assert has_code
 
 

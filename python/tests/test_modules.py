@@ -19,7 +19,8 @@ import pytest
 
 import furlong
 from furlong.modules import own_modules
-from furlong.pickling import pickler
+from furlong.pickling.arguments import HAS_MODULES, dumps
+from furlong.pickling.functions import equipped, function_of
 
 Write = Callable[..., None]
 
@@ -129,10 +130,10 @@ def test_names_are_plain_and_hold_no_code(write):
     write(own_safe=SAFE)
     safe = get("own_safe")
     for value in (safe.add, safe.Thing, [safe.Thing(1)], safe):
-        buffers, holds = pickler.dumps(value)
-        assert holds == pickler.HAS_MODULES
+        buffers, holds = dumps(value)
+        assert holds == HAS_MODULES
         assert b"cloudpickle" not in buffers[0]
-    assert pickler.dumps([safe.Thing(1)])[0][0] == pickle.dumps([safe.Thing(1)], 5)
+    assert dumps([safe.Thing(1)])[0][0] == pickle.dumps([safe.Thing(1)], 5)
 
 
 PACKAGE = {
@@ -510,13 +511,13 @@ def test_a_library_is_sent_once(rc, write):
     before = own_modules.current()
     assert rc[0].apply_sync(name_of_type, once.C()) == "C"
     assert own_modules.current() is before
-    function, holds = pickler.function_of(once.f)
-    assert pickler.equipped(function, holds) is pickler.equipped(function, holds)
+    function, holds = function_of(once.f)
+    assert equipped(function, holds) is equipped(function, holds)
 
 
 def test_installed_modules_do_not_go_along(write):
     write(own_np="import json\nimport numpy as np\ndef f(): return np.zeros(3)\n")
-    pickler.dumps(get("own_np").f)
+    dumps(get("own_np").f)
     names = set(own_modules.current().modules)
     assert "own_np" in names
     assert not names & {"json", "numpy", "furlong", "cloudpickle"}

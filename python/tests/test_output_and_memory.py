@@ -16,7 +16,7 @@ from conftest import eventually
 
 import furlong
 from furlong import errors
-from furlong.pickling import pickler
+from furlong.pickling.functions import function_of
 
 # What `seq 100000` prints.
 LINES = b"".join(b"%d\n" % number for number in range(1, 100_001))
@@ -233,18 +233,18 @@ def length_of_table() -> int:
 
 def test_unchanged_globals_are_made_and_sent_once(lview: furlong.LoadBalancedView) -> None:
     """A function over a large global is the same for each call, until the global changes in place."""
-    first, _ = pickler.function_of(length_of_table)
-    assert all(pickler.function_of(length_of_table)[0] is first for _ in range(3))
+    first, _ = function_of(length_of_table)
+    assert all(function_of(length_of_table)[0] is first for _ in range(3))
     mutable = bytearray(b"x" * 200_000)
 
     def total(_: int = 0) -> int:
         return sum(mutable)
 
-    before, _ = pickler.function_of(total)
-    assert pickler.function_of(total)[0] is before
+    before, _ = function_of(total)
+    assert function_of(total)[0] is before
     assert lview.apply_sync(total) == sum(mutable)
     mutable[0] = 0
-    assert pickler.function_of(total)[0] is not before
+    assert function_of(total)[0] is not before
     assert lview.apply_sync(total) == sum(mutable)
     assert lview.map_sync(total, range(3)) == [sum(mutable)] * 3
 

@@ -20,7 +20,8 @@ import pytest
 
 import furlong
 from furlong import Reference, RemoteError, errors
-from furlong.pickling import pickler
+from furlong.pickling.arguments import DATA_ONLY, OUT_OF_BAND_BYTES_MIN, dumps
+from furlong.pickling.functions import function_of
 
 BEFORE = 5
 
@@ -341,7 +342,7 @@ def own_names(module):
 
 
 def test_100_installed_modules_go_by_name(rc):
-    function, has_code = pickler.function_of(importlib.import_module("json").dumps)
+    function, has_code = function_of(importlib.import_module("json").dumps)
     assert not has_code
     assert rc[0].apply_sync(importlib.import_module("json").dumps, {"a": 1}) == '{"a": 1}'
     assert rc[0].apply_sync(lambda m: m.__name__, importlib.import_module("json")) == "json"
@@ -354,9 +355,9 @@ def test_100_installed_modules_go_by_name(rc):
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 100_000])
 def test_101_large_buffers_go_beside_the_pickle(size):
     for value in (np.zeros(size, dtype="u1"), memoryview(bytes(size)), bytearray(size)):
-        buffers, has_code = pickler.dumps(value)
+        buffers, has_code = dumps(value)
         assert not has_code
-        beside = size >= pickler.OUT_OF_BAND_BYTES_MIN and not isinstance(value, bytearray)
+        beside = size >= OUT_OF_BAND_BYTES_MIN and not isinstance(value, bytearray)
         if isinstance(value, bytearray):
             beside = len(buffers) == 2
         assert len(buffers) == (2 if beside else 1)
@@ -368,7 +369,7 @@ def test_101_large_buffers_go_beside_the_pickle(size):
 
 def test_101_arrays_are_not_copied_on_their_way_out():
     array = np.zeros(1_000_000)
-    (_, beside), _ = pickler.dumps(([array], {}))
+    (_, beside), _ = dumps(([array], {}))
     array[0] = 5
     assert np.frombuffer(beside)[0] == 5
 
@@ -498,7 +499,7 @@ def test_101_one_array_twice_is_one_array(rc):
 
 def test_101_frames_go_beside_the_pickle():
     frame = pd.DataFrame({"a": np.arange(100_000.0), "b": np.arange(100_000.0)})
-    buffers, _ = pickler.dumps(frame)
+    buffers, _ = dumps(frame)
     assert len(buffers[0]) < 10_000
     assert sum(memoryview(buffer).nbytes for buffer in buffers[1:]) >= 1_600_000
 
@@ -719,5 +720,5 @@ def test_cached_functions_go_by_value(rc, view, lview, monkeypatch):
     # Of what no module has by its name; and by name as before where one has it.
     assert rc[0].apply_sync(functools.lru_cache(len), "ab") == 2
     assert rc[0].apply_sync(functools.cache(functools.partial(pow, 2)), 5) == 32
-    assert pickler.dumps(functools.cached_property).holds == pickler.DATA_ONLY
-    assert not pickler.dumps(importlib.import_module("fnmatch")._compile_pattern).holds
+    assert dumps(functools.cached_property).holds == DATA_ONLY
+    assert not dumps(importlib.import_module("fnmatch")._compile_pattern).holds

@@ -19,8 +19,8 @@ from furlong.ipyparallel_names import ClientNames
 from furlong.maps.open_maps import OpenMaps
 from furlong.results.async_result import AsyncResult
 from furlong.results.records import Held, hex_of, wait_for_ids
+from furlong.views.balanced import LoadBalancedView
 from furlong.views.direct import BroadcastView, DirectView
-from furlong.views.view import LoadBalancedView
 from furlong.waiting import dispatch
 
 if TYPE_CHECKING:

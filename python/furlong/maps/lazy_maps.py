@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
-from furlong.pickling import pickler
+from furlong.pickling.arguments import error_of_item
 from furlong.results.async_result import AsyncResult, TimedOut
 from furlong.results.subtasks import remaining
 from furlong.waiting import signals
@@ -148,7 +148,7 @@ class LazyMapIterator(Iterator[Any]):
         try:
             result: AsyncResult = view.apply_async(self._f, *item)
         except errors.PicklingError as error:
-            raise pickler.error_of_item(error, item, at) from error.__cause__
+            raise error_of_item(error, item, at) from error.__cause__
         return result
 
     # Giving.

@@ -14,13 +14,14 @@ from furlong.maps.lazy_maps import LazyMapIterator
 from furlong.maps.map_results import AsyncMapResult, MapResult
 from furlong.maps.map_subtasks import Work
 from furlong.maps.sequences import array_or_list, can_be_cut, collect, deal, is_array
-from furlong.pickling import pickler
 from furlong.pickling.engine_names import EngineName
 from furlong.pickling.fresh_copies import function_anew
+from furlong.pickling.functions import Pickled, mapped_of, name_of
 
 if TYPE_CHECKING:
+    from furlong.views.balanced import LoadBalancedView
     from furlong.views.direct import DirectView
-    from furlong.views.view import LoadBalancedView, View
+    from furlong.views.view import View
 
 __all__ = ["LazyMapIterator", "collect", "deal"]
 
@@ -41,7 +42,7 @@ class _Mapped:
         raise RuntimeError("it is only called on engines")
 
 
-def _mapped(view: View, f: Any, return_exceptions: bool) -> pickler.Pickled:
+def _mapped(view: View, f: Any, return_exceptions: bool) -> Pickled:
     from furlong.pickling.engine_names import (
         EngineFunction,
         OfCaller,
@@ -57,7 +58,7 @@ def _mapped(view: View, f: Any, return_exceptions: bool) -> pickler.Pickled:
         pass
     elif is_interactive(f) or not view._cloudpickle:
         f = EngineFunction(f)
-    return pickler.mapped_of(f, return_exceptions, _Mapped)
+    return mapped_of(f, return_exceptions, _Mapped)
 
 
 def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
@@ -100,7 +101,7 @@ def _work(
 ) -> Work:
     view = view._snapshot()
     function = _mapped(view, f, return_exceptions)
-    info = view._info(pickler.name_of(f), "map", label)
+    info = view._info(name_of(f), "map", label)
     work = Work(view, function, info, columns, return_exceptions)
     work.options()  # it raises here what is wrong with flags
     return work

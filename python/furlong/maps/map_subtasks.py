@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from furlong import _wire, errors
 from furlong.calls.codecs import PICKLE, check_codec, loads
 from furlong.calls.task_spec import CallInfo, TaskSpec
-from furlong.pickling import fresh_copies, pickler
+from furlong.pickling import fresh_copies
+from furlong.pickling.arguments import dumps_items
+from furlong.pickling.functions import Pickled, call_of
 from furlong.results.subtasks import METADATA_OF, UNMET, BalancedSubTask, error_of
 from furlong.waiting import signals
 
@@ -45,7 +47,7 @@ class Work:
     def __init__(
         self,
         view: View,
-        function: pickler.Pickled,
+        function: Pickled,
         info: CallInfo,
         columns: list[Any],
         in_place: bool,
@@ -115,8 +117,8 @@ class Work:
         copies = None
         if self._rows is not None and first >= self._rows.begin:
             copies = self._rows.among(begin + place for place in places), self._is_open
-        items = pickler.dumps_items(chunk, first, exact, copies)
-        call = pickler.call_of(self._function, items, self.options())
+        items = dumps_items(chunk, first, exact, copies)
+        call = call_of(self._function, items, self.options())
         spec = TaskSpec(call, self.info, None, self._targets)
         if engine is None and self._targets is not None:
             engine = self._view._next_engine()  # type: ignore[attr-defined]

@@ -15,8 +15,10 @@ from furlong.calls.codecs import PICKLE, Codec, value_of
 from furlong.calls.task_spec import CallInfo, Decode, TaskSpec
 from furlong.ipyparallel_names import NO_MAGICS
 from furlong.maps.sequences import collect, deal, flattened
-from furlong.pickling import main_globals, pickler
+from furlong.pickling import main_globals
+from furlong.pickling.arguments import Pickle, dumps_call, dumps_pushed
 from furlong.pickling.engine_names import EngineName, is_interactive
+from furlong.pickling.functions import Pickled, call_of, function_of, name_of
 from furlong.pickling.plain import goes_by_value
 from furlong.results.async_result import AsyncResult
 from furlong.results.displays import ExecuteReply
@@ -92,15 +94,13 @@ class DirectView(View):
         return result
 
     def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
-        arguments = pickler.dumps_call(args, kwargs)
-        spec = self._call_of(self._prepared(f), arguments, self._info(pickler.name_of(f)))
+        arguments = dumps_call(args, kwargs)
+        spec = self._call_of(self._prepared(f), arguments, self._info(name_of(f)))
         return self._finish(block, self._submit, spec)
 
-    def _call_of(
-        self, function: pickler.Pickled, arguments: pickler.Pickle, info: CallInfo
-    ) -> TaskSpec:
+    def _call_of(self, function: Pickled, arguments: Pickle, info: CallInfo) -> TaskSpec:
         options = self._task_options(self._aborts, info.label)
-        return TaskSpec(pickler.call_of(function, arguments, options), info)
+        return TaskSpec(call_of(function, arguments, options), info)
 
     def _on_namespace(
         self,
@@ -206,12 +206,12 @@ class DirectView(View):
         check_names(ns)
         main_globals.put.note(ns)
         values = {name: self._value(value) for name, value in ns.items()}
-        pushed = pickler.dumps_pushed(values)
+        pushed = dumps_pushed(values)
         # As a call of a pickled function it brings cloudpickle along, which the engine may lack.
         if pushed.holds:
-            function = pickler.function_of(EngineName("push"))
+            function = function_of(EngineName("push"))
         else:
-            function = pickler.Pickled(_furlong.Function.push())
+            function = Pickled(_furlong.Function.push())
         spec = self._call_of(function, pushed, self._info("push"))
         return self._finish(block, self._submit, spec, targets)
 
@@ -279,8 +279,8 @@ class DirectView(View):
         list of tuple of str
             For each engine: the thread's name, ``stdout`` or ``stderr``, and the text, the oldest first.
         """
-        function = pickler.function_of(EngineName("late_output"))
-        arguments = pickler.dumps_call((), {})
+        function = function_of(EngineName("late_output"))
+        arguments = dumps_call((), {})
         spec = self._call_of(function, arguments, self._info("late_output"))
         return self._finish(block, self._submit, spec, targets)
 

@@ -16,7 +16,8 @@ from furlong import _furlong, errors
 from furlong.calls.checks import check_whole
 from furlong.maps.map_calls import _mapped
 from furlong.maps.map_subtasks import MapSubTask, Work
-from furlong.pickling import pickler
+from furlong.pickling.arguments import error_of_item
+from furlong.pickling.functions import name_of
 from furlong.results.async_result import AsyncResult, TimedOut
 from furlong.waiting import dispatch, signals
 
@@ -158,13 +159,13 @@ class MapCalls:
         try:
             made = view.apply_async(self._fn, *row)
         except errors.PicklingError as error:
-            raise pickler.error_of_item(error, row, self._first) from error.__cause__
+            raise error_of_item(error, row, self._first) from error.__cause__
         return self._engines.noted(self._executor._noted(made))
 
     def _call_chunk(self, rows: list[tuple[Any, ...]]) -> ExecutorFuture:
         view = self._engines.view()
         function = _mapped(view, self._fn, True)
-        info = view._info(pickler.name_of(self._fn), "map")
+        info = view._info(name_of(self._fn), "map")
         work = Work(view, function, info, list(map(list, zip(*rows))), True)
         part = MapSubTask(work, 0, len(rows), self._engines.direct)
         return self._engines.noted(self._executor._noted(AsyncResult((part,), True)))

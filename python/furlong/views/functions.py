@@ -9,9 +9,10 @@ from typing import Any
 from furlong.calls.checks import described
 from furlong.maps.map_results import AsyncMapResult
 from furlong.maps.sequences import collect, deal
-from furlong.pickling.pickler import name_of
+from furlong.pickling.functions import name_of
+from furlong.views.balanced import LoadBalancedView
 from furlong.views.direct import DirectView
-from furlong.views.view import LoadBalancedView, View
+from furlong.views.view import View
 
 __all__ = ["ParallelFunction", "RemoteFunction", "parallel", "remote"]
 

@@ -1,4 +1,4 @@
-"""Views: the same engines, addressed by their ids, or as one queue."""
+"""Views: their flags, and the calls that both kinds have."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _furlong, errors
+from furlong import _furlong
 from furlong.calls.checks import check_flag, described, unknown_flag
 from furlong.calls.targets import Chosen, Targets, are_ids, resolve_targets
-from furlong.calls.task_spec import CallInfo, TaskSpec
+from furlong.calls.task_spec import CallInfo
 from furlong.ipyparallel_names import ViewNames
-from furlong.pickling import pickler
 from furlong.pickling.engine_names import EngineFunction, as_on_engine, is_interactive
+from furlong.pickling.functions import Pickled, cached_function, function_of
 from furlong.results.async_result import AsyncResult
 from furlong.results.records import Numbers
-from furlong.results.subtasks import BalancedSubTask
 
 if TYPE_CHECKING:
     from furlong.client.client import Client
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from furlong.maps.map_results import AsyncMapResult
     from furlong.views.executor import ViewExecutor
 
-__all__ = ["LoadBalancedView", "View"]
+__all__ = ["View", "disown", "in_engine_namespace"]
 
 # Flags that are options of tasks as the broker has them.
 _TASK_FLAGS = {
@@ -263,10 +262,10 @@ class View(ViewNames):
                 known[name] = info
         return info
 
-    def _prepared(self, f: Any) -> pickler.Pickled:
+    def _prepared(self, f: Any) -> Pickled:
         """Return a function as it is submitted."""
         if self._cloudpickle and not is_interactive(f):
-            known = pickler.cached_function(f)
+            known = cached_function(f)
             if known is not None:
                 return known
         from furlong.views.native import NativeFunction
@@ -276,13 +275,13 @@ class View(ViewNames):
                 f"{f!r} is called by itself, or with `rc.native`; views call Python functions"
             )
         if isinstance(f, str):
-            return pickler.Pickled(_furlong.Function.named(f))
+            return Pickled(_furlong.Function.named(f))
         if not callable(f):
             raise TypeError(f"{described(f)} cannot be called")
         f = as_on_engine(f)
         if not self._cloudpickle or is_interactive(f):
             f = in_engine_namespace(f)
-        return pickler.function_of(f)
+        return function_of(f)
 
     # Calls, as both kinds have them.
 
@@ -440,117 +439,7 @@ def disown(result: AsyncResult, error: BaseException) -> None:
 
 
 def in_engine_namespace(f: Any) -> Any:
+    """Have a function's global names be those of the engine's namespace; return anything else as it is."""
     import types
 
     return EngineFunction(f) if isinstance(f, types.FunctionType) else f
-
-
-class LoadBalancedView(View):
-    """The shared queue: each task runs wherever an engine is free.
-
-    Made by ``rc.load_balanced_view()``.
-    """
-
-    targets: list[int] | None
-
-    def __init__(self, client: Client, targets: list[int] | None = None, **flags: Any) -> None:
-        super().__init__(client, **flags)
-        self.targets = targets
-
-    def _checked(self, name: str, value: Any) -> Any:
-        value = super()._checked(name, value)
-        if name != "targets":
-            return value
-        if isinstance(value, int):
-            return [value]
-        return None if value == "all" else value
-
-    def __len__(self) -> int:
-        return len(self.client.ids if self.targets is None else self.targets)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.targets}>"
-
-    def _submit(self, spec: TaskSpec) -> AsyncResult:
-        """Submit one task."""
-        task = spec.submit(None if spec.targets is None else self._next_engine())
-        self._submitted.add(task.number)
-        result = AsyncResult((BalancedSubTask(task, spec),), True)
-        self.client._note(result)
-        return result
-
-    def queue_status(self, targets: Targets = None, verbose: bool = False) -> dict[int | str, Any]:
-        """Return how much work engines have. See `Client.queue_status`."""
-        return self.client.queue_status(self._own_targets(targets), verbose)
-
-    def shutdown(
-        self,
-        targets: Targets = None,
-        restart: bool = False,
-        hub: bool = False,
-        block: bool | None = None,
-    ) -> None:
-        """Stop the engines of this view, or these. See `Client.shutdown`."""
-        self.client.shutdown(self._own_targets(targets), restart, hub, block)
-
-    def _own_targets(self, targets: Targets) -> Targets:
-        chosen = self.targets if targets is None else targets
-        return "all" if chosen is None else chosen
-
-    def _next_engine(self) -> int:
-        """Choose one of the view's engines: in turn."""
-        online = set(self.client.ids)
-        engines = [engine for engine in self.targets or () if engine in online]
-        if not engines:
-            if not self.targets:
-                raise errors.no_engines(self.client.ids)
-            raise errors.NoEnginesRegistered(f"none of the engines {self.targets} is online")
-        turn = getattr(self, "_turn", 0)
-        object.__setattr__(self, "_turn", turn + 1)
-        return engines[turn % len(engines)]
-
-    def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
-        arguments = pickler.dumps_call(args, kwargs)
-        call = pickler.call_of(self._prepared(f), arguments, self._task_options())
-        spec = TaskSpec(call, self._info(pickler.name_of(f)), None, self.targets)
-        return self._finish(block, self._submit, spec)
-
-    def map(
-        self,
-        f: Callable[..., Any],
-        *sequences: Iterable[Any],
-        block: bool | None = None,
-        track: bool | None = None,
-        chunksize: int | str | None = None,
-        ordered: bool = True,
-        return_exceptions: bool = False,
-        label: str | None = None,
-        **flags: Any,
-    ) -> Any:
-        """Call a function with each item, wherever an engine is free.
-
-        Parameters
-        ----------
-        f : callable
-            The function.
-        *sequences : iterable
-            Its arguments; the shortest says how many calls there are.
-        chunksize : int, optional
-            Items in a task. By default the measured time of the first tasks chooses it.
-        ordered : bool
-            Whether iterating the result gives the items' order, or the order of their ends.
-        return_exceptions : bool
-            Put exceptions in the place of values.
-
-        Returns
-        -------
-        AsyncMapResult, or the list of values if it blocks
-        """
-        from furlong.maps.map_calls import map_balanced
-
-        is_waiting = bool(self.block if block is None else block)
-        view = self._with(flags)
-        begin = map_balanced(
-            view, f, sequences, chunksize, ordered, return_exceptions, label, is_waiting
-        )
-        return self._finish(block, begin)

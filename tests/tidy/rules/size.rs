@@ -23,7 +23,7 @@ const LONG_FILES: &[(&str, usize)] = &[
 const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[
     ("broker/src/shell/mod.rs", "serve", 75),
     ("engine/src/shell/mod.rs", "run", 76),
-    ("python/furlong/pickling/pickler.py", "_code_pickler", 87),
+    ("python/furlong/pickling/code_pickler.py", "code_pickler", 88),
     ("tests/sim/fairness.rs", "is_just", 71),
 ];
 

@@ -1,0 +1,131 @@
+"""The shared queue of all engines as a view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from furlong import errors
+from furlong.calls.targets import Targets
+from furlong.calls.task_spec import TaskSpec
+from furlong.pickling.arguments import dumps_call
+from furlong.pickling.functions import call_of, name_of
+from furlong.results.async_result import AsyncResult
+from furlong.results.subtasks import BalancedSubTask
+from furlong.views.view import View
+
+if TYPE_CHECKING:
+    from furlong.client.client import Client
+
+__all__ = ["LoadBalancedView"]
+
+
+class LoadBalancedView(View):
+    """The shared queue: each task runs wherever an engine is free.
+
+    Made by ``rc.load_balanced_view()``.
+    """
+
+    targets: list[int] | None
+
+    def __init__(self, client: Client, targets: list[int] | None = None, **flags: Any) -> None:
+        super().__init__(client, **flags)
+        self.targets = targets
+
+    def _checked(self, name: str, value: Any) -> Any:
+        value = super()._checked(name, value)
+        if name != "targets":
+            return value
+        if isinstance(value, int):
+            return [value]
+        return None if value == "all" else value
+
+    def __len__(self) -> int:
+        return len(self.client.ids if self.targets is None else self.targets)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.targets}>"
+
+    def _submit(self, spec: TaskSpec) -> AsyncResult:
+        """Submit one task."""
+        task = spec.submit(None if spec.targets is None else self._next_engine())
+        self._submitted.add(task.number)
+        result = AsyncResult((BalancedSubTask(task, spec),), True)
+        self.client._note(result)
+        return result
+
+    def queue_status(self, targets: Targets = None, verbose: bool = False) -> dict[int | str, Any]:
+        """Return how much work engines have. See `Client.queue_status`."""
+        return self.client.queue_status(self._own_targets(targets), verbose)
+
+    def shutdown(
+        self,
+        targets: Targets = None,
+        restart: bool = False,
+        hub: bool = False,
+        block: bool | None = None,
+    ) -> None:
+        """Stop the engines of this view, or these. See `Client.shutdown`."""
+        self.client.shutdown(self._own_targets(targets), restart, hub, block)
+
+    def _own_targets(self, targets: Targets) -> Targets:
+        chosen = self.targets if targets is None else targets
+        return "all" if chosen is None else chosen
+
+    def _next_engine(self) -> int:
+        """Choose one of the view's engines: in turn."""
+        online = set(self.client.ids)
+        engines = [engine for engine in self.targets or () if engine in online]
+        if not engines:
+            if not self.targets:
+                raise errors.no_engines(self.client.ids)
+            raise errors.NoEnginesRegistered(f"none of the engines {self.targets} is online")
+        turn = getattr(self, "_turn", 0)
+        object.__setattr__(self, "_turn", turn + 1)
+        return engines[turn % len(engines)]
+
+    def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
+        arguments = dumps_call(args, kwargs)
+        call = call_of(self._prepared(f), arguments, self._task_options())
+        spec = TaskSpec(call, self._info(name_of(f)), None, self.targets)
+        return self._finish(block, self._submit, spec)
+
+    def map(
+        self,
+        f: Callable[..., Any],
+        *sequences: Iterable[Any],
+        block: bool | None = None,
+        track: bool | None = None,
+        chunksize: int | str | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        label: str | None = None,
+        **flags: Any,
+    ) -> Any:
+        """Call a function with each item, wherever an engine is free.
+
+        Parameters
+        ----------
+        f : callable
+            The function.
+        *sequences : iterable
+            Its arguments; the shortest says how many calls there are.
+        chunksize : int, optional
+            Items in a task. By default the measured time of the first tasks chooses it.
+        ordered : bool
+            Whether iterating the result gives the items' order, or the order of their ends.
+        return_exceptions : bool
+            Put exceptions in the place of values.
+
+        Returns
+        -------
+        AsyncMapResult, or the list of values if it blocks
+        """
+        from furlong.maps.map_calls import map_balanced
+
+        is_waiting = bool(self.block if block is None else block)
+        view = self._with(flags)
+        begin = map_balanced(
+            view, f, sequences, chunksize, ordered, return_exceptions, label, is_waiting
+        )
+        return self._finish(block, begin)
