@@ -80,9 +80,7 @@ def map_items(
     furlong.errors.UnmetDependency
         If this engine is not the right one for the first item.
     """
-    run = (
-        _Run(function, columns) if apart is None else _RunApart(function, columns, apart, is_apart)
-    )
+    run = _Run(function, columns, apart, is_apart)
     run.follow()
     try:
         run.call_all(exact)
@@ -102,14 +100,22 @@ def map_items(
 class _Run:
     """The calls of one job, and what became of them."""
 
-    def __init__(self, function: Callable[..., Any], columns: Sequence[Sequence[Any]]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        columns: Sequence[Sequence[Any]],
+        apart: Apart | None,
+        is_apart: Sequence[bool],
+    ) -> None:
         self._function = function
         self._columns = columns
+        self._apart = apart
+        self._is_apart = is_apart
         self.values: list[Any] = []
         # By the place of the item; and the first of them as it was raised.
         self.failed: dict[int, Failed] = {}
         self.first: BaseException | None = None
-        self._count = min(map(len, columns), default=0)
+        self._count = min(map(len, columns), default=0) if apart is None else len(apart)
         # Whether there are values that later calls may change. The latest is held here alone: its
         # references tell.
         self.is_careful = False
@@ -133,7 +139,7 @@ class _Run:
             begun = time.perf_counter_ns()
             try:
                 if one_by_one:
-                    self._call_one_by_one(at, min(at + EXACT_ITEMS, count))
+                    self._call_each(at, min(at + EXACT_ITEMS, count), True)
                 else:
                     self._call(at, min(at + batch, count))
             except BaseException as error:
@@ -159,25 +165,33 @@ class _Run:
             self.first = error
         self.failed[at] = Failed(error)
 
-    def _call_one_by_one(self, begin: int, end: int) -> None:
-        """Call with some items, each told before its call."""
+    def _call_each(self, begin: int, end: int, one_by_one: bool) -> None:
+        """Call with some items, and look at each value; `one_by_one`, each item is told before its call."""
         words, is_cancelled = _Bound.words, _Bound.is_cancelled
-        columns = [column[begin:end] for column in self._columns]
-        for at, arguments in enumerate(zip(*columns), begin):
-            words[FIRST] = at
+        for arguments in self._arguments(begin, end):
+            if one_by_one:
+                words[FIRST] = len(self.values)
             self._slot[0] = self._function(*arguments)
+            del arguments  # nobody else has what was made for this call
             self._take()
-            if is_cancelled():
+            if one_by_one and is_cancelled():
                 return
 
+    def _arguments(self, begin: int, end: int) -> Iterable[Sequence[Any]]:
+        if self._apart is None:
+            return zip(*[column[begin:end] for column in self._columns])
+        return map(self._made_anew, range(begin, end))
+
+    def _made_anew(self, at: int) -> list[Any]:
+        """Return the arguments of a call, made for it where they come as rows of pickles."""
+        made, columns = iter(self._apart.load(at)), iter(self._columns)  # type: ignore[union-attr]
+        return [next(made) if is_apart else next(columns)[at] for is_apart in self._is_apart]
+
     def _call(self, begin: int, end: int) -> None:
+        if self.is_careful or self._apart is not None:
+            return self._call_each(begin, end, False)
         columns = [column[begin:end] for column in self._columns]
         function, values, last = self._function, self.values, int  # it is a hot loop
-        if self.is_careful:
-            for arguments in zip(*columns):
-                self._slot[0] = function(*arguments)
-                self._take()
-            return
         if len(columns) == 1:
             for item in columns[0]:
                 value = function(item)
@@ -187,7 +201,7 @@ class _Run:
                     last = type(value)
                 values.append(value)
             else:
-                return
+                return None
         else:
             for arguments in zip(*columns):
                 value = function(*arguments)
@@ -197,10 +211,11 @@ class _Run:
                     last = type(value)
                 values.append(value)
             else:
-                return
+                return None
         self._slot[0] = value
         del value
         self._take()
+        return None
 
     def _take(self) -> None:
         """Note the value that has come, as it is now: a later call may change what others hold too."""
@@ -244,42 +259,6 @@ class _Run:
         except Exception as error:
             self._fail(at, error)
             return None
-
-
-class _RunApart(_Run):
-    """The calls of one job whose arguments are made anew for each."""
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        columns: Sequence[Sequence[Any]],
-        apart: Apart,
-        is_apart: Sequence[bool],
-    ) -> None:
-        super().__init__(function, columns)
-        self._apart = apart
-        self._is_apart = is_apart
-        self._count = len(apart)
-
-    def _call(self, begin: int, end: int) -> None:
-        for at in range(begin, end):
-            self._call_at(at)
-
-    def _call_one_by_one(self, begin: int, end: int) -> None:
-        words, is_cancelled = _Bound.words, _Bound.is_cancelled
-        for at in range(begin, end):
-            words[FIRST] = at
-            self._call_at(at)
-            if is_cancelled():
-                return
-
-    def _call_at(self, at: int) -> None:
-        made, columns = iter(self._apart.load(at)), iter(self._columns)
-        arguments = [next(made) if is_apart else next(columns)[at] for is_apart in self._is_apart]
-        del made
-        self._slot[0] = self._function(*arguments)
-        del arguments  # nobody else has what was made for this call
-        self._take()
 
 
 def _references(holder: list[Any]) -> int:
