@@ -10,57 +10,20 @@ from typing import TYPE_CHECKING, Any
 from furlong.client.client import Client
 
 if TYPE_CHECKING:
-    from furlong.ipython_kernel import (
-        CompositeError,
-        FileTimeoutError,
-        InvalidEngineID,
-        InvalidTaskID,
-        MapTask,
-        MessageSizeError,
-        MultiEngineClient,
-        NotDefined,
-        PendingResult,
-        QueueCleared,
-        ResultList,
-        ResultNotCompleted,
-        SecurityError,
-        SerializationError,
-        StringTask,
-        TaskAborted,
-        TaskClient,
-        TaskRejectError,
-        TaskResult,
-        TaskTimeout,
-    )
+    from furlong import ipython_kernel
+    from furlong.ipython_kernel import *  # noqa: F403
 
-__all__ = [
-    "Client",
-    "CompositeError",
-    "FileTimeoutError",
-    "InvalidEngineID",
-    "InvalidTaskID",
-    "MapTask",
-    "MessageSizeError",
-    "MultiEngineClient",
-    "NotDefined",
-    "PendingResult",
-    "QueueCleared",
-    "ResultList",
-    "ResultNotCompleted",
-    "SecurityError",
-    "SerializationError",
-    "StringTask",
-    "TaskAborted",
-    "TaskClient",
-    "TaskRejectError",
-    "TaskResult",
-    "TaskTimeout",
-]
+    __all__: list[str] = ["Client"]
+    __all__ += ipython_kernel.__all__
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from furlong import ipython_kernel
+    # Python itself asks for names with underscores: they load nothing.
+    if name == "__all__" or not name.startswith("_"):
+        from furlong import ipython_kernel
 
-    return getattr(ipython_kernel, name)
+        if name == "__all__":
+            return ["Client", *ipython_kernel.__all__]
+        if name in ipython_kernel.__all__:
+            return getattr(ipython_kernel, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

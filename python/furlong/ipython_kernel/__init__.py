@@ -25,7 +25,7 @@ from furlong.ipython_kernel.tasks import (
     TaskResult,
 )
 
-__all__ = [
+__all__: list[str] = [
     "CompositeError",
     "FileTimeoutError",
     "InvalidEngineID",
