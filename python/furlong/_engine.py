@@ -26,7 +26,7 @@ def engine() -> Any:
     return _worker().current_engine()
 
 
-def publish(value: Any) -> None:
+def publish(value: object) -> None:
     """Send a value to the client while the task runs: there it is the result's ``data``, the latest one only.
 
     Raises

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def write_private(path: Path, value: dict[str, Any]) -> None:
+def write_private(path: Path, value: Mapping[str, object]) -> None:
     """Write an object to a file of the user's own, which is there as a whole or not at all."""
     import tempfile
 

@@ -14,7 +14,7 @@ from furlong.shared import definitions
 from furlong.waiting import signals
 
 
-def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[Any] = ()) -> Any:
+def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[object] = ()) -> Any:
     """Load a value that holds code objects, which only the same version of Python can read."""
     here = sys.version_info[:2]
     if (major, minor) != here:
@@ -25,7 +25,7 @@ def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[Any] = ())
     return pickle.loads(inner, buffers=buffers)
 
 
-def load_noted(names: str, inner: bytes, buffers: Sequence[Any] = ()) -> Any:
+def load_noted(names: str, inner: bytes, buffers: Sequence[object] = ()) -> Any:
     """Load a value, and warn of the names whose values here gave way to those on the engine, once each."""
     from furlong.errors import EngineNameWarning
 
@@ -66,7 +66,7 @@ _loading = threading.local()
 
 
 @contextlib.contextmanager
-def loading_of(where: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+def loading_of(where: Callable[[], Mapping[str, object]]) -> Iterator[None]:
     """Have errors that are loaded within the block name the engine that the task's record names."""
     before = getattr(_loading, "where", None)
     _loading.where = where
@@ -80,14 +80,16 @@ class Items(NamedTuple):
     """The items of a task of a map: their values and errors."""
 
     #: The items' values, with errors in the places of those that have failed.
-    values: list[Any]
+    values: list[object]
     #: These places.
     failed: Sequence[int]
     #: By place: characters of standard output and error, and the number of displays.
     written: Mapping[int, Sequence[int]]
 
 
-def items(values: list[Any], failed: Sequence[int], written: Mapping[int, Sequence[int]]) -> Items:
+def items(
+    values: list[object], failed: Sequence[int], written: Mapping[int, Sequence[int]]
+) -> Items:
     """Take what an engine tells of a map's items."""
     return Items(values, failed, written)
 
@@ -99,7 +101,7 @@ class Unreadable:
         self.error = error
 
 
-def kept(inner: bytes, *buffers: Any) -> Any:
+def kept(inner: bytes, *buffers: object) -> Any:
     """Load a value that has a pickle of its own, so that the others are read where this one cannot be."""
     try:
         return pickle.loads(inner, buffers=buffers)
@@ -109,7 +111,7 @@ def kept(inner: bytes, *buffers: Any) -> Any:
         return Unreadable(error)
 
 
-def load_items(load: Callable[[], Any], where: Callable[[], Mapping[str, Any]]) -> Items:
+def load_items(load: Callable[[], Any], where: Callable[[], Mapping[str, object]]) -> Items:
     """Load what a task of a map came to, which ran there; what cannot be read has failed."""
     from furlong.errors import ResultLost
 

@@ -48,10 +48,10 @@ __all__ = [
     "Unsupported",
 ]
 
-EngineInfo = Mapping[str, Any]
+EngineInfo = Mapping[str, object]
 
 
-class Where(Mapping[str, Any]):
+class Where(Mapping[str, object]):
     """The place where something went wrong: ``engine_id``, ``engine_uuid`` and ``method``.
 
     An engine's uuid is asked of the broker when somebody reads it, and not to make an error.
@@ -215,7 +215,7 @@ class RemoteError(FurlongError):
         text = f"{self.ename}: {self.evalue}" if self.evalue else self.ename
         return f"{where} {text}"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         base = getattr(type(self), "_furlong_base", type(self))
         texts = (self.ename, self.evalue, self.traceback, self.engine_info)
         notes = vars(self).get("__notes__")
@@ -316,7 +316,7 @@ class CompositeError(RemoteError):
         for error in errors:
             self.errors.extend(error.errors if isinstance(error, CompositeError) else [error])
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), self.args
 
     @property
@@ -381,7 +381,7 @@ class AlreadyDisplayedError(RemoteError):
         self.args = (original,)
         self.original = self.original_error = original
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), self.args
 
     def __str__(self) -> str:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from furlong.calls.checks import check_flag
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from furlong import _furlong
     from furlong.calls.targets import Targets
     from furlong.client.client import Client
     from furlong.client.tasks import Jobs
     from furlong.results.async_result import AsyncResult
     from furlong.views.direct import DirectView
+    from furlong.views.flags import NewViewFlags
 
 __all__ = ["NO_MAGICS", "ClientNames", "IpyparallelNames", "ViewNames", "absent"]
 
@@ -101,7 +104,9 @@ class ClientNames(IpyparallelNames):
 
         def _results(self) -> dict[str, AsyncResult]: ...
 
-        def direct_view(self, targets: Targets = "all", **flags: Any) -> DirectView:
+        def direct_view(
+            self, targets: Targets = "all", **flags: Unpack[NewViewFlags]
+        ) -> DirectView:
             """See `Client.direct_view`."""
 
     @property
@@ -152,7 +157,7 @@ class ClientNames(IpyparallelNames):
         warnings.warn(NO_MAGICS, stacklevel=2)
         return self.direct_view(targets, block=True)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_") and not hasattr(type(self), name):
             raise AttributeError(
                 f"{type(self).__name__!r} has no attribute {name!r} that could be set"

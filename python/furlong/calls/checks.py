@@ -8,8 +8,8 @@ import operator
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 __all__ = [
     "check_flag",
@@ -32,13 +32,25 @@ SECONDS_MAX = 1e15
 _TASK_ID = re.compile(r"[0-9a-fA-F]{32}:[0-9]+")
 
 
-def described(value: Any) -> str:
+class HasTaskIds(Protocol):
+    """A result, or anything else that names tasks by their ids."""
+
+    @property
+    def msg_ids(self) -> Sequence[str]:
+        """The tasks' ids."""
+
+
+# Tasks as users name them, to wait for: by ids, results, or several of such.
+Tasks = str | HasTaskIds | Iterable["Tasks"] | None
+
+
+def described(value: object) -> str:
     """Name the kind of an object, with its article: ``"an int object"``."""
     name = type(value).__name__
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name} object"
 
 
-def is_array(value: Any) -> bool:
+def is_array(value: object) -> bool:
     """Return whether it is an array of NumPy."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
@@ -75,7 +87,7 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
     return whole
 
 
-def check_names(variables: Mapping[Any, Any]) -> None:
+def check_names(variables: Mapping[Any, object]) -> None:
     """Check that all keys are names of variables, or of attributes with dots, as engines take them.
 
     Raises
@@ -90,7 +102,7 @@ def check_names(variables: Mapping[Any, Any]) -> None:
             raise ValueError(f"{name!r} is no name for a variable")
 
 
-def check_flag(name: str, value: Any) -> Any:
+def check_flag(name: str, value: object) -> Any:
     """Return a flag's value as views keep it.
 
     Raises
@@ -102,7 +114,7 @@ def check_flag(name: str, value: Any) -> Any:
     return value if check is None else check(name, value)
 
 
-def _bool(name: str, value: Any) -> bool:
+def _bool(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
     if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
@@ -110,15 +122,15 @@ def _bool(name: str, value: Any) -> bool:
     raise TypeError(f"{name} is True or False, not {value!r}")
 
 
-def _retries(name: str, value: Any) -> int | None:
+def _retries(name: str, value: object) -> int | None:
     return None if value is None else check_whole(name, value, 0, RETRIES_MAX)
 
 
-def _priority(name: str, value: Any) -> int:
+def _priority(name: str, value: object) -> int:
     return check_whole(name, value, -PRIORITY_MAX - 1, PRIORITY_MAX)
 
 
-def _seconds(name: str, value: Any, takes: str, is_right: Callable[[float], bool]) -> Any:
+def _seconds(name: str, value: object, takes: str, is_right: Callable[[float], bool]) -> object:
     wrong = f"{name} is {takes}, not {value!r}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(wrong)
@@ -128,7 +140,7 @@ def _seconds(name: str, value: Any, takes: str, is_right: Callable[[float], bool
     return value if isinstance(value, (int, float)) else seconds
 
 
-def _writable(name: str, value: Any) -> Any:
+def _writable(name: str, value: object) -> object:
     warnings.warn(
         "the flag `writable` does nothing any more, since arrays in results can always be changed: leave it out",
         DeprecationWarning,
@@ -137,12 +149,12 @@ def _writable(name: str, value: Any) -> Any:
     return _bool(name, value)
 
 
-def _limit(name: str, value: Any) -> Any:
+def _limit(name: str, value: object) -> object:
     takes = "a number of seconds above 0, or None for no limit"
     return None if value is None else _seconds(name, value, takes, lambda seconds: seconds > 0)
 
 
-def _wait_limit(name: str, value: Any) -> Any:
+def _wait_limit(name: str, value: object) -> object:
     takes = "a number of seconds, 0 or None for no limit"
     return (
         None
@@ -151,13 +163,13 @@ def _wait_limit(name: str, value: Any) -> Any:
     )
 
 
-def _pause(name: str, value: Any) -> Any:
+def _pause(name: str, value: object) -> object:
     return _seconds(
         name, value, "a number of seconds, 0 for no pause", lambda seconds: seconds >= 0
     )
 
 
-def _label(name: str, value: Any) -> str | None:
+def _label(name: str, value: object) -> str | None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name} is a str or None, not {value!r}")
     _check_length(name, value or "")
@@ -170,7 +182,7 @@ def _check_length(name: str, text: str) -> None:
         raise ValueError(f"{name} has at most {NAME_BYTES_MAX} bytes, not {length}")
 
 
-def _require(name: str, value: Any) -> Any:
+def _require(name: str, value: object) -> object:
     wrong = f"{name} is a label of engines, or several of them, not {value!r}"
     if not isinstance(value, Iterable):
         raise TypeError(wrong)
@@ -186,7 +198,7 @@ def _require(name: str, value: Any) -> Any:
     return value
 
 
-def _tasks(name: str, value: Any) -> Any:
+def _tasks(name: str, value: object) -> object:
     if isinstance(value, Iterator):
         value = list(value)
     try:
@@ -201,7 +213,7 @@ def _tasks(name: str, value: Any) -> Any:
     return value
 
 
-def ids_of(tasks: Any) -> list[str]:
+def ids_of(tasks: object) -> list[str]:
     """Return the ids of results, ids, or several of such."""
     if tasks is None:
         return []
@@ -215,7 +227,7 @@ def ids_of(tasks: Any) -> list[str]:
     return [key for task in tasks for key in ids_of(task)]
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+_CHECKS: dict[str, Callable[[str, object], object]] = {
     "block": _bool,
     "track": _bool,
     "writable": _writable,

@@ -7,7 +7,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 
 
-def pack(value: Any) -> bytes:
+def pack(value: object) -> bytes:
     """Encode plain data.
 
     Raises
@@ -24,6 +24,6 @@ def pack(value: Any) -> bytes:
     return packed
 
 
-def unpack(data: Any) -> Any:
+def unpack(data: object) -> Any:
     """Decode plain data."""
     return msgpack.unpackb(data, raw=False, strict_map_key=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from furlong.calls.codecs import PICKLE, Codecs
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["CallInfo", "Decode", "TaskSpec"]
 
 # Makes the value of a task from its end.
-Decode = Callable[["SubTask", "_furlong.Outcome"], Any]
+Decode = Callable[["SubTask", "_furlong.Outcome"], object]
 
 
 class CallInfo:
@@ -30,8 +30,8 @@ class CallInfo:
         method: str = "apply",
         *,
         label: str | None = None,
-        after: Any = None,
-        follow: Any = None,
+        after: object = None,
+        follow: object = None,
         code: str | None = None,
         owner: bool = True,
         codecs: Codecs = (PICKLE,),

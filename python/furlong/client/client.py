@@ -26,8 +26,11 @@ from furlong.waiting import dispatch
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from typing_extensions import Unpack
+
     from furlong.cluster.cluster import Cluster
     from furlong.views.executor import ViewExecutor
+    from furlong.views.flags import NewViewFlags
     from furlong.views.native import Native
 
 __all__ = ["Client"]
@@ -139,14 +142,14 @@ class Client(ClientTasks, ClientNames):
 
     # Views.
 
-    def __getitem__(self, key: Any) -> DirectView:
+    def __getitem__(self, key: object) -> DirectView:
         if not isinstance(key, (int, slice, list, tuple, range)):
             raise TypeError(
                 f"engines are chosen by int, slice, list, tuple or range, not by {type(key).__name__}"
             )
         return self.direct_view(key)
 
-    def direct_view(self, targets: Targets = "all", **flags: Any) -> DirectView:
+    def direct_view(self, targets: Targets = "all", **flags: Unpack[NewViewFlags]) -> DirectView:
         """Return a view on engines.
 
         Parameters
@@ -157,17 +160,21 @@ class Client(ClientTasks, ClientNames):
         **flags
             As `DirectView.set_flags` takes them.
         """
-        return DirectView(self, self._chosen(targets), **{"block": self._block, **flags})
+        flags.setdefault("block", self._block)
+        return DirectView(self, self._chosen(targets), **flags)
 
     def broadcast_view(
-        self, targets: Targets = "all", is_coalescing: bool = False, **flags: Any
+        self, targets: Targets = "all", is_coalescing: bool = False, **flags: Unpack[NewViewFlags]
     ) -> BroadcastView:
         """Return a view on engines; what goes to many of one process is always sent once."""
-        view = BroadcastView(self, self._chosen(targets), **{"block": self._block, **flags})
+        flags.setdefault("block", self._block)
+        view = BroadcastView(self, self._chosen(targets), **flags)
         view.is_coalescing = is_coalescing
         return view
 
-    def load_balanced_view(self, targets: Targets = None, **flags: Any) -> LoadBalancedView:
+    def load_balanced_view(
+        self, targets: Targets = None, **flags: Unpack[NewViewFlags]
+    ) -> LoadBalancedView:
         """Return a view on the shared queue: each task runs wherever an engine is free.
 
         Parameters
@@ -177,7 +184,8 @@ class Client(ClientTasks, ClientNames):
         """
         chosen = self._chosen(targets)
         several = [chosen] if isinstance(chosen, int) else None if chosen == "all" else chosen
-        return LoadBalancedView(self, several, **{"block": self._block, **flags})
+        flags.setdefault("block", self._block)
+        return LoadBalancedView(self, several, **flags)
 
     def executor(self, targets: Targets = None) -> ViewExecutor:
         """Return a `concurrent.futures.Executor` on the shared queue, or on these engines."""
@@ -395,13 +403,13 @@ class Client(ClientTasks, ClientNames):
                     ]
                     queues[engine["id"]]["set_aside"] = named
         if isinstance(targets, int):
-            of_one: dict[int | str, Any] = queues[self._engines(targets)[0]]
+            of_one: dict[int | str, object] = queues[self._engines(targets)[0]]
             return of_one
         return queues
 
     def status(self) -> dict[str, Any]:
         """Return all that the broker reports of the cluster."""
-        known: dict[str, Any] = json_text.read(self._session.status())
+        known: dict[str, object] = json_text.read(self._session.status())
         return known
 
     # Bookkeeping.
@@ -447,7 +455,7 @@ class Client(ClientTasks, ClientNames):
         """Close the session, and let tasks with the flags `keep` or `durable` go on."""
         self._close(True)
 
-    def close(self, linger: Any = None) -> None:
+    def close(self, linger: object = None) -> None:
         """Close the session. The cluster goes on; tasks of the session that have not ended are cancelled."""
         self._close(False)
 

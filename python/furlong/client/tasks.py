@@ -217,7 +217,7 @@ class ClientTasks:
         return [record["id"] for record in found]
 
     def resubmit(
-        self, indices_or_msg_ids: Jobs = None, metadata: Any = None, block: bool | None = None
+        self, indices_or_msg_ids: Jobs = None, metadata: object = None, block: bool | None = None
     ) -> AsyncResult:
         """Run tasks of this session again, as they were submitted, with all their options.
 

@@ -109,7 +109,7 @@ class Cluster(ClusterFiles):
         delay: float | None = None,
         controller_ip: str = "",
         send_engines_connection_env: bool = True,
-        **others: Any,
+        **others: object,
     ) -> None:
         check_launchers(engines, controller, others)
         n = None if n is None else check_whole("n", n, 0, ENGINES_MAX)

@@ -51,7 +51,7 @@ ELSEWHERE = {
 }
 
 
-def check_launchers(engines: Any, controller: Any, others: Mapping[str, Any]) -> None:
+def check_launchers(engines: object, controller: object, others: Mapping[str, object]) -> None:
     """Check that nothing is said that clusters of this machine do not do.
 
     Raises
@@ -97,7 +97,7 @@ class ClusterFiles(IpyparallelNames):
         _engines: dict[str, EngineSet]
         _lock: threading.RLock
 
-        def __init__(self, n: int | None = None, **options: Any) -> None: ...
+        def __init__(self, n: int | None = None, **options: object) -> None: ...
 
         @property
         def folder(self) -> Path:
@@ -145,7 +145,7 @@ class ClusterFiles(IpyparallelNames):
         """A logger of this cluster's name. What the programs write is in the cluster's folder."""
         return logging.getLogger(f"furlong.cluster.{self.cluster_id}")
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name.startswith("_") or name in _SETTABLE or name in _OPTIONS:
             object.__setattr__(self, name, value)
         else:
@@ -241,7 +241,7 @@ class ClusterFiles(IpyparallelNames):
 _SETTABLE = ("cluster_id", "log_level", "n", "shutdown_atexit")
 
 
-def _of_command(name: str) -> dict[str, Any] | None:
+def _of_command(name: str) -> dict[str, object] | None:
     """Return what `to_dict` would, for a cluster that the command has started."""
     state = read_json(home() / name / COMMAND_STATE)
     started = None if state is None else start_of(int(state["pid"]))

@@ -87,7 +87,7 @@ def _shown(command: Mapping[str, Any]) -> Iterator[str]:
             yield f"[{who}] {heading}[{number}]:{between}{text.rstrip()}"
 
 
-def _command_of(part: SubTask) -> dict[str, Any]:
+def _command_of(part: SubTask) -> dict[str, object]:
     """Return what a command came to. The value of its last expression is in its output, as an interpreter prints it."""
     assert part.outcome is not None, "a part that has succeeded has its outcome"
     reply = ExecuteReply(part.outcome, part.engine_id)
@@ -108,13 +108,13 @@ class PendingResult:
     """A result that need not be there yet."""
 
     def __init__(
-        self, result: AsyncResult, read: Callable[[AsyncResult], Any] | None = None
+        self, result: AsyncResult, read: Callable[[AsyncResult], object] | None = None
     ) -> None:
         self._result = result
         self._read = read or AsyncResult.get
-        self._callbacks: list[Callable[[Any], Any]] = []
+        self._callbacks: list[Callable[[object], object]] = []
 
-    def get_result(self, default: Any = None, block: bool = True) -> Any:
+    def get_result(self, default: object = None, block: bool = True) -> Any:
         """Return the result, as the callbacks have made it.
 
         Parameters
@@ -142,7 +142,7 @@ class PendingResult:
         """The result; waits for it."""
         return self.get_result()
 
-    def add_callback(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def add_callback(self, f: Callable[..., Any], *args: object, **kwargs: object) -> None:
         """Have the result go through a function when it is asked for. What it returns is the result from then on."""
         self._callbacks.append(lambda value: f(value, *args, **kwargs))
 
@@ -159,7 +159,7 @@ class PendingResult:
         return f"<{type(self).__name__} of {self._result!r}>"
 
 
-def _always(value: Any, _: AsyncResult) -> Any:
+def _always(value: object, _: AsyncResult) -> object:
     return value
 
 
@@ -225,8 +225,8 @@ class MultiEngineClient(Connected):
         self,
         result: AsyncResult,
         block: bool | None,
-        read: Callable[[AsyncResult], Any] | None = None,
-    ) -> Any:
+        read: Callable[[AsyncResult], object] | None = None,
+    ) -> object:
         pending = PendingResult(result, read)
         if not (self.block if block is None else block):
             return pending
@@ -257,7 +257,7 @@ class MultiEngineClient(Connected):
         """Run a script, which is read here, in the namespaces of engines. See `execute`."""
         return self._finish_commands(self._view(targets).run(filename, block=False), block)
 
-    def _finish_commands(self, result: AsyncResult, block: bool | None) -> Any:
+    def _finish_commands(self, result: AsyncResult, block: bool | None) -> object:
         self._commands.append(result)
 
         def read(result: AsyncResult) -> ResultList:
@@ -283,7 +283,7 @@ class MultiEngineClient(Connected):
             self._command(engine, i, waits) for engine in self._view(targets)._engines(None)
         )
 
-    def _command(self, engine: int, number: int | None, waits: bool) -> dict[str, Any]:
+    def _command(self, engine: int, number: int | None, waits: bool) -> dict[str, object]:
         for result in reversed(self._commands):
             for part in result._parts:
                 if part.engine_id != engine:
@@ -304,7 +304,7 @@ class MultiEngineClient(Connected):
     # Variables.
 
     def push(
-        self, namespace: dict[str, Any], targets: Targets = None, block: bool | None = None
+        self, namespace: Mapping[str, object], targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Set variables."""
         return self._finish(self._view(targets).push(namespace, block=False), block)
@@ -335,7 +335,7 @@ class MultiEngineClient(Connected):
             )
         return self.pull(key, block=True)
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: str, value: object) -> None:
         """Set a variable, and wait for that."""
         self.push({key: value}, block=True)
 
@@ -370,7 +370,7 @@ class MultiEngineClient(Connected):
     def scatter(
         self,
         key: str,
-        seq: Sequence[Any],
+        seq: Sequence[object],
         dist: str = "b",
         flatten: bool = False,
         targets: Targets = None,
@@ -390,7 +390,7 @@ class MultiEngineClient(Connected):
     def map(
         self,
         func: Callable[..., Any],
-        *sequences: Iterable[Any],
+        *sequences: Iterable[object],
         targets: Targets = None,
         block: bool | None = None,
     ) -> Any:
@@ -400,7 +400,7 @@ class MultiEngineClient(Connected):
     # What an engine knows of itself.
 
     def set_properties(
-        self, properties: Mapping[str, Any], targets: Targets = None, block: bool | None = None
+        self, properties: Mapping[str, object], targets: Targets = None, block: bool | None = None
     ) -> Any:
         """Set properties of engines. A task's `depend` is asked with them. `reset` clears them too."""
         return self._on_properties("update", targets, block, dict(properties))
@@ -455,9 +455,9 @@ class MultiEngineClient(Connected):
         method: str,
         targets: Targets,
         block: bool | None,
-        *args: Any,
-        read: Callable[[AsyncResult], Any] | None = None,
-    ) -> Any:
+        *args: object,
+        read: Callable[[AsyncResult], object] | None = None,
+    ) -> object:
         result = self._view(targets).apply_async(Reference(f"{PROPERTIES}.{method}"), *args)
         return self._finish(result, block, read)
 

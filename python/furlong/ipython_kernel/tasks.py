@@ -56,11 +56,11 @@ class Connected:
         """Close the connection."""
         self.close()
 
-    def map(self, func: Callable[..., Any], *sequences: Iterable[Any]) -> Any:
+    def map(self, func: Callable[..., Any], *sequences: Iterable[object]) -> Any:
         """Call a function with each item, and give the list of values."""
         raise NotImplementedError
 
-    def parallel(self, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def parallel(self, **options: object) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Make a decorator: the function of single items is called with sequences, and `map` does it.
 
         Parameters
@@ -80,7 +80,7 @@ class _Task:
         clear_after: bool,
         retries: int,
         recovery_task: _Task | None,
-        depend: Callable[[dict[str, Any]], Any] | None,
+        depend: Callable[[dict[str, Any]], object] | None,
     ) -> None:
         self.clear_before = clear_before
         self.clear_after = clear_after
@@ -94,7 +94,7 @@ class _Task:
         self.recovery_task = recovery_task
         self.depend = depend
 
-    def _call(self) -> tuple[Any, Sequence[Any], Mapping[str, Any]]:
+    def _call(self) -> tuple[Any, Sequence[object], Mapping[str, object]]:
         """Return the function that an engine calls, and its arguments."""
         raise NotImplementedError
 
@@ -104,19 +104,21 @@ class _Task:
             f = dependent(f, _truth_of(self.depend), Reference(PROPERTIES))
         return client.load_balanced_view(retries=self.retries).apply_async(f, *args, **kwargs)
 
-    def _outcome(self, number: int, result: AsyncResult) -> Any:
+    def _outcome(self, number: int, result: AsyncResult) -> object:
         """Return what a client is given for a task that has ended."""
         raise NotImplementedError
 
 
-def _check_task(what: str, task: Any) -> None:
+def _check_task(what: str, task: object) -> None:
     if not isinstance(task, _Task):
         raise TypeError(
             f"{what} is a StringTask or a MapTask, not {described(task)}: StringTask('a = 1') runs code"
         )
 
 
-def _truth_of(condition: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], bool]:
+def _truth_of(
+    condition: Callable[[dict[str, object]], object],
+) -> Callable[[dict[str, object]], bool]:
     return lambda properties: bool(condition(properties))
 
 
@@ -145,12 +147,12 @@ class StringTask(_Task):
         self,
         expression: str,
         pull: str | Sequence[str] | None = None,
-        push: dict[str, Any] | None = None,
+        push: Mapping[str, object] | None = None,
         clear_before: bool = False,
         clear_after: bool = False,
         retries: int = 0,
         recovery_task: _Task | None = None,
-        depend: Callable[[dict[str, Any]], Any] | None = None,
+        depend: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         super().__init__(clear_before, clear_after, retries, recovery_task, depend)
         self.expression = expression
@@ -158,7 +160,7 @@ class StringTask(_Task):
         self.push = dict(push or {})
         check_names(self.push)
 
-    def _call(self) -> tuple[Any, Sequence[Any], Mapping[str, Any]]:
+    def _call(self) -> tuple[Any, Sequence[object], Mapping[str, object]]:
         clears = (self.clear_before, self.clear_after)
         return EngineFunction(_run_string), (clears, self.push, self.expression, self.pull), {}
 
@@ -167,8 +169,8 @@ class StringTask(_Task):
 
 
 def _run_string(
-    clears: tuple[bool, bool], push: dict[str, Any], expression: str, pull: list[str]
-) -> dict[str, Any]:
+    clears: tuple[bool, bool], push: Mapping[str, object], expression: str, pull: list[str]
+) -> dict[str, object]:
     """Run an expression; on the engine, whose worker has the namespace."""
     import importlib
 
@@ -202,35 +204,35 @@ class MapTask(_Task):
     def __init__(
         self,
         function: Callable[..., Any],
-        args: Sequence[Any] | None = None,
-        kwargs: dict[str, Any] | None = None,
+        args: Sequence[object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
         clear_before: bool = False,
         clear_after: bool = False,
         retries: int = 0,
         recovery_task: _Task | None = None,
-        depend: Callable[[dict[str, Any]], Any] | None = None,
+        depend: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         super().__init__(clear_before, clear_after, retries, recovery_task, depend)
         self.function = function
         self.args = tuple(args or ())
         self.kwargs = dict(kwargs or {})
 
-    def _call(self) -> tuple[Any, Sequence[Any], Mapping[str, Any]]:
+    def _call(self) -> tuple[object, Sequence[object], Mapping[str, object]]:
         if not (self.clear_before or self.clear_after):
             return self.function, self.args, self.kwargs
         clears = (self.clear_before, self.clear_after)
         return EngineFunction(_run_function), (clears, self.function, self.args, self.kwargs), {}
 
-    def _outcome(self, number: int, result: AsyncResult) -> Any:
+    def _outcome(self, number: int, result: AsyncResult) -> object:
         return result.get()
 
 
 def _run_function(
     clears: tuple[bool, bool],
     function: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> Any:
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+) -> object:
     """Call a function; on the engine, whose worker has the namespace."""
     import importlib
 
@@ -473,6 +475,6 @@ class TaskClient(Connected):
             number: entry for number, entry in self._entries.items() if not entry.done()
         }
 
-    def map(self, func: Callable[..., Any], *sequences: Iterable[Any]) -> Any:
+    def map(self, func: Callable[..., Any], *sequences: Iterable[object]) -> Any:
         """Call a function with each item, wherever an engine is free; give the list of values."""
         return self.client.load_balanced_view().map(func, *sequences, block=True)

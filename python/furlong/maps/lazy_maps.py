@@ -7,7 +7,7 @@ import contextlib
 import functools
 import operator
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
@@ -41,8 +41,8 @@ class LazyMapIterator(Iterator[Any]):
     def __init__(
         self,
         view: View,
-        f: Any,
-        sequences: Sequence[Iterable[Any]],
+        f: Callable[..., Any],
+        sequences: Sequence[Iterable[object]],
         ordered: bool,
         max_outstanding: int | str,
         return_exceptions: bool,
@@ -59,7 +59,7 @@ class LazyMapIterator(Iterator[Any]):
         self._deadline = None if timeout is None else time.monotonic() + timeout
         bound: Any = max_outstanding
         if bound == "auto":
-            bound = max(1, len(view))  # type: ignore[arg-type]
+            bound = max(1, len(view))
         if isinstance(bound, bool) or not hasattr(bound, "__index__") or bound < 0:
             raise ValueError(
                 f"max_outstanding is a number of items, 0 for no bound, or 'auto', not {max_outstanding!r}"
@@ -86,7 +86,7 @@ class LazyMapIterator(Iterator[Any]):
         self._prune()
         while not self._is_exhausted and self._has_room(is_slow):
             engine = self._next_engine(is_slow)
-            if engine is _NO_ENGINE:
+            if engine == _NONE_IDLE:
                 return
             try:
                 item = next(self._items)
@@ -121,32 +121,31 @@ class LazyMapIterator(Iterator[Any]):
             and self._unread_bytes < UNREAD_BYTES_MAX
         )
 
-    def _next_engine(self, idle_only: bool) -> Any:
+    def _next_engine(self, idle_only: bool) -> int | None:
         """Choose the engine of a direct view whose turn it is; none for the shared queue."""
-        view: Any = self._view
-        if not view._is_direct:
+        engines = self._view._own_engines()
+        if engines is None:
             return None
-        engines = view._engines(None)
         turn = self._taken % len(engines)
         if not idle_only:
             return engines[turn]
         busy = {result._parts[0].engine_id for result in self._active}
         return next(
-            (engine for engine in engines[turn:] + engines[:turn] if engine not in busy), _NO_ENGINE
+            (engine for engine in engines[turn:] + engines[:turn] if engine not in busy), _NONE_IDLE
         )
 
-    def _call_and_note(self, item: tuple[Any, ...], engine: int | None) -> None:
+    def _call_and_note(self, item: tuple[object, ...], engine: int | None) -> None:
         result = self._call(item, engine)
         # Those that are cancelled are the active ones: it is among them first.
         self._active.append(result)
         self._waiting.append(result)
 
-    def _call(self, item: tuple[Any, ...], engine: int | None) -> AsyncResult:
-        view: Any = self._view if engine is None else self._view._on(engine)
+    def _call(self, item: tuple[object, ...], engine: int | None) -> AsyncResult:
+        view = self._view._on(engine)
         at = self._taken
         self._taken += 1
         try:
-            result: AsyncResult = view.apply_async(self._f, *item)
+            result = view.apply_async(self._f, *item)
         except errors.PicklingError as error:
             raise error_of_item(error, item, at) from error.__cause__
         return result
@@ -239,4 +238,5 @@ def _bytes_of(result: AsyncResult) -> int:
     return part.spec.nbytes + (0 if part.outcome is None else part.outcome.nbytes)
 
 
-_NO_ENGINE: Any = object()
+# Stands for an engine where all have something to do.
+_NONE_IDLE = -1

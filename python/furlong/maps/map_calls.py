@@ -31,14 +31,14 @@ __all__ = ["LazyMapIterator", "collect", "deal"]
 class _Mapped:
     """A function as tasks call it with many items. Engines have the loop; it takes the items as columns."""
 
-    def __init__(self, f: Any, return_exceptions: bool) -> None:
+    def __init__(self, f: object, return_exceptions: bool) -> None:
         self._call = functools.partial(EngineName("map_items"), function_anew(f), return_exceptions)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        parts: tuple[Any, ...] = self._call.__reduce__()  # type: ignore[assignment]
+    def __reduce__(self) -> tuple[object, ...]:
+        parts: tuple[object, ...] = self._call.__reduce__()  # type: ignore[assignment]
         return parts
 
-    def __call__(self, *columns: Any) -> Any:
+    def __call__(self, *columns: object) -> Any:
         raise RuntimeError("it is only called on engines")
 
 
@@ -61,7 +61,7 @@ def _mapped(view: View, f: Any, return_exceptions: bool) -> Pickled:
     return mapped_of(f, return_exceptions, _Mapped)
 
 
-def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
+def _columns(sequences: Sequence[Iterable[object]]) -> tuple[list[object], int]:
     """Return sequences of one length, which is that of the shortest."""
     if not sequences:
         raise TypeError("a map takes a function and at least one sequence of items")
@@ -81,23 +81,23 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
     return [_copied(column, count) for column in columns], count
 
 
-def _copied(column: Any, count: int) -> Any:
+def _copied(column: Any, count: int) -> object:
     """Copy the first items: a list may be changed while the map runs. Arrays are not copied."""
     is_lasting = isinstance(column, (range, tuple, str, bytes)) or is_array(column)
     return column if is_lasting and len(column) == count else column[:count]
 
 
-def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:
+def _putter(columns: list[object]) -> Callable[[list[object]], object]:
     """Return what makes the result of the values: an array, if an array was mapped and they all fit into one."""
     return array_or_list if bool(columns) and is_array(columns[0]) else _same
 
 
-def _same(values: list[Any]) -> list[Any]:
+def _same(values: list[object]) -> list[object]:
     return values
 
 
 def _work(
-    view: View, f: Any, columns: list[Any], return_exceptions: bool, label: str | None
+    view: View, f: object, columns: list[object], return_exceptions: bool, label: str | None
 ) -> Work:
     view = view._snapshot()
     function = _mapped(view, f, return_exceptions)
@@ -109,8 +109,8 @@ def _work(
 
 def map_direct(
     view: DirectView,
-    f: Any,
-    sequences: Sequence[Iterable[Any]],
+    f: object,
+    sequences: Sequence[Iterable[object]],
     return_exceptions: bool,
     label: str | None,
 ) -> Callable[[], AsyncMapResult]:
@@ -126,8 +126,8 @@ def map_direct(
 
 def map_balanced(
     view: LoadBalancedView,
-    f: Any,
-    sequences: Sequence[Iterable[Any]],
+    f: object,
+    sequences: Sequence[Iterable[object]],
     chunksize: int | str | None,
     ordered: bool,
     return_exceptions: bool,
@@ -147,7 +147,11 @@ def map_balanced(
 
 
 def _starting(
-    feeder: Feeder, columns: list[Any], ordered: bool, return_exceptions: bool, block: bool = False
+    feeder: Feeder,
+    columns: list[object],
+    ordered: bool,
+    return_exceptions: bool,
+    block: bool = False,
 ) -> Callable[[], AsyncMapResult]:
     def start() -> AsyncMapResult:
         result = MapResult(

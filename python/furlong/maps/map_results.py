@@ -20,7 +20,7 @@ from furlong.waiting.dispatch import callbacks
 
 __all__ = ["AsyncMapResult", "MapResult"]
 
-Collect = Callable[[list[Any]], Any]
+Collect = Callable[[list[object]], object]
 
 
 class AsyncMapResult(AsyncResult):
@@ -50,7 +50,7 @@ class AsyncMapResult(AsyncResult):
     def __eq__(self, other: object) -> bool:
         return self is other
 
-    def _assemble(self, values: list[Any]) -> Any:
+    def _assemble(self, values: list[object]) -> object:
         return self._collect_values(values)
 
     def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
@@ -170,10 +170,10 @@ class MapResult(AsyncMapResult):
             if part.error is not None:
                 raise part.error
 
-    def _outcomes(self) -> list[Any]:
+    def _outcomes(self) -> list[object]:
         """Return the values of all items, with errors in the places of those that have failed."""
         feeder = self._feeder
-        values: list[Any] = []
+        values: list[object] = []
         for part in feeder.parts:
             values += part.values
         values += [feeder.why_stopped] * len(feeder.unsubmitted)
@@ -228,7 +228,7 @@ class MapResult(AsyncMapResult):
                     raise feeder.why_stopped
                 yield feeder.why_stopped
 
-    def _given(self, part: MapSubTask) -> Iterator[Any]:
+    def _given(self, part: MapSubTask) -> Iterator[object]:
         """Return the values of a part that has ended, up to the first that has failed."""
         if self._errors_in_place or not part.failures:
             yield from part.values
@@ -263,7 +263,7 @@ class MapResult(AsyncMapResult):
     def get_dict(self, timeout: float | None = -1) -> dict[int, Any]:
         """Return the values by engine: for each the list of those of the items that it ran."""
         self.get(timeout)
-        found: dict[Any, list[Any]] = {}
+        found: dict[Any, list[object]] = {}
         for part in self._feeder.parts:
             found.setdefault(part.engine_id, []).extend(part.values)
         return found
@@ -317,7 +317,7 @@ class MapResult(AsyncMapResult):
         self._check_ready()
         return sum(part.run_seconds for part in self._feeder.parts)
 
-    def _metadata(self, name: str) -> Any:
+    def _metadata(self, name: str) -> object:
         found = list(
             itertools.chain.from_iterable(part.of_items(name) for part in list(self._feeder.parts))
         )
@@ -343,7 +343,7 @@ def _failures(part: Any) -> Sequence[BaseException]:
     return tuple(part.failures.values())
 
 
-def _unsubmitted(name: str, why: BaseException | None) -> Any:
+def _unsubmitted(name: str, why: BaseException | None) -> object:
     """Return something of an item that was not submitted."""
     if name == "error":
         return why
@@ -352,4 +352,4 @@ def _unsubmitted(name: str, why: BaseException | None) -> Any:
     return _OF_NOTHING.get(name)
 
 
-_OF_NOTHING: dict[str, Any] = {"stdout": "", "stderr": "", "outputs": [], "data": {}}
+_OF_NOTHING: dict[str, object] = {"stdout": "", "stderr": "", "outputs": [], "data": {}}

@@ -127,7 +127,7 @@ class Work:
         return task, spec
 
 
-def _buffers_of(outcome: _furlong.Outcome) -> Sequence[Any] | None:
+def _buffers_of(outcome: _furlong.Outcome) -> Sequence[object] | None:
     """Return what a task tells of its items, by pickles as it was called; none if it failed as a whole."""
     if outcome.ok:
         check_codec(outcome.codec, (PICKLE,))
@@ -316,7 +316,7 @@ class MapSubTask(BalancedSubTask):
         else:
             self._put(items, places, outcome)
 
-    def _load(self, outcome: _furlong.Outcome, buffers: Sequence[Any]) -> _wire.Items:
+    def _load(self, outcome: _furlong.Outcome, buffers: Sequence[object]) -> _wire.Items:
         return _wire.load_items(lambda: loads(buffers), lambda: self._where(outcome.engine))
 
     def _put(self, items: _wire.Items, places: Sequence[int], outcome: _furlong.Outcome) -> None:

@@ -14,7 +14,7 @@ from furlong.calls.checks import is_array
 __all__ = ["array_or_list", "can_be_cut", "collect", "deal", "flattened", "is_array", "items_of"]
 
 
-def can_be_cut(seq: Any) -> bool:
+def can_be_cut(seq: object) -> bool:
     """Return whether slices of it are parts of it, of its own kind; a deque has places and no slices."""
     if not (hasattr(seq, "__len__") and hasattr(seq, "__getitem__")) or isinstance(seq, Mapping):
         return False
@@ -25,7 +25,7 @@ def can_be_cut(seq: Any) -> bool:
     return True
 
 
-def _by_places(seq: Any) -> Any:
+def _by_places(seq: object) -> Any:
     """Return what finds items by their places: data frames and series find them by labels."""
     return getattr(seq, "iloc", seq)
 
@@ -35,7 +35,7 @@ def flattened(part: Any) -> Any:
     return _by_places(part)[0] if len(part) == 1 else part
 
 
-def deal(seq: Iterable[Any], count: int, dist: str = "b") -> list[Any]:
+def deal(seq: Iterable[object], count: int, dist: str = "b") -> list[Any]:
     """Deal a sequence into parts.
 
     Parameters
@@ -70,7 +70,7 @@ def items_of(part: Any) -> Sequence[Any]:
     return [part]
 
 
-def collect(parts: Sequence[Any], dist: str = "b") -> Any:
+def collect(parts: Sequence[object], dist: str = "b") -> Any:
     """Put parts together again.
 
     Arrays that differ in nothing but their lengths become an array, other arrays, lists and tuples a list of their
@@ -97,7 +97,7 @@ def collect(parts: Sequence[Any], dist: str = "b") -> Any:
 # Arrays.
 
 
-def _are_alike(parts: Sequence[Any]) -> bool:
+def _are_alike(parts: Sequence[object]) -> bool:
     """Return whether one array can hold all parts as they are: arrays, perhaps with items that were flattened."""
     if not any(map(is_array, parts)):
         return False
@@ -108,7 +108,7 @@ def _are_alike(parts: Sequence[Any]) -> bool:
     return len({(_kind(part), part.shape[1:]) for part in _filled(parts)}) == 1
 
 
-def _unflattened_arrays(parts: Sequence[Any]) -> Sequence[Any]:
+def _unflattened_arrays(parts: Sequence[Any]) -> Sequence[object]:
     """Make rows of arrays arrays with one row, if some of the parts are arrays of such rows."""
     arrays = [part for part in parts if is_array(part)]
     ndim = max((part.ndim for part in arrays), default=0)
@@ -131,7 +131,7 @@ def _kind(value: Any) -> Any:
     return value.dtype.kind if value.dtype.kind in "US" else value.dtype
 
 
-def _collect_arrays(parts: Sequence[Any], dist: str) -> Any:
+def _collect_arrays(parts: Sequence[object], dist: str) -> object:
     import numpy
 
     masked = sys.modules.get("numpy.ma")
@@ -144,7 +144,7 @@ def _collect_arrays(parts: Sequence[Any], dist: str) -> Any:
     return whole if dist == "b" else whole[_order_in_turn(parts)]
 
 
-def _order_in_turn(parts: Sequence[Any]) -> Any:
+def _order_in_turn(parts: Sequence[Any]) -> object:
     """Return the order that takes one item of each part in turn, from parts that are one behind another."""
     import numpy
 
@@ -181,7 +181,7 @@ _NUMBERS: dict[type, str] = {bool: "b", int: "iu", float: "f", complex: "c"}
 # Data frames.
 
 
-def _are_frames(parts: Sequence[Any]) -> bool:
+def _are_frames(parts: Sequence[object]) -> bool:
     pandas = sys.modules.get("pandas")
     if pandas is None or not parts:
         return False
@@ -190,12 +190,12 @@ def _are_frames(parts: Sequence[Any]) -> bool:
     )
 
 
-def _collect_frames(parts: Sequence[Any], dist: str) -> Any:
+def _collect_frames(parts: Sequence[object], dist: str) -> object:
     whole = sys.modules["pandas"].concat(parts)
     return whole if dist == "b" else whole.iloc[_order_in_turn(parts)]
 
 
-def _unflattened_frames(parts: Sequence[Any]) -> Sequence[Any]:
+def _unflattened_frames(parts: Sequence[Any]) -> Sequence[object]:
     """Make rows data frames between data frames, and series lists or arrays of their values between single values."""
     pandas = sys.modules.get("pandas")
     if pandas is None:
@@ -218,7 +218,7 @@ def _unflattened_frames(parts: Sequence[Any]) -> Sequence[Any]:
     )
 
 
-def _values_of(series: Any) -> Any:
+def _values_of(series: Any) -> object:
     """Return what a series holds as its single items come: NumPy's numbers as an array, anything else in a list."""
     import numpy
 
@@ -226,7 +226,7 @@ def _values_of(series: Any) -> Any:
     return series.to_numpy() if is_plain else list(series)
 
 
-def _frame_of(row: Any, types: Any) -> Any:
+def _frame_of(row: Any, types: object) -> object:
     """Make a data frame of its row, with these types of columns if they hold its values as they are."""
     frame = row.to_frame().T.infer_objects()
     try:

@@ -129,7 +129,7 @@ class ModuleVariables:
         # What has been something else once, and must be told also when it no longer is.
         self._ever: set[str] = set()
         self._values: tuple[Any, ...] = ()
-        self._atoms: list[tuple[str, Any]] = []
+        self._atoms: list[tuple[str, object]] = []
         self._texts: list[tuple[str, str]] = []
 
     def are_unchanged(self) -> bool:
@@ -175,7 +175,7 @@ class ModuleVariables:
                 changed[name] = value
         return changed
 
-    def _differs(self, name: str, value: Any) -> bool:
+    def _differs(self, name: str, value: object) -> bool:
         source = self._source
         if name in source.defined:
             return not self._is_defined_here(value, name, source.defined[name])
@@ -195,13 +195,13 @@ class ModuleVariables:
         is_left = isinstance(value, (type, types.FunctionType)) and value.__module__ == self._name
         return not (source.is_open or is_left)
 
-    def _given_by_import(self, level: int, module: str, name: str) -> Any:
+    def _given_by_import(self, level: int, module: str, name: str) -> object:
         """Return what the module that a name is imported from has under it now."""
         package = self._variables.get("__package__") or ""
         origin = sys.modules.get(_resolved(module, level, package) or "")
         return _UNKNOWN if origin is None else vars(origin).get(name, _UNKNOWN)
 
-    def _is_defined_here(self, value: Any, name: str, kind: type) -> bool:
+    def _is_defined_here(self, value: object, name: str, kind: type) -> bool:
         if not isinstance(value, kind):
             return False
         place = (value.__module__, value.__qualname__)  # type: ignore[attr-defined]
@@ -217,7 +217,7 @@ def _is_dunder(name: str) -> bool:
     return name.startswith("__") and name.endswith("__")
 
 
-def _mark(value: Any) -> Any:
+def _mark(value: object) -> object:
     return repr(value) if is_plain(value) else id(value)
 
 
@@ -242,7 +242,7 @@ class _Source:
 
     def __init__(self) -> None:
         # Set once, to a literal; defined once, without decorators.
-        self.literals: dict[str, Any] = {}
+        self.literals: dict[str, object] = {}
         self.defined: dict[str, type] = {}
         # Imported once from another module, by that module and the name there.
         self.taken: dict[str, tuple[int, str, str]] = {}

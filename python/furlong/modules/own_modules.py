@@ -36,7 +36,7 @@ def is_own_source(module: types.ModuleType) -> bool:
     return name != "__main__" and file is not None and file.endswith(".py") and ships(name)
 
 
-def names(obj: Any) -> str | None:
+def names(obj: object) -> str | None:
     """Return the module of the user's own which engines can import to have an object by its name."""
     name = getattr(obj, "__module__", None)
     module = sys.modules.get(name) if isinstance(name, str) else None
@@ -46,7 +46,7 @@ def names(obj: Any) -> str | None:
     return name if find_here(name, str(qualname)) is obj else None
 
 
-def is_binary(obj: Any) -> bool:
+def is_binary(obj: object) -> bool:
     """Return whether an object is of a module that is the user's own and not in Python, and that has it by its name."""
     module = sys.modules.get(getattr(obj, "__module__", None) or "")
     file = getattr(module, "__file__", None)
@@ -65,7 +65,7 @@ def uses_variables(function: types.FunctionType, used: set[str]) -> bool:
     return any(name in scope and not _is_from_elsewhere(scope[name]) for name in used)
 
 
-def _is_from_elsewhere(value: Any) -> bool:
+def _is_from_elsewhere(value: object) -> bool:
     if isinstance(value, types.ModuleType):
         return True
     place = getattr(value, "__module__", None) if callable(value) else None
@@ -80,7 +80,7 @@ class ModuleName(str):
 
     __slots__ = ()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return str, (str(self),)
 
 
@@ -117,7 +117,7 @@ class Module:
         """The state in which it is current, if it is imported here."""
         return None if self._module is None else (self.name, self._module, self._spec)
 
-    def dumped(self, dump: Callable[[Any], bytes]) -> bytes:
+    def dumped(self, dump: Callable[[object], bytes]) -> bytes:
         """Return what was set in it since its import, as engines get it; every library that has the module needs it."""
         if self.variables is not None and not self.variables.are_unchanged():
             changed = self.variables.changed()
@@ -215,7 +215,7 @@ class Library:
         return all(module.is_current() for module in self._others)
 
     def equip(
-        self, function: _furlong.Function, dump: Callable[[Any], bytes]
+        self, function: _furlong.Function, dump: Callable[[object], bytes]
     ) -> _furlong.Function | None:
         """Return a pickled function that comes with the library and with what was set in its modules.
 
@@ -232,7 +232,7 @@ class Library:
             self._equipped[id(function)] = (function, mark, made)
         return made
 
-    def _marked(self, dump: Callable[[Any], bytes]) -> bytes:
+    def _marked(self, dump: Callable[[object], bytes]) -> bytes:
         """Return what follows the function's pickle: variables, a mark, the library's id, the variables' length."""
         is_same = bool(self._mark)
         for name, module in self.modules.items():
@@ -266,7 +266,9 @@ def _version(modules: dict[str, Module], module: Module) -> bytes:
     )[:ID_BYTES]
 
 
-def _dump_variables(module: str, changed: dict[str, Any], dump: Callable[[Any], bytes]) -> bytes:
+def _dump_variables(
+    module: str, changed: dict[str, object], dump: Callable[[object], bytes]
+) -> bytes:
     sent = {}
     for name, value in changed.items():
         try:

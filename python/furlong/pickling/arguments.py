@@ -11,7 +11,7 @@ import io
 import itertools
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from furlong.errors import PicklingError
 from furlong.pickling import fresh_copies
@@ -35,12 +35,12 @@ HAS_MODULES = 2
 class Pickle(NamedTuple):
     """A pickled value: the pickle, then the memory that goes beside it; and what they hold."""
 
-    buffers: list[Any]
+    buffers: list[object]
     holds: int = DATA_ONLY
 
 
 def dumps(
-    value: Any, what: str = "the arguments", find: Callable[[], str | None] | None = None
+    value: object, what: str = "the arguments", find: Callable[[], str | None] | None = None
 ) -> Pickle:
     """Pickle a value.
 
@@ -58,7 +58,7 @@ def dumps(
     PicklingError
         If a part of it cannot be pickled; the text names the part.
     """
-    buffers: list[Any] = [b""]
+    buffers: list[object] = [b""]
 
     def take_buffer(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
@@ -93,7 +93,7 @@ def dumps(
     return Pickle(buffers, HAS_CODE | HAS_MODULES if pickler.has_modules else HAS_CODE)
 
 
-def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pickle:
+def dumps_call(args: Sequence[object], kwargs: Mapping[str, object]) -> Pickle:
     """Pickle the arguments of a call, like `dumps`."""
     if not kwargs and _PLAIN.issuperset(map(type, args)):
         return Pickle([pickle.dumps((args, kwargs), 5)])
@@ -104,14 +104,14 @@ def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pickle:
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 
-def dumps_pushed(values: Mapping[str, Any]) -> Pickle:
+def dumps_pushed(values: Mapping[str, object]) -> Pickle:
     """Pickle variables as the arguments of a push, like `dumps`."""
     what = "what is pushed"
     return dumps(((values,), {}), what, lambda: paths.find(values, what, try_pickle))
 
 
 def dumps_items(
-    columns: Sequence[Any],
+    columns: Sequence[object],
     first: int,
     exact: bool = False,
     copies: tuple[Apart, list[bool]] | None = None,
@@ -121,7 +121,7 @@ def dumps_items(
     With `exact`, the engine always tells which of them runs. Items that may share what calls can change go each in a
     pickle of its own, so that each call has its arguments for itself. `copies` are such pickles that were made before.
     """
-    kwargs: dict[str, Any] = {"exact": True} if exact else {}
+    kwargs: dict[str, object] = {"exact": True} if exact else {}
     sent = columns
     if copies is None:
         is_apart = fresh_copies.may_share(columns)
@@ -135,14 +135,14 @@ def dumps_items(
     return dumps((sent, kwargs), "the items", lambda: paths.find_item(columns, first, try_pickle))
 
 
-def error_of_item(error: PicklingError, item: Sequence[Any], at: int) -> PicklingError:
+def error_of_item(error: PicklingError, item: Sequence[object], at: int) -> PicklingError:
     """Return the error that `dumps_items` would raise for a call with one item of a map; any other error as it is."""
     found = paths.find_item([[part] for part in item], at, try_pickle)
     return error if found is None else PicklingError(f"the items cannot be pickled: {found}")
 
 
 def pickling_error(
-    value: Any, what: str, error: Exception, find: Callable[[], str | None] | None = None
+    value: object, what: str, error: Exception, find: Callable[[], str | None] | None = None
 ) -> PicklingError:
     """Make the error of a value that cannot be pickled, which names the part of it that cannot."""
     if isinstance(error, RecursionError):
@@ -152,6 +152,6 @@ def pickling_error(
     return PicklingError(f"{what} cannot be pickled: {found}")
 
 
-def try_pickle(value: Any) -> None:
+def try_pickle(value: object) -> None:
     """Pickle a value by all means that there are, and throw the pickle away."""
     code_pickler()(io.BytesIO(), 5, buffer_callback=lambda _: None).dump(value)

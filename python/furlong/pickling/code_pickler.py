@@ -32,7 +32,7 @@ class _Globals:
     def __init__(self, module: str) -> None:
         self._module = module
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return vars, (_Imported(self._module),)
 
 
@@ -42,7 +42,7 @@ class _Imported:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return importlib.import_module, (self._name,)
 
 
@@ -68,7 +68,7 @@ def code_pickler() -> Any:
 
         dispatch_table = collections.ChainMap({types.CodeType: reduce_code}, table)
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
+        def __init__(self, *args: object, **kwargs: object) -> None:
             super().__init__(*args, **kwargs)
             self.has_modules = False
             self.scope = main_globals.Scope()
@@ -130,7 +130,7 @@ def code_pickler() -> Any:
                 state[1]["__globals__"] = {}
             return make, arguments, state, *rest
 
-        def dump(self, obj: Any) -> None:
+        def dump(self, obj: object) -> None:
             with _code_lock:
                 super().dump(obj)
 

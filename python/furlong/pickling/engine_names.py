@@ -25,7 +25,7 @@ class _Module:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return importlib.import_module, (self.name,)
 
 
@@ -36,29 +36,29 @@ class EngineName:
         self.name = name
         self.module = module
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return getattr, (_Module(self.module), self.name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         raise RuntimeError(f"{self.name} is only there on engines")
 
 
 class _EmptyCell:
     """A cell without contents: of a variable that its function has not set yet."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return EngineName("CellType", "types"), ()
 
 
 class Apart:
     """Values that engines make anew at each use: `furlong_worker/pickles.py` says what it is made of."""
 
-    def __init__(self, parts: tuple[Any, ...], has_modules: bool) -> None:
+    def __init__(self, parts: tuple[object, ...], has_modules: bool) -> None:
         self._parts = parts
         #: Whether it names modules of the user's own.
         self.has_modules = has_modules
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return EngineName("Apart"), self._parts
 
 
@@ -86,10 +86,10 @@ class Reference:
     def __repr__(self) -> str:
         return f"<Reference: {self.name!r}>"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return EngineName("evaluate"), (self.name,)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Refuse: it is called on engines."""
         raise RuntimeError(f"{self!r} is called on engines: `view.apply({self!r}, ...)`")
 
@@ -100,17 +100,17 @@ class OfCaller:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         raise RuntimeError("it is only called on engines")
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return EngineName("of_caller"), (self.name,)
 
 
 _OF_CALLER = {f: OfCaller(f.__name__) for f in (eval, exec, globals, locals, vars, dir)}
 
 
-def as_on_engine(f: Any) -> Any:
+def as_on_engine(f: object) -> Any:
     """Return what is called on an engine for a function."""
     return _OF_CALLER.get(f, f) if type(f) is types.BuiltinFunctionType else f
 
@@ -122,10 +122,10 @@ class EngineFunction:
         functools.update_wrapper(self, function)
         self.function = function
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         return self.function(*args, **kwargs)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         import marshal
 
         f = self.function
@@ -134,7 +134,7 @@ class EngineFunction:
                 f"a {type(f).__name__} has no code that engines could run in their namespace"
             )
         cells = None if f.__closure__ is None else tuple(_content(cell) for cell in f.__closure__)
-        annotations: dict[str, Any] = {}
+        annotations: dict[str, object] = {}
         parts = (
             marshal.dumps(f.__code__),
             f.__name__,
@@ -147,7 +147,7 @@ class EngineFunction:
         return EngineName("engine_function"), parts
 
 
-def _content(cell: types.CellType) -> Any:
+def _content(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:
@@ -167,11 +167,11 @@ def interactive(f: F) -> F:
     return f
 
 
-def is_interactive(f: Any) -> bool:
+def is_interactive(f: object) -> bool:
     """Return whether a function was marked by `interactive`; those of ``__main__`` see the namespace in any case."""
     return bool(getattr(f, "__furlong_interactive__", False)) and not is_of_main(f)
 
 
-def is_of_main(f: Any) -> bool:
+def is_of_main(f: object) -> bool:
     """Return whether a function's globals are those of ``__main__``."""
     return getattr(f, "__globals__", None) is vars(sys.modules["__main__"])

@@ -120,7 +120,7 @@ def _are_apart(holders: Sequence[Iterable[Any]]) -> bool:
     return False
 
 
-def are_open(columns: Sequence[Any]) -> list[bool]:
+def are_open(columns: Sequence[object]) -> list[bool]:
     """Return which columns have items that can change."""
     return [not _is_of_atoms(column) for column in columns]
 
@@ -136,7 +136,7 @@ class Rows:
         The place of the first in its map.
     """
 
-    def __init__(self, rows: Sequence[tuple[Any, ...]], begin: int) -> None:
+    def __init__(self, rows: Sequence[tuple[object, ...]], begin: int) -> None:
         self.begin = begin
         self._encoder = _Encoder()
         known: dict[tuple[int, ...], int] = {}
@@ -165,7 +165,7 @@ class _Anew:
         return EngineName("Anew"), (self._function,)
 
 
-def function_anew(function: Any) -> Any:
+def function_anew(function: object) -> Any:
     """Return a stand-in for a function that takes an object along; the function itself, if it takes none."""
     if not holds_object(function):
         return function
@@ -173,7 +173,7 @@ def function_anew(function: Any) -> Any:
     return _Anew(encoder.result([encoder.place((function,), {})]))
 
 
-def holds_object(function: Any) -> bool:
+def holds_object(function: object) -> bool:
     """Return whether a function is bound to an object, or is an object that can be called, and not just code."""
     while isinstance(function, functools.partial):
         function = function.func
@@ -192,7 +192,7 @@ def holds_object(function: Any) -> bool:
 class _Whole:
     """Stands for what only cloudpickle may be able to pickle: it is pickled with the definitions, and shared."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.value = value
 
 
@@ -201,7 +201,7 @@ class _Encoder:
 
     def __init__(self) -> None:
         # What all pickles refer to: definitions that go by value.
-        self._shared: list[Any] = []
+        self._shared: list[object] = []
         self._shared_at: dict[int, int] = {}
         # Large memory beside the pickles.
         self._memory: list[memoryview] = []
@@ -232,7 +232,7 @@ class _Encoder:
             (self._shared, pickles, memory, [at[cell] for cell in cells]), self._has_modules
         )
 
-    def place(self, row: tuple[Any, ...], known: dict[tuple[int, ...], int]) -> int:
+    def place(self, row: tuple[object, ...], known: dict[tuple[int, ...], int]) -> int:
         """Return the place of a row's pickle, which is made unless it is known."""
         key = tuple(map(id, row))
         at = known.get(key)
@@ -241,7 +241,7 @@ class _Encoder:
             self._pickles.append((self._dump(row), tuple(self._beside)))
         return at
 
-    def _dump(self, value: Any) -> bytes:
+    def _dump(self, value: object) -> bytes:
         self._beside.clear()
         self._file.seek(0)
         self._file.truncate()
@@ -263,10 +263,10 @@ class _Encoder:
         self._has_modules = self._has_modules or pickler.has_modules
         return self._file.getvalue()
 
-    def _defining(self, *args: Any, **kwargs: Any) -> PlainPickler:
+    def _defining(self, *args: object, **kwargs: object) -> PlainPickler:
         return _DefiningPickler(self.share, *args, **kwargs)
 
-    def share(self, value: Any) -> int:
+    def share(self, value: object) -> int:
         """Return the place of what all pickles refer to."""
         at = self._shared_at.get(id(value))
         if at is None:
@@ -278,7 +278,7 @@ class _Encoder:
         view = buffer.raw()
         if view.nbytes < OUT_OF_BAND_BYTES_MIN:
             return True
-        owner: Any = view.obj
+        owner: object = view.obj
         # Of a part of it there may be others of the same length.
         is_all = getattr(owner, "nbytes", None) == view.nbytes or (
             isinstance(owner, bytes | bytearray) and len(owner) == view.nbytes

@@ -39,7 +39,7 @@ class Pickled(NamedTuple):
     holds: int = DATA_ONLY
 
 
-_Check = tuple[dict[str, Any], str, Any]
+_Check = tuple[dict[str, object], str, object]
 _MISSING = object()
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), types.BuiltinFunctionType)
 
@@ -51,7 +51,7 @@ class _CachedFunction:
         self.answer = Pickled(made, holds)
         # It is named while its module has it by this name.
         self._place = _place_of(function) if holds == HAS_MODULES else None
-        self._parts: list[tuple[weakref.ref[types.FunctionType], tuple[Any, ...]]] = []
+        self._parts: list[tuple[weakref.ref[types.FunctionType], tuple[object, ...]]] = []
         self._globals: list[_Check] = []
         self._cells: list[tuple[types.CellType, Any]] = []
         self.is_lasting = not holds & HAS_CODE or self._watch(function, set())
@@ -93,7 +93,7 @@ class _CachedFunction:
             values.append(value)
         return all(self._watch_value(value, seen) for value in values)
 
-    def _watch_value(self, value: Any, seen: set[int]) -> bool:
+    def _watch_value(self, value: object, seen: set[int]) -> bool:
         if value is _MISSING or isinstance(value, _ATOMS):
             return True
         if isinstance(value, (tuple, frozenset)):
@@ -107,28 +107,28 @@ class _CachedFunction:
 
 def _place_of(
     function: types.FunctionType,
-) -> tuple[weakref.ref[types.FunctionType], dict[str, Any], str] | None:
+) -> tuple[weakref.ref[types.FunctionType], dict[str, object], str] | None:
     module = sys.modules.get(function.__module__)
     if module is None or vars(module).get(function.__qualname__) is not function:
         return None
     return weakref.ref(function), vars(module), function.__qualname__
 
 
-def _parts_of(function: types.FunctionType) -> tuple[Any, ...]:
+def _parts_of(function: types.FunctionType) -> tuple[object, ...]:
     return function.__code__, function.__defaults__, function.__kwdefaults__
 
 
-def _content(cell: types.CellType) -> Any:
+def _content(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:
         return _MISSING
 
 
-_functions: weakref.WeakKeyDictionary[Any, _CachedFunction] = weakref.WeakKeyDictionary()
+_functions: weakref.WeakKeyDictionary[object, _CachedFunction] = weakref.WeakKeyDictionary()
 # What was made last of functions that hold what may change in place: they are pickled for each
 # call, and if the pickle is the same, nothing is hashed and nothing is sent.
-_made: weakref.WeakKeyDictionary[Any, dict[bool | None, _furlong.Function]] = (
+_made: weakref.WeakKeyDictionary[object, dict[bool | None, _furlong.Function]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -167,7 +167,7 @@ def call_of(
     return _furlong.Call(made, PICKLE, arguments.buffers, options, bool(holds & HAS_CODE))
 
 
-def _dump_variables(value: Any) -> bytes:
+def _dump_variables(value: object) -> bytes:
     file = io.BytesIO()
     code_pickler()(file, 4).dump(value)
     return file.getvalue()
@@ -181,10 +181,12 @@ def cached_function(function: Callable[..., Any]) -> Pickled | None:
     return known.answer if known is not None and known.is_right() else None
 
 
-_mapped: weakref.WeakKeyDictionary[Any, dict[bool, _CachedFunction]] = weakref.WeakKeyDictionary()
+_mapped: weakref.WeakKeyDictionary[object, dict[bool, _CachedFunction]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any]) -> Pickled:
+def mapped_of(f: object, return_exceptions: bool, wrap: Callable[[object, bool], Any]) -> Pickled:
     """Pickle a function within what calls it with many items, once like `function_of`."""
     if type(f) is types.FunctionType:
         known = _mapped.get(f, {}).get(return_exceptions)
@@ -199,7 +201,7 @@ def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any])
     return Pickled(made, holds)
 
 
-def _make(function: Any, wrapped: bool | None, blob: bytes, holds: int) -> _furlong.Function:
+def _make(function: object, wrapped: bool | None, blob: bytes, holds: int) -> _furlong.Function:
     """Make of a pickle what sessions submit; what was made last of the function, if its pickle is the same."""
     can_be_remembered = type(function) in (types.FunctionType, functools.partial)
     last = _made.get(function, {}).get(wrapped) if can_be_remembered else None
@@ -242,7 +244,7 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, int]:
 
 
 def _dump_code(
-    sent: Any, function: Callable[..., Any], left_out: frozenset[str]
+    sent: object, function: Callable[..., Any], left_out: frozenset[str]
 ) -> tuple[bytes, int]:
     file = io.BytesIO()
     pickler = code_pickler()(file, 5)
@@ -260,7 +262,7 @@ def _names_without_pickle(function: Callable[..., Any]) -> Iterator[str]:
             yield name
 
 
-def name_of(function: Any) -> str:
+def name_of(function: object) -> str:
     """Name a function for people."""
     while isinstance(function, functools.partial):
         function = function.func

@@ -32,8 +32,8 @@ class Scope:
     only, since names of several would meet in the namespace.
     """
 
-    def __init__(self, called: Any = None, left_out: frozenset[str] = frozenset()) -> None:
-        self._scope: dict[str, Any] | None = None
+    def __init__(self, called: object = None, left_out: frozenset[str] = frozenset()) -> None:
+        self._scope: dict[str, object] | None = None
         self.left_out = left_out
         inner = _innermost(called)
         if isinstance(inner, types.FunctionType) and not _is_of_module(inner.__globals__):
@@ -50,7 +50,7 @@ class Scope:
         return vars(sys.modules["__main__"]) if self._scope is None else self._scope
 
 
-def _innermost(function: Any) -> Any:
+def _innermost(function: object) -> object:
     while isinstance(function, functools.partial):
         function = function.func
     if not isinstance(function, types.FunctionType | types.MethodType):
@@ -58,7 +58,7 @@ def _innermost(function: Any) -> Any:
     return getattr(function, "__func__", function)
 
 
-def _is_of_module(scope: dict[str, Any]) -> bool:
+def _is_of_module(scope: dict[str, object]) -> bool:
     module = sys.modules.get(str(scope.get("__name__")))
     return module is not None and vars(module) is scope
 

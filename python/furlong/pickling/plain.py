@@ -56,7 +56,7 @@ class PlainPickler(pickle.Pickler):
             self.has_modules = True
         return NotImplemented
 
-    def _name_or_give_up(self, obj: Any, is_by_value: Callable[[Any], bool]) -> None:
+    def _name_or_give_up(self, obj: object, is_by_value: Callable[[object], bool]) -> None:
         """Note the module that engines import for an object, unless it goes by value."""
         module = own_modules.names(obj)
         if module is not None:
@@ -75,14 +75,14 @@ def _is_found_by_name(method: types.MethodType) -> bool:
     return getattr(found, "__func__", found) is function
 
 
-def _is_homeless(obj: Any) -> bool:
+def _is_homeless(obj: object) -> bool:
     """Return whether it is a class that its module does not have: `dataclasses.make_dataclass` may say `types`."""
     if not isinstance(obj, type) or not obj.__flags__ & _HEAP_TYPE:
         return False
     return obj.__module__ in sys.modules and find_here(obj.__module__, obj.__qualname__) is None
 
 
-def _is_nameless(obj: Any) -> bool:
+def _is_nameless(obj: object) -> bool:
     name = getattr(obj, "__qualname__", "")
     return "<locals>" in name or "<lambda>" in name
 
@@ -100,9 +100,9 @@ NAMED = frozenset(
 CACHED = type(functools.lru_cache(len))
 
 
-def is_own_cached(cached: Any) -> bool:
+def is_own_cached(cached: object) -> bool:
     """Return whether a function with a cache goes by value: the user's own, and one that no module has by its name."""
-    found: Any = sys.modules.get(str(getattr(cached, "__module__", None)))
+    found: object = sys.modules.get(str(getattr(cached, "__module__", None)))
     for name in str(getattr(cached, "__qualname__", None)).split("."):
         found = getattr(found, name, None)
     return found is not cached or goes_by_value(cached)
@@ -122,11 +122,11 @@ class _Bytes:
     def __init__(self, plain: pickle.PickleBuffer) -> None:
         self._plain = plain
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return memoryview, (self._plain,)
 
 
-def goes_by_value(obj: Any) -> bool:
+def goes_by_value(obj: object) -> bool:
     """Return whether a function, a class or the like goes by value."""
     if _is_nameless(obj) or _is_homeless(obj):
         return True

@@ -186,7 +186,7 @@ class AsyncResult(LazyFuture):
         kind = errors.CompositeCancelled if is_cancelled else errors.CompositeError
         return kind(f"one or more exceptions raised in: {name}", remote)
 
-    def _assemble(self, values: list[Any]) -> Any:
+    def _assemble(self, values: list[object]) -> object:
         return values[0] if self._single else values
 
     @property
@@ -316,7 +316,7 @@ class AsyncResult(LazyFuture):
     data = _MetadataField()
     label = _MetadataField()
 
-    def _metadata(self, name: str) -> Any:
+    def _metadata(self, name: str) -> object:
         if self.done() and self._final is UNKNOWN:
             self._settle()
         values = [part.metadata(name) for part in self._parts]
@@ -437,8 +437,8 @@ class AsyncResult(LazyFuture):
 
     def timedelta(
         self,
-        start: Any,
-        end: Any,
+        start: object,
+        end: object,
         start_key: Callable[[Iterable[Any]], Any] = min,
         end_key: Callable[[Iterable[Any]], Any] = max,
     ) -> float:

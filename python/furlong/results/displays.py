@@ -43,7 +43,7 @@ def _output(data: dict[str, str], metadata: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _decoded(kind: str, text: str) -> Any:
+def _decoded(kind: str, text: str) -> object:
     if kind.endswith("json"):
         return json_text.read(text)
     return text
@@ -91,8 +91,8 @@ class ExecuteReply:
         return text if len(text) <= 32 else text[:29] + "..."
 
     def _repr_mimebundle_(
-        self, include: Any = None, exclude: Any = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, object], dict[str, object]]:
         if self.execute_result is None:
             return {"text/plain": repr(self)}, {}
         return self.execute_result["data"], self.execute_result["metadata"]

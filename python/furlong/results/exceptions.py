@@ -43,7 +43,7 @@ def type_by_name(ename: str, base: type[RemoteError] = RemoteError) -> type[Remo
     return _typed(original, base)
 
 
-def _may_be(original: Any) -> bool:
+def _may_be(original: object) -> bool:
     """Return whether an error of an engine can be of that class here."""
     return (
         isinstance(original, type)
@@ -91,7 +91,7 @@ def _typed(original: type[Exception], base: type[RemoteError]) -> type[RemoteErr
     return made
 
 
-def _new(cls: type[RemoteError], *args: Any) -> RemoteError:
+def _new(cls: type[RemoteError], *args: object) -> RemoteError:
     """Make an error past the constructors of its classes, but for the one of Python's own among them."""
     native: Any = cls
     while native.__flags__ & _HEAP_TYPE:
@@ -144,7 +144,7 @@ class _Maker:
 
     def __init__(
         self,
-        nodes: Sequence[Mapping[str, Any]],
+        nodes: Sequence[Mapping[str, object]],
         buffers: Sequence[bytes],
         engine_info: EngineInfo | None,
         may_unpickle: bool,
@@ -228,7 +228,7 @@ class _Maker:
 
     def _find(self, module: str, path: str, known: str | None = None) -> Any:
         """Find a class here, as its name means it now; none if it is not here."""
-        found: Any = sys.modules.get(module)
+        found: object = sys.modules.get(module)
         try:
             if self._may_unpickle:
                 found = importlib.import_module(module)
@@ -256,14 +256,14 @@ class _Maker:
         if lost:
             vars(error)["not_carried"] = lost
 
-    def _argument(self, value: Any) -> Any:
+    def _argument(self, value: object) -> object:
         try:
             return self._decode(value)
         except Exception as why:
             signals.reraise(why)
             return f"<it could not be read here: {type(why).__name__}: {why}>"
 
-    def _decode(self, value: Any) -> Any:
+    def _decode(self, value: object) -> object:
         if not isinstance(value, dict):
             return value
         ((kind, inner),) = value.items()
@@ -279,34 +279,34 @@ class _Maker:
             return {self._decode(key): self._decode(one) for key, one in inner}
         return {"list": list, "tuple": tuple}[kind](self._decode(one) for one in inner)
 
-    def _unpickle(self, extents: Sequence[tuple[int, int]]) -> Any:
+    def _unpickle(self, extents: Sequence[tuple[int, int]]) -> object:
         if not self._may_unpickle:
             raise TypeError("only plain values go with this call")
         pickles = memoryview(self._buffers[1])
         first, *beside = [pickles[begin:end] for begin, end in extents]
         return loads([first, *map(bytearray, beside)])
 
-    def _link(self, error: RemoteError, node: Mapping[str, Any]) -> None:
+    def _link(self, error: RemoteError, node: Mapping[str, object]) -> None:
         for name in ("cause", "context"):
             if name in node:
                 Exception.__setattr__(error, f"__{name}__", self._error(node[name]))
         self._set_suppress(error, node)
 
-    def _set_suppress(self, error: RemoteError, node: Mapping[str, Any]) -> None:
+    def _set_suppress(self, error: RemoteError, node: Mapping[str, object]) -> None:
         Exception.__setattr__(error, "__suppress_context__", bool(node["suppress"]))
 
 
-def _set(error: RemoteError, name: str, value: Any) -> None:
+def _set(error: RemoteError, name: str, value: object) -> None:
     """Set an attribute as it was, past properties and `__setattr__` of its class."""
     for cls in type(error).__mro__:
-        member: Any = vars(cls).get(name)
+        member: object = vars(cls).get(name)
         if isinstance(member, _MEMBERS):
             member.__set__(error, value)
             return
     vars(error)[name] = value
 
 
-def _first_shown(error: BaseException) -> Any:
+def _first_shown(error: BaseException) -> object:
     """Return the exception that a traceback of this one shows first: above it is room for the engine's traceback.
 
     There is none where the causes are in a circle.

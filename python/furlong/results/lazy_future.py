@@ -14,7 +14,7 @@ from furlong import errors
 __all__ = ["UNKNOWN", "LazyFuture"]
 
 # Stands for a value that has not been taken yet.
-UNKNOWN: Any = object()
+UNKNOWN: object = object()
 # Where `concurrent.futures` reports callbacks that raise.
 LOGGER = logging.getLogger("concurrent.futures")
 
@@ -49,13 +49,13 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
     """
 
     # There is no `__init__`: what the base class needs is made when somebody uses it, see `_Part`.
-    _final: Any = UNKNOWN
+    _final: object = UNKNOWN
     _error: BaseException | None = None
     _armed = False
     # The parts of the base class, under their names there.
     _done_callbacks: list[Callable[..., Any]] = _part()
     _exception: BaseException | None = _part()
-    _result: Any = _part()
+    _result: object = _part()
     _waiters: list[Any] = _part()
     # What stands behind its state and its condition.
     _stage: str = _part()

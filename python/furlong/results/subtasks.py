@@ -98,7 +98,7 @@ class SubTask:
         # The same by the clock that nobody sets.
         self.began_at = time.monotonic()
         self.outcome: _furlong.Outcome | None = None
-        self.value: Any = None
+        self.value: object = None
         self.error: errors.FurlongError | None = None
         self.received: float | None = None
         self.is_settled = False
@@ -149,7 +149,7 @@ class SubTask:
             # Until now a signal's handler may have ended this, and the next look begins anew.
             outcome.drop_data()
 
-    def _value(self, outcome: _furlong.Outcome) -> Any:
+    def _value(self, outcome: _furlong.Outcome) -> object:
         if self.spec.decode is not None:
             return self.spec.decode(self, outcome)
         if self.info.method == "map":
@@ -321,7 +321,7 @@ _OWN = {"furlong.PythonVersionError": errors.PythonVersionError}
 
 def _time(
     part: SubTask, offset_us: Callable[[tuple[int, int | None, int, int]], int | None]
-) -> Any:
+) -> object:
     if part.outcome is None:
         return None
     times = part.outcome.times
@@ -336,7 +336,7 @@ def _started_us(times: tuple[int, int | None, int, int]) -> int | None:
     return None if assigned is None else max(assigned, finished - run)
 
 
-def _received(part: SubTask) -> Any:
+def _received(part: SubTask) -> object:
     received = part.received
     return None if received is None else _date(received)
 
@@ -355,7 +355,7 @@ def _status(part: SubTask) -> str | None:
     return "aborted" if isinstance(part.error, errors.TaskAborted) else "error"
 
 
-def _data(part: SubTask) -> Any:
+def _data(part: SubTask) -> object:
     published = part.task.latest() if part.outcome is None else part.outcome.published()
     if published is None:
         return {}
@@ -371,18 +371,18 @@ def _data(part: SubTask) -> Any:
         raise errors.ResultLost(type(error).__name__, text, "", part.where()) from error
 
 
-def _execute_result(part: SubTask) -> Any:
+def _execute_result(part: SubTask) -> object:
     value = part.value
     return value.execute_result if isinstance(value, ExecuteReply) else None
 
 
-def _outputs(part: SubTask) -> list[dict[str, Any]]:
+def _outputs(part: SubTask) -> list[dict[str, object]]:
     from furlong.results.displays import outputs_of
 
     return [] if part.outcome is None else outputs_of(part.outcome)
 
 
-METADATA_OF: dict[str, Callable[[SubTask], Any]] = {
+METADATA_OF: dict[str, Callable[[SubTask], object]] = {
     "msg_id": lambda part: part.task.id,
     "submitted": lambda part: _date(part.submitted()),
     "started": lambda part: _time(part, _started_us),

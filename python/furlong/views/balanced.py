@@ -15,7 +15,10 @@ from furlong.results.subtasks import BalancedSubTask
 from furlong.views.view import View
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from furlong.client.client import Client
+    from furlong.views.flags import NewViewFlags
 
 __all__ = ["LoadBalancedView"]
 
@@ -28,11 +31,13 @@ class LoadBalancedView(View):
 
     targets: list[int] | None
 
-    def __init__(self, client: Client, targets: list[int] | None = None, **flags: Any) -> None:
+    def __init__(
+        self, client: Client, targets: list[int] | None = None, **flags: Unpack[NewViewFlags]
+    ) -> None:
         super().__init__(client, **flags)
         self.targets = targets
 
-    def _checked(self, name: str, value: Any) -> Any:
+    def _checked(self, name: str, value: object) -> object:
         value = super()._checked(name, value)
         if name != "targets":
             return value
@@ -84,7 +89,9 @@ class LoadBalancedView(View):
         object.__setattr__(self, "_turn", turn + 1)
         return engines[turn % len(engines)]
 
-    def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
+    def _apply(
+        self, f: object, args: Sequence[object], kwargs: Mapping[str, object], block: bool
+    ) -> object:
         arguments = dumps_call(args, kwargs)
         call = call_of(self._prepared(f), arguments, self._task_options())
         spec = TaskSpec(call, self._info(name_of(f)), None, self.targets)
@@ -93,7 +100,7 @@ class LoadBalancedView(View):
     def map(
         self,
         f: Callable[..., Any],
-        *sequences: Iterable[Any],
+        *sequences: Iterable[object],
         block: bool | None = None,
         track: bool | None = None,
         chunksize: int | str | None = None,

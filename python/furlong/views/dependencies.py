@@ -33,7 +33,11 @@ class Dependency(set):  # type: ignore[type-arg]
     """
 
     def __init__(
-        self, dependencies: Any = (), all: bool = True, success: bool = True, failure: bool = False
+        self,
+        dependencies: object = (),
+        all: bool = True,
+        success: bool = True,
+        failure: bool = False,
     ) -> None:
         if not (success or failure):
             raise ValueError(
@@ -74,7 +78,7 @@ class Dependency(set):  # type: ignore[type-arg]
     __hash__ = None
 
 
-def as_condition(tasks: Any) -> tuple[list[str], bool, bool, bool] | None:
+def as_condition(tasks: object) -> tuple[list[str], bool, bool, bool] | None:
     """Return what the broker takes: ids, whether one is enough, whether success and failure satisfy."""
     if tasks is None:
         return None
@@ -91,7 +95,7 @@ class dependent:  # noqa: N801 - the name that people know
     """
 
     def __init__(
-        self, _f: Callable[..., Any], _df: Callable[..., Any], /, *args: Any, **kwargs: Any
+        self, _f: Callable[..., Any], _df: Callable[..., Any], /, *args: object, **kwargs: object
     ) -> None:
         for what, given in (("a function", _f), ("a condition", _df)):
             if not callable(given):
@@ -103,7 +107,7 @@ class dependent:  # noqa: N801 - the name that people know
         self.__name__ = getattr(_f, "__name__", "f")
         self.__doc__ = getattr(_f, "__doc__", None)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         import functools
 
         from furlong.pickling.engine_names import EngineName
@@ -111,7 +115,7 @@ class dependent:  # noqa: N801 - the name that people know
         call = functools.partial(EngineName("call_if"), self.f, self.df, self.dargs, self.dkwargs)
         return call.__reduce__()  # type: ignore[return-value]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Call it, if the condition is true.
 
         Raises
@@ -125,7 +129,7 @@ class dependent:  # noqa: N801 - the name that people know
 
 
 def depend(
-    _wrapped: Callable[..., Any], /, *args: Any, **kwargs: Any
+    _wrapped: Callable[..., Any], /, *args: object, **kwargs: object
 ) -> Callable[[Callable[..., Any]], dependent]:
     """Make a decorator: the function runs only where a condition holds.
 
@@ -151,7 +155,7 @@ def depend(
     return _decorator(lambda f: dependent(f, _wrapped, *args, **kwargs), hint)
 
 
-def _decorator(decorate: Callable[[Any], Any], hint: str) -> Callable[[Callable[..., Any]], Any]:
+def _decorator(decorate: Callable[[Any], object], hint: str) -> Callable[[Callable[..., Any]], Any]:
     def checked(f: Callable[..., Any]) -> Any:
         if not callable(f):
             raise TypeError(f"it decorates functions, and {described(f)} cannot be called: {hint}")
@@ -160,7 +164,7 @@ def _decorator(decorate: Callable[[Any], Any], hint: str) -> Callable[[Callable[
     return checked
 
 
-def _is_being_decorated(f: Any, caller: types.FrameType) -> bool:
+def _is_being_decorated(f: object, caller: types.FrameType) -> bool:
     """Return whether a function has just been defined by the caller, who has no name for it yet."""
     if not isinstance(f, types.FunctionType) or f.__name__ == "<lambda>":
         return False
@@ -168,7 +172,7 @@ def _is_being_decorated(f: Any, caller: types.FrameType) -> bool:
     return is_defined_here and not any(f is value for value in caller.f_locals.values())
 
 
-def require(*objects: Any, **mapping: Any) -> Callable[[Callable[..., Any]], Any]:
+def require(*objects: object, **mapping: object) -> Callable[[Callable[..., Any]], Any]:
     """Make a decorator: the engine imports these modules, and gets these objects, before the function runs.
 
     Parameters
@@ -187,7 +191,7 @@ def require(*objects: Any, **mapping: Any) -> Callable[[Callable[..., Any]], Any
     if len(objects) == 1 and not mapping and _is_being_decorated(objects[0], sys._getframe(1)):
         raise TypeError(f"`require` takes what a function needs, and then the function: {hint}")
     modules: list[str] = []
-    names: dict[str, Any] = {}
+    names: dict[str, object] = {}
     for thing in objects:
         if isinstance(thing, str):
             modules.append(thing)
@@ -217,10 +221,10 @@ class _Requires:
         self.__name__ = getattr(f, "__name__", "f")
         self.__doc__ = getattr(f, "__doc__", None)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         return self.f(*args, **kwargs)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         import functools
 
         from furlong.pickling.engine_names import EngineFunction, EngineName, is_of_main

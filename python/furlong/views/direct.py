@@ -26,8 +26,11 @@ from furlong.results.subtasks import SubTask
 from furlong.views.view import View, in_engine_namespace
 
 if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
     from furlong.calls.targets import Chosen, Targets
     from furlong.client.client import Client
+    from furlong.views.flags import NewViewFlags
 
 __all__ = ["BroadcastView", "DirectView"]
 
@@ -45,7 +48,9 @@ class DirectView(View):
     # Whether a call that fails aborts what this session has queued behind it on that engine.
     _aborts = True
 
-    def __init__(self, client: Client, targets: Chosen = "all", **flags: Any) -> None:
+    def __init__(
+        self, client: Client, targets: Chosen = "all", **flags: Unpack[NewViewFlags]
+    ) -> None:
         super().__init__(client, **flags)
         self.targets = targets
 
@@ -65,7 +70,7 @@ class DirectView(View):
                 return targets
         return self.client._engines(targets)
 
-    def _checked(self, name: str, value: Any) -> Any:
+    def _checked(self, name: str, value: object) -> object:
         value = super()._checked(name, value)
         if name in ("retries", "error_retries") and value:
             raise ValueError(
@@ -74,10 +79,13 @@ class DirectView(View):
             )
         return value
 
-    def _on(self, engine: int) -> DirectView:
+    def _own_engines(self) -> list[int]:
+        return self._engines(None)
+
+    def _on(self, engine: int | None) -> Self:
         """Return the same view, flags and all, on one engine."""
         view = copy.copy(self)
-        view.targets = engine
+        view.targets = self.targets if engine is None else engine
         return view
 
     def _is_single(self, targets: Targets) -> bool:
@@ -93,7 +101,9 @@ class DirectView(View):
         self.client._note(result)
         return result
 
-    def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
+    def _apply(
+        self, f: object, args: Sequence[object], kwargs: Mapping[str, object], block: bool
+    ) -> object:
         arguments = dumps_call(args, kwargs)
         spec = self._call_of(self._prepared(f), arguments, self._info(name_of(f)))
         return self._finish(block, self._submit, spec)
@@ -185,7 +195,7 @@ class DirectView(View):
 
     def push(
         self,
-        ns: Mapping[str, Any],
+        ns: Mapping[str, object],
         targets: Targets = None,
         block: bool | None = None,
         track: bool | None = None,
@@ -215,14 +225,14 @@ class DirectView(View):
         spec = self._call_of(function, pushed, self._info("push"))
         return self._finish(block, self._submit, spec, targets)
 
-    def _value(self, value: Any) -> Any:
+    def _value(self, value: object) -> object:
         return (
             in_engine_namespace(value)
             if is_interactive(value) or self._is_plain_function(value)
             else value
         )
 
-    def _is_plain_function(self, value: Any) -> bool:
+    def _is_plain_function(self, value: object) -> bool:
         return not self._cloudpickle and callable(value) and goes_by_value(value)
 
     def pull(
@@ -248,14 +258,14 @@ class DirectView(View):
         """Get variables, and wait for them."""
         return self.pull(key_s, block=True)
 
-    def update(self, ns: Mapping[str, Any]) -> Any:
+    def update(self, ns: Mapping[str, object]) -> Any:
         """Set variables."""
         return self.push(ns, block=self.block)
 
     def __getitem__(self, key: str | Sequence[str]) -> Any:
         return self.get(key)
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: str, value: object) -> None:
         self.push({key: value}, block=True)
 
     def keys(self, targets: Targets = None, block: bool | None = None) -> Any:
@@ -289,7 +299,7 @@ class DirectView(View):
     def scatter(
         self,
         key: str,
-        seq: Sequence[Any],
+        seq: Sequence[object],
         dist: str = "b",
         flatten: bool = False,
         targets: Targets = None,
@@ -321,7 +331,7 @@ class DirectView(View):
         return self._finish_without_value(block, begin)
 
     def _finish_without_value(
-        self, block: bool | None, begin: Callable[..., AsyncResult], *arguments: Any
+        self, block: bool | None, begin: Callable[..., AsyncResult], *arguments: object
     ) -> AsyncResult | None:
         """Return the result, or wait for it and return nothing."""
         made = self._finish(block, begin, *arguments)
@@ -347,7 +357,7 @@ class DirectView(View):
     def map(
         self,
         f: Callable[..., Any],
-        *sequences: Iterable[Any],
+        *sequences: Iterable[object],
         block: bool | None = None,
         track: bool | None = None,
         return_exceptions: bool = False,
@@ -452,7 +462,7 @@ class DirectView(View):
         super().use_pickle()
         return self._nothing()
 
-    def _nothing(self) -> Any:
+    def _nothing(self) -> object:
         """Return what a call gives that returns nothing, without asking engines."""
         made = AsyncResult((), isinstance(self.targets, int))
         made._final = None if made._single else [None] * len(self)

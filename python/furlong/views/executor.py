@@ -108,9 +108,9 @@ class ViewExecutor(concurrent.futures.Executor):
 
     @property
     def _max_workers(self) -> int:
-        return len(self.view)  # type: ignore[arg-type]
+        return len(self.view)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ExecutorFuture:
+    def submit(self, fn: Callable[..., Any], /, *args: object, **kwargs: object) -> ExecutorFuture:
         """Call a function, and give its future.
 
         Raises
@@ -127,7 +127,7 @@ class ViewExecutor(concurrent.futures.Executor):
     def map(
         self,
         fn: Callable[..., Any],
-        *iterables: Iterable[Any],
+        *iterables: Iterable[object],
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,

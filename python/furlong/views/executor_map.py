@@ -47,7 +47,7 @@ class MapCalls:
         self,
         executor: ViewExecutor,
         fn: Callable[..., Any],
-        iterables: Sequence[Iterable[Any]],
+        iterables: Sequence[Iterable[object]],
         timeout: float | None,
         chunksize: int,
         buffersize: int | None,
@@ -62,7 +62,7 @@ class MapCalls:
             raise TypeError(f"{fn!r} cannot be called")
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._executor, self._fn = executor, fn
-        self._rows: Iterator[tuple[Any, ...]] = zip(*iterables)
+        self._rows: Iterator[tuple[object, ...]] = zip(*iterables)
         self._engines = _Engines(executor)
         self._changed = threading.Condition()
         # What was submitted and not read: futures, and at the end perhaps an exception.
@@ -154,7 +154,7 @@ class MapCalls:
         self._rows = iter(())
         self._changed.notify_all()
 
-    def _call(self, row: tuple[Any, ...]) -> ExecutorFuture:
+    def _call(self, row: tuple[object, ...]) -> ExecutorFuture:
         view = self._engines.view()
         try:
             made = view.apply_async(self._fn, *row)
@@ -162,7 +162,7 @@ class MapCalls:
             raise error_of_item(error, row, self._first) from error.__cause__
         return self._engines.noted(self._executor._noted(made))
 
-    def _call_chunk(self, rows: list[tuple[Any, ...]]) -> ExecutorFuture:
+    def _call_chunk(self, rows: list[tuple[object, ...]]) -> ExecutorFuture:
         view = self._engines.view()
         function = _mapped(view, self._fn, True)
         info = view._info(name_of(self._fn), "map")
@@ -305,7 +305,7 @@ class MapIterator(Iterator[Any]):
 
     def __init__(self, calls: MapCalls) -> None:
         self._calls = calls
-        self._values: collections.deque[tuple[Any, BaseException | None]] = collections.deque()
+        self._values: collections.deque[tuple[object, BaseException | None]] = collections.deque()
         self._is_over = False
 
     def __next__(self) -> Any:

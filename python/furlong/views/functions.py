@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from furlong.calls.checks import described
 from furlong.maps.map_results import AsyncMapResult
 from furlong.maps.sequences import collect, deal
 from furlong.pickling.functions import name_of
 from furlong.views.balanced import LoadBalancedView
-from furlong.views.direct import DirectView
 from furlong.views.view import View
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from furlong.views.flags import CallFlags
 
 __all__ = ["ParallelFunction", "RemoteFunction", "parallel", "remote"]
 
 
 def remote(
-    view: View, block: bool | None = None, **flags: Any
+    view: View, block: bool | None = None, **flags: Unpack[CallFlags]
 ) -> Callable[[Callable[..., Any]], RemoteFunction]:
     """Make a decorator: the function runs on the engines of the view when it is called."""
     _check_is_called("remote", block)
@@ -31,14 +35,14 @@ def parallel(
     block: bool | None = None,
     ordered: bool = True,
     chunksize: int | None = None,
-    **flags: Any,
+    **flags: Unpack[CallFlags],
 ) -> Callable[[Callable[..., Any]], ParallelFunction]:
     """Make a decorator: the function is called with parts of its sequences, on all engines at once."""
     _check_is_called("parallel", dist)
     return lambda f: ParallelFunction(view, f, dist, block, chunksize, ordered, **flags)
 
 
-def _check_is_called(name: str, first: Any) -> None:
+def _check_is_called(name: str, first: object) -> None:
     """Check that a decorator has its parentheses: without them its first argument is the function."""
     if callable(first):
         raise TypeError(f"`{name}` takes flags, and then the function: write @view.{name}()")
@@ -51,7 +55,11 @@ class RemoteFunction:
     """
 
     def __init__(
-        self, view: View, f: Callable[..., Any], block: bool | None = None, **flags: Any
+        self,
+        view: View,
+        f: Callable[..., Any],
+        block: bool | None = None,
+        **flags: Unpack[CallFlags],
     ) -> None:
         if not (callable(f) or isinstance(f, str)):
             raise TypeError(f"it decorates functions, and {described(f)} cannot be called")
@@ -85,7 +93,7 @@ class ParallelFunction(RemoteFunction):
         block: bool | None = None,
         chunksize: int | None = None,
         ordered: bool = True,
-        **flags: Any,
+        **flags: Unpack[CallFlags],
     ) -> None:
         super().__init__(view, f, block, **flags)
         self.dist = dist
@@ -107,11 +115,10 @@ class ParallelFunction(RemoteFunction):
             raise TypeError("a parallel function takes at least one sequence")
         count = len(columns[0])  # type: ignore[arg-type]
         view = self.view._with(self.flags)
-        if isinstance(view, DirectView):
-            engines = view._engines(None)
+        engines = view._own_engines()
+        if engines is not None:
             many = len(engines)
         else:
-            engines = []
             size = self.chunksize or max(1, -(-count // max(1, len(view) * 2)))
             many = max(1, -(-count // size))
         dealt = [deal(column, many, self.dist) for column in columns]
@@ -121,7 +128,7 @@ class ParallelFunction(RemoteFunction):
             for at in range(many):
                 chunk = [part[at] for part in dealt]
                 if len(chunk[0]):
-                    one = view._on(engines[at]) if engines else view
+                    one = view if engines is None else view._on(engines[at])
                     parts += one._apply(self.func, chunk, {}, False)._parts
             return AsyncMapResult(
                 parts, lambda values: collect(values, self.dist), count, ordered=self.ordered

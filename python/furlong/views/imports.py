@@ -21,8 +21,8 @@ def imports_on(view: DirectView, quiet: bool) -> Iterator[None]:
 
     def import_everywhere(
         name: str,
-        globals: Mapping[str, Any] | None = None,
-        locals: Mapping[str, Any] | None = None,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> Any:

@@ -43,7 +43,7 @@ class NativeFunction:
     def __repr__(self) -> str:
         return f"<native function {self._name!r}>"
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: object) -> Any:
         """Call it on whichever engine is free, and wait.
 
         Parameters
@@ -60,7 +60,7 @@ class NativeFunction:
         """
         return self.submit(*args).get()
 
-    def submit(self, *args: Any) -> AsyncResult:
+    def submit(self, *args: object) -> AsyncResult:
         """Call it, and give an `AsyncResult` at once."""
         from furlong.calls.msgpack import pack
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong
-from furlong.calls.checks import check_flag, described, unknown_flag
+from furlong.calls.checks import Tasks, check_flag, described, unknown_flag
 from furlong.calls.targets import Chosen, Targets, are_ids, resolve_targets
 from furlong.calls.task_spec import CallInfo
 from furlong.ipyparallel_names import ViewNames
@@ -16,40 +16,19 @@ from furlong.pickling.engine_names import EngineFunction, as_on_engine, is_inter
 from furlong.pickling.functions import Pickled, cached_function, function_of
 from furlong.results.async_result import AsyncResult
 from furlong.results.records import Numbers
+from furlong.views.flags import FLAGS, TASK_FLAGS
 
 if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
     from furlong.client.client import Client
     from furlong.client.tasks import Jobs
     from furlong.maps.map_calls import LazyMapIterator
     from furlong.maps.map_results import AsyncMapResult
     from furlong.views.executor import ViewExecutor
+    from furlong.views.flags import CallFlags, ViewFlags
 
 __all__ = ["View", "disown", "in_engine_namespace"]
-
-# Flags that are options of tasks as the broker has them.
-_TASK_FLAGS = {
-    "label": None,
-    "priority": 0,
-    "retries": None,
-    "error_retries": None,
-    "backoff": 0.0,
-    "at_most_once": False,
-    "timeout": None,
-    "run_timeout": None,
-    "after": None,
-    "follow": None,
-    "require": (),
-    "keep": False,
-    "durable": False,
-    "restart_safe": False,
-}
-_FLAGS: dict[str, Any] = {
-    "block": False,
-    "track": False,
-    "targets": None,
-    "writable": True,
-    **_TASK_FLAGS,
-}
 
 
 class View(ViewNames):
@@ -109,8 +88,8 @@ class View(ViewNames):
     at_most_once: bool
     timeout: float | None
     run_timeout: float | None
-    after: Any
-    follow: Any
+    after: Tasks
+    follow: Tasks
     require: str | Sequence[str]
     keep: bool
     durable: bool
@@ -119,19 +98,30 @@ class View(ViewNames):
     # Whether each engine has its own queue, instead of one queue for all.
     _is_direct = False
 
-    def __init__(self, client: Client, **flags: Any) -> None:
+    def _own_engines(self) -> list[int] | None:
+        """Return the engines that have the tasks, as a call chooses them now; None for the shared queue."""
+        return None
+
+    def _on(self, engine: int | None) -> Self:
+        """Return the same view on one of its own engines; itself for the shared queue."""
+        return self
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __init__(self, client: Client, **flags: Unpack[ViewFlags]) -> None:
         object.__setattr__(self, "_options", None)
         object.__setattr__(self, "_infos", {})
         object.__setattr__(self, "client", client)
         self._cloudpickle = True
         # The tasks that were submitted by this view.
         self._submitted = Numbers()
-        for name, value in _FLAGS.items():
+        for name, value in FLAGS.items():
             object.__setattr__(self, name, value)
         self.set_flags(**flags)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _FLAGS:
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in FLAGS:
             self._set_flag(name, self._checked(name, value))
         elif (
             name.startswith("_")
@@ -140,15 +130,15 @@ class View(ViewNames):
         ):
             object.__setattr__(self, name, value)
         else:
-            raise AttributeError(unknown_flag(name, _FLAGS))
+            raise AttributeError(unknown_flag(name, FLAGS))
 
-    def _set_flag(self, name: str, value: Any) -> None:
+    def _set_flag(self, name: str, value: object) -> None:
         """Set a flag to a value that was checked, and forget what was made of the one before."""
         object.__setattr__(self, name, value)
         object.__setattr__(self, "_options", None)
         object.__setattr__(self, "_infos", {})
 
-    def set_flags(self, **flags: Any) -> Any:
+    def set_flags(self, **flags: Unpack[ViewFlags]) -> Self:
         """Set flags, and give the view itself.
 
         Raises
@@ -159,39 +149,44 @@ class View(ViewNames):
             For a value that a flag does not take. Then none is set.
         """
         for name in flags:
-            if name not in _FLAGS:
-                raise KeyError(unknown_flag(name, _FLAGS))
+            if name not in FLAGS:
+                raise KeyError(unknown_flag(name, FLAGS))
+        self._set_all(flags)
+        return self
+
+    def _set_all(self, flags: Mapping[str, object]) -> None:
         checked = {name: self._checked(name, value) for name, value in flags.items()}
         for name, value in checked.items():
             self._set_flag(name, value)
-        return self
 
-    def _checked(self, name: str, value: Any) -> Any:
+    def _checked(self, name: str, value: Any) -> object:
         """Return a flag's value as it is kept; raise if the flag does not take it."""
         if name == "targets" and value is not None and not are_ids(value):
             return resolve_targets(value, self.client.ids)
         return check_flag(name, value)
 
     @contextlib.contextmanager
-    def temp_flags(self, **flags: Any) -> Iterator[Any]:
+    def temp_flags(self, **flags: Unpack[ViewFlags]) -> Iterator[Self]:
         """Set flags within a ``with`` block."""
         before = {name: getattr(self, name, None) for name in flags}
         self.set_flags(**flags)
         try:
             yield self
         finally:
-            self.set_flags(**before)
+            self._set_all(before)
 
-    def _with(self, flags: Mapping[str, Any]) -> Any:
+    def _with(self, flags: Mapping[str, object]) -> Self:
         """Return the same view with other flags, for one call: other threads may be using this one."""
         if not flags:
             return self
-        unknown = next((name for name in flags if name not in _FLAGS), None)
+        unknown = next((name for name in flags if name not in FLAGS), None)
         if unknown is not None:
-            raise TypeError(unknown_flag(unknown, _FLAGS))
-        return copy.copy(self).set_flags(**flags)
+            raise TypeError(unknown_flag(unknown, FLAGS))
+        view = copy.copy(self)
+        view._set_all(flags)
+        return view
 
-    def _snapshot(self) -> Any:
+    def _snapshot(self) -> Self:
         """Return the view as it is now, for calls whose tasks follow later: other flags are for other calls."""
         object.__setattr__(self, "_turn", getattr(self, "_turn", 0) + 1)
         return copy.copy(self)
@@ -222,8 +217,8 @@ class View(ViewNames):
         return known[abort_on_error]
 
     def _made_options(self, abort_on_error: bool, label: str | None) -> _furlong.Options | None:
-        flags = {name: getattr(self, name) for name in _TASK_FLAGS}
-        if not abort_on_error and label is None and flags == _TASK_FLAGS:
+        flags = {name: getattr(self, name) for name in TASK_FLAGS}
+        if not abort_on_error and label is None and flags == TASK_FLAGS:
             return None
         from furlong.views.dependencies import as_condition
 
@@ -285,39 +280,41 @@ class View(ViewNames):
 
     # Calls, as both kinds have them.
 
-    def apply(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def apply(self, f: Callable[..., Any], /, *args: object, **kwargs: object) -> Any:
         """Call a function on engines: its value if the view blocks, else an `AsyncResult`."""
         return self._apply(f, args, kwargs, self.block)
 
-    def apply_async(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:
+    def apply_async(self, f: Callable[..., Any], /, *args: object, **kwargs: object) -> AsyncResult:
         """Call a function on engines, and give an `AsyncResult` at once."""
         return self._apply(f, args, kwargs, False)  # type: ignore[no-any-return]
 
-    def apply_sync(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def apply_sync(self, f: Callable[..., Any], /, *args: object, **kwargs: object) -> Any:
         """Call a function on engines, and wait for its value."""
         return self._apply(f, args, kwargs, True)
 
-    def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
+    def _apply(
+        self, f: object, args: Sequence[object], kwargs: Mapping[str, object], block: bool
+    ) -> Any:
         raise NotImplementedError
 
-    def map(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
+    def map(self, f: Callable[..., Any], *sequences: Iterable[object], **options: Any) -> Any:
         """Call a function with each item: see the views."""
         raise NotImplementedError
 
     def map_async(
-        self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any
+        self, f: Callable[..., Any], *sequences: Iterable[object], **options: Any
     ) -> AsyncMapResult:
         """Map, and give the `AsyncMapResult` at once."""
         return self.map(f, *sequences, **{**options, "block": False})  # type: ignore[no-any-return]
 
-    def map_sync(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
+    def map_sync(self, f: Callable[..., Any], *sequences: Iterable[object], **options: Any) -> Any:
         """Map, and wait for the values."""
         return self.map(f, *sequences, **{**options, "block": True})
 
     def imap(
         self,
         f: Callable[..., Any],
-        *sequences: Iterable[Any],
+        *sequences: Iterable[object],
         ordered: bool = True,
         max_outstanding: int | str = "auto",
         return_exceptions: bool = False,
@@ -338,7 +335,7 @@ class View(ViewNames):
         return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
 
     def _finish(
-        self, block: bool | None, begin: Callable[..., AsyncResult], *arguments: Any
+        self, block: bool | None, begin: Callable[..., AsyncResult], *arguments: object
     ) -> Any:
         """Submit tasks, and give their result, or its value; to who types, Ctrl-C gives the result, not the value.
 
@@ -366,7 +363,7 @@ class View(ViewNames):
         return result.get()
 
     def remote(
-        self, block: bool | None = None, **flags: Any
+        self, block: bool | None = None, **flags: Unpack[CallFlags]
     ) -> Callable[[Callable[..., Any]], Any]:
         """Make a decorator: the function runs on the engines of this view when it is called."""
         from furlong.views.functions import remote
@@ -379,7 +376,7 @@ class View(ViewNames):
         block: bool | None = None,
         chunksize: int | None = None,
         ordered: bool = True,
-        **flags: Any,
+        **flags: Unpack[CallFlags],
     ) -> Callable[[Callable[..., Any]], Any]:
         """Make a decorator: the function is called with parts of its sequences, on all engines at once."""
         from furlong.views.functions import parallel
@@ -414,7 +411,7 @@ class View(ViewNames):
         return ViewExecutor(self)
 
 
-def _check_retries(flags: Mapping[str, Any], targets: Targets) -> None:
+def _check_retries(flags: Mapping[str, object], targets: Targets) -> None:
     """Check that nothing is said against running a task again after an error, if that is wanted."""
     name = "retries" if flags["error_retries"] is None else "error_retries"
     if not flags[name]:
@@ -438,7 +435,7 @@ def disown(result: AsyncResult, error: BaseException) -> None:
         result.cancel()
 
 
-def in_engine_namespace(f: Any) -> Any:
+def in_engine_namespace(f: object) -> Any:
     """Have a function's global names be those of the engine's namespace; return anything else as it is."""
     import types
 

@@ -130,7 +130,7 @@ class WaitQueue:
                 if waiter in self._waiting:  # nobody has woken it
                     self._discard(waiter)
 
-    def _discard(self, waiter: Any) -> None:
+    def _discard(self, waiter: object) -> None:
         with contextlib.suppress(ValueError):
             self._waiting.remove(waiter)
 

@@ -104,7 +104,7 @@ def has_prompt() -> bool:
     return hasattr(sys, "ps1") or is_interactive()
 
 
-def _shell() -> Any:
+def _shell() -> object:
     ipython = sys.modules.get("IPython")
     return None if ipython is None else ipython.get_ipython()
 

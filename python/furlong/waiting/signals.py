@@ -6,7 +6,7 @@ import threading
 import traceback
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from furlong import _furlong
@@ -16,7 +16,7 @@ __all__ = ["is_of_signal", "owned", "reraise"]
 T = TypeVar("T")
 
 
-def owned(session: _furlong.Session, begin: Callable[..., T], *arguments: Any) -> T:
+def owned(session: _furlong.Session, begin: Callable[..., T], *arguments: object) -> T:
     """Submit tasks, and give what stands for them: they are noted wherever anybody looks for them.
 
     A signal's handler may raise before that. Then nobody has them, and they are cancelled.
