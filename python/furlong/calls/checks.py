@@ -9,7 +9,20 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class HasTaskIds(Protocol):
+        """A result, or anything else that names tasks by their ids."""
+
+        @property
+        def msg_ids(self) -> Sequence[str]:
+            """The tasks' ids."""
+
+    # Tasks as users name them, to wait for: by ids, results, or several of such.
+    Tasks = str | HasTaskIds | Iterable["Tasks"] | None
 
 __all__ = [
     "check_flag",
@@ -30,18 +43,6 @@ LABELS_MAX = 64
 SECONDS_MAX = 1e15
 
 _TASK_ID = re.compile(r"[0-9a-fA-F]{32}:[0-9]+")
-
-
-class HasTaskIds(Protocol):
-    """A result, or anything else that names tasks by their ids."""
-
-    @property
-    def msg_ids(self) -> Sequence[str]:
-        """The tasks' ids."""
-
-
-# Tasks as users name them, to wait for: by ids, results, or several of such.
-Tasks = str | HasTaskIds | Iterable["Tasks"] | None
 
 
 def described(value: object) -> str:

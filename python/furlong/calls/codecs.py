@@ -6,8 +6,6 @@ import pickle
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from furlong.calls import json_text
-
 if TYPE_CHECKING:
     from furlong import _furlong
 
@@ -22,6 +20,7 @@ __all__ = [
     "check_codec",
     "decoded",
     "loads",
+    "read_json",
     "value_of",
 ]
 
@@ -74,12 +73,19 @@ def loads(buffers: Sequence[Any]) -> Any:
     return pickle.loads(buffers[0], buffers=buffers[1:])
 
 
+def read_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text. The module for it is loaded when there is some."""
+    import json
+
+    return json.loads(text)
+
+
 def decoded(codec: Codec, buffers: Sequence[Any]) -> Any:
     """Read data in a codec."""
     if codec == PICKLE:
         return loads(buffers)
     if codec == JSON:
-        return json_text.read(bytes(buffers[0]))
+        return read_json(bytes(buffers[0]))
     if codec == MSGPACK:
         from furlong.calls.msgpack import unpack
 

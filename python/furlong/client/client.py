@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
-from furlong.calls import json_text
 from furlong.calls.checks import check_whole
+from furlong.calls.codecs import read_json
 from furlong.calls.targets import Chosen, Targets, resolve_targets
+from furlong.client.open_maps import OpenMaps
 from furlong.client.tasks import ClientTasks, Jobs
 from furlong.ipyparallel_names import ClientNames
-from furlong.maps.open_maps import OpenMaps
 from furlong.results.async_result import AsyncResult
 from furlong.results.records import Held, hex_of, wait_for_ids
 from furlong.views.balanced import LoadBalancedView
@@ -409,7 +409,7 @@ class Client(ClientTasks, ClientNames):
 
     def status(self) -> dict[str, Any]:
         """Return all that the broker reports of the cluster."""
-        known: dict[str, object] = json_text.read(self._session.status())
+        known: dict[str, object] = read_json(self._session.status())
         return known
 
     # Bookkeeping.

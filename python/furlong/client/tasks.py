@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
-from furlong.calls import json_text
+from furlong.calls.codecs import read_json
 from furlong.results.async_result import AsyncResult
 from furlong.results.records import PHASES, Fetched, Held, History, whole_id
 from furlong.results.subtasks import SubTask
@@ -16,7 +16,7 @@ from furlong.waiting import signals
 if TYPE_CHECKING:
     from furlong import _furlong
     from furlong.calls.targets import Targets
-    from furlong.maps.open_maps import OpenMaps
+    from furlong.client.open_maps import OpenMaps
 
 __all__ = ["ClientTasks", "Job", "Jobs"]
 
@@ -68,7 +68,7 @@ class ClientTasks:
         session, colon, number = job.rpartition(":")
         if len(session) == 32 or not (colon and number.isdecimal()):
             return job
-        found = json_text.read(
+        found = read_json(
             self._session.records(session=session, first=int(number), last=int(number))
         )
         if not found:
@@ -152,7 +152,7 @@ class ClientTasks:
                 job._give_up(is_abort)
 
     def _not_running(self) -> set[str]:
-        records = json_text.read(self._session.records(session=self._session.short_id, ended=False))
+        records = read_json(self._session.records(session=self._session.short_id, ended=False))
         return {
             whole_id(record["id"]) for record in records if PHASES[record["phase"]] != "running"
         }
@@ -206,7 +206,7 @@ class ClientTasks:
         limit : int
             So many at most; 0 for all.
         """
-        found = json_text.read(self._session.records(label=label, ended=ended, limit=limit))
+        found = read_json(self._session.records(label=label, ended=ended, limit=limit))
         for record in found:
             record["id"], record["phase"] = whole_id(record["id"]), PHASES[record["phase"]]
         return list(found)

@@ -15,10 +15,8 @@ from typing import NamedTuple
 
 from furlong.errors import PicklingError
 from furlong.pickling import fresh_copies
-from furlong.pickling.code_pickler import code_pickler
 from furlong.pickling.engine_names import Apart
 from furlong.pickling.plain import NeedsCodeError, PlainPickler
-from furlong.shared import paths
 from furlong.waiting import signals
 
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
@@ -81,6 +79,8 @@ def dumps(
     else:
         buffers[0] = file.getvalue()
         return Pickle(buffers, HAS_MODULES if plain.has_modules else DATA_ONLY)
+    from furlong.pickling.code_pickler import code_pickler
+
     del buffers[1:]
     file = io.BytesIO()
     pickler = code_pickler()(file, 5, buffer_callback=take_buffer)
@@ -107,11 +107,11 @@ _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 def dumps_pushed(values: Mapping[str, object]) -> Pickle:
     """Pickle variables as the arguments of a push, like `dumps`."""
     what = "what is pushed"
-    return dumps(((values,), {}), what, lambda: paths.find(values, what, try_pickle))
+    return dumps(((values,), {}), what, lambda: _find(values, what))
 
 
 def dumps_items(
-    columns: Sequence[object],
+    columns: Sequence[Sequence[object]],
     first: int,
     exact: bool = False,
     copies: tuple[Apart, list[bool]] | None = None,
@@ -132,12 +132,12 @@ def dumps_items(
     if apart is not None:
         kwargs.update(apart=apart, is_apart=is_apart)
         sent = [column for column, alone in zip(columns, is_apart, strict=True) if not alone]
-    return dumps((sent, kwargs), "the items", lambda: paths.find_item(columns, first, try_pickle))
+    return dumps((sent, kwargs), "the items", lambda: _find_item(columns, first))
 
 
 def error_of_item(error: PicklingError, item: Sequence[object], at: int) -> PicklingError:
     """Return the error that `dumps_items` would raise for a call with one item of a map; any other error as it is."""
-    found = paths.find_item([[part] for part in item], at, try_pickle)
+    found = _find_item([[part] for part in item], at)
     return error if found is None else PicklingError(f"the items cannot be pickled: {found}")
 
 
@@ -148,10 +148,30 @@ def pickling_error(
     if isinstance(error, RecursionError):
         return PicklingError(f"{what} cannot be pickled: nested too deeply")
     name = "arguments" if what == "the arguments" else what.removeprefix("the ")
-    found = (find and find()) or paths.find(value, name, try_pickle)
+    found = (find and find()) or _find(value, name)
     return PicklingError(f"{what} cannot be pickled: {found}")
 
 
-def try_pickle(value: object) -> None:
-    """Pickle a value by all means that there are, and throw the pickle away."""
+def _find(value: object, name: str) -> str | None:
+    from furlong.shared import paths
+
+    return paths.find(value, name, _try)
+
+
+def _find_item(columns: Sequence[Sequence[object]], first: int) -> str | None:
+    from furlong.shared import paths
+
+    return paths.find_item(columns, first, _try)
+
+
+def can_pickle(value: object) -> bool:
+    """Return whether there is any way to pickle a value."""
+    from furlong.shared import paths
+
+    return paths.can(_try, value)
+
+
+def _try(value: object) -> None:
+    from furlong.pickling.code_pickler import code_pickler
+
     code_pickler()(io.BytesIO(), 5, buffer_callback=lambda _: None).dump(value)

@@ -23,7 +23,7 @@ from furlong.pickling.plain import (
 )
 from furlong.shared.definitions import Reducer
 
-__all__ = ["code_pickler", "names_of"]
+__all__ = ["code_pickler"]
 
 
 class _Globals:
@@ -122,7 +122,7 @@ def code_pickler() -> Any:
             if (
                 module is not None
                 and is_of_module
-                and own_modules.uses_variables(func, names_of(func.__code__))
+                and own_modules.uses_variables(func, main_globals.names_of(func.__code__))
             ):
                 self._need(module.__name__)
                 code, _, *others = arguments
@@ -138,12 +138,3 @@ def code_pickler() -> Any:
 
 
 _code_lock = threading.RLock()
-
-
-def names_of(code: types.CodeType) -> set[str]:
-    """Return the global names and attributes that code uses, that of functions within included."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= names_of(constant)
-    return names

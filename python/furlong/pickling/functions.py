@@ -20,13 +20,11 @@ from furlong.pickling.arguments import (
     HAS_CODE,
     HAS_MODULES,
     Pickle,
+    can_pickle,
     pickling_error,
-    try_pickle,
 )
-from furlong.pickling.code_pickler import code_pickler, names_of
 from furlong.pickling.engine_names import Reference
 from furlong.pickling.plain import NeedsCodeError, PlainPickler, goes_by_value
-from furlong.shared import paths
 from furlong.waiting import signals
 
 PYTHON = (sys.version_info[0], sys.version_info[1])
@@ -87,7 +85,7 @@ class _CachedFunction:
             value = _content(cell)
             self._cells.append((cell, value))
             values.append(value)
-        for name in names_of(function.__code__):
+        for name in main_globals.names_of(function.__code__):
             value = function.__globals__.get(name, _MISSING)
             self._globals.append((function.__globals__, name, value))
             values.append(value)
@@ -169,6 +167,8 @@ def call_of(
 
 def _dump_variables(value: object) -> bytes:
     file = io.BytesIO()
+    from furlong.pickling.code_pickler import code_pickler
+
     code_pickler()(file, 4).dump(value)
     return file.getvalue()
 
@@ -246,6 +246,8 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, int]:
 def _dump_code(
     sent: object, function: Callable[..., Any], left_out: frozenset[str]
 ) -> tuple[bytes, int]:
+    from furlong.pickling.code_pickler import code_pickler
+
     file = io.BytesIO()
     pickler = code_pickler()(file, 5)
     pickler.scope = main_globals.Scope(function, left_out)
@@ -258,7 +260,7 @@ def _names_without_pickle(function: Callable[..., Any]) -> Iterator[str]:
     scope = main_globals.Scope(function).globals()
     for name in main_globals.put.among(scope):
         value = scope[name]
-        if not isinstance(value, types.FunctionType | type) and not paths.can(try_pickle, value):
+        if not isinstance(value, types.FunctionType | type) and not can_pickle(value):
             yield name
 
 

@@ -123,3 +123,12 @@ def read_names(code: types.CodeType) -> frozenset[str]:
                 names |= read_names(constant)
         known = _read_names[code] = frozenset(names)
     return known
+
+
+def names_of(code: types.CodeType) -> set[str]:
+    """Return the global names and attributes that code uses, that of functions within included."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= names_of(constant)
+    return names

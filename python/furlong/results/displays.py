@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong.calls import json_text
+from furlong.calls.codecs import read_json
 
 if TYPE_CHECKING:
     from furlong import _furlong
@@ -39,13 +39,13 @@ def _output(data: dict[str, str], metadata: dict[str, str]) -> dict[str, Any]:
     shown = {kind: _decoded(kind, text) for kind, text in data.items()}
     return {
         "data": shown,
-        "metadata": {kind: json_text.read(text) for kind, text in metadata.items()},
+        "metadata": {kind: read_json(text) for kind, text in metadata.items()},
     }
 
 
 def _decoded(kind: str, text: str) -> object:
     if kind.endswith("json"):
-        return json_text.read(text)
+        return read_json(text)
     return text
 
 

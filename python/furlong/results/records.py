@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
-from furlong.calls import json_text
-from furlong.calls.codecs import JSON, MSGPACK, PICKLE, RAW, Codecs
+from furlong.calls.codecs import JSON, MSGPACK, PICKLE, RAW, Codecs, read_json
 from furlong.calls.task_spec import CallInfo, TaskSpec
 from furlong.results.async_result import AsyncResult
 from furlong.results.subtasks import SubTask
@@ -71,7 +70,7 @@ class _FetchedTask:
         if found is None:
             raise TimeoutError(f"the broker did not answer about {key}")
         self._record, self._outcome = found
-        record = json_text.read(self._record)
+        record = read_json(self._record)
         self.label: str | None = record["label"]
         self.runtime: int = record["runtime"]
         # When the other session submitted it.
@@ -81,7 +80,7 @@ class _FetchedTask:
 
     @property
     def engine(self) -> int | None:
-        engine: int | None = json_text.read(self._record)["engine"]
+        engine: int | None = read_json(self._record)["engine"]
         return engine
 
     def done(self) -> bool:
@@ -92,7 +91,7 @@ class _FetchedTask:
         return self._has_ended()
 
     def _has_ended(self) -> bool:
-        return PHASES[json_text.read(self._record)["phase"]] == "ended"
+        return PHASES[read_json(self._record)["phase"]] == "ended"
 
     def wait(self, timeout: float | None = None) -> bool:
         if not self._has_ended():
@@ -211,7 +210,7 @@ def task_phase(session: _furlong.Session, key: str) -> str:
         found = session.fetch(key, False)
     except errors.RequestRefused:
         return ""
-    return PHASES[json_text.read(found[0])["phase"]] if found else ""
+    return PHASES[read_json(found[0])["phase"]] if found else ""
 
 
 def wait_for_ids(session: _furlong.Session, ids: set[str], deadline: float | None) -> bool:

@@ -14,7 +14,6 @@ from furlong.calls.checks import check_names, described
 from furlong.calls.codecs import PICKLE, Codec, value_of
 from furlong.calls.task_spec import CallInfo, Decode, TaskSpec
 from furlong.ipyparallel_names import NO_MAGICS
-from furlong.maps.sequences import collect, deal, flattened
 from furlong.pickling import main_globals
 from furlong.pickling.arguments import Pickle, dumps_call, dumps_pushed
 from furlong.pickling.engine_names import EngineName, is_interactive
@@ -319,6 +318,8 @@ class DirectView(View):
         flatten : bool
             Give an engine whose part has one item the item itself: of a table the row.
         """
+        from furlong.maps.sequences import deal, flattened
+
         engines = self._engines(targets)
 
         def begin() -> AsyncResult:
@@ -345,6 +346,7 @@ class DirectView(View):
         What is neither list, tuple, array nor data frame is not taken apart: the result is the list of parts.
         """
         from furlong.maps.map_results import AsyncMapResult
+        from furlong.maps.sequences import collect
 
         def begin() -> AsyncResult:
             pulled = self.pull(key, targets=targets, block=False)

@@ -2,53 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypedDict
+from typing import TYPE_CHECKING
 
-from furlong.calls.checks import Tasks
-from furlong.calls.targets import Targets
+__all__ = ["FLAGS", "TASK_FLAGS"]
 
-__all__ = ["FLAGS", "TASK_FLAGS", "CallFlags", "NewViewFlags", "TaskFlags", "ViewFlags"]
+# For type checkers alone: making the classes costs each program's start.
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TypedDict
 
+    from furlong.calls.checks import Tasks
+    from furlong.calls.targets import Targets
 
-class TaskFlags(TypedDict, total=False):
-    """Options of tasks, as the broker has them."""
+    class TaskFlags(TypedDict, total=False):
+        """Options of tasks, as the broker has them."""
 
-    label: str | None
-    priority: int
-    retries: int | None
-    error_retries: int | None
-    backoff: float
-    at_most_once: bool
-    timeout: float | None
-    run_timeout: float | None
-    after: Tasks
-    follow: Tasks
-    require: str | Iterable[str]
-    keep: bool
-    durable: bool
-    restart_safe: bool
+        label: str | None
+        priority: int
+        retries: int | None
+        error_retries: int | None
+        backoff: float
+        at_most_once: bool
+        timeout: float | None
+        run_timeout: float | None
+        after: Tasks
+        follow: Tasks
+        require: str | Iterable[str]
+        keep: bool
+        durable: bool
+        restart_safe: bool
 
+    class NewViewFlags(TaskFlags, total=False):
+        """Flags with which a view on chosen engines is made."""
 
-class NewViewFlags(TaskFlags, total=False):
-    """Flags with which a view on chosen engines is made."""
+        block: bool
+        track: bool
+        writable: bool
 
-    block: bool
-    track: bool
-    writable: bool
+    class ViewFlags(NewViewFlags, total=False):
+        """All flags of a view."""
 
+        targets: Targets
 
-class ViewFlags(NewViewFlags, total=False):
-    """All flags of a view."""
+    class CallFlags(TaskFlags, total=False):
+        """Flags of single calls, which say by themselves whether they block."""
 
-    targets: Targets
-
-
-class CallFlags(TaskFlags, total=False):
-    """Flags of single calls, which say by themselves whether they block."""
-
-    track: bool
-    targets: Targets
+        track: bool
+        targets: Targets
 
 
 TASK_FLAGS: dict[str, object] = {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong
-from furlong.calls.checks import Tasks, check_flag, described, unknown_flag
+from furlong.calls.checks import check_flag, described, unknown_flag
 from furlong.calls.targets import Chosen, Targets, are_ids, resolve_targets
 from furlong.calls.task_spec import CallInfo
 from furlong.ipyparallel_names import ViewNames
@@ -21,6 +21,7 @@ from furlong.views.flags import FLAGS, TASK_FLAGS
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from furlong.calls.checks import Tasks
     from furlong.client.client import Client
     from furlong.client.tasks import Jobs
     from furlong.maps.map_calls import LazyMapIterator
