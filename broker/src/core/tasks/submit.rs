@@ -42,13 +42,13 @@ impl Core {
         session.link.receiving.check(&submit.payload)?;
         session.link.credit.announce(announced_bytes(&submit.payload))?;
         let repeated = options.is_some_and(|options| options.repeated);
+        // The ends that a session remembers are bounded. What is kept has ended all the same.
+        let is_kept = repeated && self.kept.get(key, submit.n).is_some();
         match session.admit(submit.n, tasks_count, repeated)? {
-            Admission::New => {}
-            Admission::Refused if self.kept.get(key, submit.n).is_none() => {
-                self.forget_refusal(key, submit.n);
-            }
+            Admission::New if !is_kept => {}
+            Admission::Refused if !is_kept => self.forget_refusal(key, submit.n),
             Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
-            Admission::Known | Admission::Refused => {
+            Admission::New | Admission::Known | Admission::Refused => {
                 let transfer = transfer_of(&submit.payload);
                 session.link.receiving.expect(transfer, &submit.payload, None)?;
                 self.read_past(key, &submit.payload, &Stored::Refused);

@@ -261,3 +261,19 @@ fn a_session_whose_results_are_kept_is_not_begun_anew() {
     farm.wait(Duration::from_secs(3_600));
     assert!(!farm.connect_client(client).unwrap());
 }
+
+#[test]
+fn what_is_kept_does_not_run_again_when_its_end_is_forgotten() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client_that_had_submitted(5), farm.engine());
+    farm.repeat(client, 1, with(shared(), keep()));
+    farm.finish(engine);
+    farm.ack(client, 1, 1);
+    assert_eq!(farm.core.kept.len(), 1);
+    // As if so many of the session's tasks had ended since.
+    let session = farm.core.sessions.iter().next().unwrap().0;
+    farm.core.forget_refusal(session, 1);
+    farm.repeat(client, 1, with(shared(), keep()));
+    assert!(farm.assigned(engine).is_empty());
+    invariants::hold(&farm.core);
+}
