@@ -161,6 +161,11 @@ impl Core {
         held: &HeldWork,
         decisions: &mut Decisions,
     ) {
+        // Named twice, or by two processes: an honest one has it once, and the first that names it is
+        // believed.
+        if self.recovery.orphans.by_attempt.contains_key(&held.attempt) {
+            return decisions.end(held.attempt, held.finished);
+        }
         let sessions: Vec<SessionKey> = self.sessions.with_id(held.session);
         let task = sessions
             .iter()

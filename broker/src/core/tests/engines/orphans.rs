@@ -389,6 +389,17 @@ fn work_whose_client_does_not_return_is_ended() {
 }
 
 #[test]
+fn work_of_before_that_is_named_twice_is_held_once() {
+    let (mut farm, _, engine, _) = restarted(|_, _| shared());
+    let job = farm.processes[engine].jobs[0];
+    farm.processes[engine].jobs.push(job);
+    farm.connect_engine(engine);
+    assert_eq!((farm.core.attempts.len(), farm.core.recovery.orphans.len()), (1, 1));
+    assert!(farm.processes[engine].cancelled.contains(&job.attempt));
+    invariants::hold(&farm.core);
+}
+
+#[test]
 fn a_client_that_is_back_has_a_minute_to_ask_and_its_goodbye_ends_the_rest() {
     for says_goodbye in [true, false] {
         for client_first in [true, false] {
