@@ -106,10 +106,14 @@ impl DirectQueue {
         self.tidy(tasks);
     }
 
-    /// A task of the queue has ended while it waited. [`DirectQueue::note`] follows.
-    pub fn count_ended(&mut self, tasks: &Tasks) {
-        self.ended += 1;
-        self.tidy(tasks);
+    /// A task that was for this engine has ended while it waited. [`DirectQueue::note`] follows.
+    pub fn count_ended(&mut self, session: SessionKey, n: u64, tasks: &Tasks) {
+        // A submit for an engine that is being lost ends before it comes to stand in a line.
+        let line = self.lines.get(&session).map(|line| &line.tasks);
+        if line.is_some_and(|line| line.binary_search_by_key(&n, |(other, _)| *other).is_ok()) {
+            self.ended += 1;
+            self.tidy(tasks);
+        }
     }
 
     /// Drops the entries of ended tasks, if there are more of them than of others.

@@ -177,7 +177,7 @@ impl Core {
             (_, Some(engine)) => {
                 let session = task.session;
                 self.engines.update(engine, |engine| {
-                    engine.queue.count_ended(tasks);
+                    engine.queue.count_ended(session, task.n, tasks);
                     engine.queue.note(session, tasks);
                 });
                 self.schedule.direct_ready.insert(engine);

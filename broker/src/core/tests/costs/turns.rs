@@ -241,6 +241,7 @@ fn an_engine_with_a_long_queue_is_lost_in_many_turns_and_comes_back_after_that()
         world.ends(client).remove(&(TaskState::Failed, Some(ErrorKind::UnknownEngine))),
         Some(1)
     );
+    invariants::hold(&world.core);
     let again = world.connect(Role::Engine, 1 << 64);
     let mut turns = Turns::default();
     let (now, message) = (world.now, FromEngine::Register(register(1, 1).into()));
