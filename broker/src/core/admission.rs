@@ -57,6 +57,7 @@ impl Core {
         // A task's client has no token: it does not know its owner's role, and comes to the port
         // that its engine knows.
         let of_token = if hello.token.is_empty() { None } else { mismatch(serves, claims, hello) };
+        // The claims of a pass are those of its task's token: they expire and are revoked alike.
         let text = of_token
             .or_else(|| claims.check_validity(unix_s).err().map(|error| error.to_string()))
             .or_else(|| revoked.refusal(claims.token_id));

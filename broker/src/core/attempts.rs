@@ -58,6 +58,8 @@ pub struct Attempts {
 impl Attempts {
     /// The count of an attempt that is about to be made.
     pub(in crate::core) fn next(&mut self) -> u64 {
+        // Never twice: a report that comes late then names nobody, and not somebody else's attempt.
+        // Ascending, so that an engine's list of what it was given is in order by itself.
         self.made += 1;
         self.made
     }
@@ -69,7 +71,7 @@ impl Attempts {
 
     /// An engine has an attempt from now on.
     pub(in crate::core) fn insert(&mut self, count: u64, given: Assignment) {
-        assert!(count <= self.made, "attempt {count} was never made");
+        assert!(0 < count && count <= self.made, "attempt {count} was never made");
         let before = self.given.insert(count, given);
         assert!(before.is_none(), "attempt {count} is with two engines");
     }

@@ -251,6 +251,8 @@ impl Core {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
+        // Last is soon enough: the shell takes all outputs before it writes to a peer, so the
+        // roster is written before an engine has its first task.
         self.outputs.pop_front().or_else(|| {
             let changes = self.engines.take_changes();
             (!changes.is_empty()).then_some(Output::SaveRoster(changes))
@@ -282,6 +284,7 @@ impl Core {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
+        // Chores first: what an earlier turn has left undone goes before what is due only now.
         self.do_chores(now);
         self.expire_tokens(now);
         self.expire(now);

@@ -84,10 +84,12 @@ impl<T> SeqMap<T> {
     pub fn remove(&mut self, number: u64) -> Option<T> {
         let page = self.page_mut(number / PAGE)?;
         let value = page.slots[(number % PAGE) as usize].take()?;
+        assert!(page.live > 0 && page.live <= PAGE as u32, "a page of {} values", page.live);
         page.live -= 1;
         let is_empty = page.live == 0;
         self.len -= 1;
         if is_empty {
+            // Numbers mostly come and go in order: the next page is needed soon.
             self.spare = self.take_page(number / PAGE);
         }
         Some(value)
@@ -129,7 +131,7 @@ impl<T> SeqMap<T> {
             self.range(first, last).take(most).map(|(number, _)| number).collect();
         numbers
             .into_iter()
-            .filter_map(|number| self.remove(number).map(|value| (number, value)))
+            .map(|number| (number, self.remove(number).expect("it was found a moment ago")))
             .collect()
     }
 
@@ -142,6 +144,7 @@ impl<T> SeqMap<T> {
             .copied()
             .or_else(|| (!self.recent.is_empty()).then_some(self.first_recent));
         if let Some(page) = oldest.and_then(|page| self.take_page(page)) {
+            assert!(page.live as usize <= self.len, "{} of {} are forgotten", page.live, self.len);
             self.len -= page.live as usize;
         }
     }
@@ -170,8 +173,11 @@ impl<T> SeqMap<T> {
             return self.old.entry(page).or_insert_with(|| spare.take().unwrap_or_default());
         }
         while !self.recent.is_empty() && page - self.first_recent >= RECENT_MAX {
+            // One number that stays, such as that of a result which its client never acknowledges,
+            // would otherwise keep a place for every page after it.
             if let Some(Some(aged)) = self.recent.pop_front() {
-                self.old.insert(self.first_recent, aged);
+                let before = self.old.insert(self.first_recent, aged);
+                assert!(before.is_none(), "page {} is both old and recent", self.first_recent);
             }
             self.first_recent += 1;
             self.trim();

@@ -67,6 +67,7 @@ impl Core {
             FromEngine::Grant(grant) => self.grant(key, &grant),
             FromEngine::Lent(lent) => self.lend(now, key, &lent),
             FromEngine::Back(back) => self.back(key, &back.attempts),
+            // Its engines are lost with the connection, which closes when this batch is done.
             FromEngine::Goodbye(_) => {
                 self.stop_giving(key);
                 self.outputs.push_back(Output::Close(connection, "goodbye"));
@@ -95,6 +96,7 @@ impl Core {
                 self.pass_on(key, &published, &stored);
                 self.return_published(key, session, stored.budget_bytes());
                 let Some(end) = end else { return Ok(()) };
+                // The end was faster: it came in its message, and the data apart.
                 let EarlyEnd { finished, payload, account } = *end;
                 (finished, (payload, account))
             }
@@ -145,16 +147,16 @@ impl Core {
                 self.engines
                     .update(given.engine, |engine| engine.work.recalled.remove(&attempt.count));
             }
+            // It was ended, and runs on until the engine has stopped it.
             let Some(task) = self.tasks.get_mut(given.task) else { continue };
-            match task.state {
-                State::Assigned { engine, attempt: current, .. } if current == attempt.count => {
-                    task.transition(State::Assigned { engine, attempt: current, started: true });
-                    task.more_mut().started.get_or_insert(now);
-                    if task.options.is_some() {
-                        self.set_deadline(now, given.task);
-                    }
+            // The result of another one waits at the engine: then this is no news.
+            if let State::Assigned { engine, attempt: current, .. } = task.state {
+                assert!(current == attempt.count, "{attempt:?} is not its task's, {current} is");
+                task.transition(State::Assigned { engine, attempt: current, started: true });
+                task.more_mut().started.get_or_insert(now);
+                if task.options.is_some() {
+                    self.set_deadline(now, given.task);
                 }
-                _ => {}
             }
         }
         Ok(())
@@ -169,6 +171,7 @@ impl Core {
             return Err(PeerMisbehaved::Limit);
         }
         let Some(given) = self.given(key, output.attempt)? else { return Ok(()) };
+        // Written after the task was ended: its client has its end, and expects nothing after it.
         let Some(task) = self.tasks.get_mut(given.task) else { return Ok(()) };
         let AttemptOutput { stream, offset, bytes, .. } = output;
         let (attempt, session, keep) = (task.tries.attempts, task.session, task.keep());
@@ -180,6 +183,7 @@ impl Core {
         if !is_within_limits {
             return Err(PeerMisbehaved::Limit);
         }
+        // The end of a stream whose last bytes were left out: it was said by its offset.
         if bytes.is_empty() {
             return Ok(());
         }
@@ -188,8 +192,8 @@ impl Core {
                 BytesOf::Other,
                 more_bytes(self.tasks.get(given.task), stream, offset, bytes.len()),
             )
-            && let Some(task) = self.tasks.get_mut(given.task)
         {
+            let task = self.tasks.get_mut(given.task).expect("making room ends no task");
             task.more_mut().output.keep(stream, offset, &bytes);
         }
         let message =
@@ -238,6 +242,7 @@ impl Core {
             Some(payload @ Payload::Chunked { transfer, bytes, .. }) => (payload, transfer, bytes),
         };
         self.processes.get(&key).ok_or(PeerMisbehaved::Order)?.sending.receiving.check(&payload)?;
+        // Nothing is on the way: the engine holds it until there is room.
         if transfer == ASKED_FOR_TRANSFER {
             return self.attempt_waits(now, key, given, finished, bytes);
         }
@@ -300,6 +305,8 @@ impl Core {
             if !is_wanted || reserved != bytes {
                 self.free_result(account, reserved);
             }
+            // It was asked for by its length, and its room is reserved: a longer one would have
+            // none.
             return if reserved == bytes {
                 Ok(is_wanted.then_some(account))
             } else {
@@ -315,6 +322,7 @@ impl Core {
         let is_within =
             process.told.lanes.get_mut(&session).is_some_and(|lane| lane.announce(bytes));
         if is_within {
+            // Within its lane it always fits, wanted or not: that is what the lane's credit is for.
             self.memory.budget.hold_unasked(bytes);
         } else if !is_wanted || !self.reserve(BytesOf::Result, bytes) {
             // An owner may have chosen another one's session id: the engine has one lane for both.
@@ -415,11 +423,10 @@ impl Core {
     fn count_run(&mut self, given: Assignment, finished: &AttemptFinished, result_bytes: u64) {
         self.take_back_ended(finished.attempt.count, finished.run_us);
         self.note_begun(given);
+        // It was ended meanwhile, and interrupted: such a run says nothing of its kind.
         let Some(task) = self.tasks.get(given.task) else { return };
-        let (class, session) = (task.class, task.session);
-        if let Some(session) = self.sessions.get_mut(session) {
-            session.kinds.handle_run(class, finished.run_us, result_bytes);
-        }
+        let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
+        session.kinds.handle_run(task.class, finished.run_us, result_bytes);
     }
 
     /// Returns true if a task that raised is run again. It is queued, or waits for that, if so.
@@ -430,6 +437,7 @@ impl Core {
         );
         let Some(task) = self.tasks.get_mut(given.task).filter(|_| raised) else { return false };
         let errors = task.more().map_or(0, |more| more.errors);
+        // A direct task runs once, in the order of its queue: its submit could not ask for more.
         if task.target().is_some() || errors >= task.errors_allowed() {
             return false;
         }
@@ -451,9 +459,8 @@ impl Core {
         if outcome.state != TaskState::Cancelled || !self.tasks.get(given.task).is_some_and(again) {
             return false;
         }
-        if let Some(task) = self.tasks.get_mut(given.task) {
-            task.more_mut().cancels_unasked += 1;
-        }
+        let task = self.tasks.get_mut(given.task).expect("it was there a moment ago");
+        task.more_mut().cancels_unasked += 1;
         self.note_attempt(now, given, "its engine cancelled it, which nobody had asked for");
         self.requeue(now, given.task);
         true
@@ -480,12 +487,13 @@ impl Core {
             else {
                 continue;
             };
+            // It was ended while the engine had it: that it never began, nobody asks any longer.
             let Some(task) = self.tasks.get(given.task) else { continue };
             if given.is_wanted_back {
                 self.end(now, given.task, cancelled_before_it_began());
                 continue;
             }
-            let leaving = self.processes.get(&key).is_none_or(|process| process.leaving);
+            let leaving = self.processes.get(&key).expect("a process that reports is here").leaving;
             let down = self.engines.get(given.engine).and_then(|engine| engine.down_cause.clone());
             if task.place != Place::Shared
                 && (task.needs_namespace() || task.runs_on_one_attempt() || leaving)
@@ -524,6 +532,8 @@ impl Core {
             self.sweep(now, id, None, lost);
             self.recall_direct(id);
         }
+        // What needs no namespace comes back, to be run by the next interpreter before anything
+        // else.
         let returns = |count: &u64| {
             let task = self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
             task.is_some_and(|task| {
@@ -544,16 +554,14 @@ impl Core {
 
     /// A process takes nothing new: what waits for its engines alone will never run.
     fn drain(&mut self, now: Time, key: ProcessKey, reason: &str) -> Result<(), PeerMisbehaved> {
-        let process = self.processes.get(&key).filter(|process| process.register.is_some());
+        let process = self.processes.get_mut(&key).filter(|process| process.register.is_some());
         let process = process.ok_or(PeerMisbehaved::Order)?;
-        if process.is_draining {
+        if std::mem::replace(&mut process.is_draining, true) {
             // It has said so before.
             return Ok(());
         }
         let engines = process.engines.clone();
-        if let Some(process) = self.processes.get_mut(&key) {
-            process.is_draining = true;
-        }
+        // First, so that nothing is added to what is asked for and released from here on.
         self.stop_giving(key);
         self.take_results_of(key);
         self.shorten_orphans(now, &engines);

@@ -29,12 +29,16 @@ impl Core {
     /// Without a goodbye the process may come back: what may run elsewhere goes there at once, the
     /// rest waits for it.
     pub(in crate::core) fn process_disconnected(&mut self, now: Time, key: ProcessKey) {
-        let Some(mut process) = self.processes.remove(&key) else { return };
+        let process = self.processes.remove(&key);
+        let mut process = process.expect("a connection of an engine process has its process");
+        // At once: whoever walks `known_to` takes it that these processes are here.
         for session in process.told.lanes.keys() {
-            if let Some(session) = self.sessions.get_mut(*session) {
-                session.known_to.remove(&key);
-            }
+            let session =
+                self.sessions.get_mut(*session).expect("a lane is closed with its session");
+            let was_known = session.known_to.remove(&key);
+            assert!(was_known, "a process has a lane of a session that does not know it");
         }
+        // Before the engines' work is moved: a result that waits there counts as running again.
         self.forget_unsent(key, &process.engines);
         self.forget_arriving(&process);
         self.recovery.releases.take(key);
@@ -45,6 +49,7 @@ impl Core {
         let mut away = VecDeque::new();
         for &id in &process.engines {
             self.turns.work.add(1);
+            // It was stopped alone, and is gone, or is being lost.
             if self.engines.get(id).is_none_or(|engine| engine.process != Some(key)) {
                 continue;
             }
@@ -90,7 +95,7 @@ impl Core {
     }
 
     fn reassign_work_of(&mut self, now: Time, id: EngineId) {
-        let Some(engine) = self.engines.get(id) else { return };
+        let engine = self.engines.get(id).expect("an engine that is away is in the table");
         let attempts: Vec<u64> = engine.work.assigned.iter().copied().collect();
         self.turns.work.add(attempts.len());
         // The last one first: each goes to the front of its queue.
@@ -101,6 +106,8 @@ impl Core {
             if task.place != Place::Shared || task.at_most_once() {
                 continue;
             }
+            // Remembered until the engine is back and says what it holds: if nobody else has begun
+            // the task by then, it goes on where it was.
             let started = task.is_reported();
             let moved = Moved { task: given.task, attempts: task.tries.attempts, started };
             self.engines.update(id, |engine| engine.work.moved.insert(count, moved));
@@ -125,12 +132,13 @@ impl Core {
             engine.work.lent.clear();
             engine.loss.replace(loss)
         });
-        let Some(known) = known else { return };
+        let known = known.expect("an engine that is given up was here, or awaited");
         self.peers.expiries.cancel(Away::Engine(id));
         self.requeue_withheld(now, id);
         self.forget_orphans(&[id]);
         self.no_longer_await(now, &[id]);
         self.note_restarted(id);
+        // If it was lost before, a chore is at the rest of it already.
         if known.is_none() && (self.is_turn_over() || !self.lose_part_of_engine(now, id)) {
             self.turns.chores.push(Chore::LoseEngine(id));
         }
@@ -142,6 +150,7 @@ impl Core {
         let Some((engine, loss)) =
             self.engines.get(id).and_then(|engine| Some((engine, engine.loss?)))
         else {
+            // Its next registration, which waits for that, has lost the last part meanwhile.
             return true;
         };
         // The last one first: each goes to the front of its queue.
@@ -183,11 +192,13 @@ impl Core {
         attempt: u64,
         how: &str,
     ) {
+        // It was ended while the engine had it.
         let Some(task) = self.tasks.get_mut(key) else { return };
-        let State::Assigned { engine, attempt: current, .. } = task.state else { return };
-        if current != attempt {
-            return;
-        }
+        let State::Assigned { engine, attempt: current, .. } = task.state else {
+            unreachable!("attempt {attempt} is lost, and its task is {:?}", task.state)
+        };
+        assert!(current == attempt, "attempt {attempt} is not its task's, {current} is");
+        // Only what was reported to run counts: another task may be what has ended the engine.
         let started = task.is_reported();
         task.tries.losses += u32::from(started);
         let tried = task.tries.losses;
@@ -216,7 +227,7 @@ impl Core {
 
     /// Notes an attempt that did not end its task.
     pub(in crate::core) fn note_attempt(&mut self, now: Time, given: Assignment, how: &str) {
-        let Some(task) = self.tasks.get(given.task) else { return };
+        let task = self.tasks.get(given.task).expect("an attempt that others follow has its task");
         let assigned_us = task.times.assigned.map_or(0, |at| task.since_submit(at));
         let ended_us = task.since_submit(now);
         let how = how[..how.floor_char_boundary(HOW_BYTES_MAX)].to_owned();

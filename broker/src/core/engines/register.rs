@@ -28,6 +28,8 @@ impl Core {
         if !within_limits(&register) {
             return Err(PeerMisbehaved::Limit);
         }
+        // All that can refuse it comes before any change: a registration that is refused leaves the
+        // engines as they were, also those of an older connection.
         let foreign = |uuid| self.engines.belongs_to_another(uuid, register.instance);
         if register.slots.iter().any(|slot| foreign(slot.uuid)) {
             return Err(PeerMisbehaved::Attempt);
@@ -56,6 +58,11 @@ impl Core {
         {
             let id = self.engines.admit(uuid, wanted);
             self.engines.update(id, |engine| {
+                assert!(
+                    engine.process.is_none() && engine.loss.is_none(),
+                    "engine {id} is here already, or is being lost"
+                );
+                // Without a class: it takes nothing until all is compared that its process holds.
                 (engine.process, engine.slot) = (Some(key), slot);
                 engine.instance = Some(instance);
             });
@@ -85,6 +92,7 @@ impl Core {
         let class = class.map(|class| self.schedule.placements.enter_class(class));
         process.class = class;
         for id in engines {
+            // It may have been stopped alone meanwhile.
             if self.is_slot_of(id, key) {
                 self.engines.update(id, |engine| engine.class = class);
                 self.schedule.direct_ready.insert(id);
@@ -96,9 +104,7 @@ impl Core {
 
     /// An engine has come back on a new connection before the old one was found dead.
     fn take_over(&mut self, now: Time, old: ProcessKey) {
-        let Some(connection) = self.processes.get(&old).map(|process| process.connection) else {
-            return;
-        };
+        let connection = self.processes.get(&old).expect("an engine's process is here").connection;
         self.outputs.push_back(Output::Close(connection, "the engine has a newer connection"));
         self.handle_disconnected(now, connection);
     }

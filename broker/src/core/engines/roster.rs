@@ -46,6 +46,7 @@ impl Roster {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Here(id, uuid) => {
+                // One that was only away has its integer: it is not taken a second time.
                 if !self.engines.contains_key(&id) {
                     self.unused.take(&mut self.next, id);
                 }
@@ -69,6 +70,7 @@ impl Unused {
     pub fn take(&mut self, next: &mut u32, EngineId(id): EngineId) {
         if id >= *next {
             if *next < id {
+                // Kept as a run: MPI ranks come in any order, and each is to get its own.
                 self.0.insert(*next, id - 1);
                 while self.0.len() > UNUSED_RUNS_MAX {
                     self.0.pop_first();

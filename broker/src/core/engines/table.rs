@@ -181,21 +181,27 @@ impl Engines {
     /// The integer for an engine: the one that it had, else the one that it wants if nobody ever
     /// had it, else the next.
     pub fn admit(&mut self, uuid: EngineUuid, wanted: Option<EngineId>) -> EngineId {
+        // One that is only away has its old integer, whatever it wants now.
         let known = self.by_uuid.get(&uuid).copied();
         let id = known.unwrap_or_else(|| self.integer(wanted));
         if known.is_none() {
             self.forget_gone();
         }
         self.by_uuid.insert(uuid, id);
-        if let Entry::Vacant(place) = self.by_id.entry(id) {
-            place.insert(Engine::new(uuid));
-            self.changes.push(Change::Here(id, uuid));
+        match self.by_id.entry(id) {
+            Entry::Vacant(place) => {
+                place.insert(Engine::new(uuid));
+                self.changes.push(Change::Here(id, uuid));
+            }
+            Entry::Occupied(it) => assert!(it.get().uuid == uuid, "engine {id} is another one"),
         }
         id
     }
 
     /// An integer that nobody has had.
     fn integer(&mut self, wanted: Option<EngineId>) -> EngineId {
+        // Counted from the engines that are known, and not from the next integer: otherwise each
+        // request would move the bound of the one after it.
         let ahead_max = self.by_uuid.len() as u32 + WANTED_AHEAD_MAX;
         let is_free =
             |id: &EngineId| (id.0 >= self.next && id.0 < ahead_max) || self.unused.contains(*id);
@@ -210,6 +216,7 @@ impl Engines {
             && let Some(uuid) = self.gone.pop_front()
         {
             count(1);
+            // It may have come back since it went: its entry here is then out of date.
             if let Some(id) =
                 self.by_uuid.get(&uuid).copied().filter(|id| !self.by_id.contains_key(id))
             {
@@ -251,6 +258,8 @@ impl Engines {
         let before = engine.class.map(|class| (class, engine.load()));
         let result = change(engine);
         let after = engine.class.map(|class| (class, engine.load()));
+        // Asked in this order, since mostly nothing is lent anywhere, and this is on every task's
+        // way.
         if !engine.work.lent.is_empty() {
             self.lenders.insert(id);
         } else if !self.lenders.is_empty() {
@@ -288,6 +297,8 @@ impl Engines {
     fn move_in_order(&mut self, class: ClassId, id: EngineId, before: u32, after: u32) {
         let order = self.order(class).expect("an engine that takes work is in its class's order");
         let from = order.binary_search(&(before, id)).expect("its place there is by its load");
+        // Those between are moved up or down by one: taking it out and putting it in would move the
+        // rest of the list twice.
         let place = (after, id);
         let to = if after > before {
             let to = from + order[from + 1..].partition_point(|other| *other < place);
@@ -299,6 +310,9 @@ impl Engines {
             to
         };
         order[to] = place;
+        let is_in_order = (to == 0 || order[to - 1] < place)
+            && order.get(to + 1).is_none_or(|next| place < *next);
+        assert!(is_in_order, "engine {id} is not in the order of loads");
     }
 
     fn leave_order(&mut self, class: ClassId, place: (u32, EngineId)) {
@@ -321,6 +335,7 @@ impl Engines {
 
     /// Takes an engine out. Should it come back after all, it gets its integer back.
     pub fn remove(&mut self, id: EngineId) -> Option<Engine> {
+        // Through `update`, which takes it out of the order of loads and of the lenders.
         self.update(id, |engine| {
             (engine.process, engine.class) = (None, None);
             engine.work.lent.clear();
@@ -338,7 +353,8 @@ impl Engines {
     /// Takes an engine out for ever: it has said goodbye.
     pub fn remove_for_ever(&mut self, id: EngineId) -> Option<Engine> {
         let engine = self.remove(id)?;
-        self.by_uuid.remove(&engine.uuid);
+        let known = self.by_uuid.remove(&engine.uuid);
+        assert!(known == Some(id), "engine {id} is known as {known:?}");
         self.changes.push(Change::Left(id));
         Some(engine)
     }
@@ -351,7 +367,7 @@ impl Engines {
 
     /// Those where something waits for tasks.
     pub fn lenders(&self) -> impl Iterator<Item = (EngineId, &Engine)> {
-        self.lenders.iter().filter_map(|id| Some((*id, self.get(*id)?)))
+        self.lenders.iter().map(|id| (*id, self.get(*id).expect("a lender is in the table")))
     }
 
     /// Returns true if there is an engine of a class.

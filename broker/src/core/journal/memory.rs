@@ -91,6 +91,7 @@ impl MemoryJournal {
         for id in old {
             self.write(Entry::Forgotten(id));
         }
+        // In this order: ends go with their tasks, and sessions with their last task.
         self.ends.retain(|id, _| self.tasks.contains_key(id));
         self.sessions.retain(|key, _| self.tasks.values().any(|row| row.session == *key));
         self.definitions.retain(|(session, _), _| self.sessions.contains_key(session));

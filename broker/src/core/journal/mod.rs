@@ -134,6 +134,13 @@ impl Journal {
         Time(ended_unix_us.saturating_add(keep_us).saturating_sub(start_unix_us))
     }
 
+    /// Something is done when this entry is on disk.
+    fn wait_for(&mut self, entry: u64, act: Act) {
+        let is_last = self.acts.back().is_none_or(|(last, _)| *last <= entry);
+        assert!(is_last && entry <= self.entries, "acts are in the order of their entries");
+        self.acts.push_back((entry, act));
+    }
+
     /// Acts that wait, for the tests.
     #[cfg(test)]
     pub fn acts(&self) -> usize {
@@ -145,6 +152,7 @@ impl Core {
     /// The journal has everything up to this entry, or could not be written: then some of it may be
     /// missing. What was to be tried again is there, too, when one is written.
     pub fn handle_journaled(&mut self, now: Time, through: u64, written: Result<(), &str>) {
+        assert!(through <= self.recovery.journal.entries, "what was not given to it is written");
         self.recovery.journal.written = self.recovery.journal.written.max(through);
         self.recovery.journal.is_behind = written.is_err();
         while let Some((_, act)) =
@@ -162,6 +170,7 @@ impl Core {
                     self.recovery.journal.releases.push_back((connection, release));
                 }
                 Act::Answer(connection, reply) => {
+                    assert!(self.recovery.journal.replies_waiting > 0, "replies are counted");
                     self.recovery.journal.replies_waiting -= 1;
                     if self.is_served(connection) {
                         self.to_client(connection, that_fits(reply));
@@ -177,10 +186,9 @@ impl Core {
     /// the broker be killed then, what engines hold is all that says that a task has run.
     fn send_releases(&mut self) {
         let bound = if self.recovery.journal.is_behind { RELEASES_WAITING_MAX } else { 0 };
-        while self.recovery.journal.releases.len() > bound {
-            let Some((connection, release)) = self.recovery.journal.releases.pop_front() else {
-                return;
-            };
+        while self.recovery.journal.releases.len() > bound
+            && let Some((connection, release)) = self.recovery.journal.releases.pop_front()
+        {
             if self.is_served(connection) {
                 self.to_engine(connection, ToEngine::Release(release));
             }
@@ -195,7 +203,7 @@ impl Core {
 
     fn write_and(&mut self, entry: Entry, act: Act) {
         let entry = self.write(entry);
-        self.recovery.journal.acts.push_back((entry, act));
+        self.recovery.journal.wait_for(entry, act);
     }
 
     /// Tells an engine what it need not hold any longer: not before what that rests on is on disk,
@@ -205,10 +213,8 @@ impl Core {
             self.recovery.journal.releases.push_back((connection, release));
             self.send_releases();
         } else {
-            self.recovery
-                .journal
-                .acts
-                .push_back((self.recovery.journal.entries, Act::Release(connection, release)));
+            let last = self.recovery.journal.entries;
+            self.recovery.journal.wait_for(last, Act::Release(connection, release));
         }
     }
 
@@ -246,11 +252,9 @@ impl Core {
             return self.to_client(connection, ToClient::Reply(reply));
         }
         self.recovery.journal.replies_waiting += 1;
-        // Acts are in the order of their entries.
-        self.recovery
-            .journal
-            .acts
-            .push_back((self.recovery.journal.entries, Act::Answer(connection, reply)));
+        // Behind the last entry, though an earlier one would do: acts are in their order.
+        let last = self.recovery.journal.entries;
+        self.recovery.journal.wait_for(last, Act::Answer(connection, reply));
     }
 }
 
@@ -285,10 +289,8 @@ impl Core {
             return;
         }
         let is_behind = |key: &TaskKey| {
-            self.tasks
-                .get(*key)
-                .and_then(Task::durable)
-                .is_some_and(|durable| durable.stage == Stage::Behind)
+            let durable = self.tasks.get(*key).and_then(Task::durable);
+            durable.is_some_and(|durable| durable.stage == Stage::Behind)
         };
         let next = self.recovery.journal.first_in_line(session, engine).filter(is_behind);
         self.recovery.journal.released.extend(next);
@@ -305,25 +307,25 @@ impl Core {
             // Several of those for which it waits were noted in one go.
             return;
         }
-        let Some(task) = self.tasks.get(key) else { return };
+        let task = self.tasks.get(key).expect("a task that is not noted has not ended");
         let (session, n, target, define) = (task.session, task.n, task.target(), task.define);
         let first = target.and_then(|engine| self.recovery.journal.first_in_line(session, engine));
         let waits = task.more().and_then(|more| more.waits.as_ref());
         let is_next = first.is_none_or(|first| first == key)
             && waits.is_none_or(|waits| waits.keys().all(is_noted));
         let stage = if is_next { Stage::Noted } else { Stage::Behind };
-        if let Some(durable) = self.tasks.get_mut(key).and_then(Task::durable_mut) {
-            durable.stage = stage;
-        }
+        let durable = self.tasks.get_mut(key).and_then(Task::durable_mut);
+        durable.expect("a task that is to be noted is durable").stage = stage;
         if !is_next {
             return;
         }
+        // What a row names goes before it: a journal that ends after any entry can be restored.
         self.leave_line(session, target, n);
         self.note_session(session);
         if let Some(number) = define {
             self.note_definition(session, number);
         }
-        let Some(row) = self.task_row(key) else { return };
+        let row = self.task_row(key).expect("a durable task has options and arguments");
         self.write_and(Entry::Task(Box::new(row)), Act::Accept(key));
         self.note_last_entry(session);
         let behind = self.waiting.dependents.of(key).filter(|key| {
@@ -334,10 +336,8 @@ impl Core {
     }
 
     fn note_last_entry(&mut self, session: SessionKey) {
-        let last = self.recovery.journal.entries;
-        if let Some(session) = self.sessions.get_mut(session) {
-            session.noted.last_entry = last;
-        }
+        let session = self.sessions.get_mut(session).expect("a session outlives its tasks");
+        session.noted.last_entry = self.recovery.journal.entries;
     }
 
     fn note_session(&mut self, key: SessionKey) {
@@ -345,21 +345,17 @@ impl Core {
         else {
             return;
         };
-        let Some(secret) = session.secret.clone() else { return };
+        let secret = session.secret.clone().expect("a session has its secret before tasks");
         session.noted.is_written = true;
         let (id, claims, departed) =
             (session.id, session.claims.clone(), session.departure.departed);
-        self.write(Entry::Session(Box::new(SessionRow {
-            key: key.0,
-            id,
-            claims,
-            secret,
-            departed,
-        })));
+        let row = SessionRow { key: key.0, id, claims, secret, departed };
+        self.write(Entry::Session(Box::new(row)));
     }
 
     fn note_definition(&mut self, key: SessionKey, number: u32) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
+        // Its client may have let go of it, with a task that waited for others still to be noted.
         let Some(Definition::Here(stored)) = session.definitions.get(&number) else { return };
         let blob = stored.blob(definition_id(key.0, number));
         if let Some(blob) = blob.filter(|_| session.noted.definitions.insert(number)) {
@@ -391,6 +387,7 @@ impl Core {
     }
 
     fn accept(&mut self, now: Time, key: TaskKey, written: Result<(), &str>) {
+        // It was cancelled while it was written.
         let Some(durable) = self.tasks.get_mut(key).and_then(Task::durable_mut) else { return };
         match written {
             Ok(()) => {
@@ -412,7 +409,7 @@ impl Core {
         ending: crate::core::tasks::ended::Ending,
     ) {
         let met = Met { task, succeeded: ending.succeeded, engine: ending.engine };
-        let Some(task) = self.tasks.get_mut(key) else { return };
+        let task = self.tasks.get_mut(key).expect("a task that waits has not ended");
         let Some(durable) = task.durable() else { return };
         if matches!(durable.stage, Stage::Noted | Stage::Written) {
             self.write(Entry::Met(durable.id, met));
@@ -465,19 +462,16 @@ impl Core {
     /// An engine's connection is gone, or the engine is stopped. What waits for the journal has not
     /// come to it, and is queued again.
     pub(in crate::core) fn requeue_withheld(&mut self, now: Time, engine: EngineId) {
-        let withheld = self
-            .engines
-            .update(engine, |engine| std::mem::take(&mut engine.work.withheld))
-            .unwrap_or_default();
-        for count in withheld.into_iter().rev() {
-            let given = self.take_back(count);
-            if let Some(given) = given {
-                self.requeue(now, given.task);
-            }
+        let withheld =
+            self.engines.update(engine, |engine| std::mem::take(&mut engine.work.withheld));
+        for count in withheld.unwrap_or_default().into_iter().rev() {
+            let given = self.take_back(count).expect("what is withheld is given");
+            self.requeue(now, given.task);
         }
     }
 
     fn begin_noted(&mut self, now: Time, count: u64, written: Result<(), &str>) {
+        // Its engine is gone, and it was queued again.
         let Some(given) = self.attempts.get(count).copied() else { return };
         let task = self.tasks.get_mut(given.task).filter(|task| task.is_assigned_as(count));
         let Some(task) = task else {
@@ -554,11 +548,13 @@ impl Core {
         let is_held = held.is_some();
         let Some(done) = held.map(|done| &mut **done).or_else(|| self.kept.get_mut(session, n))
         else {
+            // It had to make room for others that are kept.
             return;
         };
         done.is_unwritten = false;
         let (followers, is_purged) = (done.what.take_followers(), done.is_purged);
         let was_stopped = matches!(done.outcome.state, TaskState::Cancelled | TaskState::TimedOut);
+        // On disk, it needs no engine to say that it has run.
         let held = if is_written { done.held.take() } else { None };
         let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
         self.answer_followers(now, session, n, followers);

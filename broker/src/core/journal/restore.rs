@@ -103,6 +103,7 @@ impl<'a> Restoring<'a> {
         let stored = self.hold(key, blob, false)?;
         if let Stored::Inline(_) = &stored {
             let bytes = definition_bytes(&stored);
+            // Taken whether it fits or not: tasks that were accepted need it.
             self.core.memory.budget.take(BytesOf::Request, bytes);
             self.core
                 .peers
@@ -180,6 +181,7 @@ impl<'a> Restoring<'a> {
         let placement =
             demands.or_else(|| core.schedule.placements.enter(row.runtime, &[], &[], 0, 1));
         let placement = placement.expect("the plain demands are always there");
+        // Only what may run once is noted when it begins. Any other may have run.
         let begun = row.begun || row.options.repeated || !row.options.at_most_once;
         let age_us = core.config.start.0.saturating_sub(row.submitted_unix_us);
         let durable = Some(Durable { id: row.id, stage: Stage::Written, begun, age_us });
@@ -214,6 +216,7 @@ impl<'a> Restoring<'a> {
         session.had_before(row.n);
         let mut output = KeptOutput::restored(end.attempts, end.output_bytes, end.output);
         let wanted = end.payload.as_ref().map_or(0, Blob::budget_bytes) + output.kept_bytes();
+        // What has ended needs no memory to be true: without room its record alone comes back.
         let fits = core.reserve(BytesOf::Other, wanted);
         if !fits {
             output.drop_pieces();
@@ -304,6 +307,7 @@ fn no_session(key: SessionKey) -> RestoreError {
 impl Core {
     /// A task of an earlier start goes on.
     fn go_on(&mut self, now: Time, key: TaskKey, met: &[Met]) {
+        // One for which it waits may have ended otherwise than demanded, and this one with it.
         let Some(task) = self.tasks.get(key) else { return };
         let (session, n, options) = (task.session, task.n, task.options.clone());
         let target = task.target();
@@ -317,14 +321,14 @@ impl Core {
             let text = format!(
                 "the broker was stopped, and engine {target} is gone; submit it again to another"
             );
-            if let Some(task) = self.tasks.get_mut(key) {
-                // It has not joined its engine's queue.
-                task.place = Place::Shared;
-            }
+            let task = self.tasks.get_mut(key).expect("it was there a moment ago");
+            // It has not joined its engine's queue.
+            task.place = Place::Shared;
             let ended = Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text);
             return self.end(now, key, Ended { engine: Some(target), ..ended });
         }
-        let (Some(session), Some(options)) = (self.sessions.get(session), options) else { return };
+        let session = self.sessions.get(session).expect("a session outlives its tasks");
+        let options = options.expect("a durable task has options");
         let own = TaskId { session: session.id, n };
         match self.waits_of(session.owner(), own, &options, met) {
             Ok(Some(waits)) => {

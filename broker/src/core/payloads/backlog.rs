@@ -96,13 +96,15 @@ impl Backlog {
     }
 
     fn add(&mut self, session: SessionKey, unread: u64, attempt: u64, bytes: u64) {
-        self.results.insert(attempt, (session, bytes));
+        let before = self.results.insert(attempt, (session, bytes));
+        assert!(before.is_none(), "attempt {attempt} has two results that wait");
         self.sessions.entry(session).or_default().results.insert((bytes, attempt));
         self.note_unread(session, unread);
     }
 
     /// A session holds so many bytes of results now that its client has not acknowledged.
     fn note_unread(&mut self, session: SessionKey, unread: u64) {
+        // Mostly nothing of a session waits.
         let Some(behind) = self.sessions.get_mut(&session) else { return };
         let next = behind.results.first().map_or(0, |(bytes, _)| *bytes);
         // As much is left free as it has then.
@@ -127,15 +129,18 @@ impl Backlog {
             self.note_unread(session, unread(session));
             return None;
         }
-        let behind = self.sessions.remove(&session)?;
-        self.by_need.remove(&(behind.need, session));
+        let behind = self.sessions.remove(&session).expect("it was there a moment ago");
+        let was_here = self.by_need.remove(&(behind.need, session));
+        assert!(was_here, "{session:?} is behind, and not in the order of needs");
         Some((session, behind.parked))
     }
 
     /// The result for which the least room is needed: how much, whose, of which attempt, how large.
     fn first(&self) -> Option<(u64, SessionKey, u64, u64)> {
         let (need, session) = *self.by_need.first()?;
-        let (bytes, attempt) = *self.sessions.get(&session)?.results.first()?;
+        let behind = self.sessions.get(&session).expect("a session with a need is behind");
+        let first = behind.results.first();
+        let (bytes, attempt) = *first.expect("a session that is behind has a result that waits");
         Some((need, session, attempt, bytes))
     }
 }
@@ -152,7 +157,7 @@ impl Core {
         bytes: u64,
     ) {
         let count = finished.attempt.count;
-        let Some(task) = self.tasks.get_mut(given.task) else { return };
+        let task = self.tasks.get_mut(given.task).expect("a task whose result is wanted is there");
         task.transition(State::Unsent { engine: given.engine, attempt: count });
         let request =
             if task.payload.is_held_elsewhere() { 0 } else { task.payload.budget_bytes() };
@@ -162,14 +167,18 @@ impl Core {
             // Whatever the others do, it would not fit beside its own request.
             return self.refuse_result(now, key, given, &finished);
         }
+        // It was taken back as one that has ended: for its slot it has. The result is still there.
         self.attempts.insert(count, given);
-        self.engines.update(given.engine, |engine| engine.work.unsent.insert(count));
-        let unread = self.sessions.get(given.session).map_or(0, |session| session.unread_bytes);
+        let is_new = self.engines.update(given.engine, |engine| engine.work.unsent.insert(count));
+        assert!(is_new == Some(true), "attempt {count} waits twice, or at no engine");
+        let session = self.sessions.get(given.session).expect("a session outlives its tasks");
+        let unread = session.unread_bytes;
         self.memory.backlog.add(given.session, unread, count, bytes);
         if aborts {
             // What is behind it must not be given out before its end is told.
             self.sweep(now, given.engine, Some(given.session), Reason::Aborted);
         }
+        // It cannot hold it for long: out of turn, if there is room at all.
         if self.processes.get(&key).is_some_and(|process| process.leaving) {
             self.take_result(key, given.session, count, bytes);
         }
@@ -188,7 +197,8 @@ impl Core {
             if !self.is_stuck_for_room() {
                 return;
             }
-            let Some(given) = self.take_back(count) else { return };
+            // One fails, so that the others need not: its request is freed with it.
+            let given = self.take_back(count).expect("what waits is given");
             let (attempt, outcome) = (self.attempt(count), Outcome::SUCCEEDED);
             self.refuse_result(
                 now,
@@ -225,11 +235,14 @@ impl Core {
         if !self.reserve(BytesOf::Result, bytes) {
             return false;
         }
+        // Counted before it leaves: what its session needs for the next one depends on that.
         self.count_unread(session, bytes);
         self.leave_backlog(count);
         let attempts = vec![self.attempt(count)];
-        let Some(process) = self.processes.get_mut(&key) else { return true };
-        process.sending.taken.insert(count, (session, bytes));
+        let process =
+            self.processes.get_mut(&key).expect("what waits is at a process that is here");
+        let before = process.sending.taken.insert(count, (session, bytes));
+        assert!(before.is_none(), "the result of attempt {count} is asked for twice");
         let connection = process.connection;
         self.to_engine(connection, ToEngine::Take(Attempts { attempts }));
         true
@@ -278,6 +291,7 @@ impl Core {
         let unread = |key| sessions.get(key).map_or(0, |session| session.unread_bytes);
         let Some((session, parked)) = self.memory.backlog.remove(unread, attempt) else { return };
         for placement in parked.placements {
+            // Its last task may have ended while it was passed over.
             if self.schedule.placements.is_named(placement) {
                 self.schedule
                     .placements
@@ -295,13 +309,14 @@ impl Core {
 
     /// A session holds a result more, whose bytes are in the budget.
     pub(in crate::core) fn count_unread(&mut self, key: SessionKey, bytes: u64) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let session = self.sessions.get_mut(key).expect("a session outlives its results");
         session.unread_bytes += bytes;
         self.memory.backlog.note_unread(key, session.unread_bytes);
     }
 
     /// A session does not hold a result any longer.
     pub(in crate::core) fn count_read(&mut self, key: SessionKey, bytes: u64) {
+        // It may be over, with a result of a cancelled task still on its way.
         let Some(session) = self.sessions.get_mut(key) else { return };
         assert!(bytes <= session.unread_bytes, "{bytes} bytes of {} unread", session.unread_bytes);
         session.unread_bytes -= bytes;
@@ -317,14 +332,14 @@ impl Core {
                 is_here.then(|| self.engines.update(id, unsent)).flatten().unwrap_or_default();
             for attempt in unsent {
                 self.leave_backlog(attempt);
-                let Some(given) = self.attempts.get(attempt).copied() else { continue };
-                if let Some(task) = self.tasks.get_mut(given.task) {
-                    task.transition(State::Assigned { engine: id, attempt, started: true });
-                    // It has ended there: no limit of its run is due any longer. A run it was, all
-                    // the same.
-                    let more = task.more_mut();
-                    (more.started, more.has_run) = (None, true);
-                }
+                let given = self.attempts.get(attempt).copied().expect("what waits is given");
+                let task = self.tasks.get_mut(given.task);
+                let task = task.expect("a task that ends takes back its result that waits");
+                task.transition(State::Assigned { engine: id, attempt, started: true });
+                // It has ended there: no limit of its run is due any longer. A run it was, all the
+                // same.
+                let more = task.more_mut();
+                (more.started, more.has_run) = (None, true);
                 self.attempts.remove(attempt);
                 self.hold_attempt(given, attempt);
             }
@@ -377,6 +392,8 @@ impl Core {
         session: SessionKey,
         bytes: u64,
     ) {
+        // None if the process is gone, or the session over: what is still held of a lane that was
+        // closed counts on until now.
         let lane =
             self.processes.get_mut(&key).and_then(|process| process.told.lanes.get_mut(&session));
         self.memory.budget.release_unasked(bytes, lane.is_some());

@@ -99,11 +99,13 @@ impl Budget {
     /// Counts held bytes as those of a request of an earlier start.
     pub fn become_request(&mut self, bytes: u64) {
         self.requests += bytes;
+        assert!(self.requests <= self.held, "{} bytes of requests are held", self.requests);
     }
 
     /// Counts held bytes as those of a result of an earlier start.
     pub fn become_result(&mut self, bytes: u64) {
         self.results += bytes;
+        assert!(self.results <= self.held, "{} bytes of results are held", self.results);
     }
 
     /// A result is held for its client no longer. It is kept.
@@ -116,6 +118,8 @@ impl Budget {
     pub fn hold_unasked(&mut self, bytes: u64) {
         self.hold(BytesOf::Result, bytes);
         self.unasked += bytes;
+        // Nothing is asked before these are taken in, so this must be sure by itself.
+        assert!(self.unasked <= self.peer_credit(), "lanes bring {} bytes", self.unasked);
     }
 
     /// Releases bytes that came unasked: they are gone, or retained. `is_open` tells whether their
@@ -138,6 +142,7 @@ impl Budget {
     pub fn open_lane(&mut self) -> Lane {
         let first = self.peer_credit().saturating_sub(self.lent + self.stray) / LANES;
         self.lent += first;
+        assert!(self.lent + self.stray <= self.peer_credit(), "lanes may bring {}", self.lent);
         Lane { credit: Credit::new(first), held: 0 }
     }
 
@@ -215,6 +220,7 @@ impl Lane {
         if fits {
             self.credit.announced += bytes;
             self.held += bytes;
+            assert!(self.held <= self.credit.first, "a lane holds {} bytes", self.held);
         }
         fits
     }
@@ -225,6 +231,8 @@ impl Lane {
     /// If the process sends more of them than it may.
     pub fn publish(&mut self, bytes: u64) -> Result<(), PeerMisbehaved> {
         let Credit { first, granted, announced } = self.credit;
+        // One value at a time may be larger than the credit: when all else has come back, or none
+        // that is larger than the lane could ever be published.
         let may = announced.saturating_add(first) <= granted || bytes <= self.credit.left();
         self.credit.announced = announced.saturating_add(bytes);
         if may { Ok(()) } else { Err(PeerMisbehaved::Credit) }

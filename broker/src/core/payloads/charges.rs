@@ -106,6 +106,7 @@ impl Core {
         if bytes == 0 {
             return true;
         }
+        // For each of them, though they share the options: each gives its part back when it ends.
         let tasks: Vec<TaskKey> = tasks.collect();
         if self.reserve(BytesOf::Other, bytes.saturating_mul(tasks.len() as u64)) {
             return true;
@@ -113,10 +114,10 @@ impl Core {
         let mut bare = TaskOptions { label: None, ..options.clone() };
         drop_lists(&mut bare);
         let bare = Arc::new(bare);
+        // They end in a moment, and then give back what their options cost: nothing.
         for key in tasks {
-            if let Some(task) = self.tasks.get_mut(key) {
-                task.options = Some(bare.clone());
-            }
+            let task = self.tasks.get_mut(key).expect("a task of this submit has not ended");
+            task.options = Some(bare.clone());
         }
         false
     }
@@ -155,9 +156,7 @@ impl Core {
         } else {
             String::new()
         };
-        let Some(task) = self.tasks.get_mut(key) else {
-            return self.memory.budget.release(BytesOf::Other, how.len() as u64);
-        };
+        let task = self.tasks.get_mut(key).expect("making room ends no task");
         let past = &mut task.more_mut().past;
         if past.len() == most {
             let oldest = past.remove(0);

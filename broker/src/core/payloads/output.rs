@@ -52,6 +52,7 @@ impl KeptOutput {
 
     /// Another attempt writes now. Gives the bytes that were kept of the one before.
     pub fn begin(&mut self, attempt: u32) -> u64 {
+        assert!(attempt >= self.attempt, "attempt {attempt} follows {}", self.attempt);
         if attempt == self.attempt {
             return 0;
         }
@@ -78,7 +79,7 @@ impl KeptOutput {
     /// The last piece of the stream, if these bytes continue it.
     fn continued(&self, stream: Stream, offset: u64, bytes: usize) -> Option<usize> {
         let last = self.last[place(stream)]?;
-        let piece = self.pieces.get(last)?;
+        let piece = &self.pieces[last];
         let follows = piece.offset.saturating_add(piece.bytes.len() as u64) == offset;
         (follows && piece.bytes.len() + bytes <= PIECE_BYTES_MAX).then_some(last)
     }

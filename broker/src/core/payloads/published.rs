@@ -26,6 +26,7 @@ impl Core {
         let wanted = given.is_some_and(|given| self.tasks.get(given.task).is_some());
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.sending.receiving.check(&published.payload)?;
+        // Counted against the lane whether or not anybody wants it: it is on its way in any case.
         let lane = given.and_then(|given| process.told.lanes.get_mut(&given.session));
         lane.map_or(Ok(()), |lane| lane.publish(bytes))?;
         if let Payload::Inline(inline) = &published.payload {
@@ -69,6 +70,7 @@ impl Core {
         published: &AttemptPublished,
         stored: &Stored,
     ) {
+        // While it was on its way its attempt may have come to nothing: then it goes to nobody.
         let given = self.given(key, published.attempt).ok().flatten();
         let task =
             given.and_then(|given| self.tasks.get(given.task)).map(|task| (task.session, task.n));

@@ -129,6 +129,7 @@ impl Stored {
             Self::Inline(bytes) => Some(Blob::Inline(bytes.clone())),
             Self::Sent(_) | Self::Refused => None,
             Self::Chunked(payload) => {
+                // The first of the tasks that share it brings the chunks, the others name it.
                 let of = *payload.row.get_or_init(|| row);
                 let ChunkedPayload { counter, bytes, instance, .. } = **payload;
                 let content = (of == row).then(|| payload.content.clone());
@@ -229,7 +230,8 @@ impl<W> Receiving<W> {
         let Payload::Chunked { counter, bytes, instance, .. } = *payload else { return Ok(()) };
         let chunks = Vec::new();
         let expected = Transfer { counter, bytes, instance, share, chunks, waiting };
-        self.transfers.insert(transfer, expected);
+        let before = self.transfers.insert(transfer, expected);
+        assert!(before.is_none(), "transfer {transfer} is under way twice");
         Ok(())
     }
 

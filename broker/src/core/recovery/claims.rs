@@ -29,7 +29,7 @@ impl Core {
         let Some(task) = self.tasks.get(key).filter(|task| self.may_have_run(task)) else {
             return false;
         };
-        let Some(session) = self.sessions.get(task.session) else { return false };
+        let session = self.sessions.get(task.session).expect("a session outlives its tasks");
         let orphan = self.recovery.orphans.by_task.get(&(session.id, task.n)).copied();
         if let Some((attempt, orphan)) =
             orphan.and_then(|it| Some((it, *self.recovery.orphans.by_attempt.get(&it)?)))
@@ -69,7 +69,7 @@ impl Core {
     /// A shared task may be with an engine that is not here yet: it waits. Whether it does, or is
     /// lost.
     pub(super) fn wait_for_roster(&mut self, now: Time, key: TaskKey) -> bool {
-        let Some(task) = self.tasks.get_mut(key) else { return false };
+        let task = self.tasks.get_mut(key).expect("a task that is claimed has not ended");
         if task.durable().is_some_and(|durable| durable.begun) && !task.at_most_once() {
             // Nothing shared is given out before the roster's engines are here.
             return false;
@@ -84,6 +84,7 @@ impl Core {
         if until <= now {
             return self.end_wait(now, key);
         }
+        // One that waited for other tasks is counted already.
         if task.state != State::Pausing {
             self.waiting.held += u64::from(task.state != State::Waiting);
             task.transition(State::Pausing);
@@ -96,7 +97,7 @@ impl Core {
 
     /// No engine has a task that may have run. Whether it has left the way to its queue.
     pub(in crate::core) fn end_wait(&mut self, now: Time, key: TaskKey) -> bool {
-        let Some(task) = self.tasks.get_mut(key) else { return true };
+        let task = self.tasks.get_mut(key).expect("a task that waits has not ended");
         if task.at_most_once() {
             self.lose_unmatched(now, key);
             return true;
@@ -132,15 +133,15 @@ impl Core {
         key: TaskKey,
         attempt: Attempt,
     ) {
-        let Some(orphan) = self.recovery.orphans.remove(attempt) else { return };
-        if let Some(count) = orphan.occupies {
-            self.take_back(count);
-        }
-        let Some(task) = self.tasks.get_mut(key) else { return };
+        let orphan = self.recovery.orphans.remove(attempt).expect("what is matched is held");
+        // From now on it is the task that keeps the engine busy.
+        self.vacate(orphan.occupies);
+        let task = self.tasks.get_mut(key).expect("a task that is matched has not ended");
         let (session, n, placement, engine) = (task.session, task.n, task.placement, orphan.engine);
         let direct = task.place != Place::Shared;
         let was_queued = task.state == State::Queued;
         self.waiting.leave(task.state);
+        // Along the edges of every task's life: it is queued, given out, and reported to run.
         if !was_queued {
             task.transition(State::Queued);
         }
@@ -159,15 +160,16 @@ impl Core {
         self.hold_attempt(Assignment::new(key, (session, n), engine, direct), count);
         self.set_deadline(now, key);
         self.note_matched(attempt, count);
+        // First, as before any task: the secret also opens the lane for the result.
         self.tell_session(process, key);
-        if let Some(connection) = self.processes.get(&process).map(|process| process.connection) {
-            let attempts = vec![(attempt, self.attempt(count))];
-            self.to_engine(connection, ToEngine::Adopt(Adopt { attempts }));
-        }
+        let process = self.processes.get(&process).expect("a process that holds work is here");
+        let (connection, attempts) = (process.connection, vec![(attempt, self.attempt(count))]);
+        self.to_engine(connection, ToEngine::Adopt(Adopt { attempts }));
     }
 
     pub(super) fn note_matched(&mut self, attempt: Attempt, count: u64) {
         let (attempts, matched) = (&self.attempts, &mut self.recovery.orphans.matched);
+        // Those whose attempts have ended are of no use, and go when they are the most.
         if matched.len() >= MATCHED_KEPT + 2 * attempts.len() {
             matched.retain(|_, count| attempts.get(*count).is_some());
         }

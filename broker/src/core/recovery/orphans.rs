@@ -82,8 +82,9 @@ impl Orphans {
 
     /// An engine holds it, whether or not anybody can ask for it.
     fn hold(&mut self, attempt: Attempt, orphan: Orphan) {
-        self.by_engine.insert((orphan.engine, attempt));
-        self.by_attempt.insert(attempt, orphan);
+        let is_new = self.by_engine.insert((orphan.engine, attempt));
+        let before = self.by_attempt.insert(attempt, orphan);
+        assert!(is_new && before.is_none(), "{attempt:?} is held twice");
     }
 
     /// Nobody can ask for it any longer.
@@ -111,6 +112,7 @@ impl Orphans {
         else {
             return;
         };
+        // One that nobody can ask for any longer has no time at which it goes.
         if self.expiries.remove(&(std::mem::replace(&mut orphan.expires, expires), attempt)) {
             self.expiries.insert((expires, attempt));
         }
@@ -118,8 +120,10 @@ impl Orphans {
 
     /// It is still waited for.
     fn extend(&mut self, attempt: Attempt, expires: Time) {
-        let Some(orphan) = self.by_attempt.get_mut(&attempt) else { return };
-        self.expiries.remove(&(std::mem::replace(&mut orphan.expires, expires), attempt));
+        let orphan = self.by_attempt.get_mut(&attempt).expect("what is asked for is held");
+        let before = std::mem::replace(&mut orphan.expires, expires);
+        let was_here = self.expiries.remove(&(before, attempt));
+        assert!(was_here, "{attempt:?} has no time at which it goes");
         self.expiries.insert((expires, attempt));
     }
 
@@ -161,8 +165,8 @@ impl Core {
         held: &HeldWork,
         decisions: &mut Decisions,
     ) {
-        // Named twice, or by two processes: an honest one has it once, and the first that names it is
-        // believed.
+        // Named twice, or by two processes: an honest one has it once, and the first that names it
+        // is believed.
         if self.recovery.orphans.by_attempt.contains_key(&held.attempt) {
             return decisions.end(held.attempt, held.finished);
         }
@@ -207,7 +211,8 @@ impl Core {
             sessions.iter().filter_map(|session| self.sessions.get(*session)).map(|it| it.opened);
         let expires =
             claims.map(|opened| opened.after(CLAIM_WAIT)).fold(now.after(SESSION_GRACE), Time::min);
-        // What has ended keeps no slot busy.
+        // A client that is here says soon what it waits for; another may yet come back. What has
+        // ended keeps no slot busy.
         let occupies = (!held.finished).then(|| self.occupy(engine, (SessionKey::NOBODY, 0)));
         self.recovery.orphans.add(held.attempt, Orphan { task: id, engine, occupies, expires });
         let Some(task) = task
@@ -242,7 +247,7 @@ impl Core {
     }
 
     fn has_ended_or_gone_on(&self, key: SessionKey, n: u64) -> bool {
-        let Some(session) = self.sessions.get(key) else { return false };
+        let session = self.sessions.get(key).expect("a session that was found is there");
         let task = session.ledger.tasks.get(n).and_then(|task| self.tasks.get(*task));
         let tried_elsewhere =
             |task: &Task| task.tries.attempts > 0 && !matches!(task.state, State::Assigned { .. });
@@ -253,8 +258,17 @@ impl Core {
     /// whose end is held with it, if there is one.
     fn occupy(&mut self, engine: EngineId, of: (SessionKey, u64)) -> u64 {
         let count = self.attempts.next();
+        // As work of its own queue, which nothing recalls and nothing moves elsewhere.
         self.hold_attempt(Assignment::new(TaskKey::NOBODY, of, engine, true), count);
         count
+    }
+
+    /// Work no longer keeps its engine busy under this count, if it did.
+    pub(super) fn vacate(&mut self, occupies: Option<u64>) {
+        if let Some(count) = occupies {
+            let given = self.take_back(count);
+            assert!(given.is_some(), "attempt {count} keeps an engine busy that does not have it");
+        }
     }
 
     /// An engine of the roster is here, and has said what it holds.
@@ -273,6 +287,7 @@ impl Core {
 
     /// These engines are here, or given up.
     pub(in crate::core) fn no_longer_await(&mut self, now: Time, ids: &[EngineId]) {
+        // Only when the last one comes: nothing waits for engines once none is awaited.
         let before = self.recovery.orphans.awaited.len();
         ids.iter().for_each(|id| _ = self.recovery.orphans.awaited.remove(id));
         if before == 0 || !self.recovery.orphans.awaited.is_empty() {
@@ -293,6 +308,7 @@ impl Core {
         for _ in 0..TASKS_PER_PART {
             let Some(key) = waiting.pop_first() else { return };
             self.turns.work.add(1);
+            // It may have been matched, cancelled, or have raised at this start since it was noted.
             if self
                 .tasks
                 .get(key)
@@ -321,10 +337,8 @@ impl Core {
     /// A process is gone: it names what it holds again when it is back.
     pub(in crate::core) fn forget_orphans(&mut self, engines: &[EngineId]) {
         for attempt in self.recovery.orphans.of_engines(engines) {
-            let orphan = self.recovery.orphans.remove(attempt);
-            if let Some(count) = orphan.and_then(|orphan| orphan.occupies) {
-                self.take_back(count);
-            }
+            let orphan = self.recovery.orphans.remove(attempt).expect("what an engine has is held");
+            self.vacate(orphan.occupies);
         }
     }
 
@@ -409,25 +423,19 @@ impl Core {
     /// A client may ask for it all the same, later: one that submits again in the order of its
     /// numbers, and has no credit for those before. Then it may have run.
     fn note_unasked(&mut self, attempt: Attempt) {
-        let Some((id, n)) =
-            self.recovery.orphans.by_attempt.get(&attempt).map(|orphan| orphan.task)
-        else {
-            return;
-        };
+        let orphan = self.recovery.orphans.by_attempt.get(&attempt);
+        let (id, n) = orphan.expect("what goes is held").task;
         for key in self.sessions.with_id(id) {
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.ledger.unasked.insert(n);
-            }
+            let session = self.sessions.get_mut(key).expect("a session that was found is there");
+            session.ledger.unasked.insert(n);
         }
     }
 
     /// Returns true if a client has submitted the task again and it awaits arguments, or others
     /// that ran before it then, and run once more.
     fn is_asked_for(&self, attempt: Attempt) -> bool {
-        let Some(Orphan { task: (id, n), .. }) = self.recovery.orphans.by_attempt.get(&attempt)
-        else {
-            return false;
-        };
+        let orphan = self.recovery.orphans.by_attempt.get(&attempt);
+        let Orphan { task: (id, n), .. } = orphan.expect("what goes is held");
         let sessions =
             self.sessions.with_id(*id).into_iter().filter_map(|key| self.sessions.get(key));
         let mut tasks =
@@ -448,9 +456,8 @@ impl Core {
             && let Some(orphan) = self.recovery.orphans.by_attempt.get_mut(&attempt)
         {
             let (task, occupied) = (orphan.task, orphan.occupies.take());
-            if let Some(count) = occupied {
-                self.take_back(count);
-            }
+            self.vacate(occupied);
+            // Its result waits at the engine for a client that may still ask.
             if self.recovery.orphans.by_task.get(&task) == Some(&attempt) {
                 return;
             }
@@ -475,24 +482,24 @@ impl Core {
             .get(&attempt)
             .and_then(|orphan| self.engines.get(orphan.engine));
         if orphan.is_some_and(|engine| engine.process == Some(key)) {
-            let orphan = self.recovery.orphans.remove(attempt);
-            if let Some(count) = orphan.and_then(|orphan| orphan.occupies) {
-                self.take_back(count);
-            }
+            let orphan = self.recovery.orphans.remove(attempt).expect("it was found just now");
+            self.vacate(orphan.occupies);
             return attempt;
         }
+        // The engine had not heard of the match when it said so.
         self.recovery.orphans.matched.remove(&attempt).map_or(attempt, |count| self.attempt(count))
     }
 
     /// Tells its engine that nobody wants it. It occupies the engine until that has stopped it.
     fn end_orphan(&mut self, attempt: Attempt) {
-        let Some(orphan) = self.recovery.orphans.disown(attempt) else { return };
+        let orphan = self.recovery.orphans.disown(attempt).expect("what is ended is held");
         let process = self.engines.get(orphan.engine).and_then(|engine| engine.process);
         let connection =
             process.and_then(|key| self.processes.get(&key)).map(|process| process.connection);
         if orphan.occupies.is_none() {
             self.recovery.orphans.remove(attempt);
         }
+        // An engine that is away names what it holds when it is back, and is told then.
         let Some(connection) = connection else { return };
         if orphan.occupies.is_some() {
             let cancel = CancelAttempts { attempts: vec![attempt], force: false };

@@ -140,6 +140,7 @@ impl Core {
                 self.judge_orphan(now, key, &rest.engines, &held, &mut decisions);
             }
         }
+        // What it holds comes first and whole: only then is it known what it does not hold.
         rest.here = std::mem::take(&mut decisions.here);
         // Each part's decisions go out with it, before anything that clients want done with them.
         self.send_decisions(connection, decisions);
@@ -240,6 +241,7 @@ impl Core {
         let moved =
             self.engines.update(engine, |engine| engine.work.moved.remove(&count)).flatten();
         let Some(Moved { task: key, attempts, started }) = moved else { return false };
+        // It has ended since, or somebody else has begun it: two would run it.
         let Some(task) = self.tasks.get_mut(key) else { return false };
         if task.state != State::Queued
             || task.place != Place::Shared
@@ -251,11 +253,10 @@ impl Core {
         if started {
             // It was no loss after all.
             task.transition(State::Assigned { engine, attempt: count, started });
+            assert!(task.tries.losses > 0, "the loss of attempt {count} was not counted");
             task.tries.losses -= 1;
-            let noted = task.more_mut().past.pop();
-            self.memory
-                .budget
-                .release(BytesOf::Other, noted.map_or(0, |attempt| attempt.how.len() as u64));
+            let noted = task.more_mut().past.pop().expect("a loss that counts is noted");
+            self.memory.budget.release(BytesOf::Other, noted.how.len() as u64);
         }
         self.peers.grants.rejoin(count, key);
         let (session, n, placement) = (task.session, task.n, task.placement);
@@ -268,17 +269,21 @@ impl Core {
     /// An engine has an attempt that is noted for it only now.
     pub(in crate::core) fn hold_attempt(&mut self, given: Assignment, count: u64) {
         self.attempts.insert(count, given);
-        self.engines.update(given.engine, |engine| {
+        let held = self.engines.update(given.engine, |engine| {
+            // It may be older than others that the engine has: not at the end.
             let at = engine.work.assigned.partition_point(|other| *other < count);
             engine.work.assigned.insert(at, count);
             engine.work.assigned_direct += u32::from(given.direct);
         });
+        assert!(held.is_some(), "attempt {count} is with an engine that is not there");
     }
 
     /// The process does not hold an attempt that it was given.
     fn come_to_nothing(&mut self, now: Time, count: u64, held: &Reconciling) {
         let attempt = Some(self.attempt(count));
+        // It has been given back, or has ended, since an earlier part looked at what was given.
         let Some(given) = self.take_back(count) else { return };
+        // Its task was ended while the engine was away: now it has stopped, too.
         let Some(task) = self.tasks.get(given.task) else { return };
         let never_came = attempt > held.received;
         // What it was given later than the last result that it has dropped, and neither runs nor

@@ -104,6 +104,7 @@ impl Core {
         n: u64,
         count: u64,
     ) {
+        // None if its session is over, or its client has acknowledged the end already.
         let done =
             self.sessions.get_mut(session).and_then(|session| session.ledger.done.get_mut(n));
         let held = done
@@ -125,6 +126,7 @@ impl Core {
         key: ProcessKey,
         (first, n): (SessionKey, u64),
     ) {
+        // Its connection may be gone since an earlier part.
         let Some(process) = self.processes.get(&key) else { return };
         let mut room = TASKS_PER_PART;
         let mut counts = Vec::new();
@@ -157,6 +159,7 @@ impl Core {
     }
 
     fn tell_released(&mut self, key: ProcessKey) {
+        // A process that leaves may have nothing to be told of.
         let counts = self.recovery.releases.take(key);
         let process = self.processes.get(&key).filter(|_| !counts.is_empty());
         let Some(connection) = process.map(|process| process.connection) else { return };

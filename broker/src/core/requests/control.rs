@@ -81,15 +81,16 @@ impl Core {
                 {
                     assigned.entry(engine).or_default().push(attempt);
                 }
+                // What is withheld has not gone out: it can be ended here, and is not asked back.
                 _ => self.cancel_task(now, task, false),
             }
         }
         for (engine, attempts) in assigned {
             for count in &attempts {
-                if let Some(given) = self.attempts.get_mut(*count) {
-                    given.is_wanted_back = true;
-                }
+                let given = self.attempts.get_mut(*count).expect("what an engine has is given");
+                given.is_wanted_back = true;
             }
+            // Of an engine that is away this is noted: it ends when the engine is back without it.
             self.recall(engine, attempts);
         }
         cancelled
@@ -134,7 +135,7 @@ impl Core {
             Err(refused) => return refused,
         };
         for id in engines {
-            let Some(engine) = self.engines.get(id) else { continue };
+            let engine = self.engines.get(id).expect("engines that are named are there");
             self.turns.work.add(engine.work.assigned.len() + 1);
             let own = |count: &&u64| {
                 let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
@@ -210,20 +211,17 @@ impl Core {
 
     /// A process takes nothing new.
     pub(in crate::core) fn stop_giving(&mut self, key: ProcessKey) {
-        let Some(process) = self.processes.get_mut(&key) else { return };
+        let process = self.processes.get_mut(&key).expect("a process that leaves is here");
         process.leaving = true;
         if let Some(class) = process.class.take() {
             self.schedule.placements.leave_class(class);
         }
         for id in process.engines.clone() {
-            if self.engines.get(id).is_some_and(|engine| engine.process == Some(key)) {
+            // One that was stopped alone is gone, or is being lost.
+            if self.is_slot_of(id, key) {
                 self.forget_set_aside(id);
+                self.engines.update(id, |engine| engine.class = None);
             }
-            self.engines.update(id, |engine| {
-                if engine.process == Some(key) {
-                    engine.class = None;
-                }
-            });
         }
     }
 
@@ -232,7 +230,8 @@ impl Core {
         id: EngineId,
         message: impl FnOnce(Vec<u32>) -> ToEngine,
     ) {
-        let Some(engine) = self.engines.get(id) else { return };
+        let engine =
+            self.engines.get(id).expect("an engine that is told something is in the table");
         let slot = engine.slot;
         if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
             self.to_engine(process.connection, message(vec![slot]));
@@ -255,7 +254,8 @@ impl Core {
     /// Returns the reason that a session may do nothing to engines, if so: they are not there, or
     /// out of its scope.
     fn beyond(&self, key: SessionKey, engines: &BTreeSet<EngineId>) -> Option<ReplyBody> {
-        let scopes = &self.sessions.get(key)?.claims.scopes;
+        let session = self.sessions.get(key).expect("a session that asks is here");
+        let scopes = &session.claims.scopes;
         for id in engines {
             self.turns.work.add(1);
             let Some(engine) = self.engines.get(*id) else {
@@ -263,6 +263,7 @@ impl Core {
                     "there is no engine {id}; `furlong ids` shows who is there"
                 )));
             };
+            // An engine that takes nothing at present shows no labels: it is out of any scope.
             let class = engine.class.and_then(|class| self.schedule.placements.class(class));
             let in_scope = |class: &crate::core::schedule::placement::Class| {
                 scopes.iter().any(|scope| class.labels.contains(scope))
@@ -281,7 +282,7 @@ impl Core {
     /// Returns true if an engine has tasks of other owners, which a session that is not an admin's
     /// may not disturb.
     fn serves_others(&self, key: SessionKey, id: EngineId) -> bool {
-        let Some(engine) = self.engines.get(id) else { return false };
+        let engine = self.engines.get(id).expect("engines that are named are there");
         let given = engine
             .work
             .assigned
@@ -298,7 +299,8 @@ impl Core {
 
     fn may_touch(&self, key: SessionKey, task: &Task) -> bool {
         let claims = |key| self.sessions.get(key).map(|session| &session.claims);
-        let (Some(own), Some(of_task)) = (claims(key), claims(task.session)) else { return false };
+        let own = claims(key).expect("a session that asks is here");
+        let of_task = claims(task.session).expect("a session outlives its tasks");
         own.role == Role::Admin || own.owner == of_task.owner
     }
 

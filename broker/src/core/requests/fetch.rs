@@ -36,7 +36,7 @@ impl Core {
         connection: ConnectionId,
         fetch: &Fetch,
     ) -> Option<ReplyBody> {
-        let owner = self.owner(key)?;
+        let owner = self.owner(key).expect("a session that asks is here");
         let id = TaskId { session: fetch.session, n: fetch.n };
         let unfinished = self.sessions.find(owner, id.session).and_then(|of| self.sessions.get(of));
         if let Some(task) = unfinished.and_then(|session| session.ledger.tasks.get(id.n)).copied() {
@@ -72,10 +72,11 @@ impl Core {
         task: TaskKey,
     ) -> Option<ReplyBody> {
         let connections = &self.peers.connections;
-        let session = self.sessions.get_mut(key)?;
-        let more = self.tasks.get_mut(task)?.more_mut();
+        let session = self.sessions.get_mut(key).expect("a session that asks is here");
+        let more = self.tasks.get_mut(task).expect("an unfinished task is in the table").more_mut();
         if fetch.wait {
             self.turns.work.add(more.followers.len());
+            // Those that are gone would count against others until the task ends.
             more.followers.retain(|follower| connections.contains_key(&follower.connection));
             let with_output = more.followers.iter().filter(|follower| follower.output).count();
             if more.followers.len() >= FOLLOWERS_MAX
@@ -116,8 +117,9 @@ impl Core {
 
     /// A client's connection is gone: it waits for no task's end on that.
     pub(in crate::core) fn follow_no_longer(&mut self, key: SessionKey, connection: ConnectionId) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let session = self.sessions.get_mut(key).expect("a session outlives its connection");
         for task in std::mem::take(&mut session.link.following) {
+            // Those that have ended leave when there are many of them.
             let more = self.tasks.get_mut(task).and_then(Task::more_if_any);
             if let Some(more) = more {
                 more.followers.retain(|follower| follower.connection != connection);
@@ -212,6 +214,7 @@ impl Core {
         record: Box<TaskRecord>,
         payload: Option<&Stored>,
     ) {
+        // It may be gone since it asked.
         let Some(crate::core::Connected::Client(key)) =
             self.peers.connections.get(&to.connection).copied()
         else {
@@ -220,6 +223,7 @@ impl Core {
         let of = record.id.session;
         let live =
             self.sessions.find(owner, of).and_then(|key| self.sessions.get(key)?.secret.clone());
+        // The asker needs it to open the result, which is sealed for the session of the task.
         let secret = payload.and_then(|_| live.or_else(|| self.kept.secret(owner, of)));
         let Some(session) = self.sessions.get_mut(key) else { return };
         let transfer = || {
@@ -247,6 +251,7 @@ impl Core {
             .get(of)
             .and_then(|session| session.ledger.done.get(n))
             .map(|done| &**done);
+        // It may have been forgotten before it was written: there are too many kept ones.
         let Some(done) = held.or_else(|| self.kept.get(of, n)).filter(|_| !followers.is_empty())
         else {
             return;
@@ -270,11 +275,8 @@ impl Core {
         if followers.is_empty() {
             return;
         }
-        let Some((owner, session)) =
-            self.sessions.get(of).map(|session| (session.owner(), session.id))
-        else {
-            return;
-        };
+        let session = self.sessions.get(of).expect("a session outlives its tasks");
+        let (owner, session) = (session.owner(), session.id);
         let record = self.record_of_done(now, TaskId { session, n }, done, None);
         self.send_to_followers(owner, &record, done.payload.as_ref(), followers);
     }
@@ -299,9 +301,8 @@ impl Core {
 
     /// A task writes: passes it on to those who follow it.
     pub(in crate::core) fn tell_followers(&mut self, key: TaskKey, output: &TaskOutput) {
-        let Some(more) = self.tasks.get(key).and_then(crate::core::tasks::table::Task::more) else {
-            return;
-        };
+        let more = self.tasks.get(key).and_then(Task::more);
+        let more = more.expect("a task that writes is there, and what it has written is counted");
         let wanted: Vec<Follower> =
             more.followers.iter().filter(|follower| follower.output).copied().collect();
         for Follower { connection, request, .. } in wanted {
@@ -321,7 +322,7 @@ impl Core {
         key: SessionKey,
         query: &TaskQuery,
     ) -> ReplyBody {
-        let Some(owner) = self.owner(key) else { return ReplyBody::Tasks(Vec::new(), None) };
+        let owner = self.owner(key).expect("a session that asks is here");
         let began = self.turns.work.done();
         let mut bytes = 0;
         let mut records = Vec::new();
@@ -336,6 +337,7 @@ impl Core {
                 first = first.max(following);
             }
             for n in self.tasks_of(session, first, last) {
+                // At least one, or a query would never get beyond a part that costs so much.
                 let work = self.turns.work.done() - began;
                 if looked_at > 0 && work >= LOOKED_AT_MAX
                     || records.len() == most

@@ -35,6 +35,7 @@ impl Core {
         let task = self.tasks.get(key)?;
         let session = self.sessions.get(task.session)?;
         let since = |at: Time| task.since_submit(at);
+        // It has not come to a queue, and the field is still 0.
         let queued = match task.state {
             State::Receiving | State::Waiting => None,
             _ => Some(task.times.queued_us),
@@ -216,6 +217,7 @@ impl Core {
                 demands.runtime
             );
         }
+        assert!(placement.waiting > 0, "a task that waits is not counted");
         let others = placement.waiting - 1;
         let stuck = match stuck {
             0 => String::new(),

@@ -101,6 +101,7 @@ impl Core {
         while let Some(id) = stop.next() {
             self.turns.work.add(1);
             self.stop_engine(now, id, &mut stop);
+            // Asked after each: an engine with much assigned is a part by itself.
             if self.turns.work.done() - began >= TASKS_PER_PART as u64 {
                 return Err(stop);
             }
@@ -127,6 +128,7 @@ impl Core {
     /// Returns true if some engines of a process stay.
     fn is_divided(&self, key: ProcessKey, stop: &mut Stop) -> bool {
         let process = self.processes.get(&key).expect("an engine's process is here");
+        // Each process is looked at once, since it may have a thousand engines that are all named.
         if process.leaving || stop.divided.contains(&key) {
             return !process.leaving;
         }
@@ -155,6 +157,7 @@ impl Core {
     /// nothing any longer.
     fn stop_alone(&mut self, now: Time, id: EngineId) {
         self.tell_slot(id, |slots| ToEngine::Restart(Slots { slots }));
+        // Before what it has is listed: what has not gone out need not be stopped.
         self.requeue_withheld(now, id);
         let process = self.engines.get(id).and_then(|engine| engine.process);
         if let Some(key) = process {

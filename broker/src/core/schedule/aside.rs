@@ -117,12 +117,14 @@ impl AllSetAside {
         if before.is_none() && self.table.len() >= SET_ASIDE_MAX {
             return false;
         }
+        // It was tried again, and has failed again: the next time is twice as far away.
         self.remove(key);
         let failures = before.map_or(0, |(failures, _)| failures).saturating_add(1);
         let wait = FIRST.saturating_mul(1 << (failures - 1).min(16)).min(LONGEST);
         let (cause, until) = (cause.chars().take(CAUSE_CHARS_MAX).collect(), now.after(wait));
         self.table.insert(key, SetAside { runtime, cause, failures, until, is_in_force: true });
-        self.due.insert((until, key.0, key.1));
+        let is_new = self.due.insert((until, key.0, key.1));
+        assert!(is_new, "engine {} is set aside twice for {:?}", key.0, key.1);
         self.count(key.1, true);
         true
     }
@@ -131,7 +133,8 @@ impl AllSetAside {
     fn remove(&mut self, key: (EngineId, Work)) -> bool {
         let Some(it) = self.table.remove(&key) else { return false };
         let due = if it.is_in_force { it.until } else { it.until.after(REMEMBERED) };
-        self.due.remove(&(due, key.0, key.1));
+        let was_due = self.due.remove(&(due, key.0, key.1));
+        assert!(was_due, "engine {} would be set aside for ever", key.0);
         if it.is_in_force {
             self.count(key.1, false);
         }
@@ -155,6 +158,7 @@ impl AllSetAside {
     fn count(&mut self, work: Work, more: bool) {
         let Work::Kind(kind) = work else { return };
         let count = self.kinds.entry(kind).or_default();
+        assert!(more || *count > 0, "no engine is set aside for {kind:?}");
         *count = if more { *count + 1 } else { *count - 1 };
         if *count == 0 {
             self.kinds.remove(&kind);
@@ -184,7 +188,9 @@ impl Core {
         self.take_back(finished.attempt.count);
         let nowhere =
             Beginning::Nowhere(Outcome::error(TaskState::Failed, ErrorKind::Remote, cause));
+        // It was ended before, and what was known of its kind is gone with it.
         let Some(task) = self.tasks.get(given.task) else { return nowhere };
+        // A missing interpreter is the runtime's fault; a program or function, that of its kind.
         let of_kind = self.kind_of(task).filter(|_| error.kind == ErrorKind::NotBegun);
         let work = of_kind.map_or(Work::Runtime(task.runtime), Work::Kind);
         // An engine that leaves takes nothing any longer in any case.
@@ -197,7 +203,8 @@ impl Core {
             self.end(now, given.task, cancelled_before_it_began());
             return Beginning::Elsewhere;
         }
-        let Some(task) = self.tasks.get(given.task) else { return nowhere };
+        let task = self.tasks.get(given.task).expect("nothing has ended it since");
+        // Its arguments may have gone with it, and nobody else could be given them.
         let may_move = task.place == Place::Shared && !matches!(task.payload, Stored::Sent(_));
         if !is_known || !may_move || !self.begins_somewhere(task) {
             return nowhere;
@@ -212,6 +219,7 @@ impl Core {
         if self.schedule.set_aside.table.is_empty() {
             return;
         }
+        // It was ended meanwhile. The next task that begins will say the same.
         let Some(task) = self.tasks.get(given.task) else { return };
         let of_kind = self.kind_of(task).map(Work::Kind);
         for work in [Some(Work::Runtime(task.runtime)), of_kind].into_iter().flatten() {
@@ -241,7 +249,7 @@ impl Core {
     /// Puts an engine into the class of its process, or into one of its own if it is set aside for
     /// some work.
     fn put_in_class(&mut self, id: EngineId) {
-        let Some(engine) = self.engines.get(id) else { return };
+        let engine = self.engines.get(id).expect("an engine that is set aside is in the table");
         let (old, takes_work) = (engine.own_class, engine.class.is_some());
         let process = engine.process.and_then(|key| self.processes.get(&key));
         // A process that leaves has none any longer.
@@ -254,6 +262,7 @@ impl Core {
         let own = own.map(|class| self.schedule.placements.enter_class(class));
         self.engines
             .update(id, |engine| (engine.class, engine.own_class) = (own.or(of_process), own));
+        // Last: if it is the one that was just entered, it must not be forgotten in between.
         if let Some(class) = old {
             self.schedule.placements.leave_class(class);
         }
@@ -284,6 +293,8 @@ impl Core {
             return;
         }
         for placement in waiting.clone() {
+            // One after the other, as long as such a task is the first: it would keep the engine
+            // that could not begin it from those behind it.
             while let Some((key, apart)) = self.first_apart(placement) {
                 self.move_first(placement, key, apart);
                 if !waiting.contains(&apart) {
@@ -306,7 +317,7 @@ impl Core {
         let parks = |session| backlog.parks_in(session, placement);
         let queue = &mut self.schedule.placements.get_mut(placement).queue;
         let key = queue.peek(|key| tasks.is_queued_in(key, placement), served, parks)?;
-        let task = self.tasks.get(key)?;
+        let task = self.tasks.get(key).expect("what is queued has not ended");
         let kind =
             self.kind_of(task).filter(|kind| self.schedule.set_aside.kinds.contains_key(kind))?;
         // Where all are set aside for it, it is tried wherever there is room.
@@ -316,8 +327,9 @@ impl Core {
 
     fn move_first(&mut self, from: PlacementId, key: TaskKey, to: PlacementId) {
         let given = self.schedule.shared_given;
-        self.schedule.placements.get_mut(from).queue.pop(given);
-        let Some(task) = self.tasks.get_mut(key) else { return };
+        let first = self.schedule.placements.get_mut(from).queue.pop(given);
+        assert!(first == key, "{first:?} is the first, and not {key:?}");
+        let task = self.tasks.get_mut(key).expect("what is queued has not ended");
         task.placement = to;
         let (priority, session) = (task.priority(), task.session);
         self.schedule.placements.get_mut(to).queue.push(priority, session, key, given);
@@ -348,6 +360,7 @@ impl Core {
     /// that may have ended it all the same: from now on the task is given alone, and its engine
     /// says that it begins before it does.
     pub(in crate::core) fn suspect(&mut self, key: TaskKey) {
+        // What an engine is only to stop, it has for no task.
         let Some(task) = self.tasks.get_mut(key) else { return };
         let is_shared = task.place == Place::Shared && !task.at_most_once();
         if is_shared && matches!(task.state, State::Assigned { .. }) && !task.is_reported() {
@@ -365,7 +378,7 @@ impl Core {
         if !self.tasks.get(key).is_some_and(Task::is_suspect) {
             return;
         }
-        let Some(process) = self.processes.get(&process) else { return };
+        let process = self.processes.get(&process).expect("what is given work is here");
         let (connection, attempts) = (process.connection, vec![self.attempt(count)]);
         self.to_engine(connection, ToEngine::Announce(Attempts { attempts }));
     }

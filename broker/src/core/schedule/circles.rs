@@ -33,7 +33,8 @@ impl Core {
         if !self.leads_to(occupant, &waiting, &mut BTreeSet::new()) {
             return None;
         }
-        let given = self.attempts.get(occupant)?;
+        let given = self.attempts.get(occupant).expect("what an engine has is given");
+        // What is held of an earlier start has no session here, and no name.
         let name = self.sessions.get(given.session)?.id.prefix();
         let how = if waiting.contains(&occupant) {
             "which waits for this one"
@@ -52,7 +53,9 @@ impl Core {
         let parent = |session: &Session| session.nesting.parent.map(|parent| parent.attempt);
         let mut found = BTreeSet::new();
         let mut next = self.sessions.get(key).and_then(parent);
+        // Bounded, and each once: sessions that wait for each other's tasks may be a circle too.
         while let Some(attempt) = next.filter(|_| found.len() <= NESTING_MAX as usize) {
+            // It may be over, and its session not yet ended for that.
             let Some(given) = self.attempts.get(attempt).filter(|_| found.insert(attempt)) else {
                 break;
             };
@@ -76,6 +79,7 @@ impl Core {
             return false;
         };
         let is_lent = |engine: &Engine| engine.work.lent.iter().any(|loan| loan.attempt == attempt);
+        // It waits for nobody, and ends by itself.
         if !self.engines.get(given.engine).is_some_and(is_lent) {
             return false;
         }
@@ -99,6 +103,8 @@ impl Core {
         key: SessionKey,
         tasks: &[TaskKey],
     ) {
+        // At once only where it is certain: the submitter itself occupies the engine. A circle over
+        // several engines may resolve, and is looked at again in a while.
         let ancestors = self.ancestors(key);
         for task in tasks {
             let engine = self.tasks.get(*task).and_then(|task| task.place.engine());

@@ -41,37 +41,42 @@ impl DirectQueue {
     /// Appends a task. [`DirectQueue::note`] follows.
     pub fn push_back(&mut self, session: SessionKey, n: u64, task: TaskKey) {
         self.len += 1;
-        self.lines.entry(session).or_default().tasks.push_back((n, task));
+        let line = &mut self.lines.entry(session).or_default().tasks;
+        assert!(line.back().is_none_or(|(last, _)| *last < n), "task {n} comes too late");
+        line.push_back((n, task));
     }
 
     /// Puts a task in its place by its number: it has been here before, and was the first, or has
     /// followed another task to this engine. So whatever a task waits for, here or elsewhere, was
     /// submitted before it: no circle. [`DirectQueue::note`] follows.
     pub fn put_in_order(&mut self, session: SessionKey, key: TaskKey, tasks: &Tasks) {
-        let Some(n) = tasks.get(key).map(|task| task.n) else { return };
+        let n = tasks.get(key).expect("a task that is put into a line has not ended").n;
         self.len += 1;
         let line = &mut self.lines.entry(session).or_default().tasks;
-        line.insert(line.partition_point(|(other, _)| *other < n), (n, key));
+        let at = line.partition_point(|(other, _)| *other < n);
+        assert!(line.get(at).is_none_or(|(other, _)| *other != n), "task {n} stands there twice");
+        line.insert(at, (n, key));
     }
 
     /// Takes a task out, wherever it stands. [`DirectQueue::note`] is part of it.
     pub fn take_out(&mut self, session: SessionKey, key: TaskKey, tasks: &Tasks) {
-        let Some(line) = self.lines.get_mut(&session) else { return };
-        if let Some(at) = line.tasks.iter().position(|(_, task)| *task == key) {
-            line.tasks.remove(at);
-            self.len -= 1;
-        }
+        let line = self.lines.get_mut(&session).expect("a task that waits here stands in a line");
+        let at = line.tasks.iter().position(|(_, task)| *task == key);
+        line.tasks.remove(at.expect("a task that waits here stands in its session's line"));
+        self.len -= 1;
         self.note(session, tasks);
     }
 
     /// A task pauses between two attempts.
     pub fn set_apart(&mut self, task: TaskKey) {
-        self.apart.insert(task);
+        let is_new = self.apart.insert(task);
+        assert!(is_new, "{task:?} pauses twice");
     }
 
     /// A task has ended in its pause.
     pub fn forget_apart(&mut self, task: TaskKey) {
-        self.apart.remove(&task);
+        let was_apart = self.apart.remove(&task);
+        assert!(was_apart, "{task:?} does not pause here");
     }
 
     /// A task is run again, after a pause or without. [`DirectQueue::note`] follows.
@@ -82,11 +87,13 @@ impl DirectQueue {
 
     /// Something about a session's tasks here has changed.
     pub fn note(&mut self, session: SessionKey, tasks: &Tasks) {
+        // All that the session had here has gone.
         let Some(line) = self.lines.get_mut(&session) else { return };
         while line.tasks.front().is_some_and(|(_, task)| tasks.get(*task).is_none()) {
             line.tasks.pop_front();
+            assert!(self.ended > 0 && self.len > 0, "an entry of an ended task is not counted");
             self.len -= 1;
-            self.ended = self.ended.saturating_sub(1);
+            self.ended -= 1;
         }
         let is_held = holds(&self.held, Some(session));
         let first = line.tasks.front().filter(|(_, task)| !is_held && tasks.is_queued(*task));
@@ -120,12 +127,14 @@ impl DirectQueue {
     fn tidy(&mut self, tasks: &Tasks) {
         if self.ended > ENDED_KEPT && self.ended * 2 > self.len {
             count(self.len);
+            let left = self.len - self.ended;
             self.ended = 0;
             self.len = 0;
             for line in self.lines.values_mut() {
                 line.tasks.retain(|(_, task)| tasks.get(*task).is_some());
                 self.len += line.tasks.len();
             }
+            assert!(self.len == left, "{} entries are left, and {left} were counted", self.len);
             let ready = &mut self.ready;
             self.lines.retain(|session, line| {
                 if line.tasks.is_empty()
@@ -141,12 +150,14 @@ impl DirectQueue {
     /// The next task that can run.
     pub fn peek(&self) -> Option<TaskKey> {
         let (_, session) = self.ready.first().filter(|_| !holds(&self.held, None))?;
-        self.lines.get(session)?.tasks.front().map(|(_, task)| *task)
+        let line = self.lines.get(session).expect("a session that is ready has a line");
+        Some(line.tasks.front().expect("a line that is ready has a first task").1)
     }
 
     /// A session's tasks do not begin until that sweep is over; or those of all sessions.
     pub fn hold(&mut self, session: Option<SessionKey>, sweep: u64, tasks: &Tasks) {
-        self.held.insert((session, sweep));
+        let is_new = self.held.insert((session, sweep));
+        assert!(is_new, "sweep {sweep} has begun twice");
         if let Some(session) = session {
             self.note(session, tasks);
         }
@@ -154,6 +165,7 @@ impl DirectQueue {
 
     /// A sweep is over.
     pub fn release(&mut self, session: Option<SessionKey>, sweep: u64, tasks: &Tasks) {
+        // It may not be there: the engine was lost meanwhile, and has come back with a new queue.
         self.held.remove(&(session, sweep));
         if let Some(session) = session {
             self.note(session, tasks);
@@ -185,7 +197,7 @@ impl DirectQueue {
 
     /// Returns the number of tasks.
     pub fn len(&self) -> usize {
-        self.len - self.ended.min(self.len) + self.apart.len()
+        self.len - self.ended + self.apart.len()
     }
 
     /// The tasks in line from a session's number on, up to those of the session `last`.

@@ -64,9 +64,9 @@ impl Core {
     fn dispatch_direct(&mut self, now: Time, id: EngineId, until: u64) {
         while let Some(key) = self.next_direct(id) {
             let task = self.tasks.get(key).expect("an engine's next task is in the table");
-            let (runtime, placement) = (task.runtime, task.placement);
+            let (runtime, placement, session) = (task.runtime, task.placement, task.session);
             let class = self.engines.get(id).and_then(|engine| engine.class);
-            let Some(class) = class else { return };
+            let class = class.expect("an engine that takes work is of a class");
             if self.schedule.placements.is_met_by(placement, class) {
                 self.recall_for_direct(id);
                 self.assign(now, key, id);
@@ -98,16 +98,12 @@ impl Core {
                     "engine {id} does not run {runtime} tasks; `furlong status` shows what each one runs"
                 )
             };
-            // It goes out of the queue first, in which it is the first of its session.
-            let session = self.tasks.get(key).map(|task| task.session);
+            // It was taken out to be given. It ends as a task that stands in the queue, which is
+            // counted there.
             let tasks = &self.tasks;
             self.engines.update(id, |engine| {
-                if let Some(session) = session {
-                    engine.queue.put_in_order(session, key, tasks);
-                }
-                if let Some(session) = session {
-                    engine.queue.note(session, tasks);
-                }
+                engine.queue.put_in_order(session, key, tasks);
+                engine.queue.note(session, tasks);
             });
             self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text));
         }
@@ -120,7 +116,7 @@ impl Core {
         }
         let engine = self.engines.get(id).filter(|engine| engine.takes_direct())?;
         let key = engine.queue.peek()?;
-        let task = self.tasks.get(key)?;
+        let task = self.tasks.get(key).expect("what is ready has not ended");
         // A follower must not be on its way when the task before it fails.
         let limit = if task.aborts_followers() { 1 } else { prefetch(&self.sessions, task) };
         // Nothing that was submitted after a forced cancel begins in the interpreter that is killed
@@ -166,14 +162,14 @@ impl Core {
         {
             self.schedule.shared_given += 1;
             let served = self.schedule.shared_given;
-            self.schedule.placements.get_mut(placement).queue.pop(served);
+            let first = self.schedule.placements.get_mut(placement).queue.pop(served);
+            assert!(first == key, "{first:?} is the first, and not {key:?}");
             self.schedule.placements.count_waiting(placement, false);
-            let session = self.tasks.get(key).map(|task| task.session);
-            let session = session.and_then(|session| self.sessions.get_mut(session));
-            if let Some(session) = session {
-                session.served = served;
-            }
+            let session = self.tasks.get(key).expect("what is queued has not ended").session;
+            let session = self.sessions.get_mut(session).expect("a session outlives its tasks");
+            session.served = served;
             self.assign(now, key, engine);
+            // The task that is first now may be one that some engine could not begin.
             self.queue_apart(&mut waiting);
         }
     }
@@ -200,10 +196,11 @@ impl Core {
             let parks = |session| backlog.parks_in(session, *placement);
             let next = queue.peek(|key| tasks.is_queued_in(key, *placement), served, parks);
             let Some(key) = next else { return false };
-            let Some(task) = tasks.get(key) else { return false };
+            let task = tasks.get(key).expect("what is queued has not ended");
             let limit = prefetch(sessions, task);
             let idlest =
                 engines.idlest(placements.classes(*placement, engines).iter().copied(), limit);
+            // A slot that is lent only if no other is free: its stand-in costs an interpreter.
             let Some(engine) = idlest.or_else(|| lending::lender(engines, placements, *placement))
             else {
                 return false;
@@ -226,12 +223,16 @@ impl Core {
         task.times.assigned = Some(now);
         let direct = task.place != Place::Shared;
         let (session, n) = (task.session, task.n);
+        // It has gone elsewhere: what an attempt at an engine that is away has opened is over.
         self.peers.grants.note_gone(key);
         if task.more().is_some() {
             self.begin_attempt(now, key);
         }
         self.attempts.insert(count, Assignment::new(key, (session, n), engine, direct));
         let place = self.engines.update(engine, |engine| {
+            // Ends and recalls find it by a search.
+            let is_last = engine.work.assigned.back().is_none_or(|last| *last < count);
+            assert!(is_last, "attempt {count} is given after a later one");
             engine.work.assigned.push_back(count);
             engine.work.assigned_direct += u32::from(direct);
             if !direct && !engine.work.lent.is_empty() {
@@ -240,9 +241,12 @@ impl Core {
             engine.process
         });
         let process_key = place.flatten().expect("an engine that takes work has its process here");
+        // It occupies its engine all the same: nothing may overtake it there.
         if self.withholds(key, engine, count) {
             return;
         }
+        // In this order: the engine opens the task with the session's secret, and must know that it
+        // is to report the task's beginning when it gets the task.
         self.tell_session(process_key, key);
         self.announce_suspect(process_key, key, count);
         self.send_work(process_key, key, engine, count);
@@ -251,7 +255,7 @@ impl Core {
     /// Of a task that has been tried before, or has waited: what belongs to this attempt begins
     /// anew.
     fn begin_attempt(&mut self, now: Time, key: TaskKey) {
-        let Some(task) = self.tasks.get_mut(key) else { return };
+        let task = self.tasks.get_mut(key).expect("what is given out is in the table");
         let attempt = task.tries.attempts;
         let more = task.more_mut();
         (more.started, more.has_run) = (None, false);
@@ -269,13 +273,11 @@ impl Core {
         id: EngineId,
         count: u64,
     ) {
-        let (Some(task), Some(process)) =
-            (self.tasks.get(key), self.processes.get_mut(&process_key))
-        else {
-            return;
-        };
-        let Some(engine) = self.engines.get(id) else { return };
+        let task = self.tasks.get(key).expect("what is sent is in the table");
+        let process = self.processes.get_mut(&process_key).expect("what is given work is here");
+        let engine = self.engines.get(id).expect("an engine stays while it has an attempt");
         let stands_in = !engine.work.stood_in.is_empty() && engine.work.stood_in.contains(&count);
+        // An engine process numbers its stand-ins after its slots.
         let slot = engine.slot + if stands_in { process.engines.len() as u32 } else { 0 };
         let work = Work { slot, n: task.n, count };
         let session = self.sessions.get(task.session).expect("a session outlives its tasks").id;
@@ -294,6 +296,7 @@ impl Core {
             process.told.next_transfer += 1;
             process.told.next_transfer
         };
+        // The chunks of what several engines of a process need go there once, under a number.
         let share = task.payload.share();
         let is_new = share.is_some_and(|share| process.told.shares.insert(share));
         let (mut payload, mut transfer) = (Payload::Inline(InlineBytes::new()), None);
@@ -303,7 +306,7 @@ impl Core {
         if share.is_none() && transfer.is_some() {
             self.let_go(key);
         }
-        let Some(task) = self.tasks.get(key) else { return };
+        let task = self.tasks.get(key).expect("what is sent is in the table");
         let (runtime, define) = (task.runtime, task.define);
         if let Some(share) = share.filter(|_| is_new) {
             let payload = std::mem::replace(&mut payload, Payload::Inline(InlineBytes::new()));
@@ -333,18 +336,15 @@ impl Core {
         process_key: crate::core::keys::ProcessKey,
         task: TaskKey,
     ) {
-        let (Some(task), Some(process)) =
-            (self.tasks.get(task), self.processes.get_mut(&process_key))
-        else {
-            return;
-        };
+        let task = self.tasks.get(task).expect("what is sent is in the table");
+        let process = self.processes.get_mut(&process_key).expect("what is given work is here");
         let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
         let connection = process.connection;
         let is_new = !process.told.lanes.contains_key(&task.session);
         if is_new {
-            session.known_to.insert(process_key);
-        }
-        if is_new && let Some(secret) = session.secret.clone() {
+            let secret = session.secret.clone().expect("a session has its secret before tasks");
+            let was_new = session.known_to.insert(process_key);
+            assert!(was_new, "a process knows a session, and has no lane of it");
             let lane = self.memory.budget.open_lane();
             let payload_credit_bytes = lane.first();
             process.told.lanes.insert(task.session, lane);
@@ -396,11 +396,14 @@ impl Core {
                 is_first.then_some(0).or_else(|| engine.work.assigned.binary_search(&count).ok())
             {
                 engine.work.assigned.remove(at);
-                engine.work.assigned_direct -= u32::from(given.direct);
+                let direct = u32::from(given.direct);
+                assert!(direct <= engine.work.assigned_direct, "attempt {count} was not counted");
+                engine.work.assigned_direct -= direct;
+            } else {
+                let was_unsent = engine.work.unsent.remove(&count);
+                assert!(was_unsent, "attempt {count} is given, and its engine does not have it");
             }
-            if !engine.work.unsent.is_empty() {
-                engine.work.unsent.remove(&count);
-            }
+            // Mostly these are empty, and this is on every task's way.
             if !engine.work.recalled.is_empty() {
                 engine.work.recalled.remove(&count);
             }
@@ -416,6 +419,7 @@ impl Core {
         if waits.expect("an engine stays while it has an attempt") {
             self.schedule.direct_ready.insert(given.engine);
         }
+        // After the engine has lost it: tasks that were passed over until then may be ready there.
         self.leave_backlog(count);
         self.note_stopped(count, &given);
         Some(given)
@@ -425,6 +429,7 @@ impl Core {
     /// know.
     pub(in crate::core) fn note_stopped(&mut self, count: u64, given: &Assignment) {
         if given.stopping.is_some() {
+            // The session may have ended with its last task, which still ran.
             let session = self.sessions.get_mut(given.session);
             if let Some(session) = session {
                 session.ledger.stopping.remove(&(given.n, count));
@@ -445,6 +450,7 @@ impl Core {
 
     /// A task goes back to the front of its queue.
     pub(in crate::core) fn requeue(&mut self, now: Time, key: TaskKey) {
+        // What was withheld from its engine may have been cancelled meanwhile.
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.transition(State::Queued);
         let (priority, session, placement) = (task.priority(), task.session, task.placement);
@@ -460,6 +466,7 @@ impl Core {
             });
             self.schedule.direct_ready.insert(engine);
         } else {
+            // In front, where it was before it was given out.
             self.schedule.placements.get_mut(placement).queue.push_front(
                 priority,
                 session,
@@ -482,10 +489,13 @@ type Rank = (Reverse<i32>, u64, Time, PlacementId);
 
 /// Returns the number of tasks of this one's kind that an engine may be assigned at once.
 fn prefetch(sessions: &Sessions, task: &Task) -> u32 {
+    // Ahead of time, the first would be lost with an engine on which it never began, and the second
+    // would take others with it.
     if task.at_most_once() || task.is_suspect() {
         return 1;
     }
-    sessions.get(task.session).map_or(1, |session| session.kinds.prefetch(task.class))
+    let session = sessions.get(task.session).expect("a session outlives its tasks");
+    session.kinds.prefetch(task.class)
 }
 
 /// Returns true if a task of the same session has the same call as an assignment's work, as those

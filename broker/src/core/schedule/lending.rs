@@ -87,12 +87,14 @@ impl Core {
             return Err(PeerMisbehaved::Limit);
         }
         let Some(given) = self.given(key, lent.attempt)? else { return Ok(()) };
+        // What is held of an earlier start has no session here, or the session is over.
         let Some(owner) = self.sessions.get(given.session).map(|session| session.claims.owner)
         else {
             return Ok(());
         };
         let (attempt, depth) = (lent.attempt.count, self.depth_of(lent.attempt.count));
         for id in &lent.sessions {
+            // Of the same owner only: an engine must not move other people's tasks.
             let session =
                 self.sessions.find(owner, *id).filter(|session| *session != given.session);
             if let Some(session) = session {
@@ -104,6 +106,7 @@ impl Core {
                 engine.work.lent.push(Loan { attempt, depth });
             }
         });
+        // Now that it counts as waiting: what stands behind it may be what it waits for.
         self.recall_from_behind(given.engine);
         self.look_for_circles(now);
         Ok(())
@@ -149,10 +152,12 @@ impl Core {
     /// A task on an engine waits for a session's tasks: they are nested as deep as that makes them.
     fn deepen(&mut self, key: SessionKey, attempt: u64, depth: u32) {
         let parent = self.sessions.get(key).and_then(|session| session.nesting.parent);
+        // One that was opened by a pass stays with its attempt, with which it ends.
         if parent.is_none_or(|parent| !parent.is_bound) {
             self.sessions.set_parent(key, Parent { attempt, is_bound: false });
         }
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let session = self.sessions.get_mut(key).expect("a session that was found is there");
+        // Never less deep: another task, nested deeper, may wait for the same session.
         if session.nesting.depth >= depth || depth > NESTING_MAX {
             return;
         }
@@ -163,6 +168,7 @@ impl Core {
     /// Moves tasks of a session, from this one on, to the queues of its depth: some now, the others
     /// in later turns. What has not been moved waits as before, and no stand-in runs it yet.
     pub(in crate::core) fn move_tasks_deeper(&mut self, key: SessionKey, from: u64) {
+        // It may have ended since an earlier part.
         let Some(session) = self.sessions.get(key) else { return };
         let (depth, tasks) = (session.nesting.depth, session.ledger.tasks.range(from, u64::MAX));
         let part: Vec<(u64, TaskKey)> =
@@ -181,6 +187,7 @@ impl Core {
         let task = self.tasks.get_mut(key).filter(|task| task.place == Place::Shared);
         let Some(task) = task else { return };
         let Some(entered) = self.schedule.placements.enter_deeper(task.placement, depth) else {
+            // There are as many sets of demands as may be: it waits as before.
             return;
         };
         let before = std::mem::replace(&mut task.placement, entered);

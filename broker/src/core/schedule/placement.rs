@@ -243,7 +243,8 @@ impl Placements {
         let mut placement =
             Placement { demands, queue, waiting: 0, stale: 0, tasks: 0, classes, set_aside };
         self.classes.iter().for_each(|(id, (class, _))| placement.add_class(*id, class));
-        self.by_demands.insert(placement.demands.clone(), id);
+        let known = self.by_demands.insert(placement.demands.clone(), id);
+        assert!(known.is_none(), "demands have two queues, {known:?} and {id:?}");
         self.table.insert(id, placement);
         id
     }
@@ -253,9 +254,13 @@ impl Placements {
         let placement = self.get_mut(id);
         assert!(placement.tasks > 0, "more tasks leave {:?} than entered", placement.demands);
         placement.tasks -= 1;
+        assert!(placement.waiting <= placement.tasks, "more wait than there are");
+        // Anybody may make up labels: what nobody demands any longer is not remembered. The plain
+        // demands stay, since all look them up by their place.
         if placement.tasks == 0 && id.0 as usize >= Runtime::ALL.len() {
             let placement = self.table.remove(&id).expect("it was there a moment ago");
-            self.by_demands.remove(&placement.demands);
+            let known = self.by_demands.remove(&placement.demands);
+            assert!(known == Some(id), "the demands of {id:?} lead to {known:?}");
             self.waiting.remove(&id);
         }
     }
@@ -337,9 +342,8 @@ impl Placements {
     /// The class of a process's engines, for one process more.
     pub fn enter_class(&mut self, class: Class) -> ClassId {
         if let Some(id) = self.by_class.get(&class) {
-            if let Some((_, processes)) = self.classes.get_mut(id) {
-                *processes += 1;
-            }
+            let (_, processes) = self.classes.get_mut(id).expect("a class is in both tables");
+            *processes += 1;
             return *id;
         }
         let id = ClassId(self.classes_made);
@@ -358,10 +362,8 @@ impl Placements {
         assert!(*processes > 0, "more processes leave a class than entered it");
         *processes -= 1;
         if *processes == 0 {
-            let class = self.classes.remove(&id);
-            if let Some((class, _)) = class {
-                self.by_class.remove(&class);
-            }
+            let (class, _) = self.classes.remove(&id).expect("it was there a moment ago");
+            self.by_class.remove(&class);
             for placement in self.table.values_mut() {
                 placement.classes.remove(&id);
                 placement.set_aside.remove(&id);

@@ -21,7 +21,7 @@ impl Core {
     /// Work of its own queue is about to go to an engine: shared tasks that it has not begun are
     /// for others.
     pub(super) fn recall_for_direct(&mut self, id: EngineId) {
-        let Some(engine) = self.engines.get(id) else { return };
+        let engine = self.engines.get(id).expect("an engine that is given work is in the table");
         let shared = |count: &&u64| {
             let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
             is_shared && !engine.work.stood_in.contains(*count)
@@ -44,7 +44,7 @@ impl Core {
     /// An engine's interpreter is gone: what needs its namespace and was on its way to the engine
     /// at that moment must not begin in the next one. The engine itself gives back what it had.
     pub(in crate::core) fn recall_direct(&mut self, id: EngineId) {
-        let Some(engine) = self.engines.get(id) else { return };
+        let engine = self.engines.get(id).expect("an engine that was swept is in the table");
         let needs = |count: &&u64| {
             let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
             task.is_some_and(Task::needs_namespace)
@@ -57,6 +57,7 @@ impl Core {
 
     pub(in crate::core) fn recall(&mut self, id: EngineId, counts: Vec<u64>) {
         let process = self.engines.get(id).and_then(|engine| engine.process);
+        // An engine that is away holds what it had, and says so when it is back.
         let Some(process) = process.and_then(|key| self.processes.get(&key)) else { return };
         let connection = process.connection;
         let attempts: Vec<Attempt> = counts.iter().map(|count| self.attempt(*count)).collect();
@@ -73,7 +74,8 @@ impl Core {
         if self.engines.classes() > BUSY_SCAN_MAX
             && looked_at.is_some_and(|at| now < at.after(RECALL_AFTER))
         {
-            // Many classes are not looked at after each batch of messages.
+            // Many classes are not looked at after each batch of messages: nothing is taken back in
+            // a shorter time anyway.
             self.schedule.recall_at =
                 looked_at.map(|at| at.after(RECALL_AFTER)).filter(|_| !self.attempts.is_empty());
             return;
@@ -100,6 +102,7 @@ impl Core {
     /// `idle`: the time at which the oldest of its tasks was assigned, and half of the attempts,
     /// the newest first. None if there is nothing to take, or some was asked for already.
     pub(super) fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<u64>)> {
+        // What stands behind a task that waits was recalled when it began to.
         let engine = self.engines.get(id).filter(|engine| engine.work.lent.is_empty())?;
         let engine =
             Some(engine).filter(|engine| engine.load() >= 2 && engine.work.recalled.is_empty())?;

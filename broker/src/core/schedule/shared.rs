@@ -79,24 +79,25 @@ impl SharedQueue {
         let parked: Vec<Reverse<i32>> =
             self.parked.range(all).map(|((_, priority), _)| *priority).collect();
         for priority in parked {
-            let tasks = self.parked.remove(&(session, priority)).unwrap_or_default();
+            let tasks = self.parked.remove(&(session, priority)).expect("it was listed just now");
             self.of_session(priority.0, session, given).extend(tasks);
         }
     }
 
     /// Takes what [`SharedQueue::peek`] has just shown; the next turn is another session's.
-    pub fn pop(&mut self, given: u64) {
+    pub fn pop(&mut self, given: u64) -> TaskKey {
         let mut entry = self.levels.first_entry().expect("a task has just been shown");
         let level = entry.get_mut();
         let turn = level.turns.pop_front();
         let Turn { session, .. } = turn.expect("a level that is left has a turn");
         let tasks = level.tasks.get_mut(&session).expect("a session that has a turn has a queue");
-        tasks.pop_front();
+        let task = tasks.pop_front().expect("a session that has a turn has a task");
         if tasks.is_empty() {
             level.tasks.remove(&session);
         } else {
             level.turns.push_back(Turn { session, since: given });
         }
+        task
     }
 
     /// Drops the entries that no longer count.
@@ -124,6 +125,7 @@ impl SharedQueue {
         given: u64,
     ) -> &mut VecDeque<TaskKey> {
         let key = (session, Reverse(priority));
+        // A task of a session that is passed over is not to be met before the session's others.
         if !self.parked.is_empty() && self.parked.contains_key(&key) {
             return self.parked.get_mut(&key).expect("it is there");
         }
@@ -145,6 +147,7 @@ impl Level {
             count(1);
             let at = served(session);
             if at > since {
+                // Its turn has been, in the queue of other demands.
                 self.turns.pop_front();
                 self.turns.push_back(Turn { session, since: at });
                 continue;
@@ -166,8 +169,8 @@ impl Level {
 
     /// Takes out the tasks of the session whose turn it is.
     fn take_first(&mut self) -> VecDeque<TaskKey> {
-        let turn = self.turns.pop_front();
-        turn.and_then(|turn| self.tasks.remove(&turn.session)).unwrap_or_default()
+        let turn = self.turns.pop_front().expect("a task has just been shown");
+        self.tasks.remove(&turn.session).expect("a session that has a turn has a queue")
     }
 }
 

@@ -60,15 +60,18 @@ impl Core {
         else {
             return;
         };
+        // Those that pause stand in none of the lines along which the parts go.
         let apart: Vec<TaskKey> = if of.is_none() { queue.apart().collect() } else { Vec::new() };
         self.tally.sweeps_made += 1;
         let next = (of.unwrap_or(SessionKey(0)), 0);
+        // What is submitted while the parts are done is not meant, as if all had ended at once.
         let until = self.tasks.age();
         let mut sweep = Sweep { number: self.tally.sweeps_made, engine, of, reason, next, until };
         for task in apart {
             self.end_if_swept(now, &sweep, task);
         }
         if !self.sweep_part(now, &mut sweep) {
+            // None of them begins meanwhile: they are to end as if all had ended at once.
             self.engines.update(engine, |engine| engine.queue.hold(of, sweep.number, &self.tasks));
             self.turns.chores.push(sweep.into());
         }
@@ -88,6 +91,7 @@ impl Core {
     fn sweep_part(&mut self, now: Time, sweep: &mut Sweep) -> bool {
         let Some(engine) = self.engines.get(sweep.engine).filter(|engine| engine.loss.is_none())
         else {
+            // It was lost since, and its queue with it.
             return true;
         };
         let last = sweep.of.unwrap_or(SessionKey::NOBODY);
@@ -104,6 +108,7 @@ impl Core {
     }
 
     fn end_if_swept(&mut self, now: Time, sweep: &Sweep, key: TaskKey) {
+        // An entry of one that has ended stays in the line for a while.
         let Some(task) = self.tasks.get(key).filter(|_| key.is_of(sweep.until)) else { return };
         let id = sweep.engine;
         match &sweep.reason {

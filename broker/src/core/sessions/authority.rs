@@ -35,7 +35,8 @@ impl Authority {
     /// A peer with this token was let in.
     pub fn handle_connected(&mut self, connection: ConnectionId, claims: &Claims) {
         let (token, expires_s) = (claims.token_id, claims.expires_s);
-        self.holders.insert(connection, Holder { token, expires_s });
+        let before = self.holders.insert(connection, Holder { token, expires_s });
+        assert!(before.is_none(), "{connection:?} is let in twice");
         if expires_s != Claims::NEVER {
             self.by_expiry.insert((expires_s, connection));
         }
@@ -60,6 +61,7 @@ impl Core {
         for (connection, reason) in gone {
             self.dismiss(now, connection, reason, "its token is revoked");
         }
+        // Also those that are away, which have no holder: they must not come back to their tasks.
         let refusal = |claims: &Claims| revoked.refusal(claims.token_id);
         let away = self
             .sessions
@@ -107,6 +109,7 @@ impl Core {
         reason: String,
         close: &'static str,
     ) {
+        // First: whatever follows must not find its token here once more.
         self.peers.authority.handle_disconnected(connection);
         let goodbye = Goodbye { reason };
         match self.peers.connections.get(&connection).copied() {
@@ -117,9 +120,8 @@ impl Core {
             }
             Some(Connected::Engine(key)) => {
                 // As one that has said goodbye itself: nobody waits for it.
-                if let Some(process) = self.processes.get_mut(&key) {
-                    process.leaving = true;
-                }
+                let process = self.processes.get_mut(&key);
+                process.expect("a connection of an engine process has its process").leaving = true;
                 self.to_engine(connection, ToEngine::Goodbye(goodbye));
             }
             None => return,
@@ -158,7 +160,8 @@ impl Core {
         request: u64,
         written: Result<&RevokedTokens, String>,
     ) {
-        self.peers.authority.revocations = self.peers.authority.revocations.saturating_sub(1);
+        assert!(self.peers.authority.revocations > 0, "a revocation is answered twice");
+        self.peers.authority.revocations -= 1;
         let body = match &written {
             Ok(_) => ReplyBody::Done,
             Err(text) => ReplyBody::Refused(format!("nothing is revoked: {text}")),

@@ -56,11 +56,12 @@ impl Core {
             let (session, resumed) = self.admit_session(connection, peer, tasks_max)?;
             // A session that is resumed with another token goes on under the limits with which it
             // was opened.
-            let tasks_max =
-                self.sessions.get(session).map_or(tasks_max, |session| session.ledger.tasks_max);
+            let opened = self.sessions.get(session).expect("it was let in just now");
+            let tasks_max = opened.ledger.tasks_max;
             (Connected::Client(session), resumed, tasks_max)
         };
-        self.peers.connections.insert(connection, connected);
+        let before = self.peers.connections.insert(connection, connected);
+        assert!(before.is_none(), "{connection:?} is given to two peers");
         self.peers.authority.handle_connected(connection, &claims);
         Ok(Welcome {
             connection: connection.0,
@@ -157,11 +158,13 @@ impl Core {
             let text = "this session belongs to another capability of the same owner".to_owned();
             return Err(Refusal { kind: RefusalKind::Unauthorized, text });
         }
+        // The newest connection wins: otherwise two of them would take the session from each other.
         if session.link.incarnation >= peer.hello.incarnation {
             let text =
                 "this session has a newer connection; start a session of your own".to_owned();
             return Err(Refusal { kind: RefusalKind::Superseded, text });
         }
+        // A client notices a cut before the broker does: its old connection may still be here.
         if let Some(old) = session.link.connection {
             self.outputs.push_back(Output::Close(old, "the session has a newer connection"));
             self.leave_rest(old);
@@ -206,11 +209,12 @@ impl Core {
             .get_mut(key)
             .filter(|session| session.link.connection == Some(connection))
         else {
+            // It has a newer connection, or is over.
             return;
         };
         session.link.connection = None;
         self.follow_no_longer(key, connection);
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let session = self.sessions.get_mut(key).expect("it was there a moment ago");
         if session.departure.cancel_on_disconnect {
             return self.end_session(now, key);
         }
@@ -221,8 +225,9 @@ impl Core {
     /// Drops a session's incomplete transfers: its connection is gone. It sends them again on the
     /// next one.
     fn abandon_transfers(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let session = self.sessions.get_mut(key).expect("a session outlives its connection");
         session.link.connection = None;
+        // Asked before they are abandoned: afterwards there is nothing left to count.
         let abandoned_bytes = session.link.receiving.abandoned_bytes();
         let abandoned = session.link.receiving.abandon();
         self.memory.budget.release(BytesOf::Request, abandoned_bytes);
@@ -260,6 +265,7 @@ impl Core {
         let Some(session) =
             self.sessions.get_mut(key).filter(|session| !session.departure.is_ending)
         else {
+            // A chore is at it already.
             return;
         };
         // What goes on is not for this client any longer.
@@ -282,11 +288,14 @@ impl Core {
     /// Ends a part of what a session has that is over.
     pub(in crate::core) fn end_part_of(&mut self, now: Time, ending: Ending) {
         let Ending { key, next, .. } = ending;
+        // Two chores may be at it: the second ends what the first lets go on, and either may have
+        // come upon the last task.
         let Some(session) = self.sessions.get_mut(key) else { return };
         let mut room = TASKS_PER_PART;
         if next.is_none() {
             let done = session.ledger.done.remove_first(0, u64::MAX, room);
-            session.ledger.keeps -= done.iter().filter(|(_, done)| done.what.keep()).count() as u64;
+            let keeps = done.iter().filter(|(_, done)| done.what.keep()).count();
+            session.ledger.keep_fewer(keeps as u64);
             room -= done.len();
             self.tally.let_go(done.len() as u64);
             for (n, mut done) in done {
@@ -303,7 +312,7 @@ impl Core {
             }
             self.note_departed(key);
         }
-        let Some(session) = self.sessions.get(key) else { return };
+        let session = self.sessions.get(key).expect("a session that is being ended is there");
         let tasks = session.ledger.tasks.range(next.unwrap_or(0), u64::MAX).take(room);
         let tasks: Vec<_> = tasks.map(|(n, task)| (n, *task)).collect();
         let next = tasks.get(room - 1).and_then(|(n, _)| n.checked_add(1));
@@ -318,6 +327,7 @@ impl Core {
         if next.is_some() {
             return self.turns.chores.push(Chore::EndSession(Ending { next, ..ending }));
         }
+        // It may be gone with its last task, if another chore has come to its end before.
         if let Some(session) = self.sessions.get_mut(key) {
             session.departure.is_ending = false;
         }
@@ -366,7 +376,8 @@ impl Core {
         self.tally.forget_ends(session.ledger.endings.len());
         for process in session.known_to {
             count(1);
-            let Some(process) = self.processes.get_mut(&process) else { continue };
+            let process = self.processes.get_mut(&process);
+            let process = process.expect("a session is known to processes that are here");
             process
                 .told
                 .definitions

@@ -23,6 +23,8 @@ impl Core {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         session.link.receiving.check(&define.payload)?;
         session.link.credit.announce(announced_bytes(&define.payload))?;
+        // A number is used once, unless its blob was cut off on its way: then those that wait for
+        // it go on waiting.
         let waiting = match session.definitions.remove(&define.number) {
             None if session.definitions.len() < DEFINITIONS_MAX => Vec::new(),
             Some(Definition::Missing(waiting)) => waiting,
@@ -59,6 +61,7 @@ impl Core {
         let (id, token) = (session.id, session.counted_by);
         let definition = session.definitions.remove(&number).expect("it was there a moment ago");
         if let Definition::Here(stored) = &definition {
+            // Its chunks counted against the client's credit until now.
             match stored.budget_bytes() {
                 0 => {}
                 bytes => self.grant_to_client(key, bytes),
@@ -68,7 +71,8 @@ impl Core {
         let session = self.sessions.get(key);
         for process in session.into_iter().flat_map(|session| &session.known_to) {
             count(1);
-            let Some(process) = self.processes.get_mut(process) else { continue };
+            let process = self.processes.get_mut(process);
+            let process = process.expect("a session is known to processes that are here");
             if process.told.definitions.remove(&(key, number)) {
                 let message = ToEngine::Undefine(EngineUndefine { session: id, number });
                 self.outputs.push_back(crate::core::Output::ToEngine(process.connection, message));
@@ -91,6 +95,7 @@ impl Core {
             return Err(PeerMisbehaved::Order);
         };
         for task in waiting {
+            // It may have been cancelled meanwhile.
             let payload = self.tasks.get(task).map(|task| task.payload.clone());
             if let Some(payload) = payload {
                 self.take_payload(now, task, payload);

@@ -45,7 +45,9 @@ impl Events {
     /// From now on a session is not told any longer.
     pub fn unsubscribe(&mut self, key: SessionKey) {
         if let Some(place) = self.places.remove(&key) {
-            self.in_order.remove(&(place, key));
+            let was_here = self.in_order.remove(&(place, key));
+            assert!(was_here, "{key:?} is told of events, and has no place among them");
+            // It may have been the one for which they were kept.
             self.forget_told();
         }
     }
@@ -65,6 +67,7 @@ impl Events {
     }
 
     fn push(&mut self, event: Event) {
+        // Nobody has asked: a list that nobody reads would only grow.
         if !self.places.is_empty() {
             self.bytes += bytes_of(&event);
             self.untold.push_back(event);
@@ -76,7 +79,9 @@ impl Events {
         if self.are_told() {
             return None;
         }
-        let (place, key) = self.in_order.pop_first()?;
+        let furthest_behind = self.in_order.pop_first();
+        let (place, key) = furthest_behind.expect("what was not told waits for somebody");
+        assert!(place >= self.first && place < self.end(), "{key:?} is behind all events");
         let events: Vec<Event> =
             self.untold.range((place - self.first) as usize..).take(most.max(1)).cloned().collect();
         let next = place + events.len() as u64;

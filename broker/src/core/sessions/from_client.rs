@@ -52,6 +52,7 @@ impl Core {
             }
             FromClient::Goodbye(_) => {
                 self.end_session(now, key);
+                // Whatever it still says is out of order: it has no session any longer.
                 self.peers.connections.remove(&connection);
                 self.outputs.push_back(Output::Close(connection, "goodbye"));
                 Ok(())
@@ -96,6 +97,7 @@ impl Core {
             }
             _ => return Err(PeerMisbehaved::Order),
         };
+        // The answer waits for what the request brings about in the journal, from here on.
         let before = self.entries();
         let answer = if allowed {
             match message {
@@ -118,7 +120,7 @@ impl Core {
                 FromClient::Restart(restart) => self.restart(now, key, connection, restart),
                 FromClient::Revoke(revoke) => self.revoke(connection, revoke),
                 FromClient::Shutdown(shutdown) => self.shutdown(now, connection, &shutdown),
-                _ => return Err(PeerMisbehaved::Order),
+                _ => unreachable!("each of them is a request"),
             }
         } else {
             Some(super::authority::forbidden(role, what, needed))

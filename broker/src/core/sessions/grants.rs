@@ -58,6 +58,7 @@ impl Grants {
     }
 
     fn end(&mut self, granted: OfAttempt) {
+        // At once, so that nobody comes in by them; the sessions when no task is in mid-change.
         granted.keys.iter().for_each(|key| _ = self.by_key.remove(key));
         if !granted.sessions.is_empty() {
             self.over.push(granted);
@@ -74,7 +75,8 @@ impl Grants {
     pub fn set_aside(&mut self, attempt: u64, task: TaskKey) {
         let granted = self.by_attempt.remove(&attempt);
         if let Some(granted) = granted {
-            self.aside.insert((task, attempt), granted);
+            let before = self.aside.insert((task, attempt), granted);
+            assert!(before.is_none(), "attempt {attempt} is set aside twice");
         }
     }
 
@@ -82,7 +84,8 @@ impl Grants {
     pub fn rejoin(&mut self, attempt: u64, task: TaskKey) {
         let granted = self.aside.remove(&(task, attempt));
         if let Some(granted) = granted {
-            self.by_attempt.insert(attempt, granted);
+            let before = self.by_attempt.insert(attempt, granted);
+            assert!(before.is_none(), "attempt {attempt} is here and set aside");
         }
     }
 
@@ -154,6 +157,7 @@ impl Core {
         else {
             return Ok(());
         };
+        // Those that have left by themselves count no longer.
         let sessions = &self.sessions;
         granted
             .sessions
@@ -231,6 +235,7 @@ impl Core {
                 let Some(session) =
                     self.sessions.get(key).filter(|session| !session.departure.departed)
                 else {
+                    // It has said goodbye before its task ended.
                     continue;
                 };
                 let connection = session.link.connection;

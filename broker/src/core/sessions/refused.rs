@@ -19,12 +19,15 @@ pub const MISSING_RANGES_MAX: usize = 4096;
 impl Refused {
     /// The next tasks were refused.
     pub fn add(&mut self, first: u64, last: u64) {
+        assert!(first <= last, "refused from {first} to {last}");
         self.unread = self.unread.saturating_add(last - first + 1);
         let at = self.ranges.partition_point(|(_, end)| *end < first);
         self.ranges.insert(at, (first, last));
         if at > 0 && self.ranges[at - 1].1 + 1 == first {
             self.merge(at - 1);
         }
+        let is_disjoint = self.ranges.windows(2).all(|pair| pair[0].1 < pair[1].0);
+        debug_assert!(is_disjoint, "{first} to {last} is refused twice: {:?}", self.ranges);
         self.keep_few();
     }
 
@@ -42,6 +45,7 @@ impl Refused {
             ranges.iter().map(|(first, last)| last - first + 1).sum::<u64>()
         };
         let left: Vec<_> = before.into_iter().chain(after).collect();
+        // Merged ranges have numbers between them that were never refused: it may be more than all.
         self.unread = self.unread.saturating_sub(count(&self.ranges[from..until]) - count(&left));
         self.ranges.splice(from..until, left);
         self.keep_few();

@@ -177,6 +177,14 @@ pub enum ClientWaiting {
     Definition(u32),
 }
 
+impl Ledger {
+    /// So many tasks fewer are to be retained: they are retained now, or nobody wants that.
+    pub fn keep_fewer(&mut self, tasks: u64) {
+        assert!(tasks <= self.keeps, "{tasks} of {} tasks are kept no longer", self.keeps);
+        self.keeps -= tasks;
+    }
+}
+
 impl Session {
     /// A session that nobody has opened yet.
     pub fn new(id: SessionId, claims: Claims, tasks_max: u64) -> Self {
@@ -207,6 +215,7 @@ impl Session {
     /// Begins a connection. Gives what the client need not submit again.
     pub fn open(&mut self, now: Time, open: Open) -> Result<Accepted, PeerMisbehaved> {
         self.departure.cancel_on_disconnect = open.cancel_on_disconnect;
+        // What is here and at engines is sealed with the first one.
         if self.secret.as_ref().is_some_and(|secret| *secret != open.secret) {
             return Err(PeerMisbehaved::Order);
         }
@@ -215,6 +224,7 @@ impl Session {
             .iter()
             .filter(|(_, definition)| matches!(definition, Definition::Here(_)));
         let definitions = here.map(|(number, _)| *number).collect();
+        // What the journal had is known here; of the client's other tasks nothing is.
         if std::mem::take(&mut self.noted.is_restored) {
             if open.submitted > TASKS_BEFORE_MAX {
                 return Err(PeerMisbehaved::TaskNumber);
@@ -272,10 +282,9 @@ impl Session {
         let ended: Vec<(u64, bool)> =
             self.ledger.done.range(first, last).map(|(n, done)| (n, done.what.keep())).collect();
         for n in ended.iter().filter(|(_, keep)| *keep).map(|(n, _)| *n) {
-            self.ledger.keeps -= 1;
-            if let Some(done) = self.ledger.done.get_mut(n) {
-                done.what.keep_no_longer();
-            }
+            self.ledger.keep_fewer(1);
+            let done = self.ledger.done.get_mut(n).expect("it was listed a moment ago");
+            done.what.keep_no_longer();
         }
         ended.len()
     }
@@ -305,6 +314,7 @@ impl Session {
             if !repeated {
                 return Ok(Admission::Known);
             }
+            // Its arguments were cut off: unless it has ended since, they are what it lacks.
             if self.ledger.missing.remove(&n)
                 && let Some(task) = self.ledger.tasks.get(n)
             {
@@ -435,6 +445,7 @@ impl Sessions {
 
     /// Adds a session of an earlier start, under the key that it had.
     pub fn insert_at(&mut self, key: SessionKey, session: Session) -> SessionKey {
+        assert!(self.next <= key.0, "a key before {} was given already", self.next);
         self.next = key.0;
         self.insert(session)
     }
@@ -472,7 +483,8 @@ impl Sessions {
     /// Takes a session out.
     pub fn remove(&mut self, key: SessionKey) -> Option<Session> {
         let session = self.by_key.remove(&key)?;
-        self.by_id.remove(&(session.owner(), session.id));
+        let known = self.by_id.remove(&(session.owner(), session.id));
+        assert!(known == Some(key), "the id of {key:?} leads to {known:?}");
         self.of_any_owner.remove(&(session.id, key));
         if let Some(parent) = session.nesting.parent {
             self.by_parent.remove(&(parent.attempt, key));
@@ -482,7 +494,7 @@ impl Sessions {
 
     /// An attempt waits for the tasks of a session.
     pub fn set_parent(&mut self, key: SessionKey, parent: Parent) {
-        let Some(session) = self.by_key.get_mut(&key) else { return };
+        let session = self.by_key.get_mut(&key).expect("a session that is waited for is here");
         let before = session.nesting.parent.replace(parent);
         if let Some(before) = before {
             self.by_parent.remove(&(before.attempt, key));
@@ -494,7 +506,8 @@ impl Sessions {
     pub fn of_parent(&self, attempt: u64) -> impl Iterator<Item = &Session> {
         let of_parent =
             self.by_parent.range((attempt, SessionKey(0))..=(attempt, SessionKey::NOBODY));
-        of_parent.inspect(|_| count(1)).filter_map(|(_, key)| self.get(*key))
+        let of_parent = of_parent.inspect(|_| count(1));
+        of_parent.map(|(_, key)| self.get(*key).expect("a session is in all tables"))
     }
 
     /// Returns the number of elements.

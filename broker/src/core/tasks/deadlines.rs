@@ -42,7 +42,7 @@ impl Deadlines {
 impl Core {
     /// Works out when something is due for a task in the state in which it is now.
     pub(in crate::core) fn set_deadline(&mut self, now: Time, key: TaskKey) {
-        let Some(task) = self.tasks.get_mut(key) else { return };
+        let task = self.tasks.get_mut(key).expect("a task whose state changes has not ended");
         let before = task.deadline();
         let after = due(task, now);
         if before == after {
@@ -53,7 +53,8 @@ impl Core {
             self.waiting.deadlines.remove(at, key);
         }
         if let Some(at) = after {
-            self.waiting.deadlines.0.insert((at, key));
+            let is_new = self.waiting.deadlines.0.insert((at, key));
+            assert!(is_new, "{key:?} has two deadlines");
         }
     }
 
@@ -66,7 +67,7 @@ impl Core {
                 return;
             };
             self.waiting.deadlines.0.remove(&(at, key));
-            let Some(task) = self.tasks.get_mut(key) else { continue };
+            let task = self.tasks.get_mut(key).expect("a task that ends takes its deadline along");
             task.more_mut().deadline = None;
             let options = task.options.clone();
             match task.state {
@@ -74,6 +75,7 @@ impl Core {
                     if task.more().and_then(|more| more.pause_ends).is_some_and(|at| at <= now) =>
                 {
                     task.more_mut().pause_ends = None;
+                    // Not tried at this start: it has waited for an engine that may have had it.
                     if task.tries.attempts == 0 {
                         self.end_wait(now, key);
                     } else {
@@ -113,7 +115,7 @@ impl Core {
 
     /// A task raised and may be run again: at once, or after a pause that doubles each time.
     pub(in crate::core) fn pause(&mut self, now: Time, key: TaskKey, errors: u32) {
-        let Some(task) = self.tasks.get_mut(key) else { return };
+        let task = self.tasks.get_mut(key).expect("a task that is run again has not ended");
         let first_ms = task.options.as_ref().map_or(0, |options| options.backoff_ms);
         let pause_ms = first_ms.saturating_mul(1 << (errors.saturating_sub(1)).min(30));
         if pause_ms == 0 {
@@ -124,6 +126,7 @@ impl Core {
         task.more_mut().pause_ends =
             Some(now.after(Duration::from_millis(pause_ms).min(PAUSE_MAX)));
         self.waiting.held += 1;
+        // It stands in no line meanwhile: those behind it need not wait for its pause.
         if let Some(id) = engine {
             self.engines.update(id, |engine| engine.queue.set_apart(key));
         }

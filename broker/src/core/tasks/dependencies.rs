@@ -88,6 +88,7 @@ impl Core {
         let mut group = Group { any, ..Group::default() };
         let mut ended = Vec::new();
         let mut places = BTreeMap::new();
+        // Backwards, so that of several notes on one task the first is the one that stays.
         known.iter().enumerate().rev().for_each(|(place, met)| _ = places.insert(met.task, place));
         for &demand in demands {
             let place = places.get(&demand.task).copied();
@@ -150,9 +151,9 @@ impl Core {
     /// A task has been submitted that waits for others.
     pub(in crate::core) fn begin_to_wait(&mut self, key: TaskKey, waits: Waits) {
         self.waiting.dependents.pairs.extend(waits.keys().map(|other| (other, key)));
-        if let Some(task) = self.tasks.get_mut(key) {
-            task.more_mut().waits = Some(Box::new(waits));
-        }
+        let task = self.tasks.get_mut(key).expect("a task that begins to wait has not ended");
+        let before = task.more_mut().waits.replace(Box::new(waits));
+        assert!(before.is_none(), "{key:?} waits twice");
     }
 
     /// Returns true if a task that has its arguments still waits for others. Moves it to its engine
@@ -169,6 +170,7 @@ impl Core {
             Some(waits) if waits.is_open() => Ok(true),
             Some(waits) => {
                 let engine = waits.engine();
+                // Before anything else: with nobody left in it, no pair names this task any longer.
                 more.waits = None;
                 engine?.map_or(Ok(()), |engine| self.pin(key, engine))?;
                 Ok(false)
@@ -178,7 +180,7 @@ impl Core {
 
     fn pin(&mut self, key: TaskKey, engine: EngineId) -> Result<(), String> {
         let may_have_run = self.tasks.get(key).is_some_and(|task| self.may_have_run(task));
-        let Some(task) = self.tasks.get_mut(key) else { return Ok(()) };
+        let task = self.tasks.get_mut(key).expect("a task that has waited has not ended");
         let session = task.session;
         match task.place {
             Place::Direct(target) | Place::Pinned(target) if target == engine => Ok(()),
@@ -195,6 +197,8 @@ impl Core {
                     ));
                 }
                 task.place = Place::Pinned(engine);
+                // By its number, and not at the end: what its session has submitted to that engine
+                // since then may wait for this task, which would wait behind it.
                 let tasks = &self.tasks;
                 self.engines
                     .update(engine, |engine| engine.queue.put_in_order(session, key, tasks));
@@ -229,7 +233,8 @@ impl Core {
         if std::mem::replace(&mut self.waiting.dependents.telling, true) {
             return;
         }
-        // Very many are told in later turns, also if one turn has many such ends.
+        // Very many are told in later turns, also if one turn has many such ends. An end stays the
+        // first one until all who wait for it have been told.
         let mut room = TASKS_PER_PART;
         while room > 0
             && !self.is_turn_over()
@@ -251,22 +256,22 @@ impl Core {
     }
 
     fn dependency_ended(&mut self, now: Time, key: TaskKey, ended: TaskKey, ending: Ending) {
-        let Some(task) = self.tasks.get_mut(key) else { return };
+        let task = self.tasks.get_mut(key).expect("a task that ends waits for nobody any longer");
         let state = task.state;
-        let Some(waits) = task.more_if_any().and_then(|more| more.waits.as_mut()) else { return };
-        let name = waits.name_of(ended);
+        let waits = task.more_if_any().and_then(|more| more.waits.as_mut());
+        let waits = waits.expect("a pair is there for a task that waits");
+        let name = waits.name_of(ended).expect("a pair names a task that is waited for");
         let mut dropped = Vec::new();
         let settled = waits.settle(ended, ending, &mut dropped);
         for other in dropped {
             count(1);
             self.waiting.dependents.pairs.remove(&(other, key));
         }
-        if let Some(name) = name {
-            self.note_met(key, name, ending);
-        }
+        self.note_met(key, name, ending);
         let waits = settled
             .and_then(|()| if state == State::Waiting { self.still_waits(key) } else { Ok(true) });
         match waits {
+            // The journal takes it after those for which it waits: that may have been the last one.
             Ok(true) if state == State::Receiving => self.note_if_behind(key),
             Ok(true) => {}
             Ok(false) => self.queue(now, key),

@@ -33,6 +33,8 @@ const AND_MAY_GO_ON: &str = "cancelled while an engine had it; code that does no
 impl Core {
     /// Ends a task, unless it has ended: the first end wins.
     pub(in crate::core) fn end(&mut self, now: Time, key: TaskKey, ended: Ended) {
+        // Out of the table first: whatever follows finds no task of this key, and ends it no second
+        // time. A second end is normal: a result that comes when its task was cancelled.
         let Some(mut task) = self.tasks.remove(key) else { return };
         if let State::Assigned { attempt, .. } = task.state {
             // Also of one that is cancelled and runs on: nobody works for it any longer.
@@ -115,17 +117,20 @@ impl Core {
         ending: Ending,
     ) {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
-        session.ledger.tasks.remove(n);
+        let before = session.ledger.tasks.remove(n);
+        assert!(before.is_some(), "task {n} ends, and its session does not have it");
         let token = session.counted_by;
         self.peers.quotas.end_task(token);
         self.remember_end(key, n, ending);
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         if !session.departure.departed {
-            session.ledger.done.insert(n, done);
+            let before = session.ledger.done.insert(n, done);
+            assert!(before.is_none(), "task {n} has ended twice");
             self.tally.results_held += 1;
             return self.deliver(key, n);
         }
-        session.ledger.keeps -= u64::from(done.what.keep());
+        session.ledger.keep_fewer(u64::from(done.what.keep()));
+        // Nobody of this session will read it: it does not count as unread, kept or not.
         self.note_read(key, &mut done);
         if done.what.outlives_session() {
             self.keep(now, key, n, done, false);
@@ -135,7 +140,7 @@ impl Core {
     }
 
     pub(in crate::core) fn remember_end(&mut self, key: SessionKey, n: u64, ending: Ending) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         let more = session.remember(
             n,
             ending,
@@ -148,6 +153,7 @@ impl Core {
     /// process that holds it, and the attempt.
     fn drop_unsent(&mut self, task: &Task) -> Option<(ProcessKey, u64)> {
         let State::Unsent { engine, attempt } = task.state else { return None };
+        // None if its result has come, or can never fit: then it was taken back for that.
         self.take_back(attempt)?;
         self.engines.get(engine).and_then(|engine| engine.process).map(|process| (process, attempt))
     }
@@ -176,6 +182,7 @@ impl Core {
             }
             (_, Some(engine)) => {
                 let session = task.session;
+                // Its entry may be the first of its line, and what is behind it ready now.
                 self.engines.update(engine, |engine| {
                     engine.queue.count_ended(session, task.n, tasks);
                     engine.queue.note(session, tasks);
@@ -193,7 +200,9 @@ impl Core {
 
     /// Sends a result to the client, if it is connected.
     pub(in crate::core) fn deliver(&mut self, key: SessionKey, n: u64) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let session = self.sessions.get_mut(key).expect("a session outlives its results");
+        // A client that is not here gets it when it is back, and one that has just opened its
+        // session in the order of its numbers.
         let done = session
             .ledger
             .done
@@ -215,6 +224,7 @@ impl Core {
             times: done.times,
             payload,
         };
+        // Before the end: a client that has seen the end expects no more output.
         for end in written {
             self.to_client(connection, ToClient::Output(end));
         }
@@ -272,9 +282,8 @@ impl Core {
         self.tally.let_go(1);
         self.note_read(key, &mut done);
         if done.what.keep() {
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.ledger.keeps -= 1;
-            }
+            let session = self.sessions.get_mut(key).expect("a session outlives its results");
+            session.ledger.keep_fewer(1);
             self.keep(now, key, n, done, true);
         } else {
             self.drop_done(*done);
@@ -309,17 +318,15 @@ impl Core {
         session: SessionKey,
         payload_bytes_total: u64,
     ) {
-        let (Some(process), Some(of)) = (self.processes.get(&key), self.sessions.get(session))
-        else {
-            return;
-        };
+        let process = self.processes.get(&key).expect("a lane is closed with its process");
+        let of = self.sessions.get(session).expect("a lane is closed with its session");
         let (connection, session) = (process.connection, of.id);
         self.to_engine(connection, ToEngine::Credit(EngineCredit { session, payload_bytes_total }));
     }
 
     /// A client may announce so many bytes more.
     pub(in crate::core) fn grant_to_client(&mut self, key: SessionKey, bytes: u64) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let session = self.sessions.get_mut(key).expect("a session outlives its requests");
         let payload_bytes_total = session.link.credit.grant(bytes);
         if let Some(connection) = session.link.connection {
             self.to_client(connection, ToClient::Credit(Credit { payload_bytes_total }));
@@ -329,6 +336,7 @@ impl Core {
     /// Frees the bytes of a request, once no task needs them; the client may send as many again.
     pub(in crate::core) fn release_request(&mut self, key: SessionKey, payload: &Stored) {
         let bytes = payload.budget_bytes();
+        // The tasks of a submit share it: the last one that ends finds itself alone with it.
         if bytes == 0 || payload.is_held_elsewhere() {
             return;
         }
@@ -341,9 +349,8 @@ impl Core {
     /// Frees bytes that were reserved for a request.
     pub(in crate::core) fn free_request(&mut self, key: SessionKey, bytes: u64) {
         self.memory.budget.release(BytesOf::Request, bytes);
-        if let Some(session) = self.sessions.get(key) {
-            self.peers.quotas.release(session.counted_by, bytes);
-        }
+        let session = self.sessions.get(key).expect("a session outlives its requests");
+        self.peers.quotas.release(session.counted_by, bytes);
         self.grant_to_client(key, bytes);
     }
 
@@ -352,7 +359,8 @@ impl Core {
         let session = self.sessions.get(key);
         for process in session.into_iter().flat_map(|session| &session.known_to) {
             count(1);
-            let Some(process) = self.processes.get_mut(process) else { continue };
+            let process = self.processes.get_mut(process);
+            let process = process.expect("a session is known to processes that are here");
             if process.told.shares.remove(&share) {
                 let message = ToEngine::Unshare(Unshare { share });
                 self.outputs.push_back(crate::core::Output::ToEngine(process.connection, message));
@@ -373,6 +381,7 @@ impl Core {
         force: bool,
         why: Option<&str>,
     ) {
+        // Of several that are cancelled, an earlier one may have ended this one: as its follower.
         let Some(task) = self.tasks.get(key) else { return };
         let (session, n) = (task.session, task.n);
         let (engine, text) = match task.state {
@@ -388,6 +397,7 @@ impl Core {
         // room.
         let is_back =
             task.times.assigned.is_some() && !matches!(task.state, State::Assigned { .. });
+        // While the task is still there, and says which engine has it.
         self.stop_attempt(now, key, force);
         let ended = Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
         self.end(now, key, Ended { engine, ..ended });
@@ -400,15 +410,11 @@ impl Core {
     /// interrupt is killed only if that is forced: what any task has left in its namespace, be it
     /// of the task's own session, is not the cancel's to end.
     pub(in crate::core) fn stop_attempt(&mut self, now: Time, key: TaskKey, force: bool) {
-        let Some(task) = self.tasks.get(key) else { return };
-        let State::Assigned { engine, attempt: count, .. } = task.state else { return };
-        let (session, n) = (task.session, task.n);
-        if self.engines.get(engine).is_none() {
-            return;
-        }
-        if let Some(session) = self.sessions.get_mut(session) {
-            session.ledger.stopping.insert((n, count));
-        }
+        let task = self.tasks.get(key).expect("a task is stopped before it ends");
+        let State::Assigned { attempt: count, .. } = task.state else { return };
+        let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
+        // Its client wants to know when nothing of the task runs any longer, which may be late.
+        session.ledger.stopping.insert((task.n, count));
         self.tell_to_stop(now, count, force);
     }
 
@@ -420,7 +426,8 @@ impl Core {
         first: u64,
         last: u64,
     ) {
-        let Some(session) = self.sessions.get(session).filter(|_| first <= last) else { return };
+        assert!(first <= last, "a range from {first} to {last}");
+        let session = self.sessions.get(session).expect("a session is there while its tasks end");
         let attempts = session.ledger.stopping.range((first, 0)..=(last, u64::MAX));
         let attempts: Vec<u64> = attempts.map(|(_, count)| *count).collect();
         for count in attempts {
@@ -429,11 +436,14 @@ impl Core {
     }
 
     fn tell_to_stop(&mut self, now: Time, count: u64, force: bool) {
-        let Some(given) = self.attempts.get_mut(count) else { return };
+        let given = self.attempts.get_mut(count).expect("what is to stop is still with an engine");
         let owner = self.sessions.get(given.session).map(Session::owner);
+        // The first force counts: what was submitted after that is for the next interpreter.
         let known = given.stopping.filter(|stopping| stopping.force);
         given.stopping = Some(known.unwrap_or(Stopping { force, since: now, owner }));
-        let Some(engine) = self.engines.get(given.engine) else { return };
+        let engine = self.engines.get(given.engine);
+        let engine = engine.expect("an engine stays while it has an attempt");
+        // One that is away is told when it is back: what it holds is compared with this.
         if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
             let cancel = CancelAttempts { attempts: vec![self.attempt(count)], force };
             self.to_engine(process.connection, ToEngine::Cancel(cancel));

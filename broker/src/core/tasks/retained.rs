@@ -129,12 +129,14 @@ impl Retained {
     fn remove(&mut self, key: SessionKey, n: u64) -> Option<KeptTask> {
         let session = self.sessions.get_mut(&key)?;
         let task = session.tasks.remove(&n)?;
-        self.order.remove(&(task.expires, key, n));
+        let was_here = self.order.remove(&(task.expires, key, n));
+        assert!(was_here && self.len > 0, "task {n} is kept, and has no time at which it goes");
         self.len -= 1;
-        self.heavy_bytes -= task.done.budget_bytes();
-        if session.tasks.is_empty()
-            && let Some(session) = self.sessions.remove(&key)
-        {
+        let bytes = task.done.budget_bytes();
+        assert!(bytes <= self.heavy_bytes, "{bytes} of {} kept bytes go", self.heavy_bytes);
+        self.heavy_bytes -= bytes;
+        if session.tasks.is_empty() {
+            let session = self.sessions.remove(&key).expect("it was there a moment ago");
             self.by_id.remove(&(session.owner, session.id));
         }
         Some(task)
@@ -182,6 +184,8 @@ impl Core {
         if let Some(delivered_us) = delivered_us {
             self.note_delivered(&done, delivered_us);
         }
+        // The first would stay in the budget for ever, with nobody to release it.
+        assert!(!self.kept.contains(key, n), "task {n} is kept twice");
         self.keep_restored(now, key, n, done, delivered_us);
     }
 
@@ -194,7 +198,7 @@ impl Core {
         done: Box<Done>,
         delivered_us: Option<u64>,
     ) {
-        let Some(session) = self.sessions.get(key) else { return self.drop_done(*done) };
+        let session = self.sessions.get(key).expect("a session outlives its results");
         let (id, owner, secret) = (session.id, session.owner(), session.secret.clone());
         let expires = if done.what.durable.is_some() {
             let ended_unix_us = done.times.submitted_unix_us.saturating_add(done.times.finished_us);
@@ -214,7 +218,8 @@ impl Core {
         session.tasks.insert(n, KeptTask { done, delivered_us, expires });
         self.kept.len += 1;
         while self.kept.len > self.config.kept_max {
-            let Some(&(_, key, n)) = self.kept.order.first() else { break };
+            let first = self.kept.order.first();
+            let &(_, key, n) = first.expect("what is kept has a time at which it goes");
             self.forget_kept(key, n);
         }
     }
@@ -226,9 +231,11 @@ impl Core {
             if !self.memory.budget.would_fit(what, bytes, self.kept.heavy_bytes) {
                 return false;
             }
-            let Some((key, n)) = self.kept.heavy.pop_front() else { return false };
+            let oldest = self.kept.heavy.pop_front();
+            let (key, n) = oldest.expect("what would give way stands in the row");
             let kept =
                 self.kept.sessions.get_mut(&key).and_then(|session| session.tasks.get_mut(&n));
+            // It was purged, or its time had come: such entries go when there are many of them.
             let Some(kept) = kept else { continue };
             let payload = kept.done.payload.take();
             let bytes =
@@ -236,6 +243,7 @@ impl Core {
             let freed = bytes + kept.done.what.drop_output() + kept.done.record_bytes();
             kept.done.shorten();
             kept.done.what.gave_way = true;
+            assert!(freed <= self.kept.heavy_bytes && kept.done.budget_bytes() == 0);
             self.kept.heavy_bytes -= freed;
             self.memory.budget.release(BytesOf::Other, freed);
             self.discard(payload);

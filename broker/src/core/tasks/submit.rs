@@ -35,10 +35,9 @@ impl Core {
         {
             return Err(PeerMisbehaved::Limit);
         }
-        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        if session.secret.is_none() {
-            return Err(PeerMisbehaved::Order);
-        }
+        let session = self.sessions.get_mut(key).filter(|session| session.secret.is_some());
+        let session = session.ok_or(PeerMisbehaved::Order)?;
+        // Whatever comes of it: its chunks follow in any case, and count until they have been read.
         session.link.receiving.check(&submit.payload)?;
         session.link.credit.announce(announced_bytes(&submit.payload))?;
         let repeated = options.is_some_and(|options| options.repeated);
@@ -49,9 +48,9 @@ impl Core {
             Admission::Refused if !is_kept => self.forget_refusal(key, submit.n),
             Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
             Admission::New | Admission::Known | Admission::Refused => {
-                let transfer = transfer_of(&submit.payload);
-                session.link.receiving.expect(transfer, &submit.payload, None)?;
-                self.read_past(key, &submit.payload, &Stored::Refused);
+                let payload = &submit.payload;
+                session.link.receiving.expect(transfer_of(payload), payload, None)?;
+                self.read_past(key, payload, &Stored::Refused);
                 return Ok(());
             }
         }
@@ -112,7 +111,8 @@ impl Core {
             let part = Submitted { target, placement, runtime, class, define, options, durable };
             let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
             let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
-            session.ledger.tasks.insert(n, task);
+            let before = session.ledger.tasks.insert(n, task);
+            assert!(before.is_none(), "a session has two tasks {n}");
             session.ledger.keeps += u64::from(options.is_some_and(|options| options.keep));
             self.peers.quotas.begin_task(session.counted_by);
             task
@@ -154,11 +154,12 @@ impl Core {
         submit: &Submit,
         tasks: u64,
     ) -> Result<PlacementId, PlacementId> {
-        let session = self.sessions.get(key);
-        let (scopes, depth) = session
-            .map_or((&[][..], 0), |session| (&session.claims.scopes[..], session.nesting.depth));
+        let session = self.sessions.get(key).expect("a session that submits is here");
+        let (scopes, depth) = (&session.claims.scopes[..], session.nesting.depth);
         let require = submit.options.as_ref().map_or(&[][..], |options| &options.require);
         let entered = self.schedule.placements.enter(submit.runtime, require, scopes, depth, tasks);
+        // The tasks are entered all the same: they have numbers, and each of them ends. They are
+        // refused with these demands, and never queued.
         entered.ok_or_else(|| {
             self.schedule
                 .placements
@@ -181,9 +182,9 @@ impl Core {
         session.link.receiving.expect(transfer_of(payload), payload, None)?;
         self.read_past(key, payload, stored);
         for key in tasks {
-            let Some(task) = self.tasks.get_mut(key) else { continue };
+            let task = self.tasks.get_mut(key).expect("a task of this submit has not ended");
             let engine = task.target();
-            // It has not joined its engine's queue.
+            // It has not joined its engine's queue, which would count it out.
             task.place = Place::Shared;
             let Ended { outcome, .. } = refusal;
             self.end(now, key, Ended { outcome: outcome.clone(), engine, ..Ended::default() });
@@ -201,6 +202,7 @@ impl Core {
         stored: Stored,
         tasks: AtLeastOne<TaskKey>,
     ) -> Result<(), PeerMisbehaved> {
+        // Asked once for all targets, before any of them is in a queue: all are accepted, or none.
         let waits = match options.map_or(Ok(None), |options| self.waits_for(key, &tasks, options)) {
             Err(refusal) => return self.refuse(now, key, payload, &stored, tasks, &refusal),
             Ok(waits) => waits,
@@ -233,14 +235,14 @@ impl Core {
         options: &TaskOptions,
     ) -> Result<Option<Waits>, Box<Ended>> {
         let session = self.sessions.get(key).expect("a session outlives its tasks");
-        let first = self.tasks.get(tasks.first).map_or(0, |task| task.n);
+        let first = self.tasks.get(tasks.first).expect("a task of this submit has not ended").n;
         let own = TaskId { session: session.id, n: first };
         self.waits_of(session.owner(), own, options, &[]).map_err(|text| Box::new(unmet(&text)))
     }
 
     /// Why tasks cannot be accepted as they are, if so.
     fn refusal(&self, tasks: &AtLeastOne<TaskKey>) -> Option<Ended> {
-        let task = self.tasks.get(tasks.first)?;
+        let task = self.tasks.get(tasks.first).expect("a task of this submit has not ended");
         let options = task.options.as_deref()?;
         let text = contradiction(options, task.place != Place::Shared)
             .or_else(|| self.not_durable(task.session, options))?;
@@ -257,12 +259,13 @@ impl Core {
                 "`durable` needs a journal, which this broker does not have; start it with `--journal FILE`",
             );
         }
-        let session = self.sessions.get(session)?;
+        let session = self.sessions.get(session).expect("a session outlives its tasks");
         if session.departure.cancel_on_disconnect {
             return Some(
                 "`durable` and `cancel_on_disconnect` contradict each other; leave one of them out",
             );
         }
+        // After a restart nobody would know of the other one, and this one would never run.
         let others = options.after.iter().chain(&options.follow).map(|demand| demand.task);
         let waits_for_memory =
             others.into_iter().any(|other| self.is_in_memory_alone(session.owner(), other));
@@ -286,7 +289,7 @@ impl Core {
     /// A direct task takes its place in its engine's queue at once, so that the order is that of
     /// the submits. What depends on others is noted.
     fn join(&mut self, now: Time, key: TaskKey, waits: Option<&Waits>) {
-        let Some(task) = self.tasks.get(key) else { return };
+        let task = self.tasks.get(key).expect("a task of this submit has not ended");
         let (target, session, placement, n) = (task.target(), task.session, task.placement, task.n);
         let is_durable = task.durable().is_some();
         if task.options.is_some() {
@@ -302,6 +305,7 @@ impl Core {
                     Ended::by_broker(TaskState::Failed, ErrorKind::UnknownEngine, text),
                 );
             };
+            // An engine that is away has no class: its task is checked when it is given out.
             let class = engine.class.and_then(|class| self.schedule.placements.class(class));
             let demands = &self.schedule.placements.get(placement).demands;
             let out_of_scope = class.is_some_and(|class| !demands.are_in_scope(class)).then(|| {
@@ -312,6 +316,7 @@ impl Core {
             });
             let tasks = &self.tasks;
             let is_repeated = tasks.get(key).is_some_and(Task::may_be_repeated);
+            // Also if it is about to be refused: it leaves the queue as any other that ends.
             self.engines.update(target, |engine| {
                 if is_repeated {
                     // Later ones may be here already, from the journal.
@@ -339,6 +344,7 @@ impl Core {
 
     /// A task has its arguments: it is queued, or waits for the definition that it names.
     pub(in crate::core) fn take_payload(&mut self, now: Time, key: TaskKey, stored: Stored) {
+        // It may have ended before its arguments were here: cancelled, or for want of its engine.
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.payload = stored;
         let Some(number) = task.define else { return self.admit_with_arguments(now, key) };
@@ -364,7 +370,7 @@ impl Core {
         match self.still_waits(key) {
             Ok(false) => self.queue(now, key),
             Ok(true) => {
-                let Some(task) = self.tasks.get_mut(key) else { return };
+                let task = self.tasks.get_mut(key).expect("a task that waits has not ended");
                 task.transition(State::Waiting);
                 self.waiting.held += 1;
             }
@@ -374,11 +380,12 @@ impl Core {
 
     /// A task has everything that it needs to run.
     pub(in crate::core) fn queue(&mut self, now: Time, key: TaskKey) {
-        let Some(task) = self.tasks.get_mut(key) else { return };
+        let task = self.tasks.get(key).expect("a task that is queued has not ended");
+        // One that pauses was claimed before, in vain, or has raised at this start.
         if task.may_be_repeated() && task.state != State::Pausing && self.claim(now, key) {
             return;
         }
-        let Some(task) = self.tasks.get_mut(key) else { return };
+        let task = self.tasks.get_mut(key).expect("a task that is not claimed has not ended");
         self.waiting.leave(task.state);
         let has_run = matches!(task.state, State::Pausing | State::Assigned { .. });
         task.transition(State::Queued);
@@ -436,6 +443,7 @@ impl Core {
                 if live.is_empty() {
                     self.release_request(key, &stored);
                 }
+                // All of them were cancelled while it was on the way.
                 let Some((last, others)) = live.split_last() else { return Ok(()) };
                 others.iter().for_each(|task| self.take_payload(now, *task, stored.clone()));
                 // The last one gets this clone: whichever task ends last must find that nobody else
@@ -448,13 +456,12 @@ impl Core {
 
     /// Takes a client's payload into the budget; its chunks, if it has any, are still to come.
     pub(in crate::core) fn admit_payload(&mut self, key: SessionKey, payload: &Payload) -> Stored {
-        let Payload::Chunked { bytes, .. } = payload else {
-            let Payload::Inline(bytes) = payload else { return Stored::Refused };
-            return Stored::Inline(bytes.clone());
+        let bytes = match payload {
+            // Not in the budget: the table of tasks counts a task with its inline payloads.
+            Payload::Inline(bytes) => return Stored::Inline(bytes.clone()),
+            Payload::Chunked { bytes, .. } => bytes,
         };
-        let Some(token) = self.sessions.get(key).map(|session| session.counted_by) else {
-            return Stored::Refused;
-        };
+        let token = self.sessions.get(key).expect("a session that announces is here").counted_by;
         if !self.peers.quotas.reserve(token, *bytes) {
             return Stored::Refused;
         }

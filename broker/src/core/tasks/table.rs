@@ -208,6 +208,7 @@ impl Task {
     /// Returns the number of losses it survives: none if a second run is forbidden or tied to one
     /// engine's namespace.
     pub fn losses_allowed(&self) -> u32 {
+        // Also one that has followed another to its engine: it needs what that one left there.
         if self.place != Place::Shared || self.at_most_once() {
             return 0;
         }
@@ -250,6 +251,8 @@ impl Task {
         if matches!(self.state, State::Unsent { .. }) {
             return true;
         }
+        // What is adopted from an earlier start is `started`, so that it is never taken for one
+        // that cannot have run; whether it runs its engine says later.
         let may_have_begun = matches!(self.state, State::Assigned { started: true, .. });
         may_have_begun && self.more().is_some_and(|more| more.has_run || more.started.is_some())
     }
@@ -264,10 +267,13 @@ impl Task {
     pub fn transition(&mut self, next: State) {
         use State::{Assigned, Pausing, Queued, Receiving, Unsent, Waiting};
         let allowed = match (self.state, next) {
+            // To a pause without having run: for engines that may have it from an earlier start.
             (Receiving, Waiting | Queued | Pausing)
             | (Waiting | Assigned { .. }, Pausing)
             | (Waiting | Pausing | Assigned { .. }, Queued)
             | (Queued, Assigned { started: false, .. }) => true,
+            // Back from `Unsent` when its engine is away: the result waits there, and nobody can
+            // ask for it.
             (
                 Assigned { attempt: old, .. } | Unsent { attempt: old, .. },
                 Assigned { attempt: new, started: true, .. },
@@ -303,6 +309,7 @@ impl Tasks {
     pub fn insert(&mut self, mut task: Task) -> TaskKey {
         self.serial = self.serial.checked_add(1).unwrap_or(NonZeroU32::MIN);
         task.serial = self.serial;
+        // The last place is that of `TaskKey::NOBODY`.
         assert!(self.slab.len() < u32::MAX as usize, "places of tasks are numbered by 32 bits");
         TaskKey { index: self.slab.insert(task) as u32, serial: self.serial }
     }
@@ -341,6 +348,7 @@ impl Tasks {
 
     /// Takes a task out: it has ended.
     pub fn remove(&mut self, key: TaskKey) -> Option<Task> {
+        // A slab hands its places out again: the serial tells whether this is still the same task.
         self.get(key)?;
         Some(self.slab.remove(key.index as usize))
     }

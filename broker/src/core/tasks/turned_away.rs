@@ -25,7 +25,7 @@ impl Core {
         tasks: u64,
         stored: &Stored,
     ) -> Option<Ended> {
-        let session = self.sessions.get(key)?;
+        let session = self.sessions.get(key).expect("a session that submits is here");
         let claims = &session.claims;
         let direct = submit.targets != Targets::Shared;
         let allowed =
@@ -39,6 +39,7 @@ impl Core {
             );
             return failed(ErrorKind::Forbidden, text);
         }
+        // Before memory is looked at: a token's limit is the reason that its holder can act on.
         if !self.peers.quotas.takes(session.counted_by, tasks) {
             let most = claims.limits.unfinished_tasks_max;
             let text = format!(
@@ -85,6 +86,7 @@ impl Core {
         };
         let times =
             TaskTimes { submitted_unix_us: now.unix_us(self.config.start), ..TaskTimes::default() };
+        // The ends are remembered, for tasks that depend on these; nothing else is.
         for (n, engine) in (submit.n..).zip(&targets).map(|(n, engine)| (n, *engine)) {
             self.remember_end(key, n, Ending { succeeded: false, engine });
             let outcome = refusal.outcome.clone();
@@ -102,7 +104,9 @@ impl Core {
 
     /// A task that was refused is submitted again: it has not ended.
     pub(in crate::core) fn forget_refusal(&mut self, key: SessionKey, n: u64) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        self.tally.ends_remembered -= usize::from(session.ledger.endings.remove(n).is_some());
+        let session = self.sessions.get_mut(key).expect("a session that submits is here");
+        // None if so many tasks have ended since that it was forgotten.
+        let ending = session.ledger.endings.remove(n);
+        self.tally.forget_ends(usize::from(ending.is_some()));
     }
 }

@@ -40,6 +40,8 @@ impl Group {
     ) -> Result<(), String> {
         let mut demands: Vec<Dependency> =
             self.pending.remove(&key).into_iter().flatten().collect();
+        // One task may be named twice, once for its success and once for its failure: what is met
+        // goes first, lest the other fail a group in which one is enough.
         demands.sort_by_key(|demand| !ending.is_as_demanded(demand));
         demands.into_iter().try_for_each(|demand| self.take(demand, ending))?;
         dropped.extend(self.drop_unimportant());
@@ -56,6 +58,7 @@ impl Group {
             self.is_met = true;
             return Ok(());
         }
+        // Another one may still end as demanded.
         if self.any && !self.pending.is_empty() {
             return Ok(());
         }
@@ -120,6 +123,7 @@ impl Waits {
     ) -> Result<(), String> {
         let settled = self.after.settle(key, ending, dropped);
         let settled = settled.and_then(|()| self.follow.settle(key, ending, dropped));
+        // What the other group waits for is still to be told to this task.
         dropped.retain(|other| {
             !self.after.pending.contains_key(other) && !self.follow.pending.contains_key(other)
         });

@@ -142,7 +142,7 @@ impl Core {
         let began = self.turns.work.done();
         // Each chore that is not over is looked at once.
         for _ in 0..self.turns.chores.queue.len() {
-            let Some(chore) = self.turns.chores.pop() else { return };
+            let chore = self.turns.chores.pop().expect("chores are taken out here alone");
             self.turns.work.add(1);
             self.do_part_of(now, chore);
             if self.turns.work.done() - began >= TASKS_PER_PART as u64 {
@@ -187,6 +187,7 @@ impl Core {
         let chore = match self.turns.rests.remove(&connection) {
             Some(Rest::Tasks(named)) => Chore::Act(named),
             Some(Rest::Stop(stop)) => Chore::Stop(stop),
+            // What else is left concerns the peer alone, and is said again on its next connection.
             _ => return,
         };
         if self.turns.chores.left < LEFT_MAX {

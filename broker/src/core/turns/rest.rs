@@ -126,6 +126,7 @@ impl Core {
                 self.deliver_from(now, key, connection, from, accepted);
             }
             (Rest::Register(id, register), Some(Connected::Engine(key))) => {
+                // It cannot go on before that engine is lost: each try does a part of that.
                 self.lose_part_of_engine(now, id);
                 self.register(now, key, *register)?;
             }
@@ -139,6 +140,7 @@ impl Core {
                 self.tell_events(TASKS_PER_PART);
                 self.wait_until_told(connection);
             }
+            // The connection has been closed from this side since.
             _ => {}
         }
         Ok(())
@@ -158,7 +160,7 @@ impl Core {
                 format!("a request names at most {LISTED_MAX} ranges of tasks; ask in parts");
             return Some(ReplyBody::Refused(text));
         }
-        let owner = self.owner(key)?;
+        let owner = self.owner(key).expect("a session that asks is here");
         let known = tasks.iter().filter(|range| range.first <= range.last).filter_map(|range| {
             let live = self.sessions.find(owner, range.session);
             Some((
@@ -256,6 +258,7 @@ impl Core {
         if named.act == Act::Purge {
             return self.purge_range(of, first, last);
         }
+        // It is over, or was when the request came, and only what was kept of it is here.
         let Some(session) = self.sessions.get(of) else { return 0 };
         let unfinished: Vec<_> =
             session.ledger.tasks.range(first, last).map(|(_, task)| *task).collect();
@@ -277,7 +280,7 @@ impl Core {
                 }
             }
             Act::TakeBack => named.cancelled += self.take_tasks_back(now, unfinished),
-            Act::Purge => {}
+            Act::Purge => unreachable!("it was done above"),
         }
         handled
     }
@@ -292,7 +295,7 @@ impl Core {
         from: u64,
         accepted: Accepted,
     ) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let session = self.sessions.get_mut(key).expect("a session that is opened is here");
         let part = session.ledger.done.range(from, u64::MAX).take(DELIVERED_PER_PART);
         let part: Vec<(u64, TaskState, bool)> =
             part.map(|(n, done)| (n, done.outcome.state, done.is_unwritten)).collect();
@@ -314,10 +317,11 @@ impl Core {
             self.turns.rests.insert(connection, Rest::Undelivered(next, accepted));
             return;
         }
+        // After the results: from now on the client submits, and must know how much of its room is
+        // taken.
         self.to_client(connection, ToClient::Accepted(accepted));
-        if let Some(id) = self.sessions.get(key).map(|session| session.id) {
-            self.shorten_orphans_of(now, id);
-        }
+        let id = self.sessions.get(key).expect("it was there a moment ago").id;
+        self.shorten_orphans_of(now, id);
     }
 }
 

@@ -161,6 +161,8 @@ fn only_an_administrator_revokes_and_is_answered_when_it_is_done() {
     assert_eq!(last_reply(&farm, admin), Some((2, ReplyBody::Done)));
     assert_eq!(farm.clients[client].connection, None);
     // A list that cannot be written revokes nobody.
+    farm.core.handle_from_client(farm.now, connection, ask(3), None).unwrap();
+    assert!(matches!(farm.core.poll_output(), Some(Output::Revoke(_, 3, _))));
     farm.core.handle_revocation(farm.now, connection, 3, Err("no space".into()));
     farm.pump();
     let refused = ReplyBody::Refused("nothing is revoked: no space".into());
