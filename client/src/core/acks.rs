@@ -22,6 +22,8 @@ pub struct Acks {
 impl Acks {
     /// Adds a result of that many payload bytes.
     pub fn push(&mut self, n: u64, bytes: u64) {
+        // Only the last one is looked at: an engine's results mostly come in their order, and what
+        // is left apart comes together when all are sorted.
         match self.ranges.last_mut() {
             Some((_, last)) if *last + 1 == n => *last = n,
             Some((first, _)) if n + 1 == *first => *first = n,
@@ -62,10 +64,12 @@ impl Acks {
             adjoin
         });
         let rest = ranges.split_off(ranges.len().min(LISTED_MAX));
+        // As many bytes as are due at once: whoever asks again gets the next message.
         if !rest.is_empty() {
             let results = rest.iter().map(|(first, last)| last - first + 1).sum();
             *self = Self { ranges: rest, results, bytes: BYTES_DUE };
         }
+        assert!(self.results <= results, "{} of {results} results are left", self.results);
         Some((FromClient::Ack(Ack { ranges: ranges.into() }), results - self.results))
     }
 }

@@ -67,12 +67,14 @@ impl<T: Weigh> BoundedQueues<T> {
 
     /// Adds an item; the oldest go if the reader is slow. Returns whom to wake.
     pub fn push(&mut self, key: usize, item: T) -> Option<Waker> {
+        // Its reader has left, or has been told that nothing more comes.
         let feed = self.slab.get_mut(key).filter(|feed| !feed.is_over)?;
         feed.bytes += item.bytes() + ITEM_BYTES;
         feed.items.push_back(item);
         // The newest stays, however large it is.
         while feed.bytes > self.bytes_max && feed.items.len() > 1 {
             let oldest = feed.items.pop_front().expect("there are two at least");
+            assert!(oldest.bytes() + ITEM_BYTES <= feed.bytes, "each item was counted as it came");
             feed.bytes -= oldest.bytes() + ITEM_BYTES;
             feed.missed += 1;
         }
@@ -111,6 +113,7 @@ impl<T: Weigh> BoundedQueues<T> {
         replaced: &mut Option<Waker>,
     ) -> Poll<Fed<T>> {
         let Some(feed) = self.slab.get_mut(key) else { return Poll::Ready(Fed::Over) };
+        // Before the next item: the gap is where the reader stands now.
         if feed.missed > 0 {
             return Poll::Ready(Fed::Missed(std::mem::take(&mut feed.missed)));
         }
@@ -119,6 +122,7 @@ impl<T: Weigh> BoundedQueues<T> {
             feed.bytes -= item.bytes() + ITEM_BYTES;
             return Poll::Ready(Fed::Item(item));
         }
+        // Last: what had come before is still to be read.
         if feed.is_over {
             return Poll::Ready(Fed::Over);
         }

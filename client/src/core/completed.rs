@@ -19,11 +19,13 @@ pub struct Completed {
 impl Completed {
     /// A task has ended.
     pub fn note(&mut self, n: u64, succeeded: bool) {
+        // Tasks end in any order. This one is too far behind the last to be remembered.
         if n < self.first {
             return;
         }
         let next = self.first + self.ends.len() as u64;
         if n >= next {
+            // So far ahead that nothing of the window is left: it is not filled up to there first.
             if n - next >= ENDS_REMEMBERED_MAX as u64 {
                 self.ends.clear();
                 self.first = n + 1 - ENDS_REMEMBERED_MAX as u64;
@@ -32,6 +34,7 @@ impl Completed {
             let beyond = self.ends.len().saturating_sub(ENDS_REMEMBERED_MAX);
             self.ends.drain(..beyond);
             self.first += beyond as u64;
+            assert!(self.ends.len() <= ENDS_REMEMBERED_MAX, "a byte for each of {n}");
         }
         let at = (n - self.first) as usize;
         self.ends[at] = Some(succeeded);
@@ -58,6 +61,9 @@ impl Completed {
                 if succeeded { dependency.success } else { dependency.failure }
             })
         };
+        // Of several of which one is enough, those that have ended otherwise are left out only
+        // while another may still come: when none can, the broker is to say why the task never
+        // runs.
         if !options.after_any {
             options.after.retain(|dependency| !is_met(dependency));
         } else if options.after.iter().any(is_met) {

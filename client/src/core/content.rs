@@ -17,6 +17,8 @@ pub enum Content {
 impl Content {
     /// Prepares the buffers for the wire, once. Returns the bytes that count against the credit.
     pub(super) fn pack(&mut self, sealer: &mut PayloadSealer) -> Result<u64, ClientError> {
+        // Once, though the submit may be refused and tried again: what is packed has its number
+        // under the session's key already.
         if let Self::Buffers(header, data) = self {
             *self = Self::Packed(
                 sealer.pack_with_header(std::mem::take(header), std::mem::take(data))?,
@@ -24,7 +26,7 @@ impl Content {
         }
         Ok(match self {
             Self::Packed(packed) => announced_bytes(packed),
-            Self::Buffers(..) => 0,
+            Self::Buffers(..) => unreachable!("it was packed a moment ago"),
         })
     }
 

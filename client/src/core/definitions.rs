@@ -106,8 +106,10 @@ impl Definitions {
     pub fn insert(&mut self, hash: FunctionHash, number: u32, packed: Packed) {
         let sent = SentDefinition { number, packed, tasks: 0, last_use: 0 };
         self.large_bytes += if sent.is_large() { sent.bytes() } else { 0 };
+        assert!(number >= self.next_number, "definition {number} was sent before");
         self.hashes.insert(number, hash);
-        self.sent.insert(hash, sent);
+        let before = self.sent.insert(hash, sent);
+        assert!(before.is_none(), "one function has two numbers");
         self.next_number = self.next_number.max(number + 1);
     }
 
@@ -124,9 +126,9 @@ impl Definitions {
     /// A task that needed a large one has ended.
     pub fn end_use(&mut self, number: u32) {
         let sent = self.hashes.get(&number).and_then(|hash| self.sent.get_mut(hash));
-        if let Some(sent) = sent {
-            sent.tasks -= 1;
-        }
+        let sent = sent.expect("a definition stays while a task needs it");
+        assert!(sent.tasks > 0, "more tasks that need definition {number} end than began");
+        sent.tasks -= 1;
     }
 
     /// The payload that was sent under a number, if it was not let go.
@@ -153,7 +155,9 @@ impl Definitions {
                 break;
             };
             let sent = self.sent.remove(&hash).expect("it was just found");
+            // Its number is not given again: the broker may still have tasks that name it.
             self.hashes.remove(&sent.number);
+            assert!(sent.bytes() <= self.large_bytes, "{} bytes are let go", sent.bytes());
             self.large_bytes -= sent.bytes();
             let_go.push((sent.number, sent.bytes()));
         }
@@ -170,6 +174,7 @@ impl Core {
             return;
         }
         let (has_room, let_go) = self.definitions.make_room(definition.source.len() as u64);
+        // Also if there is no room all the same: what nobody needs makes it for the next one.
         for (number, bytes) in let_go {
             self.flow.handle_let_go(bytes);
             self.outbound.push_back(Outbound::Message(FromClient::Undefine(Undefine { number })));
@@ -179,6 +184,7 @@ impl Core {
         }
         let (Some(instead), Content::Buffers(header, _)) = (&definition.instead, &mut call.content)
         else {
+            // It cannot do without, or was packed with its number when it was refused before.
             return;
         };
         let Ok(mut decoded) = decode_header::<CallHeader>(header) else { return };

@@ -1,9 +1,11 @@
-//! The flow control of this session: what the broker still takes from it.
+//! The flow control of this session: what the broker still takes from it, and who waits for that.
 
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 
 use furlong_wire::limits::OVERDRAFT_CREDITS;
 
+use super::Core;
 use crate::error::ClientError;
 
 /// Bytes that may wait to be sent, chunks of payloads apart, before submits wait as well.
@@ -68,6 +70,8 @@ impl FlowControl {
 
     /// A new connection: what was announced on the last one is announced anew.
     pub fn begin(&mut self, tasks_max: u64, credit_bytes: u64) {
+        // Tasks count on: what was not acknowledged on the last connection occupies the broker
+        // still.
         let Self { tasks, backlog, ref memory_flag, .. } = *self;
         let memory_flag = Arc::clone(memory_flag);
         *self = Self { tasks, backlog, memory_flag, ..Self::new(tasks_max, credit_bytes) };
@@ -76,6 +80,7 @@ impl FlowControl {
     /// True if that many bytes can be announced now: within the credit, or as the one payload that
     /// overdraws it when all else has come back.
     pub fn has_bytes(&self, bytes: u64) -> bool {
+        // Saturating, as one payload may have overdrawn the credit.
         let left = self.granted.saturating_sub(self.announced);
         (bytes <= left || (bytes > self.usable && left >= self.usable))
             && self.backlog < BACKLOG_BYTES_MAX
@@ -97,6 +102,7 @@ impl FlowControl {
 
     /// The broker gives back what was to stay with it.
     pub fn handle_let_go(&mut self, bytes: u64) {
+        // Never more than the credit: see above.
         self.usable = self.credit.min(self.usable + bytes);
     }
 
@@ -118,6 +124,55 @@ impl FlowControl {
         self.backlog =
             if was_full && bytes >= BACKLOG_BYTES_MAX / 2 { BACKLOG_BYTES_MAX } else { bytes };
         was_full && self.backlog < BACKLOG_BYTES_MAX
+    }
+}
+
+/// A place in the order of those who wait for room; none before the first refusal.
+pub type Ticket = Option<u64>;
+
+impl Core {
+    /// Wakes when a submit that was refused with [`ClientError::Busy`] may succeed. Gives back the
+    /// waker it replaces.
+    pub fn wait_for_room(&mut self, ticket: &mut Ticket, waker: &Waker) -> Option<Waker> {
+        let place = *ticket.get_or_insert_with(|| {
+            self.next_ticket += 1;
+            self.next_ticket
+        });
+        self.waiting.insert(place, waker.clone())
+    }
+
+    /// Somebody no longer waits for room. Gives back the waker.
+    pub fn stop_waiting(&mut self, ticket: Ticket) -> Option<Waker> {
+        self.waiting.remove(&ticket?)
+    }
+
+    /// There may be room: all try again.
+    pub(super) fn wake_waiting(&mut self) {
+        // In the order of their first try. Who is refused once more keeps its place.
+        self.wakes.extend(std::mem::take(&mut self.waiting).into_values());
+    }
+
+    /// Everything that was handed out is with the kernel.
+    pub fn handle_flushed(&mut self) {
+        // What was handed out before a cut is given up, though the kernel had it.
+        if !self.is_up() {
+            return;
+        }
+        assert!(self.flushed_n < self.next_n, "more is with the kernel than was submitted");
+        self.flushed_n = self.next_n - 1;
+        self.wakes.append(&mut self.flushing);
+    }
+
+    /// Waits until every task that was submitted so far is with the kernel.
+    pub fn poll_flushed(&mut self, waker: &Waker) -> Poll<Result<(), ClientError>> {
+        if self.flushed_n == self.next_n - 1 {
+            return Poll::Ready(Ok(()));
+        }
+        self.check_open()?;
+        if !self.flushing.iter().any(|known| known.will_wake(waker)) {
+            self.flushing.push(waker.clone());
+        }
+        Poll::Pending
     }
 }
 

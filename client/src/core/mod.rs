@@ -42,6 +42,7 @@ pub use self::content::Content;
 use self::content::announced_bytes;
 use self::definitions::{Definition, Definitions};
 use self::flow_control::FlowControl;
+pub use self::flow_control::Ticket;
 use self::requests::Requests;
 use self::results::{Received, Recipient, Results};
 use self::resume::{Link, Opening};
@@ -140,9 +141,6 @@ pub struct Submitted {
 /// The number of a submit's first task, the large definition that its tasks need, and what another
 /// connection needs.
 type Sending = (u64, Option<u32>, Option<Arc<SentCall>>);
-
-/// A place in the order of those who wait for room; none before the first refusal.
-pub type Ticket = Option<u64>;
 
 impl Core {
     /// A new session, which begins with its payload secret: fresh random bytes. It can go on after
@@ -253,6 +251,8 @@ impl Core {
             return Err(ClientError::Busy);
         }
         let count = task_count(&call.targets);
+        // Before anything is taken: up to the last check a refusal must leave all as it was, since
+        // the caller tries the same call again.
         self.do_without_definition(call);
         let announced = call.content.pack(&mut self.sealer)?;
         let defined =
@@ -260,6 +260,8 @@ impl Core {
         let (define, packed) = defined.unzip();
         let packed = packed.flatten();
         let lasting = packed.as_ref().map_or(0, announced_bytes);
+        // What has arrived and was not said occupies places that may be just those that are
+        // missing.
         if !self.flow.has_tasks(count) {
             self.send_acks();
         }
@@ -275,6 +277,7 @@ impl Core {
             .and_then(|definition| self.definitions.begin_use(definition, count));
         let n = self.next_n;
         self.next_n += count;
+        assert!(self.flushed_n < n, "task {n} is with the kernel before it is submitted");
         let targets = std::mem::replace(&mut call.targets, Targets::Shared);
         let (runtime, class, mut options) = (call.runtime, call.class, call.options.take());
         self.leave_out_met(n, options.as_deref_mut());
@@ -310,6 +313,7 @@ impl Core {
     /// Ends tasks, by ranges of their numbers. The broker's answer is their end.
     pub fn cancel(&mut self, ranges: &[(u64, u64)], force: bool) {
         for n in ranges.iter().flat_map(|(first, last)| *first..=*last) {
+            // Noted also while there is a connection: it may be cut before the cancel has arrived.
             if let Some(sent) = self.tasks.sent_mut(n) {
                 sent.cancelled = Some(force || sent.cancelled == Some(true));
             }
@@ -381,21 +385,6 @@ impl Core {
         self.streams.forget(stream)
     }
 
-    /// Wakes when a submit that was refused with [`ClientError::Busy`] may succeed. Gives back the
-    /// waker it replaces.
-    pub fn wait_for_room(&mut self, ticket: &mut Ticket, waker: &Waker) -> Option<Waker> {
-        let place = *ticket.get_or_insert_with(|| {
-            self.next_ticket += 1;
-            self.next_ticket
-        });
-        self.waiting.insert(place, waker.clone())
-    }
-
-    /// Somebody no longer waits for room. Gives back the waker.
-    pub fn stop_waiting(&mut self, ticket: Ticket) -> Option<Waker> {
-        self.waiting.remove(&ticket?)
-    }
-
     /// Takes a payload that was passed in a memory file: its content, mapped or copied.
     pub fn handle_file(&mut self, transfer: u64, content: Result<Bytes, PayloadError>) {
         if let Some(received) = self.results.handle_file(transfer, content) {
@@ -407,6 +396,7 @@ impl Core {
     pub fn handle_message(&mut self, message: ToClient, chunk: Option<&[u8]>) {
         match message {
             ToClient::Finished(finished) => {
+                // It has ended here: the broker has not heard that, and delivers it once more.
                 let Some(key) = self.tasks.begin_end(finished.n) else {
                     return self.acknowledge_again(finished.n);
                 };
@@ -453,6 +443,7 @@ impl Core {
     /// A result that had arrived before a cut, and of which the broker had not been told.
     fn acknowledge_again(&mut self, n: u64) {
         if self.was_cut && n < self.next_n && !self.tasks.knows(n) {
+            // It counts as a task until the broker is told: the cut has taken it off the count.
             self.flow.take(1, 0, 0);
             self.acks.push(n, 0);
         }
@@ -478,6 +469,7 @@ impl Core {
 
     fn deliver(&mut self, key: usize, ended: Ended) {
         let (n, is_stop_due) = (ended.n, ended.is_stop_due());
+        // While the task is in its table, which knows what it needed.
         if let Some(number) = self.tasks.large_definition(key) {
             self.definitions.end_use(number);
         }
@@ -526,32 +518,6 @@ impl Core {
         }
     }
 
-    /// Everything that was handed out is with the kernel.
-    pub fn handle_flushed(&mut self) {
-        if !self.is_up() {
-            return;
-        }
-        self.flushed_n = self.next_n - 1;
-        self.wakes.append(&mut self.flushing);
-    }
-
-    /// Waits until every task that was submitted so far is with the kernel.
-    pub fn poll_flushed(&mut self, waker: &Waker) -> Poll<Result<(), ClientError>> {
-        if self.flushed_n == self.next_n - 1 {
-            return Poll::Ready(Ok(()));
-        }
-        self.check_open()?;
-        if !self.flushing.iter().any(|known| known.will_wake(waker)) {
-            self.flushing.push(waker.clone());
-        }
-        Poll::Pending
-    }
-
-    /// Whom to wake now, without the lock.
-    pub fn take_wakes(&mut self) -> Vec<Waker> {
-        std::mem::take(&mut self.wakes)
-    }
-
     /// Ends the session gracefully: says goodbye, and ends everything that is unfinished here.
     pub fn close(&mut self, why: &Arc<Disconnected>) {
         if self.over.is_none() {
@@ -570,6 +536,7 @@ impl Core {
             return;
         }
         self.over = Some(Arc::clone(why));
+        // First: what is half here must not come upon a task that has ended.
         self.results.clear();
         for (n, key) in self.tasks.unfinished() {
             let (engine, attempts, times, outputs) = (None, 0, TaskTimes::default(), None);
@@ -588,11 +555,6 @@ impl Core {
         self.wakes.append(&mut self.closing);
     }
 
-    /// Returns true if the session is over, though the connection may not be.
-    pub fn is_over(&self) -> bool {
-        self.over.is_some()
-    }
-
     /// Waits until the connection itself is gone.
     pub fn poll_finished(&mut self, waker: &Waker) -> Poll<()> {
         if self.is_finished {
@@ -604,6 +566,16 @@ impl Core {
         Poll::Pending
     }
 
+    /// Whom to wake now, without the lock.
+    pub fn take_wakes(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.wakes)
+    }
+
+    /// Returns true if the session is over, though the connection may not be.
+    pub fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+
     /// Returns the reason why the session is over, if it is.
     pub fn why_over(&self) -> Option<Arc<Disconnected>> {
         self.over.clone()
@@ -611,10 +583,6 @@ impl Core {
 
     fn check_open(&self) -> Result<(), ClientError> {
         self.over.as_ref().map_or(Ok(()), |why| Err(ClientError::Disconnected(Arc::clone(why))))
-    }
-
-    fn wake_waiting(&mut self) {
-        self.wakes.extend(std::mem::take(&mut self.waiting).into_values());
     }
 
     fn new_ticket(&mut self) -> u64 {

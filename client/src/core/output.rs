@@ -59,6 +59,7 @@ impl Output {
         let mut kept = self.start().to_vec();
         let left_out = self.left_out_bytes();
         if left_out > 0 {
+            // On a line of its own: where the gap is, a line may be cut.
             kept.extend(format!("\n[{left_out} bytes of output left out]\n").into_bytes());
         }
         kept.extend(self.end());
@@ -80,6 +81,8 @@ impl Output {
             let whole = self.start().iter().chain(&end).copied().collect::<Vec<u8>>();
             return std::str::from_utf8(&whole).is_ok();
         }
+        // A character has four bytes at most, so up to three of a cut one are left at the
+        // beginning.
         let begin = end.iter().take(3).take_while(|byte| **byte & 0xC0 == 0x80).count();
         std::str::from_utf8(self.start()).map_or_else(|error| error.error_len().is_none(), |_| true)
             && std::str::from_utf8(&end[begin..]).is_ok()
@@ -135,6 +138,7 @@ impl Kept {
     }
 
     fn append(&mut self, mut bytes: &[u8]) {
+        // The beginning grows only while nothing is missing after it.
         if self.total == self.start.len() as u64 {
             let (start, rest) =
                 bytes.split_at(bytes.len().min(OUTPUT_KEPT_BYTES.saturating_sub(self.start.len())));
@@ -148,6 +152,8 @@ impl Kept {
         let surplus = self.end.len().saturating_sub(room);
         self.end.drain(..surplus);
         self.end.extend(last);
+        let kept = (self.start.len() + self.end.len()) as u64;
+        assert!(self.end.len() <= OUTPUT_KEPT_BYTES && kept <= self.total, "{kept} bytes are kept");
     }
 }
 

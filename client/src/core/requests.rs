@@ -75,6 +75,14 @@ const SLOW_TURNS_MIN: u32 = 120;
 /// Turns that a goodbye has to reach the broker.
 const GOODBYE_TURNS_MAX: u32 = 2;
 
+impl Requests {
+    /// So many bytes of output are held no longer.
+    fn release_output(&mut self, bytes: usize) {
+        assert!(bytes <= self.output_bytes, "what fetches hold is counted as it comes");
+        self.output_bytes -= bytes;
+    }
+}
+
 impl Core {
     /// Sends a request, made for its number. The answer comes from [`Core::poll_answer`].
     ///
@@ -88,6 +96,8 @@ impl Core {
         if bytes > MESSAGE_BYTES_MAX {
             return Err(ClientError::TooLong { bytes, bytes_max: MESSAGE_BYTES_MAX });
         }
+        // What waits for a task has no limit, and what waits for a disk or for interpreters a long
+        // one.
         let turns_max = match &message {
             FromClient::Fetch(fetch) if fetch.wait => None,
             FromClient::Restart(_) | FromClient::Revoke(_) => {
@@ -95,6 +105,7 @@ impl Core {
             }
             _ => Some(self.answer_turns_max),
         };
+        // Done twice these do something else: another signal, another interpreter.
         let repeats = !matches!(
             message,
             FromClient::Signal(_) | FromClient::Restart(_) | FromClient::Shutdown(_)
@@ -187,9 +198,8 @@ impl Core {
             self.requests.at_broker.insert(request);
         }
         let follower = follow.then(|| self.outputs.open());
-        if let Some(pending) = self.requests.pending.get_mut(&request) {
-            pending.follower = follower;
-        }
+        let pending = self.requests.pending.get_mut(&request).expect("it was asked a moment ago");
+        pending.follower = follower;
         Ok((request, follower))
     }
 
@@ -215,7 +225,7 @@ impl Core {
     /// itself. The waker is given back, to be dropped by the caller.
     pub fn forget_request(&mut self, request: u64) -> Option<Waker> {
         let pending = self.requests.pending.remove(&request)?;
-        self.requests.output_bytes -= pending.outputs.map_or(0, |outputs| outputs.kept_bytes());
+        self.requests.release_output(pending.outputs.map_or(0, |outputs| outputs.kept_bytes()));
         pending.waker
     }
 
@@ -244,12 +254,15 @@ impl Core {
     pub(super) fn handle_fetched_output(&mut self, output: FetchedOutput) {
         let FetchedOutput { request, attempt, engine, stream, offset, bytes } = output;
         let Requests { pending, output_bytes, .. } = &mut self.requests;
+        // Nobody waits for it any longer, and of that the broker is not told.
         let Some(pending) = pending.get_mut(&request) else { return };
+        // The broker is at it, however long all of the output takes.
         pending.turns = 0;
         let mut piece = Piece { attempt, engine, stream, offset, bytes: bytes.into() };
         pending.outputs.get_or_insert_default().handle_piece(output_bytes, &piece);
         let Some(follower) = pending.follower else { return };
         let fed = pending.fed.entry((attempt, stream)).or_default();
+        // After a cut the broker begins anew: the reader has the beginning already.
         let known = fed.saturating_sub(offset).min(piece.bytes.len() as u64);
         piece.bytes.advance(known as usize);
         piece.offset += known;
@@ -263,7 +276,7 @@ impl Core {
     pub(super) fn answer_fetch(&mut self, request: u64, record: TaskRecord, body: Body) {
         let outputs =
             self.requests.pending.get_mut(&request).and_then(|pending| pending.outputs.take());
-        self.requests.output_bytes -= outputs.as_ref().map_or(0, |outputs| outputs.kept_bytes());
+        self.requests.release_output(outputs.as_ref().map_or(0, |outputs| outputs.kept_bytes()));
         self.answer(request, Answer::Task(Box::new(FetchedTask { record, body, outputs })));
     }
 
@@ -287,7 +300,9 @@ impl Core {
         let Requests { pending, at_broker, output_bytes } = &mut self.requests;
         at_broker.clear();
         for it in pending.values_mut().filter(|it| it.answer.is_none()) {
-            *output_bytes -= it.outputs.take().map_or(0, |outputs| outputs.kept_bytes());
+            let bytes = it.outputs.take().map_or(0, |outputs| outputs.kept_bytes());
+            assert!(bytes <= *output_bytes, "what fetches hold is counted as it comes");
+            *output_bytes -= bytes;
             (it.turns, it.cuts) = (0, it.cuts + 1);
             if it.message.is_none() {
                 self.wakes.extend(it.waker.take());

@@ -157,6 +157,8 @@ impl Results {
         body: Body,
         then: Option<Box<Received>>,
     ) -> Option<Received> {
+        // An end that was held for this may have to wait for others of its task, still on their
+        // way.
         let then = then.and_then(|then| self.unless_held(*then)).map(Box::new);
         self.unless_held(Received { to, body, then })
     }
@@ -190,6 +192,7 @@ impl Results {
     }
 
     fn begin(&mut self, transfer: u64, receiving: Receiving) {
+        // A number that comes again names another payload: the first will not come whole.
         drop(self.end(transfer));
         if let Recipient::Published(n, _) = receiving.to {
             self.published.insert((n, transfer));
@@ -220,6 +223,7 @@ impl Results {
     ) -> Result<PayloadOpener, PayloadFailure> {
         let instance = instance.ok_or(PayloadFailure::NoSender)?;
         let secret = self.secrets.get(&session).ok_or(PayloadFailure::NoSecret)?;
+        // All at once: engine processes come and go, and which keys are of use again nobody knows.
         if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(&(session, instance)) {
             self.keys.clear();
         }

@@ -60,6 +60,7 @@ impl Core {
         self.was_cut = true;
         // A cancel must not overtake a submit that is said again.
         self.flushed_n = 0;
+        // Whatever was half said or half received: the other side forgets it, too.
         self.outbound.clear();
         self.results.clear();
         self.tasks.handle_cut();
@@ -90,6 +91,7 @@ impl Core {
 
     /// The broker says what it knows of the session.
     pub(super) fn handle_accepted(&mut self, accepted: &Accepted) {
+        // On a session's first connection there is nothing to say again.
         if !matches!(self.link, Link::Opening) {
             return;
         }
@@ -132,7 +134,9 @@ impl Core {
                 (None, Some(n)) => self.repeat_task(n),
                 (None, None) => return self.resume_session(),
             };
-            let Link::Repeating(definitions, tasks) = &mut self.link else { return };
+            let Link::Repeating(definitions, tasks) = &mut self.link else {
+                unreachable!("what is said again ends when nothing is left")
+            };
             match definition {
                 _ if !went => return,
                 Some(_) => _ = definitions.pop_front(),
@@ -142,7 +146,7 @@ impl Core {
     }
 
     fn repeat_definition(&mut self, number: u32) -> bool {
-        let Some(packed) = self.definitions.packed(number) else { return true };
+        let packed = self.definitions.packed(number).expect("nothing is let go before all is said");
         let bytes = announced_bytes(&packed);
         if !self.flow.has_bytes(bytes) {
             return false;
@@ -186,6 +190,7 @@ impl Core {
 
     /// The broker that is there now takes less than the one to which this was submitted.
     fn end_too_large(&mut self, n: u64, bytes: u64) {
+        // Its end has come, and only the payload of that is still on the way.
         let Some(key) = self.tasks.begin_end(n) else { return };
         let text = format!(
             "its arguments have {bytes} bytes, more than the broker takes since it was started again with less memory"
@@ -200,6 +205,7 @@ impl Core {
     /// Everything that the broker did not know was said again: the rest follows, and the session
     /// goes on.
     fn resume_session(&mut self) {
+        // First, since a cancel goes out only on a connection that is up.
         self.link = Link::Up;
         let mut cancelled: [Vec<(u64, u64)>; 2] = Default::default();
         for (n, _) in self.tasks.unfinished() {

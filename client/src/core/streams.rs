@@ -61,6 +61,7 @@ impl Streams {
 
     /// Moves what has come to the reader's own queue, which is empty.
     pub fn poll(&mut self, key: usize, into: &mut VecDeque<(u64, Ended)>, waker: &Waker) -> Taken {
+        // It is forgotten, and with the end of its last task it was gone.
         let Some(stream) = self.slab.get_mut(key) else { return Taken::Idle };
         if !stream.ended.is_empty() {
             std::mem::swap(&mut stream.ended, into);
@@ -78,6 +79,7 @@ impl Streams {
     /// Nobody reads the stream any longer. What it held is given back.
     pub fn forget(&mut self, key: usize) -> (VecDeque<(u64, Ended)>, Option<Waker>) {
         let Some(stream) = self.slab.get_mut(key) else { return (VecDeque::new(), None) };
+        // Its place stays until its last task has ended: the key must not name another stream then.
         stream.is_forgotten = true;
         let left = (std::mem::take(&mut stream.ended), stream.waker.take());
         if stream.unfinished == 0 {

@@ -109,6 +109,7 @@ impl Core {
     /// A reader of a task's output: of what is kept of it so far, then of what comes.
     pub fn open_output(&mut self, n: u64, key: Option<usize>) -> usize {
         let feed = self.outputs.open();
+        // In one step with what follows: nothing is missed between, and nothing comes twice.
         for piece in key.map_or_else(Vec::new, |key| self.tasks.kept_output(key)) {
             self.outputs.push(feed, piece);
         }
@@ -227,6 +228,7 @@ impl Core {
 
     /// A task has ended: nothing more comes for who follows it.
     pub(super) fn end_watch(&mut self, n: u64, is_stop_due: bool, has_future: bool) {
+        // Somebody may still ask by the task's handle whether it runs.
         if is_stop_due && has_future {
             self.subscriptions.stops.entry(n).or_default();
         }
@@ -278,6 +280,7 @@ impl Core {
         if let Some(why) = &self.over {
             return Poll::Ready(Err(ClientError::Disconnected(std::sync::Arc::clone(why))));
         }
+        // To wait for ever would be wrong, and so would be to say that it has stopped.
         if stop.is_unknown {
             return Poll::Ready(Err(ClientError::Interrupted));
         }

@@ -179,13 +179,14 @@ impl Tasks {
 
     /// The definition that a task needs, if that is large.
     pub fn large_definition(&self, key: usize) -> Option<u32> {
-        self.slab.get(key)?.large_definition
+        self.slab.get(key).expect(UNFINISHED_HAS_TASK).large_definition
     }
 
     /// Ends a task.
     pub fn end(&mut self, key: usize, mut ended: Ended) -> Delivery {
-        let Some(task) = self.slab.get_mut(key) else { return Delivery::Dropped };
-        self.unfinished.remove(&task.n);
+        let task = self.slab.get_mut(key).expect(UNFINISHED_HAS_TASK);
+        let known = self.unfinished.remove(&task.n);
+        assert!(known == Some(key), "task {} ends twice", task.n);
         if let End::Finished(outcome, _) = &ended.end {
             self.ends.note(task.n, outcome.state == TaskState::Succeeded);
         }
@@ -205,7 +206,8 @@ impl Tasks {
                 self.slab.remove(key);
                 return Delivery::Stream(stream, index, ended);
             }
-            State::Unfinished(Listener::Nobody) | State::Ended(_) => {}
+            State::Unfinished(Listener::Nobody) => {}
+            State::Ended(_) => unreachable!("what has ended is not unfinished"),
         }
         self.slab.remove(key);
         Delivery::Dropped
@@ -280,6 +282,7 @@ impl Tasks {
                 return Err(None);
             }
             Some(State::Unfinished(Listener::Future(known))) => {
+                // The one before is dropped without the lock: that may run code of somebody else.
                 return Err(known.replace(waker.clone()));
             }
             Some(State::Ended(_)) => {}
@@ -314,8 +317,8 @@ impl Tasks {
     pub fn ranges_of_stream(&self, stream: usize) -> Vec<(u64, u64)> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for (n, key) in self.unfinished() {
-            let state = self.slab.get(key).map(|task| &task.state);
-            if !matches!(state, Some(State::Unfinished(Listener::Stream(of, _))) if *of == stream) {
+            let state = &self.slab.get(key).expect(UNFINISHED_HAS_TASK).state;
+            if !matches!(state, State::Unfinished(Listener::Stream(of, _)) if *of == stream) {
                 continue;
             }
             match ranges.last_mut() {
@@ -377,7 +380,10 @@ impl Outputs {
 
     fn handle_published(&mut self, held_bytes: &mut usize, published: &Published) {
         let is_late = self.published.as_ref().is_some_and(|last| last.number > published.number);
+        assert!(self.kept_bytes() <= *held_bytes, "what one task holds is counted in all");
         *held_bytes -= self.kept_bytes();
+        // They come in chunks of different lengths: a later value may be here before an earlier
+        // one.
         if !is_late && *held_bytes + published.bytes() <= OUTPUT_BYTES_MAX {
             self.published = Some(published.clone());
         }

@@ -15,7 +15,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("broker/src/core/journal/mod.rs", 609),
     ("broker/src/core/tests/farm/peers.rs", 988),
     ("client/src/call.rs", 602),
-    ("client/src/core/mod.rs", 624),
     ("engine/src/core/mod.rs", 636),
 ];
 
