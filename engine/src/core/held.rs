@@ -165,7 +165,11 @@ impl Results {
 
     fn insert(&mut self, ended: EndedWork) {
         self.sent.add(&ended);
-        self.ended.insert(ended.finished.attempt, ended);
+        // A broker may adopt a result as an attempt of which another one is held: that goes.
+        let before = self.ended.insert(ended.finished.attempt, ended);
+        if let Some(before) = before {
+            self.sent.take(&before);
+        }
     }
 
     fn remove(&mut self, attempt: Attempt) -> Option<EndedWork> {

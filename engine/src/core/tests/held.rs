@@ -147,6 +147,17 @@ fn adopted_work_is_reported_under_its_new_attempt() {
 }
 
 #[test]
+fn results_that_are_adopted_as_one_attempt_count_as_one() {
+    let mut process = Process::new(1);
+    let attempts = finished(&mut process, 3, 3);
+    let as_the_first = attempts[1..].iter().map(|attempt| (*attempt, attempts[0])).collect();
+    process.tell(ToEngine::Adopt(Adopt { attempts: as_the_first }));
+    assert_eq!(held(&mut process), attempts[..1]);
+    finished(&mut process, HELD_RESULTS_MAX as u64 - 1, 3);
+    assert_eq!(held(&mut process).len(), HELD_RESULTS_MAX, "there is room for all of them");
+}
+
+#[test]
 fn a_result_that_is_released_while_it_waits_is_not_sent() {
     let mut process = Process::new(1);
     let attempts = finished(&mut process, 3, 6_000);
