@@ -106,6 +106,8 @@ impl Actions {
     }
 
     pub(super) fn handle_sent(&mut self) {
+        // The last one first, each to the front: so they come out in the order in which they
+        // waited.
         for (slot, runtime, job) in self.held_back.drain(..).rev() {
             self.queue.push_front(Action::Now(Output::Start(slot, runtime, job)));
         }

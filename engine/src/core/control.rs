@@ -18,18 +18,18 @@ impl Core {
         let Some((job, slot, runtime)) = self.find(attempt) else {
             return self.note_early(attempt, Early::Cancel(force));
         };
+        // No runtime has it: nobody else would say that it has ended.
         if self.slots[slot as usize].waiting.contains(&job) {
             self.finished(slot, job, Reply::cancelled_before_it_began());
         } else {
-            if let Some(work) = self.work.get_mut(&job) {
-                work.cancelled = true;
-            }
+            self.work.get_mut(&job).expect("it was found a moment ago").cancelled = true;
             self.outputs.push_back(Output::Cancel(slot, runtime, job, force));
         }
     }
 
     /// Passes a signal on to the job's runtime, which must say whether the job runs now.
     pub(super) fn signal(&mut self, attempt: Attempt, signal: i32) {
+        // It has ended: a signal is for what runs now, and is not kept for later.
         let Some((job, slot, runtime)) = self.find(attempt) else { return };
         if !self.slots[slot as usize].waiting.contains(&job) {
             self.outputs.push_back(Output::Signal(slot, runtime, job, signal));
@@ -50,15 +50,18 @@ impl Core {
         if place.waiting.contains(&job) {
             self.handle_recalled(job);
         } else if place.running.front() != Some(&job) {
+            // The first one runs. Of the others the runtime alone knows which it has begun.
             self.outputs.push_back(Output::Recall(slot, runtime, job));
         }
     }
 
     /// An attempt is not here: it has ended or gone back, or its assignment is still on its way.
     fn note_early(&mut self, attempt: Attempt, what: Early) {
+        // It has ended, or the broker of an earlier start speaks: no assignment of it will come.
         if self.results.holds(attempt) || attempt.start != self.start {
             return;
         }
+        // The stronger command stays: by force, then a cancel, then a recall.
         match self.early.get(&attempt) {
             Some(Early::Cancel(true)) => {}
             Some(Early::Cancel(false)) if matches!(what, Early::Recall) => {}
@@ -90,6 +93,8 @@ impl Core {
 
     /// Jobs have not begun, and will not: the broker may give them to another engine.
     pub(super) fn give_back(&mut self, jobs: &[u64]) {
+        // All are out of their lines before any slot goes on: one that is given back as well must
+        // not begin in between.
         let given_back: Vec<_> = jobs.iter().filter_map(|job| self.forget(*job)).collect();
         given_back.iter().for_each(|work| self.results.note_given_back(work.attempt));
         for some in given_back.chunks(LISTED_MAX) {
@@ -141,6 +146,7 @@ impl Core {
         self.give_back(&waiting);
         // The first ones too: one that was just handed over may not have begun.
         for (slot, place) in (0..).zip(&self.slots) {
+            // Nothing has ever run there.
             let Some(runtime) = place.runtime else { continue };
             self.outputs
                 .extend(place.running.iter().rev().map(|job| Output::Recall(slot, runtime, *job)));

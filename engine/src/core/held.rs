@@ -170,6 +170,7 @@ impl Results {
         if let Some(before) = before {
             self.sent.take(&before);
         }
+        assert!(self.sent.results <= self.ended.len(), "more are sent than are held");
     }
 
     fn remove(&mut self, attempt: Attempt) -> Option<EndedWork> {
@@ -186,6 +187,7 @@ impl Results {
         }
         #[cfg(test)]
         (self.looked_at += self.ended.len());
+        // Not those that wait to be asked for: their tasks have no other end.
         let oldest = self.attempts(|ended| ended.stage != Stage::Unsent);
         let many = oldest.len() / 8;
         for (dropped, attempt) in oldest.into_iter().enumerate() {
@@ -207,7 +209,7 @@ impl Results {
 
     fn drop_result(&mut self, attempt: Attempt) {
         self.dropped = self.dropped.max(Some(attempt));
-        self.remove(attempt);
+        self.remove(attempt).expect("what is dropped was held");
     }
 }
 
@@ -222,13 +224,15 @@ impl Core {
             slot: self.named(work.slot),
             finished: false,
         });
+        // What runs comes first: of a result that is not named the broker learns by `dropped`, of
+        // work by nothing.
         let mut work: Vec<HeldWork> = running.take(HELD_RESULTS_MAX).collect();
         let mut ended = self.results.attempts(|_| true);
         let beyond = (work.len() + ended.len()).saturating_sub(HELD_RESULTS_MAX);
         ended.drain(..beyond).for_each(|attempt| self.results.drop_result(attempt));
-        work.extend(ended.into_iter().filter_map(|attempt| {
-            let EndedWork { session, n, slot, .. } = *self.results.ended.get(&attempt)?;
-            Some(HeldWork { attempt, session, n, slot: self.named(slot), finished: true })
+        work.extend(ended.into_iter().map(|attempt| {
+            let EndedWork { session, n, slot, .. } = self.results.ended[&attempt];
+            HeldWork { attempt, session, n, slot: self.named(slot), finished: true }
         }));
         assert!(work.len() <= HELD_RESULTS_MAX, "a registration is longer than its message");
         Held { work, received: self.results.received, dropped: self.results.dropped }
@@ -248,7 +252,7 @@ impl Core {
     fn send_result(&mut self, attempt: Attempt) {
         self.say_what_was_written(attempt);
         let Results { ended, sent, .. } = &mut self.results;
-        let Some(ended) = ended.get_mut(&attempt) else { return };
+        let ended = ended.get_mut(&attempt).expect("what is sent was inserted a moment ago");
         sent.take(ended);
         ended.stage = Stage::Sent;
         match ended.payload_bytes() {
@@ -264,6 +268,7 @@ impl Core {
                 let finished = AttemptFinished { payload, ..ended.finished.clone() };
                 return self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
             }
+            // The broker could never let it through, however long it waits.
             Some(bytes) => {
                 ended.payload = None;
                 ended.finished.outcome = too_large(bytes, self.result_bytes_max, &self.memory_flag);
@@ -320,6 +325,7 @@ impl Core {
     pub(super) fn adopt(&mut self, adopt: &Adopt) {
         for &(held, adopted) in &adopt.attempts {
             self.results.note_received(adopted);
+            // It runs, or waits to: from now on it is spoken of under its new name.
             if let Some(job) = self.by_attempt.remove(&held) {
                 self.by_attempt.insert(adopted, job);
                 let work = self.work.get_mut(&job).expect("a job has a name while it is work");
@@ -332,6 +338,7 @@ impl Core {
                 self.send_result(adopted);
             }
         }
+        // A cancel of the new attempt may have overtaken the word that it is this one.
         self.respond_early(adopt.attempts.iter().map(|(_, adopted)| *adopted));
     }
 }

@@ -81,6 +81,7 @@ impl Core {
         if timeout.is_some_and(|timeout| now.saturating_sub(since) >= timeout) {
             return Some(format!("{}; what runs has not finished in time", drain.reason));
         }
+        // Each time anew: a broker that comes back now and then may still take everything.
         if self.connected {
             drain.alone = None;
         }
@@ -98,7 +99,7 @@ impl Core {
     /// True if the process has had results, and no broker that takes them, for so long that an
     /// engine is given up: the broker may come back, but not for ever.
     fn wait_alone(&mut self, now: Duration) -> bool {
-        let Some(drain) = &mut self.leaving.drain else { return false };
+        let drain = self.leaving.drain.as_mut().expect("a process is alone while it drains");
         let since = *drain.alone.get_or_insert(now);
         now.saturating_sub(since) >= Duration::from_millis(HEARTBEAT_DEAD_MS)
     }

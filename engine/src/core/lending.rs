@@ -39,6 +39,7 @@ impl Core {
     /// A place as the broker names it: a registered slot, or any stand-in of one.
     pub(super) fn named(&self, place: SlotIndex) -> SlotIndex {
         let registered = self.registered_slots();
+        // All stand-ins of a slot have one name: which of them runs something is decided here.
         let stand_in =
             (place as usize).checked_sub(registered).and_then(|at| self.lending.hosts.get(at));
         stand_in.map_or(place, |host| host + registered as SlotIndex)
@@ -70,9 +71,11 @@ impl Core {
         let is_empty = |place: &usize| {
             self.slots[*place].running.is_empty() && self.slots[*place].waiting.is_empty()
         };
+        // One that is idle, with the interpreter that it has: starting another takes a while.
         if let Some(place) = of_host().find(is_empty) {
             return Ok(place as SlotIndex);
         }
+        // Each is an interpreter: a broker that loses count of them must not fill this machine.
         if of_host().count() >= STAND_INS_MAX {
             return Err(BrokerMisbehaved::Assign);
         }
@@ -86,6 +89,7 @@ impl Core {
 
     /// A running job asks for something.
     pub(super) fn asked(&mut self, job: u64, ask: Ask) {
+        // It has ended since: its code may go on for a moment.
         let Some(attempt) = self.work.get(&job).map(|work| work.attempt) else { return };
         match ask {
             Ask::Pass(key) if !self.connected => {
@@ -94,6 +98,8 @@ impl Core {
                 self.answer(job, key, Some(why));
             }
             Ask::Pass(key) => {
+                // Remembered until the job ends: each broker that the engine comes to is told
+                // again.
                 if !self.lending.keys.contains(&(job, key)) {
                     self.lending.keys.push((job, key));
                 }
@@ -116,6 +122,7 @@ impl Core {
     /// The broker lets a job's client in, or says why not.
     pub(super) fn granted(&mut self, granted: Granted) {
         let Granted { attempt, key, refusal } = granted;
+        // It has ended while the broker was asked.
         let Some(job) = self.by_attempt.get(&attempt).copied() else { return };
         if refusal.is_some() {
             self.lending.keys.retain(|known| *known != (job, key));

@@ -44,9 +44,12 @@ impl Core {
             output: None,
             has_whole_output: false,
         };
+        // As soon as it is named. Should its arguments not come whole before a cut, that is taken
+        // back then.
         self.results.note_received(attempt);
         self.by_attempt.insert(attempt, job);
-        self.work.insert(job, work);
+        let before = self.work.insert(job, work);
+        assert!(before.is_none(), "job {job} is two attempts");
         self.slots[slot as usize].waiting.push_back(job);
         Ok(job)
     }

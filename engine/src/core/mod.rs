@@ -270,7 +270,7 @@ impl Core {
         for slot in &self.slots {
             let mut sessions = BTreeSet::new();
             for job in &slot.waiting {
-                let Some(work) = self.work.get(job) else { continue };
+                let work = self.work.get(job).expect("a forgotten job leaves its line");
                 if incomplete.contains(job) {
                     sessions.insert(work.session);
                 }

@@ -32,6 +32,8 @@ impl Kept {
         self.tail.extend(&later[later.len().saturating_sub(OUTPUT_KEPT_BYTES)..]);
         let over = self.tail.len().saturating_sub(OUTPUT_KEPT_BYTES);
         self.tail.drain(..over);
+        assert!(self.tail.len() as u64 <= self.total, "{} of {}", self.tail.len(), self.total);
+        // All or nothing: what has a gap cannot stand for the whole.
         self.whole =
             self.whole.take().filter(|whole| whole.len() + bytes.len() <= OUTPUT_WHOLE_BYTES_MAX);
         self.whole.iter_mut().for_each(|whole| whole.extend_from_slice(bytes));

@@ -38,6 +38,7 @@ pub(super) const UNSENT_OUTPUT_MAX: usize = 4096;
 
 impl Core {
     pub(super) fn output(&mut self, job: u64, stream: OutputStream, bytes: &[u8]) {
+        // It has ended, or was given back: what it still writes is no task's output.
         let Some(work) = self.work.get_mut(&job) else { return };
         let attempt = work.attempt;
         let whole = work.has_whole_output;
@@ -62,6 +63,7 @@ impl Core {
             .iter_mut()
             .flat_map(|kept| kept.iter_mut().zip([Stream::Stdout, Stream::Stderr]))
         {
+            // Before the end itself, as all output of a task.
             for (offset, bytes) in kept.take_end() {
                 self.send(FromEngine::Output(AttemptOutput {
                     attempt: work.attempt,
@@ -104,6 +106,7 @@ impl Core {
                 ended.finished.outcome = Outcome::error(TaskState::Failed, kind, text);
             }
         }
+        // Held before the slot goes on: whatever the next job does, this one has ended.
         self.hold(ended);
         self.advance(slot);
     }
@@ -170,6 +173,7 @@ impl Core {
 
     /// Sends what a running job has published, if it may ([`Core::may_publish`]).
     pub fn publish(&mut self, job: u64, Published { codec, buffers }: Published) {
+        // It has ended: nothing may come after its end.
         let Some(work) = self.work.get(&job) else { return };
         let (attempt, session) = (work.attempt, work.session);
         match self.sessions.pack(session, &ReplyHeader::Returned { codec }, buffers) {
@@ -196,6 +200,7 @@ impl Core {
         if self.connected {
             return self.outputs.push_back(Output::Send(message));
         }
+        // Results that are held are not among these: the next registration names them.
         if !matches!(message, FromEngine::Output(_)) || self.unsent.len() < UNSENT_OUTPUT_MAX {
             self.unsent.push_back(message);
         }

@@ -47,6 +47,7 @@ impl Lane {
         let fits =
             self.announced.checked_add(bytes).is_some_and(|announced| announced <= self.granted);
         self.announced += if fits { bytes } else { 0 };
+        assert!(!fits || self.announced <= self.granted, "{} bytes go unasked", self.announced);
         fits
     }
 
@@ -100,13 +101,13 @@ impl Sessions {
     /// So many bytes of a session may go unasked at first.
     pub fn open_lane(&mut self, id: SessionId, first: u64) {
         let lane = Lane { first, granted: first, announced: 0 };
-        if let Some(session) = self.known.get_mut(&id) {
-            session.lane = lane;
-        }
+        let session = self.known.get_mut(&id).expect("a lane is that of a session just learnt");
+        session.lane = lane;
     }
 
     /// So many bytes of a session may have gone unasked, in all.
     pub fn grant(&mut self, id: SessionId, total: u64) {
+        // A word about a session that is over may still be on its way.
         let session = self.known.get_mut(&id);
         if let Some(session) = session {
             session.lane.granted = session.lane.granted.max(total);
@@ -120,9 +121,8 @@ impl Sessions {
 
     /// Published data of a session go.
     pub fn publish(&mut self, id: SessionId, bytes: u64) {
-        if let Some(session) = self.known.get_mut(&id) {
-            session.lane.publish(bytes);
-        }
+        let session = self.known.get_mut(&id).expect("what goes was sealed for a known session");
+        session.lane.publish(bytes);
     }
 
     /// A session's lane, if it is known.
@@ -133,6 +133,8 @@ impl Sessions {
     /// The session is over.
     pub fn forget(&mut self, id: SessionId) {
         if let Some(session) = self.known.remove(&id) {
+            // The key is made of the session's secret and this process: the same for the next
+            // sealer.
             let used = session.results.counter();
             assert!(used >= session.first_counter, "a sealer counts upwards: nonces never repeat");
             self.counter_floor = self.counter_floor.max(used);

@@ -33,7 +33,8 @@ impl Core {
                 State::Coming(Vec::new(), true)
             }
         };
-        self.shares.insert(number, Shared { session, state });
+        let before = self.shares.insert(number, Shared { session, state });
+        assert!(before.is_none(), "share {number} is two payloads");
         Ok(())
     }
 
@@ -74,6 +75,7 @@ impl Core {
     /// No later assignment names it.
     pub(super) fn unshare(&mut self, number: u64) -> Result<(), BrokerMisbehaved> {
         match self.shares.get_mut(&number).map(|shared| &mut shared.state) {
+            // Those that wait for it still need it: it goes when it is whole.
             Some(State::Coming(_, wanted)) => *wanted = false,
             Some(State::Here(_)) => drop(self.shares.remove(&number)),
             None => return Err(BrokerMisbehaved::Share),
