@@ -16,7 +16,7 @@ use crate::core::payloads::stored::Stored;
 use crate::core::schedule::aside::{Beginning, has_not_begun};
 use crate::core::schedule::sweep::Reason;
 use crate::core::tasks::ended::{Ended, cancelled_before_it_began, namespace_lost};
-use crate::core::tasks::table::{Place, State, Task};
+use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::turns::work::WORK_PER_MESSAGE;
 use crate::core::{Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};
 
@@ -454,7 +454,7 @@ impl Core {
     fn runs_again_after_cancel(&mut self, now: Time, given: Assignment, outcome: &Outcome) -> bool {
         let again = |task: &Task| {
             let unasked = task.more().map_or(0, |more| more.cancels_unasked);
-            task.place == Place::Shared && !task.at_most_once() && unasked < CANCELS_UNASKED_MAX
+            task.queue == Queue::Shared && !task.at_most_once() && unasked < CANCELS_UNASKED_MAX
         };
         if outcome.state != TaskState::Cancelled || !self.tasks.get(given.task).is_some_and(again) {
             return false;
@@ -495,7 +495,7 @@ impl Core {
             }
             let leaving = self.processes.get(&key).expect("a process that reports is here").leaving;
             let down = self.engines.get(given.engine).and_then(|engine| engine.down_cause.clone());
-            if task.place != Place::Shared
+            if task.queue != Queue::Shared
                 && (task.needs_namespace() || task.runs_on_one_attempt() || leaving)
             {
                 let how = if leaving {
@@ -538,7 +538,7 @@ impl Core {
             let task = self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
             task.is_some_and(|task| {
                 task.runtime == Runtime::Python
-                    && task.place != Place::Shared
+                    && task.queue != Queue::Shared
                     && !task.needs_namespace()
             })
         };

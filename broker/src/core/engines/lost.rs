@@ -15,7 +15,7 @@ use crate::core::keys::{ProcessKey, TaskKey};
 use crate::core::sessions::connect::ENGINE_GRACE;
 use crate::core::sessions::expiries::Away;
 use crate::core::tasks::ended::Ended;
-use crate::core::tasks::table::{Place, State};
+use crate::core::tasks::table::{Queue, State};
 use crate::core::turns::chores::Chore;
 use crate::core::turns::work::{TASKS_PER_PART, WORK_PER_MESSAGE};
 use crate::core::{Core, Time};
@@ -103,7 +103,7 @@ impl Core {
             let given = self.attempts.get(count).copied().expect("what an engine has is given");
             // If it was ended, it may still run there: that is said to have stopped when it has.
             let Some(task) = self.tasks.get(given.task) else { continue };
-            if task.place != Place::Shared || task.at_most_once() {
+            if task.queue != Queue::Shared || task.at_most_once() {
                 continue;
             }
             // Remembered until the engine is back and says what it holds: if nobody else has begun
@@ -202,7 +202,7 @@ impl Core {
         let started = task.is_reported();
         task.tries.losses += u32::from(started);
         let tried = task.tries.losses;
-        if task.place == Place::Shared && tried <= task.losses_allowed() && !task.at_most_once() {
+        if task.queue == Queue::Shared && tried <= task.losses_allowed() && !task.at_most_once() {
             if started {
                 let given = Assignment::new(key, (task.session, task.n), engine, false);
                 self.note_attempt(now, given, how);
@@ -210,13 +210,13 @@ impl Core {
             self.requeue(now, key);
             return;
         }
-        let text = match (task.place, task.at_most_once()) {
-            (Place::Shared, true) => {
+        let text = match (task.queue, task.at_most_once()) {
+            (Queue::Shared, true) => {
                 format!(
                     "engine {engine} was lost with this at-most-once task, which may have run ({how})"
                 )
             }
-            (Place::Shared, false) => format!(
+            (Queue::Shared, false) => format!(
                 "lost with its engine {tried} times, lastly engine {engine} ({how}): does it kill what runs it?"
             ),
             _ => format!("engine {engine} was lost while it had the task ({how})"),

@@ -16,7 +16,7 @@ use crate::core::keys::TaskKey;
 use crate::core::schedule::lending;
 use crate::core::sessions::expiries::Away;
 use crate::core::sessions::table::Session;
-use crate::core::tasks::table::{Place, State, Task};
+use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::{ConnectionId, Core};
 
 pub use held::nothing_is_owed;
@@ -215,7 +215,7 @@ fn nested_sessions_have_their_attempts(core: &Core) {
 }
 
 fn waits_in_shared_queue(task: &Task) -> bool {
-    task.state == State::Queued && task.place == Place::Shared
+    task.state == State::Queued && task.queue == Queue::Shared
 }
 
 /// Tasks of a session whose results wait are passed over.
@@ -265,7 +265,7 @@ fn direct_queues_have_their_tasks(core: &Core) {
     let mut queued: BTreeMap<EngineId, BTreeSet<TaskKey>> = BTreeMap::new();
     for (key, task) in unfinished(core) {
         let is_given = matches!(task.state, State::Assigned { .. } | State::Unsent { .. });
-        if let Some(engine) = task.place.engine().filter(|_| !is_given) {
+        if let Some(engine) = task.queue.engine().filter(|_| !is_given) {
             queued.entry(engine).or_default().insert(key);
         }
     }

@@ -21,7 +21,7 @@ use crate::core::tasks::done::{Done, TaskSummary};
 use crate::core::tasks::ended::Ending;
 use crate::core::tasks::ended::{Ended, unmet};
 use crate::core::tasks::extras::TaskExtras;
-use crate::core::tasks::table::{Place, Submitted, submitted};
+use crate::core::tasks::table::{Queue, Submitted, submitted};
 use crate::core::{Core, Time};
 
 /// A core that is given back what its journal has. It is not served meanwhile;
@@ -323,7 +323,7 @@ impl Core {
             );
             let task = self.tasks.get_mut(key).expect("it was there a moment ago");
             // It has not joined its engine's queue.
-            task.place = Place::Shared;
+            task.queue = Queue::Shared;
             let ended = Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text);
             return self.end(now, key, Ended { engine: Some(target), ..ended });
         }

@@ -10,7 +10,7 @@ use crate::core::attempts::Assignment;
 use crate::core::keys::{ProcessKey, TaskKey};
 use crate::core::sessions::connect::ENGINE_GRACE;
 use crate::core::tasks::ended::Ended;
-use crate::core::tasks::table::{Place, State, Task};
+use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::{Core, Time};
 
 /// The time, from the broker's start, that a task that may have run waits for the engines of the
@@ -39,7 +39,7 @@ impl Core {
             self.match_orphan(now, process, key, attempt);
             return true;
         }
-        match task.place.engine() {
+        match task.queue.engine() {
             // It waits in its engine's queue, which is matched when the engine comes.
             Some(engine)
                 if !self.recovery.orphans.lossy.contains(&engine)
@@ -138,7 +138,7 @@ impl Core {
         self.vacate(orphan.occupies);
         let task = self.tasks.get_mut(key).expect("a task that is matched has not ended");
         let (session, n, placement, engine) = (task.session, task.n, task.placement, orphan.engine);
-        let direct = task.place != Place::Shared;
+        let direct = task.queue != Queue::Shared;
         let was_queued = task.state == State::Queued;
         self.waiting.leave(task.state);
         // Along the edges of every task's life: it is queued, given out, and reported to run.
@@ -179,5 +179,5 @@ impl Core {
 
 /// Returns true if a task may be on that engine.
 pub(super) fn fits(task: &Task, engine: EngineId) -> bool {
-    task.place.engine().is_none_or(|of_task| of_task == engine)
+    task.queue.engine().is_none_or(|of_task| of_task == engine)
 }

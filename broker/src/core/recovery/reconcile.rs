@@ -16,7 +16,7 @@ use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::stored::Stored;
 use crate::core::tasks::ended::cancelled_before_it_began;
-use crate::core::tasks::table::{Place, State};
+use crate::core::tasks::table::{Queue, State};
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{ConnectionId, Core, Time};
 
@@ -244,7 +244,7 @@ impl Core {
         // It has ended since, or somebody else has begun it: two would run it.
         let Some(task) = self.tasks.get_mut(key) else { return false };
         if task.state != State::Queued
-            || task.place != Place::Shared
+            || task.queue != Queue::Shared
             || task.tries.attempts != attempts
         {
             return false;
@@ -290,7 +290,7 @@ impl Core {
         // has ended there, it gave back, or its arguments were on the way.
         let never_ran =
             attempt > held.dropped && !matches!(task.state, State::Assigned { started: true, .. });
-        let may_wait = task.place == Place::Shared || never_came || !task.needs_namespace();
+        let may_wait = task.queue == Queue::Shared || never_came || !task.needs_namespace();
         if never_ran && given.is_wanted_back {
             self.end(now, given.task, cancelled_before_it_began());
         } else if never_ran && may_wait && !matches!(task.payload, Stored::Sent(_)) {

@@ -10,7 +10,7 @@ use crate::core::keys::{PlacementId, SessionKey, TaskKey};
 use crate::core::sessions::table::Definition;
 use crate::core::tasks::done::Done;
 use crate::core::tasks::extras::TaskExtras;
-use crate::core::tasks::table::{Place, State, Task};
+use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::{Core, Time};
 
 /// Bytes of the reason why a task waits: of many dependencies the first ones are named.
@@ -120,7 +120,7 @@ impl Core {
                 self.what_is_not_read(task.session)
             ));
         }
-        match (task.state, task.place) {
+        match (task.state, task.queue) {
             (State::Receiving, _) => Some(self.what_has_not_come(task).to_owned()),
             (State::Waiting, _) => task.more()?.waits.as_ref().map(|waits| {
                 let pending = waits.keys().count();
@@ -142,8 +142,8 @@ impl Core {
                     _ => format!("it raised, and runs again in {wait_ms} ms"),
                 })
             }
-            (State::Queued, Place::Shared) => Some(self.why_shared_waits(now, task, fitting)),
-            (State::Queued, Place::Direct(engine) | Place::Pinned(engine)) => {
+            (State::Queued, Queue::Shared) => Some(self.why_shared_waits(now, task, fitting)),
+            (State::Queued, Queue::Direct(engine) | Queue::Pinned(engine)) => {
                 Some(self.why_direct_waits(task, engine))
             }
             (State::Assigned { engine, started: false, .. }, _) => Some(format!(
@@ -290,7 +290,7 @@ fn phase(state: State) -> TaskPhase {
 pub(in crate::core) fn engine_of(task: &Task) -> Option<EngineId> {
     match task.state {
         State::Assigned { engine, .. } | State::Unsent { engine, .. } => Some(engine),
-        _ => task.place.engine(),
+        _ => task.queue.engine(),
     }
 }
 

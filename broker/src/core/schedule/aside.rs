@@ -21,7 +21,7 @@ use crate::core::attempts::Assignment;
 use crate::core::keys::{PlacementId, ProcessKey, TaskKey};
 use crate::core::payloads::stored::Stored;
 use crate::core::tasks::ended::cancelled_before_it_began;
-use crate::core::tasks::table::{Place, State, Task};
+use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::{Core, Time};
 
 /// An engine that could not begin some work.
@@ -205,7 +205,7 @@ impl Core {
         }
         let task = self.tasks.get(given.task).expect("nothing has ended it since");
         // Its arguments may have gone with it, and nobody else could be given them.
-        let may_move = task.place == Place::Shared && !matches!(task.payload, Stored::Sent(_));
+        let may_move = task.queue == Queue::Shared && !matches!(task.payload, Stored::Sent(_));
         if !is_known || !may_move || !self.begins_somewhere(task) {
             return nowhere;
         }
@@ -362,7 +362,7 @@ impl Core {
     pub(in crate::core) fn suspect(&mut self, key: TaskKey) {
         // What an engine is only to stop, it has for no task.
         let Some(task) = self.tasks.get_mut(key) else { return };
-        let is_shared = task.place == Place::Shared && !task.at_most_once();
+        let is_shared = task.queue == Queue::Shared && !task.at_most_once();
         if is_shared && matches!(task.state, State::Assigned { .. }) && !task.is_reported() {
             task.more_mut().is_suspect = true;
         }

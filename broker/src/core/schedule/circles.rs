@@ -27,7 +27,7 @@ impl Core {
     /// Returns the reason that a task for one engine alone can never begin, if so.
     pub(in crate::core) fn circle(&self, task: &Task) -> Option<String> {
         let is_given = matches!(task.state, State::Assigned { .. } | State::Unsent { .. });
-        let engine = task.place.engine().filter(|_| !is_given)?;
+        let engine = task.queue.engine().filter(|_| !is_given)?;
         let waiting = self.ancestors(task.session);
         let occupant = self.occupant(engine).filter(|_| !waiting.is_empty())?;
         if !self.leads_to(occupant, &waiting, &mut BTreeSet::new()) {
@@ -90,7 +90,7 @@ impl Core {
             .filter_map(|(_, key)| self.tasks.get(*key));
         let mut next = tasks.filter_map(|task| match task.state {
             State::Assigned { attempt, .. } | State::Unsent { attempt, .. } => Some(attempt),
-            _ => self.occupant(task.place.engine()?),
+            _ => self.occupant(task.queue.engine()?),
         });
         next.any(|attempt| self.leads_to(attempt, targets, seen))
     }
@@ -107,7 +107,7 @@ impl Core {
         // several engines may resolve, and is looked at again in a while.
         let ancestors = self.ancestors(key);
         for task in tasks {
-            let engine = self.tasks.get(*task).and_then(|task| task.place.engine());
+            let engine = self.tasks.get(*task).and_then(|task| task.queue.engine());
             if engine
                 .and_then(|engine| self.occupant(engine))
                 .is_some_and(|occupant| ancestors.contains(&occupant))
@@ -167,7 +167,7 @@ impl Core {
             return;
         };
         let Some(text) = self.circle(task) else { return };
-        let engine = task.place.engine();
+        let engine = task.queue.engine();
         let ended = Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text);
         self.end(now, key, Ended { engine, ..ended });
     }

@@ -23,7 +23,7 @@ use crate::core::payloads::stored::Stored;
 use crate::core::sessions::events::TOLD_AT_ONCE;
 use crate::core::sessions::table::{Definition, Sessions};
 use crate::core::tasks::ended::Ended;
-use crate::core::tasks::table::{Place, State, Task};
+use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::{Core, Output, Time};
 
 /// Tasks that are given to engines before others have their turn.
@@ -221,7 +221,7 @@ impl Core {
         task.transition(State::Assigned { engine, attempt: count, started: false });
         task.tries.attempts += 1;
         task.times.assigned = Some(now);
-        let direct = task.place != Place::Shared;
+        let direct = task.queue != Queue::Shared;
         let (session, n) = (task.session, task.n);
         // It has gone elsewhere: what an attempt at an engine that is away has opened is over.
         self.peers.grants.note_gone(key);
@@ -454,11 +454,11 @@ impl Core {
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.transition(State::Queued);
         let (priority, session, placement) = (task.priority(), task.session, task.placement);
-        let place = task.place;
+        let queue = task.queue;
         if task.deadline().is_some() || task.options.is_some() {
             self.set_deadline(now, key);
         }
-        if let Some(engine) = place.engine() {
+        if let Some(engine) = queue.engine() {
             let tasks = &self.tasks;
             self.engines.update(engine, |engine| {
                 engine.queue.put_in_order(session, key, tasks);

@@ -18,7 +18,7 @@ use super::placement::Placements;
 use crate::core::engines::table::{Engine, Engines, Loan};
 use crate::core::keys::{PlacementId, ProcessKey, SessionKey, TaskKey};
 use crate::core::sessions::table::Parent;
-use crate::core::tasks::table::{Place, State};
+use crate::core::tasks::table::{Queue, State};
 use crate::core::turns::chores::Chore;
 use crate::core::turns::work::TASKS_PER_PART;
 use crate::core::{Core, PeerMisbehaved, Time};
@@ -184,7 +184,7 @@ impl Core {
 
     /// Moves a shared task to the queue of its new depth. Its entry in the old one is stale.
     fn move_deeper(&mut self, key: TaskKey, depth: u32) {
-        let task = self.tasks.get_mut(key).filter(|task| task.place == Place::Shared);
+        let task = self.tasks.get_mut(key).filter(|task| task.queue == Queue::Shared);
         let Some(task) = task else { return };
         let Some(entered) = self.schedule.placements.enter_deeper(task.placement, depth) else {
             // There are as many sets of demands as may be: it waits as before.

@@ -6,7 +6,7 @@ use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::message::{Attempts, ToEngine};
 
 use crate::core::keys::ClassId;
-use crate::core::tasks::table::{Place, Task};
+use crate::core::tasks::table::{Queue, Task};
 use crate::core::{Core, Time};
 
 /// The time an engine may keep short tasks assigned while another is idle, before some are taken
@@ -111,7 +111,7 @@ impl Core {
         let oldest = engine.work.assigned.iter().find_map(|count| task(count)?.times.assigned)?;
         let movable = |count: &&u64| {
             task(count).is_some_and(|task| {
-                task.place == Place::Shared
+                task.queue == Queue::Shared
                     && self.schedule.placements.fits(task.placement, idle, &self.engines)
             })
         };

@@ -122,7 +122,7 @@ impl Core {
             return self.queue_again(now, key);
         }
         task.transition(State::Pausing);
-        let engine = task.place.engine();
+        let engine = task.queue.engine();
         task.more_mut().pause_ends =
             Some(now.after(Duration::from_millis(pause_ms).min(PAUSE_MAX)));
         self.waiting.held += 1;

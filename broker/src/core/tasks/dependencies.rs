@@ -9,7 +9,7 @@ use furlong_wire::message::{Dependency, TaskOptions};
 
 use super::ended::Ending;
 use super::ended::unmet;
-use super::table::{Place, State, Task};
+use super::table::{Queue, State, Task};
 use super::waits::{Group, Waits};
 use crate::core::journal::rows::Met;
 use crate::core::keys::TaskKey;
@@ -182,21 +182,21 @@ impl Core {
         let may_have_run = self.tasks.get(key).is_some_and(|task| self.may_have_run(task));
         let task = self.tasks.get_mut(key).expect("a task that has waited has not ended");
         let session = task.session;
-        match task.place {
-            Place::Direct(target) | Place::Pinned(target) if target == engine => Ok(()),
-            Place::Direct(target) | Place::Pinned(target) => Err(format!(
+        match task.queue {
+            Queue::Direct(target) | Queue::Pinned(target) if target == engine => Ok(()),
+            Queue::Direct(target) | Queue::Pinned(target) => Err(format!(
                 "it is for engine {target}, and was to follow a task that ran on engine {engine}"
             )),
             // If the other one was run once more, this one may have followed it elsewhere before:
             // it goes on there, or is lost.
-            Place::Shared if may_have_run && task.at_most_once() => Ok(()),
-            Place::Shared => {
+            Queue::Shared if may_have_run && task.at_most_once() => Ok(()),
+            Queue::Shared => {
                 if !self.engines.is_known(engine) {
                     return Err(format!(
                         "engine {engine}, which ran the task that this one was to follow, is gone"
                     ));
                 }
-                task.place = Place::Pinned(engine);
+                task.queue = Queue::Pinned(engine);
                 // By its number, and not at the end: what its session has submitted to that engine
                 // since then may wait for this task, which would wait behind it.
                 let tasks = &self.tasks;

@@ -170,7 +170,7 @@ impl Core {
         }
         self.waiting.leave(task.state);
         let tasks = &self.tasks;
-        match (task.state, task.place.engine()) {
+        match (task.state, task.queue.engine()) {
             (State::Assigned { .. } | State::Unsent { .. }, engine) => {
                 // Those behind it may have waited for its end.
                 if let Some(engine) = engine {

@@ -10,7 +10,7 @@ use furlong_wire::message::{ErrorKind, Payload, Submit, Targets, TaskOptions, Ta
 use furlong_wire::payload::InlineBytes;
 
 use super::ended::{Ended, unmet};
-use super::table::{Place, State, Submitted, Task, submitted};
+use super::table::{Queue, State, Submitted, Task, submitted};
 use super::waits::Waits;
 use crate::core::keys::{PlacementId, SessionKey, TaskKey};
 use crate::core::payloads::budget::BytesOf;
@@ -185,7 +185,7 @@ impl Core {
             let task = self.tasks.get_mut(key).expect("a task of this submit has not ended");
             let engine = task.target();
             // It has not joined its engine's queue, which would count it out.
-            task.place = Place::Shared;
+            task.queue = Queue::Shared;
             let Ended { outcome, .. } = refusal;
             self.end(now, key, Ended { outcome: outcome.clone(), engine, ..Ended::default() });
         }
@@ -244,7 +244,7 @@ impl Core {
     fn refusal(&self, tasks: &AtLeastOne<TaskKey>) -> Option<Ended> {
         let task = self.tasks.get(tasks.first).expect("a task of this submit has not ended");
         let options = task.options.as_deref()?;
-        let text = contradiction(options, task.place != Place::Shared)
+        let text = contradiction(options, task.queue != Queue::Shared)
             .or_else(|| self.not_durable(task.session, options))?;
         Some(Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text))
     }
@@ -391,7 +391,7 @@ impl Core {
         task.transition(State::Queued);
         task.times.queued_us = task.since_submit(now);
         let (priority, session, placement) = (task.priority(), task.session, task.placement);
-        if let Some(engine) = task.place.engine() {
+        if let Some(engine) = task.queue.engine() {
             let tasks = &self.tasks;
             self.engines.update(engine, |engine| {
                 if has_run {

@@ -21,8 +21,8 @@ pub struct Task {
     pub session: SessionKey,
     /// Its number in the session.
     pub n: u64,
-    /// Its target.
-    pub place: Place,
+    /// The queue that it is for.
+    pub queue: Queue,
     /// The demands on its engine.
     pub placement: PlacementId,
     /// Its runtime.
@@ -67,9 +67,9 @@ pub struct Tries {
     pub losses: u32,
 }
 
-/// The target of a task.
+/// The queue that a task is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum Queue {
     /// On any engine: it is in the shared queue.
     Shared,
     /// It was for the shared queue, and follows another task to its engine.
@@ -78,7 +78,7 @@ pub enum Place {
     Direct(EngineId),
 }
 
-impl Place {
+impl Queue {
     /// The engine in whose own queue it waits.
     pub fn engine(self) -> Option<EngineId> {
         match self {
@@ -121,9 +121,9 @@ pub enum State {
 impl Task {
     /// The engine that its submit named.
     pub fn target(&self) -> Option<EngineId> {
-        match self.place {
-            Place::Direct(engine) => Some(engine),
-            Place::Shared | Place::Pinned(_) => None,
+        match self.queue {
+            Queue::Direct(engine) => Some(engine),
+            Queue::Shared | Queue::Pinned(_) => None,
         }
     }
 
@@ -195,21 +195,21 @@ impl Task {
     /// need the namespace.
     pub fn needs_namespace(&self) -> bool {
         self.runtime == Runtime::Python
-            && self.place != Place::Shared
+            && self.queue != Queue::Shared
             && !self.options.as_ref().is_some_and(|options| options.restart_safe)
     }
 
     /// Returns true if it will never be given to an engine a second time.
     pub fn runs_on_one_attempt(&self) -> bool {
         let restart_safe = self.options.as_ref().is_some_and(|options| options.restart_safe);
-        matches!(self.place, Place::Direct(_)) && !restart_safe
+        matches!(self.queue, Queue::Direct(_)) && !restart_safe
     }
 
     /// Returns the number of losses it survives: none if a second run is forbidden or tied to one
     /// engine's namespace.
     pub fn losses_allowed(&self) -> u32 {
         // Also one that has followed another to its engine: it needs what that one left there.
-        if self.place != Place::Shared || self.at_most_once() {
+        if self.queue != Queue::Shared || self.at_most_once() {
             return 0;
         }
         self.options.as_ref().and_then(|options| options.retries).unwrap_or(RETRIES_DEFAULT)
@@ -337,7 +337,7 @@ impl Tasks {
     /// Returns true if it waits in the shared queue of these demands. An entry there may be older
     /// than its last move.
     pub fn is_queued_in(&self, key: TaskKey, placement: PlacementId) -> bool {
-        let waits = |task: &Task| task.state == State::Queued && task.place == Place::Shared;
+        let waits = |task: &Task| task.state == State::Queued && task.queue == Queue::Shared;
         self.get(key).is_some_and(|task| waits(task) && task.placement == placement)
     }
 
@@ -366,7 +366,7 @@ pub fn submitted(
         serial: NonZeroU32::MIN,
         session,
         n,
-        place: submit.target.map_or(Place::Shared, Place::Direct),
+        queue: submit.target.map_or(Queue::Shared, Queue::Direct),
         placement: submit.placement,
         runtime: submit.runtime,
         class: submit.class,

@@ -6,7 +6,7 @@ use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId};
 use furlong_wire::limits::KEPT_MS;
 use furlong_wire::message::{Assign, ToClient, ToEngine};
 
-use crate::core::tasks::table::{Place, State, Task};
+use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::tests::model::{
     Asked, CLIENTS, Model, Name, OUTSIDER, PROCESSES, Submitted, invariants,
 };
@@ -321,7 +321,7 @@ impl Model {
         let Some(engine) = core.engines.get(id).filter(|engine| engine.load() == 1) else { return };
         let given =
             core.attempts.get(engine.work.assigned[0]).and_then(|given| core.tasks.get(given.task));
-        let Some(given) = given.filter(|task| task.place == Place::Shared) else { return };
+        let Some(given) = given.filter(|task| task.queue == Queue::Shared) else { return };
         let goes_first = engine.takes_direct() && engine.queue.has_ready();
         assert!(!goes_first, "engine {id} was given shared work before its own");
         let unfinished = core
@@ -331,7 +331,7 @@ impl Model {
         // Who does not read results is passed over.
         let waits = |task: &&Task| {
             task.state == State::Queued
-                && task.place == Place::Shared
+                && task.queue == Queue::Shared
                 && !core.memory.backlog.holds(task.session)
                 && engine.class.is_some_and(|class| {
                     core.schedule.placements.fits(task.placement, class, &core.engines)
