@@ -161,17 +161,17 @@ pub(crate) async fn when_room<T>(
     handle: &Handle,
     mut attempt: impl FnMut(&mut Core) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
-    let mut place = Place { handle, ticket: None };
-    std::future::poll_fn(|context| place.poll_submit(context, &mut attempt)).await
+    let mut wait = RoomWait { handle, ticket: None };
+    std::future::poll_fn(|context| wait.poll_submit(context, &mut attempt)).await
 }
 
 /// A place among those who wait for room, given up when it is dropped.
-struct Place<'a> {
+struct RoomWait<'a> {
     handle: &'a Handle,
     ticket: Ticket,
 }
 
-impl Place<'_> {
+impl RoomWait<'_> {
     fn poll_submit<T>(
         &mut self,
         context: &Context<'_>,
@@ -187,7 +187,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for RoomWait<'_> {
     fn drop(&mut self) {
         if self.ticket.is_some() {
             drop(self.handle.shared.with(|core| core.stop_waiting(self.ticket)));

@@ -13,7 +13,7 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::token::Role;
 use tokio::process::Command;
 
-use super::member::{Member, Place};
+use super::member::{Member, MemberPlace};
 use super::state::ClusterState;
 use crate::program::Program;
 
@@ -46,8 +46,8 @@ pub struct LocalOptions {
 pub struct LocalCluster {
     options: LocalOptions,
     dir: ClusterDir,
-    broker: Option<Place>,
-    engines: Vec<Place>,
+    broker: Option<MemberPlace>,
+    engines: Vec<MemberPlace>,
     ids: Vec<EngineId>,
     endpoint: String,
 }
@@ -72,10 +72,10 @@ impl LocalCluster {
     /// The broker's message before it ended, or an engine's if each of them did, or that they took
     /// too long. Call [`LocalCluster::stop`] then too.
     pub async fn start(&mut self) -> Result<()> {
-        self.broker = Some(Place::new(self.spawn_broker()?));
+        self.broker = Some(MemberPlace::new(self.spawn_broker()?));
         self.broker_listens().await?;
         for _ in 0..self.options.engines {
-            self.engines.push(Place::new(self.spawn_engine()?));
+            self.engines.push(MemberPlace::new(self.spawn_engine()?));
         }
         self.engines_come().await
     }
@@ -107,10 +107,10 @@ impl LocalCluster {
     pub fn state(&self) -> ClusterState {
         ClusterState {
             pid: std::process::id(),
-            broker_pid: self.broker.as_ref().and_then(Place::pid).unwrap_or(0),
-            engine_pids: self.engines.iter().filter_map(Place::pid).collect(),
-            broker_down: self.broker.as_ref().and_then(Place::down),
-            engines_down: self.engines.iter().filter_map(Place::down).collect(),
+            broker_pid: self.broker.as_ref().and_then(MemberPlace::pid).unwrap_or(0),
+            engine_pids: self.engines.iter().filter_map(MemberPlace::pid).collect(),
+            broker_down: self.broker.as_ref().and_then(MemberPlace::down),
+            engines_down: self.engines.iter().filter_map(MemberPlace::down).collect(),
         }
     }
 
@@ -176,7 +176,7 @@ impl LocalCluster {
 
     /// The time at which something is to be started again.
     fn next_start(&self) -> Option<Instant> {
-        self.broker.iter().chain(&self.engines).filter_map(Place::starts_at).min()
+        self.broker.iter().chain(&self.engines).filter_map(MemberPlace::starts_at).min()
     }
 
     /// A child has ended. An engine that was told to is not started again.
@@ -199,7 +199,7 @@ impl LocalCluster {
     /// Starts again what has waited for long enough.
     fn start_due(&mut self) {
         let now = Instant::now();
-        let is_due = |place: &Place| place.starts_at().is_some_and(|at| at <= now);
+        let is_due = |place: &MemberPlace| place.starts_at().is_some_and(|at| at <= now);
         if self.broker.as_ref().is_some_and(is_due) {
             let started = self.spawn_broker();
             self.broker.iter_mut().for_each(|place| place.note_start("the broker", &started));
@@ -283,7 +283,7 @@ impl LocalCluster {
             }
             self.note_ends_at_start().await?;
             self.start_due();
-            if self.ids.is_empty() && self.engines.iter().all(Place::has_failed) {
+            if self.ids.is_empty() && self.engines.iter().all(MemberPlace::has_failed) {
                 bail!(
                     "{}",
                     self.engines

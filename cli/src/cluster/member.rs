@@ -29,7 +29,7 @@ pub struct Member {
 
 /// The place of a child, and of those that are started when it has ended.
 #[derive(Debug)]
-pub struct Place {
+pub struct MemberPlace {
     /// The child, while it runs.
     pub member: Option<Member>,
     /// The last thing that the one before it has said.
@@ -65,7 +65,7 @@ impl Pauses {
     }
 }
 
-impl Place {
+impl MemberPlace {
     /// A place whose first child runs.
     pub fn new(member: Member) -> Self {
         let (pid, pauses) = (member.pid, Pauses::default());

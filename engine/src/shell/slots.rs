@@ -19,7 +19,7 @@ use crate::surroundings::Variables;
 
 /// All slots of the process.
 pub(super) struct Slots {
-    places: Vec<Place>,
+    places: Vec<SlotPlace>,
     functions: Arc<Functions>,
     python: Option<Arc<PythonShared>>,
     commands: Arc<CommandShared>,
@@ -29,7 +29,7 @@ pub(super) struct Slots {
 
 /// A slot, or what stands in for one.
 #[derive(Default)]
-struct Place {
+struct SlotPlace {
     native: Option<NativeSlot>,
     python: Option<PythonSlot>,
     command: Option<CommandSlot>,
@@ -51,7 +51,7 @@ impl Slots {
         variables: Variables,
         events: EventSender,
     ) -> Self {
-        let places = (0..count).map(|_| Place::default()).collect();
+        let places = (0..count).map(|_| SlotPlace::default()).collect();
         let python = python.map(|config| Arc::new(PythonShared::new(config)));
         let commands = Arc::new(CommandShared::new(commands));
         Self { places, functions, python, commands, variables, events }
@@ -183,7 +183,7 @@ impl Slots {
     pub(super) fn add_stand_in(&mut self, host: SlotIndex) {
         let engine_id = self.places.get(host as usize).and_then(|place| place.engine_id);
         let stands_in = Some(StandIn { host, idle_since: None });
-        self.places.push(Place { engine_id, stands_in, ..Place::default() });
+        self.places.push(SlotPlace { engine_id, stands_in, ..SlotPlace::default() });
     }
 
     /// Answers a job that has asked to let a client in.
@@ -207,7 +207,7 @@ impl Slots {
     }
 }
 
-impl Place {
+impl SlotPlace {
     /// Its part of a runtime, if it has one.
     fn runtime(&mut self, runtime: Runtime) -> Option<&mut dyn Slot> {
         match runtime {

@@ -21,16 +21,16 @@ pub enum Due {
     Stalled,
 }
 
-/// One connection's silence. [`Vigil::heard`] and [`Vigil::taken`] as things happen,
-/// [`Vigil::pass_turn`] once a turn.
+/// One connection's silence. [`Liveness::heard`] and [`Liveness::taken`] as things happen,
+/// [`Liveness::pass_turn`] once a turn.
 #[derive(Clone, Copy, Debug)]
-pub struct Vigil {
+pub struct Liveness {
     turn_ms: u64,
     turns_silent: u64,
     turns_stalled: u64,
 }
 
-impl Vigil {
+impl Liveness {
     /// Begins. There is a turn at most each `turn`, and what has come is read between two of them.
     pub fn new(turn: Duration) -> Self {
         Self { turn_ms: turn.as_millis() as u64, turns_silent: 0, turns_stalled: 0 }
@@ -73,38 +73,38 @@ mod tests {
 
     #[test]
     fn a_peer_is_dead_after_fifteen_seconds_of_turns_without_a_byte() {
-        let mut vigil = Vigil::new(SECOND);
+        let mut liveness = Liveness::new(SECOND);
         for _ in 0..3 {
-            assert!((0..14).all(|_| vigil.pass_turn(false, JUST_NOW) == Due::Nothing));
-            vigil.heard();
+            assert!((0..14).all(|_| liveness.pass_turn(false, JUST_NOW) == Due::Nothing));
+            liveness.heard();
         }
-        assert!((0..14).all(|_| vigil.pass_turn(false, JUST_NOW) == Due::Nothing));
-        assert_eq!(vigil.pass_turn(false, JUST_NOW), Due::Silent);
+        assert!((0..14).all(|_| liveness.pass_turn(false, JUST_NOW) == Due::Nothing));
+        assert_eq!(liveness.pass_turn(false, JUST_NOW), Due::Silent);
     }
 
     #[test]
     fn turns_count_and_not_how_late_they_are() {
         // Whoever stood still for an hour has had one turn: the heartbeat is due, and nobody is
         // dead.
-        let mut vigil = Vigil::new(Duration::from_millis(250));
-        assert!((0..59).all(|_| vigil.pass_turn(false, 3600 * SECOND) == Due::Heartbeat));
-        assert_eq!(vigil.pass_turn(false, JUST_NOW), Due::Silent);
+        let mut liveness = Liveness::new(Duration::from_millis(250));
+        assert!((0..59).all(|_| liveness.pass_turn(false, 3600 * SECOND) == Due::Heartbeat));
+        assert_eq!(liveness.pass_turn(false, JUST_NOW), Due::Silent);
     }
 
     #[test]
     fn a_peer_that_takes_nothing_ends_after_ten_seconds_of_turns() {
-        let mut vigil = Vigil::new(SECOND);
-        assert!((0..9).all(|_| vigil.pass_turn(true, 60 * SECOND) == Due::Nothing));
-        vigil.taken();
-        vigil.heard();
-        assert!((0..9).all(|_| vigil.pass_turn(true, JUST_NOW) == Due::Nothing));
-        assert_eq!(vigil.pass_turn(true, JUST_NOW), Due::Stalled);
+        let mut liveness = Liveness::new(SECOND);
+        assert!((0..9).all(|_| liveness.pass_turn(true, 60 * SECOND) == Due::Nothing));
+        liveness.taken();
+        liveness.heard();
+        assert!((0..9).all(|_| liveness.pass_turn(true, JUST_NOW) == Due::Nothing));
+        assert_eq!(liveness.pass_turn(true, JUST_NOW), Due::Stalled);
     }
 
     #[test]
     fn a_heartbeat_is_due_by_the_clock() {
-        let mut vigil = Vigil::new(SECOND);
-        assert_eq!(vigil.pass_turn(false, 4 * SECOND), Due::Nothing);
-        assert_eq!(vigil.pass_turn(false, 5 * SECOND), Due::Heartbeat);
+        let mut liveness = Liveness::new(SECOND);
+        assert_eq!(liveness.pass_turn(false, 4 * SECOND), Due::Nothing);
+        assert_eq!(liveness.pass_turn(false, 5 * SECOND), Due::Heartbeat);
     }
 }

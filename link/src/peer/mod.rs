@@ -8,22 +8,21 @@
 
 pub mod backoff;
 pub mod inbox;
+pub mod liveness;
 pub mod outbox;
 pub mod place;
 pub mod redial;
 pub mod unsound;
-pub mod vigil;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use furlong_wire::record::RecordSealer;
 
-use crate::file::FileId;
-
+use self::liveness::{Due, Liveness};
 use self::outbox::{Chunks, Outbox};
-use self::place::{LeftOutAbove, Place, Placed};
-use self::vigil::{Due, Vigil};
+use self::place::{LeftOutAbove, Placed, QueuePlace};
+use crate::file::FileId;
 
 /// The time that the last bytes have to leave, when a connection ends gracefully.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,7 +35,7 @@ pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Peer {
     outbox: Outbox,
-    vigil: Vigil,
+    liveness: Liveness,
     /// When the peer last took something.
     sent_at: Duration,
     /// Bytes that it had taken by then.
@@ -58,7 +57,7 @@ impl Peer {
     pub fn new<M: Placed>(sealer: RecordSealer, turn: Duration, now: Duration) -> Self {
         Self {
             outbox: Outbox::new::<M>(sealer),
-            vigil: Vigil::new(turn),
+            liveness: Liveness::new(turn),
             sent_at: now,
             sent_bytes: 0,
             took_in_turn: false,
@@ -86,9 +85,9 @@ impl Peer {
     /// left out while too much waits for it.
     pub fn push<M: Placed>(&mut self, message: &M) {
         match message.place() {
-            Place::InOrder => self.outbox.push(message),
-            Place::First => self.outbox.push_control(message),
-            Place::Dispensable { kind, transfer } => {
+            QueuePlace::InOrder => self.outbox.push(message),
+            QueuePlace::First => self.outbox.push_control(message),
+            QueuePlace::Dispensable { kind, transfer } => {
                 // What is stored for it counts, too: it is in no queue before its turn.
                 let waiting = self.outbox.queued_bytes() + self.outbox.stored_bytes();
                 if waiting <= self.left_out_above.of(kind) {
@@ -149,13 +148,13 @@ impl Peer {
             self.sent_bytes = self.outbox.written_bytes();
             self.sent_at = now;
             self.took_in_turn = true;
-            self.vigil.taken();
+            self.liveness.taken();
         }
     }
 
     /// Bytes have come from the peer, or it is known to live in another way.
     pub fn handle_read(&mut self) {
-        self.vigil.heard();
+        self.liveness.heard();
     }
 
     /// Another turn: queues a heartbeat if one is due. Returns the reason to give the connection
@@ -164,7 +163,8 @@ impl Peer {
         let waits = !self.outbox.is_empty();
         self.answers_are_due = !waits || !self.took_in_turn;
         self.took_in_turn = false;
-        match self.vigil.pass_turn(waits && !self.bears_stalls, now.saturating_sub(self.sent_at)) {
+        match self.liveness.pass_turn(waits && !self.bears_stalls, now.saturating_sub(self.sent_at))
+        {
             Due::Silent => Some(Dead::Silent),
             Due::Stalled => Some(Dead::Stalled),
             Due::Heartbeat => {

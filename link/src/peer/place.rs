@@ -12,7 +12,7 @@ pub const FETCHED_QUEUE_BYTES_MAX: usize = 48 * 1024 * 1024;
 
 /// The place of a message in a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum QueuePlace {
     /// Behind all that were queued before.
     InOrder,
     /// Before all messages, and so before the chunks of all payloads.
@@ -64,33 +64,33 @@ impl LeftOutAbove {
 /// A message whose kind says its place.
 pub trait Placed: Direction + 'static {
     /// Its place among what waits.
-    fn place(&self) -> Place {
-        Place::InOrder
+    fn place(&self) -> QueuePlace {
+        QueuePlace::InOrder
     }
 }
 
 impl Placed for ToClient {
-    fn place(&self) -> Place {
-        let dispensable = |kind, transfer| Place::Dispensable { kind, transfer };
+    fn place(&self) -> QueuePlace {
+        let dispensable = |kind, transfer| QueuePlace::Dispensable { kind, transfer };
         match self {
             // Without bytes it says how many there were, which is not left out.
-            Self::Output(output) if output.bytes.is_empty() => Place::InOrder,
+            Self::Output(output) if output.bytes.is_empty() => QueuePlace::InOrder,
             Self::Published(Published { payload: Payload::Chunked { transfer, .. }, .. }) => {
                 dispensable(Dispensable::Extra, Some(*transfer))
             }
             Self::Output(_) | Self::Published(_) => dispensable(Dispensable::Extra, None),
             Self::FetchedOutput(_) => dispensable(Dispensable::Fetched, None),
-            _ => Place::InOrder,
+            _ => QueuePlace::InOrder,
         }
     }
 }
 
 impl Placed for ToEngine {
-    fn place(&self) -> Place {
+    fn place(&self) -> QueuePlace {
         match self {
             // They must not wait behind a payload: it may be the one of the work that they end.
-            Self::Cancel(_) | Self::Signal(_) | Self::Recall(_) => Place::First,
-            _ => Place::InOrder,
+            Self::Cancel(_) | Self::Signal(_) | Self::Recall(_) => QueuePlace::First,
+            _ => QueuePlace::InOrder,
         }
     }
 }

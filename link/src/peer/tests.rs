@@ -121,7 +121,7 @@ fn cancels_signals_and_recalls_go_first() {
     peer.push(&recall);
     assert_eq!(next_messages::<ToEngine>(&mut peer), [recall]);
     let goodbye = FromClient::Goodbye(Goodbye { reason: String::new() });
-    assert_eq!(goodbye.place(), Place::InOrder);
+    assert_eq!(goodbye.place(), QueuePlace::InOrder);
 }
 
 fn output(bytes: usize) -> ToClient {
