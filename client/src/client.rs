@@ -15,14 +15,14 @@ use futures_util::{Stream, stream};
 use crate::builder::{ClientBuilder, retry};
 use crate::call::{Arguments, CallSpec, Function};
 use crate::connection::{Connection, TICK};
-use crate::core::{Call, Core};
+use crate::core::Call;
 use crate::error::{ClientError, ConnectError};
 use crate::map::{IterMapBuilder, MapBuilder};
 use crate::multiengine::{EngineTargets, Multiengine};
 use crate::prepared::PreparedCall;
 use crate::reconnect::Reconnect;
 use crate::request::{ask_for_disk, engines, status};
-use crate::shared::{Handle, Shared, submit, submit_shared};
+use crate::shared::{Core, Handle, Shared, submit, submit_shared};
 use crate::task::TaskFuture;
 
 /// The program that a broker is told, unless the user names another.

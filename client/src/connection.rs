@@ -15,10 +15,9 @@ use furlong_wire::message::{FromClient, ToClient};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use crate::core::Core;
 use crate::error::{ConnectError, DisconnectCause};
 use crate::reconnect::{LinkEvent, Reconnect};
-use crate::shared::{Shared, unlock};
+use crate::shared::{Core, Shared, unlock};
 
 /// The interval of heartbeat checks, and of acknowledgements that nothing else takes along.
 pub(crate) const TICK: Duration = Duration::from_secs(1);

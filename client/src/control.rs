@@ -132,7 +132,7 @@ impl Client {
     /// Subscribes to the events of the cluster from now on: engines that come, go, and get new
     /// interpreters.
     pub fn subscribe(&self) -> Result<Events, ClientError> {
-        let feed = self.handle.shared.with(crate::core::Core::subscribe)?;
+        let feed = self.handle.shared.with(crate::shared::Core::subscribe)?;
         Ok(Events::new(std::sync::Arc::clone(&self.handle), feed))
     }
 }

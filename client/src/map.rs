@@ -142,7 +142,7 @@ where
             Mapped::new(runtime, function, &settings)
         });
         let mapped = mapped.transpose()?;
-        let stream = handle.shared.with(crate::core::Core::open_stream);
+        let stream = handle.shared.with(crate::shared::Core::open_stream);
         let order = ordered.then(Order::default);
         let intake =
             Intake { items, mapped, next: 0, encoded: VecDeque::new(), state: IntakeState::Ready };

@@ -11,12 +11,12 @@ use serde_json::{Map, Value};
 
 use crate::call::{Arguments, CallSpec, Function, SourceFunction};
 use crate::control::Signal;
-use crate::core::{Call, Core};
+use crate::core::Call;
 use crate::error::ClientError;
 use crate::group::{GroupError, MappedGroup, TaskGroup};
 use crate::prepared::PreparedCall;
 use crate::request::{engines, order};
-use crate::shared::{Handle, submit};
+use crate::shared::{Core, Handle, submit};
 use crate::task::TaskFuture;
 use furlong_wire::os_text::OsText;
 

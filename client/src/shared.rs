@@ -10,9 +10,18 @@ use furlong_wire::ids::SessionId;
 use furlong_wire::message::Welcome;
 use tokio::sync::Notify;
 
-use crate::core::{Call, Core, Outbound, Submitted, Ticket};
+use crate::core::{self, Call, Outbound, Submitted, Ticket, Waiter};
 use crate::error::{ClientError, DisconnectCause, Disconnected};
 use crate::files::Files;
+
+/// The core of a session whose callers wait in futures.
+pub(crate) type Core = core::Core<Waker>;
+
+impl Waiter for Waker {
+    fn is_same(&self, other: &Self) -> bool {
+        self.will_wake(other)
+    }
+}
 
 /// The session and the queue to the broker, under one lock, so that tasks are queued in the order
 /// of their numbers.
@@ -197,5 +206,5 @@ impl Drop for RoomWait<'_> {
 
 /// Submits one call for the shared queue, or refuses it.
 pub(crate) fn submit_shared(core: &mut Core, call: &mut Call) -> Result<Submitted, ClientError> {
-    core.submit_shared(call, crate::core::tasks::Listener::Future(None))
+    core.submit_shared(call, core::tasks::Listener::Future(None))
 }

@@ -1,9 +1,9 @@
 //! The planned acts: what clients and the outside do to the farm.
 
 use furlong_client::ClientError;
+use furlong_client::core::Call;
 use furlong_client::core::requests::Answer;
 use furlong_client::core::tasks::Listener;
-use furlong_client::core::{Call, Core};
 use furlong_tests::history::{Facts, Invariant, TaskName};
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::{
@@ -12,7 +12,7 @@ use furlong_wire::message::{
 };
 
 use crate::calls::{CallNo, CallRecord};
-use crate::client::{Asked, Handle, Submitted};
+use crate::client::{Asked, Core, Handle, Submitted};
 use crate::network::Peer;
 use crate::plan::{Act, CallPlan, Choice, Group, Question, Reader};
 use crate::process::Link;

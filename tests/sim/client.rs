@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use furlong_broker::core::Peer as Proved;
 use furlong_client::core::streams::Taken;
-use furlong_client::core::{Call, Core, Outbound, Ticket};
+use furlong_client::core::{self, Call, Outbound, Ticket};
 use furlong_client::{ClientError, DisconnectCause, Disconnected, Endpoint};
 use furlong_link::peer;
 use furlong_link::peer::inbox::Messages;
@@ -27,6 +27,9 @@ use crate::files::FileWay;
 use crate::network::{ConnectionNo, Peer, Side, TURN};
 use crate::process::Link;
 use crate::world::{Event, World};
+
+/// The core of a client whose handles ring bells.
+pub type Core = core::Core<Waker>;
 
 /// A client, from its start to its end. Another one comes in its place.
 #[derive(Debug)]

@@ -1,9 +1,11 @@
 //! Bounded queues to readers who may be slow: output, intermediate data, events.
 
 use std::collections::VecDeque;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use slab::Slab;
+
+use super::Waiter;
 
 /// Bytes that each item counts beyond its own, so that many empty ones are bounded as well.
 const ITEM_BYTES: usize = 64;
@@ -16,19 +18,19 @@ pub trait Weigh {
 
 /// Queues of one kind, each with one reader.
 #[derive(Debug)]
-pub struct BoundedQueues<T> {
-    slab: Slab<BoundedQueue<T>>,
+pub struct BoundedQueues<T, W> {
+    slab: Slab<BoundedQueue<T, W>>,
     /// Bytes in one queue, beyond which its oldest items go.
     bytes_max: usize,
 }
 
 #[derive(Debug)]
-struct BoundedQueue<T> {
+struct BoundedQueue<T, W> {
     items: VecDeque<T>,
     bytes: usize,
     /// Items that went because the reader was slow, since it was last told.
     missed: u64,
-    waker: Option<Waker>,
+    waiter: Option<W>,
     is_over: bool,
 }
 
@@ -43,7 +45,7 @@ pub enum Fed<T> {
     Over,
 }
 
-impl<T: Weigh> BoundedQueues<T> {
+impl<T: Weigh, W: Waiter> BoundedQueues<T, W> {
     /// No queues yet.
     pub fn new(bytes_max: usize) -> Self {
         Self { slab: Slab::new(), bytes_max }
@@ -60,13 +62,13 @@ impl<T: Weigh> BoundedQueues<T> {
             items: VecDeque::new(),
             bytes: 0,
             missed: 0,
-            waker: None,
+            waiter: None,
             is_over: false,
         })
     }
 
     /// Adds an item; the oldest go if the reader is slow. Returns whom to wake.
-    pub fn push(&mut self, key: usize, item: T) -> Option<Waker> {
+    pub fn push(&mut self, key: usize, item: T) -> Option<W> {
         // Its reader has left, or has been told that nothing more comes.
         let feed = self.slab.get_mut(key).filter(|feed| !feed.is_over)?;
         feed.bytes += item.bytes() + ITEM_BYTES;
@@ -78,23 +80,23 @@ impl<T: Weigh> BoundedQueues<T> {
             feed.bytes -= oldest.bytes() + ITEM_BYTES;
             feed.missed += 1;
         }
-        feed.waker.take()
+        feed.waiter.take()
     }
 
     /// Nothing more comes. Returns whom to wake.
-    pub fn finish(&mut self, key: usize) -> Option<Waker> {
+    pub fn finish(&mut self, key: usize) -> Option<W> {
         let feed = self.slab.get_mut(key)?;
         feed.is_over = true;
-        feed.waker.take()
+        feed.waiter.take()
     }
 
     /// Nothing more comes to anybody. Returns whom to wake.
-    pub fn finish_all(&mut self) -> Vec<Waker> {
+    pub fn finish_all(&mut self) -> Vec<W> {
         let feeds = self.slab.iter_mut().map(|(_, feed)| feed);
         feeds
             .filter_map(|feed| {
                 feed.is_over = true;
-                feed.waker.take()
+                feed.waiter.take()
             })
             .collect()
     }
@@ -104,14 +106,9 @@ impl<T: Weigh> BoundedQueues<T> {
         self.slab.iter().map(|(key, _)| key).collect()
     }
 
-    /// The next item, or the waker is kept until there is one. The waker that it replaces is given
+    /// The next item, or the waiter is kept until there is one. The one that it replaces is given
     /// back.
-    pub fn poll(
-        &mut self,
-        key: usize,
-        waker: &Waker,
-        replaced: &mut Option<Waker>,
-    ) -> Poll<Fed<T>> {
+    pub fn poll(&mut self, key: usize, waiter: &W, replaced: &mut Option<W>) -> Poll<Fed<T>> {
         let Some(feed) = self.slab.get_mut(key) else { return Poll::Ready(Fed::Over) };
         // Before the next item: the gap is where the reader stands now.
         if feed.missed > 0 {
@@ -126,18 +123,20 @@ impl<T: Weigh> BoundedQueues<T> {
         if feed.is_over {
             return Poll::Ready(Fed::Over);
         }
-        *replaced = feed.waker.replace(waker.clone());
+        *replaced = feed.waiter.replace(waiter.clone());
         Poll::Pending
     }
 
-    /// Nobody reads it any longer. The waker is given back.
-    pub fn forget(&mut self, key: usize) -> Option<Waker> {
-        self.slab.try_remove(key).and_then(|feed| feed.waker)
+    /// Nobody reads it any longer. The waiter is given back.
+    pub fn forget(&mut self, key: usize) -> Option<W> {
+        self.slab.try_remove(key).and_then(|feed| feed.waiter)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
 
     impl Weigh for usize {
@@ -146,7 +145,7 @@ mod tests {
         }
     }
 
-    fn poll(feeds: &mut BoundedQueues<usize>, key: usize) -> Option<String> {
+    fn poll(feeds: &mut BoundedQueues<usize, Waker>, key: usize) -> Option<String> {
         match feeds.poll(key, Waker::noop(), &mut None) {
             Poll::Ready(fed) => Some(format!("{fed:?}")),
             Poll::Pending => None,

@@ -12,7 +12,7 @@ use furlong_wire::os_text::OsText;
 use furlong_wire::payload::Packed;
 use serde_bytes::ByteBuf;
 
-use super::{Call, Content, Core, Outbound};
+use super::{Call, Content, Core, Outbound, Waiter};
 use crate::error::ClientError;
 
 /// Definitions that a session makes of functions; what comes later goes with each of its calls.
@@ -165,7 +165,7 @@ impl Definitions {
     }
 }
 
-impl Core {
+impl<W: Waiter> Core<W> {
     /// Puts the function into the call's header if this one finds no room among the session's
     /// definitions.
     pub(super) fn do_without_definition(&mut self, call: &mut Call) {

@@ -1,11 +1,11 @@
 //! The flow control of this session: what the broker still takes from it, and who waits for that.
 
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use furlong_wire::limits::OVERDRAFT_CREDITS;
 
-use super::Core;
+use super::{Core, Waiter};
 use crate::error::ClientError;
 
 /// Bytes that may wait to be sent, chunks of payloads apart, before submits wait as well.
@@ -130,19 +130,19 @@ impl FlowControl {
 /// A place in the order of those who wait for room; none before the first refusal.
 pub type Ticket = Option<u64>;
 
-impl Core {
+impl<W: Waiter> Core<W> {
     /// Wakes when a submit that was refused with [`ClientError::Busy`] may succeed. Gives back the
-    /// waker it replaces.
-    pub fn wait_for_room(&mut self, ticket: &mut Ticket, waker: &Waker) -> Option<Waker> {
+    /// waiter it replaces.
+    pub fn wait_for_room(&mut self, ticket: &mut Ticket, waiter: &W) -> Option<W> {
         let place = *ticket.get_or_insert_with(|| {
             self.next_ticket += 1;
             self.next_ticket
         });
-        self.waiting.insert(place, waker.clone())
+        self.waiting.insert(place, waiter.clone())
     }
 
-    /// Somebody no longer waits for room. Gives back the waker.
-    pub fn stop_waiting(&mut self, ticket: Ticket) -> Option<Waker> {
+    /// Somebody no longer waits for room. Gives back the waiter.
+    pub fn stop_waiting(&mut self, ticket: Ticket) -> Option<W> {
         self.waiting.remove(&ticket?)
     }
 
@@ -164,13 +164,13 @@ impl Core {
     }
 
     /// Waits until every task that was submitted so far is with the kernel.
-    pub fn poll_flushed(&mut self, waker: &Waker) -> Poll<Result<(), ClientError>> {
+    pub fn poll_flushed(&mut self, waiter: &W) -> Poll<Result<(), ClientError>> {
         if self.flushed_n == self.next_n - 1 {
             return Poll::Ready(Ok(()));
         }
         self.check_open()?;
-        if !self.flushing.iter().any(|known| known.will_wake(waker)) {
-            self.flushing.push(waker.clone());
+        if !self.flushing.iter().any(|known| known.is_same(waiter)) {
+            self.flushing.push(waiter.clone());
         }
         Poll::Pending
     }

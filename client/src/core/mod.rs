@@ -6,8 +6,8 @@
 //! acknowledgements ([`Core::poll_ack`]), and after it says how much still waits
 //! ([`Core::handle_backlog`]).
 //!
-//! The core runs under a lock, so it neither wakes nor drops a waker itself: either can run code of
-//! somebody else, which may come back here.
+//! The core wakes nobody, and drops no [`Waiter`] that it was given: it runs under a lock, and
+//! either can run code of somebody else, which may come back here. It gives them back.
 
 mod acks;
 pub mod bounded_queues;
@@ -25,7 +25,7 @@ pub mod tasks;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use bytes::Bytes;
 use furlong_wire::ids::{BrokerStart, SessionId, TaskId};
@@ -63,7 +63,7 @@ const REPEATED_BACKLOG_BYTES: usize = 1024 * 1024;
 
 /// One session, on one connection after the other.
 #[derive(Debug)]
-pub struct Core {
+pub struct Core<W> {
     /// The reason why it is over, once it is.
     over: Option<Arc<Disconnected>>,
     /// True if the connection itself is gone, too.
@@ -90,23 +90,30 @@ pub struct Core {
     sealer: PayloadSealer,
     flow: FlowControl,
     acks: Acks,
-    tasks: Tasks,
-    streams: Streams,
+    tasks: Tasks<W>,
+    streams: Streams<W>,
     results: Results,
     definitions: Definitions,
-    requests: Requests,
-    subscriptions: Subscriptions,
-    outputs: BoundedQueues<Piece>,
-    published: BoundedQueues<Publication>,
-    events: BoundedQueues<Event>,
+    requests: Requests<W>,
+    subscriptions: Subscriptions<W>,
+    outputs: BoundedQueues<Piece, W>,
+    published: BoundedQueues<Publication, W>,
+    events: BoundedQueues<Event, W>,
     outbound: VecDeque<Outbound>,
     /// The callers that wait for room, in the order of their first try.
-    waiting: BTreeMap<u64, Waker>,
+    waiting: BTreeMap<u64, W>,
     /// The callers that wait until everything is with the kernel.
-    flushing: Vec<Waker>,
+    flushing: Vec<W>,
     /// The callers that wait for the connection's end.
-    closing: Vec<Waker>,
-    wakes: Vec<Waker>,
+    closing: Vec<W>,
+    wakes: Vec<W>,
+}
+
+/// Somebody who waits for something here, as the shell knows them: it is given back when that has
+/// come, and the shell wakes whom it means.
+pub trait Waiter: Clone {
+    /// Returns true if the other one is the same: it need not be kept beside this one.
+    fn is_same(&self, other: &Self) -> bool;
 }
 
 /// Something to send.
@@ -142,7 +149,7 @@ pub struct Submitted {
 /// connection needs.
 type Sending = (u64, Option<u32>, Option<Arc<SentCall>>);
 
-impl Core {
+impl<W: Waiter> Core<W> {
     /// A new session, which begins with its payload secret: fresh random bytes. It can go on after
     /// a cut if it `comes_back`, and if it does not end with its connection.
     pub fn new(
@@ -196,7 +203,7 @@ impl Core {
     pub fn submit_shared(
         &mut self,
         call: &mut Call,
-        listener: Listener,
+        listener: Listener<W>,
     ) -> Result<Submitted, ClientError> {
         let (n, large, call) = self.send_submit(call)?;
         let sent = call.map(|call| Sent { target: None, call, repeated: false, cancelled: None });
@@ -338,14 +345,14 @@ impl Core {
         self.cancel(&self.tasks.ranges_of_stream(stream), force);
     }
 
-    /// Takes a task's end, or keeps the waker until it comes.
+    /// Takes a task's end, or keeps the waiter until it comes.
     pub fn poll_task(
         &mut self,
         key: usize,
-        waker: &Waker,
-        replaced: &mut Option<Waker>,
+        waiter: &W,
+        replaced: &mut Option<W>,
     ) -> Poll<Box<Ended>> {
-        self.tasks.poll(key, waker).map_or_else(
+        self.tasks.poll(key, waiter).map_or_else(
             |before| {
                 *replaced = before;
                 Poll::Pending
@@ -360,7 +367,7 @@ impl Core {
     }
 
     /// Nobody waits for a task any longer. It goes on.
-    pub fn forget_task(&mut self, key: usize) -> Option<Forgotten> {
+    pub fn forget_task(&mut self, key: usize) -> Option<Forgotten<W>> {
         self.tasks.forget(key)
     }
 
@@ -369,19 +376,19 @@ impl Core {
         self.streams.open()
     }
 
-    /// Takes what has come for a stream; if nothing has, keeps the waker.
+    /// Takes what has come for a stream; if nothing has, keeps the waiter.
     pub fn poll_stream(
         &mut self,
         stream: usize,
         into: &mut VecDeque<(u64, Ended)>,
-        waker: &Waker,
-    ) -> Taken {
-        self.streams.poll(stream, into, waker)
+        waiter: &W,
+    ) -> Taken<W> {
+        self.streams.poll(stream, into, waiter)
     }
 
     /// Nobody reads a stream any longer; its tasks go on. What it held is given back, to be dropped
     /// by the caller.
-    pub fn forget_stream(&mut self, stream: usize) -> (VecDeque<(u64, Ended)>, Option<Waker>) {
+    pub fn forget_stream(&mut self, stream: usize) -> (VecDeque<(u64, Ended)>, Option<W>) {
         self.streams.forget(stream)
     }
 
@@ -474,7 +481,7 @@ impl Core {
             self.definitions.end_use(number);
         }
         let (woken, has_future) = match self.tasks.end(key, ended) {
-            Delivery::Kept(waker) => (waker, true),
+            Delivery::Kept(waiter) => (waiter, true),
             Delivery::Stream(stream, index, ended) => {
                 (self.streams.push(stream, index, ended), false)
             }
@@ -556,18 +563,18 @@ impl Core {
     }
 
     /// Waits until the connection itself is gone.
-    pub fn poll_finished(&mut self, waker: &Waker) -> Poll<()> {
+    pub fn poll_finished(&mut self, waiter: &W) -> Poll<()> {
         if self.is_finished {
             return Poll::Ready(());
         }
-        if !self.closing.iter().any(|known| known.will_wake(waker)) {
-            self.closing.push(waker.clone());
+        if !self.closing.iter().any(|known| known.is_same(waiter)) {
+            self.closing.push(waiter.clone());
         }
         Poll::Pending
     }
 
     /// Whom to wake now, without the lock.
-    pub fn take_wakes(&mut self) -> Vec<Waker> {
+    pub fn take_wakes(&mut self) -> Vec<W> {
         std::mem::take(&mut self.wakes)
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use bytes::Buf;
 use furlong_wire::ids::TaskId;
@@ -16,7 +16,7 @@ use super::results::{Body, Recipient};
 use super::resume::Link;
 use super::subscriptions::Piece;
 use super::tasks::Outputs;
-use super::{Core, Outbound};
+use super::{Core, Outbound, Waiter};
 use crate::error::ClientError;
 
 /// The broker's answer to a request.
@@ -41,21 +41,21 @@ pub struct FetchedTask {
 }
 
 /// The requests of which the answer was not taken, by number.
-#[derive(Debug, Default)]
-pub struct Requests {
-    pending: BTreeMap<u64, Pending>,
+#[derive(Debug)]
+pub struct Requests<W> {
+    pending: BTreeMap<u64, Pending<W>>,
     /// Fetches that wait at the broker, though perhaps nobody waits here any longer.
     at_broker: BTreeSet<u64>,
     /// Bytes of output that fetches hold together.
     output_bytes: usize,
 }
 
-#[derive(Debug, Default)]
-struct Pending {
+#[derive(Debug)]
+struct Pending<W> {
     answer: Option<Answer>,
     /// The message to send again after a cut; none if it must not be done twice.
     message: Option<FromClient>,
-    waker: Option<Waker>,
+    waiter: Option<W>,
     /// The output of a fetched task.
     outputs: Option<Box<Outputs>>,
     /// The follower of its output.
@@ -75,7 +75,29 @@ const SLOW_TURNS_MIN: u32 = 120;
 /// Turns that a goodbye has to reach the broker.
 const GOODBYE_TURNS_MAX: u32 = 2;
 
-impl Requests {
+impl<W> Default for Requests<W> {
+    fn default() -> Self {
+        Self { pending: BTreeMap::new(), at_broker: BTreeSet::new(), output_bytes: 0 }
+    }
+}
+
+impl<W> Pending<W> {
+    fn new(message: Option<FromClient>, turns_max: Option<u32>) -> Self {
+        Self {
+            answer: None,
+            message,
+            waiter: None,
+            outputs: None,
+            follower: None,
+            fed: BTreeMap::new(),
+            turns: 0,
+            turns_max,
+            cuts: 0,
+        }
+    }
+}
+
+impl<W> Requests<W> {
     /// So many bytes of output are held no longer.
     fn release_output(&mut self, bytes: usize) {
         assert!(bytes <= self.output_bytes, "what fetches hold is counted as it comes");
@@ -83,7 +105,7 @@ impl Requests {
     }
 }
 
-impl Core {
+impl<W: Waiter> Core<W> {
     /// Sends a request, made for its number. The answer comes from [`Core::poll_answer`].
     ///
     /// # Errors
@@ -116,7 +138,7 @@ impl Core {
             return Err(ClientError::Interrupted);
         }
         let message = (repeats && self.keeps_calls).then_some(message);
-        self.requests.pending.insert(request, Pending { message, turns_max, ..Pending::default() });
+        self.requests.pending.insert(request, Pending::new(message, turns_max));
         Ok(request)
     }
 
@@ -156,7 +178,7 @@ impl Core {
             pending.turns = pending.turns.saturating_add(1);
             if pending.turns_max.is_some_and(|most| pending.turns > most) {
                 pending.answer = Some(Answer::Late(pending.turns - 1));
-                self.wakes.extend(pending.waker.take());
+                self.wakes.extend(pending.waiter.take());
             }
         }
     }
@@ -170,7 +192,7 @@ impl Core {
             self.requests.pending.values_mut().filter(|it| it.answer.is_none() && it.cuts >= 2)
         {
             pending.answer = Some(Answer::Unsound(Arc::clone(&why)));
-            self.wakes.extend(pending.waker.take());
+            self.wakes.extend(pending.waiter.take());
             given_up += 1;
         }
         given_up > 0
@@ -203,18 +225,18 @@ impl Core {
         Ok((request, follower))
     }
 
-    /// The answer to a request. A waker that it replaces is given back in `replaced`.
+    /// The answer to a request. A waiter that it replaces is given back in `replaced`.
     pub fn poll_answer(
         &mut self,
         request: u64,
-        waker: &Waker,
-        replaced: &mut Option<Waker>,
+        waiter: &W,
+        replaced: &mut Option<W>,
     ) -> Poll<Result<Answer, ClientError>> {
         let Some(pending) = self.requests.pending.get_mut(&request) else {
             return Poll::Ready(Err(self.check_open().err().unwrap_or(ClientError::Interrupted)));
         };
         let Some(answer) = pending.answer.take() else {
-            *replaced = pending.waker.replace(waker.clone());
+            *replaced = pending.waiter.replace(waiter.clone());
             return Poll::Pending;
         };
         self.requests.pending.remove(&request);
@@ -222,11 +244,11 @@ impl Core {
     }
 
     /// Nobody waits for an answer any longer; a follower of the output is to be forgotten by
-    /// itself. The waker is given back, to be dropped by the caller.
-    pub fn forget_request(&mut self, request: u64) -> Option<Waker> {
+    /// itself. The waiter is given back, to be dropped by the caller.
+    pub fn forget_request(&mut self, request: u64) -> Option<W> {
         let pending = self.requests.pending.remove(&request)?;
         self.requests.release_output(pending.outputs.map_or(0, |outputs| outputs.kept_bytes()));
-        pending.waker
+        pending.waiter
     }
 
     pub(super) fn handle_reply(&mut self, request: u64, body: ReplyBody) {
@@ -284,7 +306,7 @@ impl Core {
         let Some(pending) = self.requests.pending.get_mut(&request) else { return };
         pending.answer = Some(answer);
         let follower = pending.follower.and_then(|follower| self.outputs.finish(follower));
-        self.wakes.extend(pending.waker.take().into_iter().chain(follower));
+        self.wakes.extend(pending.waiter.take().into_iter().chain(follower));
     }
 
     /// The broker has one waiting fetch less.
@@ -305,7 +327,7 @@ impl Core {
             *output_bytes -= bytes;
             (it.turns, it.cuts) = (0, it.cuts + 1);
             if it.message.is_none() {
-                self.wakes.extend(it.waker.take());
+                self.wakes.extend(it.waiter.take());
             }
         }
         pending.retain(|_, it| it.answer.is_some() || it.message.is_some());
@@ -327,7 +349,8 @@ impl Core {
     pub(super) fn end_requests(&mut self) {
         let requests = &mut self.requests;
         requests.at_broker.clear();
-        self.wakes.extend(requests.pending.values_mut().filter_map(|pending| pending.waker.take()));
+        self.wakes
+            .extend(requests.pending.values_mut().filter_map(|pending| pending.waiter.take()));
         requests.pending.retain(|_, pending| pending.answer.is_some());
     }
 }

@@ -16,7 +16,7 @@ use furlong_wire::payload::PayloadSecret;
 use super::acks::Acks;
 use super::results::Body;
 use super::tasks::{End, Ended};
-use super::{Core, Outbound, announced_bytes};
+use super::{Core, Outbound, Waiter, announced_bytes};
 use crate::error::ClientError;
 
 /// The state of the session's connection to the broker.
@@ -42,7 +42,7 @@ pub(super) struct Opening {
 /// Submits that are said again in one go.
 const REPEATED_AT_ONCE: usize = 1024;
 
-impl Core {
+impl<W: Waiter> Core<W> {
     /// Returns the number of unfinished tasks.
     pub fn unfinished_count(&self) -> usize {
         self.tasks.unfinished_count()

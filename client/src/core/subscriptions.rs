@@ -2,7 +2,7 @@
 //! and whether a cancelled task still runs. Most tasks have no such handle, and cost nothing here.
 
 use std::collections::BTreeMap;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use bytes::Bytes;
 use furlong_wire::ids::EngineId;
@@ -13,7 +13,7 @@ use furlong_wire::message::{
 use super::bounded_queues::{Fed, Weigh};
 use super::results::{Body, Recipient};
 use super::tasks::{End, Ended};
-use super::{Core, Outbound};
+use super::{Core, Outbound, Waiter};
 use crate::error::ClientError;
 use crate::outcome::{PayloadFailure, Published, read_published};
 
@@ -31,10 +31,10 @@ pub struct Piece {
 pub type Publication = Result<Published, PayloadFailure>;
 
 /// The followers of tasks, by the task's number.
-#[derive(Debug, Default)]
-pub struct Subscriptions {
+#[derive(Debug)]
+pub struct Subscriptions<W> {
     watched: BTreeMap<u64, Subscription>,
-    stops: BTreeMap<u64, Stop>,
+    stops: BTreeMap<u64, Stop<W>>,
     /// Intermediate data of all tasks are numbered together.
     publications: u64,
 }
@@ -46,14 +46,14 @@ struct Subscription {
 }
 
 /// The state of a task's stop: whether it still runs somewhere.
-#[derive(Debug, Default)]
-struct Stop {
+#[derive(Debug)]
+struct Stop<W> {
     /// It has ended, and an engine has to say that it has stopped.
     is_due: bool,
     has_stopped: bool,
     /// The connection was cut when it was due: whether it has been said nobody knows.
     is_unknown: bool,
-    wakers: Vec<Waker>,
+    waiters: Vec<W>,
 }
 
 impl Weigh for Piece {
@@ -77,7 +77,19 @@ impl Weigh for Event {
     }
 }
 
-impl Subscriptions {
+impl<W> Default for Subscriptions<W> {
+    fn default() -> Self {
+        Self { watched: BTreeMap::new(), stops: BTreeMap::new(), publications: 0 }
+    }
+}
+
+impl<W> Default for Stop<W> {
+    fn default() -> Self {
+        Self { is_due: false, has_stopped: false, is_unknown: false, waiters: Vec::new() }
+    }
+}
+
+impl<W> Subscriptions<W> {
     pub(super) fn is_idle(&self) -> bool {
         self.watched.is_empty() && self.stops.is_empty()
     }
@@ -105,7 +117,7 @@ impl Ended {
     }
 }
 
-impl Core {
+impl<W: Waiter> Core<W> {
     /// A reader of a task's output: of what is kept of it so far, then of what comes.
     pub fn open_output(&mut self, n: u64, key: Option<usize>) -> usize {
         let feed = self.outputs.open();
@@ -155,23 +167,23 @@ impl Core {
     pub fn poll_output(
         &mut self,
         feed: usize,
-        waker: &Waker,
-        replaced: &mut Option<Waker>,
+        waiter: &W,
+        replaced: &mut Option<W>,
     ) -> Poll<Fed<Piece>> {
-        self.outputs.poll(feed, waker, replaced)
+        self.outputs.poll(feed, waiter, replaced)
     }
 
     pub fn poll_published(
         &mut self,
         feed: usize,
-        waker: &Waker,
-        replaced: &mut Option<Waker>,
+        waiter: &W,
+        replaced: &mut Option<W>,
     ) -> Poll<Fed<Publication>> {
-        self.published.poll(feed, waker, replaced)
+        self.published.poll(feed, waiter, replaced)
     }
 
     /// Nobody reads this output any longer.
-    pub fn forget_output(&mut self, n: u64, feed: usize) -> Option<Waker> {
+    pub fn forget_output(&mut self, n: u64, feed: usize) -> Option<W> {
         if let Some(watch) = self.subscriptions.watched.get_mut(&n) {
             watch.outputs.retain(|of| *of != feed);
             self.subscriptions.settle(n);
@@ -180,12 +192,12 @@ impl Core {
     }
 
     /// Nobody reads the output of a fetched task any longer.
-    pub fn forget_follower(&mut self, feed: usize) -> Option<Waker> {
+    pub fn forget_follower(&mut self, feed: usize) -> Option<W> {
         self.outputs.forget(feed)
     }
 
     /// Nobody reads these intermediate data any longer.
-    pub fn forget_published(&mut self, n: u64, feed: usize) -> Option<Waker> {
+    pub fn forget_published(&mut self, n: u64, feed: usize) -> Option<W> {
         if let Some(watch) = self.subscriptions.watched.get_mut(&n) {
             watch.published.retain(|of| *of != feed);
             self.subscriptions.settle(n);
@@ -239,7 +251,7 @@ impl Core {
             stop.is_due = is_stop_due;
             stop.has_stopped |= !is_stop_due;
             if stop.has_stopped {
-                self.wakes.append(&mut stop.wakers);
+                self.wakes.append(&mut stop.waiters);
             }
         }
         let Some(watch) = self.subscriptions.watched.get(&n) else { return };
@@ -254,7 +266,7 @@ impl Core {
     pub(super) fn handle_stopped(&mut self, n: u64) {
         if let Some(stop) = self.subscriptions.stops.get_mut(&n) {
             stop.has_stopped = true;
-            self.wakes.append(&mut stop.wakers);
+            self.wakes.append(&mut stop.waiters);
         }
     }
 
@@ -271,7 +283,7 @@ impl Core {
     }
 
     /// Waits until nothing of a task runs any longer.
-    pub fn poll_stopped(&mut self, n: u64, waker: &Waker) -> Poll<Result<(), ClientError>> {
+    pub fn poll_stopped(&mut self, n: u64, waiter: &W) -> Poll<Result<(), ClientError>> {
         // What nobody noted had ended in some other way than by a cancel.
         let Some(stop) = self.subscriptions.stops.get_mut(&n).filter(|stop| !stop.has_stopped)
         else {
@@ -284,8 +296,8 @@ impl Core {
         if stop.is_unknown {
             return Poll::Ready(Err(ClientError::Interrupted));
         }
-        if !stop.wakers.iter().any(|known| known.will_wake(waker)) {
-            stop.wakers.push(waker.clone());
+        if !stop.waiters.iter().any(|known| known.is_same(waiter)) {
+            stop.waiters.push(waiter.clone());
         }
         Poll::Pending
     }
@@ -309,14 +321,14 @@ impl Core {
     }
 
     /// Waits until nothing that was cancelled runs any longer.
-    pub fn poll_all_stopped(&mut self, waker: &Waker) -> Poll<Result<(), ClientError>> {
+    pub fn poll_all_stopped(&mut self, waiter: &W) -> Poll<Result<(), ClientError>> {
         let running = self.subscriptions.stops.iter().find(|(_, stop)| !stop.has_stopped);
-        running.map(|(n, _)| *n).map_or(Poll::Ready(Ok(())), |n| self.poll_stopped(n, waker))
+        running.map(|(n, _)| *n).map_or(Poll::Ready(Ok(())), |n| self.poll_stopped(n, waiter))
     }
 
-    /// Nobody wants to know any longer whether a task runs. The wakers are given back.
-    pub fn forget_stop(&mut self, n: u64) -> Vec<Waker> {
-        self.subscriptions.stops.remove(&n).map_or_else(Vec::new, |stop| stop.wakers)
+    /// Nobody wants to know any longer whether a task runs. The waiters are given back.
+    pub fn forget_stop(&mut self, n: u64) -> Vec<W> {
+        self.subscriptions.stops.remove(&n).map_or_else(Vec::new, |stop| stop.waiters)
     }
 
     /// A reader of events, the first of which asks the broker for them.
@@ -332,20 +344,20 @@ impl Core {
     pub fn poll_event(
         &mut self,
         feed: usize,
-        waker: &Waker,
-        replaced: &mut Option<Waker>,
+        waiter: &W,
+        replaced: &mut Option<W>,
     ) -> Poll<Fed<Event>> {
-        self.events.poll(feed, waker, replaced)
+        self.events.poll(feed, waiter, replaced)
     }
 
     /// Nobody reads these events any longer.
-    pub fn unsubscribe(&mut self, feed: usize) -> Option<Waker> {
-        let waker = self.events.forget(feed);
+    pub fn unsubscribe(&mut self, feed: usize) -> Option<W> {
+        let waiter = self.events.forget(feed);
         if self.events.is_empty() && self.over.is_none() {
             self.outbound
                 .push_back(Outbound::Message(FromClient::Subscribe(Subscribe { engines: false })));
         }
-        waker
+        waiter
     }
 
     pub(super) fn handle_event(&mut self, event: &Event) {
@@ -360,7 +372,7 @@ impl Core {
             self.subscriptions.stops.values_mut().filter(|stop| stop.is_due && !stop.has_stopped)
         {
             stop.is_unknown = true;
-            self.wakes.append(&mut stop.wakers);
+            self.wakes.append(&mut stop.waiters);
         }
     }
 
@@ -371,7 +383,7 @@ impl Core {
         self.wakes.extend(self.published.finish_all());
         self.wakes.extend(self.events.finish_all());
         for stop in self.subscriptions.stops.values_mut() {
-            self.wakes.append(&mut stop.wakers);
+            self.wakes.append(&mut stop.waiters);
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::Waker;
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
@@ -12,6 +11,7 @@ use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::Packed;
 use slab::Slab;
 
+use super::Waiter;
 use super::completed::Completed;
 use super::output::Output;
 use super::results::Body;
@@ -64,9 +64,9 @@ pub struct Outputs {
 
 /// The listener for a task's end.
 #[derive(Debug)]
-pub enum Listener {
+pub enum Listener<W> {
     /// A future, and what wakes it once it was polled.
-    Future(Option<Waker>),
+    Future(Option<W>),
     /// A stream of results, and the task's place in it.
     Stream(usize, u64),
     /// Nobody any longer.
@@ -74,7 +74,7 @@ pub enum Listener {
 }
 
 #[derive(Debug)]
-struct Task {
+struct Task<W> {
     n: u64,
     /// True if its end has come and its payload is on the way.
     is_receiving: bool,
@@ -83,7 +83,7 @@ struct Task {
     outputs: Option<Box<Outputs>>,
     /// The definition that it needs, if that is large.
     large_definition: Option<u32>,
-    state: State,
+    state: State<W>,
 }
 
 /// The parts of an unfinished task that the broker has to hear once more if the connection was cut.
@@ -115,17 +115,17 @@ pub struct SentCall {
 }
 
 #[derive(Debug)]
-enum State {
-    Unfinished(Listener),
+enum State<W> {
+    Unfinished(Listener<W>),
     /// Its number is no longer known; the end waits for its future.
     Ended(Box<Ended>),
 }
 
 /// The action that follows a task's end.
 #[derive(Debug)]
-pub enum Delivery {
+pub enum Delivery<W> {
     /// The end is kept for its future, which is to be woken if it was polled.
-    Kept(Option<Waker>),
+    Kept(Option<W>),
     /// The end belongs to a stream, at that place.
     Stream(usize, u64, Ended),
     /// Nobody wants it.
@@ -133,9 +133,9 @@ pub enum Delivery {
 }
 
 /// The table of tasks. A key names a task until its end was taken.
-#[derive(Debug, Default)]
-pub struct Tasks {
-    slab: Slab<Task>,
+#[derive(Debug)]
+pub struct Tasks<W> {
+    slab: Slab<Task<W>>,
     unfinished: NumberMap<u64, usize>,
     output_bytes: usize,
     /// The ends of tasks that have left the table.
@@ -151,12 +151,23 @@ impl Ended {
     }
 }
 
-impl Tasks {
+impl<W> Default for Tasks<W> {
+    fn default() -> Self {
+        Self {
+            slab: Slab::new(),
+            unfinished: NumberMap::default(),
+            output_bytes: 0,
+            ends: Completed::default(),
+        }
+    }
+}
+
+impl<W: Waiter> Tasks<W> {
     /// Adds a task, and the large definition that it needs, and returns its key.
     pub fn insert(
         &mut self,
         n: u64,
-        listener: Listener,
+        listener: Listener<W>,
         sent: Option<Sent>,
         large_definition: Option<u32>,
     ) -> usize {
@@ -183,7 +194,7 @@ impl Tasks {
     }
 
     /// Ends a task.
-    pub fn end(&mut self, key: usize, mut ended: Ended) -> Delivery {
+    pub fn end(&mut self, key: usize, mut ended: Ended) -> Delivery<W> {
         let task = self.slab.get_mut(key).expect(UNFINISHED_HAS_TASK);
         let known = self.unfinished.remove(&task.n);
         assert!(known == Some(key), "task {} ends twice", task.n);
@@ -196,10 +207,10 @@ impl Tasks {
         assert!(kept <= self.output_bytes, "what a task has written is counted as it comes");
         self.output_bytes -= kept;
         match &mut task.state {
-            State::Unfinished(Listener::Future(waker)) => {
-                let waker = waker.take();
+            State::Unfinished(Listener::Future(waiter)) => {
+                let waiter = waiter.take();
                 task.state = State::Ended(Box::new(ended));
-                return Delivery::Kept(waker);
+                return Delivery::Kept(waiter);
             }
             State::Unfinished(Listener::Stream(stream, index)) => {
                 let (stream, index) = (*stream, *index);
@@ -274,16 +285,16 @@ impl Tasks {
         }
     }
 
-    /// Takes a task's end, if it has come. Else `waker` is kept for then, and the one before is
+    /// Takes a task's end, if it has come. Else `waiter` is kept for then, and the one before is
     /// given back.
-    pub fn poll(&mut self, key: usize, waker: &Waker) -> Result<Box<Ended>, Option<Waker>> {
+    pub fn poll(&mut self, key: usize, waiter: &W) -> Result<Box<Ended>, Option<W>> {
         match self.slab.get_mut(key).map(|task| &mut task.state) {
-            Some(State::Unfinished(Listener::Future(Some(known)))) if known.will_wake(waker) => {
+            Some(State::Unfinished(Listener::Future(Some(known)))) if known.is_same(waiter) => {
                 return Err(None);
             }
             Some(State::Unfinished(Listener::Future(known))) => {
                 // The one before is dropped without the lock: that may run code of somebody else.
-                return Err(known.replace(waker.clone()));
+                return Err(known.replace(waiter.clone()));
             }
             Some(State::Ended(_)) => {}
             Some(State::Unfinished(_)) | None => return Err(None),
@@ -300,7 +311,7 @@ impl Tasks {
     }
 
     /// Nobody waits for a task any longer. What it left is given back, to be dropped by the caller.
-    pub fn forget(&mut self, key: usize) -> Option<Forgotten> {
+    pub fn forget(&mut self, key: usize) -> Option<Forgotten<W>> {
         let task = self.slab.get_mut(key)?;
         match &mut task.state {
             State::Unfinished(listener) => {
@@ -346,9 +357,9 @@ impl Tasks {
 /// The remains of a forgotten task: dropped by the caller when no lock is held, as they may hold
 /// code of others.
 #[derive(Debug)]
-pub enum Forgotten {
-    /// The waker.
-    Listener(Listener),
+pub enum Forgotten<W> {
+    /// The waiter.
+    Listener(Listener<W>),
     /// The end that nobody took.
     Ended(Box<Ended>),
 }

@@ -19,10 +19,9 @@ use futures_util::StreamExt;
 
 use super::*;
 use crate::connection::TICK;
-use crate::core::Core;
 use crate::error::DisconnectCause;
 use crate::outcome::FailureKind;
-use crate::shared::Shared;
+use crate::shared::{Core, Shared};
 
 const SESSION: SessionId = SessionId([7; 16]);
 

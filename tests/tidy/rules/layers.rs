@@ -15,8 +15,8 @@ const CORES: [&str; 6] = [
 ];
 
 /// The names forbidden in a core. `Instant` and `SystemTime` even as types: time is a number that
-/// the shell hands in.
-const FORBIDDEN: [&str; 10] = [
+/// the shell hands in. A `Waker` runs code of somebody else, and is the shell's, too.
+const FORBIDDEN: [&str; 11] = [
     "tokio",
     "std::time::Instant",
     "Instant::now",
@@ -27,6 +27,7 @@ const FORBIDDEN: [&str; 10] = [
     "Mutex",
     "RwLock",
     "rand::",
+    "Waker",
 ];
 
 /// Modules above a core, which it must not know, by the core's folder.
@@ -207,6 +208,7 @@ mod tests {
             "std::net::TcpStream",
             "std::thread::sleep",
             "rand::rng",
+            "std::task::Waker::noop()",
         ] {
             let tree =
                 Tree::sample(&[("engine/src/core/slots.rs", &format!("fn a() {{ {name} }}\n"))]);

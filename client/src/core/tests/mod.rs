@@ -4,7 +4,7 @@ mod handles;
 mod resume;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Wake;
+use std::task::{Wake, Waker};
 
 use bytes::Bytes;
 use furlong_wire::call::{
@@ -23,6 +23,9 @@ use super::*;
 use crate::error::DisconnectCause;
 use crate::outcome::{FailureKind, PayloadFailure, TaskFailure, TaskResult};
 use furlong_wire::ids::FunctionHash;
+
+/// The core, with those who wait as the shell has them.
+type Core = super::Core<Waker>;
 
 const SESSION: SessionId = SessionId([7; 16]);
 const INSTANCE: InstanceId = InstanceId([9; 16]);
