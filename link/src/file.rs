@@ -20,7 +20,8 @@ use rustix::fs::{
     FileType, MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate,
     memfd_create,
 };
-use rustix::io::{pread, pwrite};
+use rustix::io::{Errno, pread, pwrite};
+use rustix::process::{Resource, getrlimit};
 
 use crate::map::map;
 
@@ -103,6 +104,10 @@ impl PayloadFile {
     /// The system's: above all, that there is no memory or no descriptor left.
     pub fn write(payload: &SealedPayload) -> io::Result<Option<Self>> {
         let Some(pieces) = payload.pieces() else { return Ok(None) };
+        // Beyond this limit the system does not only refuse: it sends a signal, which ends programs.
+        if getrlimit(Resource::Fsize).current.is_some_and(|most| payload.bytes() > most) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         let file = create()?;
         // Once, and not at each write.
         ftruncate(&file, payload.bytes())?;
@@ -288,7 +293,12 @@ impl Drop for OpenFile {
 /// The system's.
 pub fn create() -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    Ok(memfd_create("furlong-payload", flags)?)
+    // Some systems allow no other files; before Linux 6.3 there is no such flag.
+    let sealed = memfd_create("furlong-payload", flags | MemfdFlags::NOEXEC_SEAL);
+    match sealed {
+        Err(Errno::INVAL) => Ok(memfd_create("furlong-payload", flags)?),
+        created => Ok(created?),
+    }
 }
 
 /// Writes all of a piece at its place.

@@ -513,3 +513,34 @@ def test_024_what_cannot_be_pushed_is_named(view):
     )
     with pytest.raises(errors.PicklingError, match=r": what is pushed\['x'\]\[0\] is a generator"):
         view.scatter("x", [(i for i in ())])
+
+
+def test_what_is_cleared_or_deleted_is_held_by_no_function_that_used_it(
+    rc: furlong.Client,
+) -> None:
+    """A function that an engine keeps for the next call keeps nothing of the namespace."""
+    engine = rc[0]
+
+    def size() -> int:
+        return len(big.data)  # type: ignore[name-defined]  # noqa: F821
+
+    def is_held() -> bool:
+        return big_seen() is not None  # type: ignore[name-defined]  # noqa: F821
+
+    source = """
+import weakref
+class Big:
+    data = bytes(10)
+big = Big()
+big_seen = weakref.ref(big)
+"""
+    engine.execute(source, block=True)
+    assert engine.apply_sync(size) == 10
+    engine.execute("del big", block=True)
+    assert not engine.apply_sync(is_held)
+    engine.execute(source, block=True)
+    assert engine.apply_sync(size) == 10
+    engine.execute("import builtins; builtins.seen_by_test = big_seen", block=True)
+    engine.clear(block=True)
+    assert engine.apply_sync(lambda: __import__("builtins").seen_by_test()) is None
+    engine.execute("del builtins.seen_by_test", block=True)

@@ -1,8 +1,11 @@
 //! Large payloads on one machine: passed in memory files, and sent where they cannot be.
 
+use std::process::Command;
+
 use bytes::Bytes;
 use furlong_client::{Arguments, CallSpec, TaskResult};
 use furlong_host::private_file::write_private;
+use furlong_tests::command::{command, file};
 use furlong_tests::proxy::Proxy;
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::Work;
@@ -80,6 +83,23 @@ fn peers_by_tcp_and_on_this_machine_read_each_others_payloads() {
     assert!(raw(work.run(&echo(&sent)).unwrap()) == sent, "a near client's, by a far engine");
     let result = work.within(work.submit_by(&far, &echo(&sent))).unwrap();
     assert!(raw(result) == sent, "by TCP on both sides");
+}
+
+#[test]
+fn a_program_that_may_write_no_large_files_sends_its_payload() {
+    let work = Work::start(1);
+    let home = work.farm().home();
+    // A block has 512 bytes or 1024; the source is several times as long as the limit.
+    let source = file(home, "long.py", &format!("len('{}')", "x".repeat(100_000)));
+    let furlong = command("furlong", &["execute", "-"], home);
+    let program = furlong.get_program().to_string_lossy().into_owned();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -f 20; exec {program} execute - < {source}")]);
+    shell.envs(furlong.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = shell.output().unwrap();
+    let (said, error) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("100000"), "{said}{error}");
 }
 
 #[test]

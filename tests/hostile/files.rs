@@ -25,7 +25,7 @@ fn open_file(bytes: u64) -> OwnedFd {
     file
 }
 
-fn sealed(bytes: u64) -> PayloadFile {
+pub(crate) fn sealed(bytes: u64) -> PayloadFile {
     PayloadFile::seal(open_file(bytes)).unwrap()
 }
 

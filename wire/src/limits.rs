@@ -21,15 +21,15 @@ pub const HANDSHAKES_PER_SECOND_MAX: u32 = 2_000;
 /// Those of one origin: an address, a /64 network of IPv6, all pipes.
 pub const HANDSHAKES_PER_SECOND_OF_ORIGIN_MAX: u32 = 1_000;
 /// Connections that have not sent a whole first message, in all.
-pub const PENDING_MAX: usize = 512;
+pub const PENDING_MAX: usize = 384;
 /// Those of one origin.
 pub const PENDING_PER_ORIGIN_MAX: usize = 128;
 /// Connections whose first message waits for its turn, in all.
-pub const WAITING_MAX: usize = 512;
+pub const WAITING_MAX: usize = 256;
 /// Those of one origin.
-pub const WAITING_PER_ORIGIN_MAX: usize = 256;
+pub const WAITING_PER_ORIGIN_MAX: usize = 192;
 /// Connections that have sent a right first message and not proved themselves, in all.
-pub const CALLERS_MAX: usize = 512;
+pub const CALLERS_MAX: usize = 384;
 /// Those of one origin.
 pub const CALLERS_OF_ORIGIN_MAX: usize = 256;
 

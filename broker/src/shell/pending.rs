@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use furlong_wire::limits::{
     CALLERS_MAX, CALLERS_OF_ORIGIN_MAX, PENDING_MAX, PENDING_PER_ORIGIN_MAX, WAITING_MAX,
@@ -118,12 +118,6 @@ impl PendingPeers {
     }
 }
 
-async fn pause(wait: std::time::Duration) {
-    if !wait.is_zero() {
-        tokio::time::sleep(wait).await;
-    }
-}
-
 impl Crowd {
     fn new(most: usize, most_of_origin: usize) -> Self {
         Self { most, most_of_origin, order: VecDeque::new(), of_origin: BTreeMap::new(), next: 0 }
@@ -187,22 +181,33 @@ impl PendingPlace {
     /// Waits for a turn to work on its first message. False if too many wait. Whoever leaves
     /// meanwhile, and drops this, takes no turn.
     pub(super) async fn turn(&self) -> bool {
-        // Nobody who waits is pushed out by newer ones: a crowd that comes back at once would push
-        // each other out of the line for ever.
-        if !self.pending.waiting.borrow().has_room(self.origin) {
-            return false;
-        }
         let Some(wait) = self.pending.rates.borrow_mut().of_origin(self.origin) else {
             return false;
         };
-        self.advance(Stage::Waiting);
         let mut reserved = ReservedTurn { pending: &self.pending, origin: Some(self.origin) };
-        pause(wait).await;
+        if !self.waits(wait).await {
+            return false;
+        }
         reserved.origin = None;
         // Only now, so that who comes in crowds from one place takes no more of what all share than
         // it can use.
         let Some(wait) = self.pending.rates.borrow_mut().of_all() else { return false };
-        pause(wait).await;
+        self.waits(wait).await
+    }
+
+    /// Waits in a place for that, if there is one. False if there is none: nobody who waits is pushed
+    /// out by newer ones, as a crowd that comes back at once would push each other out for ever.
+    async fn waits(&self, wait: Duration) -> bool {
+        if wait.is_zero() {
+            return true;
+        }
+        if !matches!(self.stage.get(), Stage::Waiting) {
+            if !self.pending.waiting.borrow().has_room(self.origin) {
+                return false;
+            }
+            self.advance(Stage::Waiting);
+        }
+        tokio::time::sleep(wait).await;
         true
     }
 
@@ -327,10 +332,9 @@ mod tests {
         let silent = pending.admit(origin(1));
         let waiting: Vec<_> =
             (0..WAITING_PER_ORIGIN_MAX).map(|_| pending.admit(origin(1))).collect();
-        for peer in &waiting {
-            assert!(peer.turn().await);
-        }
+        waiting.iter().for_each(|peer| peer.advance(Stage::Waiting));
         let late = pending.admit(origin(1));
+        while pending.rates.borrow_mut().of_origin(origin(1)).is_some_and(|wait| wait.is_zero()) {}
         assert!(!late.turn().await, "all of its origin's places are taken by those who were first");
         let crowd: Vec<_> =
             (0..PENDING_MAX as u16).map(|host| pending.admit(origin(2 + host))).collect();

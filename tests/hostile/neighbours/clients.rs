@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use furlong_link::file::FileId;
 use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
 use furlong_tests::raw::message;
@@ -11,18 +12,23 @@ use furlong_wire::ids::{EngineId, TaskId, TokenId};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
     Ack, Cancel, CancelTasks, Chunk, Credit, Define, Dependency, Fetch, FromClient, FromEngine,
-    Goodbye, Payload, Purge, Query, Register, Request, Restart, Revoke, Runtime, Shutdown, Signal,
-    Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery, ToClient, Undefine,
+    Goodbye, Passed, Payload, Purge, Query, Register, Request, Restart, Revoke, Runtime, Shutdown,
+    Signal, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery, ToClient, Undefine,
 };
 use furlong_wire::token::Role;
 
 use super::{Taker, Window};
+use crate::files::sealed;
 use crate::peer::{Peer, inline, submit, waiting};
+
+/// Bytes of each memory file.
+const FILE_BYTES: u64 = 40_000;
 
 pub(super) const TAKERS: &[Taker] = &[
     Taker { name: "requests that never come whole", messages: &["Chunk"], takes: announces },
     Taker { name: "chunks of one byte", messages: &["Chunk"], takes: uploads::<1> },
     Taker { name: "large chunks", messages: &["Chunk"], takes: uploads::<CHUNK_BYTES_MAX> },
+    Taker { name: "memory files", messages: &["Passed"], takes: passes_files },
     Taker { name: "goodbyes of full sessions", messages: &["Goodbye"], takes: says_goodbye },
     Taker { name: "credits", messages: &["Credit"], takes: gives_credit },
     Taker { name: "unread results delivered again", messages: &["Open"], takes: opens },
@@ -160,6 +166,32 @@ fn announces(farm: &Farm, window: &Window) {
         peer.session.send(&[FromClient::Submit(task)]);
     }
     window.hold();
+}
+
+/// Definitions in memory files, as many as its credit allows, and then again as another session.
+fn passes_files(farm: &Farm, window: &Window) {
+    let file = sealed(FILE_BYTES);
+    let FileId { device, inode } = file.id();
+    while window.goes_on() {
+        let mut peer = farm.good(Role::Client);
+        let most = peer.welcome().payload_credit_bytes / FILE_BYTES;
+        for transfer in (1..=most).take_while(|_| window.goes_on()) {
+            let (counter, bytes, instance) = (transfer, FILE_BYTES, None);
+            let payload = Payload::Chunked { transfer, counter, bytes, instance };
+            let define = FromClient::Define(Define { number: transfer as u32, payload });
+            let is_passed = || {
+                peer.socket().files().is_some_and(|files| files.send(transfer, file.descriptor()))
+            };
+            // Where the socket is full the broker is behind: an honest peer would send chunks.
+            if !is_passed() || peer.send(&define).is_err() {
+                break;
+            }
+            let passed = FromClient::Passed(Passed { transfer, device, inode });
+            if peer.send(&passed).is_err() {
+                break;
+            }
+        }
+    }
 }
 
 fn uploads<const BYTES: usize>(farm: &Farm, window: &Window) {

@@ -9,8 +9,8 @@ use furlong_wire::ids::{Attempt, BrokerStart, EngineId, PassKey, SessionId};
 use furlong_wire::limits::{CHUNK_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Credit, Draining, ErrorKind,
-    FromClient, FromEngine, Goodbye, Grant, HeldWork, Lent, NeedBlob, Outcome, Payload, Register,
-    Runtime, SlotDown, Stream, Submit, Subscribe, TaskOptions, TaskState,
+    FromClient, FromEngine, Goodbye, Grant, HeldWork, Lent, NeedBlob, Outcome, Passed, Payload,
+    Register, Runtime, SlotDown, Stream, Submit, Subscribe, TaskOptions, TaskState, ToEngine,
 };
 
 use super::clients::{PATIENCE, for_takers, of_takers, taker};
@@ -37,6 +37,7 @@ pub(super) const TAKERS: &[Taker] = &[
     Taker { name: "failures that are run again", messages: &["Finished"], takes: fails },
     Taker { name: "work that does not begin", messages: &["Finished"], takes: does_not_begin },
     Taker { name: "large results", messages: &["Chunk", "Finished"], takes: sends_large },
+    Taker { name: "files that do not come", messages: &["Passed"], takes: passes_nothing },
     Taker { name: "output byte by byte", messages: &["Output"], takes: writes::<1> },
     Taker { name: "long output", messages: &["Output"], takes: writes::<OUTPUT_MESSAGE_BYTES_MAX> },
     Taker { name: "publications", messages: &["Published"], takes: publishes },
@@ -151,6 +152,16 @@ fn gives_credit(farm: &Farm, window: &Window) {
     let Some(mut pair) = Pair::new(farm, 222, 1, &TaskOptions::default()) else { return };
     pair.says(window, &credits);
     pair.ends();
+}
+
+/// Names files that nobody has passed: it is closed, and comes again.
+fn passes_nothing(farm: &Farm, window: &Window) {
+    while window.goes_on() {
+        let mut session = RawEngine::say(farm, register(229, 1));
+        let passed = Passed { transfer: 1, device: 1, inode: 1 };
+        session.send(&[FromEngine::Passed(passed)]);
+        while session.receive::<ToEngine>().is_ok() {}
+    }
 }
 
 fn starts(farm: &Farm, window: &Window) {

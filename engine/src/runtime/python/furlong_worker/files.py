@@ -31,6 +31,7 @@ MAPPED_BYTES_MIN = 128 * 1024
 WRITE_BYTES_MAX = 1 << 30
 SEALABLE = 2  # MFD_ALLOW_SEALING
 CLOSE_ON_EXEC = 1  # MFD_CLOEXEC
+NOT_EXECUTABLE = 8  # MFD_NOEXEC_SEAL
 
 
 class Files:
@@ -78,9 +79,8 @@ class Files:
 
     def write(self, number: int, buffers: Sequence[Buffer]) -> bool:
         """Pass a result in a file. False if it must be sent: there is no room for a file."""
-        try:
-            fd = os.memfd_create("furlong-result", CLOSE_ON_EXEC | SEALABLE)
-        except (OSError, AttributeError):
+        fd = _create()
+        if fd is None:
             return False
         try:
             places = list(_places([len(buffer) for buffer in buffers]))
@@ -102,6 +102,16 @@ class Files:
         finally:
             os.close(fd)
         return True
+
+
+def _create() -> int | None:
+    """Create a memory file that can be sealed; none if the system has none."""
+    for flags in (NOT_EXECUTABLE, 0):  # before Linux 6.3 there is no such flag
+        try:
+            return os.memfd_create("furlong-result", CLOSE_ON_EXEC | SEALABLE | flags)
+        except (OSError, AttributeError):
+            continue
+    return None
 
 
 def _places(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:

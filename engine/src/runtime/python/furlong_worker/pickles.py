@@ -145,6 +145,12 @@ class Functions:
             self._named.append(function)
         return value
 
+    def lend_anew(self) -> None:
+        """Let go what the namespace no longer has: a function that is kept would keep it for ever."""
+        for function, _ in self._known.values():
+            if function.lent:
+                function.lend()
+
     def forget_named(self) -> None:
         """Load those anew that are only named: code may have defined the name once more."""
         for function in self._named:

@@ -267,6 +267,7 @@ class Worker:
             text = None
         finally:
             self._rich.announce("post_execute")
+            self.channel.functions.lend_anew()
         self._globals.claim(names)
         return [] if text is None else [text.encode("utf-8", "backslashreplace")]
 
@@ -298,6 +299,7 @@ class Worker:
     def _clear(self, codec: int, *_: object) -> list[Buffer]:
         self._forget_names()
         self._names.clear()
+        self.channel.functions.lend_anew()
         return encode(None, codec)
 
     def _refuse(self, _codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
