@@ -467,6 +467,7 @@ def test_priorities_go_first(rc, gate):
     low = [some.apply_async(new) for _ in range(2000)]
     some.priority = 5
     high = [some.apply_async(new) for _ in range(2000)]
+    rc.flush()  # else those of low priority run while the others are on their way
     gate.open()
     held.get(60)
     assert rc.wait(low + high, timeout=60)

@@ -1,4 +1,4 @@
-"""Maps: how sequences are dealt to engines, and their results put together."""
+"""The start of maps: sequences become the work of engines, or of the shared queue."""
 
 from __future__ import annotations
 

@@ -210,6 +210,7 @@ class AsyncResult(LazyFuture):
 
     def done(self) -> bool:
         """Return whether all tasks have ended."""
+        # The ends that have come are taken: a task whose engine did not fit goes on elsewhere.
         return self._final is not UNKNOWN or all(part.poll() for part in self._parts)
 
     def running(self) -> bool:

@@ -1,4 +1,4 @@
-"""Tasks by what the broker knows of them."""
+"""Tasks by the records of the broker: results of other sessions, histories, ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of results: one task each, and what is known of it."""
+"""The parts of results: one task each, its end, and its metadata."""
 
 from __future__ import annotations
 
