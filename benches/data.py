@@ -2,9 +2,10 @@
 
     python benches/data.py [--rounds 3] [--sizes 0.0625 1 16 256]
 
-A call returns the array that it is given. The floor is three plain processes that pass a memory file by descriptor:
-no encryption, no queue, no promise. Ray and Dask are measured where they are installed. Run it on an idle machine, with
-the package built in the release profile. One worker each; every result is checked; figures are medians, in ms.
+A call returns the array that it is given. The floor is three plain processes that pass a memory
+file by descriptor: no encryption, no queue, no promise. Ray and Dask are measured where they are
+installed. Run it on an idle machine, with the package built in the release profile. One worker
+each; every result is checked; figures are medians, in ms.
 """
 
 from __future__ import annotations

@@ -45,16 +45,16 @@ impl Files {
 impl State {
     /// Sends a payload that was announced: in a memory file if the broker is on this machine.
     pub fn transfer(&mut self, number: u64, payload: SealedPayload) {
-        if self.files.is_written_apart(&payload) && self.has_writer() {
+        if self.files.is_written_apart(&payload) && self.start_writer() {
             return self.files.unwritten.push_back((number, payload));
         }
         let passer = self.files.passer.as_deref();
         let pass = |chunks: &Chunks| passer?.pass(number, chunks);
-        self.peer.push_transfer::<FromClient>(number, Chunks::Sealed(payload), pass);
+        self.peer.push_transfer::<FromClient>(number, Chunks::from(payload), pass);
     }
 
-    /// Starts the thread if there is none. False if there is none to be had.
-    fn has_writer(&mut self) -> bool {
+    /// Starts the thread, unless it is at work. False if there is none to be had.
+    fn start_writer(&mut self) -> bool {
         if !self.files.is_writing {
             let shared = Weak::clone(&self.shared);
             let thread = std::thread::Builder::new().name("furlong-files".into());
@@ -85,7 +85,7 @@ fn write_all(shared: &Weak<Shared>) {
             let pass = |_: &Chunks| {
                 file.filter(|it| passer.send(number, it.descriptor())).map(|it| it.id())
             };
-            state.peer.push_transfer::<FromClient>(number, Chunks::Sealed(payload), pass);
+            state.peer.push_transfer::<FromClient>(number, Chunks::from(payload), pass);
         }
         unlock(state);
         shared.work.notify_one();

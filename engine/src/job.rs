@@ -25,7 +25,7 @@ pub struct Job {
     /// The buffers after the header, each aligned to 64 bytes.
     pub data: Vec<Bytes>,
     /// The memory file in which these lie, if they came in one, for a process that can map it.
-    pub file: Option<DataFile>,
+    pub file: Option<Box<DataFile>>,
 }
 
 /// The memory file in which the data of a job lie.

@@ -104,7 +104,8 @@ impl PayloadFile {
     /// The system's: above all, that there is no memory or no descriptor left.
     pub fn write(payload: &SealedPayload) -> io::Result<Option<Self>> {
         let Some(pieces) = payload.pieces() else { return Ok(None) };
-        // Beyond this limit the system does not only refuse: it sends a signal, which ends programs.
+        // Beyond this limit the system does not only refuse: it sends a signal, which ends
+        // programs.
         if getrlimit(Resource::Fsize).current.is_some_and(|most| payload.bytes() > most) {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
@@ -151,10 +152,12 @@ impl PayloadFile {
     }
 
     /// Keeps something until the file is closed: the permit for its descriptor.
+    ///
+    /// # Panics
+    /// If there are clones of it already.
     pub fn with_permit(mut self, permit: impl Any + Send + Sync) -> Self {
-        if let Some(file) = Arc::get_mut(&mut self.0) {
-            file.permit = Some(Box::new(permit));
-        }
+        let file = Arc::get_mut(&mut self.0).expect("it was just taken, and nobody else has it");
+        file.permit = Some(Box::new(permit));
         self
     }
 
@@ -224,8 +227,8 @@ impl FiledPayload {
 
     /// A payload that is sealed here, once it is in a file.
     pub fn seal(file: PayloadFile, sealer: &mut PayloadSealer) -> Self {
-        let sealed = sealer.seal_source(Arc::new(file.clone()));
-        Self { content: FileContent::File(file), sealed }
+        let payload = sealer.seal_source(Arc::new(file.clone()));
+        Self { content: FileContent::File(file), sealed: payload }
     }
 
     /// Its content.

@@ -2,9 +2,9 @@
 //!
 //! A small message costs about half of what it costs by TCP over loopback, and wakes nobody but who
 //! reads it. The broker listens at an abstract Unix socket whose name says the cluster and the
-//! port; who connects is given the ends of two fresh pipes. What goes through the pipes is the same as
-//! by TCP, from the first byte of the handshake on. The socket stays beside them: large payloads are
-//! passed over it as memory files ([`crate::pass`]), once the peer has said that it takes them.
+//! port; who connects is given the ends of two fresh pipes. What goes through the pipes is the same
+//! as by TCP, from the first byte of the handshake on. The socket stays beside them: large payloads
+//! are passed over it as memory files ([`crate::pass`]), once the peer has said that it takes them.
 //! Whatever keeps a peer from coming in here, it goes to the port instead.
 //!
 //! The name is in the network namespace, as loopback is: containers do not see each other's, and it

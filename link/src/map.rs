@@ -11,8 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use bytes::Bytes;
 use memmap2::MmapOptions;
 
-/// Maps a file whose seals forbid to write it and to change its size. Whoever owns the mapping alone
-/// may write to it: that copies the page, and nobody else sees it.
+/// Maps a file whose seals forbid to write it and to change its size. Whoever owns the mapping
+/// alone may write to it: that copies the page, and nobody else sees it.
 pub(crate) fn map(sealed: BorrowedFd<'_>, bytes: u64) -> io::Result<Bytes> {
     let length = usize::try_from(bytes).map_err(io::Error::other)?;
     let mut options = MmapOptions::new();

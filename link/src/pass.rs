@@ -192,7 +192,7 @@ mod tests {
         else {
             panic!("it is large")
         };
-        Chunks::Sealed(payload)
+        Chunks::from(payload)
     }
 
     fn said(transfer: u64, FileId { device, inode }: FileId) -> Passed {

@@ -220,8 +220,8 @@ unsafe extern "C" fn lent_get(object: *mut ffi::PyObject, view: *mut View, flags
             (exported.bytes.as_ptr(), exported.bytes.len(), exported.is_read_only)
         });
     // SAFETY: the view is Python's, to be filled; it keeps the object, and so the bytes. They never
-    // change if they are read-only. Else the memory is a `Vec`'s or a private mapping's, which may be
-    // written to; nobody else has bytes of it (see `hand_over`), and we do not read them.
+    // change if they are read-only. Else the memory is a `Vec`'s or a private mapping's, which may
+    // be written to; nobody else has bytes of it (see `hand_over`), and we do not read them.
     unsafe {
         PyBuffer_FillInfo(
             view,

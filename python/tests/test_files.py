@@ -85,9 +85,8 @@ def test_very_many_arrays_can_be_kept(rc: furlong.Client) -> None:
     results = [engine.apply_async(keep, values) for values in sent]
     descriptors = [result.get() for result in results]
     assert descriptors[-1] < 320
-    assert engine.apply_sync(lambda: [int(values[-1]) for values in kept]) == [  # type: ignore[name-defined]  # noqa: F821
-        at % 251 for at in range(count)
-    ]
+    last = engine.pull("[int(values[-1]) for values in kept]", block=True)
+    assert last == [at % 251 for at in range(count)]
 
 
 def test_nobody_holds_a_file_when_its_task_has_ended(rc: furlong.Client) -> None:

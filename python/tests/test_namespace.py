@@ -543,4 +543,4 @@ big_seen = weakref.ref(big)
     engine.execute("import builtins; builtins.seen_by_test = big_seen", block=True)
     engine.clear(block=True)
     assert engine.apply_sync(lambda: __import__("builtins").seen_by_test()) is None
-    engine.execute("del builtins.seen_by_test", block=True)
+    engine.execute("import builtins; del builtins.seen_by_test", block=True)

@@ -46,7 +46,7 @@ fn large_payloads_come_back_as_they_were_in_every_size_and_number() {
 fn a_payload_that_waits_is_one_file_of_the_broker_and_then_none() {
     let work = Work::start(0);
     let sent = data(3 << 20);
-    let task = work.submit(&echo(&[sent.clone()]));
+    let task = work.submit(&echo(std::slice::from_ref(&sent)));
     let broker = work.farm().pid();
     assert!(eventually(SOON, || held(broker) == 1), "{} files", held(broker));
     let mut work = work;
@@ -106,14 +106,14 @@ fn a_program_that_may_write_no_large_files_sends_its_payload() {
 fn a_broker_that_serves_by_tcp_alone_passes_none() {
     let work = Work::start_with(&["--tcp-only"], &[&[]]);
     let sent = data(1 << 20);
-    assert!(raw(work.run(&echo(&[sent.clone()])).unwrap()) == [sent]);
+    assert!(raw(work.run(&echo(std::slice::from_ref(&sent))).unwrap()) == [sent]);
 }
 
 #[test]
 fn a_durable_task_keeps_its_payload_over_a_restart() {
     let mut work = Work::start_with(&["--journal"], &[]);
     let sent = data(400_000);
-    let task = work.submit(&echo(&[sent.clone()]).durable(true));
+    let task = work.submit(&echo(std::slice::from_ref(&sent)).durable(true));
     let id = task.id();
     work.wait_for_phase(id, furlong_client::TaskPhase::Queued);
     work.farm_mut().restart_after_sigkill();

@@ -547,7 +547,7 @@ fn queue(peer: &mut peer::Peer, files: &mut FileWay, outbound: Outbound) {
         Outbound::Control(message) => peer.outbox().push_control(&message),
         Outbound::Transfer(number, payload) => {
             let pass = |chunks: &Chunks| files.pass(number, chunks);
-            peer.push_transfer::<FromClient>(number, Chunks::Sealed(payload), pass);
+            peer.push_transfer::<FromClient>(number, Chunks::from(payload), pass);
         }
     }
 }

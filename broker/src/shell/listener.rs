@@ -73,7 +73,7 @@ pub(super) fn descriptor_permits() -> (Arc<Semaphore>, Arc<Semaphore>) {
         .map_or_else(|_| getrlimit(Resource::Nofile).current, |()| Some(most));
     let descriptors = raised.unwrap_or(1024).saturating_sub(DESCRIPTORS_RESERVED);
     let files = (descriptors / 4).min(FILE_DESCRIPTORS_MAX);
-    let connections = (descriptors - files).min(CONNECTION_DESCRIPTORS_MAX).max(16);
+    let connections = (descriptors - files).clamp(16, CONNECTION_DESCRIPTORS_MAX);
     let permits = |descriptors: u64| Arc::new(Semaphore::new(descriptors as usize));
     (permits(connections), permits(files))
 }

@@ -1,7 +1,7 @@
 //! Limits on the number of unauthenticated peers and on the rate at which they arrive.
 //!
-//! An unauthenticated peer is a connection that has not proved itself. First it is unknown; with its
-//! first message it waits for its turn; if that message was right it is a caller: it holds the
+//! An unauthenticated peer is a connection that has not proved itself. First it is unknown; with
+//! its first message it waits for its turn; if that message was right it is a caller: it holds the
 //! broker's public key, which is in capability files alone. Each stage has places of its own, so
 //! that a crowd costs only those who have come no further than it has.
 
@@ -195,8 +195,9 @@ impl PendingPlace {
         self.waits(wait).await
     }
 
-    /// Waits in a place for that, if there is one. False if there is none: nobody who waits is pushed
-    /// out by newer ones, as a crowd that comes back at once would push each other out for ever.
+    /// Waits in a place for that, if there is one. False if there is none: nobody who waits is
+    /// pushed out by newer ones, as a crowd that comes back at once would push each other out for
+    /// ever.
     async fn waits(&self, wait: Duration) -> bool {
         if wait.is_zero() {
             return true;

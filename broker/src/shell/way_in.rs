@@ -39,19 +39,7 @@ pub(super) async fn shake_hands(
     let mut pending = PendingPeer::new(halves, zmtp::Role::Broker);
     let greeted = timeout(Duration::from_millis(GREETING_TIMEOUT_MS), pending.ready()).await;
     greeted.map_err(|_| RejectedPeer::Deadline)??;
-    let first = pending.receive().await?;
-    if first.len() != FIRST_BYTES {
-        return Err(HandshakeError::Length { bytes: first.len() }.into());
-    }
-    // Before any curve operation: a flood of handshakes must not cost the farm its processor. Nor
-    // may those who have left take the turns of those who wait.
-    let has_turn = tokio::select! {
-        has_turn = place.turn() => has_turn,
-        error = pending.left() => return Err(error.into()),
-    };
-    if !has_turn {
-        return Err(RejectedPeer::Busy);
-    }
+    let first = first_message(&mut pending, place).await?;
     let key = &shell.identity.key;
     let expect =
         ExpectStart::new(&shell.identity.cluster, key.server_secret.expose(), random_bytes())?;
@@ -102,6 +90,23 @@ pub(super) async fn shake_hands(
     };
     let peer = Peer { claims, hello, address: address.to_string(), pass };
     Ok(Proved { peer, incoming, socket, sealer })
+}
+
+/// The first message of a handshake, once it may be worked on.
+async fn first_message(
+    pending: &mut PendingPeer,
+    place: &PendingPlace,
+) -> Result<BytesMut, RejectedPeer> {
+    let first = pending.receive().await?;
+    if first.len() != FIRST_BYTES {
+        return Err(HandshakeError::Length { bytes: first.len() }.into());
+    }
+    // Before any curve operation: a flood of handshakes must not cost the farm its processor. Nor
+    // may those who have left take the turns of those who wait.
+    tokio::select! {
+        has_turn = place.turn() => has_turn.then_some(first).ok_or(RejectedPeer::Busy),
+        error = pending.left() => Err(error.into()),
+    }
 }
 
 /// The claims of a task's owner for the holder of this key, and the attempt whose pass it is.

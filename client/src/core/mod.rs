@@ -27,14 +27,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::Bytes;
 use furlong_wire::ids::{BrokerStart, SessionId, TaskId};
 use furlong_wire::limits::{LISTED_MAX, OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
     self, Cancel, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions,
     TaskTimes, ToClient, Welcome,
 };
-use furlong_wire::payload::{Packed, PayloadError, PayloadSealer, PayloadSecret, SealedPayload};
+use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 
 use self::acks::Acks;
 use self::bounded_queues::BoundedQueues;
@@ -392,13 +391,6 @@ impl<W: Waiter> Core<W> {
         self.streams.forget(stream)
     }
 
-    /// Takes a payload that was passed in a memory file: its content, mapped or copied.
-    pub fn handle_file(&mut self, transfer: u64, content: Result<Bytes, PayloadError>) {
-        if let Some(received) = self.results.handle_file(transfer, content) {
-            self.receive(received);
-        }
-    }
-
     /// Takes a message of the broker, with its chunk if it is one.
     pub fn handle_message(&mut self, message: ToClient, chunk: Option<&[u8]>) {
         match message {
@@ -421,8 +413,6 @@ impl<W: Waiter> Core<W> {
                     self.receive(received);
                 }
             }
-            // The connection gives the file itself: see `handle_file`.
-            ToClient::Passed(_) => {}
             ToClient::Output(output) => {
                 let message::Output { n, attempt, engine, stream, offset, bytes } = output;
                 self.handle_output(
@@ -442,8 +432,8 @@ impl<W: Waiter> Core<W> {
             }
             ToClient::Reply(reply) => self.handle_reply(reply.request, reply.body),
             ToClient::Accepted(accepted) => self.handle_accepted(&accepted),
-            // The shell closes after a goodbye.
-            ToClient::Goodbye(_) => {}
+            // The shell closes after a goodbye, and gives a file itself (`handle_file`).
+            ToClient::Goodbye(_) | ToClient::Passed(_) => {}
         }
     }
 

@@ -10,6 +10,7 @@ use furlong_wire::payload::{
 };
 
 use super::tasks::Ended;
+use super::{Core, Waiter};
 use crate::outcome::PayloadFailure;
 
 /// Keys that are kept; beyond, all are made anew when they are needed.
@@ -237,4 +238,13 @@ impl Results {
 
 fn open(opener: PayloadOpener) -> Body {
     opener.into_buffers().map_or_else(|error| Body::Failed(error.into()), Body::Buffers)
+}
+
+impl<W: Waiter> Core<W> {
+    /// Takes a payload that was passed in a memory file: its content, mapped or copied.
+    pub fn handle_file(&mut self, transfer: u64, content: Result<Bytes, PayloadError>) {
+        if let Some(received) = self.results.handle_file(transfer, content) {
+            self.receive(received);
+        }
+    }
 }

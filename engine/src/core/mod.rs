@@ -15,7 +15,6 @@ mod output;
 mod receiving;
 mod results;
 mod sessions;
-mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -41,9 +40,8 @@ use held::Results;
 use leave::Leaving;
 use lending::Lending;
 use output::Kept;
-use receiving::{Purpose, Receiving};
+use receiving::{Purpose, Receiving, Shared};
 use sessions::Sessions;
-use shares::Shared;
 
 /// A violation of the protocol by the broker: the connection is closed and made anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -150,7 +148,7 @@ struct Request {
     header: Arc<CallHeader>,
     data: Vec<Bytes>,
     /// The memory file in which the data lie.
-    file: Option<DataFile>,
+    file: Option<Box<DataFile>>,
 }
 
 /// The command for an attempt that is still on its way.

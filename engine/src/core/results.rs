@@ -100,11 +100,9 @@ impl Core {
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
         let mut ended = ended(&work, outcome, run_us);
         ended.written = written;
-        if with_payload {
-            if let Err(text) = self.pack_result(&mut ended, &header, data, file) {
-                let kind = ErrorKind::Payload;
-                ended.finished.outcome = Outcome::error(TaskState::Failed, kind, text);
-            }
+        if with_payload && let Err(text) = self.pack_result(&mut ended, &header, data, file) {
+            let kind = ErrorKind::Payload;
+            ended.finished.outcome = Outcome::error(TaskState::Failed, kind, text);
         }
         // Held before the slot goes on: whatever the next job does, this one has ended.
         self.hold(ended);
@@ -126,7 +124,7 @@ impl Core {
         }
         match self.sessions.pack(ended.session, header, data)? {
             Packed::Inline(inline) => ended.finished.payload = Some(Payload::Inline(inline)),
-            Packed::Chunked(sealed) => ended.payload = Some(Box::new(Chunks::Sealed(sealed))),
+            Packed::Chunked(sealed) => ended.payload = Some(Box::new(Chunks::from(sealed))),
         }
         Ok(())
     }
@@ -185,7 +183,7 @@ impl Core {
                 if sealed.bytes() <= PUBLISHED_BYTES_MAX && self.connected =>
             {
                 self.sessions.publish(session, sealed.bytes());
-                let chunks = Chunks::Sealed(sealed);
+                let chunks = Chunks::from(sealed);
                 let (transfer, payload) = self.announce(&chunks);
                 self.send(FromEngine::Published(AttemptPublished { attempt, payload }));
                 self.outputs.push_back(Output::Transfer(transfer, chunks));

@@ -32,19 +32,27 @@ impl FilePermits {
         file: PayloadFile,
     ) -> (Result<Bytes, PayloadError>, Option<PayloadFile>) {
         let content = file.open();
-        let permit = Arc::clone(&self.0).try_acquire_owned().ok();
-        (content, permit.map(|permit| file.with_permit(permit)))
+        (content, self.permit(file).ok())
+    }
+
+    /// Gives a file its permit, if there is one left.
+    fn permit(&self, file: PayloadFile) -> Result<PayloadFile, PayloadFile> {
+        match Arc::clone(&self.0).try_acquire_owned() {
+            Ok(permit) => Ok(file.with_permit(permit)),
+            Err(_) => Err(file),
+        }
     }
 
     /// Holds the file of a result; without a permit its content takes its place.
     pub(super) fn hold(&self, reply: &mut Reply) {
         let Some(file) = reply.file.take() else { return };
-        match self.open(file) {
-            (_, Some(file)) => reply.file = Some(file),
-            (content, None) => match content.and_then(|content| buffers_of(&content)) {
-                Ok(buffers) => reply.data = buffers.into_iter().skip(1).collect(),
-                Err(error) => *reply = unreadable(&error.to_string()),
-            },
+        let file = match self.permit(file) {
+            Ok(file) => return reply.file = Some(file),
+            Err(file) => file,
+        };
+        match file.open().and_then(|content| buffers_of(&content)) {
+            Ok(buffers) => reply.data = buffers.into_iter().skip(1).collect(),
+            Err(error) => *reply = unreadable(&error.to_string()),
         }
     }
 }

@@ -24,7 +24,7 @@ use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
 use furlong_wire::limits::WRITE_TURN_BYTES;
-use furlong_wire::message::{FromEngine, Runtime, ToEngine};
+use furlong_wire::message::{Direction, FromEngine, Runtime, ToEngine};
 use furlong_wire::token::Role;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -144,8 +144,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         door: String::new(),
         files: FilePermits::new(),
     };
-    let mut stop = Stop::new(setup.stop_with_stdin);
-    let mut tick = ticks();
+    let (mut stop, mut tick) = (Stop::new(setup.stop_with_stdin), ticks());
     // Armed when a job begins and left as it is when that ends: a timer for each job would cost a
     // wake of this thread.
     let mut report = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
@@ -326,8 +325,8 @@ impl Shell {
         while let Some(record) = up.incoming.poll_record()? {
             for message in record.into_messages::<ToEngine>() {
                 let (message, chunk) = message?;
-                if let ToEngine::Passed(passed) = message {
-                    let (content, file) = self.files.open(up.incoming.take_file(&passed)?);
+                if let Some(passed) = message.as_passed() {
+                    let (content, file) = self.files.open(up.incoming.take_file(passed)?);
                     self.core.handle_file(passed.transfer, content, file)?;
                 } else {
                     self.core.handle_message(message, chunk.as_deref())?;
@@ -357,14 +356,14 @@ impl Shell {
         }
     }
 
-    fn handle_report(&mut self, slot: SlotIndex, report: Report) {
+    fn handle_report(&mut self, slot: SlotIndex, mut report: Report) {
+        if let Report::Event(SlotEvent::Finished { reply, .. }) = &mut report
+            && reply.file.is_some()
+        {
+            self.files.hold(reply);
+        }
         match report {
-            Report::Event(mut event) => {
-                if let SlotEvent::Finished { reply, .. } = &mut event {
-                    self.files.hold(reply);
-                }
-                self.published.give_event(&mut self.core, slot, event);
-            }
+            Report::Event(event) => self.published.give_event(&mut self.core, slot, event),
             Report::Published { attempt, latest } => self.published.note(attempt, latest),
         }
     }

@@ -22,11 +22,17 @@ use crate::file::{FileId, FiledPayload};
 #[derive(Clone, Debug)]
 pub enum Chunks {
     /// Sealed when there is room for them on the wire.
-    Sealed(SealedPayload),
+    Sealed(Box<SealedPayload>),
     /// Sealed by somebody else.
     Stored(Vec<Bytes>),
     /// In a memory file, and sealed as they are needed if the peer cannot be passed the file.
     Filed(Box<FiledPayload>),
+}
+
+impl From<SealedPayload> for Chunks {
+    fn from(payload: SealedPayload) -> Self {
+        Self::Sealed(Box::new(payload))
+    }
 }
 
 impl Chunks {

@@ -281,8 +281,8 @@ hot_bodies! {
         transfer: u64,
     }
 
-    /// The payload of a transfer was passed as a memory file, beside the connection: no chunks of it
-    /// come.
+    /// The payload of a transfer was passed as a memory file, beside the connection: no chunks of
+    /// it come.
     Passed {
         /// The transfer's number, its sender's on this connection.
         transfer: u64,

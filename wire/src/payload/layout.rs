@@ -82,8 +82,8 @@ impl Table {
         self.places.into_iter().map(|(start, end)| start as usize..end as usize)
     }
 
-    /// The pieces of the laid-out payload, each with its place: the table and the buffers. What lies
-    /// between them is zero.
+    /// The pieces of the laid-out payload, each with its place: the table and the buffers. What
+    /// lies between them is zero.
     pub(super) fn pieces<'a>(
         &'a self,
         buffers: &'a [Bytes],

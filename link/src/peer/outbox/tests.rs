@@ -123,7 +123,7 @@ fn payloads_take_turns_follow_their_announcements_and_let_messages_pass() {
     let payloads = [sealed(3 * CHUNK_BYTES_MAX, 1), sealed(3 * CHUNK_BYTES_MAX, 2)];
     for (number, payload) in (1..).zip(&payloads) {
         outbox.push(&ack(number));
-        outbox.push_transfer(number, Chunks::Sealed(payload.clone()));
+        outbox.push_transfer(number, Chunks::from(payload.clone()));
     }
     let records = deliver(&mut outbox, &mut inbox, 10);
     assert_eq!(records[0][0].0, ack(1), "the announcement comes before its chunks");
@@ -150,7 +150,7 @@ fn many_small_payloads_share_a_record() {
     let (mut outbox, mut inbox) = connection();
     for number in 1..=50 {
         outbox.push(&ack(number));
-        outbox.push_transfer(number, Chunks::Sealed(sealed(2_000, 1)));
+        outbox.push_transfer(number, Chunks::from(sealed(2_000, 1)));
     }
     let records = deliver(&mut outbox, &mut inbox, 100);
     assert_eq!(records.len(), 1);
@@ -165,7 +165,7 @@ fn sealing_costs_what_is_sent_however_much_waits() {
         let payload = sealed(CHUNK_BYTES_MAX / divisor - 140, 1);
         for number in 1..=waiting {
             outbox.push(&ack(number));
-            outbox.push_transfer(number, Chunks::Sealed(payload.clone()));
+            outbox.push_transfer(number, Chunks::from(payload.clone()));
         }
         let (mut records, mut bytes) = (0, 0);
         while outbox.seal_next() {
@@ -201,7 +201,7 @@ fn no_record_is_longer_than_its_receiver_takes() {
         outbox.push_control(message);
         outbox.push(message);
         outbox.push(&ack(number));
-        outbox.push_transfer(number, Chunks::Sealed(sealed(CHUNK_BYTES_MAX, 1)));
+        outbox.push_transfer(number, Chunks::from(sealed(CHUNK_BYTES_MAX, 1)));
     }
     let chunks = 2 * messages.len();
     let all = 3 * messages.len() + chunks;
@@ -236,7 +236,7 @@ fn a_chunk_that_does_not_fit_goes_first_in_the_next_record() {
     let (mut outbox, mut inbox) = connection();
     for (number, bytes) in (1..).zip([2_000, CHUNK_BYTES_MAX - 100, 3_000, 4_000]) {
         outbox.push(&ack(number));
-        outbox.push_transfer(number, Chunks::Sealed(sealed(bytes, 1)));
+        outbox.push_transfer(number, Chunks::from(sealed(bytes, 1)));
     }
     let records = deliver(&mut outbox, &mut inbox, 8);
     let turns = |record: &[(FromClient, _)]| {
@@ -251,7 +251,7 @@ fn what_is_written_in_small_parts_arrives_whole() {
     let (mut outbox, mut inbox) = connection();
     for number in 1..=3 {
         outbox.push(&ack(number));
-        outbox.push_transfer(number, Chunks::Sealed(sealed(5_000, 1)));
+        outbox.push_transfer(number, Chunks::from(sealed(5_000, 1)));
     }
     let mut messages = 0;
     // A seventh of a chunk at a time, and each part ends within a frame.
