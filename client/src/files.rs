@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use furlong_link::file::PayloadFile;
+use furlong_link::file::{FILE_BYTES_MIN, PayloadFile};
 use furlong_link::pass::FilePasser;
 use furlong_link::peer::outbox::Chunks;
 use furlong_wire::message::FromClient;
@@ -36,9 +36,11 @@ impl Files {
         !self.is_writing && self.unwritten.is_empty()
     }
 
+    /// Returns true if the thread is to write a payload: it is large, or comes after others that
+    /// the thread has not written yet.
     fn is_written_apart(&self, payload: &SealedPayload) -> bool {
-        payload.bytes() > WRITTEN_APART_BYTES
-            && self.passer.as_ref().is_some_and(|passer| passer.is_open())
+        let least = if self.is_idle() { WRITTEN_APART_BYTES } else { FILE_BYTES_MIN };
+        payload.bytes() >= least && self.passer.as_ref().is_some_and(|passer| passer.is_open())
     }
 }
 

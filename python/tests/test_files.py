@@ -52,7 +52,7 @@ def test_arrays_come_as_they_were_and_may_be_written_to_on_both_sides(
         return aligned, values, values[::2].copy()
 
     aligned, whole, half = rc[0].apply_sync(add, sent)
-    assert aligned
+    assert aligned or size < 64 * KIB  # small ones are copied out of the frame of their job
     assert (whole == array(size) + 1).all()
     assert (half == whole[::2]).all()
     assert (sent == array(size)).all()

@@ -101,6 +101,9 @@ impl Peer {
 
     /// Sends a payload, unless the message that announced it was left out: `pass` passes it in a
     /// memory file, if it can, and says in which; else its chunks are queued.
+    ///
+    /// It is not passed while chunks of others wait: those were first, and if the connection is cut
+    /// they must not be the ones that are missing.
     pub fn push_transfer<M: Placed>(
         &mut self,
         number: u64,
@@ -110,7 +113,8 @@ impl Peer {
         if self.left_out.take_if(|left_out| *left_out == number).is_some() {
             return;
         }
-        match pass(&chunks) {
+        let passed = if self.outbox.has_transfers() { None } else { pass(&chunks) };
+        match passed {
             Some(file) => self.outbox.push_passed::<M>(number, file),
             None => self.outbox.push_transfer(number, chunks),
         }

@@ -239,6 +239,11 @@ impl Outbox {
         });
     }
 
+    /// Returns true if chunks wait that are not sealed yet.
+    pub fn has_transfers(&self) -> bool {
+        self.transfers.len() + self.unannounced.len() > 0
+    }
+
     /// Lets the next write send a record even if there is nothing to say.
     pub fn push_heartbeat(&mut self) {
         self.heartbeat = true;
@@ -312,9 +317,8 @@ impl Outbox {
     }
 
     fn has_next(&self) -> bool {
-        let transfers = self.transfers.len() + self.unannounced.len();
         let batches = self.control.waiting.len() + self.batches.waiting.len();
-        self.heartbeat || batches > 0 || transfers > 0
+        self.heartbeat || batches > 0 || self.has_transfers()
     }
 
     /// Seals the next record into `sealed`. False if there is nothing to say.

@@ -164,3 +164,16 @@ fn stored_payloads_count_as_waiting_for_a_slow_reader() {
     peer.push_transfer::<ToClient>(2, Chunks::Stored(vec![vec![0; 5_000].into()]), |_| None);
     assert_eq!((peer.queued_bytes(), peer.outbox().stored_bytes()), (before, 5_000));
 }
+
+#[test]
+fn a_file_does_not_overtake_the_chunks_of_an_earlier_payload() {
+    let mut peer = peer::<ToClient>();
+    let file = FileId { device: 1, inode: 2 };
+    let chunks = || Chunks::Stored(vec![vec![0; 5_000].into()]);
+    peer.push_transfer::<ToClient>(1, chunks(), |_| None);
+    peer.push_transfer::<ToClient>(2, chunks(), |_| Some(file));
+    assert_eq!(peer.outbox().stored_bytes(), 10_000, "both are sent");
+    take(&mut peer, usize::MAX, Duration::ZERO);
+    peer.push_transfer::<ToClient>(3, chunks(), |_| Some(file));
+    assert_eq!(peer.outbox().stored_bytes(), 0, "this one is passed");
+}
