@@ -51,34 +51,43 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, bytes, str]:
     return process.returncode, stdout, stderr.decode()
 
 
+def known(rc: furlong.Client) -> int:
+    """Count the tasks that have not ended."""
+    status = rc.queue_status()
+    engines = [row for engine, row in status.items() if engine != "unassigned"]
+    return status["unassigned"] + sum(row["queue"] + row["tasks"] for row in engines)
+
+
 def test_reader_after_the_end_gets_every_byte_of_all_tasks(
-    command: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+    command: Callable[..., subprocess.Popen[bytes]], rc: furlong.Client, tmp_path: Path
 ) -> None:
     """More than a broker holds for a client that does not read is printed to who reads when all tasks have ended."""
-    script = f"seq 100000; seq 10 >&2; touch {tmp_path}/$FURLONG_TASK"
+    gate, done = tmp_path / "gate", tmp_path / "done"
+    done.mkdir()
+    # Whoever cannot print submits no more, so nothing is printed before all are submitted.
+    waits = f"while [ ! -e {gate} ]; do sleep 0.01; done"
+    script = f"{waits}; seq 100000; seq 10 >&2; touch {done}/$FURLONG_TASK"
     process = command("submit", "--array", "1-60", "--wait", "--", "sh", "-c", script)
-    eventually(lambda: len(list(tmp_path.iterdir())) == 60)
+    eventually(lambda: known(rc) == 60)
+    gate.touch()
+    eventually(lambda: len(list(done.iterdir())) == 60)
     code, stdout, stderr = ended(process)
     assert (code, stderr) == (0, "".join(f"{number}\n" for number in range(1, 11)) * 60)
     assert stdout == LINES * 60
 
 
 def test_reader_after_the_end_gets_every_byte_as_json(
-    command: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+    command: Callable[..., subprocess.Popen[bytes]], rc: furlong.Client, tmp_path: Path
 ) -> None:
     """The same with `--json`."""
-    process = command(
-        "submit",
-        "--array",
-        "1-40",
-        "--wait",
-        "--json",
-        "--",
-        "sh",
-        "-c",
-        f"seq 100000; touch {tmp_path}/$FURLONG_TASK",
-    )
-    eventually(lambda: len(list(tmp_path.iterdir())) == 40)
+    gate, done = tmp_path / "gate", tmp_path / "done"
+    done.mkdir()
+    waits = f"while [ ! -e {gate} ]; do sleep 0.01; done"
+    script = f"{waits}; seq 100000; touch {done}/$FURLONG_TASK"
+    process = command("submit", "--array", "1-40", "--wait", "--json", "--", "sh", "-c", script)
+    eventually(lambda: known(rc) == 40)
+    gate.touch()
+    eventually(lambda: len(list(done.iterdir())) == 40)
     code, stdout, _ = ended(process)
     documents = [json.loads(line) for line in stdout.splitlines()]
     assert code == 0 and len(documents) == 40
