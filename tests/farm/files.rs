@@ -6,17 +6,11 @@ use bytes::Bytes;
 use furlong_client::{Arguments, CallSpec, TaskResult};
 use furlong_host::private_file::write_private;
 use furlong_tests::command::{command, file};
+use furlong_tests::measure::memory_files;
 use furlong_tests::proxy::Proxy;
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::Work;
 use furlong_wire::token::Role;
-
-/// Memory files that a process holds.
-fn held(pid: u32) -> usize {
-    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let links = links.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
-    links.filter(|link| link.to_string_lossy().contains("memfd:furlong")).count()
-}
 
 /// Data whose every part differs.
 fn data(bytes: usize) -> Bytes {
@@ -48,14 +42,14 @@ fn a_payload_that_waits_is_one_file_of_the_broker_and_then_none() {
     let sent = data(3 << 20);
     let task = work.submit(&echo(std::slice::from_ref(&sent)));
     let broker = work.farm().pid();
-    assert!(eventually(SOON, || held(broker) == 1), "{} files", held(broker));
+    assert!(eventually(SOON, || memory_files(broker) == 1), "{} files", memory_files(broker));
     let mut work = work;
     work.add_engine(&[]);
     let result = work.within(task).unwrap();
     assert!(raw(result) == [sent]);
-    assert!(eventually(SOON, || held(broker) == 0), "{} files", held(broker));
+    assert!(eventually(SOON, || memory_files(broker) == 0), "{} files", memory_files(broker));
     let engine = work.engines()[0].pid();
-    assert!(eventually(SOON, || held(engine) == 0), "{} files", held(engine));
+    assert!(eventually(SOON, || memory_files(engine) == 0), "{} files", memory_files(engine));
 }
 
 #[test]

@@ -2,11 +2,11 @@
 //! machine.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use furlong_link::file::{FileId, PayloadFile, create, write_at};
 use furlong_tests::farm::Farm;
 use furlong_tests::good::Good;
+use furlong_tests::measure::memory_files;
 use furlong_tests::wait::eventually;
 use furlong_wire::limits::PAYLOAD_BYTES_MAX;
 use furlong_wire::message::{Define, FromClient, Passed, Payload, Query};
@@ -53,16 +53,6 @@ fn is_served(farm: &Farm, bytes: u64, file: impl AsFd, id: FileId) -> bool {
     announce(&mut peer, bytes).unwrap();
     assert!(peer.socket().files().unwrap().send(TRANSFER, file.as_fd()));
     says(&mut peer, id).and_then(|()| peer.ask(Query::Engines)).is_ok()
-}
-
-fn memory_files(pid: u32) -> usize {
-    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let links = links.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
-    links.filter(|link| is_memory_file(link)).count()
-}
-
-fn is_memory_file(link: &Path) -> bool {
-    link.to_string_lossy().contains("memfd:")
 }
 
 #[test]

@@ -107,8 +107,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         reason = "bounded by the work that the broker gives and the output kept of it"
     )]
     let (sender, mut events) = mpsc::unbounded_channel();
-    let runtimes = runtimes(setup.python.is_some());
-    let memory = setup.commands.memory.describe();
+    let (runtimes, memory) = (runtimes(setup.python.is_some()), setup.commands.memory.describe());
     let slots = Slots::new(
         setup.slots,
         Arc::new(setup.functions),
