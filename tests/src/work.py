@@ -55,12 +55,14 @@ def hold(begun, release):
 def stubborn(begun, release):
     """Do the same, whatever interrupts it."""
     note(begun, os.getpid())
-    while not Path(release).exists():
+    while True:
         try:
-            time.sleep(0.002)
+            while not Path(release).exists():
+                time.sleep(0.002)
         except KeyboardInterrupt:
             note(begun, "interrupted")
-    return "released"
+        else:
+            return "released"
 
 
 def unending(begun, how):
