@@ -203,7 +203,7 @@ impl Connection {
                                 Err(DisconnectCause::Goodbye(goodbye.reason))
                             }
                             (ToClient::Passed(passed), _) => {
-                                let file = self.incoming.take_file(&passed)?;
+                                let file = self.socket.take_file(&passed)?;
                                 state.core.handle_file(passed.transfer, file.open());
                                 Ok(())
                             }

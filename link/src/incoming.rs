@@ -1,13 +1,10 @@
 //! The socket from one peer: reads into its inbox, a turn at a time.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use furlong_wire::message::Passed;
 use furlong_wire::record::RecordOpener;
 use furlong_wire::zmtp;
 use tokio::io::AsyncReadExt;
 
-use crate::file::PayloadFile;
-use crate::pass::NotPassed;
 use crate::peer::inbox::{Inbox, ReceiveError, Record};
 use crate::stream::ReadHalf;
 
@@ -59,15 +56,6 @@ impl Incoming {
     /// Those of [`Inbox::poll_record`].
     pub fn poll_record(&mut self) -> Result<Option<Record>, ReceiveError> {
         self.inbox.poll_record()
-    }
-
-    /// Takes the memory file that a message has named.
-    ///
-    /// # Errors
-    /// The peer broke the protocol: the connection must be closed.
-    pub fn take_file(&self, passed: &Passed) -> Result<PayloadFile, ReceiveError> {
-        let files = self.socket.files().ok_or(NotPassed::Missing)?;
-        Ok(files.receive(passed)?)
     }
 
     /// Bytes that the ZMTP codec wants sent, between two records.

@@ -29,7 +29,7 @@ use tokio::net::unix::pipe;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::pass::{FilePasser, TAKES_FILES};
-use crate::stream::{ReadHalf, WriteHalf, join};
+use crate::stream::{ReadHalf, WriteHalf, WritePipe};
 
 /// Peers that may stand in line. A short one: who finds it full goes to the port at once, and
 /// nobody stands long behind those who only come to fill it.
@@ -129,7 +129,7 @@ fn socket() -> io::Result<OwnedFd> {
 
 fn halves(read: OwnedFd, write: OwnedFd, files: FilePasser) -> io::Result<(ReadHalf, WriteHalf)> {
     let (read, write) = (pipe::Receiver::from_owned_fd(read)?, pipe::Sender::from_owned_fd(write)?);
-    Ok(join(read, write, files))
+    Ok((ReadHalf::Pipe(read), WriteHalf::Pipe(WritePipe::new(write, files))))
 }
 
 /// Returns true if this process has reset SIGPIPE to its default, as scripts do for the sake of `|
@@ -234,11 +234,8 @@ mod tests {
             panic!("these are pipes")
         };
         rustix::fs::fcntl_setfl(&read.0, OFlags::empty()).unwrap();
-        assert!(rustix::fs::fcntl_getfl(peer_read.pipe()).unwrap().contains(OFlags::NONBLOCK));
-        assert_eq!(
-            peer_read.pipe().try_read(&mut [0]).unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
-        );
+        assert!(rustix::fs::fcntl_getfl(&peer_read).unwrap().contains(OFlags::NONBLOCK));
+        assert_eq!(peer_read.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[tokio::test]

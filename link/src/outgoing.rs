@@ -2,7 +2,11 @@
 
 use std::io::{self, IoSlice};
 
-use crate::file::FileId;
+use furlong_wire::message::Passed;
+
+use crate::file::{FileId, PayloadFile};
+use crate::pass::NotPassed;
+use crate::peer::inbox::ReceiveError;
 use crate::peer::outbox::{Chunks, Outbox, SLICES_MAX};
 use crate::stream::WriteHalf;
 
@@ -22,6 +26,15 @@ impl WriteHalf {
     /// None if its chunks must be sent.
     pub fn pass(&self, transfer: u64, chunks: &Chunks) -> Option<FileId> {
         self.files()?.pass(transfer, chunks)
+    }
+
+    /// Takes the memory file that a message of the peer has named.
+    ///
+    /// # Errors
+    /// The peer broke the protocol: the connection must be closed.
+    pub fn take_file(&self, passed: &Passed) -> Result<PayloadFile, ReceiveError> {
+        let files = self.files().ok_or(NotPassed::Missing)?;
+        Ok(files.receive(passed)?)
     }
 
     /// Writes as much of what waits as the socket takes, `turn_bytes` at most.

@@ -20,14 +20,7 @@ pub enum ReadHalf {
     /// By a socket.
     Tcp(OwnedReadHalf),
     /// By a pipe.
-    Pipe(ReadPipe),
-}
-
-/// A pipe, and the way for memory files beside it.
-#[derive(Debug)]
-pub struct ReadPipe {
-    pipe: pipe::Receiver,
-    files: Arc<FilePasser>,
+    Pipe(pipe::Receiver),
 }
 
 /// The outgoing half, towards the peer.
@@ -60,36 +53,12 @@ pub fn split(socket: TcpStream) -> (ReadHalf, WriteHalf) {
     (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
 }
 
-/// Both directions of a connection by pipes.
-pub(crate) fn join(
-    read: pipe::Receiver,
-    write: pipe::Sender,
-    files: FilePasser,
-) -> (ReadHalf, WriteHalf) {
-    let files = Arc::new(files);
-    let write =
-        WritePipe { pipe: Some(write), is_wide: AtomicBool::new(false), files: Arc::clone(&files) };
-    (ReadHalf::Pipe(ReadPipe { pipe: read, files }), WriteHalf::Pipe(write))
-}
-
-impl ReadHalf {
-    /// The way for memory files beside this connection, if there is one.
-    pub fn files(&self) -> Option<&Arc<FilePasser>> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Pipe(pipe) => Some(&pipe.files),
-        }
-    }
-}
-
-#[cfg(test)]
-impl ReadPipe {
-    pub(crate) fn pipe(&self) -> &pipe::Receiver {
-        &self.pipe
-    }
-}
-
 impl WritePipe {
+    /// Takes the end of a pipe, and the way for memory files beside it.
+    pub(crate) fn new(pipe: pipe::Sender, files: FilePasser) -> Self {
+        Self { pipe: Some(pipe), is_wide: AtomicBool::new(false), files: Arc::new(files) }
+    }
+
     fn open(&self) -> io::Result<&pipe::Sender> {
         self.pipe.as_ref().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
@@ -159,7 +128,7 @@ impl AsyncRead for ReadHalf {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(context, buffer),
-            Self::Pipe(it) => Pin::new(&mut it.pipe).poll_read(context, buffer),
+            Self::Pipe(pipe) => Pin::new(pipe).poll_read(context, buffer),
         }
     }
 }

@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use furlong_link::file::{FileContent, FileId};
 use furlong_link::incoming::Incoming;
 use furlong_link::outgoing::Written;
-use furlong_link::pass::NotPassed;
 use furlong_link::peer::GOODBYE_TIMEOUT;
 use furlong_link::peer::inbox::{Messages, ReceiveError, Record};
 use furlong_link::peer::outbox::Chunks;
@@ -116,8 +115,7 @@ impl Connection {
     /// Takes the file that a message has named. Where no descriptor is left for it, its content is
     /// copied.
     fn take_file(&self, passed: &Passed, permits: &Arc<Semaphore>) -> Result<FileContent, BadPeer> {
-        let files = self.socket.files().ok_or(NotPassed::Missing).map_err(ReceiveError::from)?;
-        let file = files.receive(passed).map_err(ReceiveError::from)?;
+        let file = self.socket.take_file(passed)?;
         match Arc::clone(permits).try_acquire_owned() {
             Ok(permit) => Ok(FileContent::File(file.with_permit(permit))),
             Err(_) => Ok(FileContent::Copy(file.copy().map_err(BadPeer::Copy)?)),

@@ -134,9 +134,7 @@ impl Core {
             }
         }
     }
-}
 
-impl Core {
     pub(super) fn share(&mut self, share: Share) -> Result<(), BrokerMisbehaved> {
         let Share { share: number, session, payload } = share;
         if self.shares.contains_key(&number) || !self.sessions.knows(session) {

@@ -325,7 +325,7 @@ impl Shell {
             for message in record.into_messages::<ToEngine>() {
                 let (message, chunk) = message?;
                 if let Some(passed) = message.as_passed() {
-                    let (content, file) = self.files.open(up.incoming.take_file(passed)?);
+                    let (content, file) = self.files.open(up.socket.take_file(passed)?);
                     self.core.handle_file(passed.transfer, content, file)?;
                 } else {
                     self.core.handle_message(message, chunk.as_deref())?;

@@ -17,7 +17,6 @@ use crate::core::schedule::aside::{Beginning, has_not_begun};
 use crate::core::schedule::sweep::Reason;
 use crate::core::tasks::ended::{Ended, cancelled_before_it_began, namespace_lost};
 use crate::core::tasks::table::{Queue, State, Task};
-use crate::core::turns::work::WORK_PER_MESSAGE;
 use crate::core::{Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};
 
 /// Bytes of the reason why an interpreter has ended.
@@ -40,11 +39,7 @@ impl Core {
         let Some(Connected::Engine(key)) = self.peers.connections.get(&connection).copied() else {
             return Err(PeerMisbehaved::Order);
         };
-        // What the process says is done in its order.
-        while self.has_rest(connection) {
-            self.handle_rest(now, connection)?;
-        }
-        self.turns.work.add(WORK_PER_MESSAGE);
+        self.begin_message(now, connection)?;
         match message {
             FromEngine::Finished(finished) => self.attempt_finished(now, key, finished),
             FromEngine::Started(started) => self.attempts_started(now, key, &started),

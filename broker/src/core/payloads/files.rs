@@ -5,7 +5,6 @@ use furlong_wire::ids::{InstanceId, SessionId};
 use furlong_wire::payload::{PayloadKey, PayloadSecret};
 
 use crate::core::payloads::arriving::EngineWaiting;
-use crate::core::turns::work::WORK_PER_MESSAGE;
 use crate::core::{Connected, ConnectionId, Core, PeerMisbehaved, Time};
 
 impl Core {
@@ -21,11 +20,7 @@ impl Core {
         content: FileContent,
     ) -> Result<(), PeerMisbehaved> {
         let connected = self.peers.connections.get(&connection).copied();
-        // What a peer says is done in its order.
-        while self.has_rest(connection) {
-            self.handle_rest(now, connection)?;
-        }
-        self.turns.work.add(WORK_PER_MESSAGE);
+        self.begin_message(now, connection)?;
         match connected {
             Some(Connected::Client(key)) => {
                 let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;

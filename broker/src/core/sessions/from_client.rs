@@ -6,7 +6,6 @@ use furlong_wire::token::Role;
 
 use crate::core::keys::SessionKey;
 use crate::core::turns::rest::{Act, Named};
-use crate::core::turns::work::WORK_PER_MESSAGE;
 use crate::core::{Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};
 
 impl Core {
@@ -24,11 +23,7 @@ impl Core {
         let Some(Connected::Client(key)) = self.peers.connections.get(&connection).copied() else {
             return Err(PeerMisbehaved::Order);
         };
-        // What the client says is done in its order.
-        while self.has_rest(connection) {
-            self.handle_rest(now, connection)?;
-        }
-        self.turns.work.add(WORK_PER_MESSAGE);
+        self.begin_message(now, connection)?;
         match message {
             FromClient::Submit(submit) => self.submit(now, key, submit),
             FromClient::Chunk(announced) => {

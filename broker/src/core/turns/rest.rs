@@ -11,7 +11,7 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Accepted, Register, Reply, ReplyBody, TaskRange, TaskState, ToClient};
 
-use super::work::TASKS_PER_PART;
+use super::work::{TASKS_PER_PART, WORK_PER_MESSAGE};
 use crate::core::keys::SessionKey;
 use crate::core::recovery::reconcile::Reconciling;
 use crate::core::requests::shutdown::Stop;
@@ -103,6 +103,20 @@ impl Core {
     #[cfg(any(test, feature = "invariants"))]
     pub(in crate::core) fn is_reconciling(&self, connection: ConnectionId) -> bool {
         matches!(self.turns.rests.get(&connection), Some(Rest::Reconcile(_)))
+    }
+
+    /// A message of a peer begins: what the one before has left is done first, so that what a peer
+    /// says is done in its order.
+    pub(in crate::core) fn begin_message(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+    ) -> Result<(), PeerMisbehaved> {
+        while self.has_rest(connection) {
+            self.handle_rest(now, connection)?;
+        }
+        self.turns.work.add(WORK_PER_MESSAGE);
+        Ok(())
     }
 
     /// Does a part of what is left of a connection's last message.
