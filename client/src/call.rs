@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use furlong_wire::call::{Call as HeaderCall, CallHeader, Codec, CommandSpec, encode_header};
+use furlong_wire::call::{
+    Call as HeaderCall, CallHeader, Codec, CommandSpec, ReplyHeader, encode_header, encode_reply,
+};
 use furlong_wire::ids::FunctionHash;
 use furlong_wire::message::{Runtime, Targets, TaskOptions};
 use furlong_wire::os_text::OsText;
@@ -78,6 +80,8 @@ pub enum Function {
     Clear,
     /// A program to run. Its standard input are [`Arguments::Raw`].
     Command(Box<CommandSpec>),
+    /// Nothing to run: the arguments are the value. A pickle is one of the value itself.
+    Value,
 }
 
 /// A function of a source file, which travels to the engines.
@@ -170,6 +174,14 @@ impl CallSpec {
         Self::new(Runtime::Command, Function::Command(Box::new(command)))
     }
 
+    /// Puts a value at the broker, which other tasks can have as an input
+    /// ([`CallSpec::inputs`]): sent once, and held until it is let go. Its encoding is that of
+    /// the arguments: [`Arguments::Pickle`] with a pickle of the value, [`Arguments::JsonText`]
+    /// with its text, or [`Arguments::Raw`].
+    pub fn value(value: Arguments) -> Self {
+        Self::new(Runtime::Value, Function::Value).arguments(value)
+    }
+
     /// With these arguments.
     pub fn arguments(mut self, arguments: Arguments) -> Self {
         self.arguments = arguments;
@@ -205,6 +217,7 @@ impl Function {
         match self {
             Self::Named(name) if !name.contains(':') => Runtime::Native,
             Self::Command(_) => Runtime::Command,
+            Self::Value => Runtime::Value,
             _ => Runtime::Python,
         }
     }
@@ -225,6 +238,7 @@ impl Function {
             Self::Command(command) => {
                 [b"command", command.argv.first().map_or(b"", |program| program.as_bytes()), b""]
             }
+            Self::Value => [b"value", b"", b""],
         };
         class_of(runtime, parts)
     }
@@ -271,6 +285,8 @@ impl Function {
             Self::Keys => HeaderCall::Keys,
             Self::Clear => HeaderCall::Clear,
             Self::Command(command) => HeaderCall::Command(command.clone()),
+            // It is read as a result is.
+            Self::Value => return encode_reply(&ReplyHeader::Returned { codec }),
         };
         encode_header(&CallHeader { call, codec }).into()
     }
@@ -331,7 +347,7 @@ impl Arguments {
             Self::None => match runtime {
                 Runtime::Native => (Codec::Msgpack, vec![Bytes::from_static(b"\x90")]),
                 Runtime::Python => (Codec::Json, vec![Bytes::from_static(b"[[],{}]")]),
-                Runtime::Command => (Codec::Raw, Vec::new()),
+                Runtime::Command | Runtime::Value => (Codec::Raw, Vec::new()),
             },
             Self::Json(arguments, named) => {
                 let bytes = serde_json::to_vec(&(arguments, named));

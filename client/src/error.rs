@@ -8,6 +8,7 @@ use furlong_host::private_file::FileProblem;
 use furlong_link::dial::DialError;
 use furlong_link::peer::inbox::ReceiveError;
 use furlong_wire::capability::Endpoint;
+use furlong_wire::ids::TaskId;
 use furlong_wire::payload::PayloadError;
 
 use crate::options::OptionError;
@@ -113,6 +114,11 @@ pub enum ClientError {
     /// Arguments that cannot be encoded.
     #[error("the arguments cannot be encoded: {0}")]
     Encode(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// A result that was to be an input has come, and the broker does not hold it any longer.
+    #[error(
+        "the result of {0} has been taken from the broker, so that it cannot be an input; pass its value, or let it stay"
+    )]
+    InputTaken(TaskId),
     /// Code takes no arguments.
     #[error(
         "code and operations on a namespace take no arguments; name a function, or put the values into the code"

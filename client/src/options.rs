@@ -374,6 +374,23 @@ macro_rules! option_setters {
             self.$($place).+.get_mut().durable = durable;
             self
         }
+
+        /// Sets whether the result stays at the broker: the task's end comes without it, it can be
+        /// an input of other tasks, and whoever wants it [fetches](crate::Client::fetch) it. It is
+        /// held until it is [let go](crate::TaskFuture::release), or the session ends. Where the
+        /// broker has no room for it, it comes as any other.
+        pub fn stay(mut self, stay: bool) -> Self {
+            self.$($place).+.get_mut().stay = stay;
+            self
+        }
+
+        /// Results of earlier tasks of this session that the code has as values: the place of each
+        /// in this list is its number there. Each must succeed first.
+        pub fn inputs(mut self, tasks: impl IntoIterator<Item = impl $crate::HasTaskId>) -> Self {
+            let tasks = tasks.into_iter().map(|task| $crate::HasTaskId::task_id(&task));
+            self.$($place).+.get_mut().inputs.extend(tasks);
+            self
+        }
     };
 }
 
@@ -415,7 +432,9 @@ mod tests {
             .keep(true)
             .abort_on_error(true)
             .restart_safe(true)
-            .durable(true);
+            .durable(true)
+            .stay(true)
+            .inputs([task(6)]);
         let dependency = |n, success, failure| Dependency { task: task(n), success, failure };
         let expected = TaskOptions {
             label: Some("a name".into()),
@@ -440,6 +459,8 @@ mod tests {
             restart_safe: true,
             durable: true,
             repeated: false,
+            inputs: vec![task(6)],
+            stay: true,
         };
         assert_eq!(call.settings.check(), Ok(Some(CheckedOptions(Box::new(expected)))));
     }

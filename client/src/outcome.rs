@@ -39,12 +39,21 @@ impl TaskResult {
 
     /// The value of a function that was called with JSON.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        self.check_here()?;
         from_json(&self.header, &self.data)
     }
 
     /// The value of a function that was called with msgpack.
     pub fn msgpack<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        self.check_here()?;
         from_msgpack(&self.header, &self.data)
+    }
+
+    fn check_here(&self) -> Result<(), DecodeError> {
+        match self.report.stays {
+            Some(bytes) if self.data.is_empty() => Err(DecodeError::Stays(bytes)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -112,6 +121,9 @@ pub enum DecodeError {
         /// The actual value.
         codec: Codec,
     },
+    /// It stays at the broker.
+    #[error("the result, of {0} bytes, stays at the cluster; get it with `Client::fetch`")]
+    Stays(u64),
     /// There is no value: code was executed.
     #[error(
         "the task executed code and has no value; its header may have the last expression's `repr`"
@@ -270,6 +282,11 @@ pub struct TaskReport {
     pub stderr: Output,
     /// The last of what it published while it ran.
     pub published: Option<Box<Published>>,
+    /// Bytes of its result, if that stays at the broker: it comes with [`Client::fetch`]. A short
+    /// one is here, too.
+    ///
+    /// [`Client::fetch`]: crate::Client::fetch
+    pub stays: Option<u64>,
 }
 
 impl TaskReport {
@@ -284,6 +301,7 @@ impl TaskReport {
             stdout,
             stderr,
             published: None,
+            stays: None,
         }
     }
 
@@ -301,18 +319,18 @@ impl TaskReport {
         };
         let TaskRecord { id, engine, attempts, .. } = *record;
         let published = published.map(Box::new);
-        Self { id, engine, attempts, times, stdout, stderr, published }
+        Self { id, engine, attempts, times, stdout, stderr, published, stays: None }
     }
 }
 
 impl Ended {
     /// The result or the failure that a task's end amounts to.
     pub(crate) fn into_result(self, session: SessionId) -> Result<TaskResult, TaskFailure> {
-        let Self { n, engine, attempts, times, outputs, end } = self;
+        let Self { n, engine, attempts, times, outputs, stays, end } = self;
         let Outputs { stdout, stderr, published, .. } =
             outputs.map_or_else(Outputs::default, |outputs| *outputs);
         let (id, published) = (TaskId { session, n }, published.map(Box::new));
-        let report = TaskReport { id, engine, attempts, times, stdout, stderr, published };
+        let report = TaskReport { id, engine, attempts, times, stdout, stderr, published, stays };
         match end {
             End::Finished(outcome, body) => result_of(outcome, body, report),
             End::Disconnected(why) => {
@@ -389,6 +407,8 @@ fn read_body(body: Body) -> ReadBody {
             let header = decode_reply(&data.next().unwrap_or_default())?;
             Ok(Some((header, data.collect())))
         }
+        // Whoever reads it without a look at the report finds no value.
+        Body::Elsewhere(_) => Ok(Some((ReplyHeader::Returned { codec: Codec::Raw }, Vec::new()))),
         Body::Failed(failure) => Err(failure),
     }
 }

@@ -127,6 +127,13 @@ impl TaskFuture {
         PublishedStream::new(Arc::clone(&self.handle), self.id.n, feed)
     }
 
+    /// Lets go of a result that stays at the broker: tasks that were submitted with it as an input
+    /// still get it, nobody else can ask for it. A task that has not ended keeps its result until
+    /// its future is dropped.
+    pub fn release(&self) -> bool {
+        self.handle.shared.with(|core| core.release(self.id.n))
+    }
+
     /// The last of what the task published. Once the future has resolved, it is in the report.
     pub fn latest(&self) -> Option<Published> {
         self.handle.shared.with(|core| core.latest_published(self.key?))

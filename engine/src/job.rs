@@ -26,6 +26,22 @@ pub struct Job {
     pub data: Vec<Bytes>,
     /// The memory file in which these lie, if they came in one, for a process that can map it.
     pub file: Option<Box<DataFile>>,
+    /// Results of other tasks, and values that the client has put at the broker, which stand in the
+    /// arguments by their places here.
+    pub inputs: Option<Box<[Input]>>,
+}
+
+/// A result or value that a job has as an input.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// Inputs of this key are the same one; in this process no other one ever has it.
+    pub key: u64,
+    /// The result's header.
+    pub header: ReplyHeader,
+    /// The buffers after the header, each aligned to 64 bytes.
+    pub data: Vec<Bytes>,
+    /// The memory file in which these lie, if they came in one.
+    pub file: Option<Box<DataFile>>,
 }
 
 /// The memory file in which the data of a job lie.

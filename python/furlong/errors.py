@@ -110,6 +110,10 @@ class RequestRefused(FurlongError, LookupError):
     """The broker cannot do what was asked: a task that it does not know, something of another owner."""
 
 
+class InputTaken(FurlongError):
+    """A result that was to be an input of a task has come, and the broker holds it no longer."""
+
+
 class Busy(FurlongError):
     """A limit of the broker is reached: its memory for payloads, or the tasks of a session."""
 

@@ -34,6 +34,7 @@ pub fn client_error(py: Python<'_>, error: &ClientError) -> PyErr {
         ClientError::NoEngines => "NoEnginesRegistered",
         ClientError::Options(_) => "InvalidOption",
         ClientError::Refused(_) => "RequestRefused",
+        ClientError::InputTaken(_) => "InputTaken",
         _ => "FurlongError",
     };
     raise(py, class, error.to_string())

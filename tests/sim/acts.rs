@@ -153,6 +153,10 @@ impl World {
             };
             group.demands.iter().filter_map(demand).collect()
         };
+        let client = &self.clients[place];
+        let input = |back: &u64| (client.tasks.len() as u64 + 1).checked_sub(*back);
+        let inputs = plan.inputs.iter().filter_map(input).filter(|n| *n > 0);
+        let inputs = inputs.map(|n| TaskId { session: client.session, n });
         TaskOptions {
             label: None,
             priority: plan.priority,
@@ -172,6 +176,8 @@ impl World {
             restart_safe: plan.restart_safe,
             durable: plan.durable,
             repeated: false,
+            inputs: inputs.collect(),
+            stay: plan.stay,
         }
     }
 
@@ -187,11 +193,22 @@ impl World {
         let client = &mut self.clients[place];
         let Some(core) = &mut client.core else { return Ok(()) };
         let first = client.tasks.len() as u64 + 1;
-        let after = call
+        let inputs: Vec<u64> = call
             .options
-            .as_ref()
-            .map(|options| (options.after.clone(), options.after_any))
-            .unwrap_or_default();
+            .iter()
+            .flat_map(|options| options.inputs.iter().map(|input| input.n))
+            .collect();
+        let of_inputs = inputs.iter().map(|n| Dependency {
+            task: TaskId { session: client.session, n: *n },
+            success: true,
+            failure: false,
+        });
+        let after = match call.options.as_ref() {
+            _ if !inputs.is_empty() => (of_inputs.collect(), false),
+            options => options
+                .map(|options| (options.after.clone(), options.after_any))
+                .unwrap_or_default(),
+        };
         let mut keys = Vec::new();
         let mut opened = None;
         if !targets.is_empty() {
@@ -221,6 +238,8 @@ impl World {
                 at: self.now,
                 cancel_asked: false,
                 after: after.clone(),
+                inputs: inputs.clone(),
+                life: self.broker.life,
                 seen: None,
             });
         }
@@ -327,6 +346,16 @@ impl World {
             if let Some(feed) = follower {
                 self.begin(place, Handle::Output(task.n, feed));
             }
+        }
+    }
+
+    /// Fetches a result that stays.
+    pub fn fetches_own(&mut self, place: usize, n: u64) {
+        let task = TaskId { session: self.clients[place].session, n };
+        if let Some(Ok((request, _))) =
+            self.client_does(place, |core| core.fetch(task, false, false))
+        {
+            self.waits_for_answer(place, request, None);
         }
     }
 

@@ -18,6 +18,7 @@ use furlong_wire::capability::{Revocation, RevokedTokens};
 use furlong_wire::ids::{BrokerStart, ClusterId, SessionId, TokenId};
 use furlong_wire::message::{Direction, ErrorKind, FromClient, FromEngine, ToClient};
 
+use crate::client::Submitted;
 use crate::disk::{Disk, JOURNAL_KEEP_US};
 use crate::network::{ConnectionNo, Peer, Side};
 use crate::world::{Event, World};
@@ -121,7 +122,13 @@ impl World {
             .filter(|(name, task)| is_ended_by_broker(core, *task) || refused.contains(name))
             .map(|it| it.0)
             .collect();
-        for task in untold {
+        // What has stayed is submitted again, to be there again: that may fail.
+        let stays = (0..).zip(&self.clients).flat_map(|(client, it)| {
+            let stays = |(_, task): &(u64, &Submitted)| self.calls[task.call].plan.stay;
+            (1..).zip(&it.tasks).filter(stays).map(move |(n, _)| TaskName { client, n })
+        });
+        let stays: Vec<TaskName> = stays.filter(|task| self.history.is_delivered(*task)).collect();
+        for task in untold.into_iter().chain(stays) {
             self.history.end_lost(task);
         }
         let ended = self

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use furlong_broker::core::Peer as Proved;
 use furlong_client::core::definitions::Definition;
 use furlong_client::core::{Call, Content};
+use furlong_engine::job::Input;
 use furlong_engine::runtime::Job;
 use furlong_tests::history::TaskName;
 use furlong_wire::call::{Call as Code, CallHeader, Codec, encode_header};
@@ -114,7 +115,28 @@ impl World {
             record.targets.iter().position(|id| engines.contains(id))?
         };
         let task = TaskName { client: record.client as u32, n: record.first + at as u64 };
+        let is_whole = is_whole && self.inputs_are_sound(job, task);
         (is_whole && is_defined && record.first > 0).then_some((no, task))
+    }
+
+    /// Returns true if a job's inputs are the results of the tasks that its submit named.
+    fn inputs_are_sound(&self, job: &Job, task: TaskName) -> bool {
+        let tasks = &self.clients[task.client as usize].tasks;
+        // None before the submit has been noted: then it has no job.
+        let Some(submitted) = tasks.get(task.n as usize - 1) else { return false };
+        let inputs = job.inputs.as_deref().unwrap_or_default();
+        let is_of = |n: &u64, input: &Input| {
+            let call = tasks[*n as usize - 1].call;
+            let proof = input.data.first().and_then(|proof| proof.first_chunk());
+            let bytes = self.calls[call].plan.result_bytes;
+            let is_whole = match input.data.get(1) {
+                Some(data) => *data == filler(call, bytes),
+                None => bytes == 0,
+            };
+            proof.is_some_and(|proof| u64::from_le_bytes(*proof) == call as u64) && is_whole
+        };
+        inputs.len() == submitted.inputs.len()
+            && submitted.inputs.iter().zip(inputs).all(|(n, input)| is_of(n, input))
     }
 
     /// The number of the next run.

@@ -12,7 +12,7 @@ use furlong_wire::payload::unpack_inline_call;
 use crate::calls::filler;
 use crate::client::Submitted;
 use crate::plan::CallPlan;
-use crate::world::World;
+use crate::world::{Event, World};
 
 /// An engine may be given up so long after it was last seen, in microseconds.
 const GIVEN_UP_US: u64 = 35_000_000;
@@ -26,7 +26,7 @@ const RETRIES: u32 = 3;
 impl World {
     /// A client's future resolves.
     pub fn is_delivered(&mut self, place: usize, ended: Ended) {
-        let Ended { n, engine, attempts, end, .. } = ended;
+        let Ended { n, engine, attempts, stays, end, .. } = ended;
         let End::Finished(outcome, body) = end else { return };
         let task = TaskName { client: place as u32, n };
         self.note(|_| {
@@ -60,6 +60,22 @@ impl World {
             self.violated(Invariant::OneTerminalStateEach, Some(task), text);
         }
         self.history.delivered(task, ending);
+        if stays.is_some() {
+            self.result_stays(place, n);
+        }
+    }
+
+    /// A result stays at the broker: the program may look at it, and lets go of it some time.
+    fn result_stays(&mut self, place: usize, n: u64) {
+        if !self.calls[self.clients[place].tasks[n as usize - 1].call].plan.stay {
+            let task = TaskName { client: place as u32, n };
+            return self.violated(Invariant::PayloadsArriveIntact, Some(task), "it stays unasked");
+        }
+        if self.dice.one_in(3) {
+            self.fetches_own(place, n);
+        }
+        let wait = self.dice.pick(&[0, 1_000, 100_000, 3_000_000, 20_000_000]);
+        self.after(wait, Event::LetsGo(place, n));
     }
 
     /// Somebody has fetched a task.
@@ -89,6 +105,11 @@ impl World {
                 Some(task),
                 format!("fetched: {body:?}"),
             );
+        }
+        if !matches!(body, Body::None | Body::Failed(_))
+            && let Err(why) = self.is_intact(task, outcome, body)
+        {
+            self.violated(Invariant::PayloadsArriveIntact, Some(task), why);
         }
     }
 
@@ -148,10 +169,10 @@ impl World {
             Some(ErrorKind::Aborted) => {
                 so(plan.abort_on_error && may_be_bound, "it did not say so")
             }
-            Some(ErrorKind::Dependency) => so(
-                !plan.follow.demands.is_empty() || !self.are_met(task, submitted),
-                "what it was to run after was met",
-            ),
+            Some(ErrorKind::Dependency) => {
+                let is_so = !plan.follow.demands.is_empty() || !self.are_met(task, submitted);
+                so(is_so || self.is_input_lost(submitted, outcome), "its conditions were met")
+            }
             Some(ErrorKind::QueueTimeout) => {
                 let waited_ms = (self.now - submitted.at) / 1_000;
                 so(
@@ -177,6 +198,13 @@ impl World {
             }
             Some(ErrorKind::NoEngines) => Err("nobody says so"),
         }
+    }
+
+    /// A result that is an input is lost with its broker, and there may be no room for it.
+    fn is_input_lost(&self, submitted: &Submitted, outcome: &Outcome) -> bool {
+        let text = outcome.error.as_ref().map_or("", |error| &error.text);
+        !submitted.inputs.is_empty()
+            && (submitted.life < self.broker.life || text.contains("which is full"))
     }
 
     /// Returns true if a task's dependencies have ended as it demanded, as its client has heard:
@@ -247,6 +275,8 @@ impl World {
             }
             Body::None => return Ok(()),
             Body::Failed(failure) => return Err(format!("its result cannot be read: {failure}")),
+            Body::Elsewhere(_) if self.calls[submitted.call].plan.stay => return Ok(()),
+            Body::Elsewhere(_) => return Err("it does not come".into()),
             Body::Inline(inline) => {
                 let (header, data) =
                     unpack_inline_call(inline).map_err(|error| error.to_string())?;

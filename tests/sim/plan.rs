@@ -229,6 +229,10 @@ pub struct CallPlan {
     pub abort_on_error: bool,
     pub restart_safe: bool,
     pub durable: bool,
+    /// True if its result stays at the broker until its client lets go of it.
+    pub stay: bool,
+    /// The tasks whose results are its inputs: counted back from itself.
+    pub inputs: Vec<u64>,
     pub run_us: u64,
     pub ends: Ends,
     /// Runs that raise before one that ends so.
@@ -352,6 +356,8 @@ impl ClientSpec {
 #[derive(Debug)]
 pub struct Acts {
     dice: Dice,
+    /// Decides which results stay, and which are inputs.
+    flow: Dice,
     at: u64,
     pause_us: u64,
     faults: u64,
@@ -363,7 +369,8 @@ impl Acts {
     pub fn of(seed: u64, setup: &Setup) -> Self {
         let mut dice = Dice::of(seed, &[2]);
         let habits = (0..3).map(|_| CallPlan::of(&mut dice, setup)).collect();
-        Self { dice, at: 1_000, pause_us: setup.pause_us, faults: setup.faults, habits }
+        let flow = Dice::of(seed, &[12]);
+        Self { dice, flow, at: 1_000, pause_us: setup.pause_us, faults: setup.faults, habits }
     }
 
     pub fn next(&mut self, setup: &Setup) -> Planned {
@@ -392,6 +399,7 @@ impl Acts {
                     call.after = Group::of_the_last(dice);
                 }
                 let copies = if dice.one_in(6) { dice.between(2, 20) } else { 1 };
+                call.flows(&mut self.flow);
                 Act::Submit { client, copies, call: Box::new(call) }
             }
             72..80 => Act::Cancel { client, tasks, force, twice: dice.one_in(3) },
@@ -523,6 +531,8 @@ impl CallPlan {
             abort_on_error: dice.one_in(5),
             restart_safe: dice.one_in(3),
             durable: setup.has_journal && dice.below(10) < setup.durables,
+            stay: false,
+            inputs: Vec::new(),
             run_us: dice.pick(&[0, 5, 100, 400, 400, 3_000, 60_000, 2_000_000]),
             ends: dice.weigh(&[
                 (20, Ends::Returns),
@@ -536,6 +546,21 @@ impl CallPlan {
             output_bytes: dice.pick(&[0, 0, 0, 0, 10, 40_000]),
             published_bytes: dice.pick(&[0, 0, 0, 0, 10, 3_000]),
             reader: dice.weigh(&[(12, Reader::Future), (5, Reader::Stream), (1, Reader::Nobody)]),
+        }
+    }
+}
+
+impl CallPlan {
+    /// Decides whether its result stays, and which results are its inputs: for those it waits, and
+    /// for no others.
+    fn flows(&mut self, dice: &mut Dice) {
+        if self.durable || !dice.one_in(3) {
+            return;
+        }
+        self.stay = dice.one_in(2);
+        if self.runtime == Runtime::Python && dice.one_in(2) {
+            self.inputs = (0..dice.between(1, 3)).map(|_| dice.between(1, 6)).collect();
+            self.after = Group::default();
         }
     }
 }
@@ -564,6 +589,8 @@ impl fmt::Debug for CallPlan {
         say(self.abort_on_error, "abort on error".to_owned())?;
         say(self.restart_safe, "restart safe".to_owned())?;
         say(self.durable, "durable".to_owned())?;
+        say(self.stay, "stays".to_owned())?;
+        say(!self.inputs.is_empty(), format!("inputs {:?}", self.inputs))?;
         say(self.fails_first > 0, format!("fails {} times first", self.fails_first))?;
         say(!self.responds, "responds to nothing".to_owned())?;
         say(self.result_bytes > 0, format!("result of {} bytes", self.result_bytes))?;

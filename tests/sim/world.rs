@@ -53,6 +53,8 @@ pub enum Event {
     RunIsKilled(usize, usize, u64),
     Recalls(usize, usize, u64),
     ClientTick(usize),
+    /// A program needs a result no longer that stays.
+    LetsGo(usize, u64),
     /// A client has sought its broker for long enough.
     GivesUp(usize),
     /// A process or a client comes in the place of one that is gone.
@@ -204,7 +206,9 @@ impl World {
             | Event::HandshakeTimesOut(no)
             | Event::LineIsFree(no, Side::Peer)
             | Event::Notices(no, Side::Peer) => of_connection(no),
-            Event::ClientTick(client) | Event::GivesUp(client) => Some(*client),
+            Event::ClientTick(client) | Event::GivesUp(client) | Event::LetsGo(client, _) => {
+                Some(*client)
+            }
             _ => None,
         }
     }
@@ -253,6 +257,9 @@ impl World {
             Event::RunIsKilled(process, slot, run) => self.run_is_killed(process, slot, run),
             Event::Recalls(process, slot, job) => self.recalls(process, slot, job),
             Event::ClientTick(client) => self.client_tick(client),
+            Event::LetsGo(client, n) => {
+                self.client_does(client, |core| core.release(n));
+            }
             Event::GivesUp(client) => self.client_gives_up(client),
             Event::ProcessComes(spec) => self.process_comes(spec),
             Event::ClientComes(spec) => self.client_comes(spec),

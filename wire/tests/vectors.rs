@@ -24,13 +24,13 @@ use furlong_wire::message::{
     Attempts, Cancel, CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define,
     Dependency, Draining, EngineCredit, EngineDefine, EngineShutdown, EngineStatus, EngineUndefine,
     ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine,
-    Goodbye, Grant, Granted, Greeting, HeldWork, Lent, Message, NeedBlob, Open, Outcome, Output,
-    Passed, Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused,
-    Register, Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime, Secret,
-    SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, StatusPlace, Stopped,
-    Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange,
-    TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Welcome, Work,
-    encode_message,
+    Goodbye, Grant, Granted, Greeting, HeldWork, Inputs, Lent, Message, NeedBlob, Open, Outcome,
+    Output, Passed, Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind,
+    Refused, Register, Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime,
+    Secret, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, StatusPlace,
+    Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery,
+    TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Value,
+    Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -633,6 +633,8 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Announce(attempts()),
         ToEngine::Granted(Granted { attempt: attempt(), key: PassKey([12; 32]), refusal: None }),
         ToEngine::Take(attempts()),
+        ToEngine::Value(Value { value: 2, session: SESSION, payload: inline() }),
+        ToEngine::Inputs(Inputs { count: 5, values: vec![2] }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);
 }

@@ -11,6 +11,10 @@ impl SessionKey {
     pub const NOBODY: Self = Self(u32::MAX);
 }
 
+/// Names a value; on each engine process's connection, too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ValueId(pub(in crate::core) u64);
+
 /// Names an engine process's connection in this broker; never given to another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ProcessKey(pub(in crate::core) u64);

@@ -54,6 +54,7 @@ use journal::{Entry, Journal};
 use keys::{ProcessKey, SessionKey};
 use payloads::Memory;
 use payloads::backlog::Backlog;
+use payloads::values::Values;
 use recovery::Recovery;
 use recovery::orphans::Orphans;
 use recovery::release::Releases;
@@ -241,6 +242,7 @@ impl Core {
             memory: Memory {
                 budget: Budget::new(config.payload_bytes_max),
                 backlog: Backlog::default(),
+                values: Values::default(),
                 shares_made: 0,
             },
             engines,

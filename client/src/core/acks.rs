@@ -1,7 +1,14 @@
-//! Results that have arrived and of which the broker has not been told.
+//! Results that have arrived and of which the broker has not been told, and those that stay there:
+//! it is told of these when they are let go.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::limits::LISTED_MAX;
-use furlong_wire::message::{Ack, FromClient};
+use furlong_wire::message::{Ack, Finished, FromClient, TaskOptions, TaskState};
+
+use super::tasks::Sent;
+use super::{Core, Waiter};
+use crate::error::ClientError;
 
 /// Results that are acknowledged on their own, without waiting for another message to go along
 /// with.
@@ -17,6 +24,79 @@ pub struct Acks {
     ranges: Vec<(u64, u64)>,
     results: u64,
     bytes: u64,
+    /// Ended tasks of which it is to be told later.
+    pub(super) staying: Staying,
+}
+
+/// Ended tasks whose results stay.
+#[derive(Debug, Default)]
+pub(super) struct Staying {
+    tasks: BTreeMap<u64, Stay>,
+    /// Tasks whose results are inputs of what is still to be said again after a cut: these stay
+    /// until then, too.
+    wanted: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Stay {
+    /// The parts that a broker needs which was started again, and has lost the value.
+    sent: Option<Sent>,
+    bytes: u64,
+    /// True if it stays until it is let go, false if only because it is wanted.
+    is_to_stay: bool,
+}
+
+impl Staying {
+    /// A task has ended, and its result of so many bytes stays: until it is let go, or as long as
+    /// it is wanted.
+    pub(super) fn insert(&mut self, n: u64, sent: Option<Sent>, bytes: u64, is_to_stay: bool) {
+        self.tasks.insert(n, Stay { sent, bytes, is_to_stay });
+    }
+
+    /// Returns true if a result stays until it is let go.
+    pub(super) fn is_to_stay(&self, n: u64) -> bool {
+        self.tasks.get(&n).is_some_and(|stay| stay.is_to_stay)
+    }
+
+    /// Returns true if a task's result stays.
+    pub(super) fn contains(&self, n: u64) -> bool {
+        self.tasks.contains_key(&n)
+    }
+
+    /// Lets a result go. Returns its bytes if it has stayed.
+    pub(super) fn remove(&mut self, n: u64) -> Option<u64> {
+        self.tasks.remove(&n).map(|stay| stay.bytes)
+    }
+
+    /// The numbers of those that stay, ascending.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.tasks.keys().copied()
+    }
+
+    /// Returns what is to be sent again of one.
+    pub(super) fn sent_mut(&mut self, n: u64) -> Option<&mut Sent> {
+        self.tasks.get_mut(&n)?.sent.as_mut()
+    }
+
+    /// The results of these tasks are inputs of what is to be said again.
+    pub(super) fn want(&mut self, tasks: BTreeSet<u64>) {
+        self.wanted = tasks;
+    }
+
+    /// Returns true if a task's result is an input of what is to be said again.
+    pub(super) fn is_wanted(&self, n: u64) -> bool {
+        self.wanted.contains(&n)
+    }
+
+    /// All was said again. Returns the tasks whose results were inputs of that.
+    pub(super) fn want_no_longer(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// The session is over.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
 }
 
 impl Acks {
@@ -33,12 +113,20 @@ impl Acks {
         self.bytes += bytes;
     }
 
+    /// The connection was cut: the broker delivers again what it has not been told of. Returns how
+    /// many results these are.
+    pub fn handle_cut(&mut self) -> u64 {
+        (self.ranges, self.bytes) = (Vec::new(), 0);
+        std::mem::take(&mut self.results)
+    }
+
     /// Returns true if the broker should be notified, even if there is nothing else to say.
     pub fn are_due(&self) -> bool {
         self.results >= RESULTS_DUE || self.bytes >= BYTES_DUE
     }
 
-    /// Results that wait here.
+    /// Results that wait here, for the tests.
+    #[cfg(test)]
     pub fn results(&self) -> u64 {
         self.results
     }
@@ -49,7 +137,9 @@ impl Acks {
         if self.ranges.is_empty() {
             return None;
         }
-        let Self { mut ranges, results, .. } = std::mem::take(self);
+        let mut ranges = std::mem::take(&mut self.ranges);
+        let results = std::mem::take(&mut self.results);
+        self.bytes = 0;
         #[expect(
             clippy::stable_sort_primitive,
             reason = "it makes use of the ascending runs of each engine's results"
@@ -66,11 +156,53 @@ impl Acks {
         let rest = ranges.split_off(ranges.len().min(LISTED_MAX));
         // As many bytes as are due at once: whoever asks again gets the next message.
         if !rest.is_empty() {
-            let results = rest.iter().map(|(first, last)| last - first + 1).sum();
-            *self = Self { ranges: rest, results, bytes: BYTES_DUE };
+            self.results = rest.iter().map(|(first, last)| last - first + 1).sum();
+            (self.ranges, self.bytes) = (rest, BYTES_DUE);
         }
         assert!(self.results <= results, "{} of {results} results are left", self.results);
         Some((FromClient::Ack(Ack { ranges: ranges.into() }), results - self.results))
+    }
+}
+
+impl<W: Waiter> Core<W> {
+    /// Checks that the broker still has, or will have, the results that are inputs of a call. What
+    /// is acknowledged from now on it hears of after the call.
+    pub(super) fn check_inputs(&self, options: Option<&TaskOptions>) -> Result<(), ClientError> {
+        let inputs = options.into_iter().flat_map(|options| &options.inputs);
+        for task in inputs {
+            let is_own = task.session == self.results.session();
+            if is_own && !self.tasks.knows(task.n) && !self.acks.staying.contains(task.n) {
+                return Err(ClientError::InputTaken(*task));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of a result that stays at the broker: it is told that nobody needs it any longer,
+    /// other than tasks that were submitted with it as an input. Returns false if it does not stay.
+    pub fn release(&mut self, n: u64) -> bool {
+        let Some(bytes) = self.acks.staying.remove(n) else { return false };
+        self.acks.push(n, bytes);
+        true
+    }
+
+    /// A task has ended here: the broker has not heard that, or its result stays there.
+    pub(super) fn ended_again(&mut self, finished: &Finished) {
+        if !self.acks.staying.contains(finished.n) {
+            self.acknowledge_again(finished.n);
+        } else if finished.outcome.state != TaskState::Succeeded {
+            // A broker that was started again could not have it made again.
+            self.release(finished.n);
+        }
+    }
+
+    /// A result that had arrived before a cut, and of which the broker had not been told.
+    fn acknowledge_again(&mut self, n: u64) {
+        if self.was_cut && n < self.next_n && !self.tasks.knows(n) {
+            // It counts as a task until the broker is told: the cut has taken it off the count.
+            self.flow.take(1, 0, 0);
+            self.acks.push(n, 0);
+        }
     }
 }
 

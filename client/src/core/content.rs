@@ -1,9 +1,24 @@
-//! The content of a call on its way to the wire: buffers first, then packed, once.
+//! A call on its way to the wire: its content is buffers first, then packed, once.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
+use furlong_wire::message::{Runtime, Targets, TaskOptions};
 use furlong_wire::payload::{Packed, PayloadSealer};
 
+use super::definitions::Definition;
 use crate::error::ClientError;
+
+/// A call, ready to be submitted. After a refusal it can be submitted again.
+#[derive(Debug)]
+pub struct Call {
+    pub targets: Targets,
+    pub runtime: Runtime,
+    pub class: u32,
+    pub definition: Option<Arc<Definition>>,
+    pub options: Option<Box<TaskOptions>>,
+    pub content: Content,
+}
 
 /// Call header and arguments.
 #[derive(Debug)]
@@ -44,5 +59,20 @@ pub(super) fn announced_bytes(packed: &Packed) -> u64 {
     match packed {
         Packed::Inline(_) => 0,
         Packed::Chunked(sealed) => sealed.bytes(),
+    }
+}
+
+impl Call {
+    /// Returns true if its results stay at the broker.
+    pub(super) fn stays(&self) -> bool {
+        self.runtime == Runtime::Value || self.options.as_ref().is_some_and(|it| it.stay)
+    }
+}
+
+/// The number of tasks that a submit makes.
+pub(super) fn task_count(targets: &Targets) -> u64 {
+    match targets {
+        Targets::Shared => 1,
+        Targets::Engines(engines) => engines.len() as u64,
     }
 }

@@ -30,16 +30,16 @@ use std::task::Poll;
 use furlong_wire::ids::{BrokerStart, SessionId, TaskId};
 use furlong_wire::limits::{LISTED_MAX, OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
-    self, Cancel, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions,
-    TaskTimes, ToClient, Welcome,
+    self, Cancel, Event, FromClient, Goodbye, Payload, Submit, Targets, TaskTimes, ToClient,
+    Welcome,
 };
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 
 use self::acks::Acks;
 use self::bounded_queues::BoundedQueues;
-pub use self::content::Content;
-use self::content::announced_bytes;
-use self::definitions::{Definition, Definitions};
+pub use self::content::{Call, Content};
+use self::content::{announced_bytes, task_count};
+use self::definitions::Definitions;
 use self::flow_control::FlowControl;
 pub use self::flow_control::Ticket;
 use self::requests::Requests;
@@ -126,17 +126,6 @@ pub enum Outbound {
     Transfer(u64, SealedPayload),
 }
 
-/// A call, ready to be submitted. After a refusal it can be submitted again.
-#[derive(Debug)]
-pub struct Call {
-    pub targets: Targets,
-    pub runtime: Runtime,
-    pub class: u32,
-    pub definition: Option<Arc<Definition>>,
-    pub options: Option<Box<TaskOptions>>,
-    pub content: Content,
-}
-
 /// A task that was submitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Submitted {
@@ -204,9 +193,10 @@ impl<W: Waiter> Core<W> {
         call: &mut Call,
         listener: Listener<W>,
     ) -> Result<Submitted, ClientError> {
+        let stays = call.stays();
         let (n, large, call) = self.send_submit(call)?;
         let sent = call.map(|call| Sent { target: None, call, repeated: false, cancelled: None });
-        Ok(Submitted { n, key: self.tasks.insert(n, listener, sent, large) })
+        Ok(Submitted { n, key: self.tasks.insert(n, listener, sent, (large, stays)) })
     }
 
     /// The number of tasks submitted: they are numbered from 1.
@@ -222,6 +212,7 @@ impl<W: Waiter> Core<W> {
     /// Submits a call for engines: one task each, in their order.
     pub fn submit_direct(&mut self, call: &mut Call) -> Result<Vec<Submitted>, ClientError> {
         let Targets::Engines(engines) = call.targets.clone() else { return Ok(Vec::new()) };
+        let stays = call.stays();
         let (first, large, call) = self.send_submit(call)?;
         let tasks = (first..).zip(engines).map(|(n, engine)| {
             let call = call.clone();
@@ -231,7 +222,8 @@ impl<W: Waiter> Core<W> {
                 repeated: false,
                 cancelled: None,
             });
-            Submitted { n, key: self.tasks.insert(n, Listener::Future(None), sent, large) }
+            let needs = (large, stays);
+            Submitted { n, key: self.tasks.insert(n, Listener::Future(None), sent, needs) }
         });
         Ok(tasks.collect())
     }
@@ -257,6 +249,7 @@ impl<W: Waiter> Core<W> {
             return Err(ClientError::Busy);
         }
         let count = task_count(&call.targets);
+        self.check_inputs(call.options.as_deref())?;
         // Before anything is taken: up to the last check a refusal must leave all as it was, since
         // the caller tries the same call again.
         self.do_without_definition(call);
@@ -395,9 +388,8 @@ impl<W: Waiter> Core<W> {
     pub fn handle_message(&mut self, message: ToClient, chunk: Option<&[u8]>) {
         match message {
             ToClient::Finished(finished) => {
-                // It has ended here: the broker has not heard that, and delivers it once more.
                 let Some(key) = self.tasks.begin_end(finished.n) else {
-                    return self.acknowledge_again(finished.n);
+                    return self.ended_again(&finished);
                 };
                 let (ended, payload) = Ended::of(finished);
                 if let Some(received) =
@@ -437,20 +429,19 @@ impl<W: Waiter> Core<W> {
         }
     }
 
-    /// A result that had arrived before a cut, and of which the broker had not been told.
-    fn acknowledge_again(&mut self, n: u64) {
-        if self.was_cut && n < self.next_n && !self.tasks.knows(n) {
-            // It counts as a task until the broker is told: the cut has taken it off the count.
-            self.flow.take(1, 0, 0);
-            self.acks.push(n, 0);
-        }
-    }
-
     fn receive(&mut self, received: Received) {
         let Received { to, body, then } = received;
         match to {
             Recipient::Task(task, mut ended) => {
-                self.acks.push(ended.n, body.bytes());
+                let (n, bytes) = (ended.n, body.bytes());
+                let stays = self.tasks.stays(task);
+                if ended.has_succeeded() && (stays || self.acks.staying.is_wanted(n)) {
+                    ended.stays = stays.then_some(bytes);
+                    let sent = self.tasks.sent_mut(n).map(|sent| sent.clone());
+                    self.acks.staying.insert(n, sent, bytes, stays);
+                } else {
+                    self.acks.push(n, bytes);
+                }
                 if let End::Finished(_, empty) = &mut ended.end {
                     *empty = body;
                 }
@@ -475,7 +466,13 @@ impl<W: Waiter> Core<W> {
             Delivery::Stream(stream, index, ended) => {
                 (self.streams.push(stream, index, ended), false)
             }
-            Delivery::Dropped => (None, false),
+            Delivery::Dropped => {
+                // Nobody can ask for it, or let it go.
+                if !self.acks.staying.is_wanted(n) {
+                    self.release(n);
+                }
+                (None, false)
+            }
         };
         self.wakes.extend(woken);
         self.end_watch(n, is_stop_due, has_future);
@@ -535,10 +532,12 @@ impl<W: Waiter> Core<W> {
         self.over = Some(Arc::clone(why));
         // First: what is half here must not come upon a task that has ended.
         self.results.clear();
+        self.acks.staying.clear();
         for (n, key) in self.tasks.unfinished() {
             let (engine, attempts, times, outputs) = (None, 0, TaskTimes::default(), None);
             let end = End::Disconnected(Arc::clone(why));
-            self.deliver(key, Ended { n, engine, attempts, times, outputs, end });
+            let stays = None;
+            self.deliver(key, Ended { n, engine, attempts, times, outputs, stays, end });
         }
         self.end_requests();
         self.end_watches();
@@ -585,13 +584,6 @@ impl<W: Waiter> Core<W> {
     fn new_ticket(&mut self) -> u64 {
         self.next_ticket += 1;
         self.next_ticket
-    }
-}
-
-fn task_count(targets: &Targets) -> u64 {
-    match targets {
-        Targets::Shared => 1,
-        Targets::Engines(engines) => engines.len() as u64,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use furlong_wire::ids::{InstanceId, SessionId};
+use furlong_wire::limits::ASKED_FOR_TRANSFER;
 use furlong_wire::message::{Payload, TaskRecord};
 use furlong_wire::payload::{
     InlineBytes, PayloadError, PayloadKey, PayloadOpener, PayloadSecret, buffers_of,
@@ -57,6 +58,8 @@ pub enum Body {
     Inline(InlineBytes),
     /// Opened.
     Buffers(Vec<Bytes>),
+    /// It stays at the broker, and has so many bytes.
+    Elsewhere(u64),
     /// It cannot be opened.
     Failed(PayloadFailure),
 }
@@ -67,6 +70,7 @@ impl Body {
         match self {
             Self::None | Self::Failed(_) => 0,
             Self::Inline(bytes) => bytes.len() as u64,
+            Self::Elsewhere(bytes) => *bytes,
             Self::Buffers(buffers) => buffers.iter().map(|buffer| buffer.len() as u64).sum(),
         }
     }
@@ -126,6 +130,10 @@ impl Results {
         let body = match payload {
             None => Body::None,
             Some(Payload::Inline(bytes)) => Body::Inline(bytes),
+            // Nothing of it is on the way: it comes to who asks for it.
+            Some(Payload::Chunked { transfer: ASKED_FOR_TRANSFER, bytes, .. }) => {
+                Body::Elsewhere(bytes)
+            }
             Some(Payload::Chunked { transfer, counter, bytes, instance }) => {
                 match self.opener(session, counter, bytes, instance) {
                     Ok(opener) if opener.is_complete() => open(opener),
@@ -222,8 +230,11 @@ impl Results {
         bytes: u64,
         instance: Option<InstanceId>,
     ) -> Result<PayloadOpener, PayloadFailure> {
-        let instance = instance.ok_or(PayloadFailure::NoSender)?;
         let secret = self.secrets.get(&session).ok_or(PayloadFailure::NoSecret)?;
+        // No engine has made it: a client has put it at the broker.
+        let Some(instance) = instance else {
+            return Ok(PayloadOpener::new(secret.request_key(&session), counter, bytes)?);
+        };
         // All at once: engine processes come and go, and which keys are of use again nobody knows.
         if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(&(session, instance)) {
             self.keys.clear();

@@ -4,7 +4,7 @@
 //! submits the rest once more: first definitions, then tasks in the order of their numbers, as far
 //! as the credit goes. Then come cancels and requests. Until that is done, new submits wait.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use furlong_wire::ids::TaskId;
 use furlong_wire::message::{
@@ -13,7 +13,6 @@ use furlong_wire::message::{
 };
 use furlong_wire::payload::PayloadSecret;
 
-use super::acks::Acks;
 use super::results::Body;
 use super::tasks::{End, Ended};
 use super::{Core, Outbound, Waiter, announced_bytes};
@@ -65,9 +64,7 @@ impl<W: Waiter> Core<W> {
         self.results.clear();
         self.tasks.handle_cut();
         // The broker delivers again what it does not know to have arrived.
-        let results = self.acks.results();
-        self.acks = Acks::default();
-        self.flow.handle_acknowledged(results);
+        self.flow.handle_acknowledged(self.acks.handle_cut());
         self.cut_requests();
         self.cut_watches();
     }
@@ -99,14 +96,23 @@ impl<W: Waiter> Core<W> {
         let missing = &accepted.missing;
         let range_of = |n| missing.get(missing.partition_point(|(_, last)| *last < n));
         let is_missing = |n| range_of(n).is_some_and(|(first, _)| *first <= n);
-        let mut tasks = VecDeque::new();
-        for (n, _) in self.tasks.unfinished() {
-            let Some(sent) = self.tasks.sent_mut(n) else { continue };
+        let mut tasks = Vec::new();
+        let mut inputs = BTreeSet::new();
+        let unfinished = self.tasks.unfinished().into_iter().map(|(n, _)| n);
+        let staying: Vec<u64> = self.acks.staying.numbers().collect();
+        for n in unfinished.chain(staying) {
+            let sent = self.tasks.sent_mut(n).or_else(|| self.acks.staying.sent_mut(n));
+            let Some(sent) = sent else { continue };
             sent.repeated |= n > accepted.n || is_missing(n);
             if sent.repeated {
-                tasks.push_back(n);
+                tasks.push(n);
+                let options = sent.call.options.as_deref().into_iter();
+                inputs.extend(options.flat_map(|options| &options.inputs).map(|task| task.n));
             }
         }
+        self.acks.staying.want(inputs);
+        tasks.sort_unstable();
+        let tasks = VecDeque::from(tasks);
         let is_there = |number: &u32| accepted.definitions.contains(number);
         let definitions = self.definitions.numbers().filter(|number| !is_there(number)).collect();
         // What was let go when the connection was cut.
@@ -158,7 +164,8 @@ impl<W: Waiter> Core<W> {
 
     fn repeat_task(&mut self, n: u64) -> bool {
         // It may have ended meanwhile.
-        let Some(sent) = self.tasks.sent_mut(n).map(|sent| sent.clone()) else { return true };
+        let sent = self.tasks.sent_mut(n).or_else(|| self.acks.staying.sent_mut(n));
+        let Some(sent) = sent.map(|sent| sent.clone()) else { return true };
         let call = &sent.call;
         let bytes = announced_bytes(&call.packed);
         if let Err(ClientError::PayloadTooLarge { .. }) = self.flow.check(1, bytes) {
@@ -191,7 +198,10 @@ impl<W: Waiter> Core<W> {
     /// The broker that is there now takes less than the one to which this was submitted.
     fn end_too_large(&mut self, n: u64, bytes: u64) {
         // Its end has come, and only the payload of that is still on the way.
-        let Some(key) = self.tasks.begin_end(n) else { return };
+        let Some(key) = self.tasks.begin_end(n) else {
+            self.release(n);
+            return;
+        };
         let text = format!(
             "its arguments have {bytes} bytes, more than the broker takes since it was started again with less memory"
         );
@@ -199,7 +209,7 @@ impl<W: Waiter> Core<W> {
             End::Finished(Outcome::error(TaskState::Lost, ErrorKind::Payload, text), Body::None);
         let (engine, attempts, times, outputs) = (None, 0, TaskTimes::default(), None);
         self.flow.handle_acknowledged(1);
-        self.deliver(key, Ended { n, engine, attempts, times, outputs, end });
+        self.deliver(key, Ended { n, engine, attempts, times, outputs, stays: None, end });
     }
 
     /// Everything that the broker did not know was said again: the rest follows, and the session
@@ -207,6 +217,11 @@ impl<W: Waiter> Core<W> {
     fn resume_session(&mut self) {
         // First, since a cancel goes out only on a connection that is up.
         self.link = Link::Up;
+        for n in self.acks.staying.want_no_longer() {
+            if !self.acks.staying.is_to_stay(n) {
+                self.release(n);
+            }
+        }
         let mut cancelled: [Vec<(u64, u64)>; 2] = Default::default();
         for (n, _) in self.tasks.unfinished() {
             let force = self.tasks.sent_mut(n).and_then(|sent| sent.cancelled);

@@ -36,6 +36,8 @@ pub struct Ended {
     pub times: TaskTimes,
     /// Its output.
     pub outputs: Option<Box<Outputs>>,
+    /// Bytes of its result, if that stays at the broker.
+    pub stays: Option<u64>,
     /// Its outcome.
     pub end: End,
 }
@@ -83,6 +85,8 @@ struct Task<W> {
     outputs: Option<Box<Outputs>>,
     /// The definition that it needs, if that is large.
     large_definition: Option<u32>,
+    /// True if its result is to stay at the broker.
+    stays: bool,
     state: State<W>,
 }
 
@@ -147,7 +151,12 @@ impl Ended {
     pub fn of(finished: Finished) -> (Self, Option<Payload>) {
         let Finished { n, outcome, engine, attempts, times, payload } = finished;
         let end = End::Finished(outcome, Body::None);
-        (Self { n, engine, attempts, times, outputs: None, end }, payload)
+        (Self { n, engine, attempts, times, outputs: None, stays: None, end }, payload)
+    }
+
+    /// Returns true if it has succeeded.
+    pub fn has_succeeded(&self) -> bool {
+        matches!(&self.end, End::Finished(outcome, _) if outcome.state == TaskState::Succeeded)
     }
 }
 
@@ -163,16 +172,18 @@ impl<W> Default for Tasks<W> {
 }
 
 impl<W: Waiter> Tasks<W> {
-    /// Adds a task, and the large definition that it needs, and returns its key.
+    /// Adds a task, with the large definition that it needs, and whether its result is to stay at
+    /// the broker. Returns its key.
     pub fn insert(
         &mut self,
         n: u64,
         listener: Listener<W>,
         sent: Option<Sent>,
-        large_definition: Option<u32>,
+        (large_definition, stays): (Option<u32>, bool),
     ) -> usize {
         let state = State::Unfinished(listener);
-        let task = Task { n, is_receiving: false, sent, outputs: None, large_definition, state };
+        let task =
+            Task { n, is_receiving: false, sent, outputs: None, large_definition, stays, state };
         let key = self.slab.insert(task);
         let before = self.unfinished.insert(n, key);
         assert!(before.is_none(), "a number is one task's");
@@ -191,6 +202,11 @@ impl<W: Waiter> Tasks<W> {
     /// The definition that a task needs, if that is large.
     pub fn large_definition(&self, key: usize) -> Option<u32> {
         self.slab.get(key).expect(UNFINISHED_HAS_TASK).large_definition
+    }
+
+    /// Returns true if the result of a task that has not ended is to stay at the broker.
+    pub fn stays(&self, key: usize) -> bool {
+        self.slab.get(key).expect(UNFINISHED_HAS_TASK).stays
     }
 
     /// Ends a task.

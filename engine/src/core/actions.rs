@@ -127,7 +127,15 @@ mod tests {
         let call = Call::Named { function: "f".into() };
         let header = Arc::new(CallHeader { call, codec: Codec::Raw });
         let session = SessionId::default();
-        Job { attempt, session, header, definition: None, data: Vec::new(), file: None }
+        Job {
+            attempt,
+            session,
+            header,
+            definition: None,
+            data: Vec::new(),
+            file: None,
+            inputs: None,
+        }
     }
 
     /// What is to be done now: the starts by their jobs, everything else as 0.

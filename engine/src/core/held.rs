@@ -256,7 +256,7 @@ impl Core {
         sent.take(ended);
         ended.stage = Stage::Sent;
         match ended.payload_bytes() {
-            Some(bytes) if bytes <= self.result_bytes_max => {
+            Some(bytes) if bytes <= self.room.result_bytes_max => {
                 ended.stage = Stage::Unsent;
                 // Of an earlier start's attempt the broker does not know whose it is.
                 if attempt.start == self.start && self.sessions.announce(ended.session, bytes) {
@@ -271,7 +271,8 @@ impl Core {
             // The broker could never let it through, however long it waits.
             Some(bytes) => {
                 ended.payload = None;
-                ended.finished.outcome = too_large(bytes, self.result_bytes_max, &self.memory_flag);
+                ended.finished.outcome =
+                    too_large(bytes, self.room.result_bytes_max, &self.room.memory_flag);
             }
             None => {}
         }

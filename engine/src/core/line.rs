@@ -39,6 +39,7 @@ impl Core {
             slot,
             runtime,
             ready: None,
+            inputs: self.values.take_inputs(part.count),
             reported: false,
             cancelled: false,
             output: None,

@@ -40,7 +40,7 @@ use held::Results;
 use leave::Leaving;
 use lending::Lending;
 use output::Kept;
-use receiving::{Purpose, Receiving, Shared};
+use receiving::{Purpose, Receiving, Shared, Values};
 use sessions::Sessions;
 
 /// A violation of the protocol by the broker: the connection is closed and made anew.
@@ -52,9 +52,9 @@ pub enum BrokerMisbehaved {
     /// Work of a session whose secret is not here, or for a slot that is not.
     #[error("the broker sent work that names an unknown session or slot")]
     Assign,
-    /// A shared payload that is unknown, known already, or of another session.
+    /// A shared payload or a value that is unknown, known already, or of another session.
     #[error(
-        "the broker named a shared payload that is unknown, known already, or of another session"
+        "the broker named a shared payload or a value that is unknown, known already, or of another session"
     )]
     Share,
 }
@@ -74,6 +74,8 @@ pub struct Core {
     /// same.
     last_header: Option<(Vec<u8>, Arc<CallHeader>)>,
     shares: BTreeMap<u64, Shared>,
+    /// The inputs of jobs beside their arguments.
+    values: Values,
     /// The broker's commands for attempts whose assignments have not come: they overtake what waits
     /// to be sent.
     early: BTreeMap<Attempt, Early>,
@@ -89,10 +91,7 @@ pub struct Core {
     /// The session of the last assignment on this connection.
     assigned_session: Option<SessionId>,
     next_transfer: u64,
-    /// The largest result that the broker can ever let through.
-    result_bytes_max: u64,
-    /// The flag that gives the broker more memory, for people.
-    memory_flag: String,
+    room: Room,
     /// Messages that wait for a connection.
     unsent: VecDeque<FromEngine>,
     /// Results that have not been released.
@@ -101,6 +100,15 @@ pub struct Core {
     /// True if the shell waits before it lets starts be reported.
     report_is_awaited: bool,
     outputs: Actions,
+}
+
+/// What the broker has room for.
+#[derive(Debug)]
+struct Room {
+    /// The largest result that it can ever let through.
+    result_bytes_max: u64,
+    /// The flag that gives it more memory, for people.
+    memory_flag: String,
 }
 
 /// A slot's line: the jobs that its runtime has, then those that wait, in the order in which they
@@ -125,6 +133,8 @@ struct Work {
     runtime: Runtime,
     /// The job to run, once it is here and until its runtime has it.
     ready: Option<Job>,
+    /// The numbers of the values that it has as inputs, until it is ready.
+    inputs: Option<Box<[u64]>>,
     reported: bool,
     /// Its end is not waited for.
     cancelled: bool,
@@ -176,6 +186,7 @@ impl Core {
             jobs_made: 0,
             receiving: BTreeMap::new(),
             shares: BTreeMap::new(),
+            values: Values::default(),
             last_header: None,
             early: BTreeMap::new(),
             suspects: BTreeSet::new(),
@@ -185,8 +196,7 @@ impl Core {
             start: BrokerStart::default(),
             assigned_session: None,
             next_transfer: 0,
-            result_bytes_max: u64::MAX,
-            memory_flag: String::new(),
+            room: Room { result_bytes_max: u64::MAX, memory_flag: String::new() },
             unsent: VecDeque::new(),
             results: Results::default(),
             leaving: Leaving::default(),
@@ -217,7 +227,7 @@ impl Core {
         (self.start, self.assigned_session) = (start, None);
         self.next_transfer = 0;
         self.sessions.handle_connected();
-        self.result_bytes_max = payload_credit_bytes.saturating_mul(OVERDRAFT_CREDITS);
+        self.room.result_bytes_max = payload_credit_bytes.saturating_mul(OVERDRAFT_CREDITS);
         self.work.values_mut().for_each(|work| work.reported = false);
         self.say_that_it_drains();
         self.send_unsent();
@@ -226,7 +236,7 @@ impl Core {
 
     /// By which flag the broker is given more memory, for people.
     pub fn set_memory_flag(&mut self, memory_flag: String) {
-        self.memory_flag = memory_flag;
+        self.room.memory_flag = memory_flag;
     }
 
     /// The connection is gone. What was being received is given up; the broker sends it again, or
@@ -238,12 +248,13 @@ impl Core {
         let receiving =
             std::mem::take(&mut self.receiving).into_values().filter_map(|it| match it.purpose {
                 Purpose::Run(call) => Some(call),
-                Purpose::Define(..) | Purpose::Share(_) => None,
+                Purpose::Define(..) | Purpose::Share(_) | Purpose::Value(_) => None,
             });
         let receiving: Vec<Call> = receiving.collect();
         let incomplete: BTreeSet<u64> = undefined
             .chain(receiving)
             .chain(self.forget_shares())
+            .chain(self.forget_values())
             .flat_map(|call| call.jobs)
             .collect();
         let unbegun: Vec<Work> = self
@@ -323,6 +334,8 @@ impl Core {
             }
             ToEngine::Share(share) => return self.share(share),
             ToEngine::Unshare(unshare) => return self.unshare(unshare.share),
+            ToEngine::Value(value) => return self.value(&value),
+            ToEngine::Inputs(inputs) => return self.inputs(inputs),
             ToEngine::Signal(signal) => {
                 signal.attempts.iter().for_each(|attempt| self.signal(*attempt, signal.signal));
             }
@@ -476,16 +489,19 @@ impl Core {
         {
             return self.undefined.push((call.session, number, call, request));
         }
+        let Some((call, request)) = self.wait_for_values(call, request) else { return };
         let prepared =
             request.and_then(|request| Ok((request, self.definition(call.session, call.define)?)));
         // The last one gets `prepared` itself: mostly it is the only one.
         let parts = std::iter::repeat_n(prepared, call.jobs.len());
         for (attempt, prepared) in call.jobs.into_iter().zip(parts) {
+            let inputs = self.inputs_of(attempt, call.session);
+            let prepared = prepared.and_then(|prepared| Ok((prepared, inputs?)));
             // One that was cancelled or recalled meanwhile is no longer there.
             let Some(work) = self.work.get_mut(&attempt) else { continue };
             let slot = work.slot;
             match prepared {
-                Ok((Request { header, data, file }, definition)) => {
+                Ok(((Request { header, data, file }, definition), inputs)) => {
                     work.has_whole_output =
                         matches!(&header.call, HeaderCall::Command(spec) if spec.whole_output);
                     work.ready = Some(Job {
@@ -495,6 +511,7 @@ impl Core {
                         definition,
                         data,
                         file,
+                        inputs,
                     });
                     self.advance(slot);
                 }

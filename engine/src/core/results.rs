@@ -133,7 +133,7 @@ impl Core {
     /// result comes without it.
     fn has_room_for(&self, wholes: &[Bytes]) -> bool {
         let bytes: u64 = wholes.iter().map(|whole| whole.len() as u64).sum();
-        bytes > 0 && bytes + INLINE_PAYLOAD_BYTES_MAX as u64 <= self.result_bytes_max
+        bytes > 0 && bytes + INLINE_PAYLOAD_BYTES_MAX as u64 <= self.room.result_bytes_max
     }
 
     /// Says that a job has not begun. As with what is given back, nothing is held of it: that might

@@ -147,15 +147,18 @@ impl Sessions {
     }
 
     /// Returns the opener of a large payload of a session; none if the session is unknown.
+    /// `of` is the engine process that sealed it as a result; otherwise it is of a client.
     pub fn opener(
         &self,
         id: SessionId,
+        of: Option<InstanceId>,
         counter: u64,
         bytes: u64,
     ) -> Option<Result<PayloadOpener, PayloadError>> {
-        self.known
-            .get(&id)
-            .map(|session| PayloadOpener::new(session.requests.clone(), counter, bytes))
+        let session = self.known.get(&id)?;
+        let key = of.map(|instance| session.secret.result_key(&id, &instance));
+        let key = key.unwrap_or_else(|| session.requests.clone());
+        Some(PayloadOpener::new(key, counter, bytes))
     }
 
     /// Prepares a result for the wire.

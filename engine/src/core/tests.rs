@@ -21,6 +21,7 @@ mod held;
 mod leave;
 mod lending;
 mod shares;
+mod values;
 
 const INSTANCE: InstanceId = InstanceId([1; 16]);
 const SESSION: SessionId = SessionId([2; 16]);

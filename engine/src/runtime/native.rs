@@ -476,6 +476,7 @@ mod tests {
             definition: None,
             data: vec![Bytes::copy_from_slice(data)],
             file: None,
+            inputs: None,
         }
     }
 

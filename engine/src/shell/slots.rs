@@ -107,6 +107,7 @@ impl Slots {
                     let cannot = |error| format!("the slot cannot run commands: {error}");
                     place.command = Some(command.map_err(cannot)?);
                 }
+                Runtime::Value => return Err("no engine runs a value".to_owned()),
             }
             place.identify();
         }
@@ -214,6 +215,7 @@ impl SlotPlace {
             Runtime::Native => self.native.as_mut().map(|slot| slot as &mut dyn Slot),
             Runtime::Python => self.python.as_mut().map(|slot| slot as &mut dyn Slot),
             Runtime::Command => self.command.as_mut().map(|slot| slot as &mut dyn Slot),
+            Runtime::Value => None,
         }
     }
 

@@ -130,7 +130,7 @@ impl Farm {
             count => Targets::Engines((1..count).map(|_| engine_id(input)).collect()),
         };
         let payload = self.clients[client].sending.payload(input);
-        let runtime = Runtime::ALL[input.below(3)];
+        let runtime = Runtime::ALL[input.below(Runtime::ALL.len())];
         let define = input.flag().then(|| input.below(4) as u32);
         let options = input.flag().then(|| Box::new(options(input)));
         let it = &mut self.clients[client];
@@ -253,6 +253,8 @@ fn options(input: &mut Input<'_>) -> TaskOptions {
     };
     let after = dependencies(usize::from(more & 3));
     let follow = dependencies(usize::from(more >> 2 & 1));
+    // Of a kind of task that may have none there, too.
+    let inputs = dependencies(usize::from(more >> 1 & more & 1) * 2);
     TaskOptions {
         label: is(0).then(|| "label".to_owned()),
         priority: if is(1) { input.number() as i32 } else { 0 },
@@ -272,5 +274,7 @@ fn options(input: &mut Input<'_>) -> TaskOptions {
         restart_safe: more >> 6 & 1 == 1,
         durable: more >> 7 == 1,
         repeated: is(0) && is(1) && is(2),
+        inputs: inputs.into_iter().map(|input| input.task).collect(),
+        stay: is(3) && is(4),
     }
 }

@@ -76,7 +76,26 @@ bodies! {
         payload: Payload,
     }
 
-    /// A shared payload that no later assignment names.
+    /// A result, or a value of a client, that later assignments have as an input.
+    Value {
+        /// Its number on this connection; shares have others.
+        value: u64,
+        /// The session whose key opens it.
+        session: SessionId,
+        /// Reply header and data. It is sealed with the key of the engine process that it names,
+        /// as its result, or else with that of the session's requests.
+        payload: Payload,
+    }
+
+    /// The inputs of an attempt whose assignment follows.
+    Inputs {
+        /// The attempt's count.
+        count: u64,
+        /// The numbers of the values, in the order in which its arguments count them.
+        values: Vec<u64>,
+    }
+
+    /// A shared payload, or a value, that no later assignment names.
     Unshare {
         /// Its number.
         share: u64,

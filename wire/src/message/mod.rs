@@ -35,8 +35,8 @@ pub use client::{
 pub use engine::{
     Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts,
     Draining, EngineCredit, EngineDefine, EngineShutdown, EngineUndefine, Forget, Grant, Granted,
-    HeldWork, Lent, NeedBlob, Register, Registered, Release, Secret, Share, SignalAttempts, Slot,
-    SlotDown, Slots, Unshare, Work,
+    HeldWork, Inputs, Lent, NeedBlob, Register, Registered, Release, Secret, Share, SignalAttempts,
+    Slot, SlotDown, Slots, Unshare, Value, Work,
 };
 pub use ranges::Ranges;
 pub use status::{
@@ -187,6 +187,10 @@ messages! {
         80 Granted(Granted),
         /// There is room for the results of these attempts.
         81 Take(Attempts),
+        /// A value that later work has as an input.
+        82 Value(Value),
+        /// The inputs of the work that follows.
+        83 Inputs(Inputs),
     }
 }
 

@@ -19,6 +19,8 @@ codes! {
         2 "python" Python,
         /// A process of its own.
         3 "command" Command,
+        /// None: a value that a client has put at the broker, for other tasks.
+        4 "value" Value,
     }
 }
 
@@ -239,6 +241,12 @@ pub struct TaskOptions {
     /// True if this repeats the submit of an earlier connection: its task may be known, or may have
     /// run.
     pub repeated: bool,
+    /// Tasks of the same session whose results are values in its arguments, in order: each must
+    /// succeed first.
+    pub inputs: Vec<TaskId>,
+    /// True if its result stays at the broker until the client acknowledges its end: the value is
+    /// sent only to who asks for it.
+    pub stay: bool,
 }
 
 /// A condition on another task.

@@ -381,7 +381,7 @@ impl Core {
         self.end(
             now,
             given.task,
-            Ended { outcome, engine, run_us, payload, lane, process, attempt },
+            Ended { outcome, engine, run_us, payload, value: None, lane, process, attempt },
         );
     }
 

@@ -25,6 +25,7 @@ pub(super) fn the_budget_is_what_is_held(core: &Core) {
     }
     others += core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>();
     others += core.processes.values().map(Process::passing_bytes).sum::<u64>();
+    others += core.memory.values.bytes();
     let remembered: usize =
         core.sessions.iter().map(|(_, session)| session.ledger.endings.len()).sum();
     assert_eq!(core.tally.ends_remembered, remembered);
@@ -116,6 +117,32 @@ pub fn definition_bytes(definition: &Definition) -> u64 {
     if let Definition::Here(stored) = definition { charges::definition_bytes(stored) } else { 0 }
 }
 
+/// Each value is held for its users: records of ended tasks, unfinished tasks that have it as an
+/// input, and ends of which others have not been told.
+pub(super) fn values_have_their_users(core: &Core) {
+    let mut users = BTreeMap::<_, u64>::new();
+    for (_, session) in core.sessions.iter() {
+        let values = session.ledger.done.iter().filter_map(|(_, done)| done.value);
+        values.for_each(|value| *users.entry(value).or_default() += 1);
+    }
+    for (_, task) in unfinished(core) {
+        let values = task.more().into_iter().flat_map(|more| &more.inputs);
+        let values = values.filter_map(|input| input.value);
+        values.for_each(|value| *users.entry(value).or_default() += 1);
+    }
+    for value in core.waiting.dependents.values() {
+        *users.entry(value).or_default() += 1;
+    }
+    let held: BTreeMap<_, u64> =
+        core.memory.values.iter().map(|(id, users, ..)| (id, users)).collect();
+    assert_eq!(held, users);
+    let bytes: u64 = core.memory.values.iter().map(|(_, _, bytes, ..)| bytes).sum();
+    assert_eq!(core.memory.values.bytes(), bytes);
+    assert!(bytes <= core.memory.budget.state().1 / 2, "values take {bytes} bytes");
+    assert!(core.memory.values.iter().all(|(.., session, _)| core.sessions.get(session).is_some()));
+    assert!(core.kept.iter().all(|kept| kept.done.value.is_none()));
+}
+
 /// Each limited token is charged for the tasks of its sessions, their requests and definitions.
 pub(super) fn quotas_are_what_is_held(core: &Core) {
     let mut held: BTreeMap<TokenId, (u64, u64, u64)> = BTreeMap::new();
@@ -140,6 +167,11 @@ pub(super) fn quotas_are_what_is_held(core: &Core) {
     }
     for (token, bytes) in requests.into_values() {
         held.entry(token).or_default().2 += bytes;
+    }
+    for (_, _, bytes, _, token) in core.memory.values.iter() {
+        if let Some(token) = token {
+            held.entry(token).or_default().2 += bytes;
+        }
     }
     for (token, counted) in core.peers.quotas.iter() {
         assert_eq!(

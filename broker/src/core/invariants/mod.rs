@@ -23,7 +23,7 @@ pub use held::nothing_is_owed;
 
 use held::{
     kept_tasks_are_counted, quotas_are_what_is_held, results_that_wait_are_counted,
-    the_budget_is_what_is_held,
+    the_budget_is_what_is_held, values_have_their_users,
 };
 
 /// All of them.
@@ -41,6 +41,7 @@ pub fn hold(core: &Core) {
     who_waits_waits_for_somebody(core);
     deadlines_are_those_of_tasks(core);
     the_budget_is_what_is_held(core);
+    values_have_their_users(core);
     results_that_wait_are_counted(core);
     kept_tasks_are_counted(core);
     quotas_are_what_is_held(core);
@@ -396,8 +397,9 @@ fn who_waits_for_an_end_is_counted(core: &Core) {
 /// Asserts that sessions and payloads a process was told of are still there: else it would hold
 /// them for ever.
 fn processes_know_what_is_still_there(core: &Core) {
-    let shares: BTreeSet<u64> =
+    let mut shares: BTreeSet<u64> =
         unfinished(core).filter_map(|(_, task)| task.payload.share()).collect();
+    shares.extend(core.memory.values.iter().map(|(id, ..)| id.0));
     for process in core.processes.values() {
         assert!(process.told.lanes.keys().all(|key| core.sessions.get(*key).is_some()));
         assert!(process.told.definitions.iter().all(|(key, _)| core.sessions.get(*key).is_some()));

@@ -239,6 +239,7 @@ impl<'a> Restoring<'a> {
                 run_us: end.run_us,
             },
             payload,
+            value: None,
             lane: None,
             held: None,
             is_unwritten: false,

@@ -114,6 +114,12 @@ impl Budget {
         self.results -= bytes;
     }
 
+    /// A request is held for its task no longer. It is kept, as a value.
+    pub fn keep_request(&mut self, bytes: u64) {
+        assert!(bytes <= self.requests, "{bytes} bytes of {} requests are kept", self.requests);
+        self.requests -= bytes;
+    }
+
     /// Takes a result in that has come unasked, within its lane.
     pub fn hold_unasked(&mut self, bytes: u64) {
         self.hold(BytesOf::Result, bytes);

@@ -33,7 +33,8 @@ pub(in crate::core) fn options_bytes(options: &TaskOptions) -> u64 {
     let label = options.label.as_ref().map_or(0, String::len) as u64;
     let require: u64 =
         options.require.iter().map(|label| 3 * label.len() as u64 + LABEL_BYTES).sum();
-    let dependencies = (options.after.len() + options.follow.len()) as u64;
+    let dependencies =
+        (options.after.len() + options.follow.len() + 2 * options.inputs.len()) as u64;
     label + require + dependencies * DEPENDENCY_BYTES
 }
 
@@ -133,7 +134,8 @@ impl Core {
     /// Charges for the record of a task that has ended, or shortens it.
     pub(in crate::core) fn charge_record(&mut self, done: &mut Done) {
         let has_lists = |options: &&mut Arc<TaskOptions>| {
-            options.after.len() + options.follow.len() + options.require.len() > 0
+            let dependencies = options.after.len() + options.follow.len() + options.inputs.len();
+            dependencies + options.require.len() > 0
         };
         if let Some(options) = done.what.options.as_mut().filter(has_lists) {
             drop_lists(Arc::make_mut(options));
@@ -196,4 +198,5 @@ impl Core {
 /// Drops what only a task needs that has not ended.
 fn drop_lists(options: &mut TaskOptions) {
     (options.after, options.follow, options.require) = (Vec::new(), Vec::new(), Vec::new());
+    options.inputs = Vec::new();
 }

@@ -8,9 +8,11 @@ mod files;
 pub(in crate::core) mod output;
 pub(in crate::core) mod published;
 pub(in crate::core) mod stored;
+pub(in crate::core) mod values;
 
 use backlog::Backlog;
 use budget::Budget;
+use values::Values;
 
 /// The memory that payloads and extras take.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(in crate::core) struct Memory {
     pub(in crate::core) budget: Budget,
     /// Results for which there is no room yet.
     pub(in crate::core) backlog: Backlog,
-    /// Payloads so far that several tasks share.
+    /// What tasks have as inputs, and what stays.
+    pub(in crate::core) values: Values,
+    /// Payloads so far that several tasks share, and values.
     pub(in crate::core) shares_made: u64,
 }

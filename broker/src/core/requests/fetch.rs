@@ -204,7 +204,7 @@ impl Core {
         let pieces =
             if follower.output { done.output(follower.request).collect() } else { Vec::new() };
         let record = self.record_of_done(now, id, done, delivered_us);
-        Some((Box::new(record), done.payload.clone(), pieces))
+        Some((Box::new(record), self.result_of(done).cloned(), pieces))
     }
 
     fn send_fetched(
@@ -260,7 +260,7 @@ impl Core {
         let live = self.sessions.get(of).map(|session| (session.owner(), session.id));
         let Some((owner, session)) = live.or_else(|| self.kept.name(of)) else { return };
         let record = self.record_of_done(now, TaskId { session, n }, done, None);
-        self.send_to_followers(owner, &record, done.payload.clone().as_ref(), followers);
+        self.send_to_followers(owner, &record, self.result_of(done).cloned().as_ref(), followers);
     }
 
     /// A task has ended: answers those who wait for it.
@@ -278,7 +278,8 @@ impl Core {
         let session = self.sessions.get(of).expect("a session outlives its tasks");
         let (owner, session) = (session.owner(), session.id);
         let record = self.record_of_done(now, TaskId { session, n }, done, None);
-        self.send_to_followers(owner, &record, done.payload.as_ref(), followers);
+        let result = self.result_of(done).cloned();
+        self.send_to_followers(owner, &record, result.as_ref(), followers);
     }
 
     fn send_to_followers(

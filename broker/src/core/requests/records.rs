@@ -7,6 +7,7 @@ use furlong_wire::message::{RecordTimes, TaskOptions, TaskPhase, TaskRecord};
 
 use crate::core::journal::stage::Stage;
 use crate::core::keys::{PlacementId, SessionKey, TaskKey};
+use crate::core::payloads::stored::Stored;
 use crate::core::sessions::table::Definition;
 use crate::core::tasks::done::Done;
 use crate::core::tasks::extras::TaskExtras;
@@ -100,10 +101,7 @@ impl Core {
             attempts: done.attempts,
             losses: what.losses,
             request_bytes: what.request_bytes,
-            result_bytes: done
-                .payload
-                .as_ref()
-                .map_or(0, crate::core::payloads::stored::Stored::bytes),
+            result_bytes: self.result_of(done).map_or(0, Stored::bytes),
             kept: what.outlives_session() && !what.gave_way,
             times,
             ..base(what.options.as_deref(), more)

@@ -7,17 +7,17 @@
 use std::cmp::Reverse;
 
 use furlong_wire::AtLeastOne;
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, SessionId};
 use furlong_wire::message::{
-    Assign, EngineDefine, ErrorKind, Payload, Secret, Share, Stopped, TaskState, ToClient,
-    ToEngine, Work,
+    Assign, EngineDefine, ErrorKind, Inputs, Payload, Secret, Share, Stopped, TaskState, ToClient,
+    ToEngine, Value, Work,
 };
 use furlong_wire::payload::InlineBytes;
 
 use super::lending;
 use crate::core::attempts::{Assignment, Stopping};
 use crate::core::engines::table::Engine;
-use crate::core::keys::{PlacementId, SessionKey, TaskKey};
+use crate::core::keys::{PlacementId, ProcessKey, SessionKey, TaskKey, ValueId};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::stored::Stored;
 use crate::core::sessions::events::TOLD_AT_ONCE;
@@ -284,7 +284,14 @@ impl Core {
         let is_same_session =
             process.told.assigned_session.replace(task.session) == Some(task.session);
         let connection = process.connection;
+        let inputs: Vec<ValueId> = task
+            .more()
+            .into_iter()
+            .flat_map(|more| &more.inputs)
+            .map(|input| input.value.expect("a task that is given out has all its inputs"))
+            .collect();
         if task.target().is_some()
+            && inputs.is_empty()
             && let Some(Output::ToEngine(to, ToEngine::Assign(last))) = self.outputs.back_mut()
             && *to == connection
             && is_same_session
@@ -312,6 +319,9 @@ impl Core {
             let payload = std::mem::replace(&mut payload, Payload::Inline(InlineBytes::new()));
             self.to_engine(connection, ToEngine::Share(Share { share, session, payload }));
         }
+        if !inputs.is_empty() {
+            self.send_inputs(process_key, session, count, &inputs);
+        }
         let session = (!is_same_session).then_some(session);
         let assign =
             Assign { work: AtLeastOne::new(work), session, runtime, define, share, payload };
@@ -319,6 +329,34 @@ impl Core {
         if let Some((number, chunks)) = transfer {
             self.outputs.push_back(Output::Transfer(connection, number, chunks));
         }
+    }
+
+    /// Sends the inputs of the assignment that follows: each value once to a process.
+    fn send_inputs(
+        &mut self,
+        process_key: ProcessKey,
+        session: SessionId,
+        count: u64,
+        inputs: &[ValueId],
+    ) {
+        let process = self.processes.get_mut(&process_key).expect("what is given work is here");
+        let connection = process.connection;
+        for id in inputs {
+            if !process.told.shares.insert(id.0) {
+                continue;
+            }
+            let (payload, transfer) = self.memory.values.get(*id).announce(|| {
+                process.told.next_transfer += 1;
+                process.told.next_transfer
+            });
+            let message = ToEngine::Value(Value { value: id.0, session, payload });
+            self.outputs.push_back(Output::ToEngine(connection, message));
+            if let Some((number, chunks)) = transfer {
+                self.outputs.push_back(Output::Transfer(connection, number, chunks));
+            }
+        }
+        let values = inputs.iter().map(|id| id.0).collect();
+        self.to_engine(connection, ToEngine::Inputs(Inputs { count, values }));
     }
 
     /// A large payload of a task that no other engine will ever run need not be held once it is on

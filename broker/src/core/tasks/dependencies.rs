@@ -9,10 +9,11 @@ use furlong_wire::message::{Dependency, TaskOptions};
 
 use super::ended::Ending;
 use super::ended::unmet;
-use super::table::{Queue, State, Task};
+use super::extras::TaskInput;
+use super::table::{Queue, State, Task, Tasks};
 use super::waits::{Group, Waits};
 use crate::core::journal::rows::Met;
-use crate::core::keys::TaskKey;
+use crate::core::keys::{SessionKey, TaskKey, ValueId};
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{Core, Time};
 
@@ -21,8 +22,19 @@ use crate::core::{Core, Time};
 pub struct Dependents {
     pairs: BTreeSet<(TaskKey, TaskKey)>,
     ends: VecDeque<(TaskKey, Ending)>,
+    /// Tasks whose results are inputs of others, which have not been notified.
+    wanted: BTreeMap<TaskKey, Wanted>,
     /// Ends are told one after the other: a chain of a million must not be a million calls deep.
     telling: bool,
+}
+
+/// A task whose result is an input of others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wanted {
+    /// The number of these that have not been notified of its end.
+    tasks: u64,
+    /// Its value, once it has ended: held until all of them have been notified.
+    value: Option<ValueId>,
 }
 
 impl Dependents {
@@ -32,6 +44,17 @@ impl Dependents {
             .range((key, FIRST_KEY)..)
             .take_while(move |pair| pair.0 == key)
             .map(|pair| pair.1)
+    }
+
+    /// Returns true if a task's result is an input of others.
+    pub fn want_value(&self, key: TaskKey) -> bool {
+        self.wanted.contains_key(&key)
+    }
+
+    /// The values of ends of which dependents have not been notified, for the tests.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn values(&self) -> impl Iterator<Item = ValueId> {
+        self.wanted.values().filter_map(|wanted| wanted.value)
     }
 
     /// Returns true if a task has not been notified of an end yet.
@@ -59,13 +82,15 @@ impl Core {
         options: &TaskOptions,
         known: &[Met],
     ) -> Result<Option<Waits>, String> {
-        if options.after.is_empty() && options.follow.is_empty() {
+        if options.after.is_empty() && options.follow.is_empty() && options.inputs.is_empty() {
             return Ok(None);
         }
         // Only a later submit can name it and be meant: so there is no circle.
         let itself =
             |demand: &&Dependency| demand.task.session == own.session && demand.task.n >= own.n;
-        if let Some(demand) = options.after.iter().chain(&options.follow).find(itself) {
+        let inputs: Vec<Dependency> = options.inputs.iter().copied().map(on_success).collect();
+        let demands = options.after.iter().chain(&options.follow).chain(&inputs);
+        if let Some(demand) = demands.into_iter().find(itself) {
             return Err(format!(
                 "{} was not submitted before this task, which was to wait for it",
                 demand.task
@@ -74,7 +99,13 @@ impl Core {
         let mut met = Vec::new();
         let after = self.group(owner, &options.after, options.after_any, known, &mut met)?;
         let follow = self.group(owner, &options.follow, options.follow_any, known, &mut met)?;
-        Ok(Some(Waits { after, follow, met: if options.durable { met } else { Vec::new() } }))
+        let inputs = self.group(owner, &inputs, false, known, &mut met)?;
+        Ok(Some(Waits {
+            after,
+            follow,
+            inputs,
+            met: if options.durable { met } else { Vec::new() },
+        }))
     }
 
     fn group(
@@ -122,6 +153,80 @@ impl Core {
         Ok(group)
     }
 
+    /// Looks up the inputs of a task that is being submitted; of those that have ended the results
+    /// become values, with this task as a user.
+    ///
+    /// # Errors
+    /// The reason that the task can never run, for people.
+    pub(in crate::core) fn inputs_of(
+        &mut self,
+        key: SessionKey,
+        options: &TaskOptions,
+    ) -> Result<Vec<TaskInput>, String> {
+        let mut inputs = Vec::with_capacity(options.inputs.len());
+        for task in &options.inputs {
+            inputs.push(match self.input_of(key, *task) {
+                Ok(input) => input,
+                Err(text) => {
+                    self.let_go_of_inputs(inputs);
+                    return Err(text);
+                }
+            });
+        }
+        Ok(inputs)
+    }
+
+    fn input_of(&mut self, key: SessionKey, task: TaskId) -> Result<TaskInput, String> {
+        let session = self.sessions.get_mut(key).expect("a session that submits is here");
+        if task.session != session.id {
+            return Err(format!(
+                "{task} is of another session, whose results cannot be inputs; fetch it, and pass \
+                 its value"
+            ));
+        }
+        let n = task.n;
+        if session.ledger.tasks.contains(n) {
+            return Ok(TaskInput { n, value: None });
+        }
+        // Out of its place meanwhile: room for it may be made by what others keep.
+        let mut done = session.ledger.done.remove(n).ok_or_else(|| {
+            format!(
+                "the result of {task} is no longer at the broker, since its client has taken it; \
+                 pass its value"
+            )
+        })?;
+        let is_value = self.become_value(key, &mut done);
+        let value = done.value;
+        let session = self.sessions.get_mut(key).expect("a session that submits is here");
+        session.ledger.done.insert(n, done);
+        if !is_value {
+            return Err(no_value(task));
+        }
+        if let Some(value) = value {
+            self.memory.values.add_user(value);
+        }
+        Ok(TaskInput { n, value })
+    }
+
+    /// One task fewer has a task's result as an input, or it has been notified.
+    fn want_no_longer(&mut self, key: TaskKey) {
+        let wanted = &mut self.waiting.dependents.wanted;
+        let of_task = wanted.get_mut(&key).expect("whose result is an input is counted");
+        of_task.tasks -= 1;
+        let is_last = of_task.tasks == 0;
+        let last = is_last.then(|| wanted.remove(&key)).flatten();
+        if let Some(value) = last.and_then(|wanted| wanted.value) {
+            self.let_go_of_value(value);
+        }
+    }
+
+    /// A task that was to have inputs has ended.
+    pub(in crate::core) fn let_go_of_inputs(&mut self, inputs: Vec<TaskInput>) {
+        for value in inputs.into_iter().filter_map(|input| input.value) {
+            self.let_go_of_value(value);
+        }
+    }
+
     /// Returns true if a task is unfinished and the journal will not have it.
     pub(in crate::core) fn is_in_memory_alone(&self, owner: OwnerId, task: TaskId) -> bool {
         match self.standing(owner, task) {
@@ -151,6 +256,9 @@ impl Core {
     /// A task has been submitted that waits for others.
     pub(in crate::core) fn begin_to_wait(&mut self, key: TaskKey, waits: Waits) {
         self.waiting.dependents.pairs.extend(waits.keys().map(|other| (other, key)));
+        for other in waits.inputs.pending.keys() {
+            self.waiting.dependents.wanted.entry(*other).or_default().tasks += 1;
+        }
         let task = self.tasks.get_mut(key).expect("a task that begins to wait has not ended");
         let before = task.more_mut().waits.replace(Box::new(waits));
         assert!(before.is_none(), "{key:?} waits twice");
@@ -208,7 +316,12 @@ impl Core {
     }
 
     /// A task has ended: remembers how, for those that wait for it.
-    pub(in crate::core) fn note_end(&mut self, key: TaskKey, ending: Ending) {
+    pub(in crate::core) fn note_end(
+        &mut self,
+        key: TaskKey,
+        ending: Ending,
+        value: Option<ValueId>,
+    ) {
         if self
             .waiting
             .dependents
@@ -218,6 +331,12 @@ impl Core {
             .is_some_and(|pair| pair.0 == key)
         {
             self.waiting.dependents.ends.push_back((key, ending));
+            if let Some(wanted) = self.waiting.dependents.wanted.get_mut(&key) {
+                wanted.value = value;
+                if let Some(value) = value {
+                    self.memory.values.add_user(value);
+                }
+            }
         }
     }
 
@@ -226,6 +345,7 @@ impl Core {
         for other in waits.keys() {
             self.waiting.dependents.pairs.remove(&(other, key));
         }
+        waits.inputs.pending.keys().for_each(|other| self.want_no_longer(*other));
     }
 
     /// Tells those who wait of the ends that were noted.
@@ -256,13 +376,33 @@ impl Core {
     }
 
     fn dependency_ended(&mut self, now: Time, key: TaskKey, ended: TaskKey, ending: Ending) {
+        let value = self.waiting.dependents.wanted.get(&ended).and_then(|wanted| wanted.value);
         let task = self.tasks.get_mut(key).expect("a task that ends waits for nobody any longer");
         let state = task.state;
         let waits = task.more_if_any().and_then(|more| more.waits.as_mut());
         let waits = waits.expect("a pair is there for a task that waits");
         let name = waits.name_of(ended).expect("a pair names a task that is waited for");
         let mut dropped = Vec::new();
+        let is_input = waits.inputs.pending.contains_key(&ended);
         let settled = waits.settle(ended, ending, &mut dropped);
+        let settled = settled.and_then(|()| match (is_input, value) {
+            (true, None) => Err(no_value(name)),
+            (true, Some(value)) => {
+                let more = task.more_if_any().expect("a task that waits has extras");
+                let inputs = more.inputs.iter_mut().filter(|input| input.n == name.n);
+                inputs.for_each(|input| {
+                    input.value = Some(value);
+                    self.memory.values.add_user(value);
+                });
+                Ok(())
+            }
+            (false, _) => Ok(()),
+        });
+        // What ends the task for another reason leaves it to that end.
+        let is_told = is_input && !waits_for_input(&self.tasks, key, ended);
+        if is_told {
+            self.want_no_longer(ended);
+        }
         for other in dropped {
             count(1);
             self.waiting.dependents.pairs.remove(&(other, key));
@@ -278,6 +418,23 @@ impl Core {
             Err(text) => self.end(now, key, unmet(&text)),
         }
     }
+}
+
+fn waits_for_input(tasks: &Tasks, key: TaskKey, input: TaskKey) -> bool {
+    let waits = tasks.get(key).and_then(Task::more).and_then(|more| more.waits.as_deref());
+    waits.is_some_and(|waits| waits.inputs.pending.contains_key(&input))
+}
+
+fn on_success(task: TaskId) -> Dependency {
+    Dependency { task, success: true, failure: false }
+}
+
+/// There is no room for the value of a task that has ended, or it has none.
+fn no_value(task: TaskId) -> String {
+    format!(
+        "the result of {task} cannot be an input: values take half of the broker's payload memory \
+         at most, which is full"
+    )
 }
 
 /// The standing of a task on which another depends.

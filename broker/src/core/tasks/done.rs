@@ -11,7 +11,7 @@ use furlong_wire::message::{
 use super::ended::Ending;
 use super::extras::{Follower, TaskExtras};
 use crate::core::journal::stage::Durable;
-use crate::core::keys::ProcessKey;
+use crate::core::keys::{ProcessKey, ValueId};
 use crate::core::payloads::output::Piece;
 use crate::core::payloads::stored::Stored;
 
@@ -26,8 +26,10 @@ pub struct Done {
     pub attempts: u32,
     /// The times of its events.
     pub times: TaskTimes,
-    /// Its result.
+    /// Its result, unless that is a value.
     pub payload: Option<Stored>,
+    /// The value that its result is: others need it, or it stays.
+    pub value: Option<ValueId>,
     /// The engine process whose lane the result came by, if it came unasked.
     pub lane: Option<ProcessKey>,
     /// The engine process that holds it until it is acknowledged or dropped, and as which attempt.
@@ -67,6 +69,11 @@ impl TaskSummary {
     /// Returns true if result and output are retained after the client has them.
     pub fn keep(&self) -> bool {
         self.options.as_ref().is_some_and(|options| options.keep)
+    }
+
+    /// Returns true if its result stays at the broker until its client acknowledges its end.
+    pub fn stays(&self) -> bool {
+        self.runtime == Runtime::Value || self.options.as_ref().is_some_and(|options| options.stay)
     }
 
     /// Nobody wants it kept.

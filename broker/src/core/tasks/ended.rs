@@ -3,7 +3,7 @@
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{Dependency, ErrorKind, Outcome, TaskState};
 
-use crate::core::keys::ProcessKey;
+use crate::core::keys::{ProcessKey, ValueId};
 use crate::core::payloads::stored::Stored;
 
 /// The word to who has cancelled a task that has not begun.
@@ -20,6 +20,8 @@ pub(in crate::core) struct Ended {
     pub run_us: u64,
     /// Its result.
     pub payload: Option<Stored>,
+    /// Its result, if that is a value already.
+    pub value: Option<ValueId>,
     /// The process whose lane the result came by, if it came unasked.
     pub lane: Option<ProcessKey>,
     /// The process that ended it.
@@ -35,6 +37,7 @@ impl Default for Ended {
             engine: None,
             run_us: 0,
             payload: None,
+            value: None,
             lane: None,
             process: None,
             attempt: None,

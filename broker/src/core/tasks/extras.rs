@@ -3,6 +3,7 @@
 use furlong_wire::message::AttemptRecord;
 
 use super::waits::Waits;
+use crate::core::keys::ValueId;
 use crate::core::payloads::output::KeptOutput;
 use crate::core::{ConnectionId, Time};
 
@@ -25,6 +26,8 @@ pub struct TaskExtras {
     pub deadline: Option<Time>,
     /// The end of its pause.
     pub pause_ends: Option<Time>,
+    /// The results that its code has as inputs, in order.
+    pub inputs: Vec<TaskInput>,
     /// The tasks it waits for.
     pub waits: Option<Box<Waits>>,
     /// The attempts before this one.
@@ -33,6 +36,15 @@ pub struct TaskExtras {
     pub output: KeptOutput,
     /// The clients that wait for its end.
     pub followers: Vec<Follower>,
+}
+
+/// A result that a task's code has as an input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TaskInput {
+    /// The number of the task that makes it, in the same session.
+    pub n: u64,
+    /// The value, once that task has ended: this task is one of its users.
+    pub value: Option<ValueId>,
 }
 
 /// A client that has asked for a task that has not ended.

@@ -1,5 +1,6 @@
 //! Completion of tasks: each ends once, and its result is retained until the client has it.
 
+use furlong_wire::limits::ASKED_FOR_TRANSFER;
 use furlong_wire::message::{
     CancelAttempts, Credit, EngineCredit, ErrorKind, Finished, Runtime, TaskState, TaskTimes,
     ToClient, ToEngine, Unshare,
@@ -49,16 +50,21 @@ impl Core {
         let aborts = (failed && task.aborts_followers()).then_some(task.target()).flatten();
         let (session, n, payload) =
             (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
+        let inputs = task.more_if_any().map(|more| std::mem::take(&mut more.inputs));
         let mut done = self.done(now, task, &payload, ended);
         // A durable end is told when the journal has it: a restart could bring another one.
         done.is_unwritten = self.note_ended(session, n, &mut done, &payload);
         self.charge_done(&mut done);
+        let ending = done.ending();
+        let is_wanted = done.what.stays() || self.waiting.dependents.want_value(key);
+        if ending.succeeded && is_wanted {
+            self.become_value(session, &mut done);
+        }
         if !done.is_unwritten {
             let followers = done.what.take_followers();
             self.answer_followers_with(now, session, n, &done, followers);
         }
-        let ending = done.ending();
-        self.note_end(key, ending);
+        self.note_end(key, ending, done.value);
         self.tally.finished += 1;
         self.hand_to_session(now, session, n, done, ending);
         // After the session has its end, for which the attempt is held.
@@ -66,6 +72,7 @@ impl Core {
             self.hold_or_release(process, session, n, count);
         }
         self.release_request(session, &payload);
+        self.let_go_of_inputs(inputs.unwrap_or_default());
         // Tasks behind it may share its payload, which is freed with the last clone.
         self.discard(Some(payload));
         if let Some(target) = aborts {
@@ -86,7 +93,10 @@ impl Core {
             runtime: task.runtime,
             target,
             losses: task.tries.losses,
-            request_bytes: payload.bytes(),
+            request_bytes: match ended.value {
+                Some(value) => self.memory.values.get(value).bytes(),
+                None => payload.bytes(),
+            },
             queued_us: task.times.queued_us,
             gave_way: false,
             durable: task.take_durable(),
@@ -99,6 +109,7 @@ impl Core {
             engine: ended.engine.or(target),
             attempts: task.tries.attempts,
             payload: ended.payload,
+            value: ended.value,
             lane: ended.lane,
             held: ended.process.zip(ended.attempt),
             is_unwritten: false,
@@ -209,12 +220,20 @@ impl Core {
             .get(n)
             .filter(|done| !done.is_unwritten && !session.is_told_later(n));
         let (Some(connection), Some(done)) = (session.link.connection, done) else { return };
+        let stays = done.value.is_some() && done.what.stays();
         let transfer = || {
+            // What stays is announced, and comes to who asks for it.
+            if stays {
+                return ASKED_FOR_TRANSFER;
+            }
             session.link.next_transfer += 1;
             session.link.next_transfer
         };
-        let (payload, chunks) =
-            done.payload.as_ref().map(|stored| stored.announce(transfer)).unzip();
+        let result = match done.value {
+            Some(id) => Some(self.memory.values.get(id)),
+            None => done.payload.as_ref(),
+        };
+        let (payload, chunks) = result.map(|stored| stored.announce(transfer)).unzip();
         let written = done.written(n).into_iter().flatten().filter(|end| end.offset > 0);
         let finished = Finished {
             n,
@@ -229,7 +248,7 @@ impl Core {
             self.to_client(connection, ToClient::Output(end));
         }
         self.to_client(connection, ToClient::Finished(finished));
-        if let Some((transfer, chunks)) = chunks.flatten() {
+        if let Some((transfer, chunks)) = chunks.flatten().filter(|_| !stays) {
             self.outputs.push_back(crate::core::Output::Transfer(connection, transfer, chunks));
         }
     }
@@ -355,7 +374,7 @@ impl Core {
     }
 
     /// The processes that have a shared payload of a session need it no longer.
-    fn end_share(&mut self, key: SessionKey, share: u64) {
+    pub(in crate::core) fn end_share(&mut self, key: SessionKey, share: u64) {
         let session = self.sessions.get(key);
         for process in session.into_iter().flat_map(|session| &session.known_to) {
             count(1);

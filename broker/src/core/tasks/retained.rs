@@ -178,6 +178,7 @@ impl Core {
         delivered: bool,
     ) {
         self.release_done(&mut done);
+        self.keep_value_as_result(&mut done);
         let submitted_us = done.times.submitted_unix_us;
         let delivered_us =
             delivered.then(|| now.unix_us(self.config.start).saturating_sub(submitted_us));
@@ -276,5 +277,8 @@ impl Core {
         self.release_done(&mut done);
         self.memory.budget.release(BytesOf::Other, done.budget_bytes());
         self.discard(done.payload);
+        if let Some(value) = done.value {
+            self.let_go_of_value(value);
+        }
     }
 }

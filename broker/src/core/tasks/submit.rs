@@ -6,10 +6,11 @@ use bytes::Bytes;
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
-use furlong_wire::message::{ErrorKind, Payload, Submit, Targets, TaskOptions, TaskState};
+use furlong_wire::message::{ErrorKind, Payload, Runtime, Submit, Targets, TaskOptions, TaskState};
 use furlong_wire::payload::InlineBytes;
 
 use super::ended::{Ended, unmet};
+use super::extras::TaskInput;
 use super::table::{Queue, State, Submitted, Task, submitted};
 use super::waits::Waits;
 use crate::core::keys::{PlacementId, SessionKey, TaskKey};
@@ -54,7 +55,8 @@ impl Core {
                 return Ok(());
             }
         }
-        let dependencies = options.map_or(0, |options| options.after.len() + options.follow.len());
+        let dependencies =
+            options.map_or(0, |it| it.after.len() + it.follow.len() + 2 * it.inputs.len());
         self.turns.work.add(tasks_count + dependencies);
         let stored = self.admit_payload(key, &submit.payload);
         if let Some(refusal) = self.why_refused(key, &submit, tasks_count as u64, &stored) {
@@ -203,17 +205,25 @@ impl Core {
         tasks: AtLeastOne<TaskKey>,
     ) -> Result<(), PeerMisbehaved> {
         // Asked once for all targets, before any of them is in a queue: all are accepted, or none.
-        let waits = match options.map_or(Ok(None), |options| self.waits_for(key, &tasks, options)) {
+        let waits = options.map_or(Ok(None), |options| self.waits_for(key, &tasks, options));
+        // After the dependencies: of tasks that are unknown those say more.
+        let inputs = waits.and_then(|waits| {
+            let inputs = options.map_or(Ok(Vec::new()), |options| self.inputs_of(key, options));
+            inputs.map(|inputs| (waits, inputs)).map_err(|text| Box::new(unmet(&text)))
+        });
+        let (waits, inputs) = match inputs {
             Err(refusal) => return self.refuse(now, key, payload, &stored, tasks, &refusal),
             Ok(waits) => waits,
         };
         let whole = matches!(payload, Payload::Inline(_));
         for &task in tasks.iter() {
-            self.join(now, task, waits.as_ref());
+            self.join(now, task, waits.as_ref(), &inputs);
             if whole {
                 self.take_payload(now, task, stored.clone());
             }
         }
+        // Each of the tasks is a user of its own.
+        self.let_go_of_inputs(inputs);
         if whole {
             return Ok(());
         }
@@ -244,7 +254,7 @@ impl Core {
     fn refusal(&self, tasks: &AtLeastOne<TaskKey>) -> Option<Ended> {
         let task = self.tasks.get(tasks.first).expect("a task of this submit has not ended");
         let options = task.options.as_deref()?;
-        let text = contradiction(options, task.queue != Queue::Shared)
+        let text = contradiction(options, task.runtime, task.queue != Queue::Shared)
             .or_else(|| self.not_durable(task.session, options))?;
         Some(Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text))
     }
@@ -288,7 +298,7 @@ impl Core {
 
     /// A direct task takes its place in its engine's queue at once, so that the order is that of
     /// the submits. What depends on others is noted.
-    fn join(&mut self, now: Time, key: TaskKey, waits: Option<&Waits>) {
+    fn join(&mut self, now: Time, key: TaskKey, waits: Option<&Waits>, inputs: &[TaskInput]) {
         let task = self.tasks.get(key).expect("a task of this submit has not ended");
         let (target, session, placement, n) = (task.target(), task.session, task.placement, task.n);
         let is_durable = task.durable().is_some();
@@ -337,6 +347,12 @@ impl Core {
                 );
             }
         }
+        if !inputs.is_empty() {
+            let users = inputs.iter().filter_map(|input| input.value);
+            users.for_each(|value| self.memory.values.add_user(value));
+            let task = self.tasks.get_mut(key).expect("a task that joins has not ended");
+            task.more_mut().inputs = inputs.to_vec();
+        }
         if let Some(waits) = waits {
             self.begin_to_wait(key, waits.clone());
         }
@@ -347,6 +363,9 @@ impl Core {
         // It may have ended before its arguments were here: cancelled, or for want of its engine.
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.payload = stored;
+        if task.runtime == Runtime::Value {
+            return self.put_value(now, key);
+        }
         let Some(number) = task.define else { return self.admit_with_arguments(now, key) };
         let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
         let text = match session.definitions.get_mut(&number) {
@@ -506,13 +525,24 @@ pub(in crate::core) fn transfer_of(payload: &Payload) -> u64 {
 
 fn within_limits(options: &TaskOptions) -> bool {
     let names = options.label.iter().chain(&options.require);
-    options.after.len() + options.follow.len() <= SUBMIT_TARGETS_MAX
+    options.after.len() + options.follow.len() + options.inputs.len() <= SUBMIT_TARGETS_MAX
         && options.require.len() <= 64
         && names.into_iter().all(|name| name.len() <= NAME_BYTES_MAX)
 }
 
 /// Returns the contradiction of a task's options with each other, or with what this version does.
-fn contradiction(options: &TaskOptions, direct: bool) -> Option<&'static str> {
+fn contradiction(options: &TaskOptions, runtime: Runtime, direct: bool) -> Option<&'static str> {
+    if !options.inputs.is_empty() && runtime != Runtime::Python {
+        return Some(
+            "results of other tasks can be inputs of Python tasks alone; leave `inputs` out, and pass their values",
+        );
+    }
+    let is_of_values = options.stay || !options.inputs.is_empty() || runtime == Runtime::Value;
+    if options.durable && is_of_values {
+        return Some(
+            "`durable` and results that stay, or are inputs, contradict each other: those are in memory alone",
+        );
+    }
     if options.error_retries > 0 && options.at_most_once {
         return Some(
             "`at_most_once` and `error_retries` contradict each other; leave one of them out",

@@ -15,6 +15,8 @@ use crate::core::keys::TaskKey;
 pub struct Waits {
     pub(super) after: Group,
     pub(super) follow: Group,
+    /// Those whose results are inputs.
+    pub(super) inputs: Group,
     /// Those that have ended, as far as the journal is to know.
     pub(super) met: Vec<Met>,
 }
@@ -89,13 +91,15 @@ impl Group {
 impl Waits {
     /// The tasks that have not ended.
     pub fn pending(&self) -> impl Iterator<Item = TaskId> {
-        let pending = self.after.pending.values().chain(self.follow.pending.values());
+        let groups = [&self.after, &self.follow, &self.inputs].into_iter();
+        let pending = groups.flat_map(|group| group.pending.values());
         pending.map(|demands| demands.first.task)
     }
 
     /// Their keys.
     pub fn keys(&self) -> impl Iterator<Item = TaskKey> {
-        self.after.pending.keys().chain(self.follow.pending.keys()).copied()
+        let groups = [&self.after, &self.follow, &self.inputs].into_iter();
+        groups.flat_map(|group| group.pending.keys()).copied()
     }
 
     /// Returns the journal's data on those that have ended.
@@ -110,8 +114,8 @@ impl Waits {
 
     /// The name of one that has not ended.
     pub(super) fn name_of(&self, key: TaskKey) -> Option<TaskId> {
-        let demands = self.after.pending.get(&key).or_else(|| self.follow.pending.get(&key));
-        demands.map(|demands| demands.first.task)
+        let mut groups = [&self.after, &self.follow, &self.inputs].into_iter();
+        groups.find_map(|group| group.pending.get(&key)).map(|demands| demands.first.task)
     }
 
     /// Takes a dependency's end. Those that do not matter any longer are appended to `dropped`.
@@ -123,15 +127,15 @@ impl Waits {
     ) -> Result<(), String> {
         let settled = self.after.settle(key, ending, dropped);
         let settled = settled.and_then(|()| self.follow.settle(key, ending, dropped));
-        // What the other group waits for is still to be told to this task.
-        dropped.retain(|other| {
-            !self.after.pending.contains_key(other) && !self.follow.pending.contains_key(other)
-        });
+        let settled = settled.and_then(|()| self.inputs.settle(key, ending, dropped));
+        // What another group waits for is still to be told to this task.
+        let groups = [&self.after, &self.follow, &self.inputs];
+        dropped.retain(|other| groups.iter().all(|group| !group.pending.contains_key(other)));
         settled
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.after.is_open() || self.follow.is_open()
+        self.after.is_open() || self.follow.is_open() || self.inputs.is_open()
     }
 
     /// The engine to which the task follows others, once all have ended. None if it follows nobody.

@@ -71,6 +71,7 @@ impl Fixture {
             definition: None,
             data,
             file: None,
+            inputs: None,
         });
         self.attempts
     }

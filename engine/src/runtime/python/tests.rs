@@ -86,6 +86,7 @@ impl Fixture {
             definition: None,
             data,
             file: None,
+            inputs: None,
         });
         self.attempts
     }
@@ -453,6 +454,7 @@ async fn sources_are_loaded_once_and_errors_name_what_they_define() {
         definition,
         data: data(),
         file: None,
+        inputs: None,
     });
     assert_eq!(json_value(python.end(python.attempts).await).unwrap(), r#""defined""#);
     for hash in 100..200 {

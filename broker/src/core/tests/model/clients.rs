@@ -170,6 +170,8 @@ impl Model {
             restart_safe: task.flags.restart_safe,
             durable: false,
             repeated: false,
+            inputs: Vec::new(),
+            stay: false,
         }
     }
 

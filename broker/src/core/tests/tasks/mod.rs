@@ -8,3 +8,4 @@ mod journal;
 mod payloads;
 mod retained;
 mod retries;
+mod values;

@@ -41,6 +41,7 @@ impl Fixture {
             definition,
             data,
             file: None,
+            inputs: None,
         });
         self.end(self.attempts).await
     }

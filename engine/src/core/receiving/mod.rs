@@ -3,6 +3,8 @@
 //!
 //! What several jobs have in common is received and opened once, and then shared.
 
+mod values;
+
 use bytes::Bytes;
 use furlong_link::file::PayloadFile;
 use furlong_wire::ids::SessionId;
@@ -10,25 +12,27 @@ use furlong_wire::message::{Payload, Share};
 use furlong_wire::payload::{PayloadError, PayloadOpener, places_in};
 
 use super::{BrokerMisbehaved, Call, Core, Request};
-use crate::job::DataFile;
+use crate::job::{DataFile, Input};
+pub use values::Values;
 
 /// A payload from the broker, and what waits for it.
 #[derive(Debug)]
-pub(super) struct Receiving {
-    pub(super) opener: PayloadOpener,
-    pub(super) purpose: Purpose,
+pub(in crate::core) struct Receiving {
+    pub(in crate::core) opener: PayloadOpener,
+    pub(in crate::core) purpose: Purpose,
 }
 
 #[derive(Debug)]
-pub(super) enum Purpose {
+pub(in crate::core) enum Purpose {
     Run(Call),
     Define(SessionId, u32),
     Share(u64),
+    Value(u64),
 }
 
 /// A shared payload, from its announcement until it is no longer needed.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(in crate::core) struct Shared {
     session: SessionId,
     state: State,
 }
@@ -42,15 +46,19 @@ enum State {
 }
 
 impl Core {
-    pub(super) fn receive(
+    pub(in crate::core) fn receive(
         &mut self,
         session: SessionId,
         payload: &Payload,
         purpose: Purpose,
     ) -> Result<(), BrokerMisbehaved> {
-        let Payload::Chunked { transfer, counter, bytes, .. } = *payload else { return Ok(()) };
+        let Payload::Chunked { transfer, counter, bytes, instance } = *payload else {
+            return Ok(());
+        };
+        // A result is sealed with the key of the process that made it.
+        let of = instance.filter(|_| matches!(purpose, Purpose::Value(_)));
         let opener =
-            self.sessions.opener(session, counter, bytes).ok_or(BrokerMisbehaved::Assign)?;
+            self.sessions.opener(session, of, counter, bytes).ok_or(BrokerMisbehaved::Assign)?;
         if let Ok(opener) = opener
             && !self.receiving.contains_key(&transfer)
         {
@@ -66,7 +74,11 @@ impl Core {
         Err(BrokerMisbehaved::Transfer)
     }
 
-    pub(super) fn chunk(&mut self, transfer: u64, chunk: &[u8]) -> Result<(), BrokerMisbehaved> {
+    pub(in crate::core) fn chunk(
+        &mut self,
+        transfer: u64,
+        chunk: &[u8],
+    ) -> Result<(), BrokerMisbehaved> {
         let receiving = self.receiving.get_mut(&transfer).ok_or(BrokerMisbehaved::Transfer)?;
         let opened = receiving.opener.handle_chunk(chunk);
         if opened.is_ok() && !receiving.opener.is_complete() {
@@ -118,15 +130,18 @@ impl Core {
         buffers: Result<Vec<Bytes>, String>,
         file: Option<Box<DataFile>>,
     ) {
-        let read = |buffers| Ok(Request { file, ..self.read(buffers)? });
         match purpose {
             Purpose::Run(call) => {
-                let request = buffers.and_then(read);
-                self.run(call, request);
+                let request = buffers.and_then(|buffers| self.read(buffers));
+                self.run(call, request.map(|request| Request { file, ..request }));
             }
             Purpose::Share(number) => {
-                let request = buffers.and_then(read);
-                self.take_shared(number, &request);
+                let request = buffers.and_then(|buffers| self.read(buffers));
+                self.take_shared(number, &request.map(|request| Request { file, ..request }));
+            }
+            Purpose::Value(number) => {
+                let input = buffers.and_then(|buffers| self.read_value(buffers));
+                self.take_value(number, input.map(|input| Input { file, ..input }));
             }
             Purpose::Define(session, number) => {
                 let blob = buffers.ok().and_then(|buffers| buffers.into_iter().next());
@@ -135,7 +150,7 @@ impl Core {
         }
     }
 
-    pub(super) fn share(&mut self, share: Share) -> Result<(), BrokerMisbehaved> {
+    pub(in crate::core) fn share(&mut self, share: Share) -> Result<(), BrokerMisbehaved> {
         let Share { share: number, session, payload } = share;
         if self.shares.contains_key(&number) || !self.sessions.knows(session) {
             return Err(BrokerMisbehaved::Share);
@@ -153,7 +168,11 @@ impl Core {
     }
 
     /// Lets an assignment run with a shared payload, at once or when it is whole.
-    pub(super) fn run_shared(&mut self, number: u64, call: Call) -> Result<(), BrokerMisbehaved> {
+    pub(in crate::core) fn run_shared(
+        &mut self,
+        number: u64,
+        call: Call,
+    ) -> Result<(), BrokerMisbehaved> {
         let shared = self.shares.get_mut(&number).filter(|shared| shared.session == call.session);
         match shared.map(|shared| &mut shared.state) {
             Some(State::Coming(waiting, true)) => waiting.push(call),
@@ -172,7 +191,7 @@ impl Core {
     }
 
     /// A shared payload is whole: what waited for it goes on.
-    pub(super) fn take_shared(&mut self, number: u64, request: &Result<Request, String>) {
+    pub(in crate::core) fn take_shared(&mut self, number: u64, request: &Result<Request, String>) {
         let shared = self.shares.get_mut(&number).expect("a share stays until it is whole");
         let here = State::Here(request.clone());
         let State::Coming(waiting, wanted) = std::mem::replace(&mut shared.state, here) else {
@@ -186,8 +205,11 @@ impl Core {
         }
     }
 
-    /// No later assignment names it.
-    pub(super) fn unshare(&mut self, number: u64) -> Result<(), BrokerMisbehaved> {
+    /// No later assignment names it: a shared payload, or a value.
+    pub(in crate::core) fn unshare(&mut self, number: u64) -> Result<(), BrokerMisbehaved> {
+        if self.let_go_of_value(number) {
+            return Ok(());
+        }
         match self.shares.get_mut(&number).map(|shared| &mut shared.state) {
             // Those that wait for it still need it: it goes when it is whole.
             Some(State::Coming(_, wanted)) => *wanted = false,
@@ -198,7 +220,7 @@ impl Core {
     }
 
     /// Numbers belong to a connection: forgets all, and gives the assignments that waited.
-    pub(super) fn forget_shares(&mut self) -> Vec<Call> {
+    pub(in crate::core) fn forget_shares(&mut self) -> Vec<Call> {
         let shares = std::mem::take(&mut self.shares).into_values();
         let waiting = shares.map(|shared| match shared.state {
             State::Coming(waiting, _) => waiting,

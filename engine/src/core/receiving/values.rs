@@ -1,0 +1,184 @@
+//! Values: the inputs of jobs beside their arguments. Each comes once, is opened once, and is there
+//! until no later job has it.
+
+use std::collections::BTreeMap;
+
+use furlong_wire::call::decode_reply;
+use furlong_wire::ids::SessionId;
+use furlong_wire::message::{Inputs, Payload, Value as ValueMessage};
+use furlong_wire::payload::unpack_inline;
+
+use super::Purpose;
+use crate::core::{BrokerMisbehaved, Call, Core, Request};
+use crate::job::Input;
+
+/// The values of which the broker has told, by its numbers.
+#[derive(Debug, Default)]
+pub struct Values {
+    told: BTreeMap<u64, Value>,
+    /// The number of those that have come.
+    made: u64,
+    /// The values that are inputs of attempts whose assignments have not come.
+    inputs: BTreeMap<u64, Box<[u64]>>,
+}
+
+impl Values {
+    /// Takes out the numbers of the values that an attempt has as inputs.
+    #[inline]
+    pub(in crate::core) fn take_inputs(&mut self, count: u64) -> Option<Box<[u64]>> {
+        if self.inputs.is_empty() { None } else { self.inputs.remove(&count) }
+    }
+
+    /// Returns true if there are none, nor inputs of attempts that are to come.
+    #[cfg(test)]
+    pub(in crate::core) fn is_empty(&self) -> bool {
+        self.told.is_empty() && self.inputs.is_empty()
+    }
+}
+
+/// A value, from its announcement until it is no longer needed.
+#[derive(Debug)]
+struct Value {
+    session: SessionId,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Its chunks come. The calls that wait for it, and whether more may have it.
+    Coming(Vec<(Call, Result<Request, String>)>, bool),
+    /// It is here, or was forged on the way.
+    Here(Result<Input, String>),
+}
+
+impl Core {
+    /// The broker sends a value, or announces it.
+    pub(in crate::core) fn value(
+        &mut self,
+        message: &ValueMessage,
+    ) -> Result<(), BrokerMisbehaved> {
+        let ValueMessage { value: number, session, ref payload } = *message;
+        if self.values.told.contains_key(&number) || !self.sessions.knows(session) {
+            return Err(BrokerMisbehaved::Share);
+        }
+        let state = match payload {
+            Payload::Inline(inline) => {
+                let buffers = unpack_inline(inline).map_err(|error| error.to_string());
+                State::Here(buffers.and_then(|buffers| self.read_value(buffers)))
+            }
+            Payload::Chunked { .. } => {
+                self.receive(session, payload, Purpose::Value(number))?;
+                State::Coming(Vec::new(), true)
+            }
+        };
+        let before = self.values.told.insert(number, Value { session, state });
+        assert!(before.is_none(), "value {number} is two payloads");
+        Ok(())
+    }
+
+    /// The values that an attempt has as inputs, whose assignment follows.
+    pub(in crate::core) fn inputs(&mut self, inputs: Inputs) -> Result<(), BrokerMisbehaved> {
+        let are_known = inputs.values.iter().all(|number| self.values.told.contains_key(number));
+        if !are_known || self.values.inputs.insert(inputs.count, inputs.values.into()).is_some() {
+            return Err(BrokerMisbehaved::Share);
+        }
+        Ok(())
+    }
+
+    /// Reads a value: each has a key that no other one ever had in this process.
+    pub(in crate::core) fn read_value(
+        &mut self,
+        buffers: Vec<bytes::Bytes>,
+    ) -> Result<Input, String> {
+        let mut data = buffers.into_iter();
+        let header = decode_reply(&data.next().unwrap_or_default());
+        let header = header.map_err(|error| error.to_string())?;
+        self.values.made += 1;
+        Ok(Input { key: self.values.made, header, data: data.collect(), file: None })
+    }
+
+    /// A value is whole, or lost: what waited for it goes on.
+    pub(in crate::core) fn take_value(&mut self, number: u64, input: Result<Input, String>) {
+        let value = self.values.told.get_mut(&number).expect("a value stays until it is whole");
+        let State::Coming(waiting, is_wanted) =
+            std::mem::replace(&mut value.state, State::Here(input))
+        else {
+            unreachable!("a number is one value's, which comes once");
+        };
+        for (call, request) in waiting {
+            self.run(call, request);
+        }
+        if !is_wanted {
+            self.values.told.remove(&number);
+        }
+    }
+
+    /// No later job has a value. Returns false if there is none of that number.
+    pub(in crate::core) fn let_go_of_value(&mut self, number: u64) -> bool {
+        match self.values.told.get_mut(&number).map(|value| &mut value.state) {
+            // Those that wait for it still need it: it goes when it is whole.
+            Some(State::Coming(_, is_wanted)) => *is_wanted = false,
+            Some(State::Here(_)) => drop(self.values.told.remove(&number)),
+            None => return false,
+        }
+        true
+    }
+
+    /// Lets a call wait for one of its inputs, if any has not come whole. Gives it back otherwise.
+    pub(in crate::core) fn wait_for_values(
+        &mut self,
+        call: Call,
+        request: Result<Request, String>,
+    ) -> Option<(Call, Result<Request, String>)> {
+        if self.values.told.is_empty() {
+            return Some((call, request));
+        }
+        let works = call.jobs.iter().filter_map(|job| self.work.get(job));
+        let numbers = works.filter_map(|work| work.inputs.as_deref()).flatten();
+        let is_coming = |number: &&u64| {
+            let value = self.values.told.get(*number);
+            matches!(value, Some(Value { state: State::Coming(..), .. }))
+        };
+        let Some(&number) = numbers.into_iter().find(is_coming) else {
+            return Some((call, request));
+        };
+        if let Some(Value { state: State::Coming(waiting, _), .. }) =
+            self.values.told.get_mut(&number)
+        {
+            waiting.push((call, request));
+        }
+        None
+    }
+
+    /// The inputs of a job, all of which have come; none if it has none.
+    ///
+    /// # Errors
+    /// The reason why one cannot be used, for people.
+    pub(in crate::core) fn inputs_of(
+        &mut self,
+        job: u64,
+        session: SessionId,
+    ) -> Result<Option<Box<[Input]>>, String> {
+        let numbers = self.work.get_mut(&job).and_then(|work| work.inputs.take());
+        let Some(numbers) = numbers else { return Ok(None) };
+        let inputs = numbers.iter().map(|number| {
+            match self.values.told.get(number).filter(|value| value.session == session) {
+                Some(Value { state: State::Here(input), .. }) => input.clone(),
+                // Its task was ended meanwhile, or the broker has broken its word.
+                Some(_) | None => Err("an input was let go before its task began".to_owned()),
+            }
+        });
+        inputs.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Numbers belong to a connection: forgets all values, and gives the calls that waited.
+    pub(in crate::core) fn forget_values(&mut self) -> Vec<Call> {
+        self.values.inputs.clear();
+        let values = std::mem::take(&mut self.values.told).into_values();
+        let waiting = values.map(|value| match value.state {
+            State::Coming(waiting, _) => waiting,
+            State::Here(_) => Vec::new(),
+        });
+        waiting.flatten().map(|(call, _)| call).collect()
+    }
+}
