@@ -1,6 +1,7 @@
 //! Jobs, and what becomes of them: the words that the core and the runtimes have in common. A core
 //! knows no runtime, and a runtime no core.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,11 +12,22 @@ use furlong_wire::ids::{PassKey, SessionId};
 /// A slot's number within its engine process.
 pub type SlotIndex = u32;
 
+/// An attempt, by the number that this process has given it: 1, 2, 3, ... It stays the same when a
+/// later start of the broker adopts the attempt, and gives it another id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct SlotJob(pub u64);
+
+impl fmt::Display for SlotJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// One attempt at a task, ready to run.
 #[derive(Debug)]
 pub struct Job {
-    /// The broker's count of the attempt; unique in this process.
-    pub attempt: u64,
+    /// The attempt.
+    pub attempt: SlotJob,
     /// The session that submitted the task.
     pub session: SessionId,
     /// The call to run.
@@ -119,7 +131,7 @@ pub enum SlotEvent {
     /// Output of the job that runs.
     Output {
         /// The attempt that wrote it.
-        attempt: u64,
+        attempt: SlotJob,
         /// The stream.
         stream: OutputStream,
         /// The bytes, as written.
@@ -135,7 +147,7 @@ pub enum SlotEvent {
     /// A job has ended.
     Finished {
         /// The attempt.
-        attempt: u64,
+        attempt: SlotJob,
         /// Its result.
         reply: Reply,
     },
@@ -150,12 +162,12 @@ pub enum SlotEvent {
     /// Jobs that had not begun when the interpreter ended: they are given back.
     Recalled {
         /// The identifier.
-        attempts: Vec<u64>,
+        attempts: Vec<SlotJob>,
     },
     /// The running job asks for something.
     Asked {
         /// The attempt.
-        attempt: u64,
+        attempt: SlotJob,
         /// The request.
         ask: Ask,
     },

@@ -4,17 +4,17 @@
 use std::collections::BTreeMap;
 
 use crate::core::Core;
-use crate::job::{SlotEvent, SlotIndex};
+use crate::job::{SlotEvent, SlotIndex, SlotJob};
 use crate::runtime::Latest;
 
 /// What running jobs have published and nobody took. Until the core can send it, later values
 /// replace earlier ones, and nobody is woken for them.
 #[derive(Debug, Default)]
-pub struct Mailbox(BTreeMap<u64, Latest>);
+pub struct Mailbox(BTreeMap<SlotJob, Latest>);
 
 impl Mailbox {
     /// A job has published something, and nothing of it waited.
-    pub fn note(&mut self, attempt: u64, latest: Latest) {
+    pub fn note(&mut self, attempt: SlotJob, latest: Latest) {
         self.0.insert(attempt, latest);
     }
 
@@ -36,7 +36,7 @@ impl Mailbox {
 }
 
 /// True if nothing of the job waits any longer.
-fn give(core: &mut Core, attempt: u64, latest: &Latest) -> bool {
+fn give(core: &mut Core, attempt: SlotJob, latest: &Latest) -> bool {
     let published = latest.take_if(|published| core.may_publish(attempt, published));
     let has_given = published.is_some();
     if let Some(published) = published {

@@ -63,8 +63,8 @@ fn a_cancel_of_very_many_tasks_leaves_the_engines_connection_alone() {
             assert!(encoded_bytes(&message) < 64 * 1024);
             let ToEngine::Assign(assign) = message else { continue };
             for given in assign.work.iter() {
-                let attempt = Attempt { start: engine.welcome.start, count: given.count };
-                assigned.insert(given.count);
+                let attempt = Attempt { start: engine.welcome.start, id: given.attempt };
+                assigned.insert(given.attempt);
                 if answers {
                     let outcome = Outcome::SUCCEEDED;
                     engine.send(&[FromEngine::Finished(AttemptFinished {

@@ -6,7 +6,7 @@ use furlong_tests::raw::message;
 use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
 use furlong_wire::aead::TAG_BYTES;
-use furlong_wire::ids::{Attempt, BrokerStart, EngineId};
+use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
     Ack, AttemptFinished, Cancel, Chunk, FromClient, FromEngine, Outcome, Payload, Query, Request,
@@ -81,8 +81,8 @@ fn an_engine_that_answers_for_an_attempt_of_nobody_is_closed() {
     let mut liar = RawEngine::say(&farm, register(1, 1));
     let start = liar.welcome.start;
     // Of an earlier start of the broker: a late answer, which is dropped.
-    liar.send(&[finished(Attempt { start: BrokerStart(start.0 - 1), count: 1 })]);
-    liar.send(&[finished(Attempt { start, count: 1 << 40 })]);
+    liar.send(&[finished(Attempt { start: BrokerStart(start.0 - 1), id: AttemptId(1) })]);
+    liar.send(&[finished(Attempt { start, id: AttemptId(1 << 40) })]);
     assert!(liar.peer.is_closed_within(CLOSED), "still open");
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }

@@ -4,7 +4,7 @@ use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
 use furlong_tests::session::RawSession;
 use furlong_tests::wait::SOON;
-use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId, TokenId};
+use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, SessionId, TokenId};
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
     Credit, Define, Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye,
@@ -193,7 +193,7 @@ fn every_role_gets_for_every_message_what_the_table_says() {
 
 /// Each message of an engine.
 fn from_engine() -> Vec<FromEngine> {
-    let attempt = Attempt { start: BrokerStart(1), count: 1 };
+    let attempt = Attempt { start: BrokerStart(1), id: AttemptId(1) };
     let attempts = || Attempts { attempts: vec![attempt] };
     vec![
         FromEngine::Chunk(Chunk { transfer: 1 }),

@@ -8,7 +8,9 @@ use furlong_broker::budget::{Memory, TASK_BYTES};
 use furlong_broker::core::{Config, ConnectionId, Core, Output, Peer, Roster, Time};
 use furlong_tests::engine::register;
 use furlong_wire::handshake::HelloBody;
-use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, OwnerId, SessionId, TaskId, TokenId};
+use furlong_wire::ids::{
+    Attempt, AttemptId, BrokerStart, ClusterId, OwnerId, SessionId, TaskId, TokenId,
+};
 use furlong_wire::keys::PublicKey;
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, Chunk, Define, Dependency, ErrorKind, FromClient,
@@ -28,7 +30,7 @@ struct Filled {
     core: Core,
     connections: u64,
     /// Attempts that an engine has been given.
-    assigned: Vec<u64>,
+    assigned: Vec<AttemptId>,
     /// Tasks that it takes.
     tasks: u64,
 }
@@ -121,7 +123,7 @@ impl Filled {
         self.core.dispatch(Time(1));
         while let Some(output) = self.core.poll_output() {
             if let Output::ToEngine(_, ToEngine::Assign(assign)) = output {
-                self.assigned.extend(assign.work.iter().map(|work| work.count));
+                self.assigned.extend(assign.work.iter().map(|work| work.attempt));
             }
         }
     }
@@ -145,7 +147,7 @@ impl Filled {
 
     /// The next attempt that an engine has.
     fn attempt(&mut self) -> Attempt {
-        Attempt { start: START, count: self.assigned.remove(0) }
+        Attempt { start: START, id: self.assigned.remove(0) }
     }
 }
 

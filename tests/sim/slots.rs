@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use furlong_engine::job::error;
 use furlong_engine::runtime::{
-    Ask, Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent, Unable,
+    Ask, Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent, SlotJob, Unable,
 };
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::call::{Codec, ReplyHeader};
@@ -35,7 +35,7 @@ pub struct Slot {
 struct Running {
     /// Counts the runs; a run that is ended early gets another number.
     run: u64,
-    job: u64,
+    job: SlotJob,
     runtime: Runtime,
     call: CallNo,
     task: TaskName,
@@ -60,7 +60,7 @@ impl Slot {
         self.running.is_none() && self.lane.is_empty()
     }
 
-    fn take_waiting(&mut self, job: u64) -> Option<(Runtime, Job)> {
+    fn take_waiting(&mut self, job: SlotJob) -> Option<(Runtime, Job)> {
         let at = self.lane.iter().position(|(_, waiting)| waiting.attempt == job)?;
         self.lane.remove(at)
     }
@@ -186,7 +186,7 @@ impl World {
         &mut self,
         place: usize,
         slot: usize,
-        (attempt, task): (u64, TaskName),
+        (attempt, task): (SlotJob, TaskName),
         unable: Unable,
     ) {
         self.note(|_| format!("task {task:?} does not begin at process {place}: {unable:?}"));
@@ -305,7 +305,7 @@ impl World {
         place: usize,
         slot: usize,
         runtime: Runtime,
-        job: u64,
+        job: SlotJob,
         force: bool,
     ) {
         let Some(running) =
@@ -347,7 +347,13 @@ impl World {
     }
 
     /// Returns true if the job was taken back at once. It may come back later.
-    pub fn slot_recalls(&mut self, place: usize, slot: usize, runtime: Runtime, job: u64) -> bool {
+    pub fn slot_recalls(
+        &mut self,
+        place: usize,
+        slot: usize,
+        runtime: Runtime,
+        job: SlotJob,
+    ) -> bool {
         if !self.slot(place, slot).lane.iter().any(|(_, waiting)| waiting.attempt == job) {
             return false;
         }
@@ -359,7 +365,7 @@ impl World {
         self.slot(place, slot).take_waiting(job).is_some()
     }
 
-    pub fn recalls(&mut self, place: usize, slot: usize, job: u64) {
+    pub fn recalls(&mut self, place: usize, slot: usize, job: SlotJob) {
         if self.processes[place].is_alive && self.slot(place, slot).take_waiting(job).is_some() {
             self.slot_reports(place, slot, SlotEvent::Recalled { attempts: vec![job] });
             self.engine_flush(place);
@@ -371,7 +377,7 @@ impl World {
         place: usize,
         slot: usize,
         runtime: Runtime,
-        job: u64,
+        job: SlotJob,
         signal: i32,
     ) {
         let Some(running) =

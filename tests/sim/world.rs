@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use bytes::Bytes;
 use furlong_broker::core::Peer as Proved;
+use furlong_engine::job::SlotJob;
 use furlong_link::peer::inbox::ReceiveError;
 use furlong_tests::history::{History, Invariant, TaskName, Violation};
 use furlong_wire::message::{RefusalKind, Welcome};
@@ -51,7 +52,7 @@ pub enum Event {
     RunGoesOn(usize, usize, u64),
     RunEnds(usize, usize, u64),
     RunIsKilled(usize, usize, u64),
-    Recalls(usize, usize, u64),
+    Recalls(usize, usize, SlotJob),
     ClientTick(usize),
     /// A program needs a result no longer that stays.
     LetsGo(usize, u64),

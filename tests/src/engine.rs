@@ -86,9 +86,8 @@ impl RawEngine {
         while self.given.is_empty() {
             for message in self.session.receive::<ToEngine>().ok()? {
                 if let ToEngine::Assign(assign) = message {
-                    self.given.extend(
-                        assign.work.iter().map(|work| Attempt { start, count: work.count }),
-                    );
+                    self.given
+                        .extend(assign.work.iter().map(|work| Attempt { start, id: work.attempt }));
                 }
             }
         }

@@ -133,13 +133,31 @@ impl fmt::Display for TaskId {
 #[serde(transparent)]
 pub struct BrokerStart(pub u64);
 
-/// One attempt at a task: which broker made it, and that broker's count of attempts.
+/// One attempt among those of a broker's start: 1, 2, 3, ... over all tasks, never given twice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AttemptId(pub u64);
+
+impl AttemptId {
+    /// Below all others; names no attempt.
+    pub const MIN: Self = Self(0);
+    /// Not below any other.
+    pub const MAX: Self = Self(u64::MAX);
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One attempt at a task: which broker made it, and its id there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Attempt {
     /// The broker's start.
     pub start: BrokerStart,
-    /// The broker's running count of attempts, over all tasks.
-    pub count: u64,
+    /// Its id among the attempts of that start.
+    pub id: AttemptId,
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use furlong_wire::call::{
 };
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{
-    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, FunctionHash, InstanceId, OwnerId,
-    PassKey, SessionId, TaskId, TokenId,
+    Attempt, AttemptId, BrokerStart, ClusterId, EngineId, EngineUuid, FunctionHash, InstanceId,
+    OwnerId, PassKey, SessionId, TaskId, TokenId,
 };
 use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{
@@ -594,7 +594,7 @@ fn attempts() -> Attempts {
 }
 
 fn attempt() -> Attempt {
-    Attempt { start: START, count: 5 }
+    Attempt { start: START, id: AttemptId(5) }
 }
 
 fn to_engine(vectors: &mut Vectors) {
@@ -611,7 +611,7 @@ fn to_engine(vectors: &mut Vectors) {
             payload_credit_bytes: 1_000,
         }),
         ToEngine::Assign(Assign {
-            work: AtLeastOne::new(Work { slot: 0, n: 1, count: 5 }),
+            work: AtLeastOne::new(Work { slot: 0, n: 1, attempt: AttemptId(5) }),
             session: Some(SESSION),
             runtime: Runtime::Native,
             define: Some(1),
@@ -624,7 +624,7 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Signal(SignalAttempts { attempts: vec![attempt()], signal: 2 }),
         ToEngine::Restart(Slots { slots: vec![0] }),
         ToEngine::Recall(attempts()),
-        ToEngine::Release(Release::of(START, vec![5, 6, 9])),
+        ToEngine::Release(Release::of(START, [5, 6, 9].map(AttemptId).to_vec())),
         ToEngine::Shutdown(EngineShutdown { reason: "done".to_owned(), finish: true }),
         ToEngine::Share(Share { share: 1, session: SESSION, payload: inline() }),
         ToEngine::Unshare(Unshare { share: 1 }),
@@ -634,7 +634,7 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Granted(Granted { attempt: attempt(), key: PassKey([12; 32]), refusal: None }),
         ToEngine::Take(attempts()),
         ToEngine::Value(Value { value: 2, session: SESSION, payload: inline() }),
-        ToEngine::Inputs(Inputs { count: 5, values: vec![2] }),
+        ToEngine::Inputs(Inputs { attempt: AttemptId(5), values: vec![2] }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);
 }

@@ -1,8 +1,8 @@
-//! The attempts that engines have, each under a count that is never given twice.
+//! The attempts that engines have, each under an id that is never given twice.
 
 use furlong_wire::ids::{EngineId, OwnerId};
 
-use super::keys::{SessionKey, TaskKey};
+use super::keys::{AttemptId, SessionKey, TaskKey};
 use super::seq_map::SeqMap;
 use super::time::Time;
 
@@ -48,7 +48,7 @@ pub(in crate::core) struct Stopping {
     pub(in crate::core) owner: Option<OwnerId>,
 }
 
-/// All of them, by count, until the engine has ended or returned them.
+/// All of them, by id, until the engine has ended or returned them.
 #[derive(Debug, Default)]
 pub struct Attempts {
     given: SeqMap<Assignment>,
@@ -56,39 +56,39 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// The count of an attempt that is about to be made.
-    pub(in crate::core) fn next(&mut self) -> u64 {
+    /// The id of an attempt that is about to be made.
+    pub(in crate::core) fn next(&mut self) -> AttemptId {
         // Never twice: a report that comes late then names nobody, and not somebody else's attempt.
         // Ascending, so that an engine's list of what it was given is in order by itself.
         self.made += 1;
-        self.made
+        AttemptId(self.made)
     }
 
-    /// The last count that was given.
-    pub(in crate::core) fn made(&self) -> u64 {
-        self.made
+    /// The last id that was given.
+    pub(in crate::core) fn made(&self) -> AttemptId {
+        AttemptId(self.made)
     }
 
     /// An engine has an attempt from now on.
-    pub(in crate::core) fn insert(&mut self, count: u64, given: Assignment) {
-        assert!(0 < count && count <= self.made, "attempt {count} was never made");
-        let before = self.given.insert(count, given);
-        assert!(before.is_none(), "attempt {count} is with two engines");
+    pub(in crate::core) fn insert(&mut self, id: AttemptId, given: Assignment) {
+        assert!(0 < id.0 && id.0 <= self.made, "attempt {id} was never made");
+        let before = self.given.insert(id.0, given);
+        assert!(before.is_none(), "attempt {id} is with two engines");
     }
 
     /// An attempt, while an engine has it.
-    pub(in crate::core) fn get(&self, count: u64) -> Option<&Assignment> {
-        self.given.get(count)
+    pub(in crate::core) fn get(&self, id: AttemptId) -> Option<&Assignment> {
+        self.given.get(id.0)
     }
 
     /// An attempt, while an engine has it.
-    pub(in crate::core) fn get_mut(&mut self, count: u64) -> Option<&mut Assignment> {
-        self.given.get_mut(count)
+    pub(in crate::core) fn get_mut(&mut self, id: AttemptId) -> Option<&mut Assignment> {
+        self.given.get_mut(id.0)
     }
 
     /// The engine has it no longer.
-    pub(in crate::core) fn remove(&mut self, count: u64) -> Option<Assignment> {
-        self.given.remove(count)
+    pub(in crate::core) fn remove(&mut self, id: AttemptId) -> Option<Assignment> {
+        self.given.remove(id.0)
     }
 
     /// Returns their number.
@@ -101,9 +101,9 @@ impl Attempts {
         self.given.is_empty()
     }
 
-    /// All of them, in the order of their counts.
+    /// All of them, in the order of their ids.
     #[cfg(any(test, feature = "invariants"))]
-    pub(in crate::core) fn iter(&self) -> impl Iterator<Item = (u64, &Assignment)> {
-        self.given.iter()
+    pub(in crate::core) fn iter(&self) -> impl Iterator<Item = (AttemptId, &Assignment)> {
+        self.given.iter().map(|(id, given)| (AttemptId(id), given))
     }
 }

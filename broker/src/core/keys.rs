@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU32;
 
+pub use furlong_wire::ids::AttemptId;
+
 /// Names a session in this broker; never given to another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SessionKey(pub(in crate::core) u32);

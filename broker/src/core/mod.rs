@@ -51,6 +51,7 @@ use attempts::Attempts;
 use engines::process::Process;
 use engines::table::Engines;
 use journal::{Entry, Journal};
+pub use keys::AttemptId;
 use keys::{ProcessKey, SessionKey};
 use payloads::Memory;
 use payloads::backlog::Backlog;
@@ -314,8 +315,8 @@ impl Core {
         self.engines.online().count()
     }
 
-    fn attempt(&self, count: u64) -> Attempt {
-        Attempt { start: self.config.start, count }
+    fn attempt(&self, id: AttemptId) -> Attempt {
+        Attempt { start: self.config.start, id }
     }
 
     fn to_client(&mut self, connection: ConnectionId, message: ToClient) {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::entrance::Address;
 use super::{PendingPlace, Shell};
-use crate::core::{Peer, Refusal, Serves};
+use crate::core::{AttemptId, Peer, Refusal, Serves};
 
 /// An unauthenticated peer that has proved its key and whose token is sound.
 pub(super) struct Proved {
@@ -110,7 +110,7 @@ async fn first_message(
 }
 
 /// The claims of a task's owner for the holder of this key, and the attempt whose pass it is.
-fn pass_of(shell: &Shell, holder: [u8; 32]) -> Result<(Claims, Option<u64>), Refusal> {
+fn pass_of(shell: &Shell, holder: [u8; 32]) -> Result<(Claims, Option<AttemptId>), Refusal> {
     let (claims, attempt) = shell.core.borrow().pass(shell.now(), holder)?;
     Ok((claims, Some(attempt)))
 }

@@ -7,7 +7,7 @@ use furlong_link::peer::outbox::Chunks;
 use furlong_wire::ids::{EngineId, PassKey};
 use furlong_wire::message::{FromEngine, Runtime};
 
-use crate::job::{Job, SlotIndex};
+use crate::job::{Job, SlotIndex, SlotJob};
 
 /// An action for the shell.
 #[derive(Debug)]
@@ -19,20 +19,20 @@ pub enum Output {
     /// Let a slot run a job, after those that it was given before.
     Start(SlotIndex, Runtime, Job),
     /// End a job.
-    Cancel(SlotIndex, Runtime, u64, bool),
+    Cancel(SlotIndex, Runtime, SlotJob, bool),
     /// Send a signal to a job, if it runs now.
-    Signal(SlotIndex, Runtime, u64, i32),
+    Signal(SlotIndex, Runtime, SlotJob, i32),
     /// Replace a slot's interpreter. That the old one is gone is always said, also if there was
     /// none.
     Restart(SlotIndex),
     /// Take a job back if it has not begun, and say so to
     /// [`Core::handle_recalled`](super::Core::handle_recalled).
-    Recall(SlotIndex, Runtime, u64),
+    Recall(SlotIndex, Runtime, SlotJob),
     /// From now on this place stands in for that slot: an interpreter of its own, with the slot's
     /// surroundings.
     StandIn(SlotIndex, SlotIndex),
     /// Tell a job that its client's key is let in, or why not.
-    Pass(SlotIndex, u64, PassKey, Option<String>),
+    Pass(SlotIndex, SlotJob, PassKey, Option<String>),
     /// Tell the slots their integers.
     Registered(Vec<EngineId>),
     /// Tell people that the process finishes what it runs, and then leaves.
@@ -128,7 +128,7 @@ mod tests {
         let header = Arc::new(CallHeader { call, codec: Codec::Raw });
         let session = SessionId::default();
         Job {
-            attempt,
+            attempt: SlotJob(attempt),
             session,
             header,
             definition: None,
@@ -141,7 +141,9 @@ mod tests {
     /// What is to be done now: the starts by their jobs, everything else as 0.
     fn poll_all(actions: &mut Actions) -> Vec<u64> {
         let outputs = std::iter::from_fn(|| actions.poll());
-        outputs.map(|it| if let Output::Start(_, _, job) = it { job.attempt } else { 0 }).collect()
+        outputs
+            .map(|it| if let Output::Start(_, _, job) = it { job.attempt.0 } else { 0 })
+            .collect()
     }
 
     #[test]
@@ -163,7 +165,7 @@ mod tests {
     fn a_command_for_a_slot_finds_there_what_was_held_back() {
         let mut actions = Actions::default();
         actions.start_when_sent(0, Runtime::Native, job(1));
-        actions.push_back(Output::Cancel(0, Runtime::Native, 1, false));
+        actions.push_back(Output::Cancel(0, Runtime::Native, SlotJob(1), false));
         actions.push_back(Output::Start(0, Runtime::Native, job(2)));
         assert_eq!(poll_all(&mut actions), [1, 0, 2]);
     }

@@ -7,7 +7,7 @@ use furlong_wire::message::{Attempts, Draining, FromEngine, Runtime, SlotDown};
 
 use super::held::shorten;
 use super::{Core, Early, Output};
-use crate::job::{Reply, SlotIndex};
+use crate::job::{Reply, SlotIndex, SlotJob};
 
 /// Attempts that are not here and of which something is noted: mostly they have gone back. The
 /// oldest are forgotten.
@@ -87,12 +87,12 @@ impl Core {
     }
 
     /// A job was taken back before it began.
-    pub fn handle_recalled(&mut self, job: u64) {
+    pub fn handle_recalled(&mut self, job: SlotJob) {
         self.give_back(&[job]);
     }
 
     /// Jobs have not begun, and will not: the broker may give them to another engine.
-    pub(super) fn give_back(&mut self, jobs: &[u64]) {
+    pub(super) fn give_back(&mut self, jobs: &[SlotJob]) {
         // All are out of their lines before any slot goes on: one that is given back as well must
         // not begin in between.
         let given_back: Vec<_> = jobs.iter().filter_map(|job| self.forget(*job)).collect();
@@ -118,8 +118,8 @@ impl Core {
         }
         let waiting = self.slots[slot as usize].waiting.iter().copied();
         let is_python =
-            |job: &u64| self.work.get(job).is_some_and(|work| work.runtime == Runtime::Python);
-        let jobs: Vec<u64> = waiting.filter(is_python).collect();
+            |job: &SlotJob| self.work.get(job).is_some_and(|work| work.runtime == Runtime::Python);
+        let jobs: Vec<SlotJob> = waiting.filter(is_python).collect();
         self.give_back(&jobs);
     }
 
@@ -141,7 +141,7 @@ impl Core {
     /// Tells the broker that nothing new is taken, and gives back what has not begun.
     pub(super) fn give_all_back(&mut self) {
         self.say_that_it_drains();
-        let waiting: Vec<u64> =
+        let waiting: Vec<SlotJob> =
             self.slots.iter().flat_map(|slot| slot.waiting.iter().copied()).collect();
         self.give_back(&waiting);
         // The first ones too: one that was just handed over may not have begun.
@@ -180,7 +180,7 @@ impl Core {
         }
     }
 
-    fn find(&self, attempt: Attempt) -> Option<(u64, SlotIndex, Runtime)> {
+    fn find(&self, attempt: Attempt) -> Option<(SlotJob, SlotIndex, Runtime)> {
         let job = *self.by_attempt.get(&attempt)?;
         let work = self.work.get(&job).expect("a job has a name while it is work");
         Some((job, work.slot, work.runtime))

@@ -6,7 +6,7 @@
 //! released.
 
 use furlong_link::peer::outbox::Chunks;
-use furlong_wire::ids::{Attempt, SessionId};
+use furlong_wire::ids::{Attempt, AttemptId, SessionId};
 use furlong_wire::limits::{
     ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX,
 };
@@ -137,7 +137,7 @@ impl Results {
     /// last one that was given back that cannot be said: its interpreter may have ended, and of
     /// that the broker may not have heard.
     pub fn note_unbegun(&mut self, first: Attempt) {
-        let before = Attempt { count: first.count.saturating_sub(1), ..first };
+        let before = Attempt { id: AttemptId(first.id.0.saturating_sub(1)), ..first };
         self.received = self.given_back.max(Some(before));
     }
 

@@ -11,7 +11,7 @@ use furlong_wire::limits::NESTING_MAX;
 use furlong_wire::message::{Attempts, FromEngine, Grant, Granted, Lent};
 
 use super::{BrokerMisbehaved, Core, Output, Slot};
-use crate::job::{Ask, SlotIndex};
+use crate::job::{Ask, SlotIndex, SlotJob};
 
 /// Stand-ins of one slot: one for each depth, and as many that have not ended when what they stood
 /// in for goes on.
@@ -23,9 +23,9 @@ pub(super) struct Lending {
     /// For which slot each place beyond the registered ones stands in.
     hosts: Vec<SlotIndex>,
     /// Jobs that wait, and for which sessions.
-    lent: BTreeMap<u64, Vec<SessionId>>,
+    lent: BTreeMap<SlotJob, Vec<SessionId>>,
     /// The keys of jobs' clients.
-    keys: Vec<(u64, PassKey)>,
+    keys: Vec<(SlotJob, PassKey)>,
 }
 
 impl Core {
@@ -88,7 +88,7 @@ impl Core {
     }
 
     /// A running job asks for something.
-    pub(super) fn asked(&mut self, job: u64, ask: Ask) {
+    pub(super) fn asked(&mut self, job: SlotJob, ask: Ask) {
         // It has ended since: its code may go on for a moment.
         let Some(attempt) = self.work.get(&job).map(|work| work.attempt) else { return };
         match ask {
@@ -130,7 +130,7 @@ impl Core {
         self.answer(job, key, refusal);
     }
 
-    fn answer(&mut self, job: u64, key: PassKey, refusal: Option<String>) {
+    fn answer(&mut self, job: SlotJob, key: PassKey, refusal: Option<String>) {
         if let Some(work) = self.work.get(&job) {
             self.outputs.push_back(Output::Pass(work.slot, job, key, refusal));
         }
@@ -138,7 +138,7 @@ impl Core {
 
     /// Tells a broker that has just heard of these jobs what they have opened, and that they wait.
     pub(super) fn say_what_is_lent(&mut self, is_meant: impl Fn(Attempt) -> bool) {
-        let attempt = |job: &u64| {
+        let attempt = |job: &SlotJob| {
             self.work.get(job).map(|work| work.attempt).filter(|attempt| is_meant(*attempt))
         };
         let keys = self.lending.keys.iter().filter_map(|(job, key)| Some((attempt(job)?, *key)));
@@ -156,7 +156,7 @@ impl Core {
     }
 
     /// A job is no longer here.
-    pub(super) fn forget_lent(&mut self, job: u64) {
+    pub(super) fn forget_lent(&mut self, job: SlotJob) {
         self.lending.lent.remove(&job);
         self.lending.keys.retain(|(of, _)| *of != job);
     }

@@ -6,6 +6,7 @@ use furlong_wire::ids::{Attempt, SessionId};
 use furlong_wire::message::{Assign, Runtime, Work as AssignedWork};
 
 use super::{BrokerMisbehaved, Call, Core, Work};
+use crate::job::SlotJob;
 
 impl Core {
     /// Puts the jobs of an assignment in line, so that the order is the broker's whenever the
@@ -27,11 +28,11 @@ impl Core {
         session: SessionId,
         runtime: Runtime,
         part: &AssignedWork,
-    ) -> Result<u64, BrokerMisbehaved> {
+    ) -> Result<SlotJob, BrokerMisbehaved> {
         let slot = self.place_of(part.slot)?;
         self.jobs_made += 1;
-        let job = self.jobs_made;
-        let attempt = Attempt { start: self.start, count: part.count };
+        let job = SlotJob(self.jobs_made);
+        let attempt = Attempt { start: self.start, id: part.attempt };
         let work = Work {
             attempt,
             session,
@@ -39,7 +40,7 @@ impl Core {
             slot,
             runtime,
             ready: None,
-            inputs: self.values.take_inputs(part.count),
+            inputs: self.values.take_inputs(part.attempt),
             reported: false,
             cancelled: false,
             output: None,

@@ -34,7 +34,7 @@ use furlong_wire::payload::{InlineBytes, unpack_inline, unpack_inline_call};
 pub use held::Held;
 pub(crate) use results::unreadable;
 
-use crate::job::{DataFile, Job, SlotEvent, SlotIndex};
+use crate::job::{DataFile, Job, SlotEvent, SlotIndex, SlotJob};
 use actions::Actions;
 use held::Results;
 use leave::Leaving;
@@ -66,8 +66,8 @@ pub struct Core {
     slots: Vec<Slot>,
     lending: Lending,
     sessions: Sessions,
-    work: NumberMap<u64, Work>,
-    by_attempt: NumberMap<Attempt, u64>,
+    work: NumberMap<SlotJob, Work>,
+    by_attempt: NumberMap<Attempt, SlotJob>,
     jobs_made: u64,
     receiving: BTreeMap<u64, Receiving>,
     /// The last call header, as it came and as it was read: those of a map's tasks are all the
@@ -116,9 +116,9 @@ struct Room {
 /// another runtime.
 #[derive(Debug, Default)]
 struct Slot {
-    running: VecDeque<u64>,
+    running: VecDeque<SlotJob>,
     runtime: Option<Runtime>,
-    waiting: VecDeque<u64>,
+    waiting: VecDeque<SlotJob>,
     /// True if there is an interpreter that takes jobs. Until then a Python job has not begun.
     has_interpreter: bool,
 }
@@ -147,7 +147,7 @@ struct Work {
 /// One assignment: the jobs that share a payload.
 #[derive(Debug)]
 struct Call {
-    jobs: AtLeastOne<u64>,
+    jobs: AtLeastOne<SlotJob>,
     session: SessionId,
     define: Option<u32>,
 }
@@ -251,7 +251,7 @@ impl Core {
                 Purpose::Define(..) | Purpose::Share(_) | Purpose::Value(_) => None,
             });
         let receiving: Vec<Call> = receiving.collect();
-        let incomplete: BTreeSet<u64> = undefined
+        let incomplete: BTreeSet<SlotJob> = undefined
             .chain(receiving)
             .chain(self.forget_shares())
             .chain(self.forget_values())
@@ -274,7 +274,7 @@ impl Core {
 
     /// Jobs whose arguments did not come whole, and what the same sessions have behind them in the
     /// same lines: it must not begin before them.
-    fn with_those_behind(&self, incomplete: &BTreeSet<u64>) -> Vec<u64> {
+    fn with_those_behind(&self, incomplete: &BTreeSet<SlotJob>) -> Vec<SlotJob> {
         let mut unbegun = Vec::new();
         for slot in &self.slots {
             let mut sessions = BTreeSet::new();
@@ -395,7 +395,8 @@ impl Core {
     /// Tells the broker which jobs run.
     pub fn report_started(&mut self) {
         self.report_is_awaited = false;
-        let jobs: Vec<u64> = self.slots.iter().filter_map(|slot| self.unreported(slot)).collect();
+        let jobs: Vec<SlotJob> =
+            self.slots.iter().filter_map(|slot| self.unreported(slot)).collect();
         let mut attempts = Vec::with_capacity(jobs.len());
         for job in jobs {
             let work = self.work.get_mut(&job).expect("an unreported job is work");
@@ -407,7 +408,7 @@ impl Core {
         }
     }
 
-    fn unreported(&self, slot: &Slot) -> Option<u64> {
+    fn unreported(&self, slot: &Slot) -> Option<SlotJob> {
         let job = slot.running.front()?;
         let begins = |work: &&Work| work.runtime != Runtime::Python || slot.has_interpreter;
         let work = self.work.get(job).expect("what runs is work until its end");
@@ -425,11 +426,11 @@ impl Core {
         self.assigned_session = Some(session);
         let call = self.line_up(session, &assign)?;
         let start = self.start;
-        self.respond_early(assign.work.iter().map(|work| Attempt { start, count: work.count }));
+        self.respond_early(assign.work.iter().map(|work| Attempt { start, id: work.attempt }));
         if self.leaving.draining().is_some() {
             // It was on its way when the broker was told. A large payload is still received, for
             // nobody.
-            let jobs: Vec<u64> = call.jobs.iter().copied().collect();
+            let jobs: Vec<SlotJob> = call.jobs.iter().copied().collect();
             self.give_back(&jobs);
         }
         if let Some(number) = assign.share {
@@ -581,7 +582,7 @@ impl Core {
         }
     }
 
-    fn forget(&mut self, job: u64) -> Option<Work> {
+    fn forget(&mut self, job: SlotJob) -> Option<Work> {
         let work = self.work.remove(&job)?;
         self.by_attempt.remove(&work.attempt);
         self.forget_lent(job);

@@ -14,7 +14,7 @@ use super::held::{EndedWork, ended};
 use super::output::Kept;
 use super::{Core, Output, Work};
 use crate::job::error;
-use crate::job::{JobOutcome, OutputStream, Published, Reply, SlotIndex, Unable};
+use crate::job::{JobOutcome, OutputStream, Published, Reply, SlotIndex, SlotJob, Unable};
 
 /// Returns what the broker, which sees no results, may know of a failure: why a command could not
 /// run, and why nothing could. What the user's own code says stays between its engine and its
@@ -37,7 +37,7 @@ const NOT_BEGUN_TEXT_BYTES_MAX: usize = 700;
 pub(super) const UNSENT_OUTPUT_MAX: usize = 4096;
 
 impl Core {
-    pub(super) fn output(&mut self, job: u64, stream: OutputStream, bytes: &[u8]) {
+    pub(super) fn output(&mut self, job: SlotJob, stream: OutputStream, bytes: &[u8]) {
         // It has ended, or was given back: what it still writes is no task's output.
         let Some(work) = self.work.get_mut(&job) else { return };
         let attempt = work.attempt;
@@ -55,7 +55,7 @@ impl Core {
         }
     }
 
-    pub(super) fn finished(&mut self, slot: SlotIndex, job: u64, reply: Reply) {
+    pub(super) fn finished(&mut self, slot: SlotIndex, job: SlotJob, reply: Reply) {
         let Some(mut work) = self.forget(job) else { return };
         let (mut wholes, mut written) = (Vec::new(), [0; 2]);
         for (kept, stream) in work
@@ -159,7 +159,7 @@ impl Core {
     }
 
     /// Returns true if what a job has published can go now, or is of no use as the job has ended.
-    pub fn may_publish(&self, job: u64, published: &Published) -> bool {
+    pub fn may_publish(&self, job: SlotJob, published: &Published) -> bool {
         let Some(work) = self.work.get(&job) else { return true };
         let bytes = bytes_at_most(published);
         let lane = self.sessions.lane(work.session);
@@ -170,7 +170,7 @@ impl Core {
     }
 
     /// Sends what a running job has published, if it may ([`Core::may_publish`]).
-    pub fn publish(&mut self, job: u64, Published { codec, buffers }: Published) {
+    pub fn publish(&mut self, job: SlotJob, Published { codec, buffers }: Published) {
         // It has ended: nothing may come after its end.
         let Some(work) = self.work.get(&job) else { return };
         let (attempt, session) = (work.attempt, work.session);

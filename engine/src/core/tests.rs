@@ -1,7 +1,7 @@
 //! Tests of the core: a process with virtual slots, to which the test speaks as the broker.
 
 use furlong_wire::call::{Call, Codec, ReplyHeader};
-use furlong_wire::ids::BrokerStart;
+use furlong_wire::ids::{AttemptId, BrokerStart};
 use furlong_wire::limits::{ASKED_FOR_TRANSFER, OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::Work as AssignedWork;
 use furlong_wire::message::{
@@ -111,8 +111,8 @@ impl Process {
         payload: Payload,
     ) -> (Assign, Attempt) {
         self.attempts += 1;
-        let attempt = Attempt { start: START, count: self.attempts };
-        let work = AtLeastOne::new(AssignedWork { slot, n: self.attempts, count: self.attempts });
+        let attempt = Attempt { start: START, id: AttemptId(self.attempts) };
+        let work = AtLeastOne::new(AssignedWork { slot, n: self.attempts, attempt: attempt.id });
         (Assign { work, session: Some(SESSION), runtime, define, share: None, payload }, attempt)
     }
 
@@ -154,15 +154,18 @@ impl Process {
     }
 
     fn writes(&mut self, slot: SlotIndex, job: u64, bytes: impl Into<Bytes>) {
-        let event =
-            SlotEvent::Output { attempt: job, stream: OutputStream::Stdout, bytes: bytes.into() };
+        let event = SlotEvent::Output {
+            attempt: SlotJob(job),
+            stream: OutputStream::Stdout,
+            bytes: bytes.into(),
+        };
         self.core.handle_slot_event(slot, event);
     }
 }
 
 impl Done {
     fn jobs(&self) -> Vec<(SlotIndex, Runtime, u64)> {
-        self.started.iter().map(|(slot, runtime, job)| (*slot, *runtime, job.attempt)).collect()
+        self.started.iter().map(|(slot, runtime, job)| (*slot, *runtime, job.attempt.0)).collect()
     }
 
     fn finished(&self) -> Vec<&AttemptFinished> {
@@ -184,7 +187,7 @@ impl Done {
 fn ended(job: u64, outcome: JobOutcome, data: Vec<Bytes>) -> SlotEvent {
     let header = ReplyHeader::Returned { codec: Codec::Raw };
     SlotEvent::Finished {
-        attempt: job,
+        attempt: SlotJob(job),
         reply: Reply { outcome, header, data, file: None, run_us: 5 },
     }
 }
@@ -395,7 +398,7 @@ fn work_waits_for_the_payload_of_the_work_before_it() {
     process.chunk(transfer, &chunk).unwrap();
     let jobs = process.done().jobs();
     let attempts: Vec<Attempt> =
-        jobs.iter().map(|(_, _, job)| process.core.work[job].attempt).collect();
+        jobs.iter().map(|(_, _, job)| process.core.work[&SlotJob(*job)].attempt).collect();
     assert_eq!(attempts, [first, second]);
 }
 
@@ -429,7 +432,7 @@ fn ends(done: &Done) -> Vec<(u64, Option<bool>)> {
     };
     done.finished()
         .iter()
-        .map(|it| (it.attempt.count, it.payload.as_ref().and_then(comes)))
+        .map(|it| (it.attempt.id.0, it.payload.as_ref().and_then(comes)))
         .collect()
 }
 
@@ -599,12 +602,12 @@ fn cancelled_work_that_waits_ends_at_once_and_running_work_is_interrupted() {
     let (running, waiting) = (process.assign(0, Native), process.assign(0, Python));
     process.assign(0, Native);
     process.done();
-    let attempts = vec![waiting, running, Attempt { start: BrokerStart(0), count: 1 }];
+    let attempts = vec![waiting, running, Attempt { start: BrokerStart(0), id: AttemptId(1) }];
     process.tell(ToEngine::Cancel(CancelAttempts { attempts, force: true }));
     let done = process.done();
     assert_eq!(failure(done.finished()[0]), (TaskState::Cancelled, Some(ErrorKind::Cancelled)));
     assert_eq!((done.finished().len(), done.finished()[0].attempt), (1, waiting));
-    assert!(matches!(&done.rest[..], [Output::Cancel(0, Native, 1, true)]));
+    assert!(matches!(&done.rest[..], [Output::Cancel(0, Native, SlotJob(1), true)]));
     assert_eq!(done.jobs(), [(0, Native, 3)], "nothing is in the way of the last one any more");
 }
 
@@ -629,13 +632,13 @@ fn only_what_has_not_begun_is_given_back() {
     let done = process.done();
     assert_eq!(done.sent, [recalled(attempts[2])], "it waited here");
     assert!(
-        matches!(&done.rest[..], [Output::Recall(0, Native, 2)]),
+        matches!(&done.rest[..], [Output::Recall(0, Native, SlotJob(2))]),
         "its runtime must say whether it has begun"
     );
-    process.core.handle_recalled(2);
+    process.core.handle_recalled(SlotJob(2));
     assert_eq!(process.done().sent, [recalled(attempts[1])]);
     assert_eq!(process.core.held().work.len(), 1);
-    process.core.handle_recalled(2);
+    process.core.handle_recalled(SlotJob(2));
     assert!(process.done().sent.is_empty());
 }
 
@@ -648,12 +651,12 @@ fn work_goes_on_without_a_connection_and_is_reported_on_the_next() {
     process.core.handle_disconnected();
     process.finish(0, 1, 3);
     process.finish(0, 2, 5_000);
-    process.core.handle_recalled(3);
+    process.core.handle_recalled(SlotJob(3));
     process.writes(0, 4, &b"text"[..]);
     assert!(process.done().sent.is_empty() && !process.core.has_unreported());
     let mut held: Vec<_> =
         process.core.held().work.into_iter().map(|held| (held.attempt, held.finished)).collect();
-    held.sort_unstable_by_key(|(attempt, _)| attempt.count);
+    held.sort_unstable_by_key(|(attempt, _)| attempt.id);
     assert_eq!(
         held,
         [(attempts[0], true), (attempts[1], true), (attempts[3], false)],

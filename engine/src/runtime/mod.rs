@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::slot::Slot;
 pub use crate::job::{
-    Ask, Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, Unable,
+    Ask, Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, SlotJob, Unable,
 };
 
 /// A report of a slot to the engine's shell.
@@ -26,7 +26,7 @@ pub enum Report {
     /// The running job has published something, and nothing of it waited.
     Published {
         /// The attempt.
-        attempt: u64,
+        attempt: SlotJob,
         /// The data; the last ones if there were several meanwhile.
         latest: Latest,
     },

@@ -17,7 +17,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    EventSender, Job, JobOutcome, Latest, Published, Reply, Report, SlotEvent, SlotIndex, Unable,
+    EventSender, Job, JobOutcome, Latest, Published, Reply, Report, SlotEvent, SlotIndex, SlotJob,
+    Unable,
 };
 use crate::job::error;
 
@@ -156,7 +157,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    running: Option<u64>,
+    running: Option<SlotJob>,
     /// The request to the running job: one of the constants below.
     asked: Arc<AtomicU8>,
     closed: bool,
@@ -207,7 +208,7 @@ impl NativeSlot {
     }
 
     /// Takes a job back. False if it has begun.
-    pub fn recall(&self, job: u64) -> bool {
+    pub fn recall(&self, job: SlotJob) -> bool {
         let mut queue = self.shared.lock();
         let before = queue.jobs.len();
         queue.jobs.retain(|waiting| waiting.attempt != job);
@@ -216,7 +217,7 @@ impl NativeSlot {
 
     /// Ends a waiting job, and asks a running one to end ([`is_cancelled`]). A thread cannot be
     /// killed: the function must look.
-    pub fn cancel(&self, job: u64) {
+    pub fn cancel(&self, job: SlotJob) {
         if self.recall(job) {
             let end =
                 SlotEvent::Finished { attempt: job, reply: Reply::cancelled_before_it_began() };
@@ -229,7 +230,7 @@ impl NativeSlot {
 
     /// Asks a running job to end, as SIGINT does: its error, if it returns one, is a failure and
     /// not a cancel.
-    pub fn interrupt(&self, job: u64) {
+    pub fn interrupt(&self, job: SlotJob) {
         self.ask(job, INTERRUPTED);
     }
 
@@ -238,7 +239,7 @@ impl NativeSlot {
         self.shared.engine_id.store(id, Ordering::Relaxed);
     }
 
-    fn ask(&self, job: u64, what: u8) {
+    fn ask(&self, job: SlotJob, what: u8) {
         let queue = self.shared.lock();
         if queue.running == Some(job) {
             queue.asked.fetch_max(what, Ordering::Relaxed);
@@ -289,7 +290,7 @@ struct Context {
     shared: Arc<Shared>,
     asked: Arc<AtomicU8>,
     events: EventSender,
-    attempt: Cell<u64>,
+    attempt: Cell<SlotJob>,
     codec: Cell<Codec>,
     latest: RefCell<Option<Latest>>,
 }
@@ -351,7 +352,7 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
         shared: shared.clone(),
         asked: asked.clone(),
         events: events.clone(),
-        attempt: Cell::new(0),
+        attempt: Cell::new(SlotJob(0)),
         codec: Cell::new(Codec::Msgpack),
         latest: RefCell::new(None),
     });
@@ -470,7 +471,7 @@ mod tests {
     fn job(attempt: u64, function: &str, codec: Codec, data: &[u8]) -> Job {
         let header = CallHeader { call: Call::Named { function: function.into() }, codec };
         Job {
-            attempt,
+            attempt: SlotJob(attempt),
             session: SessionId([1; 16]),
             header: header.into(),
             definition: None,
@@ -531,12 +532,12 @@ mod tests {
         slot.start([job(1, "waits", Codec::Msgpack, b"")]);
         slot.start([job(2, "nothing", Codec::Msgpack, &[0x90])]);
         begun(&slot);
-        assert!(slot.recall(2) && !slot.recall(1));
+        assert!(slot.recall(SlotJob(2)) && !slot.recall(SlotJob(1)));
         slot.start([job(4, "stuck", Codec::Msgpack, b"")]);
-        slot.cancel(4);
+        slot.cancel(SlotJob(4));
         assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
-        slot.cancel(2);
-        slot.cancel(1);
+        slot.cancel(SlotJob(2));
+        slot.cancel(SlotJob(1));
         assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
         slot.start([job(3, "nothing", Codec::Msgpack, &[0x90])]);
         assert_eq!(next_reply(&mut events).outcome, JobOutcome::Succeeded);
@@ -547,15 +548,15 @@ mod tests {
         let (slot, mut events) = slot();
         slot.start([job(1, "waits", Codec::Msgpack, b""), job(2, "waits", Codec::Msgpack, b"")]);
         begun(&slot);
-        slot.interrupt(2);
-        slot.interrupt(1);
+        slot.interrupt(SlotJob(2));
+        slot.interrupt(SlotJob(1));
         assert_eq!(next_reply(&mut events).outcome, JobOutcome::Failed);
-        while slot.shared.lock().running != Some(2) {
+        while slot.shared.lock().running != Some(SlotJob(2)) {
             std::thread::yield_now();
         }
         assert_eq!(slot.shared.lock().asked.load(Ordering::Relaxed), UNASKED);
-        slot.interrupt(2);
-        slot.cancel(2);
+        slot.interrupt(SlotJob(2));
+        slot.cancel(SlotJob(2));
         assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
     }
 
@@ -564,7 +565,8 @@ mod tests {
         let (slot, mut events) = slot();
         slot.set_engine_id(12);
         slot.start([job(1, "publishes", Codec::Json, b"[[], {}]")]);
-        let Some((0, Report::Published { attempt: 1, latest })) = events.blocking_recv() else {
+        let Some((0, Report::Published { attempt: SlotJob(1), latest })) = events.blocking_recv()
+        else {
             panic!()
         };
         assert_eq!(next_reply(&mut events).data, ["12"]);
@@ -586,9 +588,9 @@ mod tests {
             job(2, "nothing", Codec::Msgpack, &[0x90]),
         ]);
         begun(&stuck);
-        stuck.cancel(1);
-        stuck.interrupt(1);
-        assert!(stuck.recall(2), "what waits behind it can go elsewhere");
+        stuck.cancel(SlotJob(1));
+        stuck.interrupt(SlotJob(1));
+        assert!(stuck.recall(SlotJob(2)), "what waits behind it can go elsewhere");
         let (other, mut others) = slot();
         other.start([job(3, "nothing", Codec::Msgpack, &[0x90])]);
         assert_eq!(next_reply(&mut others).outcome, JobOutcome::Succeeded);

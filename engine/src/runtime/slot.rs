@@ -2,10 +2,10 @@
 
 use rustix::process::Signal;
 
-use super::Job;
 use super::command::CommandSlot;
 use super::native::NativeSlot;
 use super::python::PythonSlot;
+use super::{Job, SlotJob};
 
 /// One slot's part of a runtime: it runs the jobs that it is given, one after the other.
 pub trait Slot {
@@ -20,13 +20,13 @@ pub trait Slot {
     fn hand_over(&mut self) {}
 
     /// Ends a job: one that waits at once, one that runs as its runtime can, or by force.
-    fn cancel(&mut self, job: u64, force: bool);
+    fn cancel(&mut self, job: SlotJob, force: bool);
 
     /// Takes a job back; false if it has begun, or is asked for elsewhere.
-    fn recall(&mut self, job: u64) -> bool;
+    fn recall(&mut self, job: SlotJob) -> bool;
 
     /// Sends a signal to a job, if it runs now.
-    fn signal(&mut self, job: u64, signal: Signal);
+    fn signal(&mut self, job: SlotJob, signal: Signal);
 }
 
 impl Slot for NativeSlot {
@@ -42,15 +42,15 @@ impl Slot for NativeSlot {
         self.start_gathered();
     }
 
-    fn cancel(&mut self, job: u64, _force: bool) {
+    fn cancel(&mut self, job: SlotJob, _force: bool) {
         Self::cancel(self, job);
     }
 
-    fn recall(&mut self, job: u64) -> bool {
+    fn recall(&mut self, job: SlotJob) -> bool {
         Self::recall(self, job)
     }
 
-    fn signal(&mut self, job: u64, signal: Signal) {
+    fn signal(&mut self, job: SlotJob, signal: Signal) {
         if signal == Signal::INT {
             self.interrupt(job);
         } else {
@@ -71,15 +71,15 @@ impl Slot for PythonSlot {
         Self::start(self, job);
     }
 
-    fn cancel(&mut self, job: u64, force: bool) {
+    fn cancel(&mut self, job: SlotJob, force: bool) {
         Self::cancel(self, job, force);
     }
 
-    fn recall(&mut self, job: u64) -> bool {
+    fn recall(&mut self, job: SlotJob) -> bool {
         Self::recall(self, job)
     }
 
-    fn signal(&mut self, job: u64, signal: Signal) {
+    fn signal(&mut self, job: SlotJob, signal: Signal) {
         Self::signal(self, job, signal);
     }
 }
@@ -93,15 +93,15 @@ impl Slot for CommandSlot {
         Self::start(self, job);
     }
 
-    fn cancel(&mut self, job: u64, force: bool) {
+    fn cancel(&mut self, job: SlotJob, force: bool) {
         Self::cancel(self, job, force);
     }
 
-    fn recall(&mut self, job: u64) -> bool {
+    fn recall(&mut self, job: SlotJob) -> bool {
         Self::recall(self, job)
     }
 
-    fn signal(&mut self, job: u64, signal: Signal) {
+    fn signal(&mut self, job: SlotJob, signal: Signal) {
         Self::signal(self, job, signal.as_raw());
     }
 }

@@ -9,8 +9,8 @@ use furlong_wire::ids::PassKey;
 use furlong_wire::message::Runtime;
 use rustix::process::Signal;
 
-use crate::job::error;
 use crate::job::{Job, JobOutcome, Reply, SlotIndex, Unable};
+use crate::job::{SlotJob, error};
 use crate::runtime::command::{CommandConfig, CommandShared, CommandSlot};
 use crate::runtime::native::{Functions, NativeSlot};
 use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
@@ -74,7 +74,7 @@ impl Slots {
         slot: SlotIndex,
         runtime: Runtime,
         job: Job,
-    ) -> Result<(), Box<(u64, Reply)>> {
+    ) -> Result<(), Box<(SlotJob, Reply)>> {
         let started = self.ensure_runtime(slot, runtime);
         started.map_err(|text| cannot(job.attempt, &text))?.start(job);
         Ok(())
@@ -121,19 +121,19 @@ impl Slots {
         }
     }
 
-    pub(super) fn cancel(&mut self, slot: SlotIndex, runtime: Runtime, job: u64, force: bool) {
+    pub(super) fn cancel(&mut self, slot: SlotIndex, runtime: Runtime, job: SlotJob, force: bool) {
         if let Some(slot) = self.runtime(slot, runtime) {
             slot.cancel(job, force);
         }
     }
 
     /// Takes a job back; false if it has begun.
-    pub(super) fn recall(&mut self, slot: SlotIndex, runtime: Runtime, job: u64) -> bool {
+    pub(super) fn recall(&mut self, slot: SlotIndex, runtime: Runtime, job: SlotJob) -> bool {
         self.runtime(slot, runtime).is_some_and(|slot| slot.recall(job))
     }
 
     /// Sends a signal to a job, if it runs now.
-    pub(super) fn signal(&mut self, slot: SlotIndex, runtime: Runtime, job: u64, number: i32) {
+    pub(super) fn signal(&mut self, slot: SlotIndex, runtime: Runtime, job: SlotJob, number: i32) {
         let Some(signal) = Signal::from_named_raw(number) else {
             tracing::warn!("slot {slot}: there is no signal {number}");
             return;
@@ -239,7 +239,7 @@ impl SlotPlace {
 /// interpreter to start.
 const STAND_IN_IDLE: Duration = Duration::from_secs(10);
 
-fn cannot(attempt: u64, text: &str) -> Box<(u64, Reply)> {
+fn cannot(attempt: SlotJob, text: &str) -> Box<(SlotJob, Reply)> {
     let header = ReplyHeader::Raised(error("EngineError", text));
     Box::new((
         attempt,

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use furlong_broker::core::{ConnectionId, Peer};
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{
-    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, InstanceId, OwnerId, SessionId, TokenId,
+    Attempt, AttemptId, BrokerStart, ClusterId, EngineId, EngineUuid, InstanceId, OwnerId,
+    SessionId, TokenId,
 };
 use furlong_wire::keys::PublicKey;
 use furlong_wire::limits::CHUNK_BYTES_MAX;
@@ -169,7 +170,7 @@ impl Engine {
                 let session =
                     self.session.expect("the first work on a connection names its session");
                 for work in assign.work.iter() {
-                    let attempt = Attempt { start, count: work.count };
+                    let attempt = Attempt { start, id: work.attempt };
                     let held =
                         HeldWork { attempt, session, n: work.n, slot: work.slot, finished: false };
                     self.in_hand.push_back(held);
@@ -192,7 +193,9 @@ impl Engine {
     pub fn attempt(&self, input: &mut Input<'_>) -> Attempt {
         let chosen = usize::from(input.byte());
         let held = self.in_hand.get(chosen % self.in_hand.len().max(1));
-        held.map_or(Attempt { start: BrokerStart(1), count: chosen as u64 }, |held| held.attempt)
+        held.map_or(Attempt { start: BrokerStart(1), id: AttemptId(chosen as u64) }, |held| {
+            held.attempt
+        })
     }
 
     pub fn forget(&mut self, attempt: Attempt) {

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use furlong_wire::ids::{Attempt, BrokerStart, EngineId};
+use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId};
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, WRITE_STALL_MS};
 use furlong_wire::message::{
     Attempts, FromClient, FromEngine, Goodbye, Output, Payload, Published, Stream, ToClient,
@@ -115,7 +115,7 @@ fn next_messages<M: Placed>(peer: &mut Peer) -> Vec<M> {
 #[test]
 fn cancels_signals_and_recalls_go_first() {
     let mut peer = peer::<ToEngine>();
-    let attempts = vec![Attempt { start: BrokerStart(1), count: 1 }];
+    let attempts = vec![Attempt { start: BrokerStart(1), id: AttemptId(1) }];
     peer.push(&ToEngine::Goodbye(Goodbye { reason: String::new() }));
     let recall = ToEngine::Recall(Attempts { attempts });
     peer.push(&recall);

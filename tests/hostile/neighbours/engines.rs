@@ -5,7 +5,7 @@ use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
 use furlong_tests::raw::message;
 use furlong_wire::aead::TAG_BYTES;
-use furlong_wire::ids::{Attempt, BrokerStart, EngineId, PassKey, SessionId};
+use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, PassKey, SessionId};
 use furlong_wire::limits::{CHUNK_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Credit, Draining, ErrorKind,
@@ -125,7 +125,7 @@ fn registers_far(farm: &Farm, window: &Window) {
 /// Says that it holds what nobody knows.
 fn holds(farm: &Farm, window: &Window) {
     let held = |count| HeldWork {
-        attempt: Attempt { start: BrokerStart(7), count },
+        attempt: Attempt { start: BrokerStart(7), id: AttemptId(count) },
         session: SessionId([count as u8; 16]),
         n: count,
         slot: 0,
@@ -175,7 +175,11 @@ fn ends_late(farm: &Farm, window: &Window) {
     let Some(mut pair) = Pair::new(farm, 224, 1, &TaskOptions::default()) else { return };
     let outcome = Outcome::error(TaskState::Failed, ErrorKind::Remote, "r".repeat(5_000));
     let late = |count| {
-        finished(Attempt { start: BrokerStart(7), count }, outcome.clone(), Some(inline(1_000)))
+        finished(
+            Attempt { start: BrokerStart(7), id: AttemptId(count) },
+            outcome.clone(),
+            Some(inline(1_000)),
+        )
     };
     pair.says(window, &(1..=70).map(late).collect::<Vec<_>>());
     pair.ends();

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::catalogue::{bodies, body, hot_bodies};
 use super::task::{Outcome, Payload, Runtime, Stream};
 use crate::AtLeastOne;
-use crate::ids::{Attempt, BrokerStart, EngineId, EngineUuid, InstanceId, PassKey, SessionId};
+use crate::ids::{
+    Attempt, AttemptId, BrokerStart, EngineId, EngineUuid, InstanceId, PassKey, SessionId,
+};
 use crate::payload::PayloadSecret;
 
 bodies! {
@@ -89,8 +91,8 @@ bodies! {
 
     /// The inputs of an attempt whose assignment follows.
     Inputs {
-        /// The attempt's count.
-        count: u64,
+        /// The attempt, whose broker start is that of the connection.
+        attempt: AttemptId,
         /// The numbers of the values, in the order in which its arguments count them.
         values: Vec<u64>,
     }
@@ -147,8 +149,8 @@ bodies! {
     Release {
         /// The broker's start that made the attempts.
         start: BrokerStart,
-        /// Their counts, ascending: the first one, and then how far each is from the one before.
-        counts: Vec<u64>,
+        /// Their ids, ascending: the first one, and then how far each is from the one before.
+        steps: Vec<u64>,
     }
 
     /// Slots of a process.
@@ -278,8 +280,8 @@ hot_bodies! {
         slot: u32,
         /// The task's number in its session.
         n: u64,
-        /// The count of the attempt, whose broker start is that of the connection.
-        count: u64,
+        /// The attempt, whose broker start is that of the connection.
+        attempt: AttemptId,
     }
 
     /// An attempt's end.
@@ -312,20 +314,20 @@ hot_bodies! {
 }
 
 impl Release {
-    /// Of these counts, in any order.
-    pub fn of(start: BrokerStart, mut counts: Vec<u64>) -> Self {
-        counts.sort_unstable();
+    /// Of these attempts, in any order.
+    pub fn of(start: BrokerStart, mut attempts: Vec<AttemptId>) -> Self {
+        attempts.sort_unstable();
         let mut before = 0;
-        counts.iter_mut().for_each(|count| *count -= std::mem::replace(&mut before, *count));
-        Self { start, counts }
+        let step = |AttemptId(id)| id - std::mem::replace(&mut before, id);
+        Self { start, steps: attempts.into_iter().map(step).collect() }
     }
 
     /// The attempts.
     pub fn attempts(&self) -> impl Iterator<Item = Attempt> {
-        let counts = self.counts.iter().scan(0_u64, |count, further| {
-            *count = count.checked_add(*further)?;
-            Some(*count)
+        let ids = self.steps.iter().scan(0_u64, |id, step| {
+            *id = id.checked_add(*step)?;
+            Some(AttemptId(*id))
         });
-        counts.map(|count| Attempt { start: self.start, count })
+        ids.map(|id| Attempt { start: self.start, id })
     }
 }

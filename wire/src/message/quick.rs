@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::status::Event;
 use super::task::{Outcome, Payload, Targets, TaskError, TaskOptions, TaskTimes};
-use crate::ids::{Attempt, BrokerStart, EngineId, SessionId};
+use crate::ids::{Attempt, AttemptId, BrokerStart, EngineId, SessionId};
 use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
 use crate::small::InlineBytes;
 
@@ -311,9 +311,9 @@ macro_rules! quick_newtypes {
 
 pub(super) use quick_structs;
 
-quick_newtypes! { EngineId BrokerStart }
+quick_newtypes! { EngineId BrokerStart AttemptId }
 quick_structs! {
-    Attempt { start count }
+    Attempt { start id }
     Outcome { state error }
     TaskTimes { submitted_unix_us assigned_us finished_us run_us }
 }

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use crate::AtLeastOne;
 use crate::ids::{
-    Attempt, BrokerStart, EngineId, EngineUuid, FunctionHash, InstanceId, SessionId, TaskId,
-    TokenId,
+    Attempt, AttemptId, BrokerStart, EngineId, EngineUuid, FunctionHash, InstanceId, SessionId,
+    TaskId, TokenId,
 };
 use crate::limits::{
     ERROR_TEXT_BYTES_MAX, HELD_RESULTS_MAX, LENT_SESSIONS_MAX, LISTED_MAX, MESSAGE_BYTES_MAX,
@@ -122,9 +122,9 @@ proptest! {
         count: u64, n: u64, slot: u32, payload in any_payload(), outcome in any_outcome(),
         bytes: Vec<u8>,
     ) {
-        let attempt = Attempt { start: BrokerStart(n), count };
+        let attempt = Attempt { start: BrokerStart(n), id: AttemptId(count) };
         let session = (n % 2 == 0).then_some(SessionId([3; 16]));
-        let work = AtLeastOne::new(Work { slot, n, count });
+        let work = AtLeastOne::new(Work { slot, n, attempt: attempt.id });
         let (runtime, define, share) = (Runtime::Native, None, None);
         let assign = Assign { work, session, runtime, define, share, payload: payload.clone() };
         crosses(&[ToEngine::Assign(assign)]);
@@ -159,7 +159,7 @@ proptest! {
 /// A message of each kind that is read without serde, with small and large numbers.
 fn hot_batches(number: u64, inline: usize, targets: Targets) -> [Vec<u8>; 4] {
     let payload = Payload::Inline(vec![7; inline].into());
-    let attempt = Attempt { start: BrokerStart(u64::MAX - number), count: number };
+    let attempt = Attempt { start: BrokerStart(u64::MAX - number), id: AttemptId(number) };
     let (session, define, small) =
         (Some(SessionId([0xc0; 16])), Some(number as u32), number as u32);
     let (outcome, run_us) = (Outcome::SUCCEEDED, number);
@@ -169,7 +169,7 @@ fn hot_batches(number: u64, inline: usize, targets: Targets) -> [Vec<u8>; 4] {
         finished_us: number,
         run_us,
     };
-    let part = Work { slot: small, n: number, count: number };
+    let part = Work { slot: small, n: number, attempt: AttemptId(number) };
     let work = AtLeastOne { first: part.clone(), others: vec![part; number as usize % 20] };
     let (n, runtime, class, engine) = (number, Runtime::Native, small, Some(EngineId(small)));
     let options = None;
@@ -245,7 +245,7 @@ proptest! {
     ) {
         let ack = FromClient::Ack(Ack { ranges: ranges.into() });
         crosses(&[ack, FromClient::Credit(Credit { payload_bytes_total: total })]);
-        let attempt = |(start, count)| Attempt { start: BrokerStart(start), count };
+        let attempt = |(start, id)| Attempt { start: BrokerStart(start), id: AttemptId(id) };
         let attempts = starts.into_iter().map(attempt).collect();
         let chunk = FromEngine::Chunk(Chunk { transfer: total });
         crosses(&[FromEngine::Started(Attempts { attempts }), chunk]);
@@ -300,7 +300,7 @@ fn fits<M: Message>(message: &M) {
     assert!(bytes <= MESSAGE_BYTES_MAX, "{bytes} bytes");
 }
 
-const LAST_ATTEMPT: Attempt = Attempt { start: BrokerStart(u64::MAX), count: u64::MAX };
+const LAST_ATTEMPT: Attempt = Attempt { start: BrokerStart(u64::MAX), id: AttemptId::MAX };
 
 #[test]
 fn the_longest_message_of_each_kind_from_the_broker_fits_a_record() {
@@ -313,7 +313,7 @@ fn the_longest_message_of_each_kind_from_the_broker_fits_a_record() {
     fits(&ToEngine::Adopt(Adopt { attempts: vec![(attempt, attempt); LISTED_MAX] }));
     fits(&ToEngine::Release(Release {
         start: BrokerStart(u64::MAX),
-        counts: vec![u64::MAX; LISTED_MAX],
+        steps: vec![u64::MAX; LISTED_MAX],
     }));
     fits(&ToEngine::Registered(Registered { engines }));
     let accepted = Accepted {

@@ -9,7 +9,7 @@ use furlong_wire::message::{
 };
 
 use crate::core::attempts::Assignment;
-use crate::core::keys::{ProcessKey, SessionKey};
+use crate::core::keys::{AttemptId, ProcessKey, SessionKey};
 use crate::core::payloads::arriving::{Account, EarlyEnd, EngineWaiting};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::stored::Stored;
@@ -111,9 +111,9 @@ impl Core {
         if attempt.start != self.config.start {
             return Ok(None);
         }
-        let Some(given) = self.attempts.get(attempt.count).copied() else {
+        let Some(given) = self.attempts.get(attempt.id).copied() else {
             // It was moved elsewhere while the engine was away: a late report is normal.
-            return if attempt.count <= self.attempts.made() {
+            return if attempt.id <= self.attempts.made() {
                 Ok(None)
             } else {
                 Err(PeerMisbehaved::Attempt)
@@ -140,13 +140,13 @@ impl Core {
             if self.engines.get(given.engine).is_some_and(|engine| !engine.work.recalled.is_empty())
             {
                 self.engines
-                    .update(given.engine, |engine| engine.work.recalled.remove(&attempt.count));
+                    .update(given.engine, |engine| engine.work.recalled.remove(&attempt.id));
             }
             // It was ended, and runs on until the engine has stopped it.
             let Some(task) = self.tasks.get_mut(given.task) else { continue };
             // The result of another one waits at the engine: then this is no news.
             if let State::Assigned { engine, attempt: current, .. } = task.state {
-                assert!(current == attempt.count, "{attempt:?} is not its task's, {current} is");
+                assert!(current == attempt.id, "{attempt:?} is not its task's, {current} is");
                 task.transition(State::Assigned { engine, attempt: current, started: true });
                 task.more_mut().started.get_or_insert(now);
                 if task.options.is_some() {
@@ -294,7 +294,7 @@ impl Core {
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         let is_of_now = attempt.start == self.config.start;
         if let Some((session, reserved)) =
-            is_of_now.then(|| process.sending.taken.remove(&attempt.count)).flatten()
+            is_of_now.then(|| process.sending.taken.remove(&attempt.id)).flatten()
         {
             let account = Account { session, lane: None };
             if !is_wanted || reserved != bytes {
@@ -349,7 +349,7 @@ impl Core {
         let Some(given) = given else {
             self.release_result(account, payload.as_ref());
             if finished.attempt.start == self.config.start {
-                self.release_attempt(key, finished.attempt.count, 0);
+                self.release_attempt(key, finished.attempt.id, 0);
             } else {
                 self.orphan_ended(key, finished.attempt);
             }
@@ -358,7 +358,7 @@ impl Core {
         let is_told = |task: &Task| matches!(task.state, State::Unsent { .. });
         let bytes = payload.as_ref().map_or(0, Stored::budget_bytes);
         let outcome = if self.tasks.get(given.task).is_some_and(is_told) {
-            self.take_back(finished.attempt.count);
+            self.take_back(finished.attempt.id);
             Some(finished.outcome.clone())
         } else {
             let outcome = match &payload {
@@ -371,12 +371,11 @@ impl Core {
         };
         let Some(outcome) = outcome else { return self.release_result(account, payload.as_ref()) };
         if self.tasks.get(given.task).is_none() {
-            self.hold_or_release(key, given.session, given.n, finished.attempt.count);
+            self.hold_or_release(key, given.session, given.n, finished.attempt.id);
             return self.release_result(account, payload.as_ref());
         }
         let payload = payload.filter(|stored| !matches!(stored, Stored::Refused));
-        let (engine, process, attempt) =
-            (Some(given.engine), Some(key), Some(finished.attempt.count));
+        let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.id));
         let (run_us, lane) = (finished.run_us, account.lane);
         self.end(
             now,
@@ -396,7 +395,7 @@ impl Core {
     ) -> Option<Outcome> {
         let outcome = match self.begin_elsewhere(now, given, finished) {
             Beginning::Elsewhere => {
-                self.release_attempt(key, finished.attempt.count, 0);
+                self.release_attempt(key, finished.attempt.id, 0);
                 return None;
             }
             Beginning::Nowhere(nowhere) => nowhere,
@@ -408,7 +407,7 @@ impl Core {
         if self.runs_again_after(now, given, &outcome)
             || self.runs_again_after_cancel(now, given, &outcome)
         {
-            self.release_attempt(key, finished.attempt.count, 0);
+            self.release_attempt(key, finished.attempt.id, 0);
             return None;
         }
         Some(outcome)
@@ -416,7 +415,7 @@ impl Core {
 
     /// An attempt has begun, and has ended after so long a run.
     fn count_run(&mut self, given: Assignment, finished: &AttemptFinished, result_bytes: u64) {
-        self.take_back_ended(finished.attempt.count, finished.run_us);
+        self.take_back_ended(finished.attempt.id, finished.run_us);
         self.note_begun(given);
         // It was ended meanwhile, and interrupted: such a run says nothing of its kind.
         let Some(task) = self.tasks.get(given.task) else { return };
@@ -475,10 +474,9 @@ impl Core {
         let (mut attempts, before): (Vec<Attempt>, Vec<Attempt>) =
             recalled.attempts.iter().partition(|it| is_of_now(it));
         attempts.extend(before.into_iter().map(|attempt| self.orphan_not_begun(key, attempt)));
-        attempts.sort_unstable_by_key(|attempt| std::cmp::Reverse(attempt.count));
+        attempts.sort_unstable_by_key(|attempt| std::cmp::Reverse(attempt.id));
         for attempt in &attempts {
-            let Some(given) =
-                self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.count))
+            let Some(given) = self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.id))
             else {
                 continue;
             };
@@ -529,8 +527,8 @@ impl Core {
         }
         // What needs no namespace comes back, to be run by the next interpreter before anything
         // else.
-        let returns = |count: &u64| {
-            let task = self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
+        let returns = |attempt: &AttemptId| {
+            let task = self.attempts.get(*attempt).and_then(|given| self.tasks.get(given.task));
             task.is_some_and(|task| {
                 task.runtime == Runtime::Python
                     && task.queue != Queue::Shared

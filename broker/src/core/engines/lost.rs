@@ -11,7 +11,7 @@ use furlong_wire::message::{AttemptRecord, ErrorKind, Event, Outcome, TaskState}
 
 use super::away::{Loss, Moved};
 use crate::core::attempts::Assignment;
-use crate::core::keys::{ProcessKey, TaskKey};
+use crate::core::keys::{AttemptId, ProcessKey, TaskKey};
 use crate::core::sessions::connect::ENGINE_GRACE;
 use crate::core::sessions::expiries::Away;
 use crate::core::tasks::ended::Ended;
@@ -96,11 +96,11 @@ impl Core {
 
     fn reassign_work_of(&mut self, now: Time, id: EngineId) {
         let engine = self.engines.get(id).expect("an engine that is away is in the table");
-        let attempts: Vec<u64> = engine.work.assigned.iter().copied().collect();
+        let attempts: Vec<AttemptId> = engine.work.assigned.iter().copied().collect();
         self.turns.work.add(attempts.len());
         // The last one first: each goes to the front of its queue.
-        for count in attempts.into_iter().rev() {
-            let given = self.attempts.get(count).copied().expect("what an engine has is given");
+        for attempt in attempts.into_iter().rev() {
+            let given = self.attempts.get(attempt).copied().expect("what an engine has is given");
             // If it was ended, it may still run there: that is said to have stopped when it has.
             let Some(task) = self.tasks.get(given.task) else { continue };
             if task.queue != Queue::Shared || task.at_most_once() {
@@ -110,11 +110,11 @@ impl Core {
             // the task by then, it goes on where it was.
             let started = task.is_reported();
             let moved = Moved { task: given.task, attempts: task.tries.attempts, started };
-            self.engines.update(id, |engine| engine.work.moved.insert(count, moved));
-            self.peers.grants.set_aside(count, given.task);
+            self.engines.update(id, |engine| engine.work.moved.insert(attempt, moved));
+            self.peers.grants.set_aside(attempt, given.task);
             self.suspect(given.task);
-            self.take_back(count);
-            self.retry_or_lose(now, given.task, count, "its engine's connection was cut");
+            self.take_back(attempt);
+            self.retry_or_lose(now, given.task, attempt, "its engine's connection was cut");
         }
     }
 
@@ -154,15 +154,15 @@ impl Core {
             return true;
         };
         // The last one first: each goes to the front of its queue.
-        let given: Vec<u64> =
+        let given: Vec<AttemptId> =
             engine.work.assigned.iter().rev().take(TASKS_PER_PART).copied().collect();
         let room = TASKS_PER_PART - given.len();
         let waiting: Vec<TaskKey> = engine.queue.iter().take(room).collect();
         self.turns.work.add(given.len() + waiting.len() + WORK_PER_MESSAGE);
-        for count in given {
-            let given = self.take_back(count).expect("what an engine has is given");
+        for attempt in given {
+            let given = self.take_back(attempt).expect("what an engine has is given");
             self.suspect(given.task);
-            self.retry_or_lose(now, given.task, count, loss.how);
+            self.retry_or_lose(now, given.task, attempt, loss.how);
         }
         let is_all = waiting.len() < room;
         for task in waiting {
@@ -189,7 +189,7 @@ impl Core {
         &mut self,
         now: Time,
         key: TaskKey,
-        attempt: u64,
+        attempt: AttemptId,
         how: &str,
     ) {
         // It was ended while the engine had it.

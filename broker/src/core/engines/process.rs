@@ -6,7 +6,7 @@ use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::message::Register;
 
 use crate::core::ConnectionId;
-use crate::core::keys::{ClassId, SessionKey};
+use crate::core::keys::{AttemptId, ClassId, SessionKey};
 use crate::core::payloads::arriving::{Account, EngineWaiting};
 use crate::core::payloads::budget::Lane;
 use crate::core::payloads::stored::{Receiving, Stored};
@@ -55,7 +55,7 @@ pub struct Told {
 #[derive(Debug, Default)]
 pub struct Sending {
     /// The results that it was asked for: by the attempt, whose they are and how large.
-    pub taken: BTreeMap<u64, (SessionKey, u64)>,
+    pub taken: BTreeMap<AttemptId, (SessionKey, u64)>,
     /// The transfers that it is sending.
     pub receiving: Receiving<EngineWaiting>,
     /// Of that, the transfers of intermediate data, by the attempts that have published them.

@@ -8,7 +8,7 @@ use furlong_wire::ids::{EngineId, EngineUuid, InstanceId};
 
 use super::away::{Loss, Moved};
 use super::roster::{Change, Roster, Unused};
-use crate::core::keys::{ClassId, ProcessKey};
+use crate::core::keys::{AttemptId, ClassId, ProcessKey};
 use crate::core::schedule::direct::DirectQueue;
 use crate::core::turns::work::count;
 
@@ -48,24 +48,24 @@ pub struct Engine {
 #[derive(Debug, Default)]
 pub struct EngineWork {
     /// Attempts that it has been given and has not ended, in that order.
-    pub assigned: VecDeque<u64>,
+    pub assigned: VecDeque<AttemptId>,
     /// The number of these that come from its own queue.
     pub assigned_direct: u32,
     /// Those of them that wait for tasks.
     pub lent: Vec<Loan>,
     /// Those of them that stand-ins run.
-    pub stood_in: BTreeSet<u64>,
+    pub stood_in: BTreeSet<AttemptId>,
     /// Attempts that have ended there, and whose results wait: they keep it from nothing.
-    pub unsent: BTreeSet<u64>,
+    pub unsent: BTreeSet<AttemptId>,
     /// Attempts that it was asked to give back.
-    pub recalled: BTreeSet<u64>,
+    pub recalled: BTreeSet<AttemptId>,
     /// Attempts that its dead interpreter may have had, and which come back to be run in the next
     /// one: nothing of its own queue overtakes them.
-    pub returning: BTreeSet<u64>,
+    pub returning: BTreeSet<AttemptId>,
     /// Attempts that wait for the journal: nothing of its own queue overtakes them.
-    pub withheld: BTreeSet<u64>,
+    pub withheld: BTreeSet<AttemptId>,
     /// Shared tasks that were taken from it when its connection was cut, by attempt.
-    pub moved: BTreeMap<u64, Moved>,
+    pub moved: BTreeMap<AttemptId, Moved>,
 }
 
 impl Engine {
@@ -107,8 +107,8 @@ impl Engine {
 /// An attempt that waits for tasks of the same cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Loan {
-    /// Its count.
-    pub attempt: u64,
+    /// Its id.
+    pub attempt: AttemptId,
     /// Its own nesting depth.
     pub depth: u32,
 }
@@ -549,11 +549,11 @@ mod tests {
         for id in [a, b] {
             engines.update(id, |engine| engine.class = Some(ClassId(3)));
         }
-        engines.update(a, |engine| engine.work.assigned.push_back(5));
+        engines.update(a, |engine| engine.work.assigned.push_back(AttemptId(5)));
         assert_eq!(engines.idlest([ClassId(2), ClassId(3)].into_iter(), 9), Some(b));
         assert_eq!(engines.idle().collect::<Vec<_>>(), [(ClassId(3), b)]);
         assert_eq!(engines.busiest(1).next(), None, "it has nothing to spare");
-        engines.update(a, |engine| engine.work.assigned.push_back(6));
+        engines.update(a, |engine| engine.work.assigned.push_back(AttemptId(6)));
         assert_eq!(engines.busiest(1).next(), Some(a));
         engines.remove(b);
         assert_eq!(engines.idlest([ClassId(3)].into_iter(), 2), None);

@@ -92,11 +92,13 @@ pub(super) fn results_that_wait_are_counted(core: &Core) {
             engine.work.unsent.is_empty() || process.is_some(),
             "engine {id} is away, and its results wait"
         );
-        for count in &engine.work.unsent {
-            let is_waiting = core.memory.backlog.bytes_of(*count).is_some();
-            let is_wanted =
-                core.attempts.get(*count).is_some_and(|given| core.tasks.get(given.task).is_some());
-            assert!(is_wanted && !engine.work.assigned.contains(count), "attempt {count}");
+        for attempt in &engine.work.unsent {
+            let is_waiting = core.memory.backlog.bytes_of(*attempt).is_some();
+            let is_wanted = core
+                .attempts
+                .get(*attempt)
+                .is_some_and(|given| core.tasks.get(given.task).is_some());
+            assert!(is_wanted && !engine.work.assigned.contains(attempt), "attempt {attempt}");
             taken += usize::from(!is_waiting);
         }
     }

@@ -12,7 +12,7 @@ use furlong_wire::limits::{
 use furlong_wire::message::Outcome;
 
 use crate::core::journal::stage::Stage;
-use crate::core::keys::TaskKey;
+use crate::core::keys::{AttemptId, TaskKey};
 use crate::core::schedule::lending;
 use crate::core::sessions::expiries::Away;
 use crate::core::sessions::table::Session;
@@ -98,16 +98,17 @@ fn attempts_and_engines_agree(core: &Core) {
     let mut assigned = 0;
     for (id, engine) in core.engines.iter() {
         assigned += engine.work.assigned.len() + engine.work.unsent.len();
-        let of_engine = |count: &u64| core.attempts.get(*count).filter(|given| given.engine == id);
+        let of_engine =
+            |attempt: &AttemptId| core.attempts.get(*attempt).filter(|given| given.engine == id);
         let given: Vec<_> = engine
             .work
             .assigned
             .iter()
-            .map(|count| of_engine(count).expect("an attempt is given"))
+            .map(|attempt| of_engine(attempt).expect("an attempt is given"))
             .collect();
         let direct = given.iter().filter(|given| given.direct).count();
         assert_eq!(engine.work.assigned_direct as usize, direct, "engine {id}");
-        let in_hand: BTreeSet<u64> = engine.work.assigned.iter().copied().collect();
+        let in_hand: BTreeSet<AttemptId> = engine.work.assigned.iter().copied().collect();
         assert!(engine.work.recalled.is_subset(&in_hand), "engine {id}");
         assert!(engine.work.returning.is_subset(&in_hand), "engine {id} is waited for in vain");
         let process = engine
@@ -133,16 +134,16 @@ fn attempts_and_engines_agree(core: &Core) {
         );
     }
     assert_eq!(assigned, core.attempts.len());
-    for (count, given) in core.attempts.iter() {
+    for (id, given) in core.attempts.iter() {
         let Some(task) = core.tasks.get(given.task) else { continue };
         let current = matches!(task.state, State::Assigned { engine, attempt, .. }
-            | State::Unsent { engine, attempt } if engine == given.engine && attempt == count);
-        assert!(current && given.stopping.is_none(), "attempt {count} is not its task's");
+            | State::Unsent { engine, attempt } if engine == given.engine && attempt == id);
+        assert!(current && given.stopping.is_none(), "attempt {id} is not its task's");
     }
     for (_, session) in core.sessions.iter() {
-        for (n, count) in &session.ledger.stopping {
-            let given = core.attempts.get(*count).expect("what stops is still with an engine");
-            assert!(given.n == *n && given.stopping.is_some(), "attempt {count}");
+        for (n, attempt) in &session.ledger.stopping {
+            let given = core.attempts.get(*attempt).expect("what stops is still with an engine");
+            assert!(given.n == *n && given.stopping.is_some(), "attempt {attempt}");
         }
     }
     for (key, task) in unfinished(core) {
@@ -155,8 +156,8 @@ fn attempts_and_engines_agree(core: &Core) {
 
 fn what_is_lent_is_assigned(core: &Core) {
     for (id, engine) in core.engines.iter() {
-        let in_hand: BTreeSet<u64> = engine.work.assigned.iter().copied().collect();
-        let lent: BTreeSet<u64> = engine.work.lent.iter().map(|loan| loan.attempt).collect();
+        let in_hand: BTreeSet<AttemptId> = engine.work.assigned.iter().copied().collect();
+        let lent: BTreeSet<AttemptId> = engine.work.lent.iter().map(|loan| loan.attempt).collect();
         assert_eq!(lent.len(), engine.work.lent.len(), "engine {id}: something waits twice");
         assert!(
             lent.is_subset(&in_hand) && engine.work.stood_in.is_subset(&in_hand),
@@ -474,7 +475,7 @@ pub fn is_unwanted(core: &Core, attempt: Attempt) -> bool {
     if attempt.start != core.config.start {
         return core.recovery.orphans.is_disowned(attempt);
     }
-    let given = core.attempts.get(attempt.count);
+    let given = core.attempts.get(attempt.id);
     given.is_some_and(|given| given.stopping.is_some() || core.tasks.get(given.task).is_none())
 }
 

@@ -23,7 +23,7 @@ pub use restore::{RestoreError, Restoring};
 pub use rows::{Blob, Chunked, Content, EndRow, Entry, Met, SessionRow, TaskRow};
 
 use crate::core::journal::stage::{Durable, Stage};
-use crate::core::keys::{SessionKey, TaskKey};
+use crate::core::keys::{AttemptId, SessionKey, TaskKey};
 use crate::core::payloads::stored::Stored;
 use crate::core::requests::status::that_fits;
 use crate::core::sessions::table::Definition;
@@ -69,7 +69,7 @@ enum Act {
     /// A task is accepted.
     Accept(TaskKey),
     /// A task that may run once only is sent to its engine.
-    Begin(u64, EngineId),
+    Begin(AttemptId, EngineId),
     /// A task's end is told.
     Deliver(SessionKey, u64),
     /// A request is answered.
@@ -160,10 +160,10 @@ impl Core {
         {
             match act {
                 Act::Accept(key) => self.accept(now, key, written),
-                Act::Begin(count, engine) => {
-                    self.engines.update(engine, |engine| _ = engine.work.withheld.remove(&count));
+                Act::Begin(attempt, engine) => {
+                    self.engines.update(engine, |engine| _ = engine.work.withheld.remove(&attempt));
                     self.schedule.direct_ready.insert(engine);
-                    self.begin_noted(now, count, written);
+                    self.begin_noted(now, attempt, written);
                 }
                 Act::Deliver(session, n) => self.deliver_noted(now, session, n, written.is_ok()),
                 Act::Release(connection, release) => {
@@ -448,14 +448,14 @@ impl Core {
         &mut self,
         key: TaskKey,
         engine: EngineId,
-        count: u64,
+        attempt: AttemptId,
     ) -> bool {
         let Some(task) = self.tasks.get(key).filter(|task| task.at_most_once()) else {
             return false;
         };
         let Some(durable) = task.durable().filter(|durable| !durable.begun) else { return false };
-        self.write_and(Entry::Begun(durable.id), Act::Begin(count, engine));
-        self.engines.update(engine, |engine| engine.work.withheld.insert(count));
+        self.write_and(Entry::Begun(durable.id), Act::Begin(attempt, engine));
+        self.engines.update(engine, |engine| engine.work.withheld.insert(attempt));
         true
     }
 
@@ -464,19 +464,19 @@ impl Core {
     pub(in crate::core) fn requeue_withheld(&mut self, now: Time, engine: EngineId) {
         let withheld =
             self.engines.update(engine, |engine| std::mem::take(&mut engine.work.withheld));
-        for count in withheld.unwrap_or_default().into_iter().rev() {
-            let given = self.take_back(count).expect("what is withheld is given");
+        for attempt in withheld.unwrap_or_default().into_iter().rev() {
+            let given = self.take_back(attempt).expect("what is withheld is given");
             self.requeue(now, given.task);
         }
     }
 
-    fn begin_noted(&mut self, now: Time, count: u64, written: Result<(), &str>) {
+    fn begin_noted(&mut self, now: Time, attempt: AttemptId, written: Result<(), &str>) {
         // Its engine is gone, and it was queued again.
-        let Some(given) = self.attempts.get(count).copied() else { return };
-        let task = self.tasks.get_mut(given.task).filter(|task| task.is_assigned_as(count));
+        let Some(given) = self.attempts.get(attempt).copied() else { return };
+        let task = self.tasks.get_mut(given.task).filter(|task| task.is_assigned_as(attempt));
         let Some(task) = task else {
             // It was ended meanwhile.
-            self.take_back(count);
+            self.take_back(attempt);
             return;
         };
         match written {
@@ -487,11 +487,11 @@ impl Core {
                 let engine = self.engines.get(given.engine);
                 if let Some(process) = engine.and_then(|engine| engine.process) {
                     self.tell_session(process, given.task);
-                    self.send_work(process, given.task, given.engine, count);
+                    self.send_work(process, given.task, given.engine, attempt);
                 }
             }
             Err(problem) => {
-                self.take_back(count);
+                self.take_back(attempt);
                 self.end(now, given.task, not_written(problem));
             }
         }
@@ -558,8 +558,8 @@ impl Core {
         let held = if is_written { done.held.take() } else { None };
         let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
         self.answer_followers(now, session, n, followers);
-        if let Some((process, count)) = held {
-            self.release_attempt(process, count, bytes);
+        if let Some((process, attempt)) = held {
+            self.release_attempt(process, attempt, bytes);
         }
         if is_purged {
             self.forget_kept(session, n);

@@ -18,7 +18,7 @@ use super::stored::Stored;
 use crate::core::attempts::Assignment;
 use crate::core::engines::process::Process;
 use crate::core::engines::table::Engine;
-use crate::core::keys::{PlacementId, ProcessKey, SessionKey};
+use crate::core::keys::{AttemptId, PlacementId, ProcessKey, SessionKey};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::schedule::sweep::Reason;
 use crate::core::tasks::ended::Ended;
@@ -32,14 +32,14 @@ pub struct Backlog {
     /// The room that each of them needs for its next result.
     by_need: BTreeSet<(u64, SessionKey)>,
     /// The session of each result, and its size, by the attempt.
-    results: BTreeMap<u64, (SessionKey, u64)>,
+    results: BTreeMap<AttemptId, (SessionKey, u64)>,
 }
 
 /// A session with results that wait.
 #[derive(Debug, Default)]
 struct Behind {
     /// The pending results: size in bytes and attempt.
-    results: BTreeSet<(u64, u64)>,
+    results: BTreeSet<(u64, AttemptId)>,
     need: u64,
     /// The queues in which its tasks are passed over.
     parked: Parked,
@@ -86,7 +86,7 @@ impl Backlog {
 
     /// Returns the size of an attempt's pending result, in bytes.
     #[cfg(any(test, feature = "invariants"))]
-    pub fn bytes_of(&self, attempt: u64) -> Option<u64> {
+    pub fn bytes_of(&self, attempt: AttemptId) -> Option<u64> {
         self.results.get(&attempt).map(|(_, bytes)| *bytes)
     }
 
@@ -95,7 +95,7 @@ impl Backlog {
         self.results.len()
     }
 
-    fn add(&mut self, session: SessionKey, unread: u64, attempt: u64, bytes: u64) {
+    fn add(&mut self, session: SessionKey, unread: u64, attempt: AttemptId, bytes: u64) {
         let before = self.results.insert(attempt, (session, bytes));
         assert!(before.is_none(), "attempt {attempt} has two results that wait");
         self.sessions.entry(session).or_default().results.insert((bytes, attempt));
@@ -118,7 +118,7 @@ impl Backlog {
     fn remove(
         &mut self,
         unread: impl Fn(SessionKey) -> u64,
-        attempt: u64,
+        attempt: AttemptId,
     ) -> Option<(SessionKey, Parked)> {
         let (session, bytes) = self.results.remove(&attempt)?;
         let behind = self.sessions.get_mut(&session);
@@ -136,7 +136,7 @@ impl Backlog {
     }
 
     /// The result for which the least room is needed: how much, whose, of which attempt, how large.
-    fn first(&self) -> Option<(u64, SessionKey, u64, u64)> {
+    fn first(&self) -> Option<(u64, SessionKey, AttemptId, u64)> {
         let (need, session) = *self.by_need.first()?;
         let behind = self.sessions.get(&session).expect("a session with a need is behind");
         let first = behind.results.first();
@@ -156,9 +156,9 @@ impl Core {
         finished: AttemptFinished,
         bytes: u64,
     ) {
-        let count = finished.attempt.count;
+        let attempt = finished.attempt.id;
         let task = self.tasks.get_mut(given.task).expect("a task whose result is wanted is there");
-        task.transition(State::Unsent { engine: given.engine, attempt: count });
+        task.transition(State::Unsent { engine: given.engine, attempt });
         let request =
             if task.payload.is_held_elsewhere() { 0 } else { task.payload.budget_bytes() };
         let aborts = task.aborts_followers() && finished.outcome.state != TaskState::Succeeded;
@@ -168,38 +168,40 @@ impl Core {
             return self.refuse_result(now, key, given, &finished);
         }
         // It was taken back as one that has ended: for its slot it has. The result is still there.
-        self.attempts.insert(count, given);
-        let is_new = self.engines.update(given.engine, |engine| engine.work.unsent.insert(count));
-        assert!(is_new == Some(true), "attempt {count} waits twice, or at no engine");
+        self.attempts.insert(attempt, given);
+        let is_new = self.engines.update(given.engine, |engine| engine.work.unsent.insert(attempt));
+        assert!(is_new == Some(true), "attempt {attempt} waits twice, or at no engine");
         let session = self.sessions.get(given.session).expect("a session outlives its tasks");
         let unread = session.unread_bytes;
-        self.memory.backlog.add(given.session, unread, count, bytes);
+        self.memory.backlog.add(given.session, unread, attempt, bytes);
         if aborts {
             // What is behind it must not be given out before its end is told.
             self.sweep(now, given.engine, Some(given.session), Reason::Aborted);
         }
         // It cannot hold it for long: out of turn, if there is room at all.
         if self.processes.get(&key).is_some_and(|process| process.leaving) {
-            self.take_result(key, given.session, count, bytes);
+            self.take_result(key, given.session, attempt, bytes);
         }
     }
 
     /// Asks engines for the results for which there is room.
     pub(in crate::core) fn take_results(&mut self, now: Time) {
-        while let Some((need, session, count, bytes)) = self.memory.backlog.first() {
-            let process =
-                self.attempts.get(count).and_then(|given| self.engines.get(given.engine)?.process);
+        while let Some((need, session, attempt, bytes)) = self.memory.backlog.first() {
+            let process = self
+                .attempts
+                .get(attempt)
+                .and_then(|given| self.engines.get(given.engine)?.process);
             let process = process.expect("the results of an engine that is away do not wait");
             let has_room = need <= self.memory.budget.room(self.kept.heavy_bytes());
-            if has_room && self.take_result(process, session, count, bytes) {
+            if has_room && self.take_result(process, session, attempt, bytes) {
                 continue;
             }
             if !self.is_stuck_for_room() {
                 return;
             }
             // One fails, so that the others need not: its request is freed with it.
-            let given = self.take_back(count).expect("what waits is given");
-            let (attempt, outcome) = (self.attempt(count), Outcome::SUCCEEDED);
+            let given = self.take_back(attempt).expect("what waits is given");
+            let (attempt, outcome) = (self.attempt(attempt), Outcome::SUCCEEDED);
             self.refuse_result(
                 now,
                 process,
@@ -214,12 +216,12 @@ impl Core {
         let engines =
             self.processes.get(&key).map_or_else(Vec::new, |process| process.engines.clone());
         let engines = engines.iter().filter_map(|id| self.engines.get(*id));
-        let unsent: Vec<u64> =
+        let unsent: Vec<AttemptId> =
             engines.flat_map(|engine| engine.work.unsent.iter().copied()).collect();
-        for count in unsent {
-            let result = self.memory.backlog.results.get(&count).copied();
+        for attempt in unsent {
+            let result = self.memory.backlog.results.get(&attempt).copied();
             if let Some((session, bytes)) = result {
-                self.take_result(key, session, count, bytes);
+                self.take_result(key, session, attempt, bytes);
             }
         }
     }
@@ -229,7 +231,7 @@ impl Core {
         &mut self,
         key: ProcessKey,
         session: SessionKey,
-        count: u64,
+        attempt: AttemptId,
         bytes: u64,
     ) -> bool {
         if !self.reserve(BytesOf::Result, bytes) {
@@ -237,12 +239,12 @@ impl Core {
         }
         // Counted before it leaves: what its session needs for the next one depends on that.
         self.count_unread(session, bytes);
-        self.leave_backlog(count);
-        let attempts = vec![self.attempt(count)];
+        self.leave_backlog(attempt);
+        let attempts = vec![self.attempt(attempt)];
         let process =
             self.processes.get_mut(&key).expect("what waits is at a process that is here");
-        let before = process.sending.taken.insert(count, (session, bytes));
-        assert!(before.is_none(), "the result of attempt {count} is asked for twice");
+        let before = process.sending.taken.insert(attempt, (session, bytes));
+        assert!(before.is_none(), "the result of attempt {attempt} is asked for twice");
         let connection = process.connection;
         self.to_engine(connection, ToEngine::Take(Attempts { attempts }));
         true
@@ -263,8 +265,7 @@ impl Core {
         finished: &AttemptFinished,
     ) {
         let outcome = Outcome::error(TaskState::Failed, ErrorKind::Busy, self.no_room_for_result());
-        let (engine, process, attempt) =
-            (Some(given.engine), Some(key), Some(finished.attempt.count));
+        let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.id));
         let run_us = finished.run_us;
         self.end(
             now,
@@ -283,7 +284,7 @@ impl Core {
 
     /// A result does not wait any longer. If it was its session's last one, tasks of that session
     /// are given out again.
-    pub(in crate::core) fn leave_backlog(&mut self, attempt: u64) {
+    pub(in crate::core) fn leave_backlog(&mut self, attempt: AttemptId) {
         if self.memory.backlog.len() == 0 {
             return;
         }

@@ -7,7 +7,7 @@ use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::message::{Adopt, ErrorKind, Outcome, TaskState, ToEngine};
 
 use crate::core::attempts::Assignment;
-use crate::core::keys::{ProcessKey, TaskKey};
+use crate::core::keys::{AttemptId, ProcessKey, TaskKey};
 use crate::core::sessions::connect::ENGINE_GRACE;
 use crate::core::tasks::ended::Ended;
 use crate::core::tasks::table::{Queue, State, Task};
@@ -145,9 +145,9 @@ impl Core {
         if !was_queued {
             task.transition(State::Queued);
         }
-        let count = self.attempts.next();
-        task.transition(State::Assigned { engine, attempt: count, started: false });
-        task.transition(State::Assigned { engine, attempt: count, started: true });
+        let id = self.attempts.next();
+        task.transition(State::Assigned { engine, attempt: id, started: false });
+        task.transition(State::Assigned { engine, attempt: id, started: true });
         (task.tries.attempts, task.times.assigned) = (1, Some(now));
         let more = task.more_mut();
         (more.started, more.has_run, more.pause_ends) = (None, false, None);
@@ -157,23 +157,23 @@ impl Core {
         } else if was_queued {
             self.schedule.placements.count_waiting(placement, false);
         }
-        self.hold_attempt(Assignment::new(key, (session, n), engine, direct), count);
+        self.hold_attempt(Assignment::new(key, (session, n), engine, direct), id);
         self.set_deadline(now, key);
-        self.note_matched(attempt, count);
+        self.note_matched(attempt, id);
         // First, as before any task: the secret also opens the lane for the result.
         self.tell_session(process, key);
         let process = self.processes.get(&process).expect("a process that holds work is here");
-        let (connection, attempts) = (process.connection, vec![(attempt, self.attempt(count))]);
+        let (connection, attempts) = (process.connection, vec![(attempt, self.attempt(id))]);
         self.to_engine(connection, ToEngine::Adopt(Adopt { attempts }));
     }
 
-    pub(super) fn note_matched(&mut self, attempt: Attempt, count: u64) {
+    pub(super) fn note_matched(&mut self, attempt: Attempt, id: AttemptId) {
         let (attempts, matched) = (&self.attempts, &mut self.recovery.orphans.matched);
         // Those whose attempts have ended are of no use, and go when they are the most.
         if matched.len() >= MATCHED_KEPT + 2 * attempts.len() {
-            matched.retain(|_, count| attempts.get(*count).is_some());
+            matched.retain(|_, id| attempts.get(*id).is_some());
         }
-        matched.insert(attempt, count);
+        matched.insert(attempt, id);
     }
 }
 

@@ -13,7 +13,7 @@ use furlong_wire::message::{CancelAttempts, HeldWork, Release, ToEngine};
 use super::claims::fits;
 use super::reconcile::{Decisions, engine_that_has};
 use crate::core::attempts::Assignment;
-use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
+use crate::core::keys::{AttemptId, ProcessKey, SessionKey, TaskKey};
 use crate::core::schedule::sweep::Reason;
 use crate::core::sessions::connect::SESSION_GRACE;
 use crate::core::tasks::table::{State, Task};
@@ -41,20 +41,20 @@ pub struct Orphans {
     pub(super) waiting: BTreeSet<TaskKey>,
     /// The matched attempts, and their attempts of this start: until the engine has heard of one,
     /// it speaks of the old one.
-    pub(super) matched: BTreeMap<Attempt, u64>,
+    pub(super) matched: BTreeMap<Attempt, AttemptId>,
 }
 
 /// The attempts before and after all others.
-const FIRST: Attempt = Attempt { start: BrokerStart(0), count: 0 };
-const LAST: Attempt = Attempt { start: BrokerStart(u64::MAX), count: u64::MAX };
+const FIRST: Attempt = Attempt { start: BrokerStart(0), id: AttemptId::MIN };
+const LAST: Attempt = Attempt { start: BrokerStart(u64::MAX), id: AttemptId::MAX };
 
 /// An attempt of an earlier start.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Orphan {
     pub(super) task: (SessionId, u64),
     pub(super) engine: EngineId,
-    /// Under which count it occupies its engine, while it runs.
-    pub(super) occupies: Option<u64>,
+    /// The attempt under which it occupies its engine, while it runs.
+    pub(super) occupies: Option<AttemptId>,
     pub(super) expires: Time,
 }
 
@@ -233,9 +233,9 @@ impl Core {
             // The task has ended otherwise, and its client does not know that yet. Should this
             // broker be killed before, what the engine holds is all that says that the task has
             // run: it is held as an attempt of this start.
-            let count = self.occupy(engine, (session, held.n));
-            self.note_matched(held.attempt, count);
-            return decisions.adopt_to_end(held, self.attempt(count));
+            let id = self.occupy(engine, (session, held.n));
+            self.note_matched(held.attempt, id);
+            return decisions.adopt_to_end(held, self.attempt(id));
         }
         decisions.end(held.attempt, held.finished);
         if !held.finished {
@@ -256,18 +256,18 @@ impl Core {
 
     /// While the work runs, its engine is as busy as with work of this start. `of` is the task
     /// whose end is held with it, if there is one.
-    fn occupy(&mut self, engine: EngineId, of: (SessionKey, u64)) -> u64 {
-        let count = self.attempts.next();
+    fn occupy(&mut self, engine: EngineId, of: (SessionKey, u64)) -> AttemptId {
+        let id = self.attempts.next();
         // As work of its own queue, which nothing recalls and nothing moves elsewhere.
-        self.hold_attempt(Assignment::new(TaskKey::NOBODY, of, engine, true), count);
-        count
+        self.hold_attempt(Assignment::new(TaskKey::NOBODY, of, engine, true), id);
+        id
     }
 
-    /// Work no longer keeps its engine busy under this count, if it did.
-    pub(super) fn vacate(&mut self, occupies: Option<u64>) {
-        if let Some(count) = occupies {
-            let given = self.take_back(count);
-            assert!(given.is_some(), "attempt {count} keeps an engine busy that does not have it");
+    /// Work no longer keeps its engine busy under this id, if it did.
+    pub(super) fn vacate(&mut self, occupies: Option<AttemptId>) {
+        if let Some(id) = occupies {
+            let given = self.take_back(id);
+            assert!(given.is_some(), "attempt {id} keeps an engine busy that does not have it");
         }
     }
 
@@ -464,7 +464,7 @@ impl Core {
             self.recovery.orphans.remove(attempt);
         }
         if let Some(process) = self.processes.get(&key) {
-            self.send_release(process.connection, Release::of(attempt.start, vec![attempt.count]));
+            self.send_release(process.connection, Release::of(attempt.start, vec![attempt.id]));
         }
     }
 
@@ -487,7 +487,7 @@ impl Core {
             return attempt;
         }
         // The engine had not heard of the match when it said so.
-        self.recovery.orphans.matched.remove(&attempt).map_or(attempt, |count| self.attempt(count))
+        self.recovery.orphans.matched.remove(&attempt).map_or(attempt, |id| self.attempt(id))
     }
 
     /// Tells its engine that nobody wants it. It occupies the engine until that has stopped it.
@@ -505,7 +505,7 @@ impl Core {
             let cancel = CancelAttempts { attempts: vec![attempt], force: false };
             self.to_engine(connection, ToEngine::Cancel(cancel));
         } else {
-            self.send_release(connection, Release::of(attempt.start, vec![attempt.count]));
+            self.send_release(connection, Release::of(attempt.start, vec![attempt.id]));
         }
     }
 }

@@ -12,7 +12,7 @@ use furlong_wire::message::{Adopt, CancelAttempts, HeldWork, Register, Release, 
 
 use crate::core::attempts::Assignment;
 use crate::core::engines::away::Moved;
-use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
+use crate::core::keys::{AttemptId, ProcessKey, SessionKey, TaskKey};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::stored::Stored;
 use crate::core::tasks::ended::cancelled_before_it_began;
@@ -31,10 +31,10 @@ pub(in crate::core) struct Reconciling {
     /// The attempts of this start that it holds, or will when it has read its messages.
     here: BTreeSet<Attempt>,
     /// The last attempt that had been made when it registered.
-    made: u64,
+    made: AttemptId,
     /// Of the engine that is looked at, those that it was given by then, and those not yet looked
     /// at.
-    given: VecDeque<u64>,
+    given: VecDeque<AttemptId>,
     next: usize,
 }
 
@@ -46,7 +46,7 @@ pub(in crate::core) struct Decisions {
     pub adopted: Vec<(Attempt, Attempt)>,
     /// Without force, and with it.
     to_stop: [Vec<Attempt>; 2],
-    released: BTreeMap<BrokerStart, Vec<u64>>,
+    released: BTreeMap<BrokerStart, Vec<AttemptId>>,
 }
 
 /// The engine whose slot has a piece of work, or whose stand-in.
@@ -57,7 +57,7 @@ pub(in crate::core) fn engine_that_has(ids: &[EngineId], held: &HeldWork) -> Opt
 impl Reconciling {
     /// Takes out of a registration the part that is about work. Ascending, as the process was given
     /// it.
-    pub fn take(register: &mut Register, engines: Vec<EngineId>, made: u64) -> Self {
+    pub fn take(register: &mut Register, engines: Vec<EngineId>, made: AttemptId) -> Self {
         let mut work = std::mem::take(&mut register.held);
         work.sort_unstable_by_key(|held| held.attempt);
         Self {
@@ -88,7 +88,7 @@ impl Decisions {
     /// Nobody wants it.
     pub fn end(&mut self, attempt: Attempt, finished: bool) {
         if finished {
-            self.released.entry(attempt.start).or_default().push(attempt.count);
+            self.released.entry(attempt.start).or_default().push(attempt.id);
         } else {
             self.to_stop[0].push(attempt);
         }
@@ -145,14 +145,14 @@ impl Core {
         // Each part's decisions go out with it, before anything that clients want done with them.
         self.send_decisions(connection, decisions);
         while room > 0 {
-            let Some(count) = rest.given.pop_front() else {
+            let Some(attempt) = rest.given.pop_front() else {
                 let Some(id) = rest.next_engine() else { break };
                 rest.given = self.given_by(id, rest.made);
                 continue;
             };
             room -= 1;
-            if !rest.here.contains(&self.attempt(count)) {
-                self.come_to_nothing(now, count, &rest);
+            if !rest.here.contains(&self.attempt(attempt)) {
+                self.come_to_nothing(now, attempt, &rest);
             }
         }
         self.turns.work.add(TASKS_PER_PART - room);
@@ -167,11 +167,11 @@ impl Core {
     /// The attempts that an engine had been given by then, the last one first: each goes to the
     /// front of its queue. All that it holds is known: the rest of what was taken from it is
     /// elsewhere for good.
-    fn given_by(&mut self, id: EngineId, made: u64) -> VecDeque<u64> {
+    fn given_by(&mut self, id: EngineId, made: AttemptId) -> VecDeque<AttemptId> {
         let given = self.engines.update(id, |engine| {
             engine.work.moved.clear();
             let assigned = engine.work.assigned.iter().rev().inspect(|_| count(1)).copied();
-            assigned.filter(|count| *count <= made).collect()
+            assigned.filter(|attempt| *attempt <= made).collect()
         });
         given.unwrap_or_default()
     }
@@ -188,12 +188,12 @@ impl Core {
         held: &HeldWork,
         decisions: &mut Decisions,
     ) {
-        let count = held.attempt.count;
+        let attempt = held.attempt.id;
         let is_here = |given: &Assignment| self.is_slot_of(given.engine, key);
-        let given = self.attempts.get(count).copied().filter(is_here);
+        let given = self.attempts.get(attempt).copied().filter(is_here);
         let wanted = match given {
             Some(given) => given.stopping.is_none() && self.tasks.get(given.task).is_some(),
-            None => self.rejoin(now, engine_that_has(ids, held), count),
+            None => self.rejoin(now, engine_that_has(ids, held), attempt),
         };
         match (wanted, held.finished) {
             (true, true) => decisions.adopted.push((held.attempt, held.attempt)),
@@ -201,10 +201,10 @@ impl Core {
             (false, true) => {
                 // Of a task that was ended while its engine was away.
                 if given.is_some() {
-                    self.take_back(count);
+                    self.take_back(attempt);
                 }
                 match self.session_that_had(held) {
-                    Some(session) => self.hold_or_release(key, session, held.n, count),
+                    Some(session) => self.hold_or_release(key, session, held.n, attempt),
                     None => decisions.end(held.attempt, true),
                 }
             }
@@ -213,14 +213,14 @@ impl Core {
                     given.and_then(|given| given.stopping).is_some_and(|stopping| stopping.force);
                 decisions.to_stop[usize::from(force)].push(held.attempt);
                 let is_of_the_past =
-                    self.attempts.get(count).is_none() && count <= self.attempts.made();
+                    self.attempts.get(attempt).is_none() && attempt <= self.attempts.made();
                 if let Some(engine) = engine_that_has(ids, held).filter(|_| is_of_the_past) {
                     // It keeps the engine busy until it has stopped, also if its task goes on
                     // elsewhere.
                     let session = self.session_that_had(held).unwrap_or(SessionKey::NOBODY);
                     let task = TaskKey::NOBODY;
                     let given = Assignment::new(task, (session, held.n), engine, true);
-                    self.hold_attempt(given, count);
+                    self.hold_attempt(given, attempt);
                 }
             }
         }
@@ -236,10 +236,10 @@ impl Core {
 
     /// A task that was taken from an engine is still there: unless it went elsewhere meanwhile, the
     /// attempt goes on.
-    fn rejoin(&mut self, now: Time, engine: Option<EngineId>, count: u64) -> bool {
+    fn rejoin(&mut self, now: Time, engine: Option<EngineId>, attempt: AttemptId) -> bool {
         let Some(engine) = engine else { return false };
         let moved =
-            self.engines.update(engine, |engine| engine.work.moved.remove(&count)).flatten();
+            self.engines.update(engine, |engine| engine.work.moved.remove(&attempt)).flatten();
         let Some(Moved { task: key, attempts, started }) = moved else { return false };
         // It has ended since, or somebody else has begun it: two would run it.
         let Some(task) = self.tasks.get_mut(key) else { return false };
@@ -249,40 +249,40 @@ impl Core {
         {
             return false;
         }
-        task.transition(State::Assigned { engine, attempt: count, started: false });
+        task.transition(State::Assigned { engine, attempt, started: false });
         if started {
             // It was no loss after all.
-            task.transition(State::Assigned { engine, attempt: count, started });
-            assert!(task.tries.losses > 0, "the loss of attempt {count} was not counted");
+            task.transition(State::Assigned { engine, attempt, started });
+            assert!(task.tries.losses > 0, "the loss of attempt {attempt} was not counted");
             task.tries.losses -= 1;
             let noted = task.more_mut().past.pop().expect("a loss that counts is noted");
             self.memory.budget.release(BytesOf::Other, noted.how.len() as u64);
         }
-        self.peers.grants.rejoin(count, key);
+        self.peers.grants.rejoin(attempt, key);
         let (session, n, placement) = (task.session, task.n, task.placement);
         self.schedule.placements.count_waiting(placement, false);
-        self.hold_attempt(Assignment::new(key, (session, n), engine, false), count);
+        self.hold_attempt(Assignment::new(key, (session, n), engine, false), attempt);
         self.set_deadline(now, key);
         true
     }
 
     /// An engine has an attempt that is noted for it only now.
-    pub(in crate::core) fn hold_attempt(&mut self, given: Assignment, count: u64) {
-        self.attempts.insert(count, given);
+    pub(in crate::core) fn hold_attempt(&mut self, given: Assignment, attempt: AttemptId) {
+        self.attempts.insert(attempt, given);
         let held = self.engines.update(given.engine, |engine| {
             // It may be older than others that the engine has: not at the end.
-            let at = engine.work.assigned.partition_point(|other| *other < count);
-            engine.work.assigned.insert(at, count);
+            let at = engine.work.assigned.partition_point(|other| *other < attempt);
+            engine.work.assigned.insert(at, attempt);
             engine.work.assigned_direct += u32::from(given.direct);
         });
-        assert!(held.is_some(), "attempt {count} is with an engine that is not there");
+        assert!(held.is_some(), "attempt {attempt} is with an engine that is not there");
     }
 
     /// The process does not hold an attempt that it was given.
-    fn come_to_nothing(&mut self, now: Time, count: u64, held: &Reconciling) {
-        let attempt = Some(self.attempt(count));
+    fn come_to_nothing(&mut self, now: Time, id: AttemptId, held: &Reconciling) {
+        let attempt = Some(self.attempt(id));
         // It has been given back, or has ended, since an earlier part looked at what was given.
-        let Some(given) = self.take_back(count) else { return };
+        let Some(given) = self.take_back(id) else { return };
         // Its task was ended while the engine was away: now it has stopped, too.
         let Some(task) = self.tasks.get(given.task) else { return };
         let never_came = attempt > held.received;
@@ -297,7 +297,7 @@ impl Core {
             self.requeue(now, given.task);
         } else {
             let how = "its connection was cut while the task or its result was on the way";
-            self.retry_or_lose(now, given.task, count, how);
+            self.retry_or_lose(now, given.task, id, how);
         }
     }
 

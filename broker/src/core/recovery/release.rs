@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use furlong_wire::message::Release;
 
 use crate::core::Core;
-use crate::core::keys::{ProcessKey, SessionKey};
+use crate::core::keys::{AttemptId, ProcessKey, SessionKey};
 use crate::core::tasks::done::Done;
 use crate::core::turns::chores::Chore;
 use crate::core::turns::work::TASKS_PER_PART;
@@ -27,22 +27,22 @@ pub struct Releases {
 
 #[derive(Debug, Default)]
 struct Releasing {
-    counts: Vec<u64>,
+    attempts: Vec<AttemptId>,
     bytes: u64,
 }
 
 impl Releases {
     /// Adds an attempt. Returns true if its process is to be told now.
-    fn add(&mut self, key: ProcessKey, count: u64, result_bytes: u64) -> bool {
-        let Releasing { counts, bytes } = self.waiting.entry(key).or_default();
-        counts.push(count);
+    fn add(&mut self, key: ProcessKey, attempt: AttemptId, result_bytes: u64) -> bool {
+        let Releasing { attempts, bytes } = self.waiting.entry(key).or_default();
+        attempts.push(attempt);
         *bytes += result_bytes;
-        counts.len() >= ATTEMPTS_PER_RELEASE || *bytes >= RESULT_BYTES_PER_RELEASE
+        attempts.len() >= ATTEMPTS_PER_RELEASE || *bytes >= RESULT_BYTES_PER_RELEASE
     }
 
     /// Takes out what waits for a process, which is told of it, or is gone.
-    pub fn take(&mut self, key: ProcessKey) -> Vec<u64> {
-        self.waiting.remove(&key).map(|releasing| releasing.counts).unwrap_or_default()
+    pub fn take(&mut self, key: ProcessKey) -> Vec<AttemptId> {
+        self.waiting.remove(&key).map(|releasing| releasing.attempts).unwrap_or_default()
     }
 
     /// The processes for which something waits, from this one on.
@@ -74,23 +74,23 @@ impl Core {
     pub(in crate::core) fn release_attempt(
         &mut self,
         key: ProcessKey,
-        count: u64,
+        attempt: AttemptId,
         result_bytes: u64,
     ) {
         let is_here = self.processes.contains_key(&key);
-        if is_here && self.recovery.releases.add(key, count, result_bytes) {
+        if is_here && self.recovery.releases.add(key, attempt, result_bytes) {
             self.tell_released(key);
         }
     }
 
     /// An ended task is not held for its session any longer.
     pub(in crate::core) fn release_done(&mut self, done: &mut Done) {
-        if let Some((process, count)) = done.held.take() {
+        if let Some((process, attempt)) = done.held.take() {
             let bytes = done
                 .payload
                 .as_ref()
                 .map_or(0, crate::core::payloads::stored::Stored::budget_bytes);
-            self.release_attempt(process, count, bytes);
+            self.release_attempt(process, attempt, bytes);
         }
     }
 
@@ -102,20 +102,20 @@ impl Core {
         key: ProcessKey,
         session: SessionKey,
         n: u64,
-        count: u64,
+        attempt: AttemptId,
     ) {
         // None if its session is over, or its client has acknowledged the end already.
         let done =
             self.sessions.get_mut(session).and_then(|session| session.ledger.done.get_mut(n));
         let held = done
             .map(|done| &mut done.held)
-            .filter(|held| held.is_none_or(|(_, other)| other == count));
+            .filter(|held| held.is_none_or(|(_, other)| other == attempt));
         let is_held = held.is_some();
         if let Some(held) = held {
-            *held = Some((key, count));
+            *held = Some((key, attempt));
         }
         if !is_held {
-            self.release_attempt(key, count, 0);
+            self.release_attempt(key, attempt, 0);
         }
     }
 
@@ -129,7 +129,7 @@ impl Core {
         // Its connection may be gone since an earlier part.
         let Some(process) = self.processes.get(&key) else { return };
         let mut room = TASKS_PER_PART;
-        let mut counts = Vec::new();
+        let mut attempts = Vec::new();
         let mut next = None;
         for of in process.told.lanes.range(first..).map(|(of, _)| *of) {
             let session = self.sessions.get_mut(of).expect("a lane is closed with its session");
@@ -139,7 +139,7 @@ impl Core {
             for n in &ended {
                 let held = session.ledger.done.get_mut(*n).map(|done| &mut done.held);
                 let of_process = held.and_then(|held| held.take_if(|(process, _)| *process == key));
-                counts.extend(of_process.map(|(_, count)| count));
+                attempts.extend(of_process.map(|(_, attempt)| attempt));
             }
             // A session is a step, too: a process may know very many that have nothing.
             room = room.saturating_sub(ended.len() + 1);
@@ -149,8 +149,8 @@ impl Core {
             }
         }
         self.turns.work.add(TASKS_PER_PART - room);
-        for count in counts {
-            self.release_attempt(key, count, 0);
+        for attempt in attempts {
+            self.release_attempt(key, attempt, 0);
         }
         match next {
             Some(next) => self.turns.chores.push(Chore::ReleaseAll(key, next)),
@@ -160,10 +160,10 @@ impl Core {
 
     fn tell_released(&mut self, key: ProcessKey) {
         // A process that leaves may have nothing to be told of.
-        let counts = self.recovery.releases.take(key);
-        let process = self.processes.get(&key).filter(|_| !counts.is_empty());
+        let attempts = self.recovery.releases.take(key);
+        let process = self.processes.get(&key).filter(|_| !attempts.is_empty());
         let Some(connection) = process.map(|process| process.connection) else { return };
         self.turns.work.add(1);
-        self.send_release(connection, Release::of(self.config.start, counts));
+        self.send_release(connection, Release::of(self.config.start, attempts));
     }
 }

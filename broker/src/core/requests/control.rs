@@ -8,7 +8,7 @@ use furlong_wire::limits::SUBMIT_TARGETS_MAX;
 use furlong_wire::message::{Reply, ReplyBody, Restart, Signal, SignalAttempts, Slots, ToEngine};
 use furlong_wire::token::Role;
 
-use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
+use crate::core::keys::{AttemptId, ProcessKey, SessionKey, TaskKey};
 use crate::core::schedule::sweep::Reason;
 use crate::core::tasks::table::{State, Task};
 use crate::core::turns::work::count;
@@ -73,7 +73,7 @@ impl Core {
     ) -> u64 {
         unfinished.retain(|task| self.tasks.get(*task).is_some_and(|task| !task.is_reported()));
         let cancelled = unfinished.len() as u64;
-        let mut assigned: BTreeMap<EngineId, Vec<u64>> = BTreeMap::new();
+        let mut assigned: BTreeMap<EngineId, Vec<AttemptId>> = BTreeMap::new();
         for task in unfinished {
             match self.tasks.get(task).map(|task| task.state) {
                 Some(State::Assigned { engine, attempt, .. })
@@ -98,7 +98,7 @@ impl Core {
 
     /// Returns true if an engine will be sent an attempt that is assigned to it only when the
     /// journal has it.
-    fn is_withheld(&self, engine: EngineId, attempt: u64) -> bool {
+    fn is_withheld(&self, engine: EngineId, attempt: AttemptId) -> bool {
         self.engines.get(engine).is_some_and(|engine| engine.work.withheld.contains(&attempt))
     }
 
@@ -137,7 +137,7 @@ impl Core {
         for id in engines {
             let engine = self.engines.get(id).expect("engines that are named are there");
             self.turns.work.add(engine.work.assigned.len() + 1);
-            let own = |count: &&u64| {
+            let own = |count: &&AttemptId| {
                 let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
                 task.is_some_and(|task| self.may_touch(key, task))
             };

@@ -14,7 +14,7 @@ use furlong_wire::message::{
 
 use crate::core::engines::process::Process;
 use crate::core::engines::table::Engine;
-use crate::core::keys::ProcessKey;
+use crate::core::keys::{AttemptId, ProcessKey};
 use crate::core::{Connected, Core, Time};
 
 /// About as many bytes as an engine's integer has on the wire.
@@ -169,13 +169,13 @@ impl Core {
             tasks_finished: engine.finished,
             busy_us: engine.busy_us,
             set_aside: self.schedule.set_aside.of(now, id),
-            stuck: engine.work.assigned.iter().filter(|count| self.is_stuck(**count)).count()
+            stuck: engine.work.assigned.iter().filter(|attempt| self.is_stuck(**attempt)).count()
                 as u64,
         }
     }
 
     /// Returns true if an engine still has an attempt whose task has ended.
-    pub(in crate::core) fn is_stuck(&self, count: u64) -> bool {
+    pub(in crate::core) fn is_stuck(&self, count: AttemptId) -> bool {
         self.attempts.get(count).is_some_and(|given| self.tasks.get(given.task).is_none())
     }
 }

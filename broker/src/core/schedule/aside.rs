@@ -18,7 +18,7 @@ use furlong_wire::message::{
 
 use super::placement::{Class, Kind, Work};
 use crate::core::attempts::Assignment;
-use crate::core::keys::{PlacementId, ProcessKey, TaskKey};
+use crate::core::keys::{AttemptId, PlacementId, ProcessKey, TaskKey};
 use crate::core::payloads::stored::Stored;
 use crate::core::tasks::ended::cancelled_before_it_began;
 use crate::core::tasks::table::{Queue, State, Task};
@@ -185,7 +185,7 @@ impl Core {
         let error = finished.outcome.error.as_ref().filter(|_| has_not_begun(finished));
         let Some(error) = error else { return Beginning::Begun };
         let cause = error.text.as_str();
-        self.take_back(finished.attempt.count);
+        self.take_back(finished.attempt.id);
         let nowhere =
             Beginning::Nowhere(Outcome::error(TaskState::Failed, ErrorKind::Remote, cause));
         // It was ended before, and what was known of its kind is gone with it.
@@ -373,13 +373,13 @@ impl Core {
         &mut self,
         process: ProcessKey,
         key: TaskKey,
-        count: u64,
+        attempt: AttemptId,
     ) {
         if !self.tasks.get(key).is_some_and(Task::is_suspect) {
             return;
         }
         let process = self.processes.get(&process).expect("what is given work is here");
-        let (connection, attempts) = (process.connection, vec![self.attempt(count)]);
+        let (connection, attempts) = (process.connection, vec![self.attempt(attempt)]);
         self.to_engine(connection, ToEngine::Announce(Attempts { attempts }));
     }
 }

@@ -13,7 +13,7 @@ use furlong_wire::limits::NESTING_MAX;
 use furlong_wire::message::{ErrorKind, TaskState};
 
 use crate::core::engines::table::Engine;
-use crate::core::keys::{SessionKey, TaskKey};
+use crate::core::keys::{AttemptId, SessionKey, TaskKey};
 use crate::core::sessions::table::Session;
 use crate::core::tasks::ended::Ended;
 use crate::core::tasks::table::{State, Task};
@@ -49,7 +49,7 @@ impl Core {
     }
 
     /// The attempts on whose behalf a session is there, one for the other.
-    fn ancestors(&self, key: SessionKey) -> BTreeSet<u64> {
+    fn ancestors(&self, key: SessionKey) -> BTreeSet<AttemptId> {
         let parent = |session: &Session| session.nesting.parent.map(|parent| parent.attempt);
         let mut found = BTreeSet::new();
         let mut next = self.sessions.get(key).and_then(parent);
@@ -65,13 +65,18 @@ impl Core {
     }
 
     /// The attempt that occupies an engine's own interpreter.
-    fn occupant(&self, id: EngineId) -> Option<u64> {
+    fn occupant(&self, id: EngineId) -> Option<AttemptId> {
         let engine = self.engines.get(id)?;
-        engine.work.assigned.iter().copied().find(|count| !engine.work.stood_in.contains(count))
+        engine.work.assigned.iter().copied().find(|attempt| !engine.work.stood_in.contains(attempt))
     }
 
     /// Returns true if an attempt is one of these, or waits for one of them.
-    fn leads_to(&self, attempt: u64, targets: &BTreeSet<u64>, seen: &mut BTreeSet<u64>) -> bool {
+    fn leads_to(
+        &self,
+        attempt: AttemptId,
+        targets: &BTreeSet<AttemptId>,
+        seen: &mut BTreeSet<AttemptId>,
+    ) -> bool {
         if targets.contains(&attempt) {
             return true;
         }

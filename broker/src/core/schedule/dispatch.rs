@@ -17,7 +17,7 @@ use furlong_wire::payload::InlineBytes;
 use super::lending;
 use crate::core::attempts::{Assignment, Stopping};
 use crate::core::engines::table::Engine;
-use crate::core::keys::{PlacementId, ProcessKey, SessionKey, TaskKey, ValueId};
+use crate::core::keys::{AttemptId, PlacementId, ProcessKey, SessionKey, TaskKey, ValueId};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::stored::Stored;
 use crate::core::sessions::events::TOLD_AT_ONCE;
@@ -45,7 +45,7 @@ impl Core {
             self.take_results(now);
         }
         // Engines' own queues go before the shared ones: nobody else can run what waits there.
-        let until = self.attempts.made() + ASSIGNED_PER_TURN;
+        let until = AttemptId(self.attempts.made().0 + ASSIGNED_PER_TURN);
         while self.attempts.made() < until
             && let Some(id) = self.schedule.direct_ready.pop_first()
         {
@@ -61,7 +61,7 @@ impl Core {
         self.recall_for_idle(now);
     }
 
-    fn dispatch_direct(&mut self, now: Time, id: EngineId, until: u64) {
+    fn dispatch_direct(&mut self, now: Time, id: EngineId, until: AttemptId) {
         while let Some(key) = self.next_direct(id) {
             let task = self.tasks.get(key).expect("an engine's next task is in the table");
             let (runtime, placement, session) = (task.runtime, task.placement, task.session);
@@ -150,7 +150,7 @@ impl Core {
         self.attempts.get(*running)?.stopping.filter(|stopping| stopping.force)
     }
 
-    fn dispatch_shared(&mut self, now: Time, until: u64) {
+    fn dispatch_shared(&mut self, now: Time, until: AttemptId) {
         // An engine of the roster may have any of these, and has not said so yet.
         if self.recovery.journal.is_reconciling(now) {
             return;
@@ -216,9 +216,9 @@ impl Core {
     }
 
     fn assign(&mut self, now: Time, key: TaskKey, engine: EngineId) {
-        let count = self.attempts.next();
+        let attempt = self.attempts.next();
         let task = self.tasks.get_mut(key).expect("what is given out is in the table");
-        task.transition(State::Assigned { engine, attempt: count, started: false });
+        task.transition(State::Assigned { engine, attempt, started: false });
         task.tries.attempts += 1;
         task.times.assigned = Some(now);
         let direct = task.queue != Queue::Shared;
@@ -228,28 +228,28 @@ impl Core {
         if task.more().is_some() {
             self.begin_attempt(now, key);
         }
-        self.attempts.insert(count, Assignment::new(key, (session, n), engine, direct));
+        self.attempts.insert(attempt, Assignment::new(key, (session, n), engine, direct));
         let place = self.engines.update(engine, |engine| {
             // Ends and recalls find it by a search.
-            let is_last = engine.work.assigned.back().is_none_or(|last| *last < count);
-            assert!(is_last, "attempt {count} is given after a later one");
-            engine.work.assigned.push_back(count);
+            let is_last = engine.work.assigned.back().is_none_or(|last| *last < attempt);
+            assert!(is_last, "attempt {attempt} is given after a later one");
+            engine.work.assigned.push_back(attempt);
             engine.work.assigned_direct += u32::from(direct);
             if !direct && !engine.work.lent.is_empty() {
-                engine.work.stood_in.insert(count);
+                engine.work.stood_in.insert(attempt);
             }
             engine.process
         });
         let process_key = place.flatten().expect("an engine that takes work has its process here");
         // It occupies its engine all the same: nothing may overtake it there.
-        if self.withholds(key, engine, count) {
+        if self.withholds(key, engine, attempt) {
             return;
         }
         // In this order: the engine opens the task with the session's secret, and must know that it
         // is to report the task's beginning when it gets the task.
         self.tell_session(process_key, key);
-        self.announce_suspect(process_key, key, count);
-        self.send_work(process_key, key, engine, count);
+        self.announce_suspect(process_key, key, attempt);
+        self.send_work(process_key, key, engine, attempt);
     }
 
     /// Of a task that has been tried before, or has waited: what belongs to this attempt begins
@@ -271,15 +271,15 @@ impl Core {
         process_key: crate::core::keys::ProcessKey,
         key: TaskKey,
         id: EngineId,
-        count: u64,
+        attempt: AttemptId,
     ) {
         let task = self.tasks.get(key).expect("what is sent is in the table");
         let process = self.processes.get_mut(&process_key).expect("what is given work is here");
         let engine = self.engines.get(id).expect("an engine stays while it has an attempt");
-        let stands_in = !engine.work.stood_in.is_empty() && engine.work.stood_in.contains(&count);
+        let stands_in = !engine.work.stood_in.is_empty() && engine.work.stood_in.contains(&attempt);
         // An engine process numbers its stand-ins after its slots.
         let slot = engine.slot + if stands_in { process.engines.len() as u32 } else { 0 };
-        let work = Work { slot, n: task.n, count };
+        let work = Work { slot, n: task.n, attempt };
         let session = self.sessions.get(task.session).expect("a session outlives its tasks").id;
         let is_same_session =
             process.told.assigned_session.replace(task.session) == Some(task.session);
@@ -320,7 +320,7 @@ impl Core {
             self.to_engine(connection, ToEngine::Share(Share { share, session, payload }));
         }
         if !inputs.is_empty() {
-            self.send_inputs(process_key, session, count, &inputs);
+            self.send_inputs(process_key, session, attempt, &inputs);
         }
         let session = (!is_same_session).then_some(session);
         let assign =
@@ -336,7 +336,7 @@ impl Core {
         &mut self,
         process_key: ProcessKey,
         session: SessionId,
-        count: u64,
+        attempt: AttemptId,
         inputs: &[ValueId],
     ) {
         let process = self.processes.get_mut(&process_key).expect("what is given work is here");
@@ -356,7 +356,7 @@ impl Core {
             }
         }
         let values = inputs.iter().map(|id| id.0).collect();
-        self.to_engine(connection, ToEngine::Inputs(Inputs { count, values }));
+        self.to_engine(connection, ToEngine::Inputs(Inputs { attempt, values }));
     }
 
     /// A large payload of a task that no other engine will ever run need not be held once it is on
@@ -411,66 +411,70 @@ impl Core {
     }
 
     /// An engine no longer has an attempt.
-    pub(in crate::core) fn take_back(&mut self, count: u64) -> Option<Assignment> {
-        self.take_back_and(count, |_| ())
+    pub(in crate::core) fn take_back(&mut self, attempt: AttemptId) -> Option<Assignment> {
+        self.take_back_and(attempt, |_| ())
     }
 
     /// An engine has ended an attempt, after so long a run.
-    pub(in crate::core) fn take_back_ended(&mut self, count: u64, run_us: u64) {
-        self.take_back_and(count, |engine| {
+    pub(in crate::core) fn take_back_ended(&mut self, attempt: AttemptId, run_us: u64) {
+        self.take_back_and(attempt, |engine| {
             engine.finished += 1;
             engine.busy_us = engine.busy_us.saturating_add(run_us);
         });
     }
 
-    fn take_back_and(&mut self, count: u64, and: impl FnOnce(&mut Engine)) -> Option<Assignment> {
-        let given = self.attempts.remove(count)?;
-        self.peers.grants.note_over(count);
+    fn take_back_and(
+        &mut self,
+        attempt: AttemptId,
+        and: impl FnOnce(&mut Engine),
+    ) -> Option<Assignment> {
+        let given = self.attempts.remove(attempt)?;
+        self.peers.grants.note_over(attempt);
         let waits = self.engines.update(given.engine, |engine| {
             and(engine);
             // Counts ascend, and mostly the first one ends.
-            let is_first = engine.work.assigned.front() == Some(&count);
+            let is_first = engine.work.assigned.front() == Some(&attempt);
             if let Some(at) =
-                is_first.then_some(0).or_else(|| engine.work.assigned.binary_search(&count).ok())
+                is_first.then_some(0).or_else(|| engine.work.assigned.binary_search(&attempt).ok())
             {
                 engine.work.assigned.remove(at);
                 let direct = u32::from(given.direct);
-                assert!(direct <= engine.work.assigned_direct, "attempt {count} was not counted");
+                assert!(direct <= engine.work.assigned_direct, "attempt {attempt} was not counted");
                 engine.work.assigned_direct -= direct;
             } else {
-                let was_unsent = engine.work.unsent.remove(&count);
-                assert!(was_unsent, "attempt {count} is given, and its engine does not have it");
+                let was_unsent = engine.work.unsent.remove(&attempt);
+                assert!(was_unsent, "attempt {attempt} is given, and its engine does not have it");
             }
             // Mostly these are empty, and this is on every task's way.
             if !engine.work.recalled.is_empty() {
-                engine.work.recalled.remove(&count);
+                engine.work.recalled.remove(&attempt);
             }
             if !engine.work.withheld.is_empty() {
-                engine.work.withheld.remove(&count);
+                engine.work.withheld.remove(&attempt);
             }
             if !engine.work.returning.is_empty() {
-                engine.work.returning.remove(&count);
+                engine.work.returning.remove(&attempt);
             }
-            engine.forget_loan(count);
+            engine.forget_loan(attempt);
             engine.queue.has_ready()
         });
         if waits.expect("an engine stays while it has an attempt") {
             self.schedule.direct_ready.insert(given.engine);
         }
         // After the engine has lost it: tasks that were passed over until then may be ready there.
-        self.leave_backlog(count);
-        self.note_stopped(count, &given);
+        self.leave_backlog(attempt);
+        self.note_stopped(attempt, &given);
         Some(given)
     }
 
     /// A task that was ended while an engine had it no longer runs there: its client may want to
     /// know.
-    pub(in crate::core) fn note_stopped(&mut self, count: u64, given: &Assignment) {
+    pub(in crate::core) fn note_stopped(&mut self, attempt: AttemptId, given: &Assignment) {
         if given.stopping.is_some() {
             // The session may have ended with its last task, which still ran.
             let session = self.sessions.get_mut(given.session);
             if let Some(session) = session {
-                session.ledger.stopping.remove(&(given.n, count));
+                session.ledger.stopping.remove(&(given.n, attempt));
             }
             self.tell_stopped(given.session, given.n);
         }

@@ -16,7 +16,7 @@ use furlong_wire::message::Lent;
 
 use super::placement::Placements;
 use crate::core::engines::table::{Engine, Engines, Loan};
-use crate::core::keys::{PlacementId, ProcessKey, SessionKey, TaskKey};
+use crate::core::keys::{AttemptId, PlacementId, ProcessKey, SessionKey, TaskKey};
 use crate::core::sessions::table::Parent;
 use crate::core::tasks::table::{Queue, State};
 use crate::core::turns::chores::Chore;
@@ -51,7 +51,8 @@ impl Engine {
     /// Returns true if a stand-in would run a task of that depth: all that is here waits, and is
     /// less deep.
     fn stands_in_for(&self, depth: u32) -> bool {
-        let waits = |count: &u64| self.work.lent.iter().any(|loan| loan.attempt == *count);
+        let waits =
+            |attempt: &AttemptId| self.work.lent.iter().any(|loan| loan.attempt == *attempt);
         let is_idle = self.is_blocked() || self.work.assigned.len() == self.work.stood_in.len();
         is_idle
             && self.work.stood_in.iter().all(waits)
@@ -59,19 +60,19 @@ impl Engine {
     }
 
     /// An attempt is no longer here.
-    pub fn forget_loan(&mut self, count: u64) {
+    pub fn forget_loan(&mut self, attempt: AttemptId) {
         if !self.work.lent.is_empty() {
-            self.work.lent.retain(|loan| loan.attempt != count);
+            self.work.lent.retain(|loan| loan.attempt != attempt);
         }
         if !self.work.stood_in.is_empty() {
-            self.work.stood_in.remove(&count);
+            self.work.stood_in.remove(&attempt);
         }
     }
 }
 
 impl Core {
     /// Returns the nesting depth of an attempt.
-    pub(in crate::core) fn depth_of(&self, attempt: u64) -> u32 {
+    pub(in crate::core) fn depth_of(&self, attempt: AttemptId) -> u32 {
         let session = self.attempts.get(attempt).and_then(|given| self.sessions.get(given.session));
         session.map_or(0, |session| session.nesting.depth)
     }
@@ -92,7 +93,8 @@ impl Core {
         else {
             return Ok(());
         };
-        let (attempt, depth) = (lent.attempt.count, self.depth_of(lent.attempt.count));
+        let attempt = lent.attempt.id;
+        let depth = self.depth_of(attempt);
         for id in &lent.sessions {
             // Of the same owner only: an engine must not move other people's tasks.
             let session =
@@ -121,7 +123,7 @@ impl Core {
         for attempt in attempts {
             let Some(given) = self.given(key, *attempt)? else { continue };
             let went_on =
-                |engine: &mut Engine| engine.work.lent.retain(|loan| loan.attempt != attempt.count);
+                |engine: &mut Engine| engine.work.lent.retain(|loan| loan.attempt != attempt.id);
             self.engines.update(given.engine, went_on);
         }
         Ok(())
@@ -133,16 +135,17 @@ impl Core {
         let Some(engine) = self.engines.get(id).filter(|engine| engine.is_blocked()) else {
             return;
         };
-        let waits = |count: &u64| engine.work.lent.iter().any(|loan| loan.attempt == *count);
-        let is_behind = |count: &&u64| {
-            let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
+        let waits =
+            |attempt: &AttemptId| engine.work.lent.iter().any(|loan| loan.attempt == *attempt);
+        let is_behind = |attempt: &&AttemptId| {
+            let is_shared = self.attempts.get(**attempt).is_some_and(|given| !given.direct);
             is_shared
-                && !waits(count)
-                && !engine.work.stood_in.contains(count)
-                && !engine.work.recalled.contains(count)
+                && !waits(attempt)
+                && !engine.work.stood_in.contains(attempt)
+                && !engine.work.recalled.contains(attempt)
         };
         // The newest go first: each that comes back goes to the front of its queue.
-        let behind: Vec<u64> =
+        let behind: Vec<AttemptId> =
             engine.work.assigned.iter().rev().filter(is_behind).copied().collect();
         if !behind.is_empty() {
             self.recall(id, behind);
@@ -150,7 +153,7 @@ impl Core {
     }
 
     /// A task on an engine waits for a session's tasks: they are nested as deep as that makes them.
-    fn deepen(&mut self, key: SessionKey, attempt: u64, depth: u32) {
+    fn deepen(&mut self, key: SessionKey, attempt: AttemptId, depth: u32) {
         let parent = self.sessions.get(key).and_then(|session| session.nesting.parent);
         // One that was opened by a pass stays with its attempt, with which it ends.
         if parent.is_none_or(|parent| !parent.is_bound) {

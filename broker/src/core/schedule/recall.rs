@@ -5,7 +5,7 @@ use std::time::Duration;
 use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::message::{Attempts, ToEngine};
 
-use crate::core::keys::ClassId;
+use crate::core::keys::{AttemptId, ClassId};
 use crate::core::tasks::table::{Queue, Task};
 use crate::core::{Core, Time};
 
@@ -22,9 +22,9 @@ impl Core {
     /// for others.
     pub(super) fn recall_for_direct(&mut self, id: EngineId) {
         let engine = self.engines.get(id).expect("an engine that is given work is in the table");
-        let shared = |count: &&u64| {
-            let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
-            is_shared && !engine.work.stood_in.contains(*count)
+        let shared = |attempt: &&AttemptId| {
+            let is_shared = self.attempts.get(**attempt).is_some_and(|given| !given.direct);
+            is_shared && !engine.work.stood_in.contains(*attempt)
         };
         let in_hand = engine.work.assigned.len()
             - engine.work.assigned_direct as usize
@@ -36,7 +36,7 @@ impl Core {
         }
         // The first assigned is what it runs. The newest go first: each that comes back goes to the
         // front of its queue.
-        let counts: Vec<u64> =
+        let counts: Vec<AttemptId> =
             engine.work.assigned.iter().skip(1).filter(shared).rev().copied().collect();
         self.recall(id, counts);
     }
@@ -45,22 +45,22 @@ impl Core {
     /// at that moment must not begin in the next one. The engine itself gives back what it had.
     pub(in crate::core) fn recall_direct(&mut self, id: EngineId) {
         let engine = self.engines.get(id).expect("an engine that was swept is in the table");
-        let needs = |count: &&u64| {
-            let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
+        let needs = |attempt: &&AttemptId| {
+            let task = self.attempts.get(**attempt).and_then(|given| self.tasks.get(given.task));
             task.is_some_and(Task::needs_namespace)
         };
-        let counts: Vec<u64> = engine.work.assigned.iter().filter(needs).copied().collect();
+        let counts: Vec<AttemptId> = engine.work.assigned.iter().filter(needs).copied().collect();
         if !counts.is_empty() {
             self.recall(id, counts);
         }
     }
 
-    pub(in crate::core) fn recall(&mut self, id: EngineId, counts: Vec<u64>) {
+    pub(in crate::core) fn recall(&mut self, id: EngineId, counts: Vec<AttemptId>) {
         let process = self.engines.get(id).and_then(|engine| engine.process);
         // An engine that is away holds what it had, and says so when it is back.
         let Some(process) = process.and_then(|key| self.processes.get(&key)) else { return };
         let connection = process.connection;
-        let attempts: Vec<Attempt> = counts.iter().map(|count| self.attempt(*count)).collect();
+        let attempts: Vec<Attempt> = counts.iter().map(|attempt| self.attempt(*attempt)).collect();
         self.engines.update(id, |engine| engine.work.recalled.extend(counts));
         self.to_engine_in_parts(connection, &attempts, |attempts| {
             ToEngine::Recall(Attempts { attempts })
@@ -101,23 +101,25 @@ impl Core {
     /// Returns an engine's surplus shared work, beyond what it runs, for engines of the class
     /// `idle`: the time at which the oldest of its tasks was assigned, and half of the attempts,
     /// the newest first. None if there is nothing to take, or some was asked for already.
-    pub(super) fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<u64>)> {
+    pub(super) fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<AttemptId>)> {
         // What stands behind a task that waits was recalled when it began to.
         let engine = self.engines.get(id).filter(|engine| engine.work.lent.is_empty())?;
         let engine =
             Some(engine).filter(|engine| engine.load() >= 2 && engine.work.recalled.is_empty())?;
-        let task =
-            |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
-        let oldest = engine.work.assigned.iter().find_map(|count| task(count)?.times.assigned)?;
-        let movable = |count: &&u64| {
-            task(count).is_some_and(|task| {
+        let task = |attempt: &AttemptId| {
+            self.attempts.get(*attempt).and_then(|given| self.tasks.get(given.task))
+        };
+        let oldest =
+            engine.work.assigned.iter().find_map(|attempt| task(attempt)?.times.assigned)?;
+        let movable = |attempt: &&AttemptId| {
+            task(attempt).is_some_and(|task| {
                 task.queue == Queue::Shared
                     && self.schedule.placements.fits(task.placement, idle, &self.engines)
             })
         };
         let half = (engine.load() as usize / 2).max(1);
         // The first assigned is what it runs.
-        let counts: Vec<u64> =
+        let counts: Vec<AttemptId> =
             engine.work.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
         (!counts.is_empty()).then_some((oldest, counts))
     }

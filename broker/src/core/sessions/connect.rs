@@ -10,7 +10,7 @@ use furlong_wire::token::Claims;
 use super::expiries::Away;
 use super::table::{ClientLink, ClientWaiting, Definition, Nesting, Parent, Session};
 use crate::core::engines::process::{Process, Sending, Told};
-use crate::core::keys::{ProcessKey, SessionKey};
+use crate::core::keys::{AttemptId, ProcessKey, SessionKey};
 use crate::core::payloads::budget::{BytesOf, Credit};
 use crate::core::tasks::table::Task;
 use crate::core::turns::chores::{Chore, Ending, Manner};
@@ -35,7 +35,7 @@ pub struct Peer {
     /// The address that it came from.
     pub address: String,
     /// The attempt that let it in, if its key is a pass.
-    pub pass: Option<u64>,
+    pub pass: Option<AttemptId>,
 }
 
 impl Core {

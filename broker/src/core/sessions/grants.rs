@@ -16,18 +16,18 @@ use furlong_wire::token::{Claims, Role};
 
 use super::connect::ENGINE_GRACE;
 use crate::core::attempts::Assignment;
-use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
+use crate::core::keys::{AttemptId, ProcessKey, SessionKey, TaskKey};
 use crate::core::turns::work::WORK_PER_CURVE_OPERATION;
 use crate::core::{Core, Output, PeerMisbehaved, Refusal, Time};
 
 /// The keys that running attempts have named, and the sessions that came in by them.
 #[derive(Debug, Default)]
 pub struct Grants {
-    by_key: BTreeMap<PassKey, u64>,
-    by_attempt: BTreeMap<u64, OfAttempt>,
+    by_key: BTreeMap<PassKey, AttemptId>,
+    by_attempt: BTreeMap<AttemptId, OfAttempt>,
     /// The keys and sessions of attempts whose tasks were taken from an engine that is away, until
     /// those go elsewhere.
-    aside: BTreeMap<(TaskKey, u64), OfAttempt>,
+    aside: BTreeMap<(TaskKey, AttemptId), OfAttempt>,
     /// The keys and sessions of attempts that are over.
     over: Vec<OfAttempt>,
 }
@@ -41,13 +41,13 @@ struct OfAttempt {
 
 impl Grants {
     /// A session came in by a pass of this attempt.
-    pub fn enter(&mut self, attempt: u64, session: SessionKey) {
+    pub fn enter(&mut self, attempt: AttemptId, session: SessionKey) {
         self.by_attempt.entry(attempt).or_default().sessions.push(session);
     }
 
     /// An attempt is over, or nobody wants its end any longer. What it has opened ends with the
     /// next [`Core::dispatch`].
-    pub fn note_over(&mut self, attempt: u64) {
+    pub fn note_over(&mut self, attempt: AttemptId) {
         if self.by_attempt.is_empty() {
             return;
         }
@@ -72,7 +72,7 @@ impl Grants {
 
     /// A task was taken from an engine that is away: what its attempt has opened stays until it
     /// goes elsewhere.
-    pub fn set_aside(&mut self, attempt: u64, task: TaskKey) {
+    pub fn set_aside(&mut self, attempt: AttemptId, task: TaskKey) {
         let granted = self.by_attempt.remove(&attempt);
         if let Some(granted) = granted {
             let before = self.aside.insert((task, attempt), granted);
@@ -81,7 +81,7 @@ impl Grants {
     }
 
     /// The engine is back, and the attempt goes on.
-    pub fn rejoin(&mut self, attempt: u64, task: TaskKey) {
+    pub fn rejoin(&mut self, attempt: AttemptId, task: TaskKey) {
         let granted = self.aside.remove(&(task, attempt));
         if let Some(granted) = granted {
             let before = self.by_attempt.insert(attempt, granted);
@@ -96,7 +96,7 @@ impl Grants {
         }
         let of_task: Vec<OfAttempt> = self
             .aside
-            .extract_if((task, 0)..=(task, u64::MAX), |_, _| true)
+            .extract_if((task, AttemptId::MIN)..=(task, AttemptId::MAX), |_, _| true)
             .map(|(_, granted)| granted)
             .collect();
         for granted in of_task {
@@ -106,7 +106,7 @@ impl Grants {
 
     /// The sessions that attempts have opened, for the tests.
     #[cfg(any(test, feature = "invariants"))]
-    pub fn sessions(&self) -> impl Iterator<Item = (u64, SessionKey)> {
+    pub fn sessions(&self) -> impl Iterator<Item = (AttemptId, SessionKey)> {
         let aside = self.aside.iter().map(|((_, attempt), granted)| (attempt, granted));
         let all = self.by_attempt.iter().chain(aside);
         all.flat_map(|(attempt, granted)| granted.sessions.iter().map(|key| (*attempt, *key)))
@@ -114,13 +114,13 @@ impl Grants {
 
     /// The task of an attempt that is set aside, for the tests.
     #[cfg(any(test, feature = "invariants"))]
-    pub fn aside(&self, attempt: u64) -> Option<TaskKey> {
+    pub fn aside(&self, attempt: AttemptId) -> Option<TaskKey> {
         self.aside.keys().find(|(_, of)| *of == attempt).map(|(task, _)| *task)
     }
 
     /// The attempts that have named keys, and how many, for the tests.
     #[cfg(any(test, feature = "invariants"))]
-    pub fn keys(&self) -> impl Iterator<Item = (u64, usize)> {
+    pub fn keys(&self) -> impl Iterator<Item = (AttemptId, usize)> {
         self.by_attempt.iter().map(|(attempt, granted)| (*attempt, granted.keys.len()))
     }
 }
@@ -131,7 +131,7 @@ impl Core {
     ///
     /// # Errors
     /// The reason that it may not come in, for people.
-    pub fn pass(&self, now: Time, key: [u8; 32]) -> Result<(Claims, u64), Refusal> {
+    pub fn pass(&self, now: Time, key: [u8; 32]) -> Result<(Claims, AttemptId), Refusal> {
         // Its engine may be away, or not be back since the broker was started: who waits a little
         // finds it again.
         let is_awaited =
@@ -152,7 +152,7 @@ impl Core {
     }
 
     /// Checks that one more session may come in by a pass.
-    pub(in crate::core) fn check_pass(&mut self, pass: Option<u64>) -> Result<(), Refusal> {
+    pub(in crate::core) fn check_pass(&mut self, pass: Option<AttemptId>) -> Result<(), Refusal> {
         let Some(granted) = pass.and_then(|attempt| self.peers.grants.by_attempt.get_mut(&attempt))
         else {
             return Ok(());
@@ -178,12 +178,13 @@ impl Core {
     ) -> Result<(), PeerMisbehaved> {
         let Grant { attempt, key: pass } = *grant;
         let given = self.given(key, attempt)?;
+        let id = attempt.id;
         let refusal = match given {
-            Some(given) => self.refusal_of_grant(given, attempt.count, pass),
+            Some(given) => self.refusal_of_grant(given, id, pass),
             None => Some("the task has ended, or has been taken from this engine".to_owned()),
         };
-        if refusal.is_none() && self.peers.grants.by_key.insert(pass, attempt.count).is_none() {
-            self.peers.grants.by_attempt.entry(attempt.count).or_default().keys.push(pass);
+        if refusal.is_none() && self.peers.grants.by_key.insert(pass, id).is_none() {
+            self.peers.grants.by_attempt.entry(id).or_default().keys.push(pass);
         }
         let connection = self.processes.get(&key).ok_or(PeerMisbehaved::Order)?.connection;
         self.to_engine(connection, ToEngine::Granted(Granted { attempt, key: pass, refusal }));
@@ -191,7 +192,12 @@ impl Core {
     }
 
     /// Returns the reason that an attempt may not let this key in, if so.
-    fn refusal_of_grant(&self, given: Assignment, attempt: u64, pass: PassKey) -> Option<String> {
+    fn refusal_of_grant(
+        &self,
+        given: Assignment,
+        attempt: AttemptId,
+        pass: PassKey,
+    ) -> Option<String> {
         let is_wanted = self.tasks.get(given.task).is_some_and(|task| task.is_assigned_as(attempt));
         let Some(session) = self.sessions.get(given.session).filter(|_| is_wanted) else {
             return Some("the task has ended, or has been cancelled".to_owned());

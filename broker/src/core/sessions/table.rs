@@ -10,7 +10,7 @@ use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Claims;
 
 use super::refused::{MISSING_RANGES_MAX, Refused, ranges};
-use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
+use crate::core::keys::{AttemptId, ProcessKey, SessionKey, TaskKey};
 use crate::core::payloads::budget::Credit;
 use crate::core::payloads::stored::{Receiving, Stored};
 use crate::core::schedule::prefetch::Kinds;
@@ -127,7 +127,7 @@ pub struct Ledger {
     pub endings: SeqMap<Ending>,
     /// Its tasks that were ended while an engine had them, with the attempts that have not stopped
     /// yet.
-    pub stopping: BTreeSet<(u64, u64)>,
+    pub stopping: BTreeSet<(u64, AttemptId)>,
     /// The highest task number that it has submitted.
     pub submitted: u64,
     /// Up to this number its tasks were submitted to an earlier start of the broker; those that it
@@ -150,8 +150,8 @@ pub struct Ledger {
 /// The attempt on whose behalf a session is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parent {
-    /// The count of the attempt.
-    pub attempt: u64,
+    /// The attempt.
+    pub attempt: AttemptId,
     /// True if the session ends with it: it was opened by a pass.
     pub is_bound: bool,
 }
@@ -267,7 +267,7 @@ impl Session {
 
     /// Returns true if a task that was ended still runs on an engine.
     pub fn is_stopping(&self, n: u64) -> bool {
-        self.ledger.stopping.range((n, 0)..=(n, u64::MAX)).next().is_some()
+        self.ledger.stopping.range((n, AttemptId::MIN)..=(n, AttemptId::MAX)).next().is_some()
     }
 
     /// It submitted a task of this number to an earlier start.
@@ -419,7 +419,7 @@ pub struct Sessions {
     /// The same without the owner: engines do not know it.
     of_any_owner: BTreeSet<(SessionId, SessionKey)>,
     /// Those on whose behalf attempts are there or wait, by the attempt.
-    by_parent: BTreeSet<(u64, SessionKey)>,
+    by_parent: BTreeSet<(AttemptId, SessionKey)>,
     next: u32,
 }
 
@@ -503,7 +503,7 @@ impl Sessions {
     }
 
     /// The sessions on whose behalf an attempt is there or waits.
-    pub fn of_parent(&self, attempt: u64) -> impl Iterator<Item = &Session> {
+    pub fn of_parent(&self, attempt: AttemptId) -> impl Iterator<Item = &Session> {
         let of_parent =
             self.by_parent.range((attempt, SessionKey(0))..=(attempt, SessionKey::NOBODY));
         let of_parent = of_parent.inspect(|_| count(1));

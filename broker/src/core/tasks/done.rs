@@ -11,7 +11,7 @@ use furlong_wire::message::{
 use super::ended::Ending;
 use super::extras::{Follower, TaskExtras};
 use crate::core::journal::stage::Durable;
-use crate::core::keys::{ProcessKey, ValueId};
+use crate::core::keys::{AttemptId, ProcessKey, ValueId};
 use crate::core::payloads::output::Piece;
 use crate::core::payloads::stored::Stored;
 
@@ -33,7 +33,7 @@ pub struct Done {
     /// The engine process whose lane the result came by, if it came unasked.
     pub lane: Option<ProcessKey>,
     /// The engine process that holds it until it is acknowledged or dropped, and as which attempt.
-    pub held: Option<(ProcessKey, u64)>,
+    pub held: Option<(ProcessKey, AttemptId)>,
     /// True if its end is on its way to the journal, and may not be reported before.
     pub is_unwritten: bool,
     /// True if nobody wants it any longer once it is there.

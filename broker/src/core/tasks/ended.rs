@@ -3,7 +3,7 @@
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{Dependency, ErrorKind, Outcome, TaskState};
 
-use crate::core::keys::{ProcessKey, ValueId};
+use crate::core::keys::{AttemptId, ProcessKey, ValueId};
 use crate::core::payloads::stored::Stored;
 
 /// The word to who has cancelled a task that has not begun.
@@ -27,7 +27,7 @@ pub(in crate::core) struct Ended {
     /// The process that ended it.
     pub process: Option<ProcessKey>,
     /// As which attempt.
-    pub attempt: Option<u64>,
+    pub attempt: Option<AttemptId>,
 }
 
 impl Default for Ended {

@@ -11,7 +11,7 @@ use super::ended::Ending;
 use super::ended::{BEFORE_IT_BEGAN, Ended};
 use super::table::{State, Task};
 use crate::core::attempts::Stopping;
-use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
+use crate::core::keys::{AttemptId, ProcessKey, SessionKey, TaskKey};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::stored::Stored;
 use crate::core::schedule::sweep::Reason;
@@ -68,8 +68,8 @@ impl Core {
         self.tally.finished += 1;
         self.hand_to_session(now, session, n, done, ending);
         // After the session has its end, for which the attempt is held.
-        if let Some((process, count)) = unsent {
-            self.hold_or_release(process, session, n, count);
+        if let Some((process, attempt)) = unsent {
+            self.hold_or_release(process, session, n, attempt);
         }
         self.release_request(session, &payload);
         self.let_go_of_inputs(inputs.unwrap_or_default());
@@ -162,7 +162,7 @@ impl Core {
 
     /// A task has ended otherwise than its attempt, whose result waits and is not wanted: the
     /// process that holds it, and the attempt.
-    fn drop_unsent(&mut self, task: &Task) -> Option<(ProcessKey, u64)> {
+    fn drop_unsent(&mut self, task: &Task) -> Option<(ProcessKey, AttemptId)> {
         let State::Unsent { engine, attempt } = task.state else { return None };
         // None if its result has come, or can never fit: then it was taken back for that.
         self.take_back(attempt)?;
@@ -430,11 +430,11 @@ impl Core {
     /// of the task's own session, is not the cancel's to end.
     pub(in crate::core) fn stop_attempt(&mut self, now: Time, key: TaskKey, force: bool) {
         let task = self.tasks.get(key).expect("a task is stopped before it ends");
-        let State::Assigned { attempt: count, .. } = task.state else { return };
+        let State::Assigned { attempt, .. } = task.state else { return };
         let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
         // Its client wants to know when nothing of the task runs any longer, which may be late.
-        session.ledger.stopping.insert((task.n, count));
-        self.tell_to_stop(now, count, force);
+        session.ledger.stopping.insert((task.n, attempt));
+        self.tell_to_stop(now, attempt, force);
     }
 
     /// Of tasks that have been ended, kills what still runs and does not respond to its interrupt.
@@ -447,15 +447,17 @@ impl Core {
     ) {
         assert!(first <= last, "a range from {first} to {last}");
         let session = self.sessions.get(session).expect("a session is there while its tasks end");
-        let attempts = session.ledger.stopping.range((first, 0)..=(last, u64::MAX));
-        let attempts: Vec<u64> = attempts.map(|(_, count)| *count).collect();
-        for count in attempts {
-            self.tell_to_stop(now, count, true);
+        let attempts =
+            session.ledger.stopping.range((first, AttemptId::MIN)..=(last, AttemptId::MAX));
+        let attempts: Vec<AttemptId> = attempts.map(|(_, attempt)| *attempt).collect();
+        for attempt in attempts {
+            self.tell_to_stop(now, attempt, true);
         }
     }
 
-    fn tell_to_stop(&mut self, now: Time, count: u64, force: bool) {
-        let given = self.attempts.get_mut(count).expect("what is to stop is still with an engine");
+    fn tell_to_stop(&mut self, now: Time, attempt: AttemptId, force: bool) {
+        let given =
+            self.attempts.get_mut(attempt).expect("what is to stop is still with an engine");
         let owner = self.sessions.get(given.session).map(Session::owner);
         // The first force counts: what was submitted after that is for the next interpreter.
         let known = given.stopping.filter(|stopping| stopping.force);
@@ -464,7 +466,7 @@ impl Core {
         let engine = engine.expect("an engine stays while it has an attempt");
         // One that is away is told when it is back: what it holds is compared with this.
         if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
-            let cancel = CancelAttempts { attempts: vec![self.attempt(count)], force };
+            let cancel = CancelAttempts { attempts: vec![self.attempt(attempt)], force };
             self.to_engine(process.connection, ToEngine::Cancel(cancel));
         }
     }

@@ -9,7 +9,7 @@ use slab::Slab;
 
 use super::extras::TaskExtras;
 use crate::core::journal::stage::{Durable, Stage};
-use crate::core::keys::{Age, PlacementId, SessionKey, TaskKey};
+use crate::core::keys::{Age, AttemptId, PlacementId, SessionKey, TaskKey};
 use crate::core::payloads::stored::Stored;
 use crate::core::time::Time;
 
@@ -102,7 +102,7 @@ pub enum State {
         /// The identifier.
         engine: EngineId,
         /// As which attempt.
-        attempt: u64,
+        attempt: AttemptId,
         /// True if the engine has reported that it runs.
         started: bool,
     },
@@ -111,7 +111,7 @@ pub enum State {
         /// The identifier.
         engine: EngineId,
         /// As which attempt.
-        attempt: u64,
+        attempt: AttemptId,
     },
     /// It raised, and waits before it is run again. Or, not tried yet, it may have run at an
     /// earlier start of the broker, and waits for the engine that may have it.
@@ -128,7 +128,7 @@ impl Task {
     }
 
     /// Returns true if an engine has it as this attempt.
-    pub fn is_assigned_as(&self, attempt: u64) -> bool {
+    pub fn is_assigned_as(&self, attempt: AttemptId) -> bool {
         matches!(self.state, State::Assigned { attempt: current, .. } if current == attempt)
     }
 

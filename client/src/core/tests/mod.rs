@@ -14,10 +14,10 @@ use furlong_wire::call::{
 use furlong_wire::capability::Endpoint;
 use furlong_wire::ids::{ClusterId, EngineId, InstanceId};
 use furlong_wire::message::{
-    ErrorKind, Finished, Outcome, Query, Reply, ReplyBody, Request, Stream, TaskState,
+    ErrorKind, Finished, Outcome, Query, Reply, ReplyBody, Request, Runtime, Stream, TaskState,
 };
 
-use super::definitions::Instead;
+use super::definitions::{Definition, Instead};
 use super::requests::Answer;
 use super::*;
 use crate::error::DisconnectCause;

@@ -3,7 +3,9 @@
 use std::task::Poll;
 
 use furlong_wire::ids::TaskId;
-use furlong_wire::message::{Accepted, Dependency, Reply, ReplyBody, Restart, Stopped};
+use furlong_wire::message::{
+    Accepted, Dependency, Reply, ReplyBody, Restart, Stopped, TaskOptions,
+};
 
 use super::*;
 

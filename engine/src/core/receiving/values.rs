@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use furlong_wire::call::decode_reply;
-use furlong_wire::ids::SessionId;
+use furlong_wire::ids::{AttemptId, SessionId};
 use furlong_wire::message::{Inputs, Payload, Value as ValueMessage};
 use furlong_wire::payload::unpack_inline;
 
 use super::Purpose;
 use crate::core::{BrokerMisbehaved, Call, Core, Request};
-use crate::job::Input;
+use crate::job::{Input, SlotJob};
 
 /// The values of which the broker has told, by its numbers.
 #[derive(Debug, Default)]
@@ -19,14 +19,14 @@ pub struct Values {
     /// The number of those that have come.
     made: u64,
     /// The values that are inputs of attempts whose assignments have not come.
-    inputs: BTreeMap<u64, Box<[u64]>>,
+    inputs: BTreeMap<AttemptId, Box<[u64]>>,
 }
 
 impl Values {
     /// Takes out the numbers of the values that an attempt has as inputs.
     #[inline]
-    pub(in crate::core) fn take_inputs(&mut self, count: u64) -> Option<Box<[u64]>> {
-        if self.inputs.is_empty() { None } else { self.inputs.remove(&count) }
+    pub(in crate::core) fn take_inputs(&mut self, attempt: AttemptId) -> Option<Box<[u64]>> {
+        if self.inputs.is_empty() { None } else { self.inputs.remove(&attempt) }
     }
 
     /// Returns true if there are none, nor inputs of attempts that are to come.
@@ -79,7 +79,7 @@ impl Core {
     /// The values that an attempt has as inputs, whose assignment follows.
     pub(in crate::core) fn inputs(&mut self, inputs: Inputs) -> Result<(), BrokerMisbehaved> {
         let are_known = inputs.values.iter().all(|number| self.values.told.contains_key(number));
-        if !are_known || self.values.inputs.insert(inputs.count, inputs.values.into()).is_some() {
+        if !are_known || self.values.inputs.insert(inputs.attempt, inputs.values.into()).is_some() {
             return Err(BrokerMisbehaved::Share);
         }
         Ok(())
@@ -156,7 +156,7 @@ impl Core {
     /// The reason why one cannot be used, for people.
     pub(in crate::core) fn inputs_of(
         &mut self,
-        job: u64,
+        job: SlotJob,
         session: SessionId,
     ) -> Result<Option<Box<[Input]>>, String> {
         let numbers = self.work.get_mut(&job).and_then(|work| work.inputs.take());

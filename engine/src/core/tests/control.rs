@@ -18,7 +18,7 @@ impl Publishing {
     fn publish(&mut self, job: u64, bytes: usize) {
         let published = Published { codec: Codec::Raw, buffers: vec![vec![4; bytes].into()] };
         if self.latest.put(published) {
-            self.mailbox.note(job, self.latest.clone());
+            self.mailbox.note(SlotJob(job), self.latest.clone());
         }
     }
 
@@ -59,14 +59,14 @@ fn signals_go_to_the_runtimes_and_never_to_what_waits_here() {
     let attempts =
         [process.assign(0, Native), process.assign(0, Python), process.assign(1, Python)];
     process.done();
-    let unknown = Attempt { start: BrokerStart(0), count: 1 };
+    let unknown = Attempt { start: BrokerStart(0), id: AttemptId(1) };
     let attempts = attempts.into_iter().chain([unknown]).collect();
     process.tell(ToEngine::Signal(SignalAttempts { attempts, signal: 2 }));
     let done = process.done();
     assert!(
         matches!(
             &done.rest[..],
-            [Output::Signal(0, Native, 1, 2), Output::Signal(1, Python, 3, 2)]
+            [Output::Signal(0, Native, SlotJob(1), 2), Output::Signal(1, Python, SlotJob(3), 2)]
         ),
         "{:?}",
         done.rest
@@ -76,7 +76,7 @@ fn signals_go_to_the_runtimes_and_never_to_what_waits_here() {
 #[test]
 fn what_is_said_of_work_before_it_comes_holds_when_it_is_here() {
     let mut process = Process::new(1);
-    let [first, second, third] = [1, 2, 3].map(|count| Attempt { start: START, count });
+    let [first, second, third] = [1, 2, 3].map(|id| Attempt { start: START, id: AttemptId(id) });
     let cancel =
         |attempt, force| ToEngine::Cancel(CancelAttempts { attempts: vec![attempt], force });
     process.tell(cancel(first, false));
@@ -108,11 +108,11 @@ fn what_is_said_of_a_match_before_it_comes_holds_when_it_is_here() {
     process.core.handle_disconnected();
     process.core.handle_connected(BrokerStart(2), CREDIT);
     process.done();
-    let adopted = Attempt { start: BrokerStart(2), count: 1 };
+    let adopted = Attempt { start: BrokerStart(2), id: AttemptId(1) };
     process.tell(ToEngine::Cancel(CancelAttempts { attempts: vec![adopted], force: true }));
     assert!(process.done().rest.is_empty());
     process.tell(ToEngine::Adopt(Adopt { attempts: vec![(held, adopted)] }));
-    assert!(matches!(&process.done().rest[..], [Output::Cancel(0, Native, 1, true)]));
+    assert!(matches!(&process.done().rest[..], [Output::Cancel(0, Native, SlotJob(1), true)]));
 }
 
 #[test]
@@ -185,7 +185,9 @@ fn a_death_is_told_before_the_end_and_what_had_not_begun_is_given_back() {
     process.done();
     process.core.handle_slot_event(0, SlotEvent::Down { cause: "signal 9".into() });
     process.end(0, 1, JobOutcome::Lost("signal 9".into()), Vec::new());
-    process.core.handle_slot_event(0, SlotEvent::Recalled { attempts: vec![2, 3] });
+    process
+        .core
+        .handle_slot_event(0, SlotEvent::Recalled { attempts: [2, 3].map(SlotJob).to_vec() });
     let done = process.done();
     let [
         FromEngine::SlotDown(down),
@@ -223,9 +225,13 @@ fn a_process_that_drains_finishes_what_runs_and_gives_back_the_rest() {
         if said.reason == "terminated" && back.attempts == [waiting]));
     assert!(matches!(
         &done.rest[..],
-        [Output::Draining(_), Output::Recall(0, Native, 2), Output::Recall(0, Native, 1)]
+        [
+            Output::Draining(_),
+            Output::Recall(0, Native, SlotJob(2)),
+            Output::Recall(0, Native, SlotJob(1))
+        ]
     ));
-    process.core.handle_recalled(2);
+    process.core.handle_recalled(SlotJob(2));
     let late = process.assign(1, Native);
     let (late_and_large, transfer, chunk) = process.assign_large(1, Native);
     process.chunk(transfer, &chunk).unwrap();

@@ -8,7 +8,7 @@ use super::*;
 /// Ends so many attempts with a result of that many bytes, and gives them.
 fn finished(process: &mut Process, count: u64, result_bytes: usize) -> Vec<Attempt> {
     let attempts: Vec<Attempt> = (0..count).map(|_| process.assign(0, Native)).collect();
-    attempts.iter().for_each(|attempt| process.finish(0, attempt.count, result_bytes));
+    attempts.iter().for_each(|attempt| process.finish(0, attempt.id.0, result_bytes));
     attempts
 }
 
@@ -23,7 +23,7 @@ fn held(process: &mut Process) -> Vec<Attempt> {
 }
 
 fn release(process: &mut Process, attempts: &[Attempt]) {
-    let counts = attempts.iter().rev().map(|attempt| attempt.count).collect();
+    let counts = attempts.iter().rev().map(|attempt| attempt.id).collect();
     process.tell(ToEngine::Release(Release::of(BrokerStart(1), counts)));
 }
 
@@ -35,9 +35,9 @@ fn a_result_that_was_sent_is_held_until_it_is_released() {
     let work = process.core.held().work;
     assert!(
         work.iter()
-            .all(|held| held.finished && held.session == SESSION && held.n == held.attempt.count)
+            .all(|held| held.finished && held.session == SESSION && held.n == held.attempt.id.0)
     );
-    process.tell(ToEngine::Release(Release::of(BrokerStart(2), vec![1, 2, 3])));
+    process.tell(ToEngine::Release(Release::of(BrokerStart(2), [1, 2, 3].map(AttemptId).to_vec())));
     assert_eq!(held(&mut process), attempts, "those were of another start");
     release(&mut process, &[attempts[0], attempts[2]]);
     assert_eq!(held(&mut process), [attempts[1]]);
@@ -132,7 +132,7 @@ fn adopted_work_is_reported_under_its_new_attempt() {
     process.core.handle_connected(BrokerStart(2), u64::MAX);
     process.tell(ToEngine::Secret(told()));
     process.done();
-    let of_new_start = |count| Attempt { start: BrokerStart(2), count };
+    let of_new_start = |id| Attempt { start: BrokerStart(2), id: AttemptId(id) };
     let attempts = vec![(ended, of_new_start(7)), (running, of_new_start(8))];
     process.tell(ToEngine::Adopt(Adopt { attempts }));
     process.core.report_started();
@@ -142,7 +142,7 @@ fn adopted_work_is_reported_under_its_new_attempt() {
     let reported: Vec<Attempt> = done.finished().into_iter().map(|it| it.attempt).collect();
     assert_eq!((reported, done.transfers.len()), (vec![of_new_start(7), of_new_start(8)], 1));
     assert_eq!(held(&mut process), [of_new_start(7), of_new_start(8)]);
-    process.tell(ToEngine::Release(Release::of(BrokerStart(2), vec![7, 8])));
+    process.tell(ToEngine::Release(Release::of(BrokerStart(2), [7, 8].map(AttemptId).to_vec())));
     assert!(held(&mut process).is_empty());
 }
 
@@ -165,7 +165,7 @@ fn a_result_that_is_released_while_it_waits_is_not_sent() {
     release(&mut process, &attempts[1..2]);
     process.tell(ToEngine::Take(Attempts { attempts: attempts[1..].to_vec() }));
     let counts: Vec<u64> =
-        process.done().finished().into_iter().map(|it| it.attempt.count).collect();
+        process.done().finished().into_iter().map(|it| it.attempt.id.0).collect();
     assert_eq!(counts, [3]);
 }
 
@@ -214,7 +214,7 @@ fn results_that_are_asked_for_cost_their_own_sending() {
 fn what_an_engine_says_of_an_end_fits_its_message() {
     let mut process = Process::new(1);
     let attempt = process.assign(0, Native);
-    process.end(0, attempt.count, JobOutcome::Exited("\u{e4}".repeat(1 << 20)), vec![]);
+    process.end(0, attempt.id.0, JobOutcome::Exited("\u{e4}".repeat(1 << 20)), vec![]);
     let texts = |done: &Done| {
         done.finished()
             .iter()

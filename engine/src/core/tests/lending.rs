@@ -7,7 +7,7 @@ use super::*;
 use crate::job::Ask;
 
 fn asks(process: &mut Process, job: u64, ask: Ask) {
-    process.core.handle_slot_event(0, SlotEvent::Asked { attempt: job, ask });
+    process.core.handle_slot_event(0, SlotEvent::Asked { attempt: SlotJob(job), ask });
 }
 
 #[test]
@@ -42,11 +42,11 @@ fn stand_ins_are_places_of_their_own_and_used_again() {
         "one that has nothing is used again"
     );
     let held = process.core.held().work.into_iter();
-    let mut held: Vec<(u64, u32)> = held.map(|held| (held.attempt.count, held.slot)).collect();
+    let mut held: Vec<(u64, u32)> = held.map(|held| (held.attempt.id.0, held.slot)).collect();
     held.sort_unstable();
     assert_eq!(
         held,
-        [(1, 1), (first.count, 3), (3, 3), (4, 2), (5, 3)],
+        [(1, 1), (first.id.0, 3), (3, 3), (4, 2), (5, 3)],
         "the broker knows them by their slots"
     );
 }
@@ -74,7 +74,10 @@ fn a_job_asks_and_is_answered_while_it_runs() {
     assert_eq!(process.done().sent, [FromEngine::Grant(Grant { attempt, key })]);
     process.tell(ToEngine::Granted(Granted { attempt, key, refusal: Some("no".into()) }));
     let rest = process.done().rest;
-    assert!(matches!(&rest[..], [Output::Pass(0, 1, _, Some(why))] if why == "no"), "{rest:?}");
+    assert!(
+        matches!(&rest[..], [Output::Pass(0, SlotJob(1), _, Some(why))] if why == "no"),
+        "{rest:?}"
+    );
     process.finish(0, 1, 1);
     process.done();
     asks(&mut process, 1, Ask::Pass(key));

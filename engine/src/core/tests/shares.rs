@@ -19,7 +19,11 @@ impl Process {
         assign.share = Some(share);
         for &slot in &slots[1..] {
             self.attempts += 1;
-            assign.work.push(AssignedWork { slot, n: self.attempts, count: self.attempts });
+            assign.work.push(AssignedWork {
+                slot,
+                n: self.attempts,
+                attempt: AttemptId(self.attempts),
+            });
         }
         assign
     }
@@ -47,9 +51,9 @@ fn a_shared_payload_is_opened_once_for_all_that_name_it_before_or_after_it_came(
     process.tell(ToEngine::Assign(late));
     process.unshare(9).unwrap();
     let started = process.done().started;
-    let slots: Vec<_> = started.iter().map(|(slot, _, job)| (*slot, job.attempt)).collect();
+    let slots: Vec<_> = started.iter().map(|(slot, _, job)| (*slot, job.attempt.0)).collect();
     assert_eq!(slots, [(0, 1), (0, 3), (1, 2), (2, 5), (3, 6)]);
-    let shared: Vec<_> = started.iter().filter(|(_, _, job)| job.attempt != 3).collect();
+    let shared: Vec<_> = started.iter().filter(|(_, _, job)| job.attempt != SlotJob(3)).collect();
     let first = &shared[0].2.data[0];
     assert_eq!(first, &vec![7; 5_000]);
     assert!(

@@ -20,8 +20,8 @@ impl Process {
             panic!("it is small")
         };
         let (assign, _) = self.assignment(slot, Python, None, Payload::Inline(inline));
-        let (count, values) = (assign.work.first.count, values.to_vec());
-        self.tell(ToEngine::Inputs(Inputs { count, values }));
+        let (attempt, values) = (assign.work.first.attempt, values.to_vec());
+        self.tell(ToEngine::Inputs(Inputs { attempt, values }));
         self.tell(ToEngine::Assign(assign));
     }
 
@@ -98,7 +98,7 @@ fn a_cut_takes_back_what_waits_for_values_and_numbers_begin_anew() {
 #[test]
 fn unknown_and_repeated_values_are_misbehaviour() {
     let mut process = Process::new(1);
-    let inputs = |values| ToEngine::Inputs(Inputs { count: 9, values });
+    let inputs = |values| ToEngine::Inputs(Inputs { attempt: AttemptId(9), values });
     let unknown = process.core.handle_message(inputs(vec![1]), None);
     assert_eq!(unknown, Err(BrokerMisbehaved::Share));
     let payload = || Payload::Inline((&[2]).into());

@@ -13,12 +13,12 @@ use super::exit::ended;
 use super::pipes::{Got, InputPipe, OutputPipe, PIECE_BYTES_MAX};
 use super::slot::{Asked, SlotContext};
 use crate::runtime::memory::KillsBefore;
-use crate::runtime::{OutputStream, Reply, SlotEvent};
+use crate::runtime::{OutputStream, Reply, SlotEvent, SlotJob};
 
 /// A program and what is known of it.
 pub(super) struct Running<'a> {
     context: &'a SlotContext,
-    attempt: u64,
+    attempt: SlotJob,
     child: Child,
     group: Pid,
     /// Readable when the program has ended. None where the system has none: then it is looked for
@@ -54,7 +54,7 @@ impl<'a> Running<'a> {
     /// Takes a program that was just started, with its input.
     pub(super) fn new(
         context: &'a SlotContext,
-        attempt: u64,
+        attempt: SlotJob,
         mut child: Child,
         input: Vec<Bytes>,
         began: Began,

@@ -15,7 +15,7 @@ use super::launch::{LaunchError, launch};
 use super::pipes::{PIECE_BYTES_MAX, Room};
 use super::running::{Began, Running};
 use crate::runtime::memory::SlotMemory;
-use crate::runtime::{EventSender, Job, Reply, Report, SlotEvent, SlotIndex};
+use crate::runtime::{EventSender, Job, Reply, Report, SlotEvent, SlotIndex, SlotJob};
 
 /// One slot: jobs go in, and run one after another, each as a program of its own.
 ///
@@ -44,7 +44,7 @@ pub(super) struct SlotContext {
 #[derive(Debug, Default)]
 struct State {
     jobs: VecDeque<Job>,
-    running: Option<u64>,
+    running: Option<SlotJob>,
     asked: Asked,
     engine_id: Option<u32>,
     is_over: bool,
@@ -110,13 +110,13 @@ impl CommandSlot {
     }
 
     /// Takes an attempt back without an event, if it has not begun. Says whether it did.
-    pub fn recall(&self, attempt: u64) -> bool {
+    pub fn recall(&self, attempt: SlotJob) -> bool {
         self.context.take_queued(attempt)
     }
 
     /// Cancels an attempt: one that waits ends at once, one that runs gets SIGTERM, and SIGKILL
     /// after the grace, or at once with `force`. All of its process group gets it.
-    pub fn cancel(&self, attempt: u64, force: bool) {
+    pub fn cancel(&self, attempt: SlotJob, force: bool) {
         if self.context.take_queued(attempt) {
             self.context
                 .emit(SlotEvent::Finished { attempt, reply: Reply::cancelled_before_it_began() });
@@ -128,7 +128,7 @@ impl CommandSlot {
 
     /// Sends a signal to the process group of an attempt, if that runs now; otherwise nobody gets
     /// it. Real-time signals cannot be sent.
-    pub fn signal(&self, attempt: u64, signal: i32) {
+    pub fn signal(&self, attempt: SlotJob, signal: i32) {
         let Some(known) = Signal::from_named_raw(signal) else {
             return tracing::warn!(
                 slot = self.context.slot,
@@ -183,7 +183,7 @@ impl SlotContext {
         self.over.notify_all();
     }
 
-    fn ask(&self, attempt: u64, change: impl FnOnce(&mut Asked)) {
+    fn ask(&self, attempt: SlotJob, change: impl FnOnce(&mut Asked)) {
         let mut state = self.lock();
         if state.running == Some(attempt) {
             change(&mut state.asked);
@@ -192,7 +192,7 @@ impl SlotContext {
         }
     }
 
-    fn take_queued(&self, attempt: u64) -> bool {
+    fn take_queued(&self, attempt: SlotJob) -> bool {
         let mut state = self.lock();
         let before = state.jobs.len();
         state.jobs.retain(|job| job.attempt != attempt);

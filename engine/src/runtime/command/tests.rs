@@ -20,7 +20,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::pipes::{PIECE_BYTES_MAX, UNTAKEN_BYTES_MAX};
 use super::*;
-use crate::runtime::{Job, JobOutcome, OutputStream, Reply, Report, SlotEvent, SlotIndex, Unable};
+use crate::runtime::{
+    Job, JobOutcome, OutputStream, Reply, Report, SlotEvent, SlotIndex, SlotJob, Unable,
+};
 
 mod memory;
 
@@ -31,8 +33,8 @@ struct Fixture {
     slot: CommandSlot,
     events: UnboundedReceiver<(SlotIndex, Report)>,
     attempts: u64,
-    output: HashMap<(u64, bool), Vec<u8>>,
-    replies: HashMap<u64, Reply>,
+    output: HashMap<(SlotJob, bool), Vec<u8>>,
+    replies: HashMap<SlotJob, Reply>,
     folder: TempDir,
 }
 
@@ -57,15 +59,15 @@ impl Fixture {
         Self { slot, events, attempts: 0, output, replies, folder: tempfile::tempdir().unwrap() }
     }
 
-    fn start(&mut self, spec: CommandSpec) -> u64 {
+    fn start(&mut self, spec: CommandSpec) -> SlotJob {
         self.start_with(spec, Codec::Raw, Vec::new())
     }
 
-    fn start_with(&mut self, spec: CommandSpec, codec: Codec, data: Vec<Bytes>) -> u64 {
+    fn start_with(&mut self, spec: CommandSpec, codec: Codec, data: Vec<Bytes>) -> SlotJob {
         self.attempts += 1;
         let header = CallHeader { call: Call::Command(Box::new(spec)), codec };
         self.slot.start(Job {
-            attempt: self.attempts,
+            attempt: SlotJob(self.attempts),
             session: SessionId([1; 16]),
             header: Arc::new(header),
             definition: None,
@@ -73,7 +75,7 @@ impl Fixture {
             file: None,
             inputs: None,
         });
-        self.attempts
+        SlotJob(self.attempts)
     }
 
     fn event(&mut self) {
@@ -106,7 +108,7 @@ impl Fixture {
         }
     }
 
-    fn end(&mut self, attempt: u64) -> Reply {
+    fn end(&mut self, attempt: SlotJob) -> Reply {
         while !self.replies.contains_key(&attempt) {
             self.event();
         }
@@ -118,13 +120,13 @@ impl Fixture {
         self.end(attempt)
     }
 
-    fn stdout(&self, attempt: u64) -> String {
+    fn stdout(&self, attempt: SlotJob) -> String {
         let bytes = self.output.get(&(attempt, true));
         bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
     }
 
     /// Waits until a command has written this much.
-    fn output_of(&mut self, attempt: u64, needle: &str) {
+    fn output_of(&mut self, attempt: SlotJob, needle: &str) {
         while !self.stdout(attempt).contains(needle) {
             self.event();
         }
@@ -138,7 +140,7 @@ impl Fixture {
             (&JobOutcome::Succeeded, &exited(0)),
             "{reply:?}"
         );
-        self.stdout(self.attempts)
+        self.stdout(SlotJob(self.attempts))
     }
 
     /// Runs a command that cannot be run, and gives the line that says why.
@@ -223,7 +225,7 @@ fn is_gone(pid: &str) -> bool {
 fn exit_codes_and_signals_come_back_with_the_last_lines_of_stderr() {
     let mut it = Fixture::new();
     assert_eq!(it.ok(sh("echo out; echo err >&2")), "out\n");
-    assert_eq!(it.output[&(1, false)], b"err\n");
+    assert_eq!(it.output[&(SlotJob(1), false)], b"err\n");
     let reply = it.run(sh("echo first >&2; echo last >&2; exit 3"));
     assert_eq!(reply.outcome, JobOutcome::Exited("exit code 3\nfirst\nlast".into()));
     assert_eq!(reply.header, exited(3));
@@ -503,7 +505,7 @@ fn a_signal_reaches_the_group_of_its_own_attempt_alone() {
     let mut it = Fixture::new();
     let attempt = it.start(sh("trap 'echo got it' USR1; echo ready; while :; do sleep 0.01; done"));
     it.output_of(attempt, "ready");
-    it.slot.signal(attempt + 1, 15);
+    it.slot.signal(SlotJob(attempt.0 + 1), 15);
     it.slot.signal(attempt, 99);
     it.slot.signal(attempt, 10);
     it.output_of(attempt, "got it");

@@ -21,7 +21,7 @@ use furlong_wire::ids::{PassKey, SessionId};
 use furlong_wire::limits::LENT_SESSIONS_MAX;
 use tokio::net::UnixDatagram;
 
-use crate::runtime::Ask;
+use crate::runtime::{Ask, SlotJob};
 
 /// Our end of the socket.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Asks {
 
     /// The next thing that is asked, and by which attempt. What cannot be read is user code's, and
     /// is passed over.
-    pub(super) fn poll(&mut self) -> Option<(u64, Ask)> {
+    pub(super) fn poll(&mut self) -> Option<(SlotJob, Ask)> {
         // On the heap: who asks does so seldom.
         let mut packet = vec![0; PACKET_BYTES_MAX];
         loop {
@@ -77,7 +77,7 @@ impl Asks {
     }
 }
 
-fn read(packet: &[u8]) -> Option<(u64, Ask)> {
+fn read(packet: &[u8]) -> Option<(SlotJob, Ask)> {
     let (kind, rest) = packet.split_first()?;
     let (attempt, rest) = rest.split_first_chunk()?;
     let ask = match kind {
@@ -89,7 +89,7 @@ fn read(packet: &[u8]) -> Option<(u64, Ask)> {
         b'B' => rest.is_empty().then_some(Ask::GoesOn)?,
         _ => return None,
     };
-    Some((u64::from_le_bytes(*attempt), ask))
+    Some((SlotJob(u64::from_le_bytes(*attempt)), ask))
 }
 
 const PACKET_BYTES_MAX: usize = 9 + 16 * LENT_SESSIONS_MAX;
@@ -124,7 +124,11 @@ mod tests {
         let sessions = vec![SessionId([2; 16]); 2];
         assert_eq!(
             asked,
-            [(7, Ask::Pass(PassKey([1; 32]))), (8, Ask::Waits(sessions)), (9, Ask::GoesOn)]
+            [
+                (SlotJob(7), Ask::Pass(PassKey([1; 32]))),
+                (SlotJob(8), Ask::Waits(sessions)),
+                (SlotJob(9), Ask::GoesOn)
+            ]
         );
         ours.answer(PassKey([1; 32]), &Err("no".to_owned()));
         let mut answer = [0; 64];

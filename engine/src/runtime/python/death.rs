@@ -9,11 +9,11 @@ use tokio::time::{Duration, Instant};
 use super::protocol::{Control, Inbox, NoRoom, ProtocolBroken};
 use super::session::{Fault, Session, SessionEnd};
 use super::slot::cancelled_reply;
-use crate::runtime::{JobOutcome, SlotEvent, Unable};
+use crate::runtime::{JobOutcome, SlotEvent, SlotJob, Unable};
 
 impl Session<'_> {
     /// A job that the interpreter has and has begun, as it says itself. It may just have ended.
-    pub(super) fn begun(&self) -> Option<u64> {
+    pub(super) fn begun(&self) -> Option<SlotJob> {
         Some(self.interpreter.page.last_begun()).filter(|attempt| self.is_sent(*attempt))
     }
 
@@ -99,7 +99,7 @@ impl Session<'_> {
             }
         }
         let sent = mem::take(&mut self.sent).into_iter().map(|sent| sent.attempt);
-        let mut attempts: Vec<u64> = sent.filter(|attempt| Some(*attempt) != running).collect();
+        let mut attempts: Vec<SlotJob> = sent.filter(|attempt| Some(*attempt) != running).collect();
         attempts.extend(self.context.queue().drain(..).map(|job| job.attempt));
         if !attempts.is_empty() {
             self.context.emit(SlotEvent::Recalled { attempts });

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::runtime::OutputStream;
+use crate::runtime::{OutputStream, SlotJob};
 
 /// Output that was read while the interpreter had several jobs, and the questions to the
 /// interpreter about it.
@@ -17,7 +17,7 @@ use crate::runtime::OutputStream;
 pub(super) struct HeldOutput {
     pieces: Vec<(OutputStream, Bytes)>,
     bytes: usize,
-    owner: Option<u64>,
+    owner: Option<SlotJob>,
     questions: u64,
     asked: Option<Asked>,
     /// A question was put since the last reply.
@@ -40,7 +40,7 @@ impl HeldOutput {
     }
 
     /// The attempt that all of this belongs to, if that is known.
-    pub(super) fn owner(&self) -> Option<u64> {
+    pub(super) fn owner(&self) -> Option<SlotJob> {
         self.owner
     }
 
@@ -78,7 +78,11 @@ impl HeldOutput {
     }
 
     /// Takes the answer, and gives the owner of what is held if the answer tells it.
-    pub(super) fn handle_answer(&mut self, question: u64, running: Option<u64>) -> Option<u64> {
+    pub(super) fn handle_answer(
+        &mut self,
+        question: u64,
+        running: Option<SlotJob>,
+    ) -> Option<SlotJob> {
         let asked = self.asked.take_if(|asked| asked.question == question)?;
         if asked.tells_owner {
             self.owner = running;

@@ -17,6 +17,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::runtime::SlotJob;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 /// The memory of one interpreter.
@@ -39,8 +40,8 @@ impl Page {
     }
 
     /// The attempt that began last.
-    pub(super) fn last_begun(&self) -> u64 {
-        u64::from_le_bytes(self.word(0))
+    pub(super) fn last_begun(&self) -> SlotJob {
+        SlotJob(u64::from_le_bytes(self.word(0)))
     }
 
     /// The items of a map that may be the one that runs: the first of them, and how many.

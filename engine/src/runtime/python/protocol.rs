@@ -9,7 +9,7 @@ use furlong_wire::ids::FunctionHash;
 use furlong_wire::limits::{PAYLOAD_BUFFERS_MAX, PAYLOAD_BYTES_MAX};
 
 use super::known::Unknown;
-use crate::runtime::{Job, OutputStream, Published};
+use crate::runtime::{Job, OutputStream, Published, SlotJob};
 
 /// A request with a body of more than this is sent alone, with its buffers aligned and not copied.
 pub(super) const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -18,9 +18,9 @@ pub(super) const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Control {
     /// The attempt is to end; an interrupt follows.
-    Cancel(u64),
+    Cancel(SlotJob),
     /// The attempt's code is to see an interrupt; one follows.
-    Interrupt(u64),
+    Interrupt(SlotJob),
     /// All output of the job whose reply said `drain` has been read.
     Drained,
     /// A question: which attempt runs? The answer repeats the number. An interrupt follows.
@@ -28,7 +28,7 @@ pub(super) enum Control {
     /// The engine's id, for the namespace.
     EngineId(u32),
     /// The attempt is wanted back, if it has not begun; an interrupt follows.
-    Recall(u64),
+    Recall(SlotJob),
     /// The session of the jobs that follow, by a number that stands for it.
     Session(u64),
     /// The interpreter is to end gracefully; an interrupt follows if code runs.
@@ -39,12 +39,12 @@ impl Control {
     /// Appends the frame.
     pub(super) fn encode(self, out: &mut BytesMut) {
         let (kind, number) = match self {
-            Control::Cancel(attempt) => (11, attempt),
+            Control::Cancel(attempt) => (11, attempt.0),
             Control::Drained => (12, 0),
             Control::Ask(question) => (13, question),
             Control::EngineId(id) => (14, u64::from(id)),
-            Control::Interrupt(attempt) => (15, attempt),
-            Control::Recall(attempt) => (16, attempt),
+            Control::Interrupt(attempt) => (15, attempt.0),
+            Control::Recall(attempt) => (16, attempt.0),
             Control::Session(session) => (17, session),
             Control::End => (18, 0),
         };
@@ -55,7 +55,7 @@ impl Control {
 /// A job as a frame, not yet encoded.
 #[derive(Debug)]
 pub(super) struct Request {
-    attempt: u64,
+    attempt: SlotJob,
     kind: u8,
     codec: u8,
     buffers: Vec<Bytes>,
@@ -175,7 +175,7 @@ impl Request {
         put_request_header(
             out,
             length,
-            self.attempt,
+            self.attempt.0,
             self.kind,
             self.codec,
             flags,
@@ -271,16 +271,16 @@ pub(super) enum Incoming {
         /// The question's number.
         question: u64,
         /// The attempt whose code runs, if any does.
-        attempt: Option<u64>,
+        attempt: Option<SlotJob>,
     },
     /// A job that was asked for with [`Control::Recall`]: it has not begun, and will not.
-    Recalled(u64),
+    Recalled(SlotJob),
     /// Output of a thread whose job has ended.
     Stray(OutputStream, Bytes),
     /// Data that a job has published.
     Published {
         /// The attempt.
-        attempt: u64,
+        attempt: SlotJob,
         /// The details.
         published: Published,
     },
@@ -289,7 +289,7 @@ pub(super) enum Incoming {
 /// A job's end.
 #[derive(Debug)]
 pub(super) struct Ended {
-    pub(super) attempt: u64,
+    pub(super) attempt: SlotJob,
     pub(super) end: End,
     /// True if output of this job is unread, and the interpreter waits until it has been read.
     pub(super) drain: bool,
@@ -425,7 +425,7 @@ impl Inbox {
         let mut at = self.buffer.get(..REPLY_HEADER_BYTES)?;
         Some(ReplyFrame {
             length: at.get_u64_le(),
-            attempt: at.get_u64_le(),
+            attempt: SlotJob(at.get_u64_le()),
             run_us: at.get_u64_le(),
             count: at.get_u64_le(),
             buffers: at.get_u32_le(),
@@ -437,7 +437,7 @@ impl Inbox {
 
 struct ReplyFrame {
     length: u64,
-    attempt: u64,
+    attempt: SlotJob,
     run_us: u64,
     count: u64,
     buffers: u32,
@@ -462,7 +462,7 @@ impl ReplyFrame {
             4 => End::Raised,
             5 => End::Cancelled,
             6 => {
-                let attempt = (self.attempt != u64::MAX).then_some(self.attempt);
+                let attempt = (self.attempt.0 != u64::MAX).then_some(self.attempt);
                 return Ok(Incoming::Running { question: self.count, attempt });
             }
             7 => {

@@ -24,7 +24,9 @@ use super::protocol::{
 use super::replies::{finish_file, reply, reply_in_file};
 use super::slot::{Command, SlotContext};
 use super::{PythonShared, ResolvedInterpreter};
-use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, Report, SlotEvent, Unable};
+use crate::runtime::{
+    Job, JobOutcome, Latest, OutputStream, Published, Report, SlotEvent, SlotJob, Unable,
+};
 
 /// The reason why a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,13 +68,13 @@ pub(super) struct Session<'a> {
     pub(super) is_ending: bool,
     /// The job that ran when it was told to end: the job is lost with it, however its code takes
     /// the interrupt.
-    pub(super) cut_short: Option<u64>,
+    pub(super) cut_short: Option<SlotJob>,
     /// The reason why the interpreter must go.
     pub(super) fault: Option<Fault>,
     /// It has ended: what is read now is what it had not sent.
     pub(super) is_dead: bool,
     /// The data that the running job has published last.
-    latest: (u64, Latest),
+    latest: (SlotJob, Latest),
     /// No job has ended here.
     pub(super) is_unused: bool,
     /// If it dies unused, as those before it did, the slot is of no use.
@@ -82,7 +84,7 @@ pub(super) struct Session<'a> {
 /// A job that the interpreter has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sent {
-    pub(super) attempt: u64,
+    pub(super) attempt: SlotJob,
     bytes: usize,
     codec: Codec,
     is_large: bool,
@@ -92,7 +94,7 @@ pub(super) struct Sent {
 /// A forced cancel whose grace period runs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forced {
-    pub(super) attempt: u64,
+    pub(super) attempt: SlotJob,
     pub(super) kill_at: Instant,
 }
 
@@ -100,7 +102,7 @@ pub(super) struct Forced {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fault {
     /// It was killed, because this attempt did not respond to a forced cancel.
-    KilledFor(u64),
+    KilledFor(SlotJob),
     /// It was ended, because somebody wanted another.
     Restarted,
     /// It was ended, because the engine ends.
@@ -163,7 +165,7 @@ impl<'a> Session<'a> {
             cut_short: None,
             fault: None,
             is_dead: false,
-            latest: (0, Latest::default()),
+            latest: (SlotJob(0), Latest::default()),
             is_unused: true,
             is_last,
         }
@@ -262,7 +264,7 @@ impl<'a> Session<'a> {
         let may_pass = Request::may_pass(&job, self.known.unknown_bytes(&job));
         let file = job.file.as_ref().filter(|_| may_pass);
         let is_passed =
-            file.is_some_and(|it| self.interpreter.files.send(attempt, it.file.descriptor()));
+            file.is_some_and(|it| self.interpreter.files.send(attempt.0, it.file.descriptor()));
         let known = &mut self.known;
         let request = known.unknown(&job).and_then(|unknown| {
             known.note(&job.header.call, &unknown);
@@ -358,7 +360,7 @@ impl<'a> Session<'a> {
 
     /// A signal for an attempt, if that is what runs now. Those before it need not have said that
     /// they have ended, and the first one, on its way to the interpreter, is taken to run.
-    fn signal(&mut self, attempt: u64, signal: Signal) {
+    fn signal(&mut self, attempt: SlotJob, signal: Signal) {
         let running = self.begun().or_else(|| self.sent.front().map(|sent| sent.attempt));
         if running != Some(attempt) {
             return;
@@ -371,7 +373,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(super) fn is_sent(&self, attempt: u64) -> bool {
+    pub(super) fn is_sent(&self, attempt: SlotJob) -> bool {
         self.sent.iter().any(|sent| sent.attempt == attempt)
     }
 
@@ -459,7 +461,7 @@ impl<'a> Session<'a> {
             Some(sizes) => {
                 let (number, file) =
                     self.interpreter.files.receive_any().map_err(|_| ProtocolBroken)?;
-                let file = finish_file(file, sizes, sent.codec).filter(|_| number == attempt);
+                let file = finish_file(file, sizes, sent.codec).filter(|_| number == attempt.0);
                 reply_in_file(&ended, sent.codec, file.ok_or(ProtocolBroken)?)
             }
             None => reply(ended, sent.codec, memory_bytes),
@@ -478,14 +480,14 @@ impl<'a> Session<'a> {
     }
 
     /// A job has not begun, and will not. It may be any of those that were sent.
-    fn handle_recalled(&mut self, attempt: u64) {
+    fn handle_recalled(&mut self, attempt: SlotJob) {
         let Some(at) = self.sent.iter().position(|sent| sent.attempt == attempt) else { return };
         self.sent_bytes -= self.sent.remove(at).map_or(0, |sent| sent.bytes);
         self.forced.retain(|forced| forced.attempt != attempt);
         self.context.emit(SlotEvent::Recalled { attempts: vec![attempt] });
     }
 
-    fn handle_published(&mut self, attempt: u64, published: Published) {
+    fn handle_published(&mut self, attempt: SlotJob, published: Published) {
         if self.latest.0 != attempt {
             self.latest = (attempt, Latest::default());
         }
@@ -536,13 +538,13 @@ impl<'a> Session<'a> {
         self.is_stalled = true;
     }
 
-    pub(super) fn emit_held(&mut self, attempt: u64) {
+    pub(super) fn emit_held(&mut self, attempt: SlotJob) {
         for (stream, bytes) in self.held.take() {
             self.emit_output(Some(attempt), stream, bytes);
         }
     }
 
-    pub(super) fn emit_unread(&mut self, attempt: Option<u64>) {
+    pub(super) fn emit_unread(&mut self, attempt: Option<SlotJob>) {
         for (stream, bytes) in self.read_unread() {
             self.emit_output(attempt, stream, bytes);
         }
@@ -559,7 +561,7 @@ impl<'a> Session<'a> {
             .collect()
     }
 
-    fn emit_output(&mut self, attempt: Option<u64>, stream: OutputStream, bytes: Bytes) {
+    fn emit_output(&mut self, attempt: Option<SlotJob>, stream: OutputStream, bytes: Bytes) {
         if let Some(sent) = self.sent.iter_mut().find(|sent| Some(sent.attempt) == attempt) {
             sent.has_output = true;
         }

@@ -15,7 +15,8 @@ use super::process::{Interpreter, ProcessGroup};
 use super::session::{Session, SessionEnd};
 use super::{PythonError, PythonShared, Variables};
 use crate::runtime::{
-    EventSender, Job, JobOutcome, OutputStream, Reply, Report, SlotEvent, SlotIndex, Unable,
+    EventSender, Job, JobOutcome, OutputStream, Reply, Report, SlotEvent, SlotIndex, SlotJob,
+    Unable,
 };
 
 /// One slot: jobs go in, and run one after another in a Python interpreter of its own.
@@ -92,7 +93,7 @@ impl PythonSlot {
 
     /// Cancels an attempt: one that waits ends at once, one that runs gets `KeyboardInterrupt`.
     /// With `force`, one that still runs after the grace period is killed with its interpreter.
-    pub fn cancel(&mut self, attempt: u64, force: bool) {
+    pub fn cancel(&mut self, attempt: SlotJob, force: bool) {
         if self.context.take_queued(attempt).is_some() {
             let reply = cancelled_reply("cancelled before it began");
             self.context.emit(SlotEvent::Finished { attempt, reply });
@@ -103,7 +104,7 @@ impl PythonSlot {
 
     /// Sends a signal to the interpreter, if the attempt is what runs now. SIGINT reaches that
     /// attempt's code alone; it sees `KeyboardInterrupt`.
-    pub fn signal(&mut self, attempt: u64, signal: Signal) {
+    pub fn signal(&mut self, attempt: SlotJob, signal: Signal) {
         self.tell(Command::Signal { attempt, signal });
     }
 
@@ -120,7 +121,7 @@ impl PythonSlot {
     /// Takes an attempt back without an event, if it was not yet given to the interpreter. Says
     /// whether it did. Else the interpreter is asked for it: [`SlotEvent::Recalled`] comes if it
     /// had not begun, before its turn if the code that runs can be interrupted.
-    pub fn recall(&mut self, attempt: u64) -> bool {
+    pub fn recall(&mut self, attempt: SlotJob) -> bool {
         let is_queued = self.context.take_queued(attempt).is_some();
         if !is_queued {
             self.tell(Command::Recall(attempt));
@@ -167,11 +168,11 @@ pub(super) enum Command {
     /// There is a job in the queue.
     JobQueued,
     /// Cancel an attempt that is no longer in the queue.
-    Cancel { attempt: u64, force: bool },
+    Cancel { attempt: SlotJob, force: bool },
     /// Send a signal to an attempt that runs.
-    Signal { attempt: u64, signal: Signal },
+    Signal { attempt: SlotJob, signal: Signal },
     /// Take an attempt back that is no longer in the queue.
-    Recall(u64),
+    Recall(SlotJob),
     /// End the interpreter.
     Restart,
     /// End the interpreter, and the task with it.
@@ -211,7 +212,7 @@ impl SlotContext {
         lost.map(|how| (OsString::from(LOST), how.into()))
     }
 
-    fn take_queued(&self, attempt: u64) -> Option<Job> {
+    fn take_queued(&self, attempt: SlotJob) -> Option<Job> {
         let mut queue = self.queue();
         let at = queue.iter().position(|job| job.attempt == attempt)?;
         queue.remove(at)
@@ -226,7 +227,7 @@ impl SlotContext {
     /// Sends output, as an attempt's or as nobody's.
     pub(super) fn emit_output(
         &self,
-        attempt: Option<u64>,
+        attempt: Option<SlotJob>,
         stream: OutputStream,
         bytes: bytes::Bytes,
     ) {
@@ -237,12 +238,12 @@ impl SlotContext {
     }
 
     /// Ends a job that could not be run, or was lost.
-    pub(super) fn emit_error(&self, attempt: u64, outcome: JobOutcome, message: String) {
+    pub(super) fn emit_error(&self, attempt: SlotJob, outcome: JobOutcome, message: String) {
         self.emit_raised(attempt, outcome, engine_error(message));
     }
 
     /// Ends a job with an error that is not the interpreter's.
-    pub(super) fn emit_raised(&self, attempt: u64, outcome: JobOutcome, error: RemoteError) {
+    pub(super) fn emit_raised(&self, attempt: SlotJob, outcome: JobOutcome, error: RemoteError) {
         let header = ReplyHeader::Raised(error);
         self.emit(SlotEvent::Finished {
             attempt,

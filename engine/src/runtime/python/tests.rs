@@ -15,7 +15,8 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::runtime::{
-    Ask, Job, JobOutcome, OutputStream, Published, Reply, Report, SlotEvent, SlotIndex, Unable,
+    Ask, Job, JobOutcome, OutputStream, Published, Reply, Report, SlotEvent, SlotIndex, SlotJob,
+    Unable,
 };
 
 mod begin;
@@ -41,13 +42,13 @@ struct Fixture {
     slot: PythonSlot,
     events: UnboundedReceiver<(SlotIndex, Report)>,
     attempts: u64,
-    output: HashMap<(u64, bool), Vec<u8>>,
+    output: HashMap<(SlotJob, bool), Vec<u8>>,
     stray: String,
-    replies: HashMap<u64, Reply>,
+    replies: HashMap<SlotJob, Reply>,
     downs: Vec<String>,
-    recalled: Vec<u64>,
-    published: HashMap<u64, Published>,
-    asked: Vec<(u64, Ask)>,
+    recalled: Vec<SlotJob>,
+    published: HashMap<SlotJob, Published>,
+    asked: Vec<(SlotJob, Ask)>,
 }
 
 impl Fixture {
@@ -76,11 +77,11 @@ impl Fixture {
         }
     }
 
-    fn start(&mut self, call: Call, codec: Codec, data: Vec<Bytes>) -> u64 {
+    fn start(&mut self, call: Call, codec: Codec, data: Vec<Bytes>) -> SlotJob {
         self.attempts += 1;
         let header = CallHeader { call, codec };
         self.slot.start(Job {
-            attempt: self.attempts,
+            attempt: SlotJob(self.attempts),
             session: SessionId([1; 16]),
             header: header.into(),
             definition: None,
@@ -88,14 +89,14 @@ impl Fixture {
             file: None,
             inputs: None,
         });
-        self.attempts
+        SlotJob(self.attempts)
     }
 
-    fn start_execute(&mut self, source: &str) -> u64 {
+    fn start_execute(&mut self, source: &str) -> SlotJob {
         self.start(Call::Execute { source: source.into() }, Codec::Json, Vec::new())
     }
 
-    fn start_named(&mut self, function: &str, arguments: &'static str) -> u64 {
+    fn start_named(&mut self, function: &str, arguments: &'static str) -> SlotJob {
         self.start(
             Call::Named { function: function.into() },
             Codec::Json,
@@ -140,7 +141,7 @@ impl Fixture {
         }
     }
 
-    async fn end(&mut self, attempt: u64) -> Reply {
+    async fn end(&mut self, attempt: SlotJob) -> Reply {
         while !self.replies.contains_key(&attempt) {
             self.event().await;
         }
@@ -152,7 +153,7 @@ impl Fixture {
         reply
     }
 
-    async fn output_of(&mut self, attempt: u64, needle: &str) {
+    async fn output_of(&mut self, attempt: SlotJob, needle: &str) {
         while !self.stdout(attempt).contains(needle) {
             self.event().await;
         }
@@ -191,12 +192,12 @@ impl Fixture {
         json_value(self.end(attempt).await)
     }
 
-    fn text(&self, attempt: u64, stream: OutputStream) -> String {
+    fn text(&self, attempt: SlotJob, stream: OutputStream) -> String {
         let bytes = self.output.get(&(attempt, stream == OutputStream::Stdout));
         bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
     }
 
-    fn stdout(&self, attempt: u64) -> String {
+    fn stdout(&self, attempt: SlotJob) -> String {
         self.text(attempt, OutputStream::Stdout)
     }
 }
@@ -448,7 +449,7 @@ async fn sources_are_loaded_once_and_errors_name_what_they_define() {
     let header = CallHeader { call: source_call(3, None, "f"), codec: Codec::Json };
     let definition = Some(Bytes::from_static(b"def f(): return 'defined'"));
     python.slot.start(Job {
-        attempt: python.attempts,
+        attempt: SlotJob(python.attempts),
         session: SessionId([1; 16]),
         header: header.into(),
         definition,
@@ -456,7 +457,7 @@ async fn sources_are_loaded_once_and_errors_name_what_they_define() {
         file: None,
         inputs: None,
     });
-    assert_eq!(json_value(python.end(python.attempts).await).unwrap(), r#""defined""#);
+    assert_eq!(json_value(python.end(SlotJob(python.attempts)).await).unwrap(), r#""defined""#);
     for hash in 100..200 {
         let attempt =
             python.start(source_call(hash, Some("def f(): return 0"), "f"), Codec::Json, data());

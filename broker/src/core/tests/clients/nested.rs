@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use furlong_wire::ids::{Attempt, PassKey, SessionId};
+use furlong_wire::ids::{Attempt, AttemptId, PassKey, SessionId};
 use furlong_wire::keys::SecretKey;
 use furlong_wire::limits::{GRANTS_PER_ATTEMPT_MAX, NESTING_MAX};
 use furlong_wire::message::{
@@ -74,7 +74,7 @@ fn a_pass_gives_the_owners_authority_and_no_administrators() {
     let attempt = farm.start(engine);
     assert_eq!(grant(&mut farm, engine, attempt, key(1)), None);
     let (claims, of) = farm.core.pass(farm.now, key(1)).unwrap();
-    assert_eq!((claims.role, claims.owner.0, of), (Role::Client, [7; 16], attempt.count));
+    assert_eq!((claims.role, claims.owner.0, of), (Role::Client, [7; 16], attempt.id));
     assert_eq!(
         claims.token_id.0, [farm.clients[admin].token; 16],
         "it is revoked with its owner's"
@@ -142,7 +142,7 @@ fn a_grant_needs_an_attempt_of_the_engine_that_somebody_wants() {
     let attempt = farm.start(engine);
     let of_other = farm.report(other, FromEngine::Grant(Grant { attempt, key: PassKey(key(1)) }));
     assert_eq!(of_other, Err(PeerMisbehaved::Attempt), "it is another engine's");
-    let never = Attempt { count: attempt.count + 9, ..attempt };
+    let never = Attempt { id: AttemptId(attempt.id.0 + 9), ..attempt };
     assert!(grant(&mut farm, engine, attempt, [0; 32]).unwrap().contains("weak"));
     farm.cancel(client, 1, 1);
     assert!(grant(&mut farm, engine, attempt, key(1)).unwrap().contains("has been cancelled"));

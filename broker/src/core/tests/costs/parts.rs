@@ -14,7 +14,7 @@ use crate::core::tests::costs::turns::{GRACE, MANY, Turns};
 use crate::core::tests::costs::work::{World, open, register};
 use crate::core::tests::farm::peers::{direct, shared, with};
 use crate::core::turns::work::TASKS_PER_PART;
-use crate::core::{ConnectionId, Core, PeerMisbehaved, Time, invariants};
+use crate::core::{AttemptId, ConnectionId, Core, PeerMisbehaved, Time, invariants};
 
 const HELD: u64 = HELD_RESULTS_MAX as u64;
 const ABSENT: SessionId = SessionId([99; 16]);
@@ -75,7 +75,7 @@ impl World {
 
 /// Work of an earlier start of the broker.
 fn of_before(session: SessionId, n: u64, finished: bool) -> HeldWork {
-    let attempt = Attempt { start: BrokerStart(1), count: n };
+    let attempt = Attempt { start: BrokerStart(1), id: AttemptId(n) };
     HeldWork { attempt, session, n, slot: 0, finished }
 }
 
@@ -124,7 +124,7 @@ fn what_a_process_no_longer_holds_is_given_again_in_many_turns() {
     let before = world.core.attempts.made();
     world.process_with(1, u128::from(slots), Vec::new()).are_many_for(MANY);
     assert_eq!(world.core.attempts.len() as u64, MANY);
-    assert_eq!(world.core.attempts.made(), before + MANY, "all of them were given once more");
+    assert_eq!(world.core.attempts.made().0, before.0 + MANY, "all of them were given once more");
     invariants::hold(&world.core);
 }
 
@@ -135,8 +135,8 @@ fn work_goes_on_though_its_process_is_cut_while_that_is_compared() {
     let mut engine = world.process(1, u128::from(slots));
     let client = world.with_tasks(slots, &shared());
     let session = world.sessions[&client];
-    let held = world.core.attempts.iter().map(|(count, given)| HeldWork {
-        attempt: world.core.attempt(count),
+    let held = world.core.attempts.iter().map(|(attempt, given)| HeldWork {
+        attempt: world.core.attempt(attempt),
         session,
         n: given.n,
         slot: world.core.engines.get(given.engine).unwrap().slot,
@@ -287,7 +287,7 @@ fn very_many_processes_are_told_in_many_turns_what_they_need_not_hold() {
     }
     let keys: Vec<ProcessKey> = world.core.processes.keys().copied().collect();
     for key in keys {
-        world.core.release_attempt(key, 1, 0);
+        world.core.release_attempt(key, AttemptId(1), 0);
     }
     world.turns(|core, _| core.handle_tick()).are_many_for(processes);
     let told = world.told_to_engines(|message| matches!(message, ToEngine::Release(_)));

@@ -267,9 +267,8 @@ fn a_process_that_has_very_much_in_hand_is_cut_in_many_turns() {
     let slots = 1 + MANY as usize / 512;
     let engine = world.process(1, slots as u128);
     let client = world.with_tasks(1, &shared());
-    let count = world.core.attempts.made();
+    let attempt = world.core.attempt(world.core.attempts.made());
     let outcome = Outcome::SUCCEEDED;
-    let attempt = world.core.attempt(count);
     world
         .report(
             engine,

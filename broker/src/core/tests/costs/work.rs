@@ -135,7 +135,7 @@ impl World {
     fn assigned(&self, engine: ConnectionId) -> Option<Attempt> {
         self.to_engines.iter().rev().find_map(|(to, message)| match message {
             ToEngine::Assign(assign) if *to == engine => {
-                Some(self.core.attempt(assign.work.first.count))
+                Some(self.core.attempt(assign.work.first.attempt))
             }
             _ => None,
         })

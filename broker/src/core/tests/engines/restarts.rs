@@ -177,11 +177,11 @@ impl History {
             it.received.iter().rev().take_while(|it| !matches!(it, ToEngine::Registered(_)));
         let last = of_this_connection
             .find_map(|it| if let ToEngine::Assign(it) = it { Some(it) } else { None });
-        let Some(count) = last.and_then(|assign| assign.work.iter().last()).map(|work| work.count)
+        let Some(id) = last.and_then(|assign| assign.work.iter().last()).map(|work| work.attempt)
         else {
             return;
         };
-        let attempt = Attempt { start: it.start, count };
+        let attempt = Attempt { start: it.start, id };
         if it.connection.is_none() || it.last_received != Some(attempt) {
             return;
         }

@@ -227,7 +227,7 @@ fn an_engine_that_answers_for_another_one_is_closed() {
     assert_eq!(farm.report(liar, started), Err(PeerMisbehaved::Attempt));
     assert!(farm.processes[liar].connection.is_none());
     let mut never_given = attempt;
-    never_given.count += 1;
+    never_given.id.0 += 1;
     let recalled = FromEngine::Recalled(Attempts { attempts: vec![never_given] });
     assert_eq!(farm.report(honest, recalled), Err(PeerMisbehaved::Attempt));
 }

@@ -879,15 +879,15 @@ impl EngineProcess {
                     slot: work.slot,
                     session,
                     n: work.n,
-                    attempt: Attempt { start, count: work.count },
+                    attempt: Attempt { start, id: work.attempt },
                     runtime: assign.runtime,
                     started: false,
                     returns: false,
                 };
-                let attempt = |count| Attempt { start, count };
+                let attempt = |id| Attempt { start, id };
                 self.last_received = self
                     .last_received
-                    .max(assign.work.iter().map(|work| attempt(work.count)).max());
+                    .max(assign.work.iter().map(|work| attempt(work.attempt)).max());
                 self.jobs.extend(assign.work.iter().map(job));
             }
             ToEngine::Cancel(cancel) => self.cancelled.extend(cancel.attempts.iter()),

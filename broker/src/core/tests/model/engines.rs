@@ -122,7 +122,7 @@ impl Model {
         let core = &self.farm.core;
         let wanted =
             |given: &Assignment| given.stopping.is_none() && core.tasks.get(given.task).is_some();
-        let counts = core.attempts.get(job.attempt.count).is_some_and(wanted);
+        let counts = core.attempts.get(job.attempt.id).is_some_and(wanted);
         *self.runs.entry((job.session, job.n)).or_default() += u32::from(counts);
         self.farm.start(process);
     }

@@ -439,8 +439,8 @@ fn a_task_whose_result_waits_at_an_engine_that_leaves_has_run() {
     let once = with(shared(), TaskOptions { retries: Some(0), ..TaskOptions::default() });
     (0..40).for_each(|_| _ = farm.submit(client, once.clone()));
     run_all(&mut farm, engine, 50 * KIB);
-    let count = *farm.core.engines.get(farm.id(engine)).unwrap().work.unsent.first().unwrap();
-    let n = farm.core.attempts.get(count).unwrap().n;
+    let attempt = *farm.core.engines.get(farm.id(engine)).unwrap().work.unsent.first().unwrap();
+    let n = farm.core.attempts.get(attempt).unwrap().n;
     farm.engine();
     farm.engine_goodbye(engine);
     assert_eq!(

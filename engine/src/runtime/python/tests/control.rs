@@ -132,15 +132,15 @@ async fn a_recall_that_races_the_beginning_either_succeeds_or_lets_the_job_run_o
             let data = vec![Bytes::from(format!("[[{}],{{}}]", round * 20 + n))];
             python.start(Call::Named { function: "f".into() }, Codec::Json, data)
         };
-        let jobs: Vec<u64> = (0..20).map(start).collect();
+        let jobs: Vec<SlotJob> = (0..20).map(start).collect();
         let until = Instant::now() + Duration::from_micros(round % 41 * 10);
         while Instant::now() < until {
             tokio::task::yield_now().await;
         }
-        let mut taken: Vec<u64> =
+        let mut taken: Vec<SlotJob> =
             jobs.iter().copied().filter(|job| python.slot.recall(*job)).collect();
         let asked = python.recalled.len();
-        let ended = |python: &Fixture, job: &u64| python.replies.contains_key(job);
+        let ended = |python: &Fixture, job: &SlotJob| python.replies.contains_key(job);
         while jobs.iter().any(|job| {
             !taken.contains(job) && !ended(&python, job) && !python.recalled.contains(job)
         }) {

@@ -35,7 +35,7 @@ impl Fixture {
         let header = CallHeader { call: Call::Pickled(call), codec: Codec::Json };
         let data = vec![Bytes::copy_from_slice(arguments.as_bytes())];
         self.slot.start(Job {
-            attempt: self.attempts,
+            attempt: SlotJob(self.attempts),
             session: SessionId([1; 16]),
             header: header.into(),
             definition,
@@ -43,7 +43,7 @@ impl Fixture {
             file: None,
             inputs: None,
         });
-        self.end(self.attempts).await
+        self.end(SlotJob(self.attempts)).await
     }
 
     async fn call(&mut self, call: PickledCall, arguments: &str) -> Result<String, RemoteError> {
