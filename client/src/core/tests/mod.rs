@@ -2,6 +2,7 @@
 
 mod handles;
 mod resume;
+mod stay;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};

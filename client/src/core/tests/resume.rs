@@ -14,14 +14,19 @@ fn resumed(credit_bytes: u64) -> Welcome {
     Welcome { resumed: true, ..welcome(1, credit_bytes) }
 }
 
-fn reconnected(core: &mut Core) {
+pub(super) fn reconnected(core: &mut Core) {
     core.handle_cut();
     assert_eq!(sent(core), [""; 0], "nothing is said without a connection");
     assert!(core.handle_reconnected(&resumed(CREDIT_BYTES)));
     assert_eq!(sent(core), ["message Open"]);
 }
 
-fn accepted(core: &mut Core, n: u64, missing: &[(u64, u64)], definitions: &[u32]) -> Vec<String> {
+pub(super) fn accepted(
+    core: &mut Core,
+    n: u64,
+    missing: &[(u64, u64)],
+    definitions: &[u32],
+) -> Vec<String> {
     let accepted = Accepted { n, missing: missing.to_vec(), definitions: definitions.to_vec() };
     core.handle_message(ToClient::Accepted(accepted), None);
     sent(core)

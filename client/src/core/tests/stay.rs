@@ -1,0 +1,157 @@
+//! Results that stay at the broker, and the tasks whose inputs they are.
+
+use furlong_wire::ids::TaskId;
+use furlong_wire::message::TaskOptions;
+
+use super::resume::{accepted, reconnected};
+use super::*;
+
+/// A call with a result that stays.
+fn staying() -> Call {
+    let options = TaskOptions { stay: true, ..TaskOptions::default() };
+    Call { runtime: Runtime::Python, options: Some(Box::new(options)), ..call(8) }
+}
+
+/// A call whose inputs are the results of these tasks.
+fn with_inputs(inputs: &[u64]) -> Call {
+    let inputs = inputs.iter().map(|n| TaskId { session: SESSION, n: *n }).collect();
+    let options = TaskOptions { inputs, ..TaskOptions::default() };
+    Call { runtime: Runtime::Python, options: Some(Box::new(options)), ..call(8) }
+}
+
+fn submit_call(core: &mut Core, mut call: Call) -> Result<Submitted, ClientError> {
+    core.submit_shared(&mut call, Listener::Future(None))
+}
+
+/// The end of a task whose result, so large, is at the broker.
+fn at_broker(n: u64, bytes: u64) -> ToClient {
+    let payload = Payload::Chunked { transfer: 0, counter: 1, bytes, instance: Some(INSTANCE) };
+    finished(n, Some(payload))
+}
+
+/// A core with a task that has ended, and whose result stays.
+fn with_result() -> (Core, Submitted) {
+    let mut core = core();
+    let task = submit_call(&mut core, staying()).unwrap();
+    core.handle_message(at_broker(task.n, 5_000), None);
+    sent(&mut core);
+    (core, task)
+}
+
+#[test]
+fn the_broker_is_told_of_a_result_that_stays_when_it_is_let_go_and_not_before() {
+    let (mut core, task) = with_result();
+    let result = take(&mut core, task).unwrap().unwrap();
+    assert_eq!((result.report.stays, result.data.len()), (Some(5_000), 0));
+    assert_eq!(core.poll_ack(true), None, "the broker would let go of it");
+    assert!(core.release(task.n));
+    let ack = message::Ack { ranges: vec![(task.n, task.n)].into() };
+    assert_eq!(core.poll_ack(true), Some(FromClient::Ack(ack)));
+    assert!(!core.release(task.n), "once is enough");
+}
+
+#[test]
+fn a_result_that_nobody_can_ask_for_does_not_stay() {
+    let mut core = core();
+    let task = submit_call(&mut core, staying()).unwrap();
+    core.forget_task(task.key);
+    core.handle_message(at_broker(task.n, 5_000), None);
+    assert!(core.poll_ack(true).is_some());
+}
+
+#[test]
+fn a_failure_does_not_stay() {
+    let mut core = core();
+    let task = submit_call(&mut core, staying()).unwrap();
+    let outcome = Outcome::error(TaskState::Failed, ErrorKind::EngineLost, "");
+    let (n, times) = (task.n, TaskTimes::default());
+    let failed = Finished { n, outcome, engine: None, attempts: 1, times, payload: None };
+    core.handle_message(ToClient::Finished(failed), None);
+    assert!(take(&mut core, task).unwrap().is_err());
+    assert!(core.poll_ack(true).is_some() && !core.release(task.n));
+}
+
+#[test]
+fn inputs_are_what_has_not_ended_or_stays() {
+    let (mut core, stays) = with_result();
+    let runs = submit(&mut core);
+    submit_call(&mut core, with_inputs(&[stays.n, runs.n])).unwrap();
+    // It has come here, and the broker may let go of it at any time.
+    core.handle_message(returned(runs.n), None);
+    let refused = submit_call(&mut core, with_inputs(&[stays.n, runs.n]));
+    assert!(
+        matches!(refused, Err(ClientError::InputTaken(TaskId { n, .. })) if n == runs.n),
+        "{refused:?}"
+    );
+    core.release(stays.n);
+    let refused = submit_call(&mut core, with_inputs(&[stays.n]));
+    assert!(matches!(refused, Err(ClientError::InputTaken(_))), "{refused:?}");
+}
+
+#[test]
+fn a_result_that_is_let_go_is_still_an_input_of_what_was_submitted_before() {
+    let (mut core, stays) = with_result();
+    submit_call(&mut core, with_inputs(&[stays.n])).unwrap();
+    core.release(stays.n);
+    core.poll_ack(true).into_iter().for_each(|ack| core.outbound.push_back(Outbound::Message(ack)));
+    assert_eq!(sent(&mut core), ["submit 2 None", "ack [(1, 1)]"]);
+}
+
+#[test]
+fn a_broker_that_has_lost_a_result_makes_it_again_before_what_needs_it() {
+    let (mut core, stays) = with_result();
+    submit_call(&mut core, with_inputs(&[stays.n])).unwrap();
+    sent(&mut core);
+    reconnected(&mut core);
+    assert_eq!(accepted(&mut core, 0, &[], &[]), ["submit 1 None", "submit 2 None"]);
+    // It ends a second time, and stays again; its owner has had its end.
+    assert!(take(&mut core, stays).unwrap().is_ok());
+    core.handle_message(at_broker(stays.n, 5_000), None);
+    assert_eq!(core.poll_ack(true), None);
+    assert!(core.release(stays.n));
+}
+
+#[test]
+fn a_broker_that_has_it_is_not_asked_for_it_again() {
+    let (mut core, stays) = with_result();
+    reconnected(&mut core);
+    assert_eq!(accepted(&mut core, stays.n, &[], &[]), [""; 0]);
+    assert!(core.release(stays.n));
+    assert!(core.poll_ack(true).is_some());
+}
+
+#[test]
+fn what_could_not_be_made_again_is_no_input_any_longer() {
+    let (mut core, stays) = with_result();
+    reconnected(&mut core);
+    accepted(&mut core, 0, &[], &[]);
+    let outcome = Outcome::error(TaskState::Failed, ErrorKind::EngineLost, "");
+    let (n, times) = (stays.n, TaskTimes::default());
+    let failed = Finished { n, outcome, engine: None, attempts: 1, times, payload: None };
+    core.handle_message(ToClient::Finished(failed), None);
+    assert!(core.poll_ack(true).is_some(), "nothing stays of it");
+    let refused = submit_call(&mut core, with_inputs(&[stays.n]));
+    assert!(matches!(refused, Err(ClientError::InputTaken(_))), "{refused:?}");
+}
+
+#[test]
+fn inputs_of_what_is_said_again_stay_until_all_is_said() {
+    let mut core = core();
+    let first = submit_call(&mut core, call(4_000)).unwrap();
+    let mut large = with_inputs(&[first.n]);
+    large.content = Content::Buffers(Bytes::from(vec![5; 4_000]), Vec::new());
+    submit_call(&mut core, large).unwrap();
+    sent(&mut core);
+    core.handle_cut();
+    // There is room for what needs it only later.
+    assert!(core.handle_reconnected(&Welcome { resumed: true, ..welcome(1, 5_000) }));
+    sent(&mut core);
+    assert_eq!(accepted(&mut core, 0, &[], &[]), ["submit 1 None", "transfer 1"]);
+    core.handle_message(returned(first.n), None);
+    assert!(take(&mut core, first).unwrap().is_ok());
+    assert_eq!(core.poll_ack(true), None, "what comes next needs it");
+    core.handle_message(ToClient::Credit(message::Credit { payload_bytes_total: 10_000 }), None);
+    assert_eq!(sent(&mut core), ["submit 2 None", "transfer 2"]);
+    let ack = message::Ack { ranges: vec![(first.n, first.n)].into() };
+    assert_eq!(core.poll_ack(true), Some(FromClient::Ack(ack)));
+}
