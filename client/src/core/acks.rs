@@ -42,30 +42,65 @@ struct Stay {
     /// The parts that a broker needs which was started again, and has lost the value.
     sent: Option<Sent>,
     bytes: u64,
-    /// True if it stays until it is let go, false if only because it is wanted.
+    /// True if it stays until it is let go, false if only because it is wanted or made again.
     is_to_stay: bool,
+    /// A broker that had lost it has been given its task once more, and its end is yet to come.
+    is_made_again: bool,
 }
 
 impl Staying {
     /// A task has ended, and its result of so many bytes stays: until it is let go, or as long as
     /// it is wanted.
     pub(super) fn insert(&mut self, n: u64, sent: Option<Sent>, bytes: u64, is_to_stay: bool) {
-        self.tasks.insert(n, Stay { sent, bytes, is_to_stay });
+        // The broker that has said the end has its task.
+        let sent = sent.map(|sent| Sent { repeated: false, ..sent });
+        self.tasks.insert(n, Stay { sent, bytes, is_to_stay, is_made_again: false });
     }
 
     /// Returns true if a result stays until it is let go.
-    pub(super) fn is_to_stay(&self, n: u64) -> bool {
+    fn is_to_stay(&self, n: u64) -> bool {
         self.tasks.get(&n).is_some_and(|stay| stay.is_to_stay)
     }
 
-    /// Returns true if a task's result stays.
-    pub(super) fn contains(&self, n: u64) -> bool {
+    /// Returns true if a task's result is held here as one of which the broker is not told.
+    fn contains(&self, n: u64) -> bool {
         self.tasks.contains_key(&n)
     }
 
-    /// Lets a result go. Returns its bytes if it has stayed.
-    pub(super) fn remove(&mut self, n: u64) -> Option<u64> {
-        self.tasks.remove(&n).map(|stay| stay.bytes)
+    /// Lets a result go, as soon as nobody wants it and the broker does not make it again. Returns
+    /// its bytes if that is now.
+    fn release(&mut self, n: u64) -> Option<u64> {
+        let stay = self.tasks.get_mut(&n)?;
+        stay.is_to_stay = false;
+        self.take_unwanted(n)
+    }
+
+    /// Removes a result if nothing keeps it. Returns its bytes.
+    fn take_unwanted(&mut self, n: u64) -> Option<u64> {
+        let Stay { is_to_stay, is_made_again, bytes, .. } = *self.tasks.get(&n)?;
+        let is_kept = is_to_stay || is_made_again || self.wanted.contains(&n);
+        (!is_kept).then(|| {
+            self.tasks.remove(&n);
+            bytes
+        })
+    }
+
+    /// The task is given to a broker that has lost its result.
+    pub(super) fn make_again(&mut self, n: u64) {
+        if let Some(stay) = self.tasks.get_mut(&n) {
+            stay.is_made_again = true;
+        }
+    }
+
+    /// The task has ended once more, and its result is there again, or there is none.
+    fn end_again(&mut self, n: u64, is_there: bool) {
+        if let Some(stay) = self.tasks.get_mut(&n) {
+            stay.is_made_again = false;
+            stay.is_to_stay &= is_there;
+            if let Some(sent) = &mut stay.sent {
+                sent.repeated = false;
+            }
+        }
     }
 
     /// The numbers of those that stay, ascending.
@@ -88,9 +123,10 @@ impl Staying {
         self.wanted.contains(&n)
     }
 
-    /// All was said again. Returns the tasks whose results were inputs of that.
-    pub(super) fn want_no_longer(&mut self) -> BTreeSet<u64> {
-        std::mem::take(&mut self.wanted)
+    /// All was said again. Returns the tasks whose results have stayed for that alone.
+    pub(super) fn want_no_longer(&mut self) -> Vec<u64> {
+        self.wanted.clear();
+        self.tasks.iter().filter(|(_, stay)| !stay.is_to_stay).map(|(n, _)| *n).collect()
     }
 
     /// The session is over.
@@ -181,18 +217,29 @@ impl<W: Waiter> Core<W> {
     /// Lets go of a result that stays at the broker: it is told that nobody needs it any longer,
     /// other than tasks that were submitted with it as an input. Returns false if it does not stay.
     pub fn release(&mut self, n: u64) -> bool {
-        let Some(bytes) = self.acks.staying.remove(n) else { return false };
-        self.acks.push(n, bytes);
-        true
+        let stays = self.acks.staying.is_to_stay(n);
+        if let Some(bytes) = self.acks.staying.release(n) {
+            self.acks.push(n, bytes);
+        }
+        stays
     }
 
     /// A task has ended here: the broker has not heard that, or its result stays there.
     pub(super) fn ended_again(&mut self, finished: &Finished) {
-        if !self.acks.staying.contains(finished.n) {
+        if self.acks.staying.contains(finished.n) {
+            // A broker that was started again need not have been able to have it made again.
+            let is_there = finished.outcome.state == TaskState::Succeeded;
+            self.end_stay(finished.n, is_there);
+        } else {
             self.acknowledge_again(finished.n);
-        } else if finished.outcome.state != TaskState::Succeeded {
-            // A broker that was started again could not have it made again.
-            self.release(finished.n);
+        }
+    }
+
+    /// A result that stays is no longer made again: it is there, or there will be none.
+    pub(super) fn end_stay(&mut self, n: u64, is_there: bool) {
+        self.acks.staying.end_again(n, is_there);
+        if let Some(bytes) = self.acks.staying.take_unwanted(n) {
+            self.acks.push(n, bytes);
         }
     }
 

@@ -468,9 +468,7 @@ impl<W: Waiter> Core<W> {
             }
             Delivery::Dropped => {
                 // Nobody can ask for it, or let it go.
-                if !self.acks.staying.is_wanted(n) {
-                    self.release(n);
-                }
+                self.release(n);
                 (None, false)
             }
         };

@@ -176,6 +176,7 @@ impl<W: Waiter> Core<W> {
             return false;
         }
         self.flow.take(0, bytes, 0);
+        self.acks.staying.make_again(n);
         let mut options =
             TaskOptions { repeated: true, ..call.options.as_deref().cloned().unwrap_or_default() };
         self.leave_out_met(n, Some(&mut options));
@@ -199,8 +200,7 @@ impl<W: Waiter> Core<W> {
     fn end_too_large(&mut self, n: u64, bytes: u64) {
         // Its end has come, and only the payload of that is still on the way.
         let Some(key) = self.tasks.begin_end(n) else {
-            self.release(n);
-            return;
+            return self.end_stay(n, false);
         };
         let text = format!(
             "its arguments have {bytes} bytes, more than the broker takes since it was started again with less memory"
@@ -218,9 +218,7 @@ impl<W: Waiter> Core<W> {
         // First, since a cancel goes out only on a connection that is up.
         self.link = Link::Up;
         for n in self.acks.staying.want_no_longer() {
-            if !self.acks.staying.is_to_stay(n) {
-                self.release(n);
-            }
+            self.release(n);
         }
         let mut cancelled: [Vec<(u64, u64)>; 2] = Default::default();
         for (n, _) in self.tasks.unfinished() {

@@ -155,3 +155,61 @@ fn inputs_of_what_is_said_again_stay_until_all_is_said() {
     let ack = message::Ack { ranges: vec![(first.n, first.n)].into() };
     assert_eq!(core.poll_ack(true), Some(FromClient::Ack(ack)));
 }
+
+#[test]
+fn what_is_let_go_while_it_is_made_again_counts_until_that_has_ended() {
+    let (mut core, stays) = with_result();
+    let others: Vec<_> = (1..TASKS_MAX).map(|_| submit(&mut core)).collect();
+    reconnected(&mut core);
+    accepted(&mut core, 0, &[], &[]);
+    assert!(core.release(stays.n) && !core.release(stays.n), "once is enough");
+    assert_eq!(core.poll_ack(true), None, "the broker runs it");
+    let refused = core.submit_shared(&mut call(8), Listener::Future(None));
+    assert!(matches!(refused, Err(ClientError::Busy)), "it has a place there");
+    core.handle_message(at_broker(stays.n, 5_000), None);
+    let ack = message::Ack { ranges: vec![(stays.n, stays.n)].into() };
+    assert_eq!(core.poll_ack(true), Some(FromClient::Ack(ack)));
+    assert_eq!(submit(&mut core).n, others[0].n + TASKS_MAX - 1);
+}
+
+#[test]
+fn what_is_let_go_before_what_needs_it_is_said_again_stays_until_then() {
+    let (mut core, stays) = with_result();
+    let mut large = with_inputs(&[stays.n]);
+    large.content = Content::Buffers(Bytes::from(vec![5; 4_000]), Vec::new());
+    submit_call(&mut core, large).unwrap();
+    sent(&mut core);
+    core.handle_cut();
+    // It has the result, and nothing else.
+    assert!(core.handle_reconnected(&Welcome { resumed: true, ..welcome(1, 3_000) }));
+    core.flow.take(0, 2_000, 0);
+    sent(&mut core);
+    assert_eq!(accepted(&mut core, stays.n, &[], &[]), [""; 0], "there is no room for it yet");
+    assert!(core.release(stays.n));
+    assert_eq!(core.poll_ack(true), None, "what comes next needs it");
+    core.handle_message(ToClient::Credit(message::Credit { payload_bytes_total: 20_000 }), None);
+    assert_eq!(sent(&mut core), ["submit 2 None", "transfer 1"]);
+    let ack = message::Ack { ranges: vec![(stays.n, stays.n)].into() };
+    assert_eq!(core.poll_ack(true), Some(FromClient::Ack(ack)));
+}
+
+#[test]
+fn what_stayed_for_what_is_said_again_does_not_stay_if_a_cut_comes_between() {
+    let mut core = core();
+    let first = submit_call(&mut core, call(4_000)).unwrap();
+    let mut large = with_inputs(&[first.n]);
+    large.content = Content::Buffers(Bytes::from(vec![5; 4_000]), Vec::new());
+    submit_call(&mut core, large).unwrap();
+    sent(&mut core);
+    core.handle_cut();
+    assert!(core.handle_reconnected(&Welcome { resumed: true, ..welcome(1, 5_000) }));
+    accepted(&mut core, 0, &[], &[]);
+    core.handle_message(returned(first.n), None);
+    assert!(take(&mut core, first).unwrap().is_ok());
+    reconnected(&mut core);
+    // Now there is room for all of it.
+    core.handle_message(returned(first.n), None);
+    assert_eq!(accepted(&mut core, first.n, &[], &[]), ["submit 2 None", "transfer 1"]);
+    let ack = message::Ack { ranges: vec![(first.n, first.n)].into() };
+    assert_eq!(core.poll_ack(true), Some(FromClient::Ack(ack)));
+}
