@@ -62,7 +62,8 @@ fn venv(workspace: &Workspace) -> anyhow::Result<()> {
 fn rust(workspace: &Workspace) -> anyhow::Result<()> {
     require_c_compiler(workspace)?;
     let python = python::ensure(workspace)?;
-    want_mpi(workspace);
+    want(workspace, "mpirun", "openmpi-bin", "The test of engines under MPI");
+    want(workspace, "valgrind", "valgrind", "The count of a no-op's instructions");
     build_programs(workspace)?;
     let mut test = workspace.cargo("test --workspace --locked");
     check(test.env("FURLONG_TEST_BIN_DIR", workspace.bin_dir()).env("FURLONG_TEST_PYTHON", python))
@@ -135,13 +136,12 @@ fn require_component(
     Ok(())
 }
 
-/// One test starts engines with `mpirun`. It leaves itself out where there is none and we may not
-/// install it.
-fn want_mpi(workspace: &Workspace) {
-    if !works(workspace.program("mpirun").arg("--version"))
-        && let Err(error) = apt_install(&["openmpi-bin"], "there is no `mpirun`")
+/// A test leaves itself out where its program is missing and we may not install it.
+fn want(workspace: &Workspace, program: &str, package: &str, what: &str) {
+    if !works(workspace.program(program).arg("--version"))
+        && let Err(error) = apt_install(&[package], &format!("there is no `{program}`"))
     {
-        println!("{error}. The test of engines under MPI is left out.");
+        println!("{error}. {what} is left out.");
     }
 }
 
