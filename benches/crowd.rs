@@ -29,7 +29,7 @@ use furlong_tests::farm::Farm;
 use furlong_tests::measure::{cpu_seconds, rss_bytes, rss_peak_bytes};
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
-use furlong_wire::ids::SessionId;
+use furlong_wire::ids::{SessionId, TaskSeq};
 use furlong_wire::message::{
     Direction, Event, FromClient, FromEngine, Open, Query, Register, Subscribe, TaskQuery,
     ToClient, ToEngine,
@@ -235,7 +235,7 @@ async fn subscriber(capability: Capability, told: Arc<AtomicUsize>) {
     let open = Open {
         secret: PayloadSecret::new(random_bytes()),
         cancel_on_disconnect: false,
-        submitted: 0,
+        submitted: TaskSeq::MIN,
     };
     peer.send(&FromClient::Open(open)).await.expect("the broker reads");
     peer.send(&FromClient::Subscribe(Subscribe { engines: true })).await.expect("the broker reads");

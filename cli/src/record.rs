@@ -115,7 +115,7 @@ pub fn span(us: Option<u64>) -> String {
 
 #[cfg(test)]
 pub mod tests {
-    use furlong_wire::ids::{EngineId, SessionId, TaskId};
+    use furlong_wire::ids::{EngineId, SessionId, TaskId, TaskSeq};
     use furlong_wire::message::{Outcome, RecordTimes, Runtime};
 
     use super::*;
@@ -123,7 +123,7 @@ pub mod tests {
     /// A record of a task that has run and ended.
     pub fn ended() -> TaskRecord {
         TaskRecord {
-            id: TaskId { session: SessionId([0; 16]), n: 7 },
+            id: TaskId { session: SessionId([0; 16]), n: TaskSeq(7) },
             label: Some("night".into()),
             runtime: Runtime::Command,
             target: None,

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use furlong_client::TaskSeq;
 use furlong_wire::message::TaskQuery;
 
 /// The characters of a session's short name, as the wire has them.
@@ -30,7 +31,7 @@ pub struct Part {
     /// The session.
     pub session: Session,
     /// First and last number; none for all.
-    pub range: Option<(u64, u64)>,
+    pub range: Option<(TaskSeq, TaskSeq)>,
 }
 
 /// A session, as people name it.
@@ -96,13 +97,14 @@ fn read_session(name: &str) -> Option<Session> {
     }
 }
 
-fn read_range(text: &str) -> Option<(u64, u64)> {
+fn read_range(text: &str) -> Option<(TaskSeq, TaskSeq)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     // `u64` itself would take `+1`.
     let number = |text: &str| {
-        text.bytes().all(|it| it.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten()
+        text.bytes().all(|it| it.is_ascii_digit()).then(|| text.parse().ok().map(TaskSeq)).flatten()
     };
-    number(first).zip(number(last)).filter(|(first, last)| (1..=*last).contains(first))
+    let is_range = |(first, last): &(TaskSeq, TaskSeq)| (TaskSeq::FIRST..=*last).contains(first);
+    number(first).zip(number(last)).filter(is_range)
 }
 
 impl fmt::Display for Selector {
@@ -142,7 +144,7 @@ mod tests {
     fn part(session: &str, range: Option<(u64, u64)>) -> Part {
         let session =
             if session == "last" { Session::Last } else { Session::Named(session.to_owned()) };
-        Part { session, range }
+        Part { session, range: range.map(|(first, last)| (TaskSeq(first), TaskSeq(last))) }
     }
 
     #[test]
@@ -204,7 +206,7 @@ mod tests {
     fn a_query_says_what_the_part_says() {
         let query = part("last", Some((2, 5))).query();
         assert!(query.newest_session && query.session.is_none());
-        assert_eq!((query.first, query.last), (Some(2), Some(5)));
+        assert_eq!((query.first, query.last), (Some(TaskSeq(2)), Some(TaskSeq(5))));
         let query = part("k3f9a2", None).query();
         assert_eq!(
             (query.newest_session, query.session.as_deref(), query.first),
@@ -234,8 +236,8 @@ mod tests {
             if let Ok(selector) = text.parse::<Selector>() {
                 prop_assert!(!selector.parts.is_empty());
                 for part in selector.parts {
-                    let (first, last) = part.range.unwrap_or((1, 1));
-                    prop_assert!(1 <= first && first <= last);
+                    let (first, last) = part.range.unwrap_or((TaskSeq::FIRST, TaskSeq::FIRST));
+                    prop_assert!(TaskSeq::FIRST <= first && first <= last);
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use furlong_link::dial::{Dialed, random_bytes};
 use furlong_link::peer::Peer;
 use furlong_wire::capability::{Capability, Endpoint};
-use furlong_wire::ids::{EngineId, SessionId, TaskId};
+use furlong_wire::ids::{EngineId, SessionId, TaskId, TaskSeq};
 use furlong_wire::message::{ClusterStatus, FromClient, Targets, Welcome};
 use furlong_wire::payload::PayloadSecret;
 use futures_util::{Stream, stream};
@@ -100,7 +100,7 @@ impl Client {
 
     /// The number of tasks submitted in this session. They are numbered from 1, in this order.
     pub fn submitted(&self) -> u64 {
-        self.handle.shared.with(|core| core.submitted())
+        self.handle.shared.with(|core| core.submitted()).0
     }
 
     /// The tasks of this session that have not ended, in the order of their submits.
@@ -117,7 +117,7 @@ impl Client {
 
     /// Cancels tasks of this session by ranges of their numbers, each the first and the last, and
     /// waits for no answer.
-    pub fn cancel_numbers(&self, ranges: &[(u64, u64)]) {
+    pub fn cancel_numbers(&self, ranges: &[(TaskSeq, TaskSeq)]) {
         if !ranges.is_empty() {
             self.handle.shared.with(|core| core.cancel(ranges, false));
         }

@@ -153,7 +153,7 @@ pub use task::TaskFuture;
 
 pub use furlong_wire::call::{Codec, CommandSpec, Display, RemoteError, ReplyHeader};
 pub use furlong_wire::capability::{Capability, ClusterName, Endpoint, Pass};
-pub use furlong_wire::ids::{EngineId, FunctionHash, SessionId, TaskId, TokenId};
+pub use furlong_wire::ids::{EngineId, FunctionHash, SessionId, TaskId, TaskSeq, TokenId};
 pub use furlong_wire::message::{
     AttemptRecord, ClusterStatus, Dependency, EngineStatus, ErrorKind, Event, Outcome,
     ProcessStatus, RecordTimes, Runtime, Stream, TaskError, TaskOptions, TaskPhase, TaskQuery,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{Event, Stream as OutputKind};
 use futures_util::Stream;
 
@@ -42,13 +42,13 @@ pub struct OutputPiece {
 #[must_use = "nothing is read before the stream is polled"]
 pub struct OutputStream {
     handle: Arc<Handle>,
-    n: u64,
+    n: TaskSeq,
     feed: usize,
     progress: Progress,
 }
 
 impl OutputStream {
-    pub(crate) fn new(handle: Arc<Handle>, n: u64, feed: usize) -> Self {
+    pub(crate) fn new(handle: Arc<Handle>, n: TaskSeq, feed: usize) -> Self {
         Self { handle, n, feed, progress: Progress::default() }
     }
 }
@@ -135,12 +135,12 @@ pub(crate) fn poll_output(
 #[must_use = "nothing is read before the stream is polled"]
 pub struct PublishedStream {
     handle: Arc<Handle>,
-    n: u64,
+    n: TaskSeq,
     feed: usize,
 }
 
 impl PublishedStream {
-    pub(crate) fn new(handle: Arc<Handle>, n: u64, feed: usize) -> Self {
+    pub(crate) fn new(handle: Arc<Handle>, n: TaskSeq, feed: usize) -> Self {
         Self { handle, n, feed }
     }
 }

@@ -398,7 +398,7 @@ pub(crate) use option_setters;
 
 #[cfg(test)]
 mod tests {
-    use furlong_wire::ids::{EngineId, SessionId};
+    use furlong_wire::ids::{EngineId, SessionId, TaskSeq};
     use furlong_wire::limits::{INLINE_PAYLOAD_BYTES_MAX, MESSAGE_BYTES_MAX, SUBMIT_TARGETS_MAX};
     use furlong_wire::message::{FromClient, Payload, Runtime, Submit, Targets, encode_message};
 
@@ -406,7 +406,7 @@ mod tests {
     use crate::call::CallSpec;
 
     fn task(n: u64) -> TaskId {
-        TaskId { session: SessionId([255; 16]), n }
+        TaskId { session: SessionId([255; 16]), n: TaskSeq(n) }
     }
 
     fn wrong(call: CallSpec) -> String {
@@ -505,7 +505,7 @@ mod tests {
             .fold(call, |call, _| call.require(&name))
             .after(Depends::all(tasks()));
         let submit = FromClient::Submit(Submit {
-            n: u64::MAX,
+            n: TaskSeq::MAX,
             targets: Targets::Engines(vec![EngineId(u32::MAX); SUBMIT_TARGETS_MAX]),
             runtime: Runtime::Native,
             class: u32::MAX,

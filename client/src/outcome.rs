@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use furlong_wire::call::{Codec, Display, HeaderError, RemoteError, ReplyHeader, decode_reply};
-use furlong_wire::ids::{EngineId, SessionId, TaskId};
+use furlong_wire::ids::{EngineId, SessionId, TaskId, TaskSeq};
 use furlong_wire::message::{ErrorKind, Outcome, TaskError, TaskRecord, TaskState, TaskTimes};
 use furlong_wire::payload::{PayloadError, unpack_inline_call};
 use serde::de::DeserializeOwned;
@@ -144,7 +144,7 @@ pub struct TaskFailure {
     /// The cause.
     pub error: Box<FailureKind>,
     /// The report of what happened to the task.
-    pub report: TaskReport,
+    pub report: Box<TaskReport>,
 }
 
 impl TaskFailure {
@@ -207,7 +207,11 @@ impl TaskFailure {
             ClientError::Disconnected(why) => FailureKind::Disconnected(why),
             error => FailureKind::Submit(error),
         };
-        Self { error: Box::new(kind), report: TaskReport::unsubmitted(session) }
+        Self::new(kind, TaskReport::unsubmitted(session))
+    }
+
+    fn new(error: FailureKind, report: TaskReport) -> Self {
+        Self { error: Box::new(error), report: Box::new(report) }
     }
 }
 
@@ -291,7 +295,7 @@ pub struct TaskReport {
 
 impl TaskReport {
     fn unsubmitted(session: SessionId) -> Self {
-        let id = TaskId { session, n: 0 };
+        let id = TaskId { session, n: TaskSeq::MIN };
         let (stdout, stderr) = (Output::default(), Output::default());
         Self {
             id,
@@ -333,9 +337,7 @@ impl Ended {
         let report = TaskReport { id, engine, attempts, times, stdout, stderr, published, stays };
         match end {
             End::Finished(outcome, body) => result_of(outcome, body, report),
-            End::Disconnected(why) => {
-                Err(TaskFailure { error: Box::new(FailureKind::Disconnected(why)), report })
-            }
+            End::Disconnected(why) => Err(TaskFailure::new(FailureKind::Disconnected(why), report)),
         }
     }
 }
@@ -353,7 +355,7 @@ pub(crate) fn result_of(
     }
     match read_end(outcome, read) {
         Ok((header, data)) => Ok(TaskResult { header, data, report }),
-        Err(kind) => Err(TaskFailure { error: Box::new(kind), report }),
+        Err(kind) => Err(TaskFailure::new(kind, report)),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use furlong_client::{CheckedOptions, ClientError, Dependency, SessionId, TaskId, TaskOptions};
+use furlong_client::{
+    CheckedOptions, ClientError, Dependency, SessionId, TaskId, TaskOptions, TaskSeq,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -106,7 +108,7 @@ pub fn task_id(of: &str, text: &str) -> PyResult<TaskId> {
     let read = || {
         let (session, n) = text.split_once(':')?;
         let session = (session.len() == 32).then(|| u128::from_str_radix(session, 16).ok())??;
-        Some(TaskId { session: SessionId(session.to_be_bytes()), n: n.parse().ok()? })
+        Some(TaskId { session: SessionId(session.to_be_bytes()), n: TaskSeq(n.parse().ok()?) })
     };
     read().ok_or_else(|| {
         PyValueError::new_err(format!(

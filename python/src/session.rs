@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use furlong_client::{
     Client, ClientBuilder, ClientError, ClusterName, EngineId, EngineTargets, HasTaskId, LinkEvent,
-    Signal, TaskFuture, TaskQuery,
+    Signal, TaskFuture, TaskQuery, TaskSeq,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -103,7 +103,7 @@ impl Session {
     /// nothing.
     fn cancel_since(&self, count: u64) -> PyResult<()> {
         let client = &self.inner.get()?.client;
-        client.cancel_numbers(&submitted::since(client.session(), count));
+        client.cancel_numbers(&submitted::since(client.session(), TaskSeq(count)));
         Ok(())
     }
 
@@ -185,6 +185,7 @@ impl Session {
         last: Option<u64>,
         limit: u32,
     ) -> PyResult<String> {
+        let (first, last) = (first.map(TaskSeq), last.map(TaskSeq));
         let query = TaskQuery { session, label, ended, first, last, limit, ..TaskQuery::default() };
         json(&answer(py, self.inner.get()?.client.query_tasks(query).all())?)
     }

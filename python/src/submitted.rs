@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
-use furlong_client::{SessionId, TaskId};
+use furlong_client::{SessionId, TaskId, TaskSeq};
 
 /// Ranges that are kept of a thread, which submits mostly in turn: one call, and those that it
 /// makes, need few.
@@ -19,8 +19,8 @@ thread_local! {
 
 struct Range {
     session: SessionId,
-    first: u64,
-    last: u64,
+    first: TaskSeq,
+    last: TaskSeq,
 }
 
 /// Notes a task that the calling thread has submitted.
@@ -36,11 +36,10 @@ pub fn note(id: TaskId) {
     });
 }
 
-/// The numbers of those of a session that the calling thread has submitted after the session's
-/// first `count` tasks.
-pub fn since(session: SessionId, count: u64) -> Vec<(u64, u64)> {
+/// The numbers of those of a session that the calling thread has submitted after this one.
+pub fn since(session: SessionId, before: TaskSeq) -> Vec<(TaskSeq, TaskSeq)> {
     LATELY.with_borrow(|ranges| {
-        let later = ranges.iter().filter(|range| range.session == session && range.last > count);
-        later.map(|range| (range.first.max(count + 1), range.last)).collect()
+        let later = ranges.iter().filter(|range| range.session == session && range.last > before);
+        later.map(|range| (range.first.max(before + 1), range.last)).collect()
     })
 }

@@ -110,7 +110,7 @@ impl Task {
     /// Its number in its session.
     #[getter]
     fn number(&self) -> u64 {
-        self.id.n
+        self.id.n.0
     }
 
     /// The engine that it was submitted to; none for the shared queue.

@@ -224,7 +224,7 @@ impl Busy {
                 let n = task.id().n;
                 match task.await {
                     Ok(_) => _ = results.fetch_add(1, Ordering::Relaxed),
-                    Err(failure) => log.add(What::Ended(end(n, &Err(failure), None))),
+                    Err(failure) => log.add(What::Ended(end(n.0, &Err(failure), None))),
                 }
                 if returned.swap(false, Ordering::Relaxed) {
                     log.add(What::FirstAfterReturn);
@@ -268,7 +268,7 @@ async fn follow(
 
 /// Returns a task's end in the form that is written down.
 pub fn end(n: u64, ended: &Result<TaskResult, TaskFailure>, wrong: Option<String>) -> End {
-    let report = ended.as_ref().map_or_else(|failure| &failure.report, |result| &result.report);
+    let report = ended.as_ref().map_or_else(|failure| &*failure.report, |result| &result.report);
     let (attempts, engine, is_wrong) =
         (report.attempts, report.engine.map(|engine| engine.0), wrong.is_some());
     match ended {

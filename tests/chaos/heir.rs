@@ -10,6 +10,7 @@ use furlong_client::{Client, ClientError, SessionId, TaskId};
 use crate::client::end;
 use crate::job::{Job, Place};
 use crate::log::{End, Log, LogReader, What};
+use furlong_wire::ids::TaskSeq;
 
 /// The estate of one client: its durable tasks that were accepted, and of whose ends it has not
 /// written.
@@ -60,7 +61,7 @@ pub async fn fetch(client: Client, log: Arc<Log>, place: Place, estates: Vec<Est
     for Estate { client: of, session, jobs } in estates {
         let place = Place { client: of, ..place.clone() };
         for job in jobs {
-            let task = TaskId { session, n: job.n };
+            let task = TaskId { session, n: TaskSeq(job.n) };
             let end = loop {
                 match client.wait_for(task).await {
                     Ok(fetched) => break of_result(&job, &place, fetched.result),

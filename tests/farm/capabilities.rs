@@ -14,6 +14,7 @@ use furlong_tests::program::Program;
 use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
 use furlong_wire::capability::Capability;
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
     ErrorKind, FromClient, Payload, ReplyBody, Revoke, Runtime, Submit, Targets, TaskState,
     ToClient,
@@ -56,7 +57,7 @@ fn submit() -> FromClient {
     let payload = Payload::Inline(b"call".into());
     let (targets, runtime) = (Targets::Shared, Runtime::Native);
     FromClient::Submit(Submit {
-        n: 1,
+        n: TaskSeq(1),
         targets,
         runtime,
         class: 0,

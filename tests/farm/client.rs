@@ -11,6 +11,7 @@ use furlong_client::{
 };
 use furlong_tests::wait::SOON;
 use furlong_tests::work::{Work, noop, python, python_function};
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::token::Role;
 use futures_util::{StreamExt, stream};
 use serde_json::json;
@@ -202,7 +203,7 @@ fn kept_tasks_go_on_and_any_process_of_their_owner_fetches_follows_and_ends_them
         assert_eq!(records.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
         let two = client.query_tasks(TaskQuery { limit: 2, ..query.clone() }).all().await.unwrap();
         assert_eq!(two.len(), 2);
-        let all = TaskRange { session: ids[0].session, first: 1, last: u64::MAX };
+        let all = TaskRange { session: ids[0].session, first: TaskSeq(1), last: TaskSeq::MAX };
         client.purge(&[all]).await.unwrap();
         assert!(client.query_tasks(query).all().await.unwrap().is_empty());
         let gone = client.fetch(ids[1]).await;
@@ -222,7 +223,7 @@ fn records_come_page_by_page_as_one_stream() {
         assert_eq!(records.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
         let limited = work
             .client()
-            .query_tasks(TaskQuery { limit: 333, first: Some(10), ..query })
+            .query_tasks(TaskQuery { limit: 333, first: Some(TaskSeq(10)), ..query })
             .all()
             .await
             .unwrap();

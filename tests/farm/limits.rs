@@ -12,6 +12,7 @@ use furlong_tests::session::RawSession;
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, noop, python};
 use furlong_wire::call::{Call, CallHeader, Codec, encode_header};
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{FromClient, Payload, Runtime, Submit, Targets};
 use furlong_wire::payload::InlineBytes;
 use furlong_wire::token::Role;
@@ -55,7 +56,7 @@ fn a_client_that_submits_and_never_reads_is_closed_and_others_do_not_wait_for_it
             })
         };
         n += 8;
-        (n - 7..=n).map(submit).collect()
+        (n - 7..=n).map(|n| submit(TaskSeq(n))).collect()
     };
     assert!(eventually(SOON, || work.status().clients == 2));
     // Its results are more than the sockets' buffers can hold: it is not read from any longer,

@@ -11,6 +11,7 @@ use furlong_client::{
 use furlong_tests::command::furlong;
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, noop, python};
+use furlong_wire::ids::TaskSeq;
 use serde_json::{Value, json};
 
 /// A capability of its own for somebody.
@@ -125,7 +126,7 @@ fn dependencies_reach_over_the_sessions_of_one_owner_and_no_further() {
     let unknown = work.submit_by(&outsider, &named(&work, "outsider").after(&holder));
     let failure = work.within(unknown).unwrap_err();
     assert_eq!(failure.kind(), Some(ErrorKind::Dependency), "{failure}");
-    let nobody = TaskId { n: 999, ..holder.id() };
+    let nobody = TaskId { n: TaskSeq(999), ..holder.id() };
     let failure = work.within(work.submit(&noop().after(nobody))).unwrap_err();
     assert_eq!(failure.kind(), Some(ErrorKind::Dependency), "{failure}");
     assert_eq!(work.fetch(&waits).record.phase, TaskPhase::Waiting);

@@ -6,7 +6,7 @@ use furlong_tests::raw::message;
 use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
 use furlong_wire::aead::TAG_BYTES;
-use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId};
+use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, TaskSeq};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
     Ack, AttemptFinished, Cancel, Chunk, FromClient, FromEngine, Outcome, Payload, Query, Request,
@@ -29,7 +29,7 @@ fn inline(bytes: usize) -> Payload {
 fn submit_to(targets: Targets) -> FromClient {
     let (runtime, payload) = (Runtime::Native, inline(4));
     FromClient::Submit(Submit {
-        n: 1,
+        n: TaskSeq(1),
         targets,
         runtime,
         class: 0,
@@ -71,7 +71,7 @@ fn an_engine_that_answers_for_another_is_closed_and_the_answer_is_dropped() {
         ToClient::Finished(finished) => Some((finished.n, finished.engine)),
         _ => None,
     });
-    assert_eq!(ended, Some((1, Some(EngineId(0)))));
+    assert_eq!(ended, Some((TaskSeq(1), Some(EngineId(0)))));
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
@@ -205,7 +205,10 @@ fn a_cancel_of_the_same_range_again_and_again_costs_a_bounded_sum() {
         let tasks: Vec<_> = (first..first + 100).map(|n| submit(n, inline(4))).collect();
         assert!(session.send(&tasks), "the tasks are taken");
     }
-    session.send(&[FromClient::Cancel(Cancel { ranges: vec![(0, 65_535); 20_000], force: true })]);
+    session.send(&[FromClient::Cancel(Cancel {
+        ranges: vec![(TaskSeq::MIN, TaskSeq(65_535)); 20_000],
+        force: true,
+    })]);
     farm.check_healthy(PEER_GROWTH_BYTES_MAX);
 }
 
@@ -217,7 +220,9 @@ fn acknowledging_the_same_range_again_and_again_stops_nobody() {
     let targets = Targets::Engines(vec![EngineId(77); 5_000]);
     session.send(&[submit_to(targets)]);
     let mut good = farm.good(Role::Client);
-    session.send(&[FromClient::Ack(Ack { ranges: vec![(0, 0); 100_000].into() })]);
+    session.send(&[FromClient::Ack(Ack {
+        ranges: vec![(TaskSeq::MIN, TaskSeq::MIN); 100_000].into(),
+    })]);
     good.engines().expect("an honest peer is answered in time");
     farm.check_healthy(PEER_GROWTH_BYTES_MAX);
 }

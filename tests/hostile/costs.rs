@@ -3,7 +3,7 @@
 
 use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
-use furlong_wire::ids::{EngineId, TaskId};
+use furlong_wire::ids::{EngineId, TaskId, TaskSeq};
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
     Ack, AttemptOutput, Cancel, Define, Dependency, ErrorKind, Fetch, FromClient, FromEngine,
@@ -52,7 +52,10 @@ fn others_are_served_between_the_questions_of_one_record() {
     peer.until_reply(1);
     // Most of the others are not answered yet.
     good.engines().expect("an honest client is answered");
-    peer.session.send(&[FromClient::Cancel(Cancel { ranges: vec![(1, 2_000)], force: false })]);
+    peer.session.send(&[FromClient::Cancel(Cancel {
+        ranges: vec![(TaskSeq(1), TaskSeq(2_000))],
+        force: false,
+    })]);
     peer.until_reply(500);
     farm.check_healthy(GROWTH_BYTES_MAX);
 }
@@ -64,7 +67,8 @@ fn a_session_is_opened_once_a_connection() {
     // Ended at once: there is no such engine.
     let targets = Targets::Engines(vec![EngineId(77); 5_000]);
     let (runtime, payload) = (Runtime::Native, inline(4));
-    let ended = Submit { n: 1, targets, runtime, class: 0, define: None, options: None, payload };
+    let ended =
+        Submit { n: TaskSeq(1), targets, runtime, class: 0, define: None, options: None, payload };
     peer.session.send(&[FromClient::Submit(ended)]);
     let opens: Vec<_> = (0..500).map(|_| open(5_000)).collect();
     peer.session.send(&opens);
@@ -76,7 +80,9 @@ fn a_session_is_opened_once_a_connection() {
 fn an_acknowledgement_out_of_order_is_a_breach() {
     let mut farm = Farm::start();
     let mut peer = Peer::new(&farm);
-    peer.session.send(&[FromClient::Ack(Ack { ranges: vec![(1, 9), (5, 12)].into() })]);
+    peer.session.send(&[FromClient::Ack(Ack {
+        ranges: vec![(TaskSeq(1), TaskSeq(9)), (TaskSeq(5), TaskSeq(12))].into(),
+    })]);
     assert!(peer.session.peer.is_closed_within(CLOSED), "still open");
     farm.check_healthy(GROWTH_BYTES_MAX);
 }
@@ -90,7 +96,7 @@ fn output_that_is_asked_for_a_thousand_times_comes_as_it_is_read() {
     let (targets, runtime, payload) =
         (Targets::Engines(engine.ids.clone()), Runtime::Native, inline(4));
     peer.session.send(&[FromClient::Submit(Submit {
-        n: 1,
+        n: TaskSeq(1),
         targets,
         runtime,
         class: 0,
@@ -115,7 +121,8 @@ fn output_that_is_asked_for_a_thousand_times_comes_as_it_is_read() {
     while passed_on < pieces {
         passed_on += usize::from(matches!(peer.next(), ToClient::Output(_)));
     }
-    let fetch = |request| Fetch { request, session: peer.id, n: 1, wait: false, output: true };
+    let fetch =
+        |request| Fetch { request, session: peer.id, n: TaskSeq(1), wait: false, output: true };
     let fetches: Vec<_> = (1..=1_000).map(|request| FromClient::Fetch(fetch(request))).collect();
     peer.session.send(&fetches);
     // Nothing is read for a while, in which others are answered.
@@ -144,7 +151,8 @@ fn an_engine_that_writes_more_than_start_and_end_is_closed() {
         let options = Some(Box::new(TaskOptions { keep: true, ..TaskOptions::default() }));
         let (targets, runtime, payload) =
             (Targets::Engines(engine.ids.clone()), Runtime::Native, inline(4));
-        let task = Submit { n: 1, targets, runtime, class: 0, define: None, options, payload };
+        let task =
+            Submit { n: TaskSeq(1), targets, runtime, class: 0, define: None, options, payload };
         peer.session.send(&[FromClient::Submit(task)]);
         let attempt = engine.assigned();
         let output = |offset, bytes| {
@@ -212,7 +220,7 @@ fn options_and_dependencies_are_charged_for_and_refused_tasks_keep_nothing() {
     assert!(refused(&mut peer) > 1_000, "three kinds of copies of 48 MB do not fit");
     let mut other = Peer::new(&farm);
     other.submit(1, &waiting());
-    let task = TaskId { session: other.id, n: 1 };
+    let task = TaskId { session: other.id, n: TaskSeq(1) };
     let after = vec![Dependency { task, success: true, failure: false }; 4_000];
     other.submit(400, &TaskOptions { after, ..TaskOptions::default() });
     assert!(refused(&mut other) > 200, "400 lists of 4000 dependencies do not fit");

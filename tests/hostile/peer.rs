@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use furlong_tests::farm::Farm;
 use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
-use furlong_wire::ids::SessionId;
+use furlong_wire::ids::{SessionId, TaskSeq};
 use furlong_wire::message::{
     Cancel, FromClient, Goodbye, Open, Payload, ReplyBody, Runtime, Submit, Targets, TaskOptions,
     TaskRange, ToClient,
@@ -22,7 +22,7 @@ pub fn submit(n: u64, options: &TaskOptions) -> FromClient {
     let (targets, runtime, options) =
         (Targets::Shared, Runtime::Native, Some(Box::new(options.clone())));
     FromClient::Submit(Submit {
-        n,
+        n: TaskSeq(n),
         targets,
         runtime,
         class: 0,
@@ -79,7 +79,7 @@ impl Peer {
 
     /// Ends its tasks and says goodbye, and waits until that was heard: nothing stays.
     pub fn leave(mut self) {
-        let ranges = vec![(1, u64::MAX)];
+        let ranges = vec![(TaskSeq(1), TaskSeq(u64::MAX))];
         let cancel = FromClient::Cancel(Cancel { ranges, force: true });
         self.session.send(&[cancel, FromClient::Goodbye(Goodbye { reason: String::new() })]);
         self.session.peer.is_closed_within(CLOSED);
@@ -98,7 +98,7 @@ impl Peer {
     }
 
     pub fn all(&self) -> TaskRange {
-        TaskRange { session: self.id, first: 0, last: u64::MAX }
+        TaskRange { session: self.id, first: TaskSeq::MIN, last: TaskSeq(u64::MAX) }
     }
 
     /// The next message. None if the connection ends, or none comes.
@@ -149,6 +149,6 @@ pub fn open(submitted: u64) -> FromClient {
     FromClient::Open(Open {
         secret: PayloadSecret::new([1; 32]),
         cancel_on_disconnect: false,
-        submitted,
+        submitted: TaskSeq(submitted),
     })
 }

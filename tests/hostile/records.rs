@@ -4,6 +4,7 @@
 use furlong_tests::farm::Farm;
 use furlong_tests::raw::message;
 use furlong_tests::session::RawSession;
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
     Chunk, FromClient, Payload, Query, ReplyBody, Request, Runtime, Submit, Targets,
 };
@@ -15,7 +16,7 @@ use crate::{CLOSED, PENDING_GROWTH_BYTES_MAX};
 pub(crate) fn submit(n: u64, payload: Payload) -> FromClient {
     let (targets, runtime) = (Targets::Shared, Runtime::Native);
     FromClient::Submit(Submit {
-        n,
+        n: TaskSeq(n),
         targets,
         runtime,
         class: 0,
@@ -210,7 +211,7 @@ fn bytes_that_are_no_messages_end_the_session() {
     let mut farm = Farm::start();
     expect_refused(&mut farm, "a welcome to the broker", |session| {
         session.send(&[furlong_wire::message::ToClient::Accepted(
-            furlong_wire::message::Accepted { n: 1, missing: vec![], definitions: vec![] },
+            furlong_wire::message::Accepted { n: TaskSeq(1), missing: vec![], definitions: vec![] },
         )]);
     });
     expect_refused(&mut farm, "an engine's message from a client", |session| {

@@ -4,7 +4,7 @@ use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
 use furlong_tests::session::RawSession;
 use furlong_tests::wait::SOON;
-use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, SessionId, TokenId};
+use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, SessionId, TaskSeq, TokenId};
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
     Credit, Define, Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye,
@@ -44,7 +44,7 @@ fn inline() -> Payload {
 fn submit(targets: Targets) -> FromClient {
     let (runtime, payload) = (Runtime::Native, inline());
     FromClient::Submit(Submit {
-        n: 1,
+        n: TaskSeq(1),
         targets,
         runtime,
         class: 0,
@@ -79,7 +79,7 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
             FromClient::Open(Open {
                 secret: PayloadSecret::new([7; 32]),
                 cancel_on_disconnect: false,
-                submitted: 0,
+                submitted: TaskSeq::MIN,
             }),
             nobody,
         ),
@@ -88,7 +88,10 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
         (FromClient::Define(Define { number: 1, payload: inline() }), submitters(Closed)),
         // Of one that is not there.
         (FromClient::Undefine(Undefine { number: 9 }), everybody),
-        (FromClient::Cancel(Cancel { ranges: vec![(1, 9)], force: false }), submitters(Closed)),
+        (
+            FromClient::Cancel(Cancel { ranges: vec![(TaskSeq(1), TaskSeq(9))], force: false }),
+            submitters(Closed),
+        ),
         (FromClient::Signal(Signal { request, engines: vec![], signal: 2 }), direct(Refused)),
         (FromClient::Restart(Restart { request, engines: vec![] }), direct(Refused)),
         (
@@ -100,11 +103,17 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
         (query(Query::Tasks(Box::new(TaskQuery { limit: 9, ..TaskQuery::default() }))), everybody),
         (FromClient::Subscribe(Subscribe { engines: true }), everybody),
         (
-            FromClient::Fetch(Fetch { request, session, n: 1, wait: false, output: false }),
+            FromClient::Fetch(Fetch {
+                request,
+                session,
+                n: TaskSeq(1),
+                wait: false,
+                output: false,
+            }),
             submitters(Refused),
         ),
         // Also for an observer: the ends of tasks that were forbidden are acknowledged.
-        (FromClient::Ack(Ack { ranges: vec![(1, 9)].into() }), everybody),
+        (FromClient::Ack(Ack { ranges: vec![(TaskSeq(1), TaskSeq(9))].into() }), everybody),
         (FromClient::Purge(Purge { request, tasks: vec![] }), submitters(Refused)),
         (FromClient::Revoke(Revoke { request, tokens: vec![TokenId([1; 16])] }), admin),
         (

@@ -7,6 +7,7 @@ use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
 use furlong_tests::session::RawSession;
 use furlong_wire::call::{Codec, RemoteError, ReplyHeader, encode_reply};
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
     AttemptFinished, ErrorKind, FromClient, FromEngine, Outcome, Payload, Register, Runtime,
     Submit, Targets, TaskError, TaskOptions, TaskState,
@@ -41,7 +42,7 @@ fn ends(farm: &Farm, engine: &mut RawEngine, outcome: Outcome, buffers: &[Bytes]
     let (runtime, payload) = (Runtime::Native, inline(&[Bytes::from_static(b"call")]));
     let options = Some(Box::new(options));
     client.send(&[FromClient::Submit(Submit {
-        n: 1,
+        n: TaskSeq(1),
         targets: Targets::Shared,
         runtime,
         class: 0,

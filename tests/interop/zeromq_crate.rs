@@ -5,6 +5,7 @@ use furlong_link::dial::random_bytes;
 use furlong_tests::farm::Farm;
 use furlong_tests::session::Credentials;
 use furlong_tests::wait::SOON;
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
     FromClient, Greeting, Message, Open, Query, Reply, ReplyBody, Request, ToClient, decode_batch,
     encode_message,
@@ -58,7 +59,7 @@ async fn ask_for_engines(farm: &Farm) {
         &FromClient::Open(Open {
             secret: PayloadSecret::new(random_bytes()),
             cancel_on_disconnect: false,
-            submitted: 0,
+            submitted: TaskSeq::MIN,
         }),
         &mut envelope,
     );

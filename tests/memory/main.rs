@@ -9,7 +9,7 @@ use furlong_broker::core::{Config, ConnectionId, Core, Output, Peer, Roster, Tim
 use furlong_tests::engine::register;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{
-    Attempt, AttemptId, BrokerStart, ClusterId, OwnerId, SessionId, TaskId, TokenId,
+    Attempt, AttemptId, BrokerStart, ClusterId, OwnerId, SessionId, TaskId, TaskSeq, TokenId,
 };
 use furlong_wire::keys::PublicKey;
 use furlong_wire::message::{
@@ -88,7 +88,10 @@ impl Filled {
     fn client(&mut self) -> ConnectionId {
         let connection = self.connect(Role::Client);
         let (secret, cancel_on_disconnect) = (PayloadSecret::new([1; 32]), false);
-        self.say(connection, FromClient::Open(Open { secret, cancel_on_disconnect, submitted: 0 }));
+        self.say(
+            connection,
+            FromClient::Open(Open { secret, cancel_on_disconnect, submitted: TaskSeq::MIN }),
+        );
         connection
     }
 
@@ -134,7 +137,7 @@ impl Filled {
         self.say(
             client,
             FromClient::Submit(Submit {
-                n,
+                n: TaskSeq(n),
                 targets,
                 runtime,
                 class: 0,
@@ -199,7 +202,10 @@ fn dependencies(filled: &mut Filled) {
         success: true,
         failure: false,
     };
-    let options = TaskOptions { after: (1..=many).map(on).collect(), ..TaskOptions::default() };
+    let options = TaskOptions {
+        after: TaskSeq(1).through(TaskSeq(many)).map(on).collect(),
+        ..TaskOptions::default()
+    };
     (many + 1..=many + 400).for_each(|n| filled.submit(client, n, Some(options.clone()), 4));
 }
 
@@ -238,7 +244,7 @@ fn kept_records(filled: &mut Filled) {
         let finished =
             AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1_000_000, payload };
         filled.report(engine, FromEngine::Finished(finished));
-        filled.say(client, FromClient::Ack(Ack { ranges: vec![(n, n)].into() }));
+        filled.say(client, FromClient::Ack(Ack { ranges: vec![(TaskSeq(n), TaskSeq(n))].into() }));
     }
 }
 
@@ -264,7 +270,7 @@ fn payloads_in_small_chunks(filled: &mut Filled) {
         filled.say(
             client,
             FromClient::Submit(Submit {
-                n,
+                n: TaskSeq(n),
                 targets,
                 runtime,
                 class: 0,

@@ -5,7 +5,7 @@ use furlong_client::core::Call;
 use furlong_client::core::requests::Answer;
 use furlong_client::core::tasks::Listener;
 use furlong_tests::history::{Facts, Invariant, TaskName};
-use furlong_wire::ids::{EngineId, TaskId};
+use furlong_wire::ids::{EngineId, TaskId, TaskSeq};
 use furlong_wire::message::{
     CancelTasks, Dependency, FromClient, Purge, Query, ReplyBody, Request, Restart, Revoke,
     Shutdown, Signal, TakeBack, TaskOptions, TaskQuery, TaskRange,
@@ -148,7 +148,7 @@ impl World {
                 let neighbour = (place + 1) % self.clients.len();
                 let of = &self.clients[if demand.of_neighbour { neighbour } else { place }];
                 let n = (of.tasks.len() as u64 + 1).checked_sub(demand.back).filter(|n| *n > 0)?;
-                let task = TaskId { session: of.session, n };
+                let task = TaskId { session: of.session, n: TaskSeq(n) };
                 Some(Dependency { task, success: demand.success, failure: demand.failure })
             };
             group.demands.iter().filter_map(demand).collect()
@@ -156,7 +156,7 @@ impl World {
         let client = &self.clients[place];
         let input = |back: &u64| (client.tasks.len() as u64 + 1).checked_sub(*back);
         let inputs = plan.inputs.iter().filter_map(input).filter(|n| *n > 0);
-        let inputs = inputs.map(|n| TaskId { session: client.session, n });
+        let inputs = inputs.map(|n| TaskId { session: client.session, n: TaskSeq(n) });
         TaskOptions {
             label: None,
             priority: plan.priority,
@@ -193,7 +193,7 @@ impl World {
         let client = &mut self.clients[place];
         let Some(core) = &mut client.core else { return Ok(()) };
         let first = client.tasks.len() as u64 + 1;
-        let inputs: Vec<u64> = call
+        let inputs: Vec<TaskSeq> = call
             .options
             .iter()
             .flat_map(|options| options.inputs.iter().map(|input| input.n))
@@ -263,13 +263,14 @@ impl World {
                 continue;
             }
             if n % 5 == 0
-                && let Some(feed) = self.client_does(place, |core| core.open_output(n, Some(key)))
+                && let Some(feed) =
+                    self.client_does(place, |core| core.open_output(TaskSeq(n), Some(key)))
             {
                 self.begin(place, Handle::Output(n, feed));
             }
             if n % 7 == 0
                 && let Some(feed) =
-                    self.client_does(place, |core| core.open_published(n, Some(key)))
+                    self.client_does(place, |core| core.open_published(TaskSeq(n), Some(key)))
             {
                 self.begin(place, Handle::Published(n, feed));
             }
@@ -290,7 +291,11 @@ impl World {
     fn range_of(&self, of: u64, tasks: Choice) -> Option<TaskRange> {
         let place = (of % self.clients.len() as u64) as usize;
         let (first, last) = self.numbers(place, tasks);
-        (first <= last).then(|| TaskRange { session: self.clients[place].session, first, last })
+        (first <= last).then(|| TaskRange {
+            session: self.clients[place].session,
+            first: TaskSeq(first),
+            last: TaskSeq(last),
+        })
     }
 
     pub fn note_cancel(&mut self, place: usize, n: u64) {
@@ -304,7 +309,7 @@ impl World {
         let (first, last) = self.numbers(place, tasks);
         if first <= last {
             (first..=last).for_each(|n| self.note_cancel(place, n));
-            self.client_does(place, |core| core.cancel(&[(first, last)], force));
+            self.client_does(place, |core| core.cancel(&[(TaskSeq(first), TaskSeq(last))], force));
         }
     }
 
@@ -326,9 +331,9 @@ impl World {
     fn cancels_of_another(&mut self, place: usize, of: u64, tasks: Choice, force: bool) {
         let Some(range) = self.range_of(of, tasks) else { return };
         let of = (of % self.clients.len() as u64) as usize;
-        (range.first..=range.last).for_each(|n| self.note_cancel(of, n));
+        range.first.through(range.last).for_each(|n| self.note_cancel(of, n.0));
         let tasks = vec![range.clone()];
-        if range.first.is_multiple_of(2) {
+        if range.first.0.is_multiple_of(2) {
             self.asks(place, |request| FromClient::TakeBack(TakeBack { request, tasks }));
         } else {
             let cancel = |request| FromClient::CancelTasks(CancelTasks { request, tasks, force });
@@ -344,13 +349,13 @@ impl World {
         {
             self.waits_for_answer(place, request, None);
             if let Some(feed) = follower {
-                self.begin(place, Handle::Output(task.n, feed));
+                self.begin(place, Handle::Output(task.n.0, feed));
             }
         }
     }
 
     /// Fetches a result that stays.
-    pub fn fetches_own(&mut self, place: usize, n: u64) {
+    pub fn fetches_own(&mut self, place: usize, n: TaskSeq) {
         let task = TaskId { session: self.clients[place].session, n };
         if let Some(Ok((request, _))) =
             self.client_does(place, |core| core.fetch(task, false, false))

@@ -15,7 +15,7 @@ use furlong_link::file::FileContent;
 use furlong_link::peer::inbox::{Messages, Record};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::capability::{Revocation, RevokedTokens};
-use furlong_wire::ids::{BrokerStart, ClusterId, SessionId, TokenId};
+use furlong_wire::ids::{BrokerStart, ClusterId, SessionId, TaskSeq, TokenId};
 use furlong_wire::message::{Direction, ErrorKind, FromClient, FromEngine, ToClient};
 
 use crate::client::Submitted;
@@ -135,7 +135,7 @@ impl World {
             .broker
             .disk
             .open()
-            .filter(|(session, n)| !of_broker::is_unfinished(core, *session, *n));
+            .filter(|(session, n)| !of_broker::is_unfinished(core, *session, TaskSeq(*n)));
         for (session, n) in ended {
             if let Some(client) = self.clients.iter().position(|client| client.session == session) {
                 self.history.end_lost(TaskName { client: client as u32, n });
@@ -397,7 +397,7 @@ impl World {
         let kind = finished.outcome.error.as_ref().map(|error| error.kind);
         let peer = self.network.connections.get(&no).map(|it| it.peer);
         if let (Some(ErrorKind::Busy), Some(Peer::Client(client))) = (kind, peer) {
-            self.broker.refused.insert(TaskName { client: client as u32, n: finished.n });
+            self.broker.refused.insert(TaskName { client: client as u32, n: finished.n.0 });
         }
     }
 
@@ -450,7 +450,7 @@ fn hear<M: Direction>(
 
 /// Returns true if the broker has ended a task for what happened to it, not for what it is.
 fn is_ended_by_broker(core: &Core, (session, n): (SessionId, u64)) -> bool {
-    let outcome = of_broker::outcome(core, session, n);
+    let outcome = of_broker::outcome(core, session, TaskSeq(n));
     let kind = outcome.and_then(|outcome| outcome.error.as_ref()).map(|error| error.kind);
     matches!(
         kind,

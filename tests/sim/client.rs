@@ -16,7 +16,7 @@ use furlong_link::peer::outbox::Chunks;
 use furlong_link::peer::redial::Redial;
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::handshake::HelloBody;
-use furlong_wire::ids::{EngineId, SessionId, TokenId};
+use furlong_wire::ids::{EngineId, SessionId, TaskSeq, TokenId};
 use furlong_wire::message::{Dependency, FromClient, RefusalKind, TaskRange, ToClient, Welcome};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
@@ -64,7 +64,7 @@ pub struct Submitted {
     /// The tasks after which it is to run, and whether one of them is enough.
     pub after: (Vec<Dependency>, bool),
     /// The numbers of the tasks whose results are its inputs.
-    pub inputs: Vec<u64>,
+    pub inputs: Vec<TaskSeq>,
     /// The life of the broker in which it was submitted.
     pub life: u64,
     /// The outcome that somebody else who asked was told, in that life of the broker.
@@ -495,7 +495,7 @@ impl World {
             Handle::Output(n, feed) => {
                 while let Poll::Ready(fed) = core.poll_output(feed, &waker, &mut replaced) {
                     if matches!(fed, furlong_client::core::bounded_queues::Fed::Over) {
-                        core.forget_output(n, feed);
+                        core.forget_output(TaskSeq(n), feed);
                         return;
                     }
                 }
@@ -503,7 +503,7 @@ impl World {
             Handle::Published(n, feed) => {
                 while let Poll::Ready(fed) = core.poll_published(feed, &waker, &mut replaced) {
                     if matches!(fed, furlong_client::core::bounded_queues::Fed::Over) {
-                        core.forget_published(n, feed);
+                        core.forget_published(TaskSeq(n), feed);
                         return;
                     }
                 }

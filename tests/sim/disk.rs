@@ -43,7 +43,7 @@ impl Disk {
         match &entry {
             Entry::Session(row) => _ = self.sessions.insert(row.key, row.id),
             Entry::Task(row) => {
-                let name = (self.sessions[&row.session], row.n);
+                let name = (self.sessions[&row.session], row.n.0);
                 self.open.insert(row.id, name);
                 self.accepted.insert(name);
                 if row.begun || row.options.repeated {

@@ -5,7 +5,7 @@ use furlong_client::core::results::Body;
 use furlong_client::core::tasks::{End, Ended};
 use furlong_tests::history::{Invariant, Outcome as Ending, TaskName};
 use furlong_wire::call::{ReplyHeader, decode_reply};
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{Dependency, ErrorKind, Outcome, TaskPhase, TaskRecord, TaskState};
 use furlong_wire::payload::unpack_inline_call;
 
@@ -28,7 +28,7 @@ impl World {
     pub fn is_delivered(&mut self, place: usize, ended: Ended) {
         let Ended { n, engine, attempts, stays, end, .. } = ended;
         let End::Finished(outcome, body) = end else { return };
-        let task = TaskName { client: place as u32, n };
+        let task = TaskName { client: place as u32, n: n.0 };
         self.note(|_| {
             format!("client {place} has task {n}: {outcome:?}, by {engine:?}, attempt {attempts}")
         });
@@ -51,7 +51,7 @@ impl World {
             self.violated(Invariant::PayloadsArriveIntact, Some(task), why);
         }
         let ending = ending(outcome.state);
-        let seen = self.clients[place].tasks[n as usize - 1].seen;
+        let seen = self.clients[place].tasks[n.0 as usize - 1].seen;
         if let Some((life, seen)) = seen
             && life == self.broker.life
             && seen != ending
@@ -66,9 +66,9 @@ impl World {
     }
 
     /// A result stays at the broker: the program may look at it, and lets go of it some time.
-    fn result_stays(&mut self, place: usize, n: u64) {
-        if !self.calls[self.clients[place].tasks[n as usize - 1].call].plan.stay {
-            let task = TaskName { client: place as u32, n };
+    fn result_stays(&mut self, place: usize, n: TaskSeq) {
+        if !self.calls[self.clients[place].tasks[n.0 as usize - 1].call].plan.stay {
+            let task = TaskName { client: place as u32, n: n.0 };
             return self.violated(Invariant::PayloadsArriveIntact, Some(task), "it stays unasked");
         }
         if self.dice.one_in(3) {
@@ -85,7 +85,7 @@ impl World {
             return;
         };
         let (TaskPhase::Ended, Some(outcome)) = (record.phase, &record.outcome) else { return };
-        let task = TaskName { client: of as u32, n: record.id.n };
+        let task = TaskName { client: of as u32, n: record.id.n.0 };
         self.note(|_| format!("client {place} sees task {task:?}: {outcome:?}"));
         if self.setup.clients[self.clients[place].spec].owner
             != self.setup.clients[self.clients[of].spec].owner
@@ -214,9 +214,10 @@ impl World {
         let (after, is_one_enough) = &submitted.after;
         let session = self.clients[task.client as usize].session;
         let first = self.calls[submitted.call].first;
-        let is_own = |demand: &Dependency| demand.task.session == session && demand.task.n < first;
+        let is_own =
+            |demand: &Dependency| demand.task.session == session && demand.task.n < TaskSeq(first);
         let is_met = |demand: &Dependency| {
-            let ending = self.history.outcome(TaskName { n: demand.task.n, ..task });
+            let ending = self.history.outcome(TaskName { n: demand.task.n.0, ..task });
             ending.is_some_and(|ending| {
                 if ending == Ending::Succeeded { demand.success } else { demand.failure }
             })

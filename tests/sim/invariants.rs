@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use furlong_broker::core::invariants as of_broker;
 use furlong_tests::history::{Invariant, TaskName};
-use furlong_wire::ids::Attempt;
+use furlong_wire::ids::{Attempt, TaskSeq};
 use furlong_wire::message::{HeldWork, Release, ReplyBody, TaskRange};
 
 use crate::calls::CallNo;
@@ -123,7 +123,7 @@ impl World {
         let is_missing = |(n, task): &(u64, &Submitted)| {
             self.is_on_disk_when_answered(task)
                 && !disk.has_accepted(client.session, *n)
-                && is_unfinished(client.session, *n)
+                && is_unfinished(client.session, TaskSeq(*n))
         };
         let mut before = (1..=asked.submitted).zip(&client.tasks);
         if let Some((n, _)) = before.find(is_missing) {
@@ -139,8 +139,8 @@ impl World {
         let Some(of) = self.clients.iter().position(|client| client.session == session) else {
             return;
         };
-        if let Some(n) =
-            (first..=last).find(|n| disk.is_open(session, *n) && !is_unfinished(session, *n))
+        if let Some(n) = (first.0..=last.0)
+            .find(|n| disk.is_open(session, *n) && !is_unfinished(session, TaskSeq(*n)))
         {
             let text = "that it was cancelled is answered, and not on disk";
             self.violated(
@@ -171,17 +171,17 @@ impl World {
         {
             let client = self.clients.iter().position(|client| client.session == work.session);
             let Some((client, submitted)) = client.and_then(|client| {
-                Some((client, self.clients[client].tasks.get(work.n as usize - 1)?))
+                Some((client, self.clients[client].tasks.get(work.n.0 as usize - 1)?))
             }) else {
                 continue;
             };
             let runs_once =
                 submitted.target.is_some() || self.calls[submitted.call].plan.at_most_once;
-            if runs_once && self.broker.disk.is_open(work.session, work.n) {
+            if runs_once && self.broker.disk.is_open(work.session, work.n.0) {
                 let text = "its engine has let its result go, and its end is not on disk";
                 self.violated(
                     Invariant::OnDiskBeforeItIsTold,
-                    Some(TaskName { client: client as u32, n: work.n }),
+                    Some(TaskName { client: client as u32, n: work.n.0 }),
                     text,
                 );
             }

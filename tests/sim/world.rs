@@ -9,6 +9,7 @@ use furlong_broker::core::Peer as Proved;
 use furlong_engine::job::SlotJob;
 use furlong_link::peer::inbox::ReceiveError;
 use furlong_tests::history::{History, Invariant, TaskName, Violation};
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{RefusalKind, Welcome};
 
 use crate::broker::Broker;
@@ -55,7 +56,7 @@ pub enum Event {
     Recalls(usize, usize, SlotJob),
     ClientTick(usize),
     /// A program needs a result no longer that stays.
-    LetsGo(usize, u64),
+    LetsGo(usize, TaskSeq),
     /// A client has sought its broker for long enough.
     GivesUp(usize),
     /// A process or a client comes in the place of one that is gone.

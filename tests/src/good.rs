@@ -10,7 +10,7 @@ use furlong_link::peer::outbox::Outbox;
 use furlong_link::stream::WriteHalf;
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
-use furlong_wire::ids::{EngineId, SessionId};
+use furlong_wire::ids::{EngineId, SessionId, TaskSeq};
 use furlong_wire::message::{FromClient, Open, Query, ReplyBody, Request, ToClient, Welcome};
 use furlong_wire::payload::PayloadSecret;
 use tokio::runtime::Runtime;
@@ -56,7 +56,7 @@ impl Good {
         good.send(&FromClient::Open(Open {
             secret: PayloadSecret::new(random_bytes()),
             cancel_on_disconnect: false,
-            submitted: 0,
+            submitted: TaskSeq::MIN,
         }))?;
         Ok(good)
     }

@@ -14,7 +14,7 @@ use furlong_link::pending::PendingPeer;
 use furlong_link::stream::{WriteHalf, split};
 use furlong_wire::capability::{Capability, ClusterName, Grant};
 use furlong_wire::handshake::{ExpectStart, HelloBody};
-use furlong_wire::ids::{BrokerStart, ClusterId, OwnerId, TokenId};
+use furlong_wire::ids::{BrokerStart, ClusterId, OwnerId, TaskSeq, TokenId};
 use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{Accepted, FromClient, Greeting, ToClient, Welcome, encode_message};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -179,8 +179,11 @@ impl Broker {
             for message in record.into_messages::<FromClient>() {
                 match message.ok()?.0 {
                     FromClient::Open(_) => {
-                        let accepted =
-                            Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() };
+                        let accepted = Accepted {
+                            n: TaskSeq::MIN,
+                            missing: Vec::new(),
+                            definitions: Vec::new(),
+                        };
                         outbox.push(&ToClient::Accepted(accepted));
                     }
                     FromClient::Query(_) => answers = self.answers,

@@ -3,7 +3,7 @@
 use furlong_link::dial::random_bytes;
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::{ExpectReply, Hello, HelloBody};
-use furlong_wire::ids::{ClusterId, SessionId};
+use furlong_wire::ids::{ClusterId, SessionId, TaskSeq};
 use furlong_wire::limits::PROTOCOL_VERSION;
 use furlong_wire::message::{
     Direction, FromClient, Greeting, Message, Open, Refused, Welcome, decode_batch, encode_message,
@@ -187,7 +187,7 @@ impl RawSession {
         session.send(&[FromClient::Open(Open {
             secret: PayloadSecret::new([7; 32]),
             cancel_on_disconnect: false,
-            submitted: 0,
+            submitted: TaskSeq::MIN,
         })]);
         (credentials.hello.session, session)
     }

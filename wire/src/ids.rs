@@ -1,7 +1,7 @@
 //! Identities: who is who, in types that cannot be confused.
 
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{Add, AddAssign, RangeInclusive, Sub};
 
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +110,88 @@ impl fmt::Display for EngineId {
     }
 }
 
+/// A task's number in its session: 1, 2, 3, ... in the order of submission.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct TaskSeq(pub u64);
+
+impl TaskSeq {
+    /// Below all others; names no task.
+    pub const MIN: Self = Self(0);
+    /// A session's first task.
+    pub const FIRST: Self = Self(1);
+    /// Not below any other.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// The number that many tasks later, if there is one.
+    pub fn checked_add(self, tasks: u64) -> Option<Self> {
+        self.0.checked_add(tasks).map(Self)
+    }
+
+    /// The number of tasks from an earlier one to this, if that is an earlier one.
+    pub fn checked_sub(self, earlier: Self) -> Option<u64> {
+        self.0.checked_sub(earlier.0)
+    }
+
+    /// The number that many tasks later, or the last one.
+    pub fn saturating_add(self, tasks: u64) -> Self {
+        Self(self.0.saturating_add(tasks))
+    }
+
+    /// The number that many tasks before, or [`TaskSeq::MIN`].
+    pub fn saturating_sub(self, tasks: u64) -> Self {
+        Self(self.0.saturating_sub(tasks))
+    }
+
+    /// This number, the one after it, and so on.
+    pub fn onward(self) -> impl Iterator<Item = Self> {
+        (self.0..).map(Self)
+    }
+
+    /// All numbers from this one to `last`, both included.
+    pub fn through(self, last: Self) -> impl DoubleEndedIterator<Item = Self> + Clone {
+        (self.0..=last.0).map(Self)
+    }
+}
+
+impl Add<u64> for TaskSeq {
+    type Output = Self;
+
+    fn add(self, tasks: u64) -> Self {
+        Self(self.0 + tasks)
+    }
+}
+
+impl AddAssign<u64> for TaskSeq {
+    fn add_assign(&mut self, tasks: u64) {
+        self.0 += tasks;
+    }
+}
+
+impl Sub<u64> for TaskSeq {
+    type Output = Self;
+
+    fn sub(self, tasks: u64) -> Self {
+        Self(self.0 - tasks)
+    }
+}
+
+impl Sub for TaskSeq {
+    type Output = u64;
+
+    fn sub(self, earlier: Self) -> u64 {
+        self.0 - earlier.0
+    }
+}
+
+impl fmt::Display for TaskSeq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A task within its owner: the session that submitted it, and its number there (consecutive from
 /// 1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -117,7 +199,7 @@ pub struct TaskId {
     /// The session that submitted the task.
     pub session: SessionId,
     /// The task's number in that session.
-    pub n: u64,
+    pub n: TaskSeq,
 }
 
 impl fmt::Display for TaskId {
@@ -167,7 +249,7 @@ mod tests {
     #[test]
     fn a_task_is_written_as_session_prefix_and_number() {
         let session = SessionId([0xff, 0, 0, 1, 9, 9, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let task = TaskId { session, n: 17 };
+        let task = TaskId { session, n: TaskSeq(17) };
         assert_eq!(task.to_string(), "zw0000:17");
     }
 

@@ -16,7 +16,7 @@ use furlong_wire::call::{
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{
     Attempt, AttemptId, BrokerStart, ClusterId, EngineId, EngineUuid, FunctionHash, InstanceId,
-    OwnerId, PassKey, SessionId, TaskId, TokenId,
+    OwnerId, PassKey, SessionId, TaskId, TaskSeq, TokenId,
 };
 use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{
@@ -177,7 +177,7 @@ fn records(vectors: &mut Vectors, to_broker: &mut RecordSealer, to_peer: &mut Re
     let open = FromClient::Open(Open {
         secret: secret.clone(),
         cancel_on_disconnect: false,
-        submitted: 0,
+        submitted: TaskSeq::MIN,
     });
     let mut sealer = secret.request_key(&SESSION).into_sealer();
     let inline = inline_payload(&mut sealer);
@@ -273,7 +273,15 @@ fn welcome() -> Welcome {
 }
 
 fn submit(n: u64, targets: Targets, payload: Payload) -> Submit {
-    Submit { n, targets, runtime: Runtime::Native, class: 7, define: None, options: None, payload }
+    Submit {
+        n: TaskSeq(n),
+        targets,
+        runtime: Runtime::Native,
+        class: 7,
+        define: None,
+        options: None,
+        payload,
+    }
 }
 
 fn batch<M: Message>(messages: &[&M]) -> Vec<u8> {
@@ -390,7 +398,7 @@ fn greetings(vectors: &mut Vectors) {
 
 fn from_client(vectors: &mut Vectors) {
     let inline = || Payload::Inline((&[0]).into());
-    let tasks = || vec![TaskRange { session: SESSION, first: 1, last: 2 }];
+    let tasks = || vec![TaskRange { session: SESSION, first: TaskSeq(1), last: TaskSeq(2) }];
     let query = TaskQuery { newest_session: true, limit: 200, ..TaskQuery::default() };
     let direct = Targets::Engines(vec![EngineId(0), EngineId(3)]);
     let options = Submit { options: Some(Box::new(options())), ..submit(3, direct, inline()) };
@@ -402,12 +410,15 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::Open(Open {
             secret: PayloadSecret::new(PAYLOAD_SECRET),
             cancel_on_disconnect: false,
-            submitted: 0,
+            submitted: TaskSeq::MIN,
         }),
         FromClient::Submit(submit(1, Targets::Shared, inline())),
         FromClient::Submit(options),
         FromClient::Define(Define { number: 1, payload: inline() }),
-        FromClient::Cancel(Cancel { ranges: vec![(1, 1), (5, 300)], force: false }),
+        FromClient::Cancel(Cancel {
+            ranges: vec![(TaskSeq(1), TaskSeq(1)), (TaskSeq(5), TaskSeq(300))],
+            force: false,
+        }),
         FromClient::Signal(Signal { request: 1, engines: vec![EngineId(0)], signal: 2 }),
         FromClient::Restart(Restart { request: 1, engines: vec![EngineId(0), EngineId(3)] }),
         FromClient::CancelTasks(CancelTasks { request: 1, tasks: tasks(), force: false }),
@@ -424,8 +435,16 @@ fn from_client(vectors: &mut Vectors) {
         }),
         FromClient::Query(Request { request: 3, query: Query::Tasks(Box::new(query)) }),
         FromClient::Subscribe(Subscribe { engines: true }),
-        FromClient::Fetch(Fetch { request: 4, session: SESSION, n: 1, wait: true, output: false }),
-        FromClient::Ack(Ack { ranges: vec![(1, 2), (4, 4)].into() }),
+        FromClient::Fetch(Fetch {
+            request: 4,
+            session: SESSION,
+            n: TaskSeq(1),
+            wait: true,
+            output: false,
+        }),
+        FromClient::Ack(Ack {
+            ranges: vec![(TaskSeq(1), TaskSeq(2)), (TaskSeq(4), TaskSeq(4))].into(),
+        }),
         FromClient::Purge(Purge { request: 5, tasks: tasks() }),
         FromClient::Revoke(Revoke { request: 6, tokens: vec![TOKEN_ID] }),
         FromClient::Shutdown(Shutdown { request: 7, engines: None, finish: true, broker: true }),
@@ -436,7 +455,7 @@ fn from_client(vectors: &mut Vectors) {
 }
 
 fn options() -> TaskOptions {
-    let task = TaskId { session: SESSION, n: 1 };
+    let task = TaskId { session: SESSION, n: TaskSeq(1) };
     TaskOptions {
         label: Some("a".to_owned()),
         priority: -1,
@@ -459,7 +478,7 @@ fn to_client(vectors: &mut Vectors) {
     };
     let failed = Outcome::error(TaskState::Failed, ErrorKind::Remote, "");
     let finished = |outcome, payload| Finished {
-        n: 1,
+        n: TaskSeq(1),
         outcome,
         engine: Some(EngineId(0)),
         attempts: 1,
@@ -472,18 +491,22 @@ fn to_client(vectors: &mut Vectors) {
         ToClient::Goodbye(Goodbye { reason: "done".to_owned() }),
         ToClient::Credit(Credit { payload_bytes_total: 1_000 }),
         ToClient::Passed(PASSED),
-        ToClient::Accepted(Accepted { n: 2, missing: vec![(1, 1)], definitions: vec![1] }),
+        ToClient::Accepted(Accepted {
+            n: TaskSeq(2),
+            missing: vec![(TaskSeq(1), TaskSeq(1))],
+            definitions: vec![1],
+        }),
         ToClient::Finished(finished(Outcome::SUCCEEDED, Some(chunked))),
         ToClient::Finished(finished(failed, None)),
         ToClient::Output(Output {
-            n: 1,
+            n: TaskSeq(1),
             attempt: 1,
             engine: EngineId(0),
             stream: Stream::Stdout,
             offset: 0,
             bytes: b"Hello\n".to_vec(),
         }),
-        ToClient::Published(Published { n: 1, payload: Payload::Inline((&[0]).into()) }),
+        ToClient::Published(Published { n: TaskSeq(1), payload: Payload::Inline((&[0]).into()) }),
         ToClient::Event(Event::EngineOnline(EngineId(3))),
         ToClient::Event(Event::EngineOffline(EngineId(3))),
         ToClient::Event(Event::EngineRestarted(EngineId(3), "exit code 1".to_owned())),
@@ -494,7 +517,7 @@ fn to_client(vectors: &mut Vectors) {
         reply(ReplyBody::Done),
         reply(ReplyBody::Cancelled(1, 2)),
         reply(ReplyBody::Tasks(vec![record()], None)),
-        ToClient::Stopped(Stopped { n: 1 }),
+        ToClient::Stopped(Stopped { n: TaskSeq(1) }),
         ToClient::Fetched(Fetched {
             request: 1,
             record: Box::new(record()),
@@ -517,7 +540,7 @@ fn record() -> TaskRecord {
     let past =
         AttemptRecord { engine: EngineId(0), assigned_us: 1, ended_us: 2, how: "lost".to_owned() };
     TaskRecord {
-        id: TaskId { session: SESSION, n: 1 },
+        id: TaskId { session: SESSION, n: TaskSeq(1) },
         label: Some("a".to_owned()),
         runtime: Runtime::Python,
         target: None,
@@ -611,7 +634,7 @@ fn to_engine(vectors: &mut Vectors) {
             payload_credit_bytes: 1_000,
         }),
         ToEngine::Assign(Assign {
-            work: AtLeastOne::new(Work { slot: 0, n: 1, attempt: AttemptId(5) }),
+            work: AtLeastOne::new(Work { slot: 0, n: TaskSeq(1), attempt: AttemptId(5) }),
             session: Some(SESSION),
             runtime: Runtime::Native,
             define: Some(1),
@@ -687,7 +710,7 @@ fn register() -> Register {
         held: vec![HeldWork {
             attempt: attempt(),
             session: SESSION,
-            n: 1,
+            n: TaskSeq(1),
             slot: 0,
             finished: false,
         }],

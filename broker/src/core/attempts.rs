@@ -1,6 +1,6 @@
 //! The attempts that engines have, each under an id that is never given twice.
 
-use furlong_wire::ids::{EngineId, OwnerId};
+use furlong_wire::ids::{EngineId, OwnerId, TaskSeq};
 
 use super::keys::{AttemptId, SessionKey, TaskKey};
 use super::seq_map::SeqMap;
@@ -14,7 +14,7 @@ pub(in crate::core) struct Assignment {
     /// Its session.
     pub(in crate::core) session: SessionKey,
     /// Its number there.
-    pub(in crate::core) n: u64,
+    pub(in crate::core) n: TaskSeq,
     /// The engine.
     pub(in crate::core) engine: EngineId,
     /// True if it came from the engine's own queue.
@@ -29,7 +29,7 @@ impl Assignment {
     /// What an engine has from now on.
     pub(in crate::core) fn new(
         task: TaskKey,
-        (session, n): (SessionKey, u64),
+        (session, n): (SessionKey, TaskSeq),
         engine: EngineId,
         direct: bool,
     ) -> Self {
@@ -51,7 +51,7 @@ pub(in crate::core) struct Stopping {
 /// All of them, by id, until the engine has ended or returned them.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    given: SeqMap<Assignment>,
+    given: SeqMap<AttemptId, Assignment>,
     made: u64,
 }
 
@@ -72,23 +72,23 @@ impl Attempts {
     /// An engine has an attempt from now on.
     pub(in crate::core) fn insert(&mut self, id: AttemptId, given: Assignment) {
         assert!(0 < id.0 && id.0 <= self.made, "attempt {id} was never made");
-        let before = self.given.insert(id.0, given);
+        let before = self.given.insert(id, given);
         assert!(before.is_none(), "attempt {id} is with two engines");
     }
 
     /// An attempt, while an engine has it.
     pub(in crate::core) fn get(&self, id: AttemptId) -> Option<&Assignment> {
-        self.given.get(id.0)
+        self.given.get(id)
     }
 
     /// An attempt, while an engine has it.
     pub(in crate::core) fn get_mut(&mut self, id: AttemptId) -> Option<&mut Assignment> {
-        self.given.get_mut(id.0)
+        self.given.get_mut(id)
     }
 
     /// The engine has it no longer.
     pub(in crate::core) fn remove(&mut self, id: AttemptId) -> Option<Assignment> {
-        self.given.remove(id.0)
+        self.given.remove(id)
     }
 
     /// Returns their number.
@@ -104,6 +104,6 @@ impl Attempts {
     /// All of them, in the order of their ids.
     #[cfg(any(test, feature = "invariants"))]
     pub(in crate::core) fn iter(&self) -> impl Iterator<Item = (AttemptId, &Assignment)> {
-        self.given.iter().map(|(id, given)| (AttemptId(id), given))
+        self.given.iter()
     }
 }

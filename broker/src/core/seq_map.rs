@@ -1,6 +1,9 @@
 //! A map whose keys are given one after the other and mostly taken out in about that order.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::marker::PhantomData;
+
+use furlong_wire::ids::{AttemptId, TaskSeq};
 
 use crate::core::turns::work::count;
 
@@ -13,7 +16,7 @@ const RECENT_MAX: u64 = 1024;
 /// is found by its place, without a search; an older one that stays keeps its page alone. Its order
 /// is that of the numbers.
 #[derive(Debug)]
-pub struct SeqMap<T> {
+pub struct SeqMap<K, T> {
     /// Consecutive pages, from the page `first_recent` on. Neither the first nor the last is
     /// missing.
     recent: VecDeque<Option<Page<T>>>,
@@ -22,7 +25,34 @@ pub struct SeqMap<T> {
     len: usize,
     /// The last page that became empty, for the next one that is needed.
     spare: Option<Page<T>>,
+    keys: PhantomData<K>,
 }
+
+/// A key of a [`SeqMap`]: a number under a name.
+pub trait SeqKey: Copy {
+    /// The key of a number.
+    fn of(number: u64) -> Self;
+
+    /// Its number.
+    fn number(self) -> u64;
+}
+
+/// Newtypes of numbers.
+macro_rules! seq_keys {
+    ($($name:ident)+) => {
+        $(impl SeqKey for $name {
+            fn of(number: u64) -> Self {
+                Self(number)
+            }
+
+            fn number(self) -> u64 {
+                self.0
+            }
+        })+
+    };
+}
+
+seq_keys! { AttemptId TaskSeq }
 
 #[derive(Debug)]
 struct Page<T> {
@@ -36,13 +66,20 @@ impl<T> Default for Page<T> {
     }
 }
 
-impl<T> Default for SeqMap<T> {
+impl<K, T> Default for SeqMap<K, T> {
     fn default() -> Self {
-        Self { recent: VecDeque::new(), first_recent: 0, old: BTreeMap::new(), len: 0, spare: None }
+        Self {
+            recent: VecDeque::new(),
+            first_recent: 0,
+            old: BTreeMap::new(),
+            len: 0,
+            spare: None,
+            keys: PhantomData,
+        }
     }
 }
 
-impl<T> SeqMap<T> {
+impl<K: SeqKey, T> SeqMap<K, T> {
     /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.len
@@ -54,23 +91,26 @@ impl<T> SeqMap<T> {
     }
 
     /// The value of a number.
-    pub fn get(&self, number: u64) -> Option<&T> {
+    pub fn get(&self, key: K) -> Option<&T> {
+        let number = key.number();
         self.page(number / PAGE)?.slots[(number % PAGE) as usize].as_ref()
     }
 
     /// The value of a number.
-    pub fn get_mut(&mut self, number: u64) -> Option<&mut T> {
+    pub fn get_mut(&mut self, key: K) -> Option<&mut T> {
+        let number = key.number();
         self.page_mut(number / PAGE)?.slots[(number % PAGE) as usize].as_mut()
     }
 
     /// Returns true if a number has a value.
     #[cfg(any(test, feature = "invariants"))]
-    pub fn contains(&self, number: u64) -> bool {
-        self.get(number).is_some()
+    pub fn contains(&self, key: K) -> bool {
+        self.get(key).is_some()
     }
 
     /// Gives a number a value, in place of the one that it had.
-    pub fn insert(&mut self, number: u64, value: T) -> Option<T> {
+    pub fn insert(&mut self, key: K, value: T) -> Option<T> {
+        let number = key.number();
         let page = self.page_or_new(number / PAGE);
         let before = page.slots[(number % PAGE) as usize].replace(value);
         if before.is_none() {
@@ -81,7 +121,8 @@ impl<T> SeqMap<T> {
     }
 
     /// Takes a number's value out.
-    pub fn remove(&mut self, number: u64) -> Option<T> {
+    pub fn remove(&mut self, key: K) -> Option<T> {
+        let number = key.number();
         let page = self.page_mut(number / PAGE)?;
         let value = page.slots[(number % PAGE) as usize].take()?;
         assert!(page.live > 0 && page.live <= PAGE as u32, "a page of {} values", page.live);
@@ -97,17 +138,18 @@ impl<T> SeqMap<T> {
 
     /// The smallest number.
     #[cfg(test)]
-    pub fn first(&self) -> Option<u64> {
-        self.iter().next().map(|(number, _)| number)
+    pub fn first(&self) -> Option<K> {
+        self.iter().next().map(|(key, _)| key)
     }
 
     /// All of them, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
-        self.range(0, u64::MAX)
+    pub fn iter(&self) -> impl Iterator<Item = (K, &T)> {
+        self.range(K::of(0), K::of(u64::MAX))
     }
 
     /// Those whose numbers are from `first` to `last`, in order.
-    pub fn range(&self, first: u64, last: u64) -> impl Iterator<Item = (u64, &T)> {
+    pub fn range(&self, first: K, last: K) -> impl Iterator<Item = (K, &T)> {
+        let (first, last) = (first.number(), last.number());
         let (first_page, last_page) = (first / PAGE, (last / PAGE).max(first / PAGE));
         let old = self.old.range(first_page..=last_page).map(|(page, content)| (*page, content));
         let before = first_page.saturating_sub(self.first_recent).min(self.recent.len() as u64);
@@ -121,17 +163,18 @@ impl<T> SeqMap<T> {
                 value.as_ref().map(|value| (page * PAGE + at as u64, value))
             })
         });
-        in_pages.inspect(|_| count(1)).filter(move |(number, _)| (first..=last).contains(number))
+        let in_range = in_pages
+            .inspect(|_| count(1))
+            .filter(move |(number, _)| (first..=last).contains(number));
+        in_range.map(|(number, value)| (K::of(number), value))
     }
 
     /// Takes out those whose numbers are from `first` to `last`, so many at most, and gives them in
     /// order.
-    pub fn remove_first(&mut self, first: u64, last: u64, most: usize) -> Vec<(u64, T)> {
-        let numbers: Vec<u64> =
-            self.range(first, last).take(most).map(|(number, _)| number).collect();
-        numbers
-            .into_iter()
-            .map(|number| (number, self.remove(number).expect("it was found a moment ago")))
+    pub fn remove_first(&mut self, first: K, last: K, most: usize) -> Vec<(K, T)> {
+        let keys: Vec<K> = self.range(first, last).take(most).map(|(key, _)| key).collect();
+        keys.into_iter()
+            .map(|key| (key, self.remove(key).expect("it was found a moment ago")))
             .collect()
     }
 
@@ -218,6 +261,16 @@ impl<T> SeqMap<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    impl SeqKey for u64 {
+        fn of(number: u64) -> Self {
+            number
+        }
+
+        fn number(self) -> u64 {
+            self
+        }
+    }
 
     proptest! {
         #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use furlong_wire::ids::SessionId;
+use furlong_wire::ids::{SessionId, TaskSeq};
 use furlong_wire::message::TaskOptions;
 use furlong_wire::payload::InlineBytes;
 use furlong_wire::token::Claims;
@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
         Ok(TaskRow {
             id: id as u64,
             session: number(row, 1)?.try_into()?,
-            n: number(row, 2)? as u64,
+            n: TaskSeq(number(row, 2)? as u64),
             target: head.target,
             runtime: head.runtime,
             class: head.class,

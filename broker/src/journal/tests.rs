@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use furlong_wire::ids::{
-    BrokerStart, ClusterId, EngineId, InstanceId, OwnerId, SessionId, TaskId, TokenId,
+    BrokerStart, ClusterId, EngineId, InstanceId, OwnerId, SessionId, TaskId, TaskSeq, TokenId,
 };
 use furlong_wire::keys::{AtRestKey, PublicKey};
 use furlong_wire::message::{
@@ -91,7 +91,7 @@ fn task(id: u64, session: u32, payload: Blob) -> TaskRow {
     TaskRow {
         id,
         session,
-        n: id,
+        n: TaskSeq(id),
         target: None,
         runtime: Runtime::Python,
         class: 4,
@@ -263,7 +263,7 @@ impl Known {
             }
             Step::Begun(id) if live(&id) => Some(Entry::Begun(id)),
             Step::Met(id, of) if live(&id) => {
-                let task = TaskId { session: SessionId([1; 16]), n: of };
+                let task = TaskId { session: SessionId([1; 16]), n: TaskSeq(of) };
                 Some(Entry::Met(id, Met { task, succeeded: true, engine: Some(EngineId(2)) }))
             }
             Step::Ended(id, kind) if live(&id) => {

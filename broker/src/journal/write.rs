@@ -233,7 +233,7 @@ fn write_task(to: &Transaction<'_>, row: &TaskRow) -> rusqlite::Result<()> {
     to.prepare_cached(sql)?.execute(params![
         row.id as i64,
         row.session,
-        row.n as i64,
+        row.n.0 as i64,
         encode(&head),
         encode(&*row.options),
         payload,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Ack, Finished, FromClient, TaskOptions, TaskState};
 
@@ -21,7 +22,7 @@ const BYTES_DUE: u64 = 1024 * 1024;
 pub struct Acks {
     /// First and last of each, in the order of arrival; neighbours that arrive one after the other
     /// are one range.
-    ranges: Vec<(u64, u64)>,
+    ranges: Vec<(TaskSeq, TaskSeq)>,
     results: u64,
     bytes: u64,
     /// Ended tasks of which it is to be told later.
@@ -31,10 +32,10 @@ pub struct Acks {
 /// Ended tasks whose results stay.
 #[derive(Debug, Default)]
 pub(super) struct Staying {
-    tasks: BTreeMap<u64, Stay>,
+    tasks: BTreeMap<TaskSeq, Stay>,
     /// Tasks whose results are inputs of what is still to be said again after a cut: these stay
     /// until then, too.
-    wanted: BTreeSet<u64>,
+    wanted: BTreeSet<TaskSeq>,
 }
 
 #[derive(Debug)]
@@ -43,42 +44,43 @@ struct Stay {
     sent: Option<Sent>,
     bytes: u64,
     /// True if it stays until it is let go, false if only because it is wanted or made again.
-    is_to_stay: bool,
+    until_let_go: bool,
     /// A broker that had lost it has been given its task once more, and its end is yet to come.
-    is_made_again: bool,
+    until_made_again: bool,
 }
 
 impl Staying {
     /// A task has ended, and its result of so many bytes stays: until it is let go, or as long as
     /// it is wanted.
-    pub(super) fn insert(&mut self, n: u64, sent: Option<Sent>, bytes: u64, is_to_stay: bool) {
+    pub(super) fn insert(&mut self, n: TaskSeq, sent: Option<Sent>, bytes: u64, is_to_stay: bool) {
         // The broker that has said the end has its task.
         let sent = sent.map(|sent| Sent { repeated: false, ..sent });
-        self.tasks.insert(n, Stay { sent, bytes, is_to_stay, is_made_again: false });
+        self.tasks
+            .insert(n, Stay { sent, bytes, until_let_go: is_to_stay, until_made_again: false });
     }
 
     /// Returns true if a result stays until it is let go.
-    fn is_to_stay(&self, n: u64) -> bool {
-        self.tasks.get(&n).is_some_and(|stay| stay.is_to_stay)
+    fn is_to_stay(&self, n: TaskSeq) -> bool {
+        self.tasks.get(&n).is_some_and(|stay| stay.until_let_go)
     }
 
     /// Returns true if a task's result is held here as one of which the broker is not told.
-    fn contains(&self, n: u64) -> bool {
+    fn contains(&self, n: TaskSeq) -> bool {
         self.tasks.contains_key(&n)
     }
 
     /// Lets a result go, as soon as nobody wants it and the broker does not make it again. Returns
     /// its bytes if that is now.
-    fn release(&mut self, n: u64) -> Option<u64> {
+    fn release(&mut self, n: TaskSeq) -> Option<u64> {
         let stay = self.tasks.get_mut(&n)?;
-        stay.is_to_stay = false;
+        stay.until_let_go = false;
         self.take_unwanted(n)
     }
 
     /// Removes a result if nothing keeps it. Returns its bytes.
-    fn take_unwanted(&mut self, n: u64) -> Option<u64> {
-        let Stay { is_to_stay, is_made_again, bytes, .. } = *self.tasks.get(&n)?;
-        let is_kept = is_to_stay || is_made_again || self.wanted.contains(&n);
+    fn take_unwanted(&mut self, n: TaskSeq) -> Option<u64> {
+        let Stay { until_let_go, until_made_again, bytes, .. } = *self.tasks.get(&n)?;
+        let is_kept = until_let_go || until_made_again || self.wanted.contains(&n);
         (!is_kept).then(|| {
             self.tasks.remove(&n);
             bytes
@@ -86,17 +88,17 @@ impl Staying {
     }
 
     /// The task is given to a broker that has lost its result.
-    pub(super) fn make_again(&mut self, n: u64) {
+    pub(super) fn make_again(&mut self, n: TaskSeq) {
         if let Some(stay) = self.tasks.get_mut(&n) {
-            stay.is_made_again = true;
+            stay.until_made_again = true;
         }
     }
 
     /// The task has ended once more, and its result is there again, or there is none.
-    fn end_again(&mut self, n: u64, is_there: bool) {
+    fn end_again(&mut self, n: TaskSeq, is_there: bool) {
         if let Some(stay) = self.tasks.get_mut(&n) {
-            stay.is_made_again = false;
-            stay.is_to_stay &= is_there;
+            stay.until_made_again = false;
+            stay.until_let_go &= is_there;
             if let Some(sent) = &mut stay.sent {
                 sent.repeated = false;
             }
@@ -104,29 +106,29 @@ impl Staying {
     }
 
     /// The numbers of those that stay, ascending.
-    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn numbers(&self) -> impl Iterator<Item = TaskSeq> {
         self.tasks.keys().copied()
     }
 
     /// Returns what is to be sent again of one.
-    pub(super) fn sent_mut(&mut self, n: u64) -> Option<&mut Sent> {
+    pub(super) fn sent_mut(&mut self, n: TaskSeq) -> Option<&mut Sent> {
         self.tasks.get_mut(&n)?.sent.as_mut()
     }
 
     /// The results of these tasks are inputs of what is to be said again.
-    pub(super) fn want(&mut self, tasks: BTreeSet<u64>) {
+    pub(super) fn want(&mut self, tasks: BTreeSet<TaskSeq>) {
         self.wanted = tasks;
     }
 
     /// Returns true if a task's result is an input of what is to be said again.
-    pub(super) fn is_wanted(&self, n: u64) -> bool {
+    pub(super) fn is_wanted(&self, n: TaskSeq) -> bool {
         self.wanted.contains(&n)
     }
 
     /// All was said again. Returns the tasks whose results have stayed for that alone.
-    pub(super) fn want_no_longer(&mut self) -> Vec<u64> {
+    pub(super) fn want_no_longer(&mut self) -> Vec<TaskSeq> {
         self.wanted.clear();
-        self.tasks.iter().filter(|(_, stay)| !stay.is_to_stay).map(|(n, _)| *n).collect()
+        self.tasks.iter().filter(|(_, stay)| !stay.until_let_go).map(|(n, _)| *n).collect()
     }
 
     /// The session is over.
@@ -137,7 +139,7 @@ impl Staying {
 
 impl Acks {
     /// Adds a result of that many payload bytes.
-    pub fn push(&mut self, n: u64, bytes: u64) {
+    pub fn push(&mut self, n: TaskSeq, bytes: u64) {
         // Only the last one is looked at: an engine's results mostly come in their order, and what
         // is left apart comes together when all are sorted.
         match self.ranges.last_mut() {
@@ -176,10 +178,7 @@ impl Acks {
         let mut ranges = std::mem::take(&mut self.ranges);
         let results = std::mem::take(&mut self.results);
         self.bytes = 0;
-        #[expect(
-            clippy::stable_sort_primitive,
-            reason = "it makes use of the ascending runs of each engine's results"
-        )]
+        // Stable: that makes use of the ascending runs of each engine's results.
         ranges.sort();
         // What was delivered again after a cut is there twice.
         ranges.dedup_by(|next, range| {
@@ -192,7 +191,7 @@ impl Acks {
         let rest = ranges.split_off(ranges.len().min(LISTED_MAX));
         // As many bytes as are due at once: whoever asks again gets the next message.
         if !rest.is_empty() {
-            self.results = rest.iter().map(|(first, last)| last - first + 1).sum();
+            self.results = rest.iter().map(|(first, last)| *last - *first + 1).sum();
             (self.ranges, self.bytes) = (rest, BYTES_DUE);
         }
         assert!(self.results <= results, "{} of {results} results are left", self.results);
@@ -216,7 +215,7 @@ impl<W: Waiter> Core<W> {
 
     /// Lets go of a result that stays at the broker: it is told that nobody needs it any longer,
     /// other than tasks that were submitted with it as an input. Returns false if it does not stay.
-    pub fn release(&mut self, n: u64) -> bool {
+    pub fn release(&mut self, n: TaskSeq) -> bool {
         let stays = self.acks.staying.is_to_stay(n);
         if let Some(bytes) = self.acks.staying.release(n) {
             self.acks.push(n, bytes);
@@ -236,7 +235,7 @@ impl<W: Waiter> Core<W> {
     }
 
     /// A result that stays is no longer made again: it is there, or there will be none.
-    pub(super) fn end_stay(&mut self, n: u64, is_there: bool) {
+    pub(super) fn end_stay(&mut self, n: TaskSeq, is_there: bool) {
         self.acks.staying.end_again(n, is_there);
         if let Some(bytes) = self.acks.staying.take_unwanted(n) {
             self.acks.push(n, bytes);
@@ -244,7 +243,7 @@ impl<W: Waiter> Core<W> {
     }
 
     /// A result that had arrived before a cut, and of which the broker had not been told.
-    fn acknowledge_again(&mut self, n: u64) {
+    fn acknowledge_again(&mut self, n: TaskSeq) {
         if self.was_cut && n < self.next_n && !self.tasks.knows(n) {
             // It counts as a task until the broker is told: the cut has taken it off the count.
             self.flow.take(1, 0, 0);
@@ -262,10 +261,12 @@ mod tests {
         let mut acks = Acks::default();
         assert_eq!(acks.take(), None);
         for n in [5, 6, 7, 1, 3, 2, 10, 8] {
-            acks.push(n, 0);
+            acks.push(TaskSeq(n), 0);
         }
         assert_eq!(acks.results(), 8);
-        let ranges = vec![(1, 3), (5, 8), (10, 10)].into();
+        let ranges =
+            vec![(TaskSeq(1), TaskSeq(3)), (TaskSeq(5), TaskSeq(8)), (TaskSeq(10), TaskSeq(10))]
+                .into();
         assert_eq!(acks.take(), Some((FromClient::Ack(Ack { ranges }), 8)));
         assert_eq!((acks.results(), acks.take()), (0, None));
     }
@@ -274,9 +275,9 @@ mod tests {
     fn what_was_delivered_twice_is_named_once() {
         let mut acks = Acks::default();
         for n in [4, 5, 6, 5, 9, 9, 6] {
-            acks.push(n, 0);
+            acks.push(TaskSeq(n), 0);
         }
-        let ranges = vec![(4, 6), (9, 9)].into();
+        let ranges = vec![(TaskSeq(4), TaskSeq(6)), (TaskSeq(9), TaskSeq(9))].into();
         assert_eq!(acks.take(), Some((FromClient::Ack(Ack { ranges }), 7)));
     }
 
@@ -284,7 +285,7 @@ mod tests {
     fn very_many_ranges_go_in_messages_that_fit() {
         let mut acks = Acks::default();
         let all = 2 * LISTED_MAX as u64 + 7;
-        (1..=all).for_each(|n| acks.push(2 * n, 1));
+        (1..=all).for_each(|n| acks.push(TaskSeq(2 * n), 1));
         let mut parts = Vec::new();
         while acks.are_due()
             && let Some((ack, results)) = acks.take()
@@ -299,12 +300,12 @@ mod tests {
     #[test]
     fn many_results_and_large_ones_are_due() {
         let mut acks = Acks::default();
-        (1..RESULTS_DUE).for_each(|n| acks.push(n, 1));
+        (1..RESULTS_DUE).for_each(|n| acks.push(TaskSeq(n), 1));
         assert!(!acks.are_due());
-        acks.push(RESULTS_DUE, 1);
+        acks.push(TaskSeq(RESULTS_DUE), 1);
         assert!(acks.are_due());
         acks.take();
-        acks.push(1, BYTES_DUE);
+        acks.push(TaskSeq(1), BYTES_DUE);
         assert!(acks.are_due());
     }
 }

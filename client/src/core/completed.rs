@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use furlong_wire::ids::TaskId;
+use furlong_wire::ids::{TaskId, TaskSeq};
 use furlong_wire::limits::ENDS_REMEMBERED_MAX;
 use furlong_wire::message::{Dependency, TaskOptions};
 
@@ -11,14 +11,14 @@ use furlong_wire::message::{Dependency, TaskOptions};
 #[derive(Debug, Default)]
 pub struct Completed {
     /// The number of the first one.
-    first: u64,
+    first: TaskSeq,
     /// True for each that succeeded; none if it has not ended.
     ends: VecDeque<Option<bool>>,
 }
 
 impl Completed {
     /// A task has ended.
-    pub fn note(&mut self, n: u64, succeeded: bool) {
+    pub fn note(&mut self, n: TaskSeq, succeeded: bool) {
         // Tasks end in any order. This one is too far behind the last to be remembered.
         if n < self.first {
             return;
@@ -76,7 +76,7 @@ impl Completed {
 
 /// Makes the options of a submit those of each of its tasks alone, from `own` to `last`: one that
 /// waits for any of them is refused as a whole, and so is each part then.
-pub fn part(own: TaskId, last: u64, options: &mut TaskOptions) {
+pub fn part(own: TaskId, last: TaskSeq, options: &mut TaskOptions) {
     let dependencies = options.after.iter_mut().chain(&mut options.follow);
     dependencies.filter(|dependency| is_not_before(dependency, own)).for_each(|dependency| {
         dependency.task.n = dependency.task.n.max(last);
@@ -96,31 +96,31 @@ mod tests {
 
     const SESSION: SessionId = SessionId([7; 16]);
     /// Behind all that the tests name.
-    const OWN: TaskId = TaskId { session: SESSION, n: u64::MAX };
+    const OWN: TaskId = TaskId { session: SESSION, n: TaskSeq::MAX };
 
     fn on(n: u64, success: bool, failure: bool) -> Dependency {
-        Dependency { task: TaskId { session: SESSION, n }, success, failure }
+        Dependency { task: TaskId { session: SESSION, n: TaskSeq(n) }, success, failure }
     }
 
     fn left(ends: &Completed, after: &[Dependency], after_any: bool) -> Vec<u64> {
         let mut options =
             TaskOptions { after: after.to_vec(), after_any, ..TaskOptions::default() };
         ends.leave_out_met(OWN, &mut options);
-        options.after.iter().map(|dependency| dependency.task.n).collect()
+        options.after.iter().map(|dependency| dependency.task.n.0).collect()
     }
 
     #[test]
     fn what_is_met_is_left_out_and_the_rest_is_the_brokers() {
         let mut ends = Completed::default();
-        ends.note(2, true);
-        ends.note(5, false);
+        ends.note(TaskSeq(2), true);
+        ends.note(TaskSeq(5), false);
         let all = [on(2, true, false), on(3, true, false), on(5, true, false), on(5, true, true)];
         assert_eq!(left(&ends, &all, false), [3, 5]);
         assert_eq!(left(&ends, &all, true), [0; 0], "one is enough");
         assert_eq!(left(&ends, &all[1..3], true), [3], "that one may still come");
         assert_eq!(left(&ends, &all[2..3], true), [5], "the broker says why it never will");
         let foreign = Dependency {
-            task: TaskId { session: SessionId([8; 16]), n: 2 },
+            task: TaskId { session: SessionId([8; 16]), n: TaskSeq(2) },
             success: true,
             failure: true,
         };
@@ -130,14 +130,14 @@ mod tests {
     #[test]
     fn what_waits_for_itself_is_the_brokers_whatever_is_met() {
         let mut ends = Completed::default();
-        ends.note(2, true);
-        ends.note(6, false);
+        ends.note(TaskSeq(2), true);
+        ends.note(TaskSeq(6), false);
         let (after, follow) = (vec![on(2, true, true)], vec![on(6, true, true)]);
         let mut options = TaskOptions { after, follow, after_any: true, ..TaskOptions::default() };
         let before = options.clone();
-        ends.leave_out_met(TaskId { n: 5, ..OWN }, &mut options);
+        ends.leave_out_met(TaskId { n: TaskSeq(5), ..OWN }, &mut options);
         assert_eq!(options, before);
-        ends.leave_out_met(TaskId { n: 7, ..OWN }, &mut options);
+        ends.leave_out_met(TaskId { n: TaskSeq(7), ..OWN }, &mut options);
         assert_eq!(options.after, []);
     }
 
@@ -146,7 +146,7 @@ mod tests {
         let mut ends = Completed::default();
         let last = 3 * ENDS_REMEMBERED_MAX as u64;
         for n in [1, 2, last, last - 1, last + 1, 1] {
-            ends.note(n, true);
+            ends.note(TaskSeq(n), true);
         }
         assert!(ends.ends.len() <= ENDS_REMEMBERED_MAX);
         assert_eq!(
@@ -159,7 +159,7 @@ mod tests {
         );
         let next = last + 2 * ENDS_REMEMBERED_MAX as u64;
         for n in last + 2..=next {
-            ends.note(n, true);
+            ends.note(TaskSeq(n), true);
         }
         assert_eq!(ends.ends.len(), ENDS_REMEMBERED_MAX);
         assert_eq!(left(&ends, &[on(last, true, true), on(next, true, true)], false), [last]);

@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::Poll;
 
-use furlong_wire::ids::{BrokerStart, SessionId, TaskId};
+use furlong_wire::ids::{BrokerStart, SessionId, TaskId, TaskSeq};
 use furlong_wire::limits::{LISTED_MAX, OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
     self, Cancel, Event, FromClient, Goodbye, Payload, Submit, Targets, TaskTimes, ToClient,
@@ -73,9 +73,9 @@ pub struct Core<W> {
     keeps_calls: bool,
     /// True if there was a connection before this one: results may come that have come before.
     was_cut: bool,
-    next_n: u64,
+    next_n: TaskSeq,
     /// Tasks up to this number are with the kernel, so that a cancel may go before what is queued.
-    flushed_n: u64,
+    flushed_n: TaskSeq,
     next_transfer: u64,
     next_ticket: u64,
     /// Turns after which an answer is late.
@@ -129,13 +129,13 @@ pub enum Outbound {
 /// A task that was submitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Submitted {
-    pub n: u64,
+    pub n: TaskSeq,
     pub key: usize,
 }
 
 /// The number of a submit's first task, the large definition that its tasks need, and what another
 /// connection needs.
-type Sending = (u64, Option<u32>, Option<Arc<SentCall>>);
+type Sending = (TaskSeq, Option<u32>, Option<Arc<SentCall>>);
 
 impl<W: Waiter> Core<W> {
     /// A new session, which begins with its payload secret: fresh random bytes. It can go on after
@@ -148,7 +148,7 @@ impl<W: Waiter> Core<W> {
         welcome: &Welcome,
     ) -> Self {
         let opening = Opening { secret: secret.clone(), cancel_on_disconnect };
-        let open = opening.open(0);
+        let open = opening.open(TaskSeq::MIN);
         let credit_bytes = welcome.payload_credit_bytes;
         let mut flow = FlowControl::new(welcome.unfinished_tasks_max, credit_bytes);
         flow.set_memory_flag(&welcome.memory_flag);
@@ -159,8 +159,8 @@ impl<W: Waiter> Core<W> {
             link: Link::Up,
             keeps_calls: comes_back && !cancel_on_disconnect,
             was_cut: false,
-            next_n: 1,
-            flushed_n: 0,
+            next_n: TaskSeq::FIRST,
+            flushed_n: TaskSeq::MIN,
             next_transfer: 1,
             next_ticket: 0,
             answer_turns_max: u32::MAX,
@@ -199,13 +199,13 @@ impl<W: Waiter> Core<W> {
         Ok(Submitted { n, key: self.tasks.insert(n, listener, sent, (large, stays)) })
     }
 
-    /// The number of tasks submitted: they are numbered from 1.
-    pub fn submitted(&self) -> u64 {
+    /// The last task that was submitted, or [`TaskSeq::MIN`].
+    pub fn submitted(&self) -> TaskSeq {
         self.next_n - 1
     }
 
     /// The numbers of those that have not ended, sorted.
-    pub fn unfinished(&self) -> Vec<u64> {
+    pub fn unfinished(&self) -> Vec<TaskSeq> {
         self.tasks.unfinished().into_iter().map(|(n, _)| n).collect()
     }
 
@@ -214,7 +214,7 @@ impl<W: Waiter> Core<W> {
         let Targets::Engines(engines) = call.targets.clone() else { return Ok(Vec::new()) };
         let stays = call.stays();
         let (first, large, call) = self.send_submit(call)?;
-        let tasks = (first..).zip(engines).map(|(n, engine)| {
+        let tasks = first.onward().zip(engines).map(|(n, engine)| {
             let call = call.clone();
             let sent = call.map(|call| Sent {
                 target: Some(engine),
@@ -310,8 +310,8 @@ impl<W: Waiter> Core<W> {
     }
 
     /// Ends tasks, by ranges of their numbers. The broker's answer is their end.
-    pub fn cancel(&mut self, ranges: &[(u64, u64)], force: bool) {
-        for n in ranges.iter().flat_map(|(first, last)| *first..=*last) {
+    pub fn cancel(&mut self, ranges: &[(TaskSeq, TaskSeq)], force: bool) {
+        for n in ranges.iter().flat_map(|(first, last)| first.through(*last)) {
             // Noted also while there is a connection: it may be cut before the cancel has arrived.
             if let Some(sent) = self.tasks.sent_mut(n) {
                 sent.cancelled = Some(force || sent.cancelled == Some(true));

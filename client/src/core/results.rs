@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use furlong_wire::ids::{InstanceId, SessionId};
+use furlong_wire::ids::{InstanceId, SessionId, TaskSeq};
 use furlong_wire::limits::ASKED_FOR_TRANSFER;
 use furlong_wire::message::{Payload, TaskRecord};
 use furlong_wire::payload::{
@@ -27,7 +27,7 @@ pub struct Results {
     keys: BTreeMap<(SessionId, InstanceId), PayloadKey>,
     transfers: BTreeMap<u64, Receiving>,
     /// Of the transfers, those of intermediate data, by the task's number.
-    published: BTreeSet<(u64, u64)>,
+    published: BTreeSet<(TaskSeq, u64)>,
 }
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub enum Recipient {
     /// A task, by its key, and how it ended.
     Task(usize, Ended),
     /// The followers of a task, by its number: intermediate data, which are numbered, too.
-    Published(u64, u64),
+    Published(TaskSeq, u64),
     /// The request that asked for a task, by its number.
     Request(u64, Box<TaskRecord>),
 }

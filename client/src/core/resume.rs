@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use furlong_wire::ids::TaskId;
+use furlong_wire::ids::{TaskId, TaskSeq};
 use furlong_wire::message::{
     Accepted, ErrorKind, FromClient, Open, Outcome, Submit, Subscribe, Targets, TaskOptions,
     TaskState, TaskTimes, Undefine, Welcome,
@@ -28,7 +28,7 @@ pub(super) enum Link {
     /// There is one again, and the broker has not said what it knows.
     Opening,
     /// The rest that must be said again: definitions, then tasks.
-    Repeating(VecDeque<u32>, VecDeque<u64>),
+    Repeating(VecDeque<u32>, VecDeque<TaskSeq>),
 }
 
 /// The opening of a session on each of its connections.
@@ -58,7 +58,7 @@ impl<W: Waiter> Core<W> {
         self.link = Link::Away;
         self.was_cut = true;
         // A cancel must not overtake a submit that is said again.
-        self.flushed_n = 0;
+        self.flushed_n = TaskSeq::MIN;
         // Whatever was half said or half received: the other side forgets it, too.
         self.outbound.clear();
         self.results.clear();
@@ -99,7 +99,7 @@ impl<W: Waiter> Core<W> {
         let mut tasks = Vec::new();
         let mut inputs = BTreeSet::new();
         let unfinished = self.tasks.unfinished().into_iter().map(|(n, _)| n);
-        let staying: Vec<u64> = self.acks.staying.numbers().collect();
+        let staying: Vec<TaskSeq> = self.acks.staying.numbers().collect();
         for n in unfinished.chain(staying) {
             let sent = self.tasks.sent_mut(n).or_else(|| self.acks.staying.sent_mut(n));
             let Some(sent) = sent else { continue };
@@ -162,7 +162,7 @@ impl<W: Waiter> Core<W> {
         true
     }
 
-    fn repeat_task(&mut self, n: u64) -> bool {
+    fn repeat_task(&mut self, n: TaskSeq) -> bool {
         // It may have ended meanwhile.
         let sent = self.tasks.sent_mut(n).or_else(|| self.acks.staying.sent_mut(n));
         let Some(sent) = sent.map(|sent| sent.clone()) else { return true };
@@ -190,14 +190,14 @@ impl<W: Waiter> Core<W> {
     }
 
     /// The broker that is there now need not know how the session's earlier tasks have ended.
-    pub(super) fn leave_out_met(&self, n: u64, options: Option<&mut TaskOptions>) {
+    pub(super) fn leave_out_met(&self, n: TaskSeq, options: Option<&mut TaskOptions>) {
         if let Some(options) = options.filter(|options| !options.after.is_empty()) {
             self.tasks.ends.leave_out_met(TaskId { session: self.results.session(), n }, options);
         }
     }
 
     /// The broker that is there now takes less than the one to which this was submitted.
-    fn end_too_large(&mut self, n: u64, bytes: u64) {
+    fn end_too_large(&mut self, n: TaskSeq, bytes: u64) {
         // Its end has come, and only the payload of that is still on the way.
         let Some(key) = self.tasks.begin_end(n) else {
             return self.end_stay(n, false);
@@ -220,7 +220,7 @@ impl<W: Waiter> Core<W> {
         for n in self.acks.staying.want_no_longer() {
             self.release(n);
         }
-        let mut cancelled: [Vec<(u64, u64)>; 2] = Default::default();
+        let mut cancelled: [Vec<(TaskSeq, TaskSeq)>; 2] = Default::default();
         for (n, _) in self.tasks.unfinished() {
             let force = self.tasks.sent_mut(n).and_then(|sent| sent.cancelled);
             if let Some(force) = force {
@@ -245,7 +245,7 @@ impl<W: Waiter> Core<W> {
 }
 
 impl Opening {
-    pub(super) fn open(&self, submitted: u64) -> FromClient {
+    pub(super) fn open(&self, submitted: TaskSeq) -> FromClient {
         let Self { secret, cancel_on_disconnect } = self;
         FromClient::Open(Open {
             secret: secret.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::task::Poll;
 
 use bytes::Bytes;
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{
     ErrorKind, Event, FromClient, Published as PublishedMessage, Stream, Subscribe,
 };
@@ -33,8 +33,8 @@ pub type Publication = Result<Published, PayloadFailure>;
 /// The followers of tasks, by the task's number.
 #[derive(Debug)]
 pub struct Subscriptions<W> {
-    watched: BTreeMap<u64, Subscription>,
-    stops: BTreeMap<u64, Stop<W>>,
+    watched: BTreeMap<TaskSeq, Subscription>,
+    stops: BTreeMap<TaskSeq, Stop<W>>,
     /// Intermediate data of all tasks are numbered together.
     publications: u64,
 }
@@ -94,7 +94,7 @@ impl<W> Subscriptions<W> {
         self.watched.is_empty() && self.stops.is_empty()
     }
 
-    fn settle(&mut self, n: u64) {
+    fn settle(&mut self, n: TaskSeq) {
         if self
             .watched
             .get(&n)
@@ -119,7 +119,7 @@ impl Ended {
 
 impl<W: Waiter> Core<W> {
     /// A reader of a task's output: of what is kept of it so far, then of what comes.
-    pub fn open_output(&mut self, n: u64, key: Option<usize>) -> usize {
+    pub fn open_output(&mut self, n: TaskSeq, key: Option<usize>) -> usize {
         let feed = self.outputs.open();
         // In one step with what follows: nothing is missed between, and nothing comes twice.
         for piece in key.map_or_else(Vec::new, |key| self.tasks.kept_output(key)) {
@@ -134,7 +134,7 @@ impl<W: Waiter> Core<W> {
     }
 
     /// A reader of a task's intermediate data: of the last that came, then of what comes.
-    pub fn open_published(&mut self, n: u64, key: Option<usize>) -> usize {
+    pub fn open_published(&mut self, n: TaskSeq, key: Option<usize>) -> usize {
         let feed = self.published.open();
         if let Some(last) = key.and_then(|key| self.latest_published(key)) {
             self.published.push(feed, Ok(last));
@@ -183,7 +183,7 @@ impl<W: Waiter> Core<W> {
     }
 
     /// Nobody reads this output any longer.
-    pub fn forget_output(&mut self, n: u64, feed: usize) -> Option<W> {
+    pub fn forget_output(&mut self, n: TaskSeq, feed: usize) -> Option<W> {
         if let Some(watch) = self.subscriptions.watched.get_mut(&n) {
             watch.outputs.retain(|of| *of != feed);
             self.subscriptions.settle(n);
@@ -197,7 +197,7 @@ impl<W: Waiter> Core<W> {
     }
 
     /// Nobody reads these intermediate data any longer.
-    pub fn forget_published(&mut self, n: u64, feed: usize) -> Option<W> {
+    pub fn forget_published(&mut self, n: TaskSeq, feed: usize) -> Option<W> {
         if let Some(watch) = self.subscriptions.watched.get_mut(&n) {
             watch.published.retain(|of| *of != feed);
             self.subscriptions.settle(n);
@@ -205,7 +205,7 @@ impl<W: Waiter> Core<W> {
         self.published.forget(feed)
     }
 
-    pub(super) fn handle_output(&mut self, n: u64, piece: Piece) {
+    pub(super) fn handle_output(&mut self, n: TaskSeq, piece: Piece) {
         self.tasks.handle_output(n, &piece);
         if let Some(watch) = self.subscriptions.watched.get(&n) {
             for feed in &watch.outputs {
@@ -227,7 +227,7 @@ impl<W: Waiter> Core<W> {
 
     /// Intermediate data are here, or cannot be read. `number` is their place in the order in which
     /// they were announced.
-    pub(super) fn publish(&mut self, n: u64, number: u64, body: Body) {
+    pub(super) fn publish(&mut self, n: TaskSeq, number: u64, body: Body) {
         let publication = read_published(number, body);
         if let Ok(published) = &publication {
             self.tasks.handle_published(n, published);
@@ -239,7 +239,7 @@ impl<W: Waiter> Core<W> {
     }
 
     /// A task has ended: nothing more comes for who follows it.
-    pub(super) fn end_watch(&mut self, n: u64, is_stop_due: bool, has_future: bool) {
+    pub(super) fn end_watch(&mut self, n: TaskSeq, is_stop_due: bool, has_future: bool) {
         // Somebody may still ask by the task's handle whether it runs.
         if is_stop_due && has_future {
             self.subscriptions.stops.entry(n).or_default();
@@ -263,7 +263,7 @@ impl<W: Waiter> Core<W> {
         }
     }
 
-    pub(super) fn handle_stopped(&mut self, n: u64) {
+    pub(super) fn handle_stopped(&mut self, n: TaskSeq) {
         if let Some(stop) = self.subscriptions.stops.get_mut(&n) {
             stop.has_stopped = true;
             self.wakes.append(&mut stop.waiters);
@@ -271,19 +271,19 @@ impl<W: Waiter> Core<W> {
     }
 
     /// From now on it is noted whether the task still runs, until [`Core::forget_stop`].
-    pub fn watch_stop(&mut self, n: u64, key: Option<usize>) {
+    pub fn watch_stop(&mut self, n: TaskSeq, key: Option<usize>) {
         if self.is_unfinished(key) {
             self.subscriptions.stops.entry(n).or_default();
         }
     }
 
     /// Returns true if a task that was cancelled still runs.
-    pub fn is_stopping(&self, n: u64) -> bool {
+    pub fn is_stopping(&self, n: TaskSeq) -> bool {
         self.subscriptions.stops.get(&n).is_some_and(|stop| !stop.has_stopped)
     }
 
     /// Waits until nothing of a task runs any longer.
-    pub fn poll_stopped(&mut self, n: u64, waiter: &W) -> Poll<Result<(), ClientError>> {
+    pub fn poll_stopped(&mut self, n: TaskSeq, waiter: &W) -> Poll<Result<(), ClientError>> {
         // What nobody noted had ended in some other way than by a cancel.
         let Some(stop) = self.subscriptions.stops.get_mut(&n).filter(|stop| !stop.has_stopped)
         else {
@@ -310,7 +310,7 @@ impl<W: Waiter> Core<W> {
         }
         let running =
             self.subscriptions.stops.iter().filter(|(_, stop)| !stop.has_stopped).map(|(n, _)| *n);
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let mut ranges: Vec<(TaskSeq, TaskSeq)> = Vec::new();
         for n in running {
             match ranges.last_mut() {
                 Some((_, last)) if *last + 1 == n => *last = n,
@@ -327,7 +327,7 @@ impl<W: Waiter> Core<W> {
     }
 
     /// Nobody wants to know any longer whether a task runs. The waiters are given back.
-    pub fn forget_stop(&mut self, n: u64) -> Vec<W> {
+    pub fn forget_stop(&mut self, n: TaskSeq) -> Vec<W> {
         self.subscriptions.stops.remove(&n).map_or_else(Vec::new, |stop| stop.waiters)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{
     Finished, Outcome, Payload, Runtime, Stream, TaskOptions, TaskState, TaskTimes,
 };
@@ -27,7 +27,7 @@ const OUTPUT_BYTES_MAX: usize = 1024 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Ended {
     /// The task's number in the session.
-    pub n: u64,
+    pub n: TaskSeq,
     /// The engine that ran it.
     pub engine: Option<EngineId>,
     /// The number of attempts.
@@ -77,7 +77,7 @@ pub enum Listener<W> {
 
 #[derive(Debug)]
 struct Task<W> {
-    n: u64,
+    n: TaskSeq,
     /// True if its end has come and its payload is on the way.
     is_receiving: bool,
     /// The parts that are sent again after a cut.
@@ -140,7 +140,7 @@ pub enum Delivery<W> {
 #[derive(Debug)]
 pub struct Tasks<W> {
     slab: Slab<Task<W>>,
-    unfinished: NumberMap<u64, usize>,
+    unfinished: NumberMap<TaskSeq, usize>,
     output_bytes: usize,
     /// The ends of tasks that have left the table.
     pub ends: Completed,
@@ -176,7 +176,7 @@ impl<W: Waiter> Tasks<W> {
     /// the broker. Returns its key.
     pub fn insert(
         &mut self,
-        n: u64,
+        n: TaskSeq,
         listener: Listener<W>,
         sent: Option<Sent>,
         (large_definition, stays): (Option<u32>, bool),
@@ -192,7 +192,7 @@ impl<W: Waiter> Tasks<W> {
 
     /// The key of a task whose end has just come for the first time. None for unknown tasks and
     /// repeated ends.
-    pub fn begin_end(&mut self, n: u64) -> Option<usize> {
+    pub fn begin_end(&mut self, n: TaskSeq) -> Option<usize> {
         let key = *self.unfinished.get(&n)?;
         let task = self.slab.get_mut(key).expect(UNFINISHED_HAS_TASK);
         // A broker that was cut off while it delivered an end begins with it anew.
@@ -241,12 +241,12 @@ impl<W: Waiter> Tasks<W> {
     }
 
     /// Returns true if a task of that number is unfinished.
-    pub fn knows(&self, n: u64) -> bool {
+    pub fn knows(&self, n: TaskSeq) -> bool {
         self.unfinished.contains_key(&n)
     }
 
     /// Returns what is to be sent again of an unfinished task.
-    pub fn sent_mut(&mut self, n: u64) -> Option<&mut Sent> {
+    pub fn sent_mut(&mut self, n: TaskSeq) -> Option<&mut Sent> {
         let key = *self.unfinished.get(&n)?;
         self.slab.get_mut(key).expect(UNFINISHED_HAS_TASK).sent.as_mut()
     }
@@ -259,7 +259,7 @@ impl<W: Waiter> Tasks<W> {
     }
 
     /// Takes a piece of output, unless the task is unknown.
-    pub fn handle_output(&mut self, n: u64, piece: &Piece) {
+    pub fn handle_output(&mut self, n: TaskSeq, piece: &Piece) {
         let Some(task) = self.unfinished.get(&n).and_then(|key| self.slab.get_mut(*key)) else {
             return;
         };
@@ -267,7 +267,7 @@ impl<W: Waiter> Tasks<W> {
     }
 
     /// Takes intermediate data, unless the task is unknown, or later ones have come.
-    pub fn handle_published(&mut self, n: u64, published: &Published) {
+    pub fn handle_published(&mut self, n: TaskSeq, published: &Published) {
         let Some(task) = self.unfinished.get(&n).and_then(|key| self.slab.get_mut(*key)) else {
             return;
         };
@@ -341,8 +341,8 @@ impl<W: Waiter> Tasks<W> {
     }
 
     /// The numbers of a stream's unfinished tasks, as sorted ranges.
-    pub fn ranges_of_stream(&self, stream: usize) -> Vec<(u64, u64)> {
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
+    pub fn ranges_of_stream(&self, stream: usize) -> Vec<(TaskSeq, TaskSeq)> {
+        let mut ranges: Vec<(TaskSeq, TaskSeq)> = Vec::new();
         for (n, key) in self.unfinished() {
             let state = &self.slab.get(key).expect(UNFINISHED_HAS_TASK).state;
             if !matches!(state, State::Unfinished(Listener::Stream(of, _)) if *of == stream) {
@@ -362,8 +362,8 @@ impl<W: Waiter> Tasks<W> {
     }
 
     /// The unfinished ones by their numbers, ascending.
-    pub fn unfinished(&self) -> VecDeque<(u64, usize)> {
-        let mut unfinished: Vec<(u64, usize)> =
+    pub fn unfinished(&self) -> VecDeque<(TaskSeq, usize)> {
+        let mut unfinished: Vec<(TaskSeq, usize)> =
             self.unfinished.iter().map(|(n, key)| (*n, *key)).collect();
         unfinished.sort_unstable();
         unfinished.into()

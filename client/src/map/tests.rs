@@ -7,7 +7,7 @@ use std::time::Duration;
 use furlong_link::peer::Peer;
 use furlong_wire::capability::Endpoint;
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
-use furlong_wire::ids::{BrokerStart, ClusterId, SessionId};
+use furlong_wire::ids::{BrokerStart, ClusterId, SessionId, TaskSeq};
 use furlong_wire::keys::SecretKey;
 use furlong_wire::message::{
     ErrorKind, Finished, FromClient, Outcome, TaskState, TaskTimes, ToClient, Welcome,
@@ -72,7 +72,7 @@ fn builder<I: Iterator<Item = Arguments>>(handle: &Arc<Handle>, items: I) -> Ite
 fn end(handle: &Handle, n: u64) {
     let outcome = Outcome::error(TaskState::Failed, ErrorKind::NoEngines, "as the test wants");
     let (engine, attempts, times) = (None, 1, TaskTimes::default());
-    let finished = Finished { n, outcome, engine, attempts, times, payload: None };
+    let finished = Finished { n: TaskSeq(n), outcome, engine, attempts, times, payload: None };
     handle.shared.with(|core| core.handle_message(ToClient::Finished(finished), None));
 }
 

@@ -6,7 +6,7 @@
 //! released.
 
 use furlong_link::peer::outbox::Chunks;
-use furlong_wire::ids::{Attempt, AttemptId, SessionId};
+use furlong_wire::ids::{Attempt, AttemptId, SessionId, TaskSeq};
 use furlong_wire::limits::{
     ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX,
 };
@@ -38,7 +38,7 @@ pub(super) struct EndedWork {
     /// The result, if it travels in chunks. To seal it anew would be to use another counter.
     pub payload: Option<Box<Chunks>>,
     pub session: SessionId,
-    pub n: u64,
+    pub n: TaskSeq,
     pub slot: SlotIndex,
     /// Bytes that it wrote to standard output and standard error.
     pub written: [u64; 2],

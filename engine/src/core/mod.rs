@@ -26,7 +26,7 @@ pub use actions::Output;
 use bytes::Bytes;
 use furlong_wire::AtLeastOne;
 use furlong_wire::call::{Call as HeaderCall, CallHeader, decode_header};
-use furlong_wire::ids::{Attempt, BrokerStart, InstanceId, SessionId};
+use furlong_wire::ids::{Attempt, BrokerStart, InstanceId, SessionId, TaskSeq};
 use furlong_wire::limits::OVERDRAFT_CREDITS;
 use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine};
 use furlong_wire::numbers::NumberMap;
@@ -128,7 +128,7 @@ struct Slot {
 struct Work {
     attempt: Attempt,
     session: SessionId,
-    n: u64,
+    n: TaskSeq,
     slot: SlotIndex,
     runtime: Runtime,
     /// The job to run, once it is here and until its runtime has it.

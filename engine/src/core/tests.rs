@@ -112,7 +112,8 @@ impl Process {
     ) -> (Assign, Attempt) {
         self.attempts += 1;
         let attempt = Attempt { start: START, id: AttemptId(self.attempts) };
-        let work = AtLeastOne::new(AssignedWork { slot, n: self.attempts, attempt: attempt.id });
+        let work =
+            AtLeastOne::new(AssignedWork { slot, n: TaskSeq(self.attempts), attempt: attempt.id });
         (Assign { work, session: Some(SESSION), runtime, define, share: None, payload }, attempt)
     }
 

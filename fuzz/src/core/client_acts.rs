@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use furlong_broker::core::ConnectionId;
-use furlong_wire::ids::TaskId;
 use furlong_wire::ids::{PassKey, TokenId};
+use furlong_wire::ids::{TaskId, TaskSeq};
 use furlong_wire::message::{
     Ack, Cancel, CancelTasks, Chunk, Define, Dependency, Direction, Fetch, FromClient, Goodbye,
     Open, Purge, Query, Request, Restart, Revoke, Runtime, Shutdown, Signal, Submit, Subscribe,
@@ -40,7 +40,7 @@ impl Farm {
                 }
             }
             Act::Acknowledges => {
-                let ranges = vec![(input.number(), input.number())];
+                let ranges = vec![(TaskSeq(input.number()), TaskSeq(input.number()))];
                 self.says(client, FromClient::Ack(Ack { ranges: ranges.into() }));
             }
             Act::EndsTasks => self.ends_tasks(client, input),
@@ -49,7 +49,7 @@ impl Farm {
                 let fetch = Fetch {
                     request,
                     session,
-                    n: input.number(),
+                    n: TaskSeq(input.number()),
                     wait: input.flag(),
                     output: input.flag(),
                 };
@@ -73,7 +73,8 @@ impl Farm {
         if self.clients[client].connection.is_none() {
             self.client_connects(client, &mut Input::new(&[]));
         }
-        let all = |of| TaskRange { session: session_of(of), first: 0, last: u64::MAX };
+        let all =
+            |of| TaskRange { session: session_of(of), first: TaskSeq::MIN, last: TaskSeq::MAX };
         let (request, tasks) = (self.request(), (0..CLIENTS).map(all).collect());
         self.says(client, FromClient::CancelTasks(CancelTasks { request, tasks, force: true }));
     }
@@ -118,7 +119,11 @@ impl Farm {
                 let cancel_on_disconnect = choice & 1 == 1;
                 self.says(
                     client,
-                    FromClient::Open(Open { secret, cancel_on_disconnect, submitted }),
+                    FromClient::Open(Open {
+                        secret,
+                        cancel_on_disconnect,
+                        submitted: TaskSeq(submitted),
+                    }),
                 );
             }
         }
@@ -142,18 +147,33 @@ impl Farm {
         let class = input.below(3) as u32;
         self.says(
             client,
-            FromClient::Submit(Submit { n, targets, runtime, class, define, options, payload }),
+            FromClient::Submit(Submit {
+                n: TaskSeq(n),
+                targets,
+                runtime,
+                class,
+                define,
+                options,
+                payload,
+            }),
         );
     }
 
     fn ends_tasks(&mut self, client: usize, input: &mut Input<'_>) {
         let (request, force) = (self.request(), input.flag());
         let (first, last) = (input.number(), input.number());
-        let tasks = vec![TaskRange { session: session_of(input.below(CLIENTS)), first, last }];
+        let tasks = vec![TaskRange {
+            session: session_of(input.below(CLIENTS)),
+            first: TaskSeq(first),
+            last: TaskSeq(last),
+        }];
         self.says(
             client,
             match input.below(5) {
-                0 | 1 => FromClient::Cancel(Cancel { ranges: vec![(first, last)], force }),
+                0 | 1 => FromClient::Cancel(Cancel {
+                    ranges: vec![(TaskSeq(first), TaskSeq(last))],
+                    force,
+                }),
                 2 => FromClient::CancelTasks(CancelTasks { request, tasks, force }),
                 3 => FromClient::TakeBack(TakeBack { request, tasks }),
                 _ => FromClient::Purge(Purge { request, tasks }),
@@ -171,9 +191,11 @@ impl Farm {
                 0 => query(Query::Engines),
                 1 => query(Query::Status),
                 2 => {
-                    let (first, last) = (Some(input.number()), Some(input.number()));
-                    let after =
-                        input.flag().then(|| TaskId { session: session_of(0), n: input.number() });
+                    let (first, last) =
+                        (Some(TaskSeq(input.number())), Some(TaskSeq(input.number())));
+                    let after = input
+                        .flag()
+                        .then(|| TaskId { session: session_of(0), n: TaskSeq(input.number()) });
                     let ended = input.flag().then(|| input.flag());
                     let limit = input.number() as u32;
                     query(Query::Tasks(Box::new(TaskQuery {
@@ -245,7 +267,8 @@ fn options(input: &mut Input<'_>) -> TaskOptions {
     let is = |bit: u8| flags >> bit & 1 == 1;
     let mut dependencies = |count: usize| -> Vec<Dependency> {
         let mut one = || {
-            let task = TaskId { session: session_of(input.below(CLIENTS)), n: input.number() };
+            let task =
+                TaskId { session: session_of(input.below(CLIENTS)), n: TaskSeq(input.number()) };
             let when = input.below(3);
             Dependency { task, success: when != 1, failure: when != 0 }
         };

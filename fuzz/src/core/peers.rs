@@ -102,11 +102,11 @@ impl Client {
 
     pub fn hears(&mut self, message: &ToClient) {
         match message {
-            ToClient::Accepted(accepted) => self.submitted = self.submitted.max(accepted.n),
+            ToClient::Accepted(accepted) => self.submitted = self.submitted.max(accepted.n.0),
             ToClient::Finished(finished) => {
                 let state = finished.outcome.state;
                 assert_eq!(
-                    *self.ends.entry(finished.n).or_insert(state),
+                    *self.ends.entry(finished.n.0).or_insert(state),
                     state,
                     "a task ends once"
                 );

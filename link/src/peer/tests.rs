@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId};
+use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, TaskSeq};
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, WRITE_STALL_MS};
 use furlong_wire::message::{
     Attempts, FromClient, FromEngine, Goodbye, Output, Payload, Published, Stream, ToClient,
@@ -126,12 +126,19 @@ fn cancels_signals_and_recalls_go_first() {
 
 fn output(bytes: usize) -> ToClient {
     let (engine, stream) = (EngineId(1), Stream::Stdout);
-    ToClient::Output(Output { n: 1, attempt: 1, engine, stream, offset: 0, bytes: vec![0; bytes] })
+    ToClient::Output(Output {
+        n: TaskSeq(1),
+        attempt: 1,
+        engine,
+        stream,
+        offset: 0,
+        bytes: vec![0; bytes],
+    })
 }
 
 fn published(transfer: u64) -> ToClient {
     let payload = Payload::Chunked { transfer, counter: 0, bytes: 5_000, instance: None };
-    ToClient::Published(Published { n: 1, payload })
+    ToClient::Published(Published { n: TaskSeq(1), payload })
 }
 
 #[test]

@@ -8,7 +8,7 @@ use furlong_tests::farm::Farm;
 use furlong_tests::raw::message;
 use furlong_wire::aead::TAG_BYTES;
 use furlong_wire::call::{Call, CallHeader, Codec, CommandSpec, encode_header};
-use furlong_wire::ids::{EngineId, TaskId, TokenId};
+use furlong_wire::ids::{EngineId, TaskId, TaskSeq, TokenId};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
     Ack, Cancel, CancelTasks, Chunk, Credit, Define, Dependency, Fetch, FromClient, FromEngine,
@@ -104,7 +104,7 @@ fn header(call: Call) -> Payload {
 
 /// So many tasks more, which differ from the usual by this.
 fn tasks(peer: &mut Peer, count: u64, options: &TaskOptions, runtime: Runtime) -> Vec<FromClient> {
-    let numbers = peer.submitted + 1..=peer.submitted + count;
+    let numbers = TaskSeq(peer.submitted + 1).through(TaskSeq(peer.submitted + count));
     peer.submitted += count;
     let payload = header(Call::Named { function: "noop".into() });
     let task = |n| {
@@ -139,7 +139,7 @@ fn take_ends(peer: &mut Peer, first: u64, mut count: u64) -> Option<()> {
     while count > 0 {
         count -= u64::from(matches!(peer.receive()?, ToClient::Finished(_)));
     }
-    let ack = Ack { ranges: vec![(first, peer.submitted)].into() };
+    let ack = Ack { ranges: vec![(TaskSeq(first), TaskSeq(peer.submitted))].into() };
     says_to(peer, &[FromClient::Ack(ack)])
 }
 
@@ -162,7 +162,15 @@ fn announces(farm: &Farm, window: &Window) {
     for n in 1..=peer.session.welcome.payload_credit_bytes / each {
         let payload = Payload::Chunked { transfer: n, counter: n, bytes: each, instance: None };
         let (targets, runtime) = (Targets::Shared, Runtime::Native);
-        let task = Submit { n, targets, runtime, class: 0, define: None, options: None, payload };
+        let task = Submit {
+            n: TaskSeq(n),
+            targets,
+            runtime,
+            class: 0,
+            define: None,
+            options: None,
+            payload,
+        };
         peer.session.send(&[FromClient::Submit(task)]);
     }
     window.hold();
@@ -286,7 +294,7 @@ fn submits_to_nobody(farm: &Farm, window: &Window) {
 fn of_nobody(peer: &mut Peer, count: usize, options: &TaskOptions) -> [FromClient; 2] {
     let (n, targets) = (peer.submitted + 1, Targets::Engines(vec![EngineId(u32::MAX); count]));
     peer.submitted += count as u64;
-    let ack = Ack { ranges: vec![(n, peer.submitted)].into() };
+    let ack = Ack { ranges: vec![(TaskSeq(n), TaskSeq(peer.submitted))].into() };
     match submit(n, options) {
         FromClient::Submit(task) => {
             [FromClient::Submit(Submit { targets, ..task }), FromClient::Ack(ack)]
@@ -306,7 +314,7 @@ fn fills(window: &Window, peer: Peer, options: &TaskOptions) {
             let batch = tasks(peer, count, options, Runtime::Native);
             says_to(peer, &batch)?;
         }
-        let own = (first, peer.submitted);
+        let own = (TaskSeq(first), TaskSeq(peer.submitted));
         let cancel = Cancel { ranges: vec![own], force: false };
         let ack = Ack { ranges: vec![own].into() };
         says_to(peer, &[FromClient::Cancel(cancel), FromClient::Ack(ack), heard(1)])?;
@@ -324,7 +332,7 @@ fn submits_dependencies(farm: &Farm, window: &Window) {
     let mut peer = taker(farm);
     peer.submit(1_000, &waiting());
     let on = |n| Dependency { task: TaskId { session: peer.id, n }, success: true, failure: false };
-    let after = (1..=1_000).map(on).collect();
+    let after = TaskSeq(1).through(TaskSeq(1_000)).map(on).collect();
     fills(window, peer, &TaskOptions { after, ..TaskOptions::default() });
 }
 
@@ -333,7 +341,7 @@ fn submits_dependents(farm: &Farm, window: &Window) {
         let most = peer.session.welcome.unfinished_tasks_max;
         let waiting = tasks(peer, 1, &waiting(), Runtime::Native);
         let first = peer.submitted;
-        let task = TaskId { session: peer.id, n: first };
+        let task = TaskId { session: peer.id, n: TaskSeq(first) };
         let after = vec![Dependency { task, success: true, failure: false }];
         let dependents = tasks(
             peer,
@@ -345,7 +353,10 @@ fn submits_dependents(farm: &Farm, window: &Window) {
         dependents.chunks(1_000).try_for_each(|batch| says_to(peer, batch))?;
         says_to(
             peer,
-            &[FromClient::Cancel(Cancel { ranges: vec![(first, first)], force: false })],
+            &[FromClient::Cancel(Cancel {
+                ranges: vec![(TaskSeq(first), TaskSeq(first))],
+                force: false,
+            })],
         )?;
         take_ends(peer, first, most - 1)
     });
@@ -369,7 +380,7 @@ fn cancels(farm: &Farm, window: &Window) {
     rounds(window, taker(farm), |peer| {
         let first = peer.submitted + 1;
         let mut batch = tasks(peer, 1_000, &TaskOptions::default(), Runtime::Native);
-        let ranges: Vec<_> = (first..=peer.submitted).map(|n| (n, n)).collect();
+        let ranges: Vec<_> = (first..=peer.submitted).map(|n| (TaskSeq(n), TaskSeq(n))).collect();
         batch.push(FromClient::Cancel(Cancel { ranges, force: true }));
         says_to(peer, &batch)?;
         take_ends(peer, first, 1_000)
@@ -382,7 +393,8 @@ fn signals(farm: &Farm, window: &Window) {
     let argv = ["sleep", "60"].map(Into::into).into();
     let payload = header(Call::Command(CommandSpec { argv, ..CommandSpec::default() }.into()));
     let (targets, runtime) = (Targets::Engines(vec![EngineId(1)]), Runtime::Command);
-    let task = Submit { n: 1, targets, runtime, class: 0, define: None, options: None, payload };
+    let task =
+        Submit { n: TaskSeq(1), targets, runtime, class: 0, define: None, options: None, payload };
     peer.session.send(&[FromClient::Submit(task)]);
     let engines = vec![EngineId(1); 16_000];
     let signal =
@@ -506,7 +518,8 @@ fn subscribes(farm: &Farm, window: &Window) {
 
 fn fetches(farm: &Farm, window: &Window) {
     let peer = with_waiting(farm, 10);
-    let fetch = |request, wait| Fetch { request, session: peer.id, n: 1, wait, output: true };
+    let fetch =
+        |request, wait| Fetch { request, session: peer.id, n: TaskSeq(1), wait, output: true };
     let batch: Vec<_> = (1..=2_000)
         .map(|request| fetch(request, request % 2 == 0))
         .map(FromClient::Fetch)
@@ -516,7 +529,7 @@ fn fetches(farm: &Farm, window: &Window) {
 }
 
 fn acknowledges(farm: &Farm, window: &Window) {
-    let ranges: Vec<_> = (1..=50_000_u64).map(|n| (2 * n, 2 * n)).collect();
+    let ranges: Vec<_> = (1..=50_000_u64).map(|n| (TaskSeq(2 * n), TaskSeq(2 * n))).collect();
     says(farm, window, Role::Client, &[FromClient::Ack(Ack { ranges: ranges.into() })]);
 }
 

@@ -5,7 +5,7 @@ use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
 use furlong_tests::raw::message;
 use furlong_wire::aead::TAG_BYTES;
-use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, PassKey, SessionId};
+use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, PassKey, SessionId, TaskSeq};
 use furlong_wire::limits::{CHUNK_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Credit, Draining, ErrorKind,
@@ -127,7 +127,7 @@ fn holds(farm: &Farm, window: &Window) {
     let held = |count| HeldWork {
         attempt: Attempt { start: BrokerStart(7), id: AttemptId(count) },
         session: SessionId([count as u8; 16]),
-        n: count,
+        n: TaskSeq(count),
         slot: 0,
         finished: count % 2 == 0,
     };

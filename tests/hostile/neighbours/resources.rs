@@ -3,6 +3,7 @@
 
 use furlong_tests::engine::RawEngine;
 use furlong_tests::farm::Farm;
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, Define, Fetch, FromClient, FromEngine, Outcome, Runtime,
@@ -113,7 +114,9 @@ fn keeps_results(farm: &Farm, window: &Window) {
             let Some(message) = peer.receive() else { return peer.leave() };
             left -= u32::from(matches!(message, ToClient::Finished(_)));
         }
-        peer.session.send(&[FromClient::Ack(Ack { ranges: vec![(first, peer.submitted)].into() })]);
+        peer.session.send(&[FromClient::Ack(Ack {
+            ranges: vec![(TaskSeq(first), TaskSeq(peer.submitted))].into(),
+        })]);
     }
 }
 
@@ -137,7 +140,8 @@ fn fetches_output(farm: &Farm, window: &Window) {
             bytes,
         })]);
     }
-    let fetch = |request| Fetch { request, session: peer.id, n: 1, wait: false, output: true };
+    let fetch =
+        |request| Fetch { request, session: peer.id, n: TaskSeq(1), wait: false, output: true };
     let fetches: Vec<_> = (1..=1_000).map(fetch).map(FromClient::Fetch).collect();
     while window.goes_on() {
         peer.session.send(&fetches);

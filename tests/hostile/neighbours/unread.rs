@@ -8,6 +8,7 @@ use furlong_tests::session::RawSession;
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, noop};
 use furlong_wire::call::{Call, CallHeader, Codec, encode_header};
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
     Chunk, FromClient, Payload, Query, Request, Runtime, Submit, Targets, ToClient,
 };
@@ -38,7 +39,7 @@ impl Mute {
         self.n += 1;
         let (targets, runtime) = (Targets::Shared, Runtime::Native);
         FromClient::Submit(Submit {
-            n: self.n,
+            n: TaskSeq(self.n),
             targets,
             runtime,
             class: 1,

@@ -6,7 +6,7 @@ use super::catalogue::{bodies, body, hot_bodies};
 use super::ranges::Ranges;
 use super::status::{Query, ReplyBody, TaskRecord};
 use super::task::{Outcome, Payload, Runtime, Stream, Targets, TaskOptions, TaskTimes};
-use crate::ids::{EngineId, SessionId, TaskId, TokenId};
+use crate::ids::{EngineId, SessionId, TaskId, TaskSeq, TokenId};
 use crate::payload::PayloadSecret;
 
 bodies! {
@@ -19,7 +19,7 @@ bodies! {
         cancel_on_disconnect: bool,
         /// The highest task number that the session has given, on any connection and to any start
         /// of the broker.
-        submitted: u64,
+        submitted: TaskSeq,
     }
 
     /// A blob for a whole session.
@@ -33,7 +33,7 @@ bodies! {
     /// Ends tasks of this session.
     Cancel {
         /// First and last number of each range.
-        ranges: Vec<(u64, u64)>,
+        ranges: Vec<(TaskSeq, TaskSeq)>,
         /// True if an interpreter that does not respond to the interrupt is killed.
         force: bool,
     }
@@ -67,9 +67,9 @@ bodies! {
         /// The session that submitted them.
         session: SessionId,
         /// The first number.
-        first: u64,
+        first: TaskSeq,
         /// The last number.
-        last: u64,
+        last: TaskSeq,
     }
 
     /// A signal for what the same owner's tasks run on engines.
@@ -111,7 +111,7 @@ bodies! {
         /// The session that submitted it, which must be of the same owner.
         session: SessionId,
         /// The task's number there.
-        n: u64,
+        n: TaskSeq,
         /// True if the answer is to come when the task has ended. Otherwise it comes now, and may
         /// have no result.
         wait: bool,
@@ -150,9 +150,9 @@ bodies! {
     /// The broker's knowledge of a session.
     Accepted {
         /// It knows every task up to this number, or has forgotten it after its end,
-        n: u64,
+        n: TaskSeq,
         /// but for these: first and last number of each range. Their payloads did not come whole.
-        missing: Vec<(u64, u64)>,
+        missing: Vec<(TaskSeq, TaskSeq)>,
         /// The definitions that it has.
         definitions: Vec<u32>,
     }
@@ -160,7 +160,7 @@ bodies! {
     /// A piece of a task's output.
     Output {
         /// The task's number in the session.
-        n: u64,
+        n: TaskSeq,
         /// The attempt that wrote this, from 1: a later one's output replaces that of an earlier
         /// one.
         attempt: u32,
@@ -179,7 +179,7 @@ bodies! {
     /// Intermediate data of a running task.
     Published {
         /// The task's number in the session.
-        n: u64,
+        n: TaskSeq,
         /// The data.
         payload: Payload,
     }
@@ -195,7 +195,7 @@ bodies! {
     /// A task that was cancelled while an engine had it: nothing of it runs any longer.
     Stopped {
         /// The task's number in the session.
-        n: u64,
+        n: TaskSeq,
     }
 
     /// The result of a [`Fetch`].
@@ -234,7 +234,7 @@ hot_bodies! {
     /// Tasks with one payload: one for the shared queue, or one for each engine named.
     Submit {
         /// The number of the first task; the others follow it.
-        n: u64,
+        n: TaskSeq,
         /// Their targets.
         targets: Targets,
         /// Their runtime.
@@ -259,7 +259,7 @@ hot_bodies! {
     /// A task's end. It is repeated on each connection of the session until it is acknowledged.
     Finished {
         /// The task's number in the session.
-        n: u64,
+        n: TaskSeq,
         /// Its outcome.
         outcome: Outcome,
         /// The engine that ran it, if one did.

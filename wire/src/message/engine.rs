@@ -6,7 +6,7 @@ use super::catalogue::{bodies, body, hot_bodies};
 use super::task::{Outcome, Payload, Runtime, Stream};
 use crate::AtLeastOne;
 use crate::ids::{
-    Attempt, AttemptId, BrokerStart, EngineId, EngineUuid, InstanceId, PassKey, SessionId,
+    Attempt, AttemptId, BrokerStart, EngineId, EngineUuid, InstanceId, PassKey, SessionId, TaskSeq,
 };
 use crate::payload::PayloadSecret;
 
@@ -210,7 +210,7 @@ bodies! {
         /// The session of its task.
         session: SessionId,
         /// The task's number there.
-        n: u64,
+        n: TaskSeq,
         /// The slot that has it.
         slot: u32,
         /// True if it has ended. Its result is sent when the broker adopts it.
@@ -279,7 +279,7 @@ hot_bodies! {
         /// slot's stand-in: any interpreter beside that slot's own which has nothing to do.
         slot: u32,
         /// The task's number in its session.
-        n: u64,
+        n: TaskSeq,
         /// The attempt, whose broker start is that of the connection.
         attempt: AttemptId,
     }

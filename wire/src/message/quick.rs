@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::status::Event;
 use super::task::{Outcome, Payload, Targets, TaskError, TaskOptions, TaskTimes};
-use crate::ids::{Attempt, AttemptId, BrokerStart, EngineId, SessionId};
+use crate::ids::{Attempt, AttemptId, BrokerStart, EngineId, SessionId, TaskSeq};
 use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
 use crate::small::InlineBytes;
 
@@ -311,7 +311,7 @@ macro_rules! quick_newtypes {
 
 pub(super) use quick_structs;
 
-quick_newtypes! { EngineId BrokerStart AttemptId }
+quick_newtypes! { EngineId BrokerStart AttemptId TaskSeq }
 quick_structs! {
     Attempt { start id }
     Outcome { state error }

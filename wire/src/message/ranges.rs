@@ -3,35 +3,36 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::quick::{Input, Quick};
+use crate::ids::TaskSeq;
 
 /// First and last number of each range. They travel as differences modulo 2^64, from the number
 /// before: those of ascending ranges are small.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Ranges(pub Vec<(u64, u64)>);
+pub struct Ranges(pub Vec<(TaskSeq, TaskSeq)>);
 
 impl Ranges {
     fn differences(&self) -> Vec<(u64, u64)> {
         let mut before = 0_u64;
-        let difference = |&(first, last): &(u64, u64)| {
+        let difference = |&(TaskSeq(first), TaskSeq(last)): &(TaskSeq, TaskSeq)| {
             let skipped = first.wrapping_sub(std::mem::replace(&mut before, last));
             (skipped, last.wrapping_sub(first))
         };
         self.0.iter().map(difference).collect()
     }
 
-    fn of_differences(mut ranges: Vec<(u64, u64)>) -> Self {
+    fn of_differences(differences: Vec<(u64, u64)>) -> Self {
         let mut before = 0_u64;
-        for (first, last) in &mut ranges {
-            *first = first.wrapping_add(before);
-            *last = last.wrapping_add(*first);
-            before = *last;
-        }
-        Self(ranges)
+        let range = |(skipped, further): (u64, u64)| {
+            let first = skipped.wrapping_add(before);
+            before = further.wrapping_add(first);
+            (TaskSeq(first), TaskSeq(before))
+        };
+        Self(differences.into_iter().map(range).collect())
     }
 }
 
-impl From<Vec<(u64, u64)>> for Ranges {
-    fn from(ranges: Vec<(u64, u64)>) -> Self {
+impl From<Vec<(TaskSeq, TaskSeq)>> for Ranges {
+    fn from(ranges: Vec<(TaskSeq, TaskSeq)>) -> Self {
         Self(ranges)
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::codes;
 use super::task::{Outcome, Runtime};
-use crate::ids::{BrokerStart, EngineId, EngineUuid, TaskId};
+use crate::ids::{BrokerStart, EngineId, EngineUuid, TaskId, TaskSeq};
 
 /// A question that a client can ask.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -41,9 +41,9 @@ pub struct TaskQuery {
     /// Of the session that was opened last of those that have such tasks.
     pub newest_session: bool,
     /// Numbers from this one.
-    pub first: Option<u64>,
+    pub first: Option<TaskSeq>,
     /// Numbers up to this one.
-    pub last: Option<u64>,
+    pub last: Option<TaskSeq>,
     /// The label; `*` stands for any characters.
     pub label: Option<String>,
     /// Only those that have not ended, or only those that have.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::AtLeastOne;
 use crate::ids::{
     Attempt, AttemptId, BrokerStart, EngineId, EngineUuid, FunctionHash, InstanceId, SessionId,
-    TaskId, TokenId,
+    TaskId, TaskSeq, TokenId,
 };
 use crate::limits::{
     ERROR_TEXT_BYTES_MAX, HELD_RESULTS_MAX, LENT_SESSIONS_MAX, LISTED_MAX, MESSAGE_BYTES_MAX,
@@ -77,7 +77,7 @@ fn any_options() -> impl Strategy<Value = TaskOptions> {
             success,
         )| {
             let dependency = Dependency {
-                task: TaskId { session: SessionId(session), n },
+                task: TaskId { session: SessionId(session), n: TaskSeq(n) },
                 success,
                 failure: !success,
             };
@@ -112,7 +112,7 @@ proptest! {
     ) {
         let options = options.map(Box::new);
         let runtime = Runtime::Python;
-        let submit = Submit { n, targets, runtime, class, define, options, payload };
+        let submit = Submit { n: TaskSeq(n), targets, runtime, class, define, options, payload };
         let chunk = FromClient::Chunk(Chunk { transfer: n });
         crosses(&[FromClient::Submit(submit.clone()), chunk, FromClient::Submit(submit)]);
     }
@@ -124,7 +124,7 @@ proptest! {
     ) {
         let attempt = Attempt { start: BrokerStart(n), id: AttemptId(count) };
         let session = (n % 2 == 0).then_some(SessionId([3; 16]));
-        let work = AtLeastOne::new(Work { slot, n, attempt: attempt.id });
+        let work = AtLeastOne::new(Work { slot, n: TaskSeq(n), attempt: attempt.id });
         let (runtime, define, share) = (Runtime::Native, None, None);
         let assign = Assign { work, session, runtime, define, share, payload: payload.clone() };
         crosses(&[ToEngine::Assign(assign)]);
@@ -139,7 +139,8 @@ proptest! {
             run_us: 0,
         };
         let engine = Some(EngineId(slot));
-        let finished = Finished { n, outcome, engine, attempts: 1, times, payload: None };
+        let (n, attempts) = (TaskSeq(n), 1);
+        let finished = Finished { n, outcome, engine, attempts, times, payload: None };
         crosses(&[ToClient::Finished(finished)]);
     }
 
@@ -169,9 +170,10 @@ fn hot_batches(number: u64, inline: usize, targets: Targets) -> [Vec<u8>; 4] {
         finished_us: number,
         run_us,
     };
-    let part = Work { slot: small, n: number, attempt: AttemptId(number) };
+    let part = Work { slot: small, n: TaskSeq(number), attempt: AttemptId(number) };
     let work = AtLeastOne { first: part.clone(), others: vec![part; number as usize % 20] };
-    let (n, runtime, class, engine) = (number, Runtime::Native, small, Some(EngineId(small)));
+    let (n, engine) = (TaskSeq(number), Some(EngineId(small)));
+    let (runtime, class) = (Runtime::Native, small);
     let options = None;
     let encode = |put: &dyn Fn(&mut Vec<u8>)| {
         let mut batch = Vec::new();
@@ -243,6 +245,8 @@ proptest! {
     fn acknowledgements_credits_and_lists_survive_the_round_trip(
         ranges: Vec<(u64, u64)>, total: u64, starts: Vec<(u64, u64)>,
     ) {
+        let ranges: Vec<_> =
+            ranges.into_iter().map(|(first, last)| (TaskSeq(first), TaskSeq(last))).collect();
         let ack = FromClient::Ack(Ack { ranges: ranges.into() });
         crosses(&[ack, FromClient::Credit(Credit { payload_bytes_total: total })]);
         let attempt = |(start, id)| Attempt { start: BrokerStart(start), id: AttemptId(id) };
@@ -255,7 +259,10 @@ proptest! {
 #[test]
 fn a_batch_cut_anywhere_ends_in_one_error() {
     let mut batch = Vec::new();
-    encode_message(&FromClient::Ack(Ack { ranges: vec![(1, 2)].into() }), &mut batch);
+    encode_message(
+        &FromClient::Ack(Ack { ranges: vec![(TaskSeq(1), TaskSeq(2))].into() }),
+        &mut batch,
+    );
     let first = batch.len();
     encode_message(&FromClient::Goodbye(Goodbye { reason: "done".into() }), &mut batch);
     for len in 1..batch.len() {
@@ -317,8 +324,8 @@ fn the_longest_message_of_each_kind_from_the_broker_fits_a_record() {
     }));
     fits(&ToEngine::Registered(Registered { engines }));
     let accepted = Accepted {
-        n: u64::MAX,
-        missing: vec![(u64::MAX, u64::MAX); LISTED_MAX],
+        n: TaskSeq::MAX,
+        missing: vec![(TaskSeq::MAX, TaskSeq::MAX); LISTED_MAX],
         definitions: vec![u32::MAX; LISTED_MAX],
     };
     fits(&ToClient::Accepted(accepted));
@@ -327,14 +334,18 @@ fn the_longest_message_of_each_kind_from_the_broker_fits_a_record() {
 #[test]
 fn the_longest_message_of_each_kind_from_a_client_fits_a_record() {
     let session = SessionId([0xff; 16]);
-    let range = TaskRange { session, first: u64::MAX, last: u64::MAX };
+    let range = TaskRange { session, first: TaskSeq::MAX, last: TaskSeq::MAX };
     let engines = vec![EngineId(u32::MAX); SUBMIT_TARGETS_MAX];
     fits(&FromClient::Cancel(Cancel {
-        ranges: vec![(u64::MAX, u64::MAX); LISTED_MAX],
+        ranges: vec![(TaskSeq::MAX, TaskSeq::MAX); LISTED_MAX],
         force: true,
     }));
     fits(&FromClient::Ack(Ack {
-        ranges: (0..LISTED_MAX as u64).map(|n| (n << 50, n << 50)).collect::<Vec<_>>().into(),
+        ranges: (0..LISTED_MAX as u64)
+            .map(|n| TaskSeq(n << 50))
+            .map(|n| (n, n))
+            .collect::<Vec<_>>()
+            .into(),
     }));
     let (request, tasks) = (u64::MAX, vec![range; LISTED_MAX]);
     fits(&FromClient::CancelTasks(CancelTasks { request, tasks: tasks.clone(), force: true }));
@@ -370,7 +381,7 @@ fn the_longest_message_of_each_kind_from_an_engine_fits_a_record() {
         offset: u64::MAX,
         bytes,
     }));
-    let held = HeldWork { attempt, session, n: u64::MAX, slot: u32::MAX, finished: true };
+    let held = HeldWork { attempt, session, n: TaskSeq::MAX, slot: u32::MAX, finished: true };
     let slot = Slot { uuid: EngineUuid([0xff; 16]), wanted: Some(EngineId(u32::MAX)) };
     fits(&FromEngine::Register(Box::new(Register {
         instance: InstanceId([0xff; 16]),
@@ -393,7 +404,7 @@ fn debug_output_shows_no_secret_and_no_content() {
     let open = Open {
         secret: crate::payload::PayloadSecret::new([0x77; 32]),
         cancel_on_disconnect: false,
-        submitted: 0,
+        submitted: TaskSeq::MIN,
     };
     let payload = Payload::Inline(b"private".into());
     let shown = format!("{open:?} {payload:?} {:?}", FunctionHash([1; 32]));

@@ -1,7 +1,7 @@
 //! Messages from engine processes.
 
 use bytes::Bytes;
-use furlong_wire::ids::Attempt;
+use furlong_wire::ids::{Attempt, TaskSeq};
 use furlong_wire::limits::{ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, Attempts, ErrorKind, Event, FromEngine, Outcome,
@@ -558,7 +558,7 @@ impl Core {
         self.stop_giving(key);
         self.take_results_of(key);
         self.shorten_orphans(now, &engines);
-        self.release_all_from(key, (SessionKey(0), 0));
+        self.release_all_from(key, (SessionKey(0), TaskSeq::MIN));
         let reason: String = reason.chars().take(256).collect();
         for id in engines {
             self.sweep(now, id, None, Reason::Leaving(reason.clone()));

@@ -5,7 +5,7 @@ mod held;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use furlong_wire::ids::{Attempt, EngineId, SessionId};
+use furlong_wire::ids::{Attempt, EngineId, SessionId, TaskSeq};
 use furlong_wire::limits::{
     ENDS_REMEMBERED_MAX, GRANTS_PER_ATTEMPT_MAX, KEPT_RECORDS_MAX, NESTING_MAX,
 };
@@ -443,12 +443,12 @@ pub fn tasks(core: &Core) -> usize {
 }
 
 /// Returns true if a session has a task that has not ended.
-pub fn is_unfinished(core: &Core, session: SessionId, n: u64) -> bool {
+pub fn is_unfinished(core: &Core, session: SessionId, n: TaskSeq) -> bool {
     of_id(core, session).any(|session| session.ledger.tasks.get(n).is_some())
 }
 
 /// Returns the outcome of a task that has ended, until its client has acknowledged it.
-pub fn outcome(core: &Core, session: SessionId, n: u64) -> Option<&Outcome> {
+pub fn outcome(core: &Core, session: SessionId, n: TaskSeq) -> Option<&Outcome> {
     of_id(core, session).find_map(|session| session.ledger.done.get(n)).map(|done| &done.outcome)
 }
 

@@ -14,7 +14,7 @@ pub(in crate::core) mod stage;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use furlong_wire::ids::{EngineId, TaskId};
+use furlong_wire::ids::{EngineId, TaskId, TaskSeq};
 use furlong_wire::message::{ErrorKind, Release, Reply, ReplyBody, TaskState, ToClient, ToEngine};
 
 #[doc(hidden)]
@@ -58,7 +58,7 @@ pub struct Journal {
     /// Tasks that waited until others were noted, which they are now.
     released: VecDeque<TaskKey>,
     /// Tasks for one engine that are not noted: each session's for each engine are, in their order.
-    in_line: BTreeMap<(SessionKey, EngineId, u64), TaskKey>,
+    in_line: BTreeMap<(SessionKey, EngineId, TaskSeq), TaskKey>,
     /// Until then, tasks of an earlier start that engines may have wait for those engines.
     reconciling_until: Option<Time>,
 }
@@ -71,7 +71,7 @@ enum Act {
     /// A task that may run once only is sent to its engine.
     Begin(AttemptId, EngineId),
     /// A task's end is told.
-    Deliver(SessionKey, u64),
+    Deliver(SessionKey, TaskSeq),
     /// A request is answered.
     Answer(ConnectionId, Reply),
     /// An engine need not hold attempts any longer.
@@ -117,13 +117,13 @@ impl Journal {
     }
 
     /// A durable task has taken its place in the queue of the engine that it names.
-    pub fn line_up(&mut self, session: SessionKey, engine: EngineId, n: u64, key: TaskKey) {
+    pub fn line_up(&mut self, session: SessionKey, engine: EngineId, n: TaskSeq, key: TaskKey) {
         self.in_line.insert((session, engine, n), key);
     }
 
     /// The first of a session's tasks for an engine that are not noted.
     fn first_in_line(&self, session: SessionKey, engine: EngineId) -> Option<TaskKey> {
-        let line = (session, engine, 0)..=(session, engine, u64::MAX);
+        let line = (session, engine, TaskSeq::MIN)..=(session, engine, TaskSeq::MAX);
         self.in_line.range(line).next().map(|(_, key)| *key)
     }
 
@@ -283,7 +283,7 @@ impl Core {
 
     /// A task for one engine is noted, or has ended: the one behind it may be noted, if nothing
     /// else of it is missing.
-    fn leave_line(&mut self, session: SessionKey, engine: Option<EngineId>, n: u64) {
+    fn leave_line(&mut self, session: SessionKey, engine: Option<EngineId>, n: TaskSeq) {
         let Some(engine) = engine else { return };
         if self.recovery.journal.in_line.remove(&(session, engine, n)).is_none() {
             return;
@@ -504,7 +504,7 @@ impl Core {
     pub(in crate::core) fn note_ended(
         &mut self,
         session: SessionKey,
-        n: u64,
+        n: TaskSeq,
         done: &mut Done,
         request: &Stored,
     ) -> bool {
@@ -542,7 +542,7 @@ impl Core {
         true
     }
 
-    fn deliver_noted(&mut self, now: Time, session: SessionKey, n: u64, is_written: bool) {
+    fn deliver_noted(&mut self, now: Time, session: SessionKey, n: TaskSeq, is_written: bool) {
         let held =
             self.sessions.get_mut(session).and_then(|session| session.ledger.done.get_mut(n));
         let is_held = held.is_some();

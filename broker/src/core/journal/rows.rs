@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use furlong_wire::ids::{EngineId, InstanceId, SessionId, TaskId};
+use furlong_wire::ids::{EngineId, InstanceId, SessionId, TaskId, TaskSeq};
 use furlong_wire::message::{AttemptRecord, Outcome, Runtime, TaskOptions};
 use furlong_wire::payload::{InlineBytes, PayloadSecret};
 use furlong_wire::token::Claims;
@@ -56,7 +56,7 @@ pub struct TaskRow {
     /// Its session's number in the journal.
     pub session: u32,
     /// Its number in the session.
-    pub n: u64,
+    pub n: TaskSeq,
     /// The engine that its submit named.
     pub target: Option<EngineId>,
     /// Its runtime.

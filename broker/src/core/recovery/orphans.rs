@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId};
+use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId, TaskSeq};
 use furlong_wire::message::{CancelAttempts, HeldWork, Release, ToEngine};
 
 use super::claims::fits;
@@ -30,7 +30,7 @@ const CLAIM_WAIT: Duration = Duration::from_secs(60);
 pub struct Orphans {
     pub(super) by_attempt: BTreeMap<Attempt, Orphan>,
     /// Those that a client may still ask for.
-    pub(super) by_task: BTreeMap<(SessionId, u64), Attempt>,
+    pub(super) by_task: BTreeMap<(SessionId, TaskSeq), Attempt>,
     pub(super) by_engine: BTreeSet<(EngineId, Attempt)>,
     pub(super) expiries: BTreeSet<(Time, Attempt)>,
     /// Engines of the roster that have not registered.
@@ -47,11 +47,13 @@ pub struct Orphans {
 /// The attempts before and after all others.
 const FIRST: Attempt = Attempt { start: BrokerStart(0), id: AttemptId::MIN };
 const LAST: Attempt = Attempt { start: BrokerStart(u64::MAX), id: AttemptId::MAX };
+/// Stands for the task of work that ends none.
+const NO_TASK: (SessionKey, TaskSeq) = (SessionKey::NOBODY, TaskSeq::MIN);
 
 /// An attempt of an earlier start.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Orphan {
-    pub(super) task: (SessionId, u64),
+    pub(super) task: (SessionId, TaskSeq),
     pub(super) engine: EngineId,
     /// The attempt under which it occupies its engine, while it runs.
     pub(super) occupies: Option<AttemptId>,
@@ -128,8 +130,12 @@ impl Orphans {
     }
 
     /// Those that a client of the session may ask for, from this task on.
-    fn of_session(&self, session: SessionId, from: u64) -> impl Iterator<Item = (u64, Attempt)> {
-        let of_session = self.by_task.range((session, from)..=(session, u64::MAX));
+    fn of_session(
+        &self,
+        session: SessionId,
+        from: TaskSeq,
+    ) -> impl Iterator<Item = (TaskSeq, Attempt)> {
+        let of_session = self.by_task.range((session, from)..=(session, TaskSeq::MAX));
         of_session.inspect(|_| count(1)).map(|((_, n), attempt)| (*n, *attempt))
     }
 
@@ -213,7 +219,7 @@ impl Core {
             claims.map(|opened| opened.after(CLAIM_WAIT)).fold(now.after(SESSION_GRACE), Time::min);
         // A client that is here says soon what it waits for; another may yet come back. What has
         // ended keeps no slot busy.
-        let occupies = (!held.finished).then(|| self.occupy(engine, (SessionKey::NOBODY, 0)));
+        let occupies = (!held.finished).then(|| self.occupy(engine, NO_TASK));
         self.recovery.orphans.add(held.attempt, Orphan { task: id, engine, occupies, expires });
         let Some(task) = task
             .filter(|task| self.tasks.get(*task).is_some_and(|task| may_be_matched(task, engine)))
@@ -239,14 +245,13 @@ impl Core {
         }
         decisions.end(held.attempt, held.finished);
         if !held.finished {
-            let (task, occupies) =
-                ((held.session, held.n), Some(self.occupy(engine, (SessionKey::NOBODY, 0))));
+            let (task, occupies) = ((held.session, held.n), Some(self.occupy(engine, NO_TASK)));
             let orphan = Orphan { task, engine, occupies, expires: Time(u64::MAX) };
             self.recovery.orphans.hold(held.attempt, orphan);
         }
     }
 
-    fn has_ended_or_gone_on(&self, key: SessionKey, n: u64) -> bool {
+    fn has_ended_or_gone_on(&self, key: SessionKey, n: TaskSeq) -> bool {
         let session = self.sessions.get(key).expect("a session that was found is there");
         let task = session.ledger.tasks.get(n).and_then(|task| self.tasks.get(*task));
         let tried_elsewhere =
@@ -255,8 +260,8 @@ impl Core {
     }
 
     /// While the work runs, its engine is as busy as with work of this start. `of` is the task
-    /// whose end is held with it, if there is one.
-    fn occupy(&mut self, engine: EngineId, of: (SessionKey, u64)) -> AttemptId {
+    /// whose end is held with it, or [`NO_TASK`].
+    fn occupy(&mut self, engine: EngineId, of: (SessionKey, TaskSeq)) -> AttemptId {
         let id = self.attempts.next();
         // As work of its own queue, which nothing recalls and nothing moves elsewhere.
         self.hold_attempt(Assignment::new(TaskKey::NOBODY, of, engine, true), id);
@@ -366,7 +371,7 @@ impl Core {
 
     /// A client is here, and will say what it waits for.
     pub(in crate::core) fn shorten_orphans_of(&mut self, now: Time, session: SessionId) {
-        self.shorten_orphans_from(session, 0, now.after(CLAIM_WAIT));
+        self.shorten_orphans_from(session, TaskSeq::MIN, now.after(CLAIM_WAIT));
     }
 
     /// What engines hold of a session's tasks, from this one on, waits until then at most: some of
@@ -374,17 +379,17 @@ impl Core {
     pub(in crate::core) fn shorten_orphans_from(
         &mut self,
         session: SessionId,
-        from: u64,
+        from: TaskSeq,
         until: Time,
     ) {
-        let part: Vec<(u64, Attempt)> =
+        let part: Vec<(TaskSeq, Attempt)> =
             self.recovery.orphans.of_session(session, from).take(TASKS_PER_PART).collect();
         self.turns.work.add(part.len());
         for (_, attempt) in &part {
             self.recovery.orphans.shorten(*attempt, until);
         }
         if let Some((last, _)) = part.get(TASKS_PER_PART - 1) {
-            self.turns.chores.push(Chore::ShortenOrphans(session, last + 1, until));
+            self.turns.chores.push(Chore::ShortenOrphans(session, *last + 1, until));
         }
     }
 
@@ -392,8 +397,8 @@ impl Core {
     /// and the rest in later turns.
     pub(in crate::core) fn end_orphans_of(&mut self, session: SessionId) {
         let room = if self.is_turn_over() { 1 } else { TASKS_PER_PART };
-        let part: Vec<(u64, Attempt)> =
-            self.recovery.orphans.of_session(session, 0).take(room).collect();
+        let part: Vec<(TaskSeq, Attempt)> =
+            self.recovery.orphans.of_session(session, TaskSeq::MIN).take(room).collect();
         self.turns.work.add(part.len());
         for (_, attempt) in &part {
             self.end_orphan(*attempt);

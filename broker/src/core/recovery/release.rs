@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::Release;
 
 use crate::core::Core;
@@ -101,7 +102,7 @@ impl Core {
         &mut self,
         key: ProcessKey,
         session: SessionKey,
-        n: u64,
+        n: TaskSeq,
         attempt: AttemptId,
     ) {
         // None if its session is over, or its client has acknowledged the end already.
@@ -124,7 +125,7 @@ impl Core {
     pub(in crate::core) fn release_all_from(
         &mut self,
         key: ProcessKey,
-        (first, n): (SessionKey, u64),
+        (first, n): (SessionKey, TaskSeq),
     ) {
         // Its connection may be gone since an earlier part.
         let Some(process) = self.processes.get(&key) else { return };
@@ -133,9 +134,9 @@ impl Core {
         let mut next = None;
         for of in process.told.lanes.range(first..).map(|(of, _)| *of) {
             let session = self.sessions.get_mut(of).expect("a lane is closed with its session");
-            let from = if of == first { n } else { 0 };
-            let ended: Vec<u64> =
-                session.ledger.done.range(from, u64::MAX).take(room).map(|(n, _)| n).collect();
+            let from = if of == first { n } else { TaskSeq::MIN };
+            let ended: Vec<TaskSeq> =
+                session.ledger.done.range(from, TaskSeq::MAX).take(room).map(|(n, _)| n).collect();
             for n in &ended {
                 let held = session.ledger.done.get_mut(*n).map(|done| &mut done.held);
                 let of_process = held.and_then(|held| held.take_if(|(process, _)| *process == key));
@@ -144,7 +145,7 @@ impl Core {
             // A session is a step, too: a process may know very many that have nothing.
             room = room.saturating_sub(ended.len() + 1);
             if room == 0 {
-                next = Some((of, ended.last().map_or(from, |last| last + 1)));
+                next = Some((of, ended.last().map_or(from, |last| *last + 1)));
                 break;
             }
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use furlong_wire::ids::{Attempt, EngineId, OwnerId};
+use furlong_wire::ids::{Attempt, EngineId, OwnerId, TaskSeq};
 use furlong_wire::limits::SUBMIT_TARGETS_MAX;
 use furlong_wire::message::{Reply, ReplyBody, Restart, Signal, SignalAttempts, Slots, ToEngine};
 use furlong_wire::token::Role;
@@ -104,10 +104,15 @@ impl Core {
 
     /// Forgets what is kept of some tasks of a session, and does not keep those whose end its
     /// client has not acknowledged. Gives how many those are.
-    pub(in crate::core) fn purge_range(&mut self, key: SessionKey, first: u64, last: u64) -> usize {
+    pub(in crate::core) fn purge_range(
+        &mut self,
+        key: SessionKey,
+        first: TaskSeq,
+        last: TaskSeq,
+    ) -> usize {
         let session = self.sessions.get_mut(key);
         let kept_later = session.map_or(0, |session| session.keep_no_longer(first, last));
-        let kept: Vec<u64> =
+        let kept: Vec<TaskSeq> =
             self.kept.tasks_from(key, first).map(|(n, _)| n).take_while(|n| *n <= last).collect();
         let purged = kept.len();
         for n in kept {
@@ -117,7 +122,7 @@ impl Core {
     }
 
     /// Those who wait for an end that is on its way to the journal hear of it first.
-    fn purge_kept(&mut self, session: SessionKey, n: u64) {
+    fn purge_kept(&mut self, session: SessionKey, n: TaskSeq) {
         match self.kept.get_mut(session, n) {
             Some(done) if done.is_unwritten => done.is_purged = true,
             _ => _ = self.forget_kept(session, n),

@@ -1,6 +1,6 @@
 //! Tasks that somebody asks for who need not have submitted them: fetch, follow, queries.
 
-use furlong_wire::ids::{OwnerId, SessionId, TaskId};
+use furlong_wire::ids::{OwnerId, SessionId, TaskId, TaskSeq};
 use furlong_wire::limits::{FETCHES_WAITING_MAX, RECORDS_PER_REPLY_MAX};
 use furlong_wire::message::{
     Fetch, Fetched, FetchedOutput, Output as TaskOutput, ReplyBody, TaskQuery, TaskRecord, ToClient,
@@ -243,7 +243,7 @@ impl Core {
         &mut self,
         now: Time,
         of: SessionKey,
-        n: u64,
+        n: TaskSeq,
         followers: Vec<Follower>,
     ) {
         let held = self
@@ -268,7 +268,7 @@ impl Core {
         &mut self,
         now: Time,
         of: SessionKey,
-        n: u64,
+        n: TaskSeq,
         done: &Done,
         followers: Vec<Follower>,
     ) {
@@ -330,9 +330,9 @@ impl Core {
         let mut fitting = Fitting::default();
         let mut looked_at = 0;
         let most = (query.limit as usize).clamp(1, RECORDS_PER_REPLY_MAX);
-        let last = query.last.unwrap_or(u64::MAX);
+        let last = query.last.unwrap_or(TaskSeq::MAX);
         for (session, id) in self.sessions_of(owner, query) {
-            let mut first = query.first.unwrap_or(0);
+            let mut first = query.first.unwrap_or(TaskSeq::MIN);
             if let Some(after) = query.after.filter(|after| after.session == id) {
                 let Some(following) = after.n.checked_add(1) else { continue };
                 first = first.max(following);
@@ -389,12 +389,17 @@ impl Core {
     /// Returns true if a session has tasks that others may ask for: retained ones, or such as will
     /// be retained.
     fn has_kept_or_keeps(&self, key: SessionKey) -> bool {
-        self.kept.tasks_from(key, 0).next().is_some()
+        self.kept.tasks_from(key, TaskSeq::MIN).next().is_some()
             || self.sessions.get(key).is_some_and(|it| it.ledger.keeps > 0)
     }
 
     /// The numbers of a session's tasks, whatever has become of them, in order.
-    fn tasks_of(&self, key: SessionKey, first: u64, last: u64) -> impl Iterator<Item = u64> {
+    fn tasks_of(
+        &self,
+        key: SessionKey,
+        first: TaskSeq,
+        last: TaskSeq,
+    ) -> impl Iterator<Item = TaskSeq> {
         let session = self.sessions.get(key);
         let unfinished =
             session.map(|session| session.ledger.tasks.range(first, last).map(|(n, _)| n));

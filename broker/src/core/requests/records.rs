@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use furlong_wire::ids::{EngineId, TaskId};
+use furlong_wire::ids::{EngineId, TaskId, TaskSeq};
 use furlong_wire::message::{RecordTimes, TaskOptions, TaskPhase, TaskRecord};
 
 use crate::core::journal::stage::Stage;
@@ -242,7 +242,7 @@ impl Core {
         }
         let before = engine
             .queue
-            .from((task.session, 0), task.session)
+            .from((task.session, TaskSeq::MIN), task.session)
             .take_while(|(_, n, _)| *n < task.n)
             .filter(|(.., key)| self.tasks.get(*key).is_some());
         let before = before.take(BEFORE_MAX).count();
@@ -295,7 +295,7 @@ pub(in crate::core) fn engine_of(task: &Task) -> Option<EngineId> {
 /// Returns the common part of both kinds of records.
 fn base(options: Option<&TaskOptions>, more: Option<&TaskExtras>) -> TaskRecord {
     TaskRecord {
-        id: TaskId { session: furlong_wire::ids::SessionId::default(), n: 0 },
+        id: TaskId { session: furlong_wire::ids::SessionId::default(), n: TaskSeq::MIN },
         label: options.and_then(|options| options.label.clone()),
         runtime: furlong_wire::message::Runtime::Native,
         target: None,

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use furlong_wire::ids::TaskSeq;
+
 use crate::core::keys::{SessionKey, TaskKey};
 use crate::core::tasks::table::Tasks;
 use crate::core::time::Time;
@@ -30,7 +32,7 @@ pub struct DirectQueue {
 #[derive(Debug, Default)]
 struct Line {
     /// By their numbers.
-    tasks: VecDeque<(u64, TaskKey)>,
+    tasks: VecDeque<(TaskSeq, TaskKey)>,
     ready: Option<Time>,
 }
 
@@ -39,7 +41,7 @@ const ENDED_KEPT: usize = 64;
 
 impl DirectQueue {
     /// Appends a task. [`DirectQueue::note`] follows.
-    pub fn push_back(&mut self, session: SessionKey, n: u64, task: TaskKey) {
+    pub fn push_back(&mut self, session: SessionKey, n: TaskSeq, task: TaskKey) {
         self.len += 1;
         let line = &mut self.lines.entry(session).or_default().tasks;
         assert!(line.back().is_none_or(|(last, _)| *last < n), "task {n} comes too late");
@@ -114,7 +116,7 @@ impl DirectQueue {
     }
 
     /// A task that was for this engine has ended while it waited. [`DirectQueue::note`] follows.
-    pub fn count_ended(&mut self, session: SessionKey, n: u64, tasks: &Tasks) {
+    pub fn count_ended(&mut self, session: SessionKey, n: TaskSeq, tasks: &Tasks) {
         // A submit for an engine that is being lost ends before it comes to stand in a line.
         let line = self.lines.get(&session).map(|line| &line.tasks);
         if line.is_some_and(|line| line.binary_search_by_key(&n, |(other, _)| *other).is_ok()) {
@@ -203,9 +205,9 @@ impl DirectQueue {
     /// The tasks in line from a session's number on, up to those of the session `last`.
     pub fn from(
         &self,
-        (first, n): (SessionKey, u64),
+        (first, n): (SessionKey, TaskSeq),
         last: SessionKey,
-    ) -> impl Iterator<Item = (SessionKey, u64, TaskKey)> {
+    ) -> impl Iterator<Item = (SessionKey, TaskSeq, TaskKey)> {
         let lines = self.lines.range(first..=last);
         let tasks = lines.flat_map(move |(session, line)| {
             let from = if *session == first {

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 
 use furlong_wire::AtLeastOne;
-use furlong_wire::ids::{EngineId, SessionId};
+use furlong_wire::ids::{EngineId, SessionId, TaskSeq};
 use furlong_wire::message::{
     Assign, EngineDefine, ErrorKind, Inputs, Payload, Secret, Share, Stopped, TaskState, ToClient,
     ToEngine, Value, Work,
@@ -481,7 +481,7 @@ impl Core {
     }
 
     /// Nothing of a cancelled task runs any longer.
-    pub(in crate::core) fn tell_stopped(&mut self, session: SessionKey, n: u64) {
+    pub(in crate::core) fn tell_stopped(&mut self, session: SessionKey, n: TaskSeq) {
         let Some(of) = self.sessions.get(session) else { return };
         // Not before its end, which may be on its way to the journal.
         let is_told = of.ledger.done.get(n).is_none_or(|done| !done.is_unwritten);

@@ -10,7 +10,7 @@
 //! A task's depth is a part of its demands: a queue holds tasks of one depth, and that of depth 0
 //! knows nothing of this.
 
-use furlong_wire::ids::{Attempt, EngineId};
+use furlong_wire::ids::{Attempt, EngineId, TaskSeq};
 use furlong_wire::limits::{LENT_SESSIONS_MAX, NESTING_MAX};
 use furlong_wire::message::Lent;
 
@@ -165,23 +165,24 @@ impl Core {
             return;
         }
         session.nesting.depth = depth;
-        self.move_tasks_deeper(key, 0);
+        self.move_tasks_deeper(key, TaskSeq::MIN);
     }
 
     /// Moves tasks of a session, from this one on, to the queues of its depth: some now, the others
     /// in later turns. What has not been moved waits as before, and no stand-in runs it yet.
-    pub(in crate::core) fn move_tasks_deeper(&mut self, key: SessionKey, from: u64) {
+    pub(in crate::core) fn move_tasks_deeper(&mut self, key: SessionKey, from: TaskSeq) {
         // It may have ended since an earlier part.
         let Some(session) = self.sessions.get(key) else { return };
-        let (depth, tasks) = (session.nesting.depth, session.ledger.tasks.range(from, u64::MAX));
-        let part: Vec<(u64, TaskKey)> =
+        let (depth, tasks) =
+            (session.nesting.depth, session.ledger.tasks.range(from, TaskSeq::MAX));
+        let part: Vec<(TaskSeq, TaskKey)> =
             tasks.take(TASKS_PER_PART).map(|(n, task)| (n, *task)).collect();
         self.turns.work.add(part.len());
         for (_, task) in &part {
             self.move_deeper(*task, depth);
         }
         if let Some((last, _)) = part.get(TASKS_PER_PART - 1) {
-            self.turns.chores.push(Chore::Deepen(key, last + 1));
+            self.turns.chores.push(Chore::Deepen(key, *last + 1));
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Until all of them have ended, none of the tasks that may be among them begins.
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{ErrorKind, TaskState};
 
 use crate::core::attempts::Stopping;
@@ -23,7 +23,7 @@ pub(in crate::core) struct Sweep {
     of: Option<SessionKey>,
     reason: Reason,
     /// The next session and number.
-    next: (SessionKey, u64),
+    next: (SessionKey, TaskSeq),
     /// Tasks that were submitted later are not meant.
     until: Age,
 }
@@ -63,7 +63,7 @@ impl Core {
         // Those that pause stand in none of the lines along which the parts go.
         let apart: Vec<TaskKey> = if of.is_none() { queue.apart().collect() } else { Vec::new() };
         self.tally.sweeps_made += 1;
-        let next = (of.unwrap_or(SessionKey(0)), 0);
+        let next = (of.unwrap_or(SessionKey(0)), TaskSeq::MIN);
         // What is submitted while the parts are done is not meant, as if all had ended at once.
         let until = self.tasks.age();
         let mut sweep = Sweep { number: self.tally.sweeps_made, engine, of, reason, next, until };
@@ -97,7 +97,7 @@ impl Core {
         let last = sweep.of.unwrap_or(SessionKey::NOBODY);
         let part: Vec<_> = engine.queue.from(sweep.next, last).take(TASKS_PER_PART).collect();
         self.turns.work.add(part.len() + 1);
-        let rest = part.get(TASKS_PER_PART - 1).map(|(session, n, _)| (*session, n + 1));
+        let rest = part.get(TASKS_PER_PART - 1).map(|(session, n, _)| (*session, *n + 1));
         for (.., task) in part {
             self.end_if_swept(now, sweep, task);
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use furlong_wire::handshake::HelloBody;
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS};
 use furlong_wire::message::{Forget, RefusalKind, ToEngine, Welcome};
 use furlong_wire::token::Claims;
@@ -293,7 +294,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let mut room = TASKS_PER_PART;
         if next.is_none() {
-            let done = session.ledger.done.remove_first(0, u64::MAX, room);
+            let done = session.ledger.done.remove_first(TaskSeq::MIN, TaskSeq::MAX, room);
             let keeps = done.iter().filter(|(_, done)| done.what.keep()).count();
             session.ledger.keep_fewer(keeps as u64);
             room -= done.len();
@@ -313,7 +314,8 @@ impl Core {
             self.note_departed(key);
         }
         let session = self.sessions.get(key).expect("a session that is being ended is there");
-        let tasks = session.ledger.tasks.range(next.unwrap_or(0), u64::MAX).take(room);
+        let from = next.unwrap_or(TaskSeq::MIN);
+        let tasks = session.ledger.tasks.range(from, TaskSeq::MAX).take(room);
         let tasks: Vec<_> = tasks.map(|(n, task)| (n, *task)).collect();
         let next = tasks.get(room - 1).and_then(|(n, _)| n.checked_add(1));
         self.turns.work.add(tasks.len() + WORK_PER_MESSAGE);
@@ -351,7 +353,7 @@ impl Core {
             return self.turns.chores.push(Chore::EndSession(Ending {
                 key,
                 manner,
-                next: Some(0),
+                next: Some(TaskSeq::MIN),
             }));
         }
         self.begin_to_end(now, Ending { key, manner, next: None });

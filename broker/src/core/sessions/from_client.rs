@@ -1,6 +1,7 @@
 //! Messages from clients.
 
 use bytes::Bytes;
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{Cancel, CancelTasks, FromClient, Open, Reply, Request};
 use furlong_wire::token::Role;
 
@@ -150,7 +151,7 @@ impl Core {
             return Err(PeerMisbehaved::Order);
         }
         let accepted = session.open(now, open)?;
-        self.deliver_from(now, key, connection, 0, accepted);
+        self.deliver_from(now, key, connection, TaskSeq::MIN, accepted);
         Ok(())
     }
 
@@ -175,7 +176,9 @@ impl Core {
 
 /// Checks that ranges are ascending and disjoint, so that a task is met once however many ranges
 /// there are.
-pub(in crate::core) fn check_ascending(ranges: &[(u64, u64)]) -> Result<(), PeerMisbehaved> {
+pub(in crate::core) fn check_ascending(
+    ranges: &[(TaskSeq, TaskSeq)],
+) -> Result<(), PeerMisbehaved> {
     let is_sound = ranges.windows(2).all(|pair| pair[0].1 < pair[1].0)
         && ranges.iter().all(|(first, last)| first <= last);
     if is_sound { Ok(()) } else { Err(PeerMisbehaved::Limit) }

@@ -1,10 +1,12 @@
 //! The numbers of a session's tasks that were refused.
 
+use furlong_wire::ids::TaskSeq;
+
 /// The numbers of a session's tasks that were refused, and which its client has not acknowledged.
 #[derive(Debug, Default)]
 pub struct Refused {
     /// Ascending, first and last, with gaps between them.
-    ranges: Vec<(u64, u64)>,
+    ranges: Vec<(TaskSeq, TaskSeq)>,
     unread: u64,
 }
 
@@ -18,7 +20,7 @@ pub const MISSING_RANGES_MAX: usize = 4096;
 
 impl Refused {
     /// The next tasks were refused.
-    pub fn add(&mut self, first: u64, last: u64) {
+    pub fn add(&mut self, first: TaskSeq, last: TaskSeq) {
         assert!(first <= last, "refused from {first} to {last}");
         self.unread = self.unread.saturating_add(last - first + 1);
         let at = self.ranges.partition_point(|(_, end)| *end < first);
@@ -32,7 +34,7 @@ impl Refused {
     }
 
     /// The client knows of these, or submits them again.
-    pub fn remove(&mut self, first: u64, last: u64) {
+    pub fn remove(&mut self, first: TaskSeq, last: TaskSeq) {
         let from = self.ranges.partition_point(|(_, end)| *end < first);
         let until = self.ranges.partition_point(|(begin, _)| *begin <= last);
         if from >= until {
@@ -41,8 +43,8 @@ impl Refused {
         let (begin, end) = (self.ranges[from].0, self.ranges[until - 1].1);
         let before = (begin < first).then(|| (begin, first - 1));
         let after = (last < end).then(|| (last + 1, end));
-        let count = |ranges: &[(u64, u64)]| {
-            ranges.iter().map(|(first, last)| last - first + 1).sum::<u64>()
+        let count = |ranges: &[(TaskSeq, TaskSeq)]| {
+            ranges.iter().map(|(first, last)| *last - *first + 1).sum::<u64>()
         };
         let left: Vec<_> = before.into_iter().chain(after).collect();
         // Merged ranges have numbers between them that were never refused: it may be more than all.
@@ -52,14 +54,14 @@ impl Refused {
     }
 
     /// Whether a task was refused, or lies between such tasks.
-    pub fn contains(&self, n: u64) -> bool {
+    pub fn contains(&self, n: TaskSeq) -> bool {
         self.ranges
             .get(self.ranges.partition_point(|(_, last)| *last < n))
             .is_some_and(|(first, _)| *first <= n)
     }
 
     /// All of them.
-    pub fn ranges(&self) -> &[(u64, u64)] {
+    pub fn ranges(&self) -> &[(TaskSeq, TaskSeq)] {
         &self.ranges
     }
 
@@ -87,10 +89,13 @@ impl Refused {
 }
 
 /// The numbers of both as ascending ranges.
-pub fn ranges(mut all: Vec<(u64, u64)>, others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+pub fn ranges(
+    mut all: Vec<(TaskSeq, TaskSeq)>,
+    others: &[(TaskSeq, TaskSeq)],
+) -> Vec<(TaskSeq, TaskSeq)> {
     all.extend(others);
     all.sort_unstable();
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    let mut ranges: Vec<(TaskSeq, TaskSeq)> = Vec::new();
     for (first, last) in all {
         let is_full = ranges.len() >= MISSING_RANGES_MAX;
         match ranges.last_mut() {
@@ -105,33 +110,41 @@ pub fn ranges(mut all: Vec<(u64, u64)>, others: &[(u64, u64)]) -> Vec<(u64, u64)
 mod tests {
     use super::*;
 
+    /// The ranges, and how many of the numbers are not acknowledged.
+    fn state(refused: &Refused) -> (Vec<(u64, u64)>, u64) {
+        let ranges = refused.ranges().iter().map(|(first, last)| (first.0, last.0));
+        (ranges.collect(), refused.unread())
+    }
+
     #[test]
     fn what_is_acknowledged_is_refused_no_longer() {
         let mut refused = Refused::default();
-        refused.add(3, 3);
-        refused.add(4, 9);
-        refused.add(12, 12);
-        assert_eq!((refused.ranges(), refused.unread()), (&[(3, 9), (12, 12)][..], 8));
-        refused.remove(5, 6);
-        assert_eq!((refused.ranges(), refused.unread()), (&[(3, 4), (7, 9), (12, 12)][..], 6));
-        refused.remove(1, 2);
-        refused.remove(9, 12);
-        assert_eq!((refused.ranges(), refused.unread()), (&[(3, 4), (7, 8)][..], 4));
-        refused.add(9, 9);
-        assert!(refused.contains(9) && !refused.contains(5) && !refused.contains(10));
-        refused.remove(0, u64::MAX);
-        assert_eq!((refused.ranges(), refused.unread()), (&[][..], 0));
+        refused.add(TaskSeq(3), TaskSeq(3));
+        refused.add(TaskSeq(4), TaskSeq(9));
+        refused.add(TaskSeq(12), TaskSeq(12));
+        assert_eq!(state(&refused), (vec![(3, 9), (12, 12)], 8));
+        refused.remove(TaskSeq(5), TaskSeq(6));
+        assert_eq!(state(&refused), (vec![(3, 4), (7, 9), (12, 12)], 6));
+        refused.remove(TaskSeq(1), TaskSeq(2));
+        refused.remove(TaskSeq(9), TaskSeq(12));
+        assert_eq!(state(&refused), (vec![(3, 4), (7, 8)], 4));
+        refused.add(TaskSeq(9), TaskSeq(9));
+        let is_refused = |n| refused.contains(TaskSeq(n));
+        assert!(is_refused(9) && !is_refused(5) && !is_refused(10));
+        refused.remove(TaskSeq::MIN, TaskSeq::MAX);
+        assert_eq!(state(&refused), (vec![], 0));
     }
 
     #[test]
     fn there_are_few_ranges_however_many_are_refused_between_others() {
         let mut refused = Refused::default();
+        let odd = |n: u64| TaskSeq(2 * n + 1);
         for n in 0..10_000 {
-            refused.add(2 * n + 1, 2 * n + 1);
+            refused.add(odd(n), odd(n));
         }
         assert_eq!((refused.ranges().len(), refused.unread()), (RANGES_MAX, 10_000));
-        assert!((0..10_000).all(|n| refused.contains(2 * n + 1)), "none is left out");
-        (0..10_000).for_each(|n| refused.remove(2 * n + 1, 2 * n + 1));
+        assert!((0..10_000).all(|n| refused.contains(odd(n))), "none is left out");
+        (0..10_000).for_each(|n| refused.remove(odd(n), odd(n)));
         assert!(refused.ranges().len() <= RANGES_MAX && refused.unread() == 0);
     }
 }

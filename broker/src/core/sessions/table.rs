@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use furlong_wire::AtLeastOne;
-use furlong_wire::ids::{OwnerId, SessionId, TokenId};
+use furlong_wire::ids::{OwnerId, SessionId, TaskSeq, TokenId};
 use furlong_wire::message::{Accepted, Open};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Claims;
@@ -101,7 +101,7 @@ pub struct ClientLink {
     pub is_open: bool,
     /// Of ended tasks from this number on its client is told when their turn comes: it has just
     /// opened the session.
-    pub undelivered_from: Option<u64>,
+    pub undelivered_from: Option<TaskSeq>,
     /// The credit for its announcements.
     pub credit: Credit,
     /// The payloads that it is sending.
@@ -118,26 +118,26 @@ pub struct ClientLink {
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// Its unfinished tasks, by number.
-    pub tasks: SeqMap<TaskKey>,
+    pub tasks: SeqMap<TaskSeq, TaskKey>,
     /// Its ended tasks that it has not acknowledged.
-    pub done: SeqMap<Box<Done>>,
+    pub done: SeqMap<TaskSeq, Box<Done>>,
     /// The number of tasks in both maps that are to be retained.
     pub keeps: u64,
     /// The ends of its most recent tasks, for those that depend on them.
-    pub endings: SeqMap<Ending>,
+    pub endings: SeqMap<TaskSeq, Ending>,
     /// Its tasks that were ended while an engine had them, with the attempts that have not stopped
     /// yet.
-    pub stopping: BTreeSet<(u64, AttemptId)>,
+    pub stopping: BTreeSet<(TaskSeq, AttemptId)>,
     /// The highest task number that it has submitted.
-    pub submitted: u64,
+    pub submitted: TaskSeq,
     /// Up to this number its tasks were submitted to an earlier start of the broker; those that it
     /// still waits for it submits again.
-    pub before: u64,
+    pub before: TaskSeq,
     /// Of those, the ones that engines held and nobody had asked for in time: that was ended.
-    pub unasked: BTreeSet<u64>,
+    pub unasked: BTreeSet<TaskSeq>,
     /// Unfinished tasks whose arguments did not come whole before the connection was cut: the
     /// client sends them again.
-    pub missing: BTreeSet<u64>,
+    pub missing: BTreeSet<TaskSeq>,
     /// Tasks that were turned away at their submit: nothing else is held of them.
     pub refused: Refused,
     /// Unfinished and unacknowledged tasks that it may have.
@@ -244,7 +244,7 @@ impl Session {
             }
             (self.ledger.submitted, self.ledger.before, self.opened) =
                 (open.submitted, open.submitted, now);
-            return Ok(Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() });
+            return Ok(Accepted { n: TaskSeq::MIN, missing: Vec::new(), definitions: Vec::new() });
         }
         // Of what was refused it is not known what the client has heard: it says again what it has
         // not.
@@ -255,31 +255,32 @@ impl Session {
         // Of an earlier start's tasks it is not known which have come: the client may have been cut
         // off once more before it had said them again. What is known of what it repeats is read
         // past.
-        let n = if self.ledger.before > 0 { 0 } else { self.ledger.submitted };
+        let n =
+            if self.ledger.before > TaskSeq::MIN { TaskSeq::MIN } else { self.ledger.submitted };
         Ok(Accepted { n, missing, definitions })
     }
 
     /// Returns true if the client is told of an ended task with those that waited for it when it
     /// opened the session.
-    pub fn is_told_later(&self, n: u64) -> bool {
+    pub fn is_told_later(&self, n: TaskSeq) -> bool {
         self.link.undelivered_from.is_some_and(|from| n >= from)
     }
 
     /// Returns true if a task that was ended still runs on an engine.
-    pub fn is_stopping(&self, n: u64) -> bool {
+    pub fn is_stopping(&self, n: TaskSeq) -> bool {
         self.ledger.stopping.range((n, AttemptId::MIN)..=(n, AttemptId::MAX)).next().is_some()
     }
 
     /// It submitted a task of this number to an earlier start.
-    pub fn had_before(&mut self, n: u64) {
+    pub fn had_before(&mut self, n: TaskSeq) {
         self.ledger.submitted = self.ledger.submitted.max(n);
         self.ledger.before = self.ledger.submitted;
     }
 
     /// Ended tasks that its client has not acknowledged are not kept when it does. Gives how many
     /// were looked at.
-    pub fn keep_no_longer(&mut self, first: u64, last: u64) -> usize {
-        let ended: Vec<(u64, bool)> =
+    pub fn keep_no_longer(&mut self, first: TaskSeq, last: TaskSeq) -> usize {
+        let ended: Vec<(TaskSeq, bool)> =
             self.ledger.done.range(first, last).map(|(n, done)| (n, done.what.keep())).collect();
         for n in ended.iter().filter(|(_, keep)| *keep).map(|(n, _)| *n) {
             self.ledger.keep_fewer(1);
@@ -291,7 +292,7 @@ impl Session {
 
     /// Remembers how a task ended, and how so many others did. Gives how many more are remembered
     /// than before, or less.
-    pub fn remember(&mut self, n: u64, ending: Ending, most: usize) -> isize {
+    pub fn remember(&mut self, n: TaskSeq, ending: Ending, most: usize) -> isize {
         let before = self.ledger.endings.len();
         self.ledger.endings.insert(n, ending);
         if self.ledger.endings.len() > most {
@@ -303,7 +304,7 @@ impl Session {
     /// Checks that a submit's numbers are the next ones, or those of one that is repeated.
     pub fn admit(
         &mut self,
-        n: u64,
+        n: TaskSeq,
         count: usize,
         repeated: bool,
     ) -> Result<Admission, PeerMisbehaved> {
@@ -326,7 +327,7 @@ impl Session {
                 self.check_credit(count)?;
                 return Ok(Admission::Refused);
             }
-            if n == 0 || n > self.ledger.before || self.knows(n) {
+            if n == TaskSeq::MIN || n > self.ledger.before || self.knows(n) {
                 return Ok(Admission::Known);
             }
         } else if n != self.ledger.submitted + 1 {
@@ -348,8 +349,8 @@ impl Session {
     }
 
     /// The numbers up to the last one that name no task here.
-    fn unknown_ranges(&self) -> Vec<(u64, u64)> {
-        let mut known: Vec<u64> = self
+    fn unknown_ranges(&self) -> Vec<(TaskSeq, TaskSeq)> {
+        let mut known: Vec<TaskSeq> = self
             .ledger
             .tasks
             .iter()
@@ -358,7 +359,7 @@ impl Session {
             .collect();
         known.sort_unstable();
         let mut unknown = Vec::new();
-        let mut next = 1;
+        let mut next = TaskSeq::FIRST;
         for n in known {
             if n > next {
                 unknown.push((next, n - 1));
@@ -378,7 +379,7 @@ impl Session {
     }
 
     /// Returns true if it has or had a task of this number.
-    pub fn knows(&self, n: u64) -> bool {
+    pub fn knows(&self, n: TaskSeq) -> bool {
         self.ledger.tasks.get(n).is_some()
             || self.ledger.done.get(n).is_some()
             || self.ledger.endings.get(n).is_some()
@@ -386,7 +387,7 @@ impl Session {
 }
 
 /// Tasks that a session can have had at an earlier start of the broker.
-const TASKS_BEFORE_MAX: u64 = u64::MAX / 2;
+const TASKS_BEFORE_MAX: TaskSeq = TaskSeq(u64::MAX / 2);
 
 /// The classification of a submit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{
     FetchedOutput, Outcome, Output as TaskOutput, Runtime, Stream, TaskOptions, TaskState,
     TaskTimes,
@@ -113,7 +113,7 @@ impl Done {
     /// The lengths of what the task has written, as empty pieces at the ends of its streams: pieces
     /// may have been left out for its client, and the last ones would not be missed. None of the
     /// many tasks that write nothing.
-    pub fn written(&self, n: u64) -> Option<[TaskOutput; 2]> {
+    pub fn written(&self, n: TaskSeq) -> Option<[TaskOutput; 2]> {
         let (output, engine) = (&self.what.more.as_ref()?.output, self.engine?);
         let end = |stream, offset| TaskOutput {
             n,

@@ -1,5 +1,6 @@
 //! What few tasks have, beside what all have.
 
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::AttemptRecord;
 
 use super::waits::Waits;
@@ -42,7 +43,7 @@ pub struct TaskExtras {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TaskInput {
     /// The number of the task that makes it, in the same session.
-    pub n: u64,
+    pub n: TaskSeq,
     /// The value, once that task has ended: this task is one of its users.
     pub value: Option<ValueId>,
 }

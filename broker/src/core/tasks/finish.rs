@@ -1,5 +1,6 @@
 //! Completion of tasks: each ends once, and its result is retained until the client has it.
 
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::limits::ASKED_FOR_TRANSFER;
 use furlong_wire::message::{
     CancelAttempts, Credit, EngineCredit, ErrorKind, Finished, Runtime, TaskState, TaskTimes,
@@ -123,7 +124,7 @@ impl Core {
         &mut self,
         now: Time,
         key: SessionKey,
-        n: u64,
+        n: TaskSeq,
         mut done: Box<Done>,
         ending: Ending,
     ) {
@@ -150,7 +151,7 @@ impl Core {
         }
     }
 
-    pub(in crate::core) fn remember_end(&mut self, key: SessionKey, n: u64, ending: Ending) {
+    pub(in crate::core) fn remember_end(&mut self, key: SessionKey, n: TaskSeq, ending: Ending) {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         let more = session.remember(
             n,
@@ -210,7 +211,7 @@ impl Core {
     }
 
     /// Sends a result to the client, if it is connected.
-    pub(in crate::core) fn deliver(&mut self, key: SessionKey, n: u64) {
+    pub(in crate::core) fn deliver(&mut self, key: SessionKey, n: TaskSeq) {
         let session = self.sessions.get_mut(key).expect("a session outlives its results");
         // A client that is not here gets it when it is back, and one that has just opened its
         // session in the order of its numbers.
@@ -259,7 +260,7 @@ impl Core {
         now: Time,
         key: SessionKey,
         connection: ConnectionId,
-        ranges: &[(u64, u64)],
+        ranges: &[(TaskSeq, TaskSeq)],
     ) -> Result<(), PeerMisbehaved> {
         check_ascending(ranges)?;
         let mut room = TASKS_PER_PART;
@@ -297,7 +298,7 @@ impl Core {
         Ok(())
     }
 
-    fn let_go_of_received(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>) {
+    fn let_go_of_received(&mut self, now: Time, key: SessionKey, n: TaskSeq, mut done: Box<Done>) {
         self.tally.let_go(1);
         self.note_read(key, &mut done);
         if done.what.keep() {
@@ -442,8 +443,8 @@ impl Core {
         &mut self,
         now: Time,
         session: SessionKey,
-        first: u64,
-        last: u64,
+        first: TaskSeq,
+        last: TaskSeq,
     ) {
         assert!(first <= last, "a range from {first} to {last}");
         let session = self.sessions.get(session).expect("a session is there while its tasks end");

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use furlong_wire::ids::{OwnerId, SessionId, TaskId};
+use furlong_wire::ids::{OwnerId, SessionId, TaskId, TaskSeq};
 use furlong_wire::limits::KEPT_MS;
 use furlong_wire::payload::PayloadSecret;
 
@@ -25,9 +25,9 @@ pub struct Retained {
     sessions: BTreeMap<SessionKey, KeptSession>,
     by_id: BTreeMap<(OwnerId, SessionId), SessionKey>,
     /// In the order in which they go: when, and which.
-    order: BTreeSet<(Time, SessionKey, u64)>,
+    order: BTreeSet<(Time, SessionKey, TaskSeq)>,
     /// Those with bytes that count against the budget, the oldest first.
-    heavy: VecDeque<(SessionKey, u64)>,
+    heavy: VecDeque<(SessionKey, TaskSeq)>,
     /// The total of such bytes.
     heavy_bytes: u64,
     len: usize,
@@ -39,7 +39,7 @@ struct KeptSession {
     id: SessionId,
     owner: OwnerId,
     secret: Option<PayloadSecret>,
-    tasks: BTreeMap<u64, KeptTask>,
+    tasks: BTreeMap<TaskSeq, KeptTask>,
 }
 
 /// One kept task.
@@ -95,19 +95,19 @@ impl Retained {
     pub fn tasks_from(
         &self,
         session: SessionKey,
-        n: u64,
-    ) -> impl Iterator<Item = (u64, &KeptTask)> {
+        n: TaskSeq,
+    ) -> impl Iterator<Item = (TaskSeq, &KeptTask)> {
         let tasks = self.sessions.get(&session).map(|session| session.tasks.range(n..));
         tasks.into_iter().flatten().inspect(|_| count(1)).map(|(n, task)| (*n, task))
     }
 
     /// Returns the record of a retained task.
-    pub fn get_mut(&mut self, key: SessionKey, n: u64) -> Option<&mut Done> {
+    pub fn get_mut(&mut self, key: SessionKey, n: TaskSeq) -> Option<&mut Done> {
         self.sessions.get_mut(&key)?.tasks.get_mut(&n).map(|kept| &mut *kept.done)
     }
 
     /// Returns the record of a retained task.
-    pub fn get(&self, key: SessionKey, n: u64) -> Option<&Done> {
+    pub fn get(&self, key: SessionKey, n: TaskSeq) -> Option<&Done> {
         self.sessions.get(&key)?.tasks.get(&n).map(|kept| &*kept.done)
     }
 
@@ -126,7 +126,7 @@ impl Retained {
         self.order.first().map(|(at, ..)| *at)
     }
 
-    fn remove(&mut self, key: SessionKey, n: u64) -> Option<KeptTask> {
+    fn remove(&mut self, key: SessionKey, n: TaskSeq) -> Option<KeptTask> {
         let session = self.sessions.get_mut(&key)?;
         let task = session.tasks.remove(&n)?;
         let was_here = self.order.remove(&(task.expires, key, n));
@@ -142,7 +142,7 @@ impl Retained {
         Some(task)
     }
 
-    fn contains(&self, key: SessionKey, n: u64) -> bool {
+    fn contains(&self, key: SessionKey, n: TaskSeq) -> bool {
         self.sessions.get(&key).is_some_and(|session| session.tasks.contains_key(&n))
     }
 
@@ -173,7 +173,7 @@ impl Core {
         &mut self,
         now: Time,
         key: SessionKey,
-        n: u64,
+        n: TaskSeq,
         mut done: Box<Done>,
         delivered: bool,
     ) {
@@ -195,7 +195,7 @@ impl Core {
         &mut self,
         now: Time,
         key: SessionKey,
-        n: u64,
+        n: TaskSeq,
         done: Box<Done>,
         delivered_us: Option<u64>,
     ) {
@@ -253,7 +253,7 @@ impl Core {
     }
 
     /// Forgets one kept task.
-    pub(in crate::core) fn forget_kept(&mut self, key: SessionKey, n: u64) -> bool {
+    pub(in crate::core) fn forget_kept(&mut self, key: SessionKey, n: TaskSeq) -> bool {
         let Some(kept) = self.kept.remove(key, n) else { return false };
         self.drop_done(*kept.done);
         self.kept.tidy();

@@ -120,7 +120,7 @@ impl Core {
             task
         };
         let first = enter(submit.n, targets.first().copied());
-        let others = (submit.n + 1..).zip(targets.iter().skip(1));
+        let others = (submit.n + 1).onward().zip(targets.iter().skip(1));
         AtLeastOne { first, others: others.map(|(n, id)| enter(n, Some(*id))).collect() }
     }
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use furlong_wire::ids::{BrokerStart, EngineId};
+use furlong_wire::ids::{BrokerStart, EngineId, TaskSeq};
 use furlong_wire::message::{Runtime, TaskOptions};
 use slab::Slab;
 
@@ -20,7 +20,7 @@ pub struct Task {
     /// Its session.
     pub session: SessionKey,
     /// Its number in the session.
-    pub n: u64,
+    pub n: TaskSeq,
     /// The queue that it is for.
     pub queue: Queue,
     /// The demands on its engine.
@@ -357,7 +357,7 @@ impl Tasks {
 /// A task that has just been submitted.
 pub fn submitted(
     session: SessionKey,
-    n: u64,
+    n: TaskSeq,
     submit: Submitted<'_>,
     payload: Stored,
     now: Time,

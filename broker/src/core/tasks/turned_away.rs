@@ -5,7 +5,7 @@
 //! A client that was cut off before it heard of it is told with `Accepted` that such a task is
 //! missing, and submits it again.
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{ErrorKind, Finished, Submit, Targets, TaskState, TaskTimes, ToClient};
 
 use super::ended::Ended;
@@ -87,7 +87,7 @@ impl Core {
         let times =
             TaskTimes { submitted_unix_us: now.unix_us(self.config.start), ..TaskTimes::default() };
         // The ends are remembered, for tasks that depend on these; nothing else is.
-        for (n, engine) in (submit.n..).zip(&targets).map(|(n, engine)| (n, *engine)) {
+        for (n, engine) in submit.n.onward().zip(&targets).map(|(n, engine)| (n, *engine)) {
             self.remember_end(key, n, Ending { succeeded: false, engine });
             let outcome = refusal.outcome.clone();
             let finished = Finished { n, outcome, engine, attempts: 0, times, payload: None };
@@ -103,7 +103,7 @@ impl Core {
     }
 
     /// A task that was refused is submitted again: it has not ended.
-    pub(in crate::core) fn forget_refusal(&mut self, key: SessionKey, n: u64) {
+    pub(in crate::core) fn forget_refusal(&mut self, key: SessionKey, n: TaskSeq) {
         let session = self.sessions.get_mut(key).expect("a session that submits is here");
         // None if so many tasks have ended since that it was forgotten.
         let ending = session.ledger.endings.remove(n);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use furlong_wire::ids::{EngineId, SessionId};
+use furlong_wire::ids::{EngineId, SessionId, TaskSeq};
 
 use super::rest::{Named, Rest};
 use super::work::TASKS_PER_PART;
@@ -37,13 +37,13 @@ pub(in crate::core) enum Chore {
     /// Tells engine processes, from this one on, what they need not hold any longer.
     TellReleased(ProcessKey),
     /// Releases what a process that leaves holds, from this task on.
-    ReleaseAll(ProcessKey, (SessionKey, u64)),
+    ReleaseAll(ProcessKey, (SessionKey, TaskSeq)),
     /// Ends what engines hold of a session of an earlier start.
     EndOrphans(SessionId),
     /// The same does not wait for longer than that, from this task on.
-    ShortenOrphans(SessionId, u64, Time),
+    ShortenOrphans(SessionId, TaskSeq, Time),
     /// Moves tasks of a session, from this one on, to the queues of its depth.
-    Deepen(SessionKey, u64),
+    Deepen(SessionKey, TaskSeq),
     /// Stops engines on the request of an administrator whose connection is gone meanwhile.
     Stop(Stop),
     /// Lets go on what has waited for the engines of an earlier start, all of which are here or
@@ -71,7 +71,7 @@ pub(in crate::core) struct Ending {
     /// In which manner.
     pub manner: Manner,
     /// The number of the next task to look at, when the results are done with.
-    pub next: Option<u64>,
+    pub next: Option<TaskSeq>,
 }
 
 /// The manner in which a session ends.

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Accepted, Register, Reply, ReplyBody, TaskRange, TaskState, ToClient};
 
@@ -23,12 +23,12 @@ use crate::core::{Connected, ConnectionId, Core, PeerMisbehaved, Time};
 #[derive(Debug)]
 pub(in crate::core) enum Rest {
     /// Results that have arrived.
-    Received(Vec<(u64, u64)>),
+    Received(Vec<(TaskSeq, TaskSeq)>),
     /// Tasks with which something is to be done.
     Tasks(Named),
     /// Results that wait for the client that has opened the session: from this number on, and then
     /// the answer.
-    Undelivered(u64, Accepted),
+    Undelivered(TaskSeq, Accepted),
     /// The registration of a process whose engine, this one, is being lost.
     Register(EngineId, Box<Register>),
     /// The comparison of what a process holds with what it was given.
@@ -56,7 +56,7 @@ impl From<Stop> for Rest {
 pub(in crate::core) struct Named {
     act: Act,
     /// The session's tasks, first and last: no task twice.
-    ranges: VecDeque<(SessionKey, u64, u64)>,
+    ranges: VecDeque<(SessionKey, TaskSeq, TaskSeq)>,
     /// The request to be answered, and the journal's entries when it came.
     request: Option<(u64, u64)>,
     /// The answer so far: tasks that ended with it, and those that had ended.
@@ -80,7 +80,7 @@ pub(in crate::core) enum Act {
 
 impl Named {
     /// Of the client's own session. Its ranges are ascending and disjoint.
-    pub fn own(act: Act, key: SessionKey, ranges: &[(u64, u64)]) -> Self {
+    pub fn own(act: Act, key: SessionKey, ranges: &[(TaskSeq, TaskSeq)]) -> Self {
         let ranges = ranges.iter().map(|(first, last)| (key, *first, *last)).collect();
         Self { act, ranges, request: None, cancelled: 0, ended: 0 }
     }
@@ -234,9 +234,9 @@ impl Core {
     fn end_of_part(
         &self,
         named: &Named,
-        (of, first, last): (SessionKey, u64, u64),
+        (of, first, last): (SessionKey, TaskSeq, TaskSeq),
         room: usize,
-    ) -> u64 {
+    ) -> TaskSeq {
         let session = self.sessions.get(of);
         let ends = match named.act {
             Act::Purge => {
@@ -267,7 +267,7 @@ impl Core {
         &mut self,
         now: Time,
         named: &mut Named,
-        (of, first, last): (SessionKey, u64, u64),
+        (of, first, last): (SessionKey, TaskSeq, TaskSeq),
     ) -> usize {
         if named.act == Act::Purge {
             return self.purge_range(of, first, last);
@@ -306,12 +306,12 @@ impl Core {
         now: Time,
         key: SessionKey,
         connection: ConnectionId,
-        from: u64,
+        from: TaskSeq,
         accepted: Accepted,
     ) {
         let session = self.sessions.get_mut(key).expect("a session that is opened is here");
-        let part = session.ledger.done.range(from, u64::MAX).take(DELIVERED_PER_PART);
-        let part: Vec<(u64, TaskState, bool)> =
+        let part = session.ledger.done.range(from, TaskSeq::MAX).take(DELIVERED_PER_PART);
+        let part: Vec<(TaskSeq, TaskState, bool)> =
             part.map(|(n, done)| (n, done.outcome.state, done.is_unwritten)).collect();
         let next = part.get(DELIVERED_PER_PART - 1).and_then(|(n, ..)| n.checked_add(1));
         // What ends meanwhile, and has not had its turn, is delivered when it has.
@@ -344,12 +344,19 @@ impl Core {
 const DELIVERED_PER_PART: usize = 256;
 
 /// The number of the `place`th value from `first` to `last`, if there are so many.
-fn nth<T>(map: &SeqMap<T>, first: u64, last: u64, place: usize) -> Option<u64> {
+fn nth<T>(
+    map: &SeqMap<TaskSeq, T>,
+    first: TaskSeq,
+    last: TaskSeq,
+    place: usize,
+) -> Option<TaskSeq> {
     map.range(first, last).nth(place - 1).map(|(n, _)| n)
 }
 
 /// The same tasks in ranges that name none of them twice.
-fn disjoint(mut ranges: Vec<(SessionKey, u64, u64)>) -> Vec<(SessionKey, u64, u64)> {
+fn disjoint(
+    mut ranges: Vec<(SessionKey, TaskSeq, TaskSeq)>,
+) -> Vec<(SessionKey, TaskSeq, TaskSeq)> {
     ranges.sort_unstable();
     ranges.dedup_by(|(of, first, last), (before, _, end)| {
         let overlaps = of == before && *first <= *end;
@@ -368,15 +375,10 @@ mod tests {
     #[test]
     fn ranges_that_overlap_become_one() {
         let (a, b) = (SessionKey(1), SessionKey(2));
-        let ranges = vec![
-            (a, 5, 9),
-            (b, 1, 2),
-            (a, 1, 3),
-            (a, 9, 12),
-            (a, 6, 7),
-            (b, 3, u64::MAX),
-            (a, 1, 1),
-        ];
-        assert_eq!(disjoint(ranges), [(a, 1, 3), (a, 5, 12), (b, 1, 2), (b, 3, u64::MAX)]);
+        let range = |(session, first, last)| (session, TaskSeq(first), TaskSeq(last));
+        let ranges =
+            [(a, 5, 9), (b, 1, 2), (a, 1, 3), (a, 9, 12), (a, 6, 7), (b, 3, u64::MAX), (a, 1, 1)];
+        let merged = [(a, 1, 3), (a, 5, 12), (b, 1, 2), (b, 3, u64::MAX)];
+        assert_eq!(disjoint(ranges.map(range).to_vec()), merged.map(range));
     }
 }

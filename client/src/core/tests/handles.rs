@@ -17,7 +17,7 @@ const OTHER_SESSION: SessionId = SessionId([8; 16]);
 
 fn output(n: u64, attempt: u32, offset: u64, bytes: &[u8]) -> ToClient {
     let (engine, stream, bytes) = (EngineId(attempt), Stream::Stdout, bytes.to_vec());
-    ToClient::Output(message::Output { n, attempt, engine, stream, offset, bytes })
+    ToClient::Output(message::Output { n: TaskSeq(n), attempt, engine, stream, offset, bytes })
 }
 
 /// The pieces that a reader gets now: attempt, offset, text. None at the end if it is over.
@@ -40,7 +40,7 @@ fn read(core: &mut Core, feed: usize) -> Vec<Option<(u32, u64, String)>> {
 }
 
 fn published(n: u64, payload: Payload) -> ToClient {
-    ToClient::Published(PublishedMessage { n, payload })
+    ToClient::Published(PublishedMessage { n: TaskSeq(n), payload })
 }
 
 fn small(value: &[u8]) -> Payload {
@@ -76,9 +76,13 @@ fn is_stopped(core: &mut Core, task: Submitted) -> bool {
     core.poll_stopped(task.n, Waker::noop()).is_ready()
 }
 
+fn stopped(n: u64) -> ToClient {
+    ToClient::Stopped(Stopped { n: TaskSeq(n) })
+}
+
 fn record(n: u64, phase: TaskPhase, outcome: Option<Outcome>) -> Box<TaskRecord> {
     Box::new(TaskRecord {
-        id: TaskId { session: OTHER_SESSION, n },
+        id: TaskId { session: OTHER_SESSION, n: TaskSeq(n) },
         label: None,
         runtime: Runtime::Native,
         target: None,
@@ -112,7 +116,7 @@ fn a_reader_gets_what_was_kept_and_then_what_comes_until_the_end() {
     let mut core = core();
     let task = submit(&mut core);
     core.handle_message(output(1, 1, 0, b"one "), None);
-    let feed = core.open_output(1, Some(task.key));
+    let feed = core.open_output(TaskSeq(1), Some(task.key));
     core.handle_message(output(1, 1, 4, b"two"), None);
     core.handle_message(output(1, 2, 0, b"again"), None);
     let piece = |attempt, offset, text: &str| Some((attempt, offset, text.to_owned()));
@@ -122,7 +126,7 @@ fn a_reader_gets_what_was_kept_and_then_what_comes_until_the_end() {
     );
     core.handle_message(returned(1), None);
     assert_eq!(read(&mut core, feed), [None]);
-    let late = core.open_output(1, Some(task.key));
+    let late = core.open_output(TaskSeq(1), Some(task.key));
     assert_eq!(read(&mut core, late), [piece(2, 0, "again"), None], "the end has not been taken");
     let report = take(&mut core, task).unwrap().unwrap().report;
     assert_eq!(
@@ -130,10 +134,10 @@ fn a_reader_gets_what_was_kept_and_then_what_comes_until_the_end() {
         "again",
         "a later attempt's output replaces that of an earlier one"
     );
-    let too_late = core.open_output(1, None);
+    let too_late = core.open_output(TaskSeq(1), None);
     assert_eq!(read(&mut core, too_late), [None]);
     for feed in [feed, late, too_late] {
-        core.forget_output(1, feed);
+        core.forget_output(TaskSeq(1), feed);
     }
     assert!(core.outputs.is_empty());
 }
@@ -142,7 +146,7 @@ fn a_reader_gets_what_was_kept_and_then_what_comes_until_the_end() {
 fn a_reader_who_does_not_read_costs_a_bounded_memory() {
     let mut core = core();
     let task = submit(&mut core);
-    let feed = core.open_output(1, Some(task.key));
+    let feed = core.open_output(TaskSeq(1), Some(task.key));
     let piece = vec![b'x'; OUTPUT_MESSAGE_BYTES_MAX];
     let pieces = 3 * OUTPUT_FEED_BYTES / OUTPUT_MESSAGE_BYTES_MAX;
     for at in 0..pieces {
@@ -163,7 +167,7 @@ fn intermediate_data_come_to_readers_and_the_last_stays_with_the_task() {
     let mut core = core();
     let task = submit(&mut core);
     core.handle_message(published(1, small(b"1")), None);
-    let feed = core.open_published(1, Some(task.key));
+    let feed = core.open_published(TaskSeq(1), Some(task.key));
     core.handle_message(published(1, small(b"22")), None);
     assert_eq!(read_published(&mut core, feed), [Some(1), Some(2)]);
     assert_eq!(core.latest_published(task.key).unwrap().data[0], "22");
@@ -177,7 +181,7 @@ fn intermediate_data_come_to_readers_and_the_last_stays_with_the_task() {
 fn a_large_publication_that_comes_late_neither_replaces_a_newer_one_nor_is_lost() {
     let mut core = core();
     let task = submit(&mut core);
-    let feed = core.open_published(1, Some(task.key));
+    let feed = core.open_published(TaskSeq(1), Some(task.key));
     let Packed::Chunked(payload) = sealed(&[4; 5_000]) else { panic!("it is large") };
     let (counter, bytes) = (payload.counter(), payload.bytes());
     let announced = Payload::Chunked { transfer: 1, counter, bytes, instance: Some(INSTANCE) };
@@ -194,7 +198,7 @@ fn a_large_publication_that_comes_late_neither_replaces_a_newer_one_nor_is_lost(
     assert_eq!(read_published(&mut core, feed), [Some(5_000), None]);
     let report = take(&mut core, task).unwrap().unwrap().report;
     assert_eq!(report.published.unwrap().data[0].len(), 5_000);
-    core.forget_published(1, feed);
+    core.forget_published(TaskSeq(1), feed);
 }
 
 #[test]
@@ -203,7 +207,7 @@ fn a_cancelled_task_has_stopped_when_its_engine_says_so() {
     let [ran, queued, done, foreign] = [(); 4].map(|()| submit(&mut core));
     core.watch_stop(ran.n, Some(ran.key));
     core.watch_stop(queued.n, Some(queued.key));
-    core.cancel(&[(1, 2)], false);
+    core.cancel(&[(TaskSeq(1), TaskSeq(2))], false);
     assert!(!is_stopped(&mut core, ran) && !is_stopped(&mut core, queued));
     core.handle_message(cancelled(1, true), None);
     core.handle_message(cancelled(2, false), None);
@@ -213,21 +217,21 @@ fn a_cancelled_task_has_stopped_when_its_engine_says_so() {
     assert!(!is_stopped(&mut core, ran) && !is_stopped(&mut core, foreign));
     assert!(is_stopped(&mut core, queued), "it never began");
     assert!(is_stopped(&mut core, done), "it has ended of itself");
-    core.handle_message(ToClient::Stopped(Stopped { n: 4 }), None);
+    core.handle_message(stopped(4), None);
     assert!(is_stopped(&mut core, foreign) && !is_stopped(&mut core, ran));
     let failure = take(&mut core, ran).unwrap().unwrap_err();
     assert_eq!(failure.state(), Some(TaskState::Cancelled));
-    core.handle_message(ToClient::Stopped(Stopped { n: 1 }), None);
+    core.handle_message(stopped(1), None);
     assert!(is_stopped(&mut core, ran));
-    (1..=4).for_each(|n| drop(core.forget_stop(n)));
+    (1..=4).for_each(|n| drop(core.forget_stop(TaskSeq(n))));
 }
 
 #[test]
 fn a_cancel_that_comes_too_late_changes_nothing() {
     let mut core = core();
     let task = submit(&mut core);
-    core.watch_stop(1, Some(task.key));
-    core.cancel(&[(1, 1)], false);
+    core.watch_stop(TaskSeq(1), Some(task.key));
+    core.cancel(&[(TaskSeq(1), TaskSeq(1))], false);
     core.handle_message(returned(1), None);
     assert!(is_stopped(&mut core, task));
     take(&mut core, task).unwrap().unwrap();
@@ -262,7 +266,7 @@ fn a_fetched_result_is_opened_with_the_secret_of_its_session() {
     let mut core = core();
     let secret = PayloadSecret::new([3; 32]);
     let (request, follower) =
-        core.fetch(TaskId { session: OTHER_SESSION, n: 5 }, true, true).unwrap();
+        core.fetch(TaskId { session: OTHER_SESSION, n: TaskSeq(5) }, true, true).unwrap();
     let follower = follower.unwrap();
     let (attempt, engine, stream, offset) = (1, EngineId(2), Stream::Stdout, 0);
     let piece =
@@ -294,7 +298,8 @@ fn a_fetched_result_is_opened_with_the_secret_of_its_session() {
 #[test]
 fn a_task_that_runs_has_a_record_and_no_result() {
     let mut core = core();
-    let (request, _) = core.fetch(TaskId { session: OTHER_SESSION, n: 5 }, false, false).unwrap();
+    let (request, _) =
+        core.fetch(TaskId { session: OTHER_SESSION, n: TaskSeq(5) }, false, false).unwrap();
     let record = record(5, TaskPhase::Running, None);
     core.handle_message(
         ToClient::Fetched(Fetched { request, record, secret: None, payload: None }),
@@ -310,7 +315,8 @@ fn a_task_that_runs_has_a_record_and_no_result() {
 #[test]
 fn waiting_fetches_are_bounded_and_the_next_goes_when_one_is_answered() {
     let mut core = core();
-    let fetch = |core: &mut Core| core.fetch(TaskId { session: OTHER_SESSION, n: 1 }, true, false);
+    let fetch =
+        |core: &mut Core| core.fetch(TaskId { session: OTHER_SESSION, n: TaskSeq(1) }, true, false);
     let requests: Vec<u64> =
         (0..FETCHES_WAITING_MAX).map(|_| fetch(&mut core).unwrap().0).collect();
     assert!(matches!(fetch(&mut core), Err(ClientError::Busy)));
@@ -346,17 +352,18 @@ fn events_go_to_all_who_subscribed_and_the_broker_is_asked_once() {
 fn the_end_of_the_connection_ends_every_wait() {
     let mut core = core();
     let task = submit(&mut core);
-    let output = core.open_output(1, Some(task.key));
-    let published = core.open_published(1, Some(task.key));
+    let output = core.open_output(TaskSeq(1), Some(task.key));
+    let published = core.open_published(TaskSeq(1), Some(task.key));
     let events = core.subscribe().unwrap();
-    core.watch_stop(1, Some(task.key));
-    let (request, follower) = core.fetch(TaskId { session: SESSION, n: 1 }, true, true).unwrap();
+    core.watch_stop(TaskSeq(1), Some(task.key));
+    let (request, follower) =
+        core.fetch(TaskId { session: SESSION, n: TaskSeq(1) }, true, true).unwrap();
     let counted = Arc::new(Wakes::default());
     let waker = Arc::clone(&counted).into();
     assert!(core.poll_output(output, &waker, &mut None).is_pending());
     assert!(core.poll_published(published, &waker, &mut None).is_pending());
     assert!(core.poll_event(events, &waker, &mut None).is_pending());
-    assert!(core.poll_stopped(1, &waker).is_pending());
+    assert!(core.poll_stopped(TaskSeq(1), &waker).is_pending());
     assert!(core.poll_answer(request, &waker, &mut None).is_pending());
     assert!(core.poll_output(follower.unwrap(), &waker, &mut None).is_pending());
     assert!(core.poll_flushed(&waker).is_pending());
@@ -367,7 +374,10 @@ fn the_end_of_the_connection_ends_every_wait() {
     assert_eq!(read(&mut core, follower.unwrap()), [None]);
     assert_eq!(read_published(&mut core, published), [None]);
     assert!(matches!(core.poll_event(events, &waker, &mut None), Poll::Ready(Fed::Over)));
-    assert!(matches!(core.poll_stopped(1, &waker), Poll::Ready(Err(ClientError::Disconnected(_)))));
+    assert!(matches!(
+        core.poll_stopped(TaskSeq(1), &waker),
+        Poll::Ready(Err(ClientError::Disconnected(_)))
+    ));
     assert!(matches!(core.poll_flushed(&waker), Poll::Ready(Err(ClientError::Disconnected(_)))));
     assert!(matches!(fetched(&mut core, request), Some(Err(ClientError::Disconnected(_)))));
 }
@@ -385,8 +395,8 @@ fn who_detaches_waits_until_everything_is_with_the_kernel() {
 #[test]
 fn a_cancel_of_many_ranges_goes_in_messages_that_fit() {
     let mut core = core();
-    let ranges: Vec<(u64, u64)> =
-        (0..10_000).map(|n| (u64::MAX - 3 * n, u64::MAX - 3 * n)).collect();
+    let ranges: Vec<(TaskSeq, TaskSeq)> =
+        (0..10_000).map(|n| (TaskSeq::MAX - 3 * n, TaskSeq::MAX - 3 * n)).collect();
     core.cancel(&ranges, false);
     let mut cancelled = 0;
     while let Some(Outbound::Message(message)) = core.poll_outbound() {
@@ -453,16 +463,16 @@ proptest! {
             let (task, ends) = tasks.get_mut(&n).unwrap();
             let key = task.map(|task| task.key);
             match step {
-                Step::Cancel => core.cancel(&[(n, n)], false),
-                Step::WatchStop => core.watch_stop(n, key),
+                Step::Cancel => core.cancel(&[(TaskSeq(n), TaskSeq(n))], false),
+                Step::WatchStop => core.watch_stop(TaskSeq(n), key),
                 Step::Finish => core.handle_message(returned(n), None),
                 Step::CancelledRunning => core.handle_message(cancelled(n, true), None),
                 Step::CancelledQueued => core.handle_message(cancelled(n, false), None),
-                Step::Stopped => core.handle_message(ToClient::Stopped(Stopped { n }), None),
+                Step::Stopped => core.handle_message(stopped(n), None),
                 Step::Output(attempt) => core.handle_message(output(n, attempt, 0, b"text"), None),
                 Step::Publish => core.handle_message(published(n, small(b"1")), None),
-                Step::OpenOutput => outputs.push((n, core.open_output(n, key))),
-                Step::OpenPublished => publications.push((n, core.open_published(n, key))),
+                Step::OpenOutput => outputs.push((n, core.open_output(TaskSeq(n), key))),
+                Step::OpenPublished => publications.push((n, core.open_published(TaskSeq(n), key))),
                 Step::Take => {
                     if let Some(submitted) = *task && super::take(&mut core, submitted).is_some() {
                         (*task, *ends) = (None, *ends + 1);
@@ -473,17 +483,17 @@ proptest! {
         }
         for (n, (task, ends)) in tasks {
             prop_assert_eq!((task, ends), (None, 1));
-            let stopped = core.poll_stopped(n, Waker::noop());
+            let stopped = core.poll_stopped(TaskSeq(n), Waker::noop());
             prop_assert!(stopped.is_ready(), "a wait for its stop ends");
-            core.forget_stop(n);
+            core.forget_stop(TaskSeq(n));
         }
         for (n, feed) in outputs {
             prop_assert_eq!(read(&mut core, feed).pop(), Some(None));
-            core.forget_output(n, feed);
+            core.forget_output(TaskSeq(n), feed);
         }
         for (n, feed) in publications {
             prop_assert_eq!(read_published(&mut core, feed).pop(), Some(None));
-            core.forget_published(n, feed);
+            core.forget_published(TaskSeq(n), feed);
         }
         prop_assert!(core.subscriptions.is_idle());
         prop_assert!(core.outputs.is_empty() && core.published.is_empty());

@@ -81,7 +81,10 @@ fn sent(core: &mut Core) -> Vec<String> {
             format!("submit {} {:?}", submit.n, submit.define)
         }
         Outbound::Message(FromClient::Define(define)) => format!("define {}", define.number),
-        Outbound::Message(FromClient::Ack(ack)) => format!("ack {:?}", ack.ranges.0),
+        Outbound::Message(FromClient::Ack(ack)) => {
+            let ranges = ack.ranges.0.iter().map(|(first, last)| (first.0, last.0));
+            format!("ack {:?}", ranges.collect::<Vec<_>>())
+        }
         Outbound::Message(message) => format!("message {}", message.name()),
         Outbound::Control(message) => format!("control {}", message.name()),
         Outbound::Transfer(number, _) => format!("transfer {number}"),
@@ -93,7 +96,7 @@ fn finished(n: u64, payload: Option<Payload>) -> ToClient {
     let outcome = Outcome::SUCCEEDED;
     let engine = Some(EngineId(3));
     ToClient::Finished(Finished {
-        n,
+        n: TaskSeq(n),
         outcome,
         engine,
         attempts: 1,
@@ -164,7 +167,7 @@ fn a_result_wakes_and_resolves_its_future() {
     wake_all(&mut core);
     assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
     let result = take(&mut core, task).unwrap().unwrap();
-    assert_eq!((&result.data[0][..], result.report.id.n), (&b"value"[..], 1));
+    assert_eq!((&result.data[0][..], result.report.id.n), (&b"value"[..], TaskSeq(1)));
     assert_eq!(result.report.engine, Some(EngineId(3)));
 }
 
@@ -174,8 +177,8 @@ fn numbers_are_consecutive_over_both_interfaces() {
     submit(&mut core);
     let mut direct = Call { targets: Targets::Engines(vec![EngineId(0), EngineId(1)]), ..call(8) };
     let tasks = core.submit_direct(&mut direct).unwrap();
-    assert_eq!(tasks.iter().map(|task| task.n).collect::<Vec<_>>(), [2, 3]);
-    assert_eq!(submit(&mut core).n, 4);
+    assert_eq!(tasks.iter().map(|task| task.n.0).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(submit(&mut core).n, TaskSeq(4));
     assert_eq!(sent(&mut core), ["submit 1 None", "submit 2 None", "submit 4 None"]);
 }
 
@@ -188,7 +191,7 @@ fn repeated_and_unknown_ends_are_ignored() {
     core.handle_message(returned(2), None);
     take(&mut core, task).unwrap().unwrap();
     core.handle_message(returned(1), None);
-    let ack = message::Ack { ranges: vec![(1, 1)].into() };
+    let ack = message::Ack { ranges: vec![(TaskSeq(1), TaskSeq(1))].into() };
     assert_eq!(core.poll_ack(true), Some(FromClient::Ack(ack)));
     assert_eq!(core.poll_ack(true), None);
 }
@@ -220,7 +223,10 @@ fn the_bound_of_tasks_is_lifted_by_acknowledging_first() {
     wake_all(&mut core);
     assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
 
-    assert_eq!(core.submit_shared(&mut refused, Listener::Future(None)).unwrap().n, TASKS_MAX + 1);
+    assert_eq!(
+        core.submit_shared(&mut refused, Listener::Future(None)).unwrap().n,
+        TaskSeq(TASKS_MAX + 1)
+    );
     core.handle_message(returned(1), None);
     submit(&mut core);
     assert_eq!(sent(&mut core), ["submit 5 None", "ack [(1, 1)]", "submit 6 None"]);
@@ -359,7 +365,7 @@ fn output_comes_with_the_report_and_another_attempt_begins_anew() {
     let task = submit(&mut core);
     let mut piece = |engine, stream, offset, bytes: &[u8]| {
         let output = message::Output {
-            n: 1,
+            n: TaskSeq(1),
             attempt: engine + 1,
             engine: EngineId(engine),
             stream,
@@ -381,12 +387,12 @@ fn output_comes_with_the_report_and_another_attempt_begins_anew() {
 fn a_cancel_overtakes_others_but_not_its_own_submit() {
     let mut core = core();
     submit(&mut core);
-    core.cancel(&[(1, 1)], false);
+    core.cancel(&[(TaskSeq(1), TaskSeq(1))], false);
     assert_eq!(sent(&mut core), ["submit 1 None", "message Cancel"]);
     core.handle_flushed();
     submit(&mut core);
-    core.cancel(&[(1, 1)], true);
-    core.cancel(&[(2, 2)], true);
+    core.cancel(&[(TaskSeq(1), TaskSeq(1))], true);
+    core.cancel(&[(TaskSeq(2), TaskSeq(2))], true);
     assert_eq!(sent(&mut core), ["submit 2 None", "control Cancel", "message Cancel"]);
 }
 
@@ -408,7 +414,7 @@ fn a_stream_takes_ends_in_batches_and_knows_when_it_is_idle() {
     assert!(matches!(core.poll_stream(stream, &mut into, Waker::noop()), Taken::Idle));
     let cancel = std::iter::from_fn(|| core.poll_outbound()).last().unwrap();
     let Outbound::Message(FromClient::Cancel(cancel)) = cancel else { panic!("{cancel:?}") };
-    assert_eq!(cancel.ranges, [(2, 2)]);
+    assert_eq!(cancel.ranges, [(TaskSeq(2), TaskSeq(2))]);
 }
 
 #[test]

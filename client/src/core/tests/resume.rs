@@ -27,7 +27,11 @@ pub(super) fn accepted(
     missing: &[(u64, u64)],
     definitions: &[u32],
 ) -> Vec<String> {
-    let accepted = Accepted { n, missing: missing.to_vec(), definitions: definitions.to_vec() };
+    let accepted = Accepted {
+        n: TaskSeq(n),
+        missing: missing.iter().map(|(first, last)| (TaskSeq(*first), TaskSeq(*last))).collect(),
+        definitions: definitions.to_vec(),
+    };
     core.handle_message(ToClient::Accepted(accepted), None);
     sent(core)
 }
@@ -85,11 +89,11 @@ fn conditions_that_were_met_before_a_cut_are_not_asked_of_a_broker_that_knows_no
     let after =
         |options: &TaskOptions| Call { options: Some(Box::new(options.clone())), ..call(8) };
     let waits = core.submit_shared(&mut after(&options), Listener::Future(None)).unwrap().n;
-    core.handle_message(returned(first), None);
+    core.handle_message(returned(first.0), None);
     sent(&mut core);
     reconnected(&mut core);
     core.handle_message(
-        ToClient::Accepted(Accepted { n: 0, missing: vec![], definitions: vec![] }),
+        ToClient::Accepted(Accepted { n: TaskSeq::MIN, missing: vec![], definitions: vec![] }),
         None,
     );
     core.submit_shared(&mut after(&options), Listener::Future(None)).unwrap();
@@ -112,9 +116,9 @@ fn each_part_of_a_submit_that_waits_for_itself_does_so_when_it_is_said_again() {
     let mut core = core();
     let on = |n| Dependency { task: TaskId { session: SESSION, n }, success: true, failure: true };
     let options = TaskOptions {
-        after: vec![on(1)],
+        after: vec![on(TaskSeq(1))],
         after_any: true,
-        follow: vec![on(2)],
+        follow: vec![on(TaskSeq(2))],
         ..TaskOptions::default()
     };
     let targets = Targets::Engines([4, 6, 7].map(EngineId).to_vec());
@@ -124,7 +128,7 @@ fn each_part_of_a_submit_that_waits_for_itself_does_so_when_it_is_said_again() {
     sent(&mut core);
     reconnected(&mut core);
     core.handle_message(
-        ToClient::Accepted(Accepted { n: 0, missing: vec![], definitions: vec![] }),
+        ToClient::Accepted(Accepted { n: TaskSeq::MIN, missing: vec![], definitions: vec![] }),
         None,
     );
     let waits_for_itself = |outbound| match outbound {
@@ -139,7 +143,7 @@ fn each_part_of_a_submit_that_waits_for_itself_does_so_when_it_is_said_again() {
     };
     let said: Vec<_> =
         std::iter::from_fn(|| core.poll_outbound()).filter_map(waits_for_itself).collect();
-    assert_eq!(said, [(2, true), (3, true)]);
+    assert_eq!(said, [(TaskSeq(2), true), (TaskSeq(3), true)]);
 }
 
 #[test]
@@ -160,7 +164,7 @@ fn what_is_submitted_again_says_so_and_is_the_same_payload() {
     };
     let first = payloads(&mut core);
     reconnected(&mut core);
-    let nothing = Accepted { n: 0, missing: vec![], definitions: vec![] };
+    let nothing = Accepted { n: TaskSeq::MIN, missing: vec![], definitions: vec![] };
     core.handle_message(ToClient::Accepted(nothing), None);
     let Some(Outbound::Message(FromClient::Submit(submit))) = core.poll_outbound() else {
         panic!("a submit is first")
@@ -220,7 +224,7 @@ fn results_that_come_a_second_time_are_acknowledged_and_nothing_else() {
     core.handle_message(chunk(), Some(&piece));
     assert_eq!(
         core.poll_ack(true),
-        Some(FromClient::Ack(message::Ack { ranges: vec![(1, 1)].into() }))
+        Some(FromClient::Ack(message::Ack { ranges: vec![(TaskSeq(1), TaskSeq(1))].into() }))
     );
     (0..TASKS_MAX).for_each(|_| _ = submit(&mut core));
 }
@@ -231,10 +235,10 @@ fn cancels_are_said_again_until_the_task_has_ended() {
     (0..3).for_each(|_| _ = submit(&mut core));
     sent(&mut core);
     core.handle_flushed();
-    core.cancel(&[(1, 1)], false);
+    core.cancel(&[(TaskSeq(1), TaskSeq(1))], false);
     sent(&mut core);
     core.handle_cut();
-    core.cancel(&[(2, 3)], true);
+    core.cancel(&[(TaskSeq(2), TaskSeq(3))], true);
     assert!(core.handle_reconnected(&resumed(CREDIT_BYTES)));
     sent(&mut core);
     let said = accepted(&mut core, 3, &[], &[]);
@@ -289,7 +293,7 @@ fn whether_something_has_stopped_is_unknown_if_the_connection_was_cut_before_it_
 #[test]
 fn a_follower_of_fetched_output_sees_each_byte_once() {
     let mut core = core();
-    let task = TaskId { session: SESSION, n: 1 };
+    let task = TaskId { session: SESSION, n: TaskSeq(1) };
     let (request, follower) = core.fetch(task, true, true).unwrap();
     let follower = follower.unwrap();
     let piece = |offset, bytes: &[u8]| {
@@ -322,7 +326,7 @@ fn an_answer_that_does_not_come_in_its_turns_is_late() {
     let mut core = core();
     core.set_answer_turns_max(3);
     let (question, task) =
-        (query(&mut core, Query::Engines).unwrap(), TaskId { session: SESSION, n: 1 });
+        (query(&mut core, Query::Engines).unwrap(), TaskId { session: SESSION, n: TaskSeq(1) });
     let (waits, _) = core.fetch(task, true, false).unwrap();
     let disk = query(&mut core, Query::Engines).unwrap();
     core.wait_for_disk(disk);
@@ -355,7 +359,7 @@ fn what_was_asked_on_two_connections_that_were_cut_is_given_up() {
     let mut core = core();
     let (first, waits) = (
         query(&mut core, Query::Status).unwrap(),
-        core.fetch(TaskId { session: SESSION, n: 1 }, true, false),
+        core.fetch(TaskId { session: SESSION, n: TaskSeq(1) }, true, false),
     );
     reconnected(&mut core);
     assert_eq!(accepted(&mut core, 0, &[], &[]), ["message Query", "message Fetch"]);

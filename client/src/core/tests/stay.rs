@@ -13,7 +13,7 @@ fn staying() -> Call {
 }
 
 /// A call whose inputs are the results of these tasks.
-fn with_inputs(inputs: &[u64]) -> Call {
+fn with_inputs(inputs: &[TaskSeq]) -> Call {
     let inputs = inputs.iter().map(|n| TaskId { session: SESSION, n: *n }).collect();
     let options = TaskOptions { inputs, ..TaskOptions::default() };
     Call { runtime: Runtime::Python, options: Some(Box::new(options)), ..call(8) }
@@ -24,9 +24,9 @@ fn submit_call(core: &mut Core, mut call: Call) -> Result<Submitted, ClientError
 }
 
 /// The end of a task whose result, so large, is at the broker.
-fn at_broker(n: u64, bytes: u64) -> ToClient {
+fn at_broker(n: TaskSeq, bytes: u64) -> ToClient {
     let payload = Payload::Chunked { transfer: 0, counter: 1, bytes, instance: Some(INSTANCE) };
-    finished(n, Some(payload))
+    finished(n.0, Some(payload))
 }
 
 /// A core with a task that has ended, and whose result stays.
@@ -77,7 +77,7 @@ fn inputs_are_what_has_not_ended_or_stays() {
     let runs = submit(&mut core);
     submit_call(&mut core, with_inputs(&[stays.n, runs.n])).unwrap();
     // It has come here, and the broker may let go of it at any time.
-    core.handle_message(returned(runs.n), None);
+    core.handle_message(returned(runs.n.0), None);
     let refused = submit_call(&mut core, with_inputs(&[stays.n, runs.n]));
     assert!(
         matches!(refused, Err(ClientError::InputTaken(TaskId { n, .. })) if n == runs.n),
@@ -115,7 +115,7 @@ fn a_broker_that_has_lost_a_result_makes_it_again_before_what_needs_it() {
 fn a_broker_that_has_it_is_not_asked_for_it_again() {
     let (mut core, stays) = with_result();
     reconnected(&mut core);
-    assert_eq!(accepted(&mut core, stays.n, &[], &[]), [""; 0]);
+    assert_eq!(accepted(&mut core, stays.n.0, &[], &[]), [""; 0]);
     assert!(core.release(stays.n));
     assert!(core.poll_ack(true).is_some());
 }
@@ -147,7 +147,7 @@ fn inputs_of_what_is_said_again_stay_until_all_is_said() {
     assert!(core.handle_reconnected(&Welcome { resumed: true, ..welcome(1, 5_000) }));
     sent(&mut core);
     assert_eq!(accepted(&mut core, 0, &[], &[]), ["submit 1 None", "transfer 1"]);
-    core.handle_message(returned(first.n), None);
+    core.handle_message(returned(first.n.0), None);
     assert!(take(&mut core, first).unwrap().is_ok());
     assert_eq!(core.poll_ack(true), None, "what comes next needs it");
     core.handle_message(ToClient::Credit(message::Credit { payload_bytes_total: 10_000 }), None);
@@ -184,7 +184,7 @@ fn what_is_let_go_before_what_needs_it_is_said_again_stays_until_then() {
     assert!(core.handle_reconnected(&Welcome { resumed: true, ..welcome(1, 3_000) }));
     core.flow.take(0, 2_000, 0);
     sent(&mut core);
-    assert_eq!(accepted(&mut core, stays.n, &[], &[]), [""; 0], "there is no room for it yet");
+    assert_eq!(accepted(&mut core, stays.n.0, &[], &[]), [""; 0], "there is no room for it yet");
     assert!(core.release(stays.n));
     assert_eq!(core.poll_ack(true), None, "what comes next needs it");
     core.handle_message(ToClient::Credit(message::Credit { payload_bytes_total: 20_000 }), None);
@@ -204,12 +204,12 @@ fn what_stayed_for_what_is_said_again_does_not_stay_if_a_cut_comes_between() {
     core.handle_cut();
     assert!(core.handle_reconnected(&Welcome { resumed: true, ..welcome(1, 5_000) }));
     accepted(&mut core, 0, &[], &[]);
-    core.handle_message(returned(first.n), None);
+    core.handle_message(returned(first.n.0), None);
     assert!(take(&mut core, first).unwrap().is_ok());
     reconnected(&mut core);
     // Now there is room for all of it.
-    core.handle_message(returned(first.n), None);
-    assert_eq!(accepted(&mut core, first.n, &[], &[]), ["submit 2 None", "transfer 1"]);
+    core.handle_message(returned(first.n.0), None);
+    assert_eq!(accepted(&mut core, first.n.0, &[], &[]), ["submit 2 None", "transfer 1"]);
     let ack = message::Ack { ranges: vec![(first.n, first.n)].into() };
     assert_eq!(core.poll_ack(true), Some(FromClient::Ack(ack)));
 }

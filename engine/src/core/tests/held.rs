@@ -35,7 +35,7 @@ fn a_result_that_was_sent_is_held_until_it_is_released() {
     let work = process.core.held().work;
     assert!(
         work.iter()
-            .all(|held| held.finished && held.session == SESSION && held.n == held.attempt.id.0)
+            .all(|held| held.finished && held.session == SESSION && held.n.0 == held.attempt.id.0)
     );
     process.tell(ToEngine::Release(Release::of(BrokerStart(2), [1, 2, 3].map(AttemptId).to_vec())));
     assert_eq!(held(&mut process), attempts, "those were of another start");

@@ -21,7 +21,7 @@ impl Process {
             self.attempts += 1;
             assign.work.push(AssignedWork {
                 slot,
-                n: self.attempts,
+                n: TaskSeq(self.attempts),
                 attempt: AttemptId(self.attempts),
             });
         }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::peer::inbox::Inbox;
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
-use furlong_wire::ids::{ClusterId, SessionId};
+use furlong_wire::ids::{ClusterId, SessionId, TaskSeq};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{Ack, Cancel, FromClient};
 use furlong_wire::payload::{Packed, PayloadOpener, PayloadSecret};
@@ -84,7 +84,7 @@ fn deliver(
 }
 
 fn ack(n: u64) -> FromClient {
-    FromClient::Ack(Ack { ranges: vec![(n, n)].into() })
+    FromClient::Ack(Ack { ranges: vec![(TaskSeq(n), TaskSeq(n))].into() })
 }
 
 fn sealed(bytes: usize, seed: u8) -> SealedPayload {
@@ -187,7 +187,7 @@ fn sealing_costs_what_is_sent_however_much_waits() {
 
 /// As many messages of the longest kind that there is.
 fn cancels(count: usize, ranges: u64) -> Vec<FromClient> {
-    let ranges: Vec<(u64, u64)> = (1..=ranges).map(|n| (n << 40, n << 40)).collect();
+    let ranges: Vec<_> = (1..=ranges).map(|n| (TaskSeq(n << 40), TaskSeq(n << 40))).collect();
     vec![FromClient::Cancel(Cancel { ranges, force: false }); count]
 }
 

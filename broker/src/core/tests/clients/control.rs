@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{
     Cancel, CancelTasks, Draining, ErrorKind, FromClient, FromEngine, ReplyBody, Restart, Runtime,
     Shutdown, Signal, TakeBack, TaskOptions, TaskRange, TaskState, ToEngine,
@@ -42,8 +42,17 @@ fn shutdown(farm: &mut Farm, engines: Option<Vec<EngineId>>) -> Option<ReplyBody
     farm.reply(admin, request)
 }
 
+fn all_of(farm: &Farm, client: usize) -> TaskRange {
+    let session = farm.clients[client].session;
+    TaskRange { session, first: TaskSeq::FIRST, last: TaskSeq::MAX }
+}
+
+fn forced_cancel(n: u64) -> FromClient {
+    FromClient::Cancel(Cancel { ranges: vec![(TaskSeq(n), TaskSeq(n))], force: true })
+}
+
 fn cancels(farm: &mut Farm, client: usize, of: usize) -> Option<ReplyBody> {
-    let tasks = vec![TaskRange { session: farm.clients[of].session, first: 1, last: u64::MAX }];
+    let tasks = vec![all_of(farm, of)];
     let ask = |request| FromClient::CancelTasks(CancelTasks { request, tasks, force: false });
     let request = farm.ask(client, ask);
     farm.reply(client, request)
@@ -70,7 +79,7 @@ fn the_owner_cancels_tasks_of_any_of_its_sessions_and_nobody_else_does() {
 }
 
 fn takes_back(farm: &mut Farm, client: usize, of: usize) -> Option<ReplyBody> {
-    let tasks = vec![TaskRange { session: farm.clients[of].session, first: 1, last: u64::MAX }];
+    let tasks = vec![all_of(farm, of)];
     let request = farm.ask(client, |request| FromClient::TakeBack(TakeBack { request, tasks }));
     farm.reply(client, request)
 }
@@ -218,7 +227,7 @@ fn a_plain_cancel_never_kills_an_interpreter_and_a_forced_one_may() {
     let n = farm.submit(client, shared());
     farm.cancel(client, n, n);
     assert_eq!(forces(&farm), [false, false], "its own session has left something");
-    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(n, n)], force: true })).unwrap();
+    farm.say(client, forced_cancel(n)).unwrap();
     assert_eq!(forces(&farm), [false, false, true]);
 }
 
@@ -232,8 +241,7 @@ fn what_its_owner_submits_after_a_forced_cancel_is_for_the_next_interpreter() {
     let runs = farm.submit(client, here.clone());
     let before = farm.submit(client, here.clone());
     farm.wait(Duration::from_millis(1));
-    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(runs, runs)], force: true }))
-        .unwrap();
+    farm.say(client, forced_cancel(runs)).unwrap();
     farm.wait(Duration::from_millis(1));
     let later = farm.client();
     let after = farm.submit(later, here.clone());
@@ -258,8 +266,7 @@ fn a_forced_cancel_that_took_effect_says_nothing_about_a_later_death() {
         (farm.client(), farm.engine_with(1, &[Runtime::Python, Runtime::Native]));
     let here = python(direct(&[farm.id(engine)]));
     let runs = farm.submit(client, here.clone());
-    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(runs, runs)], force: true }))
-        .unwrap();
+    farm.say(client, forced_cancel(runs)).unwrap();
     farm.wait(Duration::from_millis(1));
     farm.finish(engine);
     let dies = farm.submit(client, here.clone());
@@ -278,7 +285,7 @@ fn a_cancel_that_was_ignored_can_be_forced_afterwards() {
     farm.finish(engine);
     let n = farm.submit(client, shared());
     let force = |farm: &mut Farm, of, first, last| {
-        let ranges = vec![(first, last)];
+        let ranges = vec![(TaskSeq(first), TaskSeq(last))];
         farm.say(of, FromClient::Cancel(Cancel { ranges, force: true })).unwrap();
         let force = |message: &ToEngine| {
             if let ToEngine::Cancel(it) = message { Some(it.force) } else { None }

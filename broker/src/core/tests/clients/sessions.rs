@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
     Define, ErrorKind, FromClient, Open, RefusalKind, Submit, TaskOptions, TaskState, ToClient,
     ToEngine,
@@ -38,30 +39,30 @@ fn a_resuming_client_learns_which_submits_are_known() {
     (0..3).for_each(|_| _ = farm.submit(client, shared()));
     farm.disconnect_client(client);
     farm.connect_client(client).unwrap();
-    assert_eq!((farm.accepted(client).n, farm.accepted(client).missing), (3, vec![]));
+    assert_eq!((farm.accepted(client).n, farm.accepted(client).missing), (TaskSeq(3), vec![]));
 }
 
 #[test]
 fn a_session_of_an_earlier_start_submits_again_what_it_waits_for() {
     let mut farm = Farm::default();
     let client = farm.client_that_had_submitted(10);
-    assert_eq!((farm.accepted(client).n, farm.accepted(client).missing), (0, vec![]));
+    assert_eq!((farm.accepted(client).n, farm.accepted(client).missing), (TaskSeq::MIN, vec![]));
     let engine = farm.engine();
     let repeated = |n| {
         let options = Some(Box::new(TaskOptions { repeated: true, ..TaskOptions::default() }));
         FromClient::Submit(Submit { n, options, ..shared() })
     };
     for n in [4, 9, 4] {
-        farm.say(client, repeated(n)).unwrap();
+        farm.say(client, repeated(TaskSeq(n))).unwrap();
     }
-    farm.say(client, FromClient::Submit(Submit { n: 5, ..shared() })).unwrap();
+    farm.say(client, FromClient::Submit(Submit { n: TaskSeq(5), ..shared() })).unwrap();
     assert_eq!(farm.submit(client, shared()), 11);
     assert_eq!([farm.finish(engine), farm.finish(engine), farm.finish(engine)], [4, 9, 11]);
-    farm.say(client, repeated(4)).unwrap();
+    farm.say(client, repeated(TaskSeq(4))).unwrap();
     farm.ack(client, 1, 11);
-    farm.say(client, repeated(9)).unwrap();
+    farm.say(client, repeated(TaskSeq(9))).unwrap();
     assert!(farm.assigned(engine).is_empty(), "what has run is not run again");
-    assert_eq!(farm.say(client, repeated(13)), Err(PeerMisbehaved::TaskNumber));
+    assert_eq!(farm.say(client, repeated(TaskSeq(13))), Err(PeerMisbehaved::TaskNumber));
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn a_newer_connection_supersedes_the_older_and_never_the_other_way_round() {
     let late = farm.core.handle_from_client(
         farm.now,
         old,
-        FromClient::Submit(Submit { n: 2, ..shared() }),
+        FromClient::Submit(Submit { n: TaskSeq(2), ..shared() }),
         None,
     );
     assert_eq!(late, Err(PeerMisbehaved::Order), "the old connection is nobody's");
@@ -174,7 +175,7 @@ fn a_session_keeps_its_secret() {
     let other = FromClient::Open(Open {
         secret: PayloadSecret::new([99; 32]),
         cancel_on_disconnect: false,
-        submitted: 0,
+        submitted: TaskSeq::MIN,
     });
     assert_eq!(farm.say(client, other), Err(PeerMisbehaved::Order));
 }
@@ -187,7 +188,7 @@ fn a_session_has_a_bounded_number_of_tasks_and_results() {
     farm.finish(engine);
     farm.ack(client, 1, 1);
     farm.submit(client, shared());
-    let fifth = FromClient::Submit(Submit { n: 5, ..shared() });
+    let fifth = FromClient::Submit(Submit { n: TaskSeq(5), ..shared() });
     assert_eq!(
         farm.say(client, fifth),
         Err(PeerMisbehaved::Credit),

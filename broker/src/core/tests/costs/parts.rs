@@ -1,7 +1,7 @@
 //! What one message or one moment brings about is done in parts, and whole when the last is done:
 //! counted in steps.
 
-use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId};
+use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId, TaskSeq};
 use furlong_wire::limits::HELD_RESULTS_MAX;
 use furlong_wire::message::{
     AttemptFinished, Attempts, Draining, FromClient, FromEngine, Goodbye, HeldWork, Lent, Outcome,
@@ -76,7 +76,7 @@ impl World {
 /// Work of an earlier start of the broker.
 fn of_before(session: SessionId, n: u64, finished: bool) -> HeldWork {
     let attempt = Attempt { start: BrokerStart(1), id: AttemptId(n) };
-    HeldWork { attempt, session, n, slot: 0, finished }
+    HeldWork { attempt, session, n: TaskSeq(n), slot: 0, finished }
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn work_goes_on_though_its_process_is_cut_while_that_is_compared() {
 fn task_of(world: &World, client: ConnectionId, n: u64) -> crate::core::keys::TaskKey {
     let id = world.sessions[&client];
     let key = world.core.sessions.with_id(id)[0];
-    *world.core.sessions.get(key).unwrap().ledger.tasks.get(n).unwrap()
+    *world.core.sessions.get(key).unwrap().ledger.tasks.get(TaskSeq(n)).unwrap()
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use furlong_wire::ids::{EngineId, SessionId};
+use furlong_wire::ids::{EngineId, SessionId, TaskSeq};
 use furlong_wire::message::{
     AttemptFinished, Draining, ErrorKind, Event, FromClient, FromEngine, Open, Outcome, Restart,
     SlotDown, Submit, Subscribe, TaskOptions, TaskState, ToClient,
@@ -323,8 +323,11 @@ fn a_session_with_very_many_tasks_ends_in_many_turns_for_whatever_reason() {
         world.core.handle_disconnected(world.now, client);
         let client = world.connect(Role::Client, 77);
         world.sessions.insert(client, SessionId(77_u128.to_le_bytes()));
-        let open =
-            Open { secret: PayloadSecret::new([1; 32]), cancel_on_disconnect: true, submitted: 0 };
+        let open = Open {
+            secret: PayloadSecret::new([1; 32]),
+            cancel_on_disconnect: true,
+            submitted: TaskSeq::MIN,
+        };
         world.say(client, FromClient::Open(open)).unwrap();
         (0..MANY).for_each(|_| _ = world.submit(client, with(shared(), waiting.clone())));
         let turns = world.turns(|core, now| end(core, now, client));
@@ -367,7 +370,7 @@ fn a_long_queue_loses_its_namespace_in_many_turns_and_nothing_of_it_begins_meanw
         turns.count_all_that_follow(&mut world);
         turns.are_many_for(MANY);
         let given = world.core.attempts.iter().map(|(_, given)| given.n).collect::<Vec<_>>();
-        assert_eq!((given, world.core.tasks.len()), (vec![later], 1));
+        assert_eq!((given, world.core.tasks.len()), (vec![TaskSeq(later)], 1));
         assert_eq!(
             world.ends(client),
             BTreeMap::from([((TaskState::Lost, Some(ErrorKind::EngineLost)), MANY)])
@@ -398,7 +401,7 @@ fn very_many_followers_are_aborted_in_many_turns_and_hold_up_nobody_else() {
     let later = world.submit(client, namespaced(id));
     world.submit(other, namespaced(id));
     assert_eq!(
-        world.core.attempts.iter().map(|(_, given)| given.n).collect::<Vec<_>>(),
+        world.core.attempts.iter().map(|(_, given)| given.n.0).collect::<Vec<_>>(),
         [1],
         "another's begins"
     );

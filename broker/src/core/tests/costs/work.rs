@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use furlong_wire::ids::{
-    Attempt, EngineId, EngineUuid, InstanceId, OwnerId, PassKey, SessionId, TaskId, TokenId,
+    Attempt, EngineId, EngineUuid, InstanceId, OwnerId, PassKey, SessionId, TaskId, TaskSeq,
+    TokenId,
 };
 use furlong_wire::limits::GRANTS_PER_ATTEMPT_MAX;
 use furlong_wire::message::{
@@ -72,12 +73,8 @@ impl World {
         for _ in 1..2 * tasks {
             world.submit(world.big, ended.clone());
         }
-        world
-            .say(
-                world.big,
-                FromClient::Ack(Ack { ranges: vec![(first, first + tasks - 1)].into() }),
-            )
-            .unwrap();
+        let ranges = vec![(TaskSeq(first), TaskSeq(first + tasks - 1))].into();
+        world.say(world.big, FromClient::Ack(Ack { ranges })).unwrap();
         for _ in 0..scale {
             let engine = world.engine();
             let (id, connection) = (world.last_registered(), engine);
@@ -145,7 +142,7 @@ impl World {
         let submitted = self.submitted.entry(client).or_default();
         *submitted += 1;
         let n = *submitted;
-        self.say(client, FromClient::Submit(Submit { n, ..submit })).unwrap();
+        self.say(client, FromClient::Submit(Submit { n: TaskSeq(n), ..submit })).unwrap();
         n
     }
 
@@ -202,7 +199,8 @@ impl World {
     }
 
     fn range(&self, client: ConnectionId, first: u64, last: u64) -> Vec<TaskRange> {
-        vec![TaskRange { session: self.sessions[&client], first, last }]
+        let session = self.sessions[&client];
+        vec![TaskRange { session, first: TaskSeq(first), last: TaskSeq(last) }]
     }
 }
 
@@ -219,7 +217,7 @@ pub(in crate::core::tests) fn open(submitted: u64) -> FromClient {
     FromClient::Open(Open {
         secret: PayloadSecret::new([1; 32]),
         cancel_on_disconnect: false,
-        submitted,
+        submitted: TaskSeq(submitted),
     })
 }
 
@@ -267,12 +265,12 @@ fn chunked() -> Payload {
 fn message_of_client(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'static str, Said)> {
     let Pair { client, session, .. } = *pair;
     let by_client = |message| Said::Client(client, message);
-    let big = TaskId { session: world.sessions[&world.big], n: 5 };
+    let big = TaskId { session: world.sessions[&world.big], n: TaskSeq(5) };
     let n = world.submitted[&client] + 1;
     let said = match kind {
-        0 => ("Submit", by_client(FromClient::Submit(Submit { n, ..shared() }))),
+        0 => ("Submit", by_client(FromClient::Submit(Submit { n: TaskSeq(n), ..shared() }))),
         1 => {
-            let submit = Submit { n, ..with(shared(), after(&[big])) };
+            let submit = Submit { n: TaskSeq(n), ..with(shared(), after(&[big])) };
             ("Submit after", by_client(FromClient::Submit(submit)))
         }
         2 => ("Define", by_client(FromClient::Define(Define { number: 1, payload: payload() }))),
@@ -282,11 +280,14 @@ fn message_of_client(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'s
             ("Undefine", by_client(FromClient::Undefine(Undefine { number: 1 })))
         }
         4 => {
-            let cancel = Cancel { ranges: vec![(1, 2)], force: true };
+            let cancel = Cancel { ranges: vec![(TaskSeq(1), TaskSeq(2))], force: true };
             ("Cancel", by_client(FromClient::Cancel(cancel)))
         }
         11 => ("Subscribe", by_client(FromClient::Subscribe(Subscribe { engines: true }))),
-        14 => ("Ack", by_client(FromClient::Ack(Ack { ranges: vec![(1, 2)].into() }))),
+        14 => (
+            "Ack",
+            by_client(FromClient::Ack(Ack { ranges: vec![(TaskSeq(1), TaskSeq(2))].into() })),
+        ),
         15 => ("Goodbye", by_client(FromClient::Goodbye(Goodbye { reason: String::new() }))),
         16 => {
             world.core.handle_disconnected(Time(1), client);
@@ -296,7 +297,7 @@ fn message_of_client(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'s
         }
         19 => ("Credit", by_client(FromClient::Credit(Credit { payload_bytes_total: 1 }))),
         20 => {
-            let submit = Submit { n, payload: chunked(), ..shared() };
+            let submit = Submit { n: TaskSeq(n), payload: chunked(), ..shared() };
             world.say(client, FromClient::Submit(submit)).unwrap();
             ("Chunk", by_client(FromClient::Chunk(Chunk { transfer: 9 })))
         }
@@ -311,7 +312,7 @@ fn request_of_client(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'s
     let of_big = world.range(world.big, 5, 7);
     let request = 1;
     let by_client = |message| Said::Client(client, message);
-    let big = TaskId { session: world.sessions[&world.big], n: 5 };
+    let big = TaskId { session: world.sessions[&world.big], n: TaskSeq(5) };
     let said = match kind {
         5 => {
             let cancel = CancelTasks { request, tasks: of_big, force: true };
@@ -335,7 +336,7 @@ fn request_of_client(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'s
             ("Fetch", by_client(FromClient::Fetch(fetch)))
         }
         13 => {
-            let fetch = Fetch { request, session, n: 2, wait: false, output: false };
+            let fetch = Fetch { request, session, n: TaskSeq(2), wait: false, output: false };
             ("Fetch of a record", by_client(FromClient::Fetch(fetch)))
         }
         17 => {
@@ -471,8 +472,8 @@ fn a_message_costs_what_it_names_however_much_there_is() {
 
 /// Messages that name everything, and what one turn of them may cost.
 fn everything(world: &World) -> Vec<(&'static str, FromClient)> {
-    let all = || world.range(world.big, 0, u64::MAX);
-    let many = || (0..4096).flat_map(|_| all()).collect::<Vec<_>>();
+    let many = || (0..4096).flat_map(|_| world.range(world.big, 0, u64::MAX)).collect::<Vec<_>>();
+    let all = (TaskSeq::MIN, TaskSeq::MAX);
     let query = |query: TaskQuery| Query::Tasks(Box::new(query));
     let nothing = TaskQuery { label: Some("nothing*like it".into()), ..TaskQuery::default() };
     vec![
@@ -490,8 +491,8 @@ fn everything(world: &World) -> Vec<(&'static str, FromClient)> {
             "CancelTasks",
             FromClient::CancelTasks(CancelTasks { request: 1, tasks: many(), force: true }),
         ),
-        ("Ack", FromClient::Ack(Ack { ranges: vec![(0, u64::MAX)].into() })),
-        ("Cancel", FromClient::Cancel(Cancel { ranges: vec![(0, u64::MAX)], force: true })),
+        ("Ack", FromClient::Ack(Ack { ranges: vec![all].into() })),
+        ("Cancel", FromClient::Cancel(Cancel { ranges: vec![all], force: true })),
         ("Goodbye", FromClient::Goodbye(Goodbye { reason: String::new() })),
     ]
 }
@@ -584,7 +585,8 @@ fn what_ends_while_results_are_delivered_is_delivered_once() {
     world.to_clients.clear();
     world.core.handle_from_client(Time(1), again, open(submitted), None).unwrap();
     assert!(world.core.has_rest(again));
-    let tasks = vec![TaskRange { session, first: 1, last: 2 }, TaskRange { session, first, last }];
+    let range = |first, last| TaskRange { session, first: TaskSeq(first), last: TaskSeq(last) };
+    let tasks = vec![range(1, 2), range(first, last)];
     world
         .say(other, FromClient::CancelTasks(CancelTasks { request: 1, tasks, force: false }))
         .unwrap();
@@ -595,7 +597,7 @@ fn what_ends_while_results_are_delivered_is_delivered_once() {
     let mut ends: BTreeMap<u64, u32> = BTreeMap::new();
     for (_, message) in &world.to_clients {
         if let ToClient::Finished(finished) = message {
-            *ends.entry(finished.n).or_default() += 1;
+            *ends.entry(finished.n.0).or_default() += 1;
         }
     }
     assert_eq!(ends.len() as u64, world.tasks + 4);
@@ -609,15 +611,14 @@ fn a_task_on_which_very_many_wait_ends_in_many_turns() {
     let first = world.submit(client, shared());
     let session = world.sessions[&client];
     let options = TaskOptions {
-        after: vec![on_success(TaskId { session, n: first })],
+        after: vec![on_success(TaskId { session, n: TaskSeq(first) })],
         ..TaskOptions::default()
     };
     let dependents = 10 * TASKS_PER_PART;
     (0..dependents).for_each(|_| _ = world.submit(client, with(shared(), options.clone())));
     let before = steps();
-    world
-        .say(client, FromClient::Cancel(Cancel { ranges: vec![(first, first)], force: false }))
-        .unwrap();
+    let cancel = Cancel { ranges: vec![(TaskSeq(first), TaskSeq(first))], force: false };
+    world.say(client, FromClient::Cancel(cancel)).unwrap();
     assert!(steps() - before < WORK_PER_TURN, "{} steps", steps() - before);
     let mut turns = 0;
     while world.core.poll_timeout().is_some_and(|at| at <= Time(1)) {
@@ -671,7 +672,7 @@ fn keys_cost_a_curve_operation_each_as_far_as_they_are_looked_at() {
 fn what_a_client_wanted_done_is_done_when_it_is_gone() {
     let mut world = World::new(300);
     let client = world.big;
-    let cancel = Cancel { ranges: vec![(1, world.tasks)], force: false };
+    let cancel = Cancel { ranges: vec![(TaskSeq(1), TaskSeq(world.tasks))], force: false };
     world.core.handle_from_client(Time(1), client, FromClient::Cancel(cancel), None).unwrap();
     assert!(world.core.has_rest(client));
     world.core.handle_disconnected(Time(1), client);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use furlong_wire::ids::Attempt;
+use furlong_wire::ids::{Attempt, TaskId};
 use furlong_wire::message::{
     AttemptFinished, Attempts, EngineStatus, ErrorKind, FromClient, FromEngine, Outcome, Query,
     ReplyBody, Request, Runtime, Submit, TakeBack, TaskOptions, TaskRange, TaskState, ToClient,
@@ -153,7 +153,8 @@ fn what_is_wanted_back_and_does_not_begin_is_cancelled() {
     let mut farm = Farm::default();
     let (client, bad, good) = (farm.client(), farm.engine(), farm.engine());
     let n = farm.submit(client, shared());
-    let tasks = vec![TaskRange { session: farm.clients[client].session, first: n, last: n }];
+    let TaskId { session, n: of_task } = farm.task(client, n);
+    let tasks = vec![TaskRange { session, first: of_task, last: of_task }];
     farm.say(client, FromClient::TakeBack(TakeBack { request: 7, tasks })).unwrap();
     farm.does_not_begin(bad, ErrorKind::NotBegun);
     assert_eq!(farm.end_of(client, n), Some((TaskState::Cancelled, Some(ErrorKind::Cancelled))));

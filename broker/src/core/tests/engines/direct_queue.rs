@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{
     ErrorKind, FromClient, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState,
 };
@@ -170,10 +170,10 @@ fn a_wrong_task_number_is_misbehaviour_and_a_repeated_submit_is_ignored() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
     farm.submit(client, shared());
-    farm.say(client, FromClient::Submit(Submit { n: 1, ..shared() })).unwrap();
+    farm.say(client, FromClient::Submit(Submit { n: TaskSeq(1), ..shared() })).unwrap();
     assert_eq!(farm.assigned(engine), [1]);
     farm.finish(engine);
     assert!(farm.assigned(engine).is_empty(), "the repetition made no second task");
-    let gap = FromClient::Submit(Submit { n: 3, ..shared() });
+    let gap = FromClient::Submit(Submit { n: TaskSeq(3), ..shared() });
     assert_eq!(farm.say(client, gap), Err(PeerMisbehaved::TaskNumber));
 }

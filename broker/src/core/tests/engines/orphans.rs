@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
-    Attempts, Cancel, Dependency, ErrorKind, FromClient, FromEngine, Outcome, Payload, Runtime,
-    Shutdown, Submit, TaskOptions, TaskState, ToEngine,
+    Attempts, Dependency, ErrorKind, FromClient, FromEngine, Outcome, Payload, Runtime, Shutdown,
+    Submit, TaskOptions, TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -148,7 +149,7 @@ fn an_engine_is_busy_with_unwanted_work_of_before_until_that_has_stopped() {
     let (mut farm, client, engine, submit) = restarted(|_, _| shared());
     farm.connect_client(client).unwrap();
     farm.repeat(client, 1, submit);
-    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(1, 1)], force: false })).unwrap();
+    farm.cancel(client, 1, 1);
     farm.connect_engine(engine);
     farm.submit(client, shared());
     assert_eq!(farm.assigned(engine), [1], "it gets nothing new");
@@ -204,7 +205,7 @@ fn a_client_that_is_cut_off_once_more_says_everything_again() {
     farm.connect_client(client).unwrap();
     farm.disconnect_client(client);
     farm.connect_client(client).unwrap();
-    assert_eq!(farm.accepted(client).n, 0, "it has not said what it waits for");
+    assert_eq!(farm.accepted(client).n, TaskSeq::MIN, "it has not said what it waits for");
     farm.repeat(client, 1, submit.clone());
     farm.repeat(client, 1, submit);
     farm.connect_engine(engine);
@@ -541,7 +542,7 @@ fn what_speaks_of_an_earlier_start_without_holding_it_is_told_to_forget_it() {
     farm.report(engine, FromEngine::Finished(finished)).unwrap();
     assert_eq!(farm.released(engine), [job.attempt; 2]);
     let other = farm.client();
-    farm.say(other, FromClient::Submit(Submit { n: 1, ..shared() })).unwrap();
+    farm.say(other, FromClient::Submit(Submit { n: TaskSeq(1), ..shared() })).unwrap();
     assert_eq!(farm.assigned(engine), [1]);
 }
 

@@ -1,6 +1,7 @@
 //! The demands that tasks make on engines: runtimes, labels, scopes. Also tasks that engines are
 //! assigned too early.
 
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
     ErrorKind, FromClient, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState,
 };
@@ -108,8 +109,10 @@ fn different_demands_are_bounded_and_those_that_are_known_are_still_taken() {
     for label in plain..DEMANDS_MAX {
         farm.clients[client].submitted += 1;
         let n = farm.clients[client].submitted;
-        let submit =
-            FromClient::Submit(Submit { n, ..with(shared(), require(&[&label.to_string()])) });
+        let submit = FromClient::Submit(Submit {
+            n: TaskSeq(n),
+            ..with(shared(), require(&[&label.to_string()]))
+        });
         farm.core.handle_from_client(farm.now, connection, submit, None).unwrap();
     }
     assert_eq!(

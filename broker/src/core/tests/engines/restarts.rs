@@ -228,10 +228,10 @@ impl History {
                 let ToEngine::Assign(assign) = message else { continue };
                 let session = assign.session.expect("it was noted when it came");
                 for work in assign.work.iter() {
-                    let came = self.came.entry((session, work.n)).or_default();
+                    let came = self.came.entry((session, work.n.0)).or_default();
                     *came += 1;
                     assert!(
-                        !self.submits[&work.n].1 || *came == 1,
+                        !self.submits[&work.n.0].1 || *came == 1,
                         "task {} came {came} times",
                         work.n
                     );

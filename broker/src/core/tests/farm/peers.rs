@@ -7,7 +7,7 @@ use bytes::Bytes;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{
     Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, InstanceId, OwnerId, SessionId, TaskId,
-    TokenId,
+    TaskSeq, TokenId,
 };
 use furlong_wire::keys::PublicKey;
 use furlong_wire::limits::ASKED_FOR_TRANSFER;
@@ -346,9 +346,8 @@ impl Farm {
         let it = &mut self.clients[client];
         it.connection = Some(connection);
         it.sending.begin(welcome.payload_credit_bytes);
-        let (secret, cancel_on_disconnect) =
-            (PayloadSecret::new([it.holder; 32]), it.cancel_on_disconnect);
-        let submitted = it.submitted;
+        let secret = PayloadSecret::new([it.holder; 32]);
+        let (cancel_on_disconnect, submitted) = (it.cancel_on_disconnect, TaskSeq(it.submitted));
         self.say(client, FromClient::Open(Open { secret, cancel_on_disconnect, submitted }))
             .unwrap();
         if !welcome.resumed {
@@ -362,7 +361,7 @@ impl Farm {
     fn repeat_missing(&mut self, client: usize) {
         let accepted = self.accepted(client);
         let missing: Vec<u64> =
-            accepted.missing.iter().flat_map(|(first, last)| *first..=*last).collect();
+            accepted.missing.iter().flat_map(|(first, last)| first.0..=last.0).collect();
         let here = BTreeSet::from_iter(accepted.definitions);
         for number in self.clients[client].defined.difference(&here).copied().collect::<Vec<_>>() {
             let payload = self.clients[client].sending.chunked(2_000);
@@ -434,10 +433,10 @@ impl Farm {
                 engines.iter().map(|engine| Targets::Engines(vec![*engine])).collect()
             }
         };
-        let each =
-            (n..).zip(targets).map(|(n, targets)| (n, Submit { n, targets, ..submit.clone() }));
+        let single = |n, targets| Submit { n: TaskSeq(n), targets, ..submit.clone() };
+        let each = (n..).zip(targets).map(|(n, targets)| (n, single(n, targets)));
         self.clients[client].submits.extend(each);
-        self.say(client, FromClient::Submit(Submit { n, ..submit })).unwrap();
+        self.say(client, FromClient::Submit(Submit { n: TaskSeq(n), ..submit })).unwrap();
         n
     }
 
@@ -445,7 +444,7 @@ impl Farm {
     pub fn repeat(&mut self, client: usize, n: u64, submit: Submit) {
         let options = submit.options.map(|options| *options).unwrap_or_default();
         let options = Some(Box::new(TaskOptions { repeated: true, ..options }));
-        self.say(client, FromClient::Submit(Submit { n, options, ..submit })).unwrap();
+        self.say(client, FromClient::Submit(Submit { n: TaskSeq(n), options, ..submit })).unwrap();
     }
 
     /// Sends one chunk of the client's oldest transfer. Whether there was one.
@@ -456,12 +455,13 @@ impl Farm {
     }
 
     pub fn cancel(&mut self, client: usize, first: u64, last: u64) {
-        self.say(client, FromClient::Cancel(Cancel { ranges: vec![(first, last)], force: false }))
-            .unwrap();
+        let ranges = vec![(TaskSeq(first), TaskSeq(last))];
+        self.say(client, FromClient::Cancel(Cancel { ranges, force: false })).unwrap();
     }
 
     pub fn ack(&mut self, client: usize, first: u64, last: u64) {
-        self.say(client, FromClient::Ack(Ack { ranges: vec![(first, last)].into() })).unwrap();
+        let ranges = vec![(TaskSeq(first), TaskSeq(last))].into();
+        self.say(client, FromClient::Ack(Ack { ranges })).unwrap();
     }
 
     pub fn goodbye(&mut self, client: usize) {
@@ -487,7 +487,7 @@ impl Farm {
 
     /// Asks for a task of a client's session.
     pub fn fetch(&mut self, client: usize, of: usize, n: u64, wait: bool, output: bool) -> u64 {
-        let session = self.clients[of].session;
+        let TaskId { session, n } = self.task(of, n);
         self.ask(client, |request| FromClient::Fetch(Fetch { request, session, n, wait, output }))
     }
 
@@ -501,7 +501,7 @@ impl Farm {
 
     /// The id of a task.
     pub fn task(&self, client: usize, n: u64) -> TaskId {
-        TaskId { session: self.clients[client].session, n }
+        TaskId { session: self.clients[client].session, n: TaskSeq(n) }
     }
 
     /// The reason that a task did not succeed.
@@ -513,7 +513,7 @@ impl Farm {
     /// The tasks of which a client was told that nothing of them runs.
     pub fn stopped(&self, client: usize) -> Vec<u64> {
         let stopped = |message: &ToClient| {
-            if let ToClient::Stopped(it) = message { Some(it.n) } else { None }
+            if let ToClient::Stopped(it) = message { Some(it.n.0) } else { None }
         };
         self.clients[client].received.iter().filter_map(stopped).collect()
     }
@@ -526,7 +526,7 @@ impl Farm {
 
     /// Returns the number of times a task's end was delivered.
     pub fn deliveries(&self, client: usize, n: u64) -> usize {
-        let of_task = |message: &&ToClient| matches!(message, ToClient::Finished(it) if it.n == n);
+        let of_task = |said: &&ToClient| matches!(said, ToClient::Finished(it) if it.n.0 == n);
         self.clients[client].received.iter().filter(of_task).count()
     }
 }
@@ -757,7 +757,7 @@ impl Client {
     fn receive(&mut self, message: ToClient) {
         match &message {
             ToClient::Finished(finished) => {
-                let first = self.finished.entry(finished.n).or_insert_with(|| finished.clone());
+                let first = self.finished.entry(finished.n.0).or_insert_with(|| finished.clone());
                 assert_eq!(comparable(first), comparable(finished), "a task ends once");
             }
             ToClient::Credit(credit) => self.sending.granted = credit.payload_bytes_total,
@@ -781,7 +781,7 @@ impl EngineProcess {
         let held = |job: &Job| HeldWork {
             attempt: job.attempt,
             session: job.session,
-            n: job.n,
+            n: TaskSeq(job.n),
             slot: job.slot,
             finished: false,
         };
@@ -878,7 +878,7 @@ impl EngineProcess {
                 let job = |work: &furlong_wire::message::Work| Job {
                     slot: work.slot,
                     session,
-                    n: work.n,
+                    n: work.n.0,
                     attempt: Attempt { start, id: work.attempt },
                     runtime: assign.runtime,
                     started: false,
@@ -911,7 +911,7 @@ impl EngineProcess {
 /// One task for the shared queue, with a small payload.
 pub fn shared() -> Submit {
     Submit {
-        n: 0,
+        n: TaskSeq::MIN,
         targets: Targets::Shared,
         runtime: Runtime::Native,
         class: 1,

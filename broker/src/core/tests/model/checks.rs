@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId};
+use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId, TaskSeq};
 use furlong_wire::limits::KEPT_MS;
 use furlong_wire::message::{Assign, ToClient, ToEngine};
 
@@ -40,11 +40,11 @@ impl Model {
     /// had.
     fn notes_refusals(&mut self) {
         for (_, session) in self.farm.core.sessions.iter() {
-            for n in 1..=session.ledger.submitted {
+            for n in 1..=session.ledger.submitted.0 {
                 let name = (session.id, n);
-                if session.ledger.refused.contains(n) {
+                if session.ledger.refused.contains(TaskSeq(n)) {
                     self.refused.insert(name);
-                } else if session.ledger.tasks.contains(n) && self.refused.remove(&name) {
+                } else if session.ledger.tasks.contains(TaskSeq(n)) && self.refused.remove(&name) {
                     self.ends.remove(&name);
                 }
             }
@@ -55,13 +55,15 @@ impl Model {
     pub fn ends_stay(&mut self) {
         let core = &self.farm.core;
         let of_session = core.sessions.iter().flat_map(|(_, session)| {
-            session.ledger.endings.iter().map(|(n, ending)| ((session.id, n), *ending))
+            session.ledger.endings.iter().map(|(n, ending)| ((session.id, n.0), *ending))
         });
         let owners = [0, OUTSIDER].map(|client| OwnerId([self.farm.clients[client].owner; 16]));
         let ids = SessionId([0; 16])..=SessionId([255; 16]);
         let sessions = owners.into_iter().flat_map(|owner| core.kept.of_owner(owner, ids.clone()));
         let kept = sessions.flat_map(|(key, id)| {
-            core.kept.tasks_from(key, 0).map(move |(n, kept)| ((id, n), kept.done.ending()))
+            core.kept
+                .tasks_from(key, TaskSeq::MIN)
+                .map(move |(n, kept)| ((id, n.0), kept.done.ending()))
         });
         for (name, ending) in of_session.chain(kept) {
             let first = *self.ends.entry(name).or_insert(ending);
@@ -79,16 +81,16 @@ impl Model {
             let heard = &mut self.clients[client];
             match message {
                 ToClient::Finished(finished) => {
-                    let name = (session, finished.n);
+                    let name = (session, finished.n.0);
                     assert!(
-                        heard.delivered.insert(finished.n),
+                        heard.delivered.insert(finished.n.0),
                         "{name:?} is delivered once on a connection"
                     );
                     assert!(!self.acknowledged.contains_key(&name), "{name:?} was acknowledged");
                     self.end_is_just(name, &finished);
                 }
                 ToClient::Stopped(stopped) => {
-                    let name = (session, stopped.n);
+                    let name = (session, stopped.n.0);
                     assert!(
                         self.stopped.insert(name),
                         "{name:?} is said once on a connection to have stopped"
@@ -119,13 +121,13 @@ impl Model {
     /// be kept goes on.
     fn every_task_is_somewhere(&self) {
         for (_, session) in self.farm.core.sessions.iter() {
-            for n in 1..=session.ledger.submitted {
+            for n in 1..=session.ledger.submitted.0 {
                 let name = (session.id, n);
                 let acknowledged = self.acknowledged.contains_key(&name);
-                let refused = session.ledger.refused.contains(n);
+                let refused = session.ledger.refused.contains(TaskSeq(n));
                 let places = [
-                    session.ledger.tasks.contains(n),
-                    session.ledger.done.contains(n),
+                    session.ledger.tasks.contains(TaskSeq(n)),
+                    session.ledger.done.contains(TaskSeq(n)),
                     acknowledged,
                     refused,
                 ];
@@ -151,7 +153,7 @@ impl Model {
                 .session(self.farm.clients[client].session)
                 .expect("a connected client has a session");
             let untold =
-                session.ledger.done.iter().map(|(n, _)| n).find(|n| !heard.delivered.contains(n));
+                session.ledger.done.iter().map(|(n, _)| n.0).find(|n| !heard.delivered.contains(n));
             assert_eq!(untold, None, "client {client} was not told of that task's end");
         }
     }
@@ -178,7 +180,7 @@ impl Model {
         for (_, session) in self.farm.core.sessions.iter() {
             for (n, key) in session.ledger.tasks.iter() {
                 let task = self.farm.core.tasks.get(*key).expect("it is unfinished");
-                let Submitted { options, at, .. } = &self.tasks[&(session.id, n)];
+                let Submitted { options, at, .. } = &self.tasks[&(session.id, n.0)];
                 let waits = task.tries.attempts == 0;
                 let limit = options.queue_timeout_ms.filter(|_| waits).map(Duration::from_millis);
                 assert!(
@@ -198,7 +200,8 @@ impl Model {
     fn what_is_to_be_kept_is_kept(&self) {
         for (&(session, n), at) in &self.acknowledged {
             let Submitted { owner, options, .. } = &self.tasks[&(session, n)];
-            let is_kept = self.farm.core.kept.find(*owner, TaskId { session, n }).is_some();
+            let is_kept =
+                self.farm.core.kept.find(*owner, TaskId { session, n: TaskSeq(n) }).is_some();
             let hour = at.after(Duration::from_millis(KEPT_MS));
             let is_result =
                 !self.refused.contains(&(session, n)) && !self.purged.contains(&(session, n));
@@ -273,7 +276,7 @@ impl Model {
             .map(|work| self.farm.processes[process].ids[work.slot as usize])
             .collect();
         for (work, engine) in assign.work.iter().zip(&engines) {
-            let name = (session, work.n);
+            let name = (session, work.n.0);
             self.engine_fits(process, *engine, name);
             self.dependencies_are_met(*engine, name);
             self.is_given_as_often_as_allowed(*engine, name);

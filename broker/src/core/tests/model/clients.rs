@@ -1,6 +1,6 @@
 //! The clients' actions.
 
-use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId};
+use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId, TaskSeq};
 use furlong_wire::message::{
     Cancel as CancelMessage, CancelTasks, Define, Dependency, Fetch, FromClient, Payload, Purge,
     ReplyBody, Restart, Submit, TaskOptions, TaskRange,
@@ -81,12 +81,12 @@ impl Model {
     }
 
     pub fn is_unfinished(&self, (session, n): Name) -> bool {
-        self.session(session).is_some_and(|session| session.ledger.tasks.contains(n))
+        self.session(session).is_some_and(|session| session.ledger.tasks.contains(TaskSeq(n)))
     }
 
     fn unfinished(&self, id: SessionId) -> Vec<Name> {
         self.session(id).map_or_else(Vec::new, |session| {
-            session.ledger.tasks.iter().map(|(n, _)| (id, n)).collect()
+            session.ledger.tasks.iter().map(|(n, _)| (id, n.0)).collect()
         })
     }
 
@@ -146,7 +146,7 @@ impl Model {
                 let of = &self.farm.clients[demand.of.unwrap_or(client)];
                 // A session's first tasks have nobody to wait for.
                 let n = (of.submitted + 2).checked_sub(demand.back).filter(|n| *n > 0)?;
-                let task = TaskId { session: of.session, n };
+                let task = TaskId { session: of.session, n: TaskSeq(n) };
                 Some(Dependency { task, success: demand.success, failure: demand.failure })
             };
             group.demands.iter().filter_map(demand).collect()
@@ -180,8 +180,8 @@ impl Model {
     fn may_depend(&self, client: usize, n: u64, other: TaskId) -> bool {
         let owner = self.owner(client);
         let of_owner =
-            self.tasks.get(&(other.session, other.n)).is_some_and(|task| task.owner == owner);
-        let before = other.session != self.farm.clients[client].session || other.n < n;
+            self.tasks.get(&(other.session, other.n.0)).is_some_and(|task| task.owner == owner);
+        let before = other.session != self.farm.clients[client].session || other.n < TaskSeq(n);
         of_owner
             && before
             && (self.session(other.session).is_some()
@@ -192,7 +192,7 @@ impl Model {
     fn range(&self, tasks: Choice) -> TaskRange {
         let of = &self.farm.clients[tasks.of];
         let first = of.submitted + 1 - tasks.back % (of.submitted + 2);
-        TaskRange { session: of.session, first, last: first + tasks.more }
+        TaskRange { session: of.session, first: TaskSeq(first), last: TaskSeq(first + tasks.more) }
     }
 
     pub fn cancels(&mut self, client: usize, tasks: Choice, how: Cancel) {
@@ -236,7 +236,7 @@ impl Model {
     }
 
     fn note_cancelled(&mut self, range: &TaskRange) {
-        let names = (range.first..=range.last).map(|n| (range.session, n));
+        let names = (range.first.0..=range.last.0).map(|n| (range.session, n));
         let names: Vec<Name> = names.filter(|name| self.is_unfinished(*name)).collect();
         self.cancelled.extend(names);
     }
@@ -266,27 +266,27 @@ impl Model {
     pub fn fetches(&mut self, client: usize, task: Choice, wait: bool) {
         let TaskRange { session, first: n, .. } = self.range(task);
         let is_known = self.owner(client) == self.owner(task.of);
-        let waits_for = if wait && is_known { Asked::Task((session, n)) } else { Asked::Nothing };
+        let waits_for = if wait && is_known { Asked::Task((session, n.0)) } else { Asked::Nothing };
         let request = self.asks(client, waits_for, |request| {
             FromClient::Fetch(Fetch { request, session, n, wait, output: wait })
         });
         let is_refused = matches!(self.farm.reply(client, request), Some(ReplyBody::Refused(_)));
         let is_there =
-            is_known && (self.is_unfinished((session, n)) || self.is_held(task.of, session, n));
+            is_known && (self.is_unfinished((session, n.0)) || self.is_held(task.of, session, n.0));
         assert_eq!(is_refused, !is_there, "client {client} fetches task {n} of client {}", task.of);
     }
 
     /// Returns true if a task that has ended is still held or retained.
     fn is_held(&self, client: usize, session: SessionId, n: u64) -> bool {
-        let kept = self.farm.core.kept.find(self.owner(client), TaskId { session, n });
+        let kept = self.farm.core.kept.find(self.owner(client), TaskId { session, n: TaskSeq(n) });
         kept.is_some()
-            || self.session(session).is_some_and(|session| session.ledger.done.contains(n))
+            || self.session(session).is_some_and(|session| session.ledger.done.contains(TaskSeq(n)))
     }
 
     pub fn purges(&mut self, client: usize, tasks: Choice) {
         let range = self.range(tasks);
         if self.owner(client) == self.owner(tasks.of) {
-            let names = (range.first..=range.last).map(|n| (range.session, n));
+            let names = (range.first.0..=range.last.0).map(|n| (range.session, n));
             let has_ended =
                 |name: &Name| self.tasks.contains_key(name) && !self.is_unfinished(*name);
             let ended: Vec<Name> = names.filter(has_ended).collect();

@@ -40,7 +40,7 @@ impl Model {
     }
 
     fn standing(&self, task: TaskId) -> Standing {
-        let name = (task.session, task.n);
+        let name = (task.session, task.n.0);
         match self.ends.get(&name) {
             Some(ending) => Standing::Ended(*ending),
             None if self.is_unfinished(name) => Standing::Unfinished,
@@ -59,7 +59,7 @@ impl Model {
     /// Returns true if dependencies can no longer be met.
     fn is_impossible(&self, demands: &[Dependency], any: bool) -> bool {
         let fails = |demand: &Dependency| {
-            !self.is_unfinished((demand.task.session, demand.task.n)) && !self.is_met(demand)
+            !self.is_unfinished((demand.task.session, demand.task.n.0)) && !self.is_met(demand)
         };
         if any {
             !demands.is_empty() && demands.iter().all(fails)

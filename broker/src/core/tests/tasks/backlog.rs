@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use furlong_wire::ids::{EngineId, OwnerId};
+use furlong_wire::ids::{EngineId, OwnerId, TaskSeq};
 use furlong_wire::message::{
-    ErrorKind, FromClient, Outcome, Payload, Submit, TaskOptions, TaskState, ToClient, ToEngine,
+    ErrorKind, FromClient, Outcome, Payload, Submit, TaskOptions, TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -245,9 +245,7 @@ fn a_task_whose_result_waits_is_cancelled_as_any_other() {
         farm.end_of(culprit, waits),
         Some((TaskState::Cancelled, Some(ErrorKind::Cancelled)))
     );
-    let is_stopped =
-        |message: &ToClient| matches!(message, ToClient::Stopped(stopped) if stopped.n == waits);
-    assert!(farm.clients[culprit].received.iter().any(is_stopped), "nothing of it runs");
+    assert!(farm.stopped(culprit).contains(&waits), "nothing of it runs");
     assert_eq!((farm.core.memory.backlog.len(), farm.assigned(engine)), (0, vec![waits + 1]));
     invariants::hold(&farm.core);
     farm.ack(culprit, 1, waits);
@@ -338,7 +336,7 @@ fn why_tasks_wait_is_that_their_results_are_not_read() {
         let record = farm.core.record(farm.now, task, &mut Fitting::default()).unwrap();
         assert!(record.waits.is_some_and(|why| why.contains("wait at engines until")), "task {n}");
         let state = farm.core.tasks.get(task).unwrap().state;
-        assert_eq!(matches!(state, State::Unsent { .. }), n == waits);
+        assert_eq!(matches!(state, State::Unsent { .. }), n == TaskSeq(waits));
     }
     assert_eq!(farm.clients[culprit].finished.len() as u64, waits - 1);
 }
@@ -372,7 +370,7 @@ fn who_is_told_busy_takes_no_place_from_others() {
         let greedy = farm.client();
         (0..100).for_each(|_| _ = farm.submit(greedy, nobody()));
         assert_eq!(
-            farm.say(greedy, FromClient::Submit(Submit { n: 101, ..nobody() })),
+            farm.say(greedy, FromClient::Submit(Submit { n: TaskSeq(101), ..nobody() })),
             Err(PeerMisbehaved::Credit)
         );
     }
@@ -402,7 +400,7 @@ fn what_was_refused_unheard_is_submitted_again() {
     farm.clients[two].finished.remove(&3);
     farm.disconnect_client(two);
     farm.connect_client(two).unwrap();
-    assert_eq!(farm.accepted(two).missing, [(3, 4)]);
+    assert_eq!(farm.accepted(two).missing, [(TaskSeq(3), TaskSeq(4))]);
     assert_eq!(farm.end_of(two, 3), None, "there is room for it now");
     invariants::hold(&farm.core);
     let engine = farm.engine();
@@ -422,8 +420,11 @@ fn who_breaks_the_protocol_leaves_nothing_that_others_pay_for() {
     let keep = TaskOptions { keep: true, ..TaskOptions::default() };
     (0..50).for_each(|_| _ = farm.submit(culprit, with(shared(), keep.clone())));
     finish_large(&mut farm, engine, 50 * KIB);
-    let beyond =
-        FromClient::Submit(Submit { n: 51, payload: Payload::Inline(b"call".into()), ..shared() });
+    let beyond = FromClient::Submit(Submit {
+        n: TaskSeq(51),
+        payload: Payload::Inline(b"call".into()),
+        ..shared()
+    });
     assert_eq!(farm.say(culprit, beyond), Err(PeerMisbehaved::Credit));
     invariants::hold(&farm.core);
     assert_eq!(farm.core.sessions.len(), 1, "its session has ended");
@@ -444,7 +445,7 @@ fn a_task_whose_result_waits_at_an_engine_that_leaves_has_run() {
     farm.engine();
     farm.engine_goodbye(engine);
     assert_eq!(
-        farm.end_of(client, n),
+        farm.end_of(client, n.0),
         Some((TaskState::Lost, Some(ErrorKind::EngineLost))),
         "it is not run again"
     );

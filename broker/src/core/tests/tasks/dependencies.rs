@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use furlong_wire::ids::{SessionId, TaskId};
+use furlong_wire::ids::{SessionId, TaskId, TaskSeq};
 use furlong_wire::limits::ENDS_REMEMBERED_MAX;
 use furlong_wire::message::{ErrorKind, Outcome, Submit, TaskOptions, TaskState};
 
@@ -87,7 +87,7 @@ fn a_task_of_another_owner_is_as_unknown_as_one_that_never_was() {
     farm.connect_client(outsider).unwrap();
     farm.submit(client, shared());
     let foreign = farm.task(client, 1);
-    let never = TaskId { session: SessionId([200; 16]), n: 1 };
+    let never = TaskId { session: SessionId([200; 16]), n: TaskSeq(1) };
     for (n, task) in [(1, foreign), (2, never)] {
         farm.submit(outsider, with(shared(), after(&[task])));
         assert_eq!(farm.end_of(outsider, n), UNMET);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
     CancelTasks, Define, ErrorKind, FromClient, Purge, Query, ReplyBody, Request, Restart, Revoke,
     Runtime, Submit, TaskOptions, TaskRange, TaskState,
@@ -65,7 +66,7 @@ fn an_end_is_told_when_it_is_on_disk() {
     farm.sync();
     assert_eq!(farm.end_of(client, n), DONE);
     for request in [waits, late] {
-        assert_eq!(farm.fetched(other, request).unwrap().record.id.n, n);
+        assert_eq!(farm.fetched(other, request).unwrap().record.id.n, TaskSeq(n));
     }
     farm.ack(client, n, n);
     farm.sync();
@@ -91,7 +92,7 @@ fn the_answer_to_a_cancel_comes_when_that_is_on_disk() {
     let n = submit(&mut farm, client, shared(), durable());
     farm.disk.is_slow = true;
     let session = farm.clients[client].session;
-    let tasks = vec![TaskRange { session, first: n, last: n }];
+    let tasks = vec![TaskRange { session, first: TaskSeq(n), last: TaskSeq(n) }];
     let request = farm.ask(client, |request| {
         FromClient::CancelTasks(CancelTasks { request, tasks, force: false })
     });
@@ -301,7 +302,7 @@ fn what_the_disk_does_not_have_was_never_accepted() {
     farm.disk.is_slow = false;
     farm.connect_client(client).unwrap();
     let mut again = with(shared(), TaskOptions { repeated: true, ..durable() });
-    again.n = n;
+    again.n = TaskSeq(n);
     farm.say(client, FromClient::Submit(again)).unwrap();
     assert_eq!(farm.assigned(engine), [n], "its client submits it again");
 }
@@ -316,7 +317,13 @@ fn a_client_that_comes_back_submits_again_what_the_journal_does_not_have() {
     farm.restart();
     assert!(farm.connect_client(client).unwrap());
     let accepted = farm.accepted(client);
-    assert_eq!((accepted.n, accepted.missing), (second, vec![(memory, memory), (second, second)]));
+    assert_eq!(
+        (accepted.n, accepted.missing),
+        (
+            TaskSeq(second),
+            vec![(TaskSeq(memory), TaskSeq(memory)), (TaskSeq(second), TaskSeq(second))]
+        )
+    );
     while farm.send_chunk(client) {}
     let engine = farm.engine();
     let mut ended = Vec::new();
@@ -386,7 +393,7 @@ fn what_a_client_knows_to_have_ended_does_not_count_when_it_comes_back() {
         farm.wait(Duration::from_millis(1));
         farm.connect_client(client).unwrap();
         invariants::hold(&farm.core);
-        assert_eq!(farm.accepted(client).missing, [(others[0], others[1])]);
+        assert_eq!(farm.accepted(client).missing, [(TaskSeq(others[0]), TaskSeq(others[1]))]);
     }
 }
 
@@ -644,7 +651,7 @@ fn who_waits_for_a_task_hears_of_its_end_though_it_is_purged_before_that_is_on_d
     farm.goodbye(client);
     farm.disk.is_slow = true;
     farm.finish(engine);
-    let tasks = vec![TaskRange { session: id.session, first: n, last: n }];
+    let tasks = vec![TaskRange { session: id.session, first: TaskSeq(n), last: TaskSeq(n) }];
     farm.say(other, FromClient::Purge(Purge { request: 99, tasks })).unwrap();
     assert!(farm.fetched(other, request).is_none());
     farm.sync();

@@ -1,5 +1,6 @@
 //! Payloads in chunks: definitions, credit and the budget.
 
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
     AttemptPublished, CancelTasks, Define, ErrorKind, FromClient, FromEngine, Outcome, Payload,
     Submit, TaskOptions, TaskRange, TaskState, ToClient, ToEngine,
@@ -81,7 +82,7 @@ fn more_than_the_credit_is_misbehaviour() {
     let client = farm.client();
     let submit = |n, bytes| {
         let payload = Payload::Chunked { transfer: n, counter: 0, bytes, instance: None };
-        FromClient::Submit(Submit { n, payload, ..shared() })
+        FromClient::Submit(Submit { n: TaskSeq(n), payload, ..shared() })
     };
     farm.say(client, submit(1, (256 << 10) + 1)).unwrap();
     assert_eq!(
@@ -232,7 +233,7 @@ fn a_definition_that_was_cut_off_is_sent_again() {
     farm.disconnect_client(client);
     farm.connect_client(client).unwrap();
     let accepted = farm.accepted(client);
-    assert_eq!((accepted.n, accepted.missing, accepted.definitions), (1, vec![], vec![]));
+    assert_eq!((accepted.n, accepted.missing, accepted.definitions), (TaskSeq(1), vec![], vec![]));
     farm.submit(client, Submit { define: Some(5), ..shared() });
     farm.send_chunk(client);
     assert_eq!([farm.finish(engine), farm.finish(engine)], [1, 2]);
@@ -250,7 +251,10 @@ fn a_request_that_was_cut_off_is_sent_again() {
         farm.disconnect_client(client);
         assert_eq!(held(&farm), 0);
         farm.connect_client(client).unwrap();
-        assert_eq!((farm.accepted(client).n, farm.accepted(client).missing), (1, vec![(1, 1)]));
+        assert_eq!(
+            (farm.accepted(client).n, farm.accepted(client).missing),
+            (TaskSeq(1), vec![(TaskSeq(1), TaskSeq(1))])
+        );
     }
     farm.send_chunk(client);
     assert_eq!(farm.finish(engine), 1);
@@ -271,7 +275,8 @@ fn a_task_that_was_cut_off_and_then_cancelled_takes_no_arguments_any_longer() {
     assert_eq!(farm.accepted(client).missing, []);
     let payload = farm.clients[client].sending.chunked(2_000);
     let options = Some(Box::new(TaskOptions { repeated: true, ..TaskOptions::default() }));
-    farm.say(client, FromClient::Submit(Submit { n: 1, payload, options, ..shared() })).unwrap();
+    farm.say(client, FromClient::Submit(Submit { n: TaskSeq(1), payload, options, ..shared() }))
+        .unwrap();
     farm.send_chunk(client);
     assert_eq!((held(&farm), farm.assigned(engine), farm.deliveries(client, 1)), (0, vec![], 1));
 }
@@ -307,8 +312,8 @@ fn an_end_is_told_after_what_was_published_before_it() {
         while farm.send_result_chunk(engine) {}
         assert_eq!(farm.end_of(client, n), SUCCEEDED);
         let of_task = farm.clients[client].received.iter().filter_map(|message| match message {
-            ToClient::Published(published) if published.n == n => Some("published"),
-            ToClient::Finished(finished) if finished.n == n => Some("finished"),
+            ToClient::Published(published) if published.n == TaskSeq(n) => Some("published"),
+            ToClient::Finished(finished) if finished.n == TaskSeq(n) => Some("finished"),
             _ => None,
         });
         assert_eq!(of_task.collect::<Vec<_>>(), ["published", "finished"]);
@@ -352,7 +357,7 @@ fn a_transfer_number_that_is_in_use_costs_no_memory() {
     let client = farm.client();
     let payload = farm.clients[client].sending.chunked(2_000);
     farm.submit(client, Submit { payload: payload.clone(), ..shared() });
-    let again = FromClient::Submit(Submit { n: 2, payload, ..shared() });
+    let again = FromClient::Submit(Submit { n: TaskSeq(2), payload, ..shared() });
     assert_eq!(farm.say(client, again), Err(PeerMisbehaved::Transfer));
     assert_eq!(held(&farm), 0);
     assert!(!farm.connect_client(client).unwrap(), "its session has ended");
@@ -366,7 +371,7 @@ fn who_exceeded_its_credit_does_no_harm_when_its_tasks_end() {
     submit_chunked(&mut farm, client, 2_000, shared());
     farm.send_chunk(client);
     let payload = Payload::Chunked { transfer: 9, counter: 0, bytes: 1 << 30, instance: None };
-    let submit = FromClient::Submit(Submit { n: 2, payload, ..shared() });
+    let submit = FromClient::Submit(Submit { n: TaskSeq(2), payload, ..shared() });
     assert_eq!(farm.say(client, submit), Err(PeerMisbehaved::Credit));
     farm.finish(engine);
     assert_eq!(held(&farm), 0);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
     AttemptOutput, ErrorKind, FromClient, FromEngine, Outcome, Purge, Query, RefusalKind,
     ReplyBody, Request, Stream, Submit, TaskOptions, TaskPhase, TaskRange, TaskState, ToClient,
@@ -99,7 +100,8 @@ fn nobody_else_learns_anything_of_a_task() {
         |request| FromClient::Query(Request { request, query: Query::Tasks(Box::default()) });
     let request = farm.ask(outsider, query);
     assert_eq!(farm.reply(outsider, request), Some(ReplyBody::Tasks(Vec::new(), None)));
-    let tasks = vec![TaskRange { session: farm.clients[client].session, first: 0, last: u64::MAX }];
+    let session = farm.clients[client].session;
+    let tasks = vec![TaskRange { session, first: TaskSeq::MIN, last: TaskSeq::MAX }];
     farm.ask(outsider, |request| FromClient::Purge(Purge { request, tasks }));
     assert_eq!(farm.core.kept.len(), 1);
 }
@@ -225,7 +227,8 @@ fn purged_results_are_gone_and_unfinished_tasks_are_passed_over() {
     let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
     keep_large(&mut farm, client, engine, 2_000);
     let unfinished = farm.submit(client, with(shared(), keep()));
-    let tasks = vec![TaskRange { session: farm.clients[client].session, first: 0, last: u64::MAX }];
+    let session = farm.clients[client].session;
+    let tasks = vec![TaskRange { session, first: TaskSeq::MIN, last: TaskSeq::MAX }];
     let request = farm.ask(other, |request| FromClient::Purge(Purge { request, tasks }));
     assert_eq!(farm.reply(other, request), Some(ReplyBody::Done));
     let request = farm.fetch(client, client, 1, false, false);
@@ -272,7 +275,7 @@ fn what_is_kept_does_not_run_again_when_its_end_is_forgotten() {
     assert_eq!(farm.core.kept.len(), 1);
     // As if so many of the session's tasks had ended since.
     let session = farm.core.sessions.iter().next().unwrap().0;
-    farm.core.forget_refusal(session, 1);
+    farm.core.forget_refusal(session, TaskSeq(1));
     farm.repeat(client, 1, with(shared(), keep()));
     assert!(farm.assigned(engine).is_empty());
     invariants::hold(&farm.core);
