@@ -125,9 +125,8 @@ impl Staying {
         self.wanted.contains(&n)
     }
 
-    /// All was said again. Returns the tasks whose results have stayed for that alone.
-    pub(super) fn want_no_longer(&mut self) -> Vec<TaskSeq> {
-        self.wanted.clear();
+    /// The tasks whose results have not stayed to be let go.
+    fn not_to_stay(&self) -> Vec<TaskSeq> {
         self.tasks.iter().filter(|(_, stay)| !stay.until_let_go).map(|(n, _)| *n).collect()
     }
 
@@ -223,6 +222,13 @@ impl<W: Waiter> Core<W> {
         stays
     }
 
+    /// The broker is told of the results that stayed because they were wanted, and are no longer.
+    pub(super) fn release_unwanted(&mut self) {
+        for n in self.acks.staying.not_to_stay() {
+            self.release(n);
+        }
+    }
+
     /// A task has ended here: the broker has not heard that, or its result stays there.
     pub(super) fn ended_again(&mut self, finished: &Finished) {
         if self.acks.staying.contains(finished.n) {
@@ -247,7 +253,11 @@ impl<W: Waiter> Core<W> {
         if self.was_cut && n < self.next_n && !self.tasks.knows(n) {
             // It counts as a task until the broker is told: the cut has taken it off the count.
             self.flow.take(1, 0, 0);
-            self.acks.push(n, 0);
+            if self.acks.staying.is_wanted(n) {
+                self.acks.staying.insert(n, None, 0, false);
+            } else {
+                self.acks.push(n, 0);
+            }
         }
     }
 }

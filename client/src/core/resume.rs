@@ -14,7 +14,7 @@ use furlong_wire::message::{
 use furlong_wire::payload::PayloadSecret;
 
 use super::results::Body;
-use super::tasks::{End, Ended};
+use super::tasks::{End, Ended, Sent};
 use super::{Core, Outbound, Waiter, announced_bytes};
 use crate::error::ClientError;
 
@@ -65,6 +65,7 @@ impl<W: Waiter> Core<W> {
         self.tasks.handle_cut();
         // The broker delivers again what it does not know to have arrived.
         self.flow.handle_acknowledged(self.acks.handle_cut());
+        self.want_inputs(|_| true);
         self.cut_requests();
         self.cut_watches();
     }
@@ -97,20 +98,16 @@ impl<W: Waiter> Core<W> {
         let range_of = |n| missing.get(missing.partition_point(|(_, last)| *last < n));
         let is_missing = |n| range_of(n).is_some_and(|(first, _)| *first <= n);
         let mut tasks = Vec::new();
-        let mut inputs = BTreeSet::new();
-        let unfinished = self.tasks.unfinished().into_iter().map(|(n, _)| n);
-        let staying: Vec<TaskSeq> = self.acks.staying.numbers().collect();
-        for n in unfinished.chain(staying) {
-            let sent = self.tasks.sent_mut(n).or_else(|| self.acks.staying.sent_mut(n));
-            let Some(sent) = sent else { continue };
+        for n in self.held() {
+            let Some(sent) = self.sent_mut(n) else { continue };
             sent.repeated |= n > accepted.n || is_missing(n);
             if sent.repeated {
                 tasks.push(n);
-                let options = sent.call.options.as_deref().into_iter();
-                inputs.extend(options.flat_map(|options| &options.inputs).map(|task| task.n));
             }
         }
-        self.acks.staying.want(inputs);
+        self.want_inputs(|sent| sent.repeated);
+        // What stayed until it was known what is to be said again.
+        self.release_unwanted();
         tasks.sort_unstable();
         let tasks = VecDeque::from(tasks);
         let is_there = |number: &u32| accepted.definitions.contains(number);
@@ -151,6 +148,27 @@ impl<W: Waiter> Core<W> {
         }
     }
 
+    /// The tasks of which the broker may have to be told once more, by their numbers.
+    fn held(&self) -> Vec<TaskSeq> {
+        let unfinished = self.tasks.unfinished().into_iter().map(|(n, _)| n);
+        unfinished.chain(self.acks.staying.numbers()).collect()
+    }
+
+    fn sent_mut(&mut self, n: TaskSeq) -> Option<&mut Sent> {
+        self.tasks.sent_mut(n).or_else(|| self.acks.staying.sent_mut(n))
+    }
+
+    /// The inputs of those tasks are to stay, until all is said again.
+    fn want_inputs(&mut self, are_of: impl Fn(&Sent) -> bool) {
+        let mut inputs = BTreeSet::new();
+        for n in self.held() {
+            let sent = self.sent_mut(n).filter(|sent| are_of(sent));
+            let options = sent.and_then(|sent| sent.call.options.as_deref()).into_iter();
+            inputs.extend(options.flat_map(|options| &options.inputs).map(|task| task.n));
+        }
+        self.acks.staying.want(inputs);
+    }
+
     fn repeat_definition(&mut self, number: u32) -> bool {
         let packed = self.definitions.packed(number).expect("nothing is let go before all is said");
         let bytes = announced_bytes(&packed);
@@ -164,8 +182,7 @@ impl<W: Waiter> Core<W> {
 
     fn repeat_task(&mut self, n: TaskSeq) -> bool {
         // It may have ended meanwhile.
-        let sent = self.tasks.sent_mut(n).or_else(|| self.acks.staying.sent_mut(n));
-        let Some(sent) = sent.map(|sent| sent.clone()) else { return true };
+        let Some(sent) = self.sent_mut(n).cloned() else { return true };
         let call = &sent.call;
         let bytes = announced_bytes(&call.packed);
         if let Err(ClientError::PayloadTooLarge { .. }) = self.flow.check(1, bytes) {
@@ -217,9 +234,8 @@ impl<W: Waiter> Core<W> {
     fn resume_session(&mut self) {
         // First, since a cancel goes out only on a connection that is up.
         self.link = Link::Up;
-        for n in self.acks.staying.want_no_longer() {
-            self.release(n);
-        }
+        self.acks.staying.want(BTreeSet::new());
+        self.release_unwanted();
         let mut cancelled: [Vec<(TaskSeq, TaskSeq)>; 2] = Default::default();
         for (n, _) in self.tasks.unfinished() {
             let force = self.tasks.sent_mut(n).and_then(|sent| sent.cancelled);

@@ -34,6 +34,9 @@ pub struct Process {
     pub told: Told,
     /// What it is sending.
     pub sending: Sending,
+    /// Sessions of whose ended tasks it held results when it registered: it need not have been told
+    /// of them on this connection.
+    pub held_of: BTreeSet<SessionKey>,
 }
 
 /// What an engine process has been told.

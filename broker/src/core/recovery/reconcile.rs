@@ -204,7 +204,11 @@ impl Core {
                     self.take_back(attempt);
                 }
                 match self.session_that_had(held) {
-                    Some(session) => self.hold_or_release(key, session, held.n, attempt),
+                    Some(session) => {
+                        let process = self.processes.get_mut(&key);
+                        process.expect("it is judged").held_of.insert(session);
+                        self.hold_or_release(key, session, held.n, attempt);
+                    }
                     None => decisions.end(held.attempt, true),
                 }
             }

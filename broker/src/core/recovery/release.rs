@@ -1,7 +1,7 @@
 //! Releases of what engine processes no longer need to hold, sent in batches so that a task costs
 //! one byte.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::Release;
@@ -121,7 +121,8 @@ impl Core {
     }
 
     /// A process that leaves cannot hold anything for later. It holds what it was given of sessions
-    /// that it knows: some of that is released now, from this task on, and the rest in later turns.
+    /// that it knows, and what it held when it came back: some of that is released now, from this
+    /// task on, and the rest in later turns.
     pub(in crate::core) fn release_all_from(
         &mut self,
         key: ProcessKey,
@@ -132,8 +133,11 @@ impl Core {
         let mut room = TASKS_PER_PART;
         let mut attempts = Vec::new();
         let mut next = None;
-        for of in process.told.lanes.range(first..).map(|(of, _)| *of) {
-            let session = self.sessions.get_mut(of).expect("a lane is closed with its session");
+        let told = process.told.lanes.range(first..).map(|(of, _)| *of).take(room);
+        let sessions: BTreeSet<SessionKey> =
+            told.chain(process.held_of.range(first..).copied().take(room)).collect();
+        for of in sessions {
+            let Some(session) = self.sessions.get_mut(of) else { continue };
             let from = if of == first { n } else { TaskSeq::MIN };
             let ended: Vec<TaskSeq> =
                 session.ledger.done.range(from, TaskSeq::MAX).take(room).map(|(n, _)| n).collect();

@@ -121,6 +121,7 @@ impl Core {
             is_draining: false,
             told: Told::default(),
             sending: Sending::default(),
+            held_of: Default::default(),
         };
         self.processes.insert(key, process);
         key

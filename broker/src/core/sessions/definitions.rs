@@ -25,9 +25,11 @@ impl Core {
         session.link.credit.announce(announced_bytes(&define.payload))?;
         // A number is used once, unless its blob was cut off on its way: then those that wait for
         // it go on waiting.
-        let waiting = match session.definitions.remove(&define.number) {
-            None if session.definitions.len() < DEFINITIONS_MAX => Vec::new(),
-            Some(Definition::Missing(waiting)) => waiting,
+        let has_room = session.definitions.len() < DEFINITIONS_MAX;
+        let waiting = match session.definitions.get_mut(&define.number) {
+            None if has_room => Vec::new(),
+            Some(Definition::Missing(waiting)) => std::mem::take(waiting),
+            // What is there stays as it is: its bytes are counted until the session ends.
             _ => return Err(PeerMisbehaved::Limit),
         };
         let token = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.counted_by;

@@ -213,3 +213,40 @@ fn what_stayed_for_what_is_said_again_does_not_stay_if_a_cut_comes_between() {
     let ack = message::Ack { ranges: vec![(first.n, first.n)].into() };
     assert_eq!(core.poll_ack(true), Some(FromClient::Ack(ack)));
 }
+
+#[test]
+fn what_comes_before_it_is_known_what_is_missing_stays_until_then() {
+    for was_here in [false, true] {
+        let mut core = core();
+        let first = submit(&mut core);
+        let others: Vec<_> = (0..2).map(|_| submit(&mut core)).collect();
+        submit_call(&mut core, with_inputs(&[first.n])).unwrap();
+        sent(&mut core);
+        if was_here {
+            core.handle_message(returned(first.n.0), None);
+        }
+        core.handle_cut();
+        assert!(core.handle_reconnected(&Welcome { resumed: true, ..welcome(1, CREDIT_BYTES) }));
+        sent(&mut core);
+        // It says what it has before it says what it has not: the last one.
+        core.handle_message(returned(first.n.0), None);
+        core.handle_message(returned(others[0].n.0), None);
+        assert_eq!(accepted(&mut core, 3, &[], &[]), ["ack [(2, 2)]", "submit 4 None"]);
+        let ack = message::Ack { ranges: vec![(first.n, first.n)].into() };
+        assert_eq!(core.poll_ack(true), Some(FromClient::Ack(ack)));
+        assert!(take(&mut core, first).unwrap().is_ok());
+    }
+}
+
+#[test]
+fn nothing_stays_for_what_has_arrived() {
+    let mut core = core();
+    let first = submit(&mut core);
+    submit_call(&mut core, with_inputs(&[first.n])).unwrap();
+    sent(&mut core);
+    core.handle_cut();
+    assert!(core.handle_reconnected(&Welcome { resumed: true, ..welcome(1, CREDIT_BYTES) }));
+    sent(&mut core);
+    core.handle_message(returned(first.n.0), None);
+    assert_eq!(accepted(&mut core, 2, &[], &[]), ["ack [(1, 1)]"]);
+}

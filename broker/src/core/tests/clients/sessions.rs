@@ -272,6 +272,23 @@ fn a_session_that_ends_gives_back_what_its_definitions_took_of_its_tokens_limit(
 }
 
 #[test]
+fn a_definition_stays_counted_if_its_number_is_used_again() {
+    let mut farm = Farm::default();
+    let client = farm.client();
+    let define = || {
+        FromClient::Define(Define {
+            number: 1,
+            payload: furlong_wire::message::Payload::Inline(b"def f".to_vec().into()),
+        })
+    };
+    farm.say(client, define()).unwrap();
+    assert_eq!(farm.say(client, define()), Err(PeerMisbehaved::Limit));
+    invariants::hold(&farm.core);
+    farm.wait(Duration::from_secs(3_600));
+    invariants::is_quiet(&farm.core);
+}
+
+#[test]
 fn a_session_that_is_resumed_with_another_token_stays_within_the_limits_of_the_first() {
     let mut farm = Farm::default();
     let [one, two] = two_of_one_token(&mut farm);

@@ -215,16 +215,23 @@ fn a_result_that_has_come_is_held_until_it_is_acknowledged_though_its_engine_was
 
 #[test]
 fn an_engine_that_leaves_does_not_wait_for_acknowledgements() {
-    let mut farm = Farm::default();
-    let (client, engine) = (farm.client(), farm.engine());
-    farm.submit(client, shared());
-    farm.finish(engine);
-    farm.report(engine, FromEngine::Draining(Draining { reason: "terminated".into() })).unwrap();
-    assert!(farm.processes[engine].results.is_empty());
-    farm.ack(client, 1, 1);
-    farm.core.handle_tick();
-    farm.pump();
-    assert_eq!(farm.released(engine).len(), 1, "once");
+    for was_cut in [false, true] {
+        let mut farm = Farm::default();
+        let (client, engine) = (farm.client(), farm.engine());
+        farm.submit(client, shared());
+        farm.finish(engine);
+        if was_cut {
+            farm.disconnect_engine(engine);
+            farm.connect_engine(engine);
+        }
+        let draining = Draining { reason: "terminated".into() };
+        farm.report(engine, FromEngine::Draining(draining)).unwrap();
+        assert!(farm.processes[engine].results.is_empty());
+        farm.ack(client, 1, 1);
+        farm.core.handle_tick();
+        farm.pump();
+        assert_eq!(farm.released(engine).len(), 1, "once");
+    }
 }
 
 #[test]
