@@ -434,7 +434,9 @@ impl<W: Waiter> Core<W> {
         match to {
             Recipient::Task(task, mut ended) => {
                 let (n, bytes) = (ended.n, body.bytes());
-                let stays = self.tasks.stays(task);
+                // What came in chunks has found no room to stay.
+                let came = matches!(body, results::Body::Buffers(_) | results::Body::Failed(_));
+                let stays = self.tasks.stays(task) && !came;
                 if ended.has_succeeded() && (stays || self.acks.staying.is_wanted(n)) {
                     ended.stays = stays.then_some(bytes);
                     let sent = self.tasks.sent_mut(n).map(|sent| sent.clone());

@@ -250,3 +250,18 @@ fn nothing_stays_for_what_has_arrived() {
     core.handle_message(returned(first.n.0), None);
     assert_eq!(accepted(&mut core, 2, &[], &[]), ["ack [(1, 1)]"]);
 }
+
+#[test]
+fn a_large_result_that_has_found_no_room_to_stay_is_acknowledged_like_any_other() {
+    let mut core = core();
+    let task = submit_call(&mut core, staying()).unwrap();
+    sent(&mut core);
+    let (announcement, piece) = announced(task.n.0, &[1; 2_000]);
+    core.handle_message(announcement, None);
+    core.handle_message(chunk(), Some(&piece));
+    assert!(core.poll_ack(true).is_some(), "it takes room that others need");
+    let result = take(&mut core, task).unwrap().unwrap();
+    assert_eq!((result.report.stays, result.data[0].len()), (None, 2_000));
+    let refused = submit_call(&mut core, with_inputs(&[task.n]));
+    assert!(matches!(refused, Err(ClientError::InputTaken(_))), "{refused:?}");
+}
