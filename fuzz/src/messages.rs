@@ -46,10 +46,15 @@ pub fn seeds(direction: &str) -> Vec<Vec<u8>> {
 const BYTES_PER_BYTE: usize = 96;
 /// Whatever the input, a reader may have so much.
 const RESERVED: usize = 4 << 10;
+/// A list reserves room for its elements when it begins, up to a bound of serde's, and bytes in its
+/// place count as elements each, the largest of which has less than this.
+const ELEMENT_BYTES: usize = 512;
+const RESERVED_BY_LIST: usize = 1 << 20;
 
 fn check<M: Message + PartialEq>(data: &[u8]) {
-    let (messages, whole) =
-        memory::within(RESERVED + BYTES_PER_BYTE * data.len(), || read::<M>(data));
+    let of_list = RESERVED_BY_LIST.min(ELEMENT_BYTES * data.len());
+    let bytes_max = RESERVED + of_list + BYTES_PER_BYTE * data.len();
+    let (messages, whole) = memory::within(bytes_max, || read::<M>(data));
     let mut batch = Vec::new();
     messages.iter().for_each(|message| encode_message(message, &mut batch));
     let again: Vec<M> =
