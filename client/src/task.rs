@@ -128,8 +128,8 @@ impl TaskFuture {
     }
 
     /// Lets go of a result that stays at the broker: tasks that were submitted with it as an input
-    /// still get it, nobody else can ask for it. A task that has not ended keeps its result until
-    /// its future is dropped.
+    /// still get it, nobody else can ask for it. The result of a task that has not ended will not
+    /// stay, and does not come either. Returns false if there is nothing to let go of.
     pub fn release(&self) -> bool {
         self.handle.shared.with(|core| core.release(self.id.n))
     }

@@ -213,13 +213,14 @@ impl<W: Waiter> Core<W> {
     }
 
     /// Lets go of a result that stays at the broker: it is told that nobody needs it any longer,
-    /// other than tasks that were submitted with it as an input. Returns false if it does not stay.
+    /// other than tasks that were submitted with it as an input. Of a task that has not ended, it
+    /// does not stay at all. Returns false if it would not in any case.
     pub fn release(&mut self, n: TaskSeq) -> bool {
         let stays = self.acks.staying.is_to_stay(n);
         if let Some(bytes) = self.acks.staying.release(n) {
             self.acks.push(n, bytes);
         }
-        stays
+        stays || self.tasks.let_go(n)
     }
 
     /// The broker is told of the results that stayed because they were wanted, and are no longer.

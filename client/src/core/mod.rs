@@ -260,8 +260,9 @@ impl<W: Waiter> Core<W> {
         let packed = packed.flatten();
         let lasting = packed.as_ref().map_or(0, announced_bytes);
         // What has arrived and was not said occupies places that may be just those that are
-        // missing.
-        if !self.flow.has_tasks(count) {
+        // missing, and values that were let go the memory of others.
+        let is_value = call.runtime == message::Runtime::Value;
+        if !self.flow.has_tasks(count) || (is_value && self.acks.are_due()) {
             self.send_acks();
         }
         self.flow.check(count, announced + lasting)?;
@@ -434,9 +435,7 @@ impl<W: Waiter> Core<W> {
         match to {
             Recipient::Task(task, mut ended) => {
                 let (n, bytes) = (ended.n, body.bytes());
-                // What came in chunks has found no room to stay.
-                let came = matches!(body, results::Body::Buffers(_) | results::Body::Failed(_));
-                let stays = self.tasks.stays(task) && !came;
+                let stays = self.tasks.stays(task) && body.may_stay();
                 if ended.has_succeeded() && (stays || self.acks.staying.is_wanted(n)) {
                     ended.stays = stays.then_some(bytes);
                     let sent = self.tasks.sent_mut(n).map(|sent| sent.clone());

@@ -65,6 +65,12 @@ pub enum Body {
 }
 
 impl Body {
+    /// Returns false if it is here alone. A result that was to stay, and found no room at the
+    /// broker, comes in chunks; a short one that stays is here, too.
+    pub fn may_stay(&self) -> bool {
+        !matches!(self, Self::Buffers(_) | Self::Failed(_))
+    }
+
     /// Bytes that the broker holds for it.
     pub fn bytes(&self) -> u64 {
         match self {

@@ -209,6 +209,13 @@ impl<W: Waiter> Tasks<W> {
         self.slab.get(key).expect(UNFINISHED_HAS_TASK).stays
     }
 
+    /// The result of an unfinished task is not to stay. Returns true if it was to.
+    pub fn let_go(&mut self, n: TaskSeq) -> bool {
+        let Some(key) = self.unfinished.get(&n) else { return false };
+        let task = self.slab.get_mut(*key).expect(UNFINISHED_HAS_TASK);
+        std::mem::replace(&mut task.stays, false)
+    }
+
     /// Ends a task.
     pub fn end(&mut self, key: usize, mut ended: Ended) -> Delivery<W> {
         let task = self.slab.get_mut(key).expect(UNFINISHED_HAS_TASK);

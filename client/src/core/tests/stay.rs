@@ -265,3 +265,13 @@ fn a_large_result_that_has_found_no_room_to_stay_is_acknowledged_like_any_other(
     let refused = submit_call(&mut core, with_inputs(&[task.n]));
     assert!(matches!(refused, Err(ClientError::InputTaken(_))), "{refused:?}");
 }
+
+#[test]
+fn what_is_let_go_before_its_end_does_not_stay() {
+    let mut core = core();
+    let task = submit_call(&mut core, staying()).unwrap();
+    assert!(core.release(task.n) && !core.release(task.n), "once is enough");
+    core.handle_message(at_broker(task.n, 5_000), None);
+    assert!(take(&mut core, task).unwrap().is_ok());
+    assert!(core.poll_ack(true).is_some());
+}
