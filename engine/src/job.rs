@@ -43,11 +43,20 @@ pub struct Job {
     pub inputs: Option<Box<[Input]>>,
 }
 
+impl Job {
+    /// No later job has the input of this key, so that nobody needs to keep it for one.
+    pub(crate) fn keep_no_input(&mut self, key: u64) {
+        let inputs = self.inputs.iter_mut().flatten();
+        inputs.filter(|input| input.key == Some(key)).for_each(|input| input.key = None);
+    }
+}
+
 /// A result or value that a job has as an input.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// Inputs of this key are the same one; in this process no other one ever has it.
-    pub key: u64,
+    /// Inputs of this key are the same one; in this process no other one ever has it. None if no
+    /// later job has it.
+    pub key: Option<u64>,
     /// The result's header.
     pub header: ReplyHeader,
     /// The buffers after the header, each aligned to 64 bytes.

@@ -390,7 +390,11 @@ impl World {
                 assert_eq!(process.slots.len(), at as usize + 1, "stand-ins come in their order");
             }
             Output::Draining(_) => self.process_is_told_to_stop(place),
-            Output::Goodbye(_) | Output::Log(_) | Output::Lost(..) | Output::Pass(..) => {}
+            Output::Goodbye(_)
+            | Output::Log(_)
+            | Output::Lost(..)
+            | Output::ForgetInput(..)
+            | Output::Pass(..) => {}
         }
     }
 

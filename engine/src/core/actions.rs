@@ -39,6 +39,8 @@ pub enum Output {
     Draining(String),
     /// The broker is leaving, or closes this connection gracefully.
     Goodbye(String),
+    /// No later job of a slot has the input of this key.
+    ForgetInput(SlotIndex, u64),
     /// Tell a slot's next interpreter what became of the one before.
     Lost(SlotIndex, String),
     /// Something for the log.
@@ -88,6 +90,11 @@ impl Actions {
             match output {
                 // It must not overtake the one that waits, which may be of the same slot.
                 Output::Start(slot, runtime, job) => self.held_back.push((slot, runtime, job)),
+                Output::ForgetInput(slot, key) => {
+                    let held_back = self.held_back.iter_mut();
+                    held_back.for_each(|(_, _, job)| job.keep_no_input(key));
+                    return Some(Output::ForgetInput(slot, key));
+                }
                 Output::Cancel(..)
                 | Output::Recall(..)
                 | Output::Signal(..)

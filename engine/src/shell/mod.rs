@@ -404,6 +404,7 @@ impl Shell {
                 Output::Registered(engines) => self.registered(engines),
                 Output::Draining(reason) => leave::tell_draining(&reason),
                 Output::Goodbye(reason) => tracing::info!("{reason}"),
+                Output::ForgetInput(slot, key) => self.slots.forget_input(slot, key),
                 Output::Lost(slot, how) => self.slots.note_lost(slot, &how),
                 Output::Log(line) => tracing::warn!("{line}"),
                 of_slot => self.tell_slot(of_slot),

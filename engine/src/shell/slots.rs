@@ -166,6 +166,13 @@ impl Slots {
         }
     }
 
+    /// No later job of a slot has this input.
+    pub(super) fn forget_input(&mut self, slot: SlotIndex, key: u64) {
+        if let Some(python) = &mut self.places[slot as usize].python {
+            python.forget_input(key);
+        }
+    }
+
     /// Says what became of a slot's last interpreter.
     pub(super) fn note_lost(&self, slot: SlotIndex, how: &str) {
         self.places[slot as usize].python.iter().for_each(|python| python.note_lost(how));

@@ -1,7 +1,7 @@
 //! Values: the inputs of jobs beside their arguments. Each comes once, is opened once, and is there
 //! until no later job has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::call::decode_reply;
 use furlong_wire::ids::{AttemptId, SessionId};
@@ -9,8 +9,8 @@ use furlong_wire::message::{Inputs, Payload, Value as ValueMessage};
 use furlong_wire::payload::unpack_inline;
 
 use super::Purpose;
-use crate::core::{BrokerMisbehaved, Call, Core, Request};
-use crate::job::{Input, SlotJob};
+use crate::core::{BrokerMisbehaved, Call, Core, Output, Request};
+use crate::job::{Input, SlotIndex, SlotJob};
 
 /// The values of which the broker has told, by its numbers.
 #[derive(Debug, Default)]
@@ -41,6 +41,8 @@ impl Values {
 struct Value {
     session: SessionId,
     state: State,
+    /// The slots that have had it, and may keep it for later jobs.
+    slots: BTreeSet<SlotIndex>,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,8 @@ impl Core {
                 State::Coming(Vec::new(), true)
             }
         };
-        let before = self.values.told.insert(number, Value { session, state });
+        let value = Value { session, state, slots: BTreeSet::new() };
+        let before = self.values.told.insert(number, value);
         assert!(before.is_none(), "value {number} is two payloads");
         Ok(())
     }
@@ -94,7 +97,8 @@ impl Core {
         let header = decode_reply(&data.next().unwrap_or_default());
         let header = header.map_err(|error| error.to_string())?;
         self.values.made += 1;
-        Ok(Input { key: self.values.made, header, data: data.collect(), file: None })
+        let key = Some(self.values.made);
+        Ok(Input { key, header, data: data.collect(), file: None })
     }
 
     /// A value is whole, or lost: what waited for it goes on.
@@ -108,8 +112,8 @@ impl Core {
         for (call, request) in waiting {
             self.run(call, request);
         }
-        if !is_wanted {
-            self.values.told.remove(&number);
+        if !is_wanted && let Some(value) = self.values.told.remove(&number) {
+            self.let_slots_forget(value);
         }
     }
 
@@ -118,10 +122,18 @@ impl Core {
         match self.values.told.get_mut(&number).map(|value| &mut value.state) {
             // Those that wait for it still need it: it goes when it is whole.
             Some(State::Coming(_, is_wanted)) => *is_wanted = false,
-            Some(State::Here(_)) => drop(self.values.told.remove(&number)),
+            Some(State::Here(_)) => {
+                let value = self.values.told.remove(&number).expect("it was just looked at");
+                self.let_slots_forget(value);
+            }
             None => return false,
         }
         true
+    }
+
+    fn let_slots_forget(&mut self, value: Value) {
+        let State::Here(Ok(Input { key: Some(key), .. })) = value.state else { return };
+        self.outputs.extend(value.slots.into_iter().map(|slot| Output::ForgetInput(slot, key)));
     }
 
     /// Lets a call wait for one of its inputs, if any has not come whole. Gives it back otherwise.
@@ -159,11 +171,14 @@ impl Core {
         job: SlotJob,
         session: SessionId,
     ) -> Result<Option<Box<[Input]>>, String> {
-        let numbers = self.work.get_mut(&job).and_then(|work| work.inputs.take());
-        let Some(numbers) = numbers else { return Ok(None) };
+        let Some(work) = self.work.get_mut(&job) else { return Ok(None) };
+        let (slot, Some(numbers)) = (work.slot, work.inputs.take()) else { return Ok(None) };
         let inputs = numbers.iter().map(|number| {
-            match self.values.told.get(number).filter(|value| value.session == session) {
-                Some(Value { state: State::Here(input), .. }) => input.clone(),
+            match self.values.told.get_mut(number).filter(|value| value.session == session) {
+                Some(Value { state: State::Here(input), slots, .. }) => {
+                    slots.insert(slot);
+                    input.clone()
+                }
                 // Its task was ended meanwhile, or the broker has broken its word.
                 Some(_) | None => Err("an input was let go before its task began".to_owned()),
             }
@@ -174,11 +189,13 @@ impl Core {
     /// Numbers belong to a connection: forgets all values, and gives the calls that waited.
     pub(in crate::core) fn forget_values(&mut self) -> Vec<Call> {
         self.values.inputs.clear();
-        let values = std::mem::take(&mut self.values.told).into_values();
-        let waiting = values.map(|value| match value.state {
-            State::Coming(waiting, _) => waiting,
-            State::Here(_) => Vec::new(),
-        });
-        waiting.flatten().map(|(call, _)| call).collect()
+        let mut calls = Vec::new();
+        for value in std::mem::take(&mut self.values.told).into_values() {
+            match value.state {
+                State::Coming(waiting, _) => calls.extend(waiting.into_iter().map(|it| it.0)),
+                State::Here(_) => self.let_slots_forget(value),
+            }
+        }
+        calls
     }
 }

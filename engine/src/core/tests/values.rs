@@ -31,8 +31,16 @@ impl Process {
 }
 
 fn keys(done: &Done) -> Vec<(SlotIndex, Vec<u64>)> {
-    let key_of = |job: &Job| job.inputs.iter().flatten().map(|input| input.key).collect();
+    let key_of = |job: &Job| job.inputs.iter().flatten().filter_map(|input| input.key).collect();
     done.started.iter().map(|(slot, _, job)| (*slot, key_of(job))).collect()
+}
+
+fn forgotten(done: &Done) -> Vec<(SlotIndex, u64)> {
+    let rest = done.rest.iter();
+    rest.filter_map(|it| {
+        if let Output::ForgetInput(slot, key) = it { Some((*slot, *key)) } else { None }
+    })
+    .collect()
 }
 
 #[test]
@@ -54,6 +62,7 @@ fn a_job_waits_for_its_inputs_and_nobody_overtakes_it_in_its_line() {
     assert_eq!(keys(&process.done()), [(1, vec![1])], "opened once");
     process.let_go(7).unwrap();
     assert!(process.core.values.is_empty());
+    assert_eq!(forgotten(&process.done()), [(0, 1), (1, 1)]);
     assert_eq!(process.let_go(7), Err(BrokerMisbehaved::Share));
 }
 
@@ -64,8 +73,20 @@ fn a_value_that_is_let_go_while_it_comes_is_there_for_those_that_wait() {
     process.work_with(0, &[3]);
     process.let_go(3).unwrap();
     process.chunk(transfer, &chunk).unwrap();
-    assert_eq!(keys(&process.done()), [(0, vec![1])]);
+    let done = process.done();
+    assert_eq!((keys(&done), forgotten(&done)), (vec![(0, vec![1])], vec![(0, 1)]));
     assert!(process.core.values.is_empty());
+}
+
+#[test]
+fn slots_are_told_at_a_cut_that_no_later_job_has_an_input_of_before() {
+    let mut process = Process::new(2);
+    let (transfer, chunk) = process.value(3);
+    process.chunk(transfer, &chunk).unwrap();
+    process.work_with(1, &[3]);
+    assert_eq!(keys(&process.done()), [(1, vec![1])]);
+    process.core.handle_disconnected();
+    assert_eq!(forgotten(&process.done()), [(1, 1)]);
 }
 
 #[test]

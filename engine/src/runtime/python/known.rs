@@ -6,6 +6,7 @@ use bytes::Bytes;
 use furlong_wire::call::{Call, PickledCall, PickledDefinition};
 use furlong_wire::ids::FunctionHash;
 
+use super::inputs::KnownInputs;
 use super::protocol::CannotAsk;
 use crate::runtime::Job;
 
@@ -16,6 +17,7 @@ pub(super) struct Known {
     sources: Sources,
     functions: Functions,
     supports: Supports,
+    pub(super) inputs: KnownInputs,
 }
 
 /// The parts of a function that a request has to carry.
@@ -45,6 +47,7 @@ impl Known {
                 return Ok(Unknown::default());
             }
             Call::Pickled(call) => return self.unknown_pickle(call, job.definition.as_ref()),
+            Call::Command(_) => return Err(CannotAsk::Command),
             _ => return Ok(Unknown::default()),
         };
         Ok(Unknown { function: Some(function), support: Bytes::new() })

@@ -8,6 +8,7 @@
 mod asks;
 mod death;
 mod held;
+mod inputs;
 mod interpreter;
 mod interrupts;
 mod known;

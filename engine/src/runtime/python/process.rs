@@ -357,7 +357,7 @@ fn worker_bundle(labels: &[String]) -> Bytes {
 }
 
 /// In the order in which they import each other.
-const WORKER_FILES: [(&str, &str); 22] = [
+const WORKER_FILES: [(&str, &str); 24] = [
     ("furlong_worker", include_str!("furlong_worker/__init__.py")),
     ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
     (SETTINGS, include_str!("furlong_worker/settings.py")),
@@ -368,10 +368,12 @@ const WORKER_FILES: [(&str, &str); 22] = [
     ("furlong_worker.modules", include_str!("furlong_worker/modules.py")),
     ("furlong_worker.pickles", include_str!("furlong_worker/pickles.py")),
     ("furlong_worker.exceptions", include_str!("furlong_worker/exceptions.py")),
-    ("furlong_worker.files", include_str!("furlong_worker/files.py")),
-    ("furlong_worker.channel", include_str!("furlong_worker/channel.py")),
-    ("furlong_worker.calls", include_str!("furlong_worker/calls.py")),
     ("furlong_worker.output", include_str!("furlong_worker/output.py")),
+    ("furlong_worker.files", include_str!("furlong_worker/files.py")),
+    ("furlong_worker.inputs", include_str!("furlong_worker/inputs.py")),
+    ("furlong_worker.channel", include_str!("furlong_worker/channel.py")),
+    ("furlong_worker.given", include_str!("furlong_worker/given.py")),
+    ("furlong_worker.calls", include_str!("furlong_worker/calls.py")),
     ("furlong_worker.namespace", include_str!("furlong_worker/namespace.py")),
     ("furlong_worker.maps", include_str!("furlong_worker/maps.py")),
     ("furlong_worker.farm", include_str!("furlong_worker/farm.py")),

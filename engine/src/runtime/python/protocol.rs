@@ -9,6 +9,7 @@ use furlong_wire::ids::FunctionHash;
 use furlong_wire::limits::{PAYLOAD_BUFFERS_MAX, PAYLOAD_BYTES_MAX};
 
 use super::known::Unknown;
+use crate::job::{DataFile, Input};
 use crate::runtime::{Job, OutputStream, Published, SlotJob};
 
 /// A request with a body of more than this is sent alone, with its buffers aligned and not copied.
@@ -33,6 +34,12 @@ pub(super) enum Control {
     Session(u64),
     /// The interpreter is to end gracefully; an interrupt follows if code runs.
     End,
+    /// The key of the input that follows, which is to be kept for later jobs.
+    Key(u64),
+    /// The next input of the job that follows is the one that has come with this key.
+    Known(u64),
+    /// The input of this key is needed no more.
+    Forget(u64),
 }
 
 impl Control {
@@ -47,6 +54,9 @@ impl Control {
             Control::Recall(attempt) => (16, attempt.0),
             Control::Session(session) => (17, session),
             Control::End => (18, 0),
+            Control::Key(key) => (19, key),
+            Control::Known(key) => (20, key),
+            Control::Forget(key) => (21, key),
         };
         put_request_header(out, 0, number, kind, 0, 0, 0);
     }
@@ -67,38 +77,50 @@ pub(super) struct Request {
 impl Request {
     /// Lays a job out, with what must be said of its function. `is_passed` says that the file with
     /// its data was passed.
-    pub(super) fn new(job: Job, unknown: Unknown, is_passed: bool) -> Result<Self, CannotAsk> {
-        let codec = match job.header.codec {
-            Codec::Json => 1,
-            Codec::Pickle => 2,
-            Codec::Msgpack => 3,
-            Codec::Raw => 4,
-        };
+    pub(super) fn new(job: Job, unknown: Unknown, is_passed: bool) -> Self {
+        let codec = codec_code(job.header.codec);
         let (kind, mut buffers) = match Arc::try_unwrap(job.header) {
-            Ok(header) => frames(header.call, unknown)?,
+            Ok(header) => frames(header.call, unknown),
             // A short header is kept for the next call, so most are shared: of the common calls
             // only what is sent is copied.
             Err(shared) => match &shared.call {
                 Call::Named { function } => (2, vec![Bytes::copy_from_slice(function.as_bytes())]),
                 Call::Pickled(PickledCall { hash, .. }) => pickled(hash.as_ref(), unknown),
-                other => frames(other.clone(), unknown)?,
+                other => frames(other.clone(), unknown),
             },
         };
         let places = job.file.filter(|_| is_passed).map(|file| file.places);
         if places.is_none() {
             buffers.extend(job.data);
         }
+        Self::laid_out(job.attempt, kind, codec, buffers, places)
+    }
+
+    /// Lays out an input of an attempt. `is_passed` says that the file with its data was passed.
+    pub(super) fn of_input(attempt: SlotJob, input: Input, is_passed: bool) -> Self {
+        let codec = input.header.codec().map_or(NO_VALUE, codec_code);
+        let places = input.file.filter(|_| is_passed).map(|file| file.places);
+        let buffers = if places.is_none() { input.data } else { Vec::new() };
+        Self::laid_out(attempt, INPUT, codec, buffers, places)
+    }
+
+    fn laid_out(
+        attempt: SlotJob,
+        kind: u8,
+        codec: u8,
+        buffers: Vec<Bytes>,
+        places: Option<Vec<(u64, u64)>>,
+    ) -> Self {
         let body_bytes = 8 * buffers.len()
             + buffers.iter().map(Bytes::len).sum::<usize>()
             + PLACE_BYTES * places.as_ref().map_or(0, Vec::len);
-        Ok(Self { attempt: job.attempt, kind, codec, buffers, places, body_bytes })
+        Self { attempt, kind, codec, buffers, places, body_bytes }
     }
 
     /// Returns true if the data of a job may be passed in their file: what is left fits a small
     /// request.
     pub(super) fn may_pass(job: &Job, unknown_bytes: usize) -> bool {
-        let places = job.file.as_ref().map(|file| PLACE_BYTES * file.places.len());
-        places.is_some_and(|bytes| bytes + unknown_bytes < SMALL_BODY_BYTES_MAX / 2)
+        may_place(job.file.as_deref(), unknown_bytes)
             // Its call has names or sources of its own, which may be long.
             && matches!(job.header.call, Call::Pickled(_) | Call::Named { .. } | Call::Push)
     }
@@ -187,9 +209,24 @@ impl Request {
     }
 }
 
+/// Returns true if the places in a file fit a small request beside so many bytes.
+pub(super) fn may_place(file: Option<&DataFile>, other_bytes: usize) -> bool {
+    let places = file.map(|file| PLACE_BYTES * file.places.len());
+    places.is_some_and(|bytes| bytes + other_bytes < SMALL_BODY_BYTES_MAX / 2)
+}
+
+fn codec_code(codec: Codec) -> u8 {
+    match codec {
+        Codec::Json => 1,
+        Codec::Pickle => 2,
+        Codec::Msgpack => 3,
+        Codec::Raw => 4,
+    }
+}
+
 /// The kind of a call's request, and its buffers before the data.
-fn frames(call: Call, unknown: Unknown) -> Result<(u8, Vec<Bytes>), CannotAsk> {
-    Ok(match call {
+fn frames(call: Call, unknown: Unknown) -> (u8, Vec<Bytes>) {
+    match call {
         Call::Execute { source } => (1, vec![Bytes::from(source)]),
         Call::Named { function } => (2, vec![Bytes::from(function)]),
         Call::Source { file, hash, function, .. } => {
@@ -212,8 +249,8 @@ fn frames(call: Call, unknown: Unknown) -> Result<(u8, Vec<Bytes>), CannotAsk> {
         Call::Keys => (7, Vec::new()),
         Call::Clear => (8, Vec::new()),
         Call::Pickled(PickledCall { hash, .. }) => pickled(hash.as_ref(), unknown),
-        Call::Command(_) => return Err(CannotAsk::Command),
-    })
+        Call::Command(_) => unreachable!("it is refused before: nothing is known of its function"),
+    }
 }
 
 fn pickled(hash: Option<&FunctionHash>, unknown: Unknown) -> (u8, Vec<Bytes>) {
@@ -503,6 +540,9 @@ pub(super) struct ProtocolBroken;
 #[error("there was no memory in the engine for what the interpreter has sent")]
 pub(super) struct NoRoom;
 
+/// The kind of a request that is an input of the job that follows; its codec if it has no value.
+const INPUT: u8 = 22;
+const NO_VALUE: u8 = 0;
 /// Flags of a request: its buffers are aligned, and are received apart; its data are in a file.
 const LARGE: u8 = 1;
 const FILE: u8 = 2;

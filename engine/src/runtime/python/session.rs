@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::held::HeldOutput;
+use super::inputs::SentInputs;
 use super::interrupts::Interrupts;
 use super::known::Known;
 use super::outbox::Outbox;
@@ -234,7 +235,9 @@ impl<'a> Session<'a> {
             let job = {
                 let mut queue = self.context.queue();
                 let fits = queue.front().is_some_and(|job| {
-                    self.may_send(Request::bytes_at_most(job, self.known.unknown_bytes(job)))
+                    let inputs = self.known.inputs.bytes_at_most(job.inputs.as_deref());
+                    let unknown = self.known.unknown_bytes(job);
+                    self.may_send(inputs + Request::bytes_at_most(job, unknown))
                 });
                 if !fits || self.closing.is_some() {
                     return;
@@ -256,40 +259,40 @@ impl<'a> Session<'a> {
             && self.sent_bytes + bytes <= BYTES_AHEAD_MAX
     }
 
-    fn send_job(&mut self, job: Job) {
+    fn send_job(&mut self, mut job: Job) {
         let (attempt, codec, session) = (job.attempt, job.header.codec, job.session);
         if let Some(error) = self.version_error(&job.header.call) {
             return self.context.emit_raised(attempt, JobOutcome::NotBegun(Unable::Kind), error);
         }
+        let unknown = match self.known.unknown(&job) {
+            Ok(unknown) => unknown,
+            Err(error) => {
+                return self.context.emit_error(attempt, JobOutcome::Failed, error.to_string());
+            }
+        };
         let may_pass = Request::may_pass(&job, self.known.unknown_bytes(&job));
+        let inputs = job.inputs.take().map_or_else(SentInputs::default, |inputs| {
+            let files = &self.interpreter.files;
+            self.known.inputs.send(attempt, inputs, files, &mut self.outbox)
+        });
         let file = job.file.as_ref().filter(|_| may_pass);
         let is_passed =
             file.is_some_and(|it| self.interpreter.files.send(attempt.0, it.file.descriptor()));
-        let known = &mut self.known;
-        let request = known.unknown(&job).and_then(|unknown| {
-            known.note(&job.header.call, &unknown);
-            Request::new(job, unknown, is_passed)
-        });
-        match request {
-            Ok(request) => {
-                let bytes = request.body_bytes();
-                let is_large = request.is_alone();
-                self.sent.push_back(Sent { attempt, bytes, codec, is_large, has_output: false });
-                self.sent_bytes += bytes;
-                if self.sent.len() == 2 {
-                    self.tick.reset();
-                    self.is_stalled = false;
-                }
-                if self.owner != Some(session) {
-                    self.owner = Some(session);
-                    self.outbox.push_control(Control::Session(number_of(session)));
-                }
-                self.outbox.push(request);
-            }
-            Err(missing) => {
-                self.context.emit_error(attempt, JobOutcome::Failed, missing.to_string());
-            }
+        self.known.note(&job.header.call, &unknown);
+        let request = Request::new(job, unknown, is_passed);
+        let bytes = inputs.bytes + request.body_bytes();
+        let is_large = inputs.is_alone || request.is_alone();
+        self.sent.push_back(Sent { attempt, bytes, codec, is_large, has_output: false });
+        self.sent_bytes += bytes;
+        if self.sent.len() == 2 {
+            self.tick.reset();
+            self.is_stalled = false;
         }
+        if self.owner != Some(session) {
+            self.owner = Some(session);
+            self.outbox.push_control(Control::Session(number_of(session)));
+        }
+        self.outbox.push(request);
     }
 
     /// Code that another version of Python has made would not fail cleanly: it is not even loaded.
@@ -336,6 +339,11 @@ impl<'a> Session<'a> {
             Command::End => self.end(Fault::EngineEnds),
             Command::Pass { key, ref answer } => self.interpreter.asks.answer(key, answer),
             Command::Signal { attempt, signal } => self.signal(attempt, signal),
+            Command::ForgetInput(key) => {
+                if self.known.inputs.forget(key) {
+                    self.outbox.push_control(Control::Forget(key));
+                }
+            }
             Command::Recall(attempt) => {
                 if self.is_sent(attempt) && self.begun() != Some(attempt) {
                     self.outbox.push_control(Control::Recall(attempt));

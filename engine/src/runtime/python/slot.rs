@@ -129,6 +129,13 @@ impl PythonSlot {
         is_queued
     }
 
+    /// Lets the input of this key go: no job that comes has it.
+    pub fn forget_input(&mut self, key: u64) {
+        // Those that wait here would have it kept once more.
+        self.context.queue().iter_mut().for_each(|job| job.keep_no_input(key));
+        self.tell(Command::ForgetInput(key));
+    }
+
     /// Answers a job that has asked to let a client in: with the door of the cluster, or why not.
     pub fn pass(&self, key: PassKey, answer: Result<String, String>) {
         self.tell(Command::Pass { key, answer });
@@ -173,6 +180,8 @@ pub(super) enum Command {
     Signal { attempt: SlotJob, signal: Signal },
     /// Take an attempt back that is no longer in the queue.
     Recall(SlotJob),
+    /// Let an input go.
+    ForgetInput(u64),
     /// End the interpreter.
     Restart,
     /// End the interpreter, and the task with it.
@@ -299,6 +308,7 @@ impl SlotTask {
                 Command::Cancel { .. }
                 | Command::Signal { .. }
                 | Command::Recall(_)
+                | Command::ForgetInput(_)
                 | Command::Pass { .. } => {}
                 Command::End => return,
                 Command::Restart => self.context.emit(SlotEvent::Down { cause: RESTARTED.into() }),

@@ -24,6 +24,7 @@ mod cells;
 mod control;
 mod death;
 mod frames;
+mod inputs;
 mod memory;
 mod operations;
 mod pickled;

@@ -4,7 +4,7 @@ It needs CPython 3.8 or later and nothing but the standard library. `process.rs`
 starts an interpreter with a short bootstrap and sends them to it; then `worker.main` takes over.
 
 Modules: `channel` has the protocol, `worker` the loop, interrupts, threads and forks, `calls` the
-codecs, `maps` the loops over items, `farm` what a task asks of its engine, `cells` what `execute` and
+codecs, `inputs` what a job gets besides its arguments, `given` the values of that, `maps` the loops over items, `farm` what a task asks of its engine, `cells` what `execute` and
 `run` have parsed, `fresh` which files were edited, `namespace` the variables, `scopes` whose they are,
 `engine` what pickles and user code find here, `rich` what IPython adds, `sources` the functions that
 came as text, `pickles` those that came as pickles, and values by value, `paths` why a value has no

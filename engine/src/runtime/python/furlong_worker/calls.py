@@ -11,6 +11,7 @@ from typing import Any, Callable, Sequence
 from furlong_worker import Buffer, pickles
 from furlong_worker.channel import JSON, PICKLE, RAW
 from furlong_worker.errors import type_name
+from furlong_worker.given import Given, all_taken
 from furlong_worker.pickles import BUFFERS_MAX
 from furlong_worker.scopes import notes
 
@@ -22,18 +23,24 @@ PUBLISHED_BYTES_MAX = 16 * 1024 * 1024
 
 
 def apply(function: Callable[..., Any], codec: int, data: Sequence[Buffer]) -> list[Buffer]:
-    """Decode the arguments, call, and encode the value."""
+    """Decode the arguments, call, and encode the value.
+
+    A pickle says where inputs go; in other codecs they are the last arguments.
+    """
     if not data and codec != RAW:
         raise TypeError("the call has no buffer with its arguments")
     if codec == JSON:
         args, kwargs = _arguments_from_json(data)
+        if Given.inputs:
+            args = [*args, *all_taken()]
         return [_value_to_json(function(*args, **kwargs))]
     if codec == PICKLE:
         args, kwargs = pickles.load(data[0], data[1:])
         parts = pickles.dump(function(*args, **kwargs))
         return pickles.with_notes(parts) if notes else parts
     if codec == RAW:
-        return _value_to_raw(function(*[memoryview(buffer) for buffer in data]))
+        raw = [memoryview(buffer) for buffer in data]
+        return _value_to_raw(function(*raw, *all_taken()))
     raise TypeError("Python functions take their arguments as json, pickle or raw, not as msgpack")
 
 

@@ -18,6 +18,13 @@ A call of a pickled function is ``PICKLED [hash, data...]``, or ``NEW_PICKLED [h
 cloudpickle, data...]`` if the worker does not have the function. Without a hash it is not kept. The
 text comes once at most.
 
+Inputs
+------
+A job's inputs come before it, in their order. `INPUT` is laid out like a job, and has the buffers of
+a result, in the codec that it came in, or in none if it has no value. `KEY` before it has the key
+under which the worker keeps it (`inputs.py`), if it is to be kept: `KNOWN` with the key stands for it
+later, until `FORGET`, or until there are too many.
+
 Sessions
 --------
 `SESSION` goes before a job of another session than the job before it, with a number that stands for it.
@@ -58,11 +65,21 @@ from typing import Sequence, Tuple, Union
 
 from furlong_worker import Buffer
 from furlong_worker.files import FILE_BYTES_MIN, PLACE, Files
+from furlong_worker.inputs import Input, KnownInputs
 from furlong_worker.pickles import Functions, PickledFunction
 from furlong_worker.sources import LoadedSource, Sources
 
-# Kind, codec, attempt, buffers, what a call by source or by pickle refers to, and the session.
-Job = Tuple[int, int, int, Sequence[Buffer], Union[LoadedSource, PickledFunction, None], int]
+# Kind, codec, attempt, buffers, what a call by source or by pickle refers to, the session, and the
+# inputs.
+Job = Tuple[
+    int,
+    int,
+    int,
+    Sequence[Buffer],
+    Union[LoadedSource, PickledFunction, None],
+    int,
+    Sequence[Input],
+]
 
 REQUEST = struct.Struct("<QQBBBxI")
 REPLY = struct.Struct("<QQQQIBBxx")
@@ -73,7 +90,8 @@ SIZE = struct.Struct("<Q")
 UNFIT = 0
 EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR, PICKLED, NEW_PICKLED = range(1, 11)
 CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL, SESSION = range(11, 18)
-END = 18
+END, KEY, KNOWN, FORGET = range(18, 22)
+INPUT = 22
 # Kinds of reply.
 READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLED, DISPLAYED = (
     range(1, 11)
@@ -124,6 +142,10 @@ class Channel:
         self._session = 0  # of the jobs that come next
         self.sources = Sources()
         self.functions = Functions()
+        self._known_inputs = KnownInputs()
+        # The inputs of the job that comes next, and the key of the next one of them.
+        self._inputs: list[Input] = []
+        self._key: int | None = None
         self._inbox = bytearray(INBOX_BYTES)
         self._view = memoryview(self._inbox)
         self._filled = 0
@@ -186,7 +208,7 @@ class Channel:
             end = body + length
             if end > filled:
                 break
-            if kind <= NEW_PICKLED:
+            if kind <= NEW_PICKLED or kind == INPUT:
                 buffers = []
                 at = body + 8 * count
                 for (size,) in SIZE.iter_unpack(self._view[body:at]):
@@ -219,7 +241,7 @@ class Channel:
             body = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         except (OSError, MemoryError):
             self._skip(length - len(begun))
-            self._add_job(UNFIT, codec, attempt, [b"%d" % length])
+            self._add_unfit(kind, codec, attempt, length)
             return
         body[: len(begun)] = begun
         filled = len(begun)
@@ -242,10 +264,13 @@ class Channel:
         """Take the data of a job out of its file."""
         self.page_words[0] = attempt  # as for a large one, which comes alone
         try:
+            if kind == INPUT:
+                self._add_input(Input(codec, (), self._files.keep(memoryview(table))))
+                return
             data = self._files.open(memoryview(table))
         except (OSError, MemoryError):
             size = sum(size for _, size in PLACE.iter_unpack(table))
-            self._add_job(UNFIT, codec, attempt, [b"%d" % size])
+            self._add_unfit(kind, codec, attempt, size)
             return
         self._add_job(kind, codec, attempt, [*buffers, *data])
 
@@ -258,7 +283,23 @@ class Channel:
                 os._exit(0)
             size -= received
 
+    def _add_unfit(self, kind: int, codec: int, attempt: int, size: int) -> None:
+        """Note a job, or an input, for which there is no memory."""
+        if kind == INPUT:
+            self._add_input(Input(codec, (), unfit_bytes=size))
+        else:
+            self._add_job(UNFIT, codec, attempt, [b"%d" % size])
+
+    def _add_input(self, given: Input) -> None:
+        self._inputs.append(given)
+        if self._key is not None:
+            self._known_inputs.note(self._key, given)
+            self._key = None
+
     def _add_job(self, kind: int, codec: int, attempt: int, buffers: Sequence[Buffer]) -> None:
+        if kind == INPUT:
+            self._add_input(Input(codec, buffers))
+            return
         source: LoadedSource | PickledFunction | None = None
         if kind == PICKLED:
             source = self.functions.find(buffers[0])
@@ -267,7 +308,10 @@ class Channel:
         elif kind == NEW_PICKLED:
             source = self.functions.add(*buffers[:3])
             kind, buffers = PICKLED, buffers[2:]
-        self.jobs.append((kind, codec, attempt, buffers, source, self._session))
+        inputs: Sequence[Input] = ()
+        if self._inputs:
+            inputs, self._inputs = self._inputs, []
+        self.jobs.append((kind, codec, attempt, buffers, source, self._session, inputs))
 
     def _take_control(self, kind: int, number: int) -> None:
         if kind == CANCEL:
@@ -286,6 +330,12 @@ class Channel:
             self._session = number
         elif kind == END:
             self._end()
+        elif kind == KEY:
+            self._key = number
+        elif kind == KNOWN:
+            self._inputs.append(self._known_inputs.find(number))
+        elif kind == FORGET:
+            self._known_inputs.forget(number)
 
     def _end(self) -> None:
         self.ending = True

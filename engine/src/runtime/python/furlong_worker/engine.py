@@ -7,7 +7,7 @@ import types
 from typing import Any, Sequence
 
 import furlong_worker
-from furlong_worker import definitions, maps, pickles, scopes
+from furlong_worker import definitions, given, maps, pickles, scopes
 from furlong_worker.namespace import Namespace, find_rank
 
 
@@ -69,7 +69,13 @@ def bind(names: Namespace, labels: Sequence[str]) -> Engine:
         scopes.main_function,
         scopes.set_main_function,
     )
-    for public in (*functions, pickles.Anew, pickles.Apart, *definitions.PUBLIC):
+    for public in (
+        *functions,
+        *given.PUBLIC,
+        pickles.Anew,
+        pickles.Apart,
+        *definitions.PUBLIC,
+    ):
         setattr(furlong_worker, public.__name__, public)
     return _Bound.engine
 

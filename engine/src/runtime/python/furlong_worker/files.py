@@ -2,7 +2,8 @@
 
 A descriptor goes over a socket of its own, before the frame that means it, with the number of the
 attempt. An argument's file holds the whole payload and never changes; it is mapped copy-on-write,
-so arguments can be written to, and nobody else sees that. A result's file is laid out here as
+so arguments can be written to, and nobody else sees that. An input's file is kept, and mapped each
+time that its value is made. A result's file is laid out here as
 clients read it, but for its first part, which the engine writes before it seals the file.
 """
 
@@ -17,6 +18,7 @@ import weakref
 from typing import Iterator, Sequence
 
 from furlong_worker import Buffer
+from furlong_worker.output import far_copy
 
 NUMBER = struct.Struct("<Q")
 PLACE = struct.Struct("<QQ")
@@ -32,6 +34,7 @@ WRITE_BYTES_MAX = 1 << 30
 SEALABLE = 2  # MFD_ALLOW_SEALING
 CLOSE_ON_EXEC = 1  # MFD_CLOEXEC
 NOT_EXECUTABLE = 8  # MFD_NOEXEC_SEAL
+READ_AND_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
 
 class Files:
@@ -58,6 +61,15 @@ class Files:
             os.close(fd)
         return [content[at : at + size] for at, size in PLACE.iter_unpack(table)]
 
+    def keep(self, table: memoryview) -> KeptFile:
+        """Take the next file, to be mapped when its content is needed."""
+        fd = self._receive()
+        try:
+            # Out of the way of code that closes or replaces the first ones.
+            return KeptFile(self, far_copy(fd), list(PLACE.iter_unpack(table)))
+        finally:
+            os.close(fd)
+
     def _receive(self) -> int:
         _, messages, _, _ = self._socket.recvmsg(
             NUMBER.size, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
@@ -66,9 +78,10 @@ class Files:
             os._exit(0)  # the engine is gone
         return struct.unpack("i", messages[0][2][:4])[0]  # type: ignore[no-any-return]
 
-    def _map(self, fd: int, size: int) -> memoryview:
+    def _map(self, fd: int, size: int, protection: int = READ_AND_WRITE) -> memoryview:
         if size >= MAPPED_BYTES_MIN and len(self._mapped) < MAPPED_MAX:
-            mapped = mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
+            # Private: before Linux 6.7 a sealed file cannot be mapped shared, even to be read.
+            mapped = mmap.mmap(fd, size, mmap.MAP_PRIVATE, protection)
             self._mapped.add(mapped)
             return memoryview(mapped)
         content = memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
@@ -102,6 +115,30 @@ class Files:
         finally:
             os.close(fd)
         return True
+
+
+class KeptFile:
+    """A file that holds an input, and the places of its buffers."""
+
+    def __init__(self, files: Files, fd: int, places: Sequence[tuple[int, int]]) -> None:
+        self._files, self._fd, self._places = files, fd, places
+        self.nbytes = sum(size for _, size in places)
+
+    def map(self, is_shared: bool) -> list[Buffer]:
+        """Return the buffers: of the caller alone, who may write to them; or read-only, if shared.
+
+        Raises `OSError` or `MemoryError` if there is no room for them.
+        """
+        protection = mmap.PROT_READ if is_shared else READ_AND_WRITE
+        size = os.fstat(self._fd).st_size
+        content = self._files._map(self._fd, size, protection)
+        if is_shared:
+            content = content.toreadonly()
+        return [content[at : at + size] for at, size in self._places]
+
+    def __del__(self) -> None:
+        """Close it."""
+        os.close(self._fd)
 
 
 def _create() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import pickle
@@ -64,10 +65,12 @@ def map_items(
     exact: bool = False,
     apart: Apart | None = None,
     is_apart: Sequence[bool] = (),
+    shared: Mapping[str, Any] | None = None,
 ) -> Any:
     """Call a function with each item: the arguments come as columns of one length.
 
-    Those at the places that `is_apart` tells come as rows of `apart`, each made when its call is due.
+    Those at the places that `is_apart` tells come as rows of `apart`, each made when its call is due. All calls have the
+    `shared` arguments.
 
     An item that raises, or whose value cannot be sent, fails alone. With `with_errors` its error takes the place of its
     value; otherwise the job fails, and has the other values beside its error. With `exact` it is always known which
@@ -80,6 +83,8 @@ def map_items(
     furlong.errors.UnmetDependency
         If this engine is not the right one for the first item.
     """
+    if shared:
+        function = functools.partial(function, **shared)
     run = _Run(function, columns, apart, is_apart)
     run.follow()
     try:

@@ -16,7 +16,7 @@ import struct
 import sys
 import types
 import zlib
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from furlong_worker import Buffer, modules, paths, scopes
 from furlong_worker.definitions import Reducer, find_here
@@ -266,6 +266,8 @@ class Apart:
         Memory, which several of them may have.
     values : list of int
         For each value the place of its pickle.
+    given : dict of int to (bytes, list of bytes-like)
+        Pickles of parts, by the numbers under which the other pickles refer to them: inputs of the job.
     """
 
     def __init__(
@@ -274,8 +276,10 @@ class Apart:
         pickles: Sequence[tuple[bytes, tuple[int, ...]]],
         memory: Sequence[Buffer],
         values: Sequence[int],
+        given: Mapping[int, tuple[bytes, Sequence[Buffer]]] = types.MappingProxyType({}),
     ) -> None:
         self._shared, self._pickles, self._memory, self._values = shared, pickles, memory, values
+        self._given = given
         self._uses = [0] * len(memory)
         for value in values if memory else ():
             for at in pickles[value][1]:
@@ -296,6 +300,7 @@ class Apart:
         ]
         unpickler = _ApartUnpickler(io.BytesIO(data), buffers=memory)
         unpickler.shared = self._shared
+        unpickler.given = self._given
         try:
             return unpickler.load()
         except ImportError as error:
@@ -305,10 +310,21 @@ class Apart:
 
 class _ApartUnpickler(pickle.Unpickler):
     shared: Sequence[Any] = ()
+    given: Mapping[int, tuple[bytes, Sequence[Buffer]]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._made: dict[int, Any] = {}
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return a definition."""
-        return self.shared[pid]
+        """Return a definition; or what was given, made for this value alone."""
+        if type(pid) is int:
+            return self.shared[pid]
+        (number,) = pid
+        if number not in self._made:
+            data, memory = self.given[number]
+            self._made[number] = load(data, [bytearray(buffer) for buffer in memory])
+        return self._made[number]
 
 
 class Anew:

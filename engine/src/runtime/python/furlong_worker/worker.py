@@ -56,6 +56,7 @@ from furlong_worker.farm import Farm, Refused
 from furlong_worker.farm import bind as bind_farm
 from furlong_worker.files import Files
 from furlong_worker.fresh import Helpers, forget_half_imported
+from furlong_worker.given import Given
 from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output, far_copy
 from furlong_worker.pickles import PickledFunction
@@ -155,7 +156,7 @@ class Worker:
                 channel.answer_questions(None)
 
     def _run(self, job: Job) -> None:
-        kind, codec, attempt, buffers, source, self._globals.session = job
+        kind, codec, attempt, buffers, source, self._globals.session, inputs = job
         channel = self.channel
         if channel.engine_id is not None:
             self._names.seed("engine_id", channel.engine_id)
@@ -165,6 +166,7 @@ class Worker:
             channel.reply(attempt, CANCELLED, 0, 0, 0, [])
             return
         channel.page_words[0] = attempt
+        Given.inputs = inputs
         count = 0
         is_execution = kind in (EXECUTE, RUN)
         if is_execution:
@@ -215,6 +217,7 @@ class Worker:
                 parts = [parts[0] if parts else b"", displays]
             elif end == RETURNED:
                 end, parts = DISPLAYED, [displays, *parts]
+        Given.inputs = ()
         drain = self.output.settle(is_long)
         self.attempt = None
         channel.reply(attempt, end, DRAIN if drain else 0, run_us, count, parts)
