@@ -28,9 +28,13 @@ impl Call {
 #[pymethods]
 impl Call {
     /// A call with these buffers in a codec, or with no arguments. `has_code` says that they hold
-    /// functions or classes by value.
+    /// functions or classes by value; `inputs` are the tasks whose values are among them, and of
+    /// these `failed` have failed already.
     #[new]
-    #[pyo3(signature = (function, codec, data, options=None, has_code=false))]
+    #[pyo3(signature = (
+        function, codec, data, options=None, has_code=false, inputs=Vec::new(), failed=Vec::new(),
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they are named arguments in Python")]
     fn new(
         py: Python<'_>,
         function: &Function,
@@ -38,6 +42,8 @@ impl Call {
         data: &Bound<'_, PySequence>,
         options: Option<&Options>,
         has_code: bool,
+        inputs: Vec<String>,
+        failed: Vec<String>,
     ) -> PyResult<Self> {
         let buffers = || data.try_iter()?.map(|buffer| borrow(&buffer?)).collect::<PyResult<_>>();
         let arguments = match codec {
@@ -50,7 +56,11 @@ impl Call {
                 return Err(PyTypeError::new_err(format!("there is no codec {other:?}")));
             }
         };
-        let options = options.map(|options| options.get().clone());
+        let options = if inputs.is_empty() && failed.is_empty() {
+            options.map(|options| options.get().clone())
+        } else {
+            Some(Options::with_inputs(options, py, inputs, failed)?)
+        };
         let prepared = function.prepared().call(arguments, options);
         Ok(Self { prepared: prepared.map_err(|error| client_error(py, &error))? })
     }

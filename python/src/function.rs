@@ -163,4 +163,10 @@ impl Function {
     fn clear() -> Self {
         Self::python(ClientFunction::Clear)
     }
+
+    /// Nothing to run: the arguments are a value for other tasks.
+    #[staticmethod]
+    fn value() -> Self {
+        Self::of(prepare(Runtime::Value, ClientFunction::Value))
+    }
 }

@@ -8,19 +8,49 @@ use furlong_client::{
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::errors::client_error;
+use crate::errors::{client_error, raise};
 
 /// Options of tasks, checked and made once for many.
 #[pyclass(frozen, module = "furlong._furlong")]
 #[derive(Debug)]
 pub struct Options {
-    options: CheckedOptions,
+    checked: CheckedOptions,
+    /// The same, for calls that have more.
+    plain: TaskOptions,
 }
 
 impl Options {
     /// As the client takes them.
     pub fn get(&self) -> &CheckedOptions {
-        &self.options
+        &self.checked
+    }
+
+    /// These, or none, for a call that has the values of tasks among its arguments. Some may have
+    /// failed already: the call fails because of them.
+    ///
+    /// # Errors
+    /// `InvalidOption` for too many tasks, and for a failed one beside others of which one is
+    /// enough.
+    pub fn with_inputs(
+        options: Option<&Self>,
+        py: Python<'_>,
+        inputs: Vec<String>,
+        failed: Vec<String>,
+    ) -> PyResult<CheckedOptions> {
+        let mut plain = options.map_or_else(TaskOptions::default, |it| it.plain.clone());
+        let ids = |ids: Vec<String>| ids.into_iter().map(|id| task_id("inputs", &id));
+        plain.inputs = ids(inputs).collect::<PyResult<_>>()?;
+        for task in ids(failed) {
+            let task = task?;
+            if plain.after_any && !plain.after.is_empty() {
+                let text = format!("an argument is the result of {task}, which has failed");
+                return Err(raise(py, "InvalidOption", text));
+            }
+            plain.after_any = false;
+            plain.after.push(Dependency { task, success: true, failure: false });
+        }
+        let checked = CheckedOptions::new(plain).map_err(ClientError::Options);
+        checked.map_err(|error| client_error(py, &error))
     }
 }
 
@@ -34,7 +64,7 @@ impl Options {
     #[pyo3(signature = (
         *, label=None, priority=0, retries=None, error_retries=0, backoff=0.0, at_most_once=false,
         queue_timeout=None, run_timeout=None, after=None, follow=None, require=Vec::new(),
-        keep=false, abort_on_error=false, restart_safe=false, durable=false,
+        keep=false, abort_on_error=false, restart_safe=false, durable=false, stay=false,
     ))]
     #[expect(
         clippy::too_many_arguments,
@@ -58,6 +88,7 @@ impl Options {
         abort_on_error: bool,
         restart_safe: bool,
         durable: bool,
+        stay: bool,
     ) -> PyResult<Self> {
         let (after, after_any) = dependencies("after", after)?;
         let (follow, follow_any) = dependencies("follow", follow)?;
@@ -81,10 +112,12 @@ impl Options {
             abort_on_error,
             restart_safe,
             durable,
+            stay,
             ..TaskOptions::default()
         };
-        let checked = CheckedOptions::new(options).map_err(ClientError::Options);
-        Ok(Self { options: checked.map_err(|error| client_error(py, &error))? })
+        let checked = CheckedOptions::new(options.clone()).map_err(ClientError::Options);
+        let checked = checked.map_err(|error| client_error(py, &error))?;
+        Ok(Self { checked, plain: options })
     }
 }
 

@@ -83,6 +83,12 @@ impl Outcome {
         self.data_bytes
     }
 
+    /// Bytes of the value, if it stays at the cluster.
+    #[getter]
+    fn stays(&self) -> Option<u64> {
+        self.report().stays
+    }
+
     /// The value's buffers. The caller may write to those that come beside a pickle.
     fn data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let came = match &mut *self.lock() {

@@ -204,6 +204,12 @@ impl Task {
         stopped.transpose().map(|stopped| stopped.is_some())
     }
 
+    /// Lets go of a value that stays at the cluster, or is to stay there. Waits for nothing.
+    fn release(&self) -> PyResult<()> {
+        self.lock()?.future.release();
+        Ok(())
+    }
+
     /// Returns a reader of its output, as it comes.
     fn output(&self) -> PyResult<OutputReader> {
         Ok(OutputReader::new(self.lock()?.future.output()))

@@ -583,7 +583,7 @@ def test_a_function_with_the_engines_globals_is_known_to_hold_code_of_this_versi
         engine_names.EngineFunction(lambda: 1),
         {"f": engine_names.EngineFunction(lambda: 1)},
     ):
-        _, has_code = dumps(function)
+        _, has_code, _ = dumps(function)
         assert has_code
 
 

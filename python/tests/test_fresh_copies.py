@@ -172,7 +172,7 @@ class Fails:
 
 def test_items_that_are_the_same_are_sent_once():
     large, small = np.ones(100_000), {"a": [1] * 1000}
-    data, _ = dumps_items([range(50), [(large, small)] * 50], 0)
+    data, *_ = dumps_items([range(50), [(large, small)] * 50], 0)
     assert sum(memoryview(part).nbytes for part in data) < large.nbytes + 10_000
     # And what has nothing in common goes in one pickle, as it did.
     apart = [[x, [x], {"x": (x, b"x")}, np.ones(2)] for x in range(50)]

@@ -130,7 +130,7 @@ def test_names_are_plain_and_hold_no_code(write):
     write(own_safe=SAFE)
     safe = get("own_safe")
     for value in (safe.add, safe.Thing, [safe.Thing(1)], safe):
-        buffers, holds = dumps(value)
+        buffers, holds, _ = dumps(value)
         assert holds == HAS_MODULES
         assert b"cloudpickle" not in buffers[0]
     assert dumps([safe.Thing(1)])[0][0] == pickle.dumps([safe.Thing(1)], 5)

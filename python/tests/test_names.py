@@ -414,6 +414,16 @@ def test_names_of_what_has_no_pickle_are_the_engines(one, main, put, monkeypatch
     assert one.apply(main.f) == ("int" if "push" in put else "lock", 4)
 
 
+def test_names_of_results_are_the_engines(one, rc, main, monkeypatch):
+    monkeypatch.setattr(main_globals, "put", main_globals.Put())
+    main("f = lambda: x")
+    monkeypatch.setitem(sys.modules["__main__"].__dict__, "x", rc[0].apply_async(abs, -3))
+    with pytest.raises(furlong.errors.PicklingError, match="no part of a function"):
+        one.apply(main.f)
+    one.push({"x": 5})
+    assert one.apply(main.f) == 5
+
+
 class Model:
     """The names of one engine, for sessions that put, store, delete and read them."""
 

@@ -355,7 +355,7 @@ def test_100_installed_modules_go_by_name(rc):
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 100_000])
 def test_101_large_buffers_go_beside_the_pickle(size):
     for value in (np.zeros(size, dtype="u1"), memoryview(bytes(size)), bytearray(size)):
-        buffers, has_code = dumps(value)
+        buffers, has_code, _ = dumps(value)
         assert not has_code
         beside = size >= OUT_OF_BAND_BYTES_MIN and not isinstance(value, bytearray)
         if isinstance(value, bytearray):
@@ -369,7 +369,7 @@ def test_101_large_buffers_go_beside_the_pickle(size):
 
 def test_101_arrays_are_not_copied_on_their_way_out():
     array = np.zeros(1_000_000)
-    (_, beside), _ = dumps(([array], {}))
+    (_, beside), *_ = dumps(([array], {}))
     array[0] = 5
     assert np.frombuffer(beside)[0] == 5
 
@@ -499,7 +499,7 @@ def test_101_one_array_twice_is_one_array(rc):
 
 def test_101_frames_go_beside_the_pickle():
     frame = pd.DataFrame({"a": np.arange(100_000.0), "b": np.arange(100_000.0)})
-    buffers, _ = dumps(frame)
+    buffers, *_ = dumps(frame)
     assert len(buffers[0]) < 10_000
     assert sum(memoryview(buffer).nbytes for buffer in buffers[1:]) >= 1_600_000
 

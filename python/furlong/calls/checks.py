@@ -246,4 +246,5 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "keep": _bool,
     "durable": _bool,
     "restart_safe": _bool,
+    "stay": _bool,
 }

@@ -21,7 +21,18 @@ Decode = Callable[["SubTask", "_furlong.Outcome"], object]
 class CallInfo:
     """The common parts of the tasks of one call."""
 
-    __slots__ = ("after", "client", "code", "codecs", "follow", "label", "method", "name", "owner")
+    __slots__ = (
+        "after",
+        "client",
+        "code",
+        "codecs",
+        "follow",
+        "label",
+        "method",
+        "name",
+        "owner",
+        "stays",
+    )
 
     def __init__(
         self,
@@ -35,6 +46,7 @@ class CallInfo:
         code: str | None = None,
         owner: bool = True,
         codecs: Codecs = (PICKLE,),
+        stays: bool = False,
     ) -> None:
         self.client = client
         self.name = name
@@ -44,6 +56,8 @@ class CallInfo:
         self.follow = follow
         self.code = code
         self.owner = owner
+        # Whether values are to stay at the cluster. Code that is executed has none.
+        self.stays = stays and method != "execute"
         # The codecs in which a value may come: that of the call. Code that is executed has no
         # value.
         self.codecs: Codecs = (None,) if method == "execute" else codecs
@@ -67,12 +81,21 @@ class TaskSpec(NamedTuple):
         Makes the value, if it is not what came.
     targets : sequence of int, optional
         The engines that it may go to; any if nothing is said.
+    inputs : sequence of str
+        The tasks whose values are among the arguments.
+    again : callable, optional
+        Makes the same call anew, with the values that have come since, where it may have to go to another engine.
+    may_move : bool
+        Whether another task may take the place of one that has failed.
     """
 
     call: _furlong.Call | None
     info: CallInfo
     decode: Decode | None = None
     targets: Sequence[int] | None = None
+    inputs: Sequence[str] = ()
+    again: Callable[[], TaskSpec] | None = None
+    may_move: bool = False
 
     @property
     def nbytes(self) -> int:

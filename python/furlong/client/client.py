@@ -18,6 +18,7 @@ from furlong.client.open_maps import OpenMaps
 from furlong.client.tasks import ClientTasks, Jobs
 from furlong.ipyparallel_names import ClientNames
 from furlong.results.async_result import AsyncResult
+from furlong.results.causes import Causes
 from furlong.results.records import Held, hex_of, wait_for_ids
 from furlong.views.balanced import LoadBalancedView
 from furlong.views.direct import BroadcastView, DirectView
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from furlong.client.shared import Shared
     from furlong.cluster.cluster import Cluster
     from furlong.views.executor import ViewExecutor
     from furlong.views.flags import NewViewFlags
@@ -101,6 +103,7 @@ class Client(ClientTasks, ClientNames):
         # The results that somebody holds.
         self._held: set[Held] = set()
         self._maps = OpenMaps()
+        self._causes = Causes()
         self._uuids: dict[int, str] = {}
         # Those that have submitted something.
         self._executors: set[ViewExecutor] = set()
@@ -197,6 +200,29 @@ class Client(ClientTasks, ClientNames):
         from furlong.views.native import Native
 
         return Native(self)
+
+    def share(self, obj: object) -> Shared:
+        """Put a value at the cluster, once for any number of calls.
+
+        Returns
+        -------
+        Shared
+            Stands for the value where it is an argument, or in one. Engines do not change the value: its arrays are
+            read-only there.
+
+        Raises
+        ------
+        PicklingError
+            If it cannot be pickled.
+
+        Examples
+        --------
+        >>> with rc.share(table) as shared:
+        ...     sums = lview.map_sync(lambda row, table: table[row].sum(), range(10), [shared] * 10)
+        """
+        from furlong.client.shared import Shared
+
+        return Shared(self, obj)
 
     def _chosen(self, targets: Targets) -> Chosen:
         """Return ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is."""

@@ -225,6 +225,8 @@ class ClientTasks:
         ------
         KeyError
             If there is no such task, or its result is not held here any longer, so that what it ran is not known.
+        InputTaken
+            If the value of one of its arguments has come here meanwhile, and is no longer at the cluster.
         """
         jobs = indices_or_msg_ids
         if metadata is not None:

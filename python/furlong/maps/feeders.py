@@ -139,6 +139,7 @@ class Feeder:
         ):
             self.is_over = True
             self.client._maps.discard(self)
+            self._work.end()
             while self._when_over:
                 self._when_over.pop()()
 

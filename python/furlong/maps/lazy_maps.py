@@ -7,7 +7,7 @@ import contextlib
 import functools
 import operator
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
@@ -18,6 +18,7 @@ from furlong.waiting import signals
 from furlong.waiting.dispatch import WaitQueue
 
 if TYPE_CHECKING:
+    from furlong.pickling.inputs import Input
     from furlong.views.view import View
 
 __all__ = ["LazyMapIterator"]
@@ -47,6 +48,7 @@ class LazyMapIterator(Iterator[Any]):
         max_outstanding: int | str,
         return_exceptions: bool,
         timeout: float | None = None,
+        shared: Mapping[str, Input] | None = None,
     ) -> None:
         # What `cancel` looks at comes first: `__del__` calls it whatever has been made.
         self._is_over = False
@@ -65,6 +67,7 @@ class LazyMapIterator(Iterator[Any]):
                 f"max_outstanding is a number of items, 0 for no bound, or 'auto', not {max_outstanding!r}"
             )
         self._view, self._f = view._snapshot(), f
+        self._shared = shared or {}
         self._items = zip(*sequences)
         self._ordered = ordered
         self._bound = operator.index(bound)
@@ -145,7 +148,7 @@ class LazyMapIterator(Iterator[Any]):
         at = self._taken
         self._taken += 1
         try:
-            result = view.apply_async(self._f, *item)
+            result = view.apply_async(self._f, *item, **self._shared)
         except errors.PicklingError as error:
             raise error_of_item(error, item, at) from error.__cause__
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong.calls.checks import described
@@ -16,9 +16,11 @@ from furlong.maps.map_subtasks import Work
 from furlong.maps.sequences import array_or_list, can_be_cut, collect, deal, is_array
 from furlong.pickling.engine_names import EngineName
 from furlong.pickling.fresh_copies import function_anew
-from furlong.pickling.functions import Pickled, mapped_of, name_of
+from furlong.pickling.functions import Pickled, is_conditional, mapped_of, name_of
 
 if TYPE_CHECKING:
+    from furlong.client.client import Client
+    from furlong.pickling.inputs import Input
     from furlong.views.balanced import LoadBalancedView
     from furlong.views.direct import DirectView
     from furlong.views.view import View
@@ -96,13 +98,33 @@ def _same(values: list[object]) -> list[object]:
     return values
 
 
+def shared_arguments(client: Client, shared: Mapping[str, object]) -> dict[str, Input]:
+    """Return the arguments of all calls as what the cluster has: what is not there yet is put there."""
+    from furlong.client.shared import as_shared
+
+    if not isinstance(shared, Mapping) or not all(isinstance(name, str) for name in shared):
+        raise TypeError(f"shared are names of arguments with their values, not {shared!r}")
+    return {name: as_shared(client, value) for name, value in shared.items()}
+
+
 def _work(
-    view: View, f: object, columns: list[object], return_exceptions: bool, label: str | None
+    view: View,
+    f: object,
+    columns: list[object],
+    return_exceptions: bool,
+    label: str | None,
+    shared: Mapping[str, object] | None,
 ) -> Work:
+    if view.stay and return_exceptions:
+        raise ValueError(
+            "stay=True and return_exceptions=True contradict each other: values that stay have no exceptions among "
+            "them; leave one of them out"
+        )
     view = view._snapshot()
     function = _mapped(view, f, return_exceptions)
     info = view._info(name_of(f), "map", label)
-    work = Work(view, function, info, columns, return_exceptions)
+    handles = None if shared is None else shared_arguments(view.client, shared)
+    work = Work(view, function, info, columns, return_exceptions, handles, is_conditional(f))
     work.options()  # it raises here what is wrong with flags
     return work
 
@@ -113,11 +135,12 @@ def map_direct(
     sequences: Sequence[Iterable[object]],
     return_exceptions: bool,
     label: str | None,
+    shared: Mapping[str, object] | None,
 ) -> Callable[[], AsyncMapResult]:
     """Map over engines, once what is given is called: one contiguous chunk each."""
     columns, count = _columns(sequences)
     engines = view._engines(None)
-    work = _work(view, f, columns, return_exceptions, label)
+    work = _work(view, f, columns, return_exceptions, label, shared)
     if view.run_timeout is not None:
         work.isolate()
     feeder = DirectFeeder(work, count, engines)
@@ -132,12 +155,13 @@ def map_balanced(
     ordered: bool,
     return_exceptions: bool,
     label: str | None,
+    shared: Mapping[str, object] | None,
     block: bool,
 ) -> Callable[[], AsyncMapResult]:
     """Map over the shared queue, once what is given is called. If the call blocks, nobody changes items meanwhile."""
     columns, count = _columns(sequences)
     size = 0 if chunksize is None or chunksize == "auto" else _chunk_items(chunksize)
-    work = _work(view, f, columns, return_exceptions, label)
+    work = _work(view, f, columns, return_exceptions, label, shared)
     if size and view.run_timeout is not None:
         work.isolate()
     feeder = BalancedFeeder(

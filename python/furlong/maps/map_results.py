@@ -12,8 +12,11 @@ from furlong import errors
 from furlong.maps.feeders import Feeder, cancelled
 from furlong.maps.map_subtasks import MapSubTask
 from furlong.maps.sequences import items_of
+from furlong.pickling.engine_names import EngineName
+from furlong.pickling.inputs import Inputs, reduced_value
 from furlong.results.async_result import CANCEL_WAIT, AsyncResult, TimedOut
 from furlong.results.lazy_future import UNKNOWN
+from furlong.results.staying import argument_of
 from furlong.results.subtasks import METADATA, SubTask, as_ended, deadline_after, remaining
 from furlong.waiting import signals
 from furlong.waiting.dispatch import callbacks
@@ -21,6 +24,9 @@ from furlong.waiting.dispatch import callbacks
 __all__ = ["AsyncMapResult", "MapResult"]
 
 Collect = Callable[[list[object]], object]
+
+# Makes a list of the parts of a map.
+FLAT = EngineName("flat")
 
 
 class AsyncMapResult(AsyncResult):
@@ -53,6 +59,13 @@ class AsyncMapResult(AsyncResult):
     def _assemble(self, values: list[object]) -> object:
         return self._collect_values(values)
 
+    def _reduced(self, inputs: Inputs) -> tuple[Any, ...]:
+        if not self.done():
+            raise errors.PicklingError(
+                f"{self!r} is put together here, so that engines do not get it before it has come: wait for it"
+            )
+        return reduced_value(self.get())
+
     def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
         return failed[0] if len(failed) == 1 else super()._collect(failed)
 
@@ -73,6 +86,7 @@ class AsyncMapResult(AsyncResult):
             part.wait()
             part.settle()
             if part.error is None:
+                part.bring()
                 yield from items_of(part.value)
             elif self._errors_in_place:
                 yield part.error
@@ -150,6 +164,7 @@ class MapResult(AsyncMapResult):
         if self._final is UNKNOWN:
             self._wait_to_get(timeout, return_exceptions, return_when)
         if return_exceptions and self._error is not None and self._unsent_error() is None:
+            self._bring(None)
             return self._collect_values(self._outcomes())
         if self._error is not None:
             raise self._error
@@ -164,6 +179,8 @@ class MapResult(AsyncMapResult):
         if not self.wait(remaining(deadline)):
             raise TimedOut(f"{self!r} has not ended in time")
         self._settle()
+        if self._final is UNKNOWN:
+            self._take_values(deadline)
 
     def _raise_first(self) -> None:
         for part in list(self._feeder.ended):
@@ -193,11 +210,12 @@ class MapResult(AsyncMapResult):
                 failed = [error for part in feeder.parts for error in part.failures.values()]
                 if feeder.unsubmitted:
                     failed.append(feeder.why_stopped)  # type: ignore[arg-type]
-                values = self._outcomes()
                 if failed and not self._errors_in_place:
                     self._error = self._collect(failed)  # type: ignore[arg-type]
+                elif self._is_away():
+                    return
                 else:
-                    final = self._collect_values(values)
+                    final = self._collect_values(self._outcomes())
         except Exception as error:  # who waits is told of this as well
             signals.reraise(error)
             self._error = error
@@ -230,6 +248,7 @@ class MapResult(AsyncMapResult):
 
     def _given(self, part: MapSubTask) -> Iterator[object]:
         """Return the values of a part that has ended, up to the first that has failed."""
+        part.bring()
         if self._errors_in_place or not part.failures:
             yield from part.values
             return
@@ -267,6 +286,17 @@ class MapResult(AsyncMapResult):
         for part in self._feeder.parts:
             found.setdefault(part.engine_id, []).extend(part.values)
         return found
+
+    def _reduced(self, inputs: Inputs) -> tuple[Any, ...]:
+        if self.done():
+            if self._errors_in_place and self._unsent_error() is None:
+                return reduced_value(self.get())
+            feeder = self._feeder
+            if feeder.unsubmitted and not any(part.error for part in feeder.parts):
+                raise errors.PicklingError(
+                    f"an argument is {self!r}, of which not all items were submitted: {feeder.why_stopped}"
+                ) from feeder.why_stopped
+        return FLAT, tuple(argument_of(part, inputs) for part in self._all_parts())
 
     # Cancelling.
 

@@ -13,15 +13,26 @@ import re
 import time
 import types
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from furlong import _wire, errors
 from furlong.calls.codecs import PICKLE, check_codec, loads
 from furlong.calls.task_spec import CallInfo, TaskSpec
 from furlong.pickling import fresh_copies
-from furlong.pickling.arguments import dumps_items
+from furlong.pickling.arguments import Pickle, dumps_items, input_ids
 from furlong.pickling.functions import Pickled, call_of
-from furlong.results.subtasks import METADATA_OF, UNMET, BalancedSubTask, error_of
+from furlong.pickling.inputs import Input
+from furlong.results.subtasks import (
+    AWAY,
+    METADATA_OF,
+    UNMET,
+    BalancedSubTask,
+    Hold,
+    deadline_after,
+    error_of,
+    is_away,
+    remaining,
+)
 from furlong.waiting import signals
 
 if TYPE_CHECKING:
@@ -51,10 +62,15 @@ class Work:
         info: CallInfo,
         columns: list[Any],
         in_place: bool,
+        shared: Mapping[str, Input] | None = None,
+        is_conditional: bool = False,
     ) -> None:
         self.info = info
         self.columns = columns
         self.in_place = in_place
+        # Arguments of all calls, until there is no task any more: what was shared for this map
+        # alone goes with them.
+        self._shared = shared
         self._view = view
         self._function = function
         targets = view.targets
@@ -79,6 +95,12 @@ class Work:
 
         if self.is_alone:
             self.isolate()
+        # Items that fail run again, in other tasks, unless the broker sees to that.
+        self._may_move = is_conditional or bool(self.retries and not self.is_alone)
+
+    def end(self) -> None:
+        """Let go of the arguments of all calls: there is no task any more."""
+        self._shared = None
 
     def isolate(self) -> None:
         """Submit each item as a task of its own."""
@@ -117,12 +139,26 @@ class Work:
         copies = None
         if self._rows is not None and first >= self._rows.begin:
             copies = self._rows.among(begin + place for place in places), self._is_open
-        items = dumps_items(chunk, first, exact, copies)
-        call = call_of(self._function, items, self.options())
-        spec = TaskSpec(call, self.info, None, self._targets)
-        if engine is None and self._targets is not None:
-            engine = self._view._next_engine()  # type: ignore[attr-defined]
-        task = spec.submit(engine)
+
+        def pickle() -> Pickle:
+            return dumps_items(chunk, first, exact, copies, self._shared)
+
+        def submit(items: Pickle) -> tuple[_furlong.Task, TaskSpec]:
+            client = self.info.client
+            call = call_of(self._function, items, self.options(), client._session)
+            spec = TaskSpec(
+                call, self.info, None, self._targets, input_ids(items), may_move=self._may_move
+            )
+            to = engine
+            if to is None and self._targets is not None:
+                to = self._view._next_engine()  # type: ignore[attr-defined]
+            return spec.submit(to), spec
+
+        items = pickle()
+        if items.inputs is None:
+            task, spec = submit(items)
+        else:
+            task, spec = self.info.client._causes.submit(items, pickle, submit)
         self._view._submitted.add(task.number)
         return task, spec
 
@@ -169,6 +205,14 @@ class _Faults:
         return other
 
 
+class _Away(NamedTuple):
+    """A task whose values stay at the cluster, and the places of its items."""
+
+    task: _furlong.Task
+    places: Sequence[int]
+    hold: Hold | None
+
+
 _NO_FAILURES: Mapping[int, BaseException] = types.MappingProxyType({})
 
 
@@ -187,9 +231,11 @@ class MapSubTask(BalancedSubTask):
 
     __slots__ = (
         "_absorbed",
+        "_away",
         "_earlier",
         "_engine",
         "_faults",
+        "_inputs",
         "_places",
         "_stopped",
         "_texts",
@@ -212,6 +258,10 @@ class MapSubTask(BalancedSubTask):
         self._faults: _Faults | None = None
         self._texts: dict[str, dict[int, str]] | None = None
         self._earlier: tuple[str, ...] = ()
+        # The tasks whose values stay at the cluster, with the places of their items.
+        self._away: tuple[_Away, ...] = ()
+        # The tasks whose values are arguments of the one that runs.
+        self._inputs = spec.inputs
         self.run_seconds = 0.0
         self._work = work
         self._engine = engine
@@ -290,13 +340,17 @@ class MapSubTask(BalancedSubTask):
                 self.values[place] = error
             if not self._work.in_place:
                 self.error = next(iter(failures.values()))  # type: ignore[assignment]
-        self.value = self.values
+        self.value = AWAY if self._away else self.values
         self.outcome = outcome
         self.is_settled = True
 
     def _absorb(self, outcome: _furlong.Outcome) -> None:
         """Take what a task came to. Items may be left, for other tasks."""
         places = self._places
+        if outcome.ok and is_away(self.info, outcome):
+            self._note_texts(outcome, places, {})
+            self._away = (*self._away, _Away(self.task, places, self.hold))
+            return
         items = None
         try:
             buffers = _buffers_of(outcome)
@@ -328,15 +382,52 @@ class MapSubTask(BalancedSubTask):
                 "ResultLost", f"{len(items.values)} values came for {len(places)} items", ""
             )
             return self._fail(places, lost)
-        if len(places) == self.size:
-            self.values = items.values
-        else:
-            self._make_room()
-            for place, value in zip(places, items.values):
-                self.values[place] = value
+        self._put_values(items.values, places)
         for at in items.failed:
             self._fail_or_retry(places[at], items.values[at], outcome.engine)
         return None
+
+    def _put_values(self, values: list[Any], places: Sequence[int]) -> None:
+        if len(places) == self.size:
+            self.values = values
+        else:
+            self._make_room()
+            for place, value in zip(places, values):
+                self.values[place] = value
+
+    # Values that stay at the cluster.
+
+    def pieces(self) -> Sequence[_furlong.Task]:
+        """Return the tasks that have the values."""
+        return (self.task, *self._earlier)  # type: ignore[arg-type]  # it is counted
+
+    def release(self) -> None:
+        """Let go of the values at the cluster."""
+        super().release()
+        for away in self._away:
+            if away.hold is not None:
+                away.hold.release()
+
+    def bring(self, timeout: float | None = None) -> bool:
+        """Fetch the values that have stayed at the cluster; whether they are here in time."""
+        deadline = deadline_after(timeout)
+        # Another thread may have some of them meanwhile.
+        while away := self._away[-1:]:
+            outcome = self._fetched(away[0].task.id, remaining(deadline))
+            if outcome is None:
+                return False
+            try:
+                items = self._load(outcome, outcome.data())
+            except Exception as error:
+                signals.reraise(error)
+                raise self._unreadable(error) from error
+            with self._lock:
+                if self._away[-1:] == away:
+                    self._put_values(items.values, away[0].places)
+                    if len(self._away) == 1:
+                        self.value = self.values
+                    self._away = self._away[:-1]
+        return True
 
     def _fail_or_retry(self, place: int, error: Any, engine: int | None) -> None:
         faults = self._faulty()
@@ -365,6 +456,9 @@ class MapSubTask(BalancedSubTask):
         ran = _RAN.search(outcome.text or "")
         first, count = (int(ran[1]), int(ran[2])) if ran else (0, 0)
         error = error_of(outcome, where, is_pickled=True, said=lambda text: _RAN.sub("", text))
+        is_of_input = outcome.kind == "dependency" and bool(self._inputs)
+        if is_of_input:
+            error.__cause__ = self.info.client._causes.find(self._inputs)
         remote, faults = outcome.remote, self._faulty()
         if (
             remote is not None
@@ -383,7 +477,7 @@ class MapSubTask(BalancedSubTask):
             faults.left += places
         elif (
             len(places) > 1
-            and outcome.kind in _BLAMES_ONE
+            and (outcome.kind in _BLAMES_ONE or is_of_input)
             and not isinstance(error, errors.PythonVersionError)
         ):
             faults.singly = True
@@ -413,10 +507,12 @@ class MapSubTask(BalancedSubTask):
         before = self._places, faults.left, self._earlier
 
         def submit() -> None:
-            task, _ = self._work.submit(self.begin, places, engine, faults.exact)
+            task, spec = self._work.submit(self.begin, places, engine, faults.exact)
             self._places, faults.left = places, left
             self._earlier = (*self._earlier, self.task.id)
-            self.task = task
+            if self.hold is not None:
+                self.hold = Hold(task)
+            self.task, self._inputs = task, spec.inputs
 
         try:
             signals.owned(self.info.client._session, submit)

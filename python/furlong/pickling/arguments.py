@@ -16,6 +16,7 @@ from typing import NamedTuple
 from furlong.errors import PicklingError
 from furlong.pickling import fresh_copies
 from furlong.pickling.engine_names import Apart
+from furlong.pickling.inputs import InputMetError, Inputs
 from furlong.pickling.plain import NeedsCodeError, PlainPickler
 from furlong.waiting import signals
 
@@ -31,14 +32,20 @@ HAS_MODULES = 2
 
 
 class Pickle(NamedTuple):
-    """A pickled value: the pickle, then the memory that goes beside it; and what they hold."""
+    """A pickled value: the pickle, then the memory that goes beside it; what they hold; what is at the cluster."""
 
     buffers: list[object]
     holds: int = DATA_ONLY
+    inputs: Inputs | None = None
 
 
 def dumps(
-    value: object, what: str = "the arguments", find: Callable[[], str | None] | None = None
+    value: object,
+    what: str = "the arguments",
+    find: Callable[[], str | None] | None = None,
+    inputs: Inputs | None = None,
+    memory_min: int = OUT_OF_BAND_BYTES_MIN,
+    of_call: bool = True,
 ) -> Pickle:
     """Pickle a value.
 
@@ -50,6 +57,12 @@ def dumps(
         What it is, for the error.
     find : callable, optional
         Says for the error which part it is, if it knows better than a walk through the value.
+    inputs : Inputs, optional
+        Notes what of it is at the cluster; made if it is needed.
+    memory_min : int
+        Bytes of memory from which on it goes beside the pickle.
+    of_call : bool
+        Whether something of it can be at the cluster.
 
     Raises
     ------
@@ -60,37 +73,65 @@ def dumps(
 
     def take_buffer(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
-        if view.nbytes < OUT_OF_BAND_BYTES_MIN or len(buffers) > BUFFERS_MAX:
+        if view.nbytes < memory_min or len(buffers) > BUFFERS_MAX:
             return True
         buffers.append(view)
         return False
 
     file = io.BytesIO()
     plain = PlainPickler(file, 5, buffer_callback=take_buffer)
+    if inputs is not None:
+        plain.inputs = inputs
+    is_met = False
     try:
         plain.dump(value)
     except NeedsCodeError:
         pass
+    except InputMetError:
+        # It is not looked at, since that would have its traceback keep the value.
+        if not of_call:
+            raise
+        is_met = True
     except Exception as error:
         signals.reraise(error)
+        if isinstance(error, PicklingError):
+            raise
         # What plain pickle cannot do, cloudpickle may.
         if not isinstance(error, (pickle.PicklingError, TypeError, AttributeError)):
             raise pickling_error(value, what, error, find) from error
     else:
         buffers[0] = file.getvalue()
-        return Pickle(buffers, HAS_MODULES if plain.has_modules else DATA_ONLY)
+        holds = HAS_MODULES if plain.has_modules else DATA_ONLY
+        return Pickle(buffers, holds) if inputs is None else _with_inputs(buffers, holds, inputs)
+    if is_met:
+        return dumps(value, what, find, Inputs(), memory_min)
     from furlong.pickling.code_pickler import code_pickler
 
     del buffers[1:]
     file = io.BytesIO()
     pickler = code_pickler()(file, 5, buffer_callback=take_buffer)
+    pickler.inputs = inputs
     try:
         pickler.dump(value)
+    except InputMetError:
+        if not of_call:
+            raise
+        is_met = True
     except Exception as error:
         signals.reraise(error)
+        if isinstance(error, PicklingError):
+            raise
         raise pickling_error(value, what, error, find) from error
+    if is_met:
+        return dumps(value, what, find, Inputs(), memory_min)
     buffers[0] = file.getvalue()
-    return Pickle(buffers, HAS_CODE | HAS_MODULES if pickler.has_modules else HAS_CODE)
+    holds = HAS_CODE | HAS_MODULES if pickler.has_modules else HAS_CODE
+    return Pickle(buffers, holds) if inputs is None else _with_inputs(buffers, holds, inputs)
+
+
+def _with_inputs(buffers: list[object], holds: int, inputs: Inputs) -> Pickle:
+    is_needed = inputs.ids or inputs.failed
+    return Pickle(buffers, holds | inputs.holds, inputs if is_needed else None)
 
 
 def dumps_call(args: Sequence[object], kwargs: Mapping[str, object]) -> Pickle:
@@ -98,6 +139,12 @@ def dumps_call(args: Sequence[object], kwargs: Mapping[str, object]) -> Pickle:
     if not kwargs and _PLAIN.issuperset(map(type, args)):
         return Pickle([pickle.dumps((args, kwargs), 5)])
     return dumps((args, kwargs))
+
+
+def input_ids(arguments: Pickle) -> Sequence[str]:
+    """Return the ids of the tasks whose values are among the arguments."""
+    inputs = arguments.inputs
+    return () if inputs is None else (*inputs.ids, *inputs.failed)
 
 
 # Types of arguments that need no look.
@@ -115,13 +162,18 @@ def dumps_items(
     first: int,
     exact: bool = False,
     copies: tuple[Apart, list[bool]] | None = None,
+    shared: Mapping[str, object] | None = None,
 ) -> Pickle:
     """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs.
 
     With `exact`, the engine always tells which of them runs. Items that may share what calls can change go each in a
     pickle of its own, so that each call has its arguments for itself. `copies` are such pickles that were made before.
+    All calls have the `shared` arguments.
     """
     kwargs: dict[str, object] = {"exact": True} if exact else {}
+    if shared:
+        kwargs["shared"] = shared
+    inputs = None
     sent = columns
     if copies is None:
         is_apart = fresh_copies.may_share(columns)
@@ -130,9 +182,25 @@ def dumps_items(
     else:
         apart, is_apart = copies
     if apart is not None:
+        if apart.inputs:
+            inputs = Inputs()
+            apart = _given(apart, columns, first, inputs)
         kwargs.update(apart=apart, is_apart=is_apart)
         sent = [column for column, alone in zip(columns, is_apart, strict=True) if not alone]
-    return dumps((sent, kwargs), "the items", lambda: _find_item(columns, first))
+    return dumps((sent, kwargs), "the items", lambda: _find_item(columns, first), inputs)
+
+
+def _given(apart: Apart, columns: Sequence[Sequence[object]], first: int, inputs: Inputs) -> Apart:
+    """Return rows of pickles with what of them is at the cluster, or has come from there since they were made."""
+
+    def dump(value: object) -> tuple[bytes, list[pickle.PickleBuffer], int]:
+        made = dumps(value, "the items", lambda: _find_item(columns, first), inputs)
+        inputs.holds |= made.holds
+        data, *memory = made.buffers
+        given = [pickle.PickleBuffer(view) for view in memory]  # type: ignore[arg-type]
+        return data, given, made.holds  # type: ignore[return-value]
+
+    return apart.given(dump)
 
 
 def error_of_item(error: PicklingError, item: Sequence[object], at: int) -> PicklingError:
@@ -168,10 +236,17 @@ def can_pickle(value: object) -> bool:
     """Return whether there is any way to pickle a value."""
     from furlong.shared import paths
 
-    return paths.can(_try, value)
+    return paths.can(_dump_for_nobody, value)
 
 
 def _try(value: object) -> None:
+    """Pickle a value among arguments, where some of it may be at the cluster."""
+    _dump_for_nobody(value, Inputs())
+
+
+def _dump_for_nobody(value: object, inputs: Inputs | None = None) -> None:
     from furlong.pickling.code_pickler import code_pickler
 
-    code_pickler()(io.BytesIO(), 5, buffer_callback=lambda _: None).dump(value)
+    pickler = code_pickler()(io.BytesIO(), 5, buffer_callback=lambda _: None)
+    pickler.inputs = inputs
+    pickler.dump(value)

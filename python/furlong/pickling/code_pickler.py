@@ -9,11 +9,13 @@ import sys
 import threading
 import types
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from furlong.modules import own_modules
 from furlong.pickling import main_globals
 from furlong.pickling.engine_names import Apart, EngineName
+from furlong.pickling.inputs import Input, Inputs, reduce_input
 from furlong.pickling.plain import (
     CACHED,
     NAMED,
@@ -54,19 +56,13 @@ def code_pickler() -> Any:
     table: Any = cloudpickle.Pickler.dispatch_table
     reducer = Reducer(EngineName)
 
-    def reduce_code(code: types.CodeType) -> Any:
-        """Keep the file's name, which cloudpickle leaves out and tracebacks show."""
-        make, parts, *rest = table[types.CodeType](code)
-        return (
-            make,
-            tuple(code.co_filename if part == "<dynamic-code>" else part for part in parts),
-            *rest,
-        )
-
     class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Cloudpickle, with modules of the user's own by name, and definitions that never write to what is there."""
 
-        dispatch_table = collections.ChainMap({types.CodeType: reduce_code}, table)
+        dispatch_table = collections.ChainMap(
+            {types.CodeType: functools.partial(_reduce_code, table[types.CodeType])}, table
+        )
+        inputs: Inputs | None = None
 
         def __init__(self, *args: object, **kwargs: object) -> None:
             super().__init__(*args, **kwargs)
@@ -79,6 +75,8 @@ def code_pickler() -> Any:
                 return reduce_memoryview(obj)
             if kind is own_modules.ModuleName:
                 self._need(obj)
+            if isinstance(obj, Input):
+                return reduce_input(obj, self.inputs)
             self.has_modules = self.has_modules or (kind is Apart and obj.has_modules)
             if kind is types.ModuleType and own_modules.is_own_source(obj):
                 self._need(obj.__name__)
@@ -135,6 +133,13 @@ def code_pickler() -> Any:
                 super().dump(obj)
 
     return CodePickler
+
+
+def _reduce_code(reduce: Callable[[types.CodeType], Any], code: types.CodeType) -> Any:
+    """Reduce code with the file's name, which cloudpickle leaves out and tracebacks show."""
+    make, parts, *rest = reduce(code)
+    named = tuple(code.co_filename if part == "<dynamic-code>" else part for part in parts)
+    return make, named, *rest
 
 
 _code_lock = threading.RLock()

@@ -6,7 +6,7 @@ import functools
 import importlib
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from furlong.calls.checks import described
@@ -53,10 +53,24 @@ class _EmptyCell:
 class Apart:
     """Values that engines make anew at each use: `furlong_worker/pickles.py` says what it is made of."""
 
-    def __init__(self, parts: tuple[object, ...], has_modules: bool) -> None:
+    def __init__(
+        self,
+        parts: tuple[object, ...],
+        has_modules: bool,
+        inputs: Mapping[int, object] | None = None,
+    ) -> None:
         self._parts = parts
         #: Whether it names modules of the user's own.
         self.has_modules = has_modules
+        #: What of the values is at the cluster, by the numbers that stand for it in the pickles.
+        self.inputs = inputs or {}
+
+    def given(self, dump: Callable[[object], tuple[bytes, list[Any], int]]) -> Apart:
+        """Return the same with pickles of what stands for values at the cluster, or of these if they have come."""
+        dumped = {number: dump(value) for number, value in self.inputs.items()}
+        given = {number: (data, memory) for number, (data, memory, _) in dumped.items()}
+        has_modules = self.has_modules or any(holds for _, _, holds in dumped.values())
+        return Apart((*self._parts, given), has_modules)
 
     def __reduce__(self) -> tuple[object, ...]:
         return EngineName("Apart"), self._parts

@@ -22,7 +22,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from furlong.calls.checks import is_array
+from furlong.errors import PicklingError
 from furlong.pickling.engine_names import Apart, EngineFunction, EngineName
+from furlong.pickling.inputs import Input, reduce_input
 from furlong.pickling.plain import CACHED, NAMED, NeedsCodeError, PlainPickler
 from furlong.waiting import signals
 
@@ -170,7 +172,10 @@ def function_anew(function: object) -> Any:
     if not holds_object(function):
         return function
     encoder = _Encoder()
-    return _Anew(encoder.result([encoder.place((function,), {})]))
+    apart = encoder.result([encoder.place((function,), {})])
+    for value in apart.inputs.values():
+        reduce_input(value, None)  # type: ignore[arg-type]  # it says what is wrong
+    return _Anew(apart)
 
 
 def holds_object(function: object) -> bool:
@@ -208,6 +213,11 @@ class _Encoder:
         self._memory_at: dict[tuple[int, int, bool], int] = {}
         self._pickles: list[tuple[bytes, tuple[int, ...]]] = []
         self._beside: list[int] = []
+        # What is at the cluster, and the pickles that have some of it.
+        self._inputs: list[Input] = []
+        self._inputs_at: dict[int, int] = {}
+        self._inputs_of: dict[int, tuple[int, ...]] = {}
+        self._inputs_met: list[int] = []
         self._has_modules = False
         self.has_whole = False
         self._make: Callable[..., PlainPickler] = PlainPickler
@@ -228,8 +238,11 @@ class _Encoder:
         pickles = [self._pickles[cell] for cell in at]
         pickles = [(data, tuple(memory_at[place] for place in beside)) for data, beside in pickles]
         memory = [pickle.PickleBuffer(self._memory[place]) for place in memory_at]
+        numbers = [number for cell in at for number in self._inputs_of.get(cell, ())]
         return Apart(
-            (self._shared, pickles, memory, [at[cell] for cell in cells]), self._has_modules
+            (self._shared, pickles, memory, [at[cell] for cell in cells]),
+            self._has_modules,
+            {number: self._inputs[number] for number in numbers},
         )
 
     def place(self, row: tuple[object, ...], known: dict[tuple[int, ...], int]) -> int:
@@ -239,10 +252,13 @@ class _Encoder:
         if at is None:
             at = known[key] = len(self._pickles)
             self._pickles.append((self._dump(row), tuple(self._beside)))
+            if self._inputs_met:
+                self._inputs_of[at] = tuple(self._inputs_met)
         return at
 
     def _dump(self, value: object) -> bytes:
         self._beside.clear()
+        self._inputs_met.clear()
         self._file.seek(0)
         self._file.truncate()
         if self._pickler is None:
@@ -256,6 +272,10 @@ class _Encoder:
             return self._dump(value)
         except Exception as error:
             signals.reraise(error)
+            # It met what is at the cluster.
+            if isinstance(error, PicklingError) and type(pickler) is PlainPickler:
+                self._make, self._pickler = self._defining, None
+                return self._dump(value)
             if type(value) is _Whole:
                 raise
             self._make, self._pickler, self.has_whole = self._defining, None, True
@@ -264,7 +284,15 @@ class _Encoder:
         return self._file.getvalue()
 
     def _defining(self, *args: object, **kwargs: object) -> PlainPickler:
-        return _DefiningPickler(self.share, *args, **kwargs)
+        return _DefiningPickler(self.share, self.meet, *args, **kwargs)
+
+    def meet(self, value: Input) -> tuple[int]:
+        """Return the number of what is at the cluster."""
+        number = self._inputs_at.setdefault(id(value), len(self._inputs))
+        if number == len(self._inputs):
+            self._inputs.append(value)
+        self._inputs_met.append(number)
+        return (number,)
 
     def share(self, value: object) -> int:
         """Return the place of what all pickles refer to."""
@@ -293,17 +321,25 @@ class _Encoder:
 
 
 class _DefiningPickler(PlainPickler):
-    """Refers to what goes by value, which is pickled once beside the values."""
+    """Refers to what goes by value, which is pickled once beside the values, and to what is at the cluster."""
 
-    def __init__(self, share: Callable[[Any], int], *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        share: Callable[[Any], int],
+        meet: Callable[[Input], tuple[int]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._share = share
+        self._share, self._meet = share, meet
 
-    def persistent_id(self, obj: Any) -> int | None:
-        """Return the place of what is not pickled here."""
+    def persistent_id(self, obj: Any) -> int | tuple[int] | None:
+        """Return the place of what is not pickled here, or the number of what is at the cluster."""
         kind = type(obj)
         if kind is _Whole:
             return self._share(obj.value)
+        if isinstance(obj, Input):
+            return self._meet(obj)
         if kind in _DEFINITIONS or issubclass(kind, type) or kind in NAMED:
             try:
                 self.reducer_override(obj)

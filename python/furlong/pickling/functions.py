@@ -24,6 +24,7 @@ from furlong.pickling.arguments import (
     pickling_error,
 )
 from furlong.pickling.engine_names import Reference
+from furlong.pickling.inputs import InputMetError
 from furlong.pickling.plain import NeedsCodeError, PlainPickler, goes_by_value
 from furlong.waiting import signals
 
@@ -157,12 +158,22 @@ def equipped(function: _furlong.Function, holds: int) -> _furlong.Function:
 
 
 def call_of(
-    function: Pickled, arguments: Pickle, options: _furlong.Options | None = None
+    function: Pickled,
+    arguments: Pickle,
+    options: _furlong.Options | None,
+    session: _furlong.Session,
 ) -> _furlong.Call:
-    """Make a call ready to be submitted."""
+    """Make a call ready to be submitted in a session."""
     holds = function.holds | arguments.holds
     made = equipped(function.function, holds) if holds else function.function
-    return _furlong.Call(made, PICKLE, arguments.buffers, options, bool(holds & HAS_CODE))
+    has_code = bool(holds & HAS_CODE)
+    inputs = arguments.inputs
+    if inputs is None:
+        return _furlong.Call(made, PICKLE, arguments.buffers, options, has_code)
+    inputs.check(session)
+    return _furlong.Call(
+        made, PICKLE, arguments.buffers, options, has_code, inputs.ids, inputs.failed
+    )
 
 
 def _dump_variables(value: object) -> bytes:
@@ -199,6 +210,15 @@ def mapped_of(f: object, return_exceptions: bool, wrap: Callable[[object, bool],
         if known.is_lasting:
             _mapped.setdefault(f, {})[return_exceptions] = known
     return Pickled(made, holds)
+
+
+def is_conditional(function: object) -> bool:
+    """Return whether a function may ask for another engine than the first that gets it."""
+    if type(function) is types.FunctionType:
+        return False
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "is_conditional", None) is True
 
 
 def _make(function: object, wrapped: bool | None, blob: bytes, holds: int) -> _furlong.Function:
@@ -240,6 +260,8 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, int]:
                 return _dump_code(sent, function, left_out)
         except Exception as why:
             signals.reraise(why)
+        if isinstance(error, InputMetError):
+            raise
         raise pickling_error(function, f"the function {name_of(function)}", error) from error
 
 

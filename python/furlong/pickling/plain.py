@@ -15,6 +15,7 @@ from typing import Any
 from furlong.modules import own_modules
 from furlong.modules.installed import ships
 from furlong.pickling.engine_names import Apart, EngineFunction
+from furlong.pickling.inputs import Input, Inputs, reduce_input
 from furlong.shared.definitions import find_here
 
 
@@ -26,6 +27,8 @@ class PlainPickler(pickle.Pickler):
     """Pickle as it is, unless something must go by value."""
 
     has_modules = False
+    #: What notes the arguments that are at the cluster; none where there can be none.
+    inputs: Inputs | None = None
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what the C code would pickle otherwise than engines need it; raise for what needs code."""
@@ -54,6 +57,8 @@ class PlainPickler(pickle.Pickler):
             return types.MethodType, (obj.__func__, obj.__self__)
         elif kind is Apart and obj.has_modules:
             self.has_modules = True
+        elif isinstance(obj, Input):
+            return reduce_input(obj, self.inputs)
         return NotImplemented
 
     def _name_or_give_up(self, obj: object, is_by_value: Callable[[object], bool]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from furlong import errors
 from furlong.results.displays import ExecuteReply, show_outputs
 from furlong.results.lazy_future import UNKNOWN, LazyFuture
-from furlong.results.subtasks import METADATA_OF, SubTask, deadline_after, remaining
+from furlong.results.staying import ClusterResult
+from furlong.results.subtasks import AWAY, METADATA_OF, SubTask, deadline_after, remaining
 from furlong.waiting import signals
 from furlong.waiting.dispatch import callbacks
 
@@ -43,14 +44,15 @@ class _MetadataField:
         return self if result is None else result._metadata(self._name)
 
 
-class AsyncResult(LazyFuture):
+class AsyncResult(LazyFuture, ClusterResult):
     """The result of one call: one task, or one for each engine.
 
     It is a `concurrent.futures.Future`: it has callbacks, can be waited for with `concurrent.futures.wait`, and
     awaited. `cancel` ends the tasks, whether they wait or run.
 
     A call for one engine, or for whichever is free, has a value; one for a list of engines has a list of values.
-    To forget a result cancels nothing: the tasks go on.
+    To forget a result cancels nothing: the tasks go on. A result can be an argument of a call, also before it has come:
+    the engine gets the value.
     """
 
     def __init__(self, parts: Sequence[SubTask], single: bool) -> None:
@@ -121,15 +123,25 @@ class AsyncResult(LazyFuture):
                 deadline = deadline_after(timeout)
                 self._wait_for_first(deadline, return_when, return_exceptions)
                 timeout = remaining(deadline)
+            deadline = None if timeout is None else deadline_after(timeout)
             if not self.wait(timeout):
                 raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
+            if self._final is UNKNOWN:
+                self._take_values(deadline)
         if return_exceptions and any(part.error is not None for part in self._parts):
+            self._bring(None)
             values = [part.given() for part in self._parts]
             return self._assemble(values)
         if self._error is not None:
             raise self._error
         return self._final
+
+    def _take_values(self, deadline: float | None) -> None:
+        """Fetch what has stayed at the cluster."""
+        if not self._bring(remaining(deadline)):
+            raise TimedOut(f"the value of {self!r} has not come in time")
+        self._settle()
 
     def _wait_for_first(
         self, deadline: float | None, return_when: str | None, return_exceptions: bool
@@ -160,13 +172,16 @@ class AsyncResult(LazyFuture):
         for part in self._parts:
             part.settle()
         if self._single and self._parts[0].error is None:  # mostly
-            self._final = self._parts[0].value
+            value = self._parts[0].value
+            self._final = UNKNOWN if value is AWAY else value
             return
         failed = [part.error for part in self._parts if part.error is not None]
         final = None
         try:
             if failed:
                 self._error = self._error or self._collect(failed)
+            elif self._is_away():
+                return
             else:
                 final = self._assemble([part.value for part in self._parts])
         except Exception as error:  # who waits is told of this as well
@@ -366,6 +381,7 @@ class AsyncResult(LazyFuture):
             part.settle()
             if part.error is not None:
                 raise part.error
+            part.bring()
             yield part.value
 
     def get_dict(self, timeout: float | None = -1) -> dict[int, Any]:

@@ -19,16 +19,20 @@ if TYPE_CHECKING:
     import datetime
 
     from furlong import _furlong
-    from furlong.calls.task_spec import TaskSpec
+    from furlong.calls.task_spec import CallInfo, TaskSpec
 
 __all__ = [
+    "AWAY",
     "METADATA",
     "BalancedSubTask",
+    "Hold",
     "Metadata",
     "SubTask",
     "as_ended",
     "deadline_after",
     "error_of",
+    "first_value",
+    "is_away",
     "remaining",
 ]
 
@@ -72,12 +76,50 @@ _KINDS: dict[str, type[errors.RemoteError]] = {
 }
 
 
+class _Away:
+    """Stands for a value that has stayed at the cluster."""
+
+
+AWAY = _Away()
+
+
+class Hold:
+    """Keeps the value of a task at the cluster for as long as somebody has this."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: _furlong.Task) -> None:
+        self._task = task
+
+    def release(self) -> None:
+        """Let it go."""
+        self._task.release()
+
+    def __del__(self) -> None:
+        """Let it go: it waits for nothing."""
+        try:  # noqa: SIM105 - at the interpreter's end there may be no `contextlib`
+            self._task.release()
+        except Exception:
+            pass  # this is a process that was forked
+
+
+def is_away(info: CallInfo, outcome: _furlong.Outcome) -> bool:
+    """Return whether a value has stayed at the cluster: any that comes has bytes."""
+    return info.stays and not outcome.nbytes
+
+
+def first_value(part: SubTask, outcome: _furlong.Outcome) -> Any:
+    """Return the only value of several that were asked for."""
+    return value_of(outcome, part.info.codecs)[0]
+
+
 class SubTask:
     """One task of a result: what was asked, and how it ended once that is known."""
 
     __slots__ = (
         "_lock",
         "_tried",
+        "hold",
         "info",
         "began",
         "began_at",
@@ -88,6 +130,7 @@ class SubTask:
         "spec",
         "task",
         "value",
+        "__weakref__",
     )
 
     def __init__(self, task: _furlong.Task, spec: TaskSpec) -> None:
@@ -102,6 +145,8 @@ class SubTask:
         self.error: errors.FurlongError | None = None
         self.received: float | None = None
         self.is_settled = False
+        # Keeps the value at the cluster, if it is to stay there.
+        self.hold: Hold | None = Hold(task) if spec.info.stays else None
         self._lock = _thread.allocate_lock()
         # Engines that did not fit.
         self._tried: set[int] | None = None
@@ -135,19 +180,23 @@ class SubTask:
             self.received = time.time()
             try:
                 if outcome.ok:
-                    self.value = self._value(outcome)
+                    self.value = AWAY if is_away(self.info, outcome) else self._value(outcome)
                 elif self.error is None:
                     self.error = error_of(outcome, self.where(), is_pickled=self.info.is_pickled)
+                    if self.spec.inputs and isinstance(self.error, errors.ImpossibleDependency):
+                        self.error.__cause__ = self.info.client._causes.find(self.spec.inputs)
             except Exception as error:
                 signals.reraise(error)
-                lost = errors.ResultLost(
-                    type(error).__name__, f"the result cannot be read: {error}", "", self.where()
-                )
-                lost.__cause__ = error
-                self.error = lost
+                self.error = self._unreadable(error)
             self.is_settled = True
             # Until now a signal's handler may have ended this, and the next look begins anew.
             outcome.drop_data()
+
+    def _unreadable(self, error: Exception) -> errors.ResultLost:
+        text = f"the result cannot be read: {error}"
+        lost = errors.ResultLost(type(error).__name__, text, "", self.where())
+        lost.__cause__ = error
+        return lost
 
     def _value(self, outcome: _furlong.Outcome) -> object:
         if self.spec.decode is not None:
@@ -156,6 +205,68 @@ class SubTask:
             with _wire.loading_of(self.where):
                 return value_of(outcome, self.info.codecs)
         return value_of(outcome, self.info.codecs)
+
+    # Values that stay at the cluster.
+
+    def pieces(self) -> Sequence[_furlong.Task]:
+        """Return the tasks that have the value."""
+        return (self.task,)
+
+    def wait_until_fixed(self) -> None:
+        """Wait while another task may still take the place of this one, which would then be no input."""
+        if self.spec.may_move:
+            self.wait()
+
+    def stays(self) -> int | None:
+        """Return the bytes of the value at the cluster; None if there is none."""
+        return None if self.hold is None or self.outcome is None else self.outcome.stays
+
+    def bring(self, timeout: float | None = None) -> bool:
+        """Fetch a value that has stayed at the cluster, if it has; whether it is here in time."""
+        if self.value is not AWAY:
+            return True
+        outcome = self._fetched(self.task.id, timeout)
+        if outcome is None:
+            return False
+        try:
+            value = self._value(outcome)
+        except Exception as error:
+            signals.reraise(error)
+            raise self._unreadable(error) from error
+        with self._lock:
+            if self.value is AWAY:  # another thread may have it meanwhile
+                self.value = value
+        return True
+
+    def _fetched(self, key: str, timeout: float | None) -> _furlong.Outcome | None:
+        """Fetch the end of a task, whose value has stayed at the cluster; None if it does not come in time.
+
+        Raises
+        ------
+        ResultLost
+            If it is no longer there.
+        """
+        if self.hold is None:
+            text = "the value is no longer at the cluster: it was let go by `release`"
+            raise errors.ResultLost("ResultLost", text, "", self.where())
+        try:
+            found = self.info.client._session.fetch(key, True, timeout)
+        except errors.RequestRefused as error:
+            raise errors.ResultLost("ResultLost", str(error), "", self.where()) from error
+        if found is None:
+            return None
+        outcome = found[1]
+        if outcome is None or not outcome.ok:
+            why = None if outcome is None else outcome.text
+            text = f"the value is no longer at the cluster: {why or 'it was let go'}"
+            raise errors.ResultLost("ResultLost", text, "", self.where())
+        return outcome
+
+    def release(self) -> None:
+        """Let go of the value at the cluster, now or when the task has ended."""
+        hold, self.hold = self.hold, None
+        if hold is not None:
+            hold.release()
 
     def given(self) -> Any:
         """Return the value, or the error in its place, of one that is settled."""
@@ -262,16 +373,31 @@ class BalancedSubTask(SubTask):
         tried = self._tried = self._tried or set()
         tried.add(outcome.engine)
         engine = self.spec.engine_beside(tried)
-        if engine is not None:
-            signals.owned(self.info.client._session, self._submit_to, engine)
-            return True
         text = f"no engine is left to try; {sorted(tried)} did not fit: {remote[1]}"
+        if engine is not None:
+            try:
+                signals.owned(self.info.client._session, self._submit_to, engine)
+            except errors.InputTaken as error:
+                text = str(error)
+            else:
+                return True
         where = self._where(outcome.engine)
         self.error = errors.ImpossibleDependency("ImpossibleDependency", text, remote[2], where)
         return False
 
     def _submit_to(self, engine: int) -> None:
-        self.task = self.spec.submit(engine)
+        spec = self.spec
+        try:
+            task = spec.submit(engine)
+        except errors.InputTaken:
+            if spec.again is None:
+                raise
+            spec = spec.again()
+            task = spec.submit(engine)
+        if self.hold is not None:
+            self.hold = Hold(task)
+        # Last: where a signal's handler ends this before, what was submitted is cancelled.
+        self.spec, self.task = spec, task
 
 
 # What the worker calls `UnmetDependency`.

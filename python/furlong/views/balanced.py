@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
 from furlong.calls.targets import Targets
 from furlong.calls.task_spec import TaskSpec
-from furlong.pickling.arguments import dumps_call
-from furlong.pickling.functions import call_of, name_of
+from furlong.pickling.arguments import Pickle, dumps_call, input_ids
+from furlong.pickling.functions import call_of, is_conditional, name_of
 from furlong.results.async_result import AsyncResult
 from furlong.results.subtasks import BalancedSubTask
 from furlong.views.view import View
@@ -93,9 +94,28 @@ class LoadBalancedView(View):
         self, f: object, args: Sequence[object], kwargs: Mapping[str, object], block: bool
     ) -> object:
         arguments = dumps_call(args, kwargs)
-        call = call_of(self._prepared(f), arguments, self._task_options())
-        spec = TaskSpec(call, self._info(name_of(f)), None, self.targets)
-        return self._finish(block, self._submit, spec)
+        if arguments.inputs is None:
+            return self._finish(block, self._submit, self._spec_of(f, arguments))
+        pickle = functools.partial(dumps_call, args, kwargs)
+        return self._finish(
+            block,
+            self.client._causes.submit,
+            arguments,
+            pickle,
+            lambda arguments: self._submit(self._spec_of(f, arguments, pickle)),
+        )
+
+    def _spec_of(
+        self, f: object, arguments: Pickle, pickle: Callable[[], Pickle] | None = None
+    ) -> TaskSpec:
+        options, session = self._task_options(), self.client._session
+        call = call_of(self._prepared(f), arguments, options, session)
+        info, may_move = self._info(name_of(f)), is_conditional(f)
+        again = None
+        if may_move and pickle is not None:  # the arguments are kept only then
+            again = lambda: self._spec_of(f, pickle(), pickle)  # noqa: E731
+        inputs = input_ids(arguments) if arguments.inputs is not None else ()
+        return TaskSpec(call, info, None, self.targets, inputs, again, may_move)
 
     def map(
         self,
@@ -107,6 +127,7 @@ class LoadBalancedView(View):
         ordered: bool = True,
         return_exceptions: bool = False,
         label: str | None = None,
+        shared: Mapping[str, object] | None = None,
         **flags: Any,
     ) -> Any:
         """Call a function with each item, wherever an engine is free.
@@ -123,6 +144,8 @@ class LoadBalancedView(View):
             Whether iterating the result gives the items' order, or the order of their ends.
         return_exceptions : bool
             Put exceptions in the place of values.
+        shared : dict of str to object, optional
+            Named arguments of all calls, which are sent once: handles of `Client.share`, results, or values.
 
         Returns
         -------
@@ -133,6 +156,6 @@ class LoadBalancedView(View):
         is_waiting = bool(self.block if block is None else block)
         view = self._with(flags)
         begin = map_balanced(
-            view, f, sequences, chunksize, ordered, return_exceptions, label, is_waiting
+            view, f, sequences, chunksize, ordered, return_exceptions, label, shared, is_waiting
         )
         return self._finish(block, begin)

@@ -94,6 +94,8 @@ class dependent:  # noqa: N801 - the name that people know
     Where the condition is false, the task tries another engine.
     """
 
+    is_conditional = True
+
     def __init__(
         self, _f: Callable[..., Any], _df: Callable[..., Any], /, *args: object, **kwargs: object
     ) -> None:
@@ -213,6 +215,8 @@ def require(*objects: object, **mapping: object) -> Callable[[Callable[..., Any]
 
 class _Requires:
     """A function, and what it needs in the engine's namespace."""
+
+    is_conditional = True
 
     def __init__(self, f: Callable[..., Any], modules: list[str], names: dict[str, Any]) -> None:
         self.f = f

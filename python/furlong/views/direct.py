@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong
 from furlong.calls.checks import check_names, described
-from furlong.calls.codecs import PICKLE, Codec, value_of
+from furlong.calls.codecs import PICKLE, Codec
 from furlong.calls.task_spec import CallInfo, Decode, TaskSpec
 from furlong.ipyparallel_names import NO_MAGICS
 from furlong.pickling import main_globals
-from furlong.pickling.arguments import Pickle, dumps_call, dumps_pushed
+from furlong.pickling.arguments import Pickle, dumps_call, dumps_pushed, input_ids
 from furlong.pickling.engine_names import EngineName, is_interactive
 from furlong.pickling.functions import Pickled, call_of, function_of, name_of
 from furlong.pickling.plain import goes_by_value
 from furlong.results.async_result import AsyncResult
 from furlong.results.displays import ExecuteReply
-from furlong.results.subtasks import SubTask
+from furlong.results.subtasks import SubTask, first_value
 from furlong.views.view import View, in_engine_namespace
 
 if TYPE_CHECKING:
@@ -104,12 +104,32 @@ class DirectView(View):
         self, f: object, args: Sequence[object], kwargs: Mapping[str, object], block: bool
     ) -> object:
         arguments = dumps_call(args, kwargs)
-        spec = self._call_of(self._prepared(f), arguments, self._info(name_of(f)))
-        return self._finish(block, self._submit, spec)
+        if arguments.inputs is None:
+            spec = self._call_of(self._prepared(f), arguments, self._info(name_of(f)))
+            return self._finish(block, self._submit, spec)
+        return self._finish_with_inputs(
+            block, arguments, lambda: dumps_call(args, kwargs), f, self._info(name_of(f))
+        )
+
+    def _finish_with_inputs(
+        self,
+        block: bool | None,
+        arguments: Pickle,
+        pickle: Callable[[], Pickle],
+        f: object,
+        info: CallInfo,
+        targets: Targets = None,
+    ) -> Any:
+        def submit(arguments: Pickle) -> AsyncResult:
+            return self._submit(self._call_of(self._prepared(f), arguments, info), targets)
+
+        return self._finish(block, self.client._causes.submit, arguments, pickle, submit)
 
     def _call_of(self, function: Pickled, arguments: Pickle, info: CallInfo) -> TaskSpec:
         options = self._task_options(self._aborts, info.label)
-        return TaskSpec(call_of(function, arguments, options), info)
+        call = call_of(function, arguments, options, self.client._session)
+        inputs = input_ids(arguments) if arguments.inputs is not None else ()
+        return TaskSpec(call, info, None, None, inputs)
 
     def _on_namespace(
         self,
@@ -119,7 +139,7 @@ class DirectView(View):
         decode: Decode | None = None,
     ) -> TaskSpec:
         """Return a call of what engines do to their namespaces; the codec is that of the value."""
-        options = self._task_options(self._aborts, info.label)
+        options = self._task_options(self._aborts, info.label, info.stays)
         return TaskSpec(_furlong.Call(function, codec, (), options), info, decode)
 
     def execute(
@@ -216,12 +236,17 @@ class DirectView(View):
         main_globals.put.note(ns)
         values = {name: self._value(value) for name, value in ns.items()}
         pushed = dumps_pushed(values)
+        info = self._info("push")
+        if pushed.inputs is not None:
+            return self._finish_with_inputs(
+                block, pushed, lambda: dumps_pushed(values), EngineName("push"), info, targets
+            )
         # As a call of a pickled function it brings cloudpickle along, which the engine may lack.
         if pushed.holds:
             function = function_of(EngineName("push"))
         else:
             function = Pickled(_furlong.Function.push())
-        spec = self._call_of(function, pushed, self._info("push"))
+        spec = self._call_of(function, pushed, info)
         return self._finish(block, self._submit, spec, targets)
 
     def _value(self, value: object) -> object:
@@ -245,11 +270,8 @@ class DirectView(View):
                 f"what is pulled are names: a str, or a sequence of such, not {names!r}"
             )
 
-        def decode(part: SubTask, outcome: _furlong.Outcome) -> Any:
-            values = value_of(outcome, part.info.codecs)
-            return values[0] if one else values
-
         function = _furlong.Function.pull(wanted)
+        decode = first_value if one else None
         spec = self._on_namespace(function, self._info("pull"), PICKLE, decode)
         return self._finish(block, self._submit, spec, targets)
 
@@ -365,6 +387,7 @@ class DirectView(View):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         label: str | None = None,
+        shared: Mapping[str, object] | None = None,
         **flags: Any,
     ) -> Any:
         """Call a function with each item: one contiguous chunk for each engine.
@@ -377,6 +400,8 @@ class DirectView(View):
             Its arguments; the shortest says how many calls there are.
         return_exceptions : bool
             Put exceptions in the place of values.
+        shared : dict of str to object, optional
+            Named arguments of all calls, which are sent once: handles of `Client.share`, results, or values.
         **flags
             Flags of the view, for this map.
 
@@ -393,7 +418,7 @@ class DirectView(View):
                 UserWarning,
                 stacklevel=2,
             )
-        begin = map_direct(self._with(flags), f, sequences, return_exceptions, label)
+        begin = map_direct(self._with(flags), f, sequences, return_exceptions, label, shared)
         return self._finish(block, begin)
 
     # Imports.

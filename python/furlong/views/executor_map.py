@@ -163,7 +163,7 @@ class MapCalls:
         return self._engines.noted(self._executor._noted(made))
 
     def _call_chunk(self, rows: list[tuple[object, ...]]) -> ExecutorFuture:
-        view = self._engines.view()
+        view = self._engines.view()._with({"stay": False})
         function = _mapped(view, self._fn, True)
         info = view._info(name_of(self._fn), "map")
         work = Work(view, function, info, list(map(list, zip(*rows))), True)

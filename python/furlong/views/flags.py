@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         keep: bool
         durable: bool
         restart_safe: bool
+        stay: bool
 
     class NewViewFlags(TaskFlags, total=False):
         """Flags with which a view on chosen engines is made."""
@@ -66,6 +67,7 @@ TASK_FLAGS: dict[str, object] = {
     "keep": False,
     "durable": False,
     "restart_safe": False,
+    "stay": False,
 }
 FLAGS: dict[str, object] = {
     "block": False,

@@ -71,6 +71,9 @@ class View(ViewNames):
         The broker's journal must have a task before it is accepted.
     restart_safe : bool, default False
         A task for one engine may run there also after its interpreter was replaced, in an empty namespace.
+    stay : bool, default False
+        Values stay at the cluster: `AsyncResult.get` fetches one that is asked for, and as an argument of another call
+        it does not come here.
     track, writable : bool
         Are accepted, and have no meaning: arguments are kept until they are sent, and arrays in results can always be
         changed.
@@ -95,6 +98,7 @@ class View(ViewNames):
     keep: bool
     durable: bool
     restart_safe: bool
+    stay: bool
 
     # Whether each engine has its own queue, instead of one queue for all.
     _is_direct = False
@@ -205,10 +209,10 @@ class View(ViewNames):
     # Tasks.
 
     def _task_options(
-        self, abort_on_error: bool = False, label: str | None = None
+        self, abort_on_error: bool = False, label: str | None = None, stays: bool = True
     ) -> _furlong.Options | None:
-        if label is not None and label != self.label:
-            return self._made_options(abort_on_error, label)
+        if (label is not None and label != self.label) or (self.stay and not stays):
+            return self._made_options(abort_on_error, label, stays)
         known: dict[bool, _furlong.Options | None] | None = vars(self)["_options"]
         if known is None:
             known = {}
@@ -217,8 +221,11 @@ class View(ViewNames):
             known[abort_on_error] = self._made_options(abort_on_error, self.label)
         return known[abort_on_error]
 
-    def _made_options(self, abort_on_error: bool, label: str | None) -> _furlong.Options | None:
+    def _made_options(
+        self, abort_on_error: bool, label: str | None, stays: bool = True
+    ) -> _furlong.Options | None:
         flags = {name: getattr(self, name) for name in TASK_FLAGS}
+        flags["stay"] = flags["stay"] and stays
         if not abort_on_error and label is None and flags == TASK_FLAGS:
             return None
         from furlong.views.dependencies import as_condition
@@ -253,6 +260,7 @@ class View(ViewNames):
                 after=self.after,
                 follow=self.follow,
                 code=code,
+                stays=self.stay,
             )
             if method == "apply" and label is None:
                 known[name] = info
@@ -319,6 +327,7 @@ class View(ViewNames):
         ordered: bool = True,
         max_outstanding: int | str = "auto",
         return_exceptions: bool = False,
+        shared: Mapping[str, object] | None = None,
     ) -> LazyMapIterator:
         """Map lazily: items are taken as results are, so that the input may be endless.
 
@@ -330,10 +339,15 @@ class View(ViewNames):
             Items that are submitted and not yet given; ``"auto"`` is the number of engines, 0 no bound.
         return_exceptions : bool
             Give exceptions in the place of values, and go on.
+        shared : dict of str to object, optional
+            Named arguments of all calls, which are sent once: handles of `Client.share`, results, or values.
         """
-        from furlong.maps.map_calls import LazyMapIterator
+        from furlong.maps.map_calls import LazyMapIterator, shared_arguments
 
-        return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
+        handles = None if shared is None else shared_arguments(self.client, shared)
+        return LazyMapIterator(
+            self, f, sequences, ordered, max_outstanding, return_exceptions, shared=handles
+        )
 
     def _finish(
         self, block: bool | None, begin: Callable[..., AsyncResult], *arguments: object
