@@ -812,3 +812,43 @@ def test_functions_and_classes_can_be_shared(rc: furlong.Client) -> None:
     shared = rc.share([Point(2), lambda x: x * factor])
     found = rc[:2].apply_sync(lambda it: (it[0].scaled(), it[1](5), type(it[0]) is Point), shared)
     assert found == [(6, 15, True)] * 2
+
+
+def joined(one: str, other: str) -> str:
+    """Join texts, which shows their order."""
+    return f"({one}{other})"
+
+
+@pytest.mark.parametrize(("fan_in", "expected"), [(2, "(((ab)(cd))e)"), (3, "(((ab)c)(de))")])
+def test_reduce_keeps_the_order_and_is_a_tree(
+    rc: furlong.Client, fan_in: int, expected: str
+) -> None:
+    """Results, pending or not, and values are combined in their order."""
+    view = rc.load_balanced_view()
+    leaves = [view.apply_async(str.lower, text) for text in "ABCD"]
+    leaves[0].wait()
+    assert view.reduce(joined, [*leaves, "e"], fan_in=fan_in, block=True) == expected
+
+
+def test_reduce_of_a_map_combines_on_the_engines(rc: furlong.Client) -> None:
+    """Each task's values are combined first, and nothing large comes here."""
+    stay = rc.load_balanced_view(stay=True)
+    made = stay.map_async(array, [MIB] * 5, chunksize=2)
+    sums = rc.load_balanced_view().reduce(add, made)
+    assert (sums.get() == functools.reduce(add, [array(MIB)] * 5)).all()
+    assert made.wait(SOON_SECONDS)
+    assert made.stays > 5 * MIB
+
+
+def test_reduce_of_one_of_none_and_of_failures(rc: furlong.Client) -> None:
+    """One value is the end, none is an error, a failure is the cause."""
+    view = rc.load_balanced_view()
+    assert view.reduce(add, [view.apply_async(int, 3)], block=True) == 3
+    with pytest.raises(TypeError, match="no results"):
+        view.reduce(add, [])
+    with pytest.raises(ValueError, match="at least 2"):
+        view.reduce(add, [1, 2], fan_in=1)
+    leaves = [view.apply_async(int, text) for text in ("1", "2", "x")]
+    with pytest.raises(furlong.ImpossibleDependency) as caught:
+        view.reduce(add, leaves).get()
+    assert isinstance(caught.value.__cause__, ValueError)

@@ -159,3 +159,38 @@ class LoadBalancedView(View):
             view, f, sequences, chunksize, ordered, return_exceptions, label, shared, is_waiting
         )
         return self._finish(block, begin)
+
+    def reduce(
+        self,
+        f: Callable[[Any, Any], Any],
+        results: Iterable[object],
+        *,
+        fan_in: int = 2,
+        block: bool | None = None,
+        **flags: Any,
+    ) -> Any:
+        """Combine results to one on the engines, as a tree: none of their values comes here.
+
+        Parameters
+        ----------
+        f : callable
+            Combines two values, like that of `functools.reduce`. It must be associative; the order of the values is
+            kept.
+        results : iterable
+            Results, the result of a map, or values. With the flag ``stay`` they are at the cluster alone.
+        fan_in : int
+            How many values a task combines. Two are best for large values; more cost fewer tasks.
+
+        Returns
+        -------
+        AsyncResult, or the value if it blocks
+
+        Raises
+        ------
+        TypeError
+            If there is nothing to combine.
+        """
+        from furlong.maps.reductions import reduce_results
+
+        view = self._with(flags)
+        return self._finish(block, lambda: reduce_results(view, f, results, fan_in))
