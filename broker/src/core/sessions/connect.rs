@@ -1,5 +1,6 @@
 //! Peers come and go: letting in, resuming, giving up.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use furlong_wire::handshake::HelloBody;
@@ -121,7 +122,7 @@ impl Core {
             is_draining: false,
             told: Told::default(),
             sending: Sending::default(),
-            held_of: Default::default(),
+            held_of: BTreeSet::default(),
         };
         self.processes.insert(key, process);
         key
