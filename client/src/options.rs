@@ -20,7 +20,7 @@ const MS_MAX: u64 = 100 * 365 * 24 * 3600 * 1000;
 /// use furlong_client::{CallSpec, Depends, TaskId};
 /// # let (fetched, checked, failed) = {
 /// #     let session = furlong_client::SessionId([0; 16]);
-/// #     let id = |n| TaskId { session, n };
+/// #     let id = |n| TaskId { session, n: furlong_client::TaskSeq(n) };
 /// #     (id(1), id(2), id(3))
 /// # };
 /// // After the success of one task, of all of several, or after the failure of any of several.
