@@ -33,9 +33,11 @@ pub struct Acks {
 #[derive(Debug, Default)]
 pub(super) struct Staying {
     tasks: BTreeMap<TaskSeq, Stay>,
-    /// Tasks whose results are inputs of what is still to be said again after a cut: these stay
-    /// until then, too.
-    wanted: BTreeSet<TaskSeq>,
+    /// Tasks whose results are inputs of what is still to be said again after a cut, each with the
+    /// last task that needs it: these stay until that is said, too.
+    wanted: BTreeMap<TaskSeq, TaskSeq>,
+    /// The same, by the last task.
+    until: BTreeSet<(TaskSeq, TaskSeq)>,
 }
 
 #[derive(Debug)]
@@ -80,7 +82,7 @@ impl Staying {
     /// Removes a result if nothing keeps it. Returns its bytes.
     fn take_unwanted(&mut self, n: TaskSeq) -> Option<u64> {
         let Stay { until_let_go, until_made_again, bytes, .. } = *self.tasks.get(&n)?;
-        let is_kept = until_let_go || until_made_again || self.wanted.contains(&n);
+        let is_kept = until_let_go || until_made_again || self.wanted.contains_key(&n);
         (!is_kept).then(|| {
             self.tasks.remove(&n);
             bytes
@@ -115,14 +117,25 @@ impl Staying {
         self.tasks.get_mut(&n)?.sent.as_mut()
     }
 
-    /// The results of these tasks are inputs of what is to be said again.
-    pub(super) fn want(&mut self, tasks: BTreeSet<TaskSeq>) {
-        self.wanted = tasks;
+    /// The results of these tasks are inputs of what is to be said again, each up to that task.
+    pub(super) fn want(&mut self, wanted: BTreeMap<TaskSeq, TaskSeq>) {
+        self.until = wanted.iter().map(|(n, last)| (*last, *n)).collect();
+        self.wanted = wanted;
+    }
+
+    /// All up to this task was said again. Returns true if something is wanted no longer.
+    pub(super) fn want_no_longer(&mut self, said: TaskSeq) -> bool {
+        let before = self.wanted.len();
+        while let Some(&(last, n)) = self.until.first().filter(|(last, _)| *last <= said) {
+            self.until.remove(&(last, n));
+            self.wanted.remove(&n);
+        }
+        self.wanted.len() < before
     }
 
     /// Returns true if a task's result is an input of what is to be said again.
     pub(super) fn is_wanted(&self, n: TaskSeq) -> bool {
-        self.wanted.contains(&n)
+        self.wanted.contains_key(&n)
     }
 
     /// The tasks whose results have not stayed to be let go.
@@ -232,12 +245,12 @@ impl<W: Waiter> Core<W> {
 
     /// A task has ended here: the broker has not heard that, or its result stays there.
     pub(super) fn ended_again(&mut self, finished: &Finished) {
+        // A broker that was started again need not have been able to have it made again.
+        let has_succeeded = finished.outcome.state == TaskState::Succeeded;
         if self.acks.staying.contains(finished.n) {
-            // A broker that was started again need not have been able to have it made again.
-            let is_there = finished.outcome.state == TaskState::Succeeded;
-            self.end_stay(finished.n, is_there);
+            self.end_stay(finished.n, has_succeeded);
         } else {
-            self.acknowledge_again(finished.n);
+            self.acknowledge_again(finished.n, has_succeeded);
         }
     }
 
@@ -250,11 +263,11 @@ impl<W: Waiter> Core<W> {
     }
 
     /// A result that had arrived before a cut, and of which the broker had not been told.
-    fn acknowledge_again(&mut self, n: TaskSeq) {
+    fn acknowledge_again(&mut self, n: TaskSeq, has_succeeded: bool) {
         if self.was_cut && n < self.next_n && !self.tasks.knows(n) {
             // It counts as a task until the broker is told: the cut has taken it off the count.
             self.flow.take(1, 0, 0);
-            if self.acks.staying.is_wanted(n) {
+            if has_succeeded && self.acks.staying.is_wanted(n) {
                 self.acks.staying.insert(n, None, 0, false);
             } else {
                 self.acks.push(n, 0);

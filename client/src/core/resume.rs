@@ -4,7 +4,7 @@
 //! submits the rest once more: first definitions, then tasks in the order of their numbers, as far
 //! as the credit goes. Then come cancels and requests. Until that is done, new submits wait.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use furlong_wire::ids::{TaskId, TaskSeq};
 use furlong_wire::message::{
@@ -143,7 +143,14 @@ impl<W: Waiter> Core<W> {
             match definition {
                 _ if !went => return,
                 Some(_) => _ = definitions.pop_front(),
-                None => _ = tasks.pop_front(),
+                None => {
+                    let said = tasks.pop_front().expect("it was said a moment ago");
+                    // What comes next may have the place of a result that stayed for this.
+                    if self.acks.staying.want_no_longer(said) {
+                        self.release_unwanted();
+                        self.send_acks();
+                    }
+                }
             }
         }
     }
@@ -158,13 +165,15 @@ impl<W: Waiter> Core<W> {
         self.tasks.sent_mut(n).or_else(|| self.acks.staying.sent_mut(n))
     }
 
-    /// The inputs of those tasks are to stay, until all is said again.
+    /// The inputs of those tasks are to stay until these are said again.
     fn want_inputs(&mut self, are_of: impl Fn(&Sent) -> bool) {
-        let mut inputs = BTreeSet::new();
-        for n in self.held() {
+        let mut inputs = BTreeMap::new();
+        let mut held = self.held();
+        held.sort_unstable();
+        for n in held {
             let sent = self.sent_mut(n).filter(|sent| are_of(sent));
             let options = sent.and_then(|sent| sent.call.options.as_deref()).into_iter();
-            inputs.extend(options.flat_map(|options| &options.inputs).map(|task| task.n));
+            inputs.extend(options.flat_map(|options| &options.inputs).map(|task| (task.n, n)));
         }
         self.acks.staying.want(inputs);
     }
@@ -234,8 +243,6 @@ impl<W: Waiter> Core<W> {
     fn resume_session(&mut self) {
         // First, since a cancel goes out only on a connection that is up.
         self.link = Link::Up;
-        self.acks.staying.want(BTreeSet::new());
-        self.release_unwanted();
         let mut cancelled: [Vec<(TaskSeq, TaskSeq)>; 2] = Default::default();
         for (n, _) in self.tasks.unfinished() {
             let force = self.tasks.sent_mut(n).and_then(|sent| sent.cancelled);
