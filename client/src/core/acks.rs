@@ -49,6 +49,8 @@ struct Stay {
     until_let_go: bool,
     /// A broker that had lost it has been given its task once more, and its end is yet to come.
     until_made_again: bool,
+    /// The broker has said its end on this connection: it has it.
+    was_said: bool,
 }
 
 impl Staying {
@@ -57,8 +59,8 @@ impl Staying {
     pub(super) fn insert(&mut self, n: TaskSeq, sent: Option<Sent>, bytes: u64, is_to_stay: bool) {
         // The broker that has said the end has its task.
         let sent = sent.map(|sent| Sent { repeated: false, ..sent });
-        self.tasks
-            .insert(n, Stay { sent, bytes, until_let_go: is_to_stay, until_made_again: false });
+        let (until_let_go, until_made_again, was_said) = (is_to_stay, false, true);
+        self.tasks.insert(n, Stay { sent, bytes, until_let_go, until_made_again, was_said });
     }
 
     /// Returns true if a result stays until it is let go.
@@ -89,6 +91,16 @@ impl Staying {
         })
     }
 
+    /// The connection was cut: the next broker need not have any of them.
+    pub(super) fn handle_cut(&mut self) {
+        self.tasks.values_mut().for_each(|stay| stay.was_said = false);
+    }
+
+    /// Returns true if the broker has said on this connection that it has a task's result.
+    pub(super) fn was_said(&self, n: TaskSeq) -> bool {
+        self.tasks.get(&n).is_some_and(|stay| stay.was_said)
+    }
+
     /// The task is given to a broker that has lost its result.
     pub(super) fn make_again(&mut self, n: TaskSeq) {
         if let Some(stay) = self.tasks.get_mut(&n) {
@@ -100,6 +112,7 @@ impl Staying {
     fn end_again(&mut self, n: TaskSeq, is_there: bool) {
         if let Some(stay) = self.tasks.get_mut(&n) {
             stay.until_made_again = false;
+            stay.was_said = true;
             stay.until_let_go &= is_there;
             if let Some(sent) = &mut stay.sent {
                 sent.repeated = false;

@@ -65,6 +65,7 @@ impl<W: Waiter> Core<W> {
         self.tasks.handle_cut();
         // The broker delivers again what it does not know to have arrived.
         self.flow.handle_acknowledged(self.acks.handle_cut());
+        self.acks.staying.handle_cut();
         self.want_inputs(|_| true);
         self.cut_requests();
         self.cut_watches();
@@ -99,6 +100,10 @@ impl<W: Waiter> Core<W> {
         let is_missing = |n| range_of(n).is_some_and(|(first, _)| *first <= n);
         let mut tasks = Vec::new();
         for n in self.held() {
+            // It may name none that an earlier start had, though it has some of their results.
+            if self.acks.staying.was_said(n) {
+                continue;
+            }
             let Some(sent) = self.sent_mut(n) else { continue };
             sent.repeated |= n > accepted.n || is_missing(n);
             if sent.repeated {
@@ -191,7 +196,8 @@ impl<W: Waiter> Core<W> {
 
     fn repeat_task(&mut self, n: TaskSeq) -> bool {
         // It may have ended meanwhile.
-        let Some(sent) = self.sent_mut(n).cloned() else { return true };
+        let sent = self.sent_mut(n).filter(|sent| sent.repeated);
+        let Some(sent) = sent.cloned() else { return true };
         let call = &sent.call;
         let bytes = announced_bytes(&call.packed);
         if let Err(ClientError::PayloadTooLarge { .. }) = self.flow.check(1, bytes) {

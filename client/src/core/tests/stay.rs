@@ -290,3 +290,31 @@ fn what_stays_for_a_task_that_is_said_again_has_no_place_of_a_later_one() {
     let said = accepted(&mut core, TASKS_MAX, &[(missing, missing)], &[]);
     assert_eq!(said, ["submit 3 None", "ack [(1, 1)]", "submit 5 None"]);
 }
+
+#[test]
+fn what_has_ended_before_its_turn_to_be_said_again_is_not_made_again() {
+    let mut core = core();
+    submit_call(&mut core, call(4_000)).unwrap();
+    let stays = submit_call(&mut core, Call { content: call(4_000).content, ..staying() }).unwrap();
+    sent(&mut core);
+    core.handle_cut();
+    assert!(core.handle_reconnected(&Welcome { resumed: true, ..welcome(1, 5_000) }));
+    sent(&mut core);
+    assert_eq!(accepted(&mut core, 0, &[], &[]), ["submit 1 None", "transfer 1"]);
+    // An engine has held its end.
+    core.handle_message(at_broker(stays.n, 5_000), None);
+    core.handle_message(ToClient::Credit(message::Credit { payload_bytes_total: 10_000 }), None);
+    assert_eq!(sent(&mut core), [""; 0]);
+    assert!(core.release(stays.n) && core.poll_ack(true).is_some());
+}
+
+#[test]
+fn what_the_broker_says_it_has_is_not_made_again_though_it_names_none_of_them() {
+    let (mut core, stays) = with_result();
+    reconnected(&mut core);
+    core.handle_message(at_broker(stays.n, 5_000), None);
+    assert_eq!(accepted(&mut core, 0, &[], &[]), [""; 0]);
+    // Without that it would be.
+    reconnected(&mut core);
+    assert_eq!(accepted(&mut core, 0, &[], &[]), ["submit 1 None"]);
+}
