@@ -99,7 +99,9 @@ impl Core {
         let mut met = Vec::new();
         let after = self.group(owner, &options.after, options.after_any, known, &mut met)?;
         let follow = self.group(owner, &options.follow, options.follow_any, known, &mut met)?;
-        let inputs = self.group(owner, &inputs, false, known, &mut met)?;
+        let inputs = self
+            .group(owner, &inputs, false, known, &mut met)
+            .map_err(|text| if options.repeated { LOST_INPUT.to_owned() } else { text })?;
         Ok(Some(Waits {
             after,
             follow,
@@ -200,7 +202,7 @@ impl Core {
         let session = self.sessions.get_mut(key).expect("a session that submits is here");
         session.ledger.done.insert(n, done);
         if !is_value {
-            return Err(no_value(task));
+            return Err(no_value(task, self.config.memory_flag));
         }
         if let Some(value) = value {
             self.memory.values.add_user(value);
@@ -386,7 +388,7 @@ impl Core {
         let is_input = waits.inputs.pending.contains_key(&ended);
         let settled = waits.settle(ended, ending, &mut dropped);
         let settled = settled.and_then(|()| match (is_input, value) {
-            (true, None) => Err(no_value(name)),
+            (true, None) => Err(no_value(name, self.config.memory_flag)),
             (true, Some(value)) => {
                 let more = task.more_if_any().expect("a task that waits has extras");
                 let inputs = more.inputs.iter_mut().filter(|input| input.n == name.n);
@@ -430,12 +432,17 @@ fn on_success(task: TaskId) -> Dependency {
 }
 
 /// There is no room for the value of a task that has ended, or it has none.
-fn no_value(task: TaskId) -> String {
+fn no_value(task: TaskId, memory_flag: &str) -> String {
     format!(
         "the result of {task} cannot be an input: values take half of the broker's payload memory \
-         at most, which is full"
+         at most, which is full; let go of some, wait for the results and pass their values, or \
+         start it with more: {memory_flag}"
     )
 }
+
+/// A task that is said again to a broker which never heard of its inputs.
+const LOST_INPUT: &str = "the broker was killed and started again, and an input of this task that \
+                          its client had taken or let go of was lost with it; submit both again";
 
 /// The standing of a task on which another depends.
 enum Standing {

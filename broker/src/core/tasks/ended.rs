@@ -71,6 +71,12 @@ pub(in crate::core) fn unmet(text: &str) -> Ended {
     Ended::by_broker(TaskState::Cancelled, ErrorKind::Dependency, format!("{text}; it was not run"))
 }
 
+/// The same of one that is submitted again: an engine may have run it for an earlier broker.
+pub(in crate::core) fn unmet_again(text: &str) -> Ended {
+    let text = format!("{text}; whether it had run before that is not known");
+    Ended::by_broker(TaskState::Cancelled, ErrorKind::Dependency, text)
+}
+
 /// The end of a task as its dependents see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ending {

@@ -9,7 +9,7 @@ use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
 use furlong_wire::message::{ErrorKind, Payload, Runtime, Submit, Targets, TaskOptions, TaskState};
 use furlong_wire::payload::InlineBytes;
 
-use super::ended::{Ended, unmet};
+use super::ended::{Ended, unmet, unmet_again};
 use super::extras::TaskInput;
 use super::table::{Queue, State, Submitted, Task, submitted};
 use super::waits::Waits;
@@ -209,7 +209,7 @@ impl Core {
         // After the dependencies: of tasks that are unknown those say more.
         let inputs = waits.and_then(|waits| {
             let inputs = options.map_or(Ok(Vec::new()), |options| self.inputs_of(key, options));
-            inputs.map(|inputs| (waits, inputs)).map_err(|text| Box::new(unmet(&text)))
+            inputs.map(|inputs| (waits, inputs)).map_err(|text| Box::new(refused(options, &text)))
         });
         let (waits, inputs) = match inputs {
             Err(refusal) => return self.refuse(now, key, payload, &stored, tasks, &refusal),
@@ -247,7 +247,8 @@ impl Core {
         let session = self.sessions.get(key).expect("a session outlives its tasks");
         let first = self.tasks.get(tasks.first).expect("a task of this submit has not ended").n;
         let own = TaskId { session: session.id, n: first };
-        self.waits_of(session.owner(), own, options, &[]).map_err(|text| Box::new(unmet(&text)))
+        self.waits_of(session.owner(), own, options, &[])
+            .map_err(|text| Box::new(refused(Some(options), &text)))
     }
 
     /// Why tasks cannot be accepted as they are, if so.
@@ -560,4 +561,9 @@ fn too_many_demands() -> Ended {
     let text =
         "the broker has as many different sets of required labels as it takes; use fewer of them";
     Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text)
+}
+
+/// The end of a task whose demands cannot be met.
+fn refused(options: Option<&TaskOptions>, text: &str) -> Ended {
+    if options.is_some_and(|options| options.repeated) { unmet_again(text) } else { unmet(text) }
 }
