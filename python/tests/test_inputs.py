@@ -307,15 +307,18 @@ def test_a_call_that_does_not_fit_its_first_engine_keeps_its_arguments(
     def here(value: list[int]) -> tuple[int, list[int]]:
         return engine_id, value  # noqa: F821
 
-    results = [lview.apply_async(here, lview.apply_async(same, [at])) for at in range(4)]
-    assert [result.get(SOON_SECONDS) for result in results] == [(home, [at]) for at in range(4)]
+    def by_itself(value: list[int]) -> tuple[int, list[int]]:
+        if engine_id != home:  # noqa: F821
+            raise furlong.TaskRejectError("not here")
+        return engine_id, value  # noqa: F821
+
+    for f in (here, by_itself):
+        results = [lview.apply_async(f, lview.apply_async(same, [at])) for at in range(4)]
+        assert [result.get(SOON_SECONDS) for result in results] == [(home, [at]) for at in range(4)]
 
 
 def test_what_engines_cannot_get_is_refused_with_the_reason(
-    rc: furlong.Client,
-    lview: furlong.LoadBalancedView,
-    cluster: furlong.Cluster,
-    gate: Gate,
+    rc: furlong.Client, lview: furlong.LoadBalancedView, cluster: furlong.Cluster, gate: Gate
 ) -> None:
     """One line each, and values that have come can be arguments anywhere."""
     pending = lview.apply_async(gate.wait, 1)
@@ -342,14 +345,16 @@ def test_what_engines_cannot_get_is_refused_with_the_reason(
     gathered = rc[:].gather("x", block=False)
     with pytest.raises(furlong.errors.PicklingError, match="wait for it"):
         lview.apply_async(same, gathered)
+    for call in (rc[:].map, lview.map, lambda _, it: rc[:].scatter("a", it)):
+        with pytest.raises(TypeError, match="one task has no items"):
+            call(same, pending)
     with furlong.Client(cluster=cluster) as other:
         theirs = other.load_balanced_view()
-        with pytest.raises(furlong.errors.PicklingError, match="another client"):
-            theirs.apply_async(same, pending)
-        with pytest.raises(furlong.errors.PicklingError, match="another client"):
-            theirs.map_sync(same, [pending])
-        with pytest.raises(furlong.errors.PicklingError, match="another client"):
-            theirs.apply_async(same, rc.share(1))
+        for given in (pending, rc.share(1)):
+            with pytest.raises(furlong.errors.PicklingError, match="another client"):
+                theirs.apply_async(same, given)
+            with pytest.raises(furlong.errors.PicklingError, match="another client"):
+                theirs.map_sync(same, [given])
         with pytest.raises(furlong.errors.PicklingError, match=r"arguments\[0\]\[1\] is a _thread"):
             lview.apply_async(same, pending, threading.Lock())
         gate.open()
@@ -672,18 +677,19 @@ def test_a_shared_value_is_loaded_once_by_each_engine(rc: furlong.Client) -> Non
 
 def test_shared_arrays_are_read_only_and_calls_see_one_object(rc: furlong.Client) -> None:
     """An attempt to change one is an error."""
-
-    def change(values: np.ndarray) -> None:
-        values[0] = 1
-
     for size in (10, MIB):
         shared = rc.share({"values": array(size)})
         with pytest.raises(ValueError, match="read-only"):
-            rc[0].apply_sync(lambda it: change(it["values"]), shared)
+            rc[0].apply_sync(lambda it: it["values"].fill(1), shared)
         ids = rc[0].map_sync(id, [shared] * 3)
         assert len(set(ids)) == 1
         mapped = rc[:].apply_sync(lambda it: it["values"].sum(dtype=np.int64), shared)
         assert mapped == [array(size).sum(dtype=np.int64)] * 4
+    stay = rc.load_balanced_view(stay=True)
+    made = stay.apply_async(lambda: [np.ones(3), np.ones((4, 4))[::2], np.ones(9)[::2], array(MIB)])
+    look: Any = lambda _, them: [one.flags.writeable for one in them]  # noqa: E731
+    assert rc[0].map_sync(look, [0], shared={"them": made}) == [[False] * 4]
+    assert rc[0].apply_sync(look, 0, made) == [True] * 4
 
 
 def test_maps_bind_shared_arguments_by_name(rc: furlong.Client, gate: Gate) -> None:
@@ -743,6 +749,7 @@ def test_a_result_is_one_object_for_all_calls_of_a_map_that_shares_it(
         found = mapped.get(SOON_SECONDS)
         assert len({key for key, _, _ in found}) == 1
         assert {(can_write, is_own) for _, can_write, is_own in found} == {(False, True)}
+    stays.get().data = None
     before = rc[0].apply_sync(lambda kind=Counted: kind.loads)
     assert len(rc[0].map_sync(look, range(1000), shared={"counted": stays})) == 1000
     assert rc[0].apply_sync(lambda kind=Counted: kind.loads) == before, "it is there"
@@ -798,6 +805,28 @@ def test_a_shared_value_is_let_go_with_its_handle(rc: furlong.Client, gate: Gate
     eventually(lambda: not is_known(rc, key))
 
 
+def test_calls_that_began_before_a_value_was_let_go_have_it(rc: furlong.Client) -> None:
+    """Maps that are submitted bit by bit, and calls that move to another engine."""
+    lview, home, values = rc.load_balanced_view(), rc.ids[-1], list(range(999))
+    here = furlong.depend(lambda: engine_id == home)(lambda at, it: it[at])  # noqa: F821
+    result = rc.load_balanced_view(stay=True).apply_async(list, values)
+    shared = rc.share(values)
+    for made, key in ((shared, shared._part.task.id), (result, str(result.msg_id))):
+        given: Any = {"shared": {"it": made}}
+        mapped = lview.map_async(lambda at, it: it[at % 9], range(5000), **given)
+        items = lview.map_async(lambda at, it: it[0][at % 9], range(5000), [[made]] * 5000)
+        moved = lview.map_async(here, range(9), chunksize=1, **given)
+        lazy = [lview.imap(f, range(9), **given) for f in (here, lambda at, it: it[at])]
+        alone = [lview.apply_async(here, 8, made) for _ in rc.ids]
+        made.release()  # type: ignore[attr-defined]
+        with pytest.raises(furlong.errors.PicklingError, match="share the value again|let go by"):
+            lview.apply_async(same, made)
+        assert mapped.get(SOON_SECONDS) == items.get(SOON_SECONDS) == [at % 9 for at in range(5000)]
+        assert [moved.get(SOON_SECONDS), *map(list, lazy)] == [values[:9]] * 3
+        assert [one.get(SOON_SECONDS) for one in alone] == [8] * len(rc)
+        eventually(lambda key=key: not is_known(rc, key))
+
+
 def test_functions_and_classes_can_be_shared(rc: furlong.Client) -> None:
     """They go by value, with what engines need for that."""
     factor = 3
@@ -812,6 +841,8 @@ def test_functions_and_classes_can_be_shared(rc: furlong.Client) -> None:
     shared = rc.share([Point(2), lambda x: x * factor])
     found = rc[:2].apply_sync(lambda it: (it[0].scaled(), it[1](5), type(it[0]) is Point), shared)
     assert found == [(6, 15, True)] * 2
+    # Its end has come by now, and the small value with it: only engines load it.
+    assert rc[:].map_sync(lambda x, it: it[1](x), [5], shared={"it": shared}) == [15]
 
 
 def joined(one: str, other: str) -> str:
@@ -844,11 +875,26 @@ def test_reduce_of_one_of_none_and_of_failures(rc: furlong.Client) -> None:
     """One value is the end, none is an error, a failure is the cause."""
     view = rc.load_balanced_view()
     assert view.reduce(add, [view.apply_async(int, 3)], block=True) == 3
-    with pytest.raises(TypeError, match="no results"):
-        view.reduce(add, [])
-    with pytest.raises(ValueError, match="at least 2"):
-        view.reduce(add, [1, 2], fan_in=1)
+    wrong: list[Any] = [(add, [], 2), (5, [1, 2], 2), (add, [1, 2], 1), (add, [1, 2], "2")]
+    for f, them, fan_in in wrong:
+        with pytest.raises((TypeError, ValueError), match="no results|cannot be called|at least 2"):
+            view.reduce(f, them, fan_in=fan_in)
+    two: Any = np.int64(2)
+    assert view.reduce(add, range(5), fan_in=two, block=True) == 10
+    here = furlong.depend(lambda home=rc.ids[-1]: engine_id == home)(add)  # noqa: F821
+    assert view.reduce(here, [view.apply_async(int, at) for at in range(5)], block=True) == 10
     leaves = [view.apply_async(int, text) for text in ("1", "2", "x")]
     with pytest.raises(furlong.ImpossibleDependency) as caught:
         view.reduce(add, leaves).get()
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_reduce_is_cancelled_as_a_whole(rc: furlong.Client, gate: Gate) -> None:
+    """By its result, or by the client."""
+    view = rc.load_balanced_view()
+    for by_client in (False, True):
+        total = view.reduce(lambda one, other: gate.wait(one), range(9))
+        assert len(rc.outstanding) == 8
+        rc.cancel(total) if by_client else total.cancel()
+        eventually(lambda: not rc.outstanding)
+        assert total.cancelled()

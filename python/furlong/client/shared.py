@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong
@@ -11,7 +12,7 @@ from furlong.errors import PicklingError
 from furlong.pickling.arguments import dumps
 from furlong.pickling.inputs import Input, Inputs
 from furlong.results.async_result import AsyncResult
-from furlong.results.subtasks import SubTask
+from furlong.results.subtasks import AWAY, SubTask
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,7 +27,7 @@ class Shared(Input):
 
     Made by ``rc.share(obj)``. The value is sent once; each engine has one object of it, for all calls, whose arrays are
     read-only. It stays at the cluster until `release`, the end of a ``with`` block or the session, or until nobody
-    refers to this any longer. Calls that were submitted before still get it.
+    refers to this any longer. Calls and maps that began before still get it.
 
     Attributes
     ----------
@@ -42,11 +43,14 @@ class Shared(Input):
         self._kind = type(value).__name__
         info = CallInfo(client, "share", stays=True)
         # The call is not kept: nobody runs it again, and it holds the caller's arrays.
-        self._part = SubTask(client._session.submit(call), TaskSpec(None, info))
+        self._part = SubTask(client._session.submit(call), TaskSpec(None, info, _undecoded))
 
     def release(self) -> None:
         """Let go of the value at the cluster: no later call can have it."""
         self._part.release()
+
+    def _parts_to_hold(self) -> Sequence[SubTask]:
+        return (self._part,)
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +64,7 @@ class Shared(Input):
 
     def _reduced(self, inputs: Inputs) -> tuple[Any, ...]:
         part = self._part
-        if part.hold is None:
+        if not part.is_held():
             raise PicklingError(f"{self!r} cannot be an argument any longer: share the value again")
         if part.poll():
             part.settle()
@@ -69,6 +73,11 @@ class Shared(Input):
         inputs.holds |= self._holds
         with inputs.sharing():
             return inputs.take(part.task, part.info.client._session, part).__reduce__()
+
+
+def _undecoded(_part: SubTask, _outcome: _furlong.Outcome) -> object:
+    """Stand for the value, if it is small and came with the end: only engines load it, who know its definitions."""
+    return AWAY
 
 
 def as_shared(client: Client, value: object) -> Input:
@@ -90,12 +99,19 @@ class _SharedResult(Input):
 
     def _reduced(self, inputs: Inputs) -> tuple[Any, ...]:
         result = self._result
-        if self._own is None and result.done() and result.successful() and not result._is_away():
+        if self._own is None and result.done() and result.successful() and not self._stays():
             self._own = Shared(self._client, result.get())
         if self._own is not None:
             return self._own._reduced(inputs)
         with inputs.sharing():
             return result._reduced(inputs)
+
+    def _parts_to_hold(self) -> Sequence[SubTask]:
+        return (self._own or self._result)._parts_to_hold()
+
+    def _stays(self) -> bool:
+        # What has come may have been changed here since.
+        return self._result._is_away() or self._result.stays is not None
 
     def __repr__(self) -> str:
         return repr(self._result)

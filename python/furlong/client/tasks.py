@@ -140,6 +140,7 @@ class ClientTasks:
             self._give_up(None if jobs is None else results, True)
         tasks = (part.task for result in results for part in result._parts)
         wanted = [task.id for task in tasks if engines is None or task.engine in engines]
+        wanted += [key for result in results for key in result._inner if engines is None]
         if wanted:
             self._session.take_back(wanted)
 
@@ -165,6 +166,7 @@ class ClientTasks:
         int
             How many had not ended before.
         """
+        inner: list[str] = []
         if jobs is None:
             self._give_up(None, False)
             ids = self._session.unfinished()
@@ -174,7 +176,9 @@ class ClientTasks:
             ids = []
             for job in wanted:
                 ids += job.msg_ids if isinstance(job, AsyncResult) else [self._id_of(job)]
-        return self._session.cancel(ids, force)[0] if ids else 0
+                inner += job._inner if isinstance(job, AsyncResult) else []
+        # These last: the others would fail because of them.
+        return sum(self._session.cancel(some, force)[0] for some in (ids, inner) if some)
 
     def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[str, Any]:
         """Return which tasks have ended: lists ``pending`` and ``completed`` of ids, if wanted with their values by id."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import errors
 from furlong.pickling.arguments import error_of_item
+from furlong.pickling.inputs import Pins
 from furlong.results.async_result import AsyncResult, TimedOut
 from furlong.results.subtasks import remaining
 from furlong.waiting import signals
@@ -68,6 +69,8 @@ class LazyMapIterator(Iterator[Any]):
             )
         self._view, self._f = view._snapshot(), f
         self._shared = shared or {}
+        self._pins = Pins()
+        self._pins.add(part for value in self._shared.values() for part in value._parts_to_hold())
         self._items = zip(*sequences)
         self._ordered = ordered
         self._bound = operator.index(bound)
@@ -95,6 +98,7 @@ class LazyMapIterator(Iterator[Any]):
                 item = next(self._items)
             except StopIteration:
                 self._is_exhausted = True
+                self._shared, self._pins = {}, Pins()
                 return
             signals.owned(
                 self._view.client._session, functools.partial(self._call_and_note, item, engine)
@@ -148,7 +152,8 @@ class LazyMapIterator(Iterator[Any]):
         at = self._taken
         self._taken += 1
         try:
-            result = view.apply_async(self._f, *item, **self._shared)
+            with self._pins.in_use():
+                result = view.apply_async(self._f, *item, **self._shared)
         except errors.PicklingError as error:
             raise error_of_item(error, item, at) from error.__cause__
         return result
@@ -221,6 +226,7 @@ class LazyMapIterator(Iterator[Any]):
     def cancel(self) -> None:
         """Submit nothing more, and end what was submitted."""
         self._is_over = True
+        self._shared, self._pins = {}, Pins()
         active, self._active = self._active, []
         self._waiting.clear()
         for result in active:

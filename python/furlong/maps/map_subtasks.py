@@ -21,7 +21,7 @@ from furlong.calls.task_spec import CallInfo, TaskSpec
 from furlong.pickling import fresh_copies
 from furlong.pickling.arguments import Pickle, dumps_items, input_ids
 from furlong.pickling.functions import Pickled, call_of
-from furlong.pickling.inputs import Input
+from furlong.pickling.inputs import Input, Pins
 from furlong.results.subtasks import (
     AWAY,
     METADATA_OF,
@@ -68,9 +68,9 @@ class Work:
         self.info = info
         self.columns = columns
         self.in_place = in_place
-        # Arguments of all calls, until there is no task any more: what was shared for this map
-        # alone goes with them.
+        # Arguments of all calls, and what they get from the cluster, until there is no task left.
         self._shared = shared
+        self._pins = Pins()
         self._view = view
         self._function = function
         targets = view.targets
@@ -92,25 +92,22 @@ class Work:
             if self.is_alone or not self.retries
             else copy.copy(view).set_flags(error_retries=0)
         )
-
         if self.is_alone:
             self.isolate()
         # Items that fail run again, in other tasks, unless the broker sees to that.
         self._may_move = is_conditional or bool(self.retries and not self.is_alone)
 
     def end(self) -> None:
-        """Let go of the arguments of all calls: there is no task any more."""
-        self._shared = None
+        """Let go of what was held for tasks: there is none any more."""
+        self._shared, self._pins = None, Pins()
 
     def isolate(self) -> None:
         """Submit each item as a task of its own."""
         self.is_alone = True
         # One that ends its engine's interpreter must not take those along that wait there.
-        self._shared_view = (
-            copy.copy(self._view).set_flags(restart_safe=True)
-            if self._view._is_direct
-            else self._view
-        )
+        self._shared_view = self._view
+        if self._view._is_direct:
+            self._shared_view = copy.copy(self._view).set_flags(restart_safe=True)
 
     def copy_items(self, begin: int) -> None:
         """Copy the items from there on: the caller may change them before they are submitted."""
@@ -121,6 +118,7 @@ class Work:
             # What cloudpickle alone can pickle is sent as it is then.
             if rows.is_whole:
                 self._is_open, self._rows = is_open, rows
+                self._pins.add(rows.parts_to_hold())
 
     def options(self) -> _furlong.Options | None:
         """Return the options of the tasks."""
@@ -141,7 +139,8 @@ class Work:
             copies = self._rows.among(begin + place for place in places), self._is_open
 
         def pickle() -> Pickle:
-            return dumps_items(chunk, first, exact, copies, self._shared)
+            with self._pins.in_use():
+                return dumps_items(chunk, first, exact, copies, self._shared)
 
         def submit(items: Pickle) -> tuple[_furlong.Task, TaskSpec]:
             client = self.info.client
@@ -158,6 +157,7 @@ class Work:
         if items.inputs is None:
             task, spec = submit(items)
         else:
+            self._pins.add(items.inputs.owners)
             task, spec = self.info.client._causes.submit(items, pickle, submit)
         self._view._submitted.add(task.number)
         return task, spec
@@ -404,9 +404,11 @@ class MapSubTask(BalancedSubTask):
     def release(self) -> None:
         """Let go of the values at the cluster."""
         super().release()
-        for away in self._away:
-            if away.hold is not None:
-                away.hold.release()
+        self._away = tuple(away._replace(hold=None) for away in self._away)
+
+    def holds(self) -> Sequence[Hold]:
+        """Return what keeps the values at the cluster."""
+        return (*super().holds(), *(away.hold for away in self._away if away.hold))
 
     def bring(self, timeout: float | None = None) -> bool:
         """Fetch the values that have stayed at the cluster; whether they are here in time."""

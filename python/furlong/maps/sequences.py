@@ -10,12 +10,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from furlong.calls.checks import is_array
+from furlong.results.staying import ClusterResult
 
 __all__ = ["array_or_list", "can_be_cut", "collect", "deal", "flattened", "is_array", "items_of"]
 
 
 def can_be_cut(seq: object) -> bool:
-    """Return whether slices of it are parts of it, of its own kind; a deque has places and no slices."""
+    """Return whether slices of it are parts of it, of its own kind; a deque has places and no slices.
+
+    Raises
+    ------
+    TypeError
+        For the result of one task, which is no sequence.
+    """
+    if isinstance(seq, ClusterResult) and seq._single:
+        raise TypeError(
+            f"{type(seq).__name__} of one task has no items: give its value, `get()`, or a list that has it as an item"
+        )
     if not (hasattr(seq, "__len__") and hasattr(seq, "__getitem__")) or isinstance(seq, Mapping):
         return False
     try:

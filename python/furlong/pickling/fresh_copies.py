@@ -149,6 +149,10 @@ class Rows:
         """True if all that is in them is pickled, but for definitions."""
         return not self._encoder.has_whole
 
+    def parts_to_hold(self) -> list[Any]:
+        """Return the parts of results whose values at the cluster are in them."""
+        return [part for value in self._encoder.inputs for part in value._parts_to_hold()]
+
     def among(self, places: Iterable[int]) -> Apart:
         """Return some of them, by their places in the map."""
         return self._encoder.result([self._cells[place - self.begin] for place in places])
@@ -214,7 +218,7 @@ class _Encoder:
         self._pickles: list[tuple[bytes, tuple[int, ...]]] = []
         self._beside: list[int] = []
         # What is at the cluster, and the pickles that have some of it.
-        self._inputs: list[Input] = []
+        self.inputs: list[Input] = []
         self._inputs_at: dict[int, int] = {}
         self._inputs_of: dict[int, tuple[int, ...]] = {}
         self._inputs_met: list[int] = []
@@ -242,7 +246,7 @@ class _Encoder:
         return Apart(
             (self._shared, pickles, memory, [at[cell] for cell in cells]),
             self._has_modules,
-            {number: self._inputs[number] for number in numbers},
+            {number: self.inputs[number] for number in numbers},
         )
 
     def place(self, row: tuple[object, ...], known: dict[tuple[int, ...], int]) -> int:
@@ -288,9 +292,9 @@ class _Encoder:
 
     def meet(self, value: Input) -> tuple[int]:
         """Return the number of what is at the cluster."""
-        number = self._inputs_at.setdefault(id(value), len(self._inputs))
-        if number == len(self._inputs):
-            self._inputs.append(value)
+        number = self._inputs_at.setdefault(id(value), len(self.inputs))
+        if number == len(self.inputs):
+            self.inputs.append(value)
         self._inputs_met.append(number)
         return (number,)
 

@@ -214,11 +214,25 @@ def mapped_of(f: object, return_exceptions: bool, wrap: Callable[[object, bool],
 
 def is_conditional(function: object) -> bool:
     """Return whether a function may ask for another engine than the first that gets it."""
-    if type(function) is types.FunctionType:
-        return False
-    while isinstance(function, functools.partial):
+    if type(function) is types.FunctionType:  # mostly
+        return _may_reject(function)
+    is_known = getattr(function, "is_conditional", None) is True
+    while isinstance(function, functools.partial) and not is_known:
         function = function.func
-    return getattr(function, "is_conditional", None) is True
+        is_known = getattr(function, "is_conditional", None) is True
+    return is_known or isinstance(function, types.FunctionType) and _may_reject(function)
+
+
+# As what a function knows the error with which it asks for another engine.
+_REJECTS = frozenset(("TaskRejectError", "UnmetDependency"))
+
+
+def _may_reject(function: types.FunctionType) -> bool:
+    """Return whether a function names the error with which it asks for another engine."""
+    code = function.__code__
+    if not _REJECTS.isdisjoint(code.co_names):
+        return True
+    return function.__closure__ is not None and not _REJECTS.isdisjoint(code.co_freevars)
 
 
 def _make(function: object, wrapped: bool | None, blob: bytes, holds: int) -> _furlong.Function:

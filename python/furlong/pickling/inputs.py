@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong.errors import PicklingError
@@ -20,7 +21,9 @@ __all__ = [
     "Input",
     "InputMetError",
     "Inputs",
+    "Pins",
     "Taken",
+    "is_pinned",
     "reduce_input",
     "reduced_list",
     "reduced_value",
@@ -40,12 +43,65 @@ class Input:
         """Return what engines make the value of, and note which tasks have it."""
         raise NotImplementedError
 
+    def _parts_to_hold(self) -> Sequence[Any]:
+        """Return the parts of results whose values these are, as far as they are known."""
+        return ()
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refuse any other pickle: none of it outlives the session."""
         raise PicklingError(
             f"{self!r} stands for a value at the cluster, and has no pickle; pass it as an argument of a call, or "
             "pickle its value"
         )
+
+
+class _Now(threading.local):
+    """What this thread pickles for."""
+
+    pins: Pins | None = None
+
+
+_now = _Now()
+
+
+class Pins:
+    """Values at the cluster that a call needs which may be submitted again, or bit by bit.
+
+    They stay there for as long as this does, whoever lets go of them meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._holds: dict[Any, Sequence[object]] = {}
+
+    def add(self, parts: Iterable[Any]) -> None:
+        """Hold what these parts of results hold."""
+        others = _now.pins
+        for part in parts:
+            # Of what was let go, what the call has that this one is a part of.
+            holds = part.holds() or (others and others._holds.get(part))
+            if holds:
+                self._holds[part] = holds
+
+    def in_use(self) -> contextlib.AbstractContextManager[None]:
+        """Within this, what is held here can be an argument, even if it was let go."""
+        return self._in_use() if self._holds else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        before, _now.pins = _now.pins, self
+        try:
+            yield
+        finally:
+            _now.pins = before
+
+    def has(self, part: object) -> bool:
+        """Return whether the value of a part of a result is held."""
+        return part in self._holds
+
+
+def is_pinned(part: object) -> bool:
+    """Return whether what is pickled now is for a call that holds the value of a part of a result."""
+    return _now.pins is not None and _now.pins.has(part)
 
 
 class Taken:

@@ -266,6 +266,8 @@ class AsyncResult(LazyFuture, ClusterResult):
         for part in self._parts:
             part.task.cancel(force)
         self.wait(CANCEL_WAIT)
+        if self._inner:
+            self._parts[0].info.client._session.cancel(list(self._inner), force)
         return self.cancelled()
 
     def cancelled(self) -> bool:

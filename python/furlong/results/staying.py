@@ -29,6 +29,9 @@ class ClusterResult(Input):
 
     _parts: Sequence[SubTask]
     _single: bool
+    # The ids of tasks whose only use is this result. They are cancelled with it, once its own have
+    # ended: else these would fail because of them.
+    _inner: Sequence[str] = ()
 
     def _all_parts(self) -> Sequence[SubTask]:
         raise NotImplementedError
@@ -47,6 +50,9 @@ class ClusterResult(Input):
         """
         for part in self._parts:
             part.release()
+
+    def _parts_to_hold(self) -> Sequence[SubTask]:
+        return list(self._parts)
 
     def _is_away(self) -> bool:
         return any(part.value is AWAY for part in self._parts)
@@ -75,15 +81,14 @@ def argument_of(part: SubTask, inputs: Inputs) -> Any:
         if part.error is not None:
             inputs.fail(part.task, part)
             return None
-        if part.hold is None and part.value is AWAY:
-            raise errors.PicklingError(
-                f"an argument is a result of {part.info.name!r} that is no longer at the cluster: it was let go by "
-                "`release`"
-            )
         if part.value is not AWAY and part.stays() is None:
             return part.value
     session, info = part.info.client._session, part.info
     _check(info)
+    if info.stays and not part.is_held():
+        raise errors.PicklingError(
+            f"an argument is a result of {info.name!r} that is no longer at the cluster: it was let go by `release`"
+        )
     pieces = part.pieces()
     if len(pieces) > 1:  # each has some of the values, which only clients know to put together
         part.wait()

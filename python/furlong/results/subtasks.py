@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _wire, errors
 from furlong.calls.codecs import DATA, PICKLE, check_codec, decoded, value_of
+from furlong.pickling.inputs import is_pinned
 from furlong.results.displays import ExecuteReply
 from furlong.waiting import signals
 from furlong.waiting.dispatch import Dispatcher, dispatcher
@@ -90,10 +91,6 @@ class Hold:
 
     def __init__(self, task: _furlong.Task) -> None:
         self._task = task
-
-    def release(self) -> None:
-        """Let it go."""
-        self._task.release()
 
     def __del__(self) -> None:
         """Let it go: it waits for nothing."""
@@ -217,9 +214,17 @@ class SubTask:
         if self.spec.may_move:
             self.wait()
 
+    def holds(self) -> Sequence[Hold]:
+        """Return what keeps the value at the cluster."""
+        return () if self.hold is None else (self.hold,)
+
+    def is_held(self) -> bool:
+        """Return whether the value was not let go, or is held by the call that is pickled now."""
+        return self.hold is not None or is_pinned(self)
+
     def stays(self) -> int | None:
         """Return the bytes of the value at the cluster; None if there is none."""
-        return None if self.hold is None or self.outcome is None else self.outcome.stays
+        return self.outcome.stays if self.outcome is not None and self.is_held() else None
 
     def bring(self, timeout: float | None = None) -> bool:
         """Fetch a value that has stayed at the cluster, if it has; whether it is here in time."""
@@ -263,10 +268,8 @@ class SubTask:
         return outcome
 
     def release(self) -> None:
-        """Let go of the value at the cluster, now or when the task has ended."""
-        hold, self.hold = self.hold, None
-        if hold is not None:
-            hold.release()
+        """Let go of the value at the cluster, now or when the task has ended. Calls that hold it keep it."""
+        self.hold = None
 
     def given(self) -> Any:
         """Return the value, or the error in its place, of one that is settled."""
@@ -364,6 +367,8 @@ class BalancedSubTask(SubTask):
             if outcome is None or (not outcome.ok and self._try_elsewhere(outcome)):
                 return
             self.outcome = outcome
+            if self.spec.again is not None:  # it has the arguments
+                self.spec = self.spec._replace(again=None)
 
     def _try_elsewhere(self, outcome: _furlong.Outcome) -> bool:
         """Submit the task to another engine, if the one that had it did not fit; return whether one has it now."""
@@ -378,7 +383,10 @@ class BalancedSubTask(SubTask):
             try:
                 signals.owned(self.info.client._session, self._submit_to, engine)
             except errors.InputTaken as error:
-                text = str(error)
+                text = (
+                    f"engine {outcome.engine} did not fit: {remote[1]}; no other can have the call, since {error}; "
+                    "a function with the decorator `depend` keeps what it needs to go on"
+                )
             else:
                 return True
         where = self._where(outcome.engine)

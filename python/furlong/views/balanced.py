@@ -11,6 +11,7 @@ from furlong.calls.targets import Targets
 from furlong.calls.task_spec import TaskSpec
 from furlong.pickling.arguments import Pickle, dumps_call, input_ids
 from furlong.pickling.functions import call_of, is_conditional, name_of
+from furlong.pickling.inputs import Pins
 from furlong.results.async_result import AsyncResult
 from furlong.results.subtasks import BalancedSubTask
 from furlong.views.view import View
@@ -106,16 +107,26 @@ class LoadBalancedView(View):
         )
 
     def _spec_of(
-        self, f: object, arguments: Pickle, pickle: Callable[[], Pickle] | None = None
+        self,
+        f: object,
+        arguments: Pickle,
+        pickle: Callable[[], Pickle] | None = None,
+        pins: Pins | None = None,
     ) -> TaskSpec:
         options, session = self._task_options(), self.client._session
         call = call_of(self._prepared(f), arguments, options, session)
         info, may_move = self._info(name_of(f)), is_conditional(f)
         again = None
         if may_move and pickle is not None:  # the arguments are kept only then
-            again = lambda: self._spec_of(f, pickle(), pickle)  # noqa: E731
+            pins = pins or Pins()
+            pins.add(() if arguments.inputs is None else arguments.inputs.owners)
+            again = functools.partial(self._spec_again, f, pickle, pins)
         inputs = input_ids(arguments) if arguments.inputs is not None else ()
         return TaskSpec(call, info, None, self.targets, inputs, again, may_move)
+
+    def _spec_again(self, f: object, pickle: Callable[[], Pickle], pins: Pins) -> TaskSpec:
+        with pins.in_use():
+            return self._spec_of(f, pickle(), pickle, pins)
 
     def map(
         self,
@@ -188,7 +199,7 @@ class LoadBalancedView(View):
         Raises
         ------
         TypeError
-            If there is nothing to combine.
+            If there is nothing to combine, or nothing to combine it with.
         """
         from furlong.maps.reductions import reduce_results
 

@@ -7,6 +7,7 @@ namesakes here do for engines: with the definitions that this interpreter knows.
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
 import io
 import itertools
@@ -20,24 +21,40 @@ from furlong_worker.channel import JSON, PICKLE, RAW
 from furlong_worker.inputs import UNMADE, Input
 
 CLIENT_MODULE = "furlong._wire"
+# The functions of NumPy with which pickles make arrays.
+_MAKERS = ("_frombuffer", "_mareconstruct", "_reconstruct")
 
 
 class Given:
     """The inputs of the job that runs."""
 
     inputs: Sequence[Input] = ()
+    # The arrays of what is loaded for all calls, so far; none if it is for one.
+    arrays: list[Any] | None = None
 
 
 def taken(place: int) -> Any:
     """Return the value of an input: each time another one."""
-    return _load(Given.inputs[place], False)
+    before, Given.arrays = Given.arrays, None
+    try:
+        return _load(Given.inputs[place], False)
+    finally:
+        Given.arrays = before
 
 
 def shared_value(place: int) -> Any:
     """Return the value of an input that a client shares: always the same, as long as it is kept here."""
     given = Given.inputs[place]
     if given.value is UNMADE:
-        given.value = _load(given, True)
+        before, Given.arrays = Given.arrays, []
+        try:
+            value = _load(given, True)
+            # Those that lay in the pickle have memory of their own, which could be written to.
+            for array in Given.arrays:
+                array.setflags(write=False)
+        finally:
+            Given.arrays = before
+        given.value = value
     return given.value
 
 
@@ -78,7 +95,17 @@ class _Unpickler(pickle.Unpickler):
             return getattr(_Client, name)
         if module == "importlib" and name == "import_module":
             return _import
-        return super().find_class(module, name)
+        found = super().find_class(module, name)
+        if Given.arrays is None or name not in _MAKERS or not module.startswith("numpy."):
+            return found
+        return functools.partial(_noted, found)
+
+
+def _noted(make: Callable[..., Any], *args: Any) -> Any:
+    assert Given.arrays is not None  # it is called within the same load
+    array = make(*args)
+    Given.arrays.append(array)
+    return array
 
 
 def _import(name: str) -> Any:
