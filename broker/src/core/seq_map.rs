@@ -103,7 +103,6 @@ impl<K: SeqKey, T> SeqMap<K, T> {
     }
 
     /// Returns true if a number has a value.
-    #[cfg(any(test, feature = "invariants"))]
     pub fn contains(&self, key: K) -> bool {
         self.get(key).is_some()
     }
