@@ -56,7 +56,7 @@ class Input:
 
 
 class _Now(threading.local):
-    """What this thread pickles for."""
+    """The purpose for which this thread pickles."""
 
     pins: Pins | None = None
 
