@@ -63,28 +63,21 @@ impl Staying {
         self.tasks.insert(n, Stay { sent, bytes, until_let_go, until_made_again, was_said });
     }
 
-    /// Returns true if a result stays until it is let go.
-    fn is_to_stay(&self, n: TaskSeq) -> bool {
-        self.tasks.get(&n).is_some_and(|stay| stay.until_let_go)
-    }
-
     /// Returns true if a task's result is held here as one of which the broker is not told.
     fn contains(&self, n: TaskSeq) -> bool {
         self.tasks.contains_key(&n)
     }
 
     /// Lets a result go, as soon as nobody wants it and the broker does not make it again. Returns
-    /// its bytes if that is now.
-    fn release(&mut self, n: TaskSeq) -> Option<u64> {
-        let stay = self.tasks.get_mut(&n)?;
-        stay.until_let_go = false;
-        self.take_unwanted(n)
+    /// false if it was not to stay.
+    fn let_go(&mut self, n: TaskSeq) -> bool {
+        self.tasks.get_mut(&n).is_some_and(|stay| std::mem::take(&mut stay.until_let_go))
     }
 
     /// Removes a result if nothing keeps it. Returns its bytes.
     fn take_unwanted(&mut self, n: TaskSeq) -> Option<u64> {
         let Stay { until_let_go, until_made_again, bytes, .. } = *self.tasks.get(&n)?;
-        let is_kept = until_let_go || until_made_again || self.wanted.contains_key(&n);
+        let is_kept = until_let_go || until_made_again || self.is_wanted(n);
         (!is_kept).then(|| {
             self.tasks.remove(&n);
             bytes
@@ -242,17 +235,22 @@ impl<W: Waiter> Core<W> {
     /// other than tasks that were submitted with it as an input. Of a task that has not ended, it
     /// does not stay at all. Returns false if it would not in any case.
     pub fn release(&mut self, n: TaskSeq) -> bool {
-        let stays = self.acks.staying.is_to_stay(n);
-        if let Some(bytes) = self.acks.staying.release(n) {
+        let stays = self.acks.staying.let_go(n);
+        self.acknowledge_unwanted(n);
+        stays || self.tasks.let_go(n)
+    }
+
+    /// A result that stayed is acknowledged like any other, if nothing keeps it any longer.
+    fn acknowledge_unwanted(&mut self, n: TaskSeq) {
+        if let Some(bytes) = self.acks.staying.take_unwanted(n) {
             self.acks.push(n, bytes);
         }
-        stays || self.tasks.let_go(n)
     }
 
     /// The broker is told of the results that stayed because they were wanted, and are no longer.
     pub(super) fn release_unwanted(&mut self) {
         for n in self.acks.staying.not_to_stay() {
-            self.release(n);
+            self.acknowledge_unwanted(n);
         }
     }
 
@@ -270,9 +268,7 @@ impl<W: Waiter> Core<W> {
     /// A result that stays is no longer made again: it is there, or there will be none.
     pub(super) fn end_stay(&mut self, n: TaskSeq, is_there: bool) {
         self.acks.staying.end_again(n, is_there);
-        if let Some(bytes) = self.acks.staying.take_unwanted(n) {
-            self.acks.push(n, bytes);
-        }
+        self.acknowledge_unwanted(n);
     }
 
     /// A result that had arrived before a cut, and of which the broker had not been told.

@@ -19,6 +19,18 @@ fn with_inputs(inputs: &[TaskSeq]) -> Call {
     Call { runtime: Runtime::Python, options: Some(Box::new(options)), ..call(8) }
 }
 
+/// A large call with the result of this task as an input.
+fn large_with_input(n: TaskSeq) -> Call {
+    Call { content: call(4_000).content, ..with_inputs(&[n]) }
+}
+
+/// The end of a task that was lost.
+fn failed(n: TaskSeq) -> ToClient {
+    let outcome = Outcome::error(TaskState::Failed, ErrorKind::EngineLost, "");
+    let times = TaskTimes::default();
+    ToClient::Finished(Finished { n, outcome, engine: None, attempts: 1, times, payload: None })
+}
+
 fn submit_call(core: &mut Core, mut call: Call) -> Result<Submitted, ClientError> {
     core.submit_shared(&mut call, Listener::Future(None))
 }
@@ -63,10 +75,7 @@ fn a_result_that_nobody_can_ask_for_does_not_stay() {
 fn a_failure_does_not_stay() {
     let mut core = core();
     let task = submit_call(&mut core, staying()).unwrap();
-    let outcome = Outcome::error(TaskState::Failed, ErrorKind::EngineLost, "");
-    let (n, times) = (task.n, TaskTimes::default());
-    let failed = Finished { n, outcome, engine: None, attempts: 1, times, payload: None };
-    core.handle_message(ToClient::Finished(failed), None);
+    core.handle_message(failed(task.n), None);
     assert!(take(&mut core, task).unwrap().is_err());
     assert!(core.poll_ack(true).is_some() && !core.release(task.n));
 }
@@ -125,10 +134,7 @@ fn what_could_not_be_made_again_is_no_input_any_longer() {
     let (mut core, stays) = with_result();
     reconnected(&mut core);
     accepted(&mut core, 0, &[], &[]);
-    let outcome = Outcome::error(TaskState::Failed, ErrorKind::EngineLost, "");
-    let (n, times) = (stays.n, TaskTimes::default());
-    let failed = Finished { n, outcome, engine: None, attempts: 1, times, payload: None };
-    core.handle_message(ToClient::Finished(failed), None);
+    core.handle_message(failed(stays.n), None);
     assert!(core.poll_ack(true).is_some(), "nothing stays of it");
     let refused = submit_call(&mut core, with_inputs(&[stays.n]));
     assert!(matches!(refused, Err(ClientError::InputTaken(_))), "{refused:?}");
@@ -138,9 +144,7 @@ fn what_could_not_be_made_again_is_no_input_any_longer() {
 fn inputs_of_what_is_said_again_stay_until_that_is_said() {
     let mut core = core();
     let first = submit_call(&mut core, call(4_000)).unwrap();
-    let mut large = with_inputs(&[first.n]);
-    large.content = Content::Buffers(Bytes::from(vec![5; 4_000]), Vec::new());
-    submit_call(&mut core, large).unwrap();
+    submit_call(&mut core, large_with_input(first.n)).unwrap();
     sent(&mut core);
     core.handle_cut();
     // There is room for what needs it only later.
@@ -173,9 +177,7 @@ fn what_is_let_go_while_it_is_made_again_counts_until_that_has_ended() {
 #[test]
 fn what_is_let_go_before_what_needs_it_is_said_again_stays_until_then() {
     let (mut core, stays) = with_result();
-    let mut large = with_inputs(&[stays.n]);
-    large.content = Content::Buffers(Bytes::from(vec![5; 4_000]), Vec::new());
-    submit_call(&mut core, large).unwrap();
+    submit_call(&mut core, large_with_input(stays.n)).unwrap();
     sent(&mut core);
     core.handle_cut();
     // It has the result, and nothing else.
@@ -193,9 +195,7 @@ fn what_is_let_go_before_what_needs_it_is_said_again_stays_until_then() {
 fn what_stayed_for_what_is_said_again_does_not_stay_if_a_cut_comes_between() {
     let mut core = core();
     let first = submit_call(&mut core, call(4_000)).unwrap();
-    let mut large = with_inputs(&[first.n]);
-    large.content = Content::Buffers(Bytes::from(vec![5; 4_000]), Vec::new());
-    submit_call(&mut core, large).unwrap();
+    submit_call(&mut core, large_with_input(first.n)).unwrap();
     sent(&mut core);
     core.handle_cut();
     assert!(core.handle_reconnected(&Welcome { resumed: true, ..welcome(1, 5_000) }));
