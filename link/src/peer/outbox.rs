@@ -111,6 +111,8 @@ pub struct Outbox {
     /// Sealed frames that the socket has not taken.
     sealed: VecDeque<Bytes>,
     sealed_bytes: usize,
+    /// PONGs, which go between two records.
+    codec_bytes: Bytes,
     waiting_bytes: usize,
     written_bytes: u64,
     heartbeat: bool,
@@ -197,6 +199,7 @@ impl Outbox {
             stored_bytes: 0,
             sealed: VecDeque::new(),
             sealed_bytes: 0,
+            codec_bytes: Bytes::new(),
             waiting_bytes: 0,
             written_bytes: 0,
             heartbeat: false,
@@ -249,9 +252,12 @@ impl Outbox {
         self.heartbeat = true;
     }
 
-    /// Queues bytes of the ZMTP codec itself, between two records.
+    /// Queues PONGs of the ZMTP codec, to go between two records. While earlier ones wait, they are
+    /// dropped: a peer that does not read makes no more of them, and what waits says the same.
     pub fn push_codec_bytes(&mut self, bytes: Bytes) {
-        self.push_sealed(bytes);
+        if self.codec_bytes.is_empty() {
+            self.codec_bytes = bytes;
+        }
     }
 
     /// Returns true if there is nothing left to write.
@@ -261,7 +267,7 @@ impl Outbox {
 
     /// Bytes that wait here, without payloads whose chunks have not been asked for.
     pub fn queued_bytes(&self) -> usize {
-        self.waiting_bytes + self.sealed_bytes
+        self.waiting_bytes + self.sealed_bytes + self.codec_bytes.len()
     }
 
     /// Bytes that the socket has taken so far: whether the peer reads.
@@ -318,13 +324,18 @@ impl Outbox {
 
     fn has_next(&self) -> bool {
         let batches = self.control.waiting.len() + self.batches.waiting.len();
-        self.heartbeat || batches > 0 || self.has_transfers()
+        self.heartbeat || batches > 0 || self.has_transfers() || !self.codec_bytes.is_empty()
     }
 
     /// Seals the next record into `sealed`. False if there is nothing to say.
     fn seal_next(&mut self) -> bool {
         if !self.has_next() {
             return false;
+        }
+        if !self.codec_bytes.is_empty() {
+            let pongs = std::mem::take(&mut self.codec_bytes);
+            self.push_sealed(pongs);
+            return true;
         }
         self.heartbeat = false;
         let mut batch = self

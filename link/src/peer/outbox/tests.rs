@@ -247,6 +247,27 @@ fn a_chunk_that_does_not_fit_goes_first_in_the_next_record() {
 }
 
 #[test]
+fn pongs_go_between_two_records_and_wait_once() {
+    let (mut outbox, _) = connection();
+    outbox.push(&ack(1));
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    assert_eq!(outbox.poll_slices(&mut slices, 1), 1);
+    outbox.handle_written(1);
+    let record_rest = outbox.queued_bytes();
+    for _ in 0..1000 {
+        outbox.push_codec_bytes(Bytes::from_static(b"pong"));
+    }
+    assert_eq!(outbox.queued_bytes(), record_rest + 4, "one answer waits, however many were asked");
+    outbox.handle_written(record_rest);
+    assert!(!outbox.is_empty());
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    assert_eq!(outbox.poll_slices(&mut slices, usize::MAX), 1);
+    assert_eq!(&*slices[0], b"pong");
+    outbox.handle_written(4);
+    assert!(outbox.is_empty());
+}
+
+#[test]
 fn what_is_written_in_small_parts_arrives_whole() {
     let (mut outbox, mut inbox) = connection();
     for number in 1..=3 {
