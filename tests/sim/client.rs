@@ -390,6 +390,10 @@ impl World {
 
     /// Everybody who was woken goes on, and what the core wants sent is written.
     pub fn client_settles(&mut self, place: usize) {
+        // What is gone submits nothing, though there is room for it now.
+        if !self.clients[place].is_alive {
+            return;
+        }
         loop {
             self.queue_outbound(place);
             self.ring_bells(place);

@@ -140,6 +140,7 @@ impl World {
         };
         let plan = &self.calls[submitted.call].plan;
         let runs = self.history.runs(task);
+        let refusals = self.refused.get(&task).copied().unwrap_or_default();
         let direct = submitted.target.is_some();
         let may_be_bound = direct || !plan.follow.demands.is_empty();
         let has_run =
@@ -148,12 +149,9 @@ impl World {
         match outcome.error.as_ref().map(|error| error.kind) {
             None => has_run(1),
             // That all engines which could run it cannot begin it is an error of the task, too.
-            Some(ErrorKind::Remote | ErrorKind::Exit) => {
-                let refusals = self.refused.get(&task).copied().unwrap_or_default();
-                has_run(
-                    if may_be_bound { 1 } else { plan.error_retries + 1 }.saturating_sub(refusals),
-                )
-            }
+            Some(ErrorKind::Remote | ErrorKind::Exit) => has_run(
+                if may_be_bound { 1 } else { plan.error_retries + 1 }.saturating_sub(refusals),
+            ),
             Some(ErrorKind::NotBegun | ErrorKind::NoRuntime) => Err("clients are not told so"),
             Some(ErrorKind::EngineLost) => self.may_be_lost((task, plan), outcome.state, engine),
             // What an earlier start of the broker has ended for its time is cancelled where it ran;
@@ -180,8 +178,10 @@ impl World {
                     "it has not waited so long",
                 )
             }
+            // The time counts from the report of the start, which an interpreter that finds what it
+            // lacks has made as well.
             Some(ErrorKind::RunTimeout) => {
-                so(plan.run_timeout_ms.is_some() && runs > 0, "it has not run so long")
+                so(plan.run_timeout_ms.is_some() && runs + refusals > 0, "it has not run so long")
             }
             Some(ErrorKind::Unsupported) => so(
                 may_be_bound || plan.durable || plan.error_retries > 0 && plan.at_most_once,

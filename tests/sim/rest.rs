@@ -91,7 +91,9 @@ impl World {
         let waiting: Vec<String> = waiting.take(5).collect();
         let links: Vec<_> =
             self.processes.iter().filter(|it| it.is_alive).map(|process| process.link).collect();
-        format!("{waiting:#?}, {links:?}")
+        let tasks = self.broker.core.as_ref().map(of_broker::tasks);
+        let open = self.history.open_task();
+        format!("{waiting:#?}, {links:?}; tasks of the broker: {tasks:?}, never ended: {open:?}")
     }
 }
 

@@ -354,7 +354,8 @@ impl History {
     }
 
     /// A task that must end, and has not.
-    fn open_task(&self) -> Option<TaskName> {
+    /// A task that must end and has not.
+    pub fn open_task(&self) -> Option<TaskName> {
         let must_end = |name: &TaskName, seen: &Seen| {
             seen.accepted
                 && (seen.facts.durable || !self.gone.contains(&name.client))
