@@ -236,6 +236,7 @@ async fn subscriber(capability: Capability, told: Arc<AtomicUsize>) {
         secret: PayloadSecret::new(random_bytes()),
         cancel_on_disconnect: false,
         submitted: TaskSeq::MIN,
+        hides_names: false,
     };
     peer.send(&FromClient::Open(open)).await.expect("the broker reads");
     peer.send(&FromClient::Subscribe(Subscribe { engines: true })).await.expect("the broker reads");

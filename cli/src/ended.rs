@@ -290,7 +290,7 @@ pub fn as_json(end: &End) -> Document {
         "stderr": report.stderr.text(),
         "left_out_bytes": left_out_json(report),
         "error": failure.map(error_json),
-        "run_us": report.times.run_us,
+        "run_us": report.times.run.run_us,
     });
     let Value::Object(mut rest) = rest else { unreachable!("it is written as an object") };
     note_bytes_of_output(&mut rest, report);

@@ -18,7 +18,9 @@ It says where the task is, why it waits or how it ended, what became of each att
   held        before it could be queued: it waited for other tasks, or for its arguments
   queued      it waited for an engine
   on engine   with its engine, but not running: behind others there, or on the way there and back
-  running     its code ran, by the engine's clock
+  loading     its function and arguments were loaded, or its program was started, by the engine's clock
+  running     its code ran
+  storing     its result was encoded
   delivering  its result was on the way to the client
 
 Exit codes: 0 the task is known; 1 it is not, or an error; 2 wrong usage.
@@ -78,11 +80,12 @@ fn lines(record: &TaskRecord) -> Vec<String> {
     } else {
         format!(", priority {}", record.priority)
     };
-    say("what", format!("a {} task of {place}{priority}", record.runtime));
+    let name = record.name.as_ref().map_or(String::new(), |name| format!("`{name}`, "));
+    say("what", format!("{name}a {} task of {place}{priority}", record.runtime));
     let on = record.engine.map_or(String::new(), |id| format!(", engine {id}"));
     say("state", format!("{}{on}", state(record)));
     if let Some(why) = why(record) {
-        say("why", why.to_owned());
+        say("why", why);
     }
     say(
         "submitted",
@@ -150,7 +153,9 @@ fn spans(record: &TaskRecord) -> Vec<String> {
         ("held", Some(spans.held).filter(|held| *held > 0)),
         ("queued", spans.queued),
         ("on engine", spans.on_engine),
+        ("loading", spans.loading.filter(|loading| *loading > 0)),
         ("running", spans.running),
+        ("storing", spans.storing.filter(|storing| *storing > 0)),
         ("delivering", spans.delivering),
     ];
     let row = |(name, us): (&str, Option<u64>)| {
@@ -184,7 +189,7 @@ mod tests {
         for expected in [
             "task        000000:7",
             "label       night",
-            "what        a command task of the shared queue",
+            "what        `render.py`, a command task of the shared queue",
             "state       succeeded, engine 2",
             "attempt     1 on engine 1, given after 200 us, 150 us later: the engine was lost",
             "attempt     2 on engine 2, given after 400 us: succeeded",

@@ -11,7 +11,7 @@ use crate::select::Selector;
 use crate::selected::{ASKING, check_label, each, queries};
 
 const AFTER_HELP: &str = "\
-Columns: `waited` is the time before an engine had the task, `ran` how long its code has run, `why` what it waits for, or
+Columns: `name` is that of the function or program, `waited` is the time before an engine had the task, `ran` how long its code has run, `why` what it waits for, or
 why it did not succeed. `furlong explain TASK` says more of one.
 
 Exit codes: 0 also if there are no such tasks; 1 an error; 2 wrong usage.
@@ -56,7 +56,7 @@ pub async fn run(args: QueueArgs) -> Result<ExitCode> {
             return print::json_line(&as_json(&record));
         }
         if !has_head {
-            print::line(row(["task", "label", "state", "engine", "waited", "ran", "why"]))?;
+            print::line(row(["task", "name", "label", "state", "engine", "waited", "ran", "why"]))?;
             has_head = true;
         }
         print_record(&record)
@@ -75,17 +75,19 @@ fn print_record(record: &TaskRecord) -> Result<()> {
     let engine = record.engine.or(record.target).map_or("-".to_owned(), |id| id.to_string());
     print::line(row([
         &record.id.to_string(),
+        &print::clipped(record.name.as_deref().unwrap_or("-"), 16),
         &print::clipped(record.label.as_deref().unwrap_or("-"), 16),
         state(record),
         &engine,
         &span(Some(spans.waited())),
         &span(spans.running),
-        &print::clipped(why(record).unwrap_or_default(), 200),
+        &print::clipped(&why(record).unwrap_or_default(), 200),
     ]))
 }
 
-fn row(cells: [&str; 7]) -> String {
-    let [task, label, state, engine, waited, ran, why] = cells;
-    let row = format!("{task:<14} {label:<16} {state:<9} {engine:>6} {waited:>8} {ran:>8}  {why}");
+fn row(cells: [&str; 8]) -> String {
+    let [task, name, label, state, engine, waited, ran, why] = cells;
+    let what = format!("{task:<14} {name:<16} {label:<16}");
+    let row = format!("{what} {state:<9} {engine:>6} {waited:>8} {ran:>8}  {why}");
     row.trim_end().to_owned()
 }

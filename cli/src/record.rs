@@ -1,6 +1,6 @@
 //! A task's record, in figures and as JSON.
 
-use furlong_wire::message::{TaskPhase, TaskRecord};
+use furlong_wire::message::{TaskError, TaskPhase, TaskRecord};
 use serde_json::{Value, json};
 
 use furlong_host::durations::short;
@@ -14,8 +14,12 @@ pub struct Spans {
     pub queued: Option<u64>,
     /// It was with its engine, and did not run: behind others, or on the way there and back.
     pub on_engine: Option<u64>,
+    /// Its function and arguments were loaded, or its program was started.
+    pub loading: Option<u64>,
     /// It ran.
     pub running: Option<u64>,
+    /// Its value was encoded.
+    pub storing: Option<u64>,
     /// Its result was on the way to the client.
     pub delivering: Option<u64>,
     /// All of it.
@@ -32,20 +36,32 @@ impl Spans {
         let queued_at = times.queued_us.unwrap_or(until).min(assigned.unwrap_or(until));
         let queued = times.queued_us.map(|_| assigned.unwrap_or(until).saturating_sub(queued_at));
         let with_engine = assigned.map(|assigned| until.saturating_sub(assigned));
-        let ran = match (times.finished_us, times.started_us) {
-            (Some(_), _) => Some(times.run_us),
-            (None, Some(started)) => Some(until.saturating_sub(started)),
+        let parts = match (times.finished_us, times.started_us) {
+            (Some(_), _) => Some([times.run.load_us, times.run.run_us, times.run.store_us]),
+            (None, Some(started)) => Some([0, until.saturating_sub(started), 0]),
             (None, None) => None,
         };
-        let running = ran.zip(with_engine).map(|(ran, with_engine)| ran.min(with_engine));
-        let on_engine = with_engine.map(|with_engine| with_engine - running.unwrap_or(0));
+        // By another clock: together they are no more than the time for which its engine had it.
+        let mut left = with_engine.unwrap_or(0);
+        let mut take = |part: u64| {
+            let taken = part.min(left);
+            left -= taken;
+            taken
+        };
+        let parts = parts.filter(|_| with_engine.is_some()).map(|[load, run, store]| {
+            let run = take(run);
+            [take(load), run, take(store)]
+        });
+        let on_engine = with_engine.map(|_| left);
         let delivering =
             times.finished_us.zip(times.delivered_us).map(|(end, there)| there.saturating_sub(end));
         Self {
             held: queued_at,
             queued,
             on_engine,
-            running,
+            loading: parts.map(|[load, ..]| load),
+            running: parts.map(|[_, run, _]| run),
+            storing: parts.map(|[.., store]| store),
             delivering,
             total: times.delivered_us.unwrap_or(until),
         }
@@ -66,11 +82,25 @@ pub fn state(record: &TaskRecord) -> &'static str {
 }
 
 /// Returns the reason why it does not run, or did not succeed, on one line.
-pub fn why(record: &TaskRecord) -> Option<&str> {
+pub fn why(record: &TaskRecord) -> Option<String> {
     let error = record.outcome.as_ref().and_then(|outcome| outcome.error.as_ref());
     let text = error.map(|error| error.text.as_str()).filter(|text| !text.is_empty());
-    let text = text.or(error.map(|error| error.kind.as_str())).or(record.waits.as_deref());
-    text.and_then(|text| text.lines().next())
+    let raised = error.and_then(|error| error.raised.as_ref());
+    let raised = raised.map(|raised| format!("raised {}", raised.type_name));
+    let kind = error.map(|error| error.kind.as_str()).or(record.waits.as_deref());
+    let text = text.map(str::to_owned).or(raised).or(kind.map(str::to_owned))?;
+    text.lines().next().map(str::to_owned)
+}
+
+/// What the user's code raised, as JSON, and the error's kind and text.
+fn error_as_json(error: &TaskError) -> Value {
+    let raised = error.raised.as_ref();
+    json!({
+        "kind": error.kind.as_str(),
+        "text": error.text,
+        "type": raised.map(|raised| raised.type_name.as_str()),
+        "fingerprint": raised.map(|raised| raised.fingerprint),
+    })
 }
 
 /// A record as JSON.
@@ -81,13 +111,14 @@ pub fn as_json(record: &TaskRecord) -> Value {
     json!({
         "task": record.id.to_string(),
         "label": record.label,
+        "name": record.name,
         "runtime": record.runtime.as_str(),
         "state": state(record),
         "target": record.target.map(|id| id.0),
         "engine": record.engine.map(|id| id.0),
         "priority": record.priority,
         "why": why(record),
-        "error": error.map(|error| json!({ "kind": error.kind.as_str(), "text": error.text })),
+        "error": error.map(|error| error_as_json(error)),
         "attempts": record.attempts,
         "losses": record.losses,
         "errors": record.errors,
@@ -97,9 +128,12 @@ pub fn as_json(record: &TaskRecord) -> Value {
         "times": { "submitted_unix_us": times.submitted_unix_us, "queued_us": times.queued_us,
                    "assigned_us": times.assigned_us, "started_us": times.started_us,
                    "finished_us": times.finished_us, "delivered_us": times.delivered_us,
-                   "run_us": times.run_us, "now_us": times.now_us },
+                   "began_us": times.run.began_us, "load_us": times.run.load_us,
+                   "run_us": times.run.run_us, "store_us": times.run.store_us,
+                   "now_us": times.now_us },
         "spans_us": { "held": spans.held, "queued": spans.queued, "on_engine": spans.on_engine,
-                      "running": spans.running, "delivering": spans.delivering,
+                      "loading": spans.loading, "running": spans.running,
+                      "storing": spans.storing, "delivering": spans.delivering,
                       "total": spans.total },
         "past": record.past.iter().map(|attempt| json!({
             "engine": attempt.engine.0, "assigned_us": attempt.assigned_us,
@@ -116,7 +150,7 @@ pub fn span(us: Option<u64>) -> String {
 #[cfg(test)]
 pub mod tests {
     use furlong_wire::ids::{EngineId, SessionId, TaskId, TaskSeq};
-    use furlong_wire::message::{Outcome, RecordTimes, Runtime};
+    use furlong_wire::message::{Outcome, RecordTimes, RunTimes, Runtime};
 
     use super::*;
 
@@ -125,6 +159,7 @@ pub mod tests {
         TaskRecord {
             id: TaskId { session: SessionId([0; 16]), n: TaskSeq(7) },
             label: Some("night".into()),
+            name: Some("render.py".into()),
             runtime: Runtime::Command,
             target: None,
             priority: 0,
@@ -147,7 +182,7 @@ pub mod tests {
                 started_us: Some(500),
                 finished_us: Some(1_000),
                 delivered_us: Some(1_050),
-                run_us: 450,
+                run: RunTimes { began_us: 60, load_us: 30, run_us: 450, store_us: 5 },
                 now_us: 9_000,
             },
             past: Vec::new(),
@@ -160,8 +195,10 @@ pub mod tests {
         let expected = Spans {
             held: 100,
             queued: Some(300),
-            on_engine: Some(150),
+            on_engine: Some(115),
+            loading: Some(30),
             running: Some(450),
+            storing: Some(5),
             delivering: Some(50),
             total: 1_050,
         };
@@ -176,7 +213,7 @@ pub mod tests {
             started_us: None,
             finished_us: None,
             delivered_us: None,
-            run_us: 0,
+            run: RunTimes::default(),
             ..record.times
         };
         let queued =

@@ -152,13 +152,14 @@ impl Shown {
         }
         if args.json {
             let document = json!({
-                "task": record.id.to_string(), "label": record.label, "ok": Value::Null,
+                "task": record.id.to_string(), "label": record.label, "name": record.name,
+                "ok": Value::Null,
                 "state": state(record), "why": why(record),
             });
             return print::json_line(&document);
         }
         if has_ended {
-            let why = why(record).unwrap_or("its result is not kept");
+            let why = why(record).unwrap_or_else(|| "its result is not kept".to_owned());
             print::note!("furlong: {}: {}, and {why}", record.id, state(record));
         } else if self.is_single {
             print::note!(

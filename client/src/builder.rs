@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use furlong_host::home::{CapabilitySearch, Home, capability_from_env};
+use furlong_host::home::{CapabilitySearch, Home, capability_from_env, names_hidden_by_env};
 use furlong_link::dial::random_bytes;
 use furlong_link::peer::backoff::Backoff;
 use furlong_wire::capability::{ClusterName, Pass};
@@ -31,6 +31,7 @@ pub struct ClientBuilder {
     wait: Duration,
     software: String,
     cancel_on_disconnect: bool,
+    hides_names: bool,
     returns_within: Duration,
     answers_within: Duration,
     told: Option<Told>,
@@ -46,6 +47,7 @@ impl Default for ClientBuilder {
             wait: WAIT,
             software: SOFTWARE.to_owned(),
             cancel_on_disconnect: false,
+            hides_names: names_hidden_by_env(),
             returns_within: RETURNS_WITHIN,
             answers_within: ANSWERS_WITHIN,
             told: None,
@@ -101,6 +103,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets if the broker is told neither the names of the functions and programs that the session
+    /// runs nor the types of the errors that they raise: `furlong queue` then shows neither. If
+    /// nothing is said, it is so if the variable `FURLONG_HIDE_NAMES` is set, and not empty.
+    pub fn hide_names(mut self, hide: bool) -> Self {
+        self.hides_names = hide;
+        self
+    }
+
     /// Sets how long the session seeks its broker after a cut, before everything unfinished ends as
     /// disconnected: ten minutes if nothing is said, as long as the broker keeps it. Not at all if
     /// it is zero; then nothing is kept to be submitted again.
@@ -140,11 +150,12 @@ impl ClientBuilder {
             Some(pass) => Reconnect::by_pass(Arc::clone(pass)),
             None => Reconnect::by_file(self.find()?)?,
         };
-        let Self { software, cancel_on_disconnect, returns_within, answers_within, told, .. } =
-            self.clone();
+        let Self { software, hides_names, returns_within, answers_within, told, .. } = self.clone();
+        let cancel_on_disconnect = self.cancel_on_disconnect;
         Client::connect_once(Reconnect {
             software,
             cancel_on_disconnect,
+            hides_names,
             returns_within,
             answers_within,
             told,

@@ -72,6 +72,7 @@ impl Client {
             PayloadSecret::new(random_bytes()),
             way.cancel_on_disconnect,
             !way.returns_within.is_zero(),
+            way.hides_names,
             &dialed.welcome,
         );
         core.set_answer_turns_max(crate::connection::turns_of(way.answers_within));

@@ -67,7 +67,7 @@
 //!     }
 //! }
 //! match (&mut build).await {
-//!     Ok(result) => println!("built in {} us", result.report.times.run_us),
+//!     Ok(result) => println!("built in {} us", result.report.times.run.run_us),
 //!     Err(failure) => println!("{failure}, exit code {:?}", failure.exit_code()),
 //! }
 //! clean.await?;

@@ -319,7 +319,7 @@ impl TaskReport {
             submitted_unix_us: record.times.submitted_unix_us,
             assigned_us: record.times.assigned_us,
             finished_us: record.times.finished_us.unwrap_or_default(),
-            run_us: record.times.run_us,
+            run: record.times.run,
         };
         let TaskRecord { id, engine, attempts, .. } = *record;
         let published = published.map(Box::new);
@@ -389,7 +389,7 @@ fn read_end(outcome: Outcome, read: ReadBody) -> Result<(ReplyHeader, Vec<Bytes>
         (state, error, Ok(_)) => {
             let kind = error.map_or(ErrorKind::Remote, |error| error.kind);
             let text = format!("the task ended as `{state}`, and nothing more is known");
-            Err(FailureKind::Broker(TaskError { kind, text }, state))
+            Err(FailureKind::Broker(TaskError { kind, text, raised: None }, state))
         }
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use furlong_link::file::PayloadFile;
 use furlong_wire::call::{CallHeader, Codec, RemoteError, ReplyHeader};
 use furlong_wire::ids::{PassKey, SessionId};
+use furlong_wire::message::RunTimes;
 
 /// A slot's number within its engine process.
 pub type SlotIndex = u32;
@@ -85,16 +86,51 @@ pub struct Reply {
     pub data: Vec<Bytes>,
     /// The whole payload in a memory file, header and all; then there are no buffers.
     pub file: Option<PayloadFile>,
-    /// The run time of the code, in microseconds.
+    /// The parts of its time.
+    pub times: JobTimes,
+    /// What errors of one type from one line of the user's code have in common, if it raised one
+    /// and its runtime knows the line.
+    pub fingerprint: Option<u32>,
+}
+
+/// The parts of a job's time, in microseconds of the process's clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct JobTimes {
+    /// When it began; none of one that did not.
+    pub begun_at_us: Option<u64>,
+    /// Its function and arguments were loaded, or its program was started.
+    pub load_us: u64,
+    /// Its code ran.
     pub run_us: u64,
+    /// Its value was encoded.
+    pub store_us: u64,
+}
+
+impl JobTimes {
+    /// The time for which the job was the one that ran.
+    pub fn busy_us(&self) -> u64 {
+        self.load_us.saturating_add(self.run_us).saturating_add(self.store_us)
+    }
+
+    /// As the broker is told them, of a job whose assignment came at that time.
+    pub fn since(&self, received_us: u64) -> RunTimes {
+        let Self { begun_at_us, load_us, run_us, store_us } = *self;
+        let began_us = begun_at_us.map_or(0, |at| at.saturating_sub(received_us));
+        RunTimes { began_us, load_us, run_us, store_us }
+    }
 }
 
 impl Reply {
+    /// An end without a value, and without a time.
+    pub fn without_data(outcome: JobOutcome, header: ReplyHeader) -> Self {
+        let times = JobTimes::default();
+        Self { outcome, header, data: Vec::new(), file: None, times, fingerprint: None }
+    }
+
     /// The end of a job that was cancelled while it waited.
     pub(crate) fn cancelled_before_it_began() -> Self {
         let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
-        let outcome = JobOutcome::Cancelled;
-        Self { outcome, header, data: Vec::new(), file: None, run_us: 0 }
+        Self::without_data(JobOutcome::Cancelled, header)
     }
 }
 

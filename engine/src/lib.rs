@@ -20,6 +20,7 @@
 //! its task. A function cannot be killed: a long one looks at [`is_cancelled`] now and then. It can
 //! [`publish`] how far it is, and ask which engine runs it ([`engine_id`]).
 
+pub mod clock;
 pub mod core;
 pub mod job;
 pub mod mailbox;

@@ -205,6 +205,11 @@ pub struct CapabilitySearch<'a> {
     pub roles: &'a [Role],
 }
 
+/// Returns true if `FURLONG_HIDE_NAMES` says that the broker is told no names.
+pub fn names_hidden_by_env() -> bool {
+    std::env::var_os("FURLONG_HIDE_NAMES").is_some_and(|value| !value.is_empty())
+}
+
 /// The file that `FURLONG_CAP` names.
 pub fn capability_from_env() -> Option<PathBuf> {
     std::env::var_os("FURLONG_CAP").filter(|path| !path.is_empty()).map(PathBuf::from)

@@ -214,11 +214,20 @@ impl Outcome {
     }
 
     /// The time of its submit, in microseconds since 1970; then microseconds from there to its
-    /// assignment and its end, and for how many its code ran.
+    /// assignment and its end, and for how many it occupied its engine.
     #[getter]
     fn times(&self) -> (u64, Option<u64>, u64, u64) {
         let times = &self.report().times;
-        (times.submitted_unix_us, times.assigned_us, times.finished_us, times.run_us)
+        let busy_us = times.run.busy_us();
+        (times.submitted_unix_us, times.assigned_us, times.finished_us, busy_us)
+    }
+
+    /// The parts of its last attempt, in microseconds: until its engine began with it, loaded it,
+    /// ran its code, and encoded its value.
+    #[getter]
+    fn parts(&self) -> (u64, u64, u64, u64) {
+        let run = &self.report().times.run;
+        (run.began_us, run.load_us, run.run_us, run.store_us)
     }
 
     /// Its standard output.

@@ -44,19 +44,28 @@ impl Drop for Inner {
     }
 }
 
+/// A client that hides names or does not, if somebody has said so.
+fn hiding(builder: ClientBuilder, hide_names: Option<bool>) -> ClientBuilder {
+    match hide_names {
+        Some(hide) => builder.hide_names(hide),
+        None => builder,
+    }
+}
+
 #[pymethods]
 impl Session {
     /// Connects: by the capability file, else as the client's builder finds one. Waits so many
     /// seconds for file and broker. `on_link` is not called from here: ask `cuts`.
     #[staticmethod]
-    #[pyo3(signature = (capability=None, cluster=None, timeout=10.0))]
+    #[pyo3(signature = (capability=None, cluster=None, timeout=10.0, hide_names=None))]
     fn connect(
         py: Python<'_>,
         capability: Option<std::path::PathBuf>,
         cluster: Option<String>,
         timeout: f64,
+        hide_names: Option<bool>,
     ) -> PyResult<Self> {
-        let mut builder = Client::builder();
+        let mut builder = hiding(Client::builder(), hide_names);
         if let Some(path) = capability {
             builder = builder.capability(path);
         }
@@ -71,8 +80,15 @@ impl Session {
     /// Connects with the key of a running task's client, through the door that its engine has
     /// described.
     #[staticmethod]
-    fn connect_by_pass(py: Python<'_>, key: &PassKey, door: &str, timeout: f64) -> PyResult<Self> {
-        Self::open(py, Client::builder().pass(key.pass(door)?), timeout)
+    #[pyo3(signature = (key, door, timeout, hide_names=None))]
+    fn connect_by_pass(
+        py: Python<'_>,
+        key: &PassKey,
+        door: &str,
+        timeout: f64,
+        hide_names: Option<bool>,
+    ) -> PyResult<Self> {
+        Self::open(py, hiding(Client::builder().pass(key.pass(door)?), hide_names), timeout)
     }
 
     /// Returns the number of unfinished tasks.

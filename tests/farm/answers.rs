@@ -10,7 +10,9 @@ use furlong_tests::session::RawSession;
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::Work;
 use furlong_wire::ids::Attempt;
-use furlong_wire::message::{AttemptFinished, FromEngine, Outcome, ToEngine, encoded_bytes};
+use furlong_wire::message::{
+    AttemptFinished, FromEngine, Outcome, RunTimes, ToEngine, encoded_bytes,
+};
 
 /// An engine process of the tests' own with so many slots, registered.
 fn engine(work: &Work, process: u32, slots: usize) -> RawSession {
@@ -70,7 +72,7 @@ fn a_cancel_of_very_many_tasks_leaves_the_engines_connection_alone() {
                     engine.send(&[FromEngine::Finished(AttemptFinished {
                         attempt,
                         outcome,
-                        run_us: 1,
+                        times: RunTimes::ran(1),
                         payload: None,
                     })]);
                 }

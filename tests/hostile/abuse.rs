@@ -9,8 +9,8 @@ use furlong_wire::aead::TAG_BYTES;
 use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, TaskSeq};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
-    Ack, AttemptFinished, Cancel, Chunk, FromClient, FromEngine, Outcome, Payload, Query, Request,
-    Runtime, Submit, Targets, ToClient,
+    Ack, AttemptFinished, Cancel, Chunk, FromClient, FromEngine, KindName, Outcome, Payload, Query,
+    Request, RunTimes, Runtime, Submit, Targets, ToClient,
 };
 use furlong_wire::token::Role;
 
@@ -44,7 +44,7 @@ fn finished(attempt: Attempt) -> FromEngine {
     FromEngine::Finished(AttemptFinished {
         attempt,
         outcome: Outcome::SUCCEEDED,
-        run_us: 1,
+        times: RunTimes::ran(1),
         payload,
     })
 }
@@ -72,6 +72,29 @@ fn an_engine_that_answers_for_another_is_closed_and_the_answer_is_dropped() {
         _ => None,
     });
     assert_eq!(ended, Some((TaskSeq(1), Some(EngineId(0)))));
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
+}
+
+fn kind(class: u32, name: String) -> FromClient {
+    FromClient::Name(KindName { class, runtime: Runtime::Native, name })
+}
+
+#[test]
+fn a_name_of_ten_megabytes_and_a_hundred_thousand_names_close_their_sender() {
+    let mut farm = Farm::start();
+    let capability = farm.capability(Role::Client);
+    for bytes in [257, 100_000, 10 << 20] {
+        let mut session = RawSession::client(farm.port(), &capability);
+        session.send(&[kind(0, "n".repeat(bytes))]);
+        assert!(session.peer.is_closed_within(CLOSED), "a name of {bytes} bytes is taken");
+    }
+    let mut session = RawSession::client(farm.port(), &capability);
+    let all: Vec<u32> = (0..100_000).collect();
+    let taken = all.chunks(100).take_while(|some| {
+        let names: Vec<_> = some.iter().map(|class| kind(*class, "n".repeat(256))).collect();
+        session.send(&names)
+    });
+    assert!(taken.count() < 1_000 || session.peer.is_closed_within(CLOSED), "all are taken");
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 

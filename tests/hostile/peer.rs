@@ -150,5 +150,6 @@ pub fn open(submitted: u64) -> FromClient {
         secret: PayloadSecret::new([1; 32]),
         cancel_on_disconnect: false,
         submitted: TaskSeq(submitted),
+        hides_names: false,
     })
 }

@@ -8,9 +8,9 @@ use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, SessionId, Ta
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
     Credit, Define, Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye,
-    NeedBlob, Open, Outcome, Passed, Payload, Purge, Query, ReplyBody, Request, Restart, Revoke,
-    Runtime, Shutdown, Signal, SlotDown, Stream, Submit, Subscribe, TakeBack, Targets, TaskQuery,
-    ToClient, ToEngine, Undefine,
+    KindName, NeedBlob, Open, Outcome, Passed, Payload, Purge, Query, ReplyBody, Request, Restart,
+    Revoke, RunTimes, Runtime, Shutdown, Signal, SlotDown, Stream, Submit, Subscribe, TakeBack,
+    Targets, TaskQuery, ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -80,12 +80,14 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
                 secret: PayloadSecret::new([7; 32]),
                 cancel_on_disconnect: false,
                 submitted: TaskSeq::MIN,
+                hides_names: false,
             }),
             nobody,
         ),
         (submit(Targets::Shared), [Forbidden, Served, Served, Forbidden, Served]),
         (submit(Targets::Engines(vec![EngineId(77)])), direct(Forbidden)),
         (FromClient::Define(Define { number: 1, payload: inline() }), submitters(Closed)),
+        (FromClient::Name(kind_name()), submitters(Closed)),
         // Of one that is not there.
         (FromClient::Undefine(Undefine { number: 9 }), everybody),
         (
@@ -129,6 +131,10 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
     ]
 }
 
+fn kind_name() -> KindName {
+    KindName { class: 0, runtime: Runtime::Native, name: "fit".into() }
+}
+
 /// Fails to compile when there is a new message: it belongs into the table above.
 fn name(message: &FromClient) -> &'static str {
     match message {
@@ -152,11 +158,12 @@ fn name(message: &FromClient) -> &'static str {
         FromClient::Revoke(_) => "revoke",
         FromClient::Shutdown(_) => "shutdown",
         FromClient::TakeBack(_) => "take back",
+        FromClient::Name(_) => "name",
     }
 }
 
 /// The number of names in the function above.
-const NAMES: usize = 20;
+const NAMES: usize = 21;
 
 /// Returns the fate of a message in an open session, from what the broker sends until it answers a
 /// later question.
@@ -213,7 +220,7 @@ fn from_engine() -> Vec<FromEngine> {
         FromEngine::Finished(AttemptFinished {
             attempt,
             outcome: Outcome::SUCCEEDED,
-            run_us: 1,
+            times: RunTimes::ran(1),
             payload: None,
         }),
         FromEngine::Output(AttemptOutput {

@@ -9,8 +9,8 @@ use furlong_tests::session::RawSession;
 use furlong_wire::call::{Codec, RemoteError, ReplyHeader, encode_reply};
 use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
-    AttemptFinished, ErrorKind, FromClient, FromEngine, Outcome, Payload, Register, Runtime,
-    Submit, Targets, TaskError, TaskOptions, TaskState,
+    AttemptFinished, ErrorKind, FromClient, FromEngine, KindName, Outcome, Payload, Raised,
+    Register, RunTimes, Runtime, Submit, Targets, TaskError, TaskOptions, TaskState,
 };
 use furlong_wire::token::Role;
 use serde_json::Value;
@@ -41,6 +41,8 @@ fn ends(farm: &Farm, engine: &mut RawEngine, outcome: Outcome, buffers: &[Bytes]
     let options = TaskOptions { label: Some(evil("label")), keep: true, ..TaskOptions::default() };
     let (runtime, payload) = (Runtime::Native, inline(&[Bytes::from_static(b"call")]));
     let options = Some(Box::new(options));
+    let name = KindName { class: 0, runtime, name: evil("name") };
+    client.send(&[FromClient::Name(name)]);
     client.send(&[FromClient::Submit(Submit {
         n: TaskSeq(1),
         targets: Targets::Shared,
@@ -55,7 +57,7 @@ fn ends(farm: &Farm, engine: &mut RawEngine, outcome: Outcome, buffers: &[Bytes]
     engine.session.send(&[FromEngine::Finished(AttemptFinished {
         attempt,
         outcome,
-        run_us: 1,
+        times: RunTimes::ran(1),
         payload,
     })]);
     assert!(client.receive::<furlong_wire::message::ToClient>().is_ok());
@@ -102,7 +104,8 @@ fn labels_and_errors_are_escaped_wherever_tasks_are_shown() {
         traceback: evil("first line\n"),
         execution: None,
     };
-    let error = TaskError { kind: ErrorKind::Remote, text: evil("text") };
+    let raised_as = Raised { type_name: evil("Type"), fingerprint: 1 };
+    let error = TaskError { kind: ErrorKind::Remote, text: evil("text"), raised: Some(raised_as) };
     let outcome = Outcome { state: TaskState::Failed, error: Some(Box::new(error)) };
     ends(&farm, &mut engine, outcome, &[encode_reply(&ReplyHeader::Raised(raised))]);
     for args in [["queue", "--all"], ["explain", "1"], ["result", "1"]] {

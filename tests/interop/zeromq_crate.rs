@@ -60,6 +60,7 @@ async fn ask_for_engines(farm: &Farm) {
             secret: PayloadSecret::new(random_bytes()),
             cancel_on_disconnect: false,
             submitted: TaskSeq::MIN,
+            hides_names: false,
         }),
         &mut envelope,
     );

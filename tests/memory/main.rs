@@ -14,8 +14,8 @@ use furlong_wire::ids::{
 use furlong_wire::keys::PublicKey;
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, Chunk, Define, Dependency, ErrorKind, FromClient,
-    FromEngine, Open, Outcome, Payload, Register, Runtime, Stream, Submit, Targets, TaskOptions,
-    TaskState, ToEngine,
+    FromEngine, Open, Outcome, Payload, Register, RunTimes, Runtime, Stream, Submit, Targets,
+    TaskOptions, TaskState, ToEngine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Claims, Role, TokenLimits};
@@ -90,7 +90,12 @@ impl Filled {
         let (secret, cancel_on_disconnect) = (PayloadSecret::new([1; 32]), false);
         self.say(
             connection,
-            FromClient::Open(Open { secret, cancel_on_disconnect, submitted: TaskSeq::MIN }),
+            FromClient::Open(Open {
+                secret,
+                cancel_on_disconnect,
+                submitted: TaskSeq::MIN,
+                hides_names: false,
+            }),
         );
         connection
     }
@@ -172,8 +177,12 @@ fn results_with_the_largest_inline_payload(filled: &mut Filled) {
     for n in 1..=filled.tasks {
         filled.submit(client, n, None, 1024);
         let (attempt, payload) = (filled.attempt(), Some(Payload::Inline(vec![1; 1024].into())));
-        let finished =
-            AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1_000_000, payload };
+        let finished = AttemptFinished {
+            attempt,
+            outcome: Outcome::SUCCEEDED,
+            times: RunTimes::ran(1_000_000),
+            payload,
+        };
         filled.report(engine, FromEngine::Finished(finished));
     }
 }
@@ -229,7 +238,7 @@ fn long_reasons(filled: &mut Filled) {
         let finished = AttemptFinished {
             attempt: filled.attempt(),
             outcome,
-            run_us: 1_000_000,
+            times: RunTimes::ran(1_000_000),
             payload: None,
         };
         filled.report(engine, FromEngine::Finished(finished));
@@ -241,8 +250,12 @@ fn kept_records(filled: &mut Filled) {
     for n in 1..=2 * filled.tasks {
         filled.submit(client, n, Some(TaskOptions { label: Some("l".repeat(256)), ..kept() }), 4);
         let (attempt, payload) = (filled.attempt(), Some(Payload::Inline(vec![1; 1024].into())));
-        let finished =
-            AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1_000_000, payload };
+        let finished = AttemptFinished {
+            attempt,
+            outcome: Outcome::SUCCEEDED,
+            times: RunTimes::ran(1_000_000),
+            payload,
+        };
         filled.report(engine, FromEngine::Finished(finished));
         filled.say(client, FromClient::Ack(Ack { ranges: vec![(TaskSeq(n), TaskSeq(n))].into() }));
     }

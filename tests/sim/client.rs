@@ -212,8 +212,14 @@ impl World {
             }
         } else {
             let secret = PayloadSecret::new(Dice::of(self.seed, &[8, place as u64]).bytes());
-            client.core =
-                Some(Core::new(client.session, secret, spec.cancel_on_disconnect, true, &welcome));
+            client.core = Some(Core::new(
+                client.session,
+                secret,
+                spec.cancel_on_disconnect,
+                true,
+                spec.hides_names,
+                &welcome,
+            ));
         }
         client.link = Link::Up(no);
         client.redial.handle_connected(Duration::from_micros(self.now));

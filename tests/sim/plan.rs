@@ -47,6 +47,8 @@ pub struct ClientSpec {
     pub tasks_max: u64,
     pub payload_bytes_max: u64,
     pub cancel_on_disconnect: bool,
+    /// It says no names of kinds of tasks.
+    pub hides_names: bool,
 }
 
 /// One act, at its time.
@@ -348,6 +350,7 @@ impl ClientSpec {
             tasks_max,
             payload_bytes_max,
             cancel_on_disconnect: no > 0 && dice.one_in(6),
+            hides_names: no % 3 == 2,
         }
     }
 }

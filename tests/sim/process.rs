@@ -214,6 +214,8 @@ impl World {
         if !process.is_alive || process.link != Link::Up(no) {
             return;
         }
+        let now = self.now;
+        self.processes[place].core.handle_time(now);
         for message in messages {
             let (message, chunk) = match message {
                 Ok(message) => message,

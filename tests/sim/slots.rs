@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use furlong_engine::job::error;
 use furlong_engine::runtime::{
-    Ask, Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent, SlotJob, Unable,
+    Ask, Job, JobOutcome, JobTimes, Latest, OutputStream, Published, Reply, SlotEvent, SlotJob,
+    Unable,
 };
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::call::{Codec, ReplyHeader};
@@ -192,13 +193,7 @@ impl World {
         self.note(|_| format!("task {task:?} does not begin at process {place}: {unable:?}"));
         *self.refused.entry(task).or_default() += 1;
         let header = ReplyHeader::Raised(error("EngineError", "it lacks what that needs"));
-        let reply = Reply {
-            outcome: JobOutcome::NotBegun(unable),
-            header,
-            data: Vec::new(),
-            file: None,
-            run_us: 0,
-        };
+        let reply = Reply::without_data(JobOutcome::NotBegun(unable), header);
         self.slot_reports(place, slot, SlotEvent::Finished { attempt, reply });
         self.begin_next(place, slot);
     }
@@ -263,6 +258,12 @@ impl World {
         }
     }
 
+    /// The times of a run that ends now.
+    fn times(&self, running: &Running) -> JobTimes {
+        let run_us = self.now - running.began;
+        JobTimes { begun_at_us: Some(running.began), run_us, ..JobTimes::default() }
+    }
+
     fn reply(&self, place: usize, slot: usize, running: &Running) -> Reply {
         let raised = || ReplyHeader::Raised(error("Simulated", "it raised"));
         let (outcome, header) = match (running.ends, running.runtime) {
@@ -288,7 +289,8 @@ impl World {
         if outcome == JobOutcome::Succeeded && plan.result_bytes > 0 {
             data.push(filler(running.call, plan.result_bytes));
         }
-        Reply { outcome, header, data, file: None, run_us: self.now - running.began }
+        let times = self.times(running);
+        Reply { data, times, ..Reply::without_data(outcome, header) }
     }
 
     /// Makes the running job end early, and soon.
@@ -313,13 +315,7 @@ impl World {
         else {
             if runtime != Runtime::Native && self.slot(place, slot).take_waiting(job).is_some() {
                 let header = ReplyHeader::Raised(error("Cancelled", "before it began"));
-                let reply = Reply {
-                    outcome: JobOutcome::Cancelled,
-                    header,
-                    data: Vec::new(),
-                    file: None,
-                    run_us: 0,
-                };
+                let reply = Reply::without_data(JobOutcome::Cancelled, header);
                 self.slot_reports(place, slot, SlotEvent::Finished { attempt: job, reply });
             }
             return;
@@ -427,13 +423,8 @@ impl World {
                 JobOutcome::Lost("signal 9".into())
             };
             let header = ReplyHeader::Raised(error("Died", "signal 9"));
-            let reply = Reply {
-                outcome,
-                header,
-                data: Vec::new(),
-                file: None,
-                run_us: self.now - running.began,
-            };
+            let reply =
+                Reply { times: self.times(&running), ..Reply::without_data(outcome, header) };
             self.slot_reports(place, slot, SlotEvent::Finished { attempt: running.job, reply });
         }
         let lane = std::mem::take(&mut self.slot(place, slot).lane);

@@ -57,6 +57,7 @@ impl Good {
             secret: PayloadSecret::new(random_bytes()),
             cancel_on_disconnect: false,
             submitted: TaskSeq::MIN,
+            hides_names: false,
         }))?;
         Ok(good)
     }

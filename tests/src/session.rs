@@ -188,6 +188,7 @@ impl RawSession {
             secret: PayloadSecret::new([7; 32]),
             cancel_on_disconnect: false,
             submitted: TaskSeq::MIN,
+            hides_names: false,
         })]);
         (credentials.hello.session, session)
     }

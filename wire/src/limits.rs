@@ -130,6 +130,10 @@ pub const NESTING_MAX: u32 = 64;
 pub const LENT_SESSIONS_MAX: usize = 1024;
 /// Bytes of a name: a label, a runtime, a host, a version.
 pub const NAME_BYTES_MAX: usize = 256;
+/// Kinds of tasks that one session names.
+pub const KINDS_NAMED_MAX: usize = 4096;
+/// Bytes of the type of an error, as an engine tells it the broker.
+pub const ERROR_TYPE_BYTES_MAX: usize = 64;
 /// Bytes of an encoded token.
 pub const TOKEN_BYTES_MAX: usize = 1536;
 /// Bytes of a capability file.

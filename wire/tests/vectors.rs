@@ -24,13 +24,13 @@ use furlong_wire::message::{
     Attempts, Cancel, CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define,
     Dependency, Draining, EngineCredit, EngineDefine, EngineShutdown, EngineStatus, EngineUndefine,
     ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine,
-    Goodbye, Grant, Granted, Greeting, HeldWork, Inputs, Lent, Message, NeedBlob, Open, Outcome,
-    Output, Passed, Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind,
-    Refused, Register, Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime,
-    Secret, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, StatusPlace,
-    Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery,
-    TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Value,
-    Welcome, Work, encode_message,
+    Goodbye, Grant, Granted, Greeting, HeldWork, Inputs, KindName, Lent, Message, NeedBlob, Open,
+    Outcome, Output, Passed, Payload, ProcessStatus, Published, Purge, Query, Raised, RecordTimes,
+    RefusalKind, Refused, Register, Registered, Release, Reply, ReplyBody, Request, Restart,
+    Revoke, RunTimes, Runtime, Secret, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot,
+    SlotDown, Slots, StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack, Targets,
+    TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient,
+    ToEngine, Undefine, Unshare, Value, Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -178,6 +178,7 @@ fn records(vectors: &mut Vectors, to_broker: &mut RecordSealer, to_peer: &mut Re
         secret: secret.clone(),
         cancel_on_disconnect: false,
         submitted: TaskSeq::MIN,
+        hides_names: false,
     });
     let mut sealer = secret.request_key(&SESSION).into_sealer();
     let inline = inline_payload(&mut sealer);
@@ -411,6 +412,7 @@ fn from_client(vectors: &mut Vectors) {
             secret: PayloadSecret::new(PAYLOAD_SECRET),
             cancel_on_disconnect: false,
             submitted: TaskSeq::MIN,
+            hides_names: false,
         }),
         FromClient::Submit(submit(1, Targets::Shared, inline())),
         FromClient::Submit(options),
@@ -450,6 +452,11 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::Shutdown(Shutdown { request: 7, engines: None, finish: true, broker: true }),
         FromClient::TakeBack(TakeBack { request: 8, tasks: tasks() }),
         FromClient::Undefine(Undefine { number: 1 }),
+        FromClient::Name(KindName {
+            class: 7,
+            runtime: Runtime::Python,
+            name: "load.parquet".to_owned(),
+        }),
     ];
     add_all(vectors, "FromClient", &all, FromClient::name);
 }
@@ -470,13 +477,12 @@ fn options() -> TaskOptions {
 fn to_client(vectors: &mut Vectors) {
     let chunked =
         Payload::Chunked { transfer: 1, counter: 0, bytes: 2_000, instance: Some(INSTANCE) };
-    let times = TaskTimes {
-        submitted_unix_us: START.0,
-        assigned_us: Some(40),
-        finished_us: 120,
-        run_us: 3,
-    };
-    let failed = Outcome::error(TaskState::Failed, ErrorKind::Remote, "");
+    let times =
+        TaskTimes { submitted_unix_us: START.0, assigned_us: Some(40), finished_us: 120, run: RUN };
+    let mut failed = Outcome::error(TaskState::Failed, ErrorKind::Remote, "");
+    if let Some(error) = &mut failed.error {
+        error.raised = Some(Raised::new("ValueError", 0x0102_0304));
+    }
     let finished = |outcome, payload| Finished {
         n: TaskSeq(1),
         outcome,
@@ -536,12 +542,15 @@ fn to_client(vectors: &mut Vectors) {
     add_all(vectors, "ToClient", &all, ToClient::name);
 }
 
+const RUN: RunTimes = RunTimes { began_us: 2, load_us: 1, run_us: 3, store_us: 0 };
+
 fn record() -> TaskRecord {
     let past =
         AttemptRecord { engine: EngineId(0), assigned_us: 1, ended_us: 2, how: "lost".to_owned() };
     TaskRecord {
         id: TaskId { session: SESSION, n: TaskSeq(1) },
         label: Some("a".to_owned()),
+        name: Some("f".to_owned()),
         runtime: Runtime::Python,
         target: None,
         priority: 0,
@@ -557,7 +566,7 @@ fn record() -> TaskRecord {
         stdout_bytes: 6,
         stderr_bytes: 0,
         kept: true,
-        times: RecordTimes { submitted_unix_us: START.0, ..RecordTimes::default() },
+        times: RecordTimes { submitted_unix_us: START.0, run: RUN, ..RecordTimes::default() },
         past: vec![past],
     }
 }
@@ -632,6 +641,7 @@ fn to_engine(vectors: &mut Vectors) {
             session: SESSION,
             secret: PayloadSecret::new(PAYLOAD_SECRET),
             payload_credit_bytes: 1_000,
+            hides_names: false,
         }),
         ToEngine::Assign(Assign {
             work: AtLeastOne::new(Work { slot: 0, n: TaskSeq(1), attempt: AttemptId(5) }),
@@ -667,7 +677,7 @@ fn from_engine(vectors: &mut Vectors) {
     let finished = AttemptFinished {
         attempt: attempt(),
         outcome: Outcome::SUCCEEDED,
-        run_us: 3,
+        times: RUN,
         payload: Some(inline()),
     };
     let all = [

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use furlong_wire::ids::{SessionId, TaskSeq};
-use furlong_wire::message::TaskOptions;
+use furlong_wire::message::{Outcome, RunTimes, TaskError, TaskOptions};
 use furlong_wire::payload::InlineBytes;
 use furlong_wire::token::Claims;
 use rusqlite::types::ValueRef;
@@ -199,6 +199,7 @@ impl<'a> Reader<'a> {
             target: head.target,
             runtime: head.runtime,
             class: head.class,
+            name: head.name.map(Arc::from),
             define: head.define,
             options: self.options(blob(row, 4)?)?,
             payload,
@@ -225,20 +226,28 @@ impl<'a> Reader<'a> {
             .has_payload
             .then(|| self.blob(Kind::Result, id, head.payload, row.get_ref(6)?))
             .transpose()?;
+        let (state, error) = head.outcome;
+        let raised = head.raised;
+        let error = error.map(|(kind, text)| Box::new(TaskError { kind, text, raised }));
         let pieces = head.output.into_iter();
         let pieces =
             pieces.map(|(stream, offset, bytes)| Piece { stream, offset, bytes: bytes.into_vec() });
         Ok(EndRow {
             id: id as u64,
             ended_unix_us: row.get::<_, i64>(8)? as u64,
-            outcome: head.outcome,
+            outcome: Outcome { state, error },
             engine: head.engine,
             attempts: head.attempts,
             losses: head.losses,
             errors: head.errors,
             assigned_us: head.assigned_us,
             finished_us: head.finished_us,
-            run_us: head.run_us,
+            run: RunTimes {
+                began_us: head.began_us,
+                load_us: head.load_us,
+                run_us: head.run_us,
+                store_us: head.store_us,
+            },
             request_bytes: head.request_bytes,
             request_chunks: None,
             past: head.past,

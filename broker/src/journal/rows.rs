@@ -1,7 +1,7 @@
 //! Rows as bytes: msgpack arrays.
 
 use furlong_wire::ids::{EngineId, InstanceId, TaskId};
-use furlong_wire::message::{AttemptRecord, Outcome, Runtime, Stream};
+use furlong_wire::message::{AttemptRecord, ErrorKind, Raised, Runtime, Stream, TaskState};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub(super) struct TaskHead {
     pub submitted_unix_us: u64,
     pub payload: PayloadHead,
     pub met: Vec<MetBody>,
+    /// The name of its kind. Since version 2.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 /// A dependency that has ended.
@@ -26,7 +29,7 @@ pub(super) type MetBody = (TaskId, bool, Option<EngineId>);
 /// A task's end, but for its result.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct EndHead {
-    pub outcome: Outcome,
+    pub outcome: OutcomeBody,
     pub engine: Option<EngineId>,
     pub attempts: u32,
     pub losses: u32,
@@ -41,7 +44,20 @@ pub(super) struct EndHead {
     pub payload: PayloadHead,
     pub output: Vec<(Stream, u64, serde_bytes::ByteBuf)>,
     pub output_bytes: (u64, u64),
+    /// What the user's code raised. Since version 2.
+    #[serde(default)]
+    pub raised: Option<Raised>,
+    /// The parts of its time on the engine beside the run itself. Since version 2.
+    #[serde(default)]
+    pub began_us: u64,
+    #[serde(default)]
+    pub load_us: u64,
+    #[serde(default)]
+    pub store_us: u64,
 }
+
+/// An outcome, but for what was raised.
+pub(super) type OutcomeBody = (TaskState, Option<(ErrorKind, String)>);
 
 /// A row as bytes.
 pub(super) fn encode(row: &impl Serialize) -> Vec<u8> {

@@ -12,7 +12,7 @@ use furlong_wire::ids::{
 };
 use furlong_wire::keys::{AtRestKey, PublicKey};
 use furlong_wire::message::{
-    AttemptRecord, ErrorKind, Outcome, Runtime, Stream, TaskOptions, TaskState,
+    AttemptRecord, ErrorKind, Outcome, RunTimes, Runtime, Stream, TaskOptions, TaskState,
 };
 use furlong_wire::payload::{InlineBytes, PayloadSecret};
 use furlong_wire::token::{Claims, Role, TokenLimits};
@@ -95,6 +95,7 @@ fn task(id: u64, session: u32, payload: Blob) -> TaskRow {
         target: None,
         runtime: Runtime::Python,
         class: 4,
+        name: Some("night.work".into()),
         define: None,
         options: Arc::new(TaskOptions { durable: true, ..TaskOptions::default() }),
         payload,
@@ -115,7 +116,7 @@ fn end(id: u64, payload: Option<Blob>) -> EndRow {
         errors: 1,
         assigned_us: Some(5),
         finished_us: 77,
-        run_us: 70,
+        run: RunTimes { began_us: 1, load_us: 2, run_us: 70, store_us: 3 },
         request_bytes: 8,
         request_chunks: None,
         past: vec![AttemptRecord {

@@ -227,6 +227,7 @@ fn write_task(to: &Transaction<'_>, row: &TaskRow) -> rusqlite::Result<()> {
         submitted_unix_us: row.submitted_unix_us,
         payload: payload_head,
         met: row.met.iter().map(met_body).collect(),
+        name: row.name.as_deref().map(str::to_owned),
     };
     let sql = "INSERT INTO tasks (id, session, n, head, options, payload, chunks)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
@@ -257,21 +258,26 @@ fn write_end(to: &Transaction<'_>, row: &EndRow) -> rusqlite::Result<()> {
     let output = row.output.iter();
     let output = output
         .map(|piece| (piece.stream, piece.offset, serde_bytes::ByteBuf::from(piece.bytes.clone())));
+    let error = row.outcome.error.as_deref();
     let head = EndHead {
-        outcome: row.outcome.clone(),
+        outcome: (row.outcome.state, error.map(|error| (error.kind, error.text.clone()))),
         engine: row.engine,
         attempts: row.attempts,
         losses: row.losses,
         errors: row.errors,
         assigned_us: row.assigned_us,
         finished_us: row.finished_us,
-        run_us: row.run_us,
+        run_us: row.run.run_us,
         request_bytes: row.request_bytes,
         past: row.past.clone(),
         has_payload: row.payload.is_some(),
         payload: payload_head.flatten(),
         output: output.collect(),
         output_bytes: row.output_bytes,
+        raised: error.and_then(|error| error.raised.clone()),
+        began_us: row.run.began_us,
+        load_us: row.run.load_us,
+        store_us: row.run.store_us,
     };
     let sql = "INSERT OR REPLACE INTO ends (id, ended_unix_us, head, payload, delivered_us)
                VALUES (?1, ?2, ?3, ?4, ?5)";

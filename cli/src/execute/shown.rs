@@ -149,7 +149,7 @@ pub fn as_json(end: &End) -> Value {
             "data": display.data, "is_value": display.is_value,
         })).collect::<Vec<_>>(),
         "error": end.as_ref().err().map(ended::error_json),
-        "run_us": report.times.run_us,
+        "run_us": report.times.run.run_us,
     });
     if let Value::Object(document) = &mut document {
         ended::note_bytes_of_output(document, report);

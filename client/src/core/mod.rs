@@ -38,7 +38,7 @@ use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload}
 use self::acks::Acks;
 use self::bounded_queues::BoundedQueues;
 pub use self::content::{Call, Content};
-use self::content::{announced_bytes, task_count};
+use self::content::{Names, announced_bytes, task_count};
 use self::definitions::Definitions;
 use self::flow_control::FlowControl;
 pub use self::flow_control::Ticket;
@@ -139,15 +139,18 @@ type Sending = (TaskSeq, Option<u32>, Option<Arc<SentCall>>);
 
 impl<W: Waiter> Core<W> {
     /// A new session, which begins with its payload secret: fresh random bytes. It can go on after
-    /// a cut if it `comes_back`, and if it does not end with its connection.
+    /// a cut if it `comes_back`, and if it does not end with its connection. If it `hides_names`,
+    /// the broker is told no names of kinds of tasks and no types of errors.
     pub fn new(
         session: SessionId,
         secret: PayloadSecret,
         cancel_on_disconnect: bool,
         comes_back: bool,
+        hides_names: bool,
         welcome: &Welcome,
     ) -> Self {
-        let opening = Opening { secret: secret.clone(), cancel_on_disconnect };
+        let (secret_of, names) = (secret.clone(), Names::default());
+        let opening = Opening { secret: secret_of, cancel_on_disconnect, hides_names, names };
         let open = opening.open(TaskSeq::MIN);
         let credit_bytes = welcome.payload_credit_bytes;
         let mut flow = FlowControl::new(welcome.unfinished_tasks_max, credit_bytes);
@@ -252,6 +255,7 @@ impl<W: Waiter> Core<W> {
         self.check_inputs(call.options.as_deref())?;
         // Before anything is taken: up to the last check a refusal must leave all as it was, since
         // the caller tries the same call again.
+        self.say_name(call);
         self.do_without_definition(call);
         let announced = call.content.pack(&mut self.sealer)?;
         let defined =

@@ -13,6 +13,7 @@ use furlong_wire::message::{
 };
 use furlong_wire::payload::PayloadSecret;
 
+use super::content::{Call, Names};
 use super::results::Body;
 use super::tasks::{End, Ended, Sent};
 use super::{Core, Outbound, Waiter, announced_bytes};
@@ -36,6 +37,9 @@ pub(super) enum Link {
 pub(super) struct Opening {
     pub secret: PayloadSecret,
     pub cancel_on_disconnect: bool,
+    pub hides_names: bool,
+    /// The names of its kinds of tasks, which are said on each connection.
+    pub names: Names,
 }
 
 /// Submits that are said again in one go.
@@ -85,7 +89,19 @@ impl<W: Waiter> Core<W> {
         self.flow.begin(welcome.unfinished_tasks_max, welcome.payload_credit_bytes);
         let open = self.opening.open(self.next_n - 1);
         self.outbound.push_back(Outbound::Message(open));
+        let names = self.opening.names.all().map(FromClient::Name).map(Outbound::Message);
+        self.outbound.extend(names);
         true
+    }
+
+    /// Says the name of a call's kind, if this is its first one.
+    pub(super) fn say_name(&mut self, call: &Call) {
+        if self.opening.hides_names {
+            return;
+        }
+        if let Some(name) = self.opening.names.name(call) {
+            self.outbound.push_back(Outbound::Message(FromClient::Name(name)));
+        }
     }
 
     /// The broker says what it knows of the session.
@@ -275,11 +291,12 @@ impl<W: Waiter> Core<W> {
 
 impl Opening {
     pub(super) fn open(&self, submitted: TaskSeq) -> FromClient {
-        let Self { secret, cancel_on_disconnect } = self;
+        let Self { secret, cancel_on_disconnect, hides_names, .. } = self;
         FromClient::Open(Open {
             secret: secret.clone(),
             cancel_on_disconnect: *cancel_on_disconnect,
             submitted,
+            hides_names: *hides_names,
         })
     }
 }

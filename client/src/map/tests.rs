@@ -57,7 +57,7 @@ fn handle(tasks_max: u64) -> Arc<Handle> {
         resumed: false,
         memory_flag: String::new(),
     };
-    let core = Core::new(SESSION, PayloadSecret::new([1; 32]), false, true, &welcome);
+    let core = Core::new(SESSION, PayloadSecret::new([1; 32]), false, true, false, &welcome);
     let endpoint = Endpoint::new("head", 7000).unwrap();
     let peer = Peer::new::<FromClient>(sealer(), TICK, Duration::ZERO);
     let shared = Shared::new(core, (peer, None), welcome, endpoint, SESSION);

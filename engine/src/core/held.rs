@@ -17,7 +17,7 @@ use furlong_wire::numbers::NumberMap;
 
 use super::results::too_large;
 use super::{Core, Output};
-use crate::job::SlotIndex;
+use crate::job::{JobTimes, SlotIndex};
 
 /// The work and the results that the process holds, as its registration says it.
 #[derive(Debug, Default)]
@@ -345,9 +345,10 @@ impl Core {
 }
 
 /// The end of an attempt that has just ended here. Its text is as long as the broker keeps it.
-pub(super) fn ended(work: &super::Work, mut outcome: Outcome, run_us: u64) -> EndedWork {
+pub(super) fn ended(work: &super::Work, mut outcome: Outcome, times: JobTimes) -> EndedWork {
     outcome.error.iter_mut().for_each(|error| shorten(&mut error.text));
-    let finished = AttemptFinished { attempt: work.attempt, outcome, run_us, payload: None };
+    let times = times.since(work.received_us);
+    let finished = AttemptFinished { attempt: work.attempt, outcome, times, payload: None };
     let super::Work { session, n, slot, .. } = *work;
     EndedWork { finished, payload: None, session, n, slot, written: [0; 2], stage: Stage::Unsent }
 }

@@ -30,8 +30,8 @@ impl Core {
         part: &AssignedWork,
     ) -> Result<SlotJob, BrokerMisbehaved> {
         let slot = self.place_of(part.slot)?;
-        self.jobs_made += 1;
-        let job = SlotJob(self.jobs_made);
+        self.arrivals.jobs += 1;
+        let job = SlotJob(self.arrivals.jobs);
         let attempt = Attempt { start: self.start, id: part.attempt };
         let work = Work {
             attempt,
@@ -39,6 +39,7 @@ impl Core {
             n: part.n,
             slot,
             runtime,
+            received_us: self.arrivals.now_us,
             ready: None,
             inputs: self.values.take_inputs(part.attempt),
             reported: false,

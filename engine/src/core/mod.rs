@@ -68,7 +68,7 @@ pub struct Core {
     sessions: Sessions,
     work: NumberMap<SlotJob, Work>,
     by_attempt: NumberMap<Attempt, SlotJob>,
-    jobs_made: u64,
+    arrivals: Arrivals,
     receiving: BTreeMap<u64, Receiving>,
     /// The last call header, as it came and as it was read: those of a map's tasks are all the
     /// same.
@@ -102,6 +102,13 @@ pub struct Core {
     outputs: Actions,
 }
 
+/// Jobs that have come, and the time of the last ones.
+#[derive(Debug, Default)]
+struct Arrivals {
+    jobs: u64,
+    now_us: u64,
+}
+
 /// What the broker has room for.
 #[derive(Debug)]
 struct Room {
@@ -131,6 +138,8 @@ struct Work {
     n: TaskSeq,
     slot: SlotIndex,
     runtime: Runtime,
+    /// When its assignment came.
+    received_us: u64,
     /// The job to run, once it is here and until its runtime has it.
     ready: Option<Job>,
     /// The numbers of the values that it has as inputs, until it is ready.
@@ -183,7 +192,7 @@ impl Core {
             sessions: Sessions::new(instance),
             work: NumberMap::default(),
             by_attempt: NumberMap::default(),
-            jobs_made: 0,
+            arrivals: Arrivals::default(),
             receiving: BTreeMap::new(),
             shares: BTreeMap::new(),
             values: Values::default(),
@@ -291,6 +300,11 @@ impl Core {
         unbegun
     }
 
+    /// What comes from now on came at this time of the clock by which jobs are measured.
+    pub fn handle_time(&mut self, now_us: u64) {
+        self.arrivals.now_us = now_us;
+    }
+
     /// Takes a message of the broker, with the chunk that belongs to it.
     ///
     /// # Errors
@@ -308,7 +322,7 @@ impl Core {
             // The shell gives the file itself: see `handle_file`.
             ToEngine::Passed(_) => return Err(BrokerMisbehaved::Transfer),
             ToEngine::Secret(secret) => {
-                self.sessions.learn(secret.session, &secret.secret);
+                self.sessions.learn(secret.session, &secret.secret, secret.hides_names);
                 self.sessions.open_lane(secret.session, secret.payload_credit_bytes);
             }
             ToEngine::Define(define) => return self.define(define),

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use furlong_link::file::PayloadFile;
 use furlong_link::peer::outbox::Chunks;
 use furlong_wire::call::ReplyHeader;
+use furlong_wire::ids::SessionId;
 use furlong_wire::limits::{BUFFER_ALIGNMENT, INLINE_PAYLOAD_BYTES_MAX, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
-    AttemptOutput, AttemptPublished, ErrorKind, FromEngine, Outcome, Payload, Stream, TaskState,
+    AttemptOutput, AttemptPublished, ErrorKind, FromEngine, Outcome, Payload, Raised, Stream,
+    TaskError, TaskState,
 };
 use furlong_wire::payload::{Packed, SealedPayload};
 
@@ -14,7 +16,9 @@ use super::held::{EndedWork, ended};
 use super::output::Kept;
 use super::{Core, Output, Work};
 use crate::job::error;
-use crate::job::{JobOutcome, OutputStream, Published, Reply, SlotIndex, SlotJob, Unable};
+use crate::job::{
+    JobOutcome, JobTimes, OutputStream, Published, Reply, SlotIndex, SlotJob, Unable,
+};
 
 /// Returns what the broker, which sees no results, may know of a failure: why a command could not
 /// run, and why nothing could. What the user's own code says stays between its engine and its
@@ -28,6 +32,12 @@ fn for_the_record(header: &ReplyHeader) -> &str {
         }
         _ => "",
     }
+}
+
+/// The fingerprint of errors whose line is not known: FNV-1a of their type.
+fn fingerprint_of(type_name: &str) -> u32 {
+    let step = |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    type_name.bytes().fold(0x811c_9dc5, step)
 }
 
 /// Bytes of the reason why a job has not begun, which must fit its message.
@@ -75,7 +85,7 @@ impl Core {
             wholes.push(kept.take_whole());
             written[usize::from(stream == Stream::Stderr)] = kept.total();
         }
-        let Reply { outcome, header, mut data, file, run_us } = reply;
+        let Reply { outcome, header, mut data, file, times, fingerprint } = reply;
         if self.has_room_for(&wholes) && matches!(header, ReplyHeader::Exited { .. }) {
             data = wholes;
         }
@@ -85,9 +95,7 @@ impl Core {
         }
         let outcome = match outcome {
             JobOutcome::Succeeded => Outcome::SUCCEEDED,
-            JobOutcome::Failed => {
-                Outcome::error(TaskState::Failed, ErrorKind::Remote, for_the_record(&header))
-            }
+            JobOutcome::Failed => self.failed(work.session, &header, fingerprint),
             JobOutcome::Exited(text) => Outcome::error(TaskState::Failed, ErrorKind::Exit, text),
             JobOutcome::Cancelled => {
                 Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran")
@@ -98,7 +106,7 @@ impl Core {
             JobOutcome::NotBegun(_) => unreachable!("it was sent above"),
         };
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
-        let mut ended = ended(&work, outcome, run_us);
+        let mut ended = ended(&work, outcome, times);
         ended.written = written;
         if with_payload && let Err(text) = self.pack_result(&mut ended, &header, data, file) {
             let kind = ErrorKind::Payload;
@@ -107,6 +115,26 @@ impl Core {
         // Held before the slot goes on: whatever the next job does, this one has ended.
         self.hold(ended);
         self.advance(slot);
+    }
+
+    /// The outcome of a job that has failed. Its message stays between its engine and its client;
+    /// the type goes to the broker, unless the session hides that.
+    fn failed(
+        &self,
+        session: SessionId,
+        header: &ReplyHeader,
+        fingerprint: Option<u32>,
+    ) -> Outcome {
+        let (kind, text) = (ErrorKind::Remote, for_the_record(header).to_owned());
+        let raised = match header {
+            ReplyHeader::Raised(error) if !self.sessions.hides_names(session) => {
+                let of_type = || fingerprint_of(&error.type_name);
+                Some(Raised::new(&error.type_name, fingerprint.unwrap_or_else(of_type)))
+            }
+            _ => None,
+        };
+        let error = Some(Box::new(TaskError { kind, text, raised }));
+        Outcome { state: TaskState::Failed, error }
     }
 
     /// Prepares a result for the wire. As an error, why it cannot be sent.
@@ -139,13 +167,14 @@ impl Core {
     /// Says that a job has not begun. As with what is given back, nothing is held of it: that might
     /// be taken for a run by a broker that knows of no other attempt.
     fn send_not_begun(&mut self, work: &Work, unable: Unable, header: &ReplyHeader) {
+        let times = JobTimes::default();
         let kind =
             if unable == Unable::Runtime { ErrorKind::NoRuntime } else { ErrorKind::NotBegun };
         let ReplyHeader::Raised(error) = header else {
             unreachable!("what does not begin says why")
         };
         let mut finished =
-            ended(work, Outcome::error(TaskState::Failed, kind, error.message.as_str()), 0)
+            ended(work, Outcome::error(TaskState::Failed, kind, error.message.as_str()), times)
                 .finished;
         let mut short = error.clone();
         short.message.truncate(error.message.floor_char_boundary(NOT_BEGUN_TEXT_BYTES_MAX));
@@ -242,5 +271,5 @@ pub(super) fn too_large(bytes: u64, bytes_max: u64, memory_flag: &str) -> Outcom
 /// The end of a job whose arguments cannot be read.
 pub(crate) fn unreadable(text: &str) -> Reply {
     let header = ReplyHeader::Raised(error("PayloadError", text));
-    Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), file: None, run_us: 0 }
+    Reply::without_data(JobOutcome::Failed, header)
 }

@@ -30,6 +30,8 @@ struct Session {
     first_counter: u64,
     definitions: BTreeMap<u32, Option<Bytes>>,
     lane: Lane,
+    /// True if the broker is not told the types of its errors.
+    hides_names: bool,
 }
 
 /// The allowance of a session for large payloads sent unasked, on one connection: others' do not
@@ -77,8 +79,9 @@ impl Sessions {
 
     /// Learns a session's secret. One that is known already keeps its sealer: a second one would
     /// repeat nonces.
-    pub fn learn(&mut self, id: SessionId, secret: &PayloadSecret) {
-        if self.known.get(&id).is_some_and(|session| session.secret == *secret) {
+    pub fn learn(&mut self, id: SessionId, secret: &PayloadSecret, hides_names: bool) {
+        if let Some(known) = self.known.get_mut(&id).filter(|known| known.secret == *secret) {
+            known.hides_names = hides_names;
             return;
         }
         self.forget(id);
@@ -89,6 +92,7 @@ impl Sessions {
             secret: secret.clone(),
             definitions: BTreeMap::new(),
             lane: Lane::default(),
+            hides_names,
         };
         self.known.insert(id, session);
     }
@@ -123,6 +127,11 @@ impl Sessions {
     pub fn publish(&mut self, id: SessionId, bytes: u64) {
         let session = self.known.get_mut(&id).expect("what goes was sealed for a known session");
         session.lane.publish(bytes);
+    }
+
+    /// Returns true if the broker is not told the types of a session's errors.
+    pub fn hides_names(&self, id: SessionId) -> bool {
+        self.known.get(&id).is_none_or(|session| session.hides_names)
     }
 
     /// A session's lane, if it is known.
@@ -224,8 +233,8 @@ mod tests {
         let (id, secret) = (SessionId([2; 16]), PayloadSecret::new([3; 32]));
         let mut counters = Vec::new();
         for _ in 0..3 {
-            sessions.learn(id, &secret);
-            sessions.learn(id, &secret);
+            sessions.learn(id, &secret, false);
+            sessions.learn(id, &secret, false);
             let Ok(Packed::Chunked(sealed)) = sessions.pack(
                 id,
                 &ReplyHeader::Returned { codec: Codec::Raw },

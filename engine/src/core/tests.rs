@@ -11,7 +11,7 @@ use furlong_wire::payload::{PayloadOpener, PayloadSealer, PayloadSecret, SealedP
 
 use super::results::UNSENT_OUTPUT_MAX;
 use super::*;
-use crate::job::{JobOutcome, OutputStream, Reply};
+use crate::job::{JobOutcome, JobTimes, OutputStream, Reply};
 use furlong_wire::call::{decode_reply, encode_header};
 use furlong_wire::message::{AttemptFinished, AttemptOutput, ErrorKind, TaskState};
 use furlong_wire::payload::Packed;
@@ -187,9 +187,10 @@ impl Done {
 /// The event of a job's end.
 fn ended(job: u64, outcome: JobOutcome, data: Vec<Bytes>) -> SlotEvent {
     let header = ReplyHeader::Returned { codec: Codec::Raw };
+    let times = JobTimes { run_us: 5, ..JobTimes::default() };
     SlotEvent::Finished {
         attempt: SlotJob(job),
-        reply: Reply { outcome, header, data, file: None, run_us: 5 },
+        reply: Reply { data, times, ..Reply::without_data(outcome, header) },
     }
 }
 
@@ -197,7 +198,7 @@ const START: BrokerStart = BrokerStart(1);
 
 /// Returns the broker's message about the session.
 fn told() -> Secret {
-    Secret { session: SESSION, secret: secret(), payload_credit_bytes: CREDIT }
+    Secret { session: SESSION, secret: secret(), payload_credit_bytes: CREDIT, hides_names: false }
 }
 
 fn secret() -> PayloadSecret {

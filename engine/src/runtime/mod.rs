@@ -3,6 +3,7 @@
 
 pub mod command;
 mod ending;
+mod marks;
 pub mod memory;
 pub mod native;
 pub mod python;
@@ -15,7 +16,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::slot::Slot;
 pub use crate::job::{
-    Ask, Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, SlotJob, Unable,
+    Ask, Job, JobOutcome, JobTimes, OutputStream, Published, Reply, SlotEvent, SlotIndex, SlotJob,
+    Unable,
 };
 
 /// A report of a slot to the engine's shell.

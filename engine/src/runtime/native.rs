@@ -8,7 +8,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 use furlong_wire::call::{Call, CallHeader, Codec, ReplyHeader};
@@ -18,8 +17,9 @@ use serde::de::DeserializeOwned;
 
 use super::{
     EventSender, Job, JobOutcome, Latest, Published, Reply, Report, SlotEvent, SlotIndex, SlotJob,
-    Unable,
+    Unable, marks,
 };
+use crate::clock;
 use crate::job::error;
 
 /// The functions of an engine, by name.
@@ -67,7 +67,7 @@ macro_rules! callable {
                 data: &[Bytes],
             ) -> Result<(Codec, Vec<Bytes>), FunctionError> {
                 let ($($argument,)*): ($($argument,)*) = decode_arguments(codec, data)?;
-                encode_value(codec, &self($($argument),*))
+                encode_value(codec, &marks::run(|| self($($argument),*)))
             }
         }
     };
@@ -93,7 +93,7 @@ where
         {
             return Err(FunctionError::new("TypeError", "the function takes no arguments"));
         }
-        encode_value(codec, &self())
+        encode_value(codec, &marks::run(self))
     }
 }
 
@@ -360,12 +360,12 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
     while let Some(job) = shared.next() {
         context.attempt.set(job.attempt);
         context.codec.set(job.header.codec);
-        let began = Instant::now();
+        let began = clock::now_us();
         let result = find(functions, &job.header).and_then(|function| {
             call(function, job.header.codec, &job.data)
                 .map_err(|failure| (JobOutcome::Failed, failure))
         });
-        let run_us = began.elapsed().as_micros() as u64;
+        let times = marks::measured(began);
         context.latest.take();
         let (outcome, header, data) = match result {
             Ok((codec, data)) => (JobOutcome::Succeeded, ReplyHeader::Returned { codec }, data),
@@ -374,7 +374,7 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
             }
             Err((outcome, failure)) => (outcome, raised(failure), Vec::new()),
         };
-        let reply = Reply { outcome, header, data, file: None, run_us };
+        let reply = Reply { outcome, header, data, file: None, times, fingerprint: None };
         let end = SlotEvent::Finished { attempt: job.attempt, reply };
         if events.send((slot, end.into())).is_err() {
             return;

@@ -30,6 +30,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::EngineError;
+use crate::clock;
 use crate::core::{BrokerMisbehaved, Core, Output};
 use crate::job::{Job, SlotEvent, SlotIndex};
 use crate::mailbox::Mailbox;
@@ -321,6 +322,7 @@ impl Shell {
     fn handle_records(&mut self) -> Result<(), ConnectionError> {
         let Link::Up(up) = &mut self.link else { return Ok(()) };
         up.peer.handle_read();
+        self.core.handle_time(clock::now_us());
         while let Some(record) = up.incoming.poll_record()? {
             for message in record.into_messages::<ToEngine>() {
                 let (message, chunk) = message?;

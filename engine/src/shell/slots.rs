@@ -248,14 +248,5 @@ const STAND_IN_IDLE: Duration = Duration::from_secs(10);
 
 fn cannot(attempt: SlotJob, text: &str) -> Box<(SlotJob, Reply)> {
     let header = ReplyHeader::Raised(error("EngineError", text));
-    Box::new((
-        attempt,
-        Reply {
-            outcome: JobOutcome::NotBegun(Unable::Runtime),
-            header,
-            data: Vec::new(),
-            file: None,
-            run_us: 0,
-        },
-    ))
+    Box::new((attempt, Reply::without_data(JobOutcome::NotBegun(Unable::Runtime), header)))
 }

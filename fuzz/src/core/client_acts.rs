@@ -6,8 +6,8 @@ use furlong_wire::ids::{PassKey, TokenId};
 use furlong_wire::ids::{TaskId, TaskSeq};
 use furlong_wire::message::{
     Ack, Cancel, CancelTasks, Chunk, Define, Dependency, Direction, Fetch, FromClient, Goodbye,
-    Open, Purge, Query, Request, Restart, Revoke, Runtime, Shutdown, Signal, Submit, Subscribe,
-    TakeBack, Targets, TaskOptions, TaskQuery, TaskRange, Undefine, decode_batch,
+    KindName, Open, Purge, Query, Request, Restart, Revoke, Runtime, Shutdown, Signal, Submit,
+    Subscribe, TakeBack, Targets, TaskOptions, TaskQuery, TaskRange, Undefine, decode_batch,
 };
 use furlong_wire::payload::PayloadSecret;
 
@@ -123,6 +123,7 @@ impl Farm {
                         secret,
                         cancel_on_disconnect,
                         submitted: TaskSeq(submitted),
+                        hides_names: choice & 2 == 2,
                     }),
                 );
             }
@@ -145,6 +146,10 @@ impl Farm {
         // Now and then a repetition, or a number that is not the next one.
         let n = if input.byte() == 255 { input.number() } else { n };
         let class = input.below(3) as u32;
+        if class > 0 {
+            let name = "n".repeat(class as usize * 120);
+            self.says(client, FromClient::Name(KindName { class, runtime, name }));
+        }
         self.says(
             client,
             FromClient::Submit(Submit {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use furlong_broker::core::ConnectionId;
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Direction, Draining,
-    ErrorKind, FromEngine, Goodbye, Grant, Lent, NeedBlob, Outcome, SlotDown, Stream, TaskState,
-    decode_batch,
+    ErrorKind, FromEngine, Goodbye, Grant, Lent, NeedBlob, Outcome, Raised, RunTimes, SlotDown,
+    Stream, TaskState, decode_batch,
 };
 
 use super::client_acts::PASS;
@@ -113,7 +113,7 @@ impl Farm {
         if choice < 250 {
             self.engines[engine].forget(attempt);
         }
-        let outcome = match choice & 3 {
+        let mut outcome = match choice & 3 {
             0 | 1 => Outcome::SUCCEEDED,
             2 => Outcome::error(TaskState::Failed, ErrorKind::Remote, "it raised"),
             _ => Outcome {
@@ -127,9 +127,18 @@ impl Farm {
         };
         let payload = (choice >> 2 & 1 == 0).then(|| self.engines[engine].sending.payload(input));
         let run_us = input.number();
+        if let Some(error) = &mut outcome.error {
+            let type_name = "T".repeat(run_us as usize % 100);
+            error.raised = Some(Raised { type_name, fingerprint: run_us as u32 });
+        }
         self.reports(
             engine,
-            FromEngine::Finished(AttemptFinished { attempt, outcome, run_us, payload }),
+            FromEngine::Finished(AttemptFinished {
+                attempt,
+                outcome,
+                times: RunTimes::ran(run_us),
+                payload,
+            }),
         );
     }
 

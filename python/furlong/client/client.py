@@ -56,6 +56,10 @@ class Client(ClientTasks, ClientNames):
         The cluster's name; ``default`` if nothing else is said.
     timeout : float
         Seconds to wait for capability file, broker and its first answer; below 0 or infinite, for ever.
+    hide_names : bool, optional
+        Tell the broker neither the names of the functions that run nor the types of what they raise: ``furlong queue``
+        and `records` then show neither. If nothing is said, it is so if the variable ``FURLONG_HIDE_NAMES`` is set and
+        not empty.
 
     Raises
     ------
@@ -77,6 +81,7 @@ class Client(ClientTasks, ClientNames):
         timeout: float = 10,
         cluster_id: str | None = None,
         profile: str | None = None,
+        hide_names: bool | None = None,
     ) -> None:
         self._cluster: Cluster | None = None
         if cluster is not None and not isinstance(cluster, str):
@@ -95,7 +100,7 @@ class Client(ClientTasks, ClientNames):
         self._block = False
         from furlong.client import nested
 
-        self._session = nested.connect(path, name, timeout)
+        self._session = nested.connect(path, name, timeout, hide_names)
         # A capability that nobody chose is the cluster's own, beside the one with which the cluster
         # can be stopped.
         is_chosen = path is not None or nested.is_engine()

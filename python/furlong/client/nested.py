@@ -44,7 +44,9 @@ def is_engine() -> bool:
     return _worker() is not None
 
 
-def connect(path: Path | None, cluster: str | None, timeout: float) -> _furlong.Session:
+def connect(
+    path: Path | None, cluster: str | None, timeout: float, hide_names: bool | None
+) -> _furlong.Session:
     """Connect by a capability file, or by that of a cluster; in a task, without either, to the farm that runs it.
 
     Raises
@@ -53,16 +55,18 @@ def connect(path: Path | None, cluster: str | None, timeout: float) -> _furlong.
         If there is no connection in time.
     """
     if _worker() is None:
-        return _furlong.Session.connect(path, cluster, timeout)
+        return _furlong.Session.connect(path, cluster, timeout, hide_names)
     named = path is not None or cluster is not None
     session = (
-        _furlong.Session.connect(path, cluster, timeout) if named else _connect_by_pass(timeout)
+        _furlong.Session.connect(path, cluster, timeout, hide_names)
+        if named
+        else _connect_by_pass(timeout, hide_names)
     )
     _Watch.of_process().add(session)
     return session
 
 
-def _connect_by_pass(timeout: float) -> _furlong.Session:
+def _connect_by_pass(timeout: float, hide_names: bool | None) -> _furlong.Session:
     """Connect to the farm that runs this task.
 
     Raises
@@ -80,7 +84,7 @@ def _connect_by_pass(timeout: float) -> _furlong.Session:
         raise errors.ConnectionFailed(str(error)) from None
     except RuntimeError as error:
         raise errors.ConnectionRefused(str(error)) from None
-    return _furlong.Session.connect_by_pass(key, door, timeout)
+    return _furlong.Session.connect_by_pass(key, door, timeout, hide_names)
 
 
 class _Watch:

@@ -213,6 +213,8 @@ class ClientTasks:
         found = read_json(self._session.records(label=label, ended=ended, limit=limit))
         for record in found:
             record["id"], record["phase"] = whole_id(record["id"]), PHASES[record["phase"]]
+            times = record["times"]
+            times.update(times.pop("run"))
         return list(found)
 
     def hub_history(self) -> list[str]:

@@ -243,7 +243,7 @@ def _make(function: object, wrapped: bool | None, blob: bytes, holds: int) -> _f
         return last
     is_defined_once = not isinstance(function, Reference)
     made = _furlong.Function.pickled(
-        name_of(function), blob, PYTHON, bool(holds & HAS_CODE), support(), is_defined_once
+        kind_of(function), blob, PYTHON, bool(holds & HAS_CODE), support(), is_defined_once
     )
     if can_be_remembered:
         _made.setdefault(function, {})[wrapped] = made
@@ -298,6 +298,17 @@ def _names_without_pickle(function: Callable[..., Any]) -> Iterator[str]:
         value = scope[name]
         if not isinstance(value, types.FunctionType | type) and not can_pickle(value):
             yield name
+
+
+def kind_of(function: object) -> str:
+    """Name a function as those know it who look at the farm: with its module, if that is not the program itself."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    name = str(named.__qualname__).rpartition("<locals>.")[2]  # type: ignore[attr-defined]
+    module = getattr(named, "__module__", None)
+    is_plain = module in (None, "__main__", "builtins") or name == "<lambda>"
+    return (name if is_plain else f"{module}.{name}")[:200]
 
 
 def name_of(function: object) -> str:

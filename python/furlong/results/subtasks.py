@@ -49,7 +49,10 @@ METADATA = (
     "after",
     "status",
     "attempts",
+    "engine_wait_time",
+    "load_time",
     "run_time",
+    "store_time",
     "execute_input",
     "execute_result",
     "error",
@@ -470,6 +473,10 @@ def _started_us(times: tuple[int, int | None, int, int]) -> int | None:
     return None if assigned is None else max(assigned, finished - run)
 
 
+def _part(part: SubTask, at: int) -> float | None:
+    return None if part.outcome is None else part.outcome.parts[at] / 1e6
+
+
 def _received(part: SubTask) -> object:
     received = part.received
     return None if received is None else _date(received)
@@ -528,7 +535,10 @@ METADATA_OF: dict[str, Callable[[SubTask], object]] = {
     "after": lambda part: part.info.after,
     "status": _status,
     "attempts": lambda part: None if part.outcome is None else part.outcome.attempts,
-    "run_time": lambda part: None if part.outcome is None else part.outcome.times[3] / 1e6,
+    "engine_wait_time": lambda part: _part(part, 0),
+    "load_time": lambda part: _part(part, 1),
+    "run_time": lambda part: _part(part, 2),
+    "store_time": lambda part: _part(part, 3),
     "execute_input": lambda part: part.info.code,
     "execute_result": _execute_result,
     "error": lambda part: part.error,

@@ -12,8 +12,9 @@ use furlong_wire::ids::{EngineId, TaskId, TaskSeq, TokenId};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
     Ack, Cancel, CancelTasks, Chunk, Credit, Define, Dependency, Fetch, FromClient, FromEngine,
-    Goodbye, Passed, Payload, Purge, Query, Register, Request, Restart, Revoke, Runtime, Shutdown,
-    Signal, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery, ToClient, Undefine,
+    Goodbye, KindName, Passed, Payload, Purge, Query, Register, Request, Restart, Revoke, Runtime,
+    Shutdown, Signal, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery, ToClient,
+    Undefine,
 };
 use furlong_wire::token::Role;
 
@@ -46,6 +47,7 @@ pub(super) const TAKERS: &[Taker] = &[
         takes: submits_dependents,
     },
     Taker { name: "definitions", messages: &["Define", "Undefine"], takes: defines },
+    Taker { name: "names of kinds", messages: &["Name"], takes: names },
     Taker { name: "cancels", messages: &["Cancel"], takes: cancels },
     Taker { name: "signals", messages: &["Signal"], takes: signals },
     Taker { name: "restarts", messages: &["Restart"], takes: restarts },
@@ -371,6 +373,20 @@ fn defines(farm: &Farm, window: &Window) {
         let batch: Vec<_> = (number..number + 300).map(define).collect();
         let all = (number..number + 300).map(undefine).chain([heard(1)]).collect::<Vec<_>>();
         says_to(peer, &batch)?;
+        says_to(peer, &all)?;
+        peer.replied(1, |_| false).map(|_| ())
+    });
+}
+
+fn names(farm: &Farm, window: &Window) {
+    let name = |class, char: &str| {
+        FromClient::Name(KindName { class, runtime: Runtime::Native, name: char.repeat(256) })
+    };
+    let mut round = 0;
+    rounds(window, taker(farm), |peer| {
+        round += 1;
+        let char = if round % 2 == 0 { "a" } else { "b" };
+        let all: Vec<_> = (0..400).map(|class| name(class, char)).chain([heard(1)]).collect();
         says_to(peer, &all)?;
         peer.replied(1, |_| false).map(|_| ())
     });

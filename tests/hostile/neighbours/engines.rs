@@ -10,7 +10,8 @@ use furlong_wire::limits::{CHUNK_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Credit, Draining, ErrorKind,
     FromClient, FromEngine, Goodbye, Grant, HeldWork, Lent, NeedBlob, Outcome, Passed, Payload,
-    Register, Runtime, SlotDown, Stream, Submit, Subscribe, TaskOptions, TaskState, ToEngine,
+    Register, RunTimes, Runtime, SlotDown, Stream, Submit, Subscribe, TaskOptions, TaskState,
+    ToEngine,
 };
 
 use super::clients::{PATIENCE, for_takers, of_takers, taker};
@@ -96,7 +97,7 @@ fn kept() -> TaskOptions {
 }
 
 fn finished(attempt: Attempt, outcome: Outcome, payload: Option<Payload>) -> FromEngine {
-    FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 1, payload })
+    FromEngine::Finished(AttemptFinished { attempt, outcome, times: RunTimes::ran(1), payload })
 }
 
 fn registers(farm: &Farm, window: &Window) {

@@ -6,8 +6,8 @@ use furlong_tests::farm::Farm;
 use furlong_wire::ids::TaskSeq;
 use furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;
 use furlong_wire::message::{
-    Ack, AttemptFinished, AttemptOutput, Define, Fetch, FromClient, FromEngine, Outcome, Runtime,
-    Stream, Submit, TaskOptions, ToClient,
+    Ack, AttemptFinished, AttemptOutput, Define, Fetch, FromClient, FromEngine, Outcome, RunTimes,
+    Runtime, Stream, Submit, TaskOptions, ToClient,
 };
 use furlong_wire::token::Role;
 
@@ -105,7 +105,7 @@ fn keeps_results(farm: &Farm, window: &Window) {
             engine.session.send(&[FromEngine::Finished(AttemptFinished {
                 attempt,
                 outcome,
-                run_us: 1,
+                times: RunTimes::ran(1),
                 payload,
             })]);
         }

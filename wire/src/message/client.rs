@@ -20,6 +20,19 @@ bodies! {
         /// The highest task number that the session has given, on any connection and to any start
         /// of the broker.
         submitted: TaskSeq,
+        /// True if the session tells no names of its kinds of tasks, and its engines no types of
+        /// errors.
+        hides_names: bool,
+    }
+
+    /// The name of a kind of task, for people. It is said once for each kind, on each connection.
+    KindName {
+        /// The kind, as submits have it.
+        class: u32,
+        /// The runtime of its tasks.
+        runtime: Runtime,
+        /// The name, of at most [`NAME_BYTES_MAX`](crate::limits::NAME_BYTES_MAX) bytes.
+        name: String,
     }
 
     /// A blob for a whole session.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::{bodies, body, hot_bodies};
-use super::task::{Outcome, Payload, Runtime, Stream};
+use super::task::{Outcome, Payload, RunTimes, Runtime, Stream};
 use crate::AtLeastOne;
 use crate::ids::{
     Attempt, AttemptId, BrokerStart, EngineId, EngineUuid, InstanceId, PassKey, SessionId, TaskSeq,
@@ -26,6 +26,8 @@ bodies! {
         /// Payload bytes of this session that the process may send unasked at first, on this
         /// connection.
         payload_credit_bytes: u64,
+        /// True if the broker is not told the types of its tasks' errors.
+        hides_names: bool,
     }
 
     /// A blob for the work of a session.
@@ -290,8 +292,8 @@ hot_bodies! {
         attempt: Attempt,
         /// Its outcome.
         outcome: Outcome,
-        /// The run time of the code, in microseconds.
-        run_us: u64,
+        /// The parts of its time here.
+        times: RunTimes,
         /// Reply header and data. None if there is none. One that is announced as transfer 0 waits
         /// to be asked for.
         payload: Option<Payload>,

@@ -28,9 +28,9 @@ pub use catalogue::{
     is_too_long,
 };
 pub use client::{
-    Accepted, Ack, Cancel, CancelTasks, Define, Fetch, Fetched, FetchedOutput, Finished, Open,
-    Output, Published, Purge, Reply, Request, Restart, Revoke, Shutdown, Signal, Stopped, Submit,
-    Subscribe, TakeBack, TaskRange, Undefine,
+    Accepted, Ack, Cancel, CancelTasks, Define, Fetch, Fetched, FetchedOutput, Finished, KindName,
+    Open, Output, Published, Purge, Reply, Request, Restart, Revoke, Shutdown, Signal, Stopped,
+    Submit, Subscribe, TakeBack, TaskRange, Undefine,
 };
 pub use engine::{
     Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts,
@@ -44,8 +44,8 @@ pub use status::{
     ReplyBody, SetAside, StatusPlace, TaskPhase, TaskQuery, TaskRecord,
 };
 pub use task::{
-    Dependency, ErrorKind, Outcome, Payload, Runtime, Stream, Targets, TaskError, TaskOptions,
-    TaskState, TaskTimes,
+    Dependency, ErrorKind, Outcome, Payload, Raised, RunTimes, Runtime, Stream, Targets, TaskError,
+    TaskOptions, TaskState, TaskTimes,
 };
 
 use crate::ids::{BrokerStart, ClusterId};
@@ -105,6 +105,8 @@ messages! {
         30 TakeBack(TakeBack),
         /// A blob that no unfinished task of this session names, and no later one will.
         31 Undefine(Undefine),
+        /// The name of a kind of task, before the first submit of that kind.
+        96 Name(KindName),
     }
 }
 

@@ -9,7 +9,7 @@
 use serde::Serialize;
 
 use super::status::Event;
-use super::task::{Outcome, Payload, Targets, TaskError, TaskOptions, TaskTimes};
+use super::task::{Outcome, Payload, RunTimes, Targets, TaskError, TaskOptions, TaskTimes};
 use crate::ids::{Attempt, AttemptId, BrokerStart, EngineId, SessionId, TaskSeq};
 use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
 use crate::small::InlineBytes;
@@ -315,5 +315,6 @@ quick_newtypes! { EngineId BrokerStart AttemptId TaskSeq }
 quick_structs! {
     Attempt { start id }
     Outcome { state error }
-    TaskTimes { submitted_unix_us assigned_us finished_us run_us }
+    TaskTimes { submitted_unix_us assigned_us finished_us run }
+    RunTimes { began_us load_us run_us store_us }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::codes;
-use super::task::{Outcome, Runtime};
+use super::task::{Outcome, RunTimes, Runtime};
 use crate::ids::{BrokerStart, EngineId, EngineUuid, TaskId, TaskSeq};
 
 /// A question that a client can ask.
@@ -79,6 +79,8 @@ pub struct TaskRecord {
     pub id: TaskId,
     /// Its name for people.
     pub label: Option<String>,
+    /// The name of its kind of task, if its session has said it.
+    pub name: Option<String>,
     /// Its runtime.
     pub runtime: Runtime,
     /// The engine that it names; none for the shared queue.
@@ -130,8 +132,8 @@ pub struct RecordTimes {
     pub finished_us: Option<u64>,
     /// The client's word that it has the result.
     pub delivered_us: Option<u64>,
-    /// The run time of the code, by the engine's clock.
-    pub run_us: u64,
+    /// The parts of the last attempt that its engine has measured.
+    pub run: RunTimes,
     /// The broker's time of this record.
     pub now_us: u64,
 }

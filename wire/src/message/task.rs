@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::catalogue::codes;
 use crate::ids::{EngineId, InstanceId, TaskId};
-use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
+use crate::limits::{ERROR_TYPE_BYTES_MAX, INLINE_PAYLOAD_BYTES_MAX};
 use crate::payload::InlineBytes;
 
 codes! {
@@ -275,7 +275,7 @@ impl Outcome {
 
     /// An outcome other than success.
     pub fn error(state: TaskState, kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self { state, error: Some(Box::new(TaskError { kind, text: text.into() })) }
+        Self { state, error: Some(Box::new(TaskError { kind, text: text.into(), raised: None })) }
     }
 }
 
@@ -286,6 +286,25 @@ pub struct TaskError {
     pub kind: ErrorKind,
     /// For people: what happened and what to do next, in one line. Empty for [`ErrorKind::Remote`].
     pub text: String,
+    /// What the user's code raised, as far as the broker is told. The rest is in the payload.
+    pub raised: Option<Raised>,
+}
+
+/// The part of a user's error that its engine tells the broker, so that errors can be counted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Raised {
+    /// The type, of at most [`ERROR_TYPE_BYTES_MAX`] bytes.
+    pub type_name: String,
+    /// A number that errors of one type from one line of the user's code have in common.
+    pub fingerprint: u32,
+}
+
+impl Raised {
+    /// An error of this type, whose name is cut to what a message takes.
+    pub fn new(type_name: &str, fingerprint: u32) -> Self {
+        let end = type_name.floor_char_boundary(ERROR_TYPE_BYTES_MAX);
+        Self { type_name: type_name[..end].to_owned(), fingerprint }
+    }
 }
 
 /// The times of a task's events, by the broker's clock.
@@ -297,6 +316,32 @@ pub struct TaskTimes {
     pub assigned_us: Option<u64>,
     /// Microseconds from submit to its end.
     pub finished_us: u64,
-    /// Microseconds that the code ran, by the engine's clock.
+    /// The parts of the last attempt that its engine has measured.
+    pub run: RunTimes,
+}
+
+/// The parts of an attempt's time on its engine, by that one's clock, in microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RunTimes {
+    /// From the receipt of its assignment until the engine began with it: it waited for its
+    /// arguments, behind others, and on the way to an interpreter.
+    pub began_us: u64,
+    /// Its function and arguments were loaded, or its program was started.
+    pub load_us: u64,
+    /// Its code ran.
     pub run_us: u64,
+    /// Its value was encoded.
+    pub store_us: u64,
+}
+
+impl RunTimes {
+    /// Code that ran for so long, and took no time for anything else.
+    pub fn ran(run_us: u64) -> Self {
+        Self { run_us, ..Self::default() }
+    }
+
+    /// The time for which the attempt occupied its engine.
+    pub fn busy_us(&self) -> u64 {
+        self.load_us.saturating_add(self.run_us).saturating_add(self.store_us)
+    }
 }

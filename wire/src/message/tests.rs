@@ -9,8 +9,9 @@ use crate::ids::{
     TaskId, TaskSeq, TokenId,
 };
 use crate::limits::{
-    ERROR_TEXT_BYTES_MAX, HELD_RESULTS_MAX, LENT_SESSIONS_MAX, LISTED_MAX, MESSAGE_BYTES_MAX,
-    NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, SLOTS_PER_PROCESS_MAX, SUBMIT_TARGETS_MAX,
+    ERROR_TEXT_BYTES_MAX, ERROR_TYPE_BYTES_MAX, HELD_RESULTS_MAX, LENT_SESSIONS_MAX, LISTED_MAX,
+    MESSAGE_BYTES_MAX, NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, SLOTS_PER_PROCESS_MAX,
+    SUBMIT_TARGETS_MAX,
 };
 
 /// Messages survive the round trip, and both ways to write and to read them agree.
@@ -100,7 +101,9 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
     let error = proptest::option::of((proptest::sample::select(ErrorKind::ALL), any::<String>()));
     (state, error).prop_map(|(state, error)| Outcome {
         state,
-        error: error.map(|(kind, text)| Box::new(TaskError { kind, text })),
+        error: error.map(|(kind, text)| {
+            Box::new(TaskError { kind, raised: Some(Raised::new(&text, 7)), text })
+        }),
     })
 }
 
@@ -129,14 +132,15 @@ proptest! {
         let assign = Assign { work, session, runtime, define, share, payload: payload.clone() };
         crosses(&[ToEngine::Assign(assign)]);
         let payload = Some(payload);
-        let finished = AttemptFinished { attempt, outcome: outcome.clone(), run_us: n, payload };
+        let run = RunTimes { began_us: count, load_us: n, run_us: n, store_us: 0 };
+        let finished = AttemptFinished { attempt, outcome: outcome.clone(), times: run, payload };
         let output = AttemptOutput { attempt, stream: Stream::Stderr, offset: n, bytes };
         crosses(&[FromEngine::Output(output), FromEngine::Finished(finished)]);
         let times = TaskTimes {
             submitted_unix_us: n,
             assigned_us: Some(count),
             finished_us: n,
-            run_us: 0,
+            run,
         };
         let engine = Some(EngineId(slot));
         let (n, attempts) = (TaskSeq(n), 1);
@@ -163,12 +167,13 @@ fn hot_batches(number: u64, inline: usize, targets: Targets) -> [Vec<u8>; 4] {
     let attempt = Attempt { start: BrokerStart(u64::MAX - number), id: AttemptId(number) };
     let (session, define, small) =
         (Some(SessionId([0xc0; 16])), Some(number as u32), number as u32);
-    let (outcome, run_us) = (Outcome::SUCCEEDED, number);
+    let outcome = Outcome::SUCCEEDED;
+    let run = RunTimes { began_us: number, load_us: 0, run_us: number, store_us: !number };
     let times = TaskTimes {
         submitted_unix_us: !number,
         assigned_us: Some(number),
         finished_us: number,
-        run_us,
+        run,
     };
     let part = Work { slot: small, n: TaskSeq(number), attempt: AttemptId(number) };
     let work = AtLeastOne { first: part.clone(), others: vec![part; number as usize % 20] };
@@ -201,7 +206,7 @@ fn hot_batches(number: u64, inline: usize, targets: Targets) -> [Vec<u8>; 4] {
     let ended = FromEngine::Finished(AttemptFinished {
         attempt,
         outcome: outcome.clone(),
-        run_us,
+        times: run,
         payload: result.clone(),
     });
     let finished = ToClient::Finished(Finished {
@@ -333,6 +338,11 @@ fn the_longest_message_of_each_kind_from_the_broker_fits_a_record() {
 
 #[test]
 fn the_longest_message_of_each_kind_from_a_client_fits_a_record() {
+    fits(&FromClient::Name(KindName {
+        class: u32::MAX,
+        runtime: Runtime::Command,
+        name: "n".repeat(NAME_BYTES_MAX),
+    }));
     let session = SessionId([0xff; 16]);
     let range = TaskRange { session, first: TaskSeq::MAX, last: TaskSeq::MAX };
     let engines = vec![EngineId(u32::MAX); SUBMIT_TARGETS_MAX];
@@ -400,11 +410,19 @@ fn the_longest_message_of_each_kind_from_an_engine_fits_a_record() {
 }
 
 #[test]
+fn the_name_of_a_type_is_cut_between_characters() {
+    let raised = Raised::new(&format!("{}é", "E".repeat(ERROR_TYPE_BYTES_MAX - 1)), 1);
+    assert_eq!(raised.type_name, "E".repeat(ERROR_TYPE_BYTES_MAX - 1));
+    assert_eq!(Raised::new("ValueError", 1).type_name, "ValueError");
+}
+
+#[test]
 fn debug_output_shows_no_secret_and_no_content() {
     let open = Open {
         secret: crate::payload::PayloadSecret::new([0x77; 32]),
         cancel_on_disconnect: false,
         submitted: TaskSeq::MIN,
+        hides_names: false,
     };
     let payload = Payload::Inline(b"private".into());
     let shown = format!("{open:?} {payload:?} {:?}", FunctionHash([1; 32]));

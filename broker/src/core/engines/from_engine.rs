@@ -1,11 +1,13 @@
 //! Messages from engine processes.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use furlong_wire::ids::{Attempt, TaskSeq};
 use furlong_wire::limits::{ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, Attempts, ErrorKind, Event, FromEngine, Outcome,
-    Output as TaskOutput, Payload, Runtime, SlotDown, Stream, TaskState, ToClient,
+    Output as TaskOutput, Payload, Raised, Runtime, SlotDown, Stream, TaskState, ToClient,
 };
 
 use crate::core::attempts::Assignment;
@@ -214,6 +216,9 @@ impl Core {
             // Its room is given back as well: the text is charged for by its length.
             error.text.truncate(kept);
             error.text.shrink_to_fit();
+            if let Some(raised) = &mut error.raised {
+                *raised = Raised::new(&raised.type_name, raised.fingerprint);
+            }
         }
         if has_not_begun(&finished) && finished.attempt.start != self.config.start {
             finished.attempt = self.orphan_not_begun(key, finished.attempt);
@@ -376,11 +381,11 @@ impl Core {
         }
         let payload = payload.filter(|stored| !matches!(stored, Stored::Refused));
         let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.id));
-        let (run_us, lane) = (finished.run_us, account.lane);
+        let (run, lane) = (finished.times, account.lane);
         self.end(
             now,
             given.task,
-            Ended { outcome, engine, run_us, payload, value: None, lane, process, attempt },
+            Ended { outcome, engine, run, payload, value: None, lane, process, attempt },
         );
     }
 
@@ -415,12 +420,13 @@ impl Core {
 
     /// An attempt has begun, and has ended after so long a run.
     fn count_run(&mut self, given: Assignment, finished: &AttemptFinished, result_bytes: u64) {
-        self.take_back_ended(finished.attempt.id, finished.run_us);
+        let busy_us = finished.times.busy_us();
+        self.take_back_ended(finished.attempt.id, busy_us);
         self.note_begun(given);
         // It was ended meanwhile, and interrupted: such a run says nothing of its kind.
         let Some(task) = self.tasks.get(given.task) else { return };
         let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
-        session.kinds.handle_run(task.class, finished.run_us, result_bytes);
+        session.kinds.times.handle_run(task.class, busy_us, result_bytes);
     }
 
     /// Returns true if a task that raised is run again. It is queued, or waits for that, if so.
@@ -436,7 +442,11 @@ impl Core {
             return false;
         }
         task.more_mut().errors += 1;
-        self.note_attempt(now, given, "it raised");
+        let raised = outcome.error.as_ref().and_then(|error| error.raised.as_ref());
+        let how = raised.map_or(Cow::Borrowed("it raised"), |raised| {
+            Cow::Owned(format!("it raised {}", raised.type_name))
+        });
+        self.note_attempt(now, given, &how);
         self.pause(now, given.task, errors + 1);
         true
     }

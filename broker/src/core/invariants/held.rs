@@ -20,6 +20,7 @@ pub(super) fn the_budget_is_what_is_held(core: &Core) {
     for (_, session) in core.sessions.iter() {
         requests += session.link.receiving.abandoned_bytes();
         requests += session.definitions.values().map(definition_bytes).sum::<u64>();
+        others += session.kinds.names.bytes();
         let of_record = |done: &Done| done.what.output_bytes() + done.record_bytes();
         others += session.ledger.done.iter().map(|(_, done)| of_record(done)).sum::<u64>();
     }
@@ -155,6 +156,7 @@ pub(super) fn quotas_are_what_is_held(core: &Core) {
         *tasks += session.ledger.tasks.len() as u64;
         *bytes += session.link.receiving.abandoned_bytes();
         *bytes += session.definitions.values().map(definition_bytes).sum::<u64>();
+        *bytes += session.kinds.names.bytes();
         for task in session.ledger.tasks.iter().filter_map(|(_, key)| core.tasks.get(*key)) {
             match &task.payload {
                 Stored::Chunked(payload) => {

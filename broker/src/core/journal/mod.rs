@@ -366,10 +366,9 @@ impl Core {
     fn task_row(&self, key: TaskKey) -> Option<TaskRow> {
         let task = self.tasks.get(key)?;
         let durable = task.durable()?;
-        let met = task
-            .more()
-            .and_then(|more| more.waits.as_ref())
-            .map_or_else(Vec::new, |waits| waits.met().to_vec());
+        let session = self.sessions.get(task.session).expect("a session outlives its tasks");
+        let waits = task.more().and_then(|more| more.waits.as_ref());
+        let met = waits.map_or_else(Vec::new, |waits| waits.met().to_vec());
         Some(TaskRow {
             id: durable.id,
             session: task.session.0,
@@ -377,6 +376,7 @@ impl Core {
             target: task.target(),
             runtime: task.runtime,
             class: task.class,
+            name: session.kinds.names.get(task.runtime, task.class).cloned(),
             define: task.define,
             options: task.options.clone()?,
             payload: task.payload.blob(durable.id)?,
@@ -527,7 +527,7 @@ impl Core {
             errors: more.map_or(0, |more| more.errors),
             assigned_us: done.times.assigned_us,
             finished_us: done.times.finished_us,
-            run_us: done.times.run_us,
+            run: done.times.run,
             request_bytes: done.what.request_bytes,
             request_chunks: request.row(),
             past: more.map_or_else(Vec::new, |more| more.past.clone()),

@@ -16,6 +16,7 @@ use crate::core::payloads::stored::Stored;
 use crate::core::recovery::claims::ROSTER_WAIT;
 use crate::core::sessions::connect::SESSION_GRACE;
 use crate::core::sessions::expiries::Away;
+use crate::core::sessions::names::SessionKinds;
 use crate::core::sessions::table::{Definition, Departure, Noted, Session};
 use crate::core::tasks::done::{Done, TaskSummary};
 use crate::core::tasks::ended::Ending;
@@ -73,6 +74,7 @@ impl<'a> Restoring<'a> {
         let session = Session {
             secret: Some(row.secret),
             departure: Departure { departed: row.departed, ..Departure::default() },
+            kinds: SessionKinds { hides_names: true, ..SessionKinds::default() },
             noted: Noted { is_written: true, is_restored: true, ..Noted::default() },
             ..Session::new(row.id, row.claims, tasks_max)
         };
@@ -203,6 +205,9 @@ impl<'a> Restoring<'a> {
         core.memory.budget.take(BytesOf::Other, options_bytes(&row.options));
         core.peers.quotas.begin_task(session.counted_by);
         self.unfinished.push(task);
+        if let Some(name) = row.name {
+            core.restore_name(key, (runtime, class), name);
+        }
         if !row.met.is_empty() {
             self.met.insert(task, row.met);
         }
@@ -214,6 +219,7 @@ impl<'a> Restoring<'a> {
         let core = &mut *self.core;
         let session = core.sessions.get_mut(key).ok_or_else(|| no_session(key))?;
         session.had_before(row.n);
+        let name = row.name.map(|name| core.restore_name(key, (row.runtime, row.class), name));
         let mut output = KeptOutput::restored(end.attempts, end.output_bytes, end.output);
         let wanted = end.payload.as_ref().map_or(0, Blob::budget_bytes) + output.kept_bytes();
         // What has ended needs no memory to be true: without room its record alone comes back.
@@ -236,7 +242,7 @@ impl<'a> Restoring<'a> {
                 submitted_unix_us: row.submitted_unix_us,
                 assigned_us: end.assigned_us,
                 finished_us: end.finished_us,
-                run_us: end.run_us,
+                run: end.run,
             },
             payload,
             value: None,
@@ -246,6 +252,8 @@ impl<'a> Restoring<'a> {
             is_purged: false,
             what: TaskSummary {
                 runtime: row.runtime,
+                class: row.class,
+                name,
                 target: row.target,
                 options: Some(row.options),
                 request_bytes: end.request_bytes,

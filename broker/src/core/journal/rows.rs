@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use furlong_wire::ids::{EngineId, InstanceId, SessionId, TaskId, TaskSeq};
-use furlong_wire::message::{AttemptRecord, Outcome, Runtime, TaskOptions};
+use furlong_wire::message::{AttemptRecord, Outcome, RunTimes, Runtime, TaskOptions};
 use furlong_wire::payload::{InlineBytes, PayloadSecret};
 use furlong_wire::token::Claims;
 
@@ -63,6 +63,8 @@ pub struct TaskRow {
     pub runtime: Runtime,
     /// Its kind.
     pub class: u32,
+    /// The name of that.
+    pub name: Option<Arc<str>>,
     /// The definition that it needs.
     pub define: Option<u32>,
     /// The options that differ from the defaults.
@@ -109,8 +111,8 @@ pub struct EndRow {
     pub assigned_us: Option<u64>,
     /// Microseconds from submit to its end.
     pub finished_us: u64,
-    /// Microseconds that the code ran.
-    pub run_us: u64,
+    /// The parts of the last attempt that its engine has measured.
+    pub run: RunTimes,
     /// Bytes of its call and arguments.
     pub request_bytes: u64,
     /// The chunks of its arguments, if it had such: [`Chunked::of`]. They are of no use any longer.

@@ -11,7 +11,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{AttemptFinished, Attempts, ErrorKind, Outcome, TaskState, ToEngine};
+use furlong_wire::message::{
+    AttemptFinished, Attempts, ErrorKind, Outcome, RunTimes, TaskState, ToEngine,
+};
 
 use super::arriving::Account;
 use super::stored::Stored;
@@ -206,7 +208,7 @@ impl Core {
                 now,
                 process,
                 given,
-                &AttemptFinished { attempt, outcome, run_us: 0, payload: None },
+                &AttemptFinished { attempt, outcome, times: RunTimes::default(), payload: None },
             );
         }
     }
@@ -266,11 +268,11 @@ impl Core {
     ) {
         let outcome = Outcome::error(TaskState::Failed, ErrorKind::Busy, self.no_room_for_result());
         let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.id));
-        let run_us = finished.run_us;
+        let run = finished.times;
         self.end(
             now,
             given.task,
-            Ended { outcome, engine, run_us, process, attempt, ..Ended::default() },
+            Ended { outcome, engine, run, process, attempt, ..Ended::default() },
         );
     }
 

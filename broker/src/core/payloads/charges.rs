@@ -13,6 +13,7 @@ use super::stored::Stored;
 use crate::core::Core;
 use crate::core::keys::TaskKey;
 use crate::core::payloads::budget::BytesOf;
+use crate::core::sessions::names::name_bytes;
 use crate::core::sessions::table::Definition;
 use crate::core::tasks::done::Done;
 use crate::core::tasks::table::Task;
@@ -69,9 +70,12 @@ impl Done {
             .as_ref()
             .and_then(|options| options.label.as_ref())
             .map_or(0, String::len);
-        let text = self.outcome.error.as_ref().map_or(0, |error| error.text.len());
+        let name = self.what.name.as_ref().map_or(0, |name| name.len());
+        let text = self.outcome.error.as_ref().map_or(0, |error| {
+            error.text.len() + error.raised.as_ref().map_or(0, |raised| raised.type_name.len())
+        });
         let past = self.what.more.as_ref().map_or(0, |more| past_bytes(&more.past));
-        ((label + text) as u64 + past).saturating_sub(SHORT_BYTES)
+        ((label + name + text) as u64 + past).saturating_sub(SHORT_BYTES)
     }
 
     /// Shortens its record to what costs nothing.
@@ -83,6 +87,7 @@ impl Done {
             .flat_map(|more| &mut more.past)
             .for_each(|attempt| attempt.how = String::new());
         if self.record_bytes() > 0 {
+            self.what.name = None;
             shorten(&mut self.outcome, 0);
         }
     }
@@ -92,6 +97,7 @@ fn shorten(outcome: &mut Outcome, bytes: usize) {
     if let Some(error) = &mut outcome.error {
         error.text.truncate(error.text.floor_char_boundary(bytes));
         error.text.shrink_to_fit();
+        error.raised = error.raised.take().filter(|_| bytes > 0);
     }
 }
 
@@ -183,6 +189,25 @@ impl Core {
             self.peers.quotas.release(of, bytes);
         }
         fits
+    }
+
+    /// Charges for the name of a kind of task. False if there is no room for it.
+    pub(in crate::core) fn charge_name(&mut self, of: TokenId, name: &str) -> bool {
+        let bytes = name_bytes(name);
+        if !self.peers.quotas.reserve(of, bytes) {
+            return false;
+        }
+        let fits = self.reserve(BytesOf::Other, bytes);
+        if !fits {
+            self.peers.quotas.release(of, bytes);
+        }
+        fits
+    }
+
+    /// Frees what names of kinds of tasks cost.
+    pub(in crate::core) fn release_names(&mut self, of: TokenId, bytes: u64) {
+        self.memory.budget.release(BytesOf::Other, bytes);
+        self.peers.quotas.release(of, bytes);
     }
 
     /// Frees what a definition costs.

@@ -203,7 +203,7 @@ impl Core {
         let (done, delivered_us) = held.or_else(kept)?;
         let pieces =
             if follower.output { done.output(follower.request).collect() } else { Vec::new() };
-        let record = self.record_of_done(now, id, done, delivered_us);
+        let record = self.record_of_done(now, id, (session, done), delivered_us);
         Some((Box::new(record), self.result_of(done).cloned(), pieces))
     }
 
@@ -259,7 +259,8 @@ impl Core {
         // The session may be over, with this as its last task.
         let live = self.sessions.get(of).map(|session| (session.owner(), session.id));
         let Some((owner, session)) = live.or_else(|| self.kept.name(of)) else { return };
-        let record = self.record_of_done(now, TaskId { session, n }, done, None);
+        let of = self.sessions.get(of);
+        let record = self.record_of_done(now, TaskId { session, n }, (of, done), None);
         self.send_to_followers(owner, &record, self.result_of(done).cloned().as_ref(), followers);
     }
 
@@ -275,9 +276,9 @@ impl Core {
         if followers.is_empty() {
             return;
         }
-        let session = self.sessions.get(of).expect("a session outlives its tasks");
-        let (owner, session) = (session.owner(), session.id);
-        let record = self.record_of_done(now, TaskId { session, n }, done, None);
+        let of = self.sessions.get(of).expect("a session outlives its tasks");
+        let (owner, session) = (of.owner(), of.id);
+        let record = self.record_of_done(now, TaskId { session, n }, (Some(of), done), None);
         let result = self.result_of(done).cloned();
         self.send_to_followers(owner, &record, result.as_ref(), followers);
     }
@@ -447,14 +448,12 @@ impl Core {
                 .filter(|task| fits(task.options.as_deref()))
                 .and_then(|_| self.record(now, key, fitting));
         }
-        let held = self
-            .sessions
-            .get(session)
-            .and_then(|session| session.ledger.done.get(id.n))
-            .map(|done| (done, None));
+        let of = self.sessions.get(session);
+        let held = of.and_then(|of| of.ledger.done.get(id.n)).map(|done| (done, None));
         let (done, delivered_us) =
             held.or_else(|| self.kept.find(owner, id).map(|kept| (&kept.done, kept.delivered_us)))?;
-        fits(done.what.options.as_deref()).then(|| self.record_of_done(now, id, done, delivered_us))
+        fits(done.what.options.as_deref())
+            .then(|| self.record_of_done(now, id, (of, done), delivered_us))
     }
 }
 
@@ -466,8 +465,11 @@ fn rough_bytes(record: &TaskRecord) -> usize {
         .and_then(|outcome| outcome.error.as_ref())
         .map_or(0, |error| error.text.len());
     let past: usize = record.past.iter().map(|attempt| attempt.how.len() + 32).sum();
-    let texts =
-        [&record.label, &record.waits].into_iter().flatten().map(String::len).sum::<usize>();
+    let texts = [&record.label, &record.name, &record.waits]
+        .into_iter()
+        .flatten()
+        .map(String::len)
+        .sum::<usize>();
     200 + error + past + texts
 }
 

@@ -8,7 +8,7 @@ use furlong_wire::message::{RecordTimes, TaskOptions, TaskPhase, TaskRecord};
 use crate::core::journal::stage::Stage;
 use crate::core::keys::{PlacementId, SessionKey, TaskKey};
 use crate::core::payloads::stored::Stored;
-use crate::core::sessions::table::Definition;
+use crate::core::sessions::table::{Definition, Session};
 use crate::core::tasks::done::Done;
 use crate::core::tasks::extras::TaskExtras;
 use crate::core::tasks::table::{Queue, State, Task};
@@ -50,8 +50,10 @@ impl Core {
             ..RecordTimes::default()
         };
         let base = base(task.options.as_deref(), task.more());
+        let name = session.kinds.names.get(task.runtime, task.class);
         Some(TaskRecord {
             id: TaskId { session: session.id, n: task.n },
+            name: name.map(ToString::to_string),
             runtime: task.runtime,
             target: task.target(),
             phase: phase(task.state),
@@ -65,12 +67,12 @@ impl Core {
         })
     }
 
-    /// The record of a task that has ended.
+    /// The record of a task that has ended. Its session may be over.
     pub(in crate::core) fn record_of_done(
         &self,
         now: Time,
         id: TaskId,
-        done: &Done,
+        (session, done): (Option<&Session>, &Done),
         delivered_us: Option<u64>,
     ) -> TaskRecord {
         let what = &done.what;
@@ -85,13 +87,16 @@ impl Core {
             started_us: more.and_then(|more| more.started).map(since),
             finished_us: Some(done.times.finished_us),
             delivered_us,
-            run_us: done.times.run_us,
+            run: done.times.run,
             now_us: since(now),
         };
         let gave_way = "its result and output gave way to other payloads; a broker with more \
                         memory keeps more";
+        let of_session = || session?.kinds.names.get(what.runtime, what.class);
+        let name = what.name.as_ref().or_else(of_session);
         TaskRecord {
             id,
+            name: name.map(ToString::to_string),
             runtime: what.runtime,
             target: what.target,
             phase: TaskPhase::Ended,
@@ -297,6 +302,7 @@ fn base(options: Option<&TaskOptions>, more: Option<&TaskExtras>) -> TaskRecord 
     TaskRecord {
         id: TaskId { session: furlong_wire::ids::SessionId::default(), n: TaskSeq::MIN },
         label: options.and_then(|options| options.label.clone()),
+        name: None,
         runtime: furlong_wire::message::Runtime::Native,
         target: None,
         priority: options.map_or(0, |options| options.priority),

@@ -386,8 +386,9 @@ impl Core {
             let lane = self.memory.budget.open_lane();
             let payload_credit_bytes = lane.first();
             process.told.lanes.insert(task.session, lane);
+            let (session, hides_names) = (session.id, session.kinds.hides_names);
             let message =
-                ToEngine::Secret(Secret { session: session.id, secret, payload_credit_bytes });
+                ToEngine::Secret(Secret { session, secret, payload_credit_bytes, hides_names });
             self.outputs.push_back(Output::ToEngine(connection, message));
         }
         let Some(number) = task.define else { return };
@@ -537,7 +538,7 @@ fn prefetch(sessions: &Sessions, task: &Task) -> u32 {
         return 1;
     }
     let session = sessions.get(task.session).expect("a session outlives its tasks");
-    session.kinds.prefetch(task.class)
+    session.kinds.times.prefetch(task.class)
 }
 
 /// Returns true if a task of the same session has the same call as an assignment's work, as those

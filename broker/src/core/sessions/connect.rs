@@ -376,6 +376,7 @@ impl Core {
         for definition in session.definitions.into_values() {
             self.release_definition(session.counted_by, definition);
         }
+        self.release_names(session.counted_by, session.kinds.names.bytes());
         self.peers.quotas.leave(session.counted_by);
         self.tally.forget_ends(session.ledger.endings.len());
         for process in session.known_to {

@@ -1,7 +1,12 @@
-//! Definitions: blobs that the tasks of a session name, each sent once to a process.
+//! Definitions: blobs that the tasks of a session name, each sent once to a process; and the names
+//! of its kinds of tasks.
 
-use furlong_wire::message::{Define, EngineUndefine, Payload, ToEngine};
+use std::sync::Arc;
 
+use furlong_wire::limits::NAME_BYTES_MAX;
+use furlong_wire::message::{Define, EngineUndefine, KindName, Payload, Runtime, ToEngine};
+
+use super::names::name_bytes;
 use super::table::{ClientWaiting, Definition};
 use crate::core::keys::SessionKey;
 use crate::core::payloads::stored::Stored;
@@ -104,5 +109,55 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// A client says the name of a kind of task. Without room for it, tasks of the kind have none.
+    pub(in crate::core) fn name(
+        &mut self,
+        key: SessionKey,
+        KindName { class, runtime, name }: KindName,
+    ) -> Result<(), PeerMisbehaved> {
+        self.may(key, |role| role.may_submit_direct() || role.may_submit_shared())?;
+        if name.len() > NAME_BYTES_MAX {
+            return Err(PeerMisbehaved::Limit);
+        }
+        let session = self.sessions.get_mut(key).filter(|session| session.secret.is_some());
+        let session = session.ok_or(PeerMisbehaved::Order)?;
+        let (token, names) = (session.counted_by, &mut session.kinds.names);
+        // Each connection begins with all of them.
+        if names.get(runtime, class).is_some_and(|known| **known == *name) {
+            return Ok(());
+        }
+        if let Some(before) = names.remove(runtime, class) {
+            self.release_names(token, name_bytes(&before));
+        } else if !names.has_room() {
+            return Err(PeerMisbehaved::Limit);
+        }
+        if self.charge_name(token, &name) {
+            let session = self.sessions.get_mut(key).expect("making room ends no session");
+            session.kinds.names.insert(runtime, class, name.into());
+        }
+        Ok(())
+    }
+
+    /// A name from the journal, of a kind whose tasks it has. It is shared with them.
+    pub(in crate::core) fn restore_name(
+        &mut self,
+        key: SessionKey,
+        (runtime, class): (Runtime, u32),
+        name: Arc<str>,
+    ) -> Arc<str> {
+        let session = self.sessions.get_mut(key).expect("a task from the journal has a session");
+        // Only sessions that hide nothing have names.
+        session.kinds.hides_names = false;
+        let (token, names) = (session.counted_by, &session.kinds.names);
+        if let Some(known) = names.get(runtime, class) {
+            return Arc::clone(known);
+        }
+        if names.has_room() && self.charge_name(token, &name) {
+            let session = self.sessions.get_mut(key).expect("making room ends no session");
+            session.kinds.names.insert(runtime, class, Arc::clone(&name));
+        }
+        name
     }
 }

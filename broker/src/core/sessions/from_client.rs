@@ -36,6 +36,7 @@ impl Core {
             FromClient::Open(open) => self.open(now, key, connection, open),
             FromClient::Define(define) => self.define(now, key, &define),
             FromClient::Undefine(undefine) => self.undefine(key, undefine.number),
+            FromClient::Name(name) => self.name(key, name),
             FromClient::Cancel(cancel) => self.cancel(now, key, connection, &cancel),
             FromClient::Subscribe(wanted) => {
                 self.may(key, Role::may_observe)?;

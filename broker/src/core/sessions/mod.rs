@@ -7,6 +7,7 @@ pub(in crate::core) mod events;
 pub(in crate::core) mod expiries;
 pub(in crate::core) mod from_client;
 pub(in crate::core) mod grants;
+pub(in crate::core) mod names;
 pub(in crate::core) mod quotas;
 pub(in crate::core) mod refused;
 pub(in crate::core) mod table;

@@ -9,11 +9,11 @@ use furlong_wire::message::{Accepted, Open};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Claims;
 
+use super::names::SessionKinds;
 use super::refused::{MISSING_RANGES_MAX, Refused, ranges};
 use crate::core::keys::{AttemptId, ProcessKey, SessionKey, TaskKey};
 use crate::core::payloads::budget::Credit;
 use crate::core::payloads::stored::{Receiving, Stored};
-use crate::core::schedule::prefetch::Kinds;
 use crate::core::seq_map::SeqMap;
 use crate::core::tasks::done::Done;
 use crate::core::tasks::ended::Ending;
@@ -43,8 +43,8 @@ pub struct Session {
     /// Bytes of results that its client has not acknowledged: those that are here, or on their way
     /// here.
     pub unread_bytes: u64,
-    /// The run times of its kinds of tasks.
-    pub kinds: Kinds,
+    /// Its kinds of tasks.
+    pub kinds: SessionKinds,
     /// Its client, as far as that is connected.
     pub link: ClientLink,
     /// Its tasks.
@@ -198,7 +198,7 @@ impl Session {
             served: 0,
             opened: Time::default(),
             unread_bytes: 0,
-            kinds: Kinds::default(),
+            kinds: SessionKinds::default(),
             link: ClientLink::default(),
             ledger: Ledger { tasks_max, ..Ledger::default() },
             noted: Noted::default(),
@@ -215,6 +215,7 @@ impl Session {
     /// Begins a connection. Gives what the client need not submit again.
     pub fn open(&mut self, now: Time, open: Open) -> Result<Accepted, PeerMisbehaved> {
         self.departure.cancel_on_disconnect = open.cancel_on_disconnect;
+        self.kinds.hides_names = open.hides_names;
         // What is here and at engines is sealed with the first one.
         if self.secret.as_ref().is_some_and(|secret| *secret != open.secret) {
             return Err(PeerMisbehaved::Order);

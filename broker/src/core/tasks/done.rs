@@ -47,6 +47,10 @@ pub struct Done {
 pub struct TaskSummary {
     /// The runtime that ran it.
     pub runtime: Runtime,
+    /// Its kind.
+    pub class: u32,
+    /// The name of that, if it outlives the session, which has it until then.
+    pub name: Option<Arc<str>>,
     /// The engine that its submit named.
     pub target: Option<EngineId>,
     /// The options that differed from the defaults.

@@ -1,7 +1,7 @@
 //! The way in which a task ends, before it is its session's or nobody's.
 
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{Dependency, ErrorKind, Outcome, TaskState};
+use furlong_wire::message::{Dependency, ErrorKind, Outcome, RunTimes, TaskState};
 
 use crate::core::keys::{AttemptId, ProcessKey, ValueId};
 use crate::core::payloads::stored::Stored;
@@ -16,8 +16,8 @@ pub(in crate::core) struct Ended {
     pub outcome: Outcome,
     /// The engine that ended it.
     pub engine: Option<EngineId>,
-    /// The time it ran there.
-    pub run_us: u64,
+    /// The parts of its time there.
+    pub run: RunTimes,
     /// Its result.
     pub payload: Option<Stored>,
     /// Its result, if that is a value already.
@@ -35,7 +35,7 @@ impl Default for Ended {
         Self {
             outcome: Outcome::SUCCEEDED,
             engine: None,
-            run_us: 0,
+            run: RunTimes::default(),
             payload: None,
             value: None,
             lane: None,

@@ -90,8 +90,13 @@ impl Core {
         let submitted_unix_us = task.submitted_unix_us(self.config.start);
         let (assigned_us, finished_us) =
             (task.times.assigned.map(|at| task.since_submit(at)), task.since_submit(now));
+        let outlives_session = task.keep() || task.durable().is_some();
+        let session = self.sessions.get(task.session).filter(|_| outlives_session);
+        let name = session.and_then(|session| session.kinds.names.get(task.runtime, task.class));
         let what = TaskSummary {
             runtime: task.runtime,
+            class: task.class,
+            name: name.cloned(),
             target,
             losses: task.tries.losses,
             request_bytes: match ended.value {
@@ -105,7 +110,7 @@ impl Core {
             options: task.options,
         };
         Box::new(Done {
-            times: TaskTimes { submitted_unix_us, assigned_us, finished_us, run_us: ended.run_us },
+            times: TaskTimes { submitted_unix_us, assigned_us, finished_us, run: ended.run },
             outcome: ended.outcome,
             engine: ended.engine.or(target),
             attempts: task.tries.attempts,

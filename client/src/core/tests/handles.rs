@@ -84,6 +84,7 @@ fn record(n: u64, phase: TaskPhase, outcome: Option<Outcome>) -> Box<TaskRecord>
     Box::new(TaskRecord {
         id: TaskId { session: OTHER_SESSION, n: TaskSeq(n) },
         label: None,
+        name: None,
         runtime: Runtime::Native,
         target: None,
         priority: 0,

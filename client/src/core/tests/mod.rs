@@ -55,7 +55,7 @@ fn welcome(start: u64, payload_credit_bytes: u64) -> Welcome {
 }
 
 fn core() -> Core {
-    let mut core = Core::new(SESSION, secret(), false, true, &welcome(1, CREDIT_BYTES));
+    let mut core = Core::new(SESSION, secret(), false, true, false, &welcome(1, CREDIT_BYTES));
     assert!(matches!(core.poll_outbound(), Some(Outbound::Message(FromClient::Open(_)))));
     core
 }
@@ -300,7 +300,7 @@ fn a_function_beyond_all_definitions_goes_with_its_calls() {
     let HeaderCall::Pickled(pickled) = header else { panic!("{header:?}") };
     assert_eq!(pickled.blob.unwrap(), b"pickle");
     core.submit_shared(&mut call, Listener::Nobody).unwrap();
-    assert_eq!(sent(&mut core), ["define 4001", "submit 1 Some(4001)"]);
+    assert_eq!(sent(&mut core), ["message Name", "define 4001", "submit 1 Some(4001)"]);
 }
 
 #[test]

@@ -416,3 +416,57 @@ fn a_goodbye_has_two_turns_to_be_taken() {
     assert!(!core.count_goodbye_turn() && !core.count_goodbye_turn());
     assert!(core.count_goodbye_turn());
 }
+
+/// A call of a function, whose class is that number.
+fn named(class: u32, function: &str) -> Call {
+    let function = crate::Function::Named(function.to_owned());
+    let header = function.header(Codec::Json, false);
+    Call { class, content: Content::Buffers(header, Vec::new()), ..call(0) }
+}
+
+/// What is to be sent: names, and the numbers of tasks.
+fn names_sent(core: &mut Core) -> Vec<String> {
+    let describe = |outbound| match outbound {
+        Outbound::Message(FromClient::Name(kind)) => Some(kind.name),
+        Outbound::Message(FromClient::Submit(submit)) => Some(submit.n.to_string()),
+        _ => None,
+    };
+    std::iter::from_fn(|| core.poll_outbound()).filter_map(describe).collect()
+}
+
+#[test]
+fn the_name_of_a_kind_goes_before_its_first_task_and_again_on_each_connection() {
+    let mut core = core();
+    for (class, function) in [(1, "load:parquet"), (1, "load:parquet"), (2, "fit")] {
+        core.submit_shared(&mut named(class, function), Listener::Future(None)).unwrap();
+    }
+    assert_eq!(names_sent(&mut core), ["load.parquet", "1", "2", "fit", "3"]);
+    core.handle_cut();
+    assert!(core.handle_reconnected(&resumed(CREDIT_BYTES)));
+    assert_eq!(names_sent(&mut core), ["load.parquet", "fit"]);
+    accepted(&mut core, 3, &[], &[]);
+    core.submit_shared(&mut named(1, "load:parquet"), Listener::Future(None)).unwrap();
+    assert_eq!(names_sent(&mut core), ["4"]);
+}
+
+#[test]
+fn a_session_that_hides_names_says_none() {
+    let mut core = Core::new(SESSION, secret(), false, true, true, &welcome(1, CREDIT_BYTES));
+    let Some(Outbound::Message(FromClient::Open(open))) = core.poll_outbound() else {
+        panic!("a session is opened first")
+    };
+    assert!(open.hides_names);
+    core.submit_shared(&mut named(1, "fit"), Listener::Future(None)).unwrap();
+    assert_eq!(names_sent(&mut core), ["1"]);
+}
+
+#[test]
+fn names_are_cut_between_characters_and_bounded_in_number() {
+    let mut core = core();
+    let long = format!("{}é", "n".repeat(furlong_wire::limits::NAME_BYTES_MAX - 1));
+    core.submit_shared(&mut named(1, &long), Listener::Future(None)).unwrap();
+    assert_eq!(names_sent(&mut core)[0].len(), furlong_wire::limits::NAME_BYTES_MAX - 1);
+    let mut names = crate::core::content::Names::default();
+    let said = (0..5_000).filter(|class| names.name(&named(*class, "f")).is_some()).count();
+    assert_eq!(said, furlong_wire::limits::KINDS_NAMED_MAX);
+}

@@ -1,7 +1,7 @@
 //! Results that are held: until they are released, within bounds, and sent again as they were.
 
 use furlong_wire::limits::{ERROR_TEXT_BYTES_MAX, HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
-use furlong_wire::message::Release;
+use furlong_wire::message::{Release, RunTimes};
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn an_adopted_result_is_sent_again_byte_for_byte() {
     let comparable = |done: &Done| {
         done.finished()
             .into_iter()
-            .map(|it| (it.attempt, it.outcome.clone(), it.run_us))
+            .map(|it| (it.attempt, it.outcome.clone(), it.times.run_us))
             .collect::<Vec<_>>()
     };
     assert_eq!(comparable(&first), comparable(&again));
@@ -224,4 +224,36 @@ fn what_an_engine_says_of_an_end_fits_its_message() {
     assert_eq!(texts(&process.done()), [Some(ERROR_TEXT_BYTES_MAX)]);
     process.core.handle_slot_event(0, SlotEvent::Down { cause: "x".repeat(1 << 20) });
     assert!(process.done().sent.iter().all(|message| !furlong_wire::message::is_too_long(message)));
+}
+
+fn raises(type_name: &str, fingerprint: Option<u32>) -> Reply {
+    let header = ReplyHeader::Raised(crate::job::error(type_name, "a secret"));
+    let times = JobTimes { begun_at_us: Some(1_500), load_us: 1, run_us: 2, store_us: 3 };
+    Reply { times, fingerprint, ..Reply::without_data(JobOutcome::Failed, header) }
+}
+
+#[test]
+fn the_broker_is_told_the_type_of_an_error_and_no_more_unless_the_session_hides_it() {
+    let mut process = Process::new(1);
+    for (type_name, fingerprint, hides_names) in
+        [("ValueError", Some(7), false), ("panic", None, false), ("ValueError", Some(7), true)]
+    {
+        process.tell(ToEngine::Secret(Secret { hides_names, ..told() }));
+        process.core.handle_time(1_000);
+        process.assign(0, Runtime::Native);
+        process.done();
+        let attempt = SlotJob(process.attempts);
+        let reply = raises(type_name, fingerprint);
+        process.core.handle_slot_event(0, SlotEvent::Finished { attempt, reply });
+        let done = process.done();
+        let [finished] = done.finished()[..] else { panic!("one attempt has ended") };
+        let times = RunTimes { began_us: 500, load_us: 1, run_us: 2, store_us: 3 };
+        assert_eq!(finished.times, times);
+        let error = finished.outcome.error.as_ref().unwrap();
+        assert_eq!(error.text, "");
+        let raised = error.raised.as_ref();
+        assert_eq!(raised.is_none(), hides_names);
+        assert!(raised.is_none_or(|raised| raised.type_name == type_name));
+        assert!(raised.is_none_or(|raised| fingerprint.is_none_or(|it| it == raised.fingerprint)));
+    }
 }

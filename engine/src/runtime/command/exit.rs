@@ -29,13 +29,13 @@ pub(super) fn ended(
         _ => JobOutcome::Exited(describe(status, memory, stderr_tail)),
     };
     let header = ReplyHeader::Exited { code: status.code(), signal: status.signal() };
-    Reply { outcome, header, data: Vec::new(), file: None, run_us: 0 }
+    Reply::without_data(outcome, header)
 }
 
 /// The reply of a command that could not be run.
 pub(super) fn failed(text: &str) -> Reply {
     let header = ReplyHeader::Raised(error("CommandError", text));
-    Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), file: None, run_us: 0 }
+    Reply::without_data(JobOutcome::Failed, header)
 }
 
 /// The reply of a command that did not begin for want of something on this machine.

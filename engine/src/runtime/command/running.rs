@@ -12,8 +12,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use super::exit::ended;
 use super::pipes::{Got, InputPipe, OutputPipe, PIECE_BYTES_MAX};
 use super::slot::{Asked, SlotContext};
+use crate::clock;
 use crate::runtime::memory::KillsBefore;
-use crate::runtime::{OutputStream, Reply, SlotEvent, SlotJob};
+use crate::runtime::{JobTimes, OutputStream, Reply, SlotEvent, SlotJob};
 
 /// A program and what is known of it.
 pub(super) struct Running<'a> {
@@ -34,11 +35,25 @@ pub(super) struct Running<'a> {
     kill_at: Option<Instant>,
 }
 
-/// The start of a program, and the number of others that the system had killed by then.
+/// The times at which a program was about to be started and was, and the number of others that the
+/// system had killed by then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Began {
-    pub(super) at: Instant,
+    pub(super) at_us: u64,
+    pub(super) started_us: u64,
     pub(super) kills: KillsBefore,
+}
+
+impl Began {
+    /// The times of a program that ends now.
+    fn times(self) -> JobTimes {
+        JobTimes {
+            begun_at_us: Some(self.at_us),
+            load_us: self.started_us - self.at_us,
+            run_us: clock::now_us().saturating_sub(self.started_us),
+            store_us: 0,
+        }
+    }
 }
 
 /// The event that was waited for.
@@ -118,7 +133,7 @@ impl<'a> Running<'a> {
                 self.read_rest(buffer);
                 let memory = self.context.memory.at_end(self.began.kills);
                 let reply = ended(status, self.cancelled, memory, &self.stderr_tail);
-                return Some(Reply { run_us: self.began.at.elapsed().as_micros() as u64, ..reply });
+                return Some(Reply { times: self.began.times(), ..reply });
             }
             self.look_at_the_clock();
         }

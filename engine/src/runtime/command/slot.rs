@@ -14,6 +14,7 @@ use super::exit::{failed, not_begun};
 use super::launch::{LaunchError, launch};
 use super::pipes::{PIECE_BYTES_MAX, Room};
 use super::running::{Began, Running};
+use crate::clock;
 use crate::runtime::memory::SlotMemory;
 use crate::runtime::{EventSender, Job, Reply, Report, SlotEvent, SlotIndex, SlotJob};
 
@@ -230,10 +231,10 @@ impl SlotContext {
     }
 
     fn run(&self, job: Job, engine_id: Option<u32>, buffer: &mut [u8]) -> Option<Reply> {
-        let (began, attempt) =
-            (Began { at: Instant::now(), kills: self.memory.kills() }, job.attempt);
+        let (at_us, kills, attempt) = (clock::now_us(), self.memory.kills(), job.attempt);
         let started = launch(job, self, engine_id).and_then(|(child, input)| {
             let no_pipes = |error| LaunchError::Task(format!("no pipes for it: {error}"));
+            let began = Began { at_us, started_us: clock::now_us(), kills };
             Running::new(self, attempt, child, input, began).map_err(no_pipes)
         });
         // One line, whatever a file's name has in it.

@@ -9,8 +9,9 @@ use furlong_wire::ids::FunctionHash;
 use furlong_wire::limits::{PAYLOAD_BUFFERS_MAX, PAYLOAD_BYTES_MAX};
 
 use super::known::Unknown;
+use crate::clock;
 use crate::job::{DataFile, Input};
-use crate::runtime::{Job, OutputStream, Published, SlotJob};
+use crate::runtime::{Job, JobTimes, OutputStream, Published, SlotJob};
 
 /// A request with a body of more than this is sent alone, with its buffers aligned and not copied.
 pub(super) const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -330,7 +331,8 @@ pub(super) struct Ended {
     pub(super) end: End,
     /// True if output of this job is unread, and the interpreter waits until it has been read.
     pub(super) drain: bool,
-    pub(super) run_us: u64,
+    pub(super) times: JobTimes,
+    pub(super) fingerprint: Option<u32>,
     /// The count of executions, if it was one.
     pub(super) count: u64,
     pub(super) buffers: Vec<Bytes>,
@@ -364,7 +366,7 @@ impl Inbox {
     /// Returns the buffer to read into: at least 64 KiB, and of a begun frame's rest as much as its
     /// beginning is worth.
     ///
-    /// Code can write to the socket what it likes: 40 bytes may declare 16 GiB. So what has come
+    /// Code can write to the socket what it likes: 56 bytes may declare 16 GiB. So what has come
     /// decides, not what is declared, and where the system has no memory for a frame, that is this
     /// interpreter's end and not the engine's.
     pub(super) fn room(&mut self) -> Result<&mut BytesMut, NoRoom> {
@@ -463,8 +465,11 @@ impl Inbox {
         Some(ReplyFrame {
             length: at.get_u64_le(),
             attempt: SlotJob(at.get_u64_le()),
+            begun_ns: at.get_u64_le(),
             run_us: at.get_u64_le(),
             count: at.get_u64_le(),
+            load_us: at.get_u32_le(),
+            last: at.get_u32_le(),
             buffers: at.get_u32_le(),
             kind: at.get_u8(),
             flags: at.get_u8(),
@@ -475,8 +480,12 @@ impl Inbox {
 struct ReplyFrame {
     length: u64,
     attempt: SlotJob,
+    begun_ns: u64,
     run_us: u64,
     count: u64,
+    load_us: u32,
+    /// Of what raised its fingerprint, else the time for which its value was encoded.
+    last: u32,
     buffers: u32,
     kind: u8,
     flags: u8,
@@ -517,12 +526,20 @@ impl ReplyFrame {
             }
             _ => return Err(ProtocolBroken),
         };
-        let Self { attempt, run_us, count, .. } = self;
+        let Self { attempt, begun_ns, run_us, count, load_us, last, .. } = self;
+        let raised = end == End::Raised;
+        let times = JobTimes {
+            begun_at_us: Some(clock::of_monotonic(begun_ns)),
+            load_us: u64::from(load_us),
+            run_us,
+            store_us: if raised { 0 } else { u64::from(last) },
+        };
         Ok(Incoming::Ended(Ended {
             attempt,
             end,
             drain: self.flags & 1 != 0,
-            run_us,
+            times,
+            fingerprint: raised.then_some(last),
             count,
             buffers,
             in_file,
@@ -551,7 +568,7 @@ const IN_FILE: u8 = 2;
 /// The place of a buffer in a file: offset and size.
 const PLACE_BYTES: usize = 16;
 const REQUEST_HEADER_BYTES: usize = 24;
-const REPLY_HEADER_BYTES: usize = 40;
+const REPLY_HEADER_BYTES: usize = 56;
 const ALIGNMENT: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
 /// Room for a large frame at first, and then as many times what has come of it: a frame is copied a

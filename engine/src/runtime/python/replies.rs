@@ -15,7 +15,7 @@ use crate::runtime::{JobOutcome, Reply};
 /// A job's end, as the engine knows it. The codec is that of its call. An error for want of memory
 /// says what the interpreter may take of it.
 pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Reply {
-    let Ended { end, run_us, count, buffers, .. } = ended;
+    let Ended { end, times, fingerprint, count, buffers, .. } = ended;
     let text = |at: usize| {
         buffers.get(at).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default()
     };
@@ -31,19 +31,14 @@ pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Re
     match end {
         End::Returned => {
             let header = ReplyHeader::Returned { codec };
-            Reply { outcome: JobOutcome::Succeeded, header, data: buffers, file: None, run_us }
+            Reply { data: buffers, times, ..Reply::without_data(JobOutcome::Succeeded, header) }
         }
         End::Displayed => {
             let mut data = buffers.into_iter();
             let displays = displays(&data.next().unwrap_or_default());
             let header = ReplyHeader::Displayed { codec, displays };
-            Reply {
-                outcome: JobOutcome::Succeeded,
-                header,
-                data: data.collect(),
-                file: None,
-                run_us,
-            }
+            let data = data.collect();
+            Reply { data, times, ..Reply::without_data(JobOutcome::Succeeded, header) }
         }
         End::Executed => {
             let displays = buffers.get(1).map(|json| displays(json)).unwrap_or_default();
@@ -51,35 +46,25 @@ pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Re
             let is_none = buffers.is_empty() || buffers.len() > 1 && buffers[0].is_empty();
             let header =
                 ReplyHeader::Executed { count, repr: (!is_none).then(|| text(0)), displays };
-            Reply { outcome: JobOutcome::Succeeded, header, data: Vec::new(), file: None, run_us }
+            Reply { times, ..Reply::without_data(JobOutcome::Succeeded, header) }
         }
         // Behind the texts: what else there is to say of the exception, for the client.
         End::Raised => {
             let header = raised();
-            Reply {
-                outcome: JobOutcome::Failed,
-                header,
-                data: buffers.into_iter().skip(3).collect(),
-                file: None,
-                run_us,
-            }
+            let data = buffers.into_iter().skip(3).collect();
+            let reply = Reply::without_data(JobOutcome::Failed, header);
+            Reply { data, times, fingerprint, ..reply }
         }
         End::Cancelled if buffers.is_empty() => cancelled_reply("cancelled before it began"),
-        End::Cancelled => Reply {
-            outcome: JobOutcome::Cancelled,
-            header: raised(),
-            data: Vec::new(),
-            file: None,
-            run_us,
-        },
+        End::Cancelled => Reply { times, ..Reply::without_data(JobOutcome::Cancelled, raised()) },
     }
 }
 
 /// The end of a job whose value is in a memory file, as a whole payload.
 pub(super) fn reply_in_file(ended: &Ended, codec: Codec, file: PayloadFile) -> Reply {
     let header = ReplyHeader::Returned { codec };
-    let (outcome, run_us) = (JobOutcome::Succeeded, ended.run_us);
-    Reply { outcome, header, data: Vec::new(), file: Some(file), run_us }
+    let reply = Reply::without_data(JobOutcome::Succeeded, header);
+    Reply { file: Some(file), times: ended.times, ..reply }
 }
 
 /// Makes a whole payload of a file in which the worker has laid out a value: writes what comes

@@ -454,7 +454,8 @@ impl<'a> Session<'a> {
         }
         self.held.handle_end();
         self.interpreter.stderr.forget_tail();
-        self.interpreter.forget_kills(ended.run_us);
+        let busy_us = ended.times.busy_us();
+        self.interpreter.forget_kills(busy_us);
         self.forced.retain(|forced| forced.attempt != attempt);
         self.is_stalled = false;
         self.is_unused = false;
@@ -463,7 +464,7 @@ impl<'a> Session<'a> {
             self.interrupts.handle_end();
         }
         self.sent_bytes -= sent.bytes;
-        self.pace.note(ended.run_us, sent.has_output || ended.drain);
+        self.pace.note(busy_us, sent.has_output || ended.drain);
         let memory_bytes = self.interpreter.memory_bytes();
         let reply = match &ended.in_file {
             Some(sizes) => {

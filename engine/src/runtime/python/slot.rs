@@ -254,10 +254,7 @@ impl SlotContext {
     /// Ends a job with an error that is not the interpreter's.
     pub(super) fn emit_raised(&self, attempt: SlotJob, outcome: JobOutcome, error: RemoteError) {
         let header = ReplyHeader::Raised(error);
-        self.emit(SlotEvent::Finished {
-            attempt,
-            reply: Reply { outcome, header, data: Vec::new(), file: None, run_us: 0 },
-        });
+        self.emit(SlotEvent::Finished { attempt, reply: Reply::without_data(outcome, header) });
     }
 }
 
@@ -269,13 +266,7 @@ pub(super) fn cancelled_reply(message: &str) -> Reply {
         traceback: String::new(),
         execution: None,
     };
-    Reply {
-        outcome: JobOutcome::Cancelled,
-        header: ReplyHeader::Raised(error),
-        data: Vec::new(),
-        file: None,
-        run_us: 0,
-    }
+    Reply::without_data(JobOutcome::Cancelled, ReplyHeader::Raised(error))
 }
 
 fn engine_error(message: String) -> RemoteError {

@@ -2,6 +2,7 @@
 
 mod authority;
 mod control;
+mod names;
 mod nested;
 mod sessions;
 mod shares;

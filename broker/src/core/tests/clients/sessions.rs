@@ -176,6 +176,7 @@ fn a_session_keeps_its_secret() {
         secret: PayloadSecret::new([99; 32]),
         cancel_on_disconnect: false,
         submitted: TaskSeq::MIN,
+        hides_names: false,
     });
     assert_eq!(farm.say(client, other), Err(PeerMisbehaved::Order));
 }

@@ -5,7 +5,7 @@ use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId, TaskSeq};
 use furlong_wire::limits::HELD_RESULTS_MAX;
 use furlong_wire::message::{
     AttemptFinished, Attempts, Draining, FromClient, FromEngine, Goodbye, HeldWork, Lent, Outcome,
-    Register, ReplyBody, Shutdown, TaskOptions, ToClient, ToEngine,
+    Register, ReplyBody, RunTimes, Shutdown, TaskOptions, ToClient, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -114,7 +114,8 @@ fn what_a_process_no_longer_holds_is_given_again_in_many_turns() {
     // The next ones are known to be short.
     let attempt = world.core.attempt(world.core.attempts.made());
     let (outcome, run_us) = (Outcome::SUCCEEDED, 0);
-    let finished = AttemptFinished { attempt, outcome, run_us, payload: None };
+    let finished =
+        AttemptFinished { attempt, outcome, times: RunTimes::ran(run_us), payload: None };
     world.report(engine, FromEngine::Finished(finished)).unwrap();
     for id in &ids {
         (0..512).for_each(|_| _ = world.submit(client, direct(&[*id])));
@@ -225,7 +226,8 @@ fn a_process_that_leaves_is_told_in_many_turns_what_it_need_not_hold() {
         world.submit(client, shared());
         let attempt = world.core.attempt(world.core.attempts.made());
         let (outcome, run_us) = (Outcome::SUCCEEDED, 1_000_000);
-        let finished = AttemptFinished { attempt, outcome, run_us, payload: None };
+        let finished =
+            AttemptFinished { attempt, outcome, times: RunTimes::ran(run_us), payload: None };
         world.report(engine, FromEngine::Finished(finished)).unwrap();
     }
     let turns = world.reported(engine, FromEngine::Draining(Draining { reason: "enough".into() }));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use furlong_wire::ids::{EngineId, SessionId, TaskSeq};
 use furlong_wire::message::{
     AttemptFinished, Draining, ErrorKind, Event, FromClient, FromEngine, Open, Outcome, Restart,
-    SlotDown, Submit, Subscribe, TaskOptions, TaskState, ToClient,
+    RunTimes, SlotDown, Submit, Subscribe, TaskOptions, TaskState, ToClient,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -272,7 +272,12 @@ fn a_process_that_has_very_much_in_hand_is_cut_in_many_turns() {
     world
         .report(
             engine,
-            FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 0, payload: None }),
+            FromEngine::Finished(AttemptFinished {
+                attempt,
+                outcome,
+                times: RunTimes::ran(0),
+                payload: None,
+            }),
         )
         .unwrap();
     (0..MANY).for_each(|_| _ = world.submit(client, shared()));
@@ -327,6 +332,7 @@ fn a_session_with_very_many_tasks_ends_in_many_turns_for_whatever_reason() {
             secret: PayloadSecret::new([1; 32]),
             cancel_on_disconnect: true,
             submitted: TaskSeq::MIN,
+            hides_names: false,
         };
         world.say(client, FromClient::Open(open)).unwrap();
         (0..MANY).for_each(|_| _ = world.submit(client, with(shared(), waiting.clone())));
@@ -359,7 +365,8 @@ fn a_long_queue_loses_its_namespace_in_many_turns_and_nothing_of_it_begins_meanw
         // What comes later is for the next interpreter.
         let later = world.submit(client, namespaced(id));
         let outcome = Outcome::error(TaskState::Lost, ErrorKind::EngineLost, "gone");
-        let ended = AttemptFinished { attempt: first, outcome, run_us: 1, payload: None };
+        let ended =
+            AttemptFinished { attempt: first, outcome, times: RunTimes::ran(1), payload: None };
         world.report(engine, FromEngine::Finished(ended)).unwrap();
         if world.core.engines.get(id).unwrap().restarting {
             down(&mut world, client, engine, id);
@@ -390,8 +397,12 @@ fn very_many_followers_are_aborted_in_many_turns_and_hold_up_nobody_else() {
     let other = world.client(Role::Client);
     let attempt = world.core.attempt(world.core.attempts.made());
     let outcome = Outcome::error(TaskState::Failed, ErrorKind::Remote, "it raised");
-    let failed =
-        FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 1, payload: None });
+    let failed = FromEngine::Finished(AttemptFinished {
+        attempt,
+        outcome,
+        times: RunTimes::ran(1),
+        payload: None,
+    });
     let mut turns = Turns::default();
     let now = world.now;
     turns.count(&mut world, |world| {

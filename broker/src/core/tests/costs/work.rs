@@ -12,9 +12,9 @@ use furlong_wire::limits::GRANTS_PER_ATTEMPT_MAX;
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
     Credit, Define, Draining, Fetch, FromClient, FromEngine, Goodbye, Grant, Lent, Open, Outcome,
-    Payload, Purge, Query, Register, Request, Restart, Revoke, Runtime, Shutdown, Signal, Slot,
-    SlotDown, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery, TaskRange,
-    ToClient, ToEngine, Undefine,
+    Payload, Purge, Query, Register, Request, Restart, Revoke, RunTimes, Runtime, Shutdown, Signal,
+    Slot, SlotDown, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery,
+    TaskRange, ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -218,6 +218,7 @@ pub(in crate::core::tests) fn open(submitted: u64) -> FromClient {
         secret: PayloadSecret::new([1; 32]),
         cancel_on_disconnect: false,
         submitted: TaskSeq(submitted),
+        hides_names: false,
     })
 }
 
@@ -372,7 +373,7 @@ fn message_of_engine(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'s
                 by_engine(FromEngine::Finished(AttemptFinished {
                     attempt,
                     outcome,
-                    run_us: 1,
+                    times: RunTimes::ran(1),
                     payload,
                 })),
             )
@@ -411,7 +412,7 @@ fn message_of_engine(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'s
             let finished = AttemptFinished {
                 attempt,
                 outcome: Outcome::SUCCEEDED,
-                run_us: 1,
+                times: RunTimes::ran(1),
                 payload: announced,
             };
             world.report(engine, FromEngine::Finished(finished)).unwrap();

@@ -5,8 +5,8 @@ use std::time::Duration;
 use furlong_wire::ids::{Attempt, TaskId};
 use furlong_wire::message::{
     AttemptFinished, Attempts, EngineStatus, ErrorKind, FromClient, FromEngine, Outcome, Query,
-    ReplyBody, Request, Runtime, Submit, TakeBack, TaskOptions, TaskRange, TaskState, ToClient,
-    ToEngine,
+    ReplyBody, Request, RunTimes, Runtime, Submit, TakeBack, TaskOptions, TaskRange, TaskState,
+    ToClient, ToEngine,
 };
 
 use crate::core::invariants;
@@ -165,7 +165,12 @@ fn what_is_wanted_back_and_does_not_begin_is_cancelled() {
 /// became of it: of such a one the engine holds nothing.
 fn not_begun(attempt: Attempt) -> FromEngine {
     let outcome = Outcome::error(TaskState::Failed, ErrorKind::NoRuntime, "there is no `x`");
-    FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 0, payload: None })
+    FromEngine::Finished(AttemptFinished {
+        attempt,
+        outcome,
+        times: RunTimes::ran(0),
+        payload: None,
+    })
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
-    Attempts, Dependency, ErrorKind, FromClient, FromEngine, Outcome, Payload, Runtime, Shutdown,
-    Submit, TaskOptions, TaskState, ToEngine,
+    Attempts, Dependency, ErrorKind, FromClient, FromEngine, Outcome, Payload, RunTimes, Runtime,
+    Shutdown, Submit, TaskOptions, TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -536,7 +536,7 @@ fn what_speaks_of_an_earlier_start_without_holding_it_is_told_to_forget_it() {
     let finished = furlong_wire::message::AttemptFinished {
         attempt: job.attempt,
         outcome: furlong_wire::message::Outcome::SUCCEEDED,
-        run_us: 1,
+        times: RunTimes::ran(1),
         payload: Some(small()),
     };
     farm.report(engine, FromEngine::Finished(finished)).unwrap();

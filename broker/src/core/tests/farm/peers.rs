@@ -14,8 +14,8 @@ use furlong_wire::limits::ASKED_FOR_TRANSFER;
 use furlong_wire::message::{
     Accepted, Ack, AttemptFinished, Attempts, Cancel, Define, Dependency, ErrorKind, Fetch,
     Fetched, Finished, FromClient, FromEngine, Goodbye, HeldWork, Open, Outcome, Payload, Register,
-    ReplyBody, Runtime, Slot, SlotDown, Submit, Targets, TaskOptions, TaskState, ToClient,
-    ToEngine, is_too_long,
+    ReplyBody, RunTimes, Runtime, Slot, SlotDown, Submit, Targets, TaskOptions, TaskState,
+    ToClient, ToEngine, is_too_long,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Claims, Role, TokenLimits};
@@ -348,8 +348,8 @@ impl Farm {
         it.sending.begin(welcome.payload_credit_bytes);
         let secret = PayloadSecret::new([it.holder; 32]);
         let (cancel_on_disconnect, submitted) = (it.cancel_on_disconnect, TaskSeq(it.submitted));
-        self.say(client, FromClient::Open(Open { secret, cancel_on_disconnect, submitted }))
-            .unwrap();
+        let open = Open { secret, cancel_on_disconnect, submitted, hides_names: false };
+        self.say(client, FromClient::Open(open)).unwrap();
         if !welcome.resumed {
             self.clients[client].defined.clear();
         }
@@ -691,7 +691,7 @@ impl Farm {
         run_us: u64,
         payload: Option<Payload>,
     ) -> u64 {
-        let ended = self.processes[process].end(outcome, run_us, payload);
+        let ended = self.processes[process].end(outcome, RunTimes::ran(run_us), payload);
         let n = ended.job.n;
         self.report(process, FromEngine::Finished(ended.finished)).unwrap();
         n
@@ -699,14 +699,14 @@ impl Farm {
 
     /// The oldest job ends, and the connection is cut before the broker hears of it.
     pub fn finish_unheard(&mut self, process: usize, payload: Payload) -> u64 {
-        let ended = self.processes[process].end(Outcome::SUCCEEDED, 1_000_000, Some(payload));
+        let ended = self.processes[process].end(Outcome::SUCCEEDED, RunTimes::ran(9), Some(payload));
         self.disconnect_engine(process);
         ended.job.n
     }
 
     /// The same of a process without a connection, with another outcome.
     pub fn end_unheard(&mut self, process: usize, outcome: Outcome) {
-        self.processes[process].end(outcome, 1_000_000, None);
+        self.processes[process].end(outcome, RunTimes::ran(1), None);
     }
 
     /// The attempts that the broker has released.
@@ -838,9 +838,9 @@ impl EngineProcess {
     }
 
     /// The oldest job ends. Its result is held.
-    fn end(&mut self, outcome: Outcome, run_us: u64, payload: Option<Payload>) -> EndedJob {
+    fn end(&mut self, outcome: Outcome, times: RunTimes, payload: Option<Payload>) -> EndedJob {
         let job = self.jobs.remove(0);
-        let finished = AttemptFinished { attempt: job.attempt, outcome, run_us, payload };
+        let finished = AttemptFinished { attempt: job.attempt, outcome, times, payload };
         let ended = EndedJob { job, finished };
         self.results.push(ended.clone());
         ended

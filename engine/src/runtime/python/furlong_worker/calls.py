@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import sys
+from time import monotonic_ns
 from typing import Any, Callable, Sequence
 
 from furlong_worker import Buffer, pickles
@@ -22,6 +23,13 @@ DEPTH_MAX = 100
 PUBLISHED_BYTES_MAX = 16 * 1024 * 1024
 
 
+class Steps:
+    """The times at which the running job had its arguments, and its code returned; 0 before that."""
+
+    loaded = 0
+    returned = 0
+
+
 def apply(function: Callable[..., Any], codec: int, data: Sequence[Buffer]) -> list[Buffer]:
     """Decode the arguments, call, and encode the value.
 
@@ -33,14 +41,23 @@ def apply(function: Callable[..., Any], codec: int, data: Sequence[Buffer]) -> l
         args, kwargs = _arguments_from_json(data)
         if Given.inputs:
             args = [*args, *all_taken()]
-        return [_value_to_json(function(*args, **kwargs))]
+        Steps.loaded = monotonic_ns()
+        value = function(*args, **kwargs)
+        Steps.returned = monotonic_ns()
+        return [_value_to_json(value)]
     if codec == PICKLE:
         args, kwargs = pickles.load(data[0], data[1:])
-        parts = pickles.dump(function(*args, **kwargs))
+        Steps.loaded = monotonic_ns()
+        value = function(*args, **kwargs)
+        Steps.returned = Steps.returned or monotonic_ns()  # a map says it itself
+        parts = pickles.dump(value)
         return pickles.with_notes(parts) if notes else parts
     if codec == RAW:
         raw = [memoryview(buffer) for buffer in data]
-        return _value_to_raw(function(*raw, *all_taken()))
+        Steps.loaded = monotonic_ns()
+        value = function(*raw, *all_taken())
+        Steps.returned = monotonic_ns()
+        return _value_to_raw(value)
     raise TypeError("Python functions take their arguments as json, pickle or raw, not as msgpack")
 
 

@@ -10,9 +10,11 @@ All numbers are little-endian.
   and no other job is with the worker while its job is unfinished. With the flag `FILE`, the data
   are in a memory file (`files.py`), and the rest of the body says where in it: ``offset u64, size
   u64`` for each.
-* To the engine: ``length u64, attempt u64, run_us u64, count u64, buffers u32, kind u8, flags u8,
-  zero u16``, then sizes and buffers as above, without gaps. With the flag `IN_FILE`, the buffers
-  of a `RETURNED` are in a memory file, and only their sizes follow.
+* To the engine: ``length u64, attempt u64, begun_ns u64, run_us u64, count u64, load_us u32,
+  last u32, buffers u32, kind u8, flags u8, zero u16``, then sizes and buffers as above, without
+  gaps. `begun_ns` is by the system's monotonic clock. `last` is for how long the value was encoded,
+  in microseconds, or the fingerprint of what was `RAISED`. With the flag `IN_FILE`, the buffers of
+  a `RETURNED` are in a memory file, and only their sizes follow.
 
 A call of a pickled function is ``PICKLED [hash, data...]``, or ``NEW_PICKLED [hash, function, text of
 cloudpickle, data...]`` if the worker does not have the function. Without a hash it is not kept. The
@@ -81,8 +83,14 @@ Job = Tuple[
     Sequence[Input],
 ]
 
+# When a job began, for how many microseconds it ran and was loaded, and what `last` is.
+Times = Tuple[int, int, int, int]
+NO_TIMES: Times = (0, 0, 0, 0)
+# The most that a field of 32 bits holds.
+U32_MAX = 2**32 - 1
+
 REQUEST = struct.Struct("<QQBBBxI")
-REPLY = struct.Struct("<QQQQIBBxx")
+REPLY = struct.Struct("<QQQQQIIIBBxx")
 REPLY_OF_ONE = struct.Struct(REPLY.format + "Q")
 SIZE = struct.Struct("<Q")
 
@@ -354,30 +362,33 @@ class Channel:
         attempt: int,
         kind: int,
         flags: int,
-        run_us: int,
+        times: Times,
         count: int,
         buffers: Sequence[Buffer],
     ) -> None:
         """Queue a reply; it is sent at once if it should not wait for others."""
         page, at = self._page, self._page_end
+        begun, run_us, load_us, last = times
         if len(buffers) == 1:
             (buffer,) = buffers
             size = len(buffer)
             body = at + REPLY_OF_ONE.size
             end = body + size
             if end > PAGE_BYTES:
-                self._send_alone(attempt, kind, flags, run_us, count, buffers)
+                self._send_alone(attempt, kind, flags, times, count, buffers)
                 return
-            REPLY_OF_ONE.pack_into(page, at, size + 8, attempt, run_us, count, 1, kind, flags, size)
+            head = size + 8, attempt, begun, run_us, count, load_us, last, 1, kind, flags, size
+            REPLY_OF_ONE.pack_into(page, at, *head)
             page[body:end] = buffer
         else:
             sizes = [len(buffer) for buffer in buffers]
             body = at + REPLY.size
             end = body + 8 * len(sizes) + sum(sizes)
             if end > PAGE_BYTES:
-                self._send_alone(attempt, kind, flags, run_us, count, buffers)
+                self._send_alone(attempt, kind, flags, times, count, buffers)
                 return
-            REPLY.pack_into(page, at, end - body, attempt, run_us, count, len(sizes), kind, flags)
+            head = end - body, attempt, begun, run_us, count, load_us, last, len(sizes), kind, flags
+            REPLY.pack_into(page, at, *head)
             page[body:end] = b"".join([*map(SIZE.pack, sizes), *buffers])
         self._page_end = end
         self.page_words[1] = (
@@ -386,7 +397,7 @@ class Channel:
         self._reply_count += 1
         if (
             flags & DRAIN
-            or run_us > SHORT_JOB_US
+            or run_us + load_us > SHORT_JOB_US
             or self._reply_count > REPLIES_MAX
             or self._is_awaited
         ):
@@ -397,7 +408,7 @@ class Channel:
         attempt: int,
         kind: int,
         flags: int,
-        run_us: int,
+        times: Times,
         count: int,
         buffers: Sequence[Buffer],
     ) -> None:
@@ -408,7 +419,9 @@ class Channel:
         is_filed = kind == RETURNED and length >= FILE_BYTES_MIN
         if is_filed and self._files.write(attempt, buffers):
             length, flags, buffers = 8 * len(sizes), flags | IN_FILE, ()
-        head = REPLY.pack(length, attempt, run_us, count, len(sizes), kind, flags)
+        begun, run_us, load_us, last = times
+        fields = length, attempt, begun, run_us, count, load_us, last, len(sizes), kind, flags
+        head = REPLY.pack(*fields)
         self._send([b"".join([head, *map(SIZE.pack, sizes)]), *buffers])
 
     def flush(self) -> None:
@@ -425,17 +438,17 @@ class Channel:
         while self.questions:
             kind, number = self.questions.pop(0)
             if kind == RECALLED:
-                self._send([REPLY.pack(0, number, 0, 0, 0, RECALLED, 0)])
+                self._send([_head(0, number, 0, 0, RECALLED)])
             else:
                 attempt = NO_ATTEMPT if running is None else running
-                self._send([REPLY.pack(0, attempt, 0, number, 0, RUNNING, 0)])
+                self._send([_head(0, attempt, number, 0, RUNNING)])
                 self._is_awaited = True
 
     def send_stray(self, stream: int, data: bytes) -> None:
         """Send output that belongs to no job; callable from any thread."""
         self._send(
             [
-                REPLY.pack(8 + len(data), NO_ATTEMPT, 0, stream, 1, STRAY, 0),
+                _head(8 + len(data), NO_ATTEMPT, stream, 1, STRAY),
                 SIZE.pack(len(data)),
                 data,
             ]
@@ -445,12 +458,12 @@ class Channel:
         """Send what a job publishes; callable from any thread."""
         sizes = [len(buffer) for buffer in buffers]
         length = sum(sizes) + 8 * len(sizes)
-        head = REPLY.pack(length, attempt, 0, codec, len(sizes), PUBLISHED, 0)
+        head = _head(length, attempt, codec, len(sizes), PUBLISHED)
         self._send([b"".join([head, *map(SIZE.pack, sizes)]), *buffers])
 
     def send_ready(self) -> None:
         """Return the engine that jobs may come."""
-        self._send([REPLY.pack(0, NO_ATTEMPT, 0, 0, 0, READY, 0)])
+        self._send([_head(0, NO_ATTEMPT, 0, 0, READY)])
 
     def _send(self, pieces: list[Buffer]) -> None:
         with self._send_lock:
@@ -460,3 +473,8 @@ class Channel:
             except OSError:
                 if not self.ending:
                     os._exit(0)  # the engine is gone, or the code has closed our socket
+
+
+def _head(length: int, attempt: int, count: int, buffers: int, kind: int) -> bytes:
+    """Return the head of a frame that is no job's end."""
+    return REPLY.pack(length, attempt, *NO_TIMES[:2], count, *NO_TIMES[2:], buffers, kind, 0)

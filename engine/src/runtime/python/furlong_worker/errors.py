@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import binascii
 import builtins
 import contextlib
 import importlib
+import os
+import re
 import sys
 import traceback
 from typing import Any
@@ -15,6 +18,9 @@ TEXT_BYTES_MAX = 64 * 1024
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
 # Files of this package, which a user's traceback does not show.
 OWN_FILES = "<furlong worker "
+# Where installed modules are.
+_INSTALLED = ("<frozen ", os.path.dirname(traceback.__file__) + os.sep)
+_PACKAGES = re.compile(r"[/\\](site|dist)-packages[/\\]")
 
 
 def type_name(cls: type) -> str:
@@ -49,6 +55,27 @@ def describe(error: BaseException) -> list[Buffer]:
     except BaseException:
         text = f"{name}: {message}\n"
     return [_bounded(name), _bounded(message), _bounded(text)]
+
+
+def fingerprint(error: BaseException) -> int:
+    """Return a number that errors of one type from one line of the user's code have in common.
+
+    The line is the last one that is in no installed module, else the last one.
+    """
+    last = own = ""
+    step = error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if not file.startswith(OWN_FILES):
+            last = f"{file}:{step.tb_lineno}"
+            if not file.startswith(_INSTALLED) and not _PACKAGES.search(file):
+                own = last
+        step = step.tb_next
+    try:
+        name = type_name(type(error))
+    except BaseException:
+        name = "Exception"
+    return binascii.crc32(f"{name}\n{own or last}".encode("utf-8", "backslashreplace"))
 
 
 def _say_what_was_lost(error: BaseException | None, seen: set[int]) -> None:

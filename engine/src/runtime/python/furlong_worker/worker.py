@@ -26,7 +26,7 @@ from typing import Any, Callable, NoReturn, Sequence
 
 import furlong_worker
 from furlong_worker import Buffer, engine, maps, modules
-from furlong_worker.calls import apply, encode, encode_published
+from furlong_worker.calls import Steps, apply, encode, encode_published
 from furlong_worker.cells import Cells
 from furlong_worker.channel import (
     CANCELLED,
@@ -37,6 +37,7 @@ from furlong_worker.channel import (
     EXECUTED,
     KEYS,
     NAMED,
+    NO_TIMES,
     PAGE_BYTES,
     PICKLE,
     PICKLED,
@@ -46,11 +47,12 @@ from furlong_worker.channel import (
     RETURNED,
     RUN,
     SOURCE,
+    U32_MAX,
     UNFIT,
     Channel,
     Job,
 )
-from furlong_worker.errors import Loss, describe
+from furlong_worker.errors import Loss, describe, fingerprint
 from furlong_worker.exceptions import details
 from furlong_worker.farm import Farm, Refused
 from furlong_worker.farm import bind as bind_farm
@@ -70,7 +72,7 @@ CELLS_MAX = 1000
 ONLY_PARSE: int = ast.PyCF_ONLY_AST
 # A job that has put a file in the place of an output pipe, or has blocked a signal, has taken
 # longer.
-LONG_ENOUGH_US = 50
+LONG_ENOUGH_NS = 50_000
 INTERRUPT = (signal.SIGINT,)
 # Threads have so long to end by themselves, of the time that the engine gives the whole process for
 # its end.
@@ -163,7 +165,7 @@ class Worker:
             self._engine.id = channel.engine_id
             channel.engine_id = None
         if attempt in channel.cancelled:
-            channel.reply(attempt, CANCELLED, 0, 0, 0, [])
+            channel.reply(attempt, CANCELLED, 0, NO_TIMES, 0, [])
             return
         channel.page_words[0] = attempt
         Given.inputs = inputs
@@ -174,7 +176,8 @@ class Worker:
         parts: Sequence[Buffer] = ()
         error: BaseException | None = None
         self.attempt = attempt
-        begun = time.perf_counter_ns()
+        Steps.loaded = Steps.returned = 0
+        begun = time.monotonic_ns()
         try:
             try:
                 self.armed = attempt
@@ -190,26 +193,23 @@ class Worker:
             # It came within the few instructions around the lines above.
             self.armed = None
             error = raised
-        run_us = (time.perf_counter_ns() - begun) // 1000
+        ended = time.monotonic_ns()
         if self.forked:
             _leave_fork(error)
         if _signal.getsignal(signal.SIGINT) is not self._handler:
             signal.signal(signal.SIGINT, self._handler)
-        is_long = run_us > LONG_ENOUGH_US or is_execution
+        is_long = ended - begun > LONG_ENOUGH_NS or is_execution
         if is_long:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
+        loaded = Steps.loaded or begun
         if error is None:
+            returned = Steps.returned or ended
+            last = min((ended - returned) // 1000, U32_MAX)
             end = EXECUTED if is_execution else RETURNED
         else:
-            end = CANCELLED if self.interrupted == attempt else RAISED
-            if isinstance(error, KeyboardInterrupt):
-                forget_half_imported()
-            if type(error) is maps.ItemsFailed:
-                parts = error.parts
-            else:
-                parts = describe(error)
-                if end == RAISED:
-                    parts = [*parts, *details(error, codec == PICKLE and not is_execution)]
+            returned = ended
+            with_pickles = codec == PICKLE and not is_execution
+            end, parts, last = self._raised(error, attempt, with_pickles)
             error = None
         if self._displays.shown:
             displays = self._displays.take()
@@ -220,11 +220,26 @@ class Worker:
         Given.inputs = ()
         drain = self.output.settle(is_long)
         self.attempt = None
-        channel.reply(attempt, end, DRAIN if drain else 0, run_us, count, parts)
+        times = begun, (returned - loaded) // 1000, min((loaded - begun) // 1000, U32_MAX), last
+        channel.reply(attempt, end, DRAIN if drain else 0, times, count, parts)
         if drain:
             channel.drained = False
             while not channel.drained and not channel.ending:
                 channel.receive()
+
+    def _raised(
+        self, error: BaseException, attempt: int, with_pickles: bool
+    ) -> tuple[int, Sequence[Buffer], int]:
+        """Return the end of a job that raised, what is told of its error, and the error's fingerprint."""
+        end = CANCELLED if self.interrupted == attempt else RAISED
+        if isinstance(error, KeyboardInterrupt):
+            forget_half_imported()
+        if type(error) is maps.ItemsFailed:
+            return end, error.parts, fingerprint(error.args[0])
+        parts = describe(error)
+        if end == CANCELLED:
+            return end, parts, 0
+        return end, [*parts, *details(error, with_pickles)], fingerprint(error)
 
     # What a job may ask for.
 

@@ -7,10 +7,12 @@ use crate::runtime::python::protocol::{Inbox, Incoming};
 /// The head of an answer whose body has so many bytes, in one buffer.
 fn head(body: u64) -> Vec<u8> {
     let mut head = BytesMut::new();
-    for word in [body, 1, 0, 0] {
+    for word in [body, 1, 0, 0, 0] {
         head.put_u64_le(word);
     }
-    head.put_u32_le(1);
+    for word in [0, 0, 1] {
+        head.put_u32_le(word);
+    }
     head.put_slice(&[2, 0, 0, 0]);
     head.to_vec()
 }
@@ -19,7 +21,7 @@ fn head(body: u64) -> Vec<u8> {
 fn room_is_made_as_bytes_come_and_not_as_they_are_declared() {
     let mut inbox = Inbox::default();
     inbox.room().unwrap().extend_from_slice(&head(16 << 30));
-    let mut came = 40;
+    let mut came = 56;
     for _ in 0..100 {
         assert!(inbox.poll_frame().unwrap().is_none());
         let room = inbox.room().unwrap();
