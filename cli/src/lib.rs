@@ -27,6 +27,7 @@ mod help;
 mod interrupt;
 mod journal;
 mod map;
+mod metrics;
 mod namespace;
 mod patience;
 mod print;
@@ -38,6 +39,7 @@ mod select;
 mod selected;
 mod status;
 mod submit;
+mod top;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -81,6 +83,10 @@ enum Command {
     Ids(status::IdsArgs),
     /// Show broker, engines and queues
     Status(status::StatusArgs),
+    /// Watch the farm: kinds of tasks, engines, failures, and what is wrong
+    Top(top::TopArgs),
+    /// Print what a monitoring system reads of a farm
+    Metrics(metrics::MetricsArgs),
     /// Run Python code on engines, each in its own lasting namespace
     Execute(execute::ExecuteArgs),
     /// Run a Python script on engines, each in its own lasting namespace
@@ -171,6 +177,8 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
         Command::Cluster(command) => on_runtime(cluster::run(command, program)),
         Command::Ids(args) => on_runtime(status::ids(args)),
         Command::Status(args) => on_runtime(status::status(args)),
+        Command::Top(args) => beside_network(top::run(args)),
+        Command::Metrics(args) => on_runtime(metrics::run(args)),
         Command::Execute(args) => beside_network(execute::execute(args)),
         Command::Run(args) => beside_network(execute::run(args)),
         Command::Push(args) => beside_network(namespace::push(args)),

@@ -130,6 +130,7 @@ mod reconnect;
 mod request;
 mod shared;
 mod task;
+mod watch;
 
 pub use builder::ClientBuilder;
 pub use call::{Arguments, CallSpec, Function, SourceFunction};
@@ -150,6 +151,7 @@ pub use pickled::{PickleSupport, PickledFunction};
 pub use prepared::{Prepared, PreparedCall};
 pub use reconnect::LinkEvent;
 pub use task::TaskFuture;
+pub use watch::{Picture, Wanted, sentence};
 
 pub use furlong_wire::call::{Codec, CommandSpec, Display, RemoteError, ReplyHeader};
 pub use furlong_wire::capability::{Capability, ClusterName, Endpoint, Pass};

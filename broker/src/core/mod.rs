@@ -29,6 +29,7 @@ mod tasks;
 mod tests;
 mod time;
 mod turns;
+mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -68,6 +69,7 @@ use tasks::retained::Retained;
 use tasks::table::Tasks;
 use tasks::{Tally, Waiting};
 use turns::Turns;
+use watch::Watch;
 
 /// Names a connection; the shell gives it, and gives none twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -207,6 +209,8 @@ pub struct Core {
     schedule: Schedule,
     turns: Turns,
     memory: Memory,
+    /// What is counted for those who look.
+    watch: Watch,
     outputs: VecDeque<Output>,
 }
 
@@ -240,6 +244,7 @@ impl Core {
             },
             schedule: Schedule::default(),
             turns: Turns::default(),
+            watch: Watch::default(),
             memory: Memory {
                 budget: Budget::new(config.payload_bytes_max),
                 backlog: Backlog::default(),

@@ -19,6 +19,7 @@ pub(crate) mod quick;
 mod ranges;
 mod status;
 mod task;
+mod watch;
 pub(crate) mod whole;
 
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,11 @@ pub use status::{
 pub use task::{
     Dependency, ErrorKind, Outcome, Payload, Raised, RunTimes, Runtime, Stream, Targets, TaskError,
     TaskOptions, TaskState, TaskTimes,
+};
+pub use watch::{
+    DURATION_RANGES, EndSeen, EngineSeen, EngineState, FailureSeen, FarmSeen, KindSeen, Look,
+    LookPlace, Note, NoteCode, OwnerSeen, PhaseTimes, RunningSeen, Seen, SeriesRow, SeriesStep,
+    SpanSeen, duration_range, range_start_us,
 };
 
 use crate::ids::{BrokerStart, ClusterId};

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::codes;
 use super::task::{Outcome, RunTimes, Runtime};
+use super::watch::{Look, Seen};
 use crate::ids::{BrokerStart, EngineId, EngineUuid, TaskId, TaskSeq};
 
 /// A question that a client can ask.
@@ -20,6 +21,8 @@ pub enum Query {
     StatusAfter(StatusPlace),
     /// The owner's tasks: those that have not ended, and those whose record is kept.
     Tasks(Box<TaskQuery>),
+    /// How the farm is, and what has changed since the last look.
+    Look(Box<Look>),
 }
 
 /// The progress of an answer through the processes and then the engines of a cluster.
@@ -171,6 +174,8 @@ pub enum ReplyBody {
     /// not all. There may be more even if these are none: one answer looks at a bounded number of
     /// tasks.
     Tasks(Vec<TaskRecord>, Option<TaskId>),
+    /// To [`Query::Look`].
+    Seen(Box<Seen>),
 }
 
 /// An event, for subscribers.

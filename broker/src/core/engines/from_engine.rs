@@ -526,6 +526,7 @@ impl Core {
         let cause = down.cause[..down.cause.floor_char_boundary(CAUSE_BYTES_MAX)].to_owned();
         let was_restarting = self.engines.update(id, |engine| {
             engine.down_cause = Some(cause.clone());
+            engine.counts.deaths += u32::from(!engine.restarting);
             std::mem::take(&mut engine.restarting)
         });
         // What was queued before the request was ended with that; what came after is for the new

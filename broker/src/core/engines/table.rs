@@ -11,6 +11,7 @@ use super::roster::{Change, Roster, Unused};
 use crate::core::keys::{AttemptId, ClassId, ProcessKey};
 use crate::core::schedule::direct::DirectQueue;
 use crate::core::turns::work::count;
+use crate::core::watch::EngineCounts;
 
 /// One engine: a slot of a process, with a queue of its own.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub struct Engine {
     pub busy_us: u64,
     /// Its attempts.
     pub work: EngineWork,
+    /// What is counted for those who look.
+    pub counts: EngineCounts,
 }
 
 /// The attempts of an engine.
@@ -85,6 +88,7 @@ impl Engine {
             loss: None,
             finished: 0,
             busy_us: 0,
+            counts: EngineCounts::default(),
         }
     }
 
@@ -135,6 +139,10 @@ pub struct Engines {
     unused: Unused,
     /// Changes that a later broker should know of and that were not reported yet.
     changes: Vec<Change>,
+    /// The number of looks at the farm so far: what changes is marked with it.
+    looks: u64,
+    /// Engines that went lately, with the look before that.
+    went: VecDeque<(u64, EngineId)>,
 }
 
 impl Engines {
@@ -190,7 +198,7 @@ impl Engines {
         self.by_uuid.insert(uuid, id);
         match self.by_id.entry(id) {
             Entry::Vacant(place) => {
-                place.insert(Engine::new(uuid));
+                place.insert(Engine::new(uuid)).counts.changed = self.looks;
                 self.changes.push(Change::Here(id, uuid));
             }
             Entry::Occupied(it) => assert!(it.get().uuid == uuid, "engine {id} is another one"),
@@ -257,6 +265,7 @@ impl Engines {
         let engine = self.by_id.get_mut(&id)?;
         let before = engine.class.map(|class| (class, engine.load()));
         let result = change(engine);
+        engine.counts.changed = self.looks;
         let after = engine.class.map(|class| (class, engine.load()));
         // Asked in this order, since mostly nothing is lent anywhere, and this is on every task's
         // way.
@@ -341,6 +350,10 @@ impl Engines {
             engine.work.lent.clear();
         });
         let engine = self.by_id.remove(&id);
+        if self.went.len() == WENT_MAX {
+            self.went.pop_front();
+        }
+        self.went.push_back((self.looks, id));
         self.changes.extend(engine.is_some().then_some(Change::Away(id)));
         self.gone.extend(engine.as_ref().map(|engine| engine.uuid));
         if self.gone.len() > 2 * self.by_uuid.len() + GONE_KEPT {
@@ -357,6 +370,17 @@ impl Engines {
         assert!(known == Some(id), "engine {id} is known as {known:?}");
         self.changes.push(Change::Left(id));
         Some(engine)
+    }
+
+    /// Somebody looks: what changes from now on is for the next look.
+    pub fn note_look(&mut self, look: u64) {
+        self.looks = look;
+    }
+
+    /// Engines that went at this look or later, and are not here now.
+    pub fn went_since(&self, look: u64) -> impl Iterator<Item = EngineId> {
+        let went = self.went.iter().filter(move |(at, _)| *at >= look);
+        went.map(|(_, id)| *id).filter(|id| !self.by_id.contains_key(id))
     }
 
     /// The engine of these classes with the fewest assigned, if that is less than `limit`.
@@ -425,6 +449,8 @@ impl Engines {
 /// The furthest integer (MPI rank) an engine may ask for beyond the number of known engines:
 /// otherwise one peer could use up all of them.
 const WANTED_AHEAD_MAX: u32 = 65_536;
+/// Engines that went, and are named to those who look.
+const WENT_MAX: usize = 4096;
 /// Entries of engines that have come back among those that are gone.
 const GONE_KEPT: usize = 64;
 /// Engines whose integer is remembered while they are away.

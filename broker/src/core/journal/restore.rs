@@ -188,16 +188,23 @@ impl<'a> Restoring<'a> {
         let age_us = core.config.start.0.saturating_sub(row.submitted_unix_us);
         let durable = Some(Durable { id: row.id, stage: Stage::Written, begun, age_us });
         let (target, runtime, class, define) = (row.target, row.runtime, row.class, row.define);
+        if let Some(name) = row.name {
+            core.restore_name(key, (runtime, class), name);
+        }
+        let kind = core.seen_kind(key, runtime, class);
+        core.see_submitted(Time::default(), key, kind, 1);
         let part = Submitted {
             target,
             placement,
             runtime,
             class,
+            kind,
             define,
             options: Some(&row.options),
             durable,
         };
         let task = core.tasks.insert(submitted(key, row.n, part, payload, Time::default()));
+        let session = core.sessions.get_mut(key).ok_or_else(|| no_session(key))?;
         self.is_in_order &= row.n > session.ledger.submitted;
         session.had_before(row.n);
         session.ledger.tasks.insert(row.n, task);
@@ -205,9 +212,6 @@ impl<'a> Restoring<'a> {
         core.memory.budget.take(BytesOf::Other, options_bytes(&row.options));
         core.peers.quotas.begin_task(session.counted_by);
         self.unfinished.push(task);
-        if let Some(name) = row.name {
-            core.restore_name(key, (runtime, class), name);
-        }
         if !row.met.is_empty() {
             self.met.insert(task, row.met);
         }

@@ -71,7 +71,7 @@ pub(in crate::core) fn that_fits(reply: Reply) -> ToClient {
 impl Core {
     /// Answers a query.
     pub(in crate::core) fn answer(
-        &self,
+        &mut self,
         now: Time,
         key: crate::core::keys::SessionKey,
         query: &Query,
@@ -80,6 +80,7 @@ impl Core {
             Query::Engines => self.engines_after(None),
             Query::EnginesAfter(after) => self.engines_after(Some(*after)),
             Query::Tasks(query) => self.query_tasks(now, key, query),
+            Query::Look(look) => self.look(now, key, look),
             Query::Status => ReplyBody::Status(Box::new(self.status(now, None))),
             Query::StatusAfter(place) => {
                 ReplyBody::Status(Box::new(self.status(now, Some(*place))))

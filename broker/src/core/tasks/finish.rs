@@ -52,7 +52,9 @@ impl Core {
         let (session, n, payload) =
             (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
         let inputs = task.more_if_any().map(|more| std::mem::take(&mut more.inputs));
+        let (kind, has_run) = (task.kind, ended.attempt.is_some());
         let mut done = self.done(now, task, &payload, ended);
+        self.see_end(now, (session, n), kind, has_run, &done);
         // A durable end is told when the journal has it: a restart could bring another one.
         done.is_unwritten = self.note_ended(session, n, &mut done, &payload);
         self.charge_done(&mut done);

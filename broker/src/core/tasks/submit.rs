@@ -107,10 +107,21 @@ impl Core {
         };
         let is_durable =
             self.recovery.journal.is_there() && options.is_some_and(|options| options.durable);
+        let kind = self.seen_kind(key, submit.runtime, submit.class);
+        self.see_submitted(now, key, kind, targets.len().max(1) as u64);
         let mut enter = |n, target| {
             let Submit { runtime, class, define, .. } = *submit;
             let durable = is_durable.then(|| self.recovery.journal.begin());
-            let part = Submitted { target, placement, runtime, class, define, options, durable };
+            let part = Submitted {
+                target,
+                placement,
+                runtime,
+                class,
+                kind,
+                define,
+                options,
+                durable,
+            };
             let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
             let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
             let before = session.ledger.tasks.insert(n, task);

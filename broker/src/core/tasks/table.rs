@@ -12,6 +12,7 @@ use crate::core::journal::stage::{Durable, Stage};
 use crate::core::keys::{Age, AttemptId, PlacementId, SessionKey, TaskKey};
 use crate::core::payloads::stored::Stored;
 use crate::core::time::Time;
+use crate::core::watch::kinds::KindId;
 
 /// One unfinished task.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Task {
     pub runtime: Runtime,
     /// The client's number for its kind.
     pub class: u32,
+    /// Its kind, for those who look.
+    pub kind: KindId,
     /// The definition that it needs.
     pub define: Option<u32>,
     /// The options that differ from the defaults.
@@ -370,6 +373,7 @@ pub fn submitted(
         placement: submit.placement,
         runtime: submit.runtime,
         class: submit.class,
+        kind: submit.kind,
         define: submit.define,
         options: submit.options.cloned(),
         payload,
@@ -390,8 +394,10 @@ pub struct Submitted<'a> {
     pub placement: PlacementId,
     /// Its runtime.
     pub runtime: Runtime,
-    /// Its kind.
+    /// The client's number for its kind.
     pub class: u32,
+    /// Its kind, for those who look.
+    pub kind: KindId,
     /// The definition that it needs.
     pub define: Option<u32>,
     /// The options that differ from the defaults.

@@ -1,0 +1,178 @@
+//! The tables of each page, made from a picture of the farm.
+
+use furlong_client::{Picture, sentence};
+use furlong_wire::message::{EngineSeen, EngineState, KindSeen, TaskState};
+
+use super::table::{Cell, Table};
+use super::words::{bytes, count, duration, left};
+
+/// An engine whose time for its tasks is that many per cent of the usual is marked.
+const SLOW_PERCENT: u32 = 200;
+/// A kind whose overhead has such a share of its time is marked, in per cent.
+const OVERHEAD_PERCENT: u64 = 50;
+
+fn counted(number: u64) -> Cell {
+    Cell::number(count(number), number as f64)
+}
+
+fn time(us: u64) -> Cell {
+    Cell::number(duration(us), us as f64)
+}
+
+/// Kinds of tasks: those with most to do first.
+pub fn kinds(picture: &Picture) -> Table {
+    let mut kinds: Vec<&KindSeen> = picture.kinds.values().collect();
+    kinds.sort_by_key(|kind| {
+        let is_open = kind.submitted > kind.ended;
+        std::cmp::Reverse((is_open, kind.run.sum_us, kind.ended))
+    });
+    let rows = kinds.into_iter().map(|kind| kind_row(picture, kind)).collect();
+    Table::new(
+        &["KIND", "WAIT", "RUN", "ENDED", "FAIL", "RUN P50", "P95", "OVER", "LEFT", "RETRY", "RESULTS"],
+        rows,
+    )
+}
+
+fn kind_row(picture: &Picture, kind: &KindSeen) -> Vec<Cell> {
+    let (run, overhead) = (kind.run.sum_us, kind.overhead.sum_us);
+    let percent = 100 * overhead / (overhead + run).max(1);
+    let has_run = kind.run.p95_us > 0 || kind.overhead.p95_us > 0;
+    let of_runs = |us| if has_run { time(us) } else { Cell::number("-".to_owned(), 0.0) };
+    let is_over = percent >= OVERHEAD_PERCENT && kind.ended >= 1_000;
+    vec![
+        Cell::text(&picture.kind_name(kind.id)),
+        counted(Picture::waiting(kind)),
+        counted(u64::from(kind.running)),
+        counted(kind.ended),
+        counted(kind.failed).marked(kind.failed > 0),
+        of_runs(kind.run.p50_us),
+        of_runs(kind.run.p95_us),
+        Cell::number(format!("{percent}%{}", if is_over { "!" } else { "" }), percent as f64)
+            .marked(is_over),
+        Cell::number(left(kind.left_us), kind.left_us.map_or(0.0, |(_, most)| most as f64)),
+        counted(kind.retries),
+        Cell::number(bytes(kind.result_bytes), kind.result_bytes as f64),
+    ]
+}
+
+/// Engines, by number.
+pub fn engines(picture: &Picture) -> Table {
+    let rows = picture.engines.values().map(|engine| engine_row(picture, engine)).collect();
+    Table::new(
+        &["ENGINE", "HOST", "STATE", "NOW", "FOR", "HAS", "QUEUE", "ENDED", "FAIL", "PACE", "BUSY", "DIED"],
+        rows,
+    )
+}
+
+fn engine_row(picture: &Picture, engine: &EngineSeen) -> Vec<Cell> {
+    let is_slow = engine.pace_percent.is_some_and(|percent| percent >= SLOW_PERCENT);
+    let is_odd = !matches!(engine.state, EngineState::Idle | EngineState::Busy);
+    let id = format!("{}{}", engine.id, if is_slow || is_odd { "!" } else { "" });
+    let (now, since) = match engine.running {
+        Some(running) => (picture.kind_name(running.kind), time(running.for_us)),
+        None => ("-".to_owned(), Cell::number("-".to_owned(), 0.0)),
+    };
+    let pace = engine.pace_percent.map_or("-".to_owned(), |percent| format!("{percent}%"));
+    vec![
+        Cell::number(id, -f64::from(engine.id.0)).marked(is_slow || is_odd),
+        Cell::text(&engine.host),
+        Cell::text(engine.state.as_str()).marked(is_odd),
+        Cell::text(&now),
+        since,
+        counted(u64::from(engine.assigned)),
+        counted(u64::from(engine.queued)),
+        counted(engine.ended),
+        counted(engine.failed).marked(engine.failed > 0),
+        Cell::number(pace, engine.pace_percent.map_or(0.0, f64::from)).marked(is_slow),
+        time(engine.busy_us),
+        counted(u64::from(engine.deaths)).marked(engine.deaths > 0),
+    ]
+}
+
+/// Ended tasks, the latest first.
+pub fn tasks(picture: &Picture) -> Table {
+    let rows = picture.ends.iter().rev().map(|end| {
+        let phases = &end.phases;
+        let overhead = phases.way_us + phases.run.load_us + phases.run.store_us;
+        let state = match (end.state, end.error) {
+            (TaskState::Succeeded, _) => "ok".to_owned(),
+            (state, None) => state.to_string(),
+            (state, Some(error)) => format!("{state} {error}"),
+        };
+        let engine = end.engine.map_or("-".to_owned(), |id| id.to_string());
+        vec![
+            Cell::text(&end.task.to_string()),
+            Cell::text(&picture.kind_name(end.kind)),
+            Cell::text(&state).marked(!matches!(end.state, TaskState::Succeeded)),
+            Cell::number(engine, end.engine.map_or(-1.0, |id| f64::from(id.0))),
+            time(picture.at_us.saturating_sub(end.at_us)),
+            time(phases.queue_us + phases.run.began_us),
+            time(phases.run.run_us),
+            time(overhead),
+            counted(u64::from(end.attempts)),
+            Cell::number(bytes(end.result_bytes), end.result_bytes as f64),
+        ]
+    });
+    Table::new(
+        &["TASK", "KIND", "STATE", "ENGINE", "AGO", "QUEUE", "RUN", "OVER", "TRIES", "RESULT"],
+        rows.collect(),
+    )
+}
+
+/// Failures by type and place, the latest first.
+pub fn failures(picture: &Picture) -> Table {
+    let rows = picture.failures.iter().map(|failure| {
+        let what = if failure.type_name.is_empty() {
+            failure.error.to_string()
+        } else {
+            failure.type_name.clone()
+        };
+        let engines: Vec<String> = failure.engines.iter().map(ToString::to_string).collect();
+        let sample = failure.sample.map_or("-".to_owned(), |task| task.to_string());
+        vec![
+            Cell::text(&what),
+            Cell::text(&picture.kind_name(failure.kind)),
+            counted(failure.count),
+            time(picture.at_us.saturating_sub(failure.first_us)),
+            time(picture.at_us.saturating_sub(failure.last_us)),
+            Cell::text(&engines.join(" ")),
+            Cell::text(&sample),
+        ]
+    });
+    let columns = &["ERROR", "KIND", "COUNT", "FIRST", "LAST", "ENGINES", "SAMPLE"];
+    Table::new(columns, rows.collect())
+}
+
+/// Owners of tasks, those with most busy time first.
+pub fn owners(picture: &Picture) -> Table {
+    let total: u64 = picture.owners.iter().map(|owner| owner.busy_us).sum();
+    let mut owners: Vec<_> = picture.owners.iter().collect();
+    owners.sort_by_key(|owner| std::cmp::Reverse(owner.busy_us));
+    let rows = owners.into_iter().map(|owner| {
+        let name = owner.owner.map_or("others".to_owned(), |id| id.to_string()[..12].to_owned());
+        let percent = 100 * owner.busy_us / total.max(1);
+        vec![
+            Cell::text(&name),
+            counted(u64::from(owner.sessions)),
+            counted(owner.submitted.saturating_sub(owner.ended)),
+            counted(owner.ended),
+            counted(owner.failed).marked(owner.failed > 0),
+            time(owner.busy_us),
+            Cell::number(format!("{percent}%"), percent as f64),
+            Cell::number(bytes(owner.request_bytes), owner.request_bytes as f64),
+            Cell::number(bytes(owner.result_bytes), owner.result_bytes as f64),
+        ]
+    });
+    Table::new(
+        &["OWNER", "SESSIONS", "OPEN", "ENDED", "FAIL", "BUSY", "SHARE", "CALLS", "RESULTS"],
+        rows.collect(),
+    )
+}
+
+/// What the rules have found.
+pub fn notes(picture: &Picture) -> Table {
+    let rows = picture.notes.iter().map(|note| {
+        vec![Cell::text(note.code.as_str()), Cell::text(&sentence(note, picture))]
+    });
+    Table::new(&["NOTE", "WHAT IT SAYS"], rows.collect())
+}

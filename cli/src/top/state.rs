@@ -1,0 +1,199 @@
+//! The state of the screen: which page is shown, how it is sorted and filtered. Keys change it.
+
+use ratatui::crossterm::event::KeyCode;
+
+/// The pages, in the order of their keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Page {
+    /// Kinds and engines beside each other.
+    #[default]
+    Overview,
+    /// Kinds of tasks.
+    Kinds,
+    /// Engines.
+    Engines,
+    /// Tasks that have ended.
+    Tasks,
+    /// Failures by type and place.
+    Failures,
+    /// Owners of tasks.
+    Owners,
+    /// All notes.
+    Notes,
+}
+
+impl Page {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Overview,
+        Self::Kinds,
+        Self::Engines,
+        Self::Tasks,
+        Self::Failures,
+        Self::Owners,
+        Self::Notes,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Overview => "overview",
+            Self::Kinds => "kinds",
+            Self::Engines => "engines",
+            Self::Tasks => "tasks",
+            Self::Failures => "failures",
+            Self::Owners => "owners",
+            Self::Notes => "notes",
+        }
+    }
+}
+
+/// The intervals between two looks, in milliseconds.
+const INTERVALS_MS: [u64; 7] = [100, 200, 500, 1_000, 2_000, 5_000, 10_000];
+
+/// What a key asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// Nothing but to draw again.
+    Draw,
+    /// The end.
+    Quit,
+}
+
+/// The state of the screen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct State {
+    /// The page that is shown.
+    pub page: Page,
+    /// The first row that is shown.
+    pub first: usize,
+    /// The column by which rows are sorted, and whether the other way round.
+    pub sort: (usize, bool),
+    /// The filter: rows have this text.
+    pub filter: String,
+    /// True while the filter is typed.
+    pub types_filter: bool,
+    /// True while nothing new is shown.
+    pub is_paused: bool,
+    /// True while the keys are explained.
+    pub shows_help: bool,
+    interval: usize,
+}
+
+impl State {
+    /// A page, with the interval that is nearest to so many milliseconds.
+    pub fn new(page: Page, every_ms: u64) -> Self {
+        let nearest = |at: &usize| INTERVALS_MS[*at].abs_diff(every_ms);
+        Self {
+            page,
+            first: 0,
+            sort: (0, false),
+            filter: String::new(),
+            types_filter: false,
+            is_paused: false,
+            shows_help: false,
+            interval: (0..INTERVALS_MS.len()).min_by_key(nearest).unwrap_or(0),
+        }
+    }
+
+    /// Milliseconds between two looks.
+    pub fn every_ms(&self) -> u64 {
+        INTERVALS_MS[self.interval]
+    }
+
+    /// A key was pressed.
+    pub fn press(&mut self, key: KeyCode) -> Wish {
+        if self.types_filter {
+            self.type_filter(key);
+            return Wish::Draw;
+        }
+        match key {
+            KeyCode::Char('q') => return Wish::Quit,
+            KeyCode::Char('?') => self.shows_help = !self.shows_help,
+            KeyCode::Esc => self.step_back(),
+            KeyCode::Char(digit @ '1'..='7') => {
+                self.open(Page::ALL[digit as usize - '1' as usize]);
+            }
+            KeyCode::Tab => self.turn(1),
+            KeyCode::BackTab => self.turn(Page::ALL.len() - 1),
+            KeyCode::Char('j') | KeyCode::Down => self.first += 1,
+            KeyCode::Char('k') | KeyCode::Up => self.first = self.first.saturating_sub(1),
+            KeyCode::PageDown => self.first += 10,
+            KeyCode::PageUp => self.first = self.first.saturating_sub(10),
+            KeyCode::Char('g') | KeyCode::Home => self.first = 0,
+            KeyCode::Char('G') | KeyCode::End => self.first = usize::MAX,
+            KeyCode::Char('s') => self.sort.0 += 1,
+            KeyCode::Char('S') => self.sort.1 = !self.sort.1,
+            KeyCode::Char('/') => self.types_filter = true,
+            KeyCode::Char(' ') => self.is_paused = !self.is_paused,
+            KeyCode::Char('+') => self.interval = self.interval.saturating_sub(1),
+            KeyCode::Char('-') => self.interval = (self.interval + 1).min(INTERVALS_MS.len() - 1),
+            _ => {}
+        }
+        Wish::Draw
+    }
+
+    fn type_filter(&mut self, key: KeyCode) {
+        match key {
+            KeyCode::Char(character) => self.filter.push(character),
+            KeyCode::Backspace => _ = self.filter.pop(),
+            KeyCode::Enter => self.types_filter = false,
+            KeyCode::Esc => (self.types_filter, self.filter) = (false, String::new()),
+            _ => return,
+        }
+        self.first = 0;
+    }
+
+    fn step_back(&mut self) {
+        if self.shows_help {
+            self.shows_help = false;
+        } else if !self.filter.is_empty() {
+            self.filter.clear();
+        } else {
+            self.open(Page::Overview);
+        }
+    }
+
+    fn open(&mut self, page: Page) {
+        (self.page, self.first, self.sort) = (page, 0, (0, false));
+    }
+
+    fn turn(&mut self, pages: usize) {
+        let at = Page::ALL.iter().position(|page| *page == self.page).unwrap_or(0);
+        self.open(Page::ALL[(at + pages) % Page::ALL.len()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn press_all(state: &mut State, keys: &str) {
+        for key in keys.chars() {
+            let code = match key {
+                '\n' => KeyCode::Enter,
+                '\t' => KeyCode::Tab,
+                key => KeyCode::Char(key),
+            };
+            assert_eq!(state.press(code), Wish::Draw);
+        }
+    }
+
+    #[test]
+    fn keys_are_those_of_a_pager() {
+        let mut state = State::new(Page::Overview, 900);
+        assert_eq!(state.every_ms(), 1_000);
+        press_all(&mut state, "3jj+-- ");
+        assert_eq!((state.page, state.first, state.every_ms()), (Page::Engines, 2, 2_000));
+        assert!(state.is_paused);
+        press_all(&mut state, "\t/qj\n");
+        assert_eq!((state.page, &*state.filter), (Page::Tasks, "qj"), "a filter is typed");
+        state.press(KeyCode::Esc);
+        assert_eq!((state.page, &*state.filter), (Page::Tasks, ""));
+        state.press(KeyCode::Esc);
+        assert_eq!(state.page, Page::Overview);
+        state.press(KeyCode::BackTab);
+        assert_eq!(state.page, Page::Notes);
+        assert_eq!(state.press(KeyCode::Char('q')), Wish::Quit);
+    }
+}

@@ -1,0 +1,216 @@
+//! Tables that fit their place: the columns that come last give way first.
+
+use std::cmp::Ordering;
+
+use furlong_host::printable;
+use ratatui::style::{Modifier, Style};
+use ratatui::text::{Line, Span};
+
+/// A cell: what is shown, and by what it is sorted.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    text: String,
+    key: Key,
+    is_marked: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Key {
+    Number(f64),
+    Text,
+}
+
+impl Cell {
+    /// A name, which may come from elsewhere.
+    pub fn text(text: &str) -> Self {
+        Self { text: printable::line(text).into_owned(), key: Key::Text, is_marked: false }
+    }
+
+    /// A figure.
+    pub fn number(text: String, number: f64) -> Self {
+        Self { text, key: Key::Number(number), is_marked: false }
+    }
+
+    /// The same, to which somebody should look.
+    #[must_use]
+    pub fn marked(self, is_marked: bool) -> Self {
+        Self { is_marked, ..self }
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        match (&self.key, &other.key) {
+            // The largest first: of figures that is what one looks for.
+            (Key::Number(one), Key::Number(two)) => two.total_cmp(one),
+            _ => self.text.cmp(&other.text),
+        }
+    }
+
+    fn is_number(&self) -> bool {
+        matches!(self.key, Key::Number(_))
+    }
+}
+
+/// A table.
+#[derive(Debug)]
+pub struct Table {
+    columns: &'static [&'static str],
+    rows: Vec<Vec<Cell>>,
+}
+
+/// Characters that a name has at most, where there are other columns.
+const NAME_MAX: usize = 32;
+
+impl Table {
+    /// A table with these columns.
+    pub fn new(columns: &'static [&'static str], rows: Vec<Vec<Cell>>) -> Self {
+        Self { columns, rows }
+    }
+
+    /// Leaves the rows that have a text.
+    pub fn filter(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.rows.retain(|row| row.iter().any(|cell| cell.text.contains(text)));
+        }
+    }
+
+    /// Sorts by a column, counted from 1 and from the front again after the last one; 0 leaves the
+    /// order as it is.
+    pub fn sort(&mut self, (column, is_reversed): (usize, bool)) {
+        if let Some(column) = (column % (self.columns.len() + 1)).checked_sub(1) {
+            self.rows.sort_by(|one, two| one[column].compare(&two[column]));
+        }
+        if is_reversed {
+            self.rows.reverse();
+        }
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The table in so many columns and lines of a screen, from a row on: the heading, rows, and a
+    /// line that says how many there are if not all are shown.
+    pub fn lines(&self, width: usize, height: usize, first: usize) -> Vec<Line<'static>> {
+        let widths = self.widths(width);
+        let mut lines = vec![Line::from(Span::styled(
+            self.heading(&widths),
+            Style::new().add_modifier(Modifier::BOLD),
+        ))];
+        let room = height.saturating_sub(1);
+        let is_cut = self.rows.len() > room;
+        let shown = if is_cut { room.saturating_sub(1) } else { room };
+        let first = first.min(self.rows.len().saturating_sub(shown));
+        let rows = self.rows.iter().skip(first).take(shown);
+        lines.extend(rows.map(|row| row_line(row, &widths)));
+        if is_cut && room > 0 {
+            let last = (first + shown).min(self.rows.len());
+            let from = (first + 1).min(last);
+            let text = format!("{from} to {last} of {}", self.rows.len());
+            lines.push(Line::from(Span::styled(text, Style::new().add_modifier(Modifier::DIM))));
+        }
+        lines
+    }
+
+    fn widths(&self, width: usize) -> Vec<usize> {
+        let mut left = width;
+        let mut widths = Vec::new();
+        for (column, name) in self.columns.iter().enumerate() {
+            let cells = self.rows.iter().map(|row| row[column].text.chars().count());
+            let is_last = column + 1 == self.columns.len();
+            let most = if is_last { left.saturating_sub(1) } else { NAME_MAX };
+            let wanted = cells.max().unwrap_or(0).min(most).max(name.chars().count());
+            let used = wanted + usize::from(column > 0);
+            if used > left {
+                break;
+            }
+            left -= used;
+            widths.push(wanted);
+        }
+        widths
+    }
+
+    fn heading(&self, widths: &[usize]) -> String {
+        let is_number = |column: usize| self.rows.first().is_some_and(|row| row[column].is_number());
+        let names = self.columns.iter().zip(widths).enumerate();
+        let names = names.map(|(column, (name, width))| fit(name, *width, is_number(column)));
+        names.collect::<Vec<_>>().join(" ").trim_end().to_owned()
+    }
+}
+
+fn row_line(row: &[Cell], widths: &[usize]) -> Line<'static> {
+    let mut spans = Vec::new();
+    for (cell, width) in row.iter().zip(widths) {
+        if !spans.is_empty() {
+            spans.push(Span::raw(" "));
+        }
+        let text = fit(&cell.text, *width, cell.is_number());
+        let bold = Style::new().add_modifier(Modifier::BOLD);
+        spans.push(if cell.is_marked { Span::styled(text, bold) } else { Span::raw(text) });
+    }
+    Line::from(spans)
+}
+
+/// A text in exactly so many characters.
+fn fit(text: &str, width: usize, is_right: bool) -> String {
+    let length = text.chars().count();
+    if length > width {
+        let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+        return format!("{kept}~");
+    }
+    let space = " ".repeat(width - length);
+    if is_right { format!("{space}{text}") } else { format!("{text}{space}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let row = |name: &str, number: u32| {
+            vec![
+                Cell::text(name),
+                Cell::number(number.to_string(), f64::from(number)),
+                Cell::text("somewhere"),
+            ]
+        };
+        let rows = vec![row("a", 1), row("b\u{1b}[2J", 30), row("c", 7), row("d", 9)];
+        Table::new(&["NAME", "RUNS", "PLACE"], rows)
+    }
+
+    fn shown(table: &Table, width: usize, height: usize, first: usize) -> Vec<String> {
+        table.lines(width, height, first).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn columns_that_do_not_fit_give_way_from_the_end() {
+        let lines = shown(&table(), 80, 9, 0);
+        assert_eq!(lines[0], "NAME         RUNS PLACE");
+        assert!(lines[2].contains("30 somewhere") && !lines[2].contains('\u{1b}'), "{lines:?}");
+        assert_eq!(shown(&table(), 18, 9, 0)[0], "NAME         RUNS");
+        assert!(shown(&table(), 1, 9, 0).iter().all(|line| line.is_empty()));
+    }
+
+    #[test]
+    fn what_is_not_shown_is_counted() {
+        assert_eq!(shown(&table(), 80, 5, 9).len(), 5, "all fit");
+        let lines = shown(&table(), 80, 4, 0);
+        assert_eq!(lines[3], "1 to 2 of 4");
+        let lines = shown(&table(), 80, 4, usize::MAX);
+        assert!(lines[2].starts_with('d') && lines[3] == "3 to 4 of 4", "{lines:?}");
+        assert_eq!(shown(&table(), 80, 1, 0).len(), 1);
+    }
+
+    #[test]
+    fn rows_are_sorted_by_figures_from_the_largest_and_filtered_by_text() {
+        let mut sorted = table();
+        sorted.sort((2, false));
+        let first = |table: &Table| table.rows[0][0].text.clone();
+        assert!(first(&sorted).starts_with('b'));
+        sorted.sort((6, true));
+        assert_eq!(first(&sorted), "a", "the column after the last one is the first");
+        let mut filtered = table();
+        filtered.filter("30");
+        assert_eq!(filtered.len(), 1);
+    }
+}

@@ -1,0 +1,186 @@
+//! Whole screens of a farm with troubles, in three sizes.
+
+use furlong_client::Picture;
+use furlong_wire::ids::{BrokerStart, EngineId, OwnerId, SessionId, TaskId, TaskSeq};
+use furlong_wire::message::{
+    EngineSeen, EngineState, FarmSeen, KindSeen, LookPlace, Note, NoteCode, PhaseTimes, RunTimes,
+    RunningSeen, Runtime, Seen, SpanSeen,
+};
+
+use super::screen::{self, Source};
+use super::state::{Page, State};
+
+fn span(count: u64, p50_us: u64, p95_us: u64) -> SpanSeen {
+    SpanSeen { count, sum_us: count * p50_us, p50_us, p95_us, ranges: Vec::new() }
+}
+
+fn kind(id: u32, name: &str, (waiting, running, ended): (u64, u32, u64)) -> KindSeen {
+    KindSeen {
+        id,
+        owner: Some(OwnerId([1; 16])),
+        runtime: Runtime::Python,
+        name: Some(name.to_owned()),
+        submitted: waiting + u64::from(running) + ended,
+        running,
+        ended,
+        failed: 3,
+        retries: 0,
+        request_bytes: 0,
+        result_bytes: 1 << 20,
+        queue: span(ended, 200_000, 400_000),
+        run: span(ended, 1_800_000, 4_100_000),
+        overhead: span(ended, 30_000, 60_000),
+        left_us: Some((360_000_000, 540_000_000)),
+    }
+}
+
+fn engine(id: u32, host: &str, pace_percent: Option<u32>) -> EngineSeen {
+    let task = TaskId { session: SessionId([7; 16]), n: TaskSeq(u64::from(id) + 1) };
+    EngineSeen {
+        id: EngineId(id),
+        host: host.to_owned(),
+        pid: 100 + id,
+        state: EngineState::Busy,
+        running: Some(RunningSeen { task: Some(task), kind: 1, for_us: 1_200_000 }),
+        assigned: 1,
+        queued: 0,
+        ended: 40,
+        failed: 0,
+        busy_us: 72_000_000,
+        deaths: 0,
+        pace_percent,
+    }
+}
+
+fn note(code: NoteCode) -> Note {
+    Note { code, kind: None, engine: None, count: 0, percent: 0, text: String::new() }
+}
+
+/// A farm with an engine three times slower, a kind that is all overhead, and a label that nobody
+/// has.
+fn picture() -> Picture {
+    let start = BrokerStart(1);
+    let noop = KindSeen {
+        run: span(36_189, 6, 9),
+        overhead: span(36_189, 140, 200),
+        left_us: Some((0, 0)),
+        ..kind(2, "noop", (0, 0, 36_189))
+    };
+    let notes = vec![
+        Note {
+            count: 312,
+            text: "python gpu".to_owned(),
+            ..note(NoteCode::NobodyFits)
+        },
+        Note { engine: Some(EngineId(7)), percent: 310, ..note(NoteCode::SlowEngine) },
+        Note { kind: Some(2), percent: 96, ..note(NoteCode::SmallTasks) },
+    ];
+    let farm = FarmSeen {
+        cluster_name: "default".to_owned(),
+        engines_online: 4,
+        engines_busy: 4,
+        clients: 2,
+        tasks_waiting: 1_204,
+        tasks_held: 12,
+        tasks_assigned: 4,
+        results_held: 4,
+        tasks_submitted: 49_333,
+        tasks_ended: 48_113,
+        tasks_failed: 17,
+        last_end_us: Some(99_800_000),
+        payload_bytes: (1 << 30, 3 << 30),
+        left_us: Some((360_000_000, 540_000_000)),
+        minute: PhaseTimes {
+            queue_us: 38,
+            way_us: 1,
+            run: RunTimes { load_us: 3, run_us: 55, store_us: 3, ..RunTimes::default() },
+            ..PhaseTimes::default()
+        },
+        ends_per_s: (0..60).map(|second| 400 + second).collect(),
+        ..FarmSeen::default()
+    };
+    let mut picture = Picture::default();
+    let has_more = picture.update(Seen {
+        at_us: 100_000_000,
+        place: LookPlace { start, told: 0, began: 1, kind: 0, engine: None, ends: 0 },
+        is_new: true,
+        has_more: false,
+        farm,
+        kinds: vec![kind(1, "fit", (1_012, 4, 9_310)), noop],
+        engines: vec![
+            engine(0, "lab1", Some(98)),
+            engine(1, "lab1", Some(101)),
+            engine(3, "lab1", None),
+            engine(7, "lab2", Some(310)),
+        ],
+        gone: Vec::new(),
+        owners: Vec::new(),
+        notes,
+        ends: Vec::new(),
+        ends_missed: 0,
+        failures: Vec::new(),
+        series: Vec::new(),
+    });
+    assert!(!has_more);
+    picture
+}
+
+fn shown(page: Page, size: (usize, usize)) -> Vec<String> {
+    let source = Source { endpoint: "lab.example:7077".to_owned(), clock: "14:02:31".to_owned() };
+    let lines = screen::lines(&picture(), &State::new(page, 1_000), &source, size, false);
+    lines.iter().map(|line| line.to_string().trim_end().to_owned()).collect()
+}
+
+#[test]
+fn a_screen_of_any_size_is_filled_and_not_overrun() {
+    for page in Page::ALL {
+        for size in [(80, 24), (120, 40), (200, 60), (20, 5), (1, 1), (0, 0)] {
+            let lines = shown(page, size);
+            assert!(lines.len() <= size.1.max(1), "{page:?} {size:?}");
+            let longest = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+            assert!(longest <= size.0, "{page:?} {size:?}: {longest} characters");
+        }
+    }
+}
+
+#[test]
+fn a_small_screen_has_the_farm_in_two_lines_and_all_troubles() {
+    let lines = shown(Page::Overview, (80, 24));
+    assert_eq!(
+        lines[0],
+        "farm default  4/4 run  1216 wait  454/s  17 failed  6-9 min left  3 notes"
+    );
+    assert_eq!(
+        lines[1],
+        "time queue 38% ████████  way 1%  load 3% █  run 55% ███████████  store 3% █"
+    );
+    assert_eq!(lines[3], "! engine 7 on lab2 takes 3.1 times as long as the others for the same tasks");
+    assert!(lines[2].starts_with("! 312 tasks wait for python with gpu, which no engine has"));
+    assert!(lines[4].starts_with("! 96 % of the time of `noop` is overhead"));
+    assert_eq!(lines[5], "KIND WAIT RUN ENDED FAIL RUN P50    P95 OVER    LEFT RETRY RESULTS");
+    assert_eq!(lines[6], "fit  1012   4  9310    3   1.8 s  4.1 s   1% 6-9 min     0    1.0M");
+    assert_eq!(lines[7], "noop    0   0 36189    3    6 us   9 us 95%!       -     0    1.0M");
+    assert!(lines[9].starts_with("ENGINE HOST STATE NOW"), "{lines:#?}");
+    assert!(lines[13].trim_start().starts_with("7! lab2 busy  fit"), "{lines:#?}");
+}
+
+#[test]
+fn a_wide_screen_has_two_tables_beside_each_other() {
+    let lines = shown(Page::Overview, (200, 60));
+    assert_eq!(lines.len(), 60);
+    let heading = lines.iter().find(|line| line.starts_with("KIND")).expect("a heading");
+    assert!(heading.contains(" | ENGINE HOST"), "{heading}");
+    assert!(lines[1].contains("running 4/4   unread 4   ended 48113 (+454/s, last 200 ms ago)"), "{}", lines[1]);
+    assert!(lines[3].starts_with("left    6-9 min for 1220 tasks   payloads 1.0G of 3.0G"), "{}", lines[3]);
+}
+
+#[test]
+fn the_json_of_a_picture_has_names_and_sentences() {
+    let json = super::json::of_picture(&picture());
+    assert_eq!(json["kinds"][0]["name"], "fit");
+    assert_eq!(json["engines"][3]["pace_percent"], 310);
+    assert_eq!(json["engines"][0]["running"]["kind"], "fit");
+    assert_eq!(json["farm"]["tasks"]["ended"], 48_113);
+    let says = json["notes"][1]["says"].as_str().unwrap();
+    assert!(says.contains("3.1 times as long"), "{says}");
+}

@@ -1,0 +1,129 @@
+//! The farm as it is seen: a picture that each look brings up to date.
+//!
+//! A look costs its viewer one question and one answer, which has what has changed since the last
+//! one. A farm of ten thousand engines is told in several looks.
+
+mod notes;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use furlong_wire::ids::EngineId;
+use furlong_wire::message::{
+    EndSeen, EngineSeen, FailureSeen, FarmSeen, KindSeen, Look, LookPlace, Note, OwnerSeen, Query,
+    ReplyBody, Seen, SeriesRow, SeriesStep,
+};
+
+use crate::Client;
+use crate::error::ClientError;
+use crate::request::{query, refused};
+
+pub use notes::sentence;
+
+/// Ends of tasks that a picture keeps.
+const ENDS_KEPT: usize = 10_000;
+
+/// What is known of a farm.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    /// The broker's time of the last look: microseconds since its start.
+    pub at_us: u64,
+    /// The farm as a whole.
+    pub farm: FarmSeen,
+    /// Kinds of tasks, by the broker's number.
+    pub kinds: BTreeMap<u32, KindSeen>,
+    /// Engines.
+    pub engines: BTreeMap<EngineId, EngineSeen>,
+    /// Owners of tasks.
+    pub owners: Vec<OwnerSeen>,
+    /// What the broker's rules have found.
+    pub notes: Vec<Note>,
+    /// The last ended tasks, if they were asked for: the latest last.
+    pub ends: VecDeque<EndSeen>,
+    /// The number of ended tasks that could not be told.
+    pub ends_missed: u64,
+    /// Failures by type and place, if they were asked for: the latest first.
+    pub failures: Vec<FailureSeen>,
+    /// The series that was asked for last, the oldest step first.
+    pub series: Vec<SeriesRow>,
+    place: Option<LookPlace>,
+}
+
+/// The parts of a picture that are not always wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    /// Ended tasks one by one, from the first look on.
+    pub ends: bool,
+    /// Failures by type and place.
+    pub failures: bool,
+    /// The distributions of durations, and not only their percentiles.
+    pub ranges: bool,
+    /// A series.
+    pub series: Option<SeriesStep>,
+}
+
+impl Picture {
+    /// The next look, which brings this picture up to date.
+    pub fn next_look(&self, wanted: Wanted) -> Look {
+        let Wanted { ends, failures, ranges, series } = wanted;
+        Look { since: self.place, ends, failures, ranges, series }
+    }
+
+    /// Takes an answer. Returns true if there is more to tell at once.
+    pub fn update(&mut self, seen: Seen) -> bool {
+        if seen.is_new {
+            *self = Self::default();
+        }
+        (self.at_us, self.farm, self.place) = (seen.at_us, seen.farm, Some(seen.place));
+        self.kinds.extend(seen.kinds.into_iter().map(|kind| (kind.id, kind)));
+        seen.gone.iter().for_each(|id| _ = self.engines.remove(id));
+        self.engines.extend(seen.engines.into_iter().map(|engine| (engine.id, engine)));
+        (self.owners, self.notes) = (seen.owners, seen.notes);
+        (self.failures, self.series) = (seen.failures, seen.series);
+        self.ends.extend(seen.ends);
+        self.ends_missed += seen.ends_missed;
+        let surplus = self.ends.len().saturating_sub(ENDS_KEPT);
+        self.ends.drain(..surplus);
+        seen.has_more
+    }
+
+    /// A kind's name for people.
+    pub fn kind_name(&self, id: u32) -> String {
+        let Some(kind) = self.kinds.get(&id) else { return "others".to_owned() };
+        match (&kind.name, kind.owner) {
+            (Some(name), _) => name.clone(),
+            (None, Some(_)) => format!("({})", kind.runtime),
+            (None, None) => format!("(another owner's {})", kind.runtime),
+        }
+    }
+
+    /// Tasks of a kind that wait: for others, for an engine, or at one.
+    pub fn waiting(kind: &KindSeen) -> u64 {
+        kind.submitted.saturating_sub(kind.ended).saturating_sub(u64::from(kind.running))
+    }
+}
+
+impl Client {
+    /// Looks at the farm, and brings a picture of it up to date. One look shows a few hundred
+    /// engines; `true` says that there is more to see at once.
+    ///
+    /// # Errors
+    /// The connection is gone, or the broker refuses.
+    ///
+    /// ```no_run
+    /// # async fn watch(client: &furlong_client::Client) -> Result<(), furlong_client::ClientError> {
+    /// use furlong_client::{Picture, Wanted};
+    ///
+    /// let mut picture = Picture::default();
+    /// while client.look(&mut picture, Wanted::default()).await? {}
+    /// println!("{} tasks wait", picture.farm.tasks_waiting);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn look(&self, picture: &mut Picture, wanted: Wanted) -> Result<bool, ClientError> {
+        let look = Query::Look(Box::new(picture.next_look(wanted)));
+        match query(&self.handle, look).await? {
+            ReplyBody::Seen(seen) => Ok(picture.update(*seen)),
+            body => Err(refused(body)),
+        }
+    }
+}
