@@ -268,13 +268,13 @@ impl World {
         let (outcome, header) = match (running.ends, running.runtime) {
             (RunEnd::Cancelled, _) => (JobOutcome::Cancelled, raised()),
             (RunEnd::Planned(Ends::Returns), Runtime::Command) => {
-                (JobOutcome::Succeeded, ReplyHeader::Exited { code: Some(0), signal: None })
+                (JobOutcome::Succeeded, ReplyHeader::Exited { code: Some(0), signal: None, written: None })
             }
             (RunEnd::Planned(Ends::Returns), _) => {
                 (JobOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Raw })
             }
             (_, Runtime::Command) => {
-                let header = ReplyHeader::Exited { code: Some(1), signal: None };
+                let header = ReplyHeader::Exited { code: Some(1), signal: None, written: None };
                 (JobOutcome::Exited("exit code 1".into()), header)
             }
             _ => (JobOutcome::Failed, raised()),

@@ -381,7 +381,7 @@ fn headers(vectors: &mut Vectors) {
         "reply header, displayed",
         &encode_reply(&ReplyHeader::Displayed { codec: Codec::Pickle, displays }),
     );
-    let exited = ReplyHeader::Exited { code: Some(3), signal: None };
+    let exited = ReplyHeader::Exited { code: Some(3), signal: None, written: None };
     vectors.add("reply header, exited", &encode_reply(&exited));
     vectors.add("reply header, raised", &encode_reply(&ReplyHeader::Raised(error)));
 }
@@ -656,7 +656,7 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Announce(attempts()),
         ToEngine::Granted(Granted { attempt: attempt(), key: PassKey([12; 32]), refusal: None }),
         ToEngine::Take(attempts()),
-        ToEngine::Value(Value { value: 2, session: SESSION, payload: inline() }),
+        ToEngine::Value(Value { value: 2, session: SESSION, secret: None, payload: inline() }),
         ToEngine::Inputs(Inputs { attempt: AttemptId(5), values: vec![2] }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);

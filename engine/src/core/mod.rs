@@ -496,7 +496,7 @@ impl Core {
         // The last one gets `prepared` itself: mostly it is the only one.
         let parts = std::iter::repeat_n(prepared, call.jobs.len());
         for (attempt, prepared) in call.jobs.into_iter().zip(parts) {
-            let inputs = self.inputs_of(attempt, call.session);
+            let inputs = self.inputs_of(attempt);
             let prepared = prepared.and_then(|prepared| Ok((prepared, inputs?)));
             // One that was cancelled or recalled meanwhile is no longer there.
             let Some(work) = self.work.get_mut(&attempt) else { continue };
@@ -504,7 +504,7 @@ impl Core {
             match prepared {
                 Ok(((Request { header, data, file }, definition), inputs)) => {
                     work.has_whole_output =
-                        matches!(&header.call, HeaderCall::Command(spec) if spec.whole_output);
+                        matches!(&header.call, HeaderCall::Command(spec) if spec.extras.whole_output);
                     work.ready = Some(Job {
                         attempt,
                         session: call.session,

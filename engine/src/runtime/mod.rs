@@ -3,6 +3,7 @@
 
 pub mod command;
 mod ending;
+pub mod input;
 pub mod memory;
 pub mod native;
 pub mod python;

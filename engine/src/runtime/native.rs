@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     EventSender, Job, JobOutcome, Latest, Published, Reply, Report, SlotEvent, SlotIndex, SlotJob,
-    Unable,
+    Unable, input,
 };
 use crate::job::error;
 
@@ -360,6 +360,7 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
     while let Some(job) = shared.next() {
         context.attempt.set(job.attempt);
         context.codec.set(job.header.codec);
+        input::replace(job.inputs.unwrap_or_default().into_vec());
         let began = Instant::now();
         let result = find(functions, &job.header).and_then(|function| {
             call(function, job.header.codec, &job.data)
@@ -367,6 +368,7 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
         });
         let run_us = began.elapsed().as_micros() as u64;
         context.latest.take();
+        input::replace(Vec::new());
         let (outcome, header, data) = match result {
             Ok((codec, data)) => (JobOutcome::Succeeded, ReplyHeader::Returned { codec }, data),
             Err((_, failure)) if asked.load(Ordering::Relaxed) == CANCELLED => {

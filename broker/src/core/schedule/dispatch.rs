@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 
 use furlong_wire::AtLeastOne;
-use furlong_wire::ids::{EngineId, SessionId, TaskSeq};
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{
     Assign, EngineDefine, ErrorKind, Inputs, Payload, Secret, Share, Stopped, TaskState, ToClient,
     ToEngine, Value, Work,
@@ -320,7 +320,7 @@ impl Core {
             self.to_engine(connection, ToEngine::Share(Share { share, session, payload }));
         }
         if !inputs.is_empty() {
-            self.send_inputs(process_key, session, attempt, &inputs);
+            self.send_inputs(process_key, attempt, &inputs);
         }
         let session = (!is_same_session).then_some(session);
         let assign =
@@ -335,7 +335,6 @@ impl Core {
     fn send_inputs(
         &mut self,
         process_key: ProcessKey,
-        session: SessionId,
         attempt: AttemptId,
         inputs: &[ValueId],
     ) {
@@ -349,7 +348,12 @@ impl Core {
                 process.told.next_transfer += 1;
                 process.told.next_transfer
             });
-            let message = ToEngine::Value(Value { value: id.0, session, payload });
+            let opens = self.memory.values.note_told(*id, process_key);
+            // Of another session the process knows no more than this value needs.
+            let is_known = process.told.lanes.contains_key(&opens.key);
+            let secret = (!is_known).then(|| opens.secret.clone());
+            let message =
+                ToEngine::Value(Value { value: id.0, session: opens.id, secret, payload });
             self.outputs.push_back(Output::ToEngine(connection, message));
             if let Some((number, chunks)) = transfer {
                 self.outputs.push_back(Output::Transfer(connection, number, chunks));

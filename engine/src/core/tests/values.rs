@@ -10,7 +10,7 @@ impl Process {
     fn value(&mut self, value: u64) -> (u64, Bytes) {
         let header = encode_reply(&ReplyHeader::Returned { codec: Codec::Pickle });
         let (payload, transfer, chunk) = self.large(vec![header, Bytes::from(vec![7; 5_000])]);
-        self.tell(ToEngine::Value(Value { value, session: SESSION, payload }));
+        self.tell(ToEngine::Value(Value { value, session: SESSION, secret: None, payload }));
         (transfer, chunk)
     }
 
@@ -123,7 +123,9 @@ fn unknown_and_repeated_values_are_misbehaviour() {
     let unknown = process.core.handle_message(inputs(vec![1]), None);
     assert_eq!(unknown, Err(BrokerMisbehaved::Share));
     let payload = || Payload::Inline((&[2]).into());
-    let value = |session| ToEngine::Value(Value { value: 1, session, payload: payload() });
+    let value = |session| {
+        ToEngine::Value(Value { value: 1, session, secret: None, payload: payload() })
+    };
     process.tell(value(SESSION));
     for session in [SESSION, SessionId([9; 16])] {
         assert_eq!(process.core.handle_message(value(session), None), Err(BrokerMisbehaved::Share));

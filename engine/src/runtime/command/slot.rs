@@ -232,9 +232,9 @@ impl SlotContext {
     fn run(&self, job: Job, engine_id: Option<u32>, buffer: &mut [u8]) -> Option<Reply> {
         let (began, attempt) =
             (Began { at: Instant::now(), kills: self.memory.kills() }, job.attempt);
-        let started = launch(job, self, engine_id).and_then(|(child, input)| {
+        let started = launch(job, self, engine_id).and_then(|launched| {
             let no_pipes = |error| LaunchError::Task(format!("no pipes for it: {error}"));
-            Running::new(self, attempt, child, input, began).map_err(no_pipes)
+            Running::new(self, attempt, launched, began).map_err(no_pipes)
         });
         // One line, whatever a file's name has in it.
         let line = |text: String| text.replace('\n', "\\n");

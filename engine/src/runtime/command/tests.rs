@@ -199,11 +199,11 @@ fn refusal(reply: Reply) -> String {
 }
 
 fn exited(code: i32) -> ReplyHeader {
-    ReplyHeader::Exited { code: Some(code), signal: None }
+    ReplyHeader::Exited { code: Some(code), signal: None, written: None }
 }
 
 fn killed(signal: i32) -> ReplyHeader {
-    ReplyHeader::Exited { code: None, signal: Some(signal) }
+    ReplyHeader::Exited { code: None, signal: Some(signal), written: None }
 }
 
 /// Waits until there is no process with this number, or only what is left of one.
