@@ -41,8 +41,8 @@ use furlong_wire::capability::ClusterName;
 use furlong_wire::limits::NAME_BYTES_MAX;
 use furlong_wire::token::Role;
 
-pub use program::{EngineArgs, run};
 pub use job::Input;
+pub use program::{EngineArgs, run};
 pub use runtime::input::{InputError, inputs};
 pub use runtime::native::{Callable, FunctionError, engine_id, is_cancelled, publish};
 

@@ -200,6 +200,51 @@ fn every_role_gets_for_every_message_what_the_table_says() {
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
+#[test]
+fn another_owners_results_cannot_be_inputs() {
+    let mut farm = Farm::start();
+    let (id, mut victim) = RawSession::client_with_id(farm.port(), &farm.capability(Role::Client));
+    let options = |options: TaskOptions| Some(Box::new(options));
+    let with = |n, taken: TaskOptions| {
+        let FromClient::Submit(plain) = submit(Targets::Shared) else { unreachable!() };
+        FromClient::Submit(Submit { n: TaskSeq(n), options: options(taken), ..plain })
+    };
+    let stays = TaskOptions { stay: true, keep: true, ..TaskOptions::default() };
+    // A value, which has its result at once, and a task that waits for an engine.
+    let FromClient::Submit(value) = with(1, TaskOptions { keep: true, ..TaskOptions::default() })
+    else {
+        unreachable!()
+    };
+    let value = FromClient::Submit(Submit { runtime: Runtime::Value, ..value });
+    victim.send(&[value, with(2, stays)]);
+    let other =
+        furlong(&["cap", "issue", "--role", "client", "--owner", "somebody else"], farm.home());
+    let other = load_capability(Path::new(other.ok().trim())).unwrap();
+    let mut attacker = RawSession::client(farm.port(), &other);
+    // Known ones, and one that nobody has ever submitted: the same answer to all.
+    let mut texts = BTreeSet::new();
+    for (at, n) in [1, 2, 3].into_iter().enumerate() {
+        let inputs = vec![TaskId { session: id, n: TaskSeq(n) }];
+        let options = TaskOptions { inputs, ..TaskOptions::default() };
+        attacker.send(&[with(at as u64 + 1, options)]);
+        let finished = loop {
+            let messages = attacker.receive::<ToClient>().unwrap();
+            let mut finished = messages.into_iter().filter_map(|message| match message {
+                ToClient::Finished(finished) => Some(finished),
+                _ => None,
+            });
+            if let Some(finished) = finished.next() {
+                break finished;
+            }
+        };
+        let error = finished.outcome.error.unwrap();
+        assert_eq!(error.kind, ErrorKind::Dependency);
+        texts.insert(error.text.replace(&format!(":{n} "), ":N "));
+    }
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
+}
+
 /// Each message of an engine.
 fn from_engine() -> Vec<FromEngine> {
     let attempt = Attempt { start: BrokerStart(1), id: AttemptId(1) };

@@ -503,8 +503,7 @@ impl Core {
             let slot = work.slot;
             match prepared {
                 Ok(((Request { header, data, file }, definition), inputs)) => {
-                    work.has_whole_output =
-                        matches!(&header.call, HeaderCall::Command(spec) if spec.extras.whole_output);
+                    work.has_whole_output = matches!(&header.call, HeaderCall::Command(spec) if spec.extras.whole_output);
                     work.ready = Some(Job {
                         attempt,
                         session: call.session,

@@ -144,8 +144,10 @@ pub(super) fn values_have_their_users(core: &Core) {
     assert_eq!(core.memory.values.bytes(), bytes);
     assert!(bytes <= core.memory.budget.state().1 / 2, "values take {bytes} bytes");
     for (key, process) in &core.processes {
-        let of_process = core.memory.values.iter().filter(|(id, ..)| process.told.shares.contains(&id.0));
-        of_process.for_each(|(id, _, _, told, _)| assert!(told.contains(key), "{key:?} has {id:?}"));
+        let of_process =
+            core.memory.values.iter().filter(|(id, ..)| process.told.shares.contains(&id.0));
+        of_process
+            .for_each(|(id, _, _, told, _)| assert!(told.contains(key), "{key:?} has {id:?}"));
     }
 }
 

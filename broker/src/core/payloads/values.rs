@@ -196,12 +196,7 @@ impl Core {
         self.memory.values.has_room(bytes, total)
     }
 
-    fn hold_value(
-        &mut self,
-        stored: Stored,
-        opens: Opens,
-        token: Option<TokenId>,
-    ) -> ValueId {
+    fn hold_value(&mut self, stored: Stored, opens: Opens, token: Option<TokenId>) -> ValueId {
         // Engine processes know shares and values by numbers of one row.
         self.memory.shares_made += 1;
         let id = ValueId(self.memory.shares_made);

@@ -332,12 +332,7 @@ impl Core {
     }
 
     /// Sends the inputs of the assignment that follows: each value once to a process.
-    fn send_inputs(
-        &mut self,
-        process_key: ProcessKey,
-        attempt: AttemptId,
-        inputs: &[ValueId],
-    ) {
+    fn send_inputs(&mut self, process_key: ProcessKey, attempt: AttemptId, inputs: &[ValueId]) {
         let process = self.processes.get_mut(&process_key).expect("what is given work is here");
         let connection = process.connection;
         for id in inputs {

@@ -183,7 +183,8 @@ impl Core {
     fn input_of(&mut self, key: SessionKey, task: TaskId) -> Result<TaskInput, String> {
         let owner = self.owner(key).expect("a session that submits is here");
         let of = self.sessions.find(owner, task.session);
-        let is_unfinished = |of| self.sessions.get(of).is_some_and(|of| of.ledger.tasks.contains(task.n));
+        let is_unfinished =
+            |of| self.sessions.get(of).is_some_and(|of| of.ledger.tasks.contains(task.n));
         if of.is_some_and(is_unfinished) {
             return Ok(TaskInput { task, value: None });
         }

@@ -76,7 +76,9 @@ impl InputFiles {
             let at = usize::try_from(*offset).ok();
             match (text, at) {
                 (Some(text), Some(at)) if at <= text.len() => _ = text.splice(at..at, path),
-                _ => return Err("an input goes to an argument that is not there".to_owned().into()),
+                _ => {
+                    return Err("an input goes to an argument that is not there".to_owned().into());
+                }
             }
         }
         Ok(filled.into_iter().map(OsString::from_vec).collect())
