@@ -1,19 +1,27 @@
 //! Every role against every message: what its holder gets.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use furlong_host::home::load_capability;
+use furlong_tests::command::furlong;
 use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
 use furlong_tests::session::RawSession;
 use furlong_tests::wait::SOON;
-use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, SessionId, TaskSeq, TokenId};
+use furlong_wire::ids::{
+    Attempt, AttemptId, BrokerStart, EngineId, SessionId, TaskId, TaskSeq, TokenId,
+};
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
     Credit, Define, Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye,
     NeedBlob, Open, Outcome, Passed, Payload, Purge, Query, ReplyBody, Request, Restart, Revoke,
-    Runtime, Shutdown, Signal, SlotDown, Stream, Submit, Subscribe, TakeBack, Targets, TaskQuery,
-    ToClient, ToEngine, Undefine,
+    Runtime, Shutdown, Signal, SlotDown, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions,
+    TaskQuery, ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
+use serde_json::Value;
 
 use crate::PENDING_GROWTH_BYTES_MAX;
 
@@ -217,9 +225,9 @@ fn another_owners_results_cannot_be_inputs() {
     };
     let value = FromClient::Submit(Submit { runtime: Runtime::Value, ..value });
     victim.send(&[value, with(2, stays)]);
-    let other =
-        furlong(&["cap", "issue", "--role", "client", "--owner", "somebody else"], farm.home());
-    let other = load_capability(Path::new(other.ok().trim())).unwrap();
+    let args = ["cap", "issue", "--json", "--role", "client", "--owner", "somebody else"];
+    let issued: Value = serde_json::from_str(&furlong(&args, farm.home()).ok()).unwrap();
+    let other = load_capability(Path::new(issued["file"].as_str().unwrap())).unwrap();
     let mut attacker = RawSession::client(farm.port(), &other);
     // Known ones, and one that nobody has ever submitted: the same answer to all.
     let mut texts = BTreeSet::new();
