@@ -195,7 +195,6 @@ impl CallSpec {
     /// # ;
     /// # }
     /// ```
-    #[must_use]
     pub fn stdin_from(mut self, tasks: impl IntoIterator<Item = impl HasTaskId>) -> Self {
         for task in tasks {
             let place = self.input_place(task.task_id());
@@ -208,7 +207,6 @@ impl CallSpec {
 
     /// Adds an argument of a command: the path of a file with the result of a task, which is an
     /// input of the task. The file can be read and not written, as long as the command runs.
-    #[must_use]
     pub fn input_argument(mut self, task: impl HasTaskId) -> Self {
         let input = self.input_place(task.task_id());
         if let Function::Command(command) = &mut self.function {

@@ -45,6 +45,13 @@ pub struct CallHeader {
     pub codec: Codec,
 }
 
+impl CallHeader {
+    /// Returns true if all output of a command is to come with its reply.
+    pub fn wants_whole_output(&self) -> bool {
+        matches!(&self.call, Call::Command(spec) if spec.extras.whole_output)
+    }
+}
+
 /// The call to run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

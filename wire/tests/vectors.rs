@@ -319,6 +319,16 @@ fn add_all<M: Message>(
     }
 }
 
+/// A command, and one with inputs.
+fn commands() -> (CommandSpec, CommandSpec) {
+    let command =
+        CommandSpec { argv: vec!["true".into()], task: Some(3), ..CommandSpec::default() };
+    let paths = vec![InputPath { argument: 1, offset: 0, input: 1 }];
+    let extras = CommandExtras { whole_output: true, stdin: vec![0], paths };
+    let with_inputs = CommandSpec { extras, ..command.clone() };
+    (command, with_inputs)
+}
+
 fn headers(vectors: &mut Vectors) {
     let source = Call::Source {
         file: "f.py".to_owned(),
@@ -332,11 +342,7 @@ fn headers(vectors: &mut Vectors) {
         "call header, execute",
         &encode_header(&CallHeader { call: execute, codec: Codec::Json }),
     );
-    let command =
-        CommandSpec { argv: vec!["true".into()], task: Some(3), ..CommandSpec::default() };
-    let paths = vec![InputPath { argument: 1, offset: 0, input: 1 }];
-    let extras = CommandExtras { whole_output: true, stdin: vec![0], paths };
-    let with_inputs = CommandSpec { extras, ..command.clone() };
+    let (command, with_inputs) = commands();
     for (name, call) in [
         ("run", Call::Run { file: "s.py".to_owned(), source: "x = 1".into() }),
         ("push", Call::Push),

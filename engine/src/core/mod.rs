@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use actions::Output;
 use bytes::Bytes;
 use furlong_wire::AtLeastOne;
-use furlong_wire::call::{Call as HeaderCall, CallHeader, decode_header};
+use furlong_wire::call::{CallHeader, decode_header};
 use furlong_wire::ids::{Attempt, BrokerStart, InstanceId, SessionId, TaskSeq};
 use furlong_wire::limits::OVERDRAFT_CREDITS;
 use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine};
@@ -503,7 +503,7 @@ impl Core {
             let slot = work.slot;
             match prepared {
                 Ok(((Request { header, data, file }, definition), inputs)) => {
-                    work.has_whole_output = matches!(&header.call, HeaderCall::Command(spec) if spec.extras.whole_output);
+                    work.has_whole_output = header.wants_whole_output();
                     work.ready = Some(Job {
                         attempt,
                         session: call.session,

@@ -28,6 +28,10 @@ pub struct Values {
     bytes: u64,
 }
 
+/// A result cannot be a value: there is no room, or it is not here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoRoom;
+
 /// A value that somebody needs.
 #[derive(Debug)]
 struct Value {

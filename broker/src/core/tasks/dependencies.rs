@@ -14,6 +14,7 @@ use super::table::{Queue, State, Task, Tasks};
 use super::waits::{Group, Waits};
 use crate::core::journal::rows::Met;
 use crate::core::keys::{SessionKey, TaskKey, ValueId};
+use crate::core::payloads::values::NoRoom;
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{Core, Time};
 
@@ -194,21 +195,21 @@ impl Core {
         };
         let value = held
             .ok_or_else(|| taken(task))?
-            .ok_or_else(|| no_value(task, self.config.memory_flag))?;
+            .map_err(|NoRoom| no_value(task, self.config.memory_flag))?;
         self.memory.values.add_user(value);
         Ok(TaskInput { task, value: Some(value) })
     }
 
-    /// The result of an ended task that its session holds, made a value. The inner one is none if
-    /// it cannot be one.
-    fn value_of_held(&mut self, of: SessionKey, n: TaskSeq) -> Option<Option<ValueId>> {
+    /// The result of an ended task that its session holds, made a value. None if there is no such
+    /// task.
+    fn value_of_held(&mut self, of: SessionKey, n: TaskSeq) -> Option<Result<ValueId, NoRoom>> {
         // Out of its place meanwhile: room for it may be made by what others keep.
         let mut done = self.sessions.get_mut(of)?.ledger.done.remove(n)?;
         let is_value = self.become_value(of, &mut done);
         let value = done.value.filter(|_| is_value);
         let session = self.sessions.get_mut(of).expect("it was there a moment ago");
         session.ledger.done.insert(n, done);
-        Some(value)
+        Some(value.ok_or(NoRoom))
     }
 
     /// One task fewer has a task's result as an input, or it has been notified.

@@ -15,7 +15,7 @@ use furlong_wire::payload::PayloadSecret;
 use super::done::Done;
 use crate::core::keys::{SessionKey, ValueId};
 use crate::core::payloads::budget::BytesOf;
-use crate::core::payloads::values::Opens;
+use crate::core::payloads::values::{NoRoom, Opens};
 use crate::core::sessions::table::of_owner;
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{Core, Time};
@@ -257,12 +257,12 @@ impl Core {
     }
 
     /// The result of a kept task of an owner, made a value that stays as long as its record. None
-    /// if there is no such task, the inner one if there is no room or nothing to be had.
+    /// if there is no such task.
     pub(in crate::core) fn value_of_kept(
         &mut self,
         owner: OwnerId,
         task: TaskId,
-    ) -> Option<Option<ValueId>> {
+    ) -> Option<Result<ValueId, NoRoom>> {
         let key = self.kept.session(owner, task.session)?;
         let session = self.kept.sessions.get_mut(&key)?;
         let secret = session.secret.clone();
@@ -276,7 +276,7 @@ impl Core {
         self.kept.heavy_bytes -= before - kept.done.budget_bytes();
         let session = self.kept.sessions.get_mut(&key).expect("it was there a moment ago");
         session.tasks.insert(task.n, kept);
-        Some(value)
+        Some(value.ok_or(NoRoom))
     }
 
     /// Forgets one kept task.

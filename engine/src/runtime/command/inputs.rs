@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 
 use bytes::Bytes;
@@ -93,7 +93,7 @@ fn path(file: &File) -> String {
 fn file_of(parts: &[Bytes]) -> Result<File, LaunchError> {
     let write = || -> io::Result<File> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let mut file = File::from(OwnedFd::from(memfd_create("furlong-input", flags)?));
+        let mut file = File::from(memfd_create("furlong-input", flags)?);
         parts.iter().try_for_each(|part| file.write_all(part))?;
         fchmod(&file, Mode::RUSR)?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;

@@ -175,7 +175,7 @@ fn what_cannot_be_an_input_is_refused_with_the_reason() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), python_engine(&mut farm));
     let other = farm.client();
-    let stranger = owned_by(&mut farm, 8);
+    let foreign_client = owned_by(&mut farm, 8);
     let taken = farm.submit(client, python(shared()));
     finish_large(&mut farm, engine, LARGE);
     farm.ack(client, taken, taken);
@@ -195,13 +195,13 @@ fn what_cannot_be_an_input_is_refused_with_the_reason() {
     let submit = with_inputs(&farm, other, &[1]);
     assert!(refused(&mut farm, submit).1.contains("is unknown to the broker"));
     let options = TaskOptions { stay: true, keep: true, ..TaskOptions::default() };
-    let foreign = farm.submit(stranger, with(python(shared()), options));
+    let foreign = farm.submit(foreign_client, with(python(shared()), options));
     for has_ended in [false, true] {
         if has_ended {
             assert_eq!(farm.finish(engine), foreign);
-            farm.goodbye(stranger);
+            farm.goodbye(foreign_client);
         }
-        let submit = with_inputs(&farm, stranger, &[foreign]);
+        let submit = with_inputs(&farm, foreign_client, &[foreign]);
         let (end, text) = refused(&mut farm, submit);
         assert_eq!(Some(end), UNMET);
         assert!(text.contains("is unknown to the broker"), "{text}");
