@@ -33,7 +33,8 @@ pub struct MetricsArgs {
     #[arg(long, value_name = "FILE")]
     textfile: Option<PathBuf>,
     /// Seconds between two times that the file is written
-    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value = "15",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
     every: u64,
     #[command(flatten)]
     connect: ConnectArgs,
@@ -45,9 +46,8 @@ const OBSERVERS: &[Role] =
 /// Kinds that have a label of their own: those with most time.
 const KINDS_NAMED: usize = 50;
 /// The upper bounds of the histograms, in seconds.
-const BOUNDS_S: [f64; 15] = [
-    1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 3600.0,
-];
+const BOUNDS_S: [f64; 15] =
+    [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 3600.0];
 
 /// Prints the metrics, or writes them to a file until it is told to stop.
 pub async fn run(args: MetricsArgs) -> Result<ExitCode> {
@@ -175,7 +175,11 @@ impl Farm {
         };
         counter("tasks_submitted", "Tasks that were submitted", farm.tasks_submitted)?;
         counter("tasks_retried", "Times that tasks were run again", farm.retries)?;
-        counter("request_bytes", "Bytes of calls and arguments of ended tasks", farm.request_bytes)?;
+        counter(
+            "request_bytes",
+            "Bytes of calls and arguments of ended tasks",
+            farm.request_bytes,
+        )?;
         counter("result_bytes", "Bytes of results", farm.result_bytes)?;
         counters(encoder, "tasks_ended", "Tasks that have ended", &mut |one| {
             let bad = farm.tasks_failed + farm.tasks_cancelled;
@@ -225,8 +229,11 @@ impl Farm {
         let mut metric =
             encoder.encode_descriptor("task_phase_seconds", help, None, MetricType::Histogram)?;
         for (name, kinds) in &kinds {
-            let phases: [(&str, fn(&KindSeen) -> &SpanSeen); 3] =
-                [("queue", |kind| &kind.queue), ("run", |kind| &kind.run), ("overhead", |kind| &kind.overhead)];
+            let phases: [(&str, fn(&KindSeen) -> &SpanSeen); 3] = [
+                ("queue", |kind| &kind.queue),
+                ("run", |kind| &kind.run),
+                ("overhead", |kind| &kind.overhead),
+            ];
             for (phase, of) in phases {
                 let spans: Vec<&SpanSeen> = kinds.iter().map(|kind| of(kind)).collect();
                 let labels: Labels<'_> = &[("kind", name), ("phase", phase)];
@@ -252,8 +259,11 @@ impl Farm {
         named.sort_by_key(|(_, kinds)| {
             std::cmp::Reverse(kinds.iter().map(|kind| time(kind)).sum::<u64>())
         });
-        let others: Vec<&KindSeen> =
-            named.split_off(named.len().min(KINDS_NAMED)).into_iter().flat_map(|(_, it)| it).collect();
+        let others: Vec<&KindSeen> = named
+            .split_off(named.len().min(KINDS_NAMED))
+            .into_iter()
+            .flat_map(|(_, it)| it)
+            .collect();
         if !others.is_empty() {
             named.push(("other".to_owned(), others));
         }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use furlong_wire::call::{
-    Call as HeaderCall, CallHeader, Codec, CommandSpec, ReplyHeader, encode_header, encode_reply,
+    Call as HeaderCall, CallHeader, Codec, CommandSpec, InputPath, ReplyHeader, encode_header,
+    encode_reply,
 };
-use furlong_wire::ids::FunctionHash;
+use furlong_wire::ids::{FunctionHash, TaskId};
 use furlong_wire::message::{Runtime, Targets, TaskOptions};
 use furlong_wire::os_text::OsText;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::core::definitions::{Definition, Instead};
 use crate::core::{Call, Content};
 use crate::error::ClientError;
-use crate::options::{CheckedOptions, Settings, option_setters};
+use crate::options::{CheckedOptions, HasTaskId, Settings, option_setters};
 use crate::pickled::PickledFunction;
 
 /// Source text up to this size goes with each call; longer text is defined once a session.
@@ -172,6 +173,59 @@ impl CallSpec {
     /// array, files for output.
     pub fn command_with(command: CommandSpec) -> Self {
         Self::new(Runtime::Command, Function::Command(Box::new(command)))
+    }
+
+    /// A command's standard input are the results of these tasks, one after the other, which are
+    /// inputs of the task ([`CallSpec::inputs`]): what a command has written, if its output was
+    /// asked for whole, the bytes or text that a function has returned, or the text of JSON.
+    ///
+    /// ```
+    /// # fn main() {
+    /// use furlong_client::{CallSpec, CommandExtras, CommandSpec, TaskId};
+    ///
+    /// let part = CommandSpec {
+    ///     argv: vec!["ls".into()],
+    ///     extras: CommandExtras { whole_output: true, ..CommandExtras::default() },
+    ///     ..CommandSpec::default()
+    /// };
+    /// let part = CallSpec::command_with(part).stay(true);
+    /// # let whole = |task: TaskId|
+    /// // With the task that this became:
+    /// CallSpec::command(["sort"]).stdin_from([task])
+    /// # ;
+    /// # }
+    /// ```
+    pub fn stdin_from(mut self, tasks: impl IntoIterator<Item = impl HasTaskId>) -> Self {
+        for task in tasks {
+            let place = self.input_place(task.task_id());
+            if let Function::Command(command) = &mut self.function {
+                command.extras.stdin.push(place);
+            }
+        }
+        self
+    }
+
+    /// Adds an argument of a command: the path of a file with the result of a task, which is an
+    /// input of the task. The file can be read and not written, as long as the command runs.
+    pub fn input_argument(mut self, task: impl HasTaskId) -> Self {
+        let input = self.input_place(task.task_id());
+        if let Function::Command(command) = &mut self.function {
+            let argument = command.argv.len() as u32;
+            command.argv.push(OsText::from(""));
+            command.extras.paths.push(InputPath { argument, offset: 0, input });
+        }
+        self
+    }
+
+    /// A task's place among the inputs.
+    fn input_place(&mut self, task: TaskId) -> u32 {
+        let inputs = &mut self.settings.get_mut().inputs;
+        let known = inputs.iter().position(|it| *it == task);
+        let place = known.unwrap_or_else(|| {
+            inputs.push(task);
+            inputs.len() - 1
+        });
+        place as u32
     }
 
     /// Puts a value at the broker, which other tasks can have as an input

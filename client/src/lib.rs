@@ -153,7 +153,9 @@ pub use reconnect::LinkEvent;
 pub use task::TaskFuture;
 pub use watch::{Picture, Wanted, sentence};
 
-pub use furlong_wire::call::{Codec, CommandSpec, Display, RemoteError, ReplyHeader};
+pub use furlong_wire::call::{
+    Codec, CommandExtras, CommandSpec, Display, InputPath, RemoteError, ReplyHeader,
+};
 pub use furlong_wire::capability::{Capability, ClusterName, Endpoint, Pass};
 pub use furlong_wire::ids::{EngineId, FunctionHash, SessionId, TaskId, TaskSeq, TokenId};
 pub use furlong_wire::message::{

@@ -374,9 +374,11 @@ fn read_end(outcome: Outcome, read: ReadBody) -> Result<(ReplyHeader, Vec<Bytes>
             _,
             Ok(Some((ReplyHeader::Raised(error), details))),
         ) => Err(FailureKind::Remote(error, details)),
-        (TaskState::Failed, Some(error), Ok(Some((ReplyHeader::Exited { code, signal }, _))))
-            if error.kind == ErrorKind::Exit =>
-        {
+        (
+            TaskState::Failed,
+            Some(error),
+            Ok(Some((ReplyHeader::Exited { code, signal, .. }, _))),
+        ) if error.kind == ErrorKind::Exit => {
             Err(FailureKind::Exit { code, signal, text: error.text })
         }
         (TaskState::Succeeded, _, Ok(Some(read))) => Ok(read),

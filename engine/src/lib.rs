@@ -18,7 +18,8 @@
 //! broker, comes back after cuts, and runs tasks until it gets SIGINT, or SIGTERM, which lets it
 //! finish what it runs. A function gets its arguments from msgpack or JSON; a panic is an error of
 //! its task. A function cannot be killed: a long one looks at [`is_cancelled`] now and then. It can
-//! [`publish`] how far it is, and ask which engine runs it ([`engine_id`]).
+//! [`publish`] how far it is, and ask which engine runs it ([`engine_id`]). Results of other tasks
+//! can be its inputs ([`inputs`]).
 
 pub mod clock;
 pub mod core;
@@ -41,7 +42,9 @@ use furlong_wire::capability::ClusterName;
 use furlong_wire::limits::NAME_BYTES_MAX;
 use furlong_wire::token::Role;
 
+pub use job::Input;
 pub use program::{EngineArgs, run};
+pub use runtime::input::{InputError, inputs};
 pub use runtime::native::{Callable, FunctionError, engine_id, is_cancelled, publish};
 
 use runtime::command::CommandConfig;

@@ -175,7 +175,7 @@ impl Outcome {
     #[getter]
     fn exited(&self) -> Option<(Option<i32>, Option<i32>)> {
         match &self.result {
-            Ok(TaskResult { header: ReplyHeader::Exited { code, signal }, .. }) => {
+            Ok(TaskResult { header: ReplyHeader::Exited { code, signal, .. }, .. }) => {
                 Some((*code, *signal))
             }
             Ok(_) => None,

@@ -1,7 +1,7 @@
 //! A client that keeps submitting, in a process of its own that can be stopped and killed.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read;
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use furlong_client::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::heir;
-use crate::job::{Job, Jobs, OWN, Place, Target};
+use crate::job::{Job, Jobs, OWN, Place, Source, Target};
 use crate::log::{End, Log, What};
 
 /// Flags of the client.
@@ -143,10 +143,11 @@ impl Busy {
         let ClientArgs { seed, number, with_python, with_durable, .. } = self.args;
         let mut jobs = Jobs::new(seed, number, with_python, with_durable);
         let (mut ids, mut recent) = (BTreeMap::<u64, TaskId>::new(), VecDeque::new());
+        let staying = Arc::<Mutex<Staying>>::default();
         while let Some(permit) = self.place().await {
             let job = {
                 let targets = targets.lock().unwrap();
-                jobs.next(&targets, recent.make_contiguous())
+                jobs.next(&targets, recent.make_contiguous(), &staying.lock().unwrap().reads())
             };
             let call = job.call(&place, |n| ids[&n]);
             self.log.add(What::Submits(Box::new(job.clone())));
@@ -159,8 +160,23 @@ impl Busy {
                     if recent.len() > RECENT {
                         recent.pop_front();
                     }
+                    if job.stays {
+                        let read = Source { n: job.n, bytes: job.bytes };
+                        staying.lock().unwrap().begin(read);
+                    }
                     let (log, place) = (Arc::clone(&self.log), place.clone());
-                    tokio::spawn(async move { follow(&log, &place, job, task, permit).await });
+                    let staying = Arc::clone(&staying);
+                    tokio::spawn(async move {
+                        let task = follow(&log, &place, &job, task).await;
+                        if job.stays {
+                            staying.lock().unwrap().end(job.n, task);
+                        }
+                        drop(permit);
+                    });
+                }
+                // It has ended otherwise, or found no room to stay, and is here: known at once.
+                Err(error @ ClientError::InputTaken(_)) => {
+                    self.log.add(What::Ended(unmet(job.n, &error)));
                 }
                 Err(ClientError::Disconnected(_)) if self.args.cancel_on_disconnect => break,
                 Err(error) => self.log.add(What::Refused { n: job.n, text: error.to_string() }),
@@ -243,27 +259,65 @@ impl Busy {
 }
 
 /// Waits for a task's end, and cancels it before if that is what shall be.
-async fn follow(
-    log: &Log,
-    place: &Place,
-    job: Job,
-    mut task: TaskFuture,
-    permit: OwnedSemaphorePermit,
-) {
+async fn follow(log: &Log, place: &Place, job: &Job, mut task: TaskFuture) -> TaskFuture {
     let ended = if let Some(ms) = job.cancel_after_ms {
         if let Ok(ended) = tokio::time::timeout(Duration::from_millis(ms.into()), &mut task).await {
             ended
         } else {
             log.add(What::Cancels(job.n));
             task.cancel_with(job.force);
-            task.await
+            (&mut task).await
         }
     } else {
-        task.await
+        (&mut task).await
     };
     let wrong = ended.as_ref().ok().and_then(|result| job.wrong(place, result));
     log.add(What::Ended(end(job.n, &ended, wrong)));
-    drop(permit);
+    task
+}
+
+/// Tasks whose results stay, or will, for others to read.
+#[derive(Default)]
+struct Staying {
+    /// The youngest ones.
+    tasks: VecDeque<(Source, Option<TaskFuture>)>,
+}
+
+impl Staying {
+    /// Those that others may read.
+    fn reads(&self) -> Vec<Source> {
+        self.tasks.iter().map(|(read, _)| *read).collect()
+    }
+
+    /// One more was submitted. The oldest that has ended is let go.
+    fn begin(&mut self, read: Source) {
+        self.tasks.push_back((read, None));
+        let oldest = self.tasks.iter().position(|(_, task)| task.is_some());
+        if self.tasks.len() > STAYING
+            && let Some((_, Some(task))) = oldest.and_then(|at| self.tasks.remove(at))
+        {
+            task.release();
+        }
+    }
+
+    /// One has ended.
+    fn end(&mut self, n: u64, task: TaskFuture) {
+        let found = self.tasks.iter_mut().find(|(read, _)| read.n == n);
+        found.expect("it stays until it has ended").1 = Some(task);
+    }
+}
+
+/// The end of a task that could not be submitted, since the client has what was to be its input.
+fn unmet(n: u64, error: &ClientError) -> End {
+    End {
+        n,
+        state: Some("cancelled".to_owned()),
+        kind: Some("dependency".to_owned()),
+        text: error.to_string(),
+        attempts: 0,
+        engine: None,
+        is_wrong: false,
+    }
 }
 
 /// Returns a task's end in the form that is written down.
@@ -302,6 +356,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(300);
 /// Tasks that later ones may wait for.
 const RECENT: usize = 60;
+/// Tasks whose results stay at once.
+const STAYING: usize = 20;
 /// Submits between two counts.
 const COUNT: u64 = 1_000;
 /// Of the text of a failure, what is written down.

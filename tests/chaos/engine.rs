@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use furlong_engine::{Engine, FunctionError, engine_id, is_cancelled};
+use furlong_engine::{Engine, FunctionError, engine_id, inputs, is_cancelled};
 
 use crate::job::{FUNCTION, How, OWN, Orders};
 
@@ -52,10 +52,20 @@ fn work(data: &[Bytes]) -> Result<Vec<Bytes>, FunctionError> {
         std::thread::sleep(STEP.min(end.saturating_duration_since(Instant::now())));
     }
     match orders.how {
-        How::Return | How::Die => Ok(vec![payload.clone()]),
-        How::Flaky if rand::random::<bool>() => Ok(vec![payload.clone()]),
+        How::Flaky if rand::random::<bool>() => with_inputs(payload),
+        How::Return | How::Die => with_inputs(payload),
         How::Raise | How::Flaky => Err(FunctionError::new("ValueError", "as told")),
     }
+}
+
+/// What was sent, and the inputs behind it.
+fn with_inputs(payload: &Bytes) -> Result<Vec<Bytes>, FunctionError> {
+    let mut buffers = vec![payload.clone()];
+    for input in inputs() {
+        let bytes = input.bytes();
+        buffers.push(bytes.map_err(|error| FunctionError::new("ValueError", error))?);
+    }
+    Ok(vec![buffers.concat().into()])
 }
 
 /// The interval at which a function checks whether it is cancelled.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use furlong_client::{
-    Arguments, CallSpec, CommandSpec, Depends, OsText, SourceFunction, TaskId, TaskResult,
+    Arguments, CallSpec, CommandExtras, CommandSpec, Depends, OsText, SourceFunction, TaskId,
+    TaskResult,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -71,6 +72,15 @@ pub struct After {
     pub follow: bool,
 }
 
+/// A task whose result another one has as an input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// Its number.
+    pub n: u64,
+    /// The bytes that it gives back.
+    pub bytes: u32,
+}
+
 /// A task.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Job {
@@ -106,6 +116,10 @@ pub struct Job {
     pub queue_timeout_ms: Option<u32>,
     /// True if a command writes to a file in the farm's home.
     pub to_file: bool,
+    /// True if its result stays at the broker, for others to read.
+    pub stays: bool,
+    /// The tasks whose results it has as inputs, which it gives back behind what it is sent.
+    pub reads: Vec<Source>,
 }
 
 /// Makes jobs from a seed.
@@ -136,8 +150,9 @@ impl Jobs {
         Self { random, next_n: 1, with_python, with_durable }
     }
 
-    /// The next one. `targets` are the engines that are known, `recent` tasks that it may wait for.
-    pub fn next(&mut self, targets: &[Target], recent: &[u64]) -> Job {
+    /// The next one. `targets` are the engines that are known, `recent` tasks that it may wait for,
+    /// `staying` tasks whose results it may read.
+    pub fn next(&mut self, targets: &[Target], recent: &[u64], staying: &[Source]) -> Job {
         let target = if self.chance(25) { targets.choose(&mut self.random).copied() } else { None };
         let runtime = match self.random.random_range(0..100) {
             0..45 if target.is_none_or(|target| target.is_own) => Runtime::Native,
@@ -153,7 +168,18 @@ impl Jobs {
             None
         };
         // A durable task may not wait for one that is not.
-        let durable = self.with_durable && after.is_none() && self.chance(40);
+        let reads: Vec<Source> = if self.chance(20) {
+            let count = self.random.random_range(1..=3);
+            staying.sample(&mut self.random, count).copied().collect()
+        } else {
+            Vec::new()
+        };
+        let is_plain = after.is_none() && reads.is_empty();
+        let durable = self.with_durable && is_plain && self.chance(40);
+        let to_file = runtime == Runtime::Command && self.chance(10);
+        // One that is made again for a broker that was killed may run again, and ends the same.
+        let may_stay = is_plain && !durable && !once && !to_file && how == How::Return;
+        let stays = may_stay && self.chance(25);
         let n = self.next_n;
         self.next_n += 1;
         Job {
@@ -164,7 +190,7 @@ impl Jobs {
             durable,
             how,
             ms: self.ms(),
-            bytes: self.bytes(),
+            bytes: if stays { self.bytes().min(STAYING_BYTES_MAX) } else { self.bytes() },
             error_retries: if how == How::Flaky { 30 } else { 0 },
             // An engine takes what is for it alone in the order of the submits, if nothing goes
             // first.
@@ -178,7 +204,9 @@ impl Jobs {
             force: self.chance(50),
             run_timeout_ms: self.chance(4).then(|| self.random.random_range(5..3_000)),
             queue_timeout_ms: self.chance(2).then(|| self.random.random_range(100..20_000)),
-            to_file: runtime == Runtime::Command && self.chance(10),
+            to_file,
+            stays,
+            reads,
         }
     }
 
@@ -249,7 +277,16 @@ impl Job {
             .priority(self.priority)
             .error_retries(self.error_retries)
             .at_most_once(self.at_most_once);
-        call = call.durable(self.durable).keep(self.durable);
+        call = call.durable(self.durable).keep(self.durable).stay(self.stays);
+        call = match self.runtime {
+            // A path for each, behind its other arguments.
+            Runtime::Command => {
+                self.reads.iter().fold(call, |call, read| call.input_argument(id_of(read.n)))
+            }
+            Runtime::Native | Runtime::Python => {
+                call.inputs(self.reads.iter().map(|read| id_of(read.n)))
+            }
+        };
         if !self.at_most_once && self.target.is_none() {
             call = call.retries(RETRIES);
         }
@@ -272,7 +309,12 @@ impl Job {
 
     /// Describes what is wrong with its result, if anything.
     pub fn wrong(&self, place: &Place, result: &TaskResult) -> Option<String> {
-        let expected = payload(place.client, self.n, self.bytes);
+        if result.report.stays.is_some() && result.data.is_empty() {
+            return None;
+        }
+        let inputs = self.reads.iter().map(|read| payload(place.client, read.n, read.bytes));
+        let own = payload(place.client, self.n, self.bytes);
+        let expected = std::iter::once(own).chain(inputs).collect::<Vec<_>>().concat();
         if self.runtime != Runtime::Command {
             let got = result.data.concat();
             return (got != expected)
@@ -318,7 +360,8 @@ impl Job {
             .collect();
         let stdout =
             self.to_file.then(|| format!("{}/{}-{}", place.files, place.client, self.n % 8).into());
-        CommandSpec { argv, stdout, ..CommandSpec::default() }
+        let extras = CommandExtras { whole_output: self.stays, ..CommandExtras::default() };
+        CommandSpec { argv, stdout, extras, ..CommandSpec::default() }
     }
 }
 
@@ -362,18 +405,23 @@ const SCRIPT: &str = "printf '%s %s %s\\n' \"$2\" \"$3\" \"$FURLONG_ENGINE\" >> 
 [ \"$4\" = 0.000 ] || sleep \"$4\"
 [ \"$5\" = Raise ] && exit 3
 [ \"$5\" = Flaky ] && [ $(($$ % 2)) = 0 ] && exit 4
-exec cat";
+shift 5
+exec cat - \"$@\"";
+
+/// Bytes of a result that stays, at most: all of them have half of the payload memory.
+const STAYING_BYTES_MAX: u32 = 300_000;
 
 #[cfg(test)]
 mod tests {
-    use super::{Jobs, Target};
+    use super::{Jobs, Source, Target};
 
     #[test]
     fn a_seed_always_makes_the_same_jobs() {
         let target = Target { engine: 3, pid: 1, is_own: true };
+        let staying = [Source { n: 7, bytes: 1 }, Source { n: 8, bytes: 2 }];
         let jobs = |seed| {
             let mut jobs = Jobs::new(seed, 1, true, true);
-            (0..500).map(|_| jobs.next(&[target], &[7, 8, 9])).collect::<Vec<_>>()
+            (0..500).map(|_| jobs.next(&[target], &[7, 8, 9], &staying)).collect::<Vec<_>>()
         };
         assert_eq!(jobs(5), jobs(5));
         assert_ne!(jobs(5), jobs(6));
@@ -381,6 +429,7 @@ mod tests {
             jobs(5).iter().any(|job| job.after.is_some())
                 && jobs(5).iter().any(|job| job.target.is_some())
         );
-        assert!(jobs(5).iter().any(|job| job.durable));
+        assert!(jobs(5).iter().any(|job| job.durable) && jobs(5).iter().any(|job| job.stays));
+        assert!(jobs(5).iter().any(|job| job.reads.len() > 1));
     }
 }

@@ -181,6 +181,7 @@ impl<'a> Account<'a> {
             self.waited(*name, task)?;
         }
         self.what_was_accepted_is_there()?;
+        self.inputs_are_read()?;
         self.interpreters_lose_one_task_each()?;
         self.history().check_end().map_err(|violation| Violation {
             invariant: violation.invariant.to_string(),
@@ -206,6 +207,7 @@ impl<'a> Account<'a> {
             }
             if task.cancelled
                 || job.after.is_some()
+                || !job.reads.is_empty()
                 || job.run_timeout_ms.is_some()
                 || job.queue_timeout_ms.is_some()
             {
@@ -248,6 +250,20 @@ impl<'a> Account<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Where nothing is in the way of that, results are inputs of others.
+    fn inputs_are_read(&self) -> Result<(), Violation> {
+        let reading: Vec<_> =
+            self.tasks.values().filter(|task| !task.job.reads.is_empty()).collect();
+        let has_succeeded = |task: &&&Task| {
+            task.ends.first().is_some_and(|(_, end)| end.state.as_deref() == Some("succeeded"))
+        };
+        let succeeded = reading.iter().filter(has_succeeded).count();
+        if reading.len() < FEW || succeeded > 0 {
+            return Ok(());
+        }
+        violation("inputs_are_read", None, format!("none of {} tasks with inputs", reading.len()))
     }
 
     fn submits_are_taken(&self) -> Result<(), Violation> {
@@ -329,8 +345,10 @@ impl<'a> Account<'a> {
             );
         }
         let gave_up = task.ends.iter().any(|(_, end)| end.kind.as_deref() == Some("dependency"));
-        let may_give_up =
-            after.follow || if after.is_any { !mets.contains(&Some(true)) } else { can_be(false) };
+        // An input may be the cause, too.
+        let may_give_up = after.follow
+            || !task.job.reads.is_empty()
+            || if after.is_any { !mets.contains(&Some(true)) } else { can_be(false) };
         if gave_up && !may_give_up {
             let text = &task.ends[0].1.text;
             return violation(
@@ -471,6 +489,9 @@ fn outcome(end: &End) -> Option<Outcome> {
         _ => Outcome::Failed,
     })
 }
+
+/// Tasks with inputs that may all fail, each for a reason of its own.
+const FEW: usize = 50;
 
 /// The time after a fault in which it can end a task: peers are found to be gone after 15 s, and
 /// their work waits for them as long again.

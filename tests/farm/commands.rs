@@ -70,7 +70,10 @@ impl Commands {
 
     fn ok(&self, spec: CommandSpec) -> String {
         let result = self.run(spec).unwrap_or_else(|failure| panic!("{failure}"));
-        assert_eq!(result.header, ReplyHeader::Exited { code: Some(0), signal: None });
+        assert_eq!(
+            result.header,
+            ReplyHeader::Exited { code: Some(0), signal: None, written: None }
+        );
         result.report.stdout.text()
     }
 

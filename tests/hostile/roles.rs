@@ -1,19 +1,27 @@
 //! Every role against every message: what its holder gets.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use furlong_host::home::load_capability;
+use furlong_tests::command::furlong;
 use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
 use furlong_tests::session::RawSession;
 use furlong_tests::wait::SOON;
-use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, SessionId, TaskSeq, TokenId};
+use furlong_wire::ids::{
+    Attempt, AttemptId, BrokerStart, EngineId, SessionId, TaskId, TaskSeq, TokenId,
+};
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
     Credit, Define, Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye,
     KindName, NeedBlob, Open, Outcome, Passed, Payload, Purge, Query, ReplyBody, Request, Restart,
     Revoke, RunTimes, Runtime, Shutdown, Signal, SlotDown, Stream, Submit, Subscribe, TakeBack,
-    Targets, TaskQuery, ToClient, ToEngine, Undefine,
+    Targets, TaskOptions, TaskQuery, ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
+use serde_json::Value;
 
 use crate::PENDING_GROWTH_BYTES_MAX;
 
@@ -204,6 +212,51 @@ fn every_role_gets_for_every_message_what_the_table_says() {
             assert_eq!(fate(&farm, role, message.clone()), expected, "{role}: {message:?}");
         }
     }
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn another_owners_results_cannot_be_inputs() {
+    let mut farm = Farm::start();
+    let (id, mut victim) = RawSession::client_with_id(farm.port(), &farm.capability(Role::Client));
+    let options = |options: TaskOptions| Some(Box::new(options));
+    let with = |n, taken: TaskOptions| {
+        let FromClient::Submit(plain) = submit(Targets::Shared) else { unreachable!() };
+        FromClient::Submit(Submit { n: TaskSeq(n), options: options(taken), ..plain })
+    };
+    let stays = TaskOptions { stay: true, keep: true, ..TaskOptions::default() };
+    // A value, which has its result at once, and a task that waits for an engine.
+    let FromClient::Submit(value) = with(1, TaskOptions { keep: true, ..TaskOptions::default() })
+    else {
+        unreachable!()
+    };
+    let value = FromClient::Submit(Submit { runtime: Runtime::Value, ..value });
+    victim.send(&[value, with(2, stays)]);
+    let args = ["cap", "issue", "--json", "--role", "client", "--owner", "somebody else"];
+    let issued: Value = serde_json::from_str(&furlong(&args, farm.home()).ok()).unwrap();
+    let other = load_capability(Path::new(issued["file"].as_str().unwrap())).unwrap();
+    let mut attacker = RawSession::client(farm.port(), &other);
+    // Known ones, and one that nobody has ever submitted: the same answer to all.
+    let mut texts = BTreeSet::new();
+    for (at, n) in [1, 2, 3].into_iter().enumerate() {
+        let inputs = vec![TaskId { session: id, n: TaskSeq(n) }];
+        let options = TaskOptions { inputs, ..TaskOptions::default() };
+        attacker.send(&[with(at as u64 + 1, options)]);
+        let finished = loop {
+            let messages = attacker.receive::<ToClient>().unwrap();
+            let mut finished = messages.into_iter().filter_map(|message| match message {
+                ToClient::Finished(finished) => Some(finished),
+                _ => None,
+            });
+            if let Some(finished) = finished.next() {
+                break finished;
+            }
+        };
+        let error = finished.outcome.error.unwrap();
+        assert_eq!(error.kind, ErrorKind::Dependency);
+        texts.insert(error.text.replace(&format!(":{n} "), ":N "));
+    }
+    assert_eq!(texts.len(), 1, "{texts:?}");
     farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 

@@ -268,14 +268,15 @@ impl World {
         let raised = || ReplyHeader::Raised(error("Simulated", "it raised"));
         let (outcome, header) = match (running.ends, running.runtime) {
             (RunEnd::Cancelled, _) => (JobOutcome::Cancelled, raised()),
-            (RunEnd::Planned(Ends::Returns), Runtime::Command) => {
-                (JobOutcome::Succeeded, ReplyHeader::Exited { code: Some(0), signal: None })
-            }
+            (RunEnd::Planned(Ends::Returns), Runtime::Command) => (
+                JobOutcome::Succeeded,
+                ReplyHeader::Exited { code: Some(0), signal: None, written: None },
+            ),
             (RunEnd::Planned(Ends::Returns), _) => {
                 (JobOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Raw })
             }
             (_, Runtime::Command) => {
-                let header = ReplyHeader::Exited { code: Some(1), signal: None };
+                let header = ReplyHeader::Exited { code: Some(1), signal: None, written: None };
                 (JobOutcome::Exited("exit code 1".into()), header)
             }
             _ => (JobOutcome::Failed, raised()),

@@ -45,6 +45,13 @@ pub struct CallHeader {
     pub codec: Codec,
 }
 
+impl CallHeader {
+    /// Returns true if all output of a command is to come with its reply.
+    pub fn wants_whole_output(&self) -> bool {
+        matches!(&self.call, Call::Command(spec) if spec.extras.whole_output)
+    }
+}
+
 /// The call to run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -176,10 +183,40 @@ pub struct CommandSpec {
     pub stdout: Option<OsText>,
     /// The same for standard error.
     pub stderr: Option<OsText>,
+    /// The parts that few commands have.
+    #[serde(default, skip_serializing_if = "CommandExtras::are_none")]
+    pub extras: CommandExtras,
+}
+
+/// The parts of a [`CommandSpec`] that few commands have.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CommandExtras {
     /// True if its output comes with the reply as well, where nothing is left out of it: see
     /// [`ReplyHeader::Exited`].
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub whole_output: bool,
+    /// The task's inputs that are its standard input, one after the other, by their places among
+    /// them. Without any, standard input are the data.
+    pub stdin: Vec<u32>,
+    /// The inputs that it finds in files, whose paths are put into its arguments.
+    pub paths: Vec<InputPath>,
+}
+
+impl CommandExtras {
+    /// Returns true if there are none.
+    pub fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The place in a command's arguments where the path of an input's file is put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InputPath {
+    /// The argument, the program's name being the first one, 0.
+    pub argument: u32,
+    /// The byte of the argument before which the path goes; several of one argument ascend.
+    pub offset: u64,
+    /// The input, by its place among those of the task.
+    pub input: u32,
 }
 
 /// The first buffer of a result: written by [`encode_reply`], read by [`decode_reply`].
@@ -210,7 +247,7 @@ pub enum ReplyHeader {
         /// more than a `repr`.
         displays: Vec<Display>,
     },
-    /// A program ended. There are no data, unless [`CommandSpec::whole_output`] was asked for and
+    /// A program ended. There are no data, unless [`CommandExtras::whole_output`] was asked for and
     /// it has written something: then two buffers, with all of standard output and of standard
     /// error. A buffer is empty if that stream is longer than
     /// [`OUTPUT_WHOLE_BYTES_MAX`](crate::limits::OUTPUT_WHOLE_BYTES_MAX).
@@ -219,6 +256,10 @@ pub enum ReplyHeader {
         code: Option<i32>,
         /// The signal that ended it.
         signal: Option<i32>,
+        /// If all output was asked for: the bytes that it has written to standard output and to
+        /// standard error. A buffer that is shorter does not hold them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        written: Option<(u64, u64)>,
     },
     /// It ended with an exception.
     Raised(RemoteError),

@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 use furlong_wire::AtLeastOne;
 use furlong_wire::aead::Key;
 use furlong_wire::call::{
-    Call, CallHeader, Codec, CommandSpec, Display, PickledCall, RemoteError, ReplyHeader,
-    encode_header, encode_reply,
+    Call, CallHeader, Codec, CommandExtras, CommandSpec, Display, InputPath, PickledCall,
+    RemoteError, ReplyHeader, encode_header, encode_reply,
 };
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{
@@ -320,6 +320,16 @@ fn add_all<M: Message>(
     }
 }
 
+/// A command, and one with inputs.
+fn commands() -> (CommandSpec, CommandSpec) {
+    let command =
+        CommandSpec { argv: vec!["true".into()], task: Some(3), ..CommandSpec::default() };
+    let paths = vec![InputPath { argument: 1, offset: 0, input: 1 }];
+    let extras = CommandExtras { whole_output: true, stdin: vec![0], paths };
+    let with_inputs = CommandSpec { extras, ..command.clone() };
+    (command, with_inputs)
+}
+
 fn headers(vectors: &mut Vectors) {
     let source = Call::Source {
         file: "f.py".to_owned(),
@@ -333,14 +343,14 @@ fn headers(vectors: &mut Vectors) {
         "call header, execute",
         &encode_header(&CallHeader { call: execute, codec: Codec::Json }),
     );
-    let command =
-        CommandSpec { argv: vec!["true".into()], task: Some(3), ..CommandSpec::default() };
+    let (command, with_inputs) = commands();
     for (name, call) in [
         ("run", Call::Run { file: "s.py".to_owned(), source: "x = 1".into() }),
         ("push", Call::Push),
         ("pull", Call::Pull { names: vec!["x".to_owned()] }),
         ("keys", Call::Keys),
         ("clear", Call::Clear),
+        ("command with inputs", Call::Command(Box::new(with_inputs))),
         ("command", Call::Command(Box::new(command))),
     ] {
         vectors.add(
@@ -382,8 +392,10 @@ fn headers(vectors: &mut Vectors) {
         "reply header, displayed",
         &encode_reply(&ReplyHeader::Displayed { codec: Codec::Pickle, displays }),
     );
-    let exited = ReplyHeader::Exited { code: Some(3), signal: None };
-    vectors.add("reply header, exited", &encode_reply(&exited));
+    let exited = |written| ReplyHeader::Exited { code: Some(3), signal: None, written };
+    vectors.add("reply header, exited", &encode_reply(&exited(None)));
+    let whole = encode_reply(&exited(Some((5, 300))));
+    vectors.add("reply header, exited with whole output", &whole);
     vectors.add("reply header, raised", &encode_reply(&ReplyHeader::Raised(error)));
 }
 
@@ -666,7 +678,13 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Announce(attempts()),
         ToEngine::Granted(Granted { attempt: attempt(), key: PassKey([12; 32]), refusal: None }),
         ToEngine::Take(attempts()),
-        ToEngine::Value(Value { value: 2, session: SESSION, payload: inline() }),
+        ToEngine::Value(Value { value: 2, session: SESSION, secret: None, payload: inline() }),
+        ToEngine::Value(Value {
+            value: 2,
+            session: SESSION,
+            secret: Some(PayloadSecret::new(PAYLOAD_SECRET)),
+            payload: inline(),
+        }),
         ToEngine::Inputs(Inputs { attempt: AttemptId(5), values: vec![2] }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);

@@ -69,7 +69,6 @@ use tasks::retained::Retained;
 use tasks::table::Tasks;
 use tasks::{Tally, Waiting};
 use turns::Turns;
-use watch::Watch;
 
 /// Names a connection; the shell gives it, and gives none twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -209,8 +208,6 @@ pub struct Core {
     schedule: Schedule,
     turns: Turns,
     memory: Memory,
-    /// What is counted for those who look.
-    watch: Watch,
     outputs: VecDeque<Output>,
 }
 
@@ -244,7 +241,6 @@ impl Core {
             },
             schedule: Schedule::default(),
             turns: Turns::default(),
-            watch: Watch::default(),
             memory: Memory {
                 budget: Budget::new(config.payload_bytes_max),
                 backlog: Backlog::default(),

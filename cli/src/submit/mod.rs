@@ -1,6 +1,7 @@
 //! `furlong submit`: programs as tasks.
 
 mod detached;
+mod inputs;
 mod items;
 mod options;
 mod waiting;
@@ -20,10 +21,12 @@ use furlong_client::{
 use furlong_wire::token::Role;
 use futures_util::Stream;
 
+use self::inputs::Inputs;
 use self::items::{Array, Item, Items, array};
 pub use self::options::OptionArgs;
 use crate::connect::{BrokerArgs, ConnectArgs, TargetsArg, targets};
 use crate::exit::ExitCode;
+use crate::select::Selector;
 use crate::{interrupt, usage_error};
 
 const AFTER_HELP: &str = "\
@@ -37,6 +40,11 @@ With --wait each task's standard output and standard error are printed as they w
 of the first one that has not ended they are printed while it runs: its first MiB, and all the rest at its end, up to
 256 MiB. However slowly they are read, nothing is lost. Ctrl-C cancels what has not ended.
 
+Results of other tasks can be inputs: --stdin-from gives them as standard input, one after the other, and `{input:TASK}`
+in an argument is the path of a file with one, which can be read and not written; alone it is an argument for each task
+that it names. The results go from the broker to the engine. A command whose output is to be an input needs --stay, which
+keeps all of it, up to 256 MiB. A task whose input fails is cancelled, and says which.
+
 Tasks run in the engine's own directory, unless --cwd says otherwise; `--cwd .` is the directory of this command.
 
 Exit codes: 0 the tasks were handed over, or with --wait all of them succeeded; 1 some did not, or an error; with --wait
@@ -47,6 +55,8 @@ Examples:
   furlong submit --array 1-100 --wait -- sh -c 'echo $((FURLONG_TASK * FURLONG_TASK))'
   ls *.wav | furlong submit --each-line - --cwd . -- sh -c 'flac \"$FURLONG_ITEM\"'
   furlong submit --label report --after last --cwd . -- make report
+  furlong submit --stay --array 1-8 -- ./part.sh; furlong submit --stdin-from last --wait -- sort -m
+  furlong submit --wait -- diff {input:k3f9a2:1} {input:k3f9a2:2}
   furlong submit --from-json jobs.json --time-limit 10m --error-retries 2 --backoff 5s -- ./job.py";
 
 /// Flags of `submit`.
@@ -63,6 +73,10 @@ pub struct SubmitArgs {
     /// wherever one is free
     #[arg(long, value_name = "ENGINES", value_parser = targets)]
     targets: Option<TargetsArg>,
+    /// Keep all of what each task writes at the broker, for other tasks to read, until
+    /// `furlong purge` names it or an hour after its end; it does not give way to others
+    #[arg(long, conflicts_with_all = ["wait", "stdout", "durable"])]
+    stay: bool,
     /// Wait for the ends, print the output in the order of the tasks, and end as they did
     #[arg(long)]
     wait: bool,
@@ -121,6 +135,11 @@ struct ProgramArgs {
     /// File that each task reads as its standard input; `-` is the standard input of this command
     #[arg(long, value_name = "FILE")]
     stdin: Option<PathBuf>,
+    /// Tasks whose results each task reads as its standard input, one after the other: what a
+    /// command has written to standard output, the bytes or text that a function returned, or JSON.
+    /// It runs after they have succeeded
+    #[arg(long, value_name = "TASKS", conflicts_with = "stdin")]
+    stdin_from: Option<Selector>,
     /// The file for standard output, on the engine's machine; `{task}` and `{engine}` in it are the
     /// numbers
     #[arg(long, value_name = "PATH")]
@@ -152,14 +171,20 @@ pub async fn run(args: SubmitArgs) -> Result<ExitCode> {
             }
         }
     }
-    let template = args.program.template(args.command.clone(), args.wait)?;
+    let inputs = Inputs::new(args.program.stdin_from.clone(), args.command.clone())?;
+    let mut template = args.program.template(&args.command)?;
     let roles = match args.targets {
         None => [Role::Client, Role::Task, Role::Admin],
         Some(_) => [Role::Client, Role::Multiengine, Role::Admin],
     };
     let client = ConnectArgs::from(args.broker.clone()).connect(&roles).await?;
     let work = async {
-        let options = TaskOptions { keep: !args.wait, ..args.options.resolve(&client).await? };
+        let resolved = inputs.resolve(&client).await?;
+        let options = args.options.resolve(&client).await?;
+        let (keep, stay) = (!args.wait, args.stay);
+        let options = TaskOptions { keep, stay, inputs: resolved.tasks, ..options };
+        (template.command.argv, template.command.extras) = (resolved.argv, resolved.extras);
+        template.command.extras.whole_output = args.wait || args.stay;
         let submitter =
             Submitter { client: &client, template, options, targets: args.targets.clone() };
         if args.wait {
@@ -193,13 +218,13 @@ struct Template {
 }
 
 impl ProgramArgs {
-    fn template(&self, argv: Vec<OsString>, whole_output: bool) -> Result<Template> {
+    /// All but the arguments, which may name inputs.
+    fn template(&self, argv: &[OsString]) -> Result<Template> {
         if argv.first().is_some_and(|name| name.is_empty()) {
             bail!("the program has no name; write furlong submit [OPTIONS] -- PROGRAM [ARGS]");
         }
         let text = |name: &Option<OsString>| name.clone().map(OsText::from);
         let command = CommandSpec {
-            argv: argv.into_iter().map(OsText::from).collect(),
             env: self
                 .env
                 .iter()
@@ -208,7 +233,6 @@ impl ProgramArgs {
             cwd: self.cwd.as_deref().map(absolute).transpose()?,
             stdout: text(&self.stdout),
             stderr: text(&self.stderr),
-            whole_output,
             ..CommandSpec::default()
         };
         let stdin = self.stdin.as_deref().map(read_whole).transpose()?;

@@ -120,7 +120,8 @@ impl OptionArgs {
     }
 }
 
-async fn ids(client: &Client, selector: &Selector) -> Result<Vec<TaskId>> {
+/// The tasks that a selector names.
+pub(super) async fn ids(client: &Client, selector: &Selector) -> Result<Vec<TaskId>> {
     let ids: Vec<TaskId> = selected::records(client, selector, None, None)
         .await?
         .into_iter()

@@ -24,7 +24,9 @@ pub fn of_picture(picture: &Picture) -> Value {
 fn farm(farm: &FarmSeen) -> Value {
     json!({
         "cluster": farm.cluster_name,
-        "engines": { "online": farm.engines_online, "away": farm.engines_away, "busy": farm.engines_busy },
+        "engines": {
+            "online": farm.engines_online, "away": farm.engines_away, "busy": farm.engines_busy,
+        },
         "clients": farm.clients,
         "tasks": {
             "waiting": farm.tasks_waiting, "held": farm.tasks_held, "assigned": farm.tasks_assigned,

@@ -199,8 +199,8 @@ async fn on_terminal(client: &Client, mut picture: Picture, mut state: State) ->
             event = events.recv() => match event {
                 None => return Ok(()),
                 Some(Event::Key(key)) if key.kind != KeyEventKind::Release => {
-                    let is_interrupt =
-                        key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
+                    let is_interrupt = key.modifiers.contains(KeyModifiers::CONTROL)
+                        && key.code == KeyCode::Char('c');
                     if is_interrupt || state.press(key.code) == Wish::Quit {
                         return Ok(());
                     }

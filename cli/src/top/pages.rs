@@ -28,7 +28,10 @@ pub fn kinds(picture: &Picture) -> Table {
     });
     let rows = kinds.into_iter().map(|kind| kind_row(picture, kind)).collect();
     Table::new(
-        &["KIND", "WAIT", "RUN", "ENDED", "FAIL", "RUN P50", "P95", "OVER", "LEFT", "RETRY", "RESULTS"],
+        &[
+            "KIND", "WAIT", "RUN", "ENDED", "FAIL", "RUN P50", "P95", "OVER", "LEFT", "RETRY",
+            "RESULTS",
+        ],
         rows,
     )
 }
@@ -59,7 +62,10 @@ fn kind_row(picture: &Picture, kind: &KindSeen) -> Vec<Cell> {
 pub fn engines(picture: &Picture) -> Table {
     let rows = picture.engines.values().map(|engine| engine_row(picture, engine)).collect();
     Table::new(
-        &["ENGINE", "HOST", "STATE", "NOW", "FOR", "HAS", "QUEUE", "ENDED", "FAIL", "PACE", "BUSY", "DIED"],
+        &[
+            "ENGINE", "HOST", "STATE", "NOW", "FOR", "HAS", "QUEUE", "ENDED", "FAIL", "PACE",
+            "BUSY", "DIED",
+        ],
         rows,
     )
 }
@@ -171,8 +177,9 @@ pub fn owners(picture: &Picture) -> Table {
 
 /// What the rules have found.
 pub fn notes(picture: &Picture) -> Table {
-    let rows = picture.notes.iter().map(|note| {
-        vec![Cell::text(note.code.as_str()), Cell::text(&sentence(note, picture))]
-    });
+    let rows = picture
+        .notes
+        .iter()
+        .map(|note| vec![Cell::text(note.code.as_str()), Cell::text(&sentence(note, picture))]);
     Table::new(&["NOTE", "WHAT IT SAYS"], rows.collect())
 }

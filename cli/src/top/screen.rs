@@ -233,7 +233,10 @@ fn footer(state: &State, width: usize) -> Line<'static> {
             "" => String::new(),
             filter => format!("  filter {}", printable::line(filter)),
         };
-        format!("{}{filter}   / filter  s sort  space pause  ? help  q", pages.collect::<Vec<_>>().join(" "))
+        format!(
+            "{}{filter}   / filter  s sort  space pause  ? help  q",
+            pages.collect::<Vec<_>>().join(" ")
+        )
     };
     clip(&mut text, width);
     Line::from(Span::styled(text, Style::new().add_modifier(Modifier::REVERSED)))

@@ -131,7 +131,8 @@ impl Table {
     }
 
     fn heading(&self, widths: &[usize]) -> String {
-        let is_number = |column: usize| self.rows.first().is_some_and(|row| row[column].is_number());
+        let is_number =
+            |column: usize| self.rows.first().is_some_and(|row| row[column].is_number());
         let names = self.columns.iter().zip(widths).enumerate();
         let names = names.map(|(column, (name, width))| fit(name, *width, is_number(column)));
         names.collect::<Vec<_>>().join(" ").trim_end().to_owned()
@@ -185,9 +186,9 @@ mod tests {
     #[test]
     fn columns_that_do_not_fit_give_way_from_the_end() {
         let lines = shown(&table(), 80, 9, 0);
-        assert_eq!(lines[0], "NAME         RUNS PLACE");
+        assert_eq!(lines[0], "NAME       RUNS PLACE");
         assert!(lines[2].contains("30 somewhere") && !lines[2].contains('\u{1b}'), "{lines:?}");
-        assert_eq!(shown(&table(), 18, 9, 0)[0], "NAME         RUNS");
+        assert_eq!(shown(&table(), 18, 9, 0)[0], "NAME       RUNS");
         assert!(shown(&table(), 1, 9, 0).iter().all(|line| line.is_empty()));
     }
 

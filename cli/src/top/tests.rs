@@ -67,11 +67,7 @@ fn picture() -> Picture {
         ..kind(2, "noop", (0, 0, 36_189))
     };
     let notes = vec![
-        Note {
-            count: 312,
-            text: "python gpu".to_owned(),
-            ..note(NoteCode::NobodyFits)
-        },
+        Note { count: 312, text: "python gpu".to_owned(), ..note(NoteCode::NobodyFits) },
         Note { engine: Some(EngineId(7)), percent: 310, ..note(NoteCode::SlowEngine) },
         Note { kind: Some(2), percent: 96, ..note(NoteCode::SmallTasks) },
     ];
@@ -154,12 +150,15 @@ fn a_small_screen_has_the_farm_in_two_lines_and_all_troubles() {
         lines[1],
         "time queue 38% ████████  way 1%  load 3% █  run 55% ███████████  store 3% █"
     );
-    assert_eq!(lines[3], "! engine 7 on lab2 takes 3.1 times as long as the others for the same tasks");
+    assert_eq!(
+        lines[3],
+        "! engine 7 on lab2 takes 3.1 times as long as the others for the same tasks"
+    );
     assert!(lines[2].starts_with("! 312 tasks wait for python with gpu, which no engine has"));
     assert!(lines[4].starts_with("! 96 % of the time of `noop` is overhead"));
-    assert_eq!(lines[5], "KIND WAIT RUN ENDED FAIL RUN P50    P95 OVER    LEFT RETRY RESULTS");
-    assert_eq!(lines[6], "fit  1012   4  9310    3   1.8 s  4.1 s   1% 6-9 min     0    1.0M");
-    assert_eq!(lines[7], "noop    0   0 36189    3    6 us   9 us 95%!       -     0    1.0M");
+    assert_eq!(lines[5], "KIND WAIT RUN ENDED FAIL RUN P50   P95 OVER    LEFT RETRY RESULTS");
+    assert_eq!(lines[6], "fit  1012   4  9310    3   1.8 s 4.1 s   1% 6-9 min     0    1.0M");
+    assert_eq!(lines[7], "noop    0   0 36189    3    6 us  9 us 95%!       -     0    1.0M");
     assert!(lines[9].starts_with("ENGINE HOST STATE NOW"), "{lines:#?}");
     assert!(lines[13].trim_start().starts_with("7! lab2 busy  fit"), "{lines:#?}");
 }
@@ -170,8 +169,16 @@ fn a_wide_screen_has_two_tables_beside_each_other() {
     assert_eq!(lines.len(), 60);
     let heading = lines.iter().find(|line| line.starts_with("KIND")).expect("a heading");
     assert!(heading.contains(" | ENGINE HOST"), "{heading}");
-    assert!(lines[1].contains("running 4/4   unread 4   ended 48113 (+454/s, last 200 ms ago)"), "{}", lines[1]);
-    assert!(lines[3].starts_with("left    6-9 min for 1220 tasks   payloads 1.0G of 3.0G"), "{}", lines[3]);
+    assert!(
+        lines[1].contains("running 4/4   unread 4   ended 48113 (+454/s, last 200 ms ago)"),
+        "{}",
+        lines[1]
+    );
+    assert!(
+        lines[3].starts_with("left    6-9 min for 1220 tasks   payloads 1.0G of 3.0G"),
+        "{}",
+        lines[3]
+    );
 }
 
 #[test]

@@ -105,7 +105,10 @@ mod tests {
     fn figures_are_short() {
         let durations = [6, 999, 1_500, 310_000, 1_800_000, 41_000_000, 360_000_000, 9_000_000_000];
         let words: Vec<String> = durations.iter().map(|us| duration(*us)).collect();
-        assert_eq!(words, ["6 us", "999 us", "1.5 ms", "310 ms", "1.8 s", "41 s", "6 min", "2.5 h"]);
+        assert_eq!(
+            words,
+            ["6 us", "999 us", "1.5 ms", "310 ms", "1.8 s", "41 s", "6 min", "2.5 h"]
+        );
         assert_eq!(left(Some((360_000_000, 540_000_000))), "6-9 min");
         assert_eq!(left(Some((50_000_000, 180_000_000))), "50 s-3 min");
         assert_eq!((left(None), left(Some((0, 0)))), ("?".to_owned(), "-".to_owned()));

@@ -188,13 +188,16 @@ impl<W: Waiter> Core<W> {
 
     /// The inputs of those tasks are to stay until these are said again.
     fn want_inputs(&mut self, are_of: impl Fn(&Sent) -> bool) {
+        let session = self.results.session();
         let mut inputs = BTreeMap::new();
         let mut held = self.held();
         held.sort_unstable();
         for n in held {
             let sent = self.sent_mut(n).filter(|sent| are_of(sent));
             let options = sent.and_then(|sent| sent.call.options.as_deref()).into_iter();
-            inputs.extend(options.flat_map(|options| &options.inputs).map(|task| (task.n, n)));
+            // Of other sessions' results others decide how long they stay.
+            let own = options.flat_map(|it| &it.inputs).filter(|task| task.session == session);
+            inputs.extend(own.map(|task| (task.n, n)));
         }
         self.acks.staying.want(inputs);
     }

@@ -110,7 +110,8 @@ impl Client {
     /// The connection is gone, or the broker refuses.
     ///
     /// ```no_run
-    /// # async fn watch(client: &furlong_client::Client) -> Result<(), furlong_client::ClientError> {
+    /// # use furlong_client::{Client, ClientError};
+    /// # async fn watch(client: &Client) -> Result<(), ClientError> {
     /// use furlong_client::{Picture, Wanted};
     ///
     /// let mut picture = Picture::default();

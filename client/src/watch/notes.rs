@@ -25,9 +25,12 @@ pub fn sentence(note: &Note, picture: &Picture) -> String {
             let labels: Vec<&str> = words.collect();
             let tasks = tasks(*count);
             if labels.is_empty() {
-                return format!("{tasks} for {runtime}, and no engine that runs it is online: start one");
+                return format!(
+                    "{tasks} for {runtime}, and no engine that runs it is online: start one"
+                );
             }
-            let flags: Vec<String> = labels.iter().map(|label| format!("--label {label}")).collect();
+            let flags: Vec<String> =
+                labels.iter().map(|label| format!("--label {label}")).collect();
             format!(
                 "{tasks} for {runtime} with {}, which no engine has: start one with `{}`",
                 labels.join(", "),

@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use actions::Output;
 use bytes::Bytes;
 use furlong_wire::AtLeastOne;
-use furlong_wire::call::{Call as HeaderCall, CallHeader, decode_header};
+use furlong_wire::call::{CallHeader, decode_header};
 use furlong_wire::ids::{Attempt, BrokerStart, InstanceId, SessionId, TaskSeq};
 use furlong_wire::limits::OVERDRAFT_CREDITS;
 use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine};
@@ -510,15 +510,14 @@ impl Core {
         // The last one gets `prepared` itself: mostly it is the only one.
         let parts = std::iter::repeat_n(prepared, call.jobs.len());
         for (attempt, prepared) in call.jobs.into_iter().zip(parts) {
-            let inputs = self.inputs_of(attempt, call.session);
+            let inputs = self.inputs_of(attempt);
             let prepared = prepared.and_then(|prepared| Ok((prepared, inputs?)));
             // One that was cancelled or recalled meanwhile is no longer there.
             let Some(work) = self.work.get_mut(&attempt) else { continue };
             let slot = work.slot;
             match prepared {
                 Ok(((Request { header, data, file }, definition), inputs)) => {
-                    work.has_whole_output =
-                        matches!(&header.call, HeaderCall::Command(spec) if spec.whole_output);
+                    work.has_whole_output = header.wants_whole_output();
                     work.ready = Some(Job {
                         attempt,
                         session: call.session,

@@ -85,7 +85,10 @@ impl Core {
             wholes.push(kept.take_whole());
             written[usize::from(stream == Stream::Stderr)] = kept.total();
         }
-        let Reply { outcome, header, mut data, file, times, fingerprint } = reply;
+        let Reply { outcome, mut header, mut data, file, times, fingerprint } = reply;
+        if let ReplyHeader::Exited { written: of_all, .. } = &mut header {
+            *of_all = work.has_whole_output.then(|| written.into());
+        }
         if self.has_room_for(&wholes) && matches!(header, ReplyHeader::Exited { .. }) {
             data = wholes;
         }

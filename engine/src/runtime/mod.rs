@@ -3,6 +3,7 @@
 
 pub mod command;
 mod ending;
+pub mod input;
 mod marks;
 pub mod memory;
 pub mod native;

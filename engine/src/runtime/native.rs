@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     EventSender, Job, JobOutcome, Latest, Published, Reply, Report, SlotEvent, SlotIndex, SlotJob,
-    Unable, marks,
+    Unable, input, marks,
 };
 use crate::clock;
 use crate::job::error;
@@ -360,6 +360,7 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
     while let Some(job) = shared.next() {
         context.attempt.set(job.attempt);
         context.codec.set(job.header.codec);
+        input::replace(job.inputs.unwrap_or_default().into_vec());
         let began = clock::now_us();
         let result = find(functions, &job.header).and_then(|function| {
             call(function, job.header.codec, &job.data)
@@ -367,6 +368,7 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
         });
         let times = marks::measured(began);
         context.latest.take();
+        input::replace(Vec::new());
         let (outcome, header, data) = match result {
             Ok((codec, data)) => (JobOutcome::Succeeded, ReplyHeader::Returned { codec }, data),
             Err((_, failure)) if asked.load(Ordering::Relaxed) == CANCELLED => {
@@ -418,183 +420,4 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use furlong_wire::ids::SessionId;
-    use tokio::sync::mpsc;
-
-    type Events = mpsc::UnboundedReceiver<(SlotIndex, Report)>;
-
-    #[expect(clippy::disallowed_methods, reason = "a handful of events")]
-    fn slot() -> (NativeSlot, Events) {
-        let (sender, events) = mpsc::unbounded_channel();
-        (NativeSlot::new(0, functions(), sender).unwrap(), events)
-    }
-
-    fn functions() -> Arc<Functions> {
-        let mut functions = Functions::new();
-        let add = |a: i64, b: i64| a + b;
-        functions
-            .insert("add".into(), Box::new(move |codec, data| Callable::call(&add, codec, data)));
-        let nothing = || 7u8;
-        functions.insert(
-            "nothing".into(),
-            Box::new(move |codec, data| Callable::call(&nothing, codec, data)),
-        );
-        functions.insert("panics".into(), Box::new(|_, _| panic!("on purpose")));
-        let stuck: NativeFunction = Box::new(|_, _| {
-            loop {
-                std::thread::park();
-            }
-        });
-        functions.insert("stuck".into(), stuck);
-        let publishes = || {
-            (0..1000).for_each(|n| publish(&n).unwrap());
-            engine_id()
-        };
-        functions.insert(
-            "publishes".into(),
-            Box::new(move |codec, data| Callable::call(&publishes, codec, data)),
-        );
-        functions.insert(
-            "waits".into(),
-            Box::new(|_, _| {
-                while !is_cancelled() {
-                    std::thread::yield_now();
-                }
-                Err(FunctionError::new("Stopped", "asked to stop"))
-            }),
-        );
-        Arc::new(functions)
-    }
-
-    fn job(attempt: u64, function: &str, codec: Codec, data: &[u8]) -> Job {
-        let header = CallHeader { call: Call::Named { function: function.into() }, codec };
-        Job {
-            attempt: SlotJob(attempt),
-            session: SessionId([1; 16]),
-            header: header.into(),
-            definition: None,
-            data: vec![Bytes::copy_from_slice(data)],
-            file: None,
-            inputs: None,
-        }
-    }
-
-    fn next_reply(events: &mut Events) -> Reply {
-        match events.blocking_recv() {
-            Some((_, Report::Event(SlotEvent::Finished { reply, .. }))) => reply,
-            other => panic!("not finished: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn functions_take_msgpack_and_json_and_answer_in_kind() {
-        let (slot, mut events) = slot();
-        slot.start([job(1, "add", Codec::Msgpack, &rmp_serde::to_vec(&(2, 3)).unwrap())]);
-        assert_eq!(next_reply(&mut events).data, [rmp_serde::to_vec(&5).unwrap()]);
-        slot.start([job(2, "add", Codec::Json, b"[[2, 3], {}]")]);
-        assert_eq!(next_reply(&mut events).data, ["5"]);
-        slot.start([job(3, "nothing", Codec::Msgpack, &[0x90])]);
-        assert_eq!(next_reply(&mut events).data, [vec![7]]);
-    }
-
-    #[test]
-    fn wrong_arguments_unknown_names_and_panics_are_errors_of_their_task() {
-        let (slot, mut events) = slot();
-        for (function, codec, type_name) in [
-            ("add", Codec::Json, "TypeError"),
-            ("add", Codec::Pickle, "TypeError"),
-            ("missing", Codec::Msgpack, "NameError"),
-            ("panics", Codec::Msgpack, "panic"),
-        ] {
-            slot.start([job(1, function, codec, b"[[2], {}]")]);
-            let reply = next_reply(&mut events);
-            let is_missing = reply.outcome == JobOutcome::NotBegun(Unable::Kind);
-            assert_eq!(is_missing, function == "missing", "another engine may have it");
-            assert!(is_missing || reply.outcome == JobOutcome::Failed);
-            assert!(
-                matches!(&reply.header, ReplyHeader::Raised(error) if error.type_name == type_name),
-                "{reply:?}"
-            );
-        }
-    }
-
-    fn begun(slot: &NativeSlot) {
-        while slot.shared.lock().running.is_none() {
-            std::thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn a_cancel_reaches_the_running_and_the_waiting_job_and_a_recall_the_waiting_one() {
-        let (slot, mut events) = slot();
-        slot.start([job(1, "waits", Codec::Msgpack, b"")]);
-        slot.start([job(2, "nothing", Codec::Msgpack, &[0x90])]);
-        begun(&slot);
-        assert!(slot.recall(SlotJob(2)) && !slot.recall(SlotJob(1)));
-        slot.start([job(4, "stuck", Codec::Msgpack, b"")]);
-        slot.cancel(SlotJob(4));
-        assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
-        slot.cancel(SlotJob(2));
-        slot.cancel(SlotJob(1));
-        assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
-        slot.start([job(3, "nothing", Codec::Msgpack, &[0x90])]);
-        assert_eq!(next_reply(&mut events).outcome, JobOutcome::Succeeded);
-    }
-
-    #[test]
-    fn an_interrupt_reaches_the_running_job_alone_and_its_error_is_its_own() {
-        let (slot, mut events) = slot();
-        slot.start([job(1, "waits", Codec::Msgpack, b""), job(2, "waits", Codec::Msgpack, b"")]);
-        begun(&slot);
-        slot.interrupt(SlotJob(2));
-        slot.interrupt(SlotJob(1));
-        assert_eq!(next_reply(&mut events).outcome, JobOutcome::Failed);
-        while slot.shared.lock().running != Some(SlotJob(2)) {
-            std::thread::yield_now();
-        }
-        assert_eq!(slot.shared.lock().asked.load(Ordering::Relaxed), UNASKED);
-        slot.interrupt(SlotJob(2));
-        slot.cancel(SlotJob(2));
-        assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
-    }
-
-    #[test]
-    fn a_function_publishes_and_only_its_last_word_is_kept() {
-        let (slot, mut events) = slot();
-        slot.set_engine_id(12);
-        slot.start([job(1, "publishes", Codec::Json, b"[[], {}]")]);
-        let Some((0, Report::Published { attempt: SlotJob(1), latest })) = events.blocking_recv()
-        else {
-            panic!()
-        };
-        assert_eq!(next_reply(&mut events).data, ["12"]);
-        let published = latest.take_if(|_| true).unwrap();
-        assert_eq!(
-            (published.codec, published.buffers),
-            (Codec::Json, vec![Bytes::from_static(b"999")])
-        );
-        assert_eq!(latest.take_if(|_| true), None);
-        assert_eq!(publish(&1).unwrap_err().type_name, "RuntimeError");
-        assert_eq!(engine_id(), None);
-    }
-
-    #[test]
-    fn a_slot_whose_function_ignores_everything_is_in_nobodys_way() {
-        let (stuck, mut events) = slot();
-        stuck.start([
-            job(1, "stuck", Codec::Msgpack, b""),
-            job(2, "nothing", Codec::Msgpack, &[0x90]),
-        ]);
-        begun(&stuck);
-        stuck.cancel(SlotJob(1));
-        stuck.interrupt(SlotJob(1));
-        assert!(stuck.recall(SlotJob(2)), "what waits behind it can go elsewhere");
-        let (other, mut others) = slot();
-        other.start([job(3, "nothing", Codec::Msgpack, &[0x90])]);
-        assert_eq!(next_reply(&mut others).outcome, JobOutcome::Succeeded);
-        assert!(events.try_recv().is_err());
-        drop(stuck);
-    }
-}
+mod tests;

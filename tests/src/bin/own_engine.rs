@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use furlong_engine::{Engine, is_cancelled};
+use furlong_engine::{Engine, inputs, is_cancelled};
 use furlong_tests::wait::eventually;
 
 /// Runs until it is cancelled, and gives whether it was.
@@ -15,6 +15,14 @@ fn cooperative() -> bool {
 /// Says that it runs, and does so until there is a file, cancelled or not.
 fn hold(begun: &str, release: &str) -> bool {
     std::fs::write(begun, "begun\n").is_ok() && eventually(LONG, || Path::new(release).exists())
+}
+
+/// The bytes of all inputs, with bars between them.
+fn joined() -> String {
+    let texts = inputs()
+        .into_iter()
+        .map(|input| String::from_utf8_lossy(&input.bytes().expect("bytes, or text")).into_owned());
+    texts.collect::<Vec<_>>().join("|")
 }
 
 fn main() -> ExitCode {
@@ -29,7 +37,7 @@ fn main() -> ExitCode {
         .slots(slots)
         .without_python()
         .stop_with_stdin(true);
-    let engine = engine.function("cooperative", cooperative);
+    let engine = engine.function("cooperative", cooperative).function("joined", joined);
     match engine.function("hold", |begun: String, release: String| hold(&begun, &release)).run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

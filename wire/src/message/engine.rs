@@ -86,6 +86,9 @@ bodies! {
         value: u64,
         /// The session whose key opens it.
         session: SessionId,
+        /// That session's secret, if the process was not told it on this connection: the attempts
+        /// that have the value may be another session's, of the same owner.
+        secret: Option<PayloadSecret>,
         /// Reply header and data. It is sealed with the key of the engine process that it names,
         /// as its result, or else with that of the session's requests.
         payload: Payload,

@@ -128,6 +128,8 @@ pub(super) fn values_have_their_users(core: &Core) {
         let values = session.ledger.done.iter().filter_map(|(_, done)| done.value);
         values.for_each(|value| *users.entry(value).or_default() += 1);
     }
+    let kept = core.kept.iter().filter_map(|kept| kept.done.value);
+    kept.for_each(|value| *users.entry(value).or_default() += 1);
     for (_, task) in unfinished(core) {
         let values = task.more().into_iter().flat_map(|more| &more.inputs);
         let values = values.filter_map(|input| input.value);
@@ -142,8 +144,12 @@ pub(super) fn values_have_their_users(core: &Core) {
     let bytes: u64 = core.memory.values.iter().map(|(_, _, bytes, ..)| bytes).sum();
     assert_eq!(core.memory.values.bytes(), bytes);
     assert!(bytes <= core.memory.budget.state().1 / 2, "values take {bytes} bytes");
-    assert!(core.memory.values.iter().all(|(.., session, _)| core.sessions.get(session).is_some()));
-    assert!(core.kept.iter().all(|kept| kept.done.value.is_none()));
+    for (key, process) in &core.processes {
+        let of_process =
+            core.memory.values.iter().filter(|(id, ..)| process.told.shares.contains(&id.0));
+        of_process
+            .for_each(|(id, _, _, told, _)| assert!(told.contains(key), "{key:?} has {id:?}"));
+    }
 }
 
 /// Each limited token is charged for the tasks of its sessions, their requests and definitions.

@@ -50,6 +50,7 @@ pub fn hold(core: &Core) {
     sessions_count_what_they_keep(core);
     records_are_bounded(core);
     durable_tasks_are_on_disk_before_they_are_queued(core);
+    core.tally.watch.hold(core.tasks.len() as u64);
 }
 
 fn unfinished(core: &Core) -> impl Iterator<Item = (TaskKey, &Task)> {

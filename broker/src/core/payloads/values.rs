@@ -2,20 +2,23 @@
 //! what clients have put here for tasks.
 //!
 //! A value is held once, for all its users: the record of the task that made it, and each
-//! unfinished task that has it as an input. It counts against no reader, and all values together
-//! take half of the budget at most, so that requests and results always find room.
+//! unfinished task that has it as an input, of whichever session of the same owner. It counts
+//! against no reader, and all values together take half of the budget at most, so that requests and
+//! results always find room.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use furlong_wire::ids::TokenId;
-use furlong_wire::message::{ErrorKind, TaskState};
+use furlong_wire::ids::{SessionId, TokenId};
+use furlong_wire::message::{ErrorKind, TaskState, ToEngine, Unshare};
+use furlong_wire::payload::PayloadSecret;
 
 use super::budget::BytesOf;
 use super::stored::Stored;
-use crate::core::keys::{SessionKey, TaskKey, ValueId};
+use crate::core::keys::{ProcessKey, SessionKey, TaskKey, ValueId};
 use crate::core::tasks::done::Done;
 use crate::core::tasks::ended::Ended;
-use crate::core::{Core, Time};
+use crate::core::turns::work::count;
+use crate::core::{Core, Output, Time};
 
 /// All values.
 #[derive(Debug, Default)]
@@ -25,15 +28,32 @@ pub struct Values {
     bytes: u64,
 }
 
+/// A result cannot be a value: there is no room, or it is not here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoRoom;
+
 /// A value that somebody needs.
 #[derive(Debug)]
 struct Value {
     stored: Stored,
-    /// The session whose key opens it.
-    session: SessionKey,
+    opens: Opens,
     /// The token that is charged for it: that of the client which put it here.
     token: Option<TokenId>,
     users: u64,
+    /// The processes that it was sent to. Of those that have left since, nothing is asked.
+    told: BTreeSet<ProcessKey>,
+}
+
+/// The session that a value was sealed for. Its tasks and its record may be gone before the value
+/// is: tasks of other sessions may have it as an input.
+#[derive(Clone, Debug)]
+pub struct Opens {
+    /// The session, here.
+    pub key: SessionKey,
+    /// The session's id.
+    pub id: SessionId,
+    /// The secret with which it is opened.
+    pub secret: PayloadSecret,
 }
 
 impl Values {
@@ -51,10 +71,18 @@ impl Values {
     }
 
     /// Holds a value for its first user.
-    fn insert(&mut self, id: ValueId, stored: Stored, session: SessionKey, token: Option<TokenId>) {
+    fn insert(&mut self, id: ValueId, stored: Stored, opens: Opens, token: Option<TokenId>) {
         self.bytes += stored.budget_bytes();
-        let before = self.held.insert(id, Value { stored, session, token, users: 1 });
+        let value = Value { stored, opens, token, users: 1, told: BTreeSet::new() };
+        let before = self.held.insert(id, value);
         assert!(before.is_none(), "{id:?} is two values");
+    }
+
+    /// Notes that a value goes to a process. Returns the session that it was sealed for.
+    pub fn note_told(&mut self, id: ValueId, process: ProcessKey) -> &Opens {
+        let value = self.held.get_mut(&id).expect("a value is held for each of its users");
+        value.told.insert(process);
+        &value.opens
     }
 
     /// Somebody else needs it, too.
@@ -81,11 +109,13 @@ impl Values {
         self.held.get(&id).is_some_and(|value| value.users == 1)
     }
 
-    /// Each with its users, bytes, session and token, for the tests.
+    /// Each with its users, bytes, processes and token, for the tests.
     #[cfg(any(test, feature = "invariants"))]
-    pub fn iter(&self) -> impl Iterator<Item = (ValueId, u64, u64, SessionKey, Option<TokenId>)> {
+    pub fn iter(
+        &self,
+    ) -> impl Iterator<Item = (ValueId, u64, u64, &BTreeSet<ProcessKey>, Option<TokenId>)> {
         self.held.iter().map(|(id, value)| {
-            (*id, value.users, value.stored.budget_bytes(), value.session, value.token)
+            (*id, value.users, value.stored.budget_bytes(), &value.told, value.token)
         })
     }
 
@@ -111,8 +141,30 @@ impl Core {
         // It is not held for a reader any longer: nobody is passed over for it.
         self.note_read(key, done);
         let stored = done.payload.take().expect("it was looked at a moment ago");
-        done.value = Some(self.hold_value(stored, key, None));
+        let opens = self.opens(key);
+        done.value = Some(self.hold_value(stored, opens, None));
         true
+    }
+
+    /// The same of a task whose record is kept, with the session that its result was sealed for: it
+    /// no longer gives way to others.
+    pub(in crate::core) fn become_kept_value(&mut self, done: &mut Done, opens: Opens) -> bool {
+        if done.value.is_some() {
+            return true;
+        }
+        let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
+        if matches!(done.payload, Some(Stored::Refused)) || !self.has_room_for_value(bytes) {
+            return false;
+        }
+        let Some(stored) = done.payload.take() else { return false };
+        done.value = Some(self.hold_value(stored, opens, None));
+        true
+    }
+
+    fn opens(&self, key: SessionKey) -> Opens {
+        let session = self.sessions.get(key).expect("a session outlives its results");
+        let secret = session.secret.clone().expect("a session has its secret before tasks");
+        Opens { key, id: session.id, secret }
     }
 
     /// A client has put a value here, which is the result of a task that no engine runs.
@@ -138,7 +190,8 @@ impl Core {
             self.memory.budget.keep_request(bytes);
             self.grant_to_client(session, bytes);
         }
-        let value = Some(self.hold_value(stored, session, token));
+        let opens = self.opens(session);
+        let value = Some(self.hold_value(stored, opens, token));
         self.end(now, key, Ended { value, ..Ended::default() });
     }
 
@@ -147,25 +200,28 @@ impl Core {
         self.memory.values.has_room(bytes, total)
     }
 
-    fn hold_value(
-        &mut self,
-        stored: Stored,
-        session: SessionKey,
-        token: Option<TokenId>,
-    ) -> ValueId {
+    fn hold_value(&mut self, stored: Stored, opens: Opens, token: Option<TokenId>) -> ValueId {
         // Engine processes know shares and values by numbers of one row.
         self.memory.shares_made += 1;
         let id = ValueId(self.memory.shares_made);
-        self.memory.values.insert(id, stored, session, token);
+        self.memory.values.insert(id, stored, opens, token);
         id
     }
 
     /// One user of a value needs it no longer. With the last one it is freed.
     pub(in crate::core) fn let_go_of_value(&mut self, id: ValueId) {
-        let Some(Value { stored, session, token, .. }) = self.memory.values.remove_user(id) else {
+        let Some(Value { stored, token, told, .. }) = self.memory.values.remove_user(id) else {
             return;
         };
-        self.end_share(session, id.0);
+        for process in told {
+            count(1);
+            // Numbers belong to a connection, which may be over.
+            let Some(process) = self.processes.get_mut(&process) else { continue };
+            if process.told.shares.remove(&id.0) {
+                let message = ToEngine::Unshare(Unshare { share: id.0 });
+                self.outputs.push_back(Output::ToEngine(process.connection, message));
+            }
+        }
         let bytes = stored.budget_bytes();
         self.memory.budget.release(BytesOf::Other, bytes);
         if let Some(token) = token {

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 
 use furlong_wire::AtLeastOne;
-use furlong_wire::ids::{EngineId, SessionId, TaskSeq};
+use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{
     Assign, EngineDefine, ErrorKind, Inputs, Payload, Secret, Share, Stopped, TaskState, ToClient,
     ToEngine, Value, Work,
@@ -320,7 +320,7 @@ impl Core {
             self.to_engine(connection, ToEngine::Share(Share { share, session, payload }));
         }
         if !inputs.is_empty() {
-            self.send_inputs(process_key, session, attempt, &inputs);
+            self.send_inputs(process_key, attempt, &inputs);
         }
         let session = (!is_same_session).then_some(session);
         let assign =
@@ -332,13 +332,7 @@ impl Core {
     }
 
     /// Sends the inputs of the assignment that follows: each value once to a process.
-    fn send_inputs(
-        &mut self,
-        process_key: ProcessKey,
-        session: SessionId,
-        attempt: AttemptId,
-        inputs: &[ValueId],
-    ) {
+    fn send_inputs(&mut self, process_key: ProcessKey, attempt: AttemptId, inputs: &[ValueId]) {
         let process = self.processes.get_mut(&process_key).expect("what is given work is here");
         let connection = process.connection;
         for id in inputs {
@@ -349,7 +343,12 @@ impl Core {
                 process.told.next_transfer += 1;
                 process.told.next_transfer
             });
-            let message = ToEngine::Value(Value { value: id.0, session, payload });
+            let opens = self.memory.values.note_told(*id, process_key);
+            // Of another session the process knows no more than this value needs.
+            let is_known = process.told.lanes.contains_key(&opens.key);
+            let secret = (!is_known).then(|| opens.secret.clone());
+            let message =
+                ToEngine::Value(Value { value: id.0, session: opens.id, secret, payload });
             self.outputs.push_back(Output::ToEngine(connection, message));
             if let Some((number, chunks)) = transfer {
                 self.outputs.push_back(Output::Transfer(connection, number, chunks));
@@ -538,7 +537,7 @@ fn prefetch(sessions: &Sessions, task: &Task) -> u32 {
         return 1;
     }
     let session = sessions.get(task.session).expect("a session outlives its tasks");
-    session.kinds.times.prefetch(task.class)
+    session.kinds.times.prefetch(task.class.number)
 }
 
 /// Returns true if a task of the same session has the same call as an assignment's work, as those

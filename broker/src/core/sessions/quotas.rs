@@ -34,12 +34,18 @@ impl Quotas {
             (limit(limits.unfinished_tasks_max), limit(limits.payload_bytes_max));
     }
 
-    /// A session with this token is gone, and so is all that it held.
+    /// A session with this token is gone, and so is all that it held but for its values.
     pub fn leave(&mut self, token: TokenId) {
         let Some(held) = self.by_token.get_mut(&token) else { return };
         assert!(held.sessions > 0, "more sessions of a token leave than came");
         held.sessions -= 1;
-        if held.sessions == 0 {
+        self.forget_unused(token);
+    }
+
+    /// A value that tasks of others have may outlive the sessions of the token that is charged for
+    /// it.
+    fn forget_unused(&mut self, token: TokenId) {
+        if self.by_token.get(&token).is_some_and(|held| held.sessions == 0 && held.bytes == 0) {
             self.by_token.remove(&token);
         }
     }
@@ -84,6 +90,7 @@ impl Quotas {
         if let Some(held) = self.by_token.get_mut(&token) {
             assert!(bytes <= held.bytes, "{bytes} bytes are freed of {}", held.bytes);
             held.bytes -= bytes;
+            self.forget_unused(token);
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use furlong_wire::AtLeastOne;
-use furlong_wire::ids::{EngineId, OwnerId, TaskId};
+use furlong_wire::ids::{EngineId, OwnerId, TaskId, TaskSeq};
 use furlong_wire::message::{Dependency, TaskOptions};
 
 use super::ended::Ending;
@@ -14,6 +14,7 @@ use super::table::{Queue, State, Task, Tasks};
 use super::waits::{Group, Waits};
 use crate::core::journal::rows::Met;
 use crate::core::keys::{SessionKey, TaskKey, ValueId};
+use crate::core::payloads::values::NoRoom;
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{Core, Time};
 
@@ -178,36 +179,37 @@ impl Core {
         Ok(inputs)
     }
 
+    /// The task may be one of any session of the owner who submits: as with all that names tasks,
+    /// others' tasks are unknown.
     fn input_of(&mut self, key: SessionKey, task: TaskId) -> Result<TaskInput, String> {
-        let session = self.sessions.get_mut(key).expect("a session that submits is here");
-        if task.session != session.id {
-            return Err(format!(
-                "{task} is of another session, whose results cannot be inputs; fetch it, and pass \
-                 its value"
-            ));
+        let owner = self.owner(key).expect("a session that submits is here");
+        let of = self.sessions.find(owner, task.session);
+        let is_unfinished =
+            |of| self.sessions.get(of).is_some_and(|of| of.ledger.tasks.contains(task.n));
+        if of.is_some_and(is_unfinished) {
+            return Ok(TaskInput { task, value: None });
         }
-        let n = task.n;
-        if session.ledger.tasks.contains(n) {
-            return Ok(TaskInput { n, value: None });
-        }
+        let held = match of.and_then(|of| self.value_of_held(of, task.n)) {
+            Some(value) => Some(value),
+            None => self.value_of_kept(owner, task),
+        };
+        let value = held
+            .ok_or_else(|| taken(task))?
+            .map_err(|NoRoom| no_value(task, self.config.memory_flag))?;
+        self.memory.values.add_user(value);
+        Ok(TaskInput { task, value: Some(value) })
+    }
+
+    /// The result of an ended task that its session holds, made a value. None if there is no such
+    /// task.
+    fn value_of_held(&mut self, of: SessionKey, n: TaskSeq) -> Option<Result<ValueId, NoRoom>> {
         // Out of its place meanwhile: room for it may be made by what others keep.
-        let mut done = session.ledger.done.remove(n).ok_or_else(|| {
-            format!(
-                "the result of {task} is no longer at the broker, since its client has taken it; \
-                 pass its value"
-            )
-        })?;
-        let is_value = self.become_value(key, &mut done);
-        let value = done.value;
-        let session = self.sessions.get_mut(key).expect("a session that submits is here");
+        let mut done = self.sessions.get_mut(of)?.ledger.done.remove(n)?;
+        let is_value = self.become_value(of, &mut done);
+        let value = done.value.filter(|_| is_value);
+        let session = self.sessions.get_mut(of).expect("it was there a moment ago");
         session.ledger.done.insert(n, done);
-        if !is_value {
-            return Err(no_value(task, self.config.memory_flag));
-        }
-        if let Some(value) = value {
-            self.memory.values.add_user(value);
-        }
-        Ok(TaskInput { n, value })
+        Some(value.ok_or(NoRoom))
     }
 
     /// One task fewer has a task's result as an input, or it has been notified.
@@ -391,7 +393,7 @@ impl Core {
             (true, None) => Err(no_value(name, self.config.memory_flag)),
             (true, Some(value)) => {
                 let more = task.more_if_any().expect("a task that waits has extras");
-                let inputs = more.inputs.iter_mut().filter(|input| input.n == name.n);
+                let inputs = more.inputs.iter_mut().filter(|input| input.task == name);
                 inputs.for_each(|input| {
                     input.value = Some(value);
                     self.memory.values.add_user(value);
@@ -429,6 +431,14 @@ fn waits_for_input(tasks: &Tasks, key: TaskKey, input: TaskKey) -> bool {
 
 fn on_success(task: TaskId) -> Dependency {
     Dependency { task, success: true, failure: false }
+}
+
+/// A task's result is not here any longer.
+fn taken(task: TaskId) -> String {
+    format!(
+        "the result of {task} is no longer at the broker: its client has taken it, or it was not kept \
+         for so long; let it stay, or pass its value"
+    )
 }
 
 /// There is no room for the value of a task that has ended, or it has none.

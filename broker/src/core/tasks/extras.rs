@@ -1,6 +1,6 @@
 //! What few tasks have, beside what all have.
 
-use furlong_wire::ids::TaskSeq;
+use furlong_wire::ids::TaskId;
 use furlong_wire::message::AttemptRecord;
 
 use super::waits::Waits;
@@ -42,8 +42,8 @@ pub struct TaskExtras {
 /// A result that a task's code has as an input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TaskInput {
-    /// The number of the task that makes it, in the same session.
-    pub n: TaskSeq,
+    /// The task that makes it, of the same owner.
+    pub task: TaskId,
     /// The value, once that task has ended: this task is one of its users.
     pub value: Option<ValueId>,
 }

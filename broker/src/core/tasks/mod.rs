@@ -16,6 +16,8 @@ use deadlines::Deadlines;
 use dependencies::Dependents;
 use table::State;
 
+use crate::core::watch::Watch;
+
 /// Tasks that wait for something else than an engine.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Waiting {
@@ -38,6 +40,8 @@ pub(in crate::core) struct Tally {
     pub(in crate::core) ends_remembered: usize,
     /// Sweeps of engines' queues so far.
     pub(in crate::core) sweeps_made: u64,
+    /// What is counted for those who look.
+    pub(in crate::core) watch: Watch,
 }
 
 impl Waiting {

@@ -13,8 +13,9 @@ use furlong_wire::limits::KEPT_MS;
 use furlong_wire::payload::PayloadSecret;
 
 use super::done::Done;
-use crate::core::keys::SessionKey;
+use crate::core::keys::{SessionKey, ValueId};
 use crate::core::payloads::budget::BytesOf;
+use crate::core::payloads::values::{NoRoom, Opens};
 use crate::core::sessions::table::of_owner;
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{Core, Time};
@@ -178,7 +179,10 @@ impl Core {
         delivered: bool,
     ) {
         self.release_done(&mut done);
-        self.keep_value_as_result(&mut done);
+        // What its client has let go of, or never wanted to stay, gives way like any other.
+        if delivered || !done.what.stays() {
+            self.keep_value_as_result(&mut done);
+        }
         let submitted_us = done.times.submitted_unix_us;
         let delivered_us =
             delivered.then(|| now.unix_us(self.config.start).saturating_sub(submitted_us));
@@ -243,13 +247,36 @@ impl Core {
                 payload.as_ref().map_or(0, crate::core::payloads::stored::Stored::budget_bytes);
             let freed = bytes + kept.done.what.drop_output() + kept.done.record_bytes();
             kept.done.shorten();
-            kept.done.what.gave_way = true;
+            kept.done.what.gave_way = kept.done.value.is_none();
             assert!(freed <= self.kept.heavy_bytes && kept.done.budget_bytes() == 0);
             self.kept.heavy_bytes -= freed;
             self.memory.budget.release(BytesOf::Other, freed);
             self.discard(payload);
         }
         true
+    }
+
+    /// The result of a kept task of an owner, made a value that stays as long as its record. None
+    /// if there is no such task.
+    pub(in crate::core) fn value_of_kept(
+        &mut self,
+        owner: OwnerId,
+        task: TaskId,
+    ) -> Option<Result<ValueId, NoRoom>> {
+        let key = self.kept.session(owner, task.session)?;
+        let session = self.kept.sessions.get_mut(&key)?;
+        let secret = session.secret.clone();
+        // Out of its place meanwhile: all values are counted.
+        let mut kept = session.tasks.remove(&task.n)?;
+        let before = kept.done.budget_bytes();
+        let is_value = secret.is_some_and(|secret| {
+            self.become_kept_value(&mut kept.done, Opens { key, id: task.session, secret })
+        });
+        let value = kept.done.value.filter(|_| is_value);
+        self.kept.heavy_bytes -= before - kept.done.budget_bytes();
+        let session = self.kept.sessions.get_mut(&key).expect("it was there a moment ago");
+        session.tasks.insert(task.n, kept);
+        Some(value.ok_or(NoRoom))
     }
 
     /// Forgets one kept task.

@@ -112,16 +112,8 @@ impl Core {
         let mut enter = |n, target| {
             let Submit { runtime, class, define, .. } = *submit;
             let durable = is_durable.then(|| self.recovery.journal.begin());
-            let part = Submitted {
-                target,
-                placement,
-                runtime,
-                class,
-                kind,
-                define,
-                options,
-                durable,
-            };
+            let part =
+                Submitted { target, placement, runtime, class, kind, define, options, durable };
             let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
             let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
             let before = session.ledger.tasks.insert(n, task);
@@ -544,10 +536,8 @@ fn within_limits(options: &TaskOptions) -> bool {
 
 /// Returns the contradiction of a task's options with each other, or with what this version does.
 fn contradiction(options: &TaskOptions, runtime: Runtime, direct: bool) -> Option<&'static str> {
-    if !options.inputs.is_empty() && runtime != Runtime::Python {
-        return Some(
-            "results of other tasks can be inputs of Python tasks alone; leave `inputs` out, and pass their values",
-        );
+    if !options.inputs.is_empty() && runtime == Runtime::Value {
+        return Some("a value that is put here is run by no engine, and has no inputs");
     }
     let is_of_values = options.stay || !options.inputs.is_empty() || runtime == Runtime::Value;
     if options.durable && is_of_values {

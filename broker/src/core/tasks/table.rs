@@ -28,10 +28,8 @@ pub struct Task {
     pub placement: PlacementId,
     /// Its runtime.
     pub runtime: Runtime,
-    /// The client's number for its kind.
-    pub class: u32,
-    /// Its kind, for those who look.
-    pub kind: KindId,
+    /// Its kind.
+    pub class: TaskClass,
     /// The definition that it needs.
     pub define: Option<u32>,
     /// The options that differ from the defaults.
@@ -48,6 +46,15 @@ pub struct Task {
     pub tries: Tries,
     /// When what happened to it.
     pub times: Times,
+}
+
+/// The kind of a task: tasks of one kind take about as long as each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TaskClass {
+    /// The client's number for it.
+    pub number: u32,
+    /// The kind that those who look see.
+    pub kind: KindId,
 }
 
 /// When what happened to a task.
@@ -372,8 +379,7 @@ pub fn submitted(
         queue: submit.target.map_or(Queue::Shared, Queue::Direct),
         placement: submit.placement,
         runtime: submit.runtime,
-        class: submit.class,
-        kind: submit.kind,
+        class: TaskClass { number: submit.class, kind: submit.kind },
         define: submit.define,
         options: submit.options.cloned(),
         payload,

@@ -96,7 +96,11 @@ impl Ends {
 
     /// Ends from this number on that are an owner's, or all, with the number of the next one after
     /// each; and how many from there on were forgotten.
-    pub fn from(&self, number: u64, of: Option<OwnerId>) -> (u64, impl Iterator<Item = (u64, EndSeen)>) {
+    pub fn from(
+        &self,
+        number: u64,
+        of: Option<OwnerId>,
+    ) -> (u64, impl Iterator<Item = (u64, EndSeen)>) {
         // A number of the future is one of an earlier start.
         let from = if number > self.next() { self.first } else { number.max(self.first) };
         let missed = from.saturating_sub(number);

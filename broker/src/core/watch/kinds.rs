@@ -71,6 +71,11 @@ pub struct Recent {
 }
 
 impl Recent {
+    /// As many durations as say the mean alike: those that weigh less count in part.
+    pub fn known(self) -> f64 {
+        f64::from(self.count).clamp(1.0, f64::from(2.0 * RECENT - 1.0))
+    }
+
     fn add(&mut self, us: u64) {
         self.count = self.count.saturating_add(1);
         // The first ones count alike.

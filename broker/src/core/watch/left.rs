@@ -43,7 +43,8 @@ impl Work {
             tasks,
             unknown: 0.0,
             mean_us: left * mean,
-            variance: left * f64::from(kind.recent.variance),
+            // That of their sum, and that of the mean, which is known from so many.
+            variance: left * f64::from(kind.recent.variance) * (1.0 + left / kind.recent.known()),
             longest_us: if running > 0 { longest as f64 } else { 0.0 },
         }
     }
@@ -84,7 +85,7 @@ impl Work {
 mod tests {
     use super::*;
     use crate::core::watch::kinds::Kinds;
-    use crate::core::watch::tests::{end_after, OWNER};
+    use crate::core::watch::tests::{OWNER, end_after};
     use furlong_wire::message::Runtime;
 
     #[test]
@@ -106,7 +107,9 @@ mod tests {
     fn the_truth_lies_in_the_range_three_times_of_four() {
         let (mut seed, mut looks, mut right) = (1_u64, 0, 0);
         let mut random = move || {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (seed >> 33) as f64 / (1_u64 << 31) as f64
         };
         for history in 0..200 {

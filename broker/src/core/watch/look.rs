@@ -71,18 +71,18 @@ impl Core {
     /// Answers a look.
     pub(in crate::core) fn look(&mut self, now: Time, key: SessionKey, look: &Look) -> ReplyBody {
         self.this_second(now);
-        self.watch.looks += 1;
-        self.engines.note_look(self.watch.looks);
+        self.tally.watch.looks += 1;
+        self.engines.note_look(self.tally.watch.looks);
         let claims = &self.sessions.get(key).expect("who asks has a session").claims;
         let is_for_all = matches!(claims.role, Role::Admin);
         let rights = Rights { only: (!is_for_all).then_some(claims.owner) };
         let first = LookPlace {
             start: self.config.start,
             told: 0,
-            began: self.watch.looks,
+            began: self.tally.watch.looks,
             kind: 0,
             engine: None,
-            ends: self.watch.ends.next(),
+            ends: self.tally.watch.ends.next(),
         };
         let since = look.since.filter(|since| since.start == self.config.start);
         let mut place = since.unwrap_or(first);
@@ -112,7 +112,7 @@ impl Core {
             failures: if look.failures { self.failures_seen(rights) } else { Vec::new() },
             series: look
                 .series
-                .map(|step| self.watch.series.steps(step).iter().copied().collect())
+                .map(|step| self.tally.watch.series.steps(step).iter().copied().collect())
                 .unwrap_or_default(),
         };
         ReplyBody::Seen(Box::new(seen))
@@ -150,7 +150,7 @@ impl Core {
         let task = self.tasks.get(attempt.task)?;
         let session = self.sessions.get(task.session)?;
         let for_us = task.times.assigned.map_or(0, |at| now.micros_since(at));
-        Some(((task.session, TaskId { session: session.id, n: task.n }), task.kind, for_us))
+        Some(((task.session, TaskId { session: session.id, n: task.n }), task.class.kind, for_us))
     }
 
     fn ends_seen(
@@ -159,9 +159,9 @@ impl Core {
         rights: Rights,
         room: &mut Room,
     ) -> (Vec<furlong_wire::message::EndSeen>, u64) {
-        let (missed, ends) = self.watch.ends.from(place.ends, rights.only);
+        let (missed, ends) = self.tally.watch.ends.from(place.ends, rights.only);
         let mut told = Vec::new();
-        place.ends = self.watch.ends.next();
+        place.ends = self.tally.watch.ends.next();
         let mut ends = ends.peekable();
         while let Some((next, end)) = ends.next() {
             self.turns.work.add(1);
@@ -185,7 +185,7 @@ impl Core {
         room: &mut Room,
     ) -> Vec<KindSeen> {
         let mut told = Vec::new();
-        for (id, kind) in self.watch.kinds.from(place.kind) {
+        for (id, kind) in self.tally.watch.kinds.from(place.kind) {
             if !room.has_any() {
                 break;
             }
@@ -200,7 +200,14 @@ impl Core {
         told
     }
 
-    fn kind_seen(&self, id: KindId, kind: &Kind, rights: Rights, running: &Running, ranges: bool) -> KindSeen {
+    fn kind_seen(
+        &self,
+        id: KindId,
+        kind: &Kind,
+        rights: Rights,
+        running: &Running,
+        ranges: bool,
+    ) -> KindSeen {
         let (runs, oldest_us) = running.kinds.get(&id).copied().unwrap_or_default();
         let is_own = rights.may_see(kind.owner);
         // As many engines as it has now, or would have if all that are idle took it.
@@ -246,7 +253,7 @@ impl Core {
         }
         // The round is over, and the next one begins.
         if room.has_any() {
-            (place.told, place.began) = (place.began, self.watch.looks);
+            (place.told, place.began) = (place.began, self.tally.watch.looks);
             (place.kind, place.engine) = (0, None);
         }
         told
@@ -286,20 +293,20 @@ impl Core {
     }
 
     fn farm_seen(&self, running: &Running) -> FarmSeen {
-        let totals = &self.watch.totals;
+        let totals = &self.tally.watch.totals;
         let clients =
             self.peers.connections.values().filter(|it| matches!(it, Connected::Client(_))).count();
         self.turns.work.add(self.peers.connections.len());
         let assigned = self.attempts.len() as u64;
         let unfinished = self.tasks.len() as u64;
-        let work = self.watch.kinds.from(0).map(|(id, kind)| {
+        let work = self.tally.watch.kinds.from(0).map(|(id, kind)| {
             let (runs, oldest_us) = running.kinds.get(&id).copied().unwrap_or_default();
             Work::of(kind, runs, oldest_us)
         });
         let work = work.fold(Work::default(), Work::and);
         let waits = unfinished.saturating_sub(u64::from(running.busy)) > 0;
         let engines = if waits { running.online } else { running.busy };
-        let rows: Vec<&SeriesRow> = self.watch.series.last(MINUTE_S).collect();
+        let rows: Vec<&SeriesRow> = self.tally.watch.series.last(MINUTE_S).collect();
         let sum = |of: fn(&SeriesRow) -> f32| {
             (rows.iter().map(|row| f64::from(of(row))).sum::<f64>() * 1e6) as u64
         };
@@ -346,7 +353,7 @@ impl Core {
             *sessions.entry(session.owner()).or_default() += 1;
         }
         let mut told: BTreeMap<Option<OwnerId>, OwnerSeen> = BTreeMap::new();
-        for (owner, sums) in &self.watch.owners {
+        for (owner, sums) in &self.tally.watch.owners {
             let shown = rights.may_see(*owner).then_some(*owner);
             let seen = told.entry(shown).or_insert_with(|| nothing_of(shown));
             let OwnerSums { submitted, ended, failed, busy_us, request_bytes, result_bytes } = sums;
@@ -362,7 +369,7 @@ impl Core {
     }
 
     fn failures_seen(&self, rights: Rights) -> Vec<FailureSeen> {
-        let latest = self.watch.ends.failures().latest();
+        let latest = self.tally.watch.ends.failures().latest();
         self.turns.work.add(latest.len());
         let latest = latest.into_iter().filter(|failure| rights.may_see(failure.owner));
         latest.take(FAILURES_TOLD_MAX).map(|failure| failure.seen.clone()).collect()

@@ -29,6 +29,8 @@ use series::{Series, Standing};
 const OWNERS_MAX: usize = 256;
 /// Tasks over which an engine's pace goes.
 const PACE_RUNS: f32 = 32.0;
+/// The usual run of tasks by which engines are compared, at least, in microseconds.
+const PACED_RUN_LEAST_US: u64 = 1_000;
 
 /// All that is counted for those who look.
 #[derive(Debug, Default)]
@@ -90,6 +92,10 @@ struct Pace {
 
 impl Pace {
     fn add(&mut self, run_us: u64, usual_us: u64) {
+        // Of what takes no time, the machine's swings are all that would be seen.
+        if usual_us < PACED_RUN_LEAST_US {
+            return;
+        }
         let fade = 1.0 - 1.0 / PACE_RUNS;
         self.run_us = self.run_us * fade + run_us as f32;
         self.usual_us = self.usual_us * fade + usual_us as f32;
@@ -122,13 +128,19 @@ impl Core {
     ) -> KindId {
         let session = self.sessions.get(key).expect("a session outlives its tasks");
         let name = session.kinds.names.get(runtime, class).map_or("", |name| name);
-        self.watch.kinds.find(session.owner(), runtime, name)
+        self.tally.watch.kinds.find(session.owner(), runtime, name)
     }
 
     /// Tasks of a kind were submitted, or come from the journal.
-    pub(in crate::core) fn see_submitted(&mut self, now: Time, key: SessionKey, kind: KindId, tasks: u64) {
+    pub(in crate::core) fn see_submitted(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        kind: KindId,
+        tasks: u64,
+    ) {
         let owner = self.sessions.get(key).expect("a session outlives its tasks").owner();
-        self.watch.submitted(kind, owner, tasks);
+        self.tally.watch.submitted(kind, owner, tasks);
         self.this_second(now).submitted += tasks as f32;
     }
 
@@ -162,11 +174,11 @@ impl Core {
             result_bytes,
         };
         self.count_end(now, &end);
-        self.watch.ends.push(end, error);
+        self.tally.watch.ends.push(end, error);
     }
 
     fn count_end(&mut self, now: Time, end: &End) {
-        let watch = &mut self.watch;
+        let watch = &mut self.tally.watch;
         let (failed, run) = (end.has_failed(), end.phases.run);
         watch.kinds.ended(end, watch.looks);
         let totals = &mut watch.totals;
@@ -199,7 +211,8 @@ impl Core {
         if let Some(engine) = end.engine {
             self.engines.update(engine, |engine| {
                 engine.counts.failed += u64::from(failed);
-                if end.has_run {
+                // What has failed says nothing of how fast the engine is.
+                if end.has_run && !failed {
                     engine.counts.pace.add(run.run_us, usual_us);
                 }
             });
@@ -208,12 +221,33 @@ impl Core {
 
     /// The sums of the present second.
     fn this_second(&mut self, now: Time) -> &mut SeriesRow {
-        let Self { watch, tasks, attempts, engines, .. } = self;
-        watch.series.at(now, || Standing {
+        let Self { tally, tasks, attempts, engines, .. } = self;
+        tally.watch.series.at(now, || Standing {
             unfinished: tasks.len() as u64,
             assigned: attempts.len() as u64,
             engines: engines.online().count() as u64,
         })
+    }
+}
+
+#[cfg(any(test, feature = "invariants"))]
+impl Watch {
+    /// Checks that all sums agree, and leave so many unfinished tasks.
+    ///
+    /// # Panics
+    /// If one is not.
+    pub(in crate::core) fn hold(&self, unfinished: u64) {
+        let Totals { submitted, ended, .. } = self.totals;
+        assert_eq!(submitted - ended, unfinished, "of all tasks");
+        let kinds =
+            self.kinds.from(0).map(|(_, kind)| (kind.unfinished(), kind.ended, kind.failed));
+        let of_kinds = kinds.fold((0, 0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1, sum.2 + it.2));
+        assert_eq!(of_kinds, (unfinished, ended, self.totals.failed), "of all kinds");
+        let owners = self.owners.values().map(|it| (it.submitted - it.ended, it.ended, it.failed));
+        let of_owners =
+            owners.fold((0, 0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1, sum.2 + it.2));
+        assert_eq!(of_owners, of_kinds, "of all owners");
+        assert_eq!(self.ends.next(), ended, "each end is remembered once");
     }
 }
 
@@ -222,7 +256,11 @@ fn phases(done: &Done) -> PhaseTimes {
     let times = &done.times;
     let held_us = done.what.queued_us.min(times.finished_us);
     let Some(assigned_us) = times.assigned_us else {
-        return PhaseTimes { held_us, queue_us: times.finished_us - held_us, ..PhaseTimes::default() };
+        return PhaseTimes {
+            held_us,
+            queue_us: times.finished_us - held_us,
+            ..PhaseTimes::default()
+        };
     };
     let at_engine = times.finished_us.saturating_sub(assigned_us);
     let measured = times.run.began_us.saturating_add(times.run.busy_us());

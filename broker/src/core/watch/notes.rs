@@ -14,8 +14,6 @@ const ENDS_LEAST: u64 = 1_000;
 const OVERHEAD_PERCENT: u64 = 100;
 /// An engine's time over that of the others, in per cent, from which on it is slow.
 const SLOW_PERCENT: u64 = 200;
-/// Runs below which an engine's pace says nothing of its speed.
-const USUAL_RUN_LEAST_US: u64 = 1_000;
 /// The share of a bound that is in use from which on that is said, in per cent.
 const FULL_PERCENT: u64 = 80;
 /// Results that a session has not acknowledged.
@@ -44,7 +42,7 @@ impl Core {
         self.note_failures(now, only, &mut notes);
         self.note_memory(&mut notes);
         self.note_unread(only, &mut notes);
-        let kinds = self.watch.kinds.from(1);
+        let kinds = self.tally.watch.kinds.from(1);
         let kinds = kinds.filter(|(_, kind)| only.is_none_or(|only| only == kind.owner));
         let of_kinds = kinds.flat_map(|(id, kind)| notes_of(id, kind));
         notes.extend(of_kinds.take(EACH_MAX));
@@ -54,7 +52,8 @@ impl Core {
     /// Tasks for which there is no engine.
     fn note_waits_for_nobody(&self, only: Option<OwnerId>, notes: &mut Vec<Note>) {
         // The demands of other owners' tasks hold their labels.
-        if only.is_some_and(|_| self.watch.owners.len() > 1) {
+        let is_own = |owner: &OwnerId| only.is_none_or(|only| only == *owner);
+        if !self.tally.watch.owners.keys().all(is_own) {
             return;
         }
         for id in self.schedule.placements.waiting() {
@@ -93,8 +92,7 @@ impl Core {
         let slow = running.paces.iter().filter_map(|(percent, id)| {
             let percent = 100 * u64::from(*percent) / usual;
             let engine = self.engines.get(*id)?;
-            let is_measured = engine.counts.pace.usual_us >= USUAL_RUN_LEAST_US as f32;
-            (percent >= SLOW_PERCENT && is_measured)
+            (percent >= SLOW_PERCENT)
                 .then(|| Note { percent, ..about(NoteCode::SlowEngine, (engine.finished, *id)) })
         });
         notes.extend(slow.take(EACH_MAX));
@@ -102,7 +100,7 @@ impl Core {
 
     fn note_failures(&self, now: Time, only: Option<OwnerId>, notes: &mut Vec<Note>) {
         let since = now.0.saturating_sub(SAME_FAILURES_S * 1_000_000);
-        let failures = self.watch.ends.failures().latest();
+        let failures = self.tally.watch.ends.failures().latest();
         let again = failures
             .into_iter()
             .filter(|failure| only.is_none_or(|only| only == failure.owner))

@@ -81,16 +81,22 @@ mod tests {
         }
         assert_eq!(duration_range(u64::MAX), DURATION_RANGES - 1);
         let mut spans = Spans::default();
-        [0, 5, 5].into_iter().for_each(|us| spans.add(us));
+        for us in [0, 5, 5] {
+            spans.add(us);
+        }
         assert_eq!(spans.seen(true).ranges, [1, 0, 0, 0, 0, 2]);
         assert!(spans.seen(false).ranges.is_empty());
     }
 
     proptest! {
         #[test]
-        fn a_percentile_is_right_to_an_eighth(mut all in prop::collection::vec(0..1_u64 << 40, 1..200)) {
+        fn a_percentile_is_right_to_an_eighth(
+            mut all in prop::collection::vec(0..1_u64 << 40, 1..200),
+        ) {
             let mut spans = Spans::default();
-            all.iter().for_each(|us| spans.add(*us));
+            for us in &all {
+                spans.add(*us);
+            }
             all.sort_unstable();
             for share in [0.5, 0.95] {
                 let rank = (share * all.len() as f64).ceil().max(1.0) as usize - 1;

@@ -243,7 +243,7 @@ fn a_commands_exit_code_is_in_its_failure() {
     let mut core = core();
     for (n, (code, signal)) in [(Some(3), None), (None, Some(9))].into_iter().enumerate() {
         let task = submit(&mut core);
-        let header = encode_reply(&ReplyHeader::Exited { code, signal });
+        let header = encode_reply(&ReplyHeader::Exited { code, signal, written: None });
         let mut sealer = secret().result_key(&SESSION, &INSTANCE).into_sealer();
         let Packed::Inline(bytes) = sealer.pack(vec![header]).unwrap() else {
             panic!("it is short")

@@ -52,13 +52,23 @@ impl Core {
         payload: &Payload,
         purpose: Purpose,
     ) -> Result<(), BrokerMisbehaved> {
-        let Payload::Chunked { transfer, counter, bytes, instance } = *payload else {
+        let Payload::Chunked { counter, bytes, instance, .. } = *payload else {
             return Ok(());
         };
         // A result is sealed with the key of the process that made it.
         let of = instance.filter(|_| matches!(purpose, Purpose::Value(_)));
         let opener =
             self.sessions.opener(session, of, counter, bytes).ok_or(BrokerMisbehaved::Assign)?;
+        self.receive_with(opener, payload, purpose)
+    }
+
+    fn receive_with(
+        &mut self,
+        opener: Result<PayloadOpener, PayloadError>,
+        payload: &Payload,
+        purpose: Purpose,
+    ) -> Result<(), BrokerMisbehaved> {
+        let Payload::Chunked { transfer, .. } = *payload else { return Ok(()) };
         if let Ok(opener) = opener
             && !self.receiving.contains_key(&transfer)
         {

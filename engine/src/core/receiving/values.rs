@@ -1,12 +1,13 @@
 //! Values: the inputs of jobs beside their arguments. Each comes once, is opened once, and is there
-//! until no later job has it.
+//! until no later job has it. It may be of another session than the jobs: the broker sees to it
+//! that both are one owner's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::call::decode_reply;
-use furlong_wire::ids::{AttemptId, SessionId};
+use furlong_wire::ids::AttemptId;
 use furlong_wire::message::{Inputs, Payload, Value as ValueMessage};
-use furlong_wire::payload::unpack_inline;
+use furlong_wire::payload::{PayloadOpener, unpack_inline};
 
 use super::Purpose;
 use crate::core::{BrokerMisbehaved, Call, Core, Output, Request};
@@ -39,7 +40,6 @@ impl Values {
 /// A value, from its announcement until it is no longer needed.
 #[derive(Debug)]
 struct Value {
-    session: SessionId,
     state: State,
     /// The slots that have had it, and may keep it for later jobs.
     slots: BTreeSet<SlotIndex>,
@@ -59,8 +59,9 @@ impl Core {
         &mut self,
         message: &ValueMessage,
     ) -> Result<(), BrokerMisbehaved> {
-        let ValueMessage { value: number, session, ref payload } = *message;
-        if self.values.told.contains_key(&number) || !self.sessions.knows(session) {
+        let ValueMessage { value: number, session, ref secret, ref payload } = *message;
+        let can_be_opened = secret.is_some() || self.sessions.knows(session);
+        if self.values.told.contains_key(&number) || !can_be_opened {
             return Err(BrokerMisbehaved::Share);
         }
         let state = match payload {
@@ -68,12 +69,22 @@ impl Core {
                 let buffers = unpack_inline(inline).map_err(|error| error.to_string());
                 State::Here(buffers.and_then(|buffers| self.read_value(buffers)))
             }
-            Payload::Chunked { .. } => {
-                self.receive(session, payload, Purpose::Value(number))?;
+            Payload::Chunked { counter, bytes, instance, .. } => {
+                let purpose = Purpose::Value(number);
+                match secret {
+                    None => self.receive(session, payload, purpose)?,
+                    // Of another session no more is learnt than opens this value.
+                    Some(secret) => {
+                        let result = instance.map(|of| secret.result_key(&session, &of));
+                        let key = result.unwrap_or_else(|| secret.request_key(&session));
+                        let opener = PayloadOpener::new(key, *counter, *bytes);
+                        self.receive_with(opener, payload, purpose)?;
+                    }
+                }
                 State::Coming(Vec::new(), true)
             }
         };
-        let value = Value { session, state, slots: BTreeSet::new() };
+        let value = Value { state, slots: BTreeSet::new() };
         let before = self.values.told.insert(number, value);
         assert!(before.is_none(), "value {number} is two payloads");
         Ok(())
@@ -169,12 +180,11 @@ impl Core {
     pub(in crate::core) fn inputs_of(
         &mut self,
         job: SlotJob,
-        session: SessionId,
     ) -> Result<Option<Box<[Input]>>, String> {
         let Some(work) = self.work.get_mut(&job) else { return Ok(None) };
         let (slot, Some(numbers)) = (work.slot, work.inputs.take()) else { return Ok(None) };
         let inputs = numbers.iter().map(|number| {
-            match self.values.told.get_mut(number).filter(|value| value.session == session) {
+            match self.values.told.get_mut(number) {
                 Some(Value { state: State::Here(input), slots, .. }) => {
                     slots.insert(slot);
                     input.clone()

@@ -1,7 +1,8 @@
 //! Values that jobs have as inputs.
 
 use furlong_wire::call::{ReplyHeader, encode_reply};
-use furlong_wire::message::{Inputs, Unshare, Value};
+use furlong_wire::message::{Forget, Inputs, Unshare, Value};
+use furlong_wire::payload::{PayloadKey, PayloadSecret};
 
 use super::*;
 
@@ -10,7 +11,7 @@ impl Process {
     fn value(&mut self, value: u64) -> (u64, Bytes) {
         let header = encode_reply(&ReplyHeader::Returned { codec: Codec::Pickle });
         let (payload, transfer, chunk) = self.large(vec![header, Bytes::from(vec![7; 5_000])]);
-        self.tell(ToEngine::Value(Value { value, session: SESSION, payload }));
+        self.tell(ToEngine::Value(Value { value, session: SESSION, secret: None, payload }));
         (transfer, chunk)
     }
 
@@ -117,13 +118,43 @@ fn a_cut_takes_back_what_waits_for_values_and_numbers_begin_anew() {
 }
 
 #[test]
+fn a_value_of_another_session_comes_with_its_secret_and_outlives_the_sessions_end() {
+    let mut process = Process::new(1);
+    let (other, secret) = (SessionId([9; 16]), PayloadSecret::new([8; 32]));
+    let header = encode_reply(&ReplyHeader::Returned { codec: Codec::Raw });
+    let seal = |key: PayloadKey| {
+        let buffers = vec![header.clone(), Bytes::from(vec![7; 5_000])];
+        let Ok(Packed::Chunked(sealed)) = key.into_sealer().pack(buffers) else { panic!() };
+        sealed
+    };
+    for (value, instance) in [(3, None), (4, Some(InstanceId([5; 16])))] {
+        let key = instance.map_or_else(
+            || secret.request_key(&other),
+            |instance| secret.result_key(&other, &instance),
+        );
+        let sealed = seal(key);
+        let (transfer, counter, bytes) = (value, sealed.counter(), sealed.bytes());
+        let payload = Payload::Chunked { transfer, counter, bytes, instance };
+        let secret = Some(secret.clone());
+        process.tell(ToEngine::Value(Value { value, session: other, secret, payload }));
+        process.tell(ToEngine::Forget(Forget { session: other }));
+        process.chunk(transfer, &sealed.chunk(0)).unwrap();
+    }
+    process.work_with(0, &[3, 4]);
+    let done = process.done();
+    let inputs = done.started[0].2.inputs.as_deref().unwrap();
+    assert!(inputs.iter().all(|input| input.data == [vec![7; 5_000]]));
+}
+
+#[test]
 fn unknown_and_repeated_values_are_misbehaviour() {
     let mut process = Process::new(1);
     let inputs = |values| ToEngine::Inputs(Inputs { attempt: AttemptId(9), values });
     let unknown = process.core.handle_message(inputs(vec![1]), None);
     assert_eq!(unknown, Err(BrokerMisbehaved::Share));
     let payload = || Payload::Inline((&[2]).into());
-    let value = |session| ToEngine::Value(Value { value: 1, session, payload: payload() });
+    let value =
+        |session| ToEngine::Value(Value { value: 1, session, secret: None, payload: payload() });
     process.tell(value(SESSION));
     for session in [SESSION, SessionId([9; 16])] {
         assert_eq!(process.core.handle_message(value(session), None), Err(BrokerMisbehaved::Share));

@@ -28,7 +28,8 @@ pub(super) fn ended(
         Some(0) => JobOutcome::Succeeded,
         _ => JobOutcome::Exited(describe(status, memory, stderr_tail)),
     };
-    let header = ReplyHeader::Exited { code: status.code(), signal: status.signal() };
+    let header =
+        ReplyHeader::Exited { code: status.code(), signal: status.signal(), written: None };
     Reply::without_data(outcome, header)
 }
 

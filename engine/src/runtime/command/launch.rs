@@ -17,6 +17,7 @@ use rustix::fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use super::inputs::InputFiles;
 use super::slot::SlotContext;
 use crate::runtime::reaper::MARK_VARIABLE;
 use crate::runtime::{Job, Unable};
@@ -42,8 +43,16 @@ fn missing(text: String) -> LaunchError {
     LaunchError::Engine(Unable::Kind, text)
 }
 
-/// Starts a job's program. The second part is its input, if it has any: then its standard input is
-/// a pipe.
+/// A program that was started.
+pub(super) struct Launched {
+    pub(super) child: Child,
+    /// What is written to its standard input, which is then a pipe.
+    pub(super) input: Vec<Bytes>,
+    /// The files of its inputs, which stay open until it has ended.
+    pub(super) files: InputFiles,
+}
+
+/// Starts a job's program.
 ///
 /// # Errors
 /// The reason why it was not started.
@@ -51,7 +60,7 @@ pub(super) fn launch(
     job: Job,
     context: &SlotContext,
     engine_id: Option<u32>,
-) -> Result<(Child, Vec<Bytes>), LaunchError> {
+) -> Result<Launched, LaunchError> {
     let Call::Command(spec) = &job.header.call else {
         let text =
             "a task of the runtime `command` names a program; functions are for python and native";
@@ -64,13 +73,23 @@ pub(super) fn launch(
             "a command's standard input is sent as raw buffers".to_owned(),
         ));
     }
+    if !input.is_empty() && !spec.extras.stdin.is_empty() {
+        let text = "a command's standard input is data or inputs, not both";
+        return Err(LaunchError::Task(text.to_owned()));
+    }
+    let files = InputFiles::new(&spec.extras, job.inputs.as_deref().unwrap_or_default())?;
     let launch = Launch { spec, context, engine_id };
     let program = launch.program()?;
-    let mut command = launch.command(&program)?;
-    command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
+    let arguments = files.arguments(&spec.argv, &spec.extras.paths)?;
+    let mut command = launch.command(&program, &arguments[1..])?;
+    command.stdin(match files.stdin() {
+        Some(file) => file.map_err(|error| launch.cannot_start(&program, &error))?.into(),
+        None if input.is_empty() => Stdio::null(),
+        None => Stdio::piped(),
+    });
     let child = command.spawn().map_err(|error| launch.cannot_start(&program, &error))?;
     context.memory.admit(Pid::from_child(&child));
-    Ok((child, input))
+    Ok(Launched { child, input, files })
 }
 
 struct Launch<'a> {
@@ -113,10 +132,10 @@ impl Launch<'_> {
         }))
     }
 
-    fn command(&self, program: &Path) -> Result<Command, LaunchError> {
+    fn command(&self, program: &Path, arguments: &[OsString]) -> Result<Command, LaunchError> {
         let spec = self.spec;
         let mut command = Command::new(program);
-        command.arg0(&spec.argv[0]).args(&spec.argv[1..]).process_group(0);
+        command.arg0(&spec.argv[0]).args(arguments).process_group(0);
         command.envs(self.context.env.iter().map(|(name, value)| (name, value)));
         check_variables(&spec.env)?;
         command.envs(&spec.env);

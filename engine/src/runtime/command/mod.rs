@@ -16,6 +16,7 @@
 //! which the engine is killed too.
 
 mod exit;
+mod inputs;
 mod launch;
 mod pipes;
 mod running;

@@ -10,6 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::exit::ended;
+use super::inputs::InputFiles;
+use super::launch::Launched;
 use super::pipes::{Got, InputPipe, OutputPipe, PIECE_BYTES_MAX};
 use super::slot::{Asked, SlotContext};
 use crate::clock;
@@ -26,6 +28,8 @@ pub(super) struct Running<'a> {
     /// now and then.
     exit: Option<OwnedFd>,
     input: Option<InputPipe>,
+    /// The files of its inputs, which it can open by their paths.
+    _files: InputFiles,
     outputs: [Option<OutputPipe>; 2],
     stderr_tail: Vec<u8>,
     began: Began,
@@ -70,10 +74,10 @@ impl<'a> Running<'a> {
     pub(super) fn new(
         context: &'a SlotContext,
         attempt: SlotJob,
-        mut child: Child,
-        input: Vec<Bytes>,
+        launched: Launched,
         began: Began,
     ) -> io::Result<Self> {
+        let Launched { mut child, input, files } = launched;
         let group = Pid::from_child(&child);
         let exit = pidfd_open(group, PidfdFlags::empty()).ok();
         let (stdin, stdout, stderr) =
@@ -85,6 +89,7 @@ impl<'a> Running<'a> {
             group,
             exit,
             input: None,
+            _files: files,
             outputs: [None, None],
             stderr_tail: Vec::new(),
             began,

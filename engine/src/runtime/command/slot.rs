@@ -232,10 +232,10 @@ impl SlotContext {
 
     fn run(&self, job: Job, engine_id: Option<u32>, buffer: &mut [u8]) -> Option<Reply> {
         let (at_us, kills, attempt) = (clock::now_us(), self.memory.kills(), job.attempt);
-        let started = launch(job, self, engine_id).and_then(|(child, input)| {
+        let started = launch(job, self, engine_id).and_then(|launched| {
             let no_pipes = |error| LaunchError::Task(format!("no pipes for it: {error}"));
             let began = Began { at_us, started_us: clock::now_us(), kills };
-            Running::new(self, attempt, child, input, began).map_err(no_pipes)
+            Running::new(self, attempt, launched, began).map_err(no_pipes)
         });
         // One line, whatever a file's name has in it.
         let line = |text: String| text.replace('\n', "\\n");

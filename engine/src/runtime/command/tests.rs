@@ -20,10 +20,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::pipes::{PIECE_BYTES_MAX, UNTAKEN_BYTES_MAX};
 use super::*;
+use crate::job::Input;
 use crate::runtime::{
     Job, JobOutcome, OutputStream, Reply, Report, SlotEvent, SlotIndex, SlotJob, Unable,
 };
 
+mod inputs;
 mod memory;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -64,6 +66,16 @@ impl Fixture {
     }
 
     fn start_with(&mut self, spec: CommandSpec, codec: Codec, data: Vec<Bytes>) -> SlotJob {
+        self.start_with_inputs(spec, codec, data, None)
+    }
+
+    fn start_with_inputs(
+        &mut self,
+        spec: CommandSpec,
+        codec: Codec,
+        data: Vec<Bytes>,
+        inputs: Option<Box<[Input]>>,
+    ) -> SlotJob {
         self.attempts += 1;
         let header = CallHeader { call: Call::Command(Box::new(spec)), codec };
         self.slot.start(Job {
@@ -73,7 +85,7 @@ impl Fixture {
             definition: None,
             data,
             file: None,
-            inputs: None,
+            inputs,
         });
         SlotJob(self.attempts)
     }
@@ -199,11 +211,11 @@ fn refusal(reply: Reply) -> String {
 }
 
 fn exited(code: i32) -> ReplyHeader {
-    ReplyHeader::Exited { code: Some(code), signal: None }
+    ReplyHeader::Exited { code: Some(code), signal: None, written: None }
 }
 
 fn killed(signal: i32) -> ReplyHeader {
-    ReplyHeader::Exited { code: None, signal: Some(signal) }
+    ReplyHeader::Exited { code: None, signal: Some(signal), written: None }
 }
 
 /// Waits until there is no process with this number, or only what is left of one.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use furlong_link::pass::FilePasser;
+use furlong_wire::call::{Codec, ReplyHeader};
 
 use super::outbox::Outbox;
 use super::protocol::{Control, Request, may_place};
@@ -42,6 +43,7 @@ impl KnownInputs {
     ) -> SentInputs {
         let mut sent = SentInputs::default();
         for input in inputs {
+            let input = as_python_reads_it(input);
             if let Some(key) = input.key {
                 let is_known = self.note(key);
                 outbox.push_control(if is_known { Control::Known(key) } else { Control::Key(key) });
@@ -79,6 +81,14 @@ impl KnownInputs {
         }
         is_known
     }
+}
+
+/// What a command has written, if all of it was kept, is `bytes`. Everything else is read there.
+fn as_python_reads_it(input: Input) -> Input {
+    let ReplyHeader::Exited { .. } = input.header else { return input };
+    let Ok(bytes) = input.bytes() else { return input };
+    let header = ReplyHeader::Returned { codec: Codec::Raw };
+    Input { header, data: vec![bytes], file: None, ..input }
 }
 
 /// The same number as `KNOWN_MAX` in `inputs.py`.

@@ -2,6 +2,7 @@
 
 mod authority;
 mod control;
+mod look;
 mod names;
 mod nested;
 mod sessions;

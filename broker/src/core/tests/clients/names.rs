@@ -166,9 +166,11 @@ fn an_engine_is_told_whether_a_session_hides_names() {
     for hides_names in [true, false] {
         let client = usize::from(hides_names);
         let connection = connects(&mut farm.core, client);
-        for message in [open(hides_names), FromClient::Submit(shared())] {
+        let submit = Submit { n: TaskSeq::FIRST, ..shared() };
+        for message in [open(hides_names), FromClient::Submit(submit)] {
             farm.core.handle_from_client(farm.now, connection, message, None).unwrap();
         }
+        farm.core.dispatch(farm.now);
         farm.pump();
         farm.finish(engine);
     }

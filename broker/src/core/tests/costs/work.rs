@@ -11,10 +11,10 @@ use furlong_wire::ids::{
 use furlong_wire::limits::GRANTS_PER_ATTEMPT_MAX;
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
-    Credit, Define, Draining, Fetch, FromClient, FromEngine, Goodbye, Grant, Lent, Open, Outcome,
-    Payload, Purge, Query, Register, Request, Restart, Revoke, RunTimes, Runtime, Shutdown, Signal,
-    Slot, SlotDown, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery,
-    TaskRange, ToClient, ToEngine, Undefine,
+    Credit, Define, Draining, Fetch, FromClient, FromEngine, Goodbye, Grant, Lent, Look, Open,
+    Outcome, Payload, Purge, Query, Register, Reply, ReplyBody, Request, Restart, Revoke, RunTimes,
+    Runtime, Shutdown, Signal, Slot, SlotDown, Stream, Submit, Subscribe, TakeBack, Targets,
+    TaskOptions, TaskQuery, TaskRange, ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -647,6 +647,33 @@ fn an_answer_about_engines_costs_what_it_says() {
         let done = world.core.work_done() - before;
         assert!(done >= 300, "{done} for 300 engines");
     }
+}
+
+#[test]
+fn very_many_engines_are_all_seen_in_a_few_looks_each_of_which_costs_one_round() {
+    let mut world = World::new(3_000);
+    let (mut told, mut since, mut looks) = (BTreeMap::new(), None, 0);
+    loop {
+        let before = (world.core.work_done(), world.to_clients.len());
+        let query = Query::Look(Box::new(Look { since, ..Look::default() }));
+        world.say(world.big, FromClient::Query(Request { request: 1, query })).unwrap();
+        let done = world.core.work_done() - before.0;
+        assert!((3_000..20_000).contains(&done), "a look goes through all engines once: {done}");
+        let answers = world.to_clients.drain(before.1..);
+        let seen = answers.into_iter().find_map(|(_, message)| match message {
+            ToClient::Reply(Reply { body: ReplyBody::Seen(seen), .. }) => Some(*seen),
+            _ => None,
+        });
+        let seen = seen.expect("the broker answers");
+        assert!(seen.engines.len() < 1_000, "one answer has no more than a page");
+        told.extend(seen.engines.iter().map(|engine| (engine.id, engine.state)));
+        (since, looks) = (Some(seen.place), looks + 1);
+        assert!(looks < 20);
+        if !seen.has_more {
+            break;
+        }
+    }
+    assert!(looks > 2 && told.len() == 3_000, "{looks} looks, {} engines", told.len());
 }
 
 #[test]

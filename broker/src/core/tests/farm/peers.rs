@@ -676,12 +676,8 @@ impl Farm {
     }
 
     pub fn fail(&mut self, process: usize) -> u64 {
-        self.finish_with(
-            process,
-            Outcome::error(TaskState::Failed, ErrorKind::Remote, ""),
-            1_000_000,
-            None,
-        )
+        let failed = Outcome::error(TaskState::Failed, ErrorKind::Remote, "");
+        self.finish_with(process, failed, 1_000_000, None)
     }
 
     pub fn finish_with(
@@ -699,7 +695,8 @@ impl Farm {
 
     /// The oldest job ends, and the connection is cut before the broker hears of it.
     pub fn finish_unheard(&mut self, process: usize, payload: Payload) -> u64 {
-        let ended = self.processes[process].end(Outcome::SUCCEEDED, RunTimes::ran(9), Some(payload));
+        let ended =
+            self.processes[process].end(Outcome::SUCCEEDED, RunTimes::ran(9), Some(payload));
         self.disconnect_engine(process);
         ended.job.n
     }

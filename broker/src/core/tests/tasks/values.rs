@@ -1,10 +1,14 @@
 //! Results that are inputs of other tasks or that stay, and values of clients.
 
-use furlong_wire::limits::ASKED_FOR_TRANSFER;
+use std::time::Duration;
+
+use furlong_wire::ids::SessionId;
+use furlong_wire::limits::{ASKED_FOR_TRANSFER, KEPT_MS};
 use furlong_wire::message::{
     ErrorKind, FromClient, Outcome, Payload, Purge, Runtime, Submit, TaskOptions, TaskState,
     ToEngine,
 };
+use furlong_wire::token::Role;
 
 use crate::core::invariants;
 use crate::core::tests::farm::peers::{Farm, direct, python, shared, with};
@@ -171,6 +175,7 @@ fn what_cannot_be_an_input_is_refused_with_the_reason() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), python_engine(&mut farm));
     let other = farm.client();
+    let foreign_client = owned_by(&mut farm, 8);
     let taken = farm.submit(client, python(shared()));
     finish_large(&mut farm, engine, LARGE);
     farm.ack(client, taken, taken);
@@ -181,20 +186,31 @@ fn what_cannot_be_an_input_is_refused_with_the_reason() {
     let submit = with_inputs(&farm, client, &[taken]);
     let (end, text) = refused(&mut farm, submit);
     assert_eq!(Some(end), UNMET);
-    assert!(text.contains("its client has taken it; pass its value"), "{text}");
+    assert!(text.contains("its client has taken it"), "{text}");
     // Its own number, and a later one.
     let submit = with_inputs(&farm, client, &[3]);
     assert!(refused(&mut farm, submit).1.contains("was not submitted before"));
-    let foreign = farm.submit(other, python(shared()));
-    let submit = with_inputs(&farm, other, &[foreign]);
-    let (end, text) = refused(&mut farm, submit);
-    assert_eq!(Some(end), UNMET);
-    assert!(text.contains("of another session"), "{text}");
+    // Of its own owner's sessions one that never had such a task, and another owner's: unfinished,
+    // staying, and kept.
+    let submit = with_inputs(&farm, other, &[1]);
+    assert!(refused(&mut farm, submit).1.contains("is unknown to the broker"));
+    let options = TaskOptions { stay: true, keep: true, ..TaskOptions::default() };
+    let foreign = farm.submit(foreign_client, with(python(shared()), options));
+    for has_ended in [false, true] {
+        if has_ended {
+            assert_eq!(farm.finish(engine), foreign);
+            farm.goodbye(foreign_client);
+        }
+        let submit = with_inputs(&farm, foreign_client, &[foreign]);
+        let (end, text) = refused(&mut farm, submit);
+        assert_eq!(Some(end), UNMET);
+        assert!(text.contains("is unknown to the broker"), "{text}");
+    }
     let n = farm.submit(client, staying());
-    let native = Submit { runtime: Runtime::Native, ..with_inputs(&farm, client, &[n]) };
-    let (end, text) = refused(&mut farm, native);
+    let value = Submit { runtime: Runtime::Value, ..with_inputs(&farm, client, &[n]) };
+    let (end, text) = refused(&mut farm, value);
     assert_eq!(end, (TaskState::Failed, Some(ErrorKind::Unsupported)));
-    assert!(text.contains("Python tasks alone"), "{text}");
+    assert!(text.contains("run by no engine"), "{text}");
     invariants::hold(&farm.core);
 }
 
@@ -277,6 +293,155 @@ fn a_session_that_ends_lets_go_of_all_its_values() {
         farm.goodbye(client);
         assert_eq!(held(&farm), 0);
     }
+}
+
+/// A client of another owner.
+fn owned_by(farm: &mut Farm, owner: u8) -> usize {
+    let client = farm.absent_client(Role::Client);
+    farm.clients[client].owner = owner;
+    farm.connect_client(client).unwrap();
+    client
+}
+
+/// The secrets that came with the values of a process, and the sessions they were of.
+fn secrets(farm: &Farm, process: usize) -> Vec<(SessionId, bool)> {
+    let received = farm.processes[process].received.iter();
+    received
+        .filter_map(|message| {
+            let ToEngine::Value(value) = message else { return None };
+            Some((value.session, value.secret.is_some()))
+        })
+        .collect()
+}
+
+#[test]
+fn a_result_of_another_session_of_the_owner_is_an_input() {
+    let mut farm = Farm::default();
+    let (maker, user, one) = (farm.client(), farm.client(), python_engine(&mut farm));
+    let pending = farm.submit(maker, python(shared()));
+    let submit = with_inputs(&farm, maker, &[pending]);
+    let first = farm.submit(user, submit.clone());
+    finish_large(&mut farm, one, LARGE);
+    farm.ack(maker, pending, pending);
+    assert_eq!(farm.finish(one), first);
+    assert_eq!(held(&farm), 0);
+    let two = python_engine(&mut farm);
+    let stays = farm.submit(maker, staying());
+    let runs = if farm.assigned(one).is_empty() { two } else { one };
+    finish_large(&mut farm, runs, LARGE);
+    let submit = with_inputs(&farm, maker, &[stays]);
+    let targets = [one, two].map(|process| farm.id(process));
+    farm.submit(user, Submit { targets: direct(&targets).targets, ..submit });
+    // Its session ends while they run: they hold it on, and the processes are told at its end.
+    farm.goodbye(maker);
+    assert_eq!(held_of_payloads(&farm), LARGE);
+    for process in [one, two] {
+        farm.finish(process);
+    }
+    assert_eq!(held(&farm), 0);
+    let session = farm.clients[maker].session;
+    assert_eq!(secrets(&farm, one), [(session, false), (session, false)], "it has the secret");
+    assert_eq!(secrets(&farm, two).len(), 1);
+    for process in [one, two] {
+        let (values, _, forgotten) = told(&farm, process);
+        assert_eq!(values, forgotten);
+    }
+    invariants::nothing_is_owed(&farm.core);
+}
+
+#[test]
+fn a_process_that_does_not_know_a_values_session_gets_its_secret_along() {
+    let mut farm = Farm::default();
+    let (maker, user, one) = (farm.client(), farm.client(), python_engine(&mut farm));
+    let n = farm.submit(maker, staying());
+    finish_large(&mut farm, one, LARGE);
+    farm.engine_goodbye(one);
+    let two = python_engine(&mut farm);
+    let submit = with_inputs(&farm, maker, &[n]);
+    farm.submit(user, submit.clone());
+    farm.submit(user, submit);
+    farm.finish(two);
+    farm.finish(two);
+    assert_eq!(secrets(&farm, two), [(farm.clients[maker].session, true)]);
+    farm.ack(maker, n, n);
+    assert_eq!(told(&farm, two).0, told(&farm, two).2);
+    assert_eq!(held(&farm), 0);
+}
+
+#[test]
+fn what_stays_and_is_kept_outlives_its_session_until_it_is_purged() {
+    let mut farm = Farm::with_limits(8 * LARGE, 100);
+    let (maker, engine) = (farm.client(), python_engine(&mut farm));
+    let options = TaskOptions { stay: true, keep: true, ..TaskOptions::default() };
+    let n = farm.submit(maker, with(python(shared()), options));
+    finish_large(&mut farm, engine, LARGE);
+    farm.goodbye(maker);
+    assert_eq!(held_of_payloads(&farm), LARGE);
+    let user = farm.client();
+    // It gives way to nothing, and is fetched.
+    for _ in 0..8 {
+        let payload = farm.clients[user].sending.chunked(2 * LARGE);
+        let last = farm.submit(user, Submit { payload, ..python(shared()) });
+        while farm.send_chunk(user) {}
+        farm.finish(engine);
+        farm.ack(user, last, last);
+    }
+    let request = farm.fetch(user, maker, n, false, false);
+    assert!(farm.fetched(user, request).unwrap().payload.is_some());
+    let submit = with_inputs(&farm, maker, &[n]);
+    let last = farm.submit(user, submit);
+    let tasks = vec![farm.task(maker, n).into()];
+    farm.ask(user, |request| FromClient::Purge(Purge { request, tasks }));
+    assert_eq!(held_of_payloads(&farm), LARGE, "an input");
+    assert_eq!(farm.finish(engine), last);
+    assert_eq!(held(&farm), 0);
+    let submit = with_inputs(&farm, maker, &[n]);
+    let last = farm.submit(user, submit);
+    assert_eq!(farm.end_of(user, last), UNMET);
+}
+
+#[test]
+fn a_kept_result_that_becomes_an_input_is_held_once_and_goes_with_its_record() {
+    let mut farm = Farm::default();
+    let (maker, engine) = (farm.client(), python_engine(&mut farm));
+    let options = TaskOptions { keep: true, ..TaskOptions::default() };
+    let n = farm.submit(maker, with(python(shared()), options));
+    finish_large(&mut farm, engine, LARGE);
+    farm.goodbye(maker);
+    let user = farm.client();
+    let submit = with_inputs(&farm, maker, &[n, n]);
+    for _ in 0..3 {
+        farm.submit(user, submit.clone());
+        assert_eq!(held_of_payloads(&farm), LARGE);
+        farm.finish(engine);
+    }
+    assert_eq!(told(&farm, engine).0.len(), 1);
+    farm.wait(Duration::from_millis(KEPT_MS));
+    invariants::hold(&farm.core);
+    assert_eq!(farm.core.memory.values.bytes(), 0);
+}
+
+#[test]
+fn a_clients_value_is_charged_to_its_token_until_others_need_it_no_longer() {
+    let mut farm = Farm::default();
+    let maker = farm.absent_client(Role::Client);
+    farm.clients[maker].limits.payload_bytes_max = 10 * LARGE;
+    farm.connect_client(maker).unwrap();
+    let (user, engine) = (farm.client(), python_engine(&mut farm));
+    let payload = farm.clients[maker].sending.chunked(LARGE);
+    let n = farm.submit(maker, Submit { payload, runtime: Runtime::Value, ..shared() });
+    while farm.send_chunk(maker) {}
+    let submit = with_inputs(&farm, maker, &[n]);
+    farm.submit(user, submit);
+    farm.goodbye(maker);
+    assert_eq!(held_of_payloads(&farm), LARGE);
+    let again = farm.absent_client(Role::Client);
+    farm.clients[again].limits.payload_bytes_max = 10 * LARGE;
+    farm.clients[again].token = farm.clients[maker].token;
+    farm.connect_client(again).unwrap();
+    farm.finish(engine);
+    assert_eq!(held(&farm), 0);
+    invariants::nothing_is_owed(&farm.core);
 }
 
 #[test]

@@ -79,6 +79,11 @@ impl Fixture {
     }
 }
 
+fn exited(key: u64, written: Option<(u64, u64)>, data: Vec<Bytes>) -> Input {
+    let header = ReplyHeader::Exited { code: Some(0), signal: None, written };
+    Input { header, ..input(key, Codec::Raw, data) }
+}
+
 #[tokio::test]
 async fn inputs_in_any_codec_follow_the_arguments_of_a_json_call() {
     let mut python = Fixture::new();
@@ -87,14 +92,17 @@ async fn inputs_in_any_codec_follow_the_arguments_of_a_json_call() {
         input(1, Codec::Json, vec![Bytes::from_static(b"{\"a\":1}")]),
         input(2, Codec::Pickle, vec![Bytes::from_static(b"(I5\nI6\nt.")]),
         input(3, Codec::Raw, vec![Bytes::from_static(b"raw")]),
+        exited(4, Some((3, 0)), vec![Bytes::from_static(b"out"), Bytes::new()]),
+        exited(5, Some((0, 0)), Vec::new()),
     ];
     let attempt = python.start_with(Codec::Json, b"[[0],{}]", inputs);
     let value = json_value(python.end(attempt).await).unwrap();
-    assert_eq!(value, r#"["0","{'a': 1}","(5, 6)","b'raw'"]"#);
+    assert_eq!(value, r#"["0","{'a': 1}","(5, 6)","b'raw'","b'out'","b''"]"#);
     let executed = ReplyHeader::Executed { count: 1, repr: None, displays: Vec::new() };
     for (given, text) in [
-        (Input { header: executed, ..input(4, Codec::Json, Vec::new()) }, "has no value"),
-        (input(5, Codec::Msgpack, Vec::new()), "comes as msgpack"),
+        (Input { header: executed, ..input(7, Codec::Json, Vec::new()) }, "has no value"),
+        (input(8, Codec::Msgpack, Vec::new()), "comes as msgpack"),
+        (exited(9, None, Vec::new()), "has no value"),
     ] {
         let attempt = python.start_with(Codec::Json, b"[[0],{}]", vec![given]);
         let failed = error(python.end(attempt).await);
