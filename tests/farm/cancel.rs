@@ -209,7 +209,8 @@ fn a_task_whose_arguments_are_on_the_way_is_gone_and_the_connection_lives() {
         }
     }
     work.run(&noop()).unwrap();
-    let free = eventually(SOON, || work.status().payload_bytes.0 == 0);
+    // The names of its two kinds of tasks are all that is left.
+    let free = eventually(SOON, || work.status().payload_bytes.0 < 1_000);
     assert!(free, "the broker still holds {:?}", work.status().payload_bytes);
 }
 

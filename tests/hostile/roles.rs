@@ -110,6 +110,7 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
         ),
         (query(Query::Engines), everybody),
         (query(Query::Status), everybody),
+        (query(Query::Look(Box::default())), everybody),
         (query(Query::Tasks(Box::new(TaskQuery { limit: 9, ..TaskQuery::default() }))), everybody),
         (FromClient::Subscribe(Subscribe { engines: true }), everybody),
         (

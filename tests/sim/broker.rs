@@ -41,7 +41,7 @@ pub struct Broker {
     /// What waits for all clients of this life.
     pub out_queues: Option<Rc<OutQueues>>,
     /// Tasks for which this life had no room.
-    refused: BTreeSet<TaskName>,
+    pub refused: BTreeSet<TaskName>,
     /// It reads nothing before that time.
     pub pauses_until: u64,
 }

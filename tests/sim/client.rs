@@ -224,7 +224,19 @@ impl World {
         client.link = Link::Up(no);
         client.redial.handle_connected(Duration::from_micros(self.now));
         self.note(|_| format!("client {place} is connected ({no}), resumed: {}", welcome.resumed));
+        self.refused_go_on(place);
         self.client_settles(place);
+    }
+
+    /// What was turned away and the client has not heard of it is submitted again: it has its place
+    /// from now on.
+    fn refused_go_on(&mut self, place: usize) {
+        let of_client = |task: &&TaskName| task.client as usize == place;
+        let unheard = |task: &&TaskName| !self.history.is_delivered(**task);
+        let refused = self.broker.refused.iter().filter(of_client).filter(unheard);
+        for task in refused.copied().collect::<Vec<_>>() {
+            self.history.end_lost(task);
+        }
     }
 
     pub fn client_hears(&mut self, place: usize, no: ConnectionNo, messages: Messages<ToClient>) {

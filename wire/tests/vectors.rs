@@ -22,13 +22,15 @@ use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{
     Accepted, Ack, Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord,
     Attempts, Cancel, CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define,
-    Dependency, Draining, EngineCredit, EngineDefine, EngineShutdown, EngineStatus, EngineUndefine,
-    ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine,
-    Goodbye, Grant, Granted, Greeting, HeldWork, Inputs, KindName, Lent, Message, NeedBlob, Open,
-    Outcome, Output, Passed, Payload, ProcessStatus, Published, Purge, Query, Raised, RecordTimes,
-    RefusalKind, Refused, Register, Registered, Release, Reply, ReplyBody, Request, Restart,
-    Revoke, RunTimes, Runtime, Secret, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot,
-    SlotDown, Slots, StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack, Targets,
+    Dependency, Draining, EndSeen, EngineCredit, EngineDefine, EngineSeen, EngineShutdown,
+    EngineState, EngineStatus, EngineUndefine, ErrorKind, Event, FailureSeen, FarmSeen, Fetch,
+    Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine, Goodbye, Grant, Granted,
+    Greeting, HeldWork, Inputs, KindName, KindSeen, Lent, Look, LookPlace, Message, NeedBlob, Note,
+    NoteCode, Open, Outcome, Output, OwnerSeen, Passed, Payload, PhaseTimes, ProcessStatus,
+    Published, Purge, Query, Raised, RecordTimes, RefusalKind, Refused, Register, Registered,
+    Release, Reply, ReplyBody, Request, Restart, Revoke, RunTimes, RunningSeen, Runtime, Secret,
+    Seen, SeriesRow, SeriesStep, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown,
+    Slots, SpanSeen, StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack, Targets,
     TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient,
     ToEngine, Undefine, Unshare, Value, Welcome, Work, encode_message,
 };
@@ -464,6 +466,7 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::Shutdown(Shutdown { request: 7, engines: None, finish: true, broker: true }),
         FromClient::TakeBack(TakeBack { request: 8, tasks: tasks() }),
         FromClient::Undefine(Undefine { number: 1 }),
+        FromClient::Query(Request { request: 4, query: Query::Look(Box::new(look())) }),
         FromClient::Name(KindName {
             class: 7,
             runtime: Runtime::Python,
@@ -535,6 +538,7 @@ fn to_client(vectors: &mut Vectors) {
         reply(ReplyBody::Done),
         reply(ReplyBody::Cancelled(1, 2)),
         reply(ReplyBody::Tasks(vec![record()], None)),
+        reply(ReplyBody::Seen(Box::new(seen()))),
         ToClient::Stopped(Stopped { n: TaskSeq(1) }),
         ToClient::Fetched(Fetched {
             request: 1,
@@ -555,6 +559,113 @@ fn to_client(vectors: &mut Vectors) {
 }
 
 const RUN: RunTimes = RunTimes { began_us: 2, load_us: 1, run_us: 3, store_us: 0 };
+
+fn place() -> LookPlace {
+    LookPlace { start: START, told: 2, began: 3, kind: 0, engine: Some(EngineId(3)), ends: 5 }
+}
+
+fn look() -> Look {
+    let series = Some(SeriesStep::Second);
+    Look { since: Some(place()), ends: true, failures: true, ranges: false, series }
+}
+
+fn seen() -> Seen {
+    let task = TaskId { session: SESSION, n: TaskSeq(1) };
+    let phases = PhaseTimes { held_us: 1, queue_us: 2, way_us: 3, run: RUN };
+    let span = |ranges| SpanSeen { count: 1, sum_us: 9, p50_us: 8, p95_us: 8, ranges };
+    Seen {
+        at_us: 900,
+        place: place(),
+        is_new: false,
+        has_more: true,
+        farm: FarmSeen {
+            cluster_name: "default".to_owned(),
+            engines_online: 1,
+            tasks_submitted: 2,
+            last_end_us: Some(800),
+            left_us: Some((1, 2)),
+            minute: phases,
+            ends_per_s: vec![0, 1],
+            ..FarmSeen::default()
+        },
+        kinds: vec![KindSeen {
+            id: 1,
+            owner: Some(OwnerId([5; 16])),
+            runtime: Runtime::Python,
+            name: Some("fit".to_owned()),
+            submitted: 2,
+            running: 1,
+            ended: 1,
+            failed: 1,
+            retries: 0,
+            request_bytes: 10,
+            result_bytes: 0,
+            queue: span(Vec::new()),
+            run: span(vec![0, 1]),
+            overhead: span(Vec::new()),
+            left_us: None,
+        }],
+        engines: vec![EngineSeen {
+            id: EngineId(3),
+            host: "lab1".to_owned(),
+            pid: 7,
+            state: EngineState::Busy,
+            running: Some(RunningSeen { task: Some(task), kind: 1, for_us: 4 }),
+            assigned: 1,
+            queued: 0,
+            ended: 1,
+            failed: 1,
+            busy_us: 3,
+            deaths: 0,
+            pace_percent: Some(100),
+        }],
+        gone: vec![EngineId(2)],
+        owners: vec![OwnerSeen {
+            owner: None,
+            sessions: 1,
+            submitted: 2,
+            ended: 1,
+            failed: 1,
+            busy_us: 3,
+            request_bytes: 10,
+            result_bytes: 0,
+        }],
+        notes: vec![Note {
+            code: NoteCode::SlowEngine,
+            kind: None,
+            engine: Some(EngineId(3)),
+            count: 1,
+            percent: 300,
+            text: String::new(),
+        }],
+        ends: vec![EndSeen {
+            task,
+            kind: 1,
+            engine: Some(EngineId(3)),
+            state: TaskState::Failed,
+            error: Some(ErrorKind::Remote),
+            fingerprint: 0x0102_0304,
+            attempts: 1,
+            at_us: 800,
+            phases,
+            request_bytes: 10,
+            result_bytes: 0,
+        }],
+        ends_missed: 0,
+        failures: vec![FailureSeen {
+            error: ErrorKind::Remote,
+            type_name: "ValueError".to_owned(),
+            fingerprint: 0x0102_0304,
+            kind: 1,
+            count: 1,
+            first_us: 800,
+            last_us: 800,
+            engines: vec![EngineId(3)],
+            sample: Some(task),
+        }],
+        series: vec![SeriesRow { ended: 1.0, ..SeriesRow::default() }],
+    }
+}
 
 fn record() -> TaskRecord {
     let past =

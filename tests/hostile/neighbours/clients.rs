@@ -12,9 +12,9 @@ use furlong_wire::ids::{EngineId, TaskId, TaskSeq, TokenId};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
     Ack, Cancel, CancelTasks, Chunk, Credit, Define, Dependency, Fetch, FromClient, FromEngine,
-    Goodbye, KindName, Passed, Payload, Purge, Query, Register, Request, Restart, Revoke, Runtime,
-    Shutdown, Signal, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery, ToClient,
-    Undefine,
+    Goodbye, KindName, Look, Passed, Payload, Purge, Query, Register, Request, Restart, Revoke,
+    Runtime, Shutdown, Signal, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery,
+    ToClient, Undefine,
 };
 use furlong_wire::token::Role;
 
@@ -58,6 +58,7 @@ pub(super) const TAKERS: &[Taker] = &[
     Taker { name: "an observer's questions", messages: &["Query"], takes: observes },
     Taker { name: "pages of tasks", messages: &["Query"], takes: asks_for_tasks },
     Taker { name: "pages of the status", messages: &["Query"], takes: asks_for_status },
+    Taker { name: "looks at the farm", messages: &["Query"], takes: looks },
     Taker {
         name: "answers that are not read",
         messages: &["Query"],
@@ -498,6 +499,14 @@ fn asks_for_tasks(farm: &Farm, window: &Window) {
     peer.submit(400, &TaskOptions { label: Some("l".repeat(256)), ..waiting() });
     let query = TaskQuery { limit: 200, ..TaskQuery::default() };
     asks(window, (peer, 50), &questions(50, &query));
+}
+
+fn looks(farm: &Farm, window: &Window) {
+    let _engine = RawEngine::start(farm, of_takers(102, 1_000));
+    let all = Look { ends: true, failures: true, ranges: true, ..Look::default() };
+    let ask =
+        |request| FromClient::Query(Request { request, query: Query::Look(Box::new(all.clone())) });
+    asks(window, (with_waiting(farm, 1_800), 200), &(1..=200).map(ask).collect::<Vec<_>>());
 }
 
 fn asks_for_status(farm: &Farm, window: &Window) {

@@ -184,6 +184,11 @@ impl Kinds {
         kind.count(end, look);
     }
 
+    /// Returns their number.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
     /// Those from this number on, with their numbers.
     pub fn from(&self, first: u32) -> impl Iterator<Item = (KindId, &Kind)> {
         let all = self.list.iter().zip(0..).map(|(kind, id)| (KindId(id), kind));

@@ -33,6 +33,8 @@ const FAILURES_TOLD_MAX: usize = 64;
 const ENTRY_BYTES: usize = 120;
 /// Bytes that the distributions of a kind have on the wire, about.
 const RANGES_BYTES: usize = 600;
+/// What it costs to say of a kind how it is, three times.
+const KINDS_WORK: usize = 3;
 /// Seconds of which ends are told one by one, and over which phases are summed.
 const MINUTE_S: u64 = 60;
 /// Runs after which an engine's pace is told.
@@ -87,6 +89,8 @@ impl Core {
         let since = look.since.filter(|since| since.start == self.config.start);
         let mut place = since.unwrap_or(first);
         let running = self.what_runs(now);
+        // For the time left and the notes all kinds are gone through.
+        self.turns.work.add(KINDS_WORK * self.tally.watch.kinds.len());
         let mut room = Room(PAGE_BYTES_TARGET);
         let (ends, ends_missed) =
             if look.ends { self.ends_seen(&mut place, rights, &mut room) } else { (Vec::new(), 0) };

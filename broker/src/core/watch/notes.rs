@@ -38,7 +38,7 @@ impl Core {
     pub(super) fn notes(&self, now: Time, only: Option<OwnerId>, running: &Running) -> Vec<Note> {
         let mut notes = Vec::new();
         self.note_waits_for_nobody(only, &mut notes);
-        self.note_engines(running, &mut notes);
+        self.note_engines(now, running, &mut notes);
         self.note_failures(now, only, &mut notes);
         self.note_memory(&mut notes);
         self.note_unread(only, &mut notes);
@@ -76,7 +76,7 @@ impl Core {
         }
     }
 
-    fn note_engines(&self, running: &Running, notes: &mut Vec<Note>) {
+    fn note_engines(&self, now: Time, running: &Running, notes: &mut Vec<Note>) {
         let about = |code, (count, id): (u64, _)| Note { engine: Some(id), count, ..note(code) };
         let stuck = running.stuck.iter().map(|id| about(NoteCode::Stuck, (1, *id)));
         notes.extend(stuck.take(EACH_MAX));
@@ -87,6 +87,13 @@ impl Core {
             Note { text: cause.unwrap_or_default(), ..note }
         });
         notes.extend(dying.take(EACH_MAX));
+        let aside = self.engines.iter().filter(|(_, engine)| engine.own_class.is_some());
+        let aside = aside.filter_map(|(id, _)| {
+            let cause = self.schedule.set_aside.of(now, id).into_iter().next()?;
+            let failures = u64::from(cause.failures);
+            Some(Note { text: cause.cause, ..about(NoteCode::SetAside, (failures, id)) })
+        });
+        notes.extend(aside.take(EACH_MAX));
         let usual = running.usual_pace().filter(|_| running.paces.len() > 1).map(u64::from);
         let Some(usual) = usual.filter(|usual| *usual > 0) else { return };
         let slow = running.paces.iter().filter_map(|(percent, id)| {
