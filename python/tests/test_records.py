@@ -265,7 +265,7 @@ def raised(record):
     return record["outcome"]["error"]["raised"]
 
 
-def test_another_client_sees_what_a_task_is_and_the_type_of_its_error(lview, other):
+def test_another_client_sees_what_a_task_is_and_the_type_of_its_error(rc, lview, other):
     lview.keep = True
     failed, named, module = (
         lview.apply_async(lambda: 1 / 0),
@@ -273,7 +273,7 @@ def test_another_client_sees_what_a_task_is_and_the_type_of_its_error(lview, oth
         lview.apply_async(json.dumps, 1),
     )
     again = lview.apply_async(fails)
-    furlong.wait([failed, named, module, again])
+    rc.wait([failed, named, module, again], timeout=60)
     assert [record_of(other, result)["name"] for result in (failed, named, module)] == [
         "<lambda>",
         f"{__name__}.fails",
@@ -346,7 +346,7 @@ def test_the_parts_of_an_attempt_are_told_apart(rc, lview):
     metadata = result.metadata
     assert metadata.load_time >= 0.1
     assert metadata.store_time >= 0.05
-    assert 0.2 <= metadata.run_time
+    assert metadata.run_time >= 0.2
     assert metadata.engine_wait_time >= 0
     times = record_of(rc, result)["times"]
     assert times["load_us"] == round(metadata.load_time * 1e6)
