@@ -55,7 +55,7 @@ class EngineByHand:
 
     def finish(self, attempt: list[int], header: Any, *data: bytes) -> None:
         """Report that a task has succeeded, with this."""
-        self._records.send((FINISHED, [attempt, SUCCEEDED, 5, _inline(header, data)]))
+        self._records.send((FINISHED, [attempt, SUCCEEDED, [0, 0, 5, 0], _inline(header, data)]))
 
     def close(self) -> None:
         """Leave without a word."""

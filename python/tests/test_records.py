@@ -1,6 +1,7 @@
 """The broker's records of tasks: results for other clients, queues, the history, labels, purges."""
 
 import json
+import time
 
 import pytest
 
@@ -252,3 +253,104 @@ def test_records_are_plain_data(rc, lview):
     status = rc.status()
     assert status["cluster_name"] == rc.cluster_name
     assert len(status["engines"]) == 4
+
+
+def record_of(client, result):
+    """Return the broker's record of a task, as that client sees it."""
+    return next(record for record in client.records() if record["id"] == result.msg_ids[0])
+
+
+def raised(record):
+    """Return what the broker knows of a task's error."""
+    return record["outcome"]["error"]["raised"]
+
+
+def test_another_client_sees_what_a_task_is_and_the_type_of_its_error(rc, lview, other):
+    lview.keep = True
+    failed, named, module = (
+        lview.apply_async(lambda: 1 / 0),
+        lview.apply_async(fails),
+        lview.apply_async(json.dumps, 1),
+    )
+    again = lview.apply_async(fails)
+    rc.wait([failed, named, module, again], timeout=60)
+    assert [record_of(other, result)["name"] for result in (failed, named, module)] == [
+        "<lambda>",
+        f"{__name__}.fails",
+        "json.dumps",
+    ]
+    assert raised(record_of(other, failed))["type_name"] == "ZeroDivisionError"
+    first, second = (raised(record_of(other, result)) for result in (named, again))
+    assert first["type_name"] == "ValueError"
+    assert first["fingerprint"] == second["fingerprint"]
+    assert first["fingerprint"] != raised(record_of(other, failed))["fingerprint"]
+    assert "always" not in json.dumps(record_of(other, named)), "the message stays sealed"
+
+
+def test_code_and_failed_items_of_maps_have_names_and_types(rc, view, lview, other):
+    lview.keep = view.keep = True
+    code = view.execute("1 / 0", block=False)
+    items = lview.map_async(lambda x: 1 // x, [1, 0, 2], chunksize=3)
+    rc.wait([code, items], timeout=60)
+    assert record_of(other, code)["name"] == "execute"
+    for result, name in ((code, "execute"), (items, "<lambda>")):
+        record = record_of(other, result)
+        assert record["name"] == name
+        assert raised(record)["type_name"] == "ZeroDivisionError"
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_client_that_hides_names_tells_neither_names_nor_types(
+    cluster, other, monkeypatch, by_environment
+):
+    monkeypatch.setenv("FURLONG_HIDE_NAMES", "1" if by_environment else "")
+    hide = None if by_environment else True
+    with furlong.Client(cluster=cluster, hide_names=hide) as client:
+        lview = client.load_balanced_view(keep=True)
+        result = lview.apply_async(fails)
+        with pytest.raises(ValueError, match="always"):
+            result.get(60)
+        record = record_of(other, result)
+        assert record["name"] is None
+        assert raised(record) is None
+        with furlong.Client(cluster=cluster, hide_names=False) as tells:
+            named = tells.load_balanced_view(keep=True).apply_async(int)
+            named.get(60)
+            assert record_of(other, named)["name"] == "int"
+
+
+class SlowToLoad:
+    """Takes its time to be loaded, and to be pickled."""
+
+    def __reduce__(self):
+        """Be pickled slowly on engines, and loaded slowly there."""
+        time.sleep(0.05)
+        return _slowly, ()
+
+
+def _slowly():
+    time.sleep(0.1)
+    return SlowToLoad()
+
+
+def test_the_parts_of_an_attempt_are_told_apart(rc, lview):
+    lview.keep = True
+    lview.apply(int).get(60)
+
+    def works(value):
+        time.sleep(0.2)
+        return value
+
+    result = lview.apply_async(works, SlowToLoad())
+    result.get(60)
+    metadata = result.metadata
+    assert metadata.load_time >= 0.1
+    assert metadata.store_time >= 0.05
+    assert metadata.run_time >= 0.2
+    assert metadata.engine_wait_time >= 0
+    times = record_of(rc, result)["times"]
+    assert times["load_us"] == round(metadata.load_time * 1e6)
+    assert times["run_us"] == round(metadata.run_time * 1e6)
+    assert times["store_us"] == round(metadata.store_time * 1e6)
+    spent = times["began_us"] + times["load_us"] + times["run_us"] + times["store_us"]
+    assert spent <= times["finished_us"] - times["assigned_us"]

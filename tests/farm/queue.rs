@@ -299,6 +299,39 @@ fn the_times_of_a_task_are_in_their_order() {
 }
 
 #[test]
+fn queue_and_explain_say_what_a_task_is_and_what_it_raised() {
+    let work = Work::start(1);
+    let calls = [
+        (CallSpec::python("math:sqrt").arguments(Arguments::json(vec![json!("x")])), "math.sqrt"),
+        (CallSpec::code("1 / 0"), "execute"),
+        (CallSpec::command(["sh", "-c", "exit 3"]), "sh"),
+        (CallSpec::native("noop"), "noop"),
+    ];
+    for (call, _) in &calls {
+        let _ended = work.run(&call.clone().keep(true));
+    }
+    let home = work.farm().home();
+    let shown = furlong(&["queue", "--all", "--json"], home).ok();
+    let records: Vec<Value> =
+        shown.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = records.iter().map(|record| record["name"].as_str().unwrap()).collect();
+    assert_eq!(names, calls.each_ref().map(|(_, name)| *name));
+    let types: Vec<&Value> = records.iter().map(|record| &record["error"]["type"]).collect();
+    assert_eq!(
+        types,
+        [&json!("TypeError"), &json!("ZeroDivisionError"), &json!(null), &json!(null)]
+    );
+    assert!(records.iter().all(|record| record["times"]["load_us"].is_u64()), "{shown}");
+    let table = furlong(&["queue", "--all"], home).ok();
+    assert!(table.contains("raised ZeroDivisionError"), "{table}");
+    let task = records[1]["task"].as_str().unwrap();
+    let explained = furlong(&["explain", task], home).ok();
+    for expected in ["`execute`, a python task", "raised ZeroDivisionError", "running"] {
+        assert!(explained.contains(expected), "{explained}");
+    }
+}
+
+#[test]
 fn sigterm_finishes_what_runs_and_gives_back_the_rest() {
     let mut work = Work::start(1);
     let holder = work.begin_hold("held");

@@ -95,7 +95,7 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
         (submit(Targets::Shared), [Forbidden, Served, Served, Forbidden, Served]),
         (submit(Targets::Engines(vec![EngineId(77)])), direct(Forbidden)),
         (FromClient::Define(Define { number: 1, payload: inline() }), submitters(Closed)),
-        (FromClient::Name(kind_name()), submitters(Closed)),
+        (FromClient::Name(kind_name()), everybody),
         // Of one that is not there.
         (FromClient::Undefine(Undefine { number: 9 }), everybody),
         (

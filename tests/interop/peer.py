@@ -191,7 +191,7 @@ def main() -> None:
     except RefusedError as refused:
         sys.exit(f"the broker refuses: {refused}")
     # First comes the secret from which the keys of this session's payloads are derived.
-    records.send((OPEN, [os.urandom(32), False, 0]))
+    records.send((OPEN, [os.urandom(32), False, 0, False]))
     print(json.dumps({"welcome": welcome, "engines": engines(records)}))
     records.send((GOODBYE, ["done"]))
     # The broker ends the connection; a socket that is closed at once may not have sent the goodbye.

@@ -305,7 +305,7 @@ def kind_of(function: object) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
-    name = str(named.__qualname__).rpartition("<locals>.")[2]  # type: ignore[attr-defined]
+    name = str(named.__qualname__).rpartition("<locals>.")[2]
     module = getattr(named, "__module__", None)
     is_plain = module in (None, "__main__", "builtins") or name == "<lambda>"
     return (name if is_plain else f"{module}.{name}")[:200]

@@ -112,17 +112,21 @@ impl Core {
     }
 
     /// A client says the name of a kind of task. Without room for it, tasks of the kind have none.
+    /// One that may not submit says it too, and is told so by the end of its first task.
     pub(in crate::core) fn name(
         &mut self,
         key: SessionKey,
         KindName { class, runtime, name }: KindName,
     ) -> Result<(), PeerMisbehaved> {
-        self.may(key, |role| role.may_submit_direct() || role.may_submit_shared())?;
         if name.len() > NAME_BYTES_MAX {
             return Err(PeerMisbehaved::Limit);
         }
         let session = self.sessions.get_mut(key).filter(|session| session.secret.is_some());
         let session = session.ok_or(PeerMisbehaved::Order)?;
+        let role = session.claims.role;
+        if !role.may_submit_direct() && !role.may_submit_shared() {
+            return Ok(());
+        }
         let (token, names) = (session.counted_by, &mut session.kinds.names);
         // Each connection begins with all of them.
         if names.get(runtime, class).is_some_and(|known| **known == *name) {

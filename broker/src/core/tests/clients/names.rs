@@ -124,10 +124,11 @@ fn without_room_a_kind_has_no_name_and_its_tasks_go_on() {
 }
 
 #[test]
-fn an_observer_names_nothing() {
+fn an_observers_names_are_not_kept_and_do_it_no_harm() {
     let mut farm = Farm::default();
     let observer = farm.client_as(Role::Observer);
-    assert_eq!(says(&mut farm, observer, 1, "fit"), Err(PeerMisbehaved::Role));
+    assert_eq!(says(&mut farm, observer, 1, "fit"), Ok(()));
+    assert_eq!(farm.core.memory.budget.state().0, 0);
 }
 
 #[test]

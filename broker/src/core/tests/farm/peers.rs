@@ -695,10 +695,9 @@ impl Farm {
 
     /// The oldest job ends, and the connection is cut before the broker hears of it.
     pub fn finish_unheard(&mut self, process: usize, payload: Payload) -> u64 {
-        let ended =
-            self.processes[process].end(Outcome::SUCCEEDED, RunTimes::ran(9), Some(payload));
+        let end = self.processes[process].end(Outcome::SUCCEEDED, RunTimes::ran(9), Some(payload));
         self.disconnect_engine(process);
-        ended.job.n
+        end.job.n
     }
 
     /// The same of a process without a connection, with another outcome.

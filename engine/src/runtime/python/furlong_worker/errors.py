@@ -6,7 +6,6 @@ import binascii
 import builtins
 import contextlib
 import importlib
-import os
 import re
 import sys
 import traceback
@@ -19,7 +18,7 @@ _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
 # Files of this package, which a user's traceback does not show.
 OWN_FILES = "<furlong worker "
 # Where installed modules are.
-_INSTALLED = ("<frozen ", os.path.dirname(traceback.__file__) + os.sep)
+_INSTALLED = ("<frozen ", traceback.__file__.rpartition("/")[0] + "/")
 _PACKAGES = re.compile(r"[/\\](site|dist)-packages[/\\]")
 
 
