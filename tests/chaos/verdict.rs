@@ -345,8 +345,10 @@ impl<'a> Account<'a> {
             );
         }
         let gave_up = task.ends.iter().any(|(_, end)| end.kind.as_deref() == Some("dependency"));
-        let may_give_up =
-            after.follow || if after.is_any { !mets.contains(&Some(true)) } else { can_be(false) };
+        // An input may be the cause, too.
+        let may_give_up = after.follow
+            || !task.job.reads.is_empty()
+            || if after.is_any { !mets.contains(&Some(true)) } else { can_be(false) };
         if gave_up && !may_give_up {
             let text = &task.ends[0].1.text;
             return violation(
