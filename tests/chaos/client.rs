@@ -258,8 +258,9 @@ impl Busy {
     }
 }
 
-/// Waits for a task's end, and cancels it before if that is what shall be.
-async fn follow(log: &Log, place: &Place, job: &Job, mut task: TaskFuture) -> TaskFuture {
+/// Waits for a task's end, and cancels it before if that is what shall be. Gives it back if its
+/// result stays at the broker.
+async fn follow(log: &Log, place: &Place, job: &Job, mut task: TaskFuture) -> Option<TaskFuture> {
     let ended = if let Some(ms) = job.cancel_after_ms {
         if let Ok(ended) = tokio::time::timeout(Duration::from_millis(ms.into()), &mut task).await {
             ended
@@ -273,7 +274,7 @@ async fn follow(log: &Log, place: &Place, job: &Job, mut task: TaskFuture) -> Ta
     };
     let wrong = ended.as_ref().ok().and_then(|result| job.wrong(place, result));
     log.add(What::Ended(end(job.n, &ended, wrong)));
-    task
+    ended.is_ok_and(|result| result.report.stays.is_some()).then_some(task)
 }
 
 /// Tasks whose results stay, or will, for others to read.
@@ -300,10 +301,14 @@ impl Staying {
         }
     }
 
-    /// One has ended.
-    fn end(&mut self, n: u64, task: TaskFuture) {
-        let found = self.tasks.iter_mut().find(|(read, _)| read.n == n);
-        found.expect("it stays until it has ended").1 = Some(task);
+    /// One has ended, and its result stays if the task is given.
+    fn end(&mut self, n: u64, task: Option<TaskFuture>) {
+        let at = self.tasks.iter().position(|(read, _)| read.n == n);
+        let at = at.expect("it is among them until it has ended");
+        match task {
+            Some(task) => self.tasks[at].1 = Some(task),
+            None => _ = self.tasks.remove(at),
+        }
     }
 }
 
