@@ -13,11 +13,13 @@
 //! - entries on their way to the journal: a few for each durable task, with its payload
 //! - what waits for engines: [`OUT_QUEUE_BYTES_MAX`] for each connection, and no more than the
 //!   tasks that they are given
+//! - what is counted for those who look: the last ends, kinds, failures and series, at most 14 MiB
+//!   (`core/watch/`)
 //!
-//! All but the last four are what users fill; they share `--memory` (by default a quarter of the
+//! All but the last five are what users fill; they share `--memory` (by default a quarter of the
 //! machine's), and payloads and tasks are shared among the sessions, so that one leaves room for
-//! others (`core/payloads.rs`, `core/backlog.rs`). The others are bounded by the number of file
-//! descriptors, from which the listener takes its permits.
+//! others (`core/payloads.rs`, `core/backlog.rs`). The others are bounded by themselves, or by the
+//! number of file descriptors, from which the listener takes its permits.
 
 use furlong_wire::limits::{
     CALLERS_MAX, INLINE_PAYLOAD_BYTES_MAX, KEPT_RECORDS_MAX, PENDING_MAX, PREAUTH_BUFFER_BYTES_MAX,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use furlong_client::{Picture, Wanted, sentence};
 use furlong_wire::message::{ClusterStatus, EngineStatus, ProcessStatus, SetAside};
 use furlong_wire::token::Role;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use crate::cluster;
 use crate::connect::ConnectArgs;
 use crate::exit::ExitCode;
 use crate::print;
+use crate::top;
 
 /// Roles whose capability lets one look, those with the least rights first.
 const OBSERVERS: &[Role] =
@@ -48,7 +50,8 @@ pub async fn ids(args: IdsArgs) -> Result<ExitCode> {
 #[command(after_help = "\
 `held` tasks wait for other tasks, or for a pause between two attempts; `stuck` counts what an engine still runs although
 its task has ended: Rust functions that do not look at their cancel. An engine that could not begin some work, because
-it has no such program or interpreter, is `set aside` for that for a while: the work goes to other engines.
+it has no such program or interpreter, is `set aside` for that for a while: the work goes to other engines. Lines that begin
+with `!` say what somebody should look at; `furlong top` shows more.
 
 Exit codes: 0 the broker has answered; 1 an error; 2 wrong usage.
 
@@ -66,11 +69,19 @@ pub async fn status(args: StatusArgs) -> Result<ExitCode> {
     let client = args.connect.connect(OBSERVERS).await?;
     let endpoint = client.endpoint().to_string();
     let status = client.status().await?;
+    let mut picture = Picture::default();
+    while client.look(&mut picture, Wanted::default()).await? {}
     client.close().await;
     if args.json {
-        print::json(&as_json(&status, &endpoint))?;
+        let notes: Vec<Value> = picture.notes.iter().map(|it| top::note(&picture, it)).collect();
+        let mut status = as_json(&status, &endpoint);
+        status["notes"] = notes.into();
+        print::json(&status)?;
     } else {
         print_status(&status, &endpoint)?;
+        for note in &picture.notes {
+            print::line(format!("! {}", sentence(note, &picture)))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -26,6 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::connect::ConnectArgs;
 use crate::exit::ExitCode;
 use crate::print;
+pub use json::note;
 use screen::Source;
 use state::{Page, State, Wish};
 
