@@ -1,31 +1,38 @@
-//! The clock by which a process measures its jobs: microseconds, for the engine and its
-//! interpreters the same.
+//! The clock by which a process measures its jobs, in microseconds, and those of its interpreters.
 
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use rustix::time::{ClockId, clock_gettime};
+/// The moment from which it counts.
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The moment from which it counts, and the same by the system's clock, in nanoseconds.
-static BEGINNING: LazyLock<(Instant, u64)> = LazyLock::new(|| {
-    let now = clock_gettime(ClockId::Monotonic);
-    (Instant::now(), now.tv_sec as u64 * NANOS_PER_SEC + now.tv_nsec as u64)
-});
-
-const NANOS_PER_SEC: u64 = 1_000_000_000;
-
-/// The time now. It is never 0.
+/// The time now.
 pub fn now_us() -> u64 {
-    of_nanos(BEGINNING.0.elapsed().as_nanos() as u64)
+    BEGINNING.elapsed().as_micros() as u64
 }
 
-/// A time that an interpreter has read from the system's monotonic clock.
-pub fn of_monotonic(nanos: u64) -> u64 {
-    of_nanos(nanos.saturating_sub(BEGINNING.1))
+/// The clock of another process of this machine. Both say at what time of the system's clock theirs
+/// were at 0: that is how they are compared, once, when the other process starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OtherClock {
+    /// So much later than this process's it was at 0.
+    later_ns: i128,
 }
 
-fn of_nanos(nanos: u64) -> u64 {
-    nanos / 1000 + 1
+impl OtherClock {
+    /// The clock that was at 0 at that time: nanoseconds since 1970.
+    pub fn new(zero_unix_ns: u64) -> Self {
+        let elapsed = BEGINNING.elapsed().as_nanos() as i128;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let own_zero = now.map_or(0, |now| now.as_nanos() as i128) - elapsed;
+        Self { later_ns: i128::from(zero_unix_ns) - own_zero }
+    }
+
+    /// A time of that clock, in nanoseconds, as one of this process's, in microseconds.
+    pub fn read_us(&self, nanos: u64) -> u64 {
+        let own = (i128::from(nanos) + self.later_ns).max(0) / 1000;
+        u64::try_from(own).unwrap_or(u64::MAX)
+    }
 }
 
 #[cfg(test)]
@@ -33,12 +40,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_to_read_it_agree() {
+    fn a_time_of_another_clock_is_the_same_moment_by_this_one() {
+        now_us();
+        let (theirs, unix) = (Instant::now(), SystemTime::now());
+        let zero = unix.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let other = OtherClock::new(zero);
         let before = now_us();
-        let now = clock_gettime(ClockId::Monotonic);
-        let read = of_monotonic(now.tv_sec as u64 * NANOS_PER_SEC + now.tv_nsec as u64);
-        // The two clocks were read one after the other at the beginning.
-        assert!(before <= read + 1000 && read <= now_us() + 1000);
-        assert_eq!(of_monotonic(0), 1);
+        let read = other.read_us(theirs.elapsed().as_nanos() as u64);
+        // Two clocks are read one after the other, on whatever machine.
+        assert!(read.abs_diff(before) < 1_000_000, "{read} and {before}");
+        assert!(other.read_us(5_000_000_000) >= other.read_us(0) + 4_999_999);
+        assert_eq!(OtherClock { later_ns: -1 }.read_us(0), 0, "before this process began");
     }
 }

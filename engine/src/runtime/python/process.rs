@@ -23,6 +23,7 @@ use super::page::Page;
 use super::protocol::{Inbox, Incoming};
 use super::requests::Requests;
 use super::{PythonConfig, PythonError, PythonShared, Variables};
+use crate::clock::OtherClock;
 use crate::runtime::OutputStream;
 use crate::runtime::ending::{exit_code, killed_by};
 use crate::runtime::memory::{KillsBefore, MemoryAtEnd, SlotMemory};
@@ -39,6 +40,8 @@ pub(super) struct Interpreter {
     pub(super) asks: Asks,
     /// The way for memory files, both ways.
     pub(super) files: FilePasser,
+    /// The clock by which it says when jobs began.
+    pub(super) clock: OtherClock,
     memory: Arc<SlotMemory>,
     /// The system's kills before what runs now.
     kills: KillsBefore,
@@ -144,6 +147,7 @@ impl Interpreter {
             page: Page::new()?,
             asks,
             files: FilePasser::new(files, true),
+            clock: OtherClock::default(),
             memory: Arc::clone(memory),
             kills: memory.kills(),
             pid,
@@ -168,9 +172,10 @@ impl Interpreter {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error),
             }
-            if let Incoming::Ready =
+            if let Incoming::Ready { clock_zero_ns } =
                 inbox.poll_frame().map_err(io::Error::other)?.ok_or(io::ErrorKind::InvalidData)?
             {
+                self.clock = OtherClock::new(clock_zero_ns);
                 return Ok(());
             }
         }

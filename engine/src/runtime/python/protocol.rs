@@ -9,7 +9,6 @@ use furlong_wire::ids::FunctionHash;
 use furlong_wire::limits::{PAYLOAD_BUFFERS_MAX, PAYLOAD_BYTES_MAX};
 
 use super::known::Unknown;
-use crate::clock;
 use crate::job::{DataFile, Input};
 use crate::runtime::{Job, JobTimes, OutputStream, Published, SlotJob};
 
@@ -300,8 +299,8 @@ pub(super) enum CannotAsk {
 /// A frame from the interpreter.
 #[derive(Debug)]
 pub(super) enum Incoming {
-    /// It takes jobs.
-    Ready,
+    /// It takes jobs. Its clock was at 0 at that time: nanoseconds since 1970.
+    Ready { clock_zero_ns: u64 },
     /// A job has ended.
     Ended(Ended),
     /// The answer to [`Control::Ask`].
@@ -331,6 +330,8 @@ pub(super) struct Ended {
     pub(super) end: End,
     /// True if output of this job is unread, and the interpreter waits until it has been read.
     pub(super) drain: bool,
+    /// When it began, by the clock of the interpreter, and the other parts of its time.
+    pub(super) begun_ns: u64,
     pub(super) times: JobTimes,
     pub(super) fingerprint: Option<u32>,
     /// The count of executions, if it was one.
@@ -501,7 +502,7 @@ impl ReplyFrame {
             return Err(ProtocolBroken);
         }
         let end = match self.kind {
-            1 => return Ok(Incoming::Ready),
+            1 => return Ok(Incoming::Ready { clock_zero_ns: self.begun_ns }),
             2 => End::Returned,
             10 => End::Displayed,
             3 => End::Executed,
@@ -529,7 +530,7 @@ impl ReplyFrame {
         let Self { attempt, begun_ns, run_us, count, load_us, last, .. } = self;
         let raised = end == End::Raised;
         let times = JobTimes {
-            begun_at_us: Some(clock::of_monotonic(begun_ns)),
+            begun_at_us: None,
             load_us: u64::from(load_us),
             run_us,
             store_us: if raised { 0 } else { u64::from(last) },
@@ -537,6 +538,7 @@ impl ReplyFrame {
         Ok(Incoming::Ended(Ended {
             attempt,
             end,
+            begun_ns,
             drain: self.flags & 1 != 0,
             times,
             fingerprint: raised.then_some(last),

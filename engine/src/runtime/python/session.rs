@@ -415,7 +415,7 @@ impl<'a> Session<'a> {
     pub(super) fn handle_frames(&mut self) -> Result<(), ProtocolBroken> {
         while let Some(frame) = self.inbox.poll_frame()? {
             match frame {
-                Incoming::Ready => {}
+                Incoming::Ready { .. } => {}
                 Incoming::Stray(stream, bytes) => {
                     for begin in (0..bytes.len()).step_by(PIECE_BYTES_MAX) {
                         let piece = bytes.slice(begin..bytes.len().min(begin + PIECE_BYTES_MAX));
@@ -438,7 +438,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn handle_ended(&mut self, ended: Ended) -> Result<(), ProtocolBroken> {
+    fn handle_ended(&mut self, mut ended: Ended) -> Result<(), ProtocolBroken> {
+        ended.times.begun_at_us = Some(self.interpreter.clock.read_us(ended.begun_ns));
         let attempt = ended.attempt;
         let Some(sent) = self.sent.front().copied().filter(|sent| sent.attempt == attempt) else {
             // The dead have said some things twice.

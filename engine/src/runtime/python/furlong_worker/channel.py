@@ -12,9 +12,10 @@ All numbers are little-endian.
   u64`` for each.
 * To the engine: ``length u64, attempt u64, begun_ns u64, run_us u64, count u64, load_us u32,
   last u32, buffers u32, kind u8, flags u8, zero u16``, then sizes and buffers as above, without
-  gaps. `begun_ns` is by the system's monotonic clock. `last` is for how long the value was encoded,
-  in microseconds, or the fingerprint of what was `RAISED`. With the flag `IN_FILE`, the buffers of
-  a `RETURNED` are in a memory file, and only their sizes follow.
+  gaps. `begun_ns` is by the monotonic clock; `READY` says there at what time since 1970 that was at
+  0. `last` is for how long the value was encoded, in microseconds, or the fingerprint of what was
+  `RAISED`. With the flag `IN_FILE`, the buffers of a `RETURNED` are in a memory file, and only
+  their sizes follow.
 
 A call of a pickled function is ``PICKLED [hash, data...]``, or ``NEW_PICKLED [hash, function, text of
 cloudpickle, data...]`` if the worker does not have the function. Without a hash it is not kept. The
@@ -63,6 +64,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from typing import Sequence, Tuple, Union
 
 from furlong_worker import Buffer
@@ -463,7 +465,8 @@ class Channel:
 
     def send_ready(self) -> None:
         """Return the engine that jobs may come."""
-        self._send([_head(0, NO_ATTEMPT, 0, 0, READY)])
+        zero = max(0, time.time_ns() - time.monotonic_ns())
+        self._send([REPLY.pack(0, NO_ATTEMPT, zero, 0, 0, 0, 0, 0, READY, 0)])
 
     def _send(self, pieces: list[Buffer]) -> None:
         with self._send_lock:
