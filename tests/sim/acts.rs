@@ -153,10 +153,13 @@ impl World {
             };
             group.demands.iter().filter_map(demand).collect()
         };
-        let client = &self.clients[place];
-        let input = |back: &u64| (client.tasks.len() as u64 + 1).checked_sub(*back);
-        let inputs = plan.inputs.iter().filter_map(input).filter(|n| *n > 0);
-        let inputs = inputs.map(|n| TaskId { session: client.session, n: TaskSeq(n) });
+        let input = |(of_neighbour, back): &(bool, u64)| {
+            let neighbour = (place + 1) % self.clients.len();
+            let of = &self.clients[if *of_neighbour { neighbour } else { place }];
+            let n = (of.tasks.len() as u64 + 1).checked_sub(*back).filter(|n| *n > 0)?;
+            Some(TaskId { session: of.session, n: TaskSeq(n) })
+        };
+        let inputs = plan.inputs.iter().filter_map(input);
         TaskOptions {
             label: None,
             priority: plan.priority,
@@ -190,19 +193,12 @@ impl World {
     ) -> Result<(), ClientError> {
         let reader = self.calls[no].plan.reader;
         let targets = self.calls[no].targets.clone();
+        let inputs = self.calls_of_inputs(place, call);
         let client = &mut self.clients[place];
         let Some(core) = &mut client.core else { return Ok(()) };
         let first = client.tasks.len() as u64 + 1;
-        let inputs: Vec<TaskSeq> = call
-            .options
-            .iter()
-            .flat_map(|options| options.inputs.iter().map(|input| input.n))
-            .collect();
-        let of_inputs = inputs.iter().map(|n| Dependency {
-            task: TaskId { session: client.session, n: *n },
-            success: true,
-            failure: false,
-        });
+        let of_call = call.options.iter().flat_map(|options| options.inputs.iter().copied());
+        let of_inputs = of_call.map(|task| Dependency { task, success: true, failure: false });
         let after = match call.options.as_ref() {
             _ if !inputs.is_empty() => (of_inputs.collect(), false),
             options => options
@@ -249,6 +245,18 @@ impl World {
         });
         self.begins_to_read(place, (first, keys, opened));
         Ok(())
+    }
+
+    /// The calls whose results are the inputs of another one. None for a task of another owner,
+    /// whose result nobody else may have.
+    fn calls_of_inputs(&self, place: usize, call: &Call) -> Vec<Option<CallNo>> {
+        let owner = |place: usize| self.setup.clients[self.clients[place].spec].owner;
+        let tasks = call.options.iter().flat_map(|options| &options.inputs);
+        let of_input = |task: &TaskId| {
+            let of = self.clients.iter().position(|client| client.session == task.session)?;
+            (owner(of) == owner(place)).then(|| self.clients[of].tasks[task.n.0 as usize - 1].call)
+        };
+        tasks.map(of_input).collect()
     }
 
     fn begins_to_read(

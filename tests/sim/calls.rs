@@ -8,7 +8,7 @@ use furlong_engine::job::Input;
 use furlong_engine::runtime::Job;
 use furlong_tests::history::TaskName;
 use furlong_wire::call::{Call as Code, CallHeader, Codec, encode_header};
-use furlong_wire::ids::{ClusterId, EngineId, FunctionHash, OwnerId, TaskSeq, TokenId};
+use furlong_wire::ids::{ClusterId, EngineId, FunctionHash, OwnerId, TokenId};
 use furlong_wire::keys::PublicKey;
 use furlong_wire::limits::HANDSHAKE_TIMEOUT_MS;
 use furlong_wire::message::{RefusalKind, Targets, TaskOptions, Welcome};
@@ -125,8 +125,9 @@ impl World {
         // None before the submit has been noted: then it has no job.
         let Some(submitted) = tasks.get(task.n as usize - 1) else { return false };
         let inputs = job.inputs.as_deref().unwrap_or_default();
-        let is_of = |n: &TaskSeq, input: &Input| {
-            let call = tasks[n.0 as usize - 1].call;
+        let is_of = |call: &Option<CallNo>, input: &Input| {
+            // Nobody runs what was to have another owner's result.
+            let Some(call) = *call else { return false };
             let proof = input.data.first().and_then(|proof| proof.first_chunk());
             let bytes = self.calls[call].plan.result_bytes;
             let is_whole = match input.data.get(1) {
@@ -136,7 +137,7 @@ impl World {
             proof.is_some_and(|proof| u64::from_le_bytes(*proof) == call as u64) && is_whole
         };
         inputs.len() == submitted.inputs.len()
-            && submitted.inputs.iter().zip(inputs).all(|(n, input)| is_of(n, input))
+            && submitted.inputs.iter().zip(inputs).all(|(call, input)| is_of(call, input))
     }
 
     /// The number of the next run.

@@ -63,8 +63,8 @@ pub struct Submitted {
     pub cancel_asked: bool,
     /// The tasks after which it is to run, and whether one of them is enough.
     pub after: (Vec<Dependency>, bool),
-    /// The numbers of the tasks whose results are its inputs.
-    pub inputs: Vec<TaskSeq>,
+    /// The calls whose results are its inputs; none for those of another owner.
+    pub inputs: Vec<Option<CallNo>>,
     /// The life of the broker in which it was submitted.
     pub life: u64,
     /// The outcome that somebody else who asked was told, in that life of the broker.

@@ -233,8 +233,9 @@ pub struct CallPlan {
     pub durable: bool,
     /// True if its result stays at the broker until its client lets go of it.
     pub stay: bool,
-    /// The tasks whose results are its inputs: counted back from itself.
-    pub inputs: Vec<u64>,
+    /// The tasks whose results are its inputs: of the next client or its own, counted back from the
+    /// last one there.
+    pub inputs: Vec<(bool, u64)>,
     pub run_us: u64,
     pub ends: Ends,
     /// Runs that raise before one that ends so.
@@ -561,8 +562,9 @@ impl CallPlan {
             return;
         }
         self.stay = dice.one_in(2);
-        if self.runtime == Runtime::Python && dice.one_in(2) {
-            self.inputs = (0..dice.between(1, 3)).map(|_| dice.between(1, 6)).collect();
+        if dice.one_in(2) {
+            let count = dice.between(1, 3);
+            self.inputs = (0..count).map(|_| (dice.one_in(6), dice.between(1, 6))).collect();
             self.after = Group::default();
         }
     }

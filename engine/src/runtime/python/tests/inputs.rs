@@ -92,8 +92,8 @@ async fn inputs_in_any_codec_follow_the_arguments_of_a_json_call() {
         input(1, Codec::Json, vec![Bytes::from_static(b"{\"a\":1}")]),
         input(2, Codec::Pickle, vec![Bytes::from_static(b"(I5\nI6\nt.")]),
         input(3, Codec::Raw, vec![Bytes::from_static(b"raw")]),
-        exited(4, Some((3, 0)), vec![Bytes::from_static(b"out"), Bytes::new()]),
-        exited(5, Some((0, 0)), Vec::new()),
+        exited(14, Some((3, 0)), vec![Bytes::from_static(b"out"), Bytes::new()]),
+        exited(15, Some((0, 0)), Vec::new()),
     ];
     let attempt = python.start_with(Codec::Json, b"[[0],{}]", inputs);
     let value = json_value(python.end(attempt).await).unwrap();
