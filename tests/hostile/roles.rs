@@ -76,12 +76,11 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
     let admin = [Refused, Refused, Refused, Refused, Served];
     let (request, engines, session) = (REQUEST, Vec::new(), SessionId([9; 16]));
     vec![
-        // A chunk of a payload that was not announced, and the end of the session.
+        // Of a payload that was not announced, and the end of the session.
         (FromClient::Chunk(Chunk { transfer: 1 }), nobody),
         (FromClient::Passed(Passed { transfer: 1, device: 1, inode: 1 }), nobody),
         (FromClient::Goodbye(Goodbye { reason: "done".into() }), nobody),
         (FromClient::Credit(Credit { payload_bytes_total: 1 }), everybody),
-        // The same secret again.
         (
             // It comes once a connection, and has come.
             FromClient::Open(Open {

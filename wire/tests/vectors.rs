@@ -569,10 +569,10 @@ fn look() -> Look {
     Look { since: Some(place()), ends: true, failures: true, ranges: false, series }
 }
 
+const TASK: TaskId = TaskId { session: SESSION, n: TaskSeq(1) };
+const PHASES: PhaseTimes = PhaseTimes { held_us: 1, queue_us: 2, way_us: 3, run: RUN };
+
 fn seen() -> Seen {
-    let task = TaskId { session: SESSION, n: TaskSeq(1) };
-    let phases = PhaseTimes { held_us: 1, queue_us: 2, way_us: 3, run: RUN };
-    let span = |ranges| SpanSeen { count: 1, sum_us: 9, p50_us: 8, p95_us: 8, ranges };
     Seen {
         at_us: 900,
         place: place(),
@@ -584,41 +584,12 @@ fn seen() -> Seen {
             tasks_submitted: 2,
             last_end_us: Some(800),
             left_us: Some((1, 2)),
-            minute: phases,
+            minute: PHASES,
             ends_per_s: vec![0, 1],
             ..FarmSeen::default()
         },
-        kinds: vec![KindSeen {
-            id: 1,
-            owner: Some(OwnerId([5; 16])),
-            runtime: Runtime::Python,
-            name: Some("fit".to_owned()),
-            submitted: 2,
-            running: 1,
-            ended: 1,
-            failed: 1,
-            retries: 0,
-            request_bytes: 10,
-            result_bytes: 0,
-            queue: span(Vec::new()),
-            run: span(vec![0, 1]),
-            overhead: span(Vec::new()),
-            left_us: None,
-        }],
-        engines: vec![EngineSeen {
-            id: EngineId(3),
-            host: "lab1".to_owned(),
-            pid: 7,
-            state: EngineState::Busy,
-            running: Some(RunningSeen { task: Some(task), kind: 1, for_us: 4 }),
-            assigned: 1,
-            queued: 0,
-            ended: 1,
-            failed: 1,
-            busy_us: 3,
-            deaths: 0,
-            pace_percent: Some(100),
-        }],
+        kinds: vec![kind_seen()],
+        engines: vec![engine_seen()],
         gone: vec![EngineId(2)],
         owners: vec![OwnerSeen {
             owner: None,
@@ -638,32 +609,78 @@ fn seen() -> Seen {
             percent: 300,
             text: String::new(),
         }],
-        ends: vec![EndSeen {
-            task,
-            kind: 1,
-            engine: Some(EngineId(3)),
-            state: TaskState::Failed,
-            error: Some(ErrorKind::Remote),
-            fingerprint: 0x0102_0304,
-            attempts: 1,
-            at_us: 800,
-            phases,
-            request_bytes: 10,
-            result_bytes: 0,
-        }],
+        ends: vec![end_seen()],
         ends_missed: 0,
-        failures: vec![FailureSeen {
-            error: ErrorKind::Remote,
-            type_name: "ValueError".to_owned(),
-            fingerprint: 0x0102_0304,
-            kind: 1,
-            count: 1,
-            first_us: 800,
-            last_us: 800,
-            engines: vec![EngineId(3)],
-            sample: Some(task),
-        }],
+        failures: vec![failure_seen()],
         series: vec![SeriesRow { ended: 1.0, ..SeriesRow::default() }],
+    }
+}
+
+fn kind_seen() -> KindSeen {
+    let span = |ranges| SpanSeen { count: 1, sum_us: 9, p50_us: 8, p95_us: 8, ranges };
+    KindSeen {
+        id: 1,
+        owner: Some(OwnerId([5; 16])),
+        runtime: Runtime::Python,
+        name: Some("fit".to_owned()),
+        submitted: 2,
+        running: 1,
+        ended: 1,
+        failed: 1,
+        retries: 0,
+        request_bytes: 10,
+        result_bytes: 0,
+        queue: span(Vec::new()),
+        run: span(vec![0, 1]),
+        overhead: span(Vec::new()),
+        left_us: None,
+    }
+}
+
+fn engine_seen() -> EngineSeen {
+    EngineSeen {
+        id: EngineId(3),
+        host: "lab1".to_owned(),
+        pid: 7,
+        state: EngineState::Busy,
+        running: Some(RunningSeen { task: Some(TASK), kind: 1, for_us: 4 }),
+        assigned: 1,
+        queued: 0,
+        ended: 1,
+        failed: 1,
+        busy_us: 3,
+        deaths: 0,
+        pace_percent: Some(100),
+    }
+}
+
+fn end_seen() -> EndSeen {
+    EndSeen {
+        task: TASK,
+        kind: 1,
+        engine: Some(EngineId(3)),
+        state: TaskState::Failed,
+        error: Some(ErrorKind::Remote),
+        fingerprint: 0x0102_0304,
+        attempts: 1,
+        at_us: 800,
+        phases: PHASES,
+        request_bytes: 10,
+        result_bytes: 0,
+    }
+}
+
+fn failure_seen() -> FailureSeen {
+    FailureSeen {
+        error: ErrorKind::Remote,
+        type_name: "ValueError".to_owned(),
+        fingerprint: 0x0102_0304,
+        kind: 1,
+        count: 1,
+        first_us: 800,
+        last_us: 800,
+        engines: vec![EngineId(3)],
+        sample: Some(TASK),
     }
 }
 
