@@ -1,4 +1,4 @@
-//! `furlong metrics`: what a monitoring system reads of a farm, in the text format of OpenMetrics.
+//! `furlong metrics`: what a monitoring system reads of a farm, in the text format of `OpenMetrics`.
 //!
 //! The sums are the broker's, so a total never falls when an engine goes. Labels are few: the kinds
 //! with most time have their names, all others are `other`, and no task or session is a label.
@@ -122,13 +122,19 @@ impl Collector for Farm {
 /// Labels of one figure.
 type Labels<'a> = &'a [(&'a str, &'a str)];
 const NO_LABELS: Labels<'static> = &[];
+/// Takes one figure with its labels.
+type One<'a> = dyn FnMut(Labels<'_>, f64) -> Encoded + 'a;
+/// Gives all figures of a metric, one after the other.
+type Each<'a> = dyn FnMut(&mut One<'_>) -> Encoded + 'a;
+/// A phase of a kind's tasks.
+type Phase = (&'static str, fn(&KindSeen) -> &SpanSeen);
 
 /// Encodes one gauge with several label sets, which `each` names with their values.
 fn gauges(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    each: &mut dyn FnMut(&mut dyn FnMut(Labels<'_>, f64) -> Encoded) -> Encoded,
+    each: &mut Each<'_>,
 ) -> Encoded {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     each(&mut |labels, value| labelled(&mut metric, labels, |it| it.encode_gauge(&value)))
@@ -139,7 +145,7 @@ fn counters(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    each: &mut dyn FnMut(&mut dyn FnMut(Labels<'_>, f64) -> Encoded) -> Encoded,
+    each: &mut Each<'_>,
 ) -> Encoded {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     each(&mut |labels, value| {
@@ -229,7 +235,7 @@ impl Farm {
         let mut metric =
             encoder.encode_descriptor("task_phase_seconds", help, None, MetricType::Histogram)?;
         for (name, kinds) in &kinds {
-            let phases: [(&str, fn(&KindSeen) -> &SpanSeen); 3] = [
+            let phases: [Phase; 3] = [
                 ("queue", |kind| &kind.queue),
                 ("run", |kind| &kind.run),
                 ("overhead", |kind| &kind.overhead),

@@ -2,7 +2,8 @@
 
 use furlong_client::{Picture, sentence};
 use furlong_wire::message::{
-    EndSeen, EngineSeen, FailureSeen, FarmSeen, KindSeen, Note, OwnerSeen, PhaseTimes, SpanSeen,
+    EndSeen, EngineSeen, ErrorKind, FailureSeen, FarmSeen, KindSeen, Note, OwnerSeen, PhaseTimes,
+    SpanSeen,
 };
 use serde_json::{Value, json};
 
@@ -105,7 +106,7 @@ fn end(picture: &Picture, end: &EndSeen) -> Value {
     json!({
         "task": end.task.to_string(), "kind": picture.kind_name(end.kind),
         "engine": end.engine.map(|id| id.0), "state": end.state.as_str(),
-        "error": end.error.map(|kind| kind.as_str()), "fingerprint": end.fingerprint,
+        "error": end.error.map(ErrorKind::as_str), "fingerprint": end.fingerprint,
         "attempts": end.attempts, "at_us": end.at_us, "phases": phases(&end.phases),
         "request_bytes": end.request_bytes, "result_bytes": end.result_bytes,
     })

@@ -69,6 +69,8 @@ const OBSERVERS: &[Role] =
 const SIZE: (u16, u16) = (120, 40);
 /// The exit code of `--check` if there is something to look at.
 const LOOK_AT_IT: u8 = 3;
+/// Keys that wait until they are looked at: a thread that reads more waits itself.
+const KEYS_WAITING_MAX: usize = 64;
 /// Looks after which a farm is shown, though there is more of it.
 const LOOKS_AT_ONCE: usize = 200;
 
@@ -221,11 +223,11 @@ async fn on_terminal(client: &Client, mut picture: Picture, mut state: State) ->
 }
 
 /// Reads keys and changes of the size on a thread of its own, which ends with the process.
-fn read_events() -> mpsc::UnboundedReceiver<Event> {
-    let (sender, receiver) = mpsc::unbounded_channel();
+fn read_events() -> mpsc::Receiver<Event> {
+    let (sender, receiver) = mpsc::channel(KEYS_WAITING_MAX);
     std::thread::spawn(move || {
         while let Ok(event) = event::read() {
-            if sender.send(event).is_err() {
+            if sender.blocking_send(event).is_err() {
                 return;
             }
         }

@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(lines[0], "NAME       RUNS PLACE");
         assert!(lines[2].contains("30 somewhere") && !lines[2].contains('\u{1b}'), "{lines:?}");
         assert_eq!(shown(&table(), 18, 9, 0)[0], "NAME       RUNS");
-        assert!(shown(&table(), 1, 9, 0).iter().all(|line| line.is_empty()));
+        assert!(shown(&table(), 1, 9, 0).iter().all(String::is_empty));
     }
 
     #[test]

@@ -195,7 +195,7 @@ mod tests {
     fn end(n: u64) -> End {
         End {
             task: TaskId { session: SessionId([1; 16]), n: TaskSeq(n) },
-            owner: if n % 2 == 0 { OWNER } else { OwnerId([2; 16]) },
+            owner: if n.is_multiple_of(2) { OWNER } else { OwnerId([2; 16]) },
             kind: KindId(1),
             engine: Some(EngineId(n as u32 % 20)),
             has_run: true,

@@ -73,10 +73,10 @@ impl Work {
         let engines = f64::from(engines).min(self.tasks);
         let middle = self.mean_us / engines;
         // Not all engines end at once: the last one has half a task more, on average.
-        let last = self.mean_us / self.tasks / 2.0;
+        let tail = self.mean_us / self.tasks / 2.0;
         let spread = DEVIATIONS * self.variance.sqrt() / engines;
         let least = (middle - spread).max(0.0);
-        let most = (middle + spread + last).max(self.longest_us);
+        let most = (middle + spread + tail).max(self.longest_us);
         Some((least as u64, most as u64))
     }
 }

@@ -21,6 +21,7 @@ use super::left::Work;
 use super::{OwnerSums, Pace};
 use crate::core::engines::table::Engine;
 use crate::core::keys::SessionKey;
+use crate::core::sessions::table::Session;
 use crate::core::{Connected, Core, Time};
 
 /// Ends that one answer has at most.
@@ -199,40 +200,9 @@ impl Core {
                 continue;
             }
             room.take(ENTRY_BYTES + kind.name.len() + if ranges { RANGES_BYTES } else { 0 });
-            told.push(self.kind_seen(id, kind, rights, running, ranges));
+            told.push(kind_seen(id, kind, rights, running, ranges));
         }
         told
-    }
-
-    fn kind_seen(
-        &self,
-        id: KindId,
-        kind: &Kind,
-        rights: Rights,
-        running: &Running,
-        ranges: bool,
-    ) -> KindSeen {
-        let (runs, oldest_us) = running.kinds.get(&id).copied().unwrap_or_default();
-        let is_own = rights.may_see(kind.owner);
-        // As many engines as it has now, or would have if all that are idle took it.
-        let idle = running.online.saturating_sub(running.busy);
-        KindSeen {
-            id: u32::from(id.0),
-            owner: is_own.then_some(kind.owner),
-            runtime: kind.runtime,
-            name: (is_own && !kind.name.is_empty()).then(|| kind.name.to_string()),
-            submitted: kind.submitted,
-            running: runs,
-            ended: kind.ended,
-            failed: kind.failed,
-            retries: kind.retries,
-            request_bytes: kind.request_bytes,
-            result_bytes: kind.result_bytes,
-            queue: kind.queue.seen(ranges),
-            run: kind.run.seen(ranges),
-            overhead: kind.overhead.seen(ranges),
-            left_us: Work::of(kind, runs, oldest_us).left(runs + idle),
-        }
     }
 
     fn engines_seen(
@@ -267,7 +237,7 @@ impl Core {
         let process = engine.process.and_then(|key| self.processes.get(&key));
         let register = process.and_then(|process| process.register.as_ref());
         let running = self.runs_now(now, engine).map(|((session, task), kind, for_us)| {
-            let owner = self.sessions.get(session).map(|session| session.owner());
+            let owner = self.sessions.get(session).map(Session::owner);
             let is_own = owner.is_some_and(|owner| rights.may_see(owner));
             RunningSeen { task: is_own.then_some(task), kind: u32::from(kind.0), for_us }
         });
@@ -377,6 +347,30 @@ impl Core {
         self.turns.work.add(latest.len());
         let latest = latest.into_iter().filter(|failure| rights.may_see(failure.owner));
         latest.take(FAILURES_TOLD_MAX).map(|failure| failure.seen.clone()).collect()
+    }
+}
+
+fn kind_seen(id: KindId, kind: &Kind, rights: Rights, running: &Running, ranges: bool) -> KindSeen {
+    let (runs, oldest_us) = running.kinds.get(&id).copied().unwrap_or_default();
+    let is_own = rights.may_see(kind.owner);
+    // As many engines as it has now, or would have if all that are idle took it.
+    let idle = running.online.saturating_sub(running.busy);
+    KindSeen {
+        id: u32::from(id.0),
+        owner: is_own.then_some(kind.owner),
+        runtime: kind.runtime,
+        name: (is_own && !kind.name.is_empty()).then(|| kind.name.to_string()),
+        submitted: kind.submitted,
+        running: runs,
+        ended: kind.ended,
+        failed: kind.failed,
+        retries: kind.retries,
+        request_bytes: kind.request_bytes,
+        result_bytes: kind.result_bytes,
+        queue: kind.queue.seen(ranges),
+        run: kind.run.seen(ranges),
+        overhead: kind.overhead.seen(ranges),
+        left_us: Work::of(kind, runs, oldest_us).left(runs + idle),
     }
 }
 

@@ -19,6 +19,7 @@ use furlong_wire::ids::{OwnerId, TaskId, TaskSeq};
 use furlong_wire::message::{PhaseTimes, Runtime, SeriesRow, TaskState};
 
 use super::keys::SessionKey;
+use super::payloads::stored::Stored;
 use super::tasks::done::Done;
 use super::{Core, Time};
 use ends::{End, Ends};
@@ -158,7 +159,7 @@ impl Core {
         let error = done.outcome.error.as_deref();
         let fingerprint = error.and_then(|error| error.raised.as_ref());
         let fingerprint = fingerprint.map_or(0, |raised| raised.fingerprint);
-        let result_bytes = self.result_of(done).map_or(0, |stored| stored.bytes());
+        let result_bytes = self.result_of(done).map_or(0, Stored::bytes);
         let end = End {
             task: TaskId { session: id, n },
             owner,

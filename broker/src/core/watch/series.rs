@@ -95,15 +95,13 @@ fn set(row: &mut SeriesRow, standing: Standing) {
 /// Adds a second to the last step, or begins the next.
 fn push(steps: &mut VecDeque<SeriesRow>, row: SeriesRow, length_s: u64, most: usize) {
     let at_s = row.at_s - row.at_s % length_s;
-    match steps.back_mut().filter(|last| last.at_s == at_s) {
-        Some(last) => add(last, &row),
-        None => {
-            if steps.len() == most {
-                steps.pop_front();
-            }
-            steps.push_back(SeriesRow { at_s, ..row });
-        }
+    if let Some(last) = steps.back_mut().filter(|last| last.at_s == at_s) {
+        return add(last, &row);
     }
+    if steps.len() == most {
+        steps.pop_front();
+    }
+    steps.push_back(SeriesRow { at_s, ..row });
 }
 
 fn add(sum: &mut SeriesRow, row: &SeriesRow) {
@@ -142,13 +140,13 @@ mod tests {
         series.at(at(1_000), || standing(7));
         for step in [SeriesStep::TenSeconds, SeriesStep::Minute] {
             let sum: f32 = series.steps(step).iter().map(|row| row.ended).sum();
-            assert_eq!(sum, 1_000.0, "{step}");
+            assert_eq!(sum as u32, 1_000, "{step}");
         }
         assert_eq!(series.steps(SeriesStep::Second).len(), SECONDS_KEPT);
         assert_eq!(series.last(60).count(), 60);
-        assert_eq!(series.last(60).map(|row| row.ended).sum::<f32>(), 59.0);
+        assert_eq!(series.last(60).map(|row| row.ended).sum::<f32>() as u32, 59);
         let last = series.steps(SeriesStep::Minute).back().unwrap();
-        assert_eq!((last.at_s, last.unfinished, last.engines), (960, 7.0, 2.0));
+        assert_eq!((last.at_s, last.unfinished as u32, last.engines as u32), (960, 7, 2));
     }
 
     #[test]
@@ -158,8 +156,8 @@ mod tests {
         series.at(at(4_000_000_000), || standing(5));
         assert_eq!(series.steps(SeriesStep::Second).len(), SECONDS_KEPT);
         assert_eq!(series.steps(SeriesStep::Minute).len(), MINUTES_KEPT);
-        assert_eq!(series.steps(SeriesStep::Minute).back().unwrap().unfinished, 5.0);
+        assert_eq!(series.steps(SeriesStep::Minute).back().unwrap().unfinished as u32, 5);
         assert_eq!(series.last(60).count(), 60);
-        assert_eq!(series.last(60).map(|row| row.ended).sum::<f32>(), 0.0);
+        assert_eq!(series.last(60).map(|row| row.ended).sum::<f32>() as u32, 0);
     }
 }

@@ -176,7 +176,7 @@ fn a_series_has_every_task_and_a_place_of_another_start_is_void() {
     let series = Look { series: Some(SeriesStep::Second), ..Look::default() };
     let seen = look(&mut farm, viewer, series);
     let sum: f32 = seen.series.iter().map(|row| row.ended).sum();
-    assert_eq!((sum, seen.farm.ends_per_s.iter().sum::<u32>()), (5.0, 5));
+    assert_eq!((sum as u32, seen.farm.ends_per_s.iter().sum::<u32>()), (5, 5));
     farm.restart();
     let viewer = farm.client_as(Role::Observer);
     let after = look(&mut farm, viewer, Look { since: Some(seen.place), ..Look::default() });
