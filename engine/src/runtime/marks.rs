@@ -2,19 +2,26 @@
 
 use std::cell::Cell;
 
+use bytes::Bytes;
+
 use crate::clock;
 use crate::job::JobTimes;
 
 thread_local! {
     /// When this thread's function had its arguments, and when it returned: 0 if it has not come so
-    /// far, or takes buffers and gives them.
+    /// far, if its arguments are short, or if it takes buffers and gives them.
     static LOADED_AT: Cell<u64> = const { Cell::new(0) };
     static RETURNED_AT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Calls this thread's function, which has its arguments.
-pub(super) fn run<R>(function: impl FnOnce() -> R) -> R {
-    LOADED_AT.set(clock::now_us());
+/// Bytes of arguments up to which it takes no time to speak of to decode them.
+const SHORT_BYTES: usize = 1024;
+
+/// Calls this thread's function, whose arguments have been decoded.
+pub(super) fn run<R>(data: &[Bytes], function: impl FnOnce() -> R) -> R {
+    if data.iter().any(|buffer| buffer.len() > SHORT_BYTES) {
+        LOADED_AT.set(clock::now_us());
+    }
     let value = function();
     RETURNED_AT.set(clock::now_us());
     value

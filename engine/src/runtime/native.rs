@@ -67,7 +67,7 @@ macro_rules! callable {
                 data: &[Bytes],
             ) -> Result<(Codec, Vec<Bytes>), FunctionError> {
                 let ($($argument,)*): ($($argument,)*) = decode_arguments(codec, data)?;
-                encode_value(codec, &marks::run(|| self($($argument),*)))
+                encode_value(codec, &marks::run(data, || self($($argument),*)))
             }
         }
     };
@@ -93,7 +93,7 @@ where
         {
             return Err(FunctionError::new("TypeError", "the function takes no arguments"));
         }
-        encode_value(codec, &marks::run(self))
+        encode_value(codec, &marks::run(data, self))
     }
 }
 

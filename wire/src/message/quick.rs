@@ -270,6 +270,33 @@ impl Quick for Event {}
 impl Quick for TaskOptions {}
 impl Quick for TaskError {}
 
+impl Quick for RunTimes {
+    #[inline]
+    fn put(&self, out: &mut Vec<u8>) {
+        put_parts(4, out);
+        self.began_us.put(out);
+        let parts = [self.load_us, self.run_us, self.store_us];
+        // Those of a short task, all at once: every task has these.
+        if (parts[0] | parts[1] | parts[2]) < 0x80 {
+            return out.extend_from_slice(&[parts[0] as u8, parts[1] as u8, parts[2] as u8]);
+        }
+        parts.iter().for_each(|part| part.put(out));
+    }
+
+    #[inline]
+    fn take(input: &mut Input<'_>) -> Option<Self> {
+        input.parts(4)?;
+        let began_us = u64::take(input)?;
+        if let [load @ 0..=0x7f, run @ 0..=0x7f, store @ 0..=0x7f, rest @ ..] = input.0 {
+            input.0 = rest;
+            let (load_us, run_us) = (u64::from(*load), u64::from(*run));
+            return Some(Self { began_us, load_us, run_us, store_us: u64::from(*store) });
+        }
+        let (load_us, run_us) = (u64::take(input)?, u64::take(input)?);
+        Some(Self { began_us, load_us, run_us, store_us: u64::take(input)? })
+    }
+}
+
 /// Structs that travel as arrays of their fields, in this order.
 macro_rules! quick_structs {
     ($($name:ident { $($field:ident)+ })+) => {
@@ -316,5 +343,4 @@ quick_structs! {
     Attempt { start id }
     Outcome { state error }
     TaskTimes { submitted_unix_us assigned_us finished_us run }
-    RunTimes { began_us load_us run_us store_us }
 }
