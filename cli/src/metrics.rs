@@ -1,4 +1,4 @@
-//! `furlong metrics`: what a monitoring system reads of a farm, in the text format of `OpenMetrics`.
+//! `furlong metrics`: what a monitoring system reads of a farm, in the format of `OpenMetrics`.
 //!
 //! The sums are the broker's, so a total never falls when an engine goes. Labels are few: the kinds
 //! with most time have their names, all others are `other`, and no task or session is a label.

@@ -7,6 +7,7 @@ use furlong_wire::limits::KINDS_NAMED_MAX;
 use furlong_wire::message::Runtime;
 
 use crate::core::schedule::prefetch::Kinds;
+use crate::core::watch::kinds::KindId;
 
 /// The name of a kind beside its bytes.
 const NAME_BYTES: u64 = 96;
@@ -18,6 +19,8 @@ pub struct SessionKinds {
     pub times: Kinds,
     /// Their names.
     pub names: Names,
+    /// The kind that those who look see of the last submit: the next one mostly has the same.
+    pub last_seen: Option<(Runtime, u32, KindId)>,
     /// True if no types of errors are to be told. Of a session from the journal that said no names
     /// it is taken to be so, until its client comes back.
     pub hides_names: bool,

@@ -127,9 +127,16 @@ impl Core {
         runtime: Runtime,
         class: u32,
     ) -> KindId {
-        let session = self.sessions.get(key).expect("a session outlives its tasks");
+        let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
+        if let Some((of, number, kind)) = session.kinds.last_seen
+            && (of, number) == (runtime, class)
+        {
+            return kind;
+        }
         let name = session.kinds.names.get(runtime, class).map_or("", |name| name);
-        self.tally.watch.kinds.find(session.owner(), runtime, name)
+        let kind = self.tally.watch.kinds.find(session.claims.owner, runtime, name);
+        session.kinds.last_seen = Some((runtime, class, kind));
+        kind
     }
 
     /// Tasks of a kind were submitted, or come from the journal.
