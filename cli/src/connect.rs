@@ -9,6 +9,10 @@ use furlong_wire::capability::ClusterName;
 use furlong_wire::ids::EngineId;
 use furlong_wire::token::Role;
 
+/// Roles whose capability lets one look, those with the least rights first.
+pub const OBSERVERS: &[Role] =
+    &[Role::Observer, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
+
 /// The options for finding the broker.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ConnectArgs {

@@ -10,13 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use furlong_client::{Client, Picture, Wanted};
 use furlong_wire::message::{EngineState, KindSeen, SpanSeen, range_start_us};
-use furlong_wire::token::Role;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::connect::ConnectArgs;
+use crate::connect::{ConnectArgs, OBSERVERS};
 use crate::exit::ExitCode;
 use crate::print;
 
@@ -40,9 +39,6 @@ pub struct MetricsArgs {
     connect: ConnectArgs,
 }
 
-/// Roles whose capability lets one look, those with the least rights first.
-const OBSERVERS: &[Role] =
-    &[Role::Observer, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
 /// Kinds that have a label of their own: those with most time.
 const KINDS_NAMED: usize = 50;
 /// The upper bounds of the histograms, in seconds.

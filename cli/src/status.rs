@@ -5,18 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use furlong_client::{Picture, Wanted, sentence};
 use furlong_wire::message::{ClusterStatus, EngineStatus, ProcessStatus, SetAside};
-use furlong_wire::token::Role;
 use serde_json::{Value, json};
 
 use crate::cluster;
-use crate::connect::ConnectArgs;
+use crate::connect::{ConnectArgs, OBSERVERS};
 use crate::exit::ExitCode;
 use crate::print;
 use crate::top;
-
-/// Roles whose capability lets one look, those with the least rights first.
-const OBSERVERS: &[Role] =
-    &[Role::Observer, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
 
 /// Flags of `ids`.
 #[derive(Debug, clap::Args)]

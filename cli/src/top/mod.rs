@@ -17,13 +17,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use furlong_client::{Client, Picture, Wanted};
-use furlong_wire::token::Role;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::text::Text;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use crate::connect::ConnectArgs;
+use crate::connect::{ConnectArgs, OBSERVERS};
 use crate::exit::ExitCode;
 use crate::print;
 pub use json::note;
@@ -62,9 +61,6 @@ pub struct TopArgs {
     connect: ConnectArgs,
 }
 
-/// Roles whose capability lets one look, those with the least rights first.
-const OBSERVERS: &[Role] =
-    &[Role::Observer, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
 /// The size of what is printed where there is no terminal.
 const SIZE: (u16, u16) = (120, 40);
 /// The exit code of `--check` if there is something to look at.

@@ -180,43 +180,41 @@ impl Core {
         stored: &Stored,
     ) -> bool {
         let Stored::Inline(_) = stored else { return true };
-        let bytes = definition_bytes(stored);
-        if !self.peers.quotas.reserve(of, bytes) {
-            return false;
-        }
-        let fits = self.reserve(BytesOf::Request, bytes);
-        if !fits {
-            self.peers.quotas.release(of, bytes);
-        }
-        fits
+        self.charge(of, BytesOf::Request, definition_bytes(stored))
     }
 
     /// Charges for the name of a kind of task. False if there is no room for it.
     pub(in crate::core) fn charge_name(&mut self, of: TokenId, name: &str) -> bool {
-        let bytes = name_bytes(name);
-        if !self.peers.quotas.reserve(of, bytes) {
-            return false;
-        }
-        let fits = self.reserve(BytesOf::Other, bytes);
-        if !fits {
-            self.peers.quotas.release(of, bytes);
-        }
-        fits
+        self.charge(of, BytesOf::Other, name_bytes(name))
     }
 
     /// Frees what names of kinds of tasks cost.
     pub(in crate::core) fn release_names(&mut self, of: TokenId, bytes: u64) {
-        self.memory.budget.release(BytesOf::Other, bytes);
-        self.peers.quotas.release(of, bytes);
+        self.release_charge(of, BytesOf::Other, bytes);
     }
 
     /// Frees what a definition costs.
     pub(in crate::core) fn release_definition(&mut self, of: TokenId, definition: Definition) {
         let Definition::Here(stored) = definition else { return };
-        let bytes = definition_bytes(&stored);
-        self.memory.budget.release(BytesOf::Request, bytes);
-        self.peers.quotas.release(of, bytes);
+        self.release_charge(of, BytesOf::Request, definition_bytes(&stored));
         self.discard(Some(stored));
+    }
+
+    /// Charges a token and the payload memory. False if one of them has no room.
+    fn charge(&mut self, of: TokenId, what: BytesOf, bytes: u64) -> bool {
+        if !self.peers.quotas.reserve(of, bytes) {
+            return false;
+        }
+        let fits = self.reserve(what, bytes);
+        if !fits {
+            self.peers.quotas.release(of, bytes);
+        }
+        fits
+    }
+
+    fn release_charge(&mut self, of: TokenId, what: BytesOf, bytes: u64) {
+        self.memory.budget.release(what, bytes);
+        self.peers.quotas.release(of, bytes);
     }
 }
 

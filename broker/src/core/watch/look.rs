@@ -43,13 +43,13 @@ const PACE_RUNS_LEAST: u32 = 20;
 
 /// A viewer's rights.
 #[derive(Clone, Copy, Debug)]
-struct Rights {
+pub(super) struct Rights {
     /// The owner whose names and tasks it may see; all for none.
     only: Option<OwnerId>,
 }
 
 impl Rights {
-    fn may_see(self, owner: OwnerId) -> bool {
+    pub(super) fn may_see(self, owner: OwnerId) -> bool {
         self.only.is_none_or(|only| only == owner)
     }
 }
@@ -64,6 +64,8 @@ pub(super) struct Running {
     busy: u32,
     /// Engines that are stuck.
     pub(super) stuck: Vec<EngineId>,
+    /// Engines that are set aside for some work.
+    pub(super) aside: Vec<EngineId>,
     /// Engines' paces, in per cent.
     pub(super) paces: Vec<(u32, EngineId)>,
     /// Engines whose interpreters have ended unasked, and how often.
@@ -111,7 +113,7 @@ impl Core {
             engines,
             gone,
             owners: self.owners_seen(rights),
-            notes: self.notes(now, rights.only, &running),
+            notes: self.notes(now, rights, &running),
             ends,
             ends_missed,
             failures: if look.failures { self.failures_seen(rights) } else { Vec::new() },
@@ -138,6 +140,9 @@ impl Core {
             }
             if engine.work.assigned.front().is_some_and(|attempt| self.is_stuck(*attempt)) {
                 running.stuck.push(id);
+            }
+            if engine.own_class.is_some() {
+                running.aside.push(id);
             }
             if let Some(percent) = engine.counts.pace.percent() {
                 running.paces.push((percent, id));

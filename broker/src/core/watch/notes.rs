@@ -1,11 +1,10 @@
 //! Rules that look for what is wrong. Each has a bound, and says what it found; the words are those
 //! of the front ends.
 
-use furlong_wire::ids::OwnerId;
 use furlong_wire::message::{Note, NoteCode};
 
 use super::kinds::{Kind, KindId};
-use super::look::Running;
+use super::look::{Rights, Running};
 use crate::core::{Core, Time};
 
 /// Ends of a kind from which on something is said of it.
@@ -34,26 +33,25 @@ fn note(code: NoteCode) -> Note {
 }
 
 impl Core {
-    /// What the rules have to say to who may see this owner's tasks, or all.
-    pub(super) fn notes(&self, now: Time, only: Option<OwnerId>, running: &Running) -> Vec<Note> {
+    /// What the rules have to say to a viewer with these rights.
+    pub(super) fn notes(&self, now: Time, rights: Rights, running: &Running) -> Vec<Note> {
         let mut notes = Vec::new();
-        self.note_waits_for_nobody(only, &mut notes);
+        self.note_waits_for_nobody(rights, &mut notes);
         self.note_engines(now, running, &mut notes);
-        self.note_failures(now, only, &mut notes);
+        self.note_failures(now, rights, &mut notes);
         self.note_memory(&mut notes);
-        self.note_unread(only, &mut notes);
+        self.note_unread(rights, &mut notes);
         let kinds = self.tally.watch.kinds.from(1);
-        let kinds = kinds.filter(|(_, kind)| only.is_none_or(|only| only == kind.owner));
+        let kinds = kinds.filter(|(_, kind)| rights.may_see(kind.owner));
         let of_kinds = kinds.flat_map(|(id, kind)| notes_of(id, kind));
         notes.extend(of_kinds.take(EACH_MAX));
         notes
     }
 
     /// Tasks for which there is no engine.
-    fn note_waits_for_nobody(&self, only: Option<OwnerId>, notes: &mut Vec<Note>) {
+    fn note_waits_for_nobody(&self, rights: Rights, notes: &mut Vec<Note>) {
         // The demands of other owners' tasks hold their labels.
-        let is_own = |owner: &OwnerId| only.is_none_or(|only| only == *owner);
-        if !self.tally.watch.owners.keys().all(is_own) {
+        if !self.tally.watch.owners.keys().all(|owner| rights.may_see(*owner)) {
             return;
         }
         for id in self.schedule.placements.waiting() {
@@ -87,11 +85,10 @@ impl Core {
             Note { text: cause.unwrap_or_default(), ..note }
         });
         notes.extend(dying.take(EACH_MAX));
-        let aside = self.engines.iter().filter(|(_, engine)| engine.own_class.is_some());
-        let aside = aside.filter_map(|(id, _)| {
-            let cause = self.schedule.set_aside.of(now, id).into_iter().next()?;
+        let aside = running.aside.iter().filter_map(|id| {
+            let cause = self.schedule.set_aside.of(now, *id).into_iter().next()?;
             let failures = u64::from(cause.failures);
-            Some(Note { text: cause.cause, ..about(NoteCode::SetAside, (failures, id)) })
+            Some(Note { text: cause.cause, ..about(NoteCode::SetAside, (failures, *id)) })
         });
         notes.extend(aside.take(EACH_MAX));
         let usual = running.usual_pace().filter(|_| running.paces.len() > 1).map(u64::from);
@@ -105,12 +102,12 @@ impl Core {
         notes.extend(slow.take(EACH_MAX));
     }
 
-    fn note_failures(&self, now: Time, only: Option<OwnerId>, notes: &mut Vec<Note>) {
+    fn note_failures(&self, now: Time, rights: Rights, notes: &mut Vec<Note>) {
         let since = now.0.saturating_sub(SAME_FAILURES_S * 1_000_000);
         let failures = self.tally.watch.ends.failures().latest();
         let again = failures
             .into_iter()
-            .filter(|failure| only.is_none_or(|only| only == failure.owner))
+            .filter(|failure| rights.may_see(failure.owner))
             .map(|failure| &failure.seen)
             .filter(|seen| seen.count >= SAME_FAILURES && seen.last_us >= since);
         let again = again.map(|seen| Note {
@@ -130,10 +127,10 @@ impl Core {
         }
     }
 
-    fn note_unread(&self, only: Option<OwnerId>, notes: &mut Vec<Note>) {
+    fn note_unread(&self, rights: Rights, notes: &mut Vec<Note>) {
         let sessions = self.sessions.iter().map(|(_, session)| session);
         let unread = sessions
-            .filter(|session| only.is_none_or(|only| only == session.owner()))
+            .filter(|session| rights.may_see(session.owner()))
             .filter(|session| session.ledger.done.len() as u64 >= UNREAD_RESULTS);
         let unread = unread.map(|session| Note {
             count: session.ledger.done.len() as u64,
