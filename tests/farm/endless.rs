@@ -8,8 +8,9 @@ use futures_util::StreamExt;
 
 #[test]
 fn a_map_over_an_endless_iterator_runs_in_constant_memory() {
-    const ITEMS: u32 = 200_000;
-    const WARM: u32 = 30_000;
+    /// More than the 65 536 ends that the broker holds for its looks: a ring that is filled first.
+    const WARM: u32 = 80_000;
+    const ITEMS: u32 = 250_000;
     let work = Work::start_with(&[], &[&["-n", "2"]]);
     let (client_pid, broker_pid) = (std::process::id(), work.farm().pid());
     let items =
@@ -30,7 +31,7 @@ fn a_map_over_an_endless_iterator_runs_in_constant_memory() {
     take(WARM, ITEMS);
     for (name, pid, before) in [("client", client_pid, client), ("broker", broker_pid, broker)] {
         let growth = rss_bytes(pid).saturating_sub(before);
-        assert!(growth < 8 << 20, "the {name} grew by {} KiB", growth >> 10);
+        assert!(growth < 4 << 20, "the {name} grew by {} KiB", growth >> 10);
         assert!(
             rss_peak_bytes(pid) < 96 << 20,
             "the {name}'s peak is {} MiB",
