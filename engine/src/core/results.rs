@@ -212,9 +212,10 @@ impl Core {
                 self.send(FromEngine::Published(AttemptPublished { attempt, payload }));
             }
             Ok(Packed::Chunked(sealed))
-                if sealed.bytes() <= PUBLISHED_BYTES_MAX && self.connected =>
+                if sealed.bytes() <= PUBLISHED_BYTES_MAX
+                    && self.connected
+                    && self.sessions.publish(session, sealed.bytes()) =>
             {
-                self.sessions.publish(session, sealed.bytes());
                 let chunks = Chunks::from(sealed);
                 let (transfer, payload) = self.announce(&chunks);
                 self.send(FromEngine::Published(AttemptPublished { attempt, payload }));

@@ -29,14 +29,15 @@ struct Session {
     /// The first counter of that sealer.
     first_counter: u64,
     definitions: BTreeMap<u32, Option<Bytes>>,
-    lane: Lane,
+    /// None until the broker has opened it on this connection.
+    lane: Option<Lane>,
     /// True if the broker is not told the types of its errors.
     hides_names: bool,
 }
 
 /// The allowance of a session for large payloads sent unasked, on one connection: others' do not
 /// wait for them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lane {
     first: u64,
     granted: u64,
@@ -91,7 +92,7 @@ impl Sessions {
             first_counter: self.counter_floor,
             secret: secret.clone(),
             definitions: BTreeMap::new(),
-            lane: Lane::default(),
+            lane: None,
             hides_names,
         };
         self.known.insert(id, session);
@@ -99,34 +100,37 @@ impl Sessions {
 
     /// Nothing goes unasked on a new connection before the broker says how much.
     pub fn handle_connected(&mut self) {
-        self.known.values_mut().for_each(|session| session.lane = Lane::default());
+        self.known.values_mut().for_each(|session| session.lane = None);
     }
 
     /// So many bytes of a session may go unasked at first.
     pub fn open_lane(&mut self, id: SessionId, first: u64) {
         let lane = Lane { first, granted: first, announced: 0 };
         let session = self.known.get_mut(&id).expect("a lane is that of a session just learnt");
-        session.lane = lane;
+        session.lane = Some(lane);
     }
 
     /// So many bytes of a session may have gone unasked, in all.
     pub fn grant(&mut self, id: SessionId, total: u64) {
         // A word about a session that is over may still be on its way.
-        let session = self.known.get_mut(&id);
-        if let Some(session) = session {
-            session.lane.granted = session.lane.granted.max(total);
+        let lane = self.known.get_mut(&id).and_then(|session| session.lane.as_mut());
+        if let Some(lane) = lane {
+            lane.granted = lane.granted.max(total);
         }
     }
 
     /// Returns true if a result may go unasked, and counts it if so.
     pub fn announce(&mut self, id: SessionId, bytes: u64) -> bool {
-        self.known.get_mut(&id).is_some_and(|session| session.lane.announce(bytes))
+        let lane = self.known.get_mut(&id).and_then(|session| session.lane.as_mut());
+        lane.is_some_and(|lane| lane.announce(bytes))
     }
 
-    /// Published data of a session go.
-    pub fn publish(&mut self, id: SessionId, bytes: u64) {
-        let session = self.known.get_mut(&id).expect("what goes was sealed for a known session");
-        session.lane.publish(bytes);
+    /// Returns true if published data of a session may go, and counts them if so.
+    pub fn publish(&mut self, id: SessionId, bytes: u64) -> bool {
+        let lane = self.known.get_mut(&id).and_then(|session| session.lane.as_mut());
+        let Some(lane) = lane.filter(|lane| lane.may_publish(bytes)) else { return false };
+        lane.publish(bytes);
+        true
     }
 
     /// Returns true if the broker is not told the types of a session's errors.
@@ -134,9 +138,9 @@ impl Sessions {
         self.known.get(&id).is_none_or(|session| session.hides_names)
     }
 
-    /// A session's lane, if it is known.
+    /// A session's lane, if it is known and the broker has opened it on this connection.
     pub fn lane(&self, id: SessionId) -> Option<&Lane> {
-        self.known.get(&id).map(|session| &session.lane)
+        self.known.get(&id).and_then(|session| session.lane.as_ref())
     }
 
     /// The session is over.

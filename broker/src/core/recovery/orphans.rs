@@ -191,12 +191,16 @@ impl Core {
         if let Some(task) = task.and_then(|key| self.tasks.get(key))
             && let State::Assigned { engine: of_task, attempt, .. } = task.state
         {
+            let session = task.session;
             let attempt = self.attempt(attempt);
             if of_task != engine || decisions.here.contains(&attempt) {
                 return self.end_held(engine, held, decisions);
             }
             // It was matched, and the engine has not heard of that.
             decisions.here.insert(attempt);
+            if !held.finished {
+                self.tell_secret(key, session);
+            }
             return decisions.adopted.push((held.attempt, attempt));
         }
         let id = (held.session, held.n);

@@ -197,7 +197,12 @@ impl Core {
         };
         match (wanted, held.finished) {
             (true, true) => decisions.adopted.push((held.attempt, held.attempt)),
-            (true, false) => {}
+            (true, false) => {
+                // Its lane was that of the connection before, and it may have more to publish.
+                let given = self.attempts.get(attempt).expect("what goes on is given");
+                let task = self.tasks.get(given.task).expect("what is wanted has a task");
+                self.tell_secret(key, task.session);
+            }
             (false, true) => {
                 // Of a task that was ended while its engine was away.
                 if given.is_some() {

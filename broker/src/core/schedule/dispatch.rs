@@ -368,36 +368,21 @@ impl Core {
     }
 
     /// Tells a process what it must know before a task: the session's secret, the definition.
-    pub(in crate::core) fn tell_session(
-        &mut self,
-        process_key: crate::core::keys::ProcessKey,
-        task: TaskKey,
-    ) {
+    pub(in crate::core) fn tell_session(&mut self, process_key: ProcessKey, task: TaskKey) {
         let task = self.tasks.get(task).expect("what is sent is in the table");
+        let (key, define) = (task.session, task.define);
+        self.tell_secret(process_key, key);
+        let Some(number) = define else { return };
         let process = self.processes.get_mut(&process_key).expect("what is given work is here");
-        let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
+        let session = self.sessions.get(key).expect("a session outlives its tasks");
         let connection = process.connection;
-        let is_new = !process.told.lanes.contains_key(&task.session);
-        if is_new {
-            let secret = session.secret.clone().expect("a session has its secret before tasks");
-            let was_new = session.known_to.insert(process_key);
-            assert!(was_new, "a process knows a session, and has no lane of it");
-            let lane = self.memory.budget.open_lane();
-            let payload_credit_bytes = lane.first();
-            process.told.lanes.insert(task.session, lane);
-            let (session, hides_names) = (session.id, session.kinds.hides_names);
-            let message =
-                ToEngine::Secret(Secret { session, secret, payload_credit_bytes, hides_names });
-            self.outputs.push_back(Output::ToEngine(connection, message));
-        }
-        let Some(number) = task.define else { return };
         let blob = match session.definitions.get(&number) {
             Some(Definition::Here(blob)) => blob,
             // Its client has let go of what it still needs: the task fails on the engine, which
             // would wait otherwise.
             _ => &Stored::Refused,
         };
-        if process.told.definitions.insert((task.session, number)) {
+        if process.told.definitions.insert((key, number)) {
             let (payload, transfer) = blob.announce(|| {
                 process.told.next_transfer += 1;
                 process.told.next_transfer
@@ -408,6 +393,26 @@ impl Core {
                 self.outputs.push_back(Output::Transfer(connection, number, chunks));
             }
         }
+    }
+
+    /// Tells a process a session's secret, unless it has been told on this connection: that also
+    /// opens the lane, without which the process sends nothing large.
+    pub(in crate::core) fn tell_secret(&mut self, process_key: ProcessKey, key: SessionKey) {
+        let process = self.processes.get_mut(&process_key).expect("what is given work is here");
+        if process.told.lanes.contains_key(&key) {
+            return;
+        }
+        let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
+        let secret = session.secret.clone().expect("a session has its secret before tasks");
+        let was_new = session.known_to.insert(process_key);
+        assert!(was_new, "a process knows a session, and has no lane of it");
+        let lane = self.memory.budget.open_lane();
+        let payload_credit_bytes = lane.first();
+        process.told.lanes.insert(key, lane);
+        let (session, hides_names) = (session.id, session.kinds.hides_names);
+        let message =
+            ToEngine::Secret(Secret { session, secret, payload_credit_bytes, hides_names });
+        self.outputs.push_back(Output::ToEngine(process.connection, message));
     }
 
     /// An engine no longer has an attempt.

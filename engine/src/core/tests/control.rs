@@ -322,3 +322,22 @@ fn large_published_data_take_credit_and_no_result_waits_for_them() {
     jobs.give_all(&mut process);
     assert_eq!(process.done().published().len(), 1, "one overdraws it when all else has come back");
 }
+
+#[test]
+fn large_published_data_wait_for_a_lane_of_this_connection() {
+    let mut process = Process::new(1);
+    process.assign(0, Native);
+    let mut jobs = Publishing::default();
+    process.core.handle_disconnected();
+    process.core.handle_connected(START, CREDIT);
+    process.done();
+    jobs.publish(1, 6_000);
+    jobs.give_all(&mut process);
+    assert!(process.done().sent.is_empty(), "the broker has opened no lane");
+    process.tell(ToEngine::Secret(told()));
+    jobs.give_all(&mut process);
+    assert_eq!(process.done().published().len(), 1);
+    jobs.publish(1, 6_000);
+    jobs.give_all(&mut process);
+    assert!(process.done().sent.is_empty(), "what went has used the lane up");
+}

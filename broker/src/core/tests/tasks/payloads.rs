@@ -352,6 +352,34 @@ fn a_lane_gets_back_what_an_attempt_published_that_is_forgotten_meanwhile() {
 }
 
 #[test]
+fn what_goes_on_after_a_cut_has_a_lane_at_once() {
+    for restarted in [false, true] {
+        let mut farm = small_farm();
+        let (client, engine) = (farm.client(), farm.engine());
+        let n = farm.submit(client, shared());
+        farm.start(engine);
+        farm.disconnect_engine(engine);
+        if restarted {
+            farm.restart();
+            farm.connect_client(client).unwrap();
+            farm.repeat(client, n, shared());
+        }
+        farm.connect_engine(engine);
+        let session = farm.clients[client].session;
+        assert!(farm.processes[engine].lane_left(session) > 0, "restarted: {restarted}");
+        // Matched again, it has one again.
+        farm.disconnect_engine(engine);
+        farm.connect_engine(engine);
+        assert!(farm.processes[engine].lane_left(session) > 0, "restarted: {restarted}");
+        publish_chunked(&mut farm, engine, 2_000);
+        while farm.send_result_chunk(engine) {}
+        farm.finish(engine);
+        assert_eq!(farm.end_of(client, n), SUCCEEDED);
+        invariants::nothing_is_owed(&farm.core);
+    }
+}
+
+#[test]
 fn a_transfer_number_that_is_in_use_costs_no_memory() {
     let mut farm = small_farm();
     let client = farm.client();
