@@ -72,9 +72,6 @@ impl Unused {
             if *next < id {
                 // Kept as a run: MPI ranks come in any order, and each is to get its own.
                 self.0.insert(*next, id - 1);
-                while self.0.len() > UNUSED_RUNS_MAX {
-                    self.0.pop_first();
-                }
             }
             *next = id + 1;
         } else if let Some((&first, &last)) = self.0.range(..=id).next_back()
@@ -88,11 +85,34 @@ impl Unused {
                 self.0.insert(id + 1, last);
             }
         }
+        // One within a run leaves a run on each side of it.
+        while self.0.len() > UNUSED_RUNS_MAX {
+            self.0.pop_first();
+        }
     }
 
     /// Returns the number of runs.
     #[cfg(test)]
     pub fn runs(&self) -> usize {
         self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_unused_integers_are_bounded_and_the_smallest_are_forgotten() {
+        // Either larger integers are asked for, or those within a run.
+        for last in [None, Some(EngineId(9_999))] {
+            let (mut unused, mut next) = (Unused::default(), 0);
+            let wanted = (0..4_000).map(|n| EngineId(2 * n + 1));
+            for id in last.into_iter().chain(wanted) {
+                unused.take(&mut next, id);
+            }
+            assert_eq!(unused.runs(), 1_024, "beyond {last:?}");
+            assert!(unused.contains(EngineId(7_998)) && !unused.contains(EngineId(0)));
+        }
     }
 }

@@ -492,6 +492,13 @@ mod tests {
     }
 
     #[test]
+    fn an_integer_too_far_beyond_the_known_engines_is_not_given() {
+        let mut engines = Engines::default();
+        assert_eq!(engines.admit(uuid(1), Some(EngineId(65_536))), EngineId(0));
+        assert_eq!(engines.admit(uuid(2), Some(EngineId(65_536))), EngineId(65_536));
+    }
+
+    #[test]
     fn wanted_integers_use_up_few_however_many_are_asked_for() {
         let mut engines = Engines::default();
         for n in 0..20_000_u32 {

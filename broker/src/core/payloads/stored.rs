@@ -369,4 +369,16 @@ mod tests {
         assert!(receiving.handle_chunk(1, Bytes::from(vec![7; 2_016])).unwrap().is_none());
         assert_eq!(receiving.handle_chunk(1, Bytes::new()).unwrap_err(), PeerMisbehaved::Transfer);
     }
+
+    #[test]
+    fn transfers_of_one_connection_are_bounded_and_an_end_makes_room() {
+        let mut receiving = Receiving::default();
+        let announced =
+            |transfer| Payload::Chunked { transfer, counter: 0, bytes: 8, instance: None };
+        let mut expect = |transfer| receiving.expect(transfer, &announced(transfer), Some(()));
+        assert!((0..65_536).all(|transfer| expect(transfer).is_ok()));
+        assert_eq!(expect(65_536), Err(PeerMisbehaved::Transfer));
+        assert!(receiving.handle_chunk(7, Bytes::from(vec![7; 24])).unwrap().is_some());
+        assert_eq!(receiving.expect(65_536, &announced(65_536), None), Ok(()));
+    }
 }

@@ -383,3 +383,32 @@ impl Core {
         self.to_engine(connection, ToEngine::Announce(Attempts { attempts }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::tests::farm::peers::{Farm, shared};
+
+    #[test]
+    fn engines_set_aside_are_bounded_and_a_task_beyond_fails_at_once() {
+        let mut farm = Farm::default();
+        let (client, bad, good) = (farm.client(), farm.engine(), farm.engine());
+        let of_nobody = |n: u32| (EngineId(1_000 + n), Work::Runtime(Runtime::Python));
+        let mut fill = |n| {
+            farm.core.schedule.set_aside.add(farm.now, of_nobody(n), Runtime::Python, "no such")
+        };
+        assert!((0..4_096).all(&mut fill) && !fill(4_096));
+        assert!(fill(7), "one that is known is no other one");
+        for is_full in [true, false] {
+            let n = farm.submit(client, shared());
+            assert_eq!(farm.assigned(bad), [n]);
+            let outcome = Outcome::error(TaskState::Failed, ErrorKind::NotBegun, "there is none");
+            farm.finish_with(bad, outcome, 0, None);
+            let failed = Some((TaskState::Failed, Some(ErrorKind::Remote)));
+            assert_eq!(farm.end_of(client, n), if is_full { failed } else { None });
+            assert_eq!(farm.assigned(good).contains(&n), !is_full);
+            farm.core.schedule.set_aside.remove(of_nobody(7));
+        }
+        assert_eq!(farm.core.schedule.set_aside.table.len(), 4_096);
+    }
+}

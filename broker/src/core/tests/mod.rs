@@ -4,6 +4,6 @@
 mod clients;
 mod costs;
 mod engines;
-mod farm;
+pub(in crate::core) mod farm;
 mod model;
 mod tasks;

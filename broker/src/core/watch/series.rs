@@ -142,11 +142,19 @@ mod tests {
             let sum: f32 = series.steps(step).iter().map(|row| row.ended).sum();
             assert_eq!(sum as u32, 1_000, "{step}");
         }
-        assert_eq!(series.steps(SeriesStep::Second).len(), SECONDS_KEPT);
         assert_eq!(series.last(60).count(), 60);
         assert_eq!(series.last(60).map(|row| row.ended).sum::<f32>() as u32, 59);
         let last = series.steps(SeriesStep::Minute).back().unwrap();
         assert_eq!((last.at_s, last.unfinished as u32, last.engines as u32), (960, 7, 2));
+    }
+
+    #[test]
+    fn of_each_step_as_many_are_kept_as_are_told() {
+        let mut series = Series::default();
+        series.at(at(200_000), || standing(1));
+        let kept = |step| series.steps(step).len();
+        let steps = [SeriesStep::Second, SeriesStep::TenSeconds, SeriesStep::Minute];
+        assert_eq!(steps.map(kept), [600, 1_080, 1_440]);
     }
 
     #[test]

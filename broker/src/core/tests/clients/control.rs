@@ -10,6 +10,7 @@ use furlong_wire::message::{
 use furlong_wire::token::Role;
 
 use crate::core::tests::farm::peers::{Farm, at_most_once, direct, python, shared, with};
+use crate::core::turns::work::TASKS_PER_PART;
 use crate::core::{PeerMisbehaved, invariants};
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
@@ -397,6 +398,27 @@ fn two_requests_for_one_restart_are_one_restart() {
 }
 
 #[test]
+fn restarts_that_wait_are_bounded_and_all_of_them_are_answered() {
+    let mut farm = Farm::default();
+    let (client, other) = (farm.client(), farm.client());
+    let (process, free) = (farm.engine_with(128, Runtime::ALL), farm.engine());
+    let ids = farm.processes[process].ids.clone();
+    let requests: Vec<u64> = (0..512).map(|_| restart(&mut farm, client, &ids)).collect();
+    let free = [farm.id(free)];
+    let beyond = restart(&mut farm, other, &free);
+    let reply = farm.reply(other, beyond);
+    assert!(
+        matches!(&reply, Some(ReplyBody::Refused(text)) if text.contains("too many")),
+        "{reply:?}"
+    );
+    (0..128).for_each(|slot| farm.slot_down(process, slot));
+    assert!(requests.iter().all(|request| farm.reply(client, *request) == Some(ReplyBody::Done)));
+    let again = restart(&mut farm, other, &free);
+    assert_eq!(farm.reply(other, again), None, "there is room for it now");
+    invariants::hold(&farm.core);
+}
+
+#[test]
 fn nobody_restarts_an_engine_that_works_for_another_owner_but_an_administrator() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
@@ -524,5 +546,36 @@ fn one_engine_of_a_process_can_be_stopped() {
     farm.finish(engine);
     assert!(farm.processes[engine].jobs.iter().all(|job| job.slot == 1));
     assert!(matches!(shutdown(&mut farm, Some(ids)), Some(ReplyBody::Refused(_))));
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn what_clients_that_are_gone_have_left_undone_is_bounded() {
+    let mut farm = Farm::default();
+    let (empty, client, leaving) = (farm.client(), farm.client(), farm.client());
+    let range = |of: usize, n: u64| {
+        let session = farm.clients[of].session;
+        TaskRange { session, first: TaskSeq(n), last: TaskSeq(n) }
+    };
+    // What names no task is looked at first, and is a part of its own.
+    let nothing: Vec<TaskRange> =
+        (1..=TASKS_PER_PART as u64).map(|n| range(empty, 2 * n)).collect();
+    let cancels: Vec<Vec<TaskRange>> =
+        (1..=300).map(|n| [&nothing[..], &[range(client, n)]].concat()).collect();
+    (0..301).for_each(|_| _ = farm.submit(client, shared()));
+    for tasks in cancels {
+        let connection = farm.clients[leaving].connection.unwrap();
+        let message = CancelTasks { request: 1, tasks, force: false };
+        let message = FromClient::CancelTasks(message);
+        farm.core.handle_from_client(farm.now, connection, message, None).unwrap();
+        assert!(farm.core.has_rest(connection));
+        farm.disconnect_client(leaving);
+        farm.connect_client(leaving).unwrap();
+    }
+    farm.cancel(client, 301, 301);
+    assert_eq!(farm.end_of(client, 301), CANCELLED, "who is there does not wait for that");
+    farm.wait(Duration::ZERO);
+    let ended = (1..=300).filter(|n| farm.end_of(client, *n) == CANCELLED);
+    assert_eq!(ended.collect::<Vec<_>>(), (1..=256).collect::<Vec<_>>());
     invariants::hold(&farm.core);
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
-    Define, ErrorKind, FromClient, Open, RefusalKind, Submit, TaskOptions, TaskState, ToClient,
-    ToEngine,
+    Define, ErrorKind, FromClient, Open, Payload, RefusalKind, Submit, TaskOptions, TaskState,
+    ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
@@ -277,16 +277,27 @@ fn a_definition_stays_counted_if_its_number_is_used_again() {
     let mut farm = Farm::default();
     let client = farm.client();
     let define = || {
-        FromClient::Define(Define {
-            number: 1,
-            payload: furlong_wire::message::Payload::Inline(b"def f".to_vec().into()),
-        })
+        FromClient::Define(Define { number: 1, payload: Payload::Inline(b"def f".to_vec().into()) })
     };
     farm.say(client, define()).unwrap();
     assert_eq!(farm.say(client, define()), Err(PeerMisbehaved::Limit));
     invariants::hold(&farm.core);
     farm.wait(Duration::from_secs(3_600));
     invariants::is_quiet(&farm.core);
+}
+
+#[test]
+fn definitions_of_a_session_are_bounded_and_one_that_goes_makes_room() {
+    let mut farm = Farm::default();
+    let (client, other) = (farm.client(), farm.client());
+    let define =
+        |number| FromClient::Define(Define { number, payload: Payload::Inline(Vec::new().into()) });
+    (0..4_096).for_each(|number| farm.say(client, define(number)).unwrap());
+    farm.say(client, FromClient::Undefine(Undefine { number: 7 })).unwrap();
+    assert_eq!(farm.say(client, define(4_096)), Ok(()));
+    assert_eq!(farm.say(client, define(4_097)), Err(PeerMisbehaved::Limit));
+    assert_eq!(farm.say(other, define(4_097)), Ok(()));
+    invariants::hold(&farm.core);
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Bounds on what peers make the broker keep or pass on: each costs what it is, and ends somewhere.
 
+use std::time::Duration;
+
 use furlong_wire::limits::{NAME_BYTES_MAX, OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
-    AttemptOutput, Define, ErrorKind, FromClient, FromEngine, Outcome, Payload, Stream, Submit,
-    TaskOptions, TaskState,
+    AttemptOutput, Define, ErrorKind, Event, FromClient, FromEngine, Outcome, Payload, SlotDown,
+    Stream, Submit, Subscribe, TaskOptions, TaskState, ToClient,
 };
+use furlong_wire::token::Role;
 
 use crate::core::tests::farm::peers::{Farm, after, direct, shared, with};
 use crate::core::{PeerMisbehaved, invariants};
@@ -172,4 +175,20 @@ fn an_engine_is_held_to_the_bounds_of_output() {
         assert!(farm.processes[0].connection.is_none(), "it is closed");
         invariants::hold(&farm.core);
     }
+}
+
+#[test]
+fn the_cause_of_an_interpreters_end_is_cut_at_the_end_of_a_character() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client_as(Role::Observer), farm.engine());
+    farm.say(client, FromClient::Subscribe(Subscribe { engines: true })).unwrap();
+    let cause = format!("x{}", "é".repeat(3_000));
+    farm.report(engine, FromEngine::SlotDown(SlotDown { slot: 0, cause: cause.clone() })).unwrap();
+    farm.wait(Duration::ZERO);
+    let told = farm.clients[client].received.iter().find_map(|message| match message {
+        ToClient::Event(Event::EngineRestarted(_, cause)) => Some(cause.as_str()),
+        _ => None,
+    });
+    let kept = farm.core.engines.get(farm.id(engine)).unwrap().down_cause.as_deref();
+    assert_eq!((told, kept), (Some(&cause[..4_095]), Some(&cause[..4_095])));
 }

@@ -157,6 +157,51 @@ fn fetches_that_wait_are_bounded_and_die_with_their_connection() {
 }
 
 #[test]
+fn those_who_wait_for_one_task_are_bounded_whoever_they_are() {
+    for is_being_written in [false, true] {
+        let mut farm = Farm::with_journal(8 << 20, 10_000);
+        let (client, crowd, other) = (farm.client(), farm.client(), farm.client());
+        let engine = farm.engine();
+        let durable = TaskOptions { durable: true, ..TaskOptions::default() };
+        let [n, next] = [(); 2].map(|()| farm.submit(client, with(shared(), durable.clone())));
+        farm.disk.is_slow = is_being_written;
+        if is_being_written {
+            farm.finish(engine);
+        }
+        let requests: Vec<u64> =
+            (0..1_024).map(|_| farm.fetch(crowd, client, n, true, false)).collect();
+        let beyond = farm.fetch(other, client, n, true, false);
+        assert!(is_refused(&farm, other, beyond), "being written: {is_being_written}");
+        let of_another = farm.fetch(other, client, next, true, false);
+        if !is_being_written {
+            farm.finish(engine);
+        }
+        farm.sync();
+        assert!(requests.iter().all(|request| farm.fetched(crowd, *request).is_some()));
+        farm.finish(engine);
+        farm.sync();
+        assert!(farm.fetched(other, of_another).is_some());
+        invariants::hold(&farm.core);
+    }
+}
+
+#[test]
+fn those_who_are_sent_the_output_of_one_task_are_bounded() {
+    let mut farm = Farm::default();
+    let (client, crowd, other, engine) =
+        (farm.client(), farm.client(), farm.client(), farm.engine());
+    let n = farm.submit(client, shared());
+    let requests: Vec<u64> = (0..64).map(|_| farm.fetch(crowd, client, n, true, true)).collect();
+    let beyond = farm.fetch(other, client, n, true, true);
+    assert!(is_refused(&farm, other, beyond));
+    let without = farm.fetch(other, client, n, true, false);
+    writes(&mut farm, engine, 0, "text");
+    farm.finish(engine);
+    assert!(requests.iter().all(|request| text_of(&farm, crowd, *request) == "text"));
+    assert!(farm.fetched(other, without).is_some() && text_of(&farm, other, without).is_empty());
+}
+
+#[test]
 fn a_kept_result_goes_after_an_hour() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());

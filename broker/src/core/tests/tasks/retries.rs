@@ -143,3 +143,19 @@ fn a_task_in_its_pause_is_lost_with_the_engine_that_it_followed_to() {
     farm.cancel(client, 2, 2);
     invariants::hold(&farm.core);
 }
+
+#[test]
+fn past_attempts_of_a_task_are_bounded_and_the_oldest_is_forgotten() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let n = farm.submit(client, with(shared(), retries(20, 0)));
+    for _ in 0..20 {
+        farm.wait(Duration::from_millis(1));
+        farm.fail(engine);
+    }
+    let request = farm.fetch(client, client, n, false, false);
+    let past = farm.fetched(client, request).unwrap().record.past;
+    let ended: Vec<u64> = past.iter().map(|attempt| attempt.ended_us).collect();
+    assert_eq!(ended, (5..=20).map(|ms| ms * 1_000).collect::<Vec<_>>());
+    invariants::hold(&farm.core);
+}
