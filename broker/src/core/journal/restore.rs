@@ -148,7 +148,7 @@ impl<'a> Restoring<'a> {
         if chunked.content.is_none() {
             return Err(RestoreError::Damaged(format!("the arguments of task {of} are not there")));
         }
-        if !self.core.reserve(BytesOf::Other, bytes) {
+        if !self.core.reserve(BytesOf::Restored, bytes) {
             return Err(RestoreError::Memory(
                 self.core.memory.budget.state().1,
                 self.core.config.memory_flag,
@@ -223,11 +223,13 @@ impl<'a> Restoring<'a> {
         let core = &mut *self.core;
         let session = core.sessions.get_mut(key).ok_or_else(|| no_session(key))?;
         session.had_before(row.n);
+        let is_kept = session.departure.departed || end.delivered_us.is_some();
         let name = row.name.map(|name| core.restore_name(key, (row.runtime, row.class), name));
         let mut output = KeptOutput::restored(end.attempts, end.output_bytes, end.output);
         let wanted = end.payload.as_ref().map_or(0, Blob::budget_bytes) + output.kept_bytes();
+        let what = if is_kept { BytesOf::Other } else { BytesOf::Restored };
         // What has ended needs no memory to be true: without room its record alone comes back.
-        let fits = core.reserve(BytesOf::Other, wanted);
+        let fits = core.reserve(what, wanted);
         if !fits {
             output.drop_pieces();
         }
@@ -276,7 +278,7 @@ impl<'a> Restoring<'a> {
             core.config.ends_remembered_max(core.tally.ends_remembered),
         );
         core.tally.ends_remembered = core.tally.ends_remembered.saturating_add_signed(more);
-        if session.departure.departed || end.delivered_us.is_some() {
+        if is_kept {
             core.keep_restored(Time::default(), key, row.n, done, end.delivered_us);
         } else {
             session.ledger.keeps += u64::from(done.what.keep());

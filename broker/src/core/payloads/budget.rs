@@ -56,11 +56,13 @@ impl Budget {
     pub fn would_fit(&self, what: BytesOf, bytes: u64, given_way: u64) -> bool {
         let is_within_half =
             || self.requests.checked_add(bytes).is_some_and(|bytes| bytes <= self.total / 2);
-        bytes <= self.room(given_way)
-            && match what {
-                BytesOf::Request => bytes > self.peer_credit() || is_within_half(),
-                BytesOf::Result | BytesOf::Other => true,
+        match what {
+            BytesOf::Restored => {
+                bytes <= self.total.saturating_sub(self.held.saturating_sub(given_way))
             }
+            BytesOf::Request if bytes <= self.peer_credit() && !is_within_half() => false,
+            BytesOf::Request | BytesOf::Result | BytesOf::Other => bytes <= self.room(given_way),
+        }
     }
 
     /// Bytes for which there is room when so many others have given way, but for what comes
@@ -75,7 +77,7 @@ impl Budget {
         match what {
             BytesOf::Request => self.requests += bytes,
             BytesOf::Result => self.results += bytes,
-            BytesOf::Other => {}
+            BytesOf::Restored | BytesOf::Other => {}
         }
     }
 
@@ -92,7 +94,7 @@ impl Budget {
                 assert!(bytes <= self.results, "{bytes} bytes of {} results", self.results);
                 self.results -= bytes;
             }
-            BytesOf::Other => {}
+            BytesOf::Restored | BytesOf::Other => {}
         }
     }
 
@@ -144,9 +146,11 @@ impl Budget {
     }
 
     /// Opens a lane: what it may bring unasked. All together a quarter of the budget, and the more
-    /// lanes there are the less for the next.
+    /// lanes there are the less for the next. What was restored beyond the other three quarters
+    /// stands in their way.
     pub fn open_lane(&mut self) -> Lane {
-        let first = self.peer_credit().saturating_sub(self.lent + self.stray) / LANES;
+        let beyond = (self.held - self.unasked).saturating_sub(self.total - self.peer_credit());
+        let first = self.peer_credit().saturating_sub(self.lent + self.stray + beyond) / LANES;
         self.lent += first;
         assert!(self.lent + self.stray <= self.peer_credit(), "lanes may bring {}", self.lent);
         Lane { credit: Credit::new(first), held: 0 }
@@ -194,6 +198,10 @@ pub enum BytesOf {
     Request,
     /// A result whose client has not acknowledged it.
     Result,
+    /// What the journal brings back, and an engine or a client has still to read. It was within the
+    /// budget before: three quarters, and results that had come unasked beside them. Which these
+    /// were is not known any longer, so all of it may take the whole.
+    Restored,
     /// Data that is retained, and data that only passes through.
     Other,
 }

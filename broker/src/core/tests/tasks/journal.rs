@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use furlong_wire::ids::TaskSeq;
 use furlong_wire::message::{
-    CancelTasks, Define, ErrorKind, FromClient, Purge, Query, ReplyBody, Request, Restart, Revoke,
-    Runtime, Submit, TaskOptions, TaskRange, TaskState,
+    CancelTasks, Define, ErrorKind, FromClient, Outcome, Purge, Query, ReplyBody, Request, Restart,
+    Revoke, Runtime, Submit, TaskOptions, TaskRange, TaskState,
 };
 use furlong_wire::token::Role;
 
@@ -498,6 +498,42 @@ fn arguments_that_engines_share_and_definitions_come_back() {
     farm.goodbye(client);
     assert_eq!(farm.core.memory.budget.state().0, 0);
     assert_eq!(farm.disk.journal.counts(), (0, 0));
+}
+
+#[test]
+fn unread_results_that_came_unasked_come_back_beside_a_full_budget() {
+    let mut farm = Farm::with_journal(1 << 20, 1_000);
+    let engine = farm.engine();
+    let nowhere = TaskOptions { require: vec!["gpu".to_owned()], ..durable() };
+    for _ in 0..2 {
+        let client = farm.client();
+        let payload = farm.clients[client].sending.chunked(262_000);
+        submit(&mut farm, client, Submit { payload, ..shared() }, nowhere.clone());
+        while farm.send_chunk(client) {}
+    }
+    let waiting = farm.core.memory.budget.state().0;
+    // Results that are asked for may take three quarters with these; the last two come unasked.
+    let sizes = [111_500, 70_000, 40_000, 20_000, 10_000, 6_000, 6_000];
+    let clients = sizes.map(|bytes| {
+        let client = farm.client();
+        let n = submit(&mut farm, client, shared(), durable());
+        let payload = farm.processes[engine].large_result(bytes);
+        assert_eq!(farm.finish_with(engine, Outcome::SUCCEEDED, 1_000_000, Some(payload)), n);
+        while farm.send_result_chunk(engine) {}
+        (client, n)
+    });
+    let all = waiting + sizes.iter().sum::<u64>();
+    assert_eq!(farm.core.memory.budget.state().0, all);
+    assert!(all > farm.core.memory.budget.payload_bytes_max(), "{all} bytes");
+    farm.restart();
+    assert_eq!(farm.core.memory.budget.state().0, all, "each is here again");
+    farm.connect_engine(engine);
+    for (client, n) in clients {
+        farm.connect_client(client).unwrap();
+        farm.ack(client, n, n);
+    }
+    assert_eq!(farm.core.memory.budget.state().0, waiting);
+    invariants::hold(&farm.core);
 }
 
 #[test]
