@@ -20,7 +20,7 @@ pub const TURN: Duration = Duration::from_secs(1);
 
 /// The reason that a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub enum ConnectionEnd {
     /// Graceful: pending messages are still written.
     Graceful(&'static str),
     /// At once.
@@ -36,7 +36,7 @@ pub struct ConnectedPeer {
     counted_bytes: usize,
     /// True while nothing is read from it until it takes more of what waits for it.
     is_paused: bool,
-    end: Option<End>,
+    end: Option<ConnectionEnd>,
 }
 
 impl ConnectedPeer {
@@ -99,7 +99,7 @@ impl ConnectedPeer {
         } else {
             self.push(&ToEngine::Goodbye(goodbye));
         }
-        self.end(End::Graceful("the broker stops"));
+        self.end(ConnectionEnd::Graceful("the broker stops"));
     }
 
     /// A peer for which more waits than it may have reads too slowly.
@@ -108,7 +108,9 @@ impl ConnectedPeer {
         let most =
             self.out_queues.as_ref().map_or(OUT_QUEUE_BYTES_MAX, |queues| queues.waits_max());
         if self.peer.queued_bytes() > most {
-            self.end(End::AtOnce("it reads too slowly: more waits for it than a peer may have"));
+            self.end(ConnectionEnd::AtOnce(
+                "it reads too slowly: more waits for it than a peer may have",
+            ));
         }
     }
 
@@ -120,12 +122,12 @@ impl ConnectedPeer {
     }
 
     /// Ends the connection; the first reason counts.
-    pub fn end(&mut self, end: End) {
+    pub fn end(&mut self, end: ConnectionEnd) {
         self.end.get_or_insert(end);
     }
 
     /// The reason that the connection is to end, if it is.
-    pub fn ended(&self) -> Option<End> {
+    pub fn ended(&self) -> Option<ConnectionEnd> {
         self.end
     }
 
@@ -179,9 +181,11 @@ impl ConnectedPeer {
             self.peer.handle_read();
         }
         match self.peer.handle_tick(now) {
-            Some(Dead::Silent) => self.end(End::AtOnce("nothing was heard of it for 15 s")),
+            Some(Dead::Silent) => {
+                self.end(ConnectionEnd::AtOnce("nothing was heard of it for 15 s"))
+            }
             Some(Dead::Stalled) => {
-                self.end(End::AtOnce("it took nothing of what waits for it for 10 s"));
+                self.end(ConnectionEnd::AtOnce("it took nothing of what waits for it for 10 s"));
             }
             None => {}
         }
@@ -256,7 +260,7 @@ mod tests {
         }
         assert_eq!(
             peer.ended(),
-            Some(End::AtOnce("it took nothing of what waits for it for 10 s"))
+            Some(ConnectionEnd::AtOnce("it took nothing of what waits for it for 10 s"))
         );
         assert!(peer.resume_reading(), "whoever waits to read hears of the end");
     }
@@ -269,9 +273,9 @@ mod tests {
         other.push(&answer(200_000));
         assert_eq!((peer.ended(), other.ended()), (None, None));
         peer.push(&answer(200_000));
-        assert!(matches!(peer.ended(), Some(End::AtOnce(_))) && other.ended().is_none());
-        peer.end(End::Graceful("later"));
-        assert!(matches!(peer.ended(), Some(End::AtOnce(_))), "the first reason counts");
+        assert!(matches!(peer.ended(), Some(ConnectionEnd::AtOnce(_))) && other.ended().is_none());
+        peer.end(ConnectionEnd::Graceful("later"));
+        assert!(matches!(peer.ended(), Some(ConnectionEnd::AtOnce(_))), "the first reason counts");
     }
 
     #[test]
@@ -292,6 +296,6 @@ mod tests {
         peer.push(&ToEngine::Goodbye(Goodbye { reason: "r".repeat(400_000) }));
         assert!(peer.resume_reading() && peer.ended().is_none());
         peer.say_goodbye(String::new());
-        assert_eq!(peer.ended(), Some(End::Graceful("the broker stops")));
+        assert_eq!(peer.ended(), Some(ConnectionEnd::Graceful("the broker stops")));
     }
 }

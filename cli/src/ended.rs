@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use base64ct::{Base64, Encoding};
 use furlong_client::{
-    DecodeError, ErrorKind, OsText, Output, OutputPiece, TaskFailure, TaskReport, TaskResult,
+    DecodeError, ErrorKind, OsText, Output, OutputPiece, TaskFailure, TaskOutcome, TaskReport,
+    TaskResult,
 };
 use furlong_wire::call::{Codec, ReplyHeader};
 use furlong_wire::message::Stream;
@@ -17,11 +18,8 @@ use serde_json::{Map, Value, json};
 use crate::exit::ExitCode;
 use crate::print;
 
-/// The end of a task.
-pub type End = Result<TaskResult, TaskFailure>;
-
 /// The report of a task, however it ended.
-pub fn report(end: &End) -> &TaskReport {
+pub fn report(end: &TaskOutcome) -> &TaskReport {
     match end {
         Ok(result) => &result.report,
         Err(failure) => &failure.report,
@@ -105,7 +103,7 @@ fn say_gap(name: &str, gap: u64) {
 }
 
 /// Bytes of a task's output that were not kept.
-pub fn left_out_bytes(end: &End) -> u64 {
+pub fn left_out_bytes(end: &TaskOutcome) -> u64 {
     let report = report(end);
     report.stdout.left_out_bytes() + report.stderr.left_out_bytes()
 }
@@ -262,7 +260,7 @@ pub fn exit_code_of_all(failed: u64, incomplete: u64) -> ExitCode {
 
 /// The exit code of a task, as a shell gives it: its own, 128 and the signal that ended it, else 1;
 /// 3 if it succeeded and a part of its output is left out.
-pub fn exit_code(end: &End) -> ExitCode {
+pub fn exit_code(end: &TaskOutcome) -> ExitCode {
     let Err(failure) = end else { return exit_code_of_all(0, left_out_bytes(end)) };
     let code = failure.exit_code().or_else(|| failure.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok())
@@ -271,7 +269,7 @@ pub fn exit_code(end: &End) -> ExitCode {
 }
 
 /// A task's end as JSON, without what names the task.
-pub fn as_json(end: &End) -> Document {
+pub fn as_json(end: &TaskOutcome) -> Document {
     let report = report(end);
     let (state, failure) = match end {
         Ok(_) => ("succeeded", None),
@@ -318,7 +316,7 @@ pub fn left_out_json(report: &TaskReport) -> Value {
     json!({ "stdout": report.stdout.left_out_bytes(), "stderr": report.stderr.left_out_bytes() })
 }
 
-fn succeeded_code(end: &End) -> Option<i32> {
+fn succeeded_code(end: &TaskOutcome) -> Option<i32> {
     match end {
         Ok(TaskResult { header: ReplyHeader::Exited { code, .. }, .. }) => *code,
         _ => None,

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use furlong_client::{Client, EngineTargets, Multiengine, TaskResult};
+use furlong_client::{Client, EngineTargets, Multiengine, TaskOutcome, TaskResult};
 use furlong_wire::token::Role;
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::connect::{ConnectArgs, TargetsArg, targets};
-use crate::ended::{self, End};
+use crate::ended;
 use crate::exit::ExitCode;
 use crate::{interrupt, print};
 
@@ -162,7 +162,7 @@ fn engine(result: &TaskResult) -> Option<u32> {
 /// Does something on each engine, shows the results, and says what failed.
 async fn on_engines(
     args: &DirectArgs,
-    begin: impl AsyncFnOnce(&Multiengine) -> Result<Vec<End>>,
+    begin: impl AsyncFnOnce(&Multiengine) -> Result<Vec<TaskOutcome>>,
     show: impl Fn(&TaskResult) -> Result<()>,
 ) -> Result<ExitCode> {
     let client: Client = args.connect.connect(DIRECT).await?;

@@ -6,7 +6,7 @@ use std::ops::Index;
 use serde::de::DeserializeOwned;
 
 use crate::error::ClientError;
-use crate::outcome::{DecodeError, TaskFailure, TaskResult};
+use crate::outcome::{DecodeError, TaskFailure, TaskOutcome, TaskResult};
 use crate::task::TaskFuture;
 
 /// Tasks that were submitted together: one for each engine, in the order of the engines.
@@ -54,7 +54,7 @@ impl TaskGroup {
     }
 
     /// The end of each, whatever it is.
-    pub async fn wait_each(self) -> Vec<Result<TaskResult, TaskFailure>> {
+    pub async fn wait_each(self) -> Vec<TaskOutcome> {
         let mut ends = Vec::with_capacity(self.tasks.len());
         for task in self.tasks {
             ends.push(task.await);

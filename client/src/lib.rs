@@ -144,7 +144,8 @@ pub use map::{IterMapBuilder, MapBuilder, MapInput, MapItem, MapStream};
 pub use multiengine::{Distribution, EngineTargets, Multiengine};
 pub use options::{CheckedOptions, Depends, HasTaskId, OptionError};
 pub use outcome::{
-    DecodeError, FailureKind, PayloadFailure, Published, TaskFailure, TaskReport, TaskResult,
+    DecodeError, FailureKind, PayloadFailure, Published, TaskFailure, TaskOutcome, TaskReport,
+    TaskResult,
 };
 pub use owner::{Cancelled, Fetched, Follow, TaskRecords};
 pub use pickled::{PickleSupport, PickledFunction};

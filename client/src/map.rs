@@ -11,11 +11,11 @@ use futures_util::{Stream, stream};
 use self::sealed::Encode as _;
 use crate::call::{Arguments, CallSpec, Function};
 use crate::core::streams::Taken;
-use crate::core::tasks::Ended;
+use crate::core::tasks::Completion;
 use crate::core::{Call, Ticket};
 use crate::error::ClientError;
 use crate::options::{CheckedOptions, Settings, option_setters};
-use crate::outcome::{TaskFailure, TaskResult};
+use crate::outcome::{TaskFailure, TaskOutcome};
 use crate::prepared::Prepared;
 use crate::shared::Handle;
 
@@ -27,7 +27,7 @@ const WINDOW: usize = 1000;
 const BATCH: usize = 64;
 
 /// One item's place in the input, and what became of it.
-pub type MapItem = (usize, Result<TaskResult, TaskFailure>);
+pub type MapItem = (usize, TaskOutcome);
 
 /// The input of a map: [`Arguments`] of one function, or whole calls.
 pub trait MapInput: sealed::Encode {}
@@ -178,7 +178,7 @@ pub struct MapStream<S> {
     /// Items that the reader has, so that the rest up to the next one are under way.
     taken: u64,
     /// Ends that came, in the order of their coming.
-    ready: VecDeque<(u64, Ended)>,
+    ready: VecDeque<(u64, Completion)>,
     /// An item that could not be submitted: at most one, as no more are taken before it is told.
     failed: Option<(u64, ClientError)>,
     order: Option<Order>,
@@ -228,7 +228,7 @@ enum IntakeState {
 #[derive(Debug, Default)]
 struct Order {
     next: u64,
-    early: BTreeMap<u64, Result<TaskResult, TaskFailure>>,
+    early: BTreeMap<u64, TaskOutcome>,
 }
 
 impl<S> MapStream<S> {
@@ -289,10 +289,7 @@ where
     S::Item: MapInput,
 {
     /// The next end in the order of coming, without regard to `order`.
-    fn poll_any(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<(u64, Result<TaskResult, TaskFailure>)>> {
+    fn poll_any(&mut self, context: &mut Context<'_>) -> Poll<Option<(u64, TaskOutcome)>> {
         let session = self.handle.shared.session;
         loop {
             // Room is used in batches: a result at a time would lock the session for each.
@@ -403,7 +400,7 @@ impl<S> Intake<S> {
 
 impl Order {
     /// The result whose turn it is, if it has come.
-    fn pop(&mut self) -> Option<(u64, Result<TaskResult, TaskFailure>)> {
+    fn pop(&mut self) -> Option<(u64, TaskOutcome)> {
         self.early.remove(&self.next).map(|result| (self.next, result))
     }
 }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::core::output::Output;
 use crate::core::results::Body;
-use crate::core::tasks::{End, Ended, Outputs};
+use crate::core::tasks::{Completion, CompletionKind, Outputs};
 use crate::error::{ClientError, Disconnected};
 
 /// A task that succeeded.
@@ -136,6 +136,9 @@ pub enum DecodeError {
     #[error("the result is not of the wanted type: {0}")]
     Msgpack(#[source] rmp_serde::decode::Error),
 }
+
+/// How a task ended, for its client: its result, or why there is none.
+pub type TaskOutcome = Result<TaskResult, TaskFailure>;
 
 /// A task that did not succeed, or whose end is unknown.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -327,27 +330,25 @@ impl TaskReport {
     }
 }
 
-impl Ended {
+impl Completion {
     /// The result or the failure that a task's end amounts to.
-    pub(crate) fn into_result(self, session: SessionId) -> Result<TaskResult, TaskFailure> {
+    pub(crate) fn into_result(self, session: SessionId) -> TaskOutcome {
         let Self { n, engine, attempts, times, outputs, stays, end } = self;
         let Outputs { stdout, stderr, published, .. } =
             outputs.map_or_else(Outputs::default, |outputs| *outputs);
         let (id, published) = (TaskId { session, n }, published.map(Box::new));
         let report = TaskReport { id, engine, attempts, times, stdout, stderr, published, stays };
         match end {
-            End::Finished(outcome, body) => result_of(outcome, body, report),
-            End::Disconnected(why) => Err(TaskFailure::new(FailureKind::Disconnected(why), report)),
+            CompletionKind::Finished(outcome, body) => result_of(outcome, body, report),
+            CompletionKind::Disconnected(why) => {
+                Err(TaskFailure::new(FailureKind::Disconnected(why), report))
+            }
         }
     }
 }
 
 /// The result or the failure that an outcome amounts to.
-pub(crate) fn result_of(
-    outcome: Outcome,
-    body: Body,
-    mut report: TaskReport,
-) -> Result<TaskResult, TaskFailure> {
+pub(crate) fn result_of(outcome: Outcome, body: Body, mut report: TaskReport) -> TaskOutcome {
     let mut read = read_body(body);
     if let Ok(Some((ReplyHeader::Exited { .. }, data))) = &mut read {
         let outputs = [&mut report.stdout, &mut report.stderr];

@@ -22,7 +22,7 @@ use crate::core::results::Body;
 use crate::error::ClientError;
 use crate::live::{OutputPiece, Progress, poll_output};
 use crate::options::HasTaskId;
-use crate::outcome::{TaskFailure, TaskReport, TaskResult, result_of};
+use crate::outcome::{TaskOutcome, TaskReport, result_of};
 use crate::request::{Asked, ask, order, query, refused};
 use crate::shared::{Handle, when_room};
 
@@ -179,7 +179,7 @@ pub struct Fetched {
     pub record: TaskRecord,
     /// The outcome, with value and output. None if the task has not ended, or if it succeeded and
     /// its result is not kept.
-    pub result: Option<Result<TaskResult, TaskFailure>>,
+    pub result: Option<TaskOutcome>,
     /// The report of the run so far, its output included.
     pub report: TaskReport,
 }

@@ -14,7 +14,7 @@ use crate::core::output::Output;
 use crate::error::ClientError;
 use crate::live::{OutputStream, PublishedStream};
 use crate::options::HasTaskId;
-use crate::outcome::{Published, TaskFailure, TaskResult};
+use crate::outcome::{Published, TaskOutcome};
 use crate::shared::Handle;
 
 /// A submitted task. It resolves when the task has ended, or the connection has; dropping it does
@@ -147,7 +147,7 @@ impl HasTaskId for TaskFuture {
 }
 
 impl Future for TaskFuture {
-    type Output = Result<TaskResult, TaskFailure>;
+    type Output = TaskOutcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         let key = self.key.expect("a future is not polled after it resolved");

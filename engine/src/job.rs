@@ -77,9 +77,9 @@ pub struct DataFile {
 
 /// A job's end, as a result's payload: header and data.
 #[derive(Debug)]
-pub struct Reply {
+pub struct AttemptEnd {
     /// Its outcome.
-    pub outcome: JobOutcome,
+    pub outcome: AttemptOutcome,
     /// The payload's first buffer.
     pub header: ReplyHeader,
     /// The buffers after it.
@@ -120,9 +120,9 @@ impl JobTimes {
     }
 }
 
-impl Reply {
+impl AttemptEnd {
     /// An end without a value, and without a time.
-    pub fn without_data(outcome: JobOutcome, header: ReplyHeader) -> Self {
+    pub fn without_data(outcome: AttemptOutcome, header: ReplyHeader) -> Self {
         let times = JobTimes::default();
         Self { outcome, header, data: Vec::new(), file: None, times, fingerprint: None }
     }
@@ -130,13 +130,13 @@ impl Reply {
     /// The end of a job that was cancelled while it waited.
     pub(crate) fn cancelled_before_it_began() -> Self {
         let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
-        Self::without_data(JobOutcome::Cancelled, header)
+        Self::without_data(AttemptOutcome::Cancelled, header)
     }
 }
 
 /// The outcome of a job.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum JobOutcome {
+pub enum AttemptOutcome {
     /// It returned.
     Succeeded,
     /// It raised, or could not be run: the header has the error.
@@ -194,7 +194,7 @@ pub enum SlotEvent {
         /// The attempt.
         attempt: SlotJob,
         /// Its result.
-        reply: Reply,
+        reply: AttemptEnd,
     },
     /// An interpreter takes jobs.
     Up,

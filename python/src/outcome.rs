@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use furlong_client::{
     Codec, Display, ErrorKind, FailureKind, Published, RemoteError, ReplyHeader, TaskFailure,
-    TaskReport, TaskResult, TaskState,
+    TaskOutcome, TaskReport, TaskResult, TaskState,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -17,7 +17,7 @@ use crate::options::id_text;
 #[pyclass(frozen, module = "furlong._furlong")]
 #[derive(Debug)]
 pub struct Outcome {
-    result: Result<TaskResult, TaskFailure>,
+    result: TaskOutcome,
     /// The value's buffers.
     data: Mutex<Data>,
     data_bytes: usize,
@@ -25,7 +25,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Of a task that has ended.
-    pub fn new(mut result: Result<TaskResult, TaskFailure>) -> Self {
+    pub fn new(mut result: TaskOutcome) -> Self {
         let data =
             result.as_mut().map(|result| std::mem::take(&mut result.data)).unwrap_or_default();
         let data_bytes = data.iter().map(Bytes::len).sum();

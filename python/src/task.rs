@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use furlong_client::{EngineId, Stream, TaskFailure, TaskFuture, TaskId, TaskResult};
+use furlong_client::{EngineId, Stream, TaskFuture, TaskId, TaskOutcome};
 use furlong_link::spin::AdaptiveSpin;
 use pyo3::prelude::*;
 
@@ -34,7 +34,7 @@ pub struct Task {
 struct State {
     future: TaskFuture,
     /// How it ended, until somebody asked.
-    ended: Option<Result<TaskResult, TaskFailure>>,
+    ended: Option<TaskOutcome>,
     /// The same, once somebody has asked: whom a signal interrupts asks again.
     outcome: Option<Py<Outcome>>,
     is_over: bool,

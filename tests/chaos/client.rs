@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use furlong_client::{
-    CallSpec, Client, ClientError, EngineId, EngineTargets, LinkEvent, TaskFailure, TaskFuture,
-    TaskId, TaskResult,
+    CallSpec, Client, ClientError, EngineId, EngineTargets, LinkEvent, TaskFuture, TaskId,
+    TaskOutcome,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -326,7 +326,7 @@ fn unmet(n: u64, error: &ClientError) -> End {
 }
 
 /// Returns a task's end in the form that is written down.
-pub fn end(n: u64, ended: &Result<TaskResult, TaskFailure>, wrong: Option<String>) -> End {
+pub fn end(n: u64, ended: &TaskOutcome, wrong: Option<String>) -> End {
     let report = ended.as_ref().map_or_else(|failure| &*failure.report, |result| &result.report);
     let (attempts, engine, is_wrong) =
         (report.attempts, report.engine.map(|engine| engine.0), wrong.is_some());

@@ -6,8 +6,8 @@ use std::pin::pin;
 
 use bytes::Bytes;
 use furlong_client::{
-    Arguments, CallSpec, EngineId, EngineTargets, ErrorKind, Event, Function, MapItem, TaskFailure,
-    TaskFuture, TaskPhase, TaskResult, TaskState,
+    Arguments, CallSpec, EngineId, EngineTargets, ErrorKind, Event, Function, MapItem, TaskFuture,
+    TaskOutcome, TaskPhase, TaskState,
 };
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, noop, python, python_function};
@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 /// The end of each item. No item ends twice.
-type Ends = BTreeMap<usize, Result<TaskResult, TaskFailure>>;
+type Ends = BTreeMap<usize, TaskOutcome>;
 
 /// Takes all results, and lets `act` do something after every so many.
 fn take_all(
@@ -47,7 +47,7 @@ fn sigkill(pid: i32) {
     let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
 }
 
-fn lost(end: &Result<TaskResult, TaskFailure>) -> Option<String> {
+fn lost(end: &TaskOutcome) -> Option<String> {
     let failure = end.as_ref().err()?;
     assert_eq!(
         (failure.state(), failure.kind()),

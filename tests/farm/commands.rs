@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use furlong_client::{
-    Arguments, CallSpec, Client, ErrorKind, Function, ReplyHeader, TaskFailure, TaskFuture,
-    TaskResult, TaskState,
+    Arguments, CallSpec, Client, ErrorKind, Function, ReplyHeader, TaskFuture, TaskOutcome,
+    TaskState,
 };
 use furlong_tests::command::{engine, furlong, processes_of, wait_for_engines};
 use furlong_tests::farm::Farm;
@@ -60,11 +60,11 @@ impl Commands {
             .expect("it ends in time")
     }
 
-    fn run_call(&self, call: &CallSpec) -> Result<TaskResult, TaskFailure> {
+    fn run_call(&self, call: &CallSpec) -> TaskOutcome {
         self.within(async { self.client.tasks().call(call).await.unwrap().await })
     }
 
-    fn run(&self, spec: CommandSpec) -> Result<TaskResult, TaskFailure> {
+    fn run(&self, spec: CommandSpec) -> TaskOutcome {
         self.run_call(&call(spec))
     }
 

@@ -10,7 +10,7 @@ use furlong_broker::core::{
     Config, ConnectionId, Core, Output, Peer as Proved, PeerMisbehaved, Roster, Serves, Time,
     invariants as of_broker,
 };
-use furlong_broker::peer::{ConnectedPeer, End, TURN};
+use furlong_broker::peer::{ConnectedPeer, ConnectionEnd, TURN};
 use furlong_link::file::FileContent;
 use furlong_link::peer::inbox::{Messages, Record};
 use furlong_tests::history::{Invariant, TaskName};
@@ -373,7 +373,7 @@ impl World {
                 }
             }
             Output::Close(id, reason) => {
-                self.broker_changes(id, dirty, |peer| peer.end(End::Graceful(reason)));
+                self.broker_changes(id, dirty, |peer| peer.end(ConnectionEnd::Graceful(reason)));
             }
             Output::SaveRoster(changes) => {
                 changes.into_iter().for_each(|it| self.broker.roster.apply(it));
@@ -422,7 +422,7 @@ impl World {
             return;
         }
         self.note(|_| format!("the broker closes connection {no}: {end:?}"));
-        if matches!(end, End::Graceful(_)) {
+        if matches!(end, ConnectionEnd::Graceful(_)) {
             self.depart(no, Side::Broker, true);
         } else {
             self.notes_cut_off(no);

@@ -2,7 +2,7 @@
 //! reason that there was.
 
 use furlong_client::core::results::Body;
-use furlong_client::core::tasks::{End, Ended};
+use furlong_client::core::tasks::{Completion, CompletionKind};
 use furlong_tests::history::{Invariant, Outcome as Ending, TaskName};
 use furlong_wire::call::{ReplyHeader, decode_reply};
 use furlong_wire::ids::{EngineId, TaskSeq};
@@ -25,9 +25,9 @@ const RETRIES: u32 = 3;
 
 impl World {
     /// A client's future resolves.
-    pub fn is_delivered(&mut self, place: usize, ended: Ended) {
-        let Ended { n, engine, attempts, stays, end, .. } = ended;
-        let End::Finished(outcome, body) = end else { return };
+    pub fn is_delivered(&mut self, place: usize, ended: Completion) {
+        let Completion { n, engine, attempts, stays, end, .. } = ended;
+        let CompletionKind::Finished(outcome, body) = end else { return };
         let task = TaskName { client: place as u32, n: n.0 };
         self.note(|_| {
             format!("client {place} has task {n}: {outcome:?}, by {engine:?}, attempt {attempts}")

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use furlong_engine::job::error;
 use furlong_engine::runtime::{
-    Ask, Job, JobOutcome, JobTimes, Latest, OutputStream, Published, Reply, SlotEvent, SlotJob,
-    Unable,
+    Ask, AttemptEnd, AttemptOutcome, Job, JobTimes, Latest, OutputStream, Published, SlotEvent,
+    SlotJob, Unable,
 };
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::call::{Codec, ReplyHeader};
@@ -193,7 +193,7 @@ impl World {
         self.note(|_| format!("task {task:?} does not begin at process {place}: {unable:?}"));
         *self.refused.entry(task).or_default() += 1;
         let header = ReplyHeader::Raised(error("EngineError", "it lacks what that needs"));
-        let reply = Reply::without_data(JobOutcome::NotBegun(unable), header);
+        let reply = AttemptEnd::without_data(AttemptOutcome::NotBegun(unable), header);
         self.slot_reports(place, slot, SlotEvent::Finished { attempt, reply });
         self.begin_next(place, slot);
     }
@@ -230,7 +230,7 @@ impl World {
             self.slot_dies(place, slot, false);
         } else if let Some(running) = self.slot(place, slot).running.take() {
             let reply = self.reply(place, slot, &running);
-            if reply.outcome != JobOutcome::Succeeded {
+            if reply.outcome != AttemptOutcome::Succeeded {
                 self.nothing_follows(place, slot, &running);
             }
             self.slot_reports(place, slot, SlotEvent::Finished { attempt: running.job, reply });
@@ -264,22 +264,22 @@ impl World {
         JobTimes { begun_at_us: Some(running.began), run_us, ..JobTimes::default() }
     }
 
-    fn reply(&self, place: usize, slot: usize, running: &Running) -> Reply {
+    fn reply(&self, place: usize, slot: usize, running: &Running) -> AttemptEnd {
         let raised = || ReplyHeader::Raised(error("Simulated", "it raised"));
         let (outcome, header) = match (running.ends, running.runtime) {
-            (RunEnd::Cancelled, _) => (JobOutcome::Cancelled, raised()),
+            (RunEnd::Cancelled, _) => (AttemptOutcome::Cancelled, raised()),
             (RunEnd::Planned(Ends::Returns), Runtime::Command) => (
-                JobOutcome::Succeeded,
+                AttemptOutcome::Succeeded,
                 ReplyHeader::Exited { code: Some(0), signal: None, written: None },
             ),
             (RunEnd::Planned(Ends::Returns), _) => {
-                (JobOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Raw })
+                (AttemptOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Raw })
             }
             (_, Runtime::Command) => {
                 let header = ReplyHeader::Exited { code: Some(1), signal: None, written: None };
-                (JobOutcome::Exited("exit code 1".into()), header)
+                (AttemptOutcome::Exited("exit code 1".into()), header)
             }
-            _ => (JobOutcome::Failed, raised()),
+            _ => (AttemptOutcome::Failed, raised()),
         };
         let process = &self.processes[place];
         let engine = process.engines[process.host(slot)];
@@ -287,11 +287,11 @@ impl World {
         proof.extend_from_slice(&engine.0.to_le_bytes());
         let mut data = vec![Bytes::from(proof)];
         let plan = &self.calls[running.call].plan;
-        if outcome == JobOutcome::Succeeded && plan.result_bytes > 0 {
+        if outcome == AttemptOutcome::Succeeded && plan.result_bytes > 0 {
             data.push(filler(running.call, plan.result_bytes));
         }
         let times = self.times(running);
-        Reply { data, times, ..Reply::without_data(outcome, header) }
+        AttemptEnd { data, times, ..AttemptEnd::without_data(outcome, header) }
     }
 
     /// Makes the running job end early, and soon.
@@ -316,7 +316,7 @@ impl World {
         else {
             if runtime != Runtime::Native && self.slot(place, slot).take_waiting(job).is_some() {
                 let header = ReplyHeader::Raised(error("Cancelled", "before it began"));
-                let reply = Reply::without_data(JobOutcome::Cancelled, header);
+                let reply = AttemptEnd::without_data(AttemptOutcome::Cancelled, header);
                 self.slot_reports(place, slot, SlotEvent::Finished { attempt: job, reply });
             }
             return;
@@ -418,14 +418,16 @@ impl World {
         let of_python = |running: &mut Running| running.runtime == Runtime::Python;
         if let Some(running) = self.slot(place, slot).running.take_if(of_python) {
             let outcome = if by_cancel {
-                JobOutcome::Cancelled
+                AttemptOutcome::Cancelled
             } else {
                 self.history.may_be_lost(running.task);
-                JobOutcome::Lost("signal 9".into())
+                AttemptOutcome::Lost("signal 9".into())
             };
             let header = ReplyHeader::Raised(error("Died", "signal 9"));
-            let reply =
-                Reply { times: self.times(&running), ..Reply::without_data(outcome, header) };
+            let reply = AttemptEnd {
+                times: self.times(&running),
+                ..AttemptEnd::without_data(outcome, header)
+            };
             self.slot_reports(place, slot, SlotEvent::Finished { attempt: running.job, reply });
         }
         let lane = std::mem::take(&mut self.slot(place, slot).lane);

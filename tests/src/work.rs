@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use furlong_client::{
-    Arguments, CallSpec, Client, ClusterStatus, Fetched, HasTaskId, SourceFunction, TaskFailure,
-    TaskFuture, TaskId, TaskPhase, TaskRecord, TaskResult,
+    Arguments, CallSpec, Client, ClusterStatus, Fetched, HasTaskId, SourceFunction, TaskFuture,
+    TaskId, TaskOutcome, TaskPhase, TaskRecord,
 };
 use furlong_wire::token::Role;
 use serde_json::Value;
@@ -159,7 +159,7 @@ impl Work {
 
     /// Submits a call, and waits for its end.
     #[track_caller]
-    pub fn run(&self, call: &CallSpec) -> Result<TaskResult, TaskFailure> {
+    pub fn run(&self, call: &CallSpec) -> TaskOutcome {
         self.within(self.submit(call))
     }
 

@@ -23,7 +23,7 @@ use super::entrance::Address;
 use super::way_in::{Proved, RejectedPeer, greet, refuse, shake_hands};
 use super::{PendingPlace, Shell};
 use crate::core::{ConnectionId, Core, PeerMisbehaved, Serves, Time, WORK_PER_TURN};
-use crate::peer::{ConnectedPeer, End};
+use crate::peer::{ConnectedPeer, ConnectionEnd};
 
 /// A connected peer with its socket, and what wakes the tasks that read and write it.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Connection {
     }
 
     /// Waits until the connection is to end.
-    async fn ended(&self) -> End {
+    async fn ended(&self) -> ConnectionEnd {
         loop {
             self.wants_end.notified().await;
             if let Some(end) = self.peer.borrow().ended() {
@@ -104,7 +104,7 @@ impl Connection {
     }
 
     fn break_off(&self) {
-        self.change(|peer| peer.end(End::AtOnce("the connection broke while writing")));
+        self.change(|peer| peer.end(ConnectionEnd::AtOnce("the connection broke while writing")));
     }
 
     /// Passes a payload to the peer in a memory file, if that can be. Says in which.
@@ -215,11 +215,11 @@ async fn run(shell: Rc<Shell>, id: ConnectionId, connection: Connection, mut inc
         reason = read(&shell, id, &connection, &mut incoming, &mut is_breach) => reason,
         () = connection.write_rest() => "the connection broke while writing".to_owned(),
         end = connection.ended() => match end {
-            End::Graceful(reason) => {
+            ConnectionEnd::Graceful(reason) => {
                 let _ = timeout(GOODBYE_TIMEOUT, write_last(&connection)).await;
                 reason.to_owned()
             }
-            End::AtOnce(reason) => reason.to_owned(),
+            ConnectionEnd::AtOnce(reason) => reason.to_owned(),
         },
     };
     let _turn = shell.departures.lock().await;
@@ -271,7 +271,7 @@ async fn read(
                 return misbehaved(connection, &error);
             }
             let end = connection.peer.borrow().ended();
-            if let Some(End::AtOnce(reason)) = end {
+            if let Some(ConnectionEnd::AtOnce(reason)) = end {
                 return reason.to_owned();
             }
             connection.may_be_read().await;

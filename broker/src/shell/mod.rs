@@ -41,7 +41,7 @@ use crate::budget::{Memory, OutQueues};
 use crate::core::journal::{Entry, Restoring};
 use crate::core::{Config, ConnectionId, Core, Output, Time};
 use crate::journal::{Journal, JournalThread, Written};
-use crate::peer::{ConnectedPeer, End, TURN};
+use crate::peer::{ConnectedPeer, ConnectionEnd, TURN};
 use connection::Connection;
 use entrance::Address;
 use keys::Identity;
@@ -269,7 +269,9 @@ impl Shell {
                     });
                 }
                 Output::Close(id, reason) => {
-                    change(&connections, &mut dirty, id, |peer| peer.end(End::Graceful(reason)));
+                    change(&connections, &mut dirty, id, |peer| {
+                        peer.end(ConnectionEnd::Graceful(reason))
+                    });
                 }
                 Output::Discard(chunks) => {
                     self.discarded.borrow_mut().extend(chunks);

@@ -4,10 +4,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Result;
-use furlong_client::{OutputPiece, TaskFuture};
+use furlong_client::{OutputPiece, TaskFuture, TaskOutcome};
 use futures_util::StreamExt;
 
-use crate::ended::{End, Printed};
+use crate::ended::Printed;
 use crate::print;
 
 /// The duration below which a task's output is printed as if it were not live: nobody has waited
@@ -16,7 +16,7 @@ const MOMENT: Duration = Duration::from_millis(300);
 
 /// Waits for the end of a task. If that takes longer than a moment, what it writes is printed while
 /// it comes; then what was printed is told with the end.
-pub async fn until_end(task: TaskFuture, code: &str) -> Result<(End, Option<Printed>)> {
+pub async fn until_end(task: TaskFuture, code: &str) -> Result<(TaskOutcome, Option<Printed>)> {
     let engine = task.engine().map_or("?".to_owned(), |id| id.to_string());
     let mut output = pin!(task.output().fuse());
     let mut task = pin!(task);

@@ -1,13 +1,13 @@
 //! The display of an execution, whether it failed or not.
 
 use anyhow::Result;
-use furlong_client::Display;
+use furlong_client::{Display, TaskOutcome};
 use furlong_host::printable;
 use furlong_wire::call::ReplyHeader;
 use furlong_wire::message::Stream;
 use serde_json::{Value, json};
 
-use crate::ended::{self, End, Printed};
+use crate::ended::{self, Printed};
 use crate::print;
 
 struct Shown {
@@ -21,7 +21,7 @@ struct Shown {
 }
 
 impl Shown {
-    fn of(end: &End) -> Self {
+    fn of(end: &TaskOutcome) -> Self {
         let report = ended::report(end);
         let (count, value, displays, error) = match end {
             Ok(result) => match &result.header {
@@ -97,7 +97,7 @@ impl Shown {
 }
 
 /// Prints all of it, in the format of the documents.
-pub fn print(code: &str, end: &End) -> Result<()> {
+pub fn print(code: &str, end: &TaskOutcome) -> Result<()> {
     let shown = Shown::of(end);
     let (engine, count) = (&shown.engine, shown.count());
     print::lines(format!("[{engine}] In [{count}]: {}", code.trim_end_matches('\n')))?;
@@ -114,7 +114,7 @@ pub fn print(code: &str, end: &End) -> Result<()> {
 }
 
 /// Prints what has not been printed while it ran.
-pub fn print_after_live(end: &End, mut printed: Printed) -> Result<()> {
+pub fn print_after_live(end: &TaskOutcome, mut printed: Printed) -> Result<()> {
     let shown = Shown::of(end);
     printed.rest(&format!("engine {}", shown.engine), ended::report(end))?;
     printed.end_line()?;
@@ -133,7 +133,7 @@ fn separate(text: &mut Vec<u8>) {
 }
 
 /// The same for programs.
-pub fn as_json(end: &End) -> Value {
+pub fn as_json(end: &TaskOutcome) -> Value {
     let shown = Shown::of(end);
     let report = ended::report(end);
     let mut document = json!({

@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use anyhow::Result;
-use furlong_client::{OsText, Output, OutputStream, TaskFuture, TaskState};
+use furlong_client::{OsText, Output, OutputStream, TaskFuture, TaskOutcome, TaskState};
 use futures_util::StreamExt;
 use futures_util::stream::{Fuse, FuturesUnordered};
 use indicatif::ProgressBar;
 
 use super::items::Items;
 use super::{SubmitArgs, Submitted, Submitter};
-use crate::ended::{self, End, Printed};
+use crate::ended::{self, Printed};
 use crate::exit::ExitCode;
 use crate::patience::Patience;
 use crate::print::{self, progress};
@@ -103,16 +103,16 @@ struct Slot {
     number: u64,
     item: Option<OsText>,
     task: Rc<RefCell<TaskFuture>>,
-    end: Option<End>,
+    end: Option<TaskOutcome>,
 }
 
 /// A task and its place. The slot shares it, to cancel it and to see its output.
 struct UnderWay(u64, Rc<RefCell<TaskFuture>>);
 
 impl Future for UnderWay {
-    type Output = (u64, End);
+    type Output = (u64, TaskOutcome);
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<(u64, End)> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<(u64, TaskOutcome)> {
         Pin::new(&mut *self.1.borrow_mut()).poll(context).map(|end| (self.0, end))
     }
 }
@@ -159,7 +159,7 @@ impl<'a> Waiting<'a> {
         self.error = Some(error);
     }
 
-    fn ended(&mut self, place: u64, end: End) {
+    fn ended(&mut self, place: u64, end: TaskOutcome) {
         self.ended += 1;
         self.bar.inc(1);
         self.held_bytes += held_bytes(&end);
@@ -217,19 +217,19 @@ impl<'a> Waiting<'a> {
     }
 }
 
-fn held_bytes(end: &End) -> u64 {
+fn held_bytes(end: &TaskOutcome) -> u64 {
     let report = ended::report(end);
     let kept = |output: &Output| output.total_bytes() - output.left_out_bytes();
     kept(&report.stdout) + kept(&report.stderr)
 }
 
-fn is_cancelled(end: &End) -> bool {
+fn is_cancelled(end: &TaskOutcome) -> bool {
     end.as_ref().is_err_and(|failure| failure.state() == Some(TaskState::Cancelled))
 }
 
 fn print_end(
     slot: &Slot,
-    end: &End,
+    end: &TaskOutcome,
     printed: &mut Printed,
     args: &SubmitArgs,
     tells: bool,

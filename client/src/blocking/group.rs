@@ -6,7 +6,7 @@ use super::check_outside;
 use super::park::block_on;
 use super::task::Task;
 use crate::group::{CompositeError, GroupError};
-use crate::outcome::{TaskFailure, TaskResult};
+use crate::outcome::{TaskOutcome, TaskResult};
 
 /// Tasks that were submitted together: one for each engine, in the order of the engines. See
 /// [`crate::TaskGroup`].
@@ -42,7 +42,7 @@ impl TaskGroup {
     }
 
     /// The end of each, whatever it is.
-    pub fn wait_each(self) -> Vec<Result<TaskResult, TaskFailure>> {
+    pub fn wait_each(self) -> Vec<TaskOutcome> {
         block_on(self.group.wait_each())
     }
 

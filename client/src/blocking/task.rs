@@ -12,7 +12,7 @@ use crate::call::{Arguments, CallSpec, Function};
 use crate::error::ClientError;
 use crate::live::{OutputStream, PublishedStream};
 use crate::options::HasTaskId;
-use crate::outcome::{Published, TaskFailure, TaskResult};
+use crate::outcome::{Published, TaskOutcome};
 use crate::task::TaskFuture;
 
 /// The shared queue. See [`crate::Tasks`].
@@ -123,13 +123,13 @@ impl Task {
     ///
     /// # Panics
     /// If it is called again after it returned.
-    pub fn wait(&mut self) -> Result<TaskResult, TaskFailure> {
+    pub fn wait(&mut self) -> TaskOutcome {
         block_on(&mut self.future)
     }
 
     /// Waits like [`Task::wait`], but not longer than `timeout`; none if the task has not ended by
     /// then.
-    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<TaskResult, TaskFailure>> {
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<TaskOutcome> {
         block_on_for(&mut self.future, timeout)
     }
 }

@@ -47,7 +47,9 @@ use self::results::{Received, Recipient, Results};
 use self::resume::{Link, Opening};
 use self::streams::{Streams, Taken};
 use self::subscriptions::{Piece, Publication, Subscriptions};
-use self::tasks::{Delivery, End, Ended, Forgotten, Listener, Sent, SentCall, Tasks};
+use self::tasks::{
+    Completion, CompletionKind, Delivery, Forgotten, Listener, Sent, SentCall, Tasks,
+};
 use crate::error::{ClientError, Disconnected};
 
 /// Bytes of output that wait for one reader: what is kept of two streams, and as much again that is
@@ -348,7 +350,7 @@ impl<W: Waiter> Core<W> {
         key: usize,
         waiter: &W,
         replaced: &mut Option<W>,
-    ) -> Poll<Box<Ended>> {
+    ) -> Poll<Box<Completion>> {
         self.tasks.poll(key, waiter).map_or_else(
             |before| {
                 *replaced = before;
@@ -377,7 +379,7 @@ impl<W: Waiter> Core<W> {
     pub fn poll_stream(
         &mut self,
         stream: usize,
-        into: &mut VecDeque<(u64, Ended)>,
+        into: &mut VecDeque<(u64, Completion)>,
         waiter: &W,
     ) -> Taken<W> {
         self.streams.poll(stream, into, waiter)
@@ -385,7 +387,7 @@ impl<W: Waiter> Core<W> {
 
     /// Nobody reads a stream any longer; its tasks go on. What it held is given back, to be dropped
     /// by the caller.
-    pub fn forget_stream(&mut self, stream: usize) -> (VecDeque<(u64, Ended)>, Option<W>) {
+    pub fn forget_stream(&mut self, stream: usize) -> (VecDeque<(u64, Completion)>, Option<W>) {
         self.streams.forget(stream)
     }
 
@@ -396,7 +398,7 @@ impl<W: Waiter> Core<W> {
                 let Some(key) = self.tasks.begin_end(finished.n) else {
                     return self.ended_again(&finished);
                 };
-                let (ended, payload) = Ended::of(finished);
+                let (ended, payload) = Completion::of(finished);
                 if let Some(received) =
                     self.results.handle_payload(Recipient::Task(key, ended), payload)
                 {
@@ -447,7 +449,7 @@ impl<W: Waiter> Core<W> {
                 } else {
                     self.acks.push(n, bytes);
                 }
-                if let End::Finished(_, empty) = &mut ended.end {
+                if let CompletionKind::Finished(_, empty) = &mut ended.end {
                     *empty = body;
                 }
                 self.deliver(task, ended);
@@ -460,7 +462,7 @@ impl<W: Waiter> Core<W> {
         }
     }
 
-    fn deliver(&mut self, key: usize, ended: Ended) {
+    fn deliver(&mut self, key: usize, ended: Completion) {
         let (n, is_stop_due) = (ended.n, ended.is_stop_due());
         // While the task is in its table, which knows what it needed.
         if let Some(number) = self.tasks.large_definition(key) {
@@ -538,9 +540,9 @@ impl<W: Waiter> Core<W> {
         self.acks.staying.clear();
         for (n, key) in self.tasks.unfinished() {
             let (engine, attempts, times, outputs) = (None, 0, TaskTimes::default(), None);
-            let end = End::Disconnected(Arc::clone(why));
+            let end = CompletionKind::Disconnected(Arc::clone(why));
             let stays = None;
-            self.deliver(key, Ended { n, engine, attempts, times, outputs, stays, end });
+            self.deliver(key, Completion { n, engine, attempts, times, outputs, stays, end });
         }
         self.end_requests();
         self.end_watches();

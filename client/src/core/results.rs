@@ -10,7 +10,7 @@ use furlong_wire::payload::{
     InlineBytes, PayloadError, PayloadKey, PayloadOpener, PayloadSecret, buffers_of,
 };
 
-use super::tasks::Ended;
+use super::tasks::Completion;
 use super::{Core, Waiter};
 use crate::outcome::PayloadFailure;
 
@@ -42,7 +42,7 @@ struct Receiving {
 #[derive(Debug)]
 pub enum Recipient {
     /// A task, by its key, and how it ended.
-    Task(usize, Ended),
+    Task(usize, Completion),
     /// The followers of a task, by its number: intermediate data, which are numbered, too.
     Published(TaskSeq, u64),
     /// The request that asked for a task, by its number.

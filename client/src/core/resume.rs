@@ -15,7 +15,7 @@ use furlong_wire::payload::PayloadSecret;
 
 use super::content::{Call, Names};
 use super::results::Body;
-use super::tasks::{End, Ended, Sent};
+use super::tasks::{Completion, CompletionKind, Sent};
 use super::{Core, Outbound, Waiter, announced_bytes};
 use crate::error::ClientError;
 
@@ -256,11 +256,13 @@ impl<W: Waiter> Core<W> {
         let text = format!(
             "its arguments have {bytes} bytes, more than the broker takes since it was started again with less memory"
         );
-        let end =
-            End::Finished(Outcome::error(TaskState::Lost, ErrorKind::Payload, text), Body::None);
+        let end = CompletionKind::Finished(
+            Outcome::error(TaskState::Lost, ErrorKind::Payload, text),
+            Body::None,
+        );
         let (engine, attempts, times, outputs) = (None, 0, TaskTimes::default(), None);
         self.flow.handle_acknowledged(1);
-        self.deliver(key, Ended { n, engine, attempts, times, outputs, stays: None, end });
+        self.deliver(key, Completion { n, engine, attempts, times, outputs, stays: None, end });
     }
 
     /// Everything that the broker did not know was said again: the rest follows, and the session

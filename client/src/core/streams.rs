@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use slab::Slab;
 
 use super::Waiter;
-use super::tasks::Ended;
+use super::tasks::Completion;
 
 /// The streams that somebody reads, and those whose tasks have not all ended.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct Streams<W> {
 
 #[derive(Debug)]
 struct Stream<W> {
-    ended: VecDeque<(u64, Ended)>,
+    ended: VecDeque<(u64, Completion)>,
     waiter: Option<W>,
     unfinished: usize,
     is_forgotten: bool,
@@ -56,7 +56,7 @@ impl<W: Waiter> Streams<W> {
     }
 
     /// Takes a task's end; returns whom to wake.
-    pub fn push(&mut self, key: usize, index: u64, ended: Ended) -> Option<W> {
+    pub fn push(&mut self, key: usize, index: u64, ended: Completion) -> Option<W> {
         let stream = self.slab.get_mut(key).expect("a stream stays until its tasks have ended");
         assert!(stream.unfinished > 0, "a task of a stream ends once");
         stream.unfinished -= 1;
@@ -71,7 +71,12 @@ impl<W: Waiter> Streams<W> {
     }
 
     /// Moves what has come to the reader's own queue, which is empty.
-    pub fn poll(&mut self, key: usize, into: &mut VecDeque<(u64, Ended)>, waiter: &W) -> Taken<W> {
+    pub fn poll(
+        &mut self,
+        key: usize,
+        into: &mut VecDeque<(u64, Completion)>,
+        waiter: &W,
+    ) -> Taken<W> {
         // It is forgotten, and with the end of its last task it was gone.
         let Some(stream) = self.slab.get_mut(key) else { return Taken::Idle };
         if !stream.ended.is_empty() {
@@ -88,7 +93,7 @@ impl<W: Waiter> Streams<W> {
     }
 
     /// Nobody reads the stream any longer. What it held is given back.
-    pub fn forget(&mut self, key: usize) -> (VecDeque<(u64, Ended)>, Option<W>) {
+    pub fn forget(&mut self, key: usize) -> (VecDeque<(u64, Completion)>, Option<W>) {
         let Some(stream) = self.slab.get_mut(key) else { return (VecDeque::new(), None) };
         // Its place stays until its last task has ended: the key must not name another stream then.
         stream.is_forgotten = true;

@@ -12,7 +12,7 @@ use furlong_wire::message::{
 
 use super::bounded_queues::{Fed, Weigh};
 use super::results::{Body, Recipient};
-use super::tasks::{End, Ended};
+use super::tasks::{Completion, CompletionKind};
 use super::{Core, Outbound, Waiter};
 use crate::error::ClientError;
 use crate::outcome::{PayloadFailure, Published, read_published};
@@ -105,12 +105,12 @@ impl<W> Subscriptions<W> {
     }
 }
 
-impl Ended {
+impl Completion {
     /// True if the broker has still to say that the task has stopped: it ended a task that an
     /// engine had been given. After the end of the connection it is due for ever, as nobody can
     /// tell.
     pub fn is_stop_due(&self) -> bool {
-        let End::Finished(outcome, _) = &self.end else { return true };
+        let CompletionKind::Finished(outcome, _) = &self.end else { return true };
         let kind = outcome.error.as_ref().map(|error| error.kind);
         let by_broker = matches!(kind, Some(ErrorKind::Cancelled | ErrorKind::RunTimeout));
         by_broker && self.times.assigned_us.is_some()

@@ -25,7 +25,7 @@ const OUTPUT_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 /// A task's end, as it came.
 #[derive(Debug)]
-pub struct Ended {
+pub struct Completion {
     /// The task's number in the session.
     pub n: TaskSeq,
     /// The engine that ran it.
@@ -39,12 +39,12 @@ pub struct Ended {
     /// Bytes of its result, if that stays at the broker.
     pub stays: Option<u64>,
     /// Its outcome.
-    pub end: End,
+    pub end: CompletionKind,
 }
 
 /// The end of a task.
 #[derive(Debug)]
-pub enum End {
+pub enum CompletionKind {
     /// As the broker said, with this payload.
     Finished(Outcome, Body),
     /// Unknown: the connection was over before.
@@ -122,7 +122,7 @@ pub struct SentCall {
 enum State<W> {
     Unfinished(Listener<W>),
     /// Its number is no longer known; the end waits for its future.
-    Ended(Box<Ended>),
+    Ended(Box<Completion>),
 }
 
 /// The action that follows a task's end.
@@ -131,7 +131,7 @@ pub enum Delivery<W> {
     /// The end is kept for its future, which is to be woken if it was polled.
     Kept(Option<W>),
     /// The end belongs to a stream, at that place.
-    Stream(usize, u64, Ended),
+    Stream(usize, u64, Completion),
     /// Nobody wants it.
     Dropped,
 }
@@ -146,17 +146,18 @@ pub struct Tasks<W> {
     pub ends: Completed,
 }
 
-impl Ended {
+impl Completion {
     /// The end that a message tells, and its payload. What the task wrote is added at its delivery.
     pub fn of(finished: Finished) -> (Self, Option<Payload>) {
         let Finished { n, outcome, engine, attempts, times, payload } = finished;
-        let end = End::Finished(outcome, Body::None);
+        let end = CompletionKind::Finished(outcome, Body::None);
         (Self { n, engine, attempts, times, outputs: None, stays: None, end }, payload)
     }
 
     /// Returns true if it has succeeded.
     pub fn has_succeeded(&self) -> bool {
-        matches!(&self.end, End::Finished(outcome, _) if outcome.state == TaskState::Succeeded)
+        let CompletionKind::Finished(outcome, _) = &self.end else { return false };
+        outcome.state == TaskState::Succeeded
     }
 }
 
@@ -217,11 +218,11 @@ impl<W: Waiter> Tasks<W> {
     }
 
     /// Ends a task.
-    pub fn end(&mut self, key: usize, mut ended: Ended) -> Delivery<W> {
+    pub fn end(&mut self, key: usize, mut ended: Completion) -> Delivery<W> {
         let task = self.slab.get_mut(key).expect(UNFINISHED_HAS_TASK);
         let known = self.unfinished.remove(&task.n);
         assert!(known == Some(key), "task {} ends twice", task.n);
-        if let End::Finished(outcome, _) = &ended.end {
+        if let CompletionKind::Finished(outcome, _) = &ended.end {
             self.ends.note(task.n, outcome.state == TaskState::Succeeded);
         }
         task.sent = None;
@@ -310,7 +311,7 @@ impl<W: Waiter> Tasks<W> {
 
     /// Takes a task's end, if it has come. Else `waiter` is kept for then, and the one before is
     /// given back.
-    pub fn poll(&mut self, key: usize, waiter: &W) -> Result<Box<Ended>, Option<W>> {
+    pub fn poll(&mut self, key: usize, waiter: &W) -> Result<Box<Completion>, Option<W>> {
         match self.slab.get_mut(key).map(|task| &mut task.state) {
             Some(State::Unfinished(Listener::Future(Some(known)))) if known.is_same(waiter) => {
                 return Err(None);
@@ -384,7 +385,7 @@ pub enum Forgotten<W> {
     /// The waiter.
     Listener(Listener<W>),
     /// The end that nobody took.
-    Ended(Box<Ended>),
+    Ended(Box<Completion>),
 }
 
 /// An unfinished task leaves the table with its number.

@@ -7,7 +7,7 @@ use furlong_wire::message::{Attempts, Draining, FromEngine, Runtime, SlotDown};
 
 use super::held::shorten;
 use super::{Core, Early, Output};
-use crate::job::{Reply, SlotIndex, SlotJob};
+use crate::job::{AttemptEnd, SlotIndex, SlotJob};
 
 /// Attempts that are not here and of which something is noted: mostly they have gone back. The
 /// oldest are forgotten.
@@ -20,7 +20,7 @@ impl Core {
         };
         // No runtime has it: nobody else would say that it has ended.
         if self.slots[slot as usize].waiting.contains(&job) {
-            self.finished(slot, job, Reply::cancelled_before_it_began());
+            self.finished(slot, job, AttemptEnd::cancelled_before_it_began());
         } else {
             self.work.get_mut(&job).expect("it was found a moment ago").cancelled = true;
             self.outputs.push_back(Output::Cancel(slot, runtime, job, force));

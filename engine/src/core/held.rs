@@ -33,7 +33,7 @@ pub struct Held {
 
 /// The end of an attempt, as it is sent any number of times.
 #[derive(Debug)]
-pub(super) struct EndedWork {
+pub(super) struct HeldEnd {
     pub finished: AttemptFinished,
     /// The result, if it travels in chunks. To seal it anew would be to use another counter.
     pub payload: Option<Box<Chunks>>,
@@ -60,7 +60,7 @@ pub(super) enum Stage {
 /// those that could not be sent yet.
 #[derive(Debug, Default)]
 pub(super) struct Results {
-    ended: NumberMap<Attempt, EndedWork>,
+    ended: NumberMap<Attempt, HeldEnd>,
     sent: Sent,
     /// Results looked at so far to find the oldest: what the bounds cost, for the tests.
     #[cfg(test)]
@@ -80,14 +80,14 @@ struct Sent {
 
 impl Sent {
     /// Counts a result from now on, if it was sent.
-    fn add(&mut self, ended: &EndedWork) {
+    fn add(&mut self, ended: &HeldEnd) {
         if ended.stage != Stage::Unsent {
             (self.results, self.bytes) = (self.results + 1, self.bytes + ended.bytes());
         }
     }
 
     /// Counts a result no longer: it goes, or changes.
-    fn take(&mut self, ended: &EndedWork) {
+    fn take(&mut self, ended: &HeldEnd) {
         if ended.stage != Stage::Unsent {
             let is_counted = self.results > 0 && self.bytes >= ended.bytes();
             assert!(is_counted, "a result that was sent is counted until it goes");
@@ -100,7 +100,7 @@ impl Sent {
     }
 }
 
-impl EndedWork {
+impl HeldEnd {
     fn bytes(&self) -> u64 {
         let inline = match &self.finished.payload {
             Some(Payload::Inline(inline)) => inline.len() as u64,
@@ -163,7 +163,7 @@ impl Results {
         }
     }
 
-    fn insert(&mut self, ended: EndedWork) {
+    fn insert(&mut self, ended: HeldEnd) {
         self.sent.add(&ended);
         // A broker may adopt a result as an attempt of which another one is held: that goes.
         let before = self.ended.insert(ended.finished.attempt, ended);
@@ -173,7 +173,7 @@ impl Results {
         assert!(self.sent.results <= self.ended.len(), "more are sent than are held");
     }
 
-    fn remove(&mut self, attempt: Attempt) -> Option<EndedWork> {
+    fn remove(&mut self, attempt: Attempt) -> Option<HeldEnd> {
         let ended = self.ended.remove(&attempt)?;
         self.sent.take(&ended);
         Some(ended)
@@ -200,7 +200,7 @@ impl Results {
     }
 
     /// The attempts of such results, oldest first.
-    fn attempts(&self, such: impl Fn(&EndedWork) -> bool) -> Vec<Attempt> {
+    fn attempts(&self, such: impl Fn(&HeldEnd) -> bool) -> Vec<Attempt> {
         let ended = self.ended.iter().filter(|(_, ended)| such(ended));
         let mut attempts: Vec<Attempt> = ended.map(|(attempt, _)| *attempt).collect();
         attempts.sort_unstable();
@@ -231,7 +231,7 @@ impl Core {
         let beyond = (work.len() + ended.len()).saturating_sub(HELD_RESULTS_MAX);
         ended.drain(..beyond).for_each(|attempt| self.results.drop_result(attempt));
         work.extend(ended.into_iter().map(|attempt| {
-            let EndedWork { session, n, slot, .. } = self.results.ended[&attempt];
+            let HeldEnd { session, n, slot, .. } = self.results.ended[&attempt];
             HeldWork { attempt, session, n, slot: self.named(slot), finished: true }
         }));
         assert!(work.len() <= HELD_RESULTS_MAX, "a registration is longer than its message");
@@ -239,7 +239,7 @@ impl Core {
     }
 
     /// Holds the end of an attempt, and sends it if there is a connection.
-    pub(super) fn hold(&mut self, ended: EndedWork) {
+    pub(super) fn hold(&mut self, ended: HeldEnd) {
         let attempt = ended.finished.attempt;
         self.results.insert(ended);
         if self.connected {
@@ -345,10 +345,10 @@ impl Core {
 }
 
 /// The end of an attempt that has just ended here. Its text is as long as the broker keeps it.
-pub(super) fn ended(work: &super::Work, mut outcome: Outcome, times: JobTimes) -> EndedWork {
+pub(super) fn ended(work: &super::Work, mut outcome: Outcome, times: JobTimes) -> HeldEnd {
     outcome.error.iter_mut().for_each(|error| shorten(&mut error.text));
     let times = times.since(work.received_us);
     let finished = AttemptFinished { attempt: work.attempt, outcome, times, payload: None };
     let super::Work { session, n, slot, .. } = *work;
-    EndedWork { finished, payload: None, session, n, slot, written: [0; 2], stage: Stage::Unsent }
+    HeldEnd { finished, payload: None, session, n, slot, written: [0; 2], stage: Stage::Unsent }
 }

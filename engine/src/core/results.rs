@@ -12,12 +12,12 @@ use furlong_wire::message::{
 };
 use furlong_wire::payload::{Packed, SealedPayload};
 
-use super::held::{EndedWork, ended};
+use super::held::{HeldEnd, ended};
 use super::output::Kept;
 use super::{Core, Output, Work};
 use crate::job::error;
 use crate::job::{
-    JobOutcome, JobTimes, OutputStream, Published, Reply, SlotIndex, SlotJob, Unable,
+    AttemptEnd, AttemptOutcome, JobTimes, OutputStream, Published, SlotIndex, SlotJob, Unable,
 };
 
 /// Returns what the broker, which sees no results, may know of a failure: why a command could not
@@ -65,7 +65,7 @@ impl Core {
         }
     }
 
-    pub(super) fn finished(&mut self, slot: SlotIndex, job: SlotJob, reply: Reply) {
+    pub(super) fn finished(&mut self, slot: SlotIndex, job: SlotJob, reply: AttemptEnd) {
         let Some(mut work) = self.forget(job) else { return };
         let (mut wholes, mut written) = (Vec::new(), [0; 2]);
         for (kept, stream) in work
@@ -85,28 +85,30 @@ impl Core {
             wholes.push(kept.take_whole());
             written[usize::from(stream == Stream::Stderr)] = kept.total();
         }
-        let Reply { outcome, mut header, mut data, file, times, fingerprint } = reply;
+        let AttemptEnd { outcome, mut header, mut data, file, times, fingerprint } = reply;
         if let ReplyHeader::Exited { written: of_all, .. } = &mut header {
             *of_all = work.has_whole_output.then(|| written.into());
         }
         if self.has_room_for(&wholes) && matches!(header, ReplyHeader::Exited { .. }) {
             data = wholes;
         }
-        if let JobOutcome::NotBegun(unable) = outcome {
+        if let AttemptOutcome::NotBegun(unable) = outcome {
             self.send_not_begun(&work, unable, &header);
             return self.advance(slot);
         }
         let outcome = match outcome {
-            JobOutcome::Succeeded => Outcome::SUCCEEDED,
-            JobOutcome::Failed => self.failed(work.session, &header, fingerprint),
-            JobOutcome::Exited(text) => Outcome::error(TaskState::Failed, ErrorKind::Exit, text),
-            JobOutcome::Cancelled => {
+            AttemptOutcome::Succeeded => Outcome::SUCCEEDED,
+            AttemptOutcome::Failed => self.failed(work.session, &header, fingerprint),
+            AttemptOutcome::Exited(text) => {
+                Outcome::error(TaskState::Failed, ErrorKind::Exit, text)
+            }
+            AttemptOutcome::Cancelled => {
                 Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran")
             }
-            JobOutcome::Lost(cause) => {
+            AttemptOutcome::Lost(cause) => {
                 Outcome::error(TaskState::Lost, ErrorKind::EngineLost, cause)
             }
-            JobOutcome::NotBegun(_) => unreachable!("it was sent above"),
+            AttemptOutcome::NotBegun(_) => unreachable!("it was sent above"),
         };
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
         let mut ended = ended(&work, outcome, times);
@@ -143,7 +145,7 @@ impl Core {
     /// Prepares a result for the wire. As an error, why it cannot be sent.
     fn pack_result(
         &mut self,
-        ended: &mut EndedWork,
+        ended: &mut HeldEnd,
         header: &ReplyHeader,
         data: Vec<Bytes>,
         file: Option<PayloadFile>,
@@ -273,7 +275,7 @@ pub(super) fn too_large(bytes: u64, bytes_max: u64, memory_flag: &str) -> Outcom
 }
 
 /// The end of a job whose arguments cannot be read.
-pub(crate) fn unreadable(text: &str) -> Reply {
+pub(crate) fn unreadable(text: &str) -> AttemptEnd {
     let header = ReplyHeader::Raised(error("PayloadError", text));
-    Reply::without_data(JobOutcome::Failed, header)
+    AttemptEnd::without_data(AttemptOutcome::Failed, header)
 }

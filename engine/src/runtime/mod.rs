@@ -17,8 +17,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::slot::Slot;
 pub use crate::job::{
-    Ask, Job, JobOutcome, JobTimes, OutputStream, Published, Reply, SlotEvent, SlotIndex, SlotJob,
-    Unable,
+    Ask, AttemptEnd, AttemptOutcome, Job, JobTimes, OutputStream, Published, SlotEvent, SlotIndex,
+    SlotJob, Unable,
 };
 
 /// A report of a slot to the engine's shell.

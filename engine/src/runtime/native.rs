@@ -16,8 +16,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    EventSender, Job, JobOutcome, Latest, Published, Reply, Report, SlotEvent, SlotIndex, SlotJob,
-    Unable, input, marks,
+    AttemptEnd, AttemptOutcome, EventSender, Job, Latest, Published, Report, SlotEvent, SlotIndex,
+    SlotJob, Unable, input, marks,
 };
 use crate::clock;
 use crate::job::error;
@@ -219,8 +219,10 @@ impl NativeSlot {
     /// killed: the function must look.
     pub fn cancel(&self, job: SlotJob) {
         if self.recall(job) {
-            let end =
-                SlotEvent::Finished { attempt: job, reply: Reply::cancelled_before_it_began() };
+            let end = SlotEvent::Finished {
+                attempt: job,
+                reply: AttemptEnd::cancelled_before_it_began(),
+            };
             // Nobody listens any more when the engine ends.
             let _ = self.events.send((self.slot, end.into()));
         } else {
@@ -364,19 +366,19 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
         let began = clock::now_us();
         let result = find(functions, &job.header).and_then(|function| {
             call(function, job.header.codec, &job.data)
-                .map_err(|failure| (JobOutcome::Failed, failure))
+                .map_err(|failure| (AttemptOutcome::Failed, failure))
         });
         let times = marks::measured(began);
         context.latest.take();
         input::replace(Vec::new());
         let (outcome, header, data) = match result {
-            Ok((codec, data)) => (JobOutcome::Succeeded, ReplyHeader::Returned { codec }, data),
+            Ok((codec, data)) => (AttemptOutcome::Succeeded, ReplyHeader::Returned { codec }, data),
             Err((_, failure)) if asked.load(Ordering::Relaxed) == CANCELLED => {
-                (JobOutcome::Cancelled, raised(failure), Vec::new())
+                (AttemptOutcome::Cancelled, raised(failure), Vec::new())
             }
             Err((outcome, failure)) => (outcome, raised(failure), Vec::new()),
         };
-        let reply = Reply { outcome, header, data, file: None, times, fingerprint: None };
+        let reply = AttemptEnd { outcome, header, data, file: None, times, fingerprint: None };
         let end = SlotEvent::Finished { attempt: job.attempt, reply };
         if events.send((slot, end.into())).is_err() {
             return;
@@ -391,16 +393,16 @@ fn raised(failure: FunctionError) -> ReplyHeader {
 fn find<'a>(
     functions: &'a Functions,
     header: &CallHeader,
-) -> Result<&'a NativeFunction, (JobOutcome, FunctionError)> {
+) -> Result<&'a NativeFunction, (AttemptOutcome, FunctionError)> {
     let Call::Named { function: name } = &header.call else {
         let text = "a native task names a function; source code is for Python tasks";
-        return Err((JobOutcome::Failed, FunctionError::new("TypeError", text)));
+        return Err((AttemptOutcome::Failed, FunctionError::new("TypeError", text)));
     };
     functions.get(name).ok_or_else(|| {
         let known: Vec<&str> = functions.keys().map(String::as_str).collect();
         let text =
             format!("this engine has no native function `{name}`; it has: {}", known.join(", "));
-        (JobOutcome::NotBegun(Unable::Kind), FunctionError::new("NameError", text))
+        (AttemptOutcome::NotBegun(Unable::Kind), FunctionError::new("NameError", text))
     })
 }
 

@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::Semaphore;
 
 use crate::core::unreadable;
-use crate::job::Reply;
+use crate::job::AttemptEnd;
 
 /// Permits for files.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl FilePermits {
     }
 
     /// Holds the file of a result; without a permit its content takes its place.
-    pub(super) fn hold(&self, reply: &mut Reply) {
+    pub(super) fn hold(&self, reply: &mut AttemptEnd) {
         let Some(file) = reply.file.take() else { return };
         let file = match self.permit(file) {
             Ok(file) => return reply.file = Some(file),

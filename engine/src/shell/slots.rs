@@ -9,7 +9,7 @@ use furlong_wire::ids::PassKey;
 use furlong_wire::message::Runtime;
 use rustix::process::Signal;
 
-use crate::job::{Job, JobOutcome, Reply, SlotIndex, Unable};
+use crate::job::{AttemptEnd, AttemptOutcome, Job, SlotIndex, Unable};
 use crate::job::{SlotJob, error};
 use crate::runtime::command::{CommandConfig, CommandShared, CommandSlot};
 use crate::runtime::native::{Functions, NativeSlot};
@@ -74,7 +74,7 @@ impl Slots {
         slot: SlotIndex,
         runtime: Runtime,
         job: Job,
-    ) -> Result<(), Box<(SlotJob, Reply)>> {
+    ) -> Result<(), Box<(SlotJob, AttemptEnd)>> {
         let started = self.ensure_runtime(slot, runtime);
         started.map_err(|text| cannot(job.attempt, &text))?.start(job);
         Ok(())
@@ -246,7 +246,7 @@ impl SlotPlace {
 /// interpreter to start.
 const STAND_IN_IDLE: Duration = Duration::from_secs(10);
 
-fn cannot(attempt: SlotJob, text: &str) -> Box<(SlotJob, Reply)> {
+fn cannot(attempt: SlotJob, text: &str) -> Box<(SlotJob, AttemptEnd)> {
     let header = ReplyHeader::Raised(error("EngineError", text));
-    Box::new((attempt, Reply::without_data(JobOutcome::NotBegun(Unable::Runtime), header)))
+    Box::new((attempt, AttemptEnd::without_data(AttemptOutcome::NotBegun(Unable::Runtime), header)))
 }

@@ -17,7 +17,7 @@ use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::stored::Stored;
 use crate::core::schedule::aside::{Beginning, has_not_begun};
 use crate::core::schedule::sweep::Reason;
-use crate::core::tasks::ended::{Ended, cancelled_before_it_began, namespace_lost};
+use crate::core::tasks::end::{TaskEnd, cancelled_before_it_began, namespace_lost};
 use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::{Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};
 
@@ -385,7 +385,7 @@ impl Core {
         self.end(
             now,
             given.task,
-            Ended { outcome, engine, run, payload, value: None, lane, process, attempt },
+            TaskEnd { outcome, engine, run, payload, value: None, lane, process, attempt },
         );
     }
 

@@ -14,7 +14,7 @@ use crate::core::attempts::Assignment;
 use crate::core::keys::{AttemptId, ProcessKey, TaskKey};
 use crate::core::sessions::connect::ENGINE_GRACE;
 use crate::core::sessions::expiries::Away;
-use crate::core::tasks::ended::Ended;
+use crate::core::tasks::end::TaskEnd;
 use crate::core::tasks::table::{Queue, State};
 use crate::core::turns::chores::Chore;
 use crate::core::turns::work::{TASKS_PER_PART, WORK_PER_MESSAGE};
@@ -170,7 +170,7 @@ impl Core {
             let text = format!(
                 "engine {id} is gone before the task began ({how}); `furlong ids` shows who is there"
             );
-            self.end(now, task, Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text));
+            self.end(now, task, TaskEnd::by_broker(TaskState::Lost, ErrorKind::EngineLost, text));
         }
         if is_all {
             self.schedule.direct_ready.remove(&id);
@@ -222,7 +222,7 @@ impl Core {
             _ => format!("engine {engine} was lost while it had the task ({how})"),
         };
         let outcome = Outcome::error(TaskState::Lost, ErrorKind::EngineLost, text);
-        self.end(now, key, Ended { outcome, engine: Some(engine), ..Ended::default() });
+        self.end(now, key, TaskEnd { outcome, engine: Some(engine), ..TaskEnd::default() });
     }
 
     /// Notes an attempt that did not end its task.

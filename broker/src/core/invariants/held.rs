@@ -13,7 +13,7 @@ use crate::core::payloads::budget::Lane;
 use crate::core::payloads::charges;
 use crate::core::payloads::stored::Stored;
 use crate::core::sessions::table::Definition;
-use crate::core::tasks::done::Done;
+use crate::core::tasks::ended::EndedTask;
 
 pub(super) fn the_budget_is_what_is_held(core: &Core) {
     let (mut others, mut requests) = (0, 0);
@@ -21,7 +21,7 @@ pub(super) fn the_budget_is_what_is_held(core: &Core) {
         requests += session.link.receiving.abandoned_bytes();
         requests += session.definitions.values().map(definition_bytes).sum::<u64>();
         others += session.kinds.names.bytes();
-        let of_record = |done: &Done| done.what.output_bytes() + done.record_bytes();
+        let of_record = |done: &EndedTask| done.what.output_bytes() + done.record_bytes();
         others += session.ledger.done.iter().map(|(_, done)| of_record(done)).sum::<u64>();
     }
     others += core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>();

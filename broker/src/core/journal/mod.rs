@@ -29,7 +29,7 @@ use crate::core::requests::status::that_fits;
 use crate::core::sessions::table::Definition;
 use crate::core::tasks::table::Task;
 use crate::core::tasks::waits::Waits;
-use crate::core::tasks::{done::Done, ended::Ended};
+use crate::core::tasks::{end::TaskEnd, ended::EndedTask};
 use crate::core::{Connected, ConnectionId, Core, Output, Time};
 
 /// Replies that wait for the journal: more are refused, since requests would pile up while a disk
@@ -406,7 +406,7 @@ impl Core {
         &mut self,
         key: TaskKey,
         task: TaskId,
-        ending: crate::core::tasks::ended::Ending,
+        ending: crate::core::tasks::end::DependencyEnd,
     ) {
         let met = Met { task, succeeded: ending.succeeded, engine: ending.engine };
         let task = self.tasks.get_mut(key).expect("a task that waits has not ended");
@@ -505,7 +505,7 @@ impl Core {
         &mut self,
         session: SessionKey,
         n: TaskSeq,
-        done: &mut Done,
+        done: &mut EndedTask,
         request: &Stored,
     ) -> bool {
         let durable = done.what.durable.take();
@@ -575,14 +575,14 @@ impl Core {
     }
 
     /// The client has a result that is kept.
-    pub(in crate::core) fn note_delivered(&mut self, done: &Done, delivered_us: u64) {
+    pub(in crate::core) fn note_delivered(&mut self, done: &EndedTask, delivered_us: u64) {
         if let Some(durable) = &done.what.durable {
             self.write(Entry::Delivered(durable.id, delivered_us));
         }
     }
 
     /// Nobody can ask for an ended task any longer.
-    pub(in crate::core) fn note_forgotten(&mut self, done: &Done) {
+    pub(in crate::core) fn note_forgotten(&mut self, done: &EndedTask) {
         if let Some(durable) = &done.what.durable {
             self.write(Entry::Forgotten(durable.id));
         }
@@ -601,9 +601,9 @@ pub fn definition_id(session: u32, number: u32) -> u64 {
     u64::from(session) << 32 | u64::from(number)
 }
 
-fn not_written(problem: &str) -> Ended {
+fn not_written(problem: &str) -> TaskEnd {
     let text = format!(
         "the broker's journal could not be written ({problem}): the task was not accepted as durable"
     );
-    Ended::by_broker(TaskState::Failed, ErrorKind::Journal, text)
+    TaskEnd::by_broker(TaskState::Failed, ErrorKind::Journal, text)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use furlong_wire::ids::TaskId;
-use furlong_wire::message::{ErrorKind, TaskState, TaskTimes};
+use furlong_wire::message::{ErrorKind, TaskState};
 
 use super::rows::{Blob, Chunked, EndRow, Met, SessionRow, TaskRow};
 use super::stage::{Durable, Stage};
@@ -18,9 +18,9 @@ use crate::core::sessions::connect::SESSION_GRACE;
 use crate::core::sessions::expiries::Away;
 use crate::core::sessions::names::SessionKinds;
 use crate::core::sessions::table::{Definition, Departure, Noted, Session};
-use crate::core::tasks::done::{Done, TaskSummary};
-use crate::core::tasks::ended::Ending;
-use crate::core::tasks::ended::{Ended, unmet};
+use crate::core::tasks::end::DependencyEnd;
+use crate::core::tasks::end::{TaskEnd, unmet};
+use crate::core::tasks::ended::{EndedTask, TaskSummary};
 use crate::core::tasks::extras::TaskExtras;
 use crate::core::tasks::table::{Queue, Submitted, submitted};
 use crate::core::{Core, Time};
@@ -225,6 +225,7 @@ impl<'a> Restoring<'a> {
         session.had_before(row.n);
         let is_kept = session.departure.departed || end.delivered_us.is_some();
         let name = row.name.map(|name| core.restore_name(key, (row.runtime, row.class), name));
+        let times = end.times(row.submitted_unix_us);
         let mut output = KeptOutput::restored(end.attempts, end.output_bytes, end.output);
         let wanted = end.payload.as_ref().map_or(0, Blob::budget_bytes) + output.kept_bytes();
         let what = if is_kept { BytesOf::Other } else { BytesOf::Restored };
@@ -240,16 +241,11 @@ impl<'a> Restoring<'a> {
             Blob::Inline(bytes) => Stored::Inline(bytes),
             Blob::Chunked(chunked) => Stored::restored(chunked, None),
         });
-        let mut done = Box::new(Done {
+        let mut done = Box::new(EndedTask {
             outcome: end.outcome,
             engine: end.engine,
             attempts: end.attempts,
-            times: TaskTimes {
-                submitted_unix_us: row.submitted_unix_us,
-                assigned_us: end.assigned_us,
-                finished_us: end.finished_us,
-                run: end.run,
-            },
+            times,
             payload,
             value: None,
             lane: None,
@@ -339,8 +335,8 @@ impl Core {
             let task = self.tasks.get_mut(key).expect("it was there a moment ago");
             // It has not joined its engine's queue.
             task.queue = Queue::Shared;
-            let ended = Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text);
-            return self.end(now, key, Ended { engine: Some(target), ..ended });
+            let ended = TaskEnd::by_broker(TaskState::Lost, ErrorKind::EngineLost, text);
+            return self.end(now, key, TaskEnd { engine: Some(target), ..ended });
         }
         let session = self.sessions.get(session).expect("a session outlives its tasks");
         let options = options.expect("a durable task has options");
@@ -369,7 +365,7 @@ impl Blob {
 
 impl Met {
     /// As an end.
-    pub fn ending(self) -> Ending {
-        Ending { succeeded: self.succeeded, engine: self.engine }
+    pub fn ending(self) -> DependencyEnd {
+        DependencyEnd { succeeded: self.succeeded, engine: self.engine }
     }
 }

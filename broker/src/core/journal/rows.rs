@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use furlong_wire::ids::{EngineId, InstanceId, SessionId, TaskId, TaskSeq};
-use furlong_wire::message::{AttemptRecord, Outcome, RunTimes, Runtime, TaskOptions};
+use furlong_wire::message::{AttemptRecord, Outcome, RunTimes, Runtime, TaskOptions, TaskTimes};
 use furlong_wire::payload::{InlineBytes, PayloadSecret};
 use furlong_wire::token::Claims;
 
@@ -127,6 +127,14 @@ pub struct EndRow {
     pub output_bytes: (u64, u64),
     /// The time at which its client had the result: microseconds from its submit.
     pub delivered_us: Option<u64>,
+}
+
+impl EndRow {
+    /// The times of a task that was submitted then: microseconds since 1970.
+    pub fn times(&self, submitted_unix_us: u64) -> TaskTimes {
+        let Self { assigned_us, finished_us, run, .. } = *self;
+        TaskTimes { submitted_unix_us, assigned_us, finished_us, run }
+    }
 }
 
 /// A payload.

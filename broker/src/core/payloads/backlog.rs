@@ -23,7 +23,7 @@ use crate::core::engines::table::Engine;
 use crate::core::keys::{AttemptId, PlacementId, ProcessKey, SessionKey};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::schedule::sweep::Reason;
-use crate::core::tasks::ended::Ended;
+use crate::core::tasks::end::TaskEnd;
 use crate::core::tasks::table::State;
 use crate::core::{Core, Time};
 
@@ -272,7 +272,7 @@ impl Core {
         self.end(
             now,
             given.task,
-            Ended { outcome, engine, run, process, attempt, ..Ended::default() },
+            TaskEnd { outcome, engine, run, process, attempt, ..TaskEnd::default() },
         );
     }
 

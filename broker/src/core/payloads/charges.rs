@@ -15,7 +15,7 @@ use crate::core::keys::TaskKey;
 use crate::core::payloads::budget::BytesOf;
 use crate::core::sessions::names::name_bytes;
 use crate::core::sessions::table::Definition;
-use crate::core::tasks::done::Done;
+use crate::core::tasks::ended::EndedTask;
 use crate::core::tasks::table::Task;
 
 /// A dependency: in the options, in what the task waits for, and in the table of who waits for
@@ -61,7 +61,7 @@ impl Task {
     }
 }
 
-impl Done {
+impl EndedTask {
     /// Returns its cost beyond its place in the table, its result and its output.
     pub fn record_bytes(&self) -> u64 {
         let label = self
@@ -130,7 +130,7 @@ impl Core {
     }
 
     /// A task has ended: what it needed to run is kept no longer, and its record is charged for.
-    pub(in crate::core) fn charge_done(&mut self, done: &mut Done) {
+    pub(in crate::core) fn charge_done(&mut self, done: &mut EndedTask) {
         let past = done.what.more.as_ref().map_or(0, |more| past_bytes(&more.past));
         let charged = done.what.options.as_deref().map_or(0, options_bytes) + past;
         self.memory.budget.release(BytesOf::Other, charged);
@@ -138,7 +138,7 @@ impl Core {
     }
 
     /// Charges for the record of a task that has ended, or shortens it.
-    pub(in crate::core) fn charge_record(&mut self, done: &mut Done) {
+    pub(in crate::core) fn charge_record(&mut self, done: &mut EndedTask) {
         let has_lists = |options: &&mut Arc<TaskOptions>| {
             let dependencies = options.after.len() + options.follow.len() + options.inputs.len();
             dependencies + options.require.len() > 0

@@ -15,8 +15,8 @@ use furlong_wire::payload::PayloadSecret;
 use super::budget::BytesOf;
 use super::stored::Stored;
 use crate::core::keys::{ProcessKey, SessionKey, TaskKey, ValueId};
-use crate::core::tasks::done::Done;
-use crate::core::tasks::ended::Ended;
+use crate::core::tasks::end::TaskEnd;
+use crate::core::tasks::ended::EndedTask;
 use crate::core::turns::work::count;
 use crate::core::{Core, Output, Time};
 
@@ -129,7 +129,7 @@ impl Values {
 impl Core {
     /// Makes the result of an ended task a value, whose first user is its record. Returns false if
     /// it has none, or there is no room: then it stays what it is.
-    pub(in crate::core) fn become_value(&mut self, key: SessionKey, done: &mut Done) -> bool {
+    pub(in crate::core) fn become_value(&mut self, key: SessionKey, done: &mut EndedTask) -> bool {
         if done.value.is_some() {
             return true;
         }
@@ -148,7 +148,11 @@ impl Core {
 
     /// The same of a task whose record is kept, with the session that its result was sealed for: it
     /// no longer gives way to others.
-    pub(in crate::core) fn become_kept_value(&mut self, done: &mut Done, opens: Opens) -> bool {
+    pub(in crate::core) fn become_kept_value(
+        &mut self,
+        done: &mut EndedTask,
+        opens: Opens,
+    ) -> bool {
         if done.value.is_some() {
             return true;
         }
@@ -179,7 +183,7 @@ impl Core {
                  some, or start it with more: {flag}",
                 flag = self.config.memory_flag
             );
-            let ended = Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text);
+            let ended = TaskEnd::by_broker(TaskState::Failed, ErrorKind::Busy, text);
             return self.end(now, key, ended);
         }
         let task = self.tasks.get_mut(key).expect("it was there a moment ago");
@@ -192,7 +196,7 @@ impl Core {
         }
         let opens = self.opens(session);
         let value = Some(self.hold_value(stored, opens, token));
-        self.end(now, key, Ended { value, ..Ended::default() });
+        self.end(now, key, TaskEnd { value, ..TaskEnd::default() });
     }
 
     fn has_room_for_value(&self, bytes: u64) -> bool {
@@ -231,7 +235,7 @@ impl Core {
     }
 
     /// The result of a task that has ended, wherever it is held.
-    pub(in crate::core) fn result_of<'a>(&'a self, done: &'a Done) -> Option<&'a Stored> {
+    pub(in crate::core) fn result_of<'a>(&'a self, done: &'a EndedTask) -> Option<&'a Stored> {
         match done.value {
             Some(id) => Some(self.memory.values.get(id)),
             None => done.payload.as_ref(),
@@ -240,7 +244,7 @@ impl Core {
 
     /// A task's record is kept for others: its value is an ordinary result again, which gives way
     /// as such. Tasks that have it as an input hold it on.
-    pub(in crate::core) fn keep_value_as_result(&mut self, done: &mut Done) {
+    pub(in crate::core) fn keep_value_as_result(&mut self, done: &mut EndedTask) {
         let Some(id) = done.value.take() else { return };
         let stored = self.memory.values.get(id).clone();
         let bytes = stored.budget_bytes();

@@ -9,7 +9,7 @@ use furlong_wire::message::{Adopt, ErrorKind, Outcome, TaskState, ToEngine};
 use crate::core::attempts::Assignment;
 use crate::core::keys::{AttemptId, ProcessKey, TaskKey};
 use crate::core::sessions::connect::ENGINE_GRACE;
-use crate::core::tasks::ended::Ended;
+use crate::core::tasks::end::TaskEnd;
 use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::{Core, Time};
 
@@ -122,7 +122,7 @@ impl Core {
             "it was submitted before the broker was started again and may have run, which is not allowed twice; {away}"
         );
         let outcome = Outcome::error(TaskState::Lost, ErrorKind::EngineLost, text);
-        self.end(now, key, Ended { outcome, ..Ended::default() });
+        self.end(now, key, TaskEnd { outcome, ..TaskEnd::default() });
     }
 
     /// A task is what an engine holds of an earlier start: it goes on as an attempt of this one.

@@ -217,12 +217,8 @@ impl Core {
             }
             self.end_orphan(other);
         }
-        let claims =
-            sessions.iter().filter_map(|session| self.sessions.get(*session)).map(|it| it.opened);
-        let expires =
-            claims.map(|opened| opened.after(CLAIM_WAIT)).fold(now.after(SESSION_GRACE), Time::min);
-        // A client that is here says soon what it waits for; another may yet come back. What has
-        // ended keeps no slot busy.
+        let expires = self.end_of_wait(now, &sessions);
+        // What has ended keeps no slot busy.
         let occupies = (!held.finished).then(|| self.occupy(engine, NO_TASK));
         self.recovery.orphans.add(held.attempt, Orphan { task: id, engine, occupies, expires });
         let Some(task) = task
@@ -235,6 +231,14 @@ impl Core {
             // Should it hold the task under another attempt, too, that one is not wanted.
             decisions.here.insert(self.attempt(attempt));
         }
+    }
+
+    /// The moment until which an attempt waits to be claimed: a client that is here says soon what
+    /// it waits for; another may yet come back.
+    fn end_of_wait(&self, now: Time, sessions: &[SessionKey]) -> Time {
+        let here = sessions.iter().filter_map(|session| self.sessions.get(*session));
+        let claims = here.map(|session| session.opened.after(CLAIM_WAIT));
+        claims.fold(now.after(SESSION_GRACE), Time::min)
     }
 
     /// Nobody wants what an engine holds. It occupies the engine until it has stopped.

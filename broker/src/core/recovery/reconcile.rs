@@ -15,7 +15,7 @@ use crate::core::engines::away::Moved;
 use crate::core::keys::{AttemptId, ProcessKey, SessionKey, TaskKey};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::stored::Stored;
-use crate::core::tasks::ended::cancelled_before_it_began;
+use crate::core::tasks::end::cancelled_before_it_began;
 use crate::core::tasks::table::{Queue, State};
 use crate::core::turns::work::{TASKS_PER_PART, count};
 use crate::core::{ConnectionId, Core, Time};

@@ -8,7 +8,7 @@ use furlong_wire::message::Release;
 
 use crate::core::Core;
 use crate::core::keys::{AttemptId, ProcessKey, SessionKey};
-use crate::core::tasks::done::Done;
+use crate::core::tasks::ended::EndedTask;
 use crate::core::turns::chores::Chore;
 use crate::core::turns::work::TASKS_PER_PART;
 
@@ -85,7 +85,7 @@ impl Core {
     }
 
     /// An ended task is not held for its session any longer.
-    pub(in crate::core) fn release_done(&mut self, done: &mut Done) {
+    pub(in crate::core) fn release_done(&mut self, done: &mut EndedTask) {
         if let Some((process, attempt)) = done.held.take() {
             let bytes = done
                 .payload

@@ -10,7 +10,7 @@ use super::records::Fitting;
 use crate::core::keys::{SessionKey, TaskKey};
 use crate::core::payloads::output::Piece;
 use crate::core::payloads::stored::Stored;
-use crate::core::tasks::done::Done;
+use crate::core::tasks::ended::EndedTask;
 use crate::core::tasks::extras::Follower;
 use crate::core::tasks::table::Task;
 use crate::core::turns::work::WORK_PER_TURN;
@@ -270,7 +270,7 @@ impl Core {
         now: Time,
         of: SessionKey,
         n: TaskSeq,
-        done: &Done,
+        done: &EndedTask,
         followers: Vec<Follower>,
     ) {
         if followers.is_empty() {

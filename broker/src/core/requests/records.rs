@@ -9,7 +9,7 @@ use crate::core::journal::stage::Stage;
 use crate::core::keys::{PlacementId, SessionKey, TaskKey};
 use crate::core::payloads::stored::Stored;
 use crate::core::sessions::table::{Definition, Session};
-use crate::core::tasks::done::Done;
+use crate::core::tasks::ended::EndedTask;
 use crate::core::tasks::extras::TaskExtras;
 use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::{Core, Time};
@@ -72,7 +72,7 @@ impl Core {
         &self,
         now: Time,
         id: TaskId,
-        (session, done): (Option<&Session>, &Done),
+        (session, done): (Option<&Session>, &EndedTask),
         delivered_us: Option<u64>,
     ) -> TaskRecord {
         let what = &done.what;

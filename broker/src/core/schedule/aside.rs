@@ -20,7 +20,7 @@ use super::placement::{Class, Kind, Work};
 use crate::core::attempts::Assignment;
 use crate::core::keys::{AttemptId, PlacementId, ProcessKey, TaskKey};
 use crate::core::payloads::stored::Stored;
-use crate::core::tasks::ended::cancelled_before_it_began;
+use crate::core::tasks::end::cancelled_before_it_began;
 use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::{Core, Time};
 

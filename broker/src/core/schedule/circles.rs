@@ -15,7 +15,7 @@ use furlong_wire::message::{ErrorKind, TaskState};
 use crate::core::engines::table::Engine;
 use crate::core::keys::{AttemptId, SessionKey, TaskKey};
 use crate::core::sessions::table::Session;
-use crate::core::tasks::ended::Ended;
+use crate::core::tasks::end::TaskEnd;
 use crate::core::tasks::table::{State, Task};
 use crate::core::{Core, Time};
 
@@ -173,8 +173,8 @@ impl Core {
         };
         let Some(text) = self.circle(task) else { return };
         let engine = task.queue.engine();
-        let ended = Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text);
-        self.end(now, key, Ended { engine, ..ended });
+        let ended = TaskEnd::by_broker(TaskState::Failed, ErrorKind::Unsupported, text);
+        self.end(now, key, TaskEnd { engine, ..ended });
     }
 
     /// Returns true if a session ends with a running attempt.

@@ -22,7 +22,7 @@ use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::stored::Stored;
 use crate::core::sessions::events::TOLD_AT_ONCE;
 use crate::core::sessions::table::{Definition, Sessions};
-use crate::core::tasks::ended::Ended;
+use crate::core::tasks::end::TaskEnd;
 use crate::core::tasks::table::{Queue, State, Task};
 use crate::core::{Core, Output, Time};
 
@@ -105,7 +105,7 @@ impl Core {
                 engine.queue.put_in_order(session, key, tasks);
                 engine.queue.note(session, tasks);
             });
-            self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text));
+            self.end(now, key, TaskEnd::by_broker(TaskState::Failed, ErrorKind::Unsupported, text));
         }
     }
 

@@ -9,7 +9,7 @@ use furlong_wire::message::{ErrorKind, TaskState};
 use crate::core::attempts::Stopping;
 use crate::core::keys::{Age, SessionKey, TaskKey};
 use crate::core::sessions::table::Session;
-use crate::core::tasks::ended::{Ended, namespace_lost};
+use crate::core::tasks::end::{TaskEnd, namespace_lost};
 use crate::core::tasks::table::Task;
 use crate::core::turns::work::TASKS_PER_PART;
 use crate::core::{Core, Time};
@@ -118,7 +118,7 @@ impl Core {
                 self.end(
                     now,
                     key,
-                    Ended::by_broker(TaskState::Cancelled, ErrorKind::Aborted, text),
+                    TaskEnd::by_broker(TaskState::Cancelled, ErrorKind::Aborted, text),
                 );
             }
             Reason::NamespaceLost(how, forced)

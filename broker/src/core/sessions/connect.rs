@@ -15,7 +15,7 @@ use crate::core::engines::process::{Process, Sending, Told};
 use crate::core::keys::{AttemptId, ProcessKey, SessionKey};
 use crate::core::payloads::budget::{BytesOf, Credit};
 use crate::core::tasks::table::Task;
-use crate::core::turns::chores::{Chore, Ending, Manner};
+use crate::core::turns::chores::{Chore, EndingSession, Manner};
 use crate::core::turns::work::{TASKS_PER_PART, WORK_PER_MESSAGE, count};
 use crate::core::{Connected, ConnectionId, Core, Output, Refusal, Time};
 
@@ -255,15 +255,15 @@ impl Core {
     /// Ends a session: its tasks are cancelled and its results dropped, except those that are to be
     /// kept. Of very many some end now, and the others in later turns.
     pub(in crate::core) fn end_session(&mut self, now: Time, key: SessionKey) {
-        self.begin_to_end(now, Ending { key, manner: Manner::AsWanted, next: None });
+        self.begin_to_end(now, EndingSession { key, manner: Manner::AsWanted, next: None });
     }
 
     /// Ends a session whose client has not come back: all its results are kept.
     pub(in crate::core) fn end_session_keeping_all(&mut self, now: Time, key: SessionKey) {
-        self.begin_to_end(now, Ending { key, manner: Manner::KeepingAll, next: None });
+        self.begin_to_end(now, EndingSession { key, manner: Manner::KeepingAll, next: None });
     }
 
-    fn begin_to_end(&mut self, now: Time, ending: Ending) {
+    fn begin_to_end(&mut self, now: Time, ending: EndingSession) {
         let key = ending.key;
         let Some(session) =
             self.sessions.get_mut(key).filter(|session| !session.departure.is_ending)
@@ -289,8 +289,8 @@ impl Core {
     }
 
     /// Ends a part of what a session has that is over.
-    pub(in crate::core) fn end_part_of(&mut self, now: Time, ending: Ending) {
-        let Ending { key, next, .. } = ending;
+    pub(in crate::core) fn end_part_of(&mut self, now: Time, ending: EndingSession) {
+        let EndingSession { key, next, .. } = ending;
         // Two chores may be at it: the second ends what the first lets go on, and either may have
         // come upon the last task.
         let Some(session) = self.sessions.get_mut(key) else { return };
@@ -329,7 +329,7 @@ impl Core {
             }
         }
         if next.is_some() {
-            return self.turns.chores.push(Chore::EndSession(Ending { next, ..ending }));
+            return self.turns.chores.push(Chore::EndSession(EndingSession { next, ..ending }));
         }
         // It may be gone with its last task, if another chore has come to its end before.
         if let Some(session) = self.sessions.get_mut(key) {
@@ -352,13 +352,13 @@ impl Core {
         let manner = Manner::WithAll(why.into());
         if self.sessions.get(key).is_some_and(|session| session.departure.is_ending) {
             // What is to be kept is let go on by that: not so any longer.
-            return self.turns.chores.push(Chore::EndSession(Ending {
+            return self.turns.chores.push(Chore::EndSession(EndingSession {
                 key,
                 manner,
                 next: Some(TaskSeq::MIN),
             }));
         }
-        self.begin_to_end(now, Ending { key, manner, next: None });
+        self.begin_to_end(now, EndingSession { key, manner, next: None });
     }
 
     /// Forgets a session that is over, once its last kept task has ended.

@@ -15,8 +15,8 @@ use crate::core::keys::{AttemptId, ProcessKey, SessionKey, TaskKey};
 use crate::core::payloads::budget::Credit;
 use crate::core::payloads::stored::{Receiving, Stored};
 use crate::core::seq_map::SeqMap;
-use crate::core::tasks::done::Done;
-use crate::core::tasks::ended::Ending;
+use crate::core::tasks::end::DependencyEnd;
+use crate::core::tasks::ended::EndedTask;
 use crate::core::time::Time;
 use crate::core::turns::work::count;
 use crate::core::{ConnectionId, PeerMisbehaved};
@@ -120,11 +120,11 @@ pub struct Ledger {
     /// Its unfinished tasks, by number.
     pub tasks: SeqMap<TaskSeq, TaskKey>,
     /// Its ended tasks that it has not acknowledged.
-    pub done: SeqMap<TaskSeq, Box<Done>>,
+    pub done: SeqMap<TaskSeq, Box<EndedTask>>,
     /// The number of tasks in both maps that are to be retained.
     pub keeps: u64,
     /// The ends of its most recent tasks, for those that depend on them.
-    pub endings: SeqMap<TaskSeq, Ending>,
+    pub endings: SeqMap<TaskSeq, DependencyEnd>,
     /// Its tasks that were ended while an engine had them, with the attempts that have not stopped
     /// yet.
     pub stopping: BTreeSet<(TaskSeq, AttemptId)>,
@@ -293,7 +293,7 @@ impl Session {
 
     /// Remembers how a task ended, and how so many others did. Gives how many more are remembered
     /// than before, or less.
-    pub fn remember(&mut self, n: TaskSeq, ending: Ending, most: usize) -> isize {
+    pub fn remember(&mut self, n: TaskSeq, ending: DependencyEnd, most: usize) -> isize {
         let before = self.ledger.endings.len();
         self.ledger.endings.insert(n, ending);
         if self.ledger.endings.len() > most {

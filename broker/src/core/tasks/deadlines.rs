@@ -6,7 +6,7 @@ use std::time::Duration;
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{ErrorKind, TaskState};
 
-use super::ended::Ended;
+use super::end::TaskEnd;
 use super::table::{State, Task};
 use crate::core::keys::TaskKey;
 use crate::core::turns::work::TASKS_PER_PART;
@@ -97,7 +97,7 @@ impl Core {
                     self.end(
                         now,
                         key,
-                        Ended::by_broker(TaskState::TimedOut, ErrorKind::QueueTimeout, text),
+                        TaskEnd::by_broker(TaskState::TimedOut, ErrorKind::QueueTimeout, text),
                     );
                 }
             }
@@ -109,8 +109,8 @@ impl Core {
         let text = format!(
             "it ran longer than its `run_timeout` of {limit_ms} ms on engine {engine}, and was stopped"
         );
-        let ended = Ended::by_broker(TaskState::TimedOut, ErrorKind::RunTimeout, text);
-        self.end(now, key, Ended { engine: Some(engine), ..ended });
+        let ended = TaskEnd::by_broker(TaskState::TimedOut, ErrorKind::RunTimeout, text);
+        self.end(now, key, TaskEnd { engine: Some(engine), ..ended });
     }
 
     /// A task raised and may be run again: at once, or after a pause that doubles each time.

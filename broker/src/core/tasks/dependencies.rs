@@ -7,8 +7,8 @@ use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, OwnerId, TaskId, TaskSeq};
 use furlong_wire::message::{Dependency, TaskOptions};
 
-use super::ended::Ending;
-use super::ended::unmet;
+use super::end::DependencyEnd;
+use super::end::unmet;
 use super::extras::TaskInput;
 use super::table::{Queue, State, Task, Tasks};
 use super::waits::{Group, Waits};
@@ -22,7 +22,7 @@ use crate::core::{Core, Time};
 #[derive(Debug, Default)]
 pub struct Dependents {
     pairs: BTreeSet<(TaskKey, TaskKey)>,
-    ends: VecDeque<(TaskKey, Ending)>,
+    ends: VecDeque<(TaskKey, DependencyEnd)>,
     /// Tasks whose results are inputs of others, which have not been notified.
     wanted: BTreeMap<TaskKey, Wanted>,
     /// Ends are told one after the other: a chain of a million must not be a million calls deep.
@@ -323,7 +323,7 @@ impl Core {
     pub(in crate::core) fn note_end(
         &mut self,
         key: TaskKey,
-        ending: Ending,
+        ending: DependencyEnd,
         value: Option<ValueId>,
     ) {
         if self
@@ -379,7 +379,7 @@ impl Core {
         self.waiting.dependents.telling = false;
     }
 
-    fn dependency_ended(&mut self, now: Time, key: TaskKey, ended: TaskKey, ending: Ending) {
+    fn dependency_ended(&mut self, now: Time, key: TaskKey, ended: TaskKey, ending: DependencyEnd) {
         let value = self.waiting.dependents.wanted.get(&ended).and_then(|wanted| wanted.value);
         let task = self.tasks.get_mut(key).expect("a task that ends waits for nobody any longer");
         let state = task.state;
@@ -457,7 +457,7 @@ const LOST_INPUT: &str = "the broker was killed and started again, and an input 
 /// The standing of a task on which another depends.
 enum Standing {
     Unfinished(TaskKey),
-    Ended(Ending),
+    Ended(DependencyEnd),
     Unknown,
 }
 

@@ -1,94 +1,149 @@
-//! The way in which a task ends, before it is its session's or nobody's.
+//! Tasks that have ended: what is left of each until nobody asks for it.
 
-use furlong_wire::ids::EngineId;
-use furlong_wire::message::{Dependency, ErrorKind, Outcome, RunTimes, TaskState};
+use std::sync::Arc;
 
+use furlong_wire::ids::{EngineId, TaskSeq};
+use furlong_wire::message::{
+    FetchedOutput, Outcome, Output as TaskOutput, Runtime, Stream, TaskOptions, TaskState,
+    TaskTimes,
+};
+
+use super::end::DependencyEnd;
+use super::extras::{Follower, TaskExtras};
+use crate::core::journal::stage::Durable;
 use crate::core::keys::{AttemptId, ProcessKey, ValueId};
+use crate::core::payloads::output::Piece;
 use crate::core::payloads::stored::Stored;
 
-/// The word to who has cancelled a task that has not begun.
-pub(in crate::core) const BEFORE_IT_BEGAN: &str = "cancelled before it began";
-
-/// The way a task ended, with its result.
+/// An ended task, kept until its client has acknowledged it.
 #[derive(Debug)]
-pub(in crate::core) struct Ended {
-    /// Its terminal state.
+pub struct EndedTask {
+    /// Its outcome.
     pub outcome: Outcome,
-    /// The engine that ended it.
+    /// The engine that ran it.
     pub engine: Option<EngineId>,
-    /// The parts of its time there.
-    pub run: RunTimes,
-    /// Its result.
+    /// The number of attempts.
+    pub attempts: u32,
+    /// The times of its events.
+    pub times: TaskTimes,
+    /// Its result, unless that is a value.
     pub payload: Option<Stored>,
-    /// Its result, if that is a value already.
+    /// The value that its result is: others need it, or it stays.
     pub value: Option<ValueId>,
-    /// The process whose lane the result came by, if it came unasked.
+    /// The engine process whose lane the result came by, if it came unasked.
     pub lane: Option<ProcessKey>,
-    /// The process that ended it.
-    pub process: Option<ProcessKey>,
-    /// As which attempt.
-    pub attempt: Option<AttemptId>,
+    /// The engine process that holds it until it is acknowledged or dropped, and as which attempt.
+    pub held: Option<(ProcessKey, AttemptId)>,
+    /// True if its end is on its way to the journal, and may not be reported before.
+    pub is_unwritten: bool,
+    /// True if nobody wants it any longer once it is there.
+    pub is_purged: bool,
+    /// The summary of the task.
+    pub what: TaskSummary,
 }
 
-impl Default for Ended {
-    fn default() -> Self {
-        Self {
-            outcome: Outcome::SUCCEEDED,
-            engine: None,
-            run: RunTimes::default(),
-            payload: None,
-            value: None,
-            lane: None,
-            process: None,
-            attempt: None,
-        }
+/// The summary of a task that has ended.
+#[derive(Debug)]
+pub struct TaskSummary {
+    /// The runtime that ran it.
+    pub runtime: Runtime,
+    /// Its kind.
+    pub class: u32,
+    /// The name of that, if it outlives the session, which has it until then.
+    pub name: Option<Arc<str>>,
+    /// The engine that its submit named.
+    pub target: Option<EngineId>,
+    /// The options that differed from the defaults.
+    pub options: Option<Arc<TaskOptions>>,
+    /// Bytes of its call and arguments.
+    pub request_bytes: u64,
+    /// The number of its attempts that were lost.
+    pub losses: u32,
+    /// Microseconds from its submit until it had all that it needed.
+    pub queued_us: u64,
+    /// True if its result and output were dropped for want of memory.
+    pub gave_way: bool,
+    /// The journal's state of it.
+    pub durable: Option<Box<Durable>>,
+    /// The extras that few tasks have.
+    pub more: Option<Box<TaskExtras>>,
+}
+
+impl TaskSummary {
+    /// Returns true if result and output are retained after the client has them.
+    pub fn keep(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.keep)
+    }
+
+    /// Returns true if its result stays at the broker until its client acknowledges its end.
+    pub fn stays(&self) -> bool {
+        self.runtime == Runtime::Value || self.options.as_ref().is_some_and(|options| options.stay)
+    }
+
+    /// Nobody wants it kept.
+    pub fn keep_no_longer(&mut self) {
+        self.options.iter_mut().for_each(|options| Arc::make_mut(options).keep = false);
+    }
+
+    /// Returns true if somebody may ask for it when its session is over.
+    pub fn outlives_session(&self) -> bool {
+        self.keep() || self.durable.is_some()
+    }
+
+    /// Takes out the clients that wait for it.
+    pub fn take_followers(&mut self) -> Vec<Follower> {
+        self.more.as_mut().map(|more| std::mem::take(&mut more.followers)).unwrap_or_default()
+    }
+
+    /// Bytes of kept output.
+    pub fn output_bytes(&self) -> u64 {
+        self.more.as_ref().map_or(0, |more| more.output.kept_bytes())
+    }
+
+    /// Drops kept output, and says how much it was.
+    pub fn drop_output(&mut self) -> u64 {
+        self.more.as_mut().map_or(0, |more| more.output.drop_pieces())
     }
 }
 
-impl Ended {
-    /// Ended by the broker's decision.
-    pub fn by_broker(state: TaskState, kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self { outcome: Outcome::error(state, kind, text), ..Self::default() }
+impl EndedTask {
+    /// Bytes that count against the payload budget: of its result, its output and its record.
+    pub fn budget_bytes(&self) -> u64 {
+        self.payload.as_ref().map_or(0, Stored::budget_bytes)
+            + self.what.output_bytes()
+            + self.record_bytes()
     }
-}
 
-/// The end of a task that its client has taken back.
-pub fn cancelled_before_it_began() -> Ended {
-    Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, BEFORE_IT_BEGAN)
-}
+    /// The lengths of what the task has written, as empty pieces at the ends of its streams: pieces
+    /// may have been left out for its client, and the last ones would not be missed. None of the
+    /// many tasks that write nothing.
+    pub fn written(&self, n: TaskSeq) -> Option<[TaskOutput; 2]> {
+        let (output, engine) = (&self.what.more.as_ref()?.output, self.engine?);
+        let end = |stream, offset| TaskOutput {
+            n,
+            attempt: output.attempt(),
+            engine,
+            stream,
+            offset,
+            bytes: Vec::new(),
+        };
+        let ends =
+            [end(Stream::Stdout, output.stdout_bytes), end(Stream::Stderr, output.stderr_bytes)];
+        ends.iter().any(|end| end.offset > 0).then_some(ends)
+    }
 
-/// The end of a task that needed a namespace which is gone.
-pub(in crate::core) fn namespace_lost(id: EngineId, how: &str) -> Ended {
-    let text = format!(
-        "the namespace of engine {id} was lost before the task began ({how}); set it up again, or mark tasks that do \
-         not need it as restart-safe"
-    );
-    Ended { engine: Some(id), ..Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text) }
-}
+    /// Returns its retained output, as the answer to a request.
+    pub fn output(&self, request: u64) -> impl Iterator<Item = FetchedOutput> {
+        let (attempt, engine) = (self.attempts, self.engine.unwrap_or(EngineId(0)));
+        let pieces = self.what.more.as_ref().map_or(&[][..], |more| more.output.pieces());
+        pieces.iter().map(move |Piece { stream, offset, bytes }| {
+            let (stream, offset, bytes) = (*stream, *offset, bytes.clone());
+            FetchedOutput { request, attempt, engine, stream, offset, bytes }
+        })
+    }
 
-/// The end of a task that can never run.
-pub(in crate::core) fn unmet(text: &str) -> Ended {
-    Ended::by_broker(TaskState::Cancelled, ErrorKind::Dependency, format!("{text}; it was not run"))
-}
-
-/// The same of one that is submitted again: an engine may have run it for an earlier broker.
-pub(in crate::core) fn unmet_again(text: &str) -> Ended {
-    let text = format!("{text}; whether it had run before that is not known");
-    Ended::by_broker(TaskState::Cancelled, ErrorKind::Dependency, text)
-}
-
-/// The end of a task as its dependents see it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ending {
-    /// True if it succeeded.
-    pub succeeded: bool,
-    /// The engine that ran it, if one did.
-    pub engine: Option<EngineId>,
-}
-
-impl Ending {
-    /// Returns true if it is what a task that depends on it demands.
-    pub fn is_as_demanded(self, demand: &Dependency) -> bool {
-        if self.succeeded { demand.success } else { demand.failure }
+    /// Returns its end as its dependents see it.
+    pub fn ending(&self) -> DependencyEnd {
+        DependencyEnd { succeeded: self.outcome.state == TaskState::Succeeded, engine: self.engine }
     }
 }

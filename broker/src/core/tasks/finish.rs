@@ -7,9 +7,9 @@ use furlong_wire::message::{
     ToClient, ToEngine, Unshare,
 };
 
-use super::done::{Done, TaskSummary};
-use super::ended::Ending;
-use super::ended::{BEFORE_IT_BEGAN, Ended};
+use super::end::DependencyEnd;
+use super::end::{BEFORE_IT_BEGAN, TaskEnd};
+use super::ended::{EndedTask, TaskSummary};
 use super::table::{State, Task};
 use crate::core::attempts::Stopping;
 use crate::core::keys::{AttemptId, ProcessKey, SessionKey, TaskKey};
@@ -34,7 +34,7 @@ const AND_MAY_GO_ON: &str = "cancelled while an engine had it; code that does no
 
 impl Core {
     /// Ends a task, unless it has ended: the first end wins.
-    pub(in crate::core) fn end(&mut self, now: Time, key: TaskKey, ended: Ended) {
+    pub(in crate::core) fn end(&mut self, now: Time, key: TaskKey, ended: TaskEnd) {
         // Out of the table first: whatever follows finds no task of this key, and ends it no second
         // time. A second end is normal: a result that comes when its task was cancelled.
         let Some(mut task) = self.tasks.remove(key) else { return };
@@ -87,7 +87,7 @@ impl Core {
     }
 
     /// Builds the retained record of a task that has ended.
-    fn done(&self, now: Time, mut task: Task, payload: &Stored, ended: Ended) -> Box<Done> {
+    fn done(&self, now: Time, mut task: Task, payload: &Stored, ended: TaskEnd) -> Box<EndedTask> {
         let target = task.target();
         let submitted_unix_us = task.submitted_unix_us(self.config.start);
         let (assigned_us, finished_us) =
@@ -112,7 +112,7 @@ impl Core {
             more: task.take_more(),
             options: task.options,
         };
-        Box::new(Done {
+        Box::new(EndedTask {
             times: TaskTimes { submitted_unix_us, assigned_us, finished_us, run: ended.run },
             outcome: ended.outcome,
             engine: ended.engine.or(target),
@@ -133,8 +133,8 @@ impl Core {
         now: Time,
         key: SessionKey,
         n: TaskSeq,
-        mut done: Box<Done>,
-        ending: Ending,
+        mut done: Box<EndedTask>,
+        ending: DependencyEnd,
     ) {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         let before = session.ledger.tasks.remove(n);
@@ -159,7 +159,12 @@ impl Core {
         }
     }
 
-    pub(in crate::core) fn remember_end(&mut self, key: SessionKey, n: TaskSeq, ending: Ending) {
+    pub(in crate::core) fn remember_end(
+        &mut self,
+        key: SessionKey,
+        n: TaskSeq,
+        ending: DependencyEnd,
+    ) {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         let more = session.remember(
             n,
@@ -306,7 +311,13 @@ impl Core {
         Ok(())
     }
 
-    fn let_go_of_received(&mut self, now: Time, key: SessionKey, n: TaskSeq, mut done: Box<Done>) {
+    fn let_go_of_received(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        n: TaskSeq,
+        mut done: Box<EndedTask>,
+    ) {
         self.tally.let_go(1);
         self.note_read(key, &mut done);
         if done.what.keep() {
@@ -320,7 +331,7 @@ impl Core {
 
     /// A session does not hold an ended task any longer: others pay for its result, if it stays at
     /// all.
-    pub(in crate::core) fn note_read(&mut self, key: SessionKey, done: &mut Done) {
+    pub(in crate::core) fn note_read(&mut self, key: SessionKey, done: &mut EndedTask) {
         let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
         if bytes > 0 {
             self.memory.budget.keep_result(bytes);
@@ -427,8 +438,8 @@ impl Core {
             task.times.assigned.is_some() && !matches!(task.state, State::Assigned { .. });
         // While the task is still there, and says which engine has it.
         self.stop_attempt(now, key, force);
-        let ended = Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
-        self.end(now, key, Ended { engine, ..ended });
+        let ended = TaskEnd::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
+        self.end(now, key, TaskEnd { engine, ..ended });
         if is_back {
             self.tell_stopped(session, n);
         }

@@ -2,7 +2,7 @@
 
 pub(in crate::core) mod deadlines;
 pub(in crate::core) mod dependencies;
-pub(in crate::core) mod done;
+pub(in crate::core) mod end;
 pub(in crate::core) mod ended;
 pub(in crate::core) mod extras;
 pub(in crate::core) mod finish;

@@ -12,7 +12,7 @@ use furlong_wire::ids::{OwnerId, SessionId, TaskId, TaskSeq};
 use furlong_wire::limits::KEPT_MS;
 use furlong_wire::payload::PayloadSecret;
 
-use super::done::Done;
+use super::ended::EndedTask;
 use crate::core::keys::{SessionKey, ValueId};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::values::{NoRoom, Opens};
@@ -47,7 +47,7 @@ struct KeptSession {
 #[derive(Debug)]
 pub struct KeptTask {
     /// Its record.
-    pub done: Box<Done>,
+    pub done: Box<EndedTask>,
     /// The time at which its client had the result: microseconds since the submit.
     pub delivered_us: Option<u64>,
     /// The time at which it is dropped.
@@ -103,12 +103,12 @@ impl Retained {
     }
 
     /// Returns the record of a retained task.
-    pub fn get_mut(&mut self, key: SessionKey, n: TaskSeq) -> Option<&mut Done> {
+    pub fn get_mut(&mut self, key: SessionKey, n: TaskSeq) -> Option<&mut EndedTask> {
         self.sessions.get_mut(&key)?.tasks.get_mut(&n).map(|kept| &mut *kept.done)
     }
 
     /// Returns the record of a retained task.
-    pub fn get(&self, key: SessionKey, n: TaskSeq) -> Option<&Done> {
+    pub fn get(&self, key: SessionKey, n: TaskSeq) -> Option<&EndedTask> {
         self.sessions.get(&key)?.tasks.get(&n).map(|kept| &*kept.done)
     }
 
@@ -175,7 +175,7 @@ impl Core {
         now: Time,
         key: SessionKey,
         n: TaskSeq,
-        mut done: Box<Done>,
+        mut done: Box<EndedTask>,
         delivered: bool,
     ) {
         self.release_done(&mut done);
@@ -200,7 +200,7 @@ impl Core {
         now: Time,
         key: SessionKey,
         n: TaskSeq,
-        done: Box<Done>,
+        done: Box<EndedTask>,
         delivered_us: Option<u64>,
     ) {
         let session = self.sessions.get(key).expect("a session outlives its results");
@@ -299,7 +299,7 @@ impl Core {
     }
 
     /// Frees what an ended task holds, which its session no longer does ([`Core::note_read`]).
-    pub(in crate::core) fn drop_done(&mut self, mut done: Done) {
+    pub(in crate::core) fn drop_done(&mut self, mut done: EndedTask) {
         self.note_forgotten(&done);
         self.release_done(&mut done);
         self.memory.budget.release(BytesOf::Other, done.budget_bytes());

@@ -9,7 +9,7 @@ use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
 use furlong_wire::message::{ErrorKind, Payload, Runtime, Submit, Targets, TaskOptions, TaskState};
 use furlong_wire::payload::InlineBytes;
 
-use super::ended::{Ended, unmet, unmet_again};
+use super::end::{TaskEnd, unmet, unmet_again};
 use super::extras::TaskInput;
 use super::table::{Queue, State, Submitted, Task, submitted};
 use super::waits::Waits;
@@ -74,7 +74,7 @@ impl Core {
         let refusal = match placement {
             Err(_) => Some(too_many_demands()),
             Ok(_) if !has_room => {
-                Some(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, self.no_memory(0)))
+                Some(TaskEnd::by_broker(TaskState::Failed, ErrorKind::Busy, self.no_memory(0)))
             }
             Ok(_) => self.refusal(&tasks),
         };
@@ -144,7 +144,7 @@ impl Core {
         if refused {
             self.read_past(key, payload, &stored);
             let text = self.no_memory(0);
-            self.end(now, task, Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text));
+            self.end(now, task, TaskEnd::by_broker(TaskState::Failed, ErrorKind::Busy, text));
         } else if matches!(payload, Payload::Inline(_)) {
             self.take_payload(now, task, stored);
         }
@@ -181,7 +181,7 @@ impl Core {
         payload: &Payload,
         stored: &Stored,
         tasks: AtLeastOne<TaskKey>,
-        refusal: &Ended,
+        refusal: &TaskEnd,
     ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         session.link.receiving.expect(transfer_of(payload), payload, None)?;
@@ -191,8 +191,8 @@ impl Core {
             let engine = task.target();
             // It has not joined its engine's queue, which would count it out.
             task.queue = Queue::Shared;
-            let Ended { outcome, .. } = refusal;
-            self.end(now, key, Ended { outcome: outcome.clone(), engine, ..Ended::default() });
+            let TaskEnd { outcome, .. } = refusal;
+            self.end(now, key, TaskEnd { outcome: outcome.clone(), engine, ..TaskEnd::default() });
         }
         Ok(())
     }
@@ -246,7 +246,7 @@ impl Core {
         key: SessionKey,
         tasks: &AtLeastOne<TaskKey>,
         options: &TaskOptions,
-    ) -> Result<Option<Waits>, Box<Ended>> {
+    ) -> Result<Option<Waits>, Box<TaskEnd>> {
         let session = self.sessions.get(key).expect("a session outlives its tasks");
         let first = self.tasks.get(tasks.first).expect("a task of this submit has not ended").n;
         let own = TaskId { session: session.id, n: first };
@@ -255,12 +255,12 @@ impl Core {
     }
 
     /// Why tasks cannot be accepted as they are, if so.
-    fn refusal(&self, tasks: &AtLeastOne<TaskKey>) -> Option<Ended> {
+    fn refusal(&self, tasks: &AtLeastOne<TaskKey>) -> Option<TaskEnd> {
         let task = self.tasks.get(tasks.first).expect("a task of this submit has not ended");
         let options = task.options.as_deref()?;
         let text = contradiction(options, task.runtime, task.queue != Queue::Shared)
             .or_else(|| self.not_durable(task.session, options))?;
-        Some(Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text))
+        Some(TaskEnd::by_broker(TaskState::Failed, ErrorKind::Unsupported, text))
     }
 
     /// Returns the reason that tasks cannot be durable, if they are to be.
@@ -316,7 +316,7 @@ impl Core {
                 return self.end(
                     now,
                     key,
-                    Ended::by_broker(TaskState::Failed, ErrorKind::UnknownEngine, text),
+                    TaskEnd::by_broker(TaskState::Failed, ErrorKind::UnknownEngine, text),
                 );
             };
             // An engine that is away has no class: its task is checked when it is given out.
@@ -347,7 +347,7 @@ impl Core {
                 return self.end(
                     now,
                     key,
-                    Ended::by_broker(TaskState::Failed, ErrorKind::Forbidden, text),
+                    TaskEnd::by_broker(TaskState::Failed, ErrorKind::Forbidden, text),
                 );
             }
         }
@@ -382,7 +382,7 @@ impl Core {
             }
             None => "it names a definition that was never sent",
         };
-        self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Payload, text));
+        self.end(now, key, TaskEnd::by_broker(TaskState::Failed, ErrorKind::Payload, text));
     }
 
     /// A task has arguments and definition: it is queued, or waits for other tasks.
@@ -558,13 +558,13 @@ fn contradiction(options: &TaskOptions, runtime: Runtime, direct: bool) -> Optio
     None
 }
 
-fn too_many_demands() -> Ended {
+fn too_many_demands() -> TaskEnd {
     let text =
         "the broker has as many different sets of required labels as it takes; use fewer of them";
-    Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text)
+    TaskEnd::by_broker(TaskState::Failed, ErrorKind::Busy, text)
 }
 
 /// The end of a task whose demands cannot be met.
-fn refused(options: Option<&TaskOptions>, text: &str) -> Ended {
+fn refused(options: Option<&TaskOptions>, text: &str) -> TaskEnd {
     if options.is_some_and(|options| options.repeated) { unmet_again(text) } else { unmet(text) }
 }

@@ -8,8 +8,8 @@
 use furlong_wire::ids::{EngineId, TaskSeq};
 use furlong_wire::message::{ErrorKind, Finished, Submit, Targets, TaskState, TaskTimes, ToClient};
 
-use super::ended::Ended;
-use super::ended::Ending;
+use super::end::DependencyEnd;
+use super::end::TaskEnd;
 use super::submit::transfer_of;
 use crate::core::keys::SessionKey;
 use crate::core::payloads::stored::Stored;
@@ -24,13 +24,13 @@ impl Core {
         submit: &Submit,
         tasks: u64,
         stored: &Stored,
-    ) -> Option<Ended> {
+    ) -> Option<TaskEnd> {
         let session = self.sessions.get(key).expect("a session that submits is here");
         let claims = &session.claims;
         let direct = submit.targets != Targets::Shared;
         let allowed =
             if direct { claims.role.may_submit_direct() } else { claims.role.may_submit_shared() };
-        let failed = |kind, text: String| Some(Ended::by_broker(TaskState::Failed, kind, text));
+        let failed = |kind, text: String| Some(TaskEnd::by_broker(TaskState::Failed, kind, text));
         if !allowed {
             let what = if direct { "engines by their ids" } else { "the shared queue" };
             let role = claims.role;
@@ -75,7 +75,7 @@ impl Core {
         key: SessionKey,
         submit: &Submit,
         stored: &Stored,
-        refusal: &Ended,
+        refusal: &TaskEnd,
     ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         session.link.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
@@ -88,7 +88,7 @@ impl Core {
             TaskTimes { submitted_unix_us: now.unix_us(self.config.start), ..TaskTimes::default() };
         // The ends are remembered, for tasks that depend on these; nothing else is.
         for (n, engine) in submit.n.onward().zip(&targets).map(|(n, engine)| (n, *engine)) {
-            self.remember_end(key, n, Ending { succeeded: false, engine });
+            self.remember_end(key, n, DependencyEnd { succeeded: false, engine });
             let outcome = refusal.outcome.clone();
             let finished = Finished { n, outcome, engine, attempts: 0, times, payload: None };
             let connection = self.sessions.get(key).and_then(|session| session.link.connection);

@@ -6,7 +6,7 @@ use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::Dependency;
 
-use super::ended::Ending;
+use super::end::DependencyEnd;
 use crate::core::journal::rows::Met;
 use crate::core::keys::TaskKey;
 
@@ -37,7 +37,7 @@ impl Group {
     pub(super) fn settle(
         &mut self,
         key: TaskKey,
-        ending: Ending,
+        ending: DependencyEnd,
         dropped: &mut Vec<TaskKey>,
     ) -> Result<(), String> {
         let mut demands: Vec<Dependency> =
@@ -50,7 +50,7 @@ impl Group {
         Ok(())
     }
 
-    pub(super) fn take(&mut self, demand: Dependency, ending: Ending) -> Result<(), String> {
+    pub(super) fn take(&mut self, demand: Dependency, ending: DependencyEnd) -> Result<(), String> {
         // Where one is enough, the first one counts: also for the engine to which it is followed.
         if self.any && self.is_met {
             return Ok(());
@@ -122,7 +122,7 @@ impl Waits {
     pub(super) fn settle(
         &mut self,
         key: TaskKey,
-        ending: Ending,
+        ending: DependencyEnd,
         dropped: &mut Vec<TaskKey>,
     ) -> Result<(), String> {
         let settled = self.after.settle(key, ending, dropped);

@@ -27,7 +27,7 @@ pub(in crate::core) enum Chore {
     /// Acts on the tasks that a client named whose connection is gone meanwhile.
     Act(Named),
     /// Ends a session.
-    EndSession(Ending),
+    EndSession(EndingSession),
     /// Loses an engine, with what it has.
     LoseEngine(EngineId),
     /// Moves what unreachable engines have to others.
@@ -65,7 +65,7 @@ impl Chore {
 
 /// A session that is over, and how far that has come.
 #[derive(Clone, Debug)]
-pub(in crate::core) struct Ending {
+pub(in crate::core) struct EndingSession {
     /// The identifier.
     pub key: SessionKey,
     /// In which manner.

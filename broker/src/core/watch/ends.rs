@@ -16,7 +16,7 @@ const ENGINES_NAMED_MAX: usize = 8;
 
 /// The end of a task.
 #[derive(Clone, Debug)]
-pub struct End {
+pub struct EndRecord {
     /// The task.
     pub task: TaskId,
     /// Its owner.
@@ -43,7 +43,7 @@ pub struct End {
     pub result_bytes: u64,
 }
 
-impl End {
+impl EndRecord {
     /// True if it neither succeeded nor was cancelled.
     pub fn has_failed(&self) -> bool {
         !matches!(self.state, TaskState::Succeeded | TaskState::Cancelled)
@@ -70,7 +70,7 @@ impl End {
 /// The last ends, each with a number.
 #[derive(Debug, Default)]
 pub struct Ends {
-    last: VecDeque<End>,
+    last: VecDeque<EndRecord>,
     /// The number of the first of them.
     first: u64,
     failures: Failures,
@@ -78,7 +78,7 @@ pub struct Ends {
 
 impl Ends {
     /// A task has ended.
-    pub fn push(&mut self, end: End, error: Option<&TaskError>) {
+    pub fn push(&mut self, end: EndRecord, error: Option<&TaskError>) {
         if let Some(error) = error.filter(|_| end.has_failed()) {
             self.failures.count(&end, error);
         }
@@ -137,7 +137,7 @@ pub struct Failure {
 }
 
 impl Failures {
-    fn count(&mut self, end: &End, error: &TaskError) {
+    fn count(&mut self, end: &EndRecord, error: &TaskError) {
         let raised = error.raised.as_ref();
         let fingerprint = raised.map_or(0, |raised| raised.fingerprint);
         let place = (end.kind, error.kind, fingerprint);
@@ -192,8 +192,8 @@ mod tests {
 
     const OWNER: OwnerId = OwnerId([1; 16]);
 
-    fn end(n: u64) -> End {
-        End {
+    fn end(n: u64) -> EndRecord {
+        EndRecord {
             task: TaskId { session: SessionId([1; 16]), n: TaskSeq(n) },
             owner: if n.is_multiple_of(2) { OWNER } else { OwnerId([2; 16]) },
             kind: KindId(1),
@@ -251,7 +251,7 @@ mod tests {
         let latest = ends.failures().latest();
         assert_eq!(latest.len(), 512);
         assert_eq!(latest[0].seen.last_us, 1_000 + 1_024 - 1);
-        let cancelled = End { state: TaskState::Cancelled, ..end(9) };
+        let cancelled = EndRecord { state: TaskState::Cancelled, ..end(9) };
         ends.push(cancelled, Some(&error(1)));
         assert_eq!(ends.failures().latest().len(), 512, "nobody's fault");
     }

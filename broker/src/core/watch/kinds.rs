@@ -6,7 +6,7 @@ use std::sync::Arc;
 use furlong_wire::ids::OwnerId;
 use furlong_wire::message::Runtime;
 
-use super::ends::End;
+use super::ends::EndRecord;
 use super::spans::Spans;
 
 /// Names a kind in this broker; never given to another.
@@ -112,7 +112,7 @@ impl Kind {
         self.submitted - self.ended
     }
 
-    fn count(&mut self, end: &End, look: u64) {
+    fn count(&mut self, end: &EndRecord, look: u64) {
         self.changed = look;
         self.ended += 1;
         self.retries += u64::from(end.attempts.saturating_sub(1));
@@ -178,7 +178,7 @@ impl Kinds {
     }
 
     /// A task of a kind has ended.
-    pub fn ended(&mut self, end: &End, look: u64) {
+    pub fn ended(&mut self, end: &EndRecord, look: u64) {
         let kind = &mut self.list[usize::from(end.kind.0)];
         assert!(kind.ended < kind.submitted, "more tasks of {:?} end than there were", end.kind);
         kind.count(end, look);

@@ -20,9 +20,9 @@ use furlong_wire::message::{PhaseTimes, Runtime, SeriesRow, TaskState};
 
 use super::keys::SessionKey;
 use super::payloads::stored::Stored;
-use super::tasks::done::Done;
+use super::tasks::ended::EndedTask;
 use super::{Core, Time};
-use ends::{End, Ends};
+use ends::{EndRecord, Ends};
 use kinds::{KindId, Kinds};
 use series::{Series, Standing};
 
@@ -159,7 +159,7 @@ impl Core {
         (key, n): (SessionKey, TaskSeq),
         kind: KindId,
         has_run: bool,
-        done: &Done,
+        done: &EndedTask,
     ) {
         let session = self.sessions.get(key).expect("a session outlives its tasks");
         let (owner, id) = (session.owner(), session.id);
@@ -167,7 +167,7 @@ impl Core {
         let fingerprint = error.and_then(|error| error.raised.as_ref());
         let fingerprint = fingerprint.map_or(0, |raised| raised.fingerprint);
         let result_bytes = self.result_of(done).map_or(0, Stored::bytes);
-        let end = End {
+        let end = EndRecord {
             task: TaskId { session: id, n },
             owner,
             kind,
@@ -185,7 +185,7 @@ impl Core {
         self.tally.watch.ends.push(end, error);
     }
 
-    fn count_end(&mut self, now: Time, end: &End) {
+    fn count_end(&mut self, now: Time, end: &EndRecord) {
         let watch = &mut self.tally.watch;
         let (failed, run) = (end.has_failed(), end.phases.run);
         watch.kinds.ended(end, watch.looks);
@@ -260,7 +260,7 @@ impl Watch {
 }
 
 /// The time that a task has spent in each phase.
-fn phases(done: &Done) -> PhaseTimes {
+fn phases(done: &EndedTask) -> PhaseTimes {
     let times = &done.times;
     let held_us = done.what.queued_us.min(times.finished_us);
     let Some(assigned_us) = times.assigned_us else {

@@ -4,15 +4,15 @@ use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId, TaskSeq};
 use furlong_wire::message::{PhaseTimes, RunTimes, TaskState};
 
 use super::Watch;
-use super::ends::End;
+use super::ends::EndRecord;
 use super::kinds::KindId;
 
 pub(super) const OWNER: OwnerId = OwnerId([1; 16]);
 
 /// The end of a task that has run for so long.
-pub(super) fn end_after(kind: KindId, run_us: u64) -> End {
+pub(super) fn end_after(kind: KindId, run_us: u64) -> EndRecord {
     let phases = PhaseTimes { run: RunTimes::ran(run_us), ..PhaseTimes::default() };
-    End {
+    EndRecord {
         task: TaskId { session: SessionId([1; 16]), n: TaskSeq(1) },
         owner: OWNER,
         kind,

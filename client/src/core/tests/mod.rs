@@ -22,7 +22,7 @@ use super::definitions::{Definition, Instead};
 use super::requests::Answer;
 use super::*;
 use crate::error::DisconnectCause;
-use crate::outcome::{FailureKind, PayloadFailure, TaskFailure, TaskResult};
+use crate::outcome::{FailureKind, PayloadFailure, TaskOutcome};
 use furlong_wire::ids::FunctionHash;
 
 /// The core, with those who wait as the shell has them.
@@ -128,7 +128,7 @@ fn chunk() -> ToClient {
     ToClient::Chunk(message::Chunk { transfer: 1 })
 }
 
-fn take(core: &mut Core, task: Submitted) -> Option<Result<TaskResult, TaskFailure>> {
+fn take(core: &mut Core, task: Submitted) -> Option<TaskOutcome> {
     match core.poll_task(task.key, Waker::noop(), &mut None) {
         Poll::Ready(ended) => Some(ended.into_result(SESSION)),
         Poll::Pending => None,

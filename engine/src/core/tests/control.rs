@@ -27,7 +27,7 @@ impl Publishing {
     }
 
     fn finish(&mut self, process: &mut Process, job: u64, bytes: usize) {
-        let event = ended(job, JobOutcome::Succeeded, vec![vec![3; bytes].into()]);
+        let event = ended(job, AttemptOutcome::Succeeded, vec![vec![3; bytes].into()]);
         self.mailbox.give_event(&mut process.core, 0, event);
     }
 }
@@ -184,7 +184,7 @@ fn a_death_is_told_before_the_end_and_what_had_not_begun_is_given_back() {
     let native = process.assign(0, Native);
     process.done();
     process.core.handle_slot_event(0, SlotEvent::Down { cause: "signal 9".into() });
-    process.end(0, 1, JobOutcome::Lost("signal 9".into()), Vec::new());
+    process.end(0, 1, AttemptOutcome::Lost("signal 9".into()), Vec::new());
     process
         .core
         .handle_slot_event(0, SlotEvent::Recalled { attempts: [2, 3].map(SlotJob).to_vec() });

@@ -214,7 +214,7 @@ fn results_that_are_asked_for_cost_their_own_sending() {
 fn what_an_engine_says_of_an_end_fits_its_message() {
     let mut process = Process::new(1);
     let attempt = process.assign(0, Native);
-    process.end(0, attempt.id.0, JobOutcome::Exited("\u{e4}".repeat(1 << 20)), vec![]);
+    process.end(0, attempt.id.0, AttemptOutcome::Exited("\u{e4}".repeat(1 << 20)), vec![]);
     let texts = |done: &Done| {
         done.finished()
             .iter()
@@ -226,10 +226,10 @@ fn what_an_engine_says_of_an_end_fits_its_message() {
     assert!(process.done().sent.iter().all(|message| !furlong_wire::message::is_too_long(message)));
 }
 
-fn raises(type_name: &str, fingerprint: Option<u32>) -> Reply {
+fn raises(type_name: &str, fingerprint: Option<u32>) -> AttemptEnd {
     let header = ReplyHeader::Raised(crate::job::error(type_name, "a secret"));
     let times = JobTimes { begun_at_us: Some(1_500), load_us: 1, run_us: 2, store_us: 3 };
-    Reply { times, fingerprint, ..Reply::without_data(JobOutcome::Failed, header) }
+    AttemptEnd { times, fingerprint, ..AttemptEnd::without_data(AttemptOutcome::Failed, header) }
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn the_death_of_a_stand_in_is_no_engines() {
     process.assign(1, Python);
     process.done();
     process.core.handle_slot_event(1, SlotEvent::Down { cause: "signal 9".into() });
-    process.end(1, 2, JobOutcome::Lost("signal 9".into()), Vec::new());
+    process.end(1, 2, AttemptOutcome::Lost("signal 9".into()), Vec::new());
     let sent = process.done().sent;
     assert!(!sent.iter().any(|message| matches!(message, FromEngine::SlotDown(_))), "{sent:?}");
     assert!(sent.iter().any(|message| matches!(message, FromEngine::Finished(_))));

@@ -11,7 +11,7 @@ use furlong_wire::payload::{PayloadOpener, PayloadSealer, PayloadSecret, SealedP
 
 use super::results::UNSENT_OUTPUT_MAX;
 use super::*;
-use crate::job::{JobOutcome, JobTimes, OutputStream, Reply};
+use crate::job::{AttemptEnd, AttemptOutcome, JobTimes, OutputStream};
 use furlong_wire::call::{decode_reply, encode_header};
 use furlong_wire::message::{AttemptFinished, AttemptOutput, ErrorKind, TaskState};
 use furlong_wire::payload::Packed;
@@ -134,10 +134,10 @@ impl Process {
 
     /// A job ends as it should, with a result of that many bytes.
     fn finish(&mut self, slot: SlotIndex, job: u64, result_bytes: usize) {
-        self.end(slot, job, JobOutcome::Succeeded, vec![vec![3; result_bytes].into()]);
+        self.end(slot, job, AttemptOutcome::Succeeded, vec![vec![3; result_bytes].into()]);
     }
 
-    fn end(&mut self, slot: SlotIndex, job: u64, outcome: JobOutcome, data: Vec<Bytes>) {
+    fn end(&mut self, slot: SlotIndex, job: u64, outcome: AttemptOutcome, data: Vec<Bytes>) {
         self.core.handle_slot_event(slot, ended(job, outcome, data));
     }
 
@@ -185,12 +185,12 @@ impl Done {
 }
 
 /// The event of a job's end.
-fn ended(job: u64, outcome: JobOutcome, data: Vec<Bytes>) -> SlotEvent {
+fn ended(job: u64, outcome: AttemptOutcome, data: Vec<Bytes>) -> SlotEvent {
     let header = ReplyHeader::Returned { codec: Codec::Raw };
     let times = JobTimes { run_us: 5, ..JobTimes::default() };
     SlotEvent::Finished {
         attempt: SlotJob(job),
-        reply: Reply { data, times, ..Reply::without_data(outcome, header) },
+        reply: AttemptEnd { data, times, ..AttemptEnd::without_data(outcome, header) },
     }
 }
 
@@ -512,8 +512,8 @@ fn an_end_that_is_no_result_has_no_payload() {
     let mut process = Process::new(1);
     process.assign(0, Python);
     process.assign(0, Python);
-    process.end(0, 1, JobOutcome::Lost("signal 9".into()), Vec::new());
-    process.end(0, 2, JobOutcome::Cancelled, Vec::new());
+    process.end(0, 1, AttemptOutcome::Lost("signal 9".into()), Vec::new());
+    process.end(0, 2, AttemptOutcome::Cancelled, Vec::new());
     process.core.handle_slot_event(0, SlotEvent::Down { cause: "signal 9".into() });
     let done = process.done();
     let ends: Vec<_> = done.finished().into_iter().map(failure).collect();

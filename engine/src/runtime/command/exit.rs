@@ -9,7 +9,7 @@ use furlong_wire::call::ReplyHeader;
 use crate::job::error;
 use crate::runtime::ending::{exit_code, killed_by};
 use crate::runtime::memory::MemoryAtEnd;
-use crate::runtime::{JobOutcome, Reply, Unable};
+use crate::runtime::{AttemptEnd, AttemptOutcome, Unable};
 
 /// The reply of a program that has ended. How long it ran is for the caller to say.
 pub(super) fn ended(
@@ -17,31 +17,31 @@ pub(super) fn ended(
     cancelled: bool,
     memory: MemoryAtEnd,
     stderr_tail: &[u8],
-) -> Reply {
+) -> AttemptEnd {
     let status = match status {
         Ok(status) => status,
         // The system tells nobody if the engine was started with SIGCHLD ignored.
         Err(error) => return failed(&format!("how the program ended is not known: {error}")),
     };
     let outcome = match status.code() {
-        _ if cancelled => JobOutcome::Cancelled,
-        Some(0) => JobOutcome::Succeeded,
-        _ => JobOutcome::Exited(describe(status, memory, stderr_tail)),
+        _ if cancelled => AttemptOutcome::Cancelled,
+        Some(0) => AttemptOutcome::Succeeded,
+        _ => AttemptOutcome::Exited(describe(status, memory, stderr_tail)),
     };
     let header =
         ReplyHeader::Exited { code: status.code(), signal: status.signal(), written: None };
-    Reply::without_data(outcome, header)
+    AttemptEnd::without_data(outcome, header)
 }
 
 /// The reply of a command that could not be run.
-pub(super) fn failed(text: &str) -> Reply {
+pub(super) fn failed(text: &str) -> AttemptEnd {
     let header = ReplyHeader::Raised(error("CommandError", text));
-    Reply::without_data(JobOutcome::Failed, header)
+    AttemptEnd::without_data(AttemptOutcome::Failed, header)
 }
 
 /// The reply of a command that did not begin for want of something on this machine.
-pub(super) fn not_begun(unable: Unable, text: &str) -> Reply {
-    Reply { outcome: JobOutcome::NotBegun(unable), ..failed(text) }
+pub(super) fn not_begun(unable: Unable, text: &str) -> AttemptEnd {
+    AttemptEnd { outcome: AttemptOutcome::NotBegun(unable), ..failed(text) }
 }
 
 /// Describes how it ended in one line, followed by the last lines of standard error.

@@ -16,7 +16,7 @@ use super::pipes::{Got, InputPipe, OutputPipe, PIECE_BYTES_MAX};
 use super::slot::{Asked, SlotContext};
 use crate::clock;
 use crate::runtime::memory::KillsBefore;
-use crate::runtime::{JobTimes, OutputStream, Reply, SlotEvent, SlotJob};
+use crate::runtime::{AttemptEnd, JobTimes, OutputStream, SlotEvent, SlotJob};
 
 /// A program and what is known of it.
 pub(super) struct Running<'a> {
@@ -119,7 +119,7 @@ impl<'a> Running<'a> {
     }
 
     /// Moves bytes until the program has ended. None if the slot is dropped meanwhile.
-    pub(super) fn run(mut self, buffer: &mut [u8]) -> Option<Reply> {
+    pub(super) fn run(mut self, buffer: &mut [u8]) -> Option<AttemptEnd> {
         self.write_input();
         loop {
             let ready = self.wait();
@@ -138,7 +138,7 @@ impl<'a> Running<'a> {
                 self.read_rest(buffer);
                 let memory = self.context.memory.at_end(self.began.kills);
                 let reply = ended(status, self.cancelled, memory, &self.stderr_tail);
-                return Some(Reply { times: self.began.times(), ..reply });
+                return Some(AttemptEnd { times: self.began.times(), ..reply });
             }
             self.look_at_the_clock();
         }

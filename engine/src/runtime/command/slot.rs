@@ -16,7 +16,7 @@ use super::pipes::{PIECE_BYTES_MAX, Room};
 use super::running::{Began, Running};
 use crate::clock;
 use crate::runtime::memory::SlotMemory;
-use crate::runtime::{EventSender, Job, Reply, Report, SlotEvent, SlotIndex, SlotJob};
+use crate::runtime::{AttemptEnd, EventSender, Job, Report, SlotEvent, SlotIndex, SlotJob};
 
 /// One slot: jobs go in, and run one after another, each as a program of its own.
 ///
@@ -119,8 +119,10 @@ impl CommandSlot {
     /// after the grace, or at once with `force`. All of its process group gets it.
     pub fn cancel(&self, attempt: SlotJob, force: bool) {
         if self.context.take_queued(attempt) {
-            self.context
-                .emit(SlotEvent::Finished { attempt, reply: Reply::cancelled_before_it_began() });
+            self.context.emit(SlotEvent::Finished {
+                attempt,
+                reply: AttemptEnd::cancelled_before_it_began(),
+            });
         } else {
             self.context
                 .ask(attempt, |asked| asked.cancel = Some(force || asked.cancel == Some(true)));
@@ -230,7 +232,7 @@ impl SlotContext {
         }
     }
 
-    fn run(&self, job: Job, engine_id: Option<u32>, buffer: &mut [u8]) -> Option<Reply> {
+    fn run(&self, job: Job, engine_id: Option<u32>, buffer: &mut [u8]) -> Option<AttemptEnd> {
         let (at_us, kills, attempt) = (clock::now_us(), self.memory.kills(), job.attempt);
         let started = launch(job, self, engine_id).and_then(|launched| {
             let no_pipes = |error| LaunchError::Task(format!("no pipes for it: {error}"));

@@ -22,7 +22,7 @@ use super::pipes::{PIECE_BYTES_MAX, UNTAKEN_BYTES_MAX};
 use super::*;
 use crate::job::Input;
 use crate::runtime::{
-    Job, JobOutcome, OutputStream, Reply, Report, SlotEvent, SlotIndex, SlotJob, Unable,
+    AttemptEnd, AttemptOutcome, Job, OutputStream, Report, SlotEvent, SlotIndex, SlotJob, Unable,
 };
 
 mod inputs;
@@ -36,7 +36,7 @@ struct Fixture {
     events: UnboundedReceiver<(SlotIndex, Report)>,
     attempts: u64,
     output: HashMap<(SlotJob, bool), Vec<u8>>,
-    replies: HashMap<SlotJob, Reply>,
+    replies: HashMap<SlotJob, AttemptEnd>,
     folder: TempDir,
 }
 
@@ -120,14 +120,14 @@ impl Fixture {
         }
     }
 
-    fn end(&mut self, attempt: SlotJob) -> Reply {
+    fn end(&mut self, attempt: SlotJob) -> AttemptEnd {
         while !self.replies.contains_key(&attempt) {
             self.event();
         }
         self.replies.remove(&attempt).unwrap()
     }
 
-    fn run(&mut self, spec: CommandSpec) -> Reply {
+    fn run(&mut self, spec: CommandSpec) -> AttemptEnd {
         let attempt = self.start(spec);
         self.end(attempt)
     }
@@ -149,7 +149,7 @@ impl Fixture {
         let reply = self.run(spec);
         assert_eq!(
             (&reply.outcome, &reply.header),
-            (&JobOutcome::Succeeded, &exited(0)),
+            (&AttemptOutcome::Succeeded, &exited(0)),
             "{reply:?}"
         );
         self.stdout(SlotJob(self.attempts))
@@ -178,7 +178,7 @@ fn what_this_machine_lacks_is_no_fault_of_the_task() {
     let script = commands.script("plain", "#!/no/such/interpreter\n", 0o755);
     let closed = commands.script("closed", "#!/bin/sh\n", 0o644);
     let nowhere = Some("/no/such/folder".to_owned());
-    let kind = JobOutcome::NotBegun(Unable::Kind);
+    let kind = AttemptOutcome::NotBegun(Unable::Kind);
     for spec in [command(&["no-such-program"]), command(&[&script]), command(&[&closed])] {
         assert_eq!(commands.run(spec.clone()).outcome, kind, "{spec:?}");
     }
@@ -194,14 +194,14 @@ fn what_this_machine_lacks_is_no_fault_of_the_task() {
     );
     let long = "x".repeat(1 << 20);
     for spec in [command(&["true", "a\0b"]), command(&["true", &long]), command(&[""])] {
-        assert_eq!(commands.run(spec).outcome, JobOutcome::Failed, "it is so everywhere");
+        assert_eq!(commands.run(spec).outcome, AttemptOutcome::Failed, "it is so everywhere");
     }
 }
 
-fn refusal(reply: Reply) -> String {
+fn refusal(reply: AttemptEnd) -> String {
     let ReplyHeader::Raised(error) = reply.header else { panic!("it was run: {reply:?}") };
     assert!(
-        matches!(reply.outcome, JobOutcome::Failed | JobOutcome::NotBegun(_)),
+        matches!(reply.outcome, AttemptOutcome::Failed | AttemptOutcome::NotBegun(_)),
         "{:?}",
         reply.outcome
     );
@@ -239,18 +239,18 @@ fn exit_codes_and_signals_come_back_with_the_last_lines_of_stderr() {
     assert_eq!(it.ok(sh("echo out; echo err >&2")), "out\n");
     assert_eq!(it.output[&(SlotJob(1), false)], b"err\n");
     let reply = it.run(sh("echo first >&2; echo last >&2; exit 3"));
-    assert_eq!(reply.outcome, JobOutcome::Exited("exit code 3\nfirst\nlast".into()));
+    assert_eq!(reply.outcome, AttemptOutcome::Exited("exit code 3\nfirst\nlast".into()));
     assert_eq!(reply.header, exited(3));
     let reply = it.run(sh("kill -SEGV $$"));
     assert_eq!(
         (reply.outcome, reply.header),
-        (JobOutcome::Exited("killed by SIGSEGV".into()), killed(11))
+        (AttemptOutcome::Exited("killed by SIGSEGV".into()), killed(11))
     );
     let reply =
         it.run(CommandSpec { stderr: Some(it.path("err").into()), ..sh("echo kept >&2; exit 1") });
     assert_eq!(
         reply.outcome,
-        JobOutcome::Exited("exit code 1".into()),
+        AttemptOutcome::Exited("exit code 1".into()),
         "what went to a file did not come back"
     );
 }
@@ -367,14 +367,14 @@ fn input_is_what_was_sent_whole_or_as_much_as_is_read() {
     let attempt = it.start_with(command(&["cat"]), Codec::Raw, buffers);
     assert_eq!(
         (it.end(attempt).outcome, it.stdout(attempt).as_str()),
-        (JobOutcome::Succeeded, "one two")
+        (AttemptOutcome::Succeeded, "one two")
     );
     let large: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
     let attempt = it.start_with(command(&["cat"]), Codec::Raw, vec![large.clone().into()]);
-    assert_eq!(it.end(attempt).outcome, JobOutcome::Succeeded);
+    assert_eq!(it.end(attempt).outcome, AttemptOutcome::Succeeded);
     assert!(it.output[&(attempt, true)] == large);
     let attempt = it.start_with(command(&["head", "-c", "3"]), Codec::Raw, vec![large.into()]);
-    assert_eq!(it.end(attempt).outcome, JobOutcome::Succeeded);
+    assert_eq!(it.end(attempt).outcome, AttemptOutcome::Succeeded);
     let attempt = it.start_with(sh(""), Codec::Json, vec![Bytes::from("[[],{}]")]);
     assert!(refusal(it.end(attempt)).contains("raw buffers"));
 }
@@ -459,14 +459,14 @@ fn endless_output_waits_in_its_pipe_when_nobody_takes_it() {
     let is_output = matches!(event, Report::Event(SlotEvent::Output { .. }));
     assert!(is_output, "it goes on when there is room");
     it.slot.cancel(attempt, true);
-    assert_eq!(it.end(attempt).outcome, JobOutcome::Cancelled);
+    assert_eq!(it.end(attempt).outcome, AttemptOutcome::Cancelled);
 }
 
 #[test]
 fn large_output_comes_whole_and_before_the_end() {
     let mut it = Fixture::new();
     let attempt = it.start(sh("head -c 5000000 /dev/zero; head -c 3000000 /dev/zero >&2"));
-    assert_eq!(it.end(attempt).outcome, JobOutcome::Succeeded);
+    assert_eq!(it.end(attempt).outcome, AttemptOutcome::Succeeded);
     assert_eq!(
         (it.output[&(attempt, true)].len(), it.output[&(attempt, false)].len()),
         (5_000_000, 3_000_000)
@@ -491,7 +491,11 @@ fn cancel_ends_the_whole_group_softly_and_then_hard() {
     it.output_of(attempt, "\n");
     it.slot.cancel(attempt, false);
     let reply = it.end(attempt);
-    assert_eq!((reply.outcome, reply.header), (JobOutcome::Cancelled, exited(0)), "it had its say");
+    assert_eq!(
+        (reply.outcome, reply.header),
+        (AttemptOutcome::Cancelled, exited(0)),
+        "it had its say"
+    );
     let printed = it.stdout(attempt);
     let (child, rest) = printed.split_once('\n').unwrap();
     assert_eq!(rest, "bye\n");
@@ -507,7 +511,7 @@ fn cancel_ends_the_whole_group_softly_and_then_hard() {
         it.output_of(attempt, "\n");
         it.slot.cancel(attempt, force);
         let reply = it.end(attempt);
-        assert_eq!((reply.outcome, reply.header), (JobOutcome::Cancelled, killed(9)));
+        assert_eq!((reply.outcome, reply.header), (AttemptOutcome::Cancelled, killed(9)));
         assert!(is_gone(&it.stdout(attempt)));
     }
 }
@@ -523,10 +527,8 @@ fn a_signal_reaches_the_group_of_its_own_attempt_alone() {
     it.output_of(attempt, "got it");
     it.slot.signal(attempt, 15);
     let reply = it.end(attempt);
-    assert!(
-        matches!(&reply.outcome, JobOutcome::Exited(text) if text.starts_with("killed by SIGTERM")),
-        "{reply:?}"
-    );
+    let AttemptOutcome::Exited(text) = &reply.outcome else { panic!("{reply:?}") };
+    assert!(text.starts_with("killed by SIGTERM"), "{reply:?}");
     assert_eq!(reply.header, killed(15));
     it.slot.signal(attempt, 15);
     assert_eq!(it.ok(sh("echo alive")), "alive\n");
@@ -543,10 +545,10 @@ fn what_has_not_begun_is_recalled_or_cancelled_without_being_run() {
             .map(|spec| it.start(spec));
     assert!(it.slot.recall(second) && !it.slot.recall(second) && !it.slot.recall(first));
     it.slot.cancel(third, false);
-    assert_eq!(it.end(third).outcome, JobOutcome::Cancelled);
+    assert_eq!(it.end(third).outcome, AttemptOutcome::Cancelled);
     it.slot.cancel(first, true);
-    assert_eq!(it.end(first).outcome, JobOutcome::Cancelled);
-    assert_eq!(it.end(last).outcome, JobOutcome::Succeeded);
+    assert_eq!(it.end(first).outcome, AttemptOutcome::Cancelled);
+    assert_eq!(it.end(last).outcome, AttemptOutcome::Succeeded);
     assert!(!Path::new(&mark).exists());
 }
 

@@ -68,7 +68,7 @@ fn job(attempt: u64, function: &str, codec: Codec, data: &[u8]) -> Job {
     }
 }
 
-fn next_reply(events: &mut Events) -> Reply {
+fn next_reply(events: &mut Events) -> AttemptEnd {
     match events.blocking_recv() {
         Some((_, Report::Event(SlotEvent::Finished { reply, .. }))) => reply,
         other => panic!("not finished: {other:?}"),
@@ -112,9 +112,9 @@ fn wrong_arguments_unknown_names_and_panics_are_errors_of_their_task() {
     ] {
         slot.start([job(1, function, codec, b"[[2], {}]")]);
         let reply = next_reply(&mut events);
-        let is_missing = reply.outcome == JobOutcome::NotBegun(Unable::Kind);
+        let is_missing = reply.outcome == AttemptOutcome::NotBegun(Unable::Kind);
         assert_eq!(is_missing, function == "missing", "another engine may have it");
-        assert!(is_missing || reply.outcome == JobOutcome::Failed);
+        assert!(is_missing || reply.outcome == AttemptOutcome::Failed);
         assert!(
             matches!(&reply.header, ReplyHeader::Raised(error) if error.type_name == type_name),
             "{reply:?}"
@@ -137,12 +137,12 @@ fn a_cancel_reaches_the_running_and_the_waiting_job_and_a_recall_the_waiting_one
     assert!(slot.recall(SlotJob(2)) && !slot.recall(SlotJob(1)));
     slot.start([job(4, "stuck", Codec::Msgpack, b"")]);
     slot.cancel(SlotJob(4));
-    assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
+    assert_eq!(next_reply(&mut events).outcome, AttemptOutcome::Cancelled);
     slot.cancel(SlotJob(2));
     slot.cancel(SlotJob(1));
-    assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
+    assert_eq!(next_reply(&mut events).outcome, AttemptOutcome::Cancelled);
     slot.start([job(3, "nothing", Codec::Msgpack, &[0x90])]);
-    assert_eq!(next_reply(&mut events).outcome, JobOutcome::Succeeded);
+    assert_eq!(next_reply(&mut events).outcome, AttemptOutcome::Succeeded);
 }
 
 #[test]
@@ -152,14 +152,14 @@ fn an_interrupt_reaches_the_running_job_alone_and_its_error_is_its_own() {
     begun(&slot);
     slot.interrupt(SlotJob(2));
     slot.interrupt(SlotJob(1));
-    assert_eq!(next_reply(&mut events).outcome, JobOutcome::Failed);
+    assert_eq!(next_reply(&mut events).outcome, AttemptOutcome::Failed);
     while slot.shared.lock().running != Some(SlotJob(2)) {
         std::thread::yield_now();
     }
     assert_eq!(slot.shared.lock().asked.load(Ordering::Relaxed), UNASKED);
     slot.interrupt(SlotJob(2));
     slot.cancel(SlotJob(2));
-    assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
+    assert_eq!(next_reply(&mut events).outcome, AttemptOutcome::Cancelled);
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_slot_whose_function_ignores_everything_is_in_nobodys_way() {
     assert!(stuck.recall(SlotJob(2)), "what waits behind it can go elsewhere");
     let (other, mut others) = slot();
     other.start([job(3, "nothing", Codec::Msgpack, &[0x90])]);
-    assert_eq!(next_reply(&mut others).outcome, JobOutcome::Succeeded);
+    assert_eq!(next_reply(&mut others).outcome, AttemptOutcome::Succeeded);
     assert!(events.try_recv().is_err());
     drop(stuck);
 }

@@ -9,7 +9,7 @@ use tokio::time::{Duration, Instant};
 use super::protocol::{Control, Inbox, NoRoom, ProtocolBroken};
 use super::session::{Fault, Session, SessionEnd};
 use super::slot::cancelled_reply;
-use crate::runtime::{JobOutcome, SlotEvent, SlotJob, Unable};
+use crate::runtime::{AttemptOutcome, SlotEvent, SlotJob, Unable};
 
 impl Session<'_> {
     /// A job that the interpreter has and has begun, as it says itself. It may just have ended.
@@ -85,7 +85,7 @@ impl Session<'_> {
             Some(attempt) => {
                 let cause =
                     items.map_or(cause.clone(), |(first, items)| with_items(&cause, first, items));
-                self.context.emit_error(attempt, JobOutcome::Lost(cause.clone()), cause);
+                self.context.emit_error(attempt, AttemptOutcome::Lost(cause.clone()), cause);
             }
             None => {}
         }
@@ -93,7 +93,7 @@ impl Session<'_> {
             let line = cause.lines().next().unwrap_or_default();
             let text = format!("the interpreter ends before a task can begin: {line}");
             let first = self.sent.pop_front().map(|sent| sent.attempt);
-            let unable = JobOutcome::NotBegun(Unable::Runtime);
+            let unable = AttemptOutcome::NotBegun(Unable::Runtime);
             if let Some(attempt) = first {
                 self.context.emit_error(attempt, unable.clone(), text.clone());
             }

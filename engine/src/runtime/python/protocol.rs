@@ -302,7 +302,7 @@ pub(super) enum Incoming {
     /// It takes jobs. Its clock was at 0 at that time: nanoseconds since 1970.
     Ready { clock_zero_ns: u64 },
     /// A job has ended.
-    Ended(Ended),
+    Ended(EndFrame),
     /// The answer to [`Control::Ask`].
     Running {
         /// The question's number.
@@ -325,9 +325,9 @@ pub(super) enum Incoming {
 
 /// A job's end.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct EndFrame {
     pub(super) attempt: SlotJob,
-    pub(super) end: End,
+    pub(super) end: EndKind,
     /// True if output of this job is unread, and the interpreter waits until it has been read.
     pub(super) drain: bool,
     /// When it began, by the clock of the interpreter, and the other parts of its time.
@@ -343,7 +343,7 @@ pub(super) struct Ended {
 
 /// The outcome of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum End {
+pub(super) enum EndKind {
     Returned,
     /// The same, and what it displayed is the first buffer.
     Displayed,
@@ -503,11 +503,11 @@ impl ReplyFrame {
         }
         let end = match self.kind {
             1 => return Ok(Incoming::Ready { clock_zero_ns: self.begun_ns }),
-            2 => End::Returned,
-            10 => End::Displayed,
-            3 => End::Executed,
-            4 => End::Raised,
-            5 => End::Cancelled,
+            2 => EndKind::Returned,
+            10 => EndKind::Displayed,
+            3 => EndKind::Executed,
+            4 => EndKind::Raised,
+            5 => EndKind::Cancelled,
             6 => {
                 let attempt = (self.attempt.0 != u64::MAX).then_some(self.attempt);
                 return Ok(Incoming::Running { question: self.count, attempt });
@@ -528,14 +528,14 @@ impl ReplyFrame {
             _ => return Err(ProtocolBroken),
         };
         let Self { attempt, begun_ns, run_us, count, load_us, last, .. } = self;
-        let raised = end == End::Raised;
+        let raised = end == EndKind::Raised;
         let times = JobTimes {
             begun_at_us: None,
             load_us: u64::from(load_us),
             run_us,
             store_us: if raised { 0 } else { u64::from(last) },
         };
-        Ok(Incoming::Ended(Ended {
+        Ok(Incoming::Ended(EndFrame {
             attempt,
             end,
             begun_ns,

@@ -7,15 +7,15 @@ use furlong_link::file::{PayloadFile, write_at};
 use furlong_wire::call::{Codec, Display, RemoteError, ReplyHeader, encode_reply};
 use furlong_wire::payload::{PayloadSource, Table};
 
-use super::protocol::{End, Ended};
+use super::protocol::{EndFrame, EndKind};
 use super::slot::cancelled_reply;
 use crate::runtime::ending::bound;
-use crate::runtime::{JobOutcome, Reply};
+use crate::runtime::{AttemptEnd, AttemptOutcome};
 
 /// A job's end, as the engine knows it. The codec is that of its call. An error for want of memory
 /// says what the interpreter may take of it.
-pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Reply {
-    let Ended { end, times, fingerprint, count, buffers, .. } = ended;
+pub(super) fn reply(ended: EndFrame, codec: Codec, memory_bytes: Option<u64>) -> AttemptEnd {
+    let EndFrame { end, times, fingerprint, count, buffers, .. } = ended;
     let text = |at: usize| {
         buffers.get(at).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default()
     };
@@ -29,42 +29,52 @@ pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Re
         ReplyHeader::Raised(RemoteError { type_name, message, traceback: text(2), execution })
     };
     match end {
-        End::Returned => {
+        EndKind::Returned => {
             let header = ReplyHeader::Returned { codec };
-            Reply { data: buffers, times, ..Reply::without_data(JobOutcome::Succeeded, header) }
+            AttemptEnd {
+                data: buffers,
+                times,
+                ..AttemptEnd::without_data(AttemptOutcome::Succeeded, header)
+            }
         }
-        End::Displayed => {
+        EndKind::Displayed => {
             let mut data = buffers.into_iter();
             let displays = displays(&data.next().unwrap_or_default());
             let header = ReplyHeader::Displayed { codec, displays };
             let data = data.collect();
-            Reply { data, times, ..Reply::without_data(JobOutcome::Succeeded, header) }
+            AttemptEnd {
+                data,
+                times,
+                ..AttemptEnd::without_data(AttemptOutcome::Succeeded, header)
+            }
         }
-        End::Executed => {
+        EndKind::Executed => {
             let displays = buffers.get(1).map(|json| displays(json)).unwrap_or_default();
             // With displays, an empty text stands for none.
             let is_none = buffers.is_empty() || buffers.len() > 1 && buffers[0].is_empty();
             let header =
                 ReplyHeader::Executed { count, repr: (!is_none).then(|| text(0)), displays };
-            Reply { times, ..Reply::without_data(JobOutcome::Succeeded, header) }
+            AttemptEnd { times, ..AttemptEnd::without_data(AttemptOutcome::Succeeded, header) }
         }
         // Behind the texts: what else there is to say of the exception, for the client.
-        End::Raised => {
+        EndKind::Raised => {
             let header = raised();
             let data = buffers.into_iter().skip(3).collect();
-            let reply = Reply::without_data(JobOutcome::Failed, header);
-            Reply { data, times, fingerprint, ..reply }
+            let reply = AttemptEnd::without_data(AttemptOutcome::Failed, header);
+            AttemptEnd { data, times, fingerprint, ..reply }
         }
-        End::Cancelled if buffers.is_empty() => cancelled_reply("cancelled before it began"),
-        End::Cancelled => Reply { times, ..Reply::without_data(JobOutcome::Cancelled, raised()) },
+        EndKind::Cancelled if buffers.is_empty() => cancelled_reply("cancelled before it began"),
+        EndKind::Cancelled => {
+            AttemptEnd { times, ..AttemptEnd::without_data(AttemptOutcome::Cancelled, raised()) }
+        }
     }
 }
 
 /// The end of a job whose value is in a memory file, as a whole payload.
-pub(super) fn reply_in_file(ended: &Ended, codec: Codec, file: PayloadFile) -> Reply {
+pub(super) fn reply_in_file(ended: &EndFrame, codec: Codec, file: PayloadFile) -> AttemptEnd {
     let header = ReplyHeader::Returned { codec };
-    let reply = Reply::without_data(JobOutcome::Succeeded, header);
-    Reply { file: Some(file), times: ended.times, ..reply }
+    let reply = AttemptEnd::without_data(AttemptOutcome::Succeeded, header);
+    AttemptEnd { file: Some(file), times: ended.times, ..reply }
 }
 
 /// Makes a whole payload of a file in which the worker has laid out a value: writes what comes

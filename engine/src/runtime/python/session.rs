@@ -20,13 +20,13 @@ use super::outbox::Outbox;
 use super::pace::Pace;
 use super::process::Interpreter;
 use super::protocol::{
-    Control, End, Ended, Inbox, Incoming, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX,
+    Control, EndFrame, EndKind, Inbox, Incoming, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX,
 };
 use super::replies::{finish_file, reply, reply_in_file};
 use super::slot::{Command, SlotContext};
 use super::{PythonShared, ResolvedInterpreter};
 use crate::runtime::{
-    Job, JobOutcome, Latest, OutputStream, Published, Report, SlotEvent, SlotJob, Unable,
+    AttemptOutcome, Job, Latest, OutputStream, Published, Report, SlotEvent, SlotJob, Unable,
 };
 
 /// The reason why a session ended.
@@ -262,12 +262,13 @@ impl<'a> Session<'a> {
     fn send_job(&mut self, mut job: Job) {
         let (attempt, codec, session) = (job.attempt, job.header.codec, job.session);
         if let Some(error) = self.version_error(&job.header.call) {
-            return self.context.emit_raised(attempt, JobOutcome::NotBegun(Unable::Kind), error);
+            let outcome = AttemptOutcome::NotBegun(Unable::Kind);
+            return self.context.emit_raised(attempt, outcome, error);
         }
         let unknown = match self.known.unknown(&job) {
             Ok(unknown) => unknown,
             Err(error) => {
-                return self.context.emit_error(attempt, JobOutcome::Failed, error.to_string());
+                return self.context.emit_error(attempt, AttemptOutcome::Failed, error.to_string());
             }
         };
         let may_pass = Request::may_pass(&job, self.known.unknown_bytes(&job));
@@ -438,14 +439,15 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn handle_ended(&mut self, mut ended: Ended) -> Result<(), ProtocolBroken> {
+    fn handle_ended(&mut self, mut ended: EndFrame) -> Result<(), ProtocolBroken> {
         ended.times.begun_at_us = Some(self.interpreter.clock.read_us(ended.begun_ns));
         let attempt = ended.attempt;
         let Some(sent) = self.sent.front().copied().filter(|sent| sent.attempt == attempt) else {
             // The dead have said some things twice.
             return if self.is_dead { Ok(()) } else { Err(ProtocolBroken) };
         };
-        if self.cut_short == Some(attempt) && matches!(ended.end, End::Raised | End::Cancelled) {
+        let is_cut_short = self.cut_short == Some(attempt);
+        if is_cut_short && matches!(ended.end, EndKind::Raised | EndKind::Cancelled) {
             return Ok(());
         }
         if ended.drain {
@@ -461,7 +463,7 @@ impl<'a> Session<'a> {
         self.is_stalled = false;
         self.is_unused = false;
         self.sent.pop_front();
-        if self.sent.is_empty() || matches!(ended.end, End::Cancelled) {
+        if self.sent.is_empty() || matches!(ended.end, EndKind::Cancelled) {
             self.interrupts.handle_end();
         }
         self.sent_bytes -= sent.bytes;

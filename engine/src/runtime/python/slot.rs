@@ -15,8 +15,8 @@ use super::process::{Interpreter, ProcessGroup};
 use super::session::{Session, SessionEnd};
 use super::{PythonError, PythonShared, Variables};
 use crate::runtime::{
-    EventSender, Job, JobOutcome, OutputStream, Reply, Report, SlotEvent, SlotIndex, SlotJob,
-    Unable,
+    AttemptEnd, AttemptOutcome, EventSender, Job, OutputStream, Report, SlotEvent, SlotIndex,
+    SlotJob, Unable,
 };
 
 /// One slot: jobs go in, and run one after another in a Python interpreter of its own.
@@ -247,26 +247,34 @@ impl SlotContext {
     }
 
     /// Ends a job that could not be run, or was lost.
-    pub(super) fn emit_error(&self, attempt: SlotJob, outcome: JobOutcome, message: String) {
+    pub(super) fn emit_error(&self, attempt: SlotJob, outcome: AttemptOutcome, message: String) {
         self.emit_raised(attempt, outcome, engine_error(message));
     }
 
     /// Ends a job with an error that is not the interpreter's.
-    pub(super) fn emit_raised(&self, attempt: SlotJob, outcome: JobOutcome, error: RemoteError) {
+    pub(super) fn emit_raised(
+        &self,
+        attempt: SlotJob,
+        outcome: AttemptOutcome,
+        error: RemoteError,
+    ) {
         let header = ReplyHeader::Raised(error);
-        self.emit(SlotEvent::Finished { attempt, reply: Reply::without_data(outcome, header) });
+        self.emit(SlotEvent::Finished {
+            attempt,
+            reply: AttemptEnd::without_data(outcome, header),
+        });
     }
 }
 
 /// The reply of a job that was cancelled without having been interrupted.
-pub(super) fn cancelled_reply(message: &str) -> Reply {
+pub(super) fn cancelled_reply(message: &str) -> AttemptEnd {
     let error = RemoteError {
         type_name: "KeyboardInterrupt".into(),
         message: message.into(),
         traceback: String::new(),
         execution: None,
     };
-    Reply::without_data(JobOutcome::Cancelled, ReplyHeader::Raised(error))
+    AttemptEnd::without_data(AttemptOutcome::Cancelled, ReplyHeader::Raised(error))
 }
 
 fn engine_error(message: String) -> RemoteError {
@@ -358,7 +366,7 @@ impl SlotTask {
         for job in jobs.into_iter().rev() {
             self.context.emit_error(
                 job.attempt,
-                JobOutcome::NotBegun(Unable::Runtime),
+                AttemptOutcome::NotBegun(Unable::Runtime),
                 error.to_string(),
             );
         }

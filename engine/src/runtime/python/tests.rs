@@ -15,8 +15,8 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::runtime::{
-    Ask, Job, JobOutcome, OutputStream, Published, Reply, Report, SlotEvent, SlotIndex, SlotJob,
-    Unable,
+    Ask, AttemptEnd, AttemptOutcome, Job, OutputStream, Published, Report, SlotEvent, SlotIndex,
+    SlotJob, Unable,
 };
 
 mod begin;
@@ -45,7 +45,7 @@ struct Fixture {
     attempts: u64,
     output: HashMap<(SlotJob, bool), Vec<u8>>,
     stray: String,
-    replies: HashMap<SlotJob, Reply>,
+    replies: HashMap<SlotJob, AttemptEnd>,
     downs: Vec<String>,
     recalled: Vec<SlotJob>,
     published: HashMap<SlotJob, Published>,
@@ -142,7 +142,7 @@ impl Fixture {
         }
     }
 
-    async fn end(&mut self, attempt: SlotJob) -> Reply {
+    async fn end(&mut self, attempt: SlotJob) -> AttemptEnd {
         while !self.replies.contains_key(&attempt) {
             self.event().await;
         }
@@ -167,7 +167,7 @@ impl Fixture {
         self.downs.remove(0)
     }
 
-    async fn execute(&mut self, source: &str) -> Reply {
+    async fn execute(&mut self, source: &str) -> AttemptEnd {
         let attempt = self.start_execute(source);
         self.end(attempt).await
     }
@@ -175,8 +175,8 @@ impl Fixture {
     /// Runs code that must succeed, and gives the `repr` of its last expression.
     async fn eval(&mut self, source: &str) -> Option<String> {
         match self.execute(source).await {
-            Reply {
-                outcome: JobOutcome::Succeeded,
+            AttemptEnd {
+                outcome: AttemptOutcome::Succeeded,
                 header: ReplyHeader::Executed { repr, .. },
                 ..
             } => repr,
@@ -203,26 +203,28 @@ impl Fixture {
     }
 }
 
-fn json_value(reply: Reply) -> Result<String, RemoteError> {
+fn json_value(reply: AttemptEnd) -> Result<String, RemoteError> {
     match (reply.outcome.clone(), reply.header) {
-        (JobOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Json }) => {
+        (AttemptOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Json }) => {
             Ok(String::from_utf8(reply.data[0].to_vec()).unwrap())
         }
-        (JobOutcome::Failed | JobOutcome::NotBegun(_), ReplyHeader::Raised(error)) => Err(error),
+        (AttemptOutcome::Failed | AttemptOutcome::NotBegun(_), ReplyHeader::Raised(error)) => {
+            Err(error)
+        }
         other => panic!("{other:?}"),
     }
 }
 
-fn error(reply: Reply) -> RemoteError {
+fn error(reply: AttemptEnd) -> RemoteError {
     match reply.header {
         ReplyHeader::Raised(error) => error,
         other => panic!("{other:?}"),
     }
 }
 
-fn lost(reply: &Reply) -> &str {
+fn lost(reply: &AttemptEnd) -> &str {
     match &reply.outcome {
-        JobOutcome::Lost(cause) => cause,
+        AttemptOutcome::Lost(cause) => cause,
         other => panic!("{other:?}"),
     }
 }
@@ -304,8 +306,8 @@ async fn output_of_a_long_job_is_live_even_behind_short_ones() {
         python.end(*attempt).await;
     }
     python.slot.cancel(attempts[10], false);
-    assert_eq!(python.end(attempts[10]).await.outcome, JobOutcome::Cancelled);
-    assert_eq!(python.end(attempts[19]).await.outcome, JobOutcome::Succeeded);
+    assert_eq!(python.end(attempts[10]).await.outcome, AttemptOutcome::Cancelled);
+    assert_eq!(python.end(attempts[19]).await.outcome, AttemptOutcome::Succeeded);
     assert_eq!(python.stdout(attempts[9]) + &python.stdout(attempts[11]), "");
 }
 
@@ -514,11 +516,11 @@ async fn a_cancel_interrupts_sleeps_and_loops_and_leaves_the_namespace() {
         python.output_of(attempt, "go").await;
         python.slot.cancel(attempt, false);
         let reply = python.end(attempt).await;
-        assert_eq!(reply.outcome, JobOutcome::Cancelled);
+        assert_eq!(reply.outcome, AttemptOutcome::Cancelled);
         assert_eq!(error(reply).type_name, "KeyboardInterrupt");
     }
     let failed = python.execute("raise KeyboardInterrupt").await;
-    assert_eq!(failed.outcome, JobOutcome::Failed, "nobody cancelled it");
+    assert_eq!(failed.outcome, AttemptOutcome::Failed, "nobody cancelled it");
     assert_eq!(python.eval("x").await.as_deref(), Some("5"));
 }
 
@@ -542,7 +544,7 @@ os.read(read, 1)";
     let attempt = python.start_execute(source);
     python.output_of(attempt, "go").await;
     python.slot.cancel(attempt, false);
-    assert_eq!(python.end(attempt).await.outcome, JobOutcome::Cancelled);
+    assert_eq!(python.end(attempt).await.outcome, AttemptOutcome::Cancelled);
     python.eval("signal.set_wakeup_fd(-1)").await;
 }
 
@@ -564,7 +566,7 @@ async fn a_cancel_that_races_the_end_never_hits_the_next_job() {
             tokio::task::yield_now().await;
         }
         python.slot.cancel(victim, false);
-        cancelled += u32::from(python.end(victim).await.outcome == JobOutcome::Cancelled);
+        cancelled += u32::from(python.end(victim).await.outcome == AttemptOutcome::Cancelled);
         assert_eq!(json_value(python.end(next).await).unwrap(), "1", "round {round}");
     }
     assert!((1..400).contains(&cancelled), "the race was none: {cancelled} of 400 cancelled");
@@ -592,8 +594,8 @@ async fn jobs_that_have_not_begun_are_cancelled_without_running_and_recalled_at_
     }
     assert!(!python.slot.recall(long), "it has begun");
     python.slot.cancel(long, false);
-    assert_eq!(python.end(ahead).await.outcome, JobOutcome::Cancelled);
-    assert_eq!(python.end(long).await.outcome, JobOutcome::Cancelled);
+    assert_eq!(python.end(ahead).await.outcome, AttemptOutcome::Cancelled);
+    assert_eq!(python.end(long).await.outcome, AttemptOutcome::Cancelled);
     assert_eq!(python.eval("1 in ran, ran.count(2)").await, Some("(False, 0)".to_owned()));
     assert_eq!(python.recalled, sent);
 }
@@ -610,7 +612,7 @@ async fn a_forced_cancel_kills_what_does_not_stop() {
     let attempt = python.start_execute(source);
     python.output_of(attempt, "go").await;
     python.slot.cancel(attempt, true);
-    assert_eq!(python.end(attempt).await.outcome, JobOutcome::Cancelled);
+    assert_eq!(python.end(attempt).await.outcome, AttemptOutcome::Cancelled);
     assert_eq!(python.down().await, "the interpreter was killed to cancel a task");
     assert_eq!(python.eval("1").await.as_deref(), Some("1"));
 }
@@ -632,7 +634,7 @@ async fn user_code_that_tampers_with_its_process_harms_only_itself() {
     ] {
         python.execute(tampering).await;
         let attempt = python.start_execute("print('still here')");
-        assert_eq!(python.end(attempt).await.outcome, JobOutcome::Succeeded, "{tampering}");
+        assert_eq!(python.end(attempt).await.outcome, AttemptOutcome::Succeeded, "{tampering}");
         if !tampering.contains("dup2") {
             assert_eq!(python.stdout(attempt), "still here\n", "{tampering}");
         }
@@ -640,9 +642,9 @@ async fn user_code_that_tampers_with_its_process_harms_only_itself() {
     let attempt = python.start_execute("print('go'); import time; time.sleep(1000)");
     python.output_of(attempt, "go").await;
     python.slot.cancel(attempt, false);
-    assert_eq!(python.end(attempt).await.outcome, JobOutcome::Cancelled);
+    assert_eq!(python.end(attempt).await.outcome, AttemptOutcome::Cancelled);
     let closes = python.start_execute("os.closerange(3, 500)");
-    assert!(matches!(python.end(closes).await.outcome, JobOutcome::Lost(_)));
+    assert!(matches!(python.end(closes).await.outcome, AttemptOutcome::Lost(_)));
     assert_eq!(python.eval("1").await.as_deref(), Some("1"));
 }
 
@@ -656,7 +658,7 @@ async fn an_interpreter_that_cannot_be_used_fails_its_jobs_with_one_line() {
         let attempts = [python.start_execute("1"), python.start_execute("2")];
         for attempt in attempts {
             let reply = python.end(attempt).await;
-            assert_eq!(reply.outcome, JobOutcome::NotBegun(Unable::Runtime));
+            assert_eq!(reply.outcome, AttemptOutcome::NotBegun(Unable::Runtime));
             let failed = error(reply);
             assert_eq!(
                 (failed.type_name.as_str(), failed.message.lines().count()),

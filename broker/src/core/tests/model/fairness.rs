@@ -3,13 +3,13 @@
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::{Dependency, ErrorKind, Finished};
 
-use crate::core::tasks::ended::Ending;
+use crate::core::tasks::end::DependencyEnd;
 use crate::core::tests::model::{Model, Name, Submitted};
 
 /// The standing of a task on which another depends.
 enum Standing {
     Unfinished,
-    Ended(Ending),
+    Ended(DependencyEnd),
     /// It went with its session: cancelled, wherever it was.
     Unseen,
 }
@@ -74,7 +74,7 @@ impl Model {
         let mut first = None;
         options.follow.iter().filter(|demand| self.is_met(demand)).any(|demand| {
             match self.standing(demand.task) {
-                Standing::Ended(Ending { engine: Some(id), .. }) => {
+                Standing::Ended(DependencyEnd { engine: Some(id), .. }) => {
                     let elsewhere =
                         *first.get_or_insert(id) != id || target.is_some_and(|target| target != id);
                     elsewhere || self.gone.contains(&id)

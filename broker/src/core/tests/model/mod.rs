@@ -20,7 +20,7 @@ use furlong_wire::message::{Runtime, TaskOptions};
 use furlong_wire::token::{Role, TokenLimits};
 use proptest::prelude::*;
 
-use crate::core::tasks::ended::Ending;
+use crate::core::tasks::end::DependencyEnd;
 use crate::core::tests::farm::peers::{Farm, direct, shared, with};
 use crate::core::{Time, invariants};
 use events::Event;
@@ -64,7 +64,7 @@ struct Model {
     farm: Farm,
     tasks: BTreeMap<Name, Submitted>,
     /// The ends of tasks.
-    ends: BTreeMap<Name, Ending>,
+    ends: BTreeMap<Name, DependencyEnd>,
     /// Those that were turned away at their submit.
     refused: BTreeSet<Name>,
     acknowledged: BTreeMap<Name, Time>,

@@ -35,7 +35,9 @@ impl Fixture {
         let written = self.output.remove(&(attempt, true)).unwrap_or_default();
         match reply.header {
             ReplyHeader::Raised(error) => Err(error.message),
-            _ if reply.outcome == JobOutcome::Succeeded => Ok(String::from_utf8(written).unwrap()),
+            _ if reply.outcome == AttemptOutcome::Succeeded => {
+                Ok(String::from_utf8(written).unwrap())
+            }
             header => Err(format!("{header:?}")),
         }
     }

@@ -25,10 +25,10 @@ fn a_command_gets_no_more_memory_than_it_may_take() {
     };
     assert_eq!(it.ok(sh(&reads(1))), "1000000\n");
     let attempt = it.start(sh(&reads(200)));
-    assert!(!matches!(it.end(attempt).outcome, JobOutcome::Succeeded));
+    assert!(!matches!(it.end(attempt).outcome, AttemptOutcome::Succeeded));
     let killed = it.run(sh("kill -ABRT $$"));
     let text = "killed by SIGABRT; it may take 64 MiB (`engine --memory`)";
-    assert_eq!(killed.outcome, JobOutcome::Exited(text.into()));
+    assert_eq!(killed.outcome, AttemptOutcome::Exited(text.into()));
 }
 
 #[test]
@@ -55,6 +55,6 @@ fn a_command_is_in_its_slot_s_group_and_its_end_is_explained_by_that() {
         (sh("exit 137"), "exit code 137".into()),
     ];
     for (spec, text) in cases {
-        assert_eq!(it.run(spec).outcome, JobOutcome::Exited(text));
+        assert_eq!(it.run(spec).outcome, AttemptOutcome::Exited(text));
     }
 }

@@ -45,7 +45,7 @@ async fn a_death_while_arguments_are_read_is_a_loss_of_that_job() {
     let attempt = python.start(Call::Named { function: "len".into() }, Codec::Pickle, vec![data]);
     let reply = python.end(attempt).await;
     assert!(
-        matches!(&reply.outcome, JobOutcome::Lost(cause) if cause.contains("SIGKILL")),
+        matches!(&reply.outcome, AttemptOutcome::Lost(cause) if cause.contains("SIGKILL")),
         "{reply:?}"
     );
     assert!(python.recalled.is_empty());
@@ -73,7 +73,10 @@ async fn interpreters_that_end_before_a_job_begins_are_given_up() {
         }
         given_back += 1;
     };
-    assert_eq!((given_back, refused.outcome.clone()), (3, JobOutcome::NotBegun(Unable::Runtime)));
+    assert_eq!(
+        (given_back, refused.outcome.clone()),
+        (3, AttemptOutcome::NotBegun(Unable::Runtime))
+    );
     let text = error(refused).message;
     assert_eq!(
         text,

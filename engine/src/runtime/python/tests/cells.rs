@@ -9,7 +9,7 @@ fn script(source: &[u8]) -> Call {
 }
 
 impl Fixture {
-    async fn run_script(&mut self, source: &[u8]) -> Reply {
+    async fn run_script(&mut self, source: &[u8]) -> AttemptEnd {
         let attempt = self.start(script(source), Codec::Json, Vec::new());
         self.end(attempt).await
     }
@@ -26,7 +26,7 @@ async fn a_script_is_read_as_python_reads_it() {
         (b"print(1)\r\nraise SystemExit\r\n", "1\n"),
     ] {
         let attempt = python.start(script(source), Codec::Json, Vec::new());
-        assert_eq!(python.end(attempt).await.outcome, JobOutcome::Succeeded, "{source:?}");
+        assert_eq!(python.end(attempt).await.outcome, AttemptOutcome::Succeeded, "{source:?}");
         assert_eq!(python.text(attempt, OutputStream::Stdout), printed);
     }
     for (source, name) in [
@@ -69,7 +69,7 @@ async fn a_cell_awaits_at_top_level_in_one_loop() {
     let attempt = python.start_execute("print('begun', flush=True)\nawait asyncio.sleep(600)");
     python.output_of(attempt, "begun").await;
     python.slot.cancel(attempt, false);
-    assert_eq!(python.end(attempt).await.outcome, JobOutcome::Cancelled);
+    assert_eq!(python.end(attempt).await.outcome, AttemptOutcome::Cancelled);
     assert_eq!(
         python.eval("await asyncio.sleep(0, x)").await.as_deref(),
         Some("3"),

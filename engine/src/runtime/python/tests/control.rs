@@ -12,7 +12,7 @@ async fn an_interrupt_is_an_exception_in_the_code_that_runs() {
     python.output_of(sleeps, "go").await;
     python.slot.signal(sleeps, Signal::INT);
     let reply = python.end(sleeps).await;
-    assert_eq!(reply.outcome, JobOutcome::Failed, "nobody cancelled it");
+    assert_eq!(reply.outcome, AttemptOutcome::Failed, "nobody cancelled it");
     let failed = error(reply);
     assert_eq!(failed.type_name, "KeyboardInterrupt");
     assert!(failed.traceback.contains("File \"<furlong 2>\""), "{}", failed.traceback);
@@ -38,7 +38,7 @@ async fn code_that_blocks_or_ignores_the_interrupt_does_so_for_itself_alone() {
         let attempt = python.start_execute("print('go', flush=True)\ntime.sleep(1000)");
         python.output_of(attempt, "go").await;
         python.slot.cancel(attempt, false);
-        assert_eq!(python.end(attempt).await.outcome, JobOutcome::Cancelled, "{deaf}");
+        assert_eq!(python.end(attempt).await.outcome, AttemptOutcome::Cancelled, "{deaf}");
     }
 }
 
@@ -59,8 +59,8 @@ async fn an_interrupt_reaches_only_the_running_attempt_however_it_races() {
         }
         python.slot.signal(victim, Signal::INT);
         let end = python.end(victim).await;
-        assert_ne!(end.outcome, JobOutcome::Cancelled, "an interrupt is no cancel");
-        interrupted += u32::from(end.outcome == JobOutcome::Failed);
+        assert_ne!(end.outcome, AttemptOutcome::Cancelled, "an interrupt is no cancel");
+        interrupted += u32::from(end.outcome == AttemptOutcome::Failed);
         for next in nexts {
             assert_eq!(json_value(python.end(next).await).unwrap(), "1", "round {round}");
         }
@@ -114,7 +114,7 @@ async fn a_restart_ends_what_runs_gives_back_the_rest_and_is_always_answered() {
     assert_eq!(error(python.execute("x").await).type_name, "NameError");
     python.eval("import os").await;
     let dies = python.start_execute("os._exit(1)");
-    assert!(matches!(python.end(dies).await.outcome, JobOutcome::Lost(_)));
+    assert!(matches!(python.end(dies).await.outcome, AttemptOutcome::Lost(_)));
     python.down().await;
     python.slot.restart();
     assert_eq!(python.down().await, CAUSE, "it was gone");
@@ -191,8 +191,8 @@ async fn short_jobs_are_told_of_while_a_long_one_runs_whatever_was_asked_before_
     }
     kill_process(process, Signal::CONT).unwrap();
     for attempt in &attempts[..3] {
-        assert_eq!(python.end(*attempt).await.outcome, JobOutcome::Succeeded);
+        assert_eq!(python.end(*attempt).await.outcome, AttemptOutcome::Succeeded);
     }
     python.slot.cancel(attempts[3], false);
-    assert_eq!(python.end(attempts[3]).await.outcome, JobOutcome::Cancelled);
+    assert_eq!(python.end(attempts[3]).await.outcome, AttemptOutcome::Cancelled);
 }

@@ -62,8 +62,8 @@ async fn of_a_thousand_short_jobs_a_death_in_the_middle_loses_one_and_none_runs_
         let mut again = Vec::new();
         for (n, attempt) in waiting {
             match python.replies.remove(&attempt).map(|reply| reply.outcome) {
-                Some(JobOutcome::Succeeded) => finished += 1,
-                Some(JobOutcome::Lost(cause)) => lost_ones.push((n, cause)),
+                Some(AttemptOutcome::Succeeded) => finished += 1,
+                Some(AttemptOutcome::Lost(cause)) => lost_ones.push((n, cause)),
                 None => again.push(start(&mut python, n)),
                 other => panic!("{n}: {other:?}"),
             }
@@ -110,10 +110,10 @@ async fn a_kill_from_outside_at_any_moment_accounts_for_every_job() {
         let mut lost_ones = 0;
         for (n, attempt) in attempts.iter().enumerate() {
             match python.replies.get(attempt).map(|reply| &reply.outcome) {
-                Some(JobOutcome::Succeeded) => {
+                Some(AttemptOutcome::Succeeded) => {
                     assert!(ran.contains(&n) && !python.recalled.contains(attempt));
                 }
-                Some(JobOutcome::Lost(_)) => lost_ones += 1,
+                Some(AttemptOutcome::Lost(_)) => lost_ones += 1,
                 None => assert!(!ran.contains(&n), "round {round}: {n} ran, and was given back"),
                 other => panic!("{n}: {other:?}"),
             }
@@ -141,8 +141,8 @@ async fn an_interpreter_that_is_killed_while_it_starts_costs_no_job() {
         let env = vec![("PYTHONPATH".into(), folder.path().into()), no_cache];
         Fixture::with(PythonConfig { env, ..config() }).execute("1").await
     };
-    assert_eq!(python_killed_at_its_first(3).await.outcome, JobOutcome::Succeeded);
+    assert_eq!(python_killed_at_its_first(3).await.outcome, AttemptOutcome::Succeeded);
     let reply = python_killed_at_its_first(9).await;
-    assert_eq!(reply.outcome, JobOutcome::NotBegun(Unable::Runtime));
+    assert_eq!(reply.outcome, AttemptOutcome::NotBegun(Unable::Runtime));
     assert!(error(reply).message.contains("did not start: the interpreter was killed by SIGKILL"));
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 impl Fixture {
-    async fn operate(&mut self, call: Call, codec: Codec, data: Vec<Bytes>) -> Reply {
+    async fn operate(&mut self, call: Call, codec: Codec, data: Vec<Bytes>) -> AttemptEnd {
         let attempt = self.start(call, codec, data);
         self.end(attempt).await
     }
@@ -123,7 +123,7 @@ async fn what_a_task_publishes_comes_before_its_end_and_the_last_word_wins() {
     // What json would change goes as a pickle, large parts out of band.
     for value in ["(1, 2)", "{1: 2}", "float('nan')", "2 ** 70", "'\\ud800'", "{1, 2}"] {
         let attempt = python.start_execute(&format!("furlong_worker.publish({value})"));
-        assert_eq!(python.end(attempt).await.outcome, JobOutcome::Succeeded);
+        assert_eq!(python.end(attempt).await.outcome, AttemptOutcome::Succeeded);
         assert_eq!(python.published[&attempt].codec, Codec::Pickle, "{value}");
     }
     python.eval("import pickle").await;
@@ -162,7 +162,7 @@ async fn a_cancel_in_the_middle_of_publishing_leaves_whole_frames() {
             tokio::task::yield_now().await;
         }
         python.slot.cancel(attempt, false);
-        assert_eq!(python.end(attempt).await.outcome, JobOutcome::Cancelled);
+        assert_eq!(python.end(attempt).await.outcome, AttemptOutcome::Cancelled);
     }
     assert_eq!(python.eval("len(big)").await.as_deref(), Some("300000"));
 }

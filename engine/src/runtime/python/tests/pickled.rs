@@ -30,7 +30,7 @@ impl Fixture {
         call: PickledCall,
         definition: Option<Bytes>,
         arguments: &str,
-    ) -> Reply {
+    ) -> AttemptEnd {
         self.attempts += 1;
         let header = CallHeader { call: Call::Pickled(call), codec: Codec::Json };
         let data = vec![Bytes::copy_from_slice(arguments.as_bytes())];

@@ -31,7 +31,9 @@ fn without_ipython() -> (Fixture, tempfile::TempDir) {
 impl Fixture {
     async fn shown(&mut self, source: &str) -> (Option<String>, Vec<Display>) {
         match self.execute(source).await {
-            Reply { header: ReplyHeader::Executed { repr, displays, .. }, .. } => (repr, displays),
+            AttemptEnd { header: ReplyHeader::Executed { repr, displays, .. }, .. } => {
+                (repr, displays)
+            }
             other => panic!("{source}: {other:?}"),
         }
     }
@@ -173,7 +175,7 @@ async fn what_code_displays_is_captured_in_order_and_the_value_is_last() {
         "it is of a thread whose task has ended"
     );
     let failed = python.execute("display(HTML('kept?')); 1 / 0").await;
-    assert_eq!(failed.outcome, JobOutcome::Failed);
+    assert_eq!(failed.outcome, AttemptOutcome::Failed);
     assert_eq!(python.shown("5").await.1, []);
     let (_, displays) =
         python.shown("display(HTML('x'), metadata={'text/html': {'isolated': True}})").await;

@@ -68,7 +68,7 @@ impl Fixture {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
         let attempt = self.start(Call::Pull { names }, Codec::Pickle, Vec::new());
         let reply = self.end(attempt).await;
-        assert_eq!(reply.outcome, JobOutcome::Succeeded, "{reply:?}");
+        assert_eq!(reply.outcome, AttemptOutcome::Succeeded, "{reply:?}");
         reply.data
     }
 
@@ -129,7 +129,7 @@ async fn what_a_source_file_defines_goes_to_clients_by_value() {
     };
     let attempt = python.start(call, Codec::Pickle, vec!["()}t.".into()]);
     let reply = python.end(attempt).await;
-    assert_eq!(reply.outcome, JobOutcome::Succeeded, "{reply:?}");
+    assert_eq!(reply.outcome, AttemptOutcome::Succeeded, "{reply:?}");
     assert_eq!(
         at_client(&reply.data, "value.x, type(value).__name__, versions"),
         "(3, 'Point', [True])"
@@ -161,7 +161,7 @@ async fn functions_by_value_are_called_pushed_and_pulled() {
         assert_eq!(at_client(&python.end(attempt).await.data, "value"), "6");
     }
     let attempt = python.start(Call::Push, Codec::Pickle, vec![variables.clone()]);
-    assert_eq!(python.end(attempt).await.outcome, JobOutcome::Succeeded);
+    assert_eq!(python.end(attempt).await.outcome, AttemptOutcome::Succeeded);
     assert_eq!(python.json("g", "[[1],{}]").await.unwrap(), "6");
     assert_eq!(python.eval("g(2), h()").await.as_deref(), Some("(7, 6)"));
     let data = python.pulled(&["g", "h"]).await;
