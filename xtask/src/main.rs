@@ -2,12 +2,13 @@
 //! and `cargo xtask chaos` and `cargo xtask sim`, which break a farm for as long as they are told:
 //! a real one of the release build, and a simulated one in many histories. `cargo xtask fuzz`
 //! fuzzes what reads bytes. `cargo xtask compare-ipyparallel` compares the Python package with
-//! that.
+//! that. `cargo xtask contrib` writes the dashboard and the alerts of `contrib/`.
 //!
 //! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that
 //! fails. `--list` names them, `--step NAME` (repeatable) runs only those named. A step needs no
 //! other to have run before it.
 
+mod contrib;
 mod fuzz;
 mod peer;
 mod python;
@@ -41,6 +42,7 @@ fn run(args: impl Iterator<Item = String>) -> anyhow::Result<()> {
         Request::List => STEPS.iter().for_each(|step| println!("{:<9} {}", step.name, step.what)),
         Request::Run(steps) => run_steps(&steps)?,
         Request::Chaos(args) => steps::long_chaos(&Workspace::find()?, &args)?,
+        Request::Contrib => contrib::write(&Workspace::find()?)?,
         Request::Compare => peer::compare(&Workspace::find()?)?,
         Request::Simulate(histories) => sim::run(&Workspace::find()?, histories)?,
         Request::Fuzz(fuzzing) => fuzz::run(&Workspace::find()?, &fuzzing)?,
@@ -80,6 +82,7 @@ enum Request {
     Simulate(Histories),
     Fuzz(Fuzzing),
     Compare,
+    Contrib,
 }
 
 impl Request {
@@ -88,6 +91,7 @@ impl Request {
         match args.next().as_deref() {
             Some("test") => {}
             Some("chaos") => return Ok(Self::Chaos(args.collect())),
+            Some("contrib") => return Ok(Self::Contrib),
             Some("compare-ipyparallel") => return Ok(Self::Compare),
             Some("sim") => return Ok(Self::Simulate(Histories::parse(args)?)),
             Some("fuzz") => return Ok(Self::Fuzz(Fuzzing::parse(args)?)),
@@ -123,7 +127,8 @@ const USAGE: &str = "usage: cargo xtask test [--list | --step NAME ...]
        cargo xtask chaos [--minutes N] [--seed S] [--scenario all|broker]   (--help says more)
        cargo xtask sim [--seeds N] [--from SEED] [--steps M] [--failures K] [--threads T] [--lines L]
        cargo xtask fuzz [TARGET [--seconds N]]   (without a target: lists them)
-       cargo xtask compare-ipyparallel";
+       cargo xtask compare-ipyparallel
+       cargo xtask contrib";
 
 #[cfg(test)]
 mod tests {
