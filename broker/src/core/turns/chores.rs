@@ -12,7 +12,7 @@ use super::work::TASKS_PER_PART;
 use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::requests::shutdown::Stop;
 use crate::core::schedule::sweep::Sweep;
-use crate::core::{Connected, ConnectionId, Core, Time};
+use crate::core::{ConnectionId, Core, Time};
 
 /// All that is left to do.
 #[derive(Debug, Default)]
@@ -170,12 +170,12 @@ impl Core {
 
     /// A connection is gone. What its client wanted done is done all the same.
     pub(in crate::core) fn leave_rest(&mut self, connection: ConnectionId) {
-        let rest = self.turns.rests.remove(&connection);
-        let Some(Connected::Client(key)) = self.peers.connections.get(&connection) else { return };
-        let owner = self.sessions.get(*key).expect("its client was here").owner();
+        let Some(rest) = self.turns.rests.remove(&connection) else { return };
+        // Whoever was sent away, revoked or expired, leaves nothing.
+        let Some(owner) = self.peers.authority.owner(connection) else { return };
         let chore = match rest {
-            Some(Rest::Tasks(named)) => Chore::Act(owner, named),
-            Some(Rest::Stop(stop)) => Chore::Stop(owner, stop),
+            Rest::Tasks(named) => Chore::Act(owner, named),
+            Rest::Stop(stop) => Chore::Stop(owner, stop),
             // What else is left concerns the peer alone, and is said again on its next connection.
             _ => return,
         };
