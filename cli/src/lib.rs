@@ -243,7 +243,8 @@ mod tests {
     use super::*;
 
     /// Those whose subcommands, or whose programs, are described elsewhere.
-    const GROUPS: &[&str] = &["demo", "cluster", "broker", "engine", "trace", "cap", "journal", "bench"];
+    const GROUPS: &[&str] =
+        &["demo", "cluster", "broker", "engine", "trace", "cap", "journal", "bench"];
 
     #[test]
     fn every_command_says_what_it_does_its_exit_codes_and_an_example() {

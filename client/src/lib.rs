@@ -153,8 +153,8 @@ pub use prepared::{Prepared, PreparedCall};
 pub use reconnect::LinkEvent;
 pub use task::TaskFuture;
 pub use trace::{
-    Counter, EngineTrack, Slice, Trace, TraceError, TraceFormat, TraceMoment, TraceRange, TracedTask,
-    TracedTimes,
+    Counter, EngineTrack, Slice, Trace, TraceError, TraceFormat, TraceMoment, TraceRange,
+    TracedTask, TracedTimes,
 };
 pub use watch::{Picture, Wanted, sentence};
 

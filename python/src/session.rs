@@ -210,9 +210,9 @@ impl Session {
     /// A trace of the tasks that have ended in the last time, of a kind or of all.
     #[pyo3(signature = (last=None, kind=None))]
     fn trace(&self, py: Python<'_>, last: Option<&str>, kind: Option<String>) -> PyResult<Trace> {
-        let client = self.inner.get()?.client.clone();
         let range = range(last, kind)?;
-        let traced = run(py, async move { client.trace(&range, |_, _| {}).await })?;
+        let traced = wait(py, self.inner.get()?.client.trace(&range, |_, _| {}), None)?;
+        let traced = traced.expect("there is no limit");
         traced.map(Trace::new).map_err(|error| trace_error(py, &error))
     }
 

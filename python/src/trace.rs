@@ -44,10 +44,11 @@ impl Trace {
                 kinds.push(name.clone());
                 kinds.len() - 1
             });
-            let known = |text: String| TaskState::ALL.iter().find(|it| it.as_str() == text).copied();
+            let known =
+                |text: String| TaskState::ALL.iter().find(|it| it.as_str() == text).copied();
             let state = state.and_then(known).unwrap_or(TaskState::Failed);
             let engine = engine.map(EngineId);
-            let submitted_us = times.0 - zero_unix_us;
+            let submitted_us = times.0.saturating_sub(zero_unix_us);
             let (began_us, load_us, run_us, store_us) = parts;
             let times = TracedTimes {
                 submitted_us,

@@ -21,7 +21,7 @@ pub(super) fn written(trace: &Trace) -> String {
     for engine in &trace.engines {
         if host != Some(&engine.host) {
             (pid, host) = (pid + 1, Some(&engine.host));
-            let name = if engine.host.is_empty() { "away or gone" } else { &engine.host };
+            let name = trace.host_name(engine);
             out.event(&json!({ "ph": "M", "name": "process_name", "pid": pid, "tid": 0,
                                "args": { "name": name } }));
         }
@@ -41,8 +41,10 @@ pub(super) fn written(trace: &Trace) -> String {
                                        "tid": tid, "ts": start_us, "dur": end_us - start_us }));
                 }
                 if task.has_failed() {
-                    out.event(&json!({ "ph": "i", "s": "t", "name": failure(task), "cat": "failure",
-                                       "pid": pid, "tid": tid, "ts": slice.end_us }));
+                    out.event(
+                        &json!({ "ph": "i", "s": "t", "name": failure(task), "cat": "failure",
+                                       "pid": pid, "tid": tid, "ts": slice.end_us }),
+                    );
                 }
             }
         }

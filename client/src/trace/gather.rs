@@ -291,7 +291,8 @@ fn running(told: &Told, mut kind: impl FnMut(u32) -> Option<usize>) -> Vec<Trace
             Some((engine.id, task, seen, told.until_us.saturating_sub(seen.for_us)))
         })
         .collect();
-    let given: HashMap<EngineId, u64> = running.iter().map(|(id, .., at_us)| (*id, *at_us)).collect();
+    let given: HashMap<EngineId, u64> =
+        running.iter().map(|(id, .., at_us)| (*id, *at_us)).collect();
     for end in &told.ends {
         if let Some((id, at_us)) = end.engine.and_then(|id| Some((id, *given.get(&id)?)))
             && end.at_us > at_us

@@ -253,6 +253,16 @@ impl Trace {
         &self.kinds[task.kind]
     }
 
+    /// The name of an engine's host, for people.
+    pub fn host_name<'a>(&self, engine: &'a EngineTrack) -> &'a str {
+        match &*engine.host {
+            // A client that looks at its own tasks does not know hosts.
+            "" if self.engines.iter().all(|it| it.host.is_empty()) => "engines",
+            "" => "away or gone",
+            host => host,
+        }
+    }
+
     /// Says in a sentence how many tasks it has, and of how many.
     pub fn extent(&self) -> String {
         let (told, forgotten) = (self.tasks.len() as u64, self.forgotten);

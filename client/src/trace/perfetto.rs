@@ -179,7 +179,7 @@ impl Writer {
     fn engines(&mut self, trace: &Trace) {
         let mut host: Option<(&str, u64)> = None;
         for engine in &trace.engines {
-            let name = if engine.host.is_empty() { "away or gone" } else { &engine.host };
+            let name = trace.host_name(engine);
             let parent = match host {
                 Some((known, track)) if known == name => track,
                 _ => self.new_track(name, ROOT),

@@ -108,8 +108,9 @@ fn legend(trace: &Trace) -> Vec<(usize, String)> {
     let mut counts = vec![0_u64; trace.kinds.len()];
     trace.tasks.iter().for_each(|task| counts[task.kind] += 1);
     let named = trace.kinds.iter().zip(&counts).take(COLOURS - 1).enumerate();
-    let mut legend: Vec<(usize, String)> =
-        named.map(|(colour, (name, count))| (colour, format!("{} {count}", clipped(name)))).collect();
+    let mut legend: Vec<(usize, String)> = named
+        .map(|(colour, (name, count))| (colour, format!("{} {count}", clipped(name))))
+        .collect();
     let others: u64 = counts.iter().skip(COLOURS - 1).sum();
     if others > 0 {
         legend.push((COLOURS - 1, format!("others {others}")));
@@ -196,8 +197,12 @@ fn draw(out: &mut String, trace: &Trace, bar: &Bar<'_>, y: f64) {
     let name = trace.name(first);
     let what = match tasks {
         1 => format!("{name} {}, {}: {}", first.id, short(*ran_us), failure(first)),
-        _ => format!("{tasks} tasks, {} together, such as {name} {}: {}", short(*ran_us), first.id,
-            failure(first)),
+        _ => format!(
+            "{tasks} tasks, {} together, such as {name} {}: {}",
+            short(*ran_us),
+            first.id,
+            failure(first)
+        ),
     };
     let width = (to - from).max(PIXELS_LEAST);
     _ = write!(
