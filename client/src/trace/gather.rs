@@ -246,7 +246,7 @@ impl Names {
 /// All of a task's time.
 fn total_us(end: &EndSeen) -> u64 {
     let phases = &end.phases;
-    phases.held_us + phases.queue_us + at_engine_us(end)
+    phases.held_us.saturating_add(phases.queue_us).saturating_add(at_engine_us(end))
 }
 
 /// The time for which the engine had it.
