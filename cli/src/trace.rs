@@ -96,7 +96,7 @@ async fn export(args: ExportArgs) -> Result<ExitCode> {
     match &args.output {
         None => print::own(Stream::Stdout, &written)?,
         Some(path) => {
-            replace(path, &written)?;
+            replace(path, &written, None)?;
             let bytes = written.len() as u64;
             if args.json {
                 print::json(&summary(&trace, path, format, bytes))?;
