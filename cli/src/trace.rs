@@ -50,7 +50,7 @@ pub struct ExportArgs {
     /// Only tasks that began before this
     #[arg(long, value_name = "WHEN", value_parser = moment)]
     to: Option<TraceMoment>,
-    /// Only tasks of this function or program
+    /// Only tasks of this function, named with its module or without, or program
     #[arg(long, value_name = "NAME")]
     kind: Option<String>,
     /// The file to write; one that is there is replaced

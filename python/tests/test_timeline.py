@@ -57,7 +57,9 @@ class Parsed:
             said = packet.interned_data
             names.update((name.iid, name.name) for name in said.event_names)
             notes.update((name.iid, name.name) for name in said.debug_annotation_names)
-            texts.update((text.iid, text.str.decode()) for text in said.debug_annotation_string_values)
+            texts.update(
+                (text.iid, text.str.decode()) for text in said.debug_annotation_string_values
+            )
             if packet.HasField("track_descriptor"):
                 track = packet.track_descriptor
                 self.tracks[track.uuid] = track
@@ -138,7 +140,8 @@ def test_a_farms_trace_is_read_by_perfettos_parser(rc, ran, tmp_path):
     parsed = Parsed(path.read_bytes())
     runs = [one for slices in parsed.slices.values() for one in slices if one[4] == 0]
     assert len(runs) == count
-    assert {name for name, *_ in runs} == {"work"}
+    assert {name for name, *_ in runs} == {"test_timeline.work"}
+    assert len(rc.trace(kind="test_timeline.work")) == count
     names = {track.name for track in parsed.tracks.values()}
     assert {"engine 0", "clients", "tasks unfinished", "ends per second"} <= names
     root = next(events for track, events in parsed.instants.items() if track.startswith("Furlong"))
@@ -175,10 +178,16 @@ def test_the_command_writes_what_the_client_does(cluster, rc, ran, tmp_path):
 def test_a_terminal_is_not_sent_bytes(cluster):
     ours, theirs = pty.openpty()
     try:
-        words = [sys.executable, "-m", "furlong", "trace", "export", "--cluster", cluster.cluster_id]
-        done = subprocess.run(
-            words, stdout=theirs, stderr=subprocess.PIPE, check=False, text=True
-        )
+        words = [
+            sys.executable,
+            "-m",
+            "furlong",
+            "trace",
+            "export",
+            "--cluster",
+            cluster.cluster_id,
+        ]
+        done = subprocess.run(words, stdout=theirs, stderr=subprocess.PIPE, check=False, text=True)
     finally:
         os.close(ours)
         os.close(theirs)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use furlong_host::durations;
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{EndSeen, ErrorKind, RunTimes, SeriesStep};
+use furlong_wire::message::{EndSeen, ErrorKind, RunTimes, Runtime, SeriesStep};
 
 use super::{Trace, TracedTask, TracedTimes, shown};
 use crate::Client;
@@ -29,7 +29,8 @@ pub struct TraceRange {
     pub from: Option<TraceMoment>,
     /// Tasks that began later are left out.
     pub to: Option<TraceMoment>,
-    /// Tasks of other kinds are left out: the name of a function or program.
+    /// Tasks of other kinds are left out: the name of a function, with its module or without, or of
+    /// a program.
     pub kind: Option<String>,
 }
 
@@ -169,7 +170,7 @@ fn traced(
 ) -> Result<Trace, TraceError> {
     let picture = &told.picture;
     let mut names = Names::default();
-    let is_wanted = |id: u32| only.is_none_or(|only| picture.kind_name(id) == only);
+    let is_wanted = |id: u32| only.is_none_or(|only| is_named(picture, id, only));
     if let Some(name) = only.filter(|_| !picture.kinds.keys().any(|id| is_wanted(*id))) {
         return Err(no_kind(picture, name));
     }
@@ -211,6 +212,13 @@ fn traced(
         forgotten: if reaches_back && only.is_none() { missed } else { 0 },
         ..trace
     })
+}
+
+/// Returns true if a kind has this name: for a function of Python with or without its module.
+fn is_named(picture: &Picture, id: u32, name: &str) -> bool {
+    let own = picture.kind_name(id);
+    let is_python = picture.kinds.get(&id).is_some_and(|kind| kind.runtime == Runtime::Python);
+    own == name || is_python && own.strip_suffix(name).is_some_and(|module| module.ends_with('.'))
 }
 
 fn no_kind(picture: &Picture, name: &str) -> TraceError {

@@ -228,7 +228,7 @@ class ClientTasks:
         last : str, optional
             Only tasks of the last time, as ``90s``, ``10m`` or ``2h``.
         kind : str, optional
-            Only tasks of the function or program of this name.
+            Only tasks of the function of this name, with its module or without, or of the program.
 
         Raises
         ------

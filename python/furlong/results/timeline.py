@@ -61,14 +61,15 @@ class Timeline:
         file = Path(path)
         written = self._trace.written(file.name)
         # Aside first: whoever reads it has the old one or the new one.
-        handle, aside = tempfile.mkstemp(prefix=".furlong", dir=file.parent)
+        handle, name = tempfile.mkstemp(prefix=".furlong", dir=file.parent)
+        aside = Path(name)
         try:
-            with open(handle, "wb") as opened:
+            with os.fdopen(handle, "wb") as opened:
                 opened.write(written)
-            os.chmod(aside, 0o644)
-            os.replace(aside, file)
+            aside.chmod(0o644)
+            aside.replace(file)
         except BaseException:
-            os.unlink(aside)
+            aside.unlink()
             raise
         return file
 
