@@ -78,14 +78,15 @@ struct Told {
 
 impl Client {
     /// Makes a trace of what the broker remembers: the last 65 536 tasks that have ended, those of
-    /// this client's owner, or all for an administrator. `progress` is told how many tasks have been
+    /// this client's owner, or all for an administrator. `progress` is told how many tasks were
     /// read, and of how many at most.
     ///
     /// # Errors
     /// The connection is gone, the broker refuses, or there is no kind of the name in `range`.
     ///
     /// ```no_run
-    /// # async fn export(client: &furlong_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use furlong_client::Client;
+    /// # async fn export(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
     /// use furlong_client::{TraceFormat, TraceRange};
     ///
     /// let trace = client.trace(&TraceRange::last("10m")?, |_, _| {}).await?;
