@@ -1,6 +1,5 @@
 """Traces and timelines: pictures, files, tables, and what Perfetto's own parser reads."""
 
-import builtins
 import json
 import os
 import pty
@@ -237,14 +236,7 @@ def test_tables_are_pandas(ran, monkeypatch):
     assert list(table["error"]) == ["ValueError"]
     assert str(table["ended"].dt.tz) == "UTC"
     assert (table["ended"] >= table["submitted"]).all()
-    real = builtins.__import__
-
-    def without_pandas(name, *args, **kwargs):
-        if name == "pandas":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_pandas)
+    monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="needs pandas, which is not installed"):
         ran[3].timeline().to_pandas()
 

@@ -27,6 +27,9 @@ use layout::Occupied;
 /// Characters of a name that a trace has at most.
 const NAME_CHARACTERS_MAX: usize = 200;
 
+/// A figure of a series: its name, how it is read, and by what it is divided.
+type Figure = (&'static str, fn(&SeriesRow) -> f32, f32);
+
 /// Tasks of a farm with their times, and the engines that ran them.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
@@ -222,7 +225,7 @@ impl Trace {
     /// time.
     pub fn add_series(&mut self, series: &[SeriesRow], step_s: u64) {
         let (from_us, to_us) = self.span_us();
-        let figures: [(&str, fn(&SeriesRow) -> f32, f32); 4] = [
+        let figures: [Figure; 4] = [
             ("tasks unfinished", |row| row.unfinished, 1.0),
             ("tasks at engines", |row| row.assigned, 1.0),
             ("engines online", |row| row.engines, 1.0),

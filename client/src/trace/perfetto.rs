@@ -181,32 +181,32 @@ impl Writer {
         for engine in &trace.engines {
             let name = trace.host_name(engine);
             let parent = match host {
-                Some((known, track)) if known == name => track,
+                Some((known, uuid)) if known == name => uuid,
                 _ => self.new_track(name, ROOT),
             };
             host = Some((name, parent));
             for (lane, slices) in engine.lanes.iter().enumerate() {
                 let lent = if lane == 0 { "" } else { " (lent)" };
-                let track = self.new_track(&format!("engine {}{lent}", engine.id), parent);
-                slices.iter().for_each(|slice| self.slice(trace, slice, track));
+                let uuid = self.new_track(&format!("engine {}{lent}", engine.id), parent);
+                slices.iter().for_each(|slice| self.slice(trace, slice, uuid));
             }
         }
     }
 
-    fn slice(&mut self, trace: &Trace, slice: &Slice, track: u64) {
+    fn slice(&mut self, trace: &Trace, slice: &Slice, uuid: u64) {
         let task = &trace.tasks[slice.task];
-        self.event(slice.start_us, BEGIN, track, |event, names| {
+        self.event(slice.start_us, BEGIN, uuid, |event, names| {
             event.number(10, kind_number(task.kind));
             annotate(event, names, task);
             event.fixed(47, slice.task as u64 + 1);
         });
         for (name, start_us, end_us) in slice.parts() {
-            self.event(start_us, BEGIN, track, |event, _| event.number(10, part_number(name)));
-            self.event(end_us, END, track, |_, _| {});
+            self.event(start_us, BEGIN, uuid, |event, _| event.number(10, part_number(name)));
+            self.event(end_us, END, uuid, |_, _| {});
         }
-        self.event(slice.end_us, END, track, |_, _| {});
+        self.event(slice.end_us, END, uuid, |_, _| {});
         if task.has_failed() {
-            self.event(slice.end_us, INSTANT, track, |event, _| event.text(23, &failure(task)));
+            self.event(slice.end_us, INSTANT, uuid, |event, _| event.text(23, &failure(task)));
         }
     }
 
@@ -216,19 +216,19 @@ impl Writer {
         let mut tracks: HashMap<SessionId, u64> = HashMap::new();
         for (place, task) in trace.tasks.iter().enumerate() {
             let session = task.id.session;
-            let track = match tracks.get(&session) {
-                Some(track) => *track,
+            let uuid = match tracks.get(&session) {
+                Some(uuid) => *uuid,
                 None => self.new_track(&format!("session {}", session.prefix()), CLIENTS),
             };
-            tracks.insert(session, track);
+            tracks.insert(session, uuid);
             let flow = place as u64 + 1;
             let Some(_) = task.state else { continue };
-            self.event(task.times.submitted_us, INSTANT, track, |event, names| {
+            self.event(task.times.submitted_us, INSTANT, uuid, |event, names| {
                 event.number(10, part_number("submit"));
                 event.said(names, "kind", trace.name(task));
                 event.fixed(47, flow);
             });
-            self.event(task.times.ended_us, INSTANT, track, |event, names| {
+            self.event(task.times.ended_us, INSTANT, uuid, |event, names| {
                 event.number(10, part_number("end"));
                 event.said(names, "state", task.state_text());
                 event.fixed(48, flow);
@@ -236,19 +236,19 @@ impl Writer {
             // One that came to no engine has no other place for it.
             if task.has_failed() && task.times.run.busy_us() == 0 {
                 let at_us = task.times.ended_us;
-                self.event(at_us, INSTANT, track, |event, _| event.text(23, &failure(task)));
+                self.event(at_us, INSTANT, uuid, |event, _| event.text(23, &failure(task)));
             }
         }
     }
 
     fn counters(&mut self, trace: &Trace) {
         for counter in &trace.counters {
-            let track = self.next_track;
+            let uuid = self.next_track;
             self.next_track += 1;
             // An empty message makes it a counter.
-            self.describe(track, counter.name, Some(ROOT), |it| it.message(8, &Message::default()));
+            self.describe(uuid, counter.name, Some(ROOT), |it| it.message(8, &Message::default()));
             for (at_us, value) in &counter.points {
-                self.event(*at_us, COUNTER, track, |event, _| event.double(44, *value));
+                self.event(*at_us, COUNTER, uuid, |event, _| event.double(44, *value));
             }
         }
     }

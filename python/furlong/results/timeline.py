@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -82,7 +83,7 @@ class Timeline:
             If there is no pandas.
         """
         try:
-            import pandas
+            pandas: Any = importlib.import_module("pandas")
         except ImportError as error:
             raise ImportError("a table needs pandas, which is not installed") from error
         table = pandas.DataFrame(self.spans, columns=list(_COLUMNS))
