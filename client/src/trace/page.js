@@ -33,6 +33,12 @@
     if (us < 1e6) return `${+(us / 1e3).toPrecision(4)} ms`;
     return `${+(us / 1e6).toPrecision(6)} s`;
   };
+  // A time on the axis, in as many digits as tell it from the next one.
+  const tick = (us, step) => {
+    const unit = us < 1e3 ? 1 : us < 1e6 ? 1e3 : 1e6;
+    const digits = Math.max(0, Math.ceil(-Math.log10(step / unit)));
+    return `${+(us / unit).toFixed(digits)} ${{ 1: "us", 1e3: "ms", 1e6: "s" }[unit]}`;
+  };
   const x = (us) => LEFT + ((us - from) / span) * (width - LEFT);
   const moment = (px) => from + ((px - LEFT) / (width - LEFT)) * span;
 
@@ -86,7 +92,7 @@
       pen.fillStyle = style.line;
       pen.fillRect(px, AXIS - 4, 1, height);
       pen.fillStyle = style.dim;
-      pen.fillText(time(at), px + 3, 11);
+      pen.fillText(tick(at, step), px + 3, 11);
     }
   };
 
@@ -136,8 +142,10 @@
     const us = moment(event.offsetX);
     let words = "\u00a0";
     if (lane && event.offsetX >= LEFT) {
-      const at = firstAfter(lane, us), s = lane.slices, i = at * SIZE;
-      if (at < lane.count && s[i] <= us) {
+      // Short ones are hit by a pixel or two beside them.
+      const near = (2 * span) / Math.max(width - LEFT, 1);
+      const at = firstAfter(lane, us - near), s = lane.slices, i = at * SIZE;
+      if (at < lane.count && s[i] <= us + near) {
         const error = s[i + 6] > 0 ? ` (${data.errors[s[i + 6] - 1]})` : "";
         words = `${data.kinds[s[i + 4]]}, task ${s[i + 8]}: at ${time(s[i] - first)}, waited ` +
           `${time(s[i + 7])}, load ${time(s[i + 1])}, run ${time(s[i + 2])}, store ` +

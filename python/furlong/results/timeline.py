@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
 from furlong.calls.codecs import read_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from furlong.results.subtasks import SubTask
 
 __all__ = ["Timeline", "TimelineResult", "of_parts"]
@@ -59,6 +59,10 @@ class Timeline:
         ValueError
             If the ending says no format.
         """
+        # A program that saves nothing does not import them.
+        import tempfile
+        from pathlib import Path
+
         file = Path(path)
         written = self._trace.written(file.name)
         # Aside first: whoever reads it has the old one or the new one.
