@@ -34,12 +34,14 @@ mod print;
 mod program;
 mod queue;
 mod record;
+mod replaced;
 mod result;
 mod select;
 mod selected;
 mod status;
 mod submit;
 mod top;
+mod trace;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -87,6 +89,9 @@ enum Command {
     Top(top::TopArgs),
     /// Print what a monitoring system reads of a farm
     Metrics(metrics::MetricsArgs),
+    /// Write what ran when and where, for programs that draw it
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
     /// Run Python code on engines, each in its own lasting namespace
     Execute(execute::ExecuteArgs),
     /// Run a Python script on engines, each in its own lasting namespace
@@ -179,6 +184,7 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
         Command::Status(args) => on_runtime(status::status(args)),
         Command::Top(args) => beside_network(top::run(args)),
         Command::Metrics(args) => on_runtime(metrics::run(args)),
+        Command::Trace(command) => on_runtime(trace::run(command)),
         Command::Execute(args) => beside_network(execute::execute(args)),
         Command::Run(args) => beside_network(execute::run(args)),
         Command::Push(args) => beside_network(namespace::push(args)),
@@ -237,7 +243,8 @@ mod tests {
     use super::*;
 
     /// Those whose subcommands, or whose programs, are described elsewhere.
-    const GROUPS: &[&str] = &["demo", "cluster", "broker", "engine", "cap", "journal", "bench"];
+    const GROUPS: &[&str] =
+        &["demo", "cluster", "broker", "engine", "trace", "cap", "journal", "bench"];
 
     #[test]
     fn every_command_says_what_it_does_its_exit_codes_and_an_example() {

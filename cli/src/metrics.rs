@@ -3,11 +3,10 @@
 //! The sums are the broker's, so a total never falls when an engine goes. Labels are few: the kinds
 //! with most time have their names, all others are `other`, and no task or session is a label.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use furlong_client::{Client, Picture, Wanted};
 use furlong_wire::message::{EngineState, KindSeen, SpanSeen, range_start_us};
 use prometheus_client::collector::Collector;
@@ -18,6 +17,7 @@ use prometheus_client::registry::Registry;
 use crate::connect::{ConnectArgs, OBSERVERS};
 use crate::exit::ExitCode;
 use crate::print;
+use crate::replaced::replace;
 
 /// Flags of `metrics`.
 #[derive(Debug, clap::Args)]
@@ -41,6 +41,8 @@ pub struct MetricsArgs {
 
 /// Kinds that have a label of their own: those with most time.
 const KINDS_NAMED: usize = 50;
+/// The mode of the file: another user's program reads it.
+const READABLE: u32 = 0o644;
 /// The upper bounds of the histograms, in seconds.
 const BOUNDS_S: [f64; 15] =
     [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 3600.0];
@@ -57,7 +59,7 @@ pub async fn run(args: MetricsArgs) -> Result<ExitCode> {
     };
     loop {
         look(&client, &mut picture).await?;
-        replace(path, &text_of(&picture)?)?;
+        replace(path, text_of(&picture)?.as_bytes(), Some(READABLE))?;
         tokio::time::sleep(Duration::from_secs(args.every)).await;
     }
 }
@@ -66,21 +68,6 @@ async fn look(client: &Client, picture: &mut Picture) -> Result<()> {
     let wanted = Wanted { ranges: true, ..Wanted::default() };
     while client.look(picture, wanted).await? {}
     Ok(())
-}
-
-/// Puts a new file in the place of an old one: who reads it sees the one or the other.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let written = || {
-        let mut file = tempfile::Builder::new().prefix(".furlong").tempfile_in(folder)?;
-        file.write_all(text.as_bytes())?;
-        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        file.as_file().set_permissions(readable)?;
-        file.persist(path).map_err(|error| error.error)?;
-        std::io::Result::Ok(())
-    };
-    written().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The metrics of a picture of a farm.

@@ -130,6 +130,7 @@ mod reconnect;
 mod request;
 mod shared;
 mod task;
+mod trace;
 mod watch;
 
 pub use builder::ClientBuilder;
@@ -152,6 +153,10 @@ pub use pickled::{PickleSupport, PickledFunction};
 pub use prepared::{Prepared, PreparedCall};
 pub use reconnect::LinkEvent;
 pub use task::TaskFuture;
+pub use trace::{
+    Counter, EngineTrack, Slice, Trace, TraceError, TraceFormat, TraceMoment, TraceRange,
+    TracedTask, TracedTimes,
+};
 pub use watch::{Picture, Wanted, sentence};
 
 pub use furlong_wire::call::{

@@ -7,7 +7,7 @@ mod notes;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{BrokerStart, EngineId};
 use furlong_wire::message::{
     EndSeen, EngineSeen, FailureSeen, FarmSeen, KindSeen, Look, LookPlace, Note, OwnerSeen, Query,
     ReplyBody, Seen, SeriesRow, SeriesStep,
@@ -84,6 +84,18 @@ impl Picture {
         let surplus = self.ends.len().saturating_sub(ENDS_KEPT);
         self.ends.drain(..surplus);
         seen.has_more
+    }
+
+    /// Lets the next look begin with the oldest ended task that the broker remembers.
+    pub(crate) fn seek_first_end(&mut self) {
+        if let Some(place) = &mut self.place {
+            place.ends = 0;
+        }
+    }
+
+    /// The start of the broker of the last look.
+    pub(crate) fn start(&self) -> BrokerStart {
+        self.place.map_or_else(BrokerStart::default, |place| place.start)
     }
 
     /// A kind's name for people.
