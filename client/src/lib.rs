@@ -151,7 +151,7 @@ pub use pickled::{PickleSupport, PickledFunction};
 pub use prepared::{Prepared, PreparedCall};
 pub use reconnect::LinkEvent;
 pub use task::TaskFuture;
-pub use watch::{Picture, Wanted, sentence};
+pub use watch::{Picture, Wanted, json as watch_json, sentence};
 
 pub use furlong_wire::call::{
     Codec, CommandExtras, CommandSpec, Display, InputPath, RemoteError, ReplyHeader,
