@@ -166,7 +166,7 @@ async fn serve(args: DashboardArgs) -> Result<ExitCode> {
         print::line("(open it within 5 minutes, once; `furlong dashboard url` prints another; Ctrl-C ends)")?;
     }
     page.serve(door, furlong_host::stop::requested(args.stop_with_stdin)).await;
-    if is_written && is_ours(&dir) {
+    if is_written && is_served_by(&dir, std::process::id()) {
         let _ = std::fs::remove_file(file(&dir));
     }
     Ok(ExitCode::SUCCESS)
@@ -181,11 +181,11 @@ fn loopback(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Returns true if the file is of this process, and not of a page that was started later.
-fn is_ours(dir: &ClusterDir) -> bool {
+/// Returns true if the page of a cluster that was started last is served by this process.
+pub fn is_served_by(dir: &ClusterDir, pid: u32) -> bool {
     let text = read_private(&file(dir), FILE_BYTES_MAX).ok();
     let served = text.and_then(|text| serde_json::from_str::<Served>(&text).ok());
-    served.is_some_and(|served| served.pid == std::process::id())
+    served.is_some_and(|served| served.pid == pid)
 }
 
 async fn door(args: &DashboardArgs, secret: Secret) -> Result<Door> {
