@@ -42,7 +42,7 @@ pub struct DashboardArgs {
     #[arg(long, value_name = "N", default_value = "0", conflicts_with_all = ["listen", "socket"])]
     port: u16,
     /// Serve a Unix socket that only this user can connect to; no key is asked for
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["listen", "host", "behind_proxy"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["listen", "hosts", "behind_proxy"])]
     socket: Option<PathBuf>,
     /// Serve another address than 127.0.0.1, for a proxy with HTTPS that `--behind-proxy` names
     #[arg(long, value_name = "ADDR:PORT", requires = "behind_proxy")]

@@ -128,7 +128,7 @@ impl Browser {
     /// # Panics
     /// If it does not become so; the message has the page's text.
     pub fn wait_for(&mut self, expression: &str) {
-        let is_true = format!("Boolean({expression})");
+        let is_true = format!("Boolean(document.body && ({expression}))");
         if !eventually(SOON, || self.value(&is_true) == true) {
             let text = self.value("document.body.innerText");
             panic!("{expression} does not become true:\n{}", text.as_str().unwrap_or_default());
