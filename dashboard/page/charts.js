@@ -12,6 +12,8 @@ export function spark(values, name) {
     svg("polyline", { points: points.join(" "), fill: "none", stroke: "var(--run)", "stroke-width": 1.5 }));
 }
 
+const words = (phase) => phase.replace("_", " ");
+
 // Phases: [name, microseconds]. A bar, a key, and the table.
 export function phases(label) {
   const bar = el("div", { class: "bar", role: "img" });
@@ -26,15 +28,15 @@ export function phases(label) {
     update(parts) {
       const all = parts.reduce((sum, part) => sum + part[1], 0);
       bar.setAttribute("aria-label",
-        `${label}: ${parts.map(([name, us]) => `${name} ${share(us, all)}`).join(", ")}`);
+        `${label}: ${parts.map(([name, us]) => `${words(name)} ${share(us, all)}`).join(", ")}`);
       put(bar, parts.map(([name, us]) => {
-        const part = el("span", { class: `p-${name}`, title: `${name} ${time(us)}` });
+        const part = el("span", { class: `p-${name}`, title: `${words(name)} ${time(us)}` });
         part.style.width = all ? `${(100 * us) / all}%` : "0";
         return part;
       }));
       put(key, parts.map(([name, us]) =>
-        el("span", null, el("i", { class: `p-${name}` }), `${name} ${share(us, all)}, ${time(us)}`)));
-      rows.update(parts.map(([name, us]) => [name, us, share(us, all)]));
+        el("span", null, el("i", { class: `p-${name}` }), `${words(name)} ${share(us, all)}, ${time(us)}`)));
+      rows.update(parts.map(([name, us]) => [words(name), us, share(us, all)]));
     },
   };
 }

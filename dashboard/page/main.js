@@ -51,7 +51,7 @@ function changed() {
 
 function say(it) {
   const text = `${it.engines.busy} of ${it.engines.online} engines run, ${count(it.tasks.waiting)} tasks wait, `
-    + `${count(it.tasks.failed)} failed, ${farm.notes.length} notes, left: ${left(it.left_us)}.`;
+    + `${count(it.tasks.failed)} failed, ${farm.notes.length === 1 ? "1 note" : `${farm.notes.length} notes`}, left: ${left(it.left_us)}.`;
   const now = Date.now();
   if (text !== said[0] && now - said[1] >= SAY_EVERY_MS) {
     said = [text, now];
@@ -114,6 +114,8 @@ function frame() {
   at("theme").addEventListener("click", nextTheme);
   at("help").addEventListener("click", toggleHelp);
   document.addEventListener("keydown", press);
+  // What is on a canvas has the colours of the moment in which it was drawn.
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shown && farm.farm && shown.update());
   setTheme(themeBefore());
 }
 

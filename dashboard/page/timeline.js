@@ -25,7 +25,7 @@ export function timeline() {
   const node = el("section", null, el("h1", null, "Timeline"),
     el("div", { class: "filters" }, select,
       button("◀ earlier", () => move(-0.5)), button("later ▶", () => move(0.5)),
-      button("＋ zoom in", () => zoom(0.5)), button("－ zoom out", () => zoom(2)),
+      button("+ zoom in", () => zoom(0.5)), button("- zoom out", () => zoom(2)),
       button("now", () => { end = null; update(); }),
       button("▲ engines", () => page(-1)), button("engines ▼", () => page(1))),
     sum, canvas, hover);
@@ -91,7 +91,7 @@ export function timeline() {
       pen.beginPath();
       pen.rect(LEFT, y, width - LEFT, ROW);
       pen.clip();
-      for (const [from, to, kind, flags, , many] of row.blocks.map((it) => [...it.slice(0, 4), it[5], it[4]])) {
+      for (const [from, to, kind, flags, many] of row.blocks) {
         const [a, b] = [x(from, width), x(to, width)];
         const wide = Math.max(1, b - a);
         pen.fillStyle = kinds[kind % 8];

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use furlong_client::{Client, ClientError, LinkEvent, Picture, Wanted};
+use furlong_wire::ids::BrokerStart;
 use furlong_wire::message::SeriesStep;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -118,10 +119,10 @@ fn told(shared: &Arc<Shared>) -> Told {
 
 /// Watches for as long as it is polled: connects again when a session has ended.
 pub async fn watch(shared: Arc<Shared>) {
-    let mut picture = Picture::default();
+    let (mut picture, mut known) = (Picture::default(), None);
     loop {
         if let Some(client) = shared.client() {
-            let error = watch_with(&shared, &client, &mut picture).await;
+            let error = watch_with(&shared, &client, &mut picture, &mut known).await;
             tracing::info!("the session has ended: {error}");
             *locked(&shared.client) = None;
             shared.note_cut(Some(error.to_string()));
@@ -134,8 +135,14 @@ pub async fn watch(shared: Arc<Shared>) {
     }
 }
 
-/// Watches with one session, until it ends.
-async fn watch_with(shared: &Shared, client: &Client, picture: &mut Picture) -> ClientError {
+/// Watches with one session, until it ends. `known` is the broker's start whose ended tasks have
+/// been asked for from the first one on.
+async fn watch_with(
+    shared: &Shared,
+    client: &Client,
+    picture: &mut Picture,
+    known: &mut Option<BrokerStart>,
+) -> ClientError {
     let mut viewers = shared.viewers.subscribe();
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -149,6 +156,10 @@ async fn watch_with(shared: &Shared, client: &Client, picture: &mut Picture) -> 
         for _ in 0..LOOKS_AT_ONCE {
             match client.look(picture, wanted).await {
                 Err(error) => return error,
+                Ok(_) if picture.start() != *known => {
+                    *known = picture.start();
+                    picture.rewind_ends();
+                }
                 Ok(has_more) => {
                     if let Some(step) = wanted.series.take() {
                         shared.view().update_series(step, std::mem::take(&mut picture.series));

@@ -2,9 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 
 use furlong_tests::browser::Browser;
-use furlong_tests::command::{Cluster, furlong};
+use furlong_tests::command::{Cluster, file, furlong};
 use furlong_tests::home::Home;
 use furlong_tests::program::Program;
 use furlong_tests::wait::SOON;
@@ -75,15 +76,22 @@ fn another_address_is_served_for_a_named_proxy_alone() {
 
 /// The farm that the browser looks at: with work that ends, fails, runs and waits.
 fn busy_farm() -> Cluster {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::start(4);
+    let program = |name: &str, text: &str| {
+        let path = file(cluster.home(), name, &format!("#!/bin/sh\n{text}\n"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        path
+    };
+    let fit = program("fit", "sleep 0.$((FURLONG_TASK % 4 + 1)); test $FURLONG_TASK -ne 7");
+    let load = program("load", "sleep 0.0$((FURLONG_TASK % 7))");
     let submit = |args: &[&str]| cluster.furlong(&[&["submit"], args].concat());
     submit(&["--label", EVIL, "--", "true"]).ok();
-    let fails = "import sys; raise type(sys.argv[1], (Exception,), {})('sealed')";
-    let _ = cluster.furlong(&["execute", "--targets", "0", fails, "--", EVIL]);
-    submit(&["--array", "1-40", "--wait", "--", "sh", "-c", "test $FURLONG_TASK -ne 7"]).failed(1);
+    submit(&["--array", "1-60", "--label", "day", "--", &load]).ok();
+    submit(&["--array", "1-24", "--wait", "--", &fit]).failed(1);
     let raise = format!("raise type({EVIL:?}, (Exception,), {{}})('sealed')");
-    let _ = cluster.furlong(&["execute", "--targets", "0", &raise]);
-    submit(&["--array", "1-6", "--label", "night", "--", "sleep", "600"]).ok();
+    cluster.furlong(&["execute", "--targets", "0", &raise]).failed(1);
+    let train = program("train", "sleep 600");
+    submit(&["--array", "1-9", "--label", "night", "--", &train]).ok();
     submit(&["--require", "gpu", "--", "true"]).ok();
     cluster
 }
@@ -139,11 +147,11 @@ fn a_browser_shows_every_page_in_both_colours_by_keyboard_alone() {
     browser.wait_for(&shows("● live"));
     assert_eq!(browser.value("location.hash"), "#/overview", "the key is gone from the address");
     for (key, page, expected) in [
-        ("1", "overview", "engines run tasks"),
+        ("1", "overview", "unfinished"),
         ("2", "kinds", "All kinds of tasks"),
-        ("3", "engines", "2 engines: 2 busy"),
-        ("4", "tasks", "that match are shown"),
-        ("5", "timeline", "tasks that have ended"),
+        ("3", "engines", "4 engines: 4 busy"),
+        ("4", "tasks", "86 of 86 that match are shown"),
+        ("5", "timeline", "86 tasks that have ended, of 86 known here"),
         ("6", "errors", "Failures by type and place"),
         ("7", "owners", "Owners of tasks"),
     ] {

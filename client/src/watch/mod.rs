@@ -76,6 +76,14 @@ impl Picture {
         self.place.map(|place| place.start)
     }
 
+    /// Begins anew with ended tasks: the next look tells all that the broker remembers, and not only
+    /// those that end from the first look on.
+    pub fn rewind_ends(&mut self) {
+        self.place.iter_mut().for_each(|place| place.ends = 0);
+        (self.ends_told, self.ends_missed) = (0, 0);
+        self.ends.clear();
+    }
+
     /// Takes an answer. Returns true if there is more to tell at once.
     pub fn update(&mut self, seen: Seen) -> bool {
         if seen.is_new {
