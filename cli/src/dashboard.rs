@@ -163,7 +163,9 @@ async fn serve(args: DashboardArgs) -> Result<ExitCode> {
         }
     };
     if std::io::stdout().is_terminal() {
-        print::line("(open it within 5 minutes, once; `furlong dashboard url` prints another; Ctrl-C ends)")?;
+        print::line(
+            "(open it within 5 minutes, once; `furlong dashboard url` prints another; Ctrl-C ends)",
+        )?;
     }
     page.serve(door, furlong_host::stop::requested(args.stop_with_stdin)).await;
     if is_written && is_served_by(&dir, std::process::id()) {

@@ -67,7 +67,8 @@ pub async fn status(args: StatusArgs) -> Result<ExitCode> {
     while client.look(&mut picture, Wanted::default()).await? {}
     client.close().await;
     if args.json {
-        let notes: Vec<Value> = picture.notes.iter().map(|it| watch_json::note(&picture, it)).collect();
+        let notes: Vec<Value> =
+            picture.notes.iter().map(|it| watch_json::note(&picture, it)).collect();
         let mut status = as_json(&status, &endpoint);
         status["notes"] = notes.into();
         print::json(&status)?;

@@ -16,6 +16,7 @@ export function timeline() {
   const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": "Tasks of each engine over time; the table below has the same" });
   const sum = el("p", { class: "soft" });
   const hover = el("p", { class: "soft" });
+  const key = el("div", { class: "key" });
   const select = el("select", { "aria-label": "Length" }, Object.keys(SPANS).map((name) => el("option", { selected: name === "1 min" }, name)));
   select.addEventListener("change", () => {
     span = SPANS[select.value];
@@ -28,7 +29,7 @@ export function timeline() {
       button("+ zoom in", () => zoom(0.5)), button("- zoom out", () => zoom(2)),
       button("now", () => { end = null; update(); }),
       button("▲ engines", () => page(-1)), button("engines ▼", () => page(1))),
-    sum, canvas, hover);
+    sum, canvas, key, hover);
   const rows = table({ caption: "", key: (it) => it.engine, columns: [
     { name: "engine", num: true, get: (it) => it.engine, by: (it) => it.engine },
     { name: "host", get: (it) => it.host, by: (it) => it.host },
@@ -80,7 +81,8 @@ export function timeline() {
       pen.fillRect(here, TOP - 4, 1, height);
       pen.fillStyle = text;
       pen.textAlign = at === 4 ? "right" : "left";
-      pen.fillText(`-${time(farm.at_us - until() + span * (1 - at / 4))}`, here, 8);
+      const before = farm.at_us - until() + span * (1 - at / 4);
+      pen.fillText(before < span / 1000 ? "now" : `-${time(before)}`, here, 8);
     }
     pen.textAlign = "left";
     got.rows.forEach((row, at) => {
@@ -114,6 +116,16 @@ export function timeline() {
       }
       pen.restore();
     });
+  }
+
+  // The colours by name; in the boxes are names as well, where there is room.
+  function drawKey() {
+    const shown = new Set(got.rows.flatMap((row) => row.blocks.map((it) => it[2])));
+    put(key, [...shown].sort((a, b) => a - b).slice(0, 24).map((kind) => {
+      const mark = el("i");
+      mark.style.background = `var(--kind${kind % 8})`;
+      return el("span", null, mark, kindName(kind));
+    }), el("span", { class: "soft" }, "a bar at the foot: failed; pale: runs"));
   }
 
   function drawTable() {
@@ -185,6 +197,7 @@ export function timeline() {
     put(sum, `${time(span)}: ${count(answer.tasks)} tasks that have ended, of ${count(farm.ends.kept)} known here`
       + `${farm.ends.missed ? `; ${count(farm.ends.missed)} were missed` : ""}. ${count(answer.rows.length)} of ${count(answer.engines)} engines are shown.`);
     draw();
+    drawKey();
     drawTable();
   }
   return { node, update };

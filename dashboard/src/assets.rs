@@ -56,7 +56,8 @@ mod tests {
             for address in ["http:", "https:", "url(", "@import"] {
                 assert!(!asset.text.contains(address), "{} names {address}", asset.path);
             }
-            for unsafe_name in ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval("]
+            for unsafe_name in
+                ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval("]
             {
                 assert!(!asset.text.contains(unsafe_name), "{} has {unsafe_name}", asset.path);
             }

@@ -91,7 +91,10 @@ impl EndsAsked {
             && self.engine.is_none_or(|id| end.engine.is_some_and(|engine| engine.0 == id))
             && self.fingerprint.is_none_or(|number| end.fingerprint == number)
             && self.longer_us.is_none_or(|us| end.phases.run.run_us > us)
-            && self.error.as_deref().is_none_or(|kind| end.error.map(ErrorKind::as_str) == Some(kind))
+            && self
+                .error
+                .as_deref()
+                .is_none_or(|kind| end.error.map(ErrorKind::as_str) == Some(kind))
     }
 }
 
@@ -143,7 +146,10 @@ pub mod tests {
         last.push_back(end(3, 1, 3, 50, TaskState::Failed));
         ends.add(4, 2, &last);
         let all = ends.list(&EndsAsked::default());
-        assert_eq!((&all["matched"], &all["told"], &all["missed"]), (&4.into(), &4.into(), &2.into()));
+        assert_eq!(
+            (&all["matched"], &all["told"], &all["missed"]),
+            (&4.into(), &4.into(), &2.into())
+        );
         assert_eq!(all["rows"][0]["state"], "failed", "the latest first");
         let many: VecDeque<EndSeen> =
             (0..10_000).map(|n| end(n, 0, n, 5, TaskState::Succeeded)).collect();
@@ -166,7 +172,8 @@ pub mod tests {
         ];
         ends.add(3, 0, &last.into());
         let matched = |asked: EndsAsked| ends.list(&asked)["matched"].as_u64().unwrap();
-        let state = |state: &str| EndsAsked { state: Some(state.to_owned()), ..EndsAsked::default() };
+        let state =
+            |state: &str| EndsAsked { state: Some(state.to_owned()), ..EndsAsked::default() };
         assert_eq!(matched(state("failed")), 1);
         assert_eq!(matched(state("not_ok")), 2);
         assert_eq!(matched(EndsAsked { engine: Some(1), ..EndsAsked::default() }), 2);

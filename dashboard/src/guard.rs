@@ -139,7 +139,8 @@ mod tests {
         let (ours, refused) = ("localhost:4000", Err(Refusal::Origin));
         assert_eq!(check(&guard, ours, ("origin", "http://localhost:4000")), Ok(()));
         assert_eq!(check(&guard, "farm.example", ("origin", "https://farm.example")), Ok(()));
-        for origin in ["null", "http://evil.example", "https://localhost:4000", "http://farm.example"]
+        for origin in
+            ["null", "http://evil.example", "https://localhost:4000", "http://farm.example"]
         {
             assert_eq!(check(&guard, ours, ("origin", origin)), refused, "{origin}");
         }

@@ -48,10 +48,14 @@ impl Purpose {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum KeyError {
     /// It was not made with this secret.
-    #[error("this key is not of this page; `furlong dashboard url` prints an address with a new one")]
+    #[error(
+        "this key is not of this page; `furlong dashboard url` prints an address with a new one"
+    )]
     Wrong,
     /// It is too old.
-    #[error("this key is too old: it is good for 5 minutes; `furlong dashboard url` prints a new one")]
+    #[error(
+        "this key is too old: it is good for 5 minutes; `furlong dashboard url` prints a new one"
+    )]
     Expired,
     /// It has let somebody in.
     #[error("this key has been used: it is good once; `furlong dashboard url` prints a new one")]
@@ -139,8 +143,7 @@ impl Keys {
 
     /// Uses a key up, and returns the cookie for it.
     pub fn take(&mut self, key: &str, now_s: u64) -> Result<String, KeyError> {
-        let (until_s, nonce) =
-            self.secret.open_pass(Purpose::Key, key).ok_or(KeyError::Wrong)?;
+        let (until_s, nonce) = self.secret.open_pass(Purpose::Key, key).ok_or(KeyError::Wrong)?;
         if now_s >= until_s {
             return Err(KeyError::Expired);
         }

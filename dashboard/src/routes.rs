@@ -12,8 +12,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use furlong_wire::message::{SeriesStep, TaskQuery};
 use furlong_wire::ids::TaskSeq;
+use furlong_wire::message::{SeriesStep, TaskQuery};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -61,7 +61,8 @@ pub fn router(shared: Arc<Shared>, door: Arc<Door>) -> Router {
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
     let site = Arc::new(Site { shared, door, streams });
     let files = ASSETS.iter().fold(Router::new(), |router, asset| {
-        let file = move || async move { ([(header::CONTENT_TYPE, asset.content_type)], asset.text) };
+        let file =
+            move || async move { ([(header::CONTENT_TYPE, asset.content_type)], asset.text) };
         router.route(asset.path, get(file))
     });
     files
@@ -229,8 +230,7 @@ struct RecordsAsked {
 /// The records of the owner's tasks.
 async fn records(State(site): State<Arc<Site>>, Query(asked): Query<RecordsAsked>) -> Response {
     let label = asked.label.filter(|label| !label.is_empty());
-    let query =
-        TaskQuery { ended: asked.ended, label, limit: RECORDS_MAX, ..TaskQuery::default() };
+    let query = TaskQuery { ended: asked.ended, label, limit: RECORDS_MAX, ..TaskQuery::default() };
     match site.ask(query).await {
         Ok(rows) => json_response(&json!({ "rows": rows, "limit": RECORDS_MAX })),
         Err(refused) => refused,
@@ -244,9 +244,10 @@ struct TaskAsked {
 
 /// One task: its record, if the broker has one that this capability may see, and its end.
 async fn task(State(site): State<Arc<Site>>, Query(asked): Query<TaskAsked>) -> Response {
-    let number = asked.id.split_once(':').and_then(|(session, number)| {
-        Some((session.to_owned(), number.parse::<u64>().ok()?))
-    });
+    let number = asked
+        .id
+        .split_once(':')
+        .and_then(|(session, number)| Some((session.to_owned(), number.parse::<u64>().ok()?)));
     let Some((session, number)) = number else {
         return (StatusCode::BAD_REQUEST, "tasks are named like k3f9a2:17").into_response();
     };
@@ -264,8 +265,7 @@ async fn task(State(site): State<Arc<Site>>, Query(asked): Query<TaskAsked>) -> 
 impl Site {
     /// Asks the broker for records.
     async fn ask(&self, query: TaskQuery) -> Result<Vec<Value>, Response> {
-        let unavailable =
-            |text: String| (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+        let unavailable = |text: String| (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
         let client = self.shared.client();
         let client = client.ok_or_else(|| unavailable("the broker is away".to_owned()))?;
         let mut records = client.query_tasks(query);

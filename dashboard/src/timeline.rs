@@ -56,7 +56,8 @@ pub fn timeline<'a>(
     }
     let mut tasks = 0_u64;
     for end in ends {
-        let Some(block) = ended(end).filter(|it| it.to_us > asked.from_us && it.from_us < asked.to_us)
+        let Some(block) =
+            ended(end).filter(|it| it.to_us > asked.from_us && it.from_us < asked.to_us)
         else {
             continue;
         };

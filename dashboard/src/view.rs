@@ -112,8 +112,7 @@ impl View {
 
     /// What has changed since a place, as JSON, and the place after it.
     pub fn since(&self, place: ViewPlace) -> (String, ViewPlace) {
-        let here =
-            ViewPlace { process: self.process, picture: self.picture, number: self.number };
+        let here = ViewPlace { process: self.process, picture: self.picture, number: self.number };
         let is_known = (place.process, place.picture) == (here.process, here.picture);
         let since = if is_known { place.number } else { 0 };
         let cut = json!(self.cut);
@@ -257,11 +256,17 @@ mod tests {
         picture.update(seen(1, vec![engine(0, 1), engine(1, 1)], vec![], true));
         view.update(&picture);
         let (first, place) = told(&view, ViewPlace::default());
-        assert_eq!((&first["whole"], first["engines"].as_array().unwrap().len()), (&true.into(), 2));
+        assert_eq!(
+            (&first["whole"], first["engines"].as_array().unwrap().len()),
+            (&true.into(), 2)
+        );
         picture.update(seen(1, vec![engine(1, 9)], vec![], false));
         view.update(&picture);
         let (second, place) = told(&view, ViewPlace::from_text(&place.to_text()).unwrap());
-        assert_eq!((&second["whole"], second["engines"].as_array().unwrap().len()), (&false.into(), 1));
+        assert_eq!(
+            (&second["whole"], second["engines"].as_array().unwrap().len()),
+            (&false.into(), 1)
+        );
         assert_eq!(second["engines"][0]["ended"], 9);
         assert_eq!(second["engines_left"], Value::Null);
         picture.update(seen(1, vec![], vec![EngineId(0)], false));

@@ -1,8 +1,8 @@
 """The page of the farm in Jupyter: the entry point that jupyter-server-proxy reads, and what it starts."""
 
+import contextlib
 import http.client
 import json
-import os
 import socket
 import subprocess
 from importlib.metadata import entry_points
@@ -27,26 +27,26 @@ class OverSocket(http.client.HTTPConnection):
 
 
 def ask(path: Path, name: str) -> tuple[int, bytes]:
-    connection = OverSocket(path)
-    connection.request("GET", name, headers={"Origin": "http://hub.example"})
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+    with contextlib.closing(OverSocket(path)) as connection:
+        connection.request("GET", name, headers={"Origin": "http://hub.example"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
 
 
-def test_jupyter_starts_the_page_on_a_socket(rc: furlong.Client, tmp_path: Path) -> None:
+def test_jupyter_starts_the_page_on_a_socket(cluster: furlong.Cluster, tmp_path: Path) -> None:
     (entry,) = entry_points(group="jupyter_serverproxy_servers", name="furlong")
     server = entry.load()()
     path = tmp_path / "page.sock"
     command = [word.format(unix_socket=path) for word in server["command"]]
-    page = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.PIPE, text=True)
-    try:
-        assert page.stdout is not None
-        assert page.stdout.readline().startswith("page")
-        status, about = eventually(lambda: ask(path, "/about"))
-        assert status == 200
-        assert json.loads(about)["endpoint"]
-        assert ask(path, "/")[0] == 200
-    finally:
-        page.terminate()
-        page.wait(SOON_SECONDS)
+    command += ["--cluster", cluster.cluster_id]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as page:
+        try:
+            assert page.stdout is not None
+            assert page.stdout.readline().startswith("page")
+            status, about = eventually(lambda: ask(path, "/about"))
+            assert status == 200
+            assert json.loads(about)["endpoint"]
+            assert ask(path, "/")[0] == 200
+        finally:
+            page.terminate()
     assert not path.exists()

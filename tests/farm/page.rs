@@ -158,6 +158,13 @@ fn a_browser_shows_every_page_in_both_colours_by_keyboard_alone() {
         browser.press(key);
         browser.wait_for(&shows(expected));
         browser.wait_for("document.querySelector('#main table, #main canvas')");
+        if page == "timeline" {
+            browser.value(
+                "document.querySelector('#main select').value = '10 s';
+                 document.querySelector('#main select').dispatchEvent(new Event('change'))",
+            );
+            browser.wait_for(&shows("10 s: "));
+        }
         for scheme in ["light", "dark"] {
             browser.prefer(scheme);
             let least = browser.value(CONTRAST);
@@ -184,7 +191,8 @@ fn a_browser_shows_every_page_in_both_colours_by_keyboard_alone() {
     assert!(!title.as_str().unwrap().contains("OWNED"), "{title}");
     let elsewhere: Vec<String> = browser.asked_for();
     let own = format!("http://{}/", address(&url));
-    let is_own = |it: &&String| it.starts_with(&own) || it.starts_with("data:") || *it == "about:blank";
+    let is_own =
+        |it: &&String| it.starts_with(&own) || it.starts_with("data:") || *it == "about:blank";
     let elsewhere: Vec<&String> = elsewhere.iter().filter(|it| !is_own(it)).collect();
     assert!(elsewhere.is_empty(), "it asks elsewhere: {elsewhere:?}");
     assert_eq!(browser.complaints(""), Vec::<String>::new());

@@ -117,7 +117,8 @@ impl Browser {
     /// # Panics
     /// If it throws.
     pub fn value(&mut self, expression: &str) -> Value {
-        let params = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let params =
+            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let result = self.call("Runtime.evaluate", params);
         assert_eq!(result["exceptionDetails"], Value::Null, "{expression}");
         result["result"]["value"].clone()
@@ -166,7 +167,9 @@ impl Browser {
     pub fn asked_for(&mut self) -> Vec<String> {
         self.value("0");
         let requests = self.events.iter().filter(|it| it["method"] == "Network.requestWillBeSent");
-        requests.filter_map(|it| it["params"]["request"]["url"].as_str().map(str::to_owned)).collect()
+        requests
+            .filter_map(|it| it["params"]["request"]["url"].as_str().map(str::to_owned))
+            .collect()
     }
 
     /// What the page has thrown and what the browser has complained of so far, apart from answers
