@@ -77,7 +77,7 @@ export function engines() {
       { name: "process", num: true, get: (it) => it.pid || "-", by: (it) => it.pid },
       { name: "state", get: (it) => mark(it.state), by: (it) => it.state },
       { name: "now", get: (it) => (it.running ? (it.running.task ? el("a", { href: `#/task/${it.running.task}` }, kindName(it.running.kind_id)) : kindName(it.running.kind_id)) : "-"), by: (it) => (it.running ? kindName(it.running.kind_id) : null) },
-      { name: "for", num: true, get: (it) => (it.running ? time(it.running.for_us) : "-"), by: (it) => (it.running ? it.running.for_us : null) },
+      { name: "for", num: true, get: (it) => (it.running ? time(farm.at_us - it.running.since_us) : "-"), by: (it) => (it.running ? -it.running.since_us : null) },
       { name: "queue", num: true, get: (it) => count(it.queued + Math.max(0, it.assigned - 1)), by: (it) => it.queued + it.assigned },
       { name: "ended", num: true, get: (it) => count(it.ended), by: (it) => it.ended },
       { name: "failed", num: true, get: (it) => count(it.failed), by: (it) => it.failed },

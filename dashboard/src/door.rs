@@ -40,8 +40,8 @@ pub(crate) enum Listener {
 }
 
 impl Door {
-    /// Opens an address. `hosts` are further names, as `NAME:PORT`, under which browsers may ask for
-    /// the page, and `proxy` is the name under which a proxy with HTTPS serves it.
+    /// Opens an address. `hosts` are further names, as `NAME:PORT`, under which browsers may ask
+    /// for the page, and `proxy` is the name under which a proxy with HTTPS serves it.
     ///
     /// # Errors
     /// The address cannot be used.

@@ -11,9 +11,7 @@ use axum::http::{HeaderMap, HeaderName, header};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
     /// It names another host.
-    #[error(
-        "this address is not one of the page's; name it with `furlong dashboard --host NAME:PORT` if it should be"
-    )]
+    #[error("this address is not one of the page's; `furlong dashboard --host NAME:PORT` adds one")]
     Host,
     /// It comes from another page.
     #[error("this request comes from another page")]
@@ -33,7 +31,7 @@ pub struct Guard {
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 impl Guard {
-    /// Lets in requests for these hosts over HTTP, and for those that are behind a proxy over HTTPS.
+    /// Lets in requests for these hosts over HTTP, and for those behind a proxy over HTTPS.
     pub fn new(hosts: &[String], proxied: &[String]) -> Self {
         let all = hosts.iter().chain(proxied).map(|host| host.to_ascii_lowercase());
         let plain = hosts.iter().map(|host| format!("http://{}", host.to_ascii_lowercase()));

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use furlong_wire::message::{EndSeen, EngineSeen, TaskState};
+use furlong_wire::message::{EndSeen, TaskState};
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::view::EngineNow;
 
 /// Engines that one answer has at most.
 const ROWS_MAX: usize = 100;
@@ -44,15 +46,15 @@ pub fn timeline<'a>(
     asked: TimelineAsked,
     at_us: u64,
     ends: impl Iterator<Item = &'a EndSeen>,
-    engines: impl Iterator<Item = &'a EngineSeen>,
+    engines: impl Iterator<Item = &'a EngineNow>,
 ) -> Value {
     let width = asked.width.clamp(1, WIDTH_MAX);
     let span_us = asked.to_us.saturating_sub(asked.from_us).max(width);
     let mut rows: BTreeMap<u32, (String, Vec<Block>)> = BTreeMap::new();
     let mut running = Vec::new();
-    for engine in engines {
-        rows.insert(engine.id.0, (engine.host.clone(), Vec::new()));
-        running.extend(engine.running.map(|it| (engine.id.0, it)));
+    for EngineNow { seen, since_us } in engines {
+        rows.insert(seen.id.0, (seen.host.clone(), Vec::new()));
+        running.extend(seen.running.zip(*since_us).map(|(it, since_us)| (seen.id.0, it, since_us)));
     }
     let mut tasks = 0_u64;
     for end in ends {
@@ -65,21 +67,26 @@ pub fn timeline<'a>(
         let engine = end.engine.map_or(u32::MAX, |id| id.0);
         rows.entry(engine).or_default().1.push(block);
     }
-    for (engine, it) in running {
-        let task = it.task.map(|task| task.to_string());
-        let (from_us, kind) = (at_us.saturating_sub(it.for_us), it.kind);
-        let (is_failed, is_running, count) = (false, true, 1);
-        let longest_us = it.for_us;
-        let block =
-            Block { from_us, to_us: at_us, kind, longest_us, is_failed, is_running, count, task };
+    for (engine, it, from_us) in running {
+        let block = Block {
+            from_us,
+            to_us: at_us,
+            kind: it.kind,
+            longest_us: at_us.saturating_sub(from_us),
+            is_failed: false,
+            is_running: true,
+            count: 1,
+            task: it.task.map(|task| task.to_string()),
+        };
         if block.to_us > asked.from_us && block.from_us < asked.to_us {
             rows.entry(engine).or_default().1.push(block);
         }
     }
     let all = rows.len();
-    let shown = rows.into_iter().skip(asked.skip).take(ROWS_MAX).map(|(engine, (host, blocks))| {
-        let blocks = merge(blocks, span_us / width);
-        json!({ "engine": engine, "host": host, "blocks": blocks.iter().map(as_json).collect::<Vec<_>>() })
+    let shown = rows.into_iter().skip(asked.skip).take(ROWS_MAX);
+    let shown = shown.map(|(engine, (host, blocks))| {
+        let blocks: Vec<Value> = merge(blocks, span_us / width).iter().map(as_json).collect();
+        json!({ "engine": engine, "host": host, "blocks": blocks })
     });
     json!({ "rows": shown.collect::<Vec<_>>(), "engines": all, "tasks": tasks, "at_us": at_us })
 }
@@ -155,7 +162,7 @@ mod tests {
         let ends: Vec<EndSeen> = (0..100_000)
             .map(|n| {
                 let state = if n == 70_000 { TaskState::Failed } else { TaskState::Succeeded };
-                end(n, (n % 4) as u32, n * 100, 90, state)
+                end(n, (n % 4) as u32, n * 100 + 90, 90, state)
             })
             .collect();
         let shown = timeline(asked(0, 10_000_000), 10_000_000, ends.iter(), std::iter::empty());

@@ -24,12 +24,22 @@ pub struct View {
     /// What is told whole each time, as fields of a JSON object.
     head: String,
     kinds: Rows<u32, KindSeen>,
-    engines: Rows<EngineId, EngineSeen>,
+    engines: Rows<EngineId, EngineNow>,
     /// The reason why nothing is heard of the broker.
     cut: Option<String>,
     /// Ended tasks.
     pub ends: Ends,
     series: BTreeMap<SeriesStep, Vec<SeriesRow>>,
+}
+
+/// An engine, and the moment at which its task was given to it. One that goes on with a task stays
+/// as it is, and is told once.
+#[derive(Clone, PartialEq, Debug)]
+pub struct EngineNow {
+    /// The engine, without the time for which its task has run.
+    pub seen: EngineSeen,
+    /// The moment, in microseconds since the broker's start.
+    pub since_us: Option<u64>,
 }
 
 /// The place that a page has come to.
@@ -86,7 +96,9 @@ impl View {
         self.cut = None;
         let number = self.number;
         self.kinds.update(number, &picture.kinds, |kind| watch_json::kind(picture, kind));
-        self.engines.update(number, &picture.engines, |it| watch_json::engine(picture, it));
+        let engines = picture.engines.iter();
+        let engines = engines.map(|(id, engine)| (*id, EngineNow::of(engine, picture.at_us)));
+        self.engines.update(number, &engines.collect(), |it| it.as_json(picture));
         self.ends.add(picture.ends_told, picture.ends_missed, &picture.ends);
         let owners: Vec<Value> = picture.owners.iter().map(watch_json::owner).collect();
         let notes: Vec<Value> =
@@ -143,8 +155,29 @@ impl View {
     }
 
     /// The engines.
-    pub fn engines(&self) -> impl Iterator<Item = &EngineSeen> {
+    pub fn engines(&self) -> impl Iterator<Item = &EngineNow> {
         self.engines.rows.values().map(|row| &row.seen)
+    }
+}
+
+impl EngineNow {
+    /// An engine as it was seen at a moment.
+    pub fn of(engine: &EngineSeen, at_us: u64) -> Self {
+        let mut seen = engine.clone();
+        let since_us = seen.running.as_mut().map(|running| {
+            let for_us = std::mem::take(&mut running.for_us);
+            at_us.saturating_sub(for_us)
+        });
+        Self { seen, since_us }
+    }
+
+    fn as_json(&self, picture: &Picture) -> Value {
+        let mut value = watch_json::engine(picture, &self.seen);
+        if let Some(running) = value["running"].as_object_mut() {
+            running.remove("for_us");
+            running.insert("since_us".to_owned(), json!(self.since_us));
+        }
+        value
     }
 }
 
@@ -203,7 +236,7 @@ fn fields(object: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use furlong_wire::message::{EngineState, FarmSeen, Look, LookPlace, Seen};
+    use furlong_wire::message::{EngineState, FarmSeen, Look, LookPlace, RunningSeen, Seen};
 
     use super::*;
 
@@ -225,7 +258,7 @@ mod tests {
     }
 
     fn seen(start: u8, engines: Vec<EngineSeen>, gone: Vec<EngineId>, is_new: bool) -> Seen {
-        let start = BrokerStart([start; 16]);
+        let start = BrokerStart(u64::from(start));
         Seen {
             at_us: 5,
             place: LookPlace { start, told: 0, began: 0, kind: 0, engine: None, ends: 0 },
@@ -277,6 +310,20 @@ mod tests {
         view.update(&picture);
         let (fourth, _) = told(&view, place);
         assert_eq!((&fourth["whole"], &fourth["engines"][0]["id"]), (&true.into(), &5.into()));
+    }
+
+    #[test]
+    fn an_engine_that_goes_on_with_a_task_is_told_once() {
+        let (mut view, mut picture) = (View::new(), Picture::default());
+        let running = Some(RunningSeen { task: None, kind: 1, for_us: 2 });
+        picture.update(seen(1, vec![EngineSeen { running, ..engine(0, 1) }], vec![], true));
+        view.update(&picture);
+        let (first, place) = told(&view, ViewPlace::default());
+        assert_eq!(first["engines"][0]["running"]["since_us"], 3);
+        picture.update(Seen { at_us: 1_000, ..seen(1, vec![], vec![], false) });
+        assert_eq!(picture.engines[&EngineId(0)].running.unwrap().for_us, 997);
+        view.update(&picture);
+        assert_eq!(told(&view, place).0["engines"], json!([]));
     }
 
     #[test]

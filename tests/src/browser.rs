@@ -42,7 +42,7 @@ impl Browser {
         };
         let name = NAMES.into_iter().find(is_there)?;
         let profile = tempfile::tempdir().expect("a temporary folder");
-        // Its pipes are the descriptors 3 and 4. Names other than those of this machine lead nowhere.
+        // Its pipes are the descriptors 3 and 4. No name but that of this machine leads anywhere.
         let script = format!(
             "exec {name} --headless --no-sandbox --disable-gpu --disable-dev-shm-usage \
              --no-first-run --disable-background-networking --disable-component-update \

@@ -123,8 +123,9 @@ pub fn end(picture: &Picture, end: &EndSeen) -> Value {
 pub fn failure(picture: &Picture, failure: &FailureSeen) -> Value {
     json!({
         "error": failure.error.as_str(), "type": failure.type_name,
-        "fingerprint": failure.fingerprint, "kind": picture.kind_name(failure.kind), "kind_id": failure.kind,
-        "count": failure.count, "first_us": failure.first_us, "last_us": failure.last_us,
+        "fingerprint": failure.fingerprint, "kind": picture.kind_name(failure.kind),
+        "kind_id": failure.kind, "count": failure.count,
+        "first_us": failure.first_us, "last_us": failure.last_us,
         "engines": failure.engines.iter().map(|id| id.0).collect::<Vec<_>>(),
         "sample": failure.sample.map(|task| task.to_string()),
     })

@@ -76,8 +76,8 @@ impl Picture {
         self.place.map(|place| place.start)
     }
 
-    /// Begins anew with ended tasks: the next look tells all that the broker remembers, and not only
-    /// those that end from the first look on.
+    /// Begins anew with ended tasks: the next look tells all that the broker remembers, and not
+    /// only those that end from the first look on.
     pub fn rewind_ends(&mut self) {
         self.place.iter_mut().for_each(|place| place.ends = 0);
         (self.ends_told, self.ends_missed) = (0, 0);
@@ -89,6 +89,10 @@ impl Picture {
         if seen.is_new {
             *self = Self::default();
         }
+        // An engine that goes on with a task has not changed, and is not told again.
+        let later_us = seen.at_us.saturating_sub(self.at_us);
+        let running = self.engines.values_mut().filter_map(|engine| engine.running.as_mut());
+        running.for_each(|running| running.for_us += later_us);
         (self.at_us, self.farm, self.place) = (seen.at_us, seen.farm, Some(seen.place));
         self.kinds.extend(seen.kinds.into_iter().map(|kind| (kind.id, kind)));
         seen.gone.iter().for_each(|id| _ = self.engines.remove(id));
