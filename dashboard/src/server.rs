@@ -9,7 +9,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Farm;
 use crate::door::{Door, Listener};
@@ -61,10 +61,10 @@ async fn accept(door: &Door, router: &Router) {
         let accepted = match &door.listener {
             Listener::Tcp(listener) => listener.accept().await.map(|(socket, _)| {
                 let _ = socket.set_nodelay(true);
-                Connection::spawn(socket, router, place)
+                spawn(socket, router, place);
             }),
             Listener::Socket(listener) => {
-                listener.accept().await.map(|(socket, _)| Connection::spawn(socket, router, place))
+                listener.accept().await.map(|(socket, _)| spawn(socket, router, place))
             }
         };
         if let Err(error) = accepted {
@@ -78,28 +78,23 @@ async fn note_not_accepted(error: &io::Error) {
     tokio::time::sleep(PAUSE).await;
 }
 
-/// A browser's connection.
-#[derive(Debug)]
-struct Connection;
-
-impl Connection {
-    fn spawn<T>(socket: T, router: &Router, place: tokio::sync::OwnedSemaphorePermit)
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADERS_WITHIN)
-                .max_buf_size(HEADER_BYTES_MAX)
-                .max_headers(HEADERS_MAX)
-                .serve_connection(TokioIo::new(Reading::new(socket)), service)
-                .await;
-            if let Err(error) = served {
-                tracing::debug!("a connection has ended: {error}");
-            }
-            drop(place);
-        });
-    }
+/// Serves a browser's connection, until it ends.
+fn spawn<T>(socket: T, router: &Router, place: OwnedSemaphorePermit)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(router.clone());
+    tokio::spawn(async move {
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_WITHIN)
+            .max_buf_size(HEADER_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .serve_connection(TokioIo::new(Reading::new(socket)), service)
+            .await;
+        if let Err(error) = served {
+            tracing::debug!("a connection has ended: {error}");
+        }
+        drop(place);
+    });
 }
