@@ -55,7 +55,7 @@ impl Site {
     /// A request with these lines after the first, and a body.
     fn request(&self, first: &str, headers: &[&str], body: &str) -> Answer {
         let mut socket = self.connect();
-        let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+        let lines: String = headers.iter().flat_map(|line| [*line, "\r\n"]).collect();
         let length = body.len();
         let text = format!(
             "{first} HTTP/1.1\r\n{lines}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
