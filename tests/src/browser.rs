@@ -37,7 +37,11 @@ impl Browser {
     /// If it is here and cannot be driven.
     pub fn start() -> Option<Self> {
         let is_there = |name: &&str| {
-            let asked = Command::new(name).arg("--version").stdout(Stdio::null()).status();
+            let asked = Command::new(name)
+                .arg("--version")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
             asked.is_ok_and(|status| status.success())
         };
         let name = NAMES.into_iter().find(is_there)?;
