@@ -17,6 +17,7 @@ mod cap;
 mod cluster;
 mod completions;
 mod connect;
+mod dashboard;
 mod demo;
 mod ended;
 mod engines;
@@ -87,6 +88,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Watch the farm: kinds of tasks, engines, failures, and what is wrong
     Top(top::TopArgs),
+    /// Serve a page that shows the farm in a browser
+    Dashboard(dashboard::DashboardArgs),
     /// Print what a monitoring system reads of a farm
     Metrics(metrics::MetricsArgs),
     /// Write what ran when and where, for programs that draw it
@@ -183,6 +186,7 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
         Command::Ids(args) => on_runtime(status::ids(args)),
         Command::Status(args) => on_runtime(status::status(args)),
         Command::Top(args) => beside_network(top::run(args)),
+        Command::Dashboard(args) => on_runtime(dashboard::run(args)),
         Command::Metrics(args) => on_runtime(metrics::run(args)),
         Command::Trace(command) => on_runtime(trace::run(command)),
         Command::Execute(args) => beside_network(execute::execute(args)),

@@ -157,7 +157,7 @@ pub use trace::{
     Counter, EngineTrack, Slice, Trace, TraceError, TraceFormat, TraceMoment, TraceRange,
     TracedTask, TracedTimes,
 };
-pub use watch::{Picture, Wanted, sentence};
+pub use watch::{Picture, Wanted, json as watch_json, sentence};
 
 pub use furlong_wire::call::{
     Codec, CommandExtras, CommandSpec, Display, InputPath, RemoteError, ReplyHeader,
