@@ -115,7 +115,7 @@ impl Client {
         // What changes meanwhile is not wanted, so that one look is enough.
         self.look(&mut told.picture, wanted).await?;
         let mut trace = traced(&told, window, range.kind.as_deref())?;
-        if trace.zero_unix_us == told.picture.start().0 {
+        if told.picture.start().is_some_and(|start| start.0 == trace.zero_unix_us) {
             trace.add_series(&told.picture.series, step_s);
         }
         Ok(trace)
@@ -129,9 +129,10 @@ impl Client {
         let mut picture = Picture::default();
         while self.look(&mut picture, Wanted::default()).await? {}
         let (start, until_us) = (picture.start(), picture.at_us);
+        let zero_unix_us = start.map_or(0, |start| start.0);
         let own = picture.owners.iter().filter(|owner| owner.owner.is_some());
         let ended = own.map(|owner| owner.ended).sum();
-        picture.seek_first_end();
+        picture.rewind_ends();
         let mut ends: Vec<EndSeen> = Vec::new();
         let wanted = Wanted { ends: true, ..Wanted::default() };
         loop {
@@ -148,7 +149,7 @@ impl Client {
                 break;
             }
         }
-        Ok(Some(Told { picture, zero_unix_us: start.0, until_us, ended, ends }))
+        Ok(Some(Told { picture, zero_unix_us, until_us, ended, ends }))
     }
 }
 

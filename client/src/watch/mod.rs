@@ -107,18 +107,6 @@ impl Picture {
         seen.has_more
     }
 
-    /// Lets the next look begin with the oldest ended task that the broker remembers.
-    pub(crate) fn seek_first_end(&mut self) {
-        if let Some(place) = &mut self.place {
-            place.ends = 0;
-        }
-    }
-
-    /// The start of the broker of the last look.
-    pub(crate) fn start(&self) -> BrokerStart {
-        self.place.map_or_else(BrokerStart::default, |place| place.start)
-    }
-
     /// A kind's name for people.
     pub fn kind_name(&self, id: u32) -> String {
         let Some(kind) = self.kinds.get(&id) else { return "others".to_owned() };
