@@ -50,6 +50,15 @@ impl From<BrokerArgs> for ConnectArgs {
 impl ConnectArgs {
     /// Connects with the first of these roles' capability files that is there.
     pub async fn connect(&self, roles: &[Role]) -> Result<Client> {
+        self.connect_telling(roles, tell).await
+    }
+
+    /// The same, for a command that says itself when the connection is cut.
+    pub async fn connect_telling(
+        &self,
+        roles: &[Role],
+        tell: impl Fn(&LinkEvent) + Send + Sync + 'static,
+    ) -> Result<Client> {
         let mut builder = Client::builder()
             .roles(roles)
             .software(concat!("furlong ", env!("CARGO_PKG_VERSION")))

@@ -17,6 +17,7 @@ mod cap;
 mod cluster;
 mod completions;
 mod connect;
+mod dashboard;
 mod demo;
 mod ended;
 mod engines;
@@ -34,12 +35,14 @@ mod print;
 mod program;
 mod queue;
 mod record;
+mod replaced;
 mod result;
 mod select;
 mod selected;
 mod status;
 mod submit;
 mod top;
+mod trace;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -85,8 +88,13 @@ enum Command {
     Status(status::StatusArgs),
     /// Watch the farm: kinds of tasks, engines, failures, and what is wrong
     Top(top::TopArgs),
+    /// Serve a page that shows the farm in a browser
+    Dashboard(dashboard::DashboardArgs),
     /// Print what a monitoring system reads of a farm
     Metrics(metrics::MetricsArgs),
+    /// Write what ran when and where, for programs that draw it
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
     /// Run Python code on engines, each in its own lasting namespace
     Execute(execute::ExecuteArgs),
     /// Run a Python script on engines, each in its own lasting namespace
@@ -178,7 +186,9 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
         Command::Ids(args) => on_runtime(status::ids(args)),
         Command::Status(args) => on_runtime(status::status(args)),
         Command::Top(args) => beside_network(top::run(args)),
+        Command::Dashboard(args) => on_runtime(dashboard::run(args)),
         Command::Metrics(args) => on_runtime(metrics::run(args)),
+        Command::Trace(command) => on_runtime(trace::run(command)),
         Command::Execute(args) => beside_network(execute::execute(args)),
         Command::Run(args) => beside_network(execute::run(args)),
         Command::Push(args) => beside_network(namespace::push(args)),
@@ -237,7 +247,8 @@ mod tests {
     use super::*;
 
     /// Those whose subcommands, or whose programs, are described elsewhere.
-    const GROUPS: &[&str] = &["demo", "cluster", "broker", "engine", "cap", "journal", "bench"];
+    const GROUPS: &[&str] =
+        &["demo", "cluster", "broker", "engine", "trace", "cap", "journal", "bench"];
 
     #[test]
     fn every_command_says_what_it_does_its_exit_codes_and_an_example() {

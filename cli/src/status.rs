@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use furlong_client::{Picture, Wanted, sentence};
+use furlong_client::{Picture, Wanted, sentence, watch_json};
 use furlong_wire::message::{ClusterStatus, EngineStatus, ProcessStatus, SetAside};
 use serde_json::{Value, json};
 
@@ -11,7 +11,6 @@ use crate::cluster;
 use crate::connect::{ConnectArgs, OBSERVERS};
 use crate::exit::ExitCode;
 use crate::print;
-use crate::top;
 
 /// Flags of `ids`.
 #[derive(Debug, clap::Args)]
@@ -68,7 +67,8 @@ pub async fn status(args: StatusArgs) -> Result<ExitCode> {
     while client.look(&mut picture, Wanted::default()).await? {}
     client.close().await;
     if args.json {
-        let notes: Vec<Value> = picture.notes.iter().map(|it| top::note(&picture, it)).collect();
+        let notes: Vec<Value> =
+            picture.notes.iter().map(|it| watch_json::note(&picture, it)).collect();
         let mut status = as_json(&status, &endpoint);
         status["notes"] = notes.into();
         print::json(&status)?;

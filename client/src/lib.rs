@@ -130,6 +130,7 @@ mod reconnect;
 mod request;
 mod shared;
 mod task;
+mod trace;
 mod watch;
 
 pub use builder::ClientBuilder;
@@ -152,7 +153,11 @@ pub use pickled::{PickleSupport, PickledFunction};
 pub use prepared::{Prepared, PreparedCall};
 pub use reconnect::LinkEvent;
 pub use task::TaskFuture;
-pub use watch::{Picture, Wanted, sentence};
+pub use trace::{
+    Counter, EngineTrack, Slice, Trace, TraceError, TraceFormat, TraceMoment, TraceRange,
+    TracedTask, TracedTimes,
+};
+pub use watch::{Picture, Wanted, json as watch_json, sentence};
 
 pub use furlong_wire::call::{
     Codec, CommandExtras, CommandSpec, Display, InputPath, RemoteError, ReplyHeader,

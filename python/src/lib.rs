@@ -22,6 +22,7 @@ mod session;
 mod stream;
 mod submitted;
 mod task;
+mod trace;
 
 use pyo3::prelude::*;
 
@@ -54,6 +55,8 @@ mod _furlong {
     use crate::stream::OutputReader;
     #[pymodule_export]
     use crate::task::Task;
+    #[pymodule_export]
+    use crate::trace::Trace;
 
     use pyo3::prelude::*;
 

@@ -21,6 +21,7 @@ use crate::pass::PassKey;
 use crate::runtime::{Guarded, driver, limit_of, note_vain_look, run, wait};
 use crate::submitted;
 use crate::task::{Task, answer};
+use crate::trace::{Trace, range, trace_error};
 
 /// The time that the broker has for an answer, unless connecting to it may take longer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
@@ -204,6 +205,15 @@ impl Session {
         let (first, last) = (first.map(TaskSeq), last.map(TaskSeq));
         let query = TaskQuery { session, label, ended, first, last, limit, ..TaskQuery::default() };
         json(&answer(py, self.inner.get()?.client.query_tasks(query).all())?)
+    }
+
+    /// A trace of the tasks that have ended in the last time, of a kind or of all.
+    #[pyo3(signature = (last=None, kind=None))]
+    fn trace(&self, py: Python<'_>, last: Option<&str>, kind: Option<String>) -> PyResult<Trace> {
+        let range = range(last, kind)?;
+        let traced = wait(py, self.inner.get()?.client.trace(&range, |_, _| {}), None)?;
+        let traced = traced.expect("there is no limit");
+        traced.map(Trace::new).map_err(|error| trace_error(py, &error))
     }
 
     /// A task of any session of the owner: its record as JSON, and its end, if it is known and

@@ -9,6 +9,7 @@ mod costs;
 mod files;
 mod handshake;
 mod neighbours;
+mod page;
 mod peer;
 mod pending;
 mod records;

@@ -257,6 +257,7 @@ impl World {
         }
         let peer = connection.peer;
         self.note(|_| format!("the broker finds connection {no} of {peer:?} gone"));
+        self.notes_lost_with(peer, no);
         if let Some(core) = &mut self.broker.core {
             core.handle_disconnected(now, ConnectionId(no));
         }

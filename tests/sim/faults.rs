@@ -114,6 +114,15 @@ impl World {
         }
     }
 
+    /// A process that is dead had these engines, also if it never heard their ids.
+    pub fn notes_lost_with(&mut self, peer: Peer, no: ConnectionNo) {
+        let Peer::Process(place) = peer else { return };
+        if let Some(core) = self.broker.core.as_ref().filter(|_| !self.processes[place].is_alive) {
+            let engines = of_broker::registered(core, ConnectionId(no)).iter();
+            self.hurt.extend(engines.map(|engine| (engine.0, self.now)));
+        }
+    }
+
     /// Lets what a peer has sent be lost with it.
     pub fn loses_sent(&mut self, peer: Peer, loses_sent: bool) {
         let link = match peer {

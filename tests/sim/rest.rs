@@ -15,7 +15,8 @@ use crate::world::{Event, World};
 const ENDING_US: u64 = 6 * 3_600_000_000;
 /// Results are kept for an hour, and sessions without a client for ten minutes.
 const KEPT_US: u64 = 4_300_000_000;
-/// Steps that the end may take: as many as a long history.
+/// Steps within which something has to end: as many as a long history. On a line that carries a few
+/// bytes at a time, a large payload takes a good part of them.
 const STEPS_MAX: u64 = 400_000;
 
 impl World {
@@ -47,8 +48,12 @@ impl World {
     }
 
     fn goes_on_until(&mut self, what: &str, limit_us: u64, is_so: impl Fn(&Self) -> bool) {
-        let (until, steps) = (self.now + limit_us, self.steps + STEPS_MAX);
+        let until = self.now + limit_us;
+        let (mut left, mut steps) = (usize::MAX, self.steps + STEPS_MAX);
         while self.violation.is_none() && !is_so(self) {
+            if self.unfinished() < left {
+                (left, steps) = (self.unfinished(), self.steps + STEPS_MAX);
+            }
             if self.now > until || self.steps > steps {
                 let text = format!("{what}: that never comes; {}", self.who_waits());
                 return self.violated(Invariant::NothingAcknowledgedIsLost, None, text);
@@ -65,6 +70,13 @@ impl World {
         while self.violation.is_none() && self.next_at().is_some_and(|at| at <= until) {
             self.step();
         }
+    }
+
+    /// The number of tasks of the broker, and of clients that are here.
+    fn unfinished(&self) -> usize {
+        let clients = self.clients.iter().filter(|client| client.is_alive);
+        let waiting = clients.map(|it| 1 + it.handles.values().filter(|it| waits(it)).count());
+        self.broker.core.as_ref().map_or(0, of_broker::tasks) + waiting.sum::<usize>()
     }
 
     fn everything_has_ended(&self) -> bool {

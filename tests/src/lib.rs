@@ -16,7 +16,9 @@
 //!   was guessed.
 //! - [`history::History`] is what a farm did, seen from outside, with what must be true of it.
 //! - [`measure`] reads what a process costs.
+//! - [`browser::Browser`] is a headless Chromium, where there is one.
 
+pub mod browser;
 pub mod command;
 pub mod engine;
 pub mod farm;

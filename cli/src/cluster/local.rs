@@ -242,7 +242,11 @@ impl LocalCluster {
         Member::spawn("an engine", command)
     }
 
-    fn command(&self, subcommand: &str) -> Result<Command> {
+    /// The command line of a part of this cluster.
+    ///
+    /// # Errors
+    /// This program does not know how it is started.
+    pub fn command(&self, subcommand: &str) -> Result<Command> {
         let mut command = Command::from(self.options.program.command()?);
         command.arg(subcommand).args(["--cluster", self.options.cluster.as_str()]);
         command.env("FURLONG_HOME", &self.options.home).env_remove("FURLONG_CAP");

@@ -3,6 +3,7 @@
 mod inherited;
 mod local;
 mod member;
+mod page;
 mod state;
 
 use std::io::{BufRead, BufReader};
@@ -24,6 +25,7 @@ use crate::exit::ExitCode;
 use crate::print;
 use crate::program::Program;
 pub use local::{LocalCluster, LocalOptions};
+use page::ClusterPage;
 use state::{ClusterLock, ClusterState};
 
 /// Commands for clusters.
@@ -70,6 +72,9 @@ pub struct StartArgs {
     broker_memory: MemorySize,
     #[command(flatten)]
     engine: EngineFlags,
+    /// Serve a page that shows the cluster in a browser, as `furlong dashboard` does
+    #[arg(long)]
+    dashboard: bool,
     /// Return when the cluster stands, and leave it running
     #[arg(long)]
     daemon: bool,
@@ -146,8 +151,16 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
     };
     let mut stop = std::pin::pin!(furlong_host::stop::requested(false));
     let mut local = LocalCluster::new(options);
+    let mut page = None;
+    let start = async {
+        local.start().await?;
+        if args.dashboard {
+            page = Some(ClusterPage::start(local.command("dashboard")?, &dir).await?);
+        }
+        Ok(())
+    };
     let started = tokio::select! {
-        started = local.start() => started,
+        started = start => started,
         reason = &mut stop => Err(anyhow::anyhow!("{reason} before the cluster stood")),
     };
     if let Err(error) = started {
@@ -162,12 +175,15 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
         local.endpoint(),
         print::counted(local.engine_ids().len() as u64, "engine")
     );
-    announce(&args, &local)?;
+    announce(&args, &local, page.as_ref())?;
     let reason = tokio::select! {
         reason = local.look_after(|state| write_state(&dir, state)) => reason,
         reason = &mut stop => reason,
     };
     tracing::info!("cluster {} stops: {reason}", args.cluster);
+    if let Some(page) = page {
+        page.stop().await;
+    }
     local.stop().await;
     ClusterLock::remove(&dir);
     drop(lock);
@@ -193,10 +209,13 @@ fn start_log(dir: &ClusterDir) -> Result<()> {
         .with_context(|| format!("cannot write the log {}", path.display()))
 }
 
-fn announce(args: &StartArgs, local: &LocalCluster) -> Result<()> {
+fn announce(args: &StartArgs, local: &LocalCluster, page: Option<&ClusterPage>) -> Result<()> {
     let ids: Vec<String> = local.engine_ids().iter().map(ToString::to_string).collect();
     print::line(format!("broker    {}   cluster {}", local.endpoint(), args.cluster))?;
     print::line(format!("engines   {} online: {}", ids.len(), ids.join(" ")))?;
+    if let Some(page) = page {
+        print::line(format!("page      {}", page.url))?;
+    }
     let cluster = if args.cluster == ClusterName::default() {
         String::new()
     } else {
@@ -225,6 +244,9 @@ fn daemon(args: &StartArgs, program: &Program) -> Result<ExitCode> {
     }
     command.args(args.journal.flags());
     command.args(args.engine.flags());
+    if args.dashboard {
+        command.arg("--dashboard");
+    }
     inherited::keep_from_children();
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

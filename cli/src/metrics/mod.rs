@@ -8,15 +8,15 @@ mod scrape;
 mod serve;
 mod view;
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::connect::{ConnectArgs, OBSERVERS};
 use crate::exit::ExitCode;
+use crate::replaced::replace;
 use crate::{print, usage_error};
 use serve::{Door, Token};
 
@@ -54,6 +54,9 @@ pub struct MetricsArgs {
     connect: ConnectArgs,
 }
 
+/// The mode of the file: another user's program reads it.
+const READABLE: u32 = 0o644;
+
 /// Prints the metrics, writes them to a file or serves them until it is told to stop.
 pub async fn run(args: MetricsArgs) -> Result<ExitCode> {
     if args.list {
@@ -71,7 +74,7 @@ pub async fn run(args: MetricsArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     loop {
-        replace(path, &look.at(&client).await?)?;
+        replace(path, look.at(&client).await?.as_bytes(), Some(READABLE))?;
         tokio::time::sleep(Duration::from_secs(args.every)).await;
     }
 }
@@ -91,19 +94,4 @@ async fn listen(
     print::line(format!("metrics http://{}{}", door.address(), serve::PATH))?;
     door.serve(connect).await;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Puts a new file in the place of an old one: who reads it sees the one or the other.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let written = || {
-        let mut file = tempfile::Builder::new().prefix(".furlong").tempfile_in(folder)?;
-        file.write_all(text.as_bytes())?;
-        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        file.as_file().set_permissions(readable)?;
-        file.persist(path).map_err(|error| error.error)?;
-        std::io::Result::Ok(())
-    };
-    written().with_context(|| format!("cannot write {}", path.display()))
 }

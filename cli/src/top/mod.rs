@@ -3,7 +3,6 @@
 //! `words`, `table`, `pages` and `screen` make a screen of a picture of the farm, `state` is what
 //! keys change; none of them does I/O.
 
-mod json;
 mod pages;
 mod screen;
 mod state;
@@ -16,7 +15,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use furlong_client::{Client, Picture, Wanted};
+use furlong_client::{Client, Picture, Wanted, watch_json};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::text::Text;
 use tokio::sync::mpsc;
@@ -25,7 +24,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::connect::{ConnectArgs, OBSERVERS};
 use crate::exit::ExitCode;
 use crate::print;
-pub use json::note;
 use screen::Source;
 use state::{Page, State, Wish};
 
@@ -144,7 +142,7 @@ async fn print_json(
     is_once: bool,
 ) -> Result<ExitCode> {
     loop {
-        print::json_line(&json::of_picture(&picture))?;
+        print::json_line(&watch_json::of_picture(&picture))?;
         if is_once {
             return Ok(ExitCode::SUCCESS);
         }

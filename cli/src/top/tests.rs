@@ -183,7 +183,7 @@ fn a_wide_screen_has_two_tables_beside_each_other() {
 
 #[test]
 fn the_json_of_a_picture_has_names_and_sentences() {
-    let json = super::json::of_picture(&picture());
+    let json = furlong_client::watch_json::of_picture(&picture());
     assert_eq!(json["kinds"][0]["name"], "fit");
     assert_eq!(json["engines"][3]["pace_percent"], 310);
     assert_eq!(json["engines"][0]["running"]["kind"], "fit");

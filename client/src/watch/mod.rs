@@ -3,11 +3,12 @@
 //! A look costs its viewer one question and one answer, which has what has changed since the last
 //! one. A farm of ten thousand engines is told in several looks.
 
+pub mod json;
 mod notes;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{BrokerStart, EngineId};
 use furlong_wire::message::{
     EndSeen, EngineSeen, FailureSeen, FarmSeen, KindSeen, Look, LookPlace, Note, OwnerSeen, Query,
     ReplyBody, Seen, SeriesRow, SeriesStep,
@@ -39,6 +40,8 @@ pub struct Picture {
     pub notes: Vec<Note>,
     /// The last ended tasks, if they were asked for: the latest last.
     pub ends: VecDeque<EndSeen>,
+    /// The number of ended tasks that were told, those that are no longer kept with them.
+    pub ends_told: u64,
     /// The number of ended tasks that could not be told.
     pub ends_missed: u64,
     /// Failures by type and place, if they were asked for: the latest first.
@@ -68,17 +71,35 @@ impl Picture {
         Look { since: self.place, ends, failures, ranges, series }
     }
 
+    /// The start of the broker that this is a picture of; none before the first look.
+    pub fn start(&self) -> Option<BrokerStart> {
+        self.place.map(|place| place.start)
+    }
+
+    /// Begins anew with ended tasks: the next look tells all that the broker remembers, and not
+    /// only those that end from the first look on.
+    pub fn rewind_ends(&mut self) {
+        self.place.iter_mut().for_each(|place| place.ends = 0);
+        (self.ends_told, self.ends_missed) = (0, 0);
+        self.ends.clear();
+    }
+
     /// Takes an answer. Returns true if there is more to tell at once.
     pub fn update(&mut self, seen: Seen) -> bool {
         if seen.is_new {
             *self = Self::default();
         }
+        // An engine that goes on with a task has not changed, and is not told again.
+        let later_us = seen.at_us.saturating_sub(self.at_us);
+        let running = self.engines.values_mut().filter_map(|engine| engine.running.as_mut());
+        running.for_each(|running| running.for_us += later_us);
         (self.at_us, self.farm, self.place) = (seen.at_us, seen.farm, Some(seen.place));
         self.kinds.extend(seen.kinds.into_iter().map(|kind| (kind.id, kind)));
         seen.gone.iter().for_each(|id| _ = self.engines.remove(id));
         self.engines.extend(seen.engines.into_iter().map(|engine| (engine.id, engine)));
         (self.owners, self.notes) = (seen.owners, seen.notes);
         (self.failures, self.series) = (seen.failures, seen.series);
+        self.ends_told += seen.ends.len() as u64;
         self.ends.extend(seen.ends);
         self.ends_missed += seen.ends_missed;
         let surplus = self.ends.len().saturating_sub(ENDS_KEPT);

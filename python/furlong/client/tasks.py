@@ -11,6 +11,7 @@ from furlong.calls.codecs import read_json
 from furlong.results.async_result import AsyncResult
 from furlong.results.records import PHASES, Fetched, Held, History, whole_id
 from furlong.results.subtasks import SubTask
+from furlong.results.timeline import Timeline
 from furlong.waiting import signals
 
 if TYPE_CHECKING:
@@ -216,6 +217,25 @@ class ClientTasks:
             times = record["times"]
             times.update(times.pop("run"))
         return list(found)
+
+    def trace(self, last: str | None = None, kind: str | None = None) -> Timeline:
+        """Return a timeline of what the broker remembers: the last 65 536 tasks that have ended.
+
+        They are those of this client's owner, of all sessions; an administrator's client gets all.
+
+        Parameters
+        ----------
+        last : str, optional
+            Only tasks of the last time, as ``90s``, ``10m`` or ``2h``.
+        kind : str, optional
+            Only tasks of the function of this name, with its module or without, or of the program.
+
+        Raises
+        ------
+        KeyError
+            If there is no kind of that name.
+        """
+        return Timeline(self._session.trace(last, kind))
 
     def hub_history(self) -> list[str]:
         """Return the ids of the owner's tasks that the broker knows, of all sessions, in the order of their submits."""

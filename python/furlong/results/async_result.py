@@ -15,6 +15,7 @@ from furlong.results.displays import ExecuteReply, show_outputs
 from furlong.results.lazy_future import UNKNOWN, LazyFuture
 from furlong.results.staying import ClusterResult
 from furlong.results.subtasks import AWAY, METADATA_OF, SubTask, deadline_after, remaining
+from furlong.results.timeline import TimelineResult
 from furlong.waiting import signals
 from furlong.waiting.dispatch import callbacks
 
@@ -44,7 +45,7 @@ class _MetadataField:
         return self if result is None else result._metadata(self._name)
 
 
-class AsyncResult(LazyFuture, ClusterResult):
+class AsyncResult(LazyFuture, ClusterResult, TimelineResult):
     """The result of one call: one task, or one for each engine.
 
     It is a `concurrent.futures.Future`: it has callbacks, can be waited for with `concurrent.futures.wait`, and
@@ -310,8 +311,6 @@ class AsyncResult(LazyFuture, ClusterResult):
             callbacks().soon(callback)
         for part in pending:
             part.when_ended(one_ended, callbacks())
-
-    # What happened.
 
     msg_id = _MetadataField()
     submitted = _MetadataField()

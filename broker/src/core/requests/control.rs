@@ -11,10 +11,11 @@ use furlong_wire::token::Role;
 use crate::core::keys::{AttemptId, ProcessKey, SessionKey, TaskKey};
 use crate::core::schedule::sweep::Reason;
 use crate::core::tasks::table::{State, Task};
+use crate::core::turns::shares::Shares;
 use crate::core::turns::work::count;
 use crate::core::{ConnectionId, Core, Time};
 
-/// Engines for whose new interpreters requests wait, all requests together.
+/// Engines for whose new interpreters requests wait, all requests together: shared by owners.
 const RESTARTS_WAITING_MAX: usize = 65_536;
 /// The signals that there are.
 const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
@@ -22,24 +23,36 @@ const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
 /// Requests for new interpreters that are not answered yet.
 #[derive(Debug, Default)]
 pub struct Restarting {
-    /// Whom to answer, under which number, and for how many engines the request still waits.
-    requests: BTreeMap<u64, (ConnectionId, u64, usize)>,
+    /// Each under its number.
+    requests: BTreeMap<u64, Request>,
     /// The engines, each with the requests that wait for it.
     waiting: BTreeSet<(EngineId, u64)>,
     made: u64,
+    /// Places in it.
+    places: Shares<RESTARTS_WAITING_MAX>,
+}
+
+/// A request for new interpreters.
+#[derive(Debug)]
+struct Request {
+    owner: OwnerId,
+    /// Who is answered, and under which number.
+    asker: (ConnectionId, u64),
+    /// The engines for which it still waits.
+    engines: usize,
 }
 
 impl Restarting {
     /// Returns true if nobody waits, for the tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn is_empty(&self) -> bool {
-        self.requests.is_empty() && self.waiting.is_empty()
+        self.requests.is_empty() && self.waiting.is_empty() && self.places.are_free()
     }
 
-    fn begin(&mut self, (connection, request): (ConnectionId, u64), engines: &BTreeSet<EngineId>) {
+    fn begin(&mut self, owner: OwnerId, asker: (ConnectionId, u64), ids: &BTreeSet<EngineId>) {
         self.made += 1;
-        self.requests.insert(self.made, (connection, request, engines.len()));
-        self.waiting.extend(engines.iter().map(|id| (*id, self.made)));
+        self.requests.insert(self.made, Request { owner, asker, engines: ids.len() });
+        self.waiting.extend(ids.iter().map(|id| (*id, self.made)));
     }
 
     /// An engine has a new interpreter, or none any longer. Gives the requests that have waited for
@@ -50,12 +63,12 @@ impl Restarting {
         for (_, number) in served {
             count(1);
             let request = self.requests.get_mut(&number);
-            let (connection, request, engines) =
-                request.expect("a request stays while an engine is waited for");
-            assert!(*engines > 0, "a request waits for more engines than it named");
-            *engines -= 1;
-            if *engines == 0 {
-                done.push((*connection, *request));
+            let request = request.expect("a request stays while an engine is waited for");
+            assert!(request.engines > 0, "a request waits for more engines than it named");
+            request.engines -= 1;
+            self.places.give_back(request.owner, 1);
+            if request.engines == 0 {
+                done.push(request.asker);
                 self.requests.remove(&number);
             }
         }
@@ -169,11 +182,6 @@ impl Core {
             Ok(engines) => engines,
             Err(refused) => return Some(refused),
         };
-        if self.peers.restarting.waiting.len() + engines.len() > RESTARTS_WAITING_MAX {
-            return Some(ReplyBody::Refused(
-                "too many restarts wait for their engines; wait for those".to_owned(),
-            ));
-        }
         let foreign = engines.iter().find(|id| self.serves_others(key, **id));
         if let Some(id) = foreign {
             let text = format!(
@@ -192,7 +200,13 @@ impl Core {
         if engines.is_empty() {
             return Some(ReplyBody::Done);
         }
-        self.peers.restarting.begin((connection, restart.request), &engines);
+        let owner = self.sessions.get(key).expect("who asks is here").owner();
+        if !self.peers.restarting.places.take(owner, engines.len()) {
+            return Some(ReplyBody::Refused(
+                "too many restarts wait for their engines; wait for those".to_owned(),
+            ));
+        }
+        self.peers.restarting.begin(owner, (connection, restart.request), &engines);
         for id in engines {
             let how = "its interpreter was restarted on request".to_owned();
             self.sweep(now, id, None, Reason::NamespaceLost(how, None));

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::capability::RevokedTokens;
-use furlong_wire::ids::TokenId;
+use furlong_wire::ids::{OwnerId, TokenId};
 use furlong_wire::limits::CLOCK_TOLERANCE_S;
 use furlong_wire::message::{Goodbye, Reply, ReplyBody, Revoke, ToClient, ToEngine};
 use furlong_wire::token::{Claims, Role};
@@ -27,6 +27,7 @@ pub struct Authority {
 
 #[derive(Clone, Copy, Debug)]
 struct Holder {
+    owner: OwnerId,
     token: TokenId,
     expires_s: u64,
 }
@@ -34,12 +35,17 @@ struct Holder {
 impl Authority {
     /// A peer with this token was let in.
     pub fn handle_connected(&mut self, connection: ConnectionId, claims: &Claims) {
-        let (token, expires_s) = (claims.token_id, claims.expires_s);
-        let before = self.holders.insert(connection, Holder { token, expires_s });
+        let (owner, token, expires_s) = (claims.owner, claims.token_id, claims.expires_s);
+        let before = self.holders.insert(connection, Holder { owner, token, expires_s });
         assert!(before.is_none(), "{connection:?} is let in twice");
         if expires_s != Claims::NEVER {
             self.by_expiry.insert((expires_s, connection));
         }
+    }
+
+    /// The owner for whom a peer was let in.
+    pub fn owner(&self, connection: ConnectionId) -> Option<OwnerId> {
+        self.holders.get(&connection).map(|holder| holder.owner)
     }
 
     /// A connection is gone.

@@ -82,8 +82,8 @@ impl Core {
 
     /// A connection is gone, whoever closed it and why.
     pub fn handle_disconnected(&mut self, now: Time, connection: ConnectionId) {
-        self.peers.authority.handle_disconnected(connection);
         self.leave_rest(connection);
+        self.peers.authority.handle_disconnected(connection);
         match self.peers.connections.remove(&connection) {
             Some(Connected::Client(key)) => self.client_disconnected(now, connection, key),
             Some(Connected::Engine(key)) => self.process_disconnected(now, key),

@@ -4,9 +4,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use furlong_wire::ids::{EngineId, SessionId, TaskSeq};
+use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskSeq};
 
 use super::rest::{Named, Rest};
+use super::shares::Shares;
 use super::work::TASKS_PER_PART;
 use crate::core::keys::{ProcessKey, SessionKey, TaskKey};
 use crate::core::requests::shutdown::Stop;
@@ -17,15 +18,15 @@ use crate::core::{ConnectionId, Core, Time};
 #[derive(Debug, Default)]
 pub struct Chores {
     queue: VecDeque<Chore>,
-    /// How many of them are what clients have left undone.
-    left: usize,
+    /// Those of them that clients have left undone.
+    left: Shares<LEFT_MAX>,
 }
 
 /// Something that is done a part at a time.
 #[derive(Debug)]
 pub(in crate::core) enum Chore {
     /// Acts on the tasks that a client named whose connection is gone meanwhile.
-    Act(Named),
+    Act(OwnerId, Named),
     /// Ends a session.
     EndSession(EndingSession),
     /// Loses an engine, with what it has.
@@ -45,7 +46,7 @@ pub(in crate::core) enum Chore {
     /// Moves tasks of a session, from this one on, to the queues of its depth.
     Deepen(SessionKey, TaskSeq),
     /// Stops engines on the request of an administrator whose connection is gone meanwhile.
-    Stop(Stop),
+    Stop(OwnerId, Stop),
     /// Lets go on what has waited for the engines of an earlier start, all of which are here or
     /// given up.
     EndWaits(BTreeSet<TaskKey>),
@@ -54,12 +55,6 @@ pub(in crate::core) enum Chore {
 impl From<Sweep> for Chore {
     fn from(sweep: Sweep) -> Self {
         Self::Sweep(sweep)
-    }
-}
-
-impl Chore {
-    fn is_left_by_client(&self) -> bool {
-        matches!(self, Self::Act(_) | Self::Stop(_))
     }
 }
 
@@ -102,22 +97,14 @@ impl Manner {
     }
 }
 
-/// The maximum number of chores left by clients that are gone. The rest stays undone: nobody was
-/// told that it is done.
+/// The maximum number of chores left by clients that are gone, of which each owner has its share.
+/// The rest stays undone: nobody was told that it is done.
 const LEFT_MAX: usize = 256;
 
 impl Chores {
     /// Something is left to do.
     pub(in crate::core) fn push(&mut self, chore: Chore) {
-        self.left += usize::from(chore.is_left_by_client());
         self.queue.push_back(chore);
-    }
-
-    fn pop(&mut self) -> Option<Chore> {
-        let chore = self.queue.pop_front()?;
-        assert!(self.left >= usize::from(chore.is_left_by_client()), "chores are counted");
-        self.left -= usize::from(chore.is_left_by_client());
-        Some(chore)
     }
 
     /// Whether nothing is left to do.
@@ -142,7 +129,8 @@ impl Core {
         let began = self.turns.work.done();
         // Each chore that is not over is looked at once.
         for _ in 0..self.turns.chores.queue.len() {
-            let chore = self.turns.chores.pop().expect("chores are taken out here alone");
+            let chore = self.turns.chores.queue.pop_front();
+            let chore = chore.expect("chores are taken out here alone");
             self.turns.work.add(1);
             self.do_part_of(now, chore);
             if self.turns.work.done() - began >= TASKS_PER_PART as u64 {
@@ -154,11 +142,10 @@ impl Core {
     fn do_part_of(&mut self, now: Time, chore: Chore) {
         match chore {
             Chore::EndSession(ending) => self.end_part_of(now, ending),
-            Chore::Act(named) => {
-                if let Err(rest) = self.act_on_part(now, named) {
-                    self.turns.chores.push(Chore::Act(rest));
-                }
-            }
+            Chore::Act(owner, named) => match self.act_on_part(now, named) {
+                Ok(_) => self.turns.chores.left.give_back(owner, 1),
+                Err(rest) => self.turns.chores.push(Chore::Act(owner, rest)),
+            },
             Chore::LoseEngine(id) => {
                 if !self.lose_part_of_engine(now, id) {
                     self.turns.chores.push(Chore::LoseEngine(id));
@@ -174,23 +161,25 @@ impl Core {
                 self.shorten_orphans_from(session, next, until);
             }
             Chore::Deepen(session, next) => self.move_tasks_deeper(session, next),
-            Chore::Stop(stop) => {
-                if let Err(rest) = self.stop_engines(now, stop) {
-                    self.turns.chores.push(Chore::Stop(rest));
-                }
-            }
+            Chore::Stop(owner, stop) => match self.stop_engines(now, stop) {
+                Ok(()) => self.turns.chores.left.give_back(owner, 1),
+                Err(rest) => self.turns.chores.push(Chore::Stop(owner, rest)),
+            },
         }
     }
 
     /// A connection is gone. What its client wanted done is done all the same.
     pub(in crate::core) fn leave_rest(&mut self, connection: ConnectionId) {
-        let chore = match self.turns.rests.remove(&connection) {
-            Some(Rest::Tasks(named)) => Chore::Act(named),
-            Some(Rest::Stop(stop)) => Chore::Stop(stop),
+        let Some(rest) = self.turns.rests.remove(&connection) else { return };
+        // Whoever was sent away, revoked or expired, leaves nothing.
+        let Some(owner) = self.peers.authority.owner(connection) else { return };
+        let chore = match rest {
+            Rest::Tasks(named) => Chore::Act(owner, named),
+            Rest::Stop(stop) => Chore::Stop(owner, stop),
             // What else is left concerns the peer alone, and is said again on its next connection.
             _ => return,
         };
-        if self.turns.chores.left < LEFT_MAX {
+        if self.turns.chores.left.take(owner, 1) {
             self.turns.chores.push(chore);
         }
     }

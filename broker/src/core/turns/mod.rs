@@ -2,6 +2,7 @@
 
 pub(in crate::core) mod chores;
 pub(in crate::core) mod rest;
+pub(in crate::core) mod shares;
 pub(in crate::core) mod work;
 
 use std::collections::BTreeMap;

@@ -1,11 +1,12 @@
 //! A picture of the farm as JSON.
 
-use furlong_client::{Picture, sentence};
 use furlong_wire::message::{
     EndSeen, EngineSeen, ErrorKind, FailureSeen, FarmSeen, KindSeen, Note, OwnerSeen, PhaseTimes,
     SpanSeen,
 };
 use serde_json::{Value, json};
+
+use super::{Picture, sentence};
 
 /// All of a picture.
 pub fn of_picture(picture: &Picture) -> Value {
@@ -22,7 +23,8 @@ pub fn of_picture(picture: &Picture) -> Value {
     })
 }
 
-fn farm(farm: &FarmSeen) -> Value {
+/// The farm as a whole.
+pub fn farm(farm: &FarmSeen) -> Value {
     json!({
         "cluster": farm.cluster_name,
         "engines": {
@@ -56,7 +58,8 @@ fn span(span: &SpanSeen) -> Value {
     json!({ "sum_us": span.sum_us, "p50_us": span.p50_us, "p95_us": span.p95_us })
 }
 
-fn kind(picture: &Picture, kind: &KindSeen) -> Value {
+/// A kind of task.
+pub fn kind(picture: &Picture, kind: &KindSeen) -> Value {
     json!({
         "id": kind.id, "name": picture.kind_name(kind.id), "runtime": kind.runtime.as_str(),
         "owner": kind.owner.map(|owner| owner.to_string()),
@@ -68,11 +71,13 @@ fn kind(picture: &Picture, kind: &KindSeen) -> Value {
     })
 }
 
-fn engine(picture: &Picture, engine: &EngineSeen) -> Value {
+/// An engine.
+pub fn engine(picture: &Picture, engine: &EngineSeen) -> Value {
     let running = engine.running.map(|running| {
         json!({
             "task": running.task.map(|task| task.to_string()),
-            "kind": picture.kind_name(running.kind), "for_us": running.for_us,
+            "kind": picture.kind_name(running.kind), "kind_id": running.kind,
+            "for_us": running.for_us,
         })
     });
     json!({
@@ -83,7 +88,8 @@ fn engine(picture: &Picture, engine: &EngineSeen) -> Value {
     })
 }
 
-fn owner(owner: &OwnerSeen) -> Value {
+/// An owner of tasks.
+pub fn owner(owner: &OwnerSeen) -> Value {
     json!({
         "owner": owner.owner.map(|owner| owner.to_string()), "sessions": owner.sessions,
         "submitted": owner.submitted, "ended": owner.ended, "failed": owner.failed,
@@ -102,9 +108,10 @@ pub fn note(picture: &Picture, note: &Note) -> Value {
     })
 }
 
-fn end(picture: &Picture, end: &EndSeen) -> Value {
+/// An ended task.
+pub fn end(picture: &Picture, end: &EndSeen) -> Value {
     json!({
-        "task": end.task.to_string(), "kind": picture.kind_name(end.kind),
+        "task": end.task.to_string(), "kind": picture.kind_name(end.kind), "kind_id": end.kind,
         "engine": end.engine.map(|id| id.0), "state": end.state.as_str(),
         "error": end.error.map(ErrorKind::as_str), "fingerprint": end.fingerprint,
         "attempts": end.attempts, "at_us": end.at_us, "phases": phases(&end.phases),
@@ -112,11 +119,13 @@ fn end(picture: &Picture, end: &EndSeen) -> Value {
     })
 }
 
-fn failure(picture: &Picture, failure: &FailureSeen) -> Value {
+/// Failures of one type at one place.
+pub fn failure(picture: &Picture, failure: &FailureSeen) -> Value {
     json!({
         "error": failure.error.as_str(), "type": failure.type_name,
         "fingerprint": failure.fingerprint, "kind": picture.kind_name(failure.kind),
-        "count": failure.count, "first_us": failure.first_us, "last_us": failure.last_us,
+        "kind_id": failure.kind, "count": failure.count,
+        "first_us": failure.first_us, "last_us": failure.last_us,
         "engines": failure.engines.iter().map(|id| id.0).collect::<Vec<_>>(),
         "sample": failure.sample.map(|task| task.to_string()),
     })
