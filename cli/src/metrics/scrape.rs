@@ -16,7 +16,8 @@ use super::view::View;
 
 /// The time for which an answer is shared by all who ask.
 const FRESH: Duration = Duration::from_secs(1);
-/// The time in which the broker must answer, from the connection on. Prometheus gives up after 10 s.
+/// The time in which the broker must answer, from the connection on. Prometheus gives up after
+/// 10 s.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(4);
 
 /// The state of looks at one farm: each is told only what is new.
