@@ -1,5 +1,5 @@
-//! `furlong metrics`: what scrapes get, who gets it, and what the guide, the dashboard and the alerts
-//! say of it.
+//! `furlong metrics`: what scrapes get, who gets it, and what the guide, the dashboard and the
+//! alerts say of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -222,11 +222,17 @@ fn alerts() -> String {
         "# Written by `cargo xtask contrib`.\ngroups:\n  - name: furlong\n    rules:\n".to_owned();
     for Alert { name, query, lasts, severity, summary, advice } in ALERTS {
         let (query, summary, advice) = (quoted(query), quoted(summary), quoted(advice));
-        text += &format!(
-            "      - alert: {name}\n        expr: {query}\n        for: {lasts}\n        \
-             labels:\n          severity: {severity}\n        annotations:\n          summary: {summary}\n          \
-             description: {advice}\n"
-        );
+        let lines = [
+            format!("      - alert: {name}"),
+            format!("        expr: {query}"),
+            format!("        for: {lasts}"),
+            "        labels:".to_owned(),
+            format!("          severity: {severity}"),
+            "        annotations:".to_owned(),
+            format!("          summary: {summary}"),
+            format!("          description: {advice}"),
+        ];
+        text.extend(lines.into_iter().flat_map(|line| [line, "\n".to_owned()]));
     }
     text
 }
