@@ -182,7 +182,7 @@ impl ConnectedPeer {
         }
         match self.peer.handle_tick(now) {
             Some(Dead::Silent) => {
-                self.end(ConnectionEnd::AtOnce("nothing was heard of it for 15 s"))
+                self.end(ConnectionEnd::AtOnce("nothing was heard of it for 15 s"));
             }
             Some(Dead::Stalled) => {
                 self.end(ConnectionEnd::AtOnce("it took nothing of what waits for it for 10 s"));

@@ -270,7 +270,7 @@ impl Shell {
                 }
                 Output::Close(id, reason) => {
                     change(&connections, &mut dirty, id, |peer| {
-                        peer.end(ConnectionEnd::Graceful(reason))
+                        peer.end(ConnectionEnd::Graceful(reason));
                     });
                 }
                 Output::Discard(chunks) => {
