@@ -109,7 +109,8 @@ export function timeline() {
           pen.fillRect(b - 1, y, 1, ROW);
         }
         if (wide > 34) {
-          pen.fillStyle = ink;
+          // What runs is half seen through, so that its box is near the page's own colour.
+          pen.fillStyle = flags & 2 ? text : ink;
           const label = `${flags & 1 ? "✗ " : ""}${kindName(kind)}${many > 1 ? ` x ${many}` : ""}`;
           pen.fillText(label.slice(0, Math.floor(wide / 6)), Math.max(a, LEFT) + 3, y + ROW / 2);
         }
