@@ -13,7 +13,7 @@ pub struct Shares<const MAX: usize> {
 }
 
 impl<const MAX: usize> Shares<MAX> {
-    /// Takes some places, and returns true, if they are fewer than it leaves with what it has.
+    /// Takes some places and returns true, if the owner then has at most as many as are still free.
     pub fn take(&mut self, owner: OwnerId, places: usize) -> bool {
         let has = self.by_owner.get(&owner).copied().unwrap_or_default();
         let is_fair = places.saturating_mul(2) + has <= MAX - self.taken;
