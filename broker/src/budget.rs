@@ -18,8 +18,9 @@
 //!
 //! All but the last five are what users fill; they share `--memory` (by default a quarter of the
 //! machine's), and payloads and tasks are shared among the sessions, so that one leaves room for
-//! others (`core/payloads.rs`, `core/backlog.rs`). The others are bounded by themselves, or by the
-//! number of file descriptors, from which the listener takes its permits.
+//! others (`core/payloads/budget.rs`, `core/payloads/backlog.rs`). The others are
+//! bounded by themselves, or by the number of file descriptors, from which the listener takes its
+//! permits.
 
 use furlong_wire::limits::{
     CALLERS_MAX, INLINE_PAYLOAD_BYTES_MAX, KEPT_RECORDS_MAX, PENDING_MAX, PREAUTH_BUFFER_BYTES_MAX,

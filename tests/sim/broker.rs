@@ -115,11 +115,16 @@ impl World {
 
     /// Tasks that ended, but not on disk, go on. So does one that the broker had ended itself, if
     /// its client has not heard of that: it submits it again, to a broker that does not know of it.
+    /// One that an engine could not begin is such a one: no engine holds an end of it.
     fn ends_are_lost(&mut self, core: &Core) {
         let refused = std::mem::take(&mut self.broker.refused);
         let untold: Vec<TaskName> = self
             .unheard()
-            .filter(|(name, task)| is_ended_by_broker(core, *task) || refused.contains(name))
+            .filter(|(name, task)| {
+                let did_not_begin =
+                    self.refused.contains_key(name) && self.history.runs(*name) == 0;
+                did_not_begin || is_ended_by_broker(core, *task) || refused.contains(name)
+            })
             .map(|it| it.0)
             .collect();
         // What has stayed is submitted again, to be there again: that may fail.

@@ -1,7 +1,8 @@
-//! Every bound of the protocol, in one place. Sizes are bytes, times milliseconds.
+//! The bounds that both sides must know, in one place. Sizes are bytes, times milliseconds.
 //!
-//! A limit that protects one type stands here all the same, so that the worst case can be added up
-//! by reading one file; the type's own documentation names the limit.
+//! A limit of one message or type stands here all the same, so that the worst case of a connection
+//! can be added up by reading one file. What one process bounds for itself stands beside what it
+//! bounds: the broker's memory in `broker/src/budget.rs`, unknown peers in `shell/rates.rs`.
 
 /// Protocol version. Both sides must name the same one before 1.0.
 pub const PROTOCOL_VERSION: u32 = 1;

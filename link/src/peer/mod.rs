@@ -1,6 +1,6 @@
 //! One connection to a proved peer, without its socket: when a heartbeat is due, when the peer is
 //! dead or stalled, what goes first and what is left out for a slow reader. Time is an argument,
-//! since any fixed moment.
+//! measured from any fixed start.
 //!
 //! Broker, engines and clients each have a [`Peer`] for a connection and write what its outbox
 //! hands out; the simulation of `tests/sim` runs the same ones. [`inbox::Inbox`] is the other

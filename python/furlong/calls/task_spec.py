@@ -104,7 +104,7 @@ class TaskSpec(NamedTuple):
 
     def submit(self, engine: int | None = None) -> _furlong.Task:
         """Submit a task: to an engine, or to the shared queue."""
-        assert self.call is not None, "who has no call does not submit it"
+        assert self.call is not None, "a spec without a call cannot be submitted"
         session = self.info.client._session
         if engine is None:
             return session.submit(self.call)

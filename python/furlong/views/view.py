@@ -197,7 +197,7 @@ class View(ViewNames):
         return copy.copy(self)
 
     def use_cloudpickle(self) -> None:
-        """Send functions with the globals that they have here; so it is from the beginning."""
+        """Send functions with the globals that they have here: the default."""
         self._cloudpickle = True
 
     use_dill = use_cloudpickle
@@ -352,7 +352,7 @@ class View(ViewNames):
     def _finish(
         self, block: bool | None, begin: Callable[..., AsyncResult], *arguments: object
     ) -> Any:
-        """Submit tasks, and give their result, or its value; to who types, Ctrl-C gives the result, not the value.
+        """Submit tasks, and give their result, or its value; at an interactive prompt Ctrl-C gives the result.
 
         Where a signal's handler ends this otherwise, at whichever line, nobody has the result: the tasks are cancelled,
         and the exception has the result as `result`, if there was one.

@@ -143,10 +143,14 @@ pub fn architecture_is_complete(tree: &Tree) -> Vec<String> {
         return Vec::new();
     };
     let mut found = Vec::new();
-    for (file, _) in
-        tree.rust().filter(|(file, _)| !tree.is_test_file(file) && is_in_a_room(&file.path))
-    {
-        let (room, name) = file.path.split_once("/src/").expect("a room has its sources in `src`");
+    let rust = tree
+        .rust()
+        .filter(|(file, _)| !tree.is_test_file(file) && is_in_a_room(&file.path))
+        .map(|(file, _)| file.path.split_once("/src/").expect("a room has its sources in `src`"));
+    let python = tree.files.iter().filter(|file| file.path.ends_with(".py")).filter_map(|file| {
+        file.path.strip_prefix("python/furlong/").map(|name| ("python/furlong", name))
+    });
+    for (room, name) in rust.chain(python) {
         if !page.text.contains(&format!("`{name}`")) {
             found.push(page.at(
                 1,
@@ -183,6 +187,7 @@ fn is_in_a_room(path: &str) -> bool {
         "engine/src/",
         "client/src/",
         "cli/src/",
+        "dashboard/src/",
         "python/src/",
     ]
     .iter()
@@ -249,12 +254,14 @@ mod tests {
             ("docs/ARCHITECTURE.md", page),
             ("wire/src/a.rs", ""),
             ("wire/src/b.rs", ""),
+            ("python/furlong/c.py", ""),
         ]);
         let found = architecture_is_complete(&tree);
-        assert_eq!(found.len(), 2, "{found:?}");
+        assert_eq!(found.len(), 3, "{found:?}");
         assert!(
             found[0].contains("`b.rs`")
-                && found[1].starts_with("docs/ARCHITECTURE.md:2: there is no `gone.rs`")
+                && found[1].contains("`c.py`")
+                && found[2].starts_with("docs/ARCHITECTURE.md:2: there is no `gone.rs`")
         );
     }
 }

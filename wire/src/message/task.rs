@@ -241,7 +241,7 @@ pub struct TaskOptions {
     /// True if this repeats the submit of an earlier connection: its task may be known, or may have
     /// run.
     pub repeated: bool,
-    /// Tasks of the same session whose results are values in its arguments, in order: each must
+    /// Tasks of the same owner whose results are values in its arguments, in order: each must
     /// succeed first.
     pub inputs: Vec<TaskId>,
     /// True if its result stays at the broker until the client acknowledges its end: the value is

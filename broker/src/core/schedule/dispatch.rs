@@ -36,6 +36,10 @@ impl Core {
 
     /// Gives engines what they can take. Call it after each batch of messages.
     pub fn dispatch(&mut self, now: Time) {
+        #[cfg(test)]
+        {
+            self.turns.dispatches += 1;
+        }
         // A turn ends here: what was left since it was over may go on.
         self.turns.work_before = self.turns.work.done();
         self.tell_events(TOLD_AT_ONCE);
@@ -437,7 +441,7 @@ impl Core {
         self.peers.grants.note_over(attempt);
         let waits = self.engines.update(given.engine, |engine| {
             and(engine);
-            // Counts ascend, and mostly the first one ends.
+            // Ids of attempts ascend, and mostly the oldest one ends.
             let is_first = engine.work.assigned.front() == Some(&attempt);
             if let Some(at) =
                 is_first.then_some(0).or_else(|| engine.work.assigned.binary_search(&attempt).ok())
@@ -493,41 +497,6 @@ impl Core {
         if let Some(connection) = of.link.connection.filter(|_| is_told) {
             self.to_client(connection, ToClient::Stopped(Stopped { n }));
         }
-    }
-
-    /// A task goes back to the front of its queue.
-    pub(in crate::core) fn requeue(&mut self, now: Time, key: TaskKey) {
-        // What was withheld from its engine may have been cancelled meanwhile.
-        let Some(task) = self.tasks.get_mut(key) else { return };
-        task.transition(State::Queued);
-        let (priority, session, placement) = (task.priority(), task.session, task.placement);
-        let queue = task.queue;
-        if task.deadline().is_some() || task.options.is_some() {
-            self.set_deadline(now, key);
-        }
-        if let Some(engine) = queue.engine() {
-            let tasks = &self.tasks;
-            self.engines.update(engine, |engine| {
-                engine.queue.put_in_order(session, key, tasks);
-                engine.queue.note(session, tasks);
-            });
-            self.schedule.direct_ready.insert(engine);
-        } else {
-            // In front, where it was before it was given out.
-            self.schedule.placements.get_mut(placement).queue.push_front(
-                priority,
-                session,
-                key,
-                self.schedule.shared_given,
-            );
-            self.schedule.placements.count_waiting(placement, true);
-        }
-    }
-
-    /// A task that has been run goes to the end of its queue, to be run again.
-    pub(in crate::core) fn queue_again(&mut self, now: Time, key: TaskKey) {
-        self.queue(now, key);
-        self.set_deadline(now, key);
     }
 }
 

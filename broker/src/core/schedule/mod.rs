@@ -4,6 +4,7 @@ pub(in crate::core) mod aside;
 pub(in crate::core) mod circles;
 pub(in crate::core) mod direct;
 pub(in crate::core) mod dispatch;
+pub(in crate::core) mod enqueue;
 pub(in crate::core) mod lending;
 pub(in crate::core) mod placement;
 pub(in crate::core) mod prefetch;

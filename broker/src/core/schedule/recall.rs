@@ -36,9 +36,9 @@ impl Core {
         }
         // The first assigned is what it runs. The newest go first: each that comes back goes to the
         // front of its queue.
-        let counts: Vec<AttemptId> =
+        let ids: Vec<AttemptId> =
             engine.work.assigned.iter().skip(1).filter(shared).rev().copied().collect();
-        self.recall(id, counts);
+        self.recall(id, ids);
     }
 
     /// An engine's interpreter is gone: what needs its namespace and was on its way to the engine
@@ -49,19 +49,19 @@ impl Core {
             let task = self.attempts.get(**attempt).and_then(|given| self.tasks.get(given.task));
             task.is_some_and(Task::needs_namespace)
         };
-        let counts: Vec<AttemptId> = engine.work.assigned.iter().filter(needs).copied().collect();
-        if !counts.is_empty() {
-            self.recall(id, counts);
+        let ids: Vec<AttemptId> = engine.work.assigned.iter().filter(needs).copied().collect();
+        if !ids.is_empty() {
+            self.recall(id, ids);
         }
     }
 
-    pub(in crate::core) fn recall(&mut self, id: EngineId, counts: Vec<AttemptId>) {
+    pub(in crate::core) fn recall(&mut self, id: EngineId, ids: Vec<AttemptId>) {
         let process = self.engines.get(id).and_then(|engine| engine.process);
         // An engine that is away holds what it had, and says so when it is back.
         let Some(process) = process.and_then(|key| self.processes.get(&key)) else { return };
         let connection = process.connection;
-        let attempts: Vec<Attempt> = counts.iter().map(|attempt| self.attempt(*attempt)).collect();
-        self.engines.update(id, |engine| engine.work.recalled.extend(counts));
+        let attempts: Vec<Attempt> = ids.iter().map(|attempt| self.attempt(*attempt)).collect();
+        self.engines.update(id, |engine| engine.work.recalled.extend(ids));
         self.to_engine_in_parts(connection, &attempts, |attempts| {
             ToEngine::Recall(Attempts { attempts })
         });
@@ -88,12 +88,12 @@ impl Core {
         let idle = self.engines.idle().map(|(class, _)| class).take(BUSY_MAX);
         let spare =
             |class: ClassId| busiest.iter().find_map(|id| Some((*id, self.spare(*id, class)?)));
-        let Some((id, (oldest, counts))) = idle.into_iter().find_map(spare) else { return };
+        let Some((id, (oldest, ids))) = idle.into_iter().find_map(spare) else { return };
         if now < oldest.after(RECALL_AFTER) {
             self.schedule.recall_at = Some(oldest.after(RECALL_AFTER));
             return;
         }
-        self.recall(id, counts);
+        self.recall(id, ids);
         // Others may be idle too, and this engine may have nothing left to give.
         self.schedule.recall_at = Some(now.after(RECALL_AFTER));
     }
@@ -119,8 +119,8 @@ impl Core {
         };
         let half = (engine.load() as usize / 2).max(1);
         // The first assigned is what it runs.
-        let counts: Vec<AttemptId> =
+        let ids: Vec<AttemptId> =
             engine.work.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
-        (!counts.is_empty()).then_some((oldest, counts))
+        (!ids.is_empty()).then_some((oldest, ids))
     }
 }

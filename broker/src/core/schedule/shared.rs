@@ -42,7 +42,7 @@ impl SharedQueue {
         self.of_session(priority, session, given).push_back(task);
     }
 
-    /// Puts a task back in front: it has been here before.
+    /// Puts a task back in front of its session's others: it has been here before.
     pub fn push_front(&mut self, priority: i32, session: SessionKey, task: TaskKey, given: u64) {
         self.of_session(priority, session, given).push_front(task);
     }

@@ -401,39 +401,6 @@ impl Core {
         }
     }
 
-    /// A task has everything that it needs to run.
-    pub(in crate::core) fn queue(&mut self, now: Time, key: TaskKey) {
-        let task = self.tasks.get(key).expect("a task that is queued has not ended");
-        // One that pauses was claimed before, in vain, or has raised at this start.
-        if task.may_be_repeated() && task.state != State::Pausing && self.claim(now, key) {
-            return;
-        }
-        let task = self.tasks.get_mut(key).expect("a task that is not claimed has not ended");
-        self.waiting.leave(task.state);
-        let has_run = matches!(task.state, State::Pausing | State::Assigned { .. });
-        task.transition(State::Queued);
-        task.times.queued_us = task.since_submit(now);
-        let (priority, session, placement) = (task.priority(), task.session, task.placement);
-        if let Some(engine) = task.queue.engine() {
-            let tasks = &self.tasks;
-            self.engines.update(engine, |engine| {
-                if has_run {
-                    engine.queue.queue_again(session, key, tasks);
-                }
-                engine.queue.note(session, tasks);
-            });
-            self.schedule.direct_ready.insert(engine);
-        } else {
-            self.schedule.placements.get_mut(placement).queue.push(
-                priority,
-                session,
-                key,
-                self.schedule.shared_given,
-            );
-            self.schedule.placements.count_waiting(placement, true);
-        }
-    }
-
     pub(in crate::core) fn client_chunk(
         &mut self,
         now: Time,

@@ -24,4 +24,7 @@ pub(in crate::core) struct Turns {
     pub(in crate::core) work: Work,
     /// What they had cost at the end of the last turn.
     pub(in crate::core) work_before: u64,
+    /// The number of times that engines were given what they can take.
+    #[cfg(test)]
+    pub(in crate::core) dispatches: u64,
 }

@@ -12,9 +12,9 @@ use crate::core::tests::model::{
 };
 
 impl Model {
-    /// `in_one_call` says that the core has dispatched once since the last check, and not more
+    /// `dispatched_once` says that the core has dispatched once since the last check, and not more
     /// often.
-    pub fn check(&mut self, in_one_call: bool) {
+    pub fn check(&mut self, dispatched_once: bool) {
         invariants::hold(&self.farm.core);
         self.notes_refusals();
         self.ends_stay();
@@ -29,7 +29,7 @@ impl Model {
         self.nothing_is_overdue();
         self.what_is_to_be_kept_is_kept();
         let given = self.assignments_are_allowed();
-        if in_one_call {
+        if dispatched_once {
             for engine in given {
                 self.the_right_task_was_given(engine);
             }

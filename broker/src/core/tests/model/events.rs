@@ -35,13 +35,6 @@ pub enum Event {
     TimePasses(Duration),
 }
 
-impl Event {
-    /// Returns true if the core hears of it in one call, after which it dispatches once.
-    pub fn is_one_call(&self) -> bool {
-        !matches!(self, Self::TimePasses(_) | Self::GivesBack(_) | Self::InterpreterDies(..))
-    }
-}
-
 /// A number that names an engine which nobody knows.
 pub const UNKNOWN: usize = 30;
 
