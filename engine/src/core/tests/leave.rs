@@ -116,7 +116,7 @@ fn what_dies_with_its_engine_is_given_back_whoever_hears_first() {
 fn what_is_killed_alone_has_failed_within_a_second() {
     let mut process = Process::new(1);
     process.assign(0, Native);
-    process.assign(0, Native);
+    process.assign(0, Python);
     process.done();
     process.core.handle_slot_event(0, killed(1, 15));
     process.core.handle_tick(10 * SECOND);
@@ -125,7 +125,7 @@ fn what_is_killed_alone_has_failed_within_a_second() {
     process.core.handle_tick(10 * SECOND + Duration::from_millis(750));
     let done = process.done();
     assert_eq!(done.finished()[0].outcome.error.as_ref().unwrap().kind, ErrorKind::Exit);
-    assert_eq!(done.jobs(), [(0, Native, 2)]);
+    assert_eq!(done.jobs(), [(0, Python, 2)]);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn before_its_end_it_drains_and_gives_back_what_still_runs() {
     let end = Some(End { drain_at: 30 * SECOND, stop_at: 45 * SECOND });
     process.core.set_limits(Limits { end, ..Limits::default() });
     process.assign(0, Native);
-    process.assign(0, Native);
+    process.assign(0, Python);
     process.done();
     process.core.handle_tick(29 * SECOND);
     assert!(!process.core.is_leaving());
