@@ -91,6 +91,8 @@ pub struct EngineProcess {
     /// The last attempt that it was given, and the last one whose result it has dropped.
     pub last_received: Option<Attempt>,
     pub dropped: Option<Attempt>,
+    /// The time that it says is left.
+    pub ends_in_ms: Option<u64>,
     /// Results that the broker wants again, or asks for.
     wanted: VecDeque<Attempt>,
     /// The bytes that it may send unasked of each session, and those it has sent.
@@ -562,6 +564,7 @@ impl Farm {
             results: Vec::new(),
             last_received: None,
             dropped: None,
+            ends_in_ms: None,
             wanted: VecDeque::new(),
             lanes: BTreeMap::new(),
             recalls: Vec::new(),
@@ -796,6 +799,8 @@ impl EngineProcess {
             held: self.jobs.iter().map(held).chain(ended).collect(),
             received: self.last_received,
             dropped: self.dropped,
+            job: None,
+            ends_in_ms: self.ends_in_ms,
         }
     }
 

@@ -172,6 +172,7 @@ impl Model {
             repeated: false,
             inputs: Vec::new(),
             stay: false,
+            time_request_ms: None,
         }
     }
 
