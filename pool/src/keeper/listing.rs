@@ -28,7 +28,7 @@ impl Keeper {
         self.blind = None;
         self.questions.note_answer(asked_ms);
         let unclear = self.unclear.take_if(|(since_ms, _)| asked_ms >= *since_ms);
-        let found = unclear.and_then(|(_, submission)| submission);
+        let found = self.submission.or(unclear.and_then(|(_, submission)| submission));
         for job in &listed {
             self.handle_one(now_ms, asked_ms, job, found.map(|it| (it.engines, it.lasting)));
         }

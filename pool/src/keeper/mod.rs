@@ -145,6 +145,12 @@ impl Keeper {
         self.blind.as_deref()
     }
 
+    /// The submit that may have given jobs of which nothing is known yet: to be given to the next
+    /// keeper, should this one die.
+    pub fn unfinished(&self) -> Option<Submission> {
+        self.submission.or_else(|| self.unclear.and_then(|(_, submission)| submission))
+    }
+
     /// The engines that are wanted now.
     pub fn target(&self) -> u32 {
         self.goal.engines(self.shape.wanted)
@@ -173,9 +179,13 @@ impl Keeper {
         match given {
             Ok(ids) => {
                 self.gate.note_accepted();
-                for id in ids {
-                    let job = Job::new(now_ms, submission.engines, submission.lasting);
-                    self.jobs.entry(id).or_insert(job);
+                let new = ids.into_iter().filter(|id| !self.has_ended(id)).collect::<Vec<_>>();
+                for id in new {
+                    let Submission { engines, lasting, .. } = submission;
+                    let new = Job::new(now_ms, engines, lasting);
+                    // It may have been listed before the answer to its submit came.
+                    let job = self.jobs.entry(id).or_insert(new);
+                    (job.engines, job.lasting) = (engines, lasting);
                 }
             }
             Err(refusal) => {
@@ -198,7 +208,7 @@ impl Keeper {
         for (id, of_job) in engines {
             // A job whose engines are here lives, whatever the batch system says of it.
             if of_job.online > 0 && !self.jobs.contains_key(id) && !self.has_ended(id) {
-                let job = Job::new(now_ms, of_job.online.max(self.shape.per_job), false);
+                let job = Job::new(now_ms, of_job.online, false);
                 self.jobs.insert(id.clone(), job);
             }
         }
@@ -307,26 +317,24 @@ impl Keeper {
     /// tasks. Nothing that runs a task is cancelled.
     fn poll_departure(&mut self, now_ms: u64) -> Option<Action> {
         self.note_surplus();
+        let is_due = |told_ms: u64| now_ms >= told_ms + AGAIN_MS;
         let mut cancel = Vec::new();
         for (id, job) in self.jobs.iter_mut().filter(|(_, job)| job.is_live()) {
-            let (is_empty, leaving) = match &mut job.leaving {
-                Some(Leaving::Drains { told_ms, empty_ms }) => {
-                    if job.online > 0 && now_ms >= *told_ms + AGAIN_MS {
-                        *told_ms = now_ms;
-                        return Some(Action::Drain(id.clone()));
-                    }
-                    (empty_ms.is_some_and(|ms| now_ms >= ms + EMPTY_MS), None)
+            match &mut job.leaving {
+                Some(Leaving::Drains { told_ms, .. }) if job.online > 0 && is_due(*told_ms) => {
+                    *told_ms = now_ms;
+                    return Some(Action::Drain(id.clone()));
                 }
-                Some(Leaving::Cancelled { told_ms }) => (false, Some(told_ms)),
-                None => continue,
-            };
-            if is_empty {
-                job.leaving = Some(Leaving::Cancelled { told_ms: now_ms });
-                cancel.push(id.clone());
-            } else if let Some(told_ms) = leaving.filter(|told_ms| now_ms >= **told_ms + AGAIN_MS) {
-                *told_ms = now_ms;
-                cancel.push(id.clone());
+                Some(Leaving::Drains { empty_ms: Some(ms), .. }) if now_ms >= *ms + EMPTY_MS => {
+                    cancel.push(id.clone());
+                }
+                Some(Leaving::Cancelled { told_ms }) if is_due(*told_ms) => cancel.push(id.clone()),
+                _ => {}
             }
+        }
+        for id in &cancel {
+            let job = self.jobs.get_mut(id).expect("it was just found");
+            job.leaving = Some(Leaving::Cancelled { told_ms: now_ms });
         }
         (!cancel.is_empty()).then(|| {
             self.questions.ask_often(now_ms);

@@ -122,7 +122,9 @@ impl World {
 
     /// The keeper dies. All that it knew but not what it was about to do has been written.
     fn kill(&mut self) {
-        let saved = self.keeper.take().map_or_else(Saved::default, |keeper| keeper.saved());
+        let keeper = self.keeper.take().expect("a keeper lives");
+        self.intent = keeper.unfinished();
+        let saved = keeper.saved();
         let text = serde_json::to_string(&saved).unwrap();
         self.saved = serde_json::from_str(&text).unwrap();
     }
@@ -133,7 +135,6 @@ impl World {
         match action {
             Action::Submit(submission) => {
                 self.check_submit(submission);
-                self.intent = Some(submission);
                 self.send(Command::Submit(submission), most_ms);
             }
             Action::Query(number) => self.send(Command::Query(number), most_ms),
@@ -178,7 +179,11 @@ impl World {
             .map(|(_, job)| job.engines)
             .sum();
         let asked = submission.jobs * submission.engines;
-        assert!(engines + asked <= self.shape.wanted.max, "more engines than wanted");
+        let all: Vec<_> = self.live().collect();
+        assert!(
+            engines + asked <= self.shape.wanted.max,
+            "more engines than wanted: {submission:?} {all:?} {keeper:?}"
+        );
         let is_proven = keeper.proven;
         assert!(is_proven || (submission.jobs == 1 && live == 0), "one job goes ahead");
     }
@@ -200,7 +205,6 @@ impl World {
                 self.send(Command::Answer(answer), 500);
             }
             Command::Answer(answer) => {
-                self.intent = self.intent.filter(|_| self.keeper.is_none());
                 if let Some(keeper) = &mut self.keeper {
                     keeper.handle_submitted(self.now_ms, answer);
                 }
@@ -393,7 +397,8 @@ fn history(seed: u64) {
     let reached = world.run_until(7_200, World::is_as_wanted);
     let keeper = world.keeper.as_ref().unwrap();
     let describe = keeper.describe(world.now_ms);
-    assert!(reached, "{} of {:?}: {describe}", world.engines().len(), world.shape);
+    let (engines, jobs) = (world.engines(), &keeper.jobs);
+    assert!(reached, "{engines:?} of {:?}: {describe}\n{jobs:?}", world.shape);
     for (id, _) in world.live() {
         let is_known = keeper.jobs.contains_key(id) || keeper.submission.is_some();
         assert!(is_known, "{id} is forgotten");
