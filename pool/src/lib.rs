@@ -9,6 +9,6 @@
 //! The command `furlong` runs the commands and keeps the files.
 
 pub mod keeper;
-// pub mod script;
-// pub mod spec;
-// pub mod system;
+pub mod script;
+pub mod spec;
+pub mod system;

@@ -10,12 +10,7 @@ const MISSING_MAX: u32 = 10;
 impl Keeper {
     /// The answer to [`super::Action::Query`]: all jobs of this pool, or why there is no answer.
     /// One that is late, or comes twice, is left aside.
-    pub fn handle_listed(
-        &mut self,
-        now_ms: u64,
-        number: u64,
-        answer: Result<Vec<Listed>, String>,
-    ) {
+    pub fn handle_listed(&mut self, now_ms: u64, number: u64, answer: Result<Vec<Listed>, String>) {
         let Some(asked_ms) = self.questions.take(now_ms, number) else { return };
         let listed = match answer {
             Ok(listed) => listed,
