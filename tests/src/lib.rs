@@ -17,6 +17,7 @@
 //! - [`history::History`] is what a farm did, seen from outside, with what must be true of it.
 //! - [`measure`] reads what a process costs.
 //! - [`browser::Browser`] is a headless Chromium, where there is one.
+//! - [`slurm::Slurm`] is a Slurm of a test's own, where there is one.
 
 pub mod browser;
 pub mod command;
@@ -31,5 +32,6 @@ pub mod program;
 pub mod proxy;
 pub mod raw;
 pub mod session;
+pub mod slurm;
 pub mod wait;
 pub mod work;
