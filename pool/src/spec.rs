@@ -100,6 +100,9 @@ pub struct JobSpec {
     pub via: Vec<String>,
     /// Words for the system's submit command, as they are.
     pub args: Vec<String>,
+    /// The folder in which the submit command runs, and so the jobs.
+    #[serde(default)]
+    pub dir: String,
     /// Hosts, for a system without jobs.
     #[serde(default)]
     pub hosts: Vec<Host>,
