@@ -15,8 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use furlong_host::home::{ClusterDir, load_capability};
 use furlong_host::private_file::{
-    ensure_private_dir, open_own, open_own_if_there, read_private, write_private,
-    write_private_soon,
+    ensure_private_dir, read_private, write_private, write_private_soon,
 };
 use furlong_pool::keeper::{JobId, Saved, Submission};
 use furlong_pool::spec::{PoolName, PoolSpec};
@@ -168,7 +167,7 @@ impl PoolDir {
         }
         let path = self.at("script.sh");
         write_private(&path, script.as_bytes())?;
-        let file = open_own(&path)?;
+        let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
         file.try_lock().context("a file that was just made is not locked")?;
         write_private(&self.at("intent.json"), &serde_json::to_vec(&submission)?)?;
         Ok(file)
@@ -181,7 +180,7 @@ impl PoolDir {
 
     /// Returns true if no command reads the script: also one that has outlived its keeper is over.
     pub fn is_submit_over(&self) -> bool {
-        match open_own_if_there(&self.at("script.sh")) {
+        match File::open(self.at("script.sh")) {
             Ok(file) => file.try_lock().is_ok(),
             Err(_) => true,
         }

@@ -217,7 +217,8 @@ pub async fn dry_run(spec: &PoolSpec, cluster: &ClusterDir) -> Result<ExitCode> 
     print::lines(first_script(spec, cluster, &scheduler).trim_end())?;
     let path = PoolDir::of(cluster, spec.name.clone()).path().join("script.sh");
     let line = scheduler.submit_line(&spec.job.args, &path.to_string_lossy());
-    print::line(format!("\n# {line}"))?;
+    print::line("")?;
+    print::line(format!("# {line}"))?;
     let said = check(spec, cluster).await?;
     said.lines().try_for_each(|line| print::line(format!("# {line}")))?;
     Ok(ExitCode::SUCCESS)
