@@ -105,7 +105,11 @@ pub async fn run(command: ClusterCommand, program: &Program) -> Result<ExitCode>
             {
                 return Ok(ended);
             }
-            if args.daemon { daemon(&args, engines, program) } else { start(args, engines, program).await }
+            if args.daemon {
+                daemon(&args, engines, program)
+            } else {
+                start(args, engines, program).await
+            }
         }
         ClusterCommand::Stop { cluster } => stop(&cluster).await,
         ClusterCommand::List { json } => list(json),

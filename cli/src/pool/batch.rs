@@ -167,22 +167,16 @@ impl BatchPool {
             keeper.handle_tasks(now_ms, picture.tasks);
         }
         let mut leaving = Vec::new();
-        while let Some(action) =
-            self.keeper.as_mut().and_then(|keeper| keeper.poll_action(now_ms))
+        while let Some(action) = self.keeper.as_mut().and_then(|keeper| keeper.poll_action(now_ms))
         {
             self.carry_out(action, picture, &mut leaving);
         }
-        self.save(now_ms);
+        self.save();
         if self.tidied.elapsed() > TIDY {
             self.tidied = Instant::now();
             self.dir.remove_old_logs();
         }
         leaving
-    }
-
-    /// Writes down what is known.
-    pub fn save_now(&mut self) {
-        self.save(self.clock.now_ms());
     }
 
     /// Begins where an earlier keeper has ended, unless a command of its still makes jobs.
@@ -242,7 +236,7 @@ impl BatchPool {
     }
 
     /// Writes down what has changed; the intent goes when its outcome is written.
-    fn save(&mut self, now_ms: u64) {
+    pub fn save(&mut self) {
         let Some(keeper) = &self.keeper else { return };
         let saved = keeper.saved();
         let engines: BTreeMap<JobId, u32> = saved
@@ -255,7 +249,7 @@ impl BatchPool {
             job_name: self.job_name.clone(),
             target: keeper.target(),
             online: engines.values().sum(),
-            said: keeper.describe(now_ms),
+            said: keeper.describe(),
             engines,
             saved,
         };

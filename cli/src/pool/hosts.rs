@@ -70,7 +70,9 @@ impl HostsPool {
             tracing::info!("pool {}: {} is not wanted", self.spec.name, host.name);
             if let Some(mut member) = place.member.take() {
                 member.ask_to_leave();
-                tokio::spawn(async move { member.leave(Instant::now().into_std() + STOP_TIMEOUT).await });
+                tokio::spawn(async move {
+                    member.leave(Instant::now().into_std() + STOP_TIMEOUT).await
+                });
             }
         }
         for host in wanted {

@@ -198,7 +198,7 @@ impl Keeping {
                         let Ok(Some(answer)) = answer else { break };
                         pool.handle_answer(answer);
                     }
-                    pool.save_now();
+                    pool.save();
                 }
                 Kept::Hosts(pool) => pool.stop().await,
             }

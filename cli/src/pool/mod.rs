@@ -191,7 +191,10 @@ async fn add_pool(
     if KeeperLock::holder(cluster).is_none() {
         start_keeper(cluster, program)?;
     }
-    print::line(format!("pool {}: {} engines wanted; `furlong pool` shows it", spec.name, spec.wanted))?;
+    print::line(format!(
+        "pool {}: {} engines wanted; `furlong pool` shows it",
+        spec.name, spec.wanted
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -212,7 +215,10 @@ pub async fn prepare(spec: &PoolSpec, cluster: &ClusterDir) -> Result<()> {
 /// # Errors
 /// The system would refuse the jobs, or cannot be asked.
 pub async fn dry_run(spec: &PoolSpec, cluster: &ClusterDir) -> Result<ExitCode> {
-    ensure!(spec.system != HostsPool::SYSTEM, "--dry-run is for batch systems; hosts have no script");
+    ensure!(
+        spec.system != HostsPool::SYSTEM,
+        "--dry-run is for batch systems; hosts have no script"
+    );
     let scheduler = batch::scheduler(spec)?;
     print::lines(first_script(spec, cluster, &scheduler).trim_end())?;
     let path = PoolDir::of(cluster, spec.name.clone()).path().join("script.sh");

@@ -185,9 +185,12 @@ impl PoolRequest<'_> {
         let python = match self.python {
             // On another machine, only that one knows if it is there.
             Some(python) => Some(python.to_string_lossy().into_owned()),
-            None => self.program.interpreter().map(Path::to_owned).or_else(|| {
-                find_interpreter(None).ok()
-            }).map(|path| path.to_string_lossy().into_owned()),
+            None => self
+                .program
+                .interpreter()
+                .map(Path::to_owned)
+                .or_else(|| find_interpreter(None).ok())
+                .map(|path| path.to_string_lossy().into_owned()),
         };
         Ok(EngineSpec {
             program,

@@ -30,7 +30,7 @@ pub fn wanted_of_all(cluster: &ClusterDir) -> Vec<String> {
 /// A line a pool: its engines, its jobs, and why there are not more.
 pub fn in_short(cluster: &ClusterDir) -> Vec<String> {
     let described = all(cluster).into_iter().map(|(spec, state)| {
-        let why = why(&state).map_or_else(String::new, |why| format!(": {why}"));
+        let why = why(&spec, &state).map_or_else(String::new, |why| format!(": {why}"));
         let (online, target, jobs) = (state.online, wanted(&spec, &state), counts(&state));
         format!("pool {} has {online} of {target} engines, {jobs}{why}", spec.name)
     });
@@ -49,7 +49,8 @@ pub fn print(cluster: &ClusterDir) -> Result<()> {
             "cluster {name} has no pools; `furlong pool add NAME --on slurm -n 8` makes one"
         ));
     }
-    let mut rows = vec![["pool", "system", "wanted", "engines", "jobs"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["pool", "system", "wanted", "engines", "jobs"].map(str::to_owned).to_vec()];
     for (spec, state) in &all {
         let (online, wanted) = (state.online.to_string(), spec.wanted.to_string());
         rows.push(vec![spec.name.to_string(), spec.system.clone(), wanted, online, counts(state)]);
@@ -57,8 +58,7 @@ pub fn print(cluster: &ClusterDir) -> Result<()> {
     let widths = widths(&rows);
     print::line(row(&rows[0], &widths) + "  state")?;
     for ((spec, state), cells) in all.iter().zip(&rows[1..]) {
-        let said = if state.said.is_empty() { "starts" } else { &state.said };
-        let said = if spec.is_removed { "is removed" } else { said };
+        let said = if spec.is_removed { "is removed".to_owned() } else { said(spec, state) };
         print::line(format!("{}  {said}", row(cells, &widths)))?;
         print_jobs(spec, state)?;
     }
@@ -80,7 +80,7 @@ pub fn as_json(cluster: &ClusterDir) -> Value {
         json!({
             "pool": spec.name.as_str(), "system": spec.system, "job_name": state.job_name,
             "min": spec.wanted.min, "max": spec.wanted.max, "wanted": wanted(&spec, &state),
-            "engines": state.online, "state": state.said,
+            "engines": state.online, "state": said(&spec, &state),
             "paused": state.saved.gate.paused, "kept": is_kept,
             "jobs": jobs.collect::<Vec<_>>(),
         })
@@ -160,10 +160,26 @@ fn counts(state: &PoolState) -> String {
     if parts.is_empty() { "no jobs".to_owned() } else { parts.join(", ") }
 }
 
+/// The state of a pool, with the time until it is tried again.
+fn said(spec: &PoolSpec, state: &PoolState) -> String {
+    let gate = &state.saved.gate;
+    if state.said.is_empty() {
+        return "starts".to_owned();
+    }
+    if gate.paused.is_some() {
+        return format!("{}; mend it, then `furlong pool resume {}`", state.said, spec.name);
+    }
+    if gate.refusal.is_none() {
+        return state.said.clone();
+    }
+    let seconds = gate.not_before_ms().saturating_sub(unix_ms()).div_ceil(1_000);
+    format!("{}; tried again in {seconds} s", state.said)
+}
+
 /// The first reason for which there are not more engines: the pool's, else that of a job.
-fn why(state: &PoolState) -> Option<String> {
+fn why(spec: &PoolSpec, state: &PoolState) -> Option<String> {
     if state.said != "ok" && !state.said.is_empty() {
-        return Some(state.said.clone());
+        return Some(said(spec, state));
     }
     let pending = state.saved.jobs.iter().find(|(_, job)| job.is_waiting() && !job.why.is_empty());
     let failed = || shown(state).find(|(_, job)| !job.is_live() && !job.why.is_empty());

@@ -52,7 +52,9 @@ impl Stopped {
             lines.push(format!("jobs that do not end: {left}; cancel them by hand"));
         } else if !self.jobs.is_empty() && self.unknown.is_empty() {
             let (count, jobs) = (self.jobs.len(), words(&self.jobs));
-            let ended = if count == 1 { "1 job has ended".to_owned() } else {
+            let ended = if count == 1 {
+                "1 job has ended".to_owned()
+            } else {
                 format!("{count} jobs have ended")
             };
             lines.push(format!("{ended}, nothing is left: {jobs}"));
@@ -86,7 +88,8 @@ pub async fn stop_pools(cluster: &ClusterDir) -> Result<Stopped> {
             Err(why) => stopped.unknown.push(why),
         }
     }
-    stopped.jobs = live.iter().flat_map(|(_, jobs)| jobs.iter().map(|job| job.id.clone())).collect();
+    stopped.jobs =
+        live.iter().flat_map(|(_, jobs)| jobs.iter().map(|job| job.id.clone())).collect();
     for (scheduler, jobs) in &live {
         cancel(scheduler, jobs.iter().filter(|job| job.state == JobState::Pending)).await;
     }
@@ -113,7 +116,8 @@ fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
     let specs = files::pools(cluster).into_iter().filter_map(|dir| dir.spec().ok());
     let mut schedulers: Vec<Scheduler> = Vec::new();
     for found in specs.filter_map(|spec| scheduler(&spec).ok()) {
-        let is_known = |it: &Scheduler| (it.system.name, &it.via) == (found.system.name, &found.via);
+        let is_known =
+            |it: &Scheduler| (it.system.name, &it.via) == (found.system.name, &found.via);
         if !schedulers.iter().any(is_known) {
             schedulers.push(found);
         }

@@ -253,7 +253,7 @@ impl Keeper {
     }
 
     /// The pool's state in a few words: `ok`, or the reason why it has fewer engines than wanted.
-    pub fn describe(&self, now_ms: u64) -> String {
+    pub fn describe(&self) -> String {
         let gate = &self.gate;
         if let Some(reason) = &gate.paused {
             return format!("paused: {reason}");
@@ -262,8 +262,7 @@ impl Keeper {
             return blind.clone();
         }
         if let Some(refusal) = &gate.refusal {
-            let seconds = gate.not_before_ms().saturating_sub(now_ms).div_ceil(1_000);
-            return format!("{refusal}; tried again in {seconds} s");
+            return refusal.clone();
         }
         let counted: u32 = self.counted().map(|job| job.engines).sum();
         let live = self.jobs.values().filter(|job| job.is_live()).count();

@@ -396,7 +396,7 @@ fn history(seed: u64) {
     world.keeper.iter_mut().for_each(|keeper| keeper.handle_resume(now_ms));
     let reached = world.run_until(7_200, World::is_as_wanted);
     let keeper = world.keeper.as_ref().unwrap();
-    let describe = keeper.describe(world.now_ms);
+    let describe = keeper.describe();
     let (engines, jobs) = (world.engines(), &keeper.jobs);
     assert!(reached, "{engines:?} of {:?}: {describe}\n{jobs:?}", world.shape);
     for (id, _) in world.live() {
