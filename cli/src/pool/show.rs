@@ -169,7 +169,7 @@ fn said(spec: &PoolSpec, state: &PoolState) -> String {
     if gate.paused.is_some() {
         return format!("{}; mend it, then `furlong pool resume {}`", state.said, spec.name);
     }
-    if gate.refusal.is_none() {
+    if gate.refusal.as_ref() != Some(&state.said) {
         return state.said.clone();
     }
     let seconds = gate.not_before_ms().saturating_sub(unix_ms()).div_ceil(1_000);
