@@ -113,8 +113,8 @@ mod tests {
             job: JobSpec { walltime_s: 3_600, cpus: 1, ..JobSpec::default() },
             engine: EngineSpec {
                 program: vec!["/opt/my programs/furlong".to_owned()],
-                cap: "/home/u/.furlong/default/security/engine.cap.json".to_owned(),
-                home: "/home/u/.furlong".to_owned(),
+                cap: "/shared/u/.furlong/default/security/engine.cap.json".to_owned(),
+                home: "/shared/u/.furlong".to_owned(),
                 python: Some("/usr/bin/python3".to_owned()),
                 flags: Vec::new(),
             },
@@ -137,8 +137,8 @@ mod tests {
 #SBATCH --time=60
 #SBATCH --signal=B:TERM@360
 #SBATCH --output=\"/logs/%A_%a.log\"
-export FURLONG_HOME=/home/u/.furlong
-exec '/opt/my programs/furlong' engine --cap /home/u/.furlong/default/security/engine.cap.json \
+export FURLONG_HOME=/shared/u/.furlong
+exec '/opt/my programs/furlong' engine --cap /shared/u/.furlong/default/security/engine.cap.json \
 --python /usr/bin/python3 -n 2 --label=pool=slurm \
 \"--label=job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}\"
 ";

@@ -153,9 +153,7 @@ impl HostsPool {
             .context("`ssh` cannot be run; install OpenSSH's client")?;
         let capability = std::fs::read_to_string(&engine.cap)
             .with_context(|| format!("{} cannot be read", engine.cap))?;
-        // On one line, so that its end is seen while the pipe stays open.
-        let line = capability.split_whitespace().collect::<Vec<_>>().join(" ") + "\n";
-        member.write(line.as_bytes()).await?;
+        member.write(capability.as_bytes()).await?;
         Ok(member)
     }
 

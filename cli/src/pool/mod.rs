@@ -95,7 +95,7 @@ enum PoolCommand {
         /// Name of the pool
         pool: PoolName,
     },
-    /// Print the script of a pool's jobs, with placeholders: to change it, and give it to --template
+    /// Print the script of a pool's jobs, with placeholders, to be changed and given to --template
     #[command(after_help = "Example: furlong pool template slurm > my.sh")]
     Template {
         /// Name of the pool, or of a system

@@ -195,9 +195,8 @@ impl Keeper {
                 self.gate.note_refused(now_ms, refusal);
             }
         }
-        if self.proven && self.unclear.is_none() {
-            self.questions.ask_soon(now_ms);
-        } else {
+        // Of sound jobs the broker says when they are here, and sooner.
+        if !self.proven || self.unclear.is_some() {
             self.questions.ask_often(now_ms);
         }
     }

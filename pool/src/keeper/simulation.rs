@@ -408,7 +408,7 @@ fn history(seed: u64) {
 #[test]
 fn histories_reach_what_is_wanted_and_keep_the_limits() {
     let count = std::env::var("FURLONG_POOL_HISTORIES").ok().and_then(|it| it.parse().ok());
-    for seed in 0..count.unwrap_or(250) {
+    for seed in 0..count.unwrap_or(100) {
         let outcome = std::panic::catch_unwind(|| history(seed));
         assert!(outcome.is_ok(), "seed {seed}");
     }

@@ -58,8 +58,14 @@ fn one_job_goes_ahead_and_the_rest_follows_with_a_smaller_one() {
     assert_eq!(keeper.poll_action(NOW + 2_000), submit(1, 4));
     keeper.handle_submitted(NOW + 2_100, Ok(ids(2, 1)));
     assert_eq!(keeper.poll_action(NOW + 3_999), Some(Action::Query(2)));
-    assert_eq!(keeper.poll_action(NOW + 3_999), None);
-    assert_eq!(keeper.poll_action(NOW + 4_000), submit(1, 3));
+    keeper.handle_listed(NOW + 3_999, 2, Err("squeue fails".to_owned()));
+    assert_eq!(keeper.poll_action(NOW + 4_000), None, "nothing is submitted by the blind");
+    keeper.handle_engines(NOW + 34_000, &online(&[ids(1, 1), ids(2, 1)].concat(), 4));
+    assert_eq!(keeper.poll_action(NOW + 34_000), Some(Action::Query(3)));
+    let jobs = [ids(1, 1), ids(2, 1)].concat();
+    let jobs: Vec<Listed> = jobs.iter().map(|id| listed(id, JobState::Running)).collect();
+    keeper.handle_listed(NOW + 34_000, 3, Ok(jobs));
+    assert_eq!(keeper.poll_action(NOW + 34_000), submit(1, 3));
 }
 
 #[test]

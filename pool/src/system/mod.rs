@@ -74,14 +74,12 @@ impl System {
         let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
         let id = last.split(';').next().unwrap_or_default();
         let id = id.split(|char: char| !char.is_ascii_digit()).rfind(|word| !word.is_empty());
-        match id {
-            Some(id) => Ok((1..=jobs).map(|n| JobId(format!("{id}_{n}"))).collect()),
-            None => {
-                let said = last.trim().chars().take(100).collect::<String>();
-                let said = if said.is_empty() { "nothing".to_owned() } else { said };
-                Err(Refusal::Unclear(format!("{} says no job's id: {said}", self.submit[0])))
-            }
-        }
+        let Some(id) = id else {
+            let said = last.trim().chars().take(100).collect::<String>();
+            let said = if said.is_empty() { "nothing".to_owned() } else { said };
+            return Err(Refusal::Unclear(format!("{} says no job's id: {said}", self.submit[0])));
+        };
+        Ok((1..=jobs).map(|n| JobId(format!("{id}_{n}"))).collect())
     }
 
     /// The refusal in a submit's words.
