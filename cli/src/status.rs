@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use furlong_client::{Picture, Wanted, sentence, watch_json};
+use furlong_host::durations;
 use furlong_wire::message::{ClusterStatus, EngineStatus, ProcessStatus, SetAside};
 use serde_json::{Value, json};
 
@@ -118,7 +119,7 @@ fn process_json(process: &ProcessStatus) -> Value {
     json!({
         "host": process.host, "pid": process.pid, "cwd": process.cwd, "software": process.software,
         "address": process.address, "python": process.python, "labels": process.labels,
-        "leaving": process.leaving,
+        "leaving": process.leaving, "job": process.job, "ends_in_ms": process.ends_in_ms,
         "environment": process.environment.iter().cloned().collect::<BTreeMap<_, _>>(),
         "runtimes": process.runtimes.iter().map(|runtime| runtime.as_str()).collect::<Vec<_>>(),
         "engines": process.engines.iter().map(|id| id.0).collect::<Vec<_>>(),
@@ -215,6 +216,11 @@ fn print_process(process: &ProcessStatus) -> Result<()> {
         "  {}:{}  engines {engines}, runs {runtimes}{leaving}",
         process.host, process.pid
     ))?;
+    if process.job.is_some() || process.ends_in_ms.is_some() {
+        let left = |ms: u64| format!("ends in {}", durations::short(ms.saturating_mul(1000)));
+        let parts = process.job.iter().cloned().chain(process.ends_in_ms.map(left));
+        print::line(format!("    job     {}", parts.collect::<Vec<_>>().join(", ")))?;
+    }
     print::line(format!("    in      {}", process.cwd))?;
     if !process.labels.is_empty() {
         print::line(format!("    labels  {}", process.labels.join(" ")))?;

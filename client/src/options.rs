@@ -327,6 +327,15 @@ macro_rules! option_setters {
             self
         }
 
+        /// Runs on engines that have this much time left before they end, as far as they know, in
+        /// whole milliseconds; otherwise as much as its [`run_timeout`](Self::run_timeout).
+        pub fn time_request(mut self, time: std::time::Duration) -> Self {
+            let settings = &mut self.$($place).+;
+            let time_ms = settings.limit_ms("time_request", time);
+            settings.get_mut().time_request_ms = Some(time_ms);
+            self
+        }
+
         /// Runs after these tasks. What is added to others must be met with them.
         pub fn after(mut self, tasks: impl Into<$crate::options::Depends>) -> Self {
             self.$($place).+.add_after(tasks.into());
@@ -423,6 +432,7 @@ mod tests {
             .backoff(Duration::from_micros(1_500))
             .queue_timeout(Duration::from_nanos(1))
             .run_timeout(Duration::from_mins(1))
+            .time_request(Duration::from_mins(2))
             .at_most_once(true)
             .after(task(1))
             .after(Depends::all([task(2), task(3)]).on_end())
@@ -445,6 +455,7 @@ mod tests {
             at_most_once: true,
             queue_timeout_ms: Some(1),
             run_timeout_ms: Some(60_000),
+            time_request_ms: Some(120_000),
             after: vec![
                 dependency(1, true, false),
                 dependency(2, true, true),

@@ -88,6 +88,8 @@ pub struct AttemptEnd {
     pub file: Option<PayloadFile>,
     /// The parts of its time.
     pub times: JobTimes,
+    /// The signal that ended its process, if one did that nobody here has sent.
+    pub killed_by: Option<i32>,
     /// What errors of one type from one line of the user's code have in common, if it raised one
     /// and its runtime knows the line.
     pub fingerprint: Option<u32>,
@@ -124,7 +126,8 @@ impl AttemptEnd {
     /// An end without a value, and without a time.
     pub fn without_data(outcome: AttemptOutcome, header: ReplyHeader) -> Self {
         let times = JobTimes::default();
-        Self { outcome, header, data: Vec::new(), file: None, times, fingerprint: None }
+        let data = Vec::new();
+        Self { outcome, header, data, file: None, times, killed_by: None, fingerprint: None }
     }
 
     /// The end of a job that was cancelled while it waited.
@@ -148,6 +151,8 @@ pub enum AttemptOutcome {
     Cancelled,
     /// The process that ran it died; the text says how (exit code, signal, last lines of stderr).
     Lost(String),
+    /// It was stopped because the job ends in which the engine runs: it may run again elsewhere.
+    GivenBack,
     /// It did not begin, through no fault of its own: the header has the error.
     NotBegun(Unable),
 }

@@ -21,8 +21,10 @@
 //! [`publish`] how far it is, and ask which engine runs it ([`engine_id`]). Results of other tasks
 //! can be its inputs ([`inputs`]).
 
+mod batch;
 pub mod clock;
 pub mod core;
+mod deadline;
 pub mod job;
 pub mod mailbox;
 mod program;
@@ -47,10 +49,13 @@ pub use program::{EngineArgs, run};
 pub use runtime::input::{InputError, inputs};
 pub use runtime::native::{Callable, FunctionError, engine_id, is_cancelled, publish};
 
+use crate::core::Limits;
+use deadline::TimeLimit;
 use runtime::command::CommandConfig;
 use runtime::memory::{Hierarchy, Memory};
 use runtime::native::Functions;
 use runtime::python::{PythonConfig, PythonError, find_interpreter};
+use shell::capability::Source;
 use surroundings::{Rank, Variables};
 
 /// An engine process.
@@ -84,7 +89,9 @@ impl Engine {
             first_id: None,
             gpu_for_each_slot: false,
             memory_bytes: None,
-            drain_timeout: None,
+            limits: Limits::default(),
+            time_limit: TimeLimit::default(),
+            job: None,
         }
     }
 }
@@ -110,7 +117,9 @@ pub struct EngineBuilder {
     first_id: Option<u32>,
     gpu_for_each_slot: bool,
     memory_bytes: Option<u64>,
-    drain_timeout: Option<Duration>,
+    limits: Limits,
+    time_limit: TimeLimit,
+    job: Option<String>,
 }
 
 enum PythonChoice {
@@ -252,7 +261,46 @@ impl EngineBuilder {
     /// takes.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
-        self.drain_timeout = Some(timeout);
+        self.limits.drain = Some(timeout);
+        self
+    }
+
+    /// Sets the time that the process has, from its start on: 15 s before that has passed it gives
+    /// back what it runs, and leaves. Otherwise as the batch system says in whose job it runs.
+    #[must_use]
+    pub fn time_limit(mut self, limit: Duration) -> Self {
+        self.time_limit.limit = Some(limit);
+        self
+    }
+
+    /// Sets how long before its end it takes nothing new, and leaves when it has finished what it
+    /// runs; otherwise a tenth of its time, from 30 s to 10 min.
+    #[must_use]
+    pub fn drain_before(mut self, before: Duration) -> Self {
+        self.time_limit.drain_before = Some(before);
+        self
+    }
+
+    /// Sets how long the process stays without a broker when it has nothing to run; otherwise for
+    /// ever.
+    #[must_use]
+    pub fn broker_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.without_broker = Some(timeout);
+        self
+    }
+
+    /// Sets how long the process stays when it has nothing to run; otherwise for ever.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.idle = Some(timeout);
+        self
+    }
+
+    /// The name of the job of a batch system in which the process runs, for people; otherwise as
+    /// that system says it.
+    #[must_use]
+    pub fn job(mut self, job: impl Into<String>) -> Self {
+        self.job = Some(job.into());
         self
     }
 
@@ -284,7 +332,15 @@ impl EngineBuilder {
         };
         // Paths that were named are relative to where the process was started.
         let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
-        let capability = absolute(self.capability_path()?);
+        let capability = if self.capability.as_deref() == Some(Path::new("-")) {
+            Source::from_stdin()?
+        } else {
+            Source::File(absolute(self.capability_path()?))
+        };
+        let job = self.job.or_else(|| batch::job(&batch::of_process)).map(|mut job| {
+            job.truncate(job.floor_char_boundary(NAME_BYTES_MAX));
+            job
+        });
         let memory = Memory::new(self.memory_bytes, &Hierarchy::of_system());
         let labels = checked(self.labels)?;
         let python = python.map(absolute).map(|interpreter| PythonConfig {
@@ -315,7 +371,9 @@ impl EngineBuilder {
             labels,
             software: self.software,
             stop_with_stdin: self.stop_with_stdin,
-            drain_timeout: self.drain_timeout,
+            limits: self.limits,
+            time_limit: self.time_limit,
+            job,
         })
     }
 
@@ -360,6 +418,9 @@ pub enum EngineError {
     /// The interpreter that was asked for does not exist.
     #[error(transparent)]
     Python(#[from] PythonError),
+    /// What came on standard input is no capability.
+    #[error("`--cap -` reads a capability file from standard input, and what came is none: {0}")]
+    GivenCapability(String),
     /// The directory that tasks shall run in cannot be entered.
     #[error(
         "cannot work in {}: {source}; name a directory that exists here with --cwd",

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use furlong_host::durations::{duration, limit};
 use furlong_host::home::Home;
 use furlong_host::log::{self, Format, Level};
 use furlong_host::memory_size::MemorySize;
@@ -11,12 +12,14 @@ use furlong_host::private_file::ensure_private_dir;
 use furlong_wire::capability::ClusterName;
 
 use crate::Engine;
+use crate::batch;
+use crate::deadline::STOP_BEFORE;
 
 /// Flags of `engine`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct EngineArgs {
     /// Capability file; by default `FURLONG_CAP`, else engine.cap.json of the cluster. It may come
-    /// later than the engine
+    /// later than the engine. `-` reads it from standard input
     #[arg(long, value_name = "FILE")]
     pub cap: Option<PathBuf>,
     /// Name of the cluster whose capability file is used
@@ -61,6 +64,25 @@ pub struct EngineArgs {
     /// takes
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub drain_timeout: Option<Duration>,
+    /// Time that the process has, from its start on, as `90`, `10m` or `2h`: 15 s before that has
+    /// passed it gives back what it runs, and leaves. By default as the batch system says in whose
+    /// job it runs
+    #[arg(long, value_name = "TIME", value_parser = time_limit)]
+    pub time_limit: Option<Duration>,
+    /// How long before its end it takes nothing new; by default a tenth of its time, from 30 s to
+    /// 10 min
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub drain_before: Option<Duration>,
+    /// Leave after this time without a broker, if nothing runs; by default never
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    pub broker_timeout: Option<Duration>,
+    /// Leave after this time with nothing to run; by default never
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    pub idle_timeout: Option<Duration>,
+    /// Name of the job of a batch system in which it runs, for people; by default as Slurm, PBS,
+    /// Grid Engine, LSF or `HTCondor` say it
+    #[arg(long, value_name = "ID")]
+    pub job: Option<String>,
     /// Log level: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: Level,
@@ -81,7 +103,8 @@ pub fn run(args: EngineArgs) -> Result<()> {
     let dir = Home::from_env()?.cluster(&args.cluster);
     ensure_private_dir(dir.path())?;
     ensure_private_dir(&dir.log())?;
-    let log = log::engine_log(&dir.log());
+    let job = args.job.or_else(|| batch::job(&batch::of_process));
+    let log = log::engine_log(&dir.log(), job.as_deref());
     log::start(Some(&log), Some(args.log_level), args.log_level, args.log_format)
         .with_context(|| format!("cannot write the log {}", log.display()))?;
     let mut engine = Engine::builder()
@@ -103,6 +126,21 @@ pub fn run(args: EngineArgs) -> Result<()> {
     if let Some(timeout) = args.drain_timeout {
         engine = engine.drain_timeout(timeout);
     }
+    if let Some(limit) = args.time_limit {
+        engine = engine.time_limit(limit);
+    }
+    if let Some(before) = args.drain_before {
+        engine = engine.drain_before(before);
+    }
+    if let Some(timeout) = args.broker_timeout {
+        engine = engine.broker_timeout(timeout);
+    }
+    if let Some(timeout) = args.idle_timeout {
+        engine = engine.idle_timeout(timeout);
+    }
+    if let Some(job) = job {
+        engine = engine.job(job);
+    }
     if let Some(path) = args.cap {
         engine = engine.capability(path);
     }
@@ -117,6 +155,12 @@ fn variable(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it as NAME=VALUE".to_owned()),
     }
+}
+
+fn time_limit(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    let is_enough = time > STOP_BEFORE;
+    is_enough.then_some(time).ok_or_else(|| "it stops 15 s before the limit: give more".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

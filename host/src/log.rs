@@ -1,8 +1,8 @@
 //! Logs: one line an event, to a file that is rotated and, for a program in the foreground, to its
 //! terminal.
 //!
-//! Every program logs into the folder `log/` of its cluster: `broker.log`, `engine-PID.log`, and
-//! `cluster.log` of `furlong cluster start`. A file that has reached [`ROTATE_BYTES`] becomes
+//! Every program logs into the folder `log/` of its cluster: `broker.log`, `engine-HOST-PID.log`, in
+//! the job of a batch system `engine-JOB@HOST-PID.log`, and `cluster.log` of `furlong cluster start`. A file that has reached [`ROTATE_BYTES`] becomes
 //! `NAME.log.1`, that one `NAME.log.2`, and so on; of these [`ROTATED_KEPT`] are kept. No log has a
 //! secret in it.
 
@@ -150,27 +150,42 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// The log file of this process as an engine. Logs of engine processes that have ended are removed,
-/// but for the newest ones: a cluster that starts engines for years does not fill its disk with
-/// them.
-pub fn engine_log(folder: &Path) -> PathBuf {
-    let mut ended: Vec<(SystemTime, PathBuf)> = engine_logs(folder).collect();
+/// The log file of this process as an engine, in that job of a batch system. Logs of engine
+/// processes that have ended on this machine are removed, but for the newest ones: a cluster that
+/// starts engines for years does not fill its disk with them. Of other machines' processes, which
+/// may log into the same folder, it is not known whether they live.
+pub fn engine_log(folder: &Path, job: Option<&str>) -> PathBuf {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = plain(&host);
+    let mut ended: Vec<(SystemTime, PathBuf)> = engine_logs(folder, &host).collect();
     ended.sort();
     for (_, path) in ended.iter().rev().skip(ENDED_ENGINES_KEPT) {
         let files = (1..=ROTATED_KEPT).map(|n| rotated(path, n)).chain([path.clone()]);
         files.for_each(|file| _ = fs::remove_file(file));
     }
-    folder.join(format!("engine-{}.log", std::process::id()))
+    let job = job.map_or_else(String::new, |job| format!("{}@", plain(job)));
+    folder.join(format!("engine-{job}{host}-{}.log", std::process::id()))
 }
+
+/// A text that is fit for a part of a file's name.
+fn plain(text: &str) -> String {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || "._-[]".contains(it);
+    text.chars().take(NAME_PART_CHARS_MAX).map(|it| if is_plain(it) { it } else { '_' }).collect()
+}
+
+/// Characters of a job's or host's name in the name of a file.
+const NAME_PART_CHARS_MAX: usize = 64;
 
 /// The logs of engine processes that have ended on this machine, with when they were last written
 /// to.
-fn engine_logs(folder: &Path) -> impl Iterator<Item = (SystemTime, PathBuf)> {
-    folder.read_dir().into_iter().flatten().flatten().filter_map(|entry| {
+fn engine_logs(folder: &Path, host: &str) -> impl Iterator<Item = (SystemTime, PathBuf)> {
+    folder.read_dir().into_iter().flatten().flatten().filter_map(move |entry| {
         let name = entry.file_name();
-        let pid = name.to_str()?.strip_prefix("engine-")?.strip_suffix(".log")?.parse().ok()?;
-        let ended =
-            Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH));
+        let name = name.to_str()?.strip_prefix("engine-")?.strip_suffix(".log")?;
+        let (of, pid) = name.rsplit_once('-')?;
+        let is_of_here = of.rsplit('@').next() == Some(host);
+        let pid = Pid::from_raw(pid.parse().ok()?).filter(|_| is_of_here)?;
+        let ended = test_kill_process(pid) == Err(Errno::SRCH);
         Some((entry.metadata().ok()?.modified().ok()?, entry.path())).filter(|_| ended)
     })
 }
@@ -274,24 +289,34 @@ mod tests {
     }
 
     #[test]
-    fn logs_of_ended_engines_go_but_for_the_newest_and_those_that_live() {
+    fn logs_of_ended_engines_of_this_host_go_but_for_the_newest() {
         let folder = tempfile::tempdir().unwrap();
-        let ours = folder.path().join(format!("engine-{}.log", std::process::id()));
+        let at = |name: String| folder.path().join(name);
+        let ours = engine_log(folder.path(), None);
         fs::write(&ours, "").unwrap();
+        let name = ours.file_name().unwrap().to_str().unwrap();
+        let host = name.strip_prefix("engine-").unwrap().rsplit_once('-').unwrap().0;
         // No process has such an id: the kernel gives them up to 2^22.
-        let ended = |n: u32| folder.path().join(format!("engine-{}.log", 5_000_000 + n));
-        for n in 0..ENDED_ENGINES_KEPT as u32 + 2 {
-            let file = File::create(ended(n)).unwrap();
-            file.set_modified(
-                SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(n)),
-            )
-            .unwrap();
-        }
+        let ended = |n: u32| {
+            let job = if n.is_multiple_of(2) { format!("{n}_1@") } else { String::new() };
+            at(format!("engine-{job}{host}-{}.log", 5_000_000 + n))
+        };
+        let elsewhere = at("engine-7@another-5000000.log".to_owned());
+        let write = |path: &Path, second: u64| {
+            let written = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second);
+            File::create(path).unwrap().set_modified(written).unwrap();
+        };
+        (0..ENDED_ENGINES_KEPT as u32 + 2).for_each(|n| write(&ended(n), u64::from(n)));
+        write(&elsewhere, 0);
         fs::write(rotated(&ended(0), 1), "").unwrap();
         fs::write(folder.path().join("broker.log"), "").unwrap();
-        assert_eq!(engine_log(folder.path()), ours);
+        assert_eq!(engine_log(folder.path(), None), ours);
         assert!(!ended(0).exists() && !ended(1).exists() && !rotated(&ended(0), 1).exists());
         assert!(ended(2).exists() && ours.exists() && folder.path().join("broker.log").exists());
+        assert!(elsewhere.exists());
+        let of_job = engine_log(folder.path(), Some("15_2 /../x"));
+        let of_job = of_job.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(of_job.starts_with("engine-15_2__.._x@"), "{of_job}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Detection of requests to stop a program, and of their cause.
 
-use std::fmt;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
 
+use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -10,7 +12,8 @@ use tokio::sync::oneshot;
 pub enum Reason {
     /// SIGINT: a person at the terminal, who waits.
     Interrupted,
-    /// SIGTERM: a service manager or a batch system.
+    /// SIGTERM: a service manager or a batch system. Grid Engine and LSF say with SIGUSR1, SIGUSR2
+    /// or SIGXCPU that it comes.
     Terminated,
     /// The end of standard input: whoever started the program has ended.
     StarterEnded,
@@ -39,17 +42,18 @@ impl fmt::Display for Reason {
 /// Hears each time that the program is asked to stop.
 #[derive(Debug)]
 pub struct Stop {
-    signals: Option<(Signal, Signal)>,
+    signals: Option<Signals>,
+    terminated: Repeats,
+    began: Instant,
     stdin: Option<oneshot::Receiver<()>>,
 }
 
 impl Stop {
-    /// Hears SIGINT and SIGTERM from now on, and, if `with_stdin` is set, the end of standard
+    /// Hears SIGINT and SIGTERM, and what else means these, from now on, and, if `with_stdin` is set, the end of standard
     /// input: so a program that was started by another ends with it, however that one ends. Call it
     /// within a tokio runtime.
     pub fn new(with_stdin: bool) -> Self {
-        let signals = signal(SignalKind::interrupt())
-            .and_then(|it| Ok((it, signal(SignalKind::terminate())?)));
+        let signals = Signals::new();
         let stdin = with_stdin.then(|| {
             let (ended, end) = oneshot::channel();
             // A thread, since tokio's own reader of standard input cannot be cancelled and would
@@ -60,12 +64,24 @@ impl Stop {
             });
             end
         });
-        Self { signals: signals.ok(), stdin }
+        let terminated = Repeats::default();
+        Self { signals: signals.ok(), terminated, began: Instant::now(), stdin }
     }
 
     /// Waits until somebody asks, and says what it was. Nothing is lost if it is called anew.
     pub async fn next(&mut self) -> Reason {
-        let Some((interrupt, terminate)) = &mut self.signals else { return Reason::NoSignals };
+        loop {
+            let reason = self.next_signal().await;
+            let is_terminated = reason == Reason::Terminated;
+            if !is_terminated || !self.terminated.is_repeated(self.began.elapsed()) {
+                return reason;
+            }
+        }
+    }
+
+    async fn next_signal(&mut self) -> Reason {
+        let Some(signals) = &mut self.signals else { return Reason::NoSignals };
+        let Signals { interrupt, terminate, user1, user2, processor_time } = signals;
         let stdin = async {
             match &mut self.stdin {
                 Some(end) => drop(end.await),
@@ -75,6 +91,9 @@ impl Stop {
         tokio::select! {
             _ = interrupt.recv() => Reason::Interrupted,
             _ = terminate.recv() => Reason::Terminated,
+            _ = user1.recv() => Reason::Terminated,
+            _ = user2.recv() => Reason::Terminated,
+            _ = processor_time.recv() => Reason::Terminated,
             () = stdin => {
                 self.stdin = None;
                 Reason::StarterEnded
@@ -83,7 +102,63 @@ impl Stop {
     }
 }
 
+/// The signals that are heard.
+#[derive(Debug)]
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    user1: Signal,
+    user2: Signal,
+    processor_time: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            processor_time: signal(SignalKind::from_raw(Number::XCPU.as_raw()))?,
+        })
+    }
+}
+
+/// Signals that repeat an earlier one: Slurm sends SIGTERM twice within milliseconds, which is one
+/// wish.
+#[derive(Debug, Default)]
+struct Repeats {
+    first: Option<Duration>,
+}
+
+impl Repeats {
+    /// A signal comes; true if it is the same as one that came shortly before.
+    fn is_repeated(&mut self, now: Duration) -> bool {
+        if self.first.is_some_and(|first| now.saturating_sub(first) < SAME_WITHIN) {
+            return true;
+        }
+        self.first = Some(now);
+        false
+    }
+}
+
+/// The time within which signals are the same one.
+const SAME_WITHIN: Duration = Duration::from_secs(2);
+
 /// Waits for the first of what [`Stop`] hears, and returns why.
 pub async fn requested(with_stdin: bool) -> &'static str {
     Stop::new(with_stdin).next().await.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_within_two_seconds_of_the_first_are_the_same_one() {
+        let mut repeats = Repeats::default();
+        let at = [0, 8, 1_999, 2_000, 2_001, 3_999, 4_000].map(Duration::from_millis);
+        let repeated: Vec<bool> = at.into_iter().map(|now| repeats.is_repeated(now)).collect();
+        assert_eq!(repeated, [false, true, true, false, true, true, false]);
+    }
 }

@@ -75,17 +75,31 @@ fn engine(spec: &PoolSpec, system: &System, it: Submission) -> String {
 }
 
 /// The flags by which an engine knows that it is a job's: all of them are here.
-fn job_flags(spec: &PoolSpec, system: &System, _it: Submission) -> Vec<String> {
-    let pool = format!("--label={}{}", POOL_LABEL, spec.name);
-    // Filled in by the shell of the job.
-    let job = format!("\"--label={JOB_LABEL}{}\"", system.job_variable);
-    vec![pool, job]
+fn job_flags(spec: &PoolSpec, system: &System, it: Submission) -> Vec<String> {
+    let mut flags = vec![format!("--label={POOL_LABEL}{}", spec.name)];
+    // Filled in by the shell of the job, as is the time that its setup has taken.
+    flags.push(format!("\"--job={}\"", system.job_variable));
+    flags.push(format!("--time-limit=$(({} - SECONDS))", spec.job.walltime_s));
+    flags.push(format!("--broker-timeout={BROKER_TIMEOUT}"));
+    if !it.lasting {
+        flags.push(format!("--idle-timeout={IDLE_TIMEOUT}"));
+    }
+    // Somebody may know better.
+    let is_given = |flag: &String| {
+        let name = flag.split('=').next().unwrap_or_default();
+        spec.engine.flags.iter().any(|given| given.split('=').next() == Some(name))
+    };
+    flags.retain(|flag| flag.starts_with("--label") || !is_given(flag));
+    flags
 }
 
+/// A job whose broker is gone for so long ends: it would be charged for nothing.
+const BROKER_TIMEOUT: &str = "10m";
+/// An engine above the least number of an elastic pool leaves when it has nothing to do for so
+/// long.
+const IDLE_TIMEOUT: &str = "5m";
 /// The label that names an engine's pool.
 pub const POOL_LABEL: &str = "pool=";
-/// The label that names an engine's job.
-pub const JOB_LABEL: &str = "job=";
 
 /// A word as a shell takes it.
 pub fn quoted(word: &str) -> String {
@@ -140,7 +154,8 @@ mod tests {
 export FURLONG_HOME=/shared/u/.furlong
 exec '/opt/my programs/furlong' engine --cap /shared/u/.furlong/default/security/engine.cap.json \
 --python /usr/bin/python3 -n 2 --label=pool=slurm \
-\"--label=job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}\"
+\"--job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}\" --time-limit=$((3600 - SECONDS)) \
+--broker-timeout=10m
 ";
         assert_eq!(script, expected);
         let mut more = spec();

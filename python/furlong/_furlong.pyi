@@ -85,6 +85,7 @@ class Options:
         at_most_once: bool = False,
         queue_timeout: float | None = None,
         run_timeout: float | None = None,
+        time_request: float | None = None,
         after: _Depends | None = None,
         follow: _Depends | None = None,
         require: Sequence[str] = (),

@@ -63,7 +63,7 @@ impl Options {
     #[new]
     #[pyo3(signature = (
         *, label=None, priority=0, retries=None, error_retries=0, backoff=0.0, at_most_once=false,
-        queue_timeout=None, run_timeout=None, after=None, follow=None, require=Vec::new(),
+        queue_timeout=None, run_timeout=None, time_request=None, after=None, follow=None, require=Vec::new(),
         keep=false, abort_on_error=false, restart_safe=false, durable=false, stay=false,
     ))]
     #[expect(
@@ -81,6 +81,7 @@ impl Options {
         at_most_once: bool,
         queue_timeout: Option<f64>,
         run_timeout: Option<f64>,
+        time_request: Option<f64>,
         after: Option<Depends>,
         follow: Option<Depends>,
         require: Vec<String>,
@@ -103,6 +104,7 @@ impl Options {
                 .map(|limit| limit_ms("queue_timeout", limit))
                 .transpose()?,
             run_timeout_ms: run_timeout.map(|limit| limit_ms("run_timeout", limit)).transpose()?,
+            time_request_ms: time_request.map(|time| limit_ms("time_request", time)).transpose()?,
             after,
             after_any,
             follow,

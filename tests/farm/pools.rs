@@ -300,10 +300,7 @@ fn a_system_that_is_missing_or_mad_is_said_in_a_line() {
     let pool =
         site.wait_for("a refusal", |pool| pool["state"] != "ok" && pool["state"] != "starts");
     let state = pool["state"].as_str().unwrap();
-    assert!(
-        state.starts_with("sbatch says no job's id: Have a nice day; tried"),
-        "{state}"
-    );
+    assert!(state.starts_with("sbatch says no job's id: Have a nice day; tried"), "{state}");
     site.fake("squeue", "echo 'slurm_load_jobs error: Unable to contact controller' >&2; exit 1");
     site.wait_for("a failure", |pool| {
         pool["state"] == "squeue fails: slurm_load_jobs error: Unable to contact controller"

@@ -197,6 +197,8 @@ impl World {
             held: held.work,
             received: held.received,
             dropped: held.dropped,
+            job: None,
+            ends_in_ms: None,
         };
         process.link = Link::Up(no);
         process.redial.handle_connected(Duration::from_micros(self.now));
@@ -296,6 +298,7 @@ impl World {
             self.notes_cut_off(no);
             return self.peer_notices(no);
         }
+        self.processes[place].core.handle_tick(now);
         self.engine_flush(place);
     }
 
@@ -400,10 +403,24 @@ impl World {
         }
     }
 
-    /// It gets a SIGTERM.
+    /// It gets a SIGTERM, or all of its job does: its interpreters die of that, sooner or later than
+    /// it hears of it.
     pub fn process_drains(&mut self, place: usize) {
+        let (of_job, is_first) = (self.dice.pick(&[false, true]), self.dice.pick(&[false, true]));
+        if of_job && is_first {
+            self.interpreters_die(place);
+        }
         self.processes[place].core.handle_stop("simulated");
         self.process_is_told_to_stop(place);
+        if of_job && !is_first {
+            self.interpreters_die(place);
+        }
+    }
+
+    fn interpreters_die(&mut self, place: usize) {
+        for slot in 0..self.processes[place].slots.len() {
+            self.slot_dies(place, slot, false);
+        }
     }
 
     fn process_is_told_to_stop(&mut self, place: usize) {
@@ -422,6 +439,8 @@ impl World {
     fn leaves_if_it_is_time(&mut self, place: usize) {
         let (now, has_sent) = (Duration::from_micros(self.now), self.has_sent(place));
         if let Some(reason) = self.processes[place].core.poll_leave(now, has_sent) {
+            // What it ran is given back.
+            self.engine_writes(place);
             self.process_leaves(place, &reason);
         }
     }

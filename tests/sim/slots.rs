@@ -426,6 +426,7 @@ impl World {
             let header = ReplyHeader::Raised(error("Died", "signal 9"));
             let reply = AttemptEnd {
                 times: self.times(&running),
+                killed_by: (!by_cancel).then_some(9),
                 ..AttemptEnd::without_data(outcome, header)
             };
             self.slot_reports(place, slot, SlotEvent::Finished { attempt: running.job, reply });

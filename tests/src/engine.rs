@@ -26,6 +26,8 @@ pub fn register(process: u32, slots: usize) -> Register {
         held: Vec::new(),
         received: None,
         dropped: None,
+        job: None,
+        ends_in_ms: None,
     }
 }
 

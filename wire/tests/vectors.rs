@@ -724,6 +724,8 @@ fn status() -> ClusterStatus {
         labels: vec![],
         address: "192.0.2.1:40000".to_owned(),
         engines: vec![EngineId(0)],
+        job: Some("4711".to_owned()),
+        ends_in_ms: Some(3_585_000),
     };
     let engine = EngineStatus {
         id: EngineId(0),
@@ -872,5 +874,7 @@ fn register() -> Register {
         }],
         received: Some(attempt()),
         dropped: None,
+        job: Some("15_2".to_owned()),
+        ends_in_ms: Some(3_585_000),
     }
 }

@@ -19,6 +19,14 @@ pub struct EngineFlags {
     /// batch system, the memory that its jobs ask for, an engine
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<MemorySize>,
+    /// Leave after this time with nothing to run; by default never, and 5m on a batch system for
+    /// the engines above the least number of a range
+    #[arg(long, value_name = "TIME")]
+    pub idle_timeout: Option<String>,
+    /// Leave after this time without a broker, if nothing runs; by default never, and 10m on a
+    /// batch system
+    #[arg(long, value_name = "TIME")]
+    pub broker_timeout: Option<String>,
 }
 
 impl EngineFlags {
@@ -34,7 +42,9 @@ impl EngineFlags {
     pub fn flags_of_jobs(&self) -> Vec<String> {
         let labels = self.labels.iter().map(|label| flag("label", label));
         let env = self.env.iter().map(|variable| flag("env", variable));
-        labels.chain(env).collect()
+        let idle = self.idle_timeout.iter().map(|time| flag("idle-timeout", time));
+        let broker = self.broker_timeout.iter().map(|time| flag("broker-timeout", time));
+        labels.chain(env).chain(idle).chain(broker).collect()
     }
 }
 

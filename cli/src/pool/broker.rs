@@ -7,7 +7,7 @@ use std::time::Duration;
 use furlong_client::{Client, EngineId, EngineTargets};
 use furlong_host::home::ClusterDir;
 use furlong_pool::keeper::{EnginesOfJob, JobId};
-use furlong_pool::script::{JOB_LABEL, POOL_LABEL};
+use furlong_pool::script::POOL_LABEL;
 use furlong_wire::message::ClusterStatus;
 use furlong_wire::token::Role;
 use tokio::sync::{mpsc, watch};
@@ -91,10 +91,8 @@ pub fn picture(status: &ClusterStatus, looks: u64) -> Picture {
         .map(|engine| (engine.id, (engine.tasks_assigned + engine.tasks_queued) as u32))
         .collect();
     for process in &status.processes {
-        let label = |start: &str| {
-            process.labels.iter().find_map(|label| label.strip_prefix(start).map(str::to_owned))
-        };
-        let Some((pool, job)) = label(POOL_LABEL).zip(label(JOB_LABEL)) else { continue };
+        let pool = process.labels.iter().find_map(|label| label.strip_prefix(POOL_LABEL));
+        let Some((pool, job)) = pool.map(str::to_owned).zip(process.job.clone()) else { continue };
         let job = JobId(job);
         let of_job = picture.pools.entry(pool).or_default().entry(job.clone()).or_default();
         of_job.online += process.engines.len() as u32;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use furlong_pool::keeper::{Job, JobId, JobState};
-use furlong_pool::script::{JOB_LABEL, POOL_LABEL, quoted};
+use furlong_pool::script::{POOL_LABEL, quoted};
 use furlong_pool::spec::{Host, PoolSpec};
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -168,7 +168,7 @@ impl HostsPool {
         words.extend(["-n".to_owned(), host.engines.unwrap_or(1).to_string()]);
         words.extend(engine.flags.iter().map(|flag| quoted(flag)));
         words.push(quoted(&format!("--label={POOL_LABEL}{}", self.spec.name)));
-        words.push(quoted(&format!("--label={JOB_LABEL}{}", host.name)));
+        words.push(quoted(&format!("--job={}", host.name)));
         lines.push(words.join(" "));
         lines.join("\n")
     }

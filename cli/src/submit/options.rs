@@ -44,6 +44,9 @@ pub struct OptionArgs {
     /// End a task that runs for this long
     #[arg(long, visible_alias = "run-timeout", value_name = "TIME", value_parser = limit)]
     time_limit: Option<Duration>,
+    /// Only on engines that have this much time left before they end; by default the `--time-limit`
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    time_request: Option<Duration>,
     /// Run after all of these tasks have succeeded
     #[arg(long, value_name = "TASKS", help_heading = "Dependencies")]
     after: Option<Selector>,
@@ -94,6 +97,9 @@ impl OptionArgs {
         }
         if let Some(limit) = self.time_limit {
             call = call.run_timeout(limit);
+        }
+        if let Some(time) = self.time_request {
+            call = call.time_request(time);
         }
         call = self.require.iter().fold(call, CallSpec::require);
         call = self.depend(client, call).await?;

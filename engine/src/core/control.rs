@@ -32,6 +32,7 @@ impl Core {
         // It has ended: a signal is for what runs now, and is not kept for later.
         let Some((job, slot, runtime)) = self.find(attempt) else { return };
         if !self.slots[slot as usize].waiting.contains(&job) {
+            self.work.get_mut(&job).expect("it was found a moment ago").signalled = true;
             self.outputs.push_back(Output::Signal(slot, runtime, job, signal));
         }
     }

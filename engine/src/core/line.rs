@@ -44,6 +44,7 @@ impl Core {
             inputs: self.values.take_inputs(part.attempt),
             reported: false,
             cancelled: false,
+            signalled: false,
             output: None,
             has_whole_output: false,
         };

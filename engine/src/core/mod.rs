@@ -32,6 +32,7 @@ use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEn
 use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::{InlineBytes, unpack_inline, unpack_inline_call};
 pub use held::Held;
+pub use leave::{End, Limits};
 pub(crate) use results::unreadable;
 
 use crate::job::{DataFile, Job, SlotEvent, SlotIndex, SlotJob};
@@ -147,6 +148,8 @@ struct Work {
     reported: bool,
     /// Its end is not waited for.
     cancelled: bool,
+    /// It was sent a signal that somebody has asked for, and may end by it.
+    signalled: bool,
     /// The output so far: standard output and standard error. Most write nothing.
     output: Option<Box<[Kept; 2]>>,
     /// True if nothing of it is to be left out.
@@ -252,6 +255,7 @@ impl Core {
     /// to another.
     pub fn handle_disconnected(&mut self) {
         (self.connected, self.was_cut) = (false, true);
+        self.give_back_killed();
         self.results.handle_disconnected();
         let undefined = std::mem::take(&mut self.undefined).into_iter().map(|(_, _, call, _)| call);
         let receiving =
@@ -374,7 +378,7 @@ impl Core {
     /// Takes what a slot reports.
     pub fn handle_slot_event(&mut self, slot: SlotIndex, event: SlotEvent) {
         match event {
-            SlotEvent::Finished { attempt: job, reply } => self.finished(slot, job, reply),
+            SlotEvent::Finished { attempt: job, reply } => self.slot_finished(slot, job, reply),
             SlotEvent::Output { attempt: job, stream, bytes } => self.output(job, stream, &bytes),
             SlotEvent::StrayOutput { stream, bytes } => {
                 let text = String::from_utf8_lossy(&bytes);
@@ -570,6 +574,10 @@ impl Core {
     /// Starts what can be started: a slot runs one thing at a time, whatever the runtime, in the
     /// order of its line.
     fn advance(&mut self, slot: SlotIndex) {
+        // What ends the job may be ending what runs beside it: nothing begins only to be killed.
+        if self.leaving.has_killed(slot) {
+            return;
+        }
         let place = &mut self.slots[slot as usize];
         while let Some(first) = place.waiting.front() {
             let work = self.work.get_mut(first).expect("a forgotten job leaves its line");

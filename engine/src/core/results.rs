@@ -85,7 +85,7 @@ impl Core {
             wholes.push(kept.take_whole());
             written[usize::from(stream == Stream::Stderr)] = kept.total();
         }
-        let AttemptEnd { outcome, mut header, mut data, file, times, fingerprint } = reply;
+        let AttemptEnd { outcome, mut header, mut data, file, times, fingerprint, .. } = reply;
         if let ReplyHeader::Exited { written: of_all, .. } = &mut header {
             *of_all = work.has_whole_output.then(|| written.into());
         }
@@ -107,6 +107,9 @@ impl Core {
             }
             AttemptOutcome::Lost(cause) => {
                 Outcome::error(TaskState::Lost, ErrorKind::EngineLost, cause)
+            }
+            AttemptOutcome::GivenBack => {
+                Outcome::error(TaskState::Lost, ErrorKind::GivenBack, "stopped with its job")
             }
             AttemptOutcome::NotBegun(_) => unreachable!("it was sent above"),
         };

@@ -378,7 +378,7 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
             }
             Err((outcome, failure)) => (outcome, raised(failure), Vec::new()),
         };
-        let reply = AttemptEnd { outcome, header, data, file: None, times, fingerprint: None };
+        let reply = AttemptEnd { data, times, ..AttemptEnd::without_data(outcome, header) };
         let end = SlotEvent::Finished { attempt: job.attempt, reply };
         if events.send((slot, end.into())).is_err() {
             return;

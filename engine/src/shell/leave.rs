@@ -48,6 +48,8 @@ impl Shell {
     /// Says goodbye and gives the last bytes a second to leave.
     pub(super) async fn leave(&mut self, reason: &str) {
         tracing::info!("leaving: {reason}");
+        // What it ran is given back.
+        self.carry_out();
         let Link::Up(up) = &mut self.link else { return };
         up.peer.push(&FromEngine::Goodbye(Goodbye { reason: reason.to_owned() }));
         let last = async {

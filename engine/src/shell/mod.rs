@@ -1,5 +1,6 @@
 //! The engine's shell: the connection to the broker, made again and again, and the slots' runtimes.
 
+pub(crate) mod capability;
 mod files;
 mod leave;
 mod register;
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use furlong_host::home::{CapabilityFileError, load_capability};
+use furlong_host::home::CapabilityFileError;
 use furlong_host::private_file::FileProblem;
 use furlong_host::stop::Stop;
 use furlong_link::dial::{DialError, Dialed, dial, random_bytes};
@@ -20,7 +21,6 @@ use furlong_link::peer::outbox::Chunks;
 use furlong_link::peer::redial::Redial;
 use furlong_link::peer::{Dead, Peer};
 use furlong_link::stream::WriteHalf;
-use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
 use furlong_wire::limits::WRITE_TURN_BYTES;
@@ -31,7 +31,8 @@ use tokio::task::JoinHandle;
 
 use crate::EngineError;
 use crate::clock;
-use crate::core::{BrokerMisbehaved, Core, Output};
+use crate::core::{BrokerMisbehaved, Core, Limits, Output};
+use crate::deadline::{Deadline, TimeLimit};
 use crate::job::{Job, SlotEvent, SlotIndex};
 use crate::mailbox::Mailbox;
 use crate::runtime::Report;
@@ -39,13 +40,14 @@ use crate::runtime::command::CommandConfig;
 use crate::runtime::native::Functions;
 use crate::runtime::python::{PythonConfig, PythonShared, RESTARTED};
 use crate::surroundings::Variables;
+use capability::Source;
 use files::FilePermits;
 use register::Identity;
 use slots::Slots;
 
 /// Everything that an engine process is made of.
 pub(crate) struct Setup {
-    pub(crate) capability: PathBuf,
+    pub(crate) capability: Source,
     pub(crate) slots: u32,
     pub(crate) functions: Functions,
     pub(crate) python: Option<PythonConfig>,
@@ -55,7 +57,10 @@ pub(crate) struct Setup {
     pub(crate) labels: Vec<String>,
     pub(crate) software: String,
     pub(crate) stop_with_stdin: bool,
-    pub(crate) drain_timeout: Option<Duration>,
+    /// Without the end, which is found later.
+    pub(crate) limits: Limits,
+    pub(crate) time_limit: TimeLimit,
+    pub(crate) job: Option<String>,
 }
 
 /// Slot events that are taken in one turn: few, so that the broker gets on with them meanwhile.
@@ -81,11 +86,14 @@ struct Shell {
     /// The broker's address, for the clients that tasks open.
     door: String,
     files: FilePermits,
+    /// When it ends, once that is known: before the first connection.
+    deadline: Deadline,
 }
 
 struct Settings {
-    capability: PathBuf,
+    capability: Source,
     software: String,
+    limits: Limits,
 }
 
 enum Link {
@@ -124,25 +132,32 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         labels: setup.labels,
         runtimes,
         memory,
+        job: setup.job,
     };
-    let settings = Settings { capability: setup.capability, software: setup.software };
+    let (capability, limits) = (setup.capability, setup.limits);
+    let settings = Settings { capability, software: setup.software, limits };
+    let (began, deadline) = (Instant::now(), Deadline::default());
     let dialling =
         connect(settings.capability.clone(), hello(&settings, &identity, 1), Duration::ZERO);
     let mut core = Core::new(identity.instance, setup.slots);
-    core.set_drain_timeout(setup.drain_timeout);
+    core.set_limits(limits);
+    let found = setup.time_limit.find(began, deadline.clone());
+    let first = with_version(dialling, slots.python());
+    let first = async { tokio::join!(first, found).0 };
     let mut shell = Shell {
         core,
         published: Mailbox::default(),
-        link: Link::Dialling(tokio::spawn(with_version(dialling, slots.python()))),
+        link: Link::Dialling(tokio::spawn(first)),
         slots,
         identity,
         setup: settings,
         redial: Redial::new(),
-        began: Instant::now(),
+        began,
         told: None,
         engines: Vec::new(),
         door: String::new(),
         files: FilePermits::new(),
+        deadline,
     };
     let (mut stop, mut tick) = (Stop::new(setup.stop_with_stdin), ticks());
     // Armed when a job begins and left as it is when that ends: a timer for each job would cost a
@@ -232,16 +247,20 @@ impl Shell {
             Some(Dead::Stalled) => self.down("the broker took nothing for 10 s"),
             None => {}
         }
+        self.core.handle_tick(now);
         let core = &self.core;
         self.slots.end_idle_stand_ins(Instant::now(), |place| core.has_nothing(place));
     }
 
     fn handle_link(&mut self, happened: Happened) -> Result<(), EngineError> {
         match happened {
-            Happened::Dialled(outcome) => match *outcome {
-                Ok((dialed, door)) => self.up(dialed, door),
-                Err(error) => return self.no_connection(error),
-            },
+            Happened::Dialled(outcome) => {
+                self.core.set_limits(Limits { end: self.deadline.end(), ..self.setup.limits });
+                match *outcome {
+                    Ok((dialed, door)) => self.up(dialed, door),
+                    Err(error) => return self.no_connection(error),
+                }
+            }
             Happened::Read(Ok(0)) => self.down("the broker closed the connection"),
             Happened::Read(Err(error)) => self.down(&format!("the connection broke: {error}")),
             Happened::Read(Ok(_)) => {
@@ -261,8 +280,10 @@ impl Shell {
         let mut peer = Peer::new::<FromEngine>(sealer, TICK, now).bearing_stalls();
         let python = self.slots.python();
         let held = self.core.held();
+        let left = self.deadline.end().map(|end| end.stop_at.saturating_sub(now));
+        let variables = self.slots.variables();
         let register =
-            self.identity.register(&self.engines, python.as_deref(), self.slots.variables(), held);
+            self.identity.register(&self.engines, python.as_deref(), variables, held, left);
         peer.push(&FromEngine::Register(Box::new(register)));
         self.link = Link::Up(Box::new(Up { incoming, socket, peer, blocked: false }));
         self.redial.handle_connected(now);
@@ -485,14 +506,14 @@ fn hello(settings: &Settings, identity: &Identity, incarnation: u64) -> HelloBod
 /// Waits, reads the capability file as it is now, and dials: the broker may have moved since the
 /// last time.
 async fn connect(
-    path: PathBuf,
+    source: Source,
     mut hello: HelloBody,
     wait: Duration,
 ) -> Result<(Dialed, String), NoConnection> {
     tokio::time::sleep(wait).await;
-    let capability: Capability = load_capability(&path)?;
+    let capability = source.load()?;
     if capability.role() != Role::Engine {
-        return Err(NoConnection::Role { path, role: capability.role() });
+        return Err(NoConnection::Role { path: source.place(), role: capability.role() });
     }
     hello.token = capability.token().as_bytes().to_vec();
     Ok((dial(capability.door(), &hello).await?, capability.door().to_json()))

@@ -1,6 +1,7 @@
 //! The identity of the process, as it tells the broker.
 
 use std::env;
+use std::time::Duration;
 
 use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
 use furlong_wire::limits::NAME_BYTES_MAX;
@@ -21,16 +22,19 @@ pub(super) struct Identity {
     pub(super) runtimes: Vec<Runtime>,
     /// The bound of the tasks' memory, if there is one.
     pub(super) memory: Option<String>,
+    /// The job of a batch system in which it runs.
+    pub(super) job: Option<String>,
 }
 
 impl Identity {
-    /// The first message of a connection. The slots' integers are known after the first.
+    /// The first message of a connection, of a process that leaves in so long. The slots' integers are known after the first.
     pub(super) fn register(
         &self,
         engines: &[EngineId],
         python: Option<&PythonShared>,
         variables: &Variables,
         held: Held,
+        left: Option<Duration>,
     ) -> Register {
         let asked = (0..).map(|slot| Some(EngineId(self.first_id?.checked_add(slot)?)));
         let known = engines.iter().map(|id| Some(*id)).chain(asked.skip(engines.len()));
@@ -56,6 +60,8 @@ impl Identity {
             held: held.work,
             received: held.received,
             dropped: held.dropped,
+            job: self.job.clone(),
+            ends_in_ms: left.map(|left| left.as_millis().try_into().unwrap_or(u64::MAX)),
         }
     }
 }

@@ -292,6 +292,7 @@ fn options(input: &mut Input<'_>) -> TaskOptions {
         at_most_once: is(4),
         queue_timeout_ms: is(5).then(|| input.number()),
         run_timeout_ms: is(6).then(|| input.number()),
+        time_request_ms: (is(5) && is(6)).then_some(60_000),
         after,
         after_any: is(7),
         follow,

@@ -160,6 +160,8 @@ impl Engine {
             held: self.in_hand.iter().cloned().collect(),
             received: self.in_hand.back().map(|work| work.attempt),
             dropped: None,
+            job: None,
+            ends_in_ms: (place == 1).then_some(90_000),
         }
     }
 

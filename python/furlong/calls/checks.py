@@ -240,6 +240,7 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "at_most_once": _bool,
     "timeout": _wait_limit,
     "run_timeout": _limit,
+    "time_request": _limit,
     "after": _tasks,
     "follow": _tasks,
     "require": _require,

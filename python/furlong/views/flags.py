@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         at_most_once: bool
         timeout: float | None
         run_timeout: float | None
+        time_request: float | None
         after: Tasks
         follow: Tasks
         require: str | Iterable[str]
@@ -61,6 +62,7 @@ TASK_FLAGS: dict[str, object] = {
     "at_most_once": False,
     "timeout": None,
     "run_timeout": None,
+    "time_request": None,
     "after": None,
     "follow": None,
     "require": (),

@@ -60,6 +60,8 @@ class View(ViewNames):
         Seconds for which a task may wait for an engine; without limit by default, as for 0.
     run_timeout : float, optional
         Seconds for which a task may run; then it is stopped. Without limit by default.
+    time_request : float, optional
+        Seconds that an engine must have left before it ends; by default `run_timeout`. For the shared queue.
     after, follow : result, id, `Dependency`, or several of such, optional
         Tasks that must have succeeded before; with `follow`, the task runs on their engine.
     require : str or sequence of str, default ()
@@ -92,6 +94,7 @@ class View(ViewNames):
     at_most_once: bool
     timeout: float | None
     run_timeout: float | None
+    time_request: float | None
     after: Tasks
     follow: Tasks
     require: str | Sequence[str]

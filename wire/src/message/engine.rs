@@ -192,6 +192,10 @@ bodies! {
         /// Of ended attempts whose results it has dropped before they were released, the last one.
         /// What it was given after that and does not hold has not run.
         dropped: Option<Attempt>,
+        /// The job of a batch system in which it runs, as that names it, for people.
+        job: Option<String>,
+        /// The time until it stops what it runs and leaves, if that is known.
+        ends_in_ms: Option<u64>,
     }
 
     /// One engine of a process.

@@ -250,6 +250,10 @@ pub struct ProcessStatus {
     pub address: String,
     /// Its engines.
     pub engines: Vec<EngineId>,
+    /// The job of a batch system in which it runs.
+    pub job: Option<String>,
+    /// The time until it stops what it runs and leaves, if that is known.
+    pub ends_in_ms: Option<u64>,
 }
 
 /// An engine.

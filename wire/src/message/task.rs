@@ -79,6 +79,8 @@ codes! {
         /// From engines alone: it did not begin there, and neither would any other task of its
         /// runtime.
         17 "no_runtime" NoRuntime,
+        /// From engines alone: it was stopped because the job ends in which its engine runs.
+        18 "given_back" GivenBack,
     }
 }
 
@@ -247,6 +249,9 @@ pub struct TaskOptions {
     /// True if its result stays at the broker until the client acknowledges its end: the value is
     /// sent only to who asks for it.
     pub stay: bool,
+    /// The time that its engine must have left, if that says when it ends.
+    #[serde(default)]
+    pub time_request_ms: Option<u64>,
 }
 
 /// A condition on another task.

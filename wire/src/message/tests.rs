@@ -406,6 +406,8 @@ fn the_longest_message_of_each_kind_from_an_engine_fits_a_record() {
         held: vec![held; HELD_RESULTS_MAX],
         received: Some(attempt),
         dropped: Some(attempt),
+        job: Some("j".repeat(NAME_BYTES_MAX)),
+        ends_in_ms: Some(u64::MAX),
     })));
 }
 

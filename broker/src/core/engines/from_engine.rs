@@ -10,6 +10,7 @@ use furlong_wire::message::{
     Output as TaskOutput, Payload, Raised, Runtime, SlotDown, Stream, TaskState, ToClient,
 };
 
+use super::given_back::is_given_back;
 use crate::core::attempts::Assignment;
 use crate::core::keys::{AttemptId, ProcessKey, SessionKey};
 use crate::core::payloads::arriving::{Account, EarlyEnd, EngineWaiting};
@@ -398,6 +399,9 @@ impl Core {
         finished: &AttemptFinished,
         (outcome, result_bytes): (Outcome, u64),
     ) -> Option<Outcome> {
+        if is_given_back(finished) {
+            return self.end_given_back(now, key, given, finished);
+        }
         let outcome = match self.begin_elsewhere(now, given, finished) {
             Beginning::Elsewhere => {
                 self.release_attempt(key, finished.attempt.id, 0);

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::message::Register;
 
-use crate::core::ConnectionId;
 use crate::core::keys::{AttemptId, ClassId, SessionKey};
 use crate::core::payloads::arriving::{Account, EngineWaiting};
 use crate::core::payloads::budget::Lane;
 use crate::core::payloads::stored::{Receiving, Stored};
+use crate::core::{ConnectionId, Time};
 
 /// A connected engine process.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Process {
     pub software: String,
     /// Its registration; none before that has arrived.
     pub register: Option<Register>,
+    /// When it stops what it runs and leaves, if it has said so.
+    pub ends: Option<Time>,
     /// Its engines, by slot.
     pub engines: Vec<EngineId>,
     /// The class of its engines; none before it has registered, and when it leaves.

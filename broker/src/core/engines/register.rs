@@ -1,6 +1,7 @@
 //! Registrations: a process says what it is and what it holds.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::limits::{NAME_BYTES_MAX, SLOTS_PER_PROCESS_MAX};
@@ -52,6 +53,7 @@ impl Core {
             self.turns.rests.insert(connection, Rest::Register(id, register.into()));
             return Ok(());
         }
+        let ends = register.ends_in_ms.map(|left| now.after(Duration::from_millis(left)));
         let mut ids = Vec::with_capacity(register.slots.len());
         for (slot, uuid, wanted) in
             (0..).zip(&register.slots).map(|(slot, it)| (slot, it.uuid, it.wanted))
@@ -64,7 +66,7 @@ impl Core {
                 );
                 // Without a class: it takes nothing until all is compared that its process holds.
                 (engine.process, engine.slot) = (Some(key), slot);
-                engine.instance = Some(instance);
+                (engine.instance, engine.ends) = (Some(instance), ends);
             });
             self.peers.expiries.cancel(Away::Engine(id));
             ids.push(id);
@@ -72,7 +74,7 @@ impl Core {
         let reconciling = Reconciling::take(&mut register, ids.clone(), self.attempts.made());
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.engines.clone_from(&ids);
-        process.register = Some(register);
+        (process.register, process.ends) = (Some(register), ends);
         self.to_engine(connection, ToEngine::Registered(Registered { engines: ids }));
         self.reconcile(now, key, Box::new(reconciling));
         Ok(())
@@ -111,7 +113,7 @@ impl Core {
 }
 
 fn within_limits(register: &Register) -> bool {
-    let names = register.labels.iter().chain([&register.host]);
+    let names = register.labels.iter().chain([&register.host]).chain(&register.job);
     let mut uuids: Vec<_> = register.slots.iter().map(|slot| slot.uuid).collect();
     uuids.sort_unstable();
     let distinct = uuids.windows(2).all(|pair| pair[0] != pair[1]);

@@ -28,6 +28,8 @@ pub struct Engine {
     pub class: Option<ClassId>,
     /// Its own class, while it is set aside for some work.
     pub own_class: Option<ClassId>,
+    /// When it leaves, if it has said so.
+    pub ends: Option<crate::core::Time>,
     /// Tasks for this engine alone.
     pub queue: DirectQueue,
     /// True if a client has asked for a new interpreter, and the engine has not said that the old
@@ -81,6 +83,7 @@ impl Engine {
             slot: 0,
             class: None,
             own_class: None,
+            ends: None,
             queue: DirectQueue::default(),
             work: EngineWork::default(),
             restarting: false,

@@ -14,6 +14,7 @@ use crate::core::payloads::charges::{definition_bytes, options_bytes};
 use crate::core::payloads::output::KeptOutput;
 use crate::core::payloads::stored::Stored;
 use crate::core::recovery::claims::ROSTER_WAIT;
+use crate::core::schedule::time_left::demanded_s;
 use crate::core::sessions::connect::SESSION_GRACE;
 use crate::core::sessions::expiries::Away;
 use crate::core::sessions::names::SessionKinds;
@@ -177,11 +178,11 @@ impl<'a> Restoring<'a> {
             row.runtime,
             &row.options.require,
             &session.claims.scopes,
-            0,
+            (0, demanded_s(Some(&row.options))),
             1,
         );
         let placement =
-            demands.or_else(|| core.schedule.placements.enter(row.runtime, &[], &[], 0, 1));
+            demands.or_else(|| core.schedule.placements.enter(row.runtime, &[], &[], (0, 0), 1));
         let placement = placement.expect("the plain demands are always there");
         // Only what may run once is noted when it begins. Any other may have run.
         let begun = row.begun || row.options.repeated || !row.options.at_most_once;

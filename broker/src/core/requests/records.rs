@@ -220,6 +220,10 @@ impl Core {
                 demands.runtime
             );
         }
+        let classes = self.schedule.placements.classes(task.placement, &self.engines);
+        if let Some(text) = self.no_engine_has_time(now, placement, classes.iter().copied()) {
+            return text;
+        }
         assert!(placement.waiting > 0, "a task that waits is not counted");
         let others = placement.waiting - 1;
         let stuck = match stuck {

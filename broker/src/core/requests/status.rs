@@ -140,7 +140,7 @@ impl Core {
                 };
                 let registered = self.processes.range((from, Bound::Unbounded));
                 let status = |(key, process): (&ProcessKey, &Process)| {
-                    Some((key.0, process_status(process)?))
+                    Some((key.0, process_status(now, process)?))
                 };
                 let next;
                 (processes, next) = page.fill(registered.filter_map(status), process_bytes);
@@ -182,7 +182,7 @@ impl Core {
 }
 
 /// Returns the status a process has reported; none before it has.
-fn process_status(process: &Process) -> Option<ProcessStatus> {
+fn process_status(now: Time, process: &Process) -> Option<ProcessStatus> {
     let register = process.register.as_ref()?;
     Some(ProcessStatus {
         host: register.host.clone(),
@@ -196,6 +196,8 @@ fn process_status(process: &Process) -> Option<ProcessStatus> {
         labels: register.labels.clone(),
         address: process.address.clone(),
         engines: process.engines.clone(),
+        job: register.job.clone(),
+        ends_in_ms: process.ends.map(|ends| ends.micros_since(now) / 1000),
     })
 }
 
@@ -203,6 +205,7 @@ fn process_status(process: &Process) -> Option<ProcessStatus> {
 fn process_bytes(process: &ProcessStatus) -> usize {
     let texts = [&process.host, &process.cwd, &process.software, &process.address];
     let texts = texts.into_iter().chain(&process.python).chain(&process.labels);
+    let texts = texts.chain(&process.job);
     let variables = process.environment.iter().map(|(name, value)| name.len() + value.len() + 7);
     let texts: usize = texts.map(|text| text.len() + 3).chain(variables).sum();
     40 + texts + ID_BYTES * process.engines.len()

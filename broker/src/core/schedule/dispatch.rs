@@ -14,7 +14,7 @@ use furlong_wire::message::{
 };
 use furlong_wire::payload::InlineBytes;
 
-use super::lending;
+use super::{lending, time_left};
 use crate::core::attempts::{Assignment, Stopping};
 use crate::core::engines::table::Engine;
 use crate::core::keys::{AttemptId, PlacementId, ProcessKey, SessionKey, TaskKey, ValueId};
@@ -158,7 +158,7 @@ impl Core {
         let mut waiting: Vec<PlacementId> = self.schedule.placements.waiting().collect();
         self.queue_apart(&mut waiting);
         while self.attempts.made() < until
-            && let Some((placement, key, engine)) = self.next_shared(&mut waiting)
+            && let Some((placement, key, engine)) = self.next_shared(now, &mut waiting)
         {
             self.schedule.shared_given += 1;
             let served = self.schedule.shared_given;
@@ -181,6 +181,7 @@ impl Core {
     /// and not once for each other.
     fn next_shared(
         &mut self,
+        now: Time,
         waiting: &mut Vec<PlacementId>,
     ) -> Option<(PlacementId, TaskKey, EngineId)> {
         let (tasks, sessions, engines, placements) =
@@ -198,13 +199,12 @@ impl Core {
             let Some(key) = next else { return false };
             let task = tasks.get(key).expect("what is queued has not ended");
             let limit = prefetch(sessions, task);
-            let idlest =
-                engines.idlest(placements.classes(*placement, engines).iter().copied(), limit);
+            let until = placements.get(*placement).over_at(now);
+            let classes = placements.classes(*placement, engines).iter().copied();
+            let idlest = time_left::idlest(engines, classes, limit, until);
             // A slot that is lent only if no other is free: its stand-in costs an interpreter.
-            let Some(engine) = idlest.or_else(|| lending::lender(engines, placements, *placement))
-            else {
-                return false;
-            };
+            let lender = || lending::lender(engines, placements, *placement, until);
+            let Some(engine) = idlest.or_else(lender) else { return false };
             let rank =
                 (Reverse(task.priority()), served(task.session), task.times.submitted, *placement);
             if first.as_ref().is_none_or(|(best, ..)| rank < *best) {

@@ -28,6 +28,7 @@ pub(in crate::core) fn lender(
     engines: &Engines,
     placements: &Placements,
     placement: PlacementId,
+    until: Option<Time>,
 ) -> Option<EngineId> {
     let depth = placements.get(placement).demands.depth;
     if depth == 0 {
@@ -36,9 +37,10 @@ pub(in crate::core) fn lender(
     let fits = |engine: &Engine| {
         engine.class.is_some_and(|class| placements.fits(placement, class, engines))
     };
+    let stays = |engine: &Engine| until.is_none_or(|until| engine.stays_until(until));
     engines
         .lenders()
-        .find(|(_, engine)| fits(engine) && engine.stands_in_for(depth))
+        .find(|(_, engine)| fits(engine) && engine.stands_in_for(depth) && stays(engine))
         .map(|(id, _)| id)
 }
 

@@ -10,6 +10,7 @@ pub(in crate::core) mod prefetch;
 pub(in crate::core) mod recall;
 pub(in crate::core) mod shared;
 pub(in crate::core) mod sweep;
+pub(in crate::core) mod time_left;
 
 use std::collections::BTreeSet;
 

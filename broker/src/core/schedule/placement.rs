@@ -32,6 +32,8 @@ pub struct Demands {
     pub scopes: Vec<String>,
     /// The number of tasks above it that wait for it, see [`super::lending`].
     pub depth: u32,
+    /// The time that the engine must have left, in seconds; 0 if none is demanded.
+    pub time_s: u64,
     /// The kind of the tasks, if some engines could not begin such ones: their queue is apart from
     /// the others.
     pub kind: Option<Kind>,
@@ -39,10 +41,15 @@ pub struct Demands {
 
 impl Demands {
     /// The demands of a task.
-    pub fn new(runtime: Runtime, require: &[String], scopes: &[String], depth: u32) -> Self {
+    pub fn new(
+        runtime: Runtime,
+        require: &[String],
+        scopes: &[String],
+        (depth, time_s): (u32, u64),
+    ) -> Self {
         let ascending: BTreeSet<&String> = require.iter().collect();
         let require = ascending.into_iter().cloned().collect();
-        Self { runtime, require, scopes: scopes.to_vec(), depth, kind: None }
+        Self { runtime, require, scopes: scopes.to_vec(), depth, time_s, kind: None }
     }
 
     /// Returns true if engines of a class meet them, and are set aside for such work.
@@ -158,28 +165,29 @@ impl Default for Placements {
             classes_made: 0,
         };
         for &runtime in Runtime::ALL {
-            placements.add(Demands::new(runtime, &[], &[], 0));
+            placements.add(Demands::new(runtime, &[], &[], (0, 0)));
         }
         placements
     }
 }
 
 impl Placements {
-    /// The id of a task's demands, for `tasks` tasks more. None if there are too many different
-    /// ones.
+    /// The id of a task's demands, for `tasks` tasks more: among them its nesting depth, and the
+    /// time that its engine must have left. None if there are too many different ones.
     pub fn enter(
         &mut self,
         runtime: Runtime,
         require: &[String],
         scopes: &[String],
-        depth: u32,
+        (depth, time_s): (u32, u64),
         tasks: u64,
     ) -> Option<PlacementId> {
-        let id = if require.is_empty() && scopes.is_empty() && depth == 0 {
+        let is_plain = require.is_empty() && scopes.is_empty() && (depth, time_s) == (0, 0);
+        let id = if is_plain {
             let plain = Runtime::ALL.iter().position(|known| *known == runtime);
             PlacementId(plain.expect("`ALL` has all of them") as u32)
         } else {
-            self.of_demands(runtime, require, scopes, depth)?
+            self.of_demands(runtime, require, scopes, (depth, time_s))?
         };
         self.get_mut(id).tasks += tasks;
         Some(id)
@@ -190,10 +198,10 @@ impl Placements {
         runtime: Runtime,
         require: &[String],
         scopes: &[String],
-        depth: u32,
+        (depth, time_s): (u32, u64),
     ) -> Option<PlacementId> {
         let is_same = |it: &Demands| {
-            let is_plain = it.depth == depth && it.kind.is_none();
+            let is_plain = it.depth == depth && it.time_s == time_s && it.kind.is_none();
             is_plain && it.runtime == runtime && it.require == require && it.scopes == scopes
         };
         if let Some(id) =
@@ -201,7 +209,7 @@ impl Placements {
         {
             return Some(id);
         }
-        let demands = Demands::new(runtime, require, scopes, depth);
+        let demands = Demands::new(runtime, require, scopes, (depth, time_s));
         let id = match self.by_demands.get(&demands) {
             Some(id) => *id,
             None if self.table.len() >= PLACEMENTS_MAX => return None,
@@ -400,19 +408,20 @@ mod tests {
     fn demands_meet_classes_whichever_comes_first() {
         let mut placements = Placements::default();
         let plain = placements.enter_class(class(&[Runtime::Python], &[]));
-        let gpu = placements.enter(Runtime::Python, &names(&["gpu", "gpu"]), &[], 0, 1).unwrap();
+        let gpu =
+            placements.enter(Runtime::Python, &names(&["gpu", "gpu"]), &[], (0, 0), 1).unwrap();
         let both = placements.enter_class(class(&[Runtime::Python], &["gpu", "big"]));
         let scoped =
-            placements.enter(Runtime::Python, &[], &names(&["big", "other"]), 0, 1).unwrap();
-        let any = placements.enter(Runtime::Python, &[], &[], 0, 1).unwrap();
-        let native = placements.enter(Runtime::Native, &[], &[], 0, 1).unwrap();
+            placements.enter(Runtime::Python, &[], &names(&["big", "other"]), (0, 0), 1).unwrap();
+        let any = placements.enter(Runtime::Python, &[], &[], (0, 0), 1).unwrap();
+        let native = placements.enter(Runtime::Native, &[], &[], (0, 0), 1).unwrap();
         let engines = Engines::default();
         let classes = |id| placements.classes(id, &engines).iter().copied().collect::<Vec<_>>();
         assert_eq!(classes(gpu), [both]);
         assert_eq!(classes(scoped), [both]);
         assert_eq!(classes(any), [plain, both]);
         assert!(classes(native).is_empty());
-        assert_eq!(placements.enter(Runtime::Python, &names(&["gpu"]), &[], 0, 1), Some(gpu));
+        assert_eq!(placements.enter(Runtime::Python, &names(&["gpu"]), &[], (0, 0), 1), Some(gpu));
         placements.leave_class(both);
         assert!(
             placements.classes(gpu, &engines).is_empty() && !placements.fits(any, both, &engines)
@@ -426,7 +435,7 @@ mod tests {
         for round in 0..3 {
             let ids: Vec<_> = (0..PLACEMENTS_MAX)
                 .map_while(|label| {
-                    placements.enter(Runtime::Native, &[format!("{round} {label}")], &[], 0, 1)
+                    placements.enter(Runtime::Native, &[format!("{round} {label}")], &[], (0, 0), 1)
                 })
                 .collect();
             assert_eq!(ids.len(), PLACEMENTS_MAX - plain);

@@ -113,8 +113,11 @@ impl Core {
             engine.work.assigned.iter().find_map(|attempt| task(attempt)?.times.assigned)?;
         let movable = |attempt: &&AttemptId| {
             task(attempt).is_some_and(|task| {
+                // One that demands a time might come back here, and be recalled again.
+                let placements = &self.schedule.placements;
                 task.queue == Queue::Shared
-                    && self.schedule.placements.fits(task.placement, idle, &self.engines)
+                    && placements.get(task.placement).demands.time_s == 0
+                    && placements.fits(task.placement, idle, &self.engines)
             })
         };
         let half = (engine.load() as usize / 2).max(1);

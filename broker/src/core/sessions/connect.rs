@@ -116,6 +116,7 @@ impl Core {
             address: peer.address,
             software: peer.hello.software,
             register: None,
+            ends: None,
             engines: Vec::new(),
             class: None,
             leaving: false,

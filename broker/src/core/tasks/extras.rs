@@ -15,6 +15,8 @@ pub struct TaskExtras {
     pub errors: u32,
     /// Attempts that their engines have cancelled, which nobody had asked for.
     pub cancels_unasked: u32,
+    /// Attempts that were stopped with the jobs of their engines.
+    pub given_back: u32,
     /// True if an engine was lost with it assigned and not yet reported as running: it may be what
     /// ends engines.
     pub is_suspect: bool,

@@ -16,6 +16,7 @@ use super::waits::Waits;
 use crate::core::keys::{PlacementId, SessionKey, TaskKey};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::stored::Stored;
+use crate::core::schedule::time_left::demanded_s;
 use crate::core::sessions::table::{Admission, ClientWaiting, Definition};
 use crate::core::{Core, PeerMisbehaved, Time};
 
@@ -162,13 +163,15 @@ impl Core {
         let session = self.sessions.get(key).expect("a session that submits is here");
         let (scopes, depth) = (&session.claims.scopes[..], session.nesting.depth);
         let require = submit.options.as_ref().map_or(&[][..], |options| &options.require);
-        let entered = self.schedule.placements.enter(submit.runtime, require, scopes, depth, tasks);
+        let nested = (depth, demanded_s(submit.options.as_deref()));
+        let placements = &mut self.schedule.placements;
+        let entered = placements.enter(submit.runtime, require, scopes, nested, tasks);
         // The tasks are entered all the same: they have numbers, and each of them ends. They are
         // refused with these demands, and never queued.
         entered.ok_or_else(|| {
             self.schedule
                 .placements
-                .enter(submit.runtime, &[], &[], 0, tasks)
+                .enter(submit.runtime, &[], &[], (0, 0), tasks)
                 .expect("the plain demands are always there")
         })
     }

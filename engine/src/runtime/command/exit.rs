@@ -30,7 +30,13 @@ pub(super) fn ended(
     };
     let header =
         ReplyHeader::Exited { code: status.code(), signal: status.signal(), written: None };
-    AttemptEnd::without_data(outcome, header)
+    let killed_by = status.signal().or_else(|| signal_of(status.code()?));
+    AttemptEnd { killed_by, ..AttemptEnd::without_data(outcome, header) }
+}
+
+/// The signal that has ended what a program ran, if it says so as a shell does.
+fn signal_of(code: i32) -> Option<i32> {
+    (129..=192).contains(&code).then(|| code - 128)
 }
 
 /// The reply of a command that could not be run.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use tokio::time::{Duration, Instant};
@@ -69,6 +70,7 @@ impl Session<'_> {
             self.emit_held(attempt);
         }
         self.emit_unread(running);
+        let killed_by = self.killed_by(&status);
         let cause = self.cause(status);
         let is_asked =
             matches!(self.fault, Some(Fault::KilledFor(_) | Fault::Restarted | Fault::EngineEnds));
@@ -85,7 +87,7 @@ impl Session<'_> {
             Some(attempt) => {
                 let cause =
                     items.map_or(cause.clone(), |(first, items)| with_items(&cause, first, items));
-                self.context.emit_error(attempt, AttemptOutcome::Lost(cause.clone()), cause);
+                self.context.emit_killed(attempt, cause, killed_by);
             }
             None => {}
         }
@@ -114,6 +116,12 @@ impl Session<'_> {
         self.is_dead = true;
         // Code that wrote into this memory has harmed only its own slot: the rest is given back.
         let _ = self.handle_frames();
+    }
+
+    /// The signal by which the interpreter has died, if nobody here has ended it.
+    fn killed_by(&self, status: &io::Result<ExitStatus>) -> Option<i32> {
+        let is_ours = !matches!(self.fault, None | Some(Fault::SocketClosed));
+        status.as_ref().ok()?.signal().filter(|_| !is_ours)
     }
 
     fn cause(&mut self, status: io::Result<ExitStatus>) -> String {

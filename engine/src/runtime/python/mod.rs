@@ -87,9 +87,12 @@ impl PythonConfig {
 }
 
 /// The share of the cores of each of so many interpreters, for the numerical libraries that would
-/// otherwise each take all of them: the variables that the user has not set.
+/// otherwise each take all of them: the variables that the user has not set. A batch system may
+/// give a job fewer cores than the machine lets it use.
 pub fn thread_counts(interpreters: u32) -> Vec<(&'static str, String)> {
-    let cores = available_parallelism().map_or(1, usize::from);
+    let here = available_parallelism().map_or(1, usize::from);
+    let cores =
+        crate::batch::processors(&crate::batch::of_process).map_or(here, |cores| cores.min(here));
     let share = (cores / interpreters.max(1) as usize).max(1).to_string();
     let unset = THREAD_COUNT_VARIABLES.into_iter().filter(|name| std::env::var_os(name).is_none());
     unset.map(|name| (name, share.clone())).collect()

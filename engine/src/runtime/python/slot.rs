@@ -251,6 +251,13 @@ impl SlotContext {
         self.emit_raised(attempt, outcome, engine_error(message));
     }
 
+    /// Ends a job whose interpreter has died, perhaps by this signal.
+    pub(super) fn emit_killed(&self, attempt: SlotJob, cause: String, killed_by: Option<i32>) {
+        let header = ReplyHeader::Raised(engine_error(cause.clone()));
+        let reply = AttemptEnd::without_data(AttemptOutcome::Lost(cause), header);
+        self.emit(SlotEvent::Finished { attempt, reply: AttemptEnd { killed_by, ..reply } });
+    }
+
     /// Ends a job with an error that is not the interpreter's.
     pub(super) fn emit_raised(
         &self,

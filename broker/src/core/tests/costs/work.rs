@@ -238,6 +238,8 @@ pub(in crate::core::tests) fn register(id: u128, slots: u128) -> Register {
         held: Vec::new(),
         received: None,
         dropped: None,
+        job: None,
+        ends_in_ms: None,
     }
 }
 

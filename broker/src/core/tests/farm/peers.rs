@@ -796,6 +796,8 @@ impl EngineProcess {
             held: self.jobs.iter().map(held).chain(ended).collect(),
             received: self.last_received,
             dropped: self.dropped,
+            job: None,
+            ends_in_ms: None,
         }
     }
 
