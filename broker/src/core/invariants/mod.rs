@@ -17,7 +17,7 @@ use crate::core::schedule::lending;
 use crate::core::sessions::expiries::Away;
 use crate::core::sessions::table::Session;
 use crate::core::tasks::table::{Queue, State, Task};
-use crate::core::{ConnectionId, Core};
+use crate::core::{ConnectionId, Core, Time};
 
 pub use held::nothing_is_owed;
 
@@ -178,7 +178,10 @@ fn what_is_lent_is_assigned(core: &Core) {
         return;
     }
     for (_, task) in unfinished(core).filter(|(_, task)| is_to_be_given(core, task)) {
-        let lender = lending::lender(&core.engines, &core.schedule.placements, task.placement);
+        let placements = &core.schedule.placements;
+        // Of what demands a time, only engines that have all the time are sure to have it.
+        let until = placements.get(task.placement).over_at(Time(u64::MAX));
+        let lender = lending::lender(&core.engines, placements, task.placement, until);
         assert_eq!(
             lender, None,
             "task {} waits while somebody could stand in for what waits for it",
