@@ -69,7 +69,11 @@ impl<'a> Site<'a> {
 
     /// Starts a cluster with a pool, and waits until it says that it stands.
     fn start(&self, args: &[&str]) -> Program {
-        let args = [&["cluster", "start", "--on", "slurm"], args].concat();
+        self.start_on("slurm", args)
+    }
+
+    fn start_on(&self, system: &str, args: &[&str]) -> Program {
+        let args = [&["cluster", "start", "--on", system], args].concat();
         let supervisor = Program::spawn("furlong", self.command(&args));
         supervisor.wait_for_line("try ", SOON);
         supervisor
@@ -253,6 +257,81 @@ fn cluster_stop_finds_orphans_by_name() {
     assert_eq!(jobs(&slurm), Vec::<String>::new());
     let said = site.run(&["cluster", "stop"]).failed(1);
     assert!(said.contains("does not run here"), "{said}");
+}
+
+#[test]
+fn the_broker_dies_for_good_and_no_job_is_left() {
+    let Some(slurm) = Slurm::start(1) else { return };
+    let site = Site::of(Some(&slurm));
+    let mut cluster = site.start(&["-n", "3", "--broker-timeout", "3s"]);
+    site.wait_for("three engines", |pool| pool["engines"] == 3);
+    let keeper = site.keeper().unwrap();
+    cluster.kill();
+    kill_process(keeper, Signal::KILL).unwrap_or_default();
+    assert!(eventually(JOBS, || jobs(&slurm).is_empty()), "{:?}", slurm.queue());
+    let ends = slurm.run("squeue", &["-h", "-r", "-t", "all", "-o", "%T"]).ok();
+    assert_eq!(ends, "COMPLETED\n".repeat(3).trim_end());
+}
+
+#[test]
+fn an_elastic_pool_follows_the_work_and_kills_none_of_it() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let site = Site::of(Some(&slurm));
+    let _cluster = site.start(&["-n", "0..4", "--idle-timeout", "3s"]);
+    let tasks = ["submit", "--array", "1-8", "--retries", "0", "--wait", "--", "sleep", "1"];
+    site.run(&tasks).ok();
+    let made = slurm.run("squeue", &["-h", "-r", "-t", "all", "-o", "%i"]).ok();
+    assert!((2..=4).contains(&made.lines().count()), "{made}");
+    assert!(eventually(JOBS, || jobs(&slurm).is_empty()), "{:?}", slurm.queue());
+    let ends = slurm.run("squeue", &["-h", "-r", "-t", "all", "-o", "%T"]).ok();
+    assert!(ends.lines().all(|state| state == "COMPLETED"), "{ends}");
+    let pool = site.wait_for("no jobs", |pool| pool["jobs"].as_array().unwrap().is_empty());
+    assert_eq!(pool["paused"], Value::Null);
+}
+
+/// An `ssh` that goes nowhere: it runs the command line as the other side's shell would, and writes
+/// down what it was told.
+fn fake_ssh(site: &Site) -> PathBuf {
+    let told = site.home.path().join("told");
+    let script = format!(
+        "echo \"$@\" >> {}\nwhile [ \"$1\" != -- ]; do shift; done\n\
+         [ \"$2\" != down ] || {{ echo 'ssh: connect to host down: No route to host' >&2; exit 255; }}\n\
+         exec sh -c \"$3\"",
+        told.display()
+    );
+    site.fake("ssh", &script);
+    told
+}
+
+#[test]
+fn engines_on_hosts_get_their_capability_through_the_pipe() {
+    let mut site = Site::of(None);
+    site.is_alone = false;
+    let told = fake_ssh(&site);
+    let hosts = site.home.path().join("hosts");
+    fs::write(&hosts, "node1\nuser@node2:2222 2 # a larger one\ndown\n").unwrap();
+    let mut cluster = site.start_on("ssh", &["--hosts", hosts.to_str().unwrap(), "-n", "1"]);
+    wait_for_engines(3, &site.home);
+    let pool = site.wait_for("a host that is down", |pool| {
+        pool["engines"] == 3 && pool["state"].as_str().unwrap().contains("No route to host")
+    });
+    assert_eq!(pool["wanted"], 4);
+    let told = fs::read_to_string(told).unwrap();
+    assert!(told.contains("-p 2222 -- user@node2 exec "), "{told}");
+    assert!(told.contains(" engine --cap - --stop-with-stdin "), "{told}");
+    let secret = fs::read_to_string(site.home.cluster().security().join("engine.cap.json"));
+    let secret: Value = serde_json::from_str(&secret.unwrap()).unwrap();
+    for (_, line) in processes_of(site.home.path()) {
+        let has_secret = secret.as_object().unwrap().values().filter_map(Value::as_str);
+        let long = has_secret.filter(|text| text.len() > 40).find(|text| line.contains(*text));
+        assert_eq!(long, None, "a secret is in a list of processes");
+    }
+    // The pipes of the keeper end with it, and so do the engines.
+    let keeper = site.keeper().unwrap();
+    cluster.kill();
+    kill_process(keeper, Signal::KILL).unwrap_or_default();
+    let left = || processes_of(site.home.path());
+    assert!(eventually(SOON, || left().is_empty()), "{:?}", left());
 }
 
 #[test]

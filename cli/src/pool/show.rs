@@ -31,8 +31,8 @@ pub fn wanted_of_all(cluster: &ClusterDir) -> Vec<String> {
 pub fn in_short(cluster: &ClusterDir) -> Vec<String> {
     let described = all(cluster).into_iter().map(|(spec, state)| {
         let why = why(&spec, &state).map_or_else(String::new, |why| format!(": {why}"));
-        let (online, target, jobs) = (state.online, wanted(&spec, &state), counts(&state));
-        format!("pool {} has {online} of {target} engines, {jobs}{why}", spec.name)
+        let (online, wanted, jobs) = (state.online, spec.wanted, counts(&state));
+        format!("pool {} has {online} of {wanted} engines, {jobs}{why}", spec.name)
     });
     described.collect()
 }
