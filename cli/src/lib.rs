@@ -31,6 +31,7 @@ mod map;
 mod metrics;
 mod namespace;
 mod patience;
+mod pool;
 mod print;
 mod program;
 mod queue;
@@ -76,6 +77,8 @@ enum Command {
     /// Start, stop and list clusters on this machine
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Show the pools of engines that batch systems start, and change them
+    Pool(pool::PoolArgs),
     /// Run a broker: the controller to which engines and clients connect
     #[command(after_help = "Example: furlong broker --cluster lab --port 7077")]
     Broker(furlong_broker::BrokerArgs),
@@ -183,6 +186,7 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
         }
         Command::Demo(args) => on_runtime(demo::run(args, program)),
         Command::Cluster(command) => on_runtime(cluster::run(command, program)),
+        Command::Pool(args) => on_runtime(pool::run(args, program)),
         Command::Ids(args) => on_runtime(status::ids(args)),
         Command::Status(args) => on_runtime(status::status(args)),
         Command::Top(args) => beside_network(top::run(args)),

@@ -7,6 +7,8 @@ use furlong_wire::message::TaskQuery;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
+use crate::cluster;
+
 /// The time before anybody wonders.
 const MOMENT: Duration = Duration::from_secs(1);
 /// The start of the broker's message that nobody can run a task, as opposed to all being busy.
@@ -49,7 +51,12 @@ impl Patience {
 /// Returns the reason for the wait. A client that may not ask is told nothing.
 async fn reason(client: &Client) -> Option<String> {
     if client.engines().await.is_ok_and(|engines| engines.is_empty()) {
-        return Some(format!("{NO_ENGINE}; start one with `engine`"));
+        let status = client.status().await.ok();
+        let pools = status.map_or_else(Vec::new, |it| cluster::pools(&it.cluster_name, it.pid));
+        return Some(match pools.as_slice() {
+            [] => format!("{NO_ENGINE}; start one with `engine`"),
+            pools => format!("{NO_ENGINE}; {}", pools.join("; ")),
+        });
     }
     let session = Some(client.session().prefix());
     let query = TaskQuery { session, ended: Some(false), limit: 1, ..TaskQuery::default() };

@@ -49,6 +49,13 @@ impl Program {
         }
     }
 
+    /// The words that start this program on another machine.
+    pub(crate) fn words(&self) -> Result<Vec<String>> {
+        let command = self.command()?;
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        Ok(words.map(|word| word.to_string_lossy().into_owned()).collect())
+    }
+
     /// The flags of an engine, with the interpreter that it gets from this program.
     pub(crate) fn engine(&self, args: EngineArgs) -> EngineArgs {
         EngineArgs {
@@ -69,7 +76,8 @@ impl Program {
             .mut_subcommand("engine", |engine| engine.mut_arg("python", |python| python.help(help)))
     }
 
-    fn interpreter(&self) -> Option<&Path> {
+    /// The interpreter that runs this program, if one does.
+    pub(crate) fn interpreter(&self) -> Option<&Path> {
         match self {
             Self::Python { interpreter, .. } if !interpreter.as_os_str().is_empty() => {
                 Some(interpreter)

@@ -149,6 +149,9 @@ fn print_status(status: &ClusterStatus, endpoint: &str) -> Result<()> {
     cluster::down(&status.cluster_name, status.pid)
         .into_iter()
         .try_for_each(|down| print::line(format!("          {down}")))?;
+    cluster::pools(&status.cluster_name, status.pid)
+        .into_iter()
+        .try_for_each(|pool| print::line(format!("          {pool}")))?;
     if !status.engines.is_empty() {
         print::line(format!(
             "{:>6} {:<20} {:>8} {:>8} {:>9} {:>10} {:>5}  python",

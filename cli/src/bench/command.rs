@@ -75,6 +75,7 @@ pub async fn run(args: CommandArgs, program: &Program) -> Result<()> {
         journal: JournalArgs::default(),
         engine_flags: Vec::new(),
         broker_memory: None,
+        has_pools: false,
     };
     let mut cluster = LocalCluster::new(options);
     let rates = match cluster.start().await {

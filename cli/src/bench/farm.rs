@@ -69,6 +69,7 @@ pub async fn measure(args: &FarmArgs, kind: Kind, program: &Program) -> Result<F
         journal: JournalArgs::default(),
         engine_flags: Vec::new(),
         broker_memory: None,
+        has_pools: false,
     };
     let mut cluster = LocalCluster::new(options);
     let figures = match cluster.start().await {

@@ -38,6 +38,7 @@ pub async fn on_private_cluster_with<T>(
         journal,
         engine_flags: Vec::new(),
         broker_memory: memory,
+        has_pools: false,
     };
     let mut cluster = LocalCluster::new(options);
     let measured = match cluster.start().await {

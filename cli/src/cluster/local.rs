@@ -38,6 +38,8 @@ pub struct LocalOptions {
     pub engine_flags: Vec<String>,
     /// Bytes of memory for the broker, instead of its default.
     pub broker_memory: Option<u64>,
+    /// True if it has pools: a process keeps them, and the broker listens on all addresses.
+    pub has_pools: bool,
 }
 
 /// A cluster of child processes. They end with this process, however it ends: each watches its
@@ -47,22 +49,37 @@ pub struct LocalCluster {
     options: LocalOptions,
     dir: ClusterDir,
     broker: Option<MemberPlace>,
+    /// Who keeps the pools.
+    keeper: Option<MemberPlace>,
     engines: Vec<MemberPlace>,
     ids: Vec<EngineId>,
     endpoint: String,
 }
 
+/// A process of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    Broker,
+    Keeper,
+    /// The one in this place.
+    Engine(usize),
+}
+
 /// The time limit for a broker to listen, and for engines to come online.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// The process that keeps the pools, in messages.
+const KEEPER: &str = "the keeper of the pools";
 /// The time limit for a child's graceful shutdown.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for the keeper, which waits for a command that makes jobs.
+const KEEPER_STOP_TIMEOUT: Duration = Duration::from_secs(40);
 
 impl LocalCluster {
     /// A cluster that has not been started.
     pub fn new(options: LocalOptions) -> Self {
         let dir = Home::at(&options.home).cluster(&options.cluster);
         let (engines, ids, endpoint) = (Vec::new(), Vec::new(), String::new());
-        Self { options, dir, broker: None, engines, ids, endpoint }
+        Self { options, dir, broker: None, keeper: None, engines, ids, endpoint }
     }
 
     /// Starts broker and engines, and waits until all are online; or those that come in time, if
@@ -74,6 +91,9 @@ impl LocalCluster {
     pub async fn start(&mut self) -> Result<()> {
         self.broker = Some(MemberPlace::new(self.spawn_broker()?));
         self.broker_listens().await?;
+        if self.options.has_pools {
+            self.keeper = Some(MemberPlace::new(self.spawn_keeper()?));
+        }
         for _ in 0..self.options.engines {
             self.engines.push(MemberPlace::new(self.spawn_engine()?));
         }
@@ -122,7 +142,7 @@ impl LocalCluster {
             let due = self.next_start();
             tokio::select! {
                 (ended, status) = self.next_end() => {
-                    if ended.is_none() && status.is_some_and(|status| status.success()) {
+                    if ended == Part::Broker && status.is_some_and(|status| status.success()) {
                         return "its broker was told to stop";
                     }
                     self.note_end(ended, status).await;
@@ -130,6 +150,14 @@ impl LocalCluster {
                 () = until(due) => self.start_due(),
             }
             changed(&self.state());
+        }
+    }
+
+    /// Stops the keeper of the pools, once what it submits is known.
+    pub async fn stop_keeper(&mut self) {
+        if let Some(mut keeper) = self.keeper.take().and_then(|place| place.member) {
+            keeper.ask_to_leave();
+            keeper.leave(Instant::now() + KEEPER_STOP_TIMEOUT).await;
         }
     }
 
@@ -148,48 +176,42 @@ impl LocalCluster {
         }
     }
 
-    /// Waits until a child ends: none is the broker, else the engine's place; and how it has ended.
-    async fn next_end(&mut self) -> (Option<usize>, Option<ExitStatus>) {
-        let broker = self.broker.as_mut().and_then(|place| place.member.as_mut());
-        let broker = async {
-            match broker {
-                Some(broker) => broker.child.wait().await.ok(),
-                None => std::future::pending().await,
-            }
-        };
+    /// Waits until a child ends, and says how it has ended.
+    async fn next_end(&mut self) -> (Part, Option<ExitStatus>) {
+        let places = [(Part::Broker, &mut self.broker), (Part::Keeper, &mut self.keeper)];
+        let single = places.into_iter().filter_map(|(part, place)| Some((part, place.as_mut()?)));
         let engines = self.engines.iter_mut().enumerate();
-        let engines = engines.filter_map(|(at, place)| Some((at, place.member.as_mut()?)));
-        let engines: Vec<_> = engines
-            .map(|(at, engine)| Box::pin(async move { (at, engine.child.wait().await) }))
+        let engines = engines.map(|(at, place)| (Part::Engine(at), place));
+        let members =
+            single.chain(engines).filter_map(|(part, place)| Some((part, place.member.as_mut()?)));
+        let ends: Vec<_> = members
+            .map(|(part, member)| Box::pin(async move { (part, member.child.wait().await.ok()) }))
             .collect();
-        let any_engine = async {
-            if engines.is_empty() {
-                std::future::pending::<()>().await;
-            }
-            futures_util::future::select_all(engines).await.0
-        };
-        tokio::select! {
-            status = broker => (None, status),
-            (at, status) = any_engine => (Some(at), status.ok()),
+        if ends.is_empty() {
+            std::future::pending::<()>().await;
         }
+        futures_util::future::select_all(ends).await.0
     }
 
     /// The time at which something is to be started again.
     fn next_start(&self) -> Option<Instant> {
-        self.broker.iter().chain(&self.engines).filter_map(MemberPlace::starts_at).min()
+        let single = self.broker.iter().chain(&self.keeper);
+        single.chain(&self.engines).filter_map(MemberPlace::starts_at).min()
     }
 
     /// A child has ended. An engine that was told to is not started again.
-    async fn note_end(&mut self, ended: Option<usize>, status: Option<ExitStatus>) {
-        let what = if ended.is_some() { "an engine" } else { "the broker" };
-        if let Some(at) = ended.filter(|_| status.is_some_and(|status| status.success())) {
+    async fn note_end(&mut self, ended: Part, status: Option<ExitStatus>) {
+        if let Part::Engine(at) = ended
+            && status.is_some_and(|status| status.success())
+        {
             let pid = self.engines.remove(at).pid_before();
             tracing::info!("engine process {pid} was told to stop, and is not started again");
             return;
         }
-        let place = match ended {
-            None => self.broker.as_mut(),
-            Some(at) => self.engines.get_mut(at),
+        let (what, place) = match ended {
+            Part::Broker => ("the broker", self.broker.as_mut()),
+            Part::Keeper => (KEEPER, self.keeper.as_mut()),
+            Part::Engine(at) => ("an engine", self.engines.get_mut(at)),
         };
         let place = place.expect("what has ended was there");
         let how = status.map_or("it is gone".to_owned(), |status| status.to_string());
@@ -208,6 +230,13 @@ impl LocalCluster {
                 .zip(started)
                 .for_each(|(place, member)| place.member = Some(member));
         }
+        if self.keeper.as_ref().is_some_and(is_due) {
+            let started = self.spawn_keeper();
+            if let Some(place) = &mut self.keeper {
+                place.note_start(KEEPER, &started);
+                place.member = started.ok();
+            }
+        }
         let due: Vec<usize> =
             (0..self.engines.len()).filter(|at| is_due(&self.engines[*at])).collect();
         for at in due {
@@ -219,7 +248,10 @@ impl LocalCluster {
 
     fn spawn_broker(&self) -> Result<Member> {
         let mut command = self.command("broker")?;
-        command.args(["--bind", "127.0.0.1", "--stop-with-stdin", "--of-cluster"]);
+        if !self.options.has_pools {
+            command.args(["--bind", "127.0.0.1"]);
+        }
+        command.args(["--stop-with-stdin", "--of-cluster"]);
         if let Some(port) = &self.options.port {
             command.arg("--port").arg(port.to_string());
         }
@@ -228,6 +260,12 @@ impl LocalCluster {
             command.arg("--memory").arg(bytes.to_string());
         }
         Member::spawn("the broker", command)
+    }
+
+    fn spawn_keeper(&self) -> Result<Member> {
+        let mut command = self.command("pool")?;
+        command.args(["keep", "--stop-with-stdin"]);
+        Member::spawn(KEEPER, command)
     }
 
     fn spawn_engine(&self) -> Result<Member> {

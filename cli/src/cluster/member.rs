@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
@@ -174,6 +174,15 @@ impl Member {
             })
         });
         Ok(Self { pid, child, stdin, last_lines, reader, started: Instant::now() })
+    }
+
+    /// Writes to its standard input.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let stdin = self.stdin.as_mut().context("it has been asked to leave")?;
+        Ok(stdin.write_all(bytes).await?)
     }
 
     /// Tells it to leave gracefully.

@@ -1,8 +1,9 @@
 //! `furlong cluster`: farms on this machine.
 
-mod inherited;
+mod engine_flags;
+pub mod inherited;
 mod local;
-mod member;
+pub mod member;
 mod page;
 mod state;
 
@@ -10,20 +11,23 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use furlong_broker::BrokerLock;
 use furlong_host::home::{ClusterDir, Home};
 use furlong_host::log::{self, Format, Level};
 use furlong_host::memory_size::MemorySize;
 use furlong_host::private_file::ensure_private_dir;
+use furlong_pool::keeper::Wanted;
 use furlong_wire::capability::ClusterName;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::exit::ExitCode;
-use crate::print;
+use crate::pool::{self, PoolFlags, PoolRequest};
 use crate::program::Program;
+use crate::{print, usage_error};
+pub use engine_flags::EngineFlags;
 pub use local::{LocalCluster, LocalOptions};
 use page::ClusterPage;
 use state::{ClusterLock, ClusterState};
@@ -53,9 +57,10 @@ pub enum ClusterCommand {
 /// Flags of `cluster start`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct StartArgs {
-    /// Engines: one process with one slot each; by default one for each core
-    #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
-    engines: Option<u32>,
+    /// Engines: one process with one slot each; by default one for each core. With --on those of
+    /// the pool: a number, or a range within which they follow the work
+    #[arg(short = 'n', value_name = "N|A..B")]
+    engines: Option<Wanted>,
     /// Name of the cluster
     #[arg(long, value_name = "NAME", default_value_t)]
     cluster: ClusterName,
@@ -72,6 +77,8 @@ pub struct StartArgs {
     broker_memory: MemorySize,
     #[command(flatten)]
     engine: EngineFlags,
+    #[command(flatten)]
+    pool: PoolFlags,
     /// Serve a page that shows the cluster in a browser, as `furlong dashboard` does
     #[arg(long)]
     dashboard: bool,
@@ -83,51 +90,76 @@ pub struct StartArgs {
     detached: bool,
 }
 
-/// The flags that the engines are started with.
-#[derive(Clone, Debug, clap::Args)]
-struct EngineFlags {
-    /// Label of the engines that tasks can require; more of them with commas, or by repeating the
-    /// flag
-    #[arg(long = "label", value_name = "LABEL", value_delimiter = ',')]
-    labels: Vec<String>,
-    /// Variable for the interpreters and commands of tasks, as NAME=VALUE; repeat the flag for more
-    #[arg(long = "env", value_name = "NAME=VALUE")]
-    env: Vec<String>,
-    /// Directory in which tasks run; by default the current one
-    #[arg(long, value_name = "DIR")]
-    cwd: Option<String>,
-    /// Memory that each process of a task may take, as `4G`, `512M` or `10%` of the machine's
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<MemorySize>,
-}
-
-impl EngineFlags {
-    /// As flags of a program: the engine's are the same, and it checks them.
-    fn flags(&self) -> Vec<String> {
-        let flag = |name: &str, value: &str| format!("--{name}={value}");
-        let labels = self.labels.iter().map(|label| flag("label", label));
-        let env = self.env.iter().map(|variable| flag("env", variable));
-        let cwd = self.cwd.iter().map(|cwd| flag("cwd", cwd));
-        let memory = self.memory.iter().map(|size| flag("memory", &size.bytes().to_string()));
-        labels.chain(env).chain(cwd).chain(memory).collect()
-    }
-}
-
+/// The most engines that are started on this machine.
+const LOCAL_MAX: u32 = 1024;
 /// The time limit for a cluster to stop before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a `cluster` command.
 pub async fn run(command: ClusterCommand, program: &Program) -> Result<ExitCode> {
     match command {
-        ClusterCommand::Start(args) if args.daemon => daemon(&args, program),
-        ClusterCommand::Start(args) => start(args, program).await,
+        ClusterCommand::Start(args) => {
+            let engines = local_engines(&args)?;
+            if args.pool.are_given()
+                && let Some(ended) = start_pool(&args, program).await?
+            {
+                return Ok(ended);
+            }
+            if args.daemon {
+                daemon(&args, engines, program)
+            } else {
+                start(args, engines, program).await
+            }
+        }
         ClusterCommand::Stop { cluster } => stop(&cluster).await,
         ClusterCommand::List { json } => list(json),
     }
 }
 
+/// The engines of this machine: by default one for each core, and none beside a pool.
+fn local_engines(args: &StartArgs) -> Result<u32> {
+    if args.pool.are_given() {
+        return Ok(0);
+    }
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
+    match args.engines {
+        None => Ok(cores()),
+        Some(wanted) if !wanted.is_elastic() && wanted.max <= LOCAL_MAX => Ok(wanted.max),
+        Some(wanted) => Err(usage_error(&format!(
+            "-n {wanted}: engines of this machine are a number from 0 to {LOCAL_MAX}; --on names a \
+             system that has more"
+        ))),
+    }
+}
+
+/// Writes down the pool that is to be started with the cluster, if its system would take it; or
+/// prints it, for a dry run, which is then all.
+async fn start_pool(args: &StartArgs, program: &Program) -> Result<Option<ExitCode>> {
+    let home = Home::from_env()?;
+    let dir = home.cluster(&args.cluster);
+    let request = PoolRequest {
+        name: None,
+        wanted: args.engines,
+        flags: &args.pool,
+        engine: &args.engine,
+        python: args.python.as_deref(),
+        program,
+    };
+    let spec = request.spec(&home, &dir)?;
+    if args.pool.dry_run {
+        return pool::dry_run(&spec, &dir).await.map(Some);
+    }
+    ensure!(
+        !BrokerLock::is_held(&dir),
+        "cluster {} runs already; `furlong pool add` adds engines to it",
+        args.cluster
+    );
+    pool::prepare(&spec, &dir).await?;
+    Ok(None)
+}
+
 /// Starts a cluster and looks after it until it is told to stop.
-async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
+async fn start(args: StartArgs, engines: u32, program: &Program) -> Result<ExitCode> {
     if args.detached {
         // A session of its own, so that the terminal may be closed. It fails where the process
         // leads a group: harmless.
@@ -137,17 +169,18 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
     let dir = home.cluster(&args.cluster);
     let lock = ClusterLock::take(&dir)?;
     start_log(&dir)?;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
+    let has_pools = pool::has_pools(&dir);
     let options = LocalOptions {
         program: program.clone(),
         home: home.path().to_owned(),
         cluster: args.cluster.clone(),
-        engines: args.engines.unwrap_or(cores),
+        engines,
         port: args.port,
         python: args.python.clone(),
         journal: args.journal.clone(),
         engine_flags: args.engine.flags(),
         broker_memory: Some(args.broker_memory.bytes()),
+        has_pools,
     };
     let mut stop = std::pin::pin!(furlong_host::stop::requested(false));
     let mut local = LocalCluster::new(options);
@@ -175,7 +208,7 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
         local.endpoint(),
         print::counted(local.engine_ids().len() as u64, "engine")
     );
-    announce(&args, &local, page.as_ref())?;
+    announce(&args, &local, page.as_ref(), &dir)?;
     let reason = tokio::select! {
         reason = local.look_after(|state| write_state(&dir, state)) => reason,
         reason = &mut stop => reason,
@@ -183,6 +216,11 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
     tracing::info!("cluster {} stops: {reason}", args.cluster);
     if let Some(page) = page {
         page.stop().await;
+    }
+    local.stop_keeper().await;
+    if pool::has_pools(&dir) {
+        let stopped = pool::stop_pools(&dir).await?;
+        stopped.lines().iter().for_each(|line| tracing::info!("{line}"));
     }
     local.stop().await;
     ClusterLock::remove(&dir);
@@ -209,10 +247,21 @@ fn start_log(dir: &ClusterDir) -> Result<()> {
         .with_context(|| format!("cannot write the log {}", path.display()))
 }
 
-fn announce(args: &StartArgs, local: &LocalCluster, page: Option<&ClusterPage>) -> Result<()> {
+fn announce(
+    args: &StartArgs,
+    local: &LocalCluster,
+    page: Option<&ClusterPage>,
+    dir: &ClusterDir,
+) -> Result<()> {
     let ids: Vec<String> = local.engine_ids().iter().map(ToString::to_string).collect();
     print::line(format!("broker    {}   cluster {}", local.endpoint(), args.cluster))?;
-    print::line(format!("engines   {} online: {}", ids.len(), ids.join(" ")))?;
+    let pools = pool::wanted(dir);
+    if pools.is_empty() || !ids.is_empty() {
+        print::line(format!("engines   {} online: {}", ids.len(), ids.join(" ")))?;
+    }
+    for pool in pools {
+        print::line(format!("pool      {pool}; `furlong pool` shows its jobs"))?;
+    }
     if let Some(page) = page {
         print::line(format!("page      {}", page.url))?;
     }
@@ -230,12 +279,10 @@ fn announce(args: &StartArgs, local: &LocalCluster, page: Option<&ClusterPage>) 
 }
 
 /// Starts a process of its own that starts the cluster, and waits until it stands.
-fn daemon(args: &StartArgs, program: &Program) -> Result<ExitCode> {
+fn daemon(args: &StartArgs, engines: u32, program: &Program) -> Result<ExitCode> {
     let mut command = program.command()?;
     command.args(["cluster", "start", "--detached", "--cluster", args.cluster.as_str()]);
-    if let Some(engines) = &args.engines {
-        command.arg("-n").arg(engines.to_string());
-    }
+    command.arg("-n").arg(engines.to_string());
     if let Some(port) = &args.port {
         command.arg("--port").arg(port.to_string());
     }
@@ -269,18 +316,28 @@ fn daemon(args: &StartArgs, program: &Program) -> Result<ExitCode> {
 async fn stop(cluster: &ClusterName) -> Result<ExitCode> {
     let dir = Home::from_env()?.cluster(cluster);
     let supervised = ClusterLock::is_held(&dir);
+    let has_pools = pool::has_pools(&dir);
+    let runs = supervised || BrokerLock::is_held(&dir);
+    if has_pools && !supervised {
+        // While the broker can still tell engines to leave.
+        let stopped = pool::stop_pools(&dir).await?;
+        stopped.lines().iter().try_for_each(print::line)?;
+        ensure!(stopped.left.is_empty() && stopped.unknown.is_empty(), "jobs may be left");
+    }
+    if !runs {
+        return stop_orphans(cluster, &dir, has_pools).await;
+    }
     let pid = if supervised {
         ClusterLock::read(&dir).map(|state| state.pid)
-    } else if BrokerLock::is_held(&dir) {
-        furlong_broker::read_state(&dir).map(|state| state.pid)
     } else {
-        bail!("cluster {cluster} does not run here; `furlong cluster list` shows which do");
+        furlong_broker::read_state(&dir).map(|state| state.pid)
     };
     let pid = pid
         .and_then(|pid| Pid::from_raw(pid as i32))
         .context("its state file cannot be read; end it by hand")?;
     kill_process(pid, Signal::TERM).context("cannot signal it: it belongs to another user")?;
-    let deadline = Instant::now() + STOP_TIMEOUT;
+    let limit = if has_pools { pool::STOP_TIMEOUT } else { STOP_TIMEOUT };
+    let deadline = Instant::now() + limit;
     while ClusterLock::is_held(&dir) || BrokerLock::is_held(&dir) {
         if Instant::now() >= deadline {
             // Whatever hangs: its children see the end of their standard input and end by
@@ -290,6 +347,29 @@ async fn stop(cluster: &ClusterName) -> Result<ExitCode> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    if has_pools {
+        // The supervisor has ended the jobs; somebody else looks whether that is so.
+        let stopped = pool::stop_pools(&dir).await?;
+        stopped.lines().iter().try_for_each(print::line)?;
+        ensure!(stopped.left.is_empty() && stopped.unknown.is_empty(), "jobs may be left");
+        print::line("nothing is left of its jobs")?;
+    }
+    print::line(format!("cluster {cluster} is stopped"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends jobs of a cluster whose broker and keeper are gone.
+async fn stop_orphans(
+    cluster: &ClusterName,
+    dir: &ClusterDir,
+    had_pools: bool,
+) -> Result<ExitCode> {
+    let stopped = pool::stop_pools(dir).await?;
+    stopped.lines().iter().try_for_each(print::line)?;
+    if stopped.jobs.is_empty() && !had_pools {
+        bail!("cluster {cluster} does not run here; `furlong cluster list` shows which do");
+    }
+    ensure!(stopped.left.is_empty(), "jobs may be left");
     print::line(format!("cluster {cluster} is stopped"))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -338,6 +418,15 @@ pub fn down(name: &str, broker_pid: u32) -> Vec<String> {
     let dir = Home::from_env().ok().zip(name.parse().ok()).map(|(home, name)| home.cluster(&name));
     let state = dir.filter(ClusterLock::is_held).and_then(|dir| ClusterLock::read(&dir));
     state.filter(|state| state.broker_pid == broker_pid).map_or_else(Vec::new, |state| state.down())
+}
+
+/// Returns a line for each pool of this home's cluster; none if its broker is another.
+pub fn pools(name: &str, broker_pid: u32) -> Vec<String> {
+    let dir = Home::from_env().ok().zip(name.parse().ok()).map(|(home, name)| home.cluster(&name));
+    let is_ours = |dir: &ClusterDir| {
+        furlong_broker::read_state(dir).is_some_and(|state| state.pid == broker_pid)
+    };
+    dir.filter(is_ours).map_or_else(Vec::new, |dir| pool::in_short(&dir))
 }
 
 fn row(name: &ClusterName, dir: &ClusterDir) -> serde_json::Value {

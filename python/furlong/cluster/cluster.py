@@ -26,7 +26,7 @@ from furlong.__main__ import SAFE_PATH
 from furlong._home import check_name, home, read_json
 from furlong.calls.checks import check_whole
 from furlong.cluster.coroutine import coroutine
-from furlong.cluster.files import STATE, ClusterFiles, check_launchers, level_of
+from furlong.cluster.files import STATE, SYSTEMS, ClusterFiles, check_launchers, level_of
 from furlong.cluster.processes import Child, EngineSet, Folder, Process, end_all
 from furlong.cluster.supervisor import Supervisor
 from furlong.waiting import dispatch
@@ -57,7 +57,8 @@ class Cluster(ClusterFiles):
     n : int, optional
         Engines; as many as there are processors if nothing is said.
     engines, controller : {"local"}
-        Where they run; no matter in which case it is written.
+        Where they run; no matter in which case it is written. With ``engines="slurm"`` or ``"ssh"`` it is a
+        `furlong.cluster.pools.PoolCluster`, which has more parameters.
     profile, cluster_id : str, optional
         The cluster's name: `cluster_id`, else `profile`, else a random one.
     controller_args, engine_args : sequence of str
@@ -86,6 +87,16 @@ class Cluster(ClusterFiles):
         Are accepted, and have no meaning: engines wait for the broker and its files by themselves.
     """
 
+    _most = ENGINES_MAX
+
+    def __new__(cls, *_args: Any, engines: object = "local", **_others: Any) -> Cluster:
+        """Make one of the kind that starts such engines."""
+        if isinstance(engines, str) and engines.lower() in SYSTEMS:
+            from furlong.cluster.pools import PoolCluster
+
+            return super().__new__(PoolCluster)
+        return super().__new__(cls)
+
     def __init__(
         self,
         n: int | None = None,
@@ -112,9 +123,8 @@ class Cluster(ClusterFiles):
         **others: object,
     ) -> None:
         check_launchers(engines, controller, others)
-        n = None if n is None else check_whole("n", n, 0, ENGINES_MAX)
-        name = cluster_id or profile
-        self._has_random_name = not name
+        n = None if n is None else check_whole("n", n, 0, self._most)
+        self._has_random_name = not (name := cluster_id or profile)
         self.cluster_id = check_name(name or f"py-{secrets.token_hex(4)}")
         self.controller_args = list(controller_args)
         self.engine_args = list(engine_args)
@@ -140,8 +150,6 @@ class Cluster(ClusterFiles):
         self._lock = threading.RLock()
         self._pid = os.getpid()
 
-    # What it is.
-
     @property
     def n(self) -> int:
         """The number of engines it was told to start; before its start, of those that it will."""
@@ -151,7 +159,7 @@ class Cluster(ClusterFiles):
 
     @n.setter
     def n(self, value: int | None) -> None:
-        self._n = None if value is None else check_whole("n", value, 0, ENGINES_MAX)
+        self._n = None if value is None else check_whole("n", value, 0, self._most)
 
     @property
     def folder(self) -> Path:

@@ -5,8 +5,9 @@ use crate::source::{Source, is_word};
 use crate::tree::Tree;
 
 /// The folders of code in which nothing may happen that is not an argument.
-const CORES: [&str; 6] = [
+const CORES: [&str; 7] = [
     "wire/src/",
+    "pool/src/",
     "link/src/peer",
     "broker/src/core",
     "broker/src/peer",

@@ -1,0 +1,213 @@
+//! The commands of batch systems: each has a time limit, and what goes wrong is said in a line.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use furlong_pool::keeper::{JobId, Listed, Refusal};
+use furlong_pool::script::quoted;
+use furlong_pool::system::System;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+
+/// The time limit of a command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most bytes of a command's output that are read.
+const OUTPUT_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// A batch system on this machine, or behind words that lead to it.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    /// The system.
+    pub system: &'static System,
+    /// Words before each command.
+    pub via: Vec<String>,
+}
+
+/// The outcome of a command.
+enum Ran {
+    /// It has ended; its output, and its errors unless it succeeded.
+    Ended(String, Option<String>),
+    /// It is not there.
+    Missing(String),
+    /// It did not end in time, and had said this.
+    Hung(String),
+}
+
+impl Scheduler {
+    /// Submits a script.
+    ///
+    /// # Errors
+    /// The reason that it gave no jobs, or that this is not known.
+    pub async fn submit(
+        &self,
+        script: File,
+        args: &[String],
+        dir: &Path,
+        jobs: u32,
+    ) -> Result<Vec<JobId>, Refusal> {
+        let ran = self.run(self.system.submit, args, Some(script), Some(dir)).await;
+        match ran {
+            Ran::Ended(output, None) => self.system.read_submit(&output, jobs),
+            Ran::Ended(_, Some(errors)) => Err(self.system.refusal(&errors)),
+            Ran::Missing(text) => Err(Refusal::Refused(text)),
+            Ran::Hung(said) => match self.system.refusal(&said) {
+                full @ Refusal::Full(_) => Err(full),
+                _ => Err(Refusal::Unclear(self.hung(self.system.submit))),
+            },
+        }
+    }
+
+    /// Asks if a script would be taken: what the system says to it.
+    ///
+    /// # Errors
+    /// The reason that it would not.
+    pub async fn check(&self, script: File, args: &[String]) -> Result<String, String> {
+        match self.run(self.system.check, args, Some(script), None).await {
+            // The answer is on standard error, success or not.
+            Ran::Ended(said, None) => Ok(said.trim().to_owned()),
+            Ran::Ended(_, Some(errors)) => match self.system.refusal(&errors) {
+                Refusal::Refused(text) | Refusal::Full(text) | Refusal::Unclear(text) => Err(text),
+            },
+            Ran::Missing(text) => Err(text),
+            Ran::Hung(_) => Err(self.hung(self.system.check)),
+        }
+    }
+
+    /// Lists the jobs of a name.
+    ///
+    /// # Errors
+    /// The reason that there is no list.
+    pub async fn list_named(&self, name: &str) -> Result<Vec<Listed>, String> {
+        let all = self.list(self.system.list_named, &[name.to_owned()]).await?;
+        // A name may be an option that this system does not know, and leaves aside.
+        Ok(all.into_iter().filter(|(_, it)| it == name).map(|(job, _)| job).collect())
+    }
+
+    /// Lists the jobs whose names begin so.
+    ///
+    /// # Errors
+    /// The reason that there is no list.
+    pub async fn list_prefixed(&self, prefix: &str) -> Result<Vec<Listed>, String> {
+        let all = self.list(self.system.list_own, &[]).await?;
+        let ours = all.into_iter().filter(|(_, name)| name.starts_with(prefix));
+        Ok(ours.map(|(job, _)| job).collect())
+    }
+
+    /// Cancels jobs.
+    ///
+    /// # Errors
+    /// The command's words.
+    pub async fn cancel(&self, ids: &[JobId]) -> Result<(), String> {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        match self.run(self.system.cancel, &ids, None, None).await {
+            Ran::Ended(_, None) => Ok(()),
+            Ran::Ended(_, Some(errors)) => Err(self.system.in_a_line(&errors)),
+            Ran::Missing(text) => Err(text),
+            Ran::Hung(_) => Err(self.hung(self.system.cancel)),
+        }
+    }
+
+    /// The command line of a submit, as a person would write it.
+    pub fn submit_line(&self, args: &[String], script: &str) -> String {
+        let words = self.via.iter().map(String::as_str);
+        let words = words.chain(self.system.submit.iter().copied());
+        let words = words.chain(args.iter().map(String::as_str));
+        words.map(quoted).collect::<Vec<_>>().join(" ") + " < " + script
+    }
+
+    async fn list(&self, words: &[&str], more: &[String]) -> Result<Vec<(Listed, String)>, String> {
+        match self.run(words, more, None, None).await {
+            Ran::Ended(output, None) => self.system.read_list(&output),
+            Ran::Ended(_, Some(errors)) => {
+                Err(format!("{} fails: {}", words[0], self.system.in_a_line(&errors)))
+            }
+            Ran::Missing(text) => Err(text),
+            Ran::Hung(_) => Err(self.hung(words)),
+        }
+    }
+
+    fn hung(&self, words: &[&str]) -> String {
+        let (name, seconds) = (words[0], COMMAND_TIMEOUT.as_secs());
+        format!("{name} does not answer within {seconds} s; try it by hand")
+    }
+
+    /// Runs a command. The script is its standard input, and locked for as long as it has it.
+    async fn run(
+        &self,
+        words: &[&str],
+        more: &[String],
+        script: Option<File>,
+        dir: Option<&Path>,
+    ) -> Ran {
+        let words = words.iter().map(ToString::to_string).chain(more.iter().cloned());
+        // A remote shell reads them once more.
+        let is_remote = self.via.first().is_some_and(|word| word.ends_with("ssh"));
+        let words = words.map(|word| if is_remote { quoted(&word) } else { word });
+        let words: Vec<String> = self.via.iter().cloned().chain(words).collect();
+        let mut command = Command::new(&words[0]);
+        // A submit that is under way when this process ends goes on to its end.
+        command.args(&words[1..]).kill_on_drop(script.is_none());
+        command.stdin(script.map_or_else(Stdio::null, Stdio::from));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        dir.filter(|dir| dir.is_dir()).map(|dir| command.current_dir(dir));
+        remove_job_variables(&mut command);
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => return Ran::Missing(self.missing(&words[0], &error)),
+        };
+        drop(command);
+        let (mut output, mut errors) = (Vec::new(), Vec::new());
+        let ended = {
+            let output = read(child.stdout.take(), &mut output);
+            let errors = read(child.stderr.take(), &mut errors);
+            let all = async { tokio::join!(output, errors, child.wait()).2 };
+            tokio::time::timeout(COMMAND_TIMEOUT, all).await
+        };
+        let [output, errors] =
+            [output, errors].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        match ended {
+            Ok(Ok(status)) if status.success() => {
+                // A check says all of it there.
+                let said = if output.trim().is_empty() { errors } else { output };
+                Ran::Ended(said, None)
+            }
+            Ok(_) => {
+                let said = if errors.trim().is_empty() { output.clone() } else { errors };
+                Ran::Ended(output, Some(said))
+            }
+            Err(_) => {
+                let _ = child.kill().await;
+                Ran::Hung(errors)
+            }
+        }
+    }
+
+    fn missing(&self, word: &str, error: &std::io::Error) -> String {
+        let title = self.system.title;
+        if error.kind() == std::io::ErrorKind::NotFound {
+            return format!(
+                "there is no `{word}` here; run this where {title}'s commands are, or name the way \
+                 there with --via 'ssh HOST'"
+            );
+        }
+        format!("`{word}` cannot be run: {error}")
+    }
+}
+
+async fn read(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
+    if let Some(pipe) = pipe {
+        // What is read until it breaks is what there is.
+        let _ = pipe.take(OUTPUT_BYTES_MAX).read_to_end(into).await;
+    }
+}
+
+/// A keeper that itself runs in a job has that job's variables, which would shape others.
+fn remove_job_variables(command: &mut Command) {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in names.filter(|name| name.starts_with("SLURM_") && name != "SLURM_CONF") {
+        command.env_remove(name);
+    }
+    command.env_remove("FURLONG_CAP");
+}

@@ -1,0 +1,207 @@
+//! A pool on hosts: engines that `ssh` starts. A host has no queue and no jobs, so there is nothing
+//! to find again: the engines end when their connection does, and with it when the keeper does.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use furlong_pool::keeper::{Job, JobId, JobState};
+use furlong_pool::script::{POOL_LABEL, quoted};
+use furlong_pool::spec::{Host, PoolSpec};
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use super::batch::unix_ms;
+use super::broker::Picture;
+use super::files::{PoolDir, PoolState};
+use crate::cluster::member::{Member, MemberPlace};
+
+/// A pool on hosts that is kept.
+#[derive(Debug)]
+pub struct HostsPool {
+    dir: PoolDir,
+    spec: PoolSpec,
+    places: Vec<(Host, MemberPlace, u64)>,
+    written: PoolState,
+}
+
+/// The time limit for engines to leave when the pool is stopped.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The flags of `ssh`: it asks nobody anything, gives up soon, and notices a cut.
+const SSH: [&str; 8] = [
+    "-T",
+    "-oBatchMode=yes",
+    "-oConnectTimeout=10",
+    "-oServerAliveInterval=10",
+    "-oServerAliveCountMax=3",
+    "-oForwardX11=no",
+    "-oForwardAgent=no",
+    "-oLogLevel=ERROR",
+];
+
+impl HostsPool {
+    /// The system's name in flags and files.
+    pub const SYSTEM: &str = "ssh";
+
+    /// The pool of this folder.
+    ///
+    /// # Errors
+    /// Its file is not good.
+    pub fn open(dir: PoolDir) -> Result<Self> {
+        let spec = dir.spec()?;
+        Ok(Self { dir, spec, places: Vec::new(), written: PoolState::default() })
+    }
+
+    /// Something else is wanted.
+    pub fn set_spec(&mut self, spec: PoolSpec) {
+        self.spec = spec;
+    }
+
+    /// Returns true if it is to be removed, and nothing of it is left.
+    pub fn is_over(&self) -> bool {
+        self.spec.is_removed && self.places.is_empty()
+    }
+
+    /// Starts engines on hosts that have none, and says how it is.
+    pub async fn go_on(&mut self, picture: &Picture) {
+        let resumes = self.dir.take_resume();
+        let wanted = if self.spec.is_removed { Vec::new() } else { self.wanted() };
+        for (host, mut place, _) in self.places.extract_if(.., |(it, ..)| !wanted.contains(it)) {
+            tracing::info!("pool {}: {} is not wanted", self.spec.name, host.name);
+            if let Some(mut member) = place.member.take() {
+                member.ask_to_leave();
+                tokio::spawn(async move {
+                    member.leave(Instant::now().into_std() + STOP_TIMEOUT).await
+                });
+            }
+        }
+        for host in wanted {
+            if !self.places.iter().any(|(it, ..)| *it == host) {
+                match self.spawn(&host).await {
+                    Ok(member) => {
+                        self.places.push((host, MemberPlace::new(member), unix_ms()));
+                    }
+                    Err(error) => tracing::warn!("{}: {error:#}", host.name),
+                }
+            }
+        }
+        for at in 0..self.places.len() {
+            self.look_after(at, resumes).await;
+        }
+        self.save(picture);
+    }
+
+    /// Stops all engines that it has started.
+    pub async fn stop(&mut self) {
+        let mut members: Vec<Member> =
+            self.places.drain(..).filter_map(|(_, place, _)| place.member).collect();
+        members.iter_mut().for_each(Member::ask_to_leave);
+        let deadline = Instant::now().into_std() + STOP_TIMEOUT;
+        for member in &mut members {
+            member.leave(deadline).await;
+        }
+    }
+
+    /// The hosts that are to have engines: the first ones, for as many engines as are wanted.
+    fn wanted(&self) -> Vec<Host> {
+        let mut left = self.spec.wanted.max;
+        let mut wanted = Vec::new();
+        for host in &self.spec.job.hosts {
+            let engines = host.engines.unwrap_or(self.spec.per_job).min(left);
+            if engines > 0 {
+                left -= engines;
+                wanted.push(Host { engines: Some(engines), ..host.clone() });
+            }
+        }
+        wanted
+    }
+
+    async fn look_after(&mut self, at: usize, resumes: bool) {
+        let (host, place, since_ms) = &mut self.places[at];
+        let what = format!("pool {}: the engines on {}", self.spec.name, host.name);
+        if let Some(member) = &mut place.member
+            && let Ok(Some(status)) = member.child.try_wait()
+        {
+            place.note_end(&what, &status.to_string()).await;
+            *since_ms = unix_ms();
+        }
+        let due = place.starts_at().is_some_and(|at| resumes || at <= Instant::now().into_std());
+        if !due {
+            return;
+        }
+        let host = host.clone();
+        let started = self.spawn(&host).await;
+        let (_, place, since_ms) = &mut self.places[at];
+        place.note_start(&what, &started);
+        place.member = started.ok();
+        *since_ms = unix_ms();
+    }
+
+    /// Starts the engines of a host. The capability goes through the pipe, and is on no disk there
+    /// and in no list of processes.
+    async fn spawn(&self, host: &Host) -> Result<Member> {
+        let engine = &self.spec.engine;
+        let via = self.spec.job.via.iter().map(String::as_str).chain(["ssh"]);
+        let words: Vec<&str> = via.collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(SSH);
+        if let Some(port) = host.port {
+            command.arg("-p").arg(port.to_string());
+        }
+        command.arg("--").arg(&host.name).arg(self.remote(host)).stderr(Stdio::piped());
+        let mut member = Member::spawn(&format!("`ssh {}`", host.name), command)
+            .context("`ssh` cannot be run; install OpenSSH's client")?;
+        let capability = std::fs::read_to_string(&engine.cap)
+            .with_context(|| format!("{} cannot be read", engine.cap))?;
+        member.write(capability.as_bytes()).await?;
+        Ok(member)
+    }
+
+    /// The command line for the host's shell.
+    fn remote(&self, host: &Host) -> String {
+        let engine = &self.spec.engine;
+        let mut lines: Vec<String> = self.spec.job.setup.clone();
+        let mut words: Vec<String> = vec!["exec".to_owned()];
+        words.extend(engine.program.iter().map(|word| quoted(word)));
+        words.extend(["engine", "--cap", "-", "--stop-with-stdin"].map(str::to_owned));
+        words.extend(engine.python.iter().flat_map(|it| ["--python".to_owned(), quoted(it)]));
+        words.extend(["-n".to_owned(), host.engines.unwrap_or(1).to_string()]);
+        words.extend(engine.flags.iter().map(|flag| quoted(flag)));
+        words.push(quoted(&format!("--label={POOL_LABEL}{}", self.spec.name)));
+        words.push(quoted(&format!("--job={}", host.name)));
+        lines.push(words.join(" "));
+        lines.join("\n")
+    }
+
+    fn save(&mut self, picture: &Picture) {
+        let mut state = PoolState {
+            target: self.places.iter().filter_map(|(host, ..)| host.engines).sum(),
+            ..PoolState::default()
+        };
+        let (mut down, none) = (Vec::new(), std::collections::BTreeMap::new());
+        let engines = picture.pools.get(self.spec.name.as_str()).unwrap_or(&none);
+        for (host, place, since_ms) in &self.places {
+            let id = JobId(host.name.clone());
+            let online = engines.get(&id).map_or(0, |it| it.online);
+            let mut job = Job::new(*since_ms, host.engines.unwrap_or(1), true);
+            job.node.clone_from(&host.name);
+            if online > 0 {
+                job.state = JobState::Running;
+                state.engines.insert(id.clone(), online);
+            } else if let Some(it) = place.down() {
+                job.why = it.describe("ssh");
+                down.push(format!("{}: {}", host.name, it.cause));
+            }
+            state.online += online;
+            state.saved.jobs.insert(id, job);
+        }
+        state.said = down.into_iter().next().unwrap_or_else(|| "ok".to_owned());
+        if state != self.written {
+            if let Err(error) = self.dir.write_state(&state) {
+                tracing::warn!("pool {}: {error:#}", self.spec.name);
+                return;
+            }
+            self.written = state;
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The flags of a pool, and what is made of them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use furlong_engine::runtime::python::find_interpreter;
+use furlong_host::durations;
+use furlong_host::home::{ClusterDir, Home};
+use furlong_pool::keeper::{Limits, Wanted};
+use furlong_pool::script::check_template;
+use furlong_pool::spec::{EngineSpec, JobSpec, PoolName, PoolSpec, hosts};
+use furlong_pool::system;
+use furlong_wire::token::Role;
+
+use super::hosts::HostsPool;
+use crate::cluster::EngineFlags;
+use crate::program::Program;
+
+/// The flags of a pool.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PoolFlags {
+    /// System that starts the engines: `slurm`, or `ssh`
+    #[arg(long, value_name = "SYSTEM")]
+    pub on: Option<String>,
+    /// Engines of one job, or of one host
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub per_job: Option<u32>,
+    /// Cores of one engine
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub cpus: Option<u32>,
+    /// Time that a job may take, as `2h`; by default 1h
+    #[arg(long, value_name = "TIME", value_parser = durations::limit)]
+    pub walltime: Option<Duration>,
+    /// Shell command in each job before its engines, as `module load python`; repeat the flag for
+    /// more
+    #[arg(long, value_name = "COMMAND")]
+    pub setup: Vec<String>,
+    /// Script of the jobs; `furlong pool template` prints one to begin with
+    #[arg(long, value_name = "FILE")]
+    pub template: Option<PathBuf>,
+    /// Command that leads to where the system's commands are, as `ssh login`
+    #[arg(long, value_name = "COMMAND")]
+    pub via: Option<String>,
+    /// Hosts for `--on ssh`: a file with a line each, as `node1` or `user@node2:2222 8`
+    #[arg(long, value_name = "FILE")]
+    pub hosts: Option<PathBuf>,
+    /// Program of the engines, where it is not at the path of this one
+    #[arg(long, value_name = "COMMAND")]
+    pub program: Option<String>,
+    /// Jobs that may wait or run at a time; by default 100
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_jobs: Option<u32>,
+    /// Jobs that may wait at a time; by default 8
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_pending: Option<u32>,
+    /// Print the script and the command, ask the system if it would take them, and leave nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Arguments for the system's command that submits, as they are
+    #[arg(last = true, value_name = "SCHEDULER ARGS")]
+    pub args: Vec<String>,
+}
+
+/// A pool is asked for by these.
+#[derive(Debug)]
+pub struct PoolRequest<'a> {
+    /// Its name; by default that of its system.
+    pub name: Option<PoolName>,
+    /// The engines.
+    pub wanted: Option<Wanted>,
+    /// The flags of the pool.
+    pub flags: &'a PoolFlags,
+    /// The flags of its engines.
+    pub engine: &'a EngineFlags,
+    /// Their interpreter.
+    pub python: Option<&'a Path>,
+    /// This program.
+    pub program: &'a Program,
+}
+
+/// Time of a job, if nobody says.
+const WALLTIME: Duration = Duration::from_secs(3_600);
+/// Jobs that may wait or run, if nobody says.
+const JOBS_MAX: u32 = 100;
+/// Jobs that may wait, if nobody says.
+const PENDING_MAX: u32 = 8;
+
+impl PoolFlags {
+    /// Returns true if a flag is given that only a pool has.
+    pub fn are_given(&self) -> bool {
+        let texts = [&self.on, &self.via, &self.program];
+        texts.iter().any(|text| text.is_some())
+            || self.template.is_some()
+            || self.hosts.is_some()
+            || self.walltime.is_some()
+            || self.dry_run
+            || ![&self.setup, &self.args].iter().all(|words| words.is_empty())
+            || [self.per_job, self.cpus, self.max_jobs, self.max_pending]
+                .iter()
+                .any(Option::is_some)
+    }
+}
+
+impl PoolRequest<'_> {
+    /// The pool that is asked for.
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    pub fn spec(&self, home: &Home, cluster: &ClusterDir) -> Result<PoolSpec> {
+        let flags = self.flags;
+        let names = system::all().map(|it| it.name).chain([HostsPool::SYSTEM]);
+        let names = names.collect::<Vec<_>>().join("`, `");
+        let on = flags.on.as_deref();
+        let on = on.with_context(|| format!("name the system with --on: `{names}`"))?;
+        let is_hosts = on == HostsPool::SYSTEM;
+        let system = system::by_name(on);
+        if system.is_none() && !is_hosts {
+            bail!("there is no system `{on}`; --on takes `{names}`");
+        }
+        let job = self.job(is_hosts)?;
+        let per_job = flags.per_job.unwrap_or(1);
+        let on_hosts: u32 = job.hosts.iter().map(|host| host.engines.unwrap_or(per_job)).sum();
+        let (wanted, per_job) = match (self.wanted, is_hosts) {
+            (Some(wanted), false) => (wanted, per_job),
+            (None, false) => bail!("say how many engines with -n N, or -n A..B"),
+            // On hosts, `-n` is what each of them gets.
+            (Some(each), true) => {
+                ensure!(!each.is_elastic(), "hosts have no queue: give -n N, the engines of each");
+                let of = |engines: Option<u32>| engines.unwrap_or(each.max);
+                let all = job.hosts.iter().map(|host| of(host.engines)).sum();
+                (Wanted::exactly(all), each.max.max(1))
+            }
+            (None, true) => (Wanted::exactly(on_hosts), per_job),
+        };
+        let limits = Limits {
+            jobs_max: flags.max_jobs.unwrap_or(JOBS_MAX),
+            pending_max: flags.max_pending.unwrap_or(PENDING_MAX),
+            array_max: system.map_or(1, |system| system.array_max),
+        };
+        let name = self.name.clone().map_or_else(|| on.parse(), Ok).map_err(anyhow::Error::msg)?;
+        let engine = self.engine(home, cluster)?;
+        let system = on.to_owned();
+        Ok(PoolSpec { name, system, wanted, per_job, limits, job, engine, is_removed: false })
+    }
+
+    fn job(&self, is_hosts: bool) -> Result<JobSpec> {
+        let flags = self.flags;
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let template = flags.template.as_ref().map(read).transpose()?;
+        if let (Some(text), Some(path)) = (&template, &flags.template) {
+            check_template(text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+        }
+        let hosts = match (&flags.hosts, is_hosts) {
+            (Some(path), true) => hosts(&read(path)?)
+                .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?,
+            (None, true) => bail!("name a file of hosts with --hosts FILE"),
+            (Some(_), false) => bail!("--hosts is for --on ssh"),
+            (None, false) => Vec::new(),
+        };
+        let dir = self.engine.cwd.clone().map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
+        let dir = dir.context("the current directory is not there any more")?;
+        Ok(JobSpec {
+            walltime_s: flags.walltime.unwrap_or(WALLTIME).as_secs(),
+            cpus: flags.cpus.unwrap_or(1),
+            memory_mb: self.engine.memory.map(|size| size.bytes().div_ceil(1 << 20)),
+            setup: flags.setup.clone(),
+            template,
+            via: flags.via.iter().flat_map(|via| via.split_whitespace()).map(Into::into).collect(),
+            args: flags.args.clone(),
+            dir: std::path::absolute(&dir)?.to_string_lossy().into_owned(),
+            hosts,
+        })
+    }
+
+    /// The engines: this program, at its absolute path, with the interpreter that they would have
+    /// here. A job's `PATH` is another.
+    fn engine(&self, home: &Home, cluster: &ClusterDir) -> Result<EngineSpec> {
+        let program = match &self.flags.program {
+            Some(words) => words.split_whitespace().map(str::to_owned).collect(),
+            None => self.program.words()?,
+        };
+        let python = match self.python {
+            // On another machine, only that one knows if it is there.
+            Some(python) => Some(python.to_string_lossy().into_owned()),
+            None => self
+                .program
+                .interpreter()
+                .map(Path::to_owned)
+                .or_else(|| find_interpreter(None).ok())
+                .map(|path| path.to_string_lossy().into_owned()),
+        };
+        Ok(EngineSpec {
+            program,
+            cap: cluster.capability(Role::Engine).to_string_lossy().into_owned(),
+            home: home.path().to_string_lossy().into_owned(),
+            python,
+            flags: self.engine.flags_of_jobs(),
+        })
+    }
+}

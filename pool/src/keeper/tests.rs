@@ -1,0 +1,259 @@
+//! The rules of a keeper, one by one.
+
+use super::*;
+
+const NOW: u64 = 1_000_000;
+
+fn shape(engines: u32, per_job: u32) -> Shape {
+    let limits = Limits { jobs_max: 100, pending_max: 8, array_max: 1_000 };
+    Shape { wanted: Wanted::exactly(engines), per_job, limits }
+}
+
+/// A keeper that knows that there are no jobs, and that the broker is there.
+fn keeper(shape: Shape) -> Keeper {
+    let mut keeper = Keeper::new(NOW, shape, Saved::default(), None);
+    assert_eq!(keeper.poll_action(NOW), Some(Action::Query(1)));
+    assert_eq!(keeper.poll_action(NOW), None);
+    keeper.handle_listed(NOW, 1, Ok(Vec::new()));
+    keeper.handle_engines(NOW, &BTreeMap::new());
+    keeper
+}
+
+fn ids(array: u32, jobs: u32) -> Vec<JobId> {
+    (1..=jobs).map(|n| JobId(format!("{array}_{n}"))).collect()
+}
+
+fn submit(jobs: u32, engines: u32) -> Option<Action> {
+    Some(Action::Submit(Submission { jobs, engines, lasting: true }))
+}
+
+fn online(ids: &[JobId], each: u32) -> BTreeMap<JobId, EnginesOfJob> {
+    ids.iter().map(|id| (id.clone(), EnginesOfJob { online: each, busy: 0 })).collect()
+}
+
+fn listed(id: &JobId, state: JobState) -> Listed {
+    let (node, left) = (String::new(), String::new());
+    Listed { id: id.clone(), state, node, why: String::new(), left }
+}
+
+/// Answers the next question with these jobs, and returns the time of the answer.
+fn answer(keeper: &mut Keeper, from_ms: u64, jobs: &[Listed]) -> u64 {
+    for at in (from_ms..from_ms + 60_000).step_by(250) {
+        keeper.handle_engines(at, &BTreeMap::new());
+        if let Some(Action::Query(number)) = keeper.poll_action(at) {
+            keeper.handle_listed(at, number, Ok(jobs.to_vec()));
+            return at;
+        }
+    }
+    panic!("nothing is asked");
+}
+
+#[test]
+fn one_job_goes_ahead_and_the_rest_follows_with_a_smaller_one() {
+    let mut keeper = keeper(shape(11, 4));
+    assert_eq!(keeper.poll_action(NOW), submit(1, 4));
+    keeper.handle_submitted(NOW, Ok(ids(1, 1)));
+    assert_eq!(keeper.poll_action(NOW + 2_000), None);
+    keeper.handle_engines(NOW + 2_000, &online(&ids(1, 1), 4));
+    assert_eq!(keeper.poll_action(NOW + 2_000), submit(1, 4));
+    keeper.handle_submitted(NOW + 2_100, Ok(ids(2, 1)));
+    assert_eq!(keeper.poll_action(NOW + 3_999), Some(Action::Query(2)));
+    keeper.handle_listed(NOW + 3_999, 2, Err("squeue fails".to_owned()));
+    assert_eq!(keeper.poll_action(NOW + 4_000), None, "nothing is submitted by the blind");
+    keeper.handle_engines(NOW + 34_000, &online(&[ids(1, 1), ids(2, 1)].concat(), 4));
+    assert_eq!(keeper.poll_action(NOW + 34_000), Some(Action::Query(3)));
+    let jobs = [ids(1, 1), ids(2, 1)].concat();
+    let jobs: Vec<Listed> = jobs.iter().map(|id| listed(id, JobState::Running)).collect();
+    keeper.handle_listed(NOW + 34_000, 3, Ok(jobs));
+    assert_eq!(keeper.poll_action(NOW + 34_000), submit(1, 3));
+}
+
+#[test]
+fn five_hundred_jobs_cost_five_commands_in_the_first_minute() {
+    let limits = Limits { jobs_max: 500, pending_max: 500, array_max: 1_000 };
+    let shape = Shape { limits, ..shape(500, 1) };
+    let mut keeper = Keeper::new(NOW, shape, Saved::default(), None);
+    let (mut jobs, mut commands, mut told) = (Vec::new(), 0, Vec::new());
+    for at in (NOW..NOW + 60_000).step_by(250) {
+        // An engine of the first job comes within two seconds, and seven others later.
+        let is_there = usize::from(at > NOW + 1_500) * 8.min(jobs.len());
+        keeper.handle_engines(at, &online(&jobs[..is_there], 1));
+        while let Some(action) = keeper.poll_action(at) {
+            commands += 1;
+            told.push((at - NOW, action.clone()));
+            match action {
+                Action::Query(number) => {
+                    let all = jobs.iter().map(|id| listed(id, JobState::Pending));
+                    keeper.handle_listed(at, number, Ok(all.collect()));
+                }
+                Action::Submit(submission) => {
+                    let new = ids(commands, submission.jobs);
+                    jobs.extend(new.clone());
+                    keeper.handle_submitted(at, Ok(new));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!((jobs.len(), keeper.jobs().len()), (500, 500));
+    assert!(commands <= 5, "{commands} commands: {told:?}");
+}
+
+#[test]
+fn three_jobs_that_end_at_once_pause_the_pool_until_it_is_resumed() {
+    let mut keeper = keeper(shape(64, 1));
+    let mut now = NOW;
+    for n in 1..=3 {
+        assert_eq!(keeper.poll_action(now), submit(1, 1), "job {n}");
+        let id = ids(n, 1);
+        keeper.handle_submitted(now, Ok(id.clone()));
+        now = answer(&mut keeper, now, &[listed(&id[0], JobState::Ended(End::Failed))]);
+    }
+    assert_eq!(keeper.poll_action(now), None);
+    let said = keeper.describe();
+    assert_eq!(said, "paused: 3 jobs in a row ended within 60 s without an engine");
+    let mut again = Keeper::new(now, shape(64, 1), keeper.saved(), None);
+    now = answer(&mut again, now, &[]);
+    assert_eq!(again.poll_action(now), None, "also after a restart");
+    again.handle_resume(now);
+    assert_eq!(again.poll_action(now + 2_000), submit(1, 1));
+}
+
+#[test]
+fn ends_that_say_nothing_about_the_script_pause_nothing() {
+    for end in [End::TimeLimit, End::Preempted, End::NodeFailed] {
+        let mut keeper = keeper(shape(1, 1));
+        let mut now = NOW;
+        for n in 1..10 {
+            assert_eq!(keeper.poll_action(now), submit(1, 1), "job {n}");
+            keeper.handle_submitted(now, Ok(ids(n, 1)));
+            now = answer(&mut keeper, now, &[listed(&ids(n, 1)[0], JobState::Ended(end))]);
+        }
+    }
+}
+
+#[test]
+fn refused_submits_are_made_again_later_and_later_and_then_no_more() {
+    let mut keeper = keeper(shape(1, 1));
+    let mut times = Vec::new();
+    for second in 0..7_200 {
+        let at = NOW + second * 1_000;
+        keeper.handle_engines(at, &BTreeMap::new());
+        while let Some(action) = keeper.poll_action(at) {
+            match action {
+                Action::Query(number) => keeper.handle_listed(at, number, Ok(Vec::new())),
+                _ => {
+                    times.push(second);
+                    keeper.handle_submitted(at, Err(Refusal::Refused("no".to_owned())));
+                }
+            }
+        }
+    }
+    assert_eq!(times, [0, 2, 62, 362, 1_262]);
+    assert_eq!(keeper.describe(), "paused: 5 submits in a row failed: no");
+}
+
+#[test]
+fn a_full_queue_is_waited_for_and_pauses_nothing() {
+    let mut keeper = keeper(shape(1, 1));
+    for minute in 0..300 {
+        let at = NOW + minute * 60_000;
+        keeper.handle_engines(at, &BTreeMap::new());
+        while let Some(action) = keeper.poll_action(at) {
+            match action {
+                Action::Query(number) => keeper.handle_listed(at, number, Ok(Vec::new())),
+                _ => keeper.handle_submitted(at, Err(Refusal::Full("full".to_owned()))),
+            }
+        }
+    }
+    assert_eq!(keeper.gate.paused, None);
+    assert_eq!(keeper.describe(), "full");
+}
+
+#[test]
+fn a_missing_job_has_ended_at_the_tenth_time() {
+    let mut keeper = keeper(shape(1, 1));
+    assert_eq!(keeper.poll_action(NOW), submit(1, 1));
+    keeper.handle_submitted(NOW, Ok(ids(1, 1)));
+    let mut now = NOW;
+    for _ in 0..9 {
+        now = answer(&mut keeper, now + 250, &[]);
+        assert_eq!(keeper.jobs().len(), 1);
+    }
+    answer(&mut keeper, now + 250, &[]);
+    assert_eq!(keeper.jobs().len(), 0);
+}
+
+#[test]
+fn a_smaller_pool_loses_waiting_jobs_first_and_drains_the_idle() {
+    let mut keeper = keeper(shape(4, 1));
+    keeper.proven = true;
+    assert_eq!(keeper.poll_action(NOW), submit(4, 1));
+    let all = ids(1, 4);
+    keeper.handle_submitted(NOW, Ok(all.clone()));
+    let mut engines = online(&all[..3], 1);
+    engines.get_mut(&all[0]).unwrap().busy = 1;
+    keeper.handle_engines(NOW + 500, &engines);
+    keeper.handle_shape(shape(1, 1));
+    let first = keeper.poll_action(NOW + 500);
+    let second = keeper.poll_action(NOW + 500);
+    let third = keeper.poll_action(NOW + 500);
+    let told = [first, second, third].map(|action| action.unwrap());
+    assert!(told.contains(&Action::Cancel(vec![all[3].clone()])), "{told:?}");
+    assert!(told.contains(&Action::Drain(all[1].clone())), "{told:?}");
+    assert!(told.contains(&Action::Drain(all[2].clone())), "{told:?}");
+    // A drained job is cancelled a minute after its engines have left, not before.
+    keeper.handle_engines(NOW + 1_000, &online(&all[..1], 1));
+    let cancels = |keeper: &mut Keeper, at| {
+        std::iter::from_fn(|| keeper.poll_action(at))
+            .any(|action| matches!(action, Action::Cancel(ids) if ids.contains(&all[1])))
+    };
+    assert!(!cancels(&mut keeper, NOW + 60_000));
+    assert!(cancels(&mut keeper, NOW + 62_000));
+}
+
+#[test]
+fn jobs_of_an_earlier_keeper_are_found_and_not_submitted_again() {
+    let begun = Submission { jobs: 3, engines: 2, lasting: true };
+    let saved = Saved { proven: true, ..Saved::default() };
+    let mut keeper = Keeper::new(NOW, shape(6, 2), saved, Some(begun));
+    keeper.handle_engines(NOW, &BTreeMap::new());
+    assert_eq!(keeper.poll_action(NOW), Some(Action::Query(1)));
+    assert_eq!(keeper.poll_action(NOW), None, "nothing before the answer");
+    let jobs: Vec<Listed> = ids(7, 3).iter().map(|id| listed(id, JobState::Pending)).collect();
+    keeper.handle_listed(NOW, 1, Ok(jobs));
+    assert_eq!(keeper.poll_action(NOW + 3_000), None);
+    assert_eq!(keeper.jobs().values().map(|job| job.engines).sum::<u32>(), 6);
+}
+
+#[test]
+fn without_a_broker_nothing_is_submitted() {
+    let mut keeper = Keeper::new(NOW, shape(1, 1), Saved::default(), None);
+    assert_eq!(keeper.poll_action(NOW), Some(Action::Query(1)));
+    keeper.handle_listed(NOW, 1, Ok(Vec::new()));
+    assert_eq!(keeper.poll_action(NOW), None);
+    keeper.handle_engines(NOW, &BTreeMap::new());
+    assert_eq!(keeper.poll_action(NOW + 40_000), Some(Action::Query(2)));
+    assert_eq!(keeper.poll_action(NOW + 40_000), None);
+}
+
+#[test]
+fn an_elastic_pool_keeps_its_least_engines_and_never_drains_for_want_of_work() {
+    let wanted = Wanted { min: 1, max: 4 };
+    let mut keeper = keeper(Shape { wanted, ..shape(0, 1) });
+    assert_eq!(keeper.poll_action(NOW), submit(1, 1));
+    keeper.handle_submitted(NOW, Ok(ids(1, 1)));
+    for second in 0..9 {
+        let at = NOW + second * 1_000;
+        keeper.handle_engines(at, &online(&ids(1, 1), 1));
+        keeper.handle_tasks(at, 10);
+        if let Some(Action::Submit(submission)) = keeper.poll_action(at) {
+            assert_eq!((second, submission.jobs, submission.lasting), (5, 3, false));
+            keeper.handle_submitted(at, Ok(ids(2, 3)));
+        }
+    }
+    let all = [ids(1, 1), ids(2, 3)].concat();
+    keeper.handle_tasks(NOW + 9_000, 0);
+    keeper.handle_engines(NOW + 9_000, &online(&all, 1));
+    assert_eq!((keeper.poll_action(NOW + 9_000), keeper.jobs().len()), (None, 4));
+}

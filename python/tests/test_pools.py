@@ -1,0 +1,76 @@
+"""Clusters whose engines a batch system starts, or ssh; both are fakes here, and the engines are real.
+
+`tests/farm/pools.rs` tries the command on a real Slurm.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import eventually, processes_of
+
+import furlong
+from furlong.cluster.pools import PoolCluster
+
+SSH = """#!/bin/bash
+while [ "$1" != -- ]; do shift; done
+exec sh -c "$3"
+"""
+SBATCH = """#!/bin/bash
+case "$*" in *--partition=nope*) echo "sbatch: error: invalid partition specified: nope" >&2; exit 1;; esac
+echo "sbatch: Job 7 to start at 2026-12-02T09:57:37 using 1 processors on nodes n1" >&2
+"""
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a folder of fakes first on the path."""
+    for name, text in (("ssh", SSH), ("sbatch", SBATCH)):
+        path = tmp_path / name
+        path.write_text(text)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_hosts_have_engines_until_the_cluster_stops(fakes: Path, session_home: Path) -> None:
+    hosts = fakes / "hosts"
+    hosts.write_text("node1\nnode2\n")
+    cluster = furlong.Cluster(n=1, engines="SSH", hosts=hosts)
+    assert isinstance(cluster, PoolCluster)
+    try:
+        cluster.start_cluster_sync()
+        with cluster.connect_client_sync() as rc:
+            rc.wait_for_engines(2, timeout=30)
+            assert rc[:].apply_sync(lambda: 6 * 7) == [42, 42]
+            jobs = eventually(lambda: [job for job in cluster.jobs() if job["engines"] == 1][1:])
+            assert jobs[0]["node"] == "node2"
+            cluster.scale(1)
+            eventually(lambda: len(rc.ids) == 1)
+    finally:
+        cluster.stop_cluster_sync()
+    assert not cluster.folder.exists()
+    eventually(
+        lambda: not [it for it in processes_of(session_home) if cluster.cluster_id in it.cmdline()]
+    )
+
+
+def test_job_script_is_what_slurm_would_get(fakes: Path) -> None:
+    cluster = furlong.Cluster(
+        n=8, engines="slurm", per_job=4, walltime="2h", options="--partition=main", cpus=2
+    )
+    script = cluster.job_script()
+    for line in ("#SBATCH --array=1-2", "#SBATCH --cpus-per-task=8", "#SBATCH --time=120"):
+        assert line in script.splitlines()
+    assert "Job 7 to start" in script
+    assert not cluster.folder.exists()
+
+
+def test_refused_jobs_leave_no_cluster(fakes: Path) -> None:
+    cluster = furlong.Cluster(n=8, engines="slurm", options=["--partition=nope"])
+    with pytest.raises(RuntimeError, match="invalid partition specified: nope; `sinfo` lists"):
+        cluster.start_cluster_sync()
+    assert not cluster.is_running
+    assert not cluster.folder.exists()

@@ -1,0 +1,408 @@
+//! Pools of engines on a real Slurm: what is submitted, what is found again, and what is left.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use furlong_tests::command::{Outcome, command, processes_of, wait_for_engines};
+use furlong_tests::home::Home;
+use furlong_tests::program::Program;
+use furlong_tests::slurm::Slurm;
+use furlong_tests::wait::{SOON, eventually};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Jobs start within a second or two each, on a machine that is busy with other tests.
+const JOBS: Duration = Duration::from_secs(60);
+
+/// A home whose commands find the batch system: in a Slurm, and first in a folder of fakes.
+struct Site<'a> {
+    home: Home,
+    slurm: Option<&'a Slurm>,
+    fakes: PathBuf,
+    /// True if nothing but the fakes is found.
+    is_alone: bool,
+}
+
+impl<'a> Site<'a> {
+    fn of(slurm: Option<&'a Slurm>) -> Self {
+        let home = Home::new();
+        let fakes = home.path().join("fakes");
+        fs::create_dir(&fakes).unwrap();
+        Self { home, slurm, fakes, is_alone: slurm.is_none() }
+    }
+
+    /// A command of the system that does this, in front of the real one.
+    fn fake(&self, name: &str, script: &str) {
+        let path = self.fakes.join(name);
+        let text = format!("#!/bin/bash\n{script}\n");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// The real command's path.
+    fn real(name: &str) -> String {
+        let path = std::env::var_os("PATH").unwrap();
+        let found = std::env::split_paths(&path).map(|folder| folder.join(name));
+        found.into_iter().find(|path| path.is_file()).unwrap().to_str().unwrap().to_owned()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = command("furlong", args, &self.home);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut folders = vec![self.fakes.clone()];
+        if self.is_alone {
+            // Bash alone, for the fakes.
+            let bash = Self::real("bash");
+            let _ = std::os::unix::fs::symlink(&bash, self.fakes.join("bash"));
+        } else {
+            folders.extend(std::env::split_paths(&path));
+        }
+        command.env("PATH", std::env::join_paths(folders).unwrap());
+        if let Some(slurm) = self.slurm {
+            command.env("SLURM_CONF", slurm.conf());
+        }
+        command
+    }
+
+    /// Starts a cluster with a pool, and waits until it says that it stands.
+    fn start(&self, args: &[&str]) -> Program {
+        self.start_on("slurm", args)
+    }
+
+    fn start_on(&self, system: &str, args: &[&str]) -> Program {
+        let args = [&["cluster", "start", "--on", system], args].concat();
+        let supervisor = Program::spawn("furlong", self.command(&args));
+        supervisor.wait_for_line("try ", SOON);
+        supervisor
+    }
+
+    fn run(&self, args: &[&str]) -> Outcome {
+        let mut program = Program::spawn("furlong", self.command(args));
+        let status = program.wait_exit(Duration::from_secs(120));
+        Outcome { code: status.code(), stdout: program.stdout(), stderr: program.stderr() }
+    }
+
+    /// The pools, as `furlong pool --json` has them.
+    fn pools(&self) -> Value {
+        serde_json::from_str(&self.run(&["pool", "--json"]).ok()).unwrap()
+    }
+
+    fn wait_for(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let come = eventually(JOBS, || {
+            last = self.pools();
+            is_so(&last[0])
+        });
+        assert!(come, "not {what}: {last:#}\n{}", self.keeper_log());
+        last[0].clone()
+    }
+
+    fn keeper_log(&self) -> String {
+        let path = self.home.cluster().log().join("keeper.log");
+        fs::read_to_string(path).unwrap_or_default()
+    }
+
+    fn keeper(&self) -> Option<Pid> {
+        let text = fs::read_to_string(self.home.cluster().run().join("keeper.pid")).ok()?;
+        Pid::from_raw(text.trim().parse().ok()?)
+    }
+
+    /// Kills the keeper, and waits until another one is there.
+    fn kill_keeper(&self) {
+        let before = self.keeper().unwrap();
+        kill_process(before, Signal::KILL).unwrap();
+        let again = || self.keeper().is_some_and(|pid| pid != before);
+        assert!(eventually(SOON, again), "no keeper comes back");
+    }
+}
+
+impl Drop for Site<'_> {
+    fn drop(&mut self) {
+        // Nothing of a test that has failed goes on.
+        for (pid, _) in processes_of(self.home.path()) {
+            let _ = Pid::from_raw(pid.cast_signed()).map(|pid| kill_process(pid, Signal::KILL));
+        }
+    }
+}
+
+fn jobs(slurm: &Slurm) -> Vec<String> {
+    let mut ids: Vec<String> = slurm
+        .queue()
+        .iter()
+        .filter(|line| line.contains(" furlong-default-"))
+        .filter_map(|line| line.split(' ').next().map(str::to_owned))
+        .collect();
+    ids.sort();
+    ids
+}
+
+fn touch(path: &Path) {
+    fs::write(path, "").unwrap();
+}
+
+#[test]
+fn dry_run_leaves_nothing_and_says_what_the_system_says() {
+    let Some(slurm) = Slurm::start(1) else { return };
+    let site = Site::of(Some(&slurm));
+    let dry = ["cluster", "start", "--on", "slurm", "-n", "4", "--walltime", "2h", "--dry-run"];
+    let said = site.run(&[&dry[..], &["--", "--partition=main"]].concat()).ok();
+    for part in ["#SBATCH --array=1-4\n", "#SBATCH --time=120\n", "exec ", "--partition=main <"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(said.contains("in partition main"), "{said}");
+    let said = site.run(&[&dry[..], &["--", "--partition=nope"]].concat()).failed(1);
+    assert!(said.contains("invalid partition specified: nope; `sinfo` lists"), "{said}");
+    let start = ["cluster", "start", "--on", "slurm", "-n", "4", "--", "--partition=nope"];
+    assert_eq!(site.run(&start).failed(1), said);
+    assert_eq!(slurm.queue(), Vec::<String>::new());
+    assert!(!site.home.cluster().path().exists(), "a folder is left");
+}
+
+#[test]
+fn pool_scale_adds_jobs_and_lets_others_finish() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let site = Site::of(Some(&slurm));
+    let mut cluster = site.start(&["-n", "1"]);
+    site.wait_for("one engine", |pool| pool["engines"] == 1);
+    site.run(&["pool", "scale", "slurm", "4"]).ok();
+    let pool = site.wait_for("four engines", |pool| pool["engines"] == 4);
+    assert_eq!(pool["jobs"].as_array().unwrap().len(), 4);
+    let gate = site.home.path().join("gate");
+    let wait = format!("until [ -e {} ]; do sleep 0.1; done; echo done", gate.display());
+    let args = ["submit", "--array", "1-4", "--retries", "0", "--wait", "--", "sh", "-c", &wait];
+    let mut tasks = Program::spawn("furlong", site.command(&args));
+    let has_all = || {
+        let status: Value = serde_json::from_str(&site.run(&["status", "--json"]).ok()).unwrap();
+        status["tasks"]["assigned"] == 4
+    };
+    assert!(eventually(SOON, has_all));
+    site.run(&["pool", "scale", "slurm", "1"]).ok();
+    site.wait_for("three jobs that drain", |pool| {
+        let jobs = pool["jobs"].as_array().unwrap();
+        jobs.iter().filter(|job| job["state"] == "drains").count() == 3
+    });
+    touch(&gate);
+    assert_eq!(tasks.wait_exit(SOON).code(), Some(0), "{}", tasks.stderr());
+    assert_eq!(tasks.stdout(), "done\n".repeat(4).trim_end());
+    site.wait_for("one job", |pool| pool["jobs"].as_array().unwrap().len() == 1);
+    assert_eq!(jobs(&slurm).len(), 1);
+    cluster.terminate();
+    cluster.wait_exit(JOBS);
+    assert_eq!(jobs(&slurm), Vec::<String>::new(), "the jobs end with the cluster");
+}
+
+#[test]
+fn the_keeper_is_killed_anywhere_and_no_job_is_lost_or_made_twice() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let site = Site::of(Some(&slurm));
+    // The first thing that a submit does is to wait at a gate; the last is to say that it is over.
+    let at = |name: &str| site.home.path().join(name);
+    let (began, gate, ended) = (at("began"), at("gate"), at("ended"));
+    site.fake(
+        "sbatch",
+        &format!(
+            "case \"$*\" in *--test-only*) exec {real} \"$@\";; esac\n\
+             touch {began}\nuntil [ -e {gate} ]; do sleep 0.02; done\n\
+             {real} \"$@\"\ncode=$?\ntouch {ended}\nexit $code",
+            real = Site::real("sbatch"),
+            began = began.display(),
+            gate = gate.display(),
+            ended = ended.display()
+        ),
+    );
+    let _cluster = site.start(&["-n", "5"]);
+    // During a submit: twice, so that one waits for what the first has left.
+    assert!(eventually(SOON, || began.exists()));
+    site.kill_keeper();
+    site.kill_keeper();
+    assert_eq!(jobs(&slurm), Vec::<String>::new());
+    touch(&gate);
+    assert!(eventually(SOON, || ended.exists()));
+    site.kill_keeper();
+    // After the second submit, before or after its answer is written down.
+    fs::remove_file(&ended).unwrap();
+    assert!(eventually(JOBS, || ended.exists()), "no second submit: {}", site.keeper_log());
+    site.kill_keeper();
+    let pool = site.wait_for("five engines", |pool| pool["engines"] == 5);
+    let mut known: Vec<String> = pool["jobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|job| job["job"].as_str().unwrap().to_owned())
+        .collect();
+    known.sort();
+    assert_eq!(jobs(&slurm), known);
+    assert_eq!(known.len(), 5);
+    site.run(&["cluster", "stop"]).ok();
+    assert_eq!(jobs(&slurm), Vec::<String>::new());
+}
+
+#[test]
+fn cluster_stop_finds_orphans_by_name() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let site = Site::of(Some(&slurm));
+    let mut cluster = site.start(&["-n", "3", "--max-pending", "3"]);
+    site.wait_for("three engines", |pool| pool["engines"] == 3);
+    let keeper = site.keeper().unwrap();
+    cluster.kill();
+    kill_process(keeper, Signal::KILL).unwrap_or_default();
+    // Not even the pool is known any more.
+    fs::remove_dir_all(site.home.cluster().path().join("pools")).unwrap();
+    assert_eq!(jobs(&slurm).len(), 3);
+    let said = site.run(&["cluster", "stop"]).ok();
+    assert!(said.starts_with("3 jobs have ended, nothing is left: "), "{said}");
+    assert_eq!(jobs(&slurm), Vec::<String>::new());
+    let said = site.run(&["cluster", "stop"]).failed(1);
+    assert!(said.contains("does not run here"), "{said}");
+}
+
+#[test]
+fn the_broker_dies_for_good_and_no_job_is_left() {
+    let Some(slurm) = Slurm::start(1) else { return };
+    let site = Site::of(Some(&slurm));
+    let mut cluster = site.start(&["-n", "3", "--broker-timeout", "3s"]);
+    site.wait_for("three engines", |pool| pool["engines"] == 3);
+    let keeper = site.keeper().unwrap();
+    cluster.kill();
+    kill_process(keeper, Signal::KILL).unwrap_or_default();
+    assert!(eventually(JOBS, || jobs(&slurm).is_empty()), "{:?}", slurm.queue());
+    let ends = slurm.run("squeue", &["-h", "-r", "-t", "all", "-o", "%T"]).ok();
+    assert_eq!(ends, "COMPLETED\n".repeat(3).trim_end());
+}
+
+#[test]
+fn an_elastic_pool_follows_the_work_and_kills_none_of_it() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let site = Site::of(Some(&slurm));
+    let _cluster = site.start(&["-n", "0..4", "--idle-timeout", "3s"]);
+    let tasks = ["submit", "--array", "1-8", "--retries", "0", "--wait", "--", "sleep", "1"];
+    site.run(&tasks).ok();
+    let made = slurm.run("squeue", &["-h", "-r", "-t", "all", "-o", "%i"]).ok();
+    assert!((2..=4).contains(&made.lines().count()), "{made}");
+    assert!(eventually(JOBS, || jobs(&slurm).is_empty()), "{:?}", slurm.queue());
+    let ends = slurm.run("squeue", &["-h", "-r", "-t", "all", "-o", "%T"]).ok();
+    assert!(ends.lines().all(|state| state == "COMPLETED"), "{ends}");
+    let pool = site.wait_for("no jobs", |pool| pool["jobs"].as_array().unwrap().is_empty());
+    assert_eq!(pool["paused"], Value::Null);
+}
+
+/// An `ssh` that goes nowhere: it runs the command line as the other side's shell would, and writes
+/// down what it was told.
+fn fake_ssh(site: &Site) -> PathBuf {
+    let told = site.home.path().join("told");
+    let script = format!(
+        "echo \"$@\" >> {}\nwhile [ \"$1\" != -- ]; do shift; done\n\
+         [ \"$2\" != down ] || {{ echo 'ssh: connect to host down: No route to host' >&2; exit 255; }}\n\
+         exec sh -c \"$3\"",
+        told.display()
+    );
+    site.fake("ssh", &script);
+    told
+}
+
+#[test]
+fn engines_on_hosts_get_their_capability_through_the_pipe() {
+    let mut site = Site::of(None);
+    site.is_alone = false;
+    let told = fake_ssh(&site);
+    let hosts = site.home.path().join("hosts");
+    fs::write(&hosts, "node1\nuser@node2:2222 2 # a larger one\ndown\n").unwrap();
+    let mut cluster = site.start_on("ssh", &["--hosts", hosts.to_str().unwrap(), "-n", "1"]);
+    wait_for_engines(3, &site.home);
+    let pool = site.wait_for("a host that is down", |pool| {
+        pool["engines"] == 3 && pool["state"].as_str().unwrap().contains("No route to host")
+    });
+    assert_eq!(pool["wanted"], 4);
+    let told = fs::read_to_string(told).unwrap();
+    assert!(told.contains("-p 2222 -- user@node2 exec "), "{told}");
+    assert!(told.contains(" engine --cap - --stop-with-stdin "), "{told}");
+    let secret = fs::read_to_string(site.home.cluster().security().join("engine.cap.json"));
+    let secret: Value = serde_json::from_str(&secret.unwrap()).unwrap();
+    for (_, line) in processes_of(site.home.path()) {
+        let has_secret = secret.as_object().unwrap().values().filter_map(Value::as_str);
+        let long = has_secret.filter(|text| text.len() > 40).find(|text| line.contains(*text));
+        assert_eq!(long, None, "a secret is in a list of processes");
+    }
+    // The pipes of the keeper end with it, and so do the engines.
+    let keeper = site.keeper().unwrap();
+    cluster.kill();
+    kill_process(keeper, Signal::KILL).unwrap_or_default();
+    let left = || processes_of(site.home.path());
+    assert!(eventually(SOON, || left().is_empty()), "{:?}", left());
+}
+
+#[test]
+fn a_bad_script_does_not_flood_and_says_why() {
+    let Some(slurm) = Slurm::start(1) else { return };
+    let site = Site::of(Some(&slurm));
+    let _cluster = site.start(&["-n", "64", "--python", "/no/python"]);
+    let pool = site.wait_for("paused", |pool| pool["paused"].is_string());
+    let paused = pool["paused"].as_str().unwrap();
+    let why = "3 jobs in a row ended within 60 s without an engine: /no/python is not";
+    assert!(paused.starts_with(why), "{paused}");
+    let made = slurm.run("squeue", &["-h", "-r", "-t", "all", "-o", "%i"]).ok();
+    assert_eq!(made.lines().count(), 3, "{made}");
+    let table = site.run(&["pool"]).ok();
+    let job = pool["jobs"][0]["job"].as_str().unwrap();
+    for part in ["then `furlong pool resume slurm`", &format!("(furlong pool log {job})")] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    assert!(site.run(&["pool", "log", job]).ok().contains("/no/python is not"));
+    assert!(site.run(&["status"]).ok().contains("/no/python is not"));
+    let waiting = Program::spawn("furlong", site.command(&["submit", "--wait", "--", "true"]));
+    waiting.wait_for_line("pool slurm has 0 of 64 engines, 3 failed: paused: ", SOON);
+    drop(waiting);
+    // What was wrong is mended: here, by a pool of another interpreter.
+    site.run(&["pool", "remove", "slurm"]).ok();
+    let is_gone = || site.pools() == serde_json::json!([]);
+    assert!(eventually(JOBS, is_gone), "{}", site.pools());
+    site.run(&["pool", "add", "good", "--on", "slurm", "-n", "1"]).ok();
+    wait_for_engines(1, &site.home);
+    site.run(&["cluster", "stop"]).ok();
+}
+
+#[test]
+fn a_system_that_is_missing_or_mad_is_said_in_a_line() {
+    let site = Site::of(None);
+    let start = ["cluster", "start", "--on", "slurm", "-n", "2"];
+    let said = site.run(&start).failed(1);
+    assert!(
+        said.contains("there is no `sbatch` here; run this where Slurm's commands are"),
+        "{said}"
+    );
+    site.fake("sbatch", "case \"$*\" in *--test-only*) exit 0;; esac\necho 'Have a nice day'");
+    site.fake("squeue", "exit 0");
+    let cluster = site.start(&["-n", "2"]);
+    let pool =
+        site.wait_for("a refusal", |pool| pool["state"] != "ok" && pool["state"] != "starts");
+    let state = pool["state"].as_str().unwrap();
+    assert!(state.starts_with("sbatch says no job's id: Have a nice day; tried"), "{state}");
+    site.fake("squeue", "echo 'slurm_load_jobs error: Unable to contact controller' >&2; exit 1");
+    site.wait_for("a failure", |pool| {
+        pool["state"] == "squeue fails: slurm_load_jobs error: Unable to contact controller"
+    });
+    site.fake("squeue", "echo Hello");
+    site.wait_for("garbage", |pool| {
+        pool["state"] == "squeue answers what nobody understands: Hello"
+    });
+    drop(cluster);
+}
+
+#[test]
+fn a_full_queue_is_waited_for() {
+    let site = Site::of(None);
+    site.fake(
+        "sbatch",
+        "case \"$*\" in *--test-only*) exit 0;; esac\n\
+         echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1",
+    );
+    site.fake("squeue", "exit 0");
+    let _cluster = site.start(&["-n", "2"]);
+    let pool = site.wait_for("full", |pool| pool["state"] != "ok" && pool["state"] != "starts");
+    let state = pool["state"].as_str().unwrap();
+    assert!(state.starts_with("the queue is full: QOSMaxSubmitJobPerUserLimit; tried"), "{state}");
+    assert_eq!(pool["paused"], Value::Null);
+}
