@@ -79,9 +79,20 @@ impl Picture {
     /// Begins anew with ended tasks: the next look tells all that the broker remembers, and not
     /// only those that end from the first look on.
     pub fn rewind_ends(&mut self) {
-        self.place.iter_mut().for_each(|place| place.ends = 0);
+        self.continue_ends(0);
+    }
+
+    /// Continues with the ended tasks from this number on, which [`Picture::next_end`] gave for the
+    /// same start of the broker: also one of an earlier process.
+    pub fn continue_ends(&mut self, number: u64) {
+        self.place.iter_mut().for_each(|place| place.ends = number);
         (self.ends_told, self.ends_missed) = (0, 0);
         self.ends.clear();
+    }
+
+    /// The number of the next ended task that is to be told.
+    pub fn next_end(&self) -> u64 {
+        self.place.map_or(0, |place| place.ends)
     }
 
     /// Takes an answer. Returns true if there is more to tell at once.
