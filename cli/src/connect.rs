@@ -12,7 +12,7 @@ use furlong_wire::token::Role;
 
 /// Roles whose capability lets one look, those with the least rights first.
 pub const OBSERVERS: &[Role] =
-    &[Role::Observer, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
+    &[Role::Observer, Role::Auditor, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
 
 /// The options for finding the broker.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -183,12 +183,21 @@ pub enum Role {
     Observer,
     /// Does all that is not an engine's, revokes and shuts down.
     Admin,
+    /// Sees names, times and records of all owners' tasks, and does nothing.
+    Auditor,
 }
 
 impl Role {
     /// All roles, in the order of their codes.
-    pub const ALL: [Self; 6] =
-        [Self::Engine, Self::Multiengine, Self::Task, Self::Client, Self::Observer, Self::Admin];
+    pub const ALL: [Self; 7] = [
+        Self::Engine,
+        Self::Multiengine,
+        Self::Task,
+        Self::Client,
+        Self::Observer,
+        Self::Admin,
+        Self::Auditor,
+    ];
 
     /// The role's byte in a token. Never reused for another role.
     pub fn code(self) -> u8 {
@@ -199,6 +208,7 @@ impl Role {
             Self::Client => 4,
             Self::Observer => 5,
             Self::Admin => 6,
+            Self::Auditor => 7,
         }
     }
 
@@ -216,6 +226,7 @@ impl Role {
             Self::Client => "client",
             Self::Observer => "observer",
             Self::Admin => "admin",
+            Self::Auditor => "auditor",
         }
     }
 
@@ -244,6 +255,17 @@ impl Role {
         self != Self::Engine
     }
 
+    /// Returns true if the holder's looks at the farm show names and tasks of all owners.
+    pub fn may_look_at_all(self) -> bool {
+        matches!(self, Self::Auditor | Self::Admin)
+    }
+
+    /// Returns true if the holder is told the records of all owners' tasks. An administrator is
+    /// not: what it cancels by a record would be another's.
+    pub fn may_read_all_records(self) -> bool {
+        self == Self::Auditor
+    }
+
     /// Returns true if the holder may revoke tokens and shut the cluster down.
     pub fn may_administer(self) -> bool {
         self == Self::Admin
@@ -266,7 +288,7 @@ impl FromStr for Role {
 
 /// A word that names no [`Role`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-#[error("no such role; there are engine, multiengine, task, client, observer and admin")]
+#[error("no such role; there are engine, multiengine, task, client, observer, admin and auditor")]
 pub struct UnknownRoleName;
 
 impl OwnerId {

@@ -118,7 +118,10 @@ fn prepare(database: &Connection, cluster: &str, cluster_id: &str) -> Result<()>
     }
     check_kind(database)?;
     let of: String = database.query_row("SELECT cluster_id FROM about", [], |row| row.get(0))?;
-    ensure!(of == cluster_id, "it is the history of another cluster: name another file with --file");
+    ensure!(
+        of == cluster_id,
+        "it is the history of another cluster: name another file with --file"
+    );
     database.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // What a power failure takes is told by the broker again.
     database.pragma_update(None, "synchronous", "NORMAL")?;

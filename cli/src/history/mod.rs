@@ -28,7 +28,7 @@ use record::RecordArgs;
 
 /// Roles that may record, those first that see the tasks of all owners and can do nothing else.
 const RECORDERS: &[Role] =
-    &[Role::Observer, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
+    &[Role::Auditor, Role::Observer, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
 
 /// Flags of `history`.
 #[derive(Debug, clap::Args)]
@@ -80,8 +80,8 @@ pub struct HistoryArgs {
 enum HistoryCommand {
     /// Write down every task that ends, until it is told to stop
     #[command(after_help = "\
-It looks once a second with an observer's rights, and so sees the tasks of its own owner. The tasks of all owners are
-seen by the roles `auditor` and `admin`: use --cap.
+It looks once a second, and does nothing else to the farm. It uses auditor.cap.json, which sees the tasks of all owners;
+with another file it records what that sees.
 
 What ends while it does not run is told by the broker later, as far as that remembers it.
 
@@ -89,7 +89,7 @@ Exit codes: 0 it was told to stop; 1 an error; 2 wrong usage.
 
 Examples:
   furlong history record --keep 90d
-  furlong history record --cap auditor.cap.json --file /var/tmp/farm.db --max-size 4G")]
+  furlong history record --cap observer.cap.json --file /var/tmp/farm.db --max-size 4G")]
     Record(RecordArgs),
 }
 

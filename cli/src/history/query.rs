@@ -356,9 +356,7 @@ impl Wanted {
     pub fn extent(&self, database: &Connection) -> Result<Extent> {
         let about = "SELECT cluster, dropped, dropped_to_us, sees_all FROM about";
         let (cluster, dropped, dropped_to_us, sees_all): (_, i64, Option<i64>, _) = database
-            .query_row(about, [], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-            })?;
+            .query_row(about, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         let looks = "SELECT min(start_us), max(looked_us) FROM starts";
         let (first, to): (Option<i64>, Option<i64>) =
             database.query_row(looks, [], |row| Ok((row.get(0)?, row.get(1)?)))?;

@@ -59,11 +59,11 @@ pub async fn run(args: RecordArgs) -> Result<ExitCode> {
     let capability = args.connect.capability(RECORDERS)?;
     let cluster = (capability.cluster().as_str(), &*capability.cluster_id().to_string());
     let path = path(args.file.as_deref(), capability.cluster())?;
-    let bounds =
-        Bounds { keep_us: args.keep.as_micros() as u64, bytes_max: args.max_size.bytes() };
+    let bounds = Bounds { keep_us: args.keep.as_micros() as u64, bytes_max: args.max_size.bytes() };
     let mut writer = Writer::open(&path, cluster, bounds)?;
     let client = args.connect.connect(RECORDERS).await?;
-    let mut recorder = Recorder { picture: Picture::default(), forgets_at: Instant::now(), rounds: 0 };
+    let mut recorder =
+        Recorder { picture: Picture::default(), forgets_at: Instant::now(), rounds: 0 };
     recorder.look(&client, &mut writer).await.map_err(LookError::into_inner)?;
     print::line(format!("history   {}", path.display()))?;
     let stop = furlong_host::stop::requested(args.stop_with_stdin);
@@ -118,7 +118,8 @@ impl Recorder {
         let mut held: Vec<EndSeen> = Vec::new();
         for _ in 0..LOOKS_AT_ONCE {
             let known = self.picture.start();
-            let has_more = client.look(&mut self.picture, wanted).await.map_err(LookError::Broker)?;
+            let has_more =
+                client.look(&mut self.picture, wanted).await.map_err(LookError::Broker)?;
             if self.picture.start() != known {
                 // What is held is of a broker that is gone; it ended after the last whole look, and
                 // so is in the gap.

@@ -17,7 +17,8 @@ const WRITTEN_WITHIN_US: u64 = 15_000_000;
 const ENGINES_TOLD_MAX: usize = 8;
 
 /// The heads of [`row`].
-pub const HEAD: &str = "task           name             state     engine ended                  waited      ran  why";
+pub const HEAD: &str =
+    "task           name             state     engine ended                  waited      ran  why";
 
 /// A task in a table.
 pub fn row(task: &Ended) -> String {
@@ -26,7 +27,8 @@ pub fn row(task: &Ended) -> String {
     let why = task.error.as_ref().map(|(error, type_name, fingerprint)| {
         if type_name.is_empty() { error.clone() } else { format!("{type_name} ({fingerprint})") }
     });
-    let what = format!("{:<14} {:<16} {:<9}", task.task, print::clipped(&task.name, 16), task.state);
+    let what =
+        format!("{:<14} {:<16} {:<9}", task.task, print::clipped(&task.name, 16), task.state);
     let when = format!("{engine:>6} {}", clock(task.moments_us.1));
     let row = format!(
         "{what} {when} {:>8} {:>8}  {}",
@@ -168,7 +170,9 @@ pub fn note_extent(extent: &Extent, (from_us, to_us): (Option<u64>, Option<u64>)
         print::note!("furlong: and {} (--json has them)", print::counted(more as u64, "more gap"));
     }
     if !extent.sees_all {
-        print::note!("furlong: tasks of other owners are not recorded: an observer does not see them");
+        print::note!(
+            "furlong: tasks of other owners are not recorded: an observer does not see them"
+        );
     }
     if now_us.min(to_us.unwrap_or(u64::MAX)) > last + WRITTEN_WITHIN_US {
         print::note!(

@@ -133,17 +133,17 @@ impl Writer {
             let why = "more tasks ended than the broker remembers until it was asked";
             add_gap(&transaction, (from, until), Some(missed), why)?;
         }
-        let told_to_us =
-            ends.last().map_or(start.told_to_us, |end| start.unix_us + end.at_us);
-        transaction.prepare_cached(
-            "UPDATE starts SET next = ?2, looked_us = ?3, told_to_us = ?4 WHERE start_us = ?1",
-        )?
-        .execute(params![
-            start.unix_us as i64,
-            picture.next_end() as i64,
-            now_us as i64,
-            told_to_us as i64
-        ])?;
+        let told_to_us = ends.last().map_or(start.told_to_us, |end| start.unix_us + end.at_us);
+        transaction
+            .prepare_cached(
+                "UPDATE starts SET next = ?2, looked_us = ?3, told_to_us = ?4 WHERE start_us = ?1",
+            )?
+            .execute(params![
+                start.unix_us as i64,
+                picture.next_end() as i64,
+                now_us as i64,
+                told_to_us as i64
+            ])?;
         let sees_all = picture.owners.iter().all(|owner| owner.owner.is_some());
         if !sees_all {
             transaction.execute("UPDATE about SET sees_all = 0 WHERE sees_all = 1", [])?;
@@ -206,8 +206,10 @@ impl Rows {
             kinds.insert(end.kind, kind);
             let host = end.engine.and_then(|engine| hosts.get(&engine));
             let host = host.map(|host| self.host(database, host)).transpose()?;
-            let error =
-                end.error.map(|error| self.error(database, (error, end.fingerprint), "")).transpose()?;
+            let error = end
+                .error
+                .map(|error| self.error(database, (error, end.fingerprint), ""))
+                .transpose()?;
             let (phases, run) = (&end.phases, &end.phases.run);
             insert.execute(params![
                 (start_us + end.at_us) as i64,
