@@ -218,7 +218,7 @@ impl LocalCluster {
     }
 
     fn spawn_broker(&self) -> Result<Member> {
-        let mut command = self.command("broker")?;
+        let mut command = self.command(&["broker"])?;
         command.args(["--bind", "127.0.0.1", "--stop-with-stdin", "--of-cluster"]);
         if let Some(port) = &self.options.port {
             command.arg("--port").arg(port.to_string());
@@ -231,7 +231,7 @@ impl LocalCluster {
     }
 
     fn spawn_engine(&self) -> Result<Member> {
-        let mut command = self.command("engine")?;
+        let mut command = self.command(&["engine"])?;
         command.arg("--stop-with-stdin").arg("--cap").arg(self.dir.capability(Role::Engine));
         // They are one process each, and know nothing of one another.
         command.envs(furlong_engine::runtime::python::thread_counts(self.options.engines));
@@ -246,9 +246,9 @@ impl LocalCluster {
     ///
     /// # Errors
     /// This program does not know how it is started.
-    pub fn command(&self, subcommand: &str) -> Result<Command> {
+    pub fn command(&self, subcommand: &[&str]) -> Result<Command> {
         let mut command = Command::from(self.options.program.command()?);
-        command.arg(subcommand).args(["--cluster", self.options.cluster.as_str()]);
+        command.args(subcommand).args(["--cluster", self.options.cluster.as_str()]);
         command.env("FURLONG_HOME", &self.options.home).env_remove("FURLONG_CAP");
         Ok(command)
     }

@@ -1,5 +1,6 @@
 //! `furlong cluster`: farms on this machine.
 
+mod beside;
 mod inherited;
 mod local;
 mod member;
@@ -24,8 +25,8 @@ use serde_json::json;
 use crate::exit::ExitCode;
 use crate::print;
 use crate::program::Program;
+use beside::{Beside, BesideArgs};
 pub use local::{LocalCluster, LocalOptions};
-use page::ClusterPage;
 use state::{ClusterLock, ClusterState};
 
 /// Commands for clusters.
@@ -72,9 +73,8 @@ pub struct StartArgs {
     broker_memory: MemorySize,
     #[command(flatten)]
     engine: EngineFlags,
-    /// Serve a page that shows the cluster in a browser, as `furlong dashboard` does
-    #[arg(long)]
-    dashboard: bool,
+    #[command(flatten)]
+    beside: BesideArgs,
     /// Return when the cluster stands, and leave it running
     #[arg(long)]
     daemon: bool,
@@ -151,13 +151,10 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
     };
     let mut stop = std::pin::pin!(furlong_host::stop::requested(false));
     let mut local = LocalCluster::new(options);
-    let mut page = None;
+    let mut beside = Beside::default();
     let start = async {
         local.start().await?;
-        if args.dashboard {
-            page = Some(ClusterPage::start(local.command("dashboard")?, &dir).await?);
-        }
-        Ok(())
+        beside.start(args.beside, &local, &dir).await
     };
     let started = tokio::select! {
         started = start => started,
@@ -175,15 +172,13 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
         local.endpoint(),
         print::counted(local.engine_ids().len() as u64, "engine")
     );
-    announce(&args, &local, page.as_ref())?;
+    announce(&args, &local, beside.url())?;
     let reason = tokio::select! {
         reason = local.look_after(|state| write_state(&dir, state)) => reason,
         reason = &mut stop => reason,
     };
     tracing::info!("cluster {} stops: {reason}", args.cluster);
-    if let Some(page) = page {
-        page.stop().await;
-    }
+    beside.stop().await;
     local.stop().await;
     ClusterLock::remove(&dir);
     drop(lock);
@@ -209,12 +204,12 @@ fn start_log(dir: &ClusterDir) -> Result<()> {
         .with_context(|| format!("cannot write the log {}", path.display()))
 }
 
-fn announce(args: &StartArgs, local: &LocalCluster, page: Option<&ClusterPage>) -> Result<()> {
+fn announce(args: &StartArgs, local: &LocalCluster, page: Option<&str>) -> Result<()> {
     let ids: Vec<String> = local.engine_ids().iter().map(ToString::to_string).collect();
     print::line(format!("broker    {}   cluster {}", local.endpoint(), args.cluster))?;
     print::line(format!("engines   {} online: {}", ids.len(), ids.join(" ")))?;
-    if let Some(page) = page {
-        print::line(format!("page      {}", page.url))?;
+    if let Some(url) = page {
+        print::line(format!("page      {url}"))?;
     }
     let cluster = if args.cluster == ClusterName::default() {
         String::new()
@@ -244,9 +239,7 @@ fn daemon(args: &StartArgs, program: &Program) -> Result<ExitCode> {
     }
     command.args(args.journal.flags());
     command.args(args.engine.flags());
-    if args.dashboard {
-        command.arg("--dashboard");
-    }
+    command.args(args.beside.flags());
     inherited::keep_from_children();
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

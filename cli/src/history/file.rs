@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use furlong_host::file_system::network_file_system;
-use furlong_host::private_file::{ensure_private_dir, open_own};
+use furlong_host::private_file::{ensure_private_dir, open_own, open_own_if_there};
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 /// `FURH`: says that a database is a history of ours.
@@ -49,7 +49,9 @@ impl WritableFile {
     pub fn open(path: &Path, cluster: &str, cluster_id: &str) -> Result<Self> {
         let shown = path.display();
         let folder = folder(path);
-        ensure_private_dir(&folder)?;
+        if !folder.exists() {
+            ensure_private_dir(&folder)?;
+        }
         let system = network_file_system(&folder)
             .with_context(|| format!("cannot look at {}", folder.display()))?;
         if let Some(system) = system {
@@ -90,6 +92,12 @@ pub fn open_to_read(path: &Path) -> Result<Connection> {
         Ok(database)
     };
     open().map_err(|error| explain(error, path))
+}
+
+/// Returns true if a process writes a history at this moment.
+pub fn is_written(path: &Path) -> bool {
+    let lock = open_own_if_there(&beside(path, ".lock"));
+    path.exists() && lock.is_ok_and(|lock| lock.try_lock().is_err())
 }
 
 /// Bytes that a history occupies, without its write-ahead log.

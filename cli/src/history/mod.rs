@@ -9,6 +9,8 @@ mod query;
 mod record;
 mod shown;
 mod sums;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use furlong_wire::token::Role;
 use rusqlite::Connection;
 use serde_json::json;
 
+pub use self::file::is_written;
 use crate::exit::ExitCode;
 use crate::print;
 use query::{Filter, Order, Wanted};

@@ -46,6 +46,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// Deletions after which SQLite looks at how its tables are used.
 const OPTIMISE_EVERY: u32 = 60;
+/// The time for a last look.
+const LAST_LOOK: Duration = Duration::from_secs(2);
 /// The least size of a file.
 const BYTES_LEAST: u64 = 16 << 20;
 
@@ -62,22 +64,39 @@ pub async fn run(args: RecordArgs) -> Result<ExitCode> {
     let bounds = Bounds { keep_us: args.keep.as_micros() as u64, bytes_max: args.max_size.bytes() };
     let mut writer = Writer::open(&path, cluster, bounds)?;
     let client = args.connect.connect(RECORDERS).await?;
-    let mut recorder =
-        Recorder { picture: Picture::default(), forgets_at: Instant::now(), rounds: 0 };
+    let mut recorder = Recorder {
+        picture: Picture::default(),
+        held: Vec::new(),
+        forgets_at: Instant::now(),
+        rounds: 0,
+    };
     recorder.look(&client, &mut writer).await.map_err(LookError::into_inner)?;
     print::line(format!("history   {}", path.display()))?;
     let stop = furlong_host::stop::requested(args.stop_with_stdin);
-    let recorded = tokio::select! {
-        _ = stop => Ok(()),
-        error = recorder.record(client, &args.connect, &mut writer) => Err(error),
+    let mut client = Some(client);
+    let failed = tokio::select! {
+        _ = stop => None,
+        error = recorder.record(&mut client, &args.connect, &mut writer) => Some(error),
     };
-    recorded.map(|()| ExitCode::SUCCESS)
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if let Some(client) = client {
+        // What has ended since the last look. Without an answer the next one who writes is told.
+        let last = tokio::time::timeout(LAST_LOOK, recorder.look(&client, &mut writer)).await;
+        if let Ok(Err(LookError::File(error))) = last {
+            return Err(error);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes down one farm, over restarts of its broker.
 #[derive(Debug)]
 struct Recorder {
     picture: Picture,
+    /// Ends that are told and not written down: of kinds of which the broker has not told yet.
+    held: Vec<EndSeen>,
     forgets_at: Instant,
     rounds: u32,
 }
@@ -86,25 +105,24 @@ impl Recorder {
     /// Goes on until the file cannot be written: the reason.
     async fn record(
         &mut self,
-        client: Client,
+        client: &mut Option<Client>,
         connect: &ConnectArgs,
         writer: &mut Writer,
     ) -> anyhow::Error {
-        let mut client = Some(client);
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let Some(session) = &client else {
+            let Some(session) = &*client else {
                 tokio::time::sleep(PAUSE).await;
-                client = connect.connect(RECORDERS).await.ok();
+                *client = connect.connect(RECORDERS).await.ok();
                 continue;
             };
             match self.look(session, writer).await {
                 Ok(()) => {}
                 Err(LookError::Broker(error)) => {
                     print::note!("furlong: nothing is recorded until the broker answers: {error}");
-                    client = None;
+                    *client = None;
                 }
                 Err(LookError::File(error)) => return error,
             }
@@ -114,8 +132,6 @@ impl Recorder {
     /// Looks until there is nothing more to tell, and writes that down.
     async fn look(&mut self, client: &Client, writer: &mut Writer) -> Result<(), LookError> {
         let wanted = Wanted { ends: true, failures: true, ..Wanted::default() };
-        // Ends of kinds of which the broker has not told yet.
-        let mut held: Vec<EndSeen> = Vec::new();
         for _ in 0..LOOKS_AT_ONCE {
             let known = self.picture.start();
             let has_more =
@@ -123,16 +139,17 @@ impl Recorder {
             if self.picture.start() != known {
                 // What is held is of a broker that is gone; it ended after the last whole look, and
                 // so is in the gap.
-                held.clear();
+                self.held.clear();
                 let next = writer.begin(&self.picture).map_err(LookError::File)?;
                 self.picture.continue_ends(next);
                 continue;
             }
-            held.extend(std::mem::take(&mut self.picture.ends));
+            self.held.extend(std::mem::take(&mut self.picture.ends));
             let is_known = |end: &EndSeen| !has_more || self.picture.kinds.contains_key(&end.kind);
+            let held = std::mem::take(&mut self.held);
             let (told, unknown): (Vec<EndSeen>, _) = held.into_iter().partition(is_known);
-            held = unknown;
-            writer.take(&self.picture, &told, held.is_empty()).map_err(LookError::File)?;
+            self.held = unknown;
+            writer.take(&self.picture, &told, self.held.is_empty()).map_err(LookError::File)?;
             if !has_more {
                 break;
             }
