@@ -46,9 +46,10 @@ CREATE UNIQUE INDEX ends_task ON ends (session, n, ended_us);
 CREATE INDEX ends_not_succeeded ON ends (state, ended_us) WHERE state <> 'succeeded';
 CREATE INDEX ends_error ON ends (error, ended_us) WHERE error IS NOT NULL;
 
+-- Outer joins, since SQLite leaves out those of which nothing is asked.
 CREATE VIEW tasks AS
     SELECT
-        ends.id AS id, sessions.short || ':' || n AS task, sessions.name AS session, n,
+        ends.id AS id, ends.kind AS kind, sessions.short || ':' || n AS task, sessions.name AS session, n,
         kinds.owner AS owner, kinds.runtime AS runtime, kinds.name AS name, state,
         errors.error AS error, errors.type AS type, errors.fingerprint AS fingerprint, engine,
         hosts.name AS host, attempts,
@@ -58,8 +59,8 @@ CREATE VIEW tasks AS
         held_us, queue_us, way_us, began_us, load_us, run_us, store_us, request_bytes,
         result_bytes
     FROM ends
-    JOIN sessions ON sessions.id = ends.session
-    JOIN kinds ON kinds.id = ends.kind
+    LEFT JOIN sessions ON sessions.id = ends.session
+    LEFT JOIN kinds ON kinds.id = ends.kind
     LEFT JOIN errors ON errors.id = ends.error
     LEFT JOIN hosts ON hosts.id = ends.host;
 

@@ -64,28 +64,28 @@ impl KindSums {
 
 /// The sums of each kind, those first that have run longest.
 pub fn kinds(database: &Connection, wanted: &Wanted) -> Result<Vec<KindSums>> {
-    let mut kinds: BTreeMap<(String, String, String), KindSums> = BTreeMap::new();
+    let mut by_id: BTreeMap<i64, KindSums> = BTreeMap::new();
     wanted.each_for_sums(database, |row| {
-        let key: (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let number = |at: usize| row.get::<_, i64>(at).map(|value| value.max(0) as u64);
-        let kind = kinds.entry(key).or_default();
-        let state = row.get_ref(3)?.as_str()?;
+        let kind = by_id.entry(row.get(0)?).or_default();
+        let state = row.get_ref(1)?.as_str()?;
         kind.tasks += 1;
         kind.cancelled += u64::from(state == "cancelled");
         kind.failed += u64::from(!matches!(state, "succeeded" | "cancelled"));
-        kind.retries += number(4)?.saturating_sub(1);
-        kind.wait_us += number(5)?;
-        kind.runs_us.push(number(6)?);
-        kind.last_us = kind.last_us.max(number(7)?);
+        kind.retries += number(2)?.saturating_sub(1);
+        kind.wait_us += number(3)?;
+        kind.runs_us.push(number(4)?);
+        kind.last_us = kind.last_us.max(number(5)?);
         Ok(())
     })?;
-    let mut kinds: Vec<KindSums> = kinds
-        .into_iter()
-        .map(|((owner, name, runtime), mut kind)| {
-            kind.runs_us.sort_unstable();
-            KindSums { owner, name, runtime, ..kind }
-        })
-        .collect();
+    let mut name = database.prepare("SELECT owner, name, runtime FROM kinds WHERE id = ?1")?;
+    let mut kinds = Vec::new();
+    for (id, mut kind) in by_id {
+        kind.runs_us.sort_unstable();
+        let (owner, name, runtime) =
+            name.query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        kinds.push(KindSums { owner, name, runtime, ..kind });
+    }
     kinds.sort_by_key(|kind| std::cmp::Reverse(kind.run_us()));
     Ok(kinds)
 }
@@ -93,7 +93,7 @@ pub fn kinds(database: &Connection, wanted: &Wanted) -> Result<Vec<KindSums>> {
 /// The failures, those first of which there are most.
 pub fn failures(database: &Connection, wanted: &Wanted) -> Result<Vec<FailureSums>> {
     let mut failures: BTreeMap<(String, u32, String), FailureSums> = BTreeMap::new();
-    wanted.each(database, Order::Ended, None, |task| {
+    wanted.clone().with_errors().each(database, Order::Ended, None, |task| {
         let Ended { task, name, error, engine, moments_us: (_, at_us), .. } = task;
         let Some(error) = error else { return Ok(()) };
         let key = (error.0.clone(), error.2, name.clone());

@@ -172,13 +172,13 @@ impl Writer {
             self.rows.sessions.clear();
         }
         transaction.commit()?;
-        database.execute_batch(&format!("PRAGMA incremental_vacuum({STEP_PAGES})"))?;
+        to_its_end(database, &format!("PRAGMA incremental_vacuum({STEP_PAGES})"))?;
         Ok(deleted as i64 == STEP_ROWS)
     }
 
     /// Lets SQLite look at how the tables are used, as it advises from time to time.
     pub fn optimise(&self) -> Result<()> {
-        Ok(self.file.database.execute_batch("PRAGMA optimize")?)
+        Ok(to_its_end(&self.file.database, "PRAGMA optimize")?)
     }
 }
 
@@ -338,6 +338,14 @@ fn add_gap(
             params![from_us, to_us, ends, why],
         )?;
     }
+    Ok(())
+}
+
+/// Runs a pragma that does its work in as many steps as it likes.
+fn to_its_end(database: &Connection, pragma: &str) -> rusqlite::Result<()> {
+    let mut statement = database.prepare(pragma)?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
     Ok(())
 }
 
