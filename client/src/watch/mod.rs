@@ -159,4 +159,26 @@ impl Client {
             body => Err(refused(body)),
         }
     }
+
+    /// Looks at the farm as a whole: kinds, engines, owners, notes, failures, and the last ended
+    /// tasks that the broker remembers, 10 000 at most.
+    ///
+    /// # Errors
+    /// The connection is gone, or the broker refuses.
+    pub async fn look_whole(&self) -> Result<Picture, ClientError> {
+        let mut picture = Picture::default();
+        while self.look(&mut picture, Wanted::default()).await? {}
+        let start = picture.start();
+        picture.rewind_ends();
+        let wanted = Wanted { ends: true, failures: true, ..Wanted::default() };
+        let until_us = picture.at_us;
+        while self.look(&mut picture, wanted).await? {
+            // On a busy farm ends come faster than they are told; a new broker has told all.
+            let is_late = picture.ends.back().is_some_and(|end| end.at_us > until_us);
+            if is_late || picture.start() != start {
+                break;
+            }
+        }
+        Ok(picture)
+    }
 }

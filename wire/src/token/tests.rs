@@ -160,7 +160,7 @@ fn bytes_that_break_the_format_are_refused_though_signed() {
     assert_eq!(changed(0, b"F"), TokenError::NotAToken);
     assert_eq!(changed(17, &[3]), TokenError::UnknownFormat(3));
     assert_eq!(changed(18, &[0]), TokenError::UnknownRole(0));
-    assert_eq!(changed(18, &[7]), TokenError::UnknownRole(7));
+    assert_eq!(changed(18, &[8]), TokenError::UnknownRole(8));
     assert_eq!(changed(scopes, &[0xff, 0xff]), TokenError::TooManyScopes);
     assert_eq!(changed(scopes, &[2, 0]), TokenError::Truncated);
     assert_eq!(changed(scopes, &[0, 0]), TokenError::TrailingBytes);
