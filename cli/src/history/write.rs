@@ -107,9 +107,8 @@ impl Writer {
         Ok(next as u64)
     }
 
-    /// Writes down what was told since the last time, in one step. If that is not all, what was told
-    /// is asked for again by the next one who writes, and a task that is there already stays as it
-    /// is.
+    /// Writes down what was told since the last time, in one step. If that is not all, the next one
+    /// who writes asks for it again, and a task that is there already stays as it is.
     pub fn take(&mut self, picture: &Picture, ends: &[EndSeen], is_all: bool) -> Result<()> {
         let Some(start) = self.start else { return Ok(()) };
         let engines = picture.engines.iter().filter(|(_, engine)| !engine.host.is_empty());
@@ -364,7 +363,8 @@ fn delete_oldest(database: &Connection, before_us: i64) -> rusqlite::Result<usiz
         params![last, STEP_ROWS],
     )?;
     database.execute(
-        "UPDATE about SET dropped = dropped + ?1, dropped_to_us = max(ifnull(dropped_to_us, 0), ?2)",
+        "UPDATE about SET dropped = dropped + ?1,
+             dropped_to_us = max(ifnull(dropped_to_us, 0), ?2)",
         params![deleted as i64, last],
     )?;
     Ok(deleted)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
-from furlong._home import home
 from furlong.calls.codecs import read_json
 from furlong.results.async_result import AsyncResult
 from furlong.results.records import PHASES, Fetched, Held, History, whole_id
@@ -275,6 +274,7 @@ class ClientTasks:
         # A program that asks for nothing does not import it.
         from pathlib import Path
 
+        from furlong._home import home
         from furlong.results import database
 
         asked = database.Query(query, keys)

@@ -107,7 +107,7 @@ Record = dict[str, Any]
 
 
 class Query:
-    """What is asked for: fields with values, or with operators and values."""
+    """Fields with the values that are asked for, or with operators and values."""
 
     def __init__(self, query: Mapping[str, Any], keys: str | Sequence[str] | None) -> None:
         self._tests: list[tuple[str, str, Any]] = []
