@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 use furlong_client::{Client, EngineTargets, LinkEvent};
-use furlong_wire::capability::ClusterName;
+use furlong_host::home::{CapabilitySearch, Home, capability_from_env, load_capability};
+use furlong_wire::capability::{Capability, ClusterName};
 use furlong_wire::ids::EngineId;
 use furlong_wire::token::Role;
 
 /// Roles whose capability lets one look, those with the least rights first.
 pub const OBSERVERS: &[Role] =
-    &[Role::Observer, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
+    &[Role::Observer, Role::Auditor, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
 
 /// The options for finding the broker.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -48,6 +49,19 @@ impl From<BrokerArgs> for ConnectArgs {
 }
 
 impl ConnectArgs {
+    /// Reads the first of these roles' capability files that is there: the one to connect with.
+    pub fn capability(&self, roles: &[Role]) -> Result<Capability> {
+        // A cluster that was named goes before the variable.
+        let from_env = capability_from_env().filter(|_| self.cluster.is_none());
+        let search = CapabilitySearch {
+            explicit: self.cap.as_deref(),
+            from_env: from_env.as_deref(),
+            cluster: self.cluster.as_ref(),
+            roles,
+        };
+        Ok(load_capability(&Home::from_env()?.find_capability(&search)?)?)
+    }
+
     /// Connects with the first of these roles' capability files that is there.
     pub async fn connect(&self, roles: &[Role]) -> Result<Client> {
         self.connect_telling(roles, tell).await

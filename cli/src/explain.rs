@@ -10,7 +10,7 @@ use crate::exit::ExitCode;
 use crate::print;
 use crate::record::{Spans, as_json, state, why};
 use crate::select::Selector;
-use crate::selected::{ASKING, records};
+use crate::selected::{READING, records};
 use furlong_host::durations::short;
 
 const AFTER_HELP: &str = "\
@@ -45,7 +45,7 @@ pub struct ExplainArgs {
 
 /// Prints what is known of the task.
 pub async fn run(args: ExplainArgs) -> Result<ExitCode> {
-    let client = args.connect.connect(ASKING).await?;
+    let client = args.connect.connect(READING).await?;
     let found = records(&client, &args.task, None, None).await?;
     client.close().await;
     let record = &found[0];

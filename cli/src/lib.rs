@@ -25,6 +25,7 @@ mod execute;
 mod exit;
 mod explain;
 mod help;
+mod history;
 mod interrupt;
 mod journal;
 mod map;
@@ -98,6 +99,8 @@ enum Command {
     /// Write what ran when and where, for programs that draw it
     #[command(subcommand)]
     Trace(trace::TraceCommand),
+    /// Show tasks that have ended, also those that the broker has forgotten
+    History(Box<history::HistoryArgs>),
     /// Run Python code on engines, each in its own lasting namespace
     Execute(execute::ExecuteArgs),
     /// Run a Python script on engines, each in its own lasting namespace
@@ -193,6 +196,7 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
         Command::Dashboard(args) => on_runtime(dashboard::run(args)),
         Command::Metrics(args) => on_runtime(metrics::run(args)),
         Command::Trace(command) => on_runtime(trace::run(command)),
+        Command::History(args) => beside_network(history::run(*args)),
         Command::Execute(args) => beside_network(execute::execute(args)),
         Command::Run(args) => beside_network(execute::run(args)),
         Command::Push(args) => beside_network(namespace::push(args)),

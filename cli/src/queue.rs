@@ -8,7 +8,7 @@ use crate::exit::ExitCode;
 use crate::print;
 use crate::record::{Spans, as_json, span, state, why};
 use crate::select::Selector;
-use crate::selected::{ASKING, check_label, each, queries};
+use crate::selected::{READING, check_label, each, queries};
 
 const AFTER_HELP: &str = "\
 Columns: `name` is that of the function or program, `waited` is the time before an engine had the task, `ran` how long its code has run, `why` what it waits for, or
@@ -44,7 +44,7 @@ pub struct QueueArgs {
 /// Prints the tasks as the broker tells of them: a queue of any length needs little memory.
 pub async fn run(args: QueueArgs) -> Result<ExitCode> {
     check_label(args.label.as_deref())?;
-    let client = args.connect.connect(ASKING).await?;
+    let client = args.connect.connect(READING).await?;
     let queries = match &args.tasks {
         Some(tasks) => queries(&client, tasks).await?,
         None => vec![TaskQuery::default()],

@@ -9,8 +9,11 @@ use futures_util::StreamExt;
 
 use crate::select::{Part, Selector, Session};
 
-/// Roles whose capability lets one ask for tasks, those with the least rights first.
+/// Roles whose capability lets one act on tasks, those with the least rights first.
 pub const ASKING: &[Role] = &[Role::Client, Role::Multiengine, Role::Task, Role::Admin];
+/// Roles whose capability lets one read the records of tasks, the usual ones first.
+pub const READING: &[Role] =
+    &[Role::Client, Role::Multiengine, Role::Task, Role::Admin, Role::Observer, Role::Auditor];
 
 /// The tasks that a command means.
 #[derive(Debug, clap::Args)]

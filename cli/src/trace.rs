@@ -156,7 +156,11 @@ fn last(text: &str) -> Result<TraceMoment, String> {
     durations::limit(text).map(TraceMoment::Ago)
 }
 
-fn moment(text: &str) -> Result<TraceMoment, String> {
+/// Reads a moment: so long ago, a time of today, or a day and a time.
+///
+/// # Errors
+/// The problem with it, for the usage message.
+pub fn moment(text: &str) -> Result<TraceMoment, String> {
     moment_from(text, &ZonedDateTime::now())
 }
 

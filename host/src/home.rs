@@ -190,6 +190,11 @@ impl ClusterDir {
     pub fn journal(&self) -> PathBuf {
         self.path.join("journal.db")
     }
+
+    /// The record of ended tasks that `furlong history record` writes.
+    pub fn history(&self) -> PathBuf {
+        self.path.join("history.db")
+    }
 }
 
 /// The settings that select the capability file, the strongest first.
@@ -395,6 +400,7 @@ mod tests {
             (cluster.roster(), "run/roster.json"),
             (cluster.log(), "log"),
             (cluster.journal(), "journal.db"),
+            (cluster.history(), "history.db"),
         ];
         for (path, below) in expected {
             assert_eq!(path, Path::new("/h/lab").join(below));

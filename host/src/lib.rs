@@ -18,6 +18,7 @@
 //! ```
 
 pub mod durations;
+pub mod file_system;
 pub mod home;
 pub mod log;
 pub mod memory_size;

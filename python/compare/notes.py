@@ -30,7 +30,6 @@ NOTES: dict[str, str] = {
     "`rc.get_result('nonsense')`": "what is no task's id is refused at once",
     "`rc.result_status(id)`": "only what was asked for, without the protocol's own status",
     "`rc.resubmit`": "one task has a value, as when it was submitted first",
-    "`rc.db_query`": "not there: `rc.records` tells what the broker knows, and the error says so",
     "`rc.become_dask`": NO_DASK,
     "`map` without a sequence": "the same refusal, as the exception for a wrong call",
     "`map` of an array": "an array if it holds the values as they are",

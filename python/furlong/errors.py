@@ -29,6 +29,7 @@ __all__ = [
     "Forbidden",
     "FurlongError",
     "ImpossibleDependency",
+    "IncompleteHistoryWarning",
     "InvalidDependency",
     "InvalidOption",
     "JournalError",
@@ -139,6 +140,10 @@ def no_engines(ids: Sequence[int]) -> NoEnginesRegistered:
     if ids:
         return NoEnginesRegistered(f"the targets name no engine; there are {list(ids)}")
     return NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
+
+
+class IncompleteHistoryWarning(UserWarning):
+    """Tasks may be missing in an answer: nobody had written them down when the broker forgot them."""
 
 
 class NoEnginesWarning(UserWarning):

@@ -35,9 +35,6 @@ ABSENT = {
         "Dask schedules its own workers; `rc.executor()` is for what takes an executor"
     ),
     "register_joblib_backend": "use `view.map`, or `rc.executor()` for what takes an executor",
-    "db_query": (
-        "there is no database of tasks; `rc.records(label=, ended=)` tells what the broker knows"
-    ),
     "send_apply_request": "use `view.apply_async`",
     "send_execute_request": "use `view.execute`",
     "create_message_futures": "use `view.apply_async`, whose result is a future",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use furlong_client::{
     Client, ClientBuilder, ClientError, ClusterName, EngineId, EngineTargets, HasTaskId, LinkEvent,
-    Signal, TaskFuture, TaskQuery, TaskSeq,
+    Signal, TaskFuture, TaskQuery, TaskSeq, watch_json,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -214,6 +214,12 @@ impl Session {
         let traced = wait(py, self.inner.get()?.client.trace(&range, |_, _| {}), None)?;
         let traced = traced.expect("there is no limit");
         traced.map(Trace::new).map_err(|error| trace_error(py, &error))
+    }
+
+    /// The farm as this client's owner sees it, as JSON.
+    fn look(&self, py: Python<'_>) -> PyResult<String> {
+        let picture = answer(py, self.inner.get()?.client.look_whole())?;
+        Ok(watch_json::of_picture(&picture).to_string())
     }
 
     /// A task of any session of the owner: its record as JSON, and its end, if it is known and

@@ -57,8 +57,6 @@ def test_unknown_attributes_are_refused_aloud(rc: furlong.Client) -> None:
         thing.block = True
     with pytest.raises(AttributeError, match="no attribute 'blok'"):
         rc.blok = True  # type: ignore[attr-defined]
-    with pytest.raises(AttributeError, match="rc.records"):
-        rc.db_query({})  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match="executor"):
         rc.become_dask()  # type: ignore[attr-defined]
 

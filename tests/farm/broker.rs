@@ -57,6 +57,7 @@ fn the_first_start_makes_keys_and_a_capability_file_for_each_role() {
     let names: Vec<_> = security(farm.home()).into_keys().collect();
     let expected = [
         "admin.cap.json",
+        "auditor.cap.json",
         "broker.key.json",
         "client.cap.json",
         "engine.cap.json",

@@ -197,7 +197,7 @@ fn a_list_has_every_file_and_says_which_are_good() {
     furlong(&["cap", "revoke", text(&security.join("task.cap.json")), "--reason", "a test"], home)
         .ok();
     let list = furlong(&["cap", "list"], home).ok();
-    assert_eq!(list.lines().count(), 7, "{list}");
+    assert_eq!(list.lines().count(), 8, "{list}");
     let line = |name: &str| {
         list.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{list}"))
     };
@@ -216,7 +216,7 @@ fn a_list_has_every_file_and_says_which_are_good() {
     assert_eq!(documents.as_array().unwrap().iter().filter(revoked).count(), 1);
     fs::write(security.join("task.cap.json"), "{").unwrap();
     let outcome = furlong(&["cap", "list"], home);
-    assert_eq!((outcome.code, outcome.stdout.lines().count()), (Some(1), 6), "{outcome:?}");
+    assert_eq!((outcome.code, outcome.stdout.lines().count()), (Some(1), 7), "{outcome:?}");
     assert!(outcome.stderr.contains("task.cap.json"), "{}", outcome.stderr);
 }
 

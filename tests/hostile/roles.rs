@@ -66,14 +66,14 @@ fn query(query: Query) -> FromClient {
     FromClient::Query(Request { request: REQUEST, query })
 }
 
-/// Each message of a client, with what becomes of it for multiengine, task, client, observer and
-/// admin. None of them does anything to the farm.
-fn from_client() -> Vec<(FromClient, [Fate; 5])> {
-    let everybody = [Served; 5];
-    let nobody = [Closed; 5];
-    let submitters = |otherwise| [Served, Served, Served, otherwise, Served];
-    let direct = |otherwise| [Served, otherwise, Served, otherwise, Served];
-    let admin = [Refused, Refused, Refused, Refused, Served];
+/// Each message of a client, with what becomes of it for multiengine, task, client, observer, admin
+/// and auditor. None of them does anything to the farm.
+fn from_client() -> Vec<(FromClient, [Fate; 6])> {
+    let everybody = [Served; 6];
+    let nobody = [Closed; 6];
+    let submitters = |otherwise| [Served, Served, Served, otherwise, Served, otherwise];
+    let direct = |otherwise| [Served, otherwise, Served, otherwise, Served, otherwise];
+    let admin = [Refused, Refused, Refused, Refused, Served, Refused];
     let (request, engines, session) = (REQUEST, Vec::new(), SessionId([9; 16]));
     vec![
         // Of a payload that was not announced, and the end of the session.
@@ -91,7 +91,7 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
             }),
             nobody,
         ),
-        (submit(Targets::Shared), [Forbidden, Served, Served, Forbidden, Served]),
+        (submit(Targets::Shared), [Forbidden, Served, Served, Forbidden, Served, Forbidden]),
         (submit(Targets::Engines(vec![EngineId(77)])), direct(Forbidden)),
         (FromClient::Define(Define { number: 1, payload: inline() }), submitters(Closed)),
         (FromClient::Name(kind_name()), everybody),
@@ -203,7 +203,8 @@ fn fate<M: Direction>(farm: &Farm, role: Role, message: M) -> Fate {
 #[test]
 fn every_role_gets_for_every_message_what_the_table_says() {
     let mut farm = Farm::start();
-    let roles = [Role::Multiengine, Role::Task, Role::Client, Role::Observer, Role::Admin];
+    let roles =
+        [Role::Multiengine, Role::Task, Role::Client, Role::Observer, Role::Admin, Role::Auditor];
     let mut names: Vec<&str> = from_client().iter().map(|(message, _)| name(message)).collect();
     names.dedup();
     assert_eq!(names.len(), NAMES, "a message is missing: {names:?}");

@@ -149,9 +149,9 @@ mod tests {
     #[test]
     fn a_port_takes_its_roles_alone() {
         let takes = |serves: Serves| Role::ALL.map(|role| serves.takes(role));
-        assert_eq!(takes(Serves::All), [true; 6]);
-        assert_eq!(takes(Serves::Engines), [true, false, false, false, false, false]);
-        assert_eq!(takes(Serves::Clients), [false, true, true, true, true, true]);
+        assert_eq!(takes(Serves::All), [true; 7]);
+        assert_eq!(takes(Serves::Engines), [true, false, false, false, false, false, false]);
+        assert_eq!(takes(Serves::Clients), [false, true, true, true, true, true, true]);
     }
 
     #[test]

@@ -21,7 +21,8 @@ use crate::print;
 /// Flags of `cap issue`.
 #[derive(Debug, clap::Args)]
 pub struct IssueArgs {
-    /// Role of the holder: engine, multiengine, task, client, observer or admin
+    /// Role of the holder: engine, multiengine, task, client, observer, auditor or
+    /// admin
     #[arg(long, value_name = "ROLE")]
     role: Role,
     /// To whom the holder's tasks belong: a name, an owner's id, or `new`; by default to the

@@ -3,7 +3,7 @@
 mod issue;
 mod revoke;
 mod show;
-mod words;
+pub mod words;
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};

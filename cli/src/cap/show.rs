@@ -26,6 +26,7 @@ pub fn show(file: Option<&Path>, cluster: &ClusterName, as_json: bool) -> Result
             Role::Multiengine,
             Role::Task,
             Role::Observer,
+            Role::Auditor,
             Role::Admin,
             Role::Engine,
         ],

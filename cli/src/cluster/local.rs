@@ -247,7 +247,7 @@ impl LocalCluster {
     }
 
     fn spawn_broker(&self) -> Result<Member> {
-        let mut command = self.command("broker")?;
+        let mut command = self.command(&["broker"])?;
         if !self.options.has_pools {
             command.args(["--bind", "127.0.0.1"]);
         }
@@ -263,13 +263,13 @@ impl LocalCluster {
     }
 
     fn spawn_keeper(&self) -> Result<Member> {
-        let mut command = self.command("pool")?;
-        command.args(["keep", "--stop-with-stdin"]);
+        let mut command = self.command(&["pool", "keep"])?;
+        command.arg("--stop-with-stdin");
         Member::spawn(KEEPER, command)
     }
 
     fn spawn_engine(&self) -> Result<Member> {
-        let mut command = self.command("engine")?;
+        let mut command = self.command(&["engine"])?;
         command.arg("--stop-with-stdin").arg("--cap").arg(self.dir.capability(Role::Engine));
         // They are one process each, and know nothing of one another.
         command.envs(furlong_engine::runtime::python::thread_counts(self.options.engines));
@@ -284,9 +284,9 @@ impl LocalCluster {
     ///
     /// # Errors
     /// This program does not know how it is started.
-    pub fn command(&self, subcommand: &str) -> Result<Command> {
+    pub fn command(&self, subcommand: &[&str]) -> Result<Command> {
         let mut command = Command::from(self.options.program.command()?);
-        command.arg(subcommand).args(["--cluster", self.options.cluster.as_str()]);
+        command.args(subcommand).args(["--cluster", self.options.cluster.as_str()]);
         command.env("FURLONG_HOME", &self.options.home).env_remove("FURLONG_CAP");
         Ok(command)
     }

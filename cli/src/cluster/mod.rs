@@ -1,5 +1,6 @@
 //! `furlong cluster`: farms on this machine.
 
+mod beside;
 mod engine_flags;
 pub mod inherited;
 mod local;
@@ -27,9 +28,9 @@ use crate::exit::ExitCode;
 use crate::pool::{self, PoolFlags, PoolRequest};
 use crate::program::Program;
 use crate::{print, usage_error};
+use beside::{Beside, BesideArgs};
 pub use engine_flags::EngineFlags;
 pub use local::{LocalCluster, LocalOptions};
-use page::ClusterPage;
 use state::{ClusterLock, ClusterState};
 
 /// Commands for clusters.
@@ -79,9 +80,8 @@ pub struct StartArgs {
     engine: EngineFlags,
     #[command(flatten)]
     pool: PoolFlags,
-    /// Serve a page that shows the cluster in a browser, as `furlong dashboard` does
-    #[arg(long)]
-    dashboard: bool,
+    #[command(flatten)]
+    beside: BesideArgs,
     /// Return when the cluster stands, and leave it running
     #[arg(long)]
     daemon: bool,
@@ -184,13 +184,10 @@ async fn start(args: StartArgs, engines: u32, program: &Program) -> Result<ExitC
     };
     let mut stop = std::pin::pin!(furlong_host::stop::requested(false));
     let mut local = LocalCluster::new(options);
-    let mut page = None;
+    let mut beside = Beside::default();
     let start = async {
         local.start().await?;
-        if args.dashboard {
-            page = Some(ClusterPage::start(local.command("dashboard")?, &dir).await?);
-        }
-        Ok(())
+        beside.start(args.beside, &local, &dir).await
     };
     let started = tokio::select! {
         started = start => started,
@@ -208,15 +205,13 @@ async fn start(args: StartArgs, engines: u32, program: &Program) -> Result<ExitC
         local.endpoint(),
         print::counted(local.engine_ids().len() as u64, "engine")
     );
-    announce(&args, &local, page.as_ref(), &dir)?;
+    announce(&args, &local, beside.url(), &dir)?;
     let reason = tokio::select! {
         reason = local.look_after(|state| write_state(&dir, state)) => reason,
         reason = &mut stop => reason,
     };
     tracing::info!("cluster {} stops: {reason}", args.cluster);
-    if let Some(page) = page {
-        page.stop().await;
-    }
+    beside.stop().await;
     local.stop_keeper().await;
     if pool::has_pools(&dir) {
         let stopped = pool::stop_pools(&dir).await?;
@@ -250,7 +245,7 @@ fn start_log(dir: &ClusterDir) -> Result<()> {
 fn announce(
     args: &StartArgs,
     local: &LocalCluster,
-    page: Option<&ClusterPage>,
+    page: Option<&str>,
     dir: &ClusterDir,
 ) -> Result<()> {
     let ids: Vec<String> = local.engine_ids().iter().map(ToString::to_string).collect();
@@ -262,8 +257,8 @@ fn announce(
     for pool in pools {
         print::line(format!("pool      {pool}; `furlong pool` shows its jobs"))?;
     }
-    if let Some(page) = page {
-        print::line(format!("page      {}", page.url))?;
+    if let Some(url) = page {
+        print::line(format!("page      {url}"))?;
     }
     let cluster = if args.cluster == ClusterName::default() {
         String::new()
@@ -291,9 +286,7 @@ fn daemon(args: &StartArgs, engines: u32, program: &Program) -> Result<ExitCode>
     }
     command.args(args.journal.flags());
     command.args(args.engine.flags());
-    if args.dashboard {
-        command.arg("--dashboard");
-    }
+    command.args(args.beside.flags());
     inherited::keep_from_children();
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

@@ -75,6 +75,6 @@ pub fn histogram(spans: &[&SpanSeen]) -> (f64, u64, Vec<(f64, u64)>) {
         }
     }
     let sum_us: u64 = spans.iter().map(|span| span.sum_us).sum();
-    let bounds = BOUNDS_S.into_iter().chain([f64::MAX]);
+    let bounds = BOUNDS_S.into_iter().chain([f64::INFINITY]);
     (sum_us as f64 / 1e6, counts.iter().sum(), bounds.zip(counts).collect())
 }

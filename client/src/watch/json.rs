@@ -18,7 +18,7 @@ pub fn of_picture(picture: &Picture) -> Value {
         "owners": picture.owners.iter().map(owner).collect::<Vec<_>>(),
         "notes": picture.notes.iter().map(|it| note(picture, it)).collect::<Vec<_>>(),
         "ends": picture.ends.iter().map(|it| end(picture, it)).collect::<Vec<_>>(),
-        "ends_missed": picture.ends_missed,
+        "ends_told": picture.ends_told, "ends_missed": picture.ends_missed,
         "failures": picture.failures.iter().map(|it| failure(picture, it)).collect::<Vec<_>>(),
     })
 }

@@ -79,9 +79,20 @@ impl Picture {
     /// Begins anew with ended tasks: the next look tells all that the broker remembers, and not
     /// only those that end from the first look on.
     pub fn rewind_ends(&mut self) {
-        self.place.iter_mut().for_each(|place| place.ends = 0);
+        self.continue_ends(0);
+    }
+
+    /// Continues with the ended tasks from this number on, which [`Picture::next_end`] gave for the
+    /// same start of the broker: also one of an earlier process.
+    pub fn continue_ends(&mut self, number: u64) {
+        self.place.iter_mut().for_each(|place| place.ends = number);
         (self.ends_told, self.ends_missed) = (0, 0);
         self.ends.clear();
+    }
+
+    /// The number of the next ended task that is to be told.
+    pub fn next_end(&self) -> u64 {
+        self.place.map_or(0, |place| place.ends)
     }
 
     /// Takes an answer. Returns true if there is more to tell at once.
@@ -147,5 +158,27 @@ impl Client {
             ReplyBody::Seen(seen) => Ok(picture.update(*seen)),
             body => Err(refused(body)),
         }
+    }
+
+    /// Looks at the farm as a whole: kinds, engines, owners, notes, failures, and the last ended
+    /// tasks that the broker remembers, 10 000 at most.
+    ///
+    /// # Errors
+    /// The connection is gone, or the broker refuses.
+    pub async fn look_whole(&self) -> Result<Picture, ClientError> {
+        let mut picture = Picture::default();
+        while self.look(&mut picture, Wanted::default()).await? {}
+        let start = picture.start();
+        picture.rewind_ends();
+        let wanted = Wanted { ends: true, failures: true, ..Wanted::default() };
+        let until_us = picture.at_us;
+        while self.look(&mut picture, wanted).await? {
+            // On a busy farm ends come faster than they are told; a new broker has told all.
+            let is_late = picture.ends.back().is_some_and(|end| end.at_us > until_us);
+            if is_late || picture.start() != start {
+                break;
+            }
+        }
+        Ok(picture)
     }
 }

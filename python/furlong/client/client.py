@@ -405,6 +405,20 @@ class Client(ClientTasks, ClientNames):
         finally:
             session.close(False)
 
+    def look(self) -> dict[str, Any]:
+        """Return how the farm is, as `furlong top` shows it: a dictionary, with spans in microseconds.
+
+        Returns
+        -------
+        dict
+            ``farm``, sums that are exact and of all owners, and ``engines``, ``kinds`` of tasks, ``owners``, ``notes`` that
+            say what is wrong, ``failures`` by type and place, and ``ends``, the last tasks that have ended: of
+            ``ends_told`` at most 10 000. Names and tasks are those of this client's owner; a client with the role
+            `auditor` or `admin` sees all.
+        """
+        seen: dict[str, Any] = read_json(self._session.look())
+        return seen
+
     def queue_status(self, targets: Targets = "all", verbose: bool = False) -> dict[int | str, Any]:
         """Return how much work engines have.
 

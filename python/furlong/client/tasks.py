@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
@@ -32,6 +33,7 @@ class ClientTasks:
 
     _session: _furlong.Session
     _block: bool
+    _is_own: bool
     _held: set[Held]
     _maps: OpenMaps
 
@@ -236,6 +238,58 @@ class ClientTasks:
             If there is no kind of that name.
         """
         return Timeline(self._session.trace(last, kind))
+
+    def db_query(
+        self,
+        query: Mapping[str, Any],
+        keys: str | Sequence[str] | None = None,
+        history: str | os.PathLike[str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return the tasks that a query asks for: a dictionary each, in the order of their submits.
+
+        They are those that the broker knows of, and those of the history that ``furlong history record`` writes.
+
+        Parameters
+        ----------
+        query : mapping
+            Fields and their values, or a mapping of operators and values for each: ``$eq``, ``$ne``, ``$lt``, ``$lte``,
+            ``$gt``, ``$gte``, ``$in``, ``$nin``, ``$mod``, ``$exists`` and ``$glob``. The fields are ``msg_id``,
+            ``client_uuid``, ``engine_id``, ``host``, ``name``, ``label``, ``state``, ``error`` and ``attempts``, and the
+            times ``submitted``, ``started``, ``completed`` and ``received``. ``label`` is not in the history.
+        keys : list of str, optional
+            The fields that are wanted; all if nothing is said. ``msg_id`` is always there.
+        history : path, optional
+            The file; by default that of the cluster, if the client has found the cluster by its name.
+
+        Raises
+        ------
+        ValueError
+            If a field or an operator is not known, or the file is no history.
+
+        Warns
+        -----
+        IncompleteHistoryWarning
+            If tasks may be missing: which, and why.
+        """
+        # A program that asks for nothing does not import it.
+        from pathlib import Path
+
+        from furlong._home import home
+        from furlong.results import database
+
+        asked = database.Query(query, keys)
+        path = None if history is None else Path(history)
+        if path is None and self._is_own:
+            of_cluster = home() / self._session.cluster / "history.db"
+            path = of_cluster if of_cluster.exists() else None
+        opened = None if path is None else database.History(path)
+        try:
+            trace = self._session.trace(None, None)
+            spans = read_json(trace.spans())
+            return database.find(asked, opened, spans, self.records(), trace.forgotten)
+        finally:
+            if opened is not None:
+                opened.close()
 
     def hub_history(self) -> list[str]:
         """Return the ids of the owner's tasks that the broker knows, of all sessions, in the order of their submits."""

@@ -160,7 +160,7 @@ fn bytes_that_break_the_format_are_refused_though_signed() {
     assert_eq!(changed(0, b"F"), TokenError::NotAToken);
     assert_eq!(changed(17, &[3]), TokenError::UnknownFormat(3));
     assert_eq!(changed(18, &[0]), TokenError::UnknownRole(0));
-    assert_eq!(changed(18, &[7]), TokenError::UnknownRole(7));
+    assert_eq!(changed(18, &[8]), TokenError::UnknownRole(8));
     assert_eq!(changed(scopes, &[0xff, 0xff]), TokenError::TooManyScopes);
     assert_eq!(changed(scopes, &[2, 0]), TokenError::Truncated);
     assert_eq!(changed(scopes, &[0, 0]), TokenError::TrailingBytes);
@@ -242,14 +242,15 @@ fn scalar_like<S: From<u64> + Add<Output = S> + Mul<Output = S>>(_like: S, bytes
 
 #[test]
 fn roles_may_do_what_the_protocol_says() {
-    // register, direct, shared, cancel, observe, administer
+    // register, direct, shared, cancel, observe, administer, look at all, read all records
     let table = [
-        (Role::Engine, [true, false, false, false, false, false]),
-        (Role::Multiengine, [false, true, false, true, true, false]),
-        (Role::Task, [false, false, true, true, true, false]),
-        (Role::Client, [false, true, true, true, true, false]),
-        (Role::Observer, [false, false, false, false, true, false]),
-        (Role::Admin, [false, true, true, true, true, true]),
+        (Role::Engine, [true, false, false, false, false, false, false, false]),
+        (Role::Multiengine, [false, true, false, true, true, false, false, false]),
+        (Role::Task, [false, false, true, true, true, false, false, false]),
+        (Role::Client, [false, true, true, true, true, false, false, false]),
+        (Role::Observer, [false, false, false, false, true, false, false, false]),
+        (Role::Admin, [false, true, true, true, true, true, true, false]),
+        (Role::Auditor, [false, false, false, false, true, false, true, true]),
     ];
     for (role, expected) in table {
         let may = [
@@ -259,6 +260,8 @@ fn roles_may_do_what_the_protocol_says() {
             role.may_cancel(),
             role.may_observe(),
             role.may_administer(),
+            role.may_look_at_all(),
+            role.may_read_all_records(),
         ];
         assert_eq!(may, expected, "{role}");
         assert_eq!(role.to_string().parse(), Ok(role));

@@ -403,14 +403,16 @@ pub enum Admission {
     Refused,
 }
 
-/// The sessions of an owner with such ids, in a table of sessions.
+/// The sessions of an owner, or of all, with such ids, in a table of sessions.
 pub fn of_owner(
     by_id: &BTreeMap<(OwnerId, SessionId), SessionKey>,
-    owner: OwnerId,
+    owner: Option<OwnerId>,
     ids: RangeInclusive<SessionId>,
 ) -> impl Iterator<Item = (SessionKey, SessionId)> {
-    let of_owner = by_id.range((owner, *ids.start())..=(owner, *ids.end()));
-    of_owner.map(|((_, id), key)| (*key, *id))
+    let all = (OwnerId([0; 16]), OwnerId([255; 16]));
+    let (first, last) = owner.map_or(all, |owner| (owner, owner));
+    let of_owner = by_id.range((first, *ids.start())..=(last, *ids.end()));
+    of_owner.filter(move |((_, id), _)| ids.contains(id)).map(|((_, id), key)| (*key, *id))
 }
 
 /// All sessions, by key and by id.
@@ -457,10 +459,10 @@ impl Sessions {
         self.by_id.get(&(owner, id)).copied()
     }
 
-    /// The sessions of an owner, of those with such ids.
+    /// The sessions of an owner, or of all, of those with such ids.
     pub fn of_owner(
         &self,
-        owner: OwnerId,
+        owner: Option<OwnerId>,
         ids: RangeInclusive<SessionId>,
     ) -> impl Iterator<Item = (SessionKey, SessionId)> {
         of_owner(&self.by_id, owner, ids)

@@ -83,10 +83,10 @@ impl Retained {
         self.sessions.get(&key).map(|session| (session.id, session.secret.as_ref()))
     }
 
-    /// The sessions of an owner that have kept tasks, of those with such ids.
+    /// The sessions of an owner, or of all, that have kept tasks, of those with such ids.
     pub fn of_owner(
         &self,
-        owner: OwnerId,
+        owner: Option<OwnerId>,
         ids: RangeInclusive<SessionId>,
     ) -> impl Iterator<Item = (SessionKey, SessionId)> {
         of_owner(&self.by_id, owner, ids)
@@ -100,6 +100,11 @@ impl Retained {
     ) -> impl Iterator<Item = (TaskSeq, &KeptTask)> {
         let tasks = self.sessions.get(&session).map(|session| session.tasks.range(n..));
         tasks.into_iter().flatten().inspect(|_| count(1)).map(|(n, task)| (*n, task))
+    }
+
+    /// A kept task of a session.
+    pub fn of_session(&self, key: SessionKey, n: TaskSeq) -> Option<&KeptTask> {
+        self.sessions.get(&key)?.tasks.get(&n)
     }
 
     /// Returns the record of a retained task.

@@ -14,7 +14,6 @@ use furlong_wire::message::{
     EngineSeen, EngineState, FailureSeen, FarmSeen, KindSeen, Look, LookPlace, OwnerSeen,
     PhaseTimes, ReplyBody, RunTimes, RunningSeen, Seen, SeriesRow,
 };
-use furlong_wire::token::Role;
 
 use super::kinds::{Kind, KindId};
 use super::left::Work;
@@ -79,8 +78,7 @@ impl Core {
         self.tally.watch.looks += 1;
         self.engines.note_look(self.tally.watch.looks);
         let claims = &self.sessions.get(key).expect("who asks has a session").claims;
-        let is_for_all = matches!(claims.role, Role::Admin);
-        let rights = Rights { only: (!is_for_all).then_some(claims.owner) };
+        let rights = Rights { only: (!claims.role.may_look_at_all()).then_some(claims.owner) };
         let first = LookPlace {
             start: self.config.start,
             told: 0,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use furlong_wire::message::{
     AttemptFinished, FromClient, FromEngine, KindName, Look, LookPlace, NoteCode, Outcome, Query,
-    ReplyBody, Request, RunTimes, Runtime, Seen, SeriesStep, TaskOptions,
+    ReplyBody, Request, RunTimes, Runtime, Seen, SeriesStep, TaskOptions, TaskQuery,
 };
 use furlong_wire::token::Role;
 
@@ -96,8 +96,9 @@ fn a_look_tells_what_has_changed_and_nothing_else() {
 fn who_is_not_the_owner_sees_sums_and_no_names() {
     let mut farm = Farm::default();
     let client = farm.client();
-    let (outsider, admin) = (farm.absent_client(Role::Observer), farm.absent_client(Role::Admin));
-    for viewer in [outsider, admin] {
+    let [outsider, admin, auditor] =
+        [Role::Observer, Role::Admin, Role::Auditor].map(|role| farm.absent_client(role));
+    for viewer in [outsider, admin, auditor] {
         farm.clients[viewer].owner = 66;
         farm.connect_client(viewer).unwrap();
     }
@@ -119,10 +120,39 @@ fn who_is_not_the_owner_sees_sums_and_no_names() {
     assert!(seen.kinds.iter().all(|kind| kind.owner.is_none() && kind.submitted > 0), "{text}");
     assert!(seen.engines.iter().all(|engine| engine.running.is_none_or(|it| it.task.is_none())));
     assert!(seen.owners.iter().all(|owner| owner.owner.is_none()));
-    let first = look(&mut farm, admin, all());
-    let seen = look(&mut farm, admin, Look { since: since(&first), ..all() });
-    assert_eq!((seen.ends.len(), seen.failures.len()), (1, 1));
-    assert_eq!(seen.kinds[0].name.as_deref(), Some("secret"));
+    for viewer in [admin, auditor] {
+        let first = look(&mut farm, viewer, all());
+        let seen = look(&mut farm, viewer, Look { since: since(&first), ..all() });
+        assert_eq!((seen.ends.len(), seen.failures.len()), (1, 1));
+        assert_eq!(seen.kinds[0].name.as_deref(), Some("secret"));
+    }
+}
+
+#[test]
+fn an_auditor_reads_the_records_of_all_owners_and_an_admin_its_own() {
+    let mut farm = Farm::default();
+    let client = farm.client();
+    let viewers = [Role::Observer, Role::Admin, Role::Auditor].map(|role| farm.absent_client(role));
+    for viewer in viewers {
+        farm.clients[viewer].owner = 66;
+        farm.connect_client(viewer).unwrap();
+    }
+    let engine = farm.engine();
+    let kept = TaskOptions { keep: true, label: Some("night".into()), ..TaskOptions::default() };
+    let ended = farm.submit(client, with(shared(), kept));
+    farm.finish(engine);
+    let waits = farm.submit(client, shared());
+    let mut records = |viewer| {
+        let query = TaskQuery { limit: 9, ..TaskQuery::default() };
+        let query = Query::Tasks(Box::new(query));
+        let request = farm.ask(viewer, |request| FromClient::Query(Request { request, query }));
+        let reply = farm.reply(viewer, request);
+        let Some(ReplyBody::Tasks(records, None)) = reply else { panic!("{reply:?}") };
+        records.into_iter().map(|record| (record.id.n.0, record.label)).collect::<Vec<_>>()
+    };
+    let [observer, admin, auditor] = viewers.map(&mut records);
+    assert_eq!((observer.len(), admin.len()), (0, 0));
+    assert_eq!(auditor, [(ended, Some("night".to_owned())), (waits, None)]);
 }
 
 #[test]

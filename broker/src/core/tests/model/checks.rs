@@ -59,7 +59,8 @@ impl Model {
         });
         let owners = [0, OUTSIDER].map(|client| OwnerId([self.farm.clients[client].owner; 16]));
         let ids = SessionId([0; 16])..=SessionId([255; 16]);
-        let sessions = owners.into_iter().flat_map(|owner| core.kept.of_owner(owner, ids.clone()));
+        let sessions =
+            owners.into_iter().flat_map(|owner| core.kept.of_owner(Some(owner), ids.clone()));
         let kept = sessions.flat_map(|(key, id)| {
             core.kept
                 .tasks_from(key, TaskSeq::MIN)

@@ -1,0 +1,135 @@
+//! `furlong top` on terminals: tmux is the terminal, and what it shows is read back. Where there is
+//! no tmux, nothing is tried, and that is said.
+
+use std::process::{Command, Output};
+
+use furlong_tests::command::Cluster;
+use furlong_tests::program::binary;
+use furlong_tests::wait::{SOON, eventually};
+
+/// A terminal of a size, in which `furlong top` runs.
+struct Terminal<'a> {
+    cluster: &'a Cluster,
+    socket: String,
+}
+
+impl<'a> Terminal<'a> {
+    /// None if there is no tmux.
+    fn open(cluster: &'a Cluster, name: &str, size: (u32, u32), env: &str) -> Option<Self> {
+        if Command::new("tmux").arg("-V").output().is_err() {
+            eprintln!("skipped: there is no tmux");
+            return None;
+        }
+        let socket = cluster.home().path().join(name).to_str().unwrap().to_owned();
+        let terminal = Self { cluster, socket };
+        let top = format!("{env} {} top --every 0.1; echo ended $?", binary("furlong").display());
+        let (width, height) = (size.0.to_string(), size.1.to_string());
+        let shell = format!("{top}; read -r line");
+        // Without a configuration of the user's, which may change keys.
+        let words = ["-f", "/dev/null", "new-session", "-d", "-x", &width, "-y", &height, &shell];
+        let made = terminal.tmux(&words);
+        assert!(made.status.success(), "{made:?}");
+        Some(terminal)
+    }
+
+    fn tmux(&self, words: &[&str]) -> Output {
+        let mut tmux = Command::new("tmux");
+        tmux.arg("-S").arg(&self.socket).args(words);
+        tmux.env("FURLONG_HOME", self.cluster.home().path()).env_remove("FURLONG_CAP");
+        tmux.env_remove("TMUX").env("SHELL", "/bin/sh").env("LC_ALL", "C.UTF-8");
+        tmux.output().unwrap()
+    }
+
+    /// What the terminal shows; with its colours as escapes.
+    fn screen(&self, with_colours: bool) -> String {
+        let words: &[&str] =
+            if with_colours { &["capture-pane", "-p", "-e"] } else { &["capture-pane", "-p"] };
+        String::from_utf8(self.tmux(words).stdout).unwrap()
+    }
+
+    fn press(&self, keys: &[&str]) {
+        let sent = self.tmux(&[&["send-keys"], keys].concat());
+        assert!(sent.status.success(), "{sent:?}");
+    }
+
+    #[track_caller]
+    fn wait_for(&self, text: &str) -> String {
+        let shows = || self.screen(false).contains(text);
+        assert!(eventually(SOON, shows), "no `{text}` in\n{}", self.screen(false));
+        self.screen(false)
+    }
+}
+
+impl Drop for Terminal<'_> {
+    fn drop(&mut self) {
+        self.tmux(&["kill-server"]);
+    }
+}
+
+/// A cluster that has run forty tasks, one of which has failed.
+fn cluster() -> Cluster {
+    let cluster = Cluster::start(2);
+    let script = "test $FURLONG_TASK -ne 7";
+    cluster.furlong(&["submit", "--array", "1-40", "--wait", "--", "sh", "-c", script]).failed(1);
+    cluster
+}
+
+#[test]
+fn every_page_fits_terminals_of_all_sizes() {
+    let cluster = cluster();
+    for (name, size) in [("small", (80, 24)), ("usual", (120, 40)), ("large", (200, 60))] {
+        let Some(terminal) = Terminal::open(&cluster, name, size, "") else { return };
+        let screen = terminal.wait_for("KIND");
+        assert!(screen.contains("sh ") && screen.contains("40"), "{screen}");
+        let width = screen.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(width <= size.0 as usize && screen.lines().count() <= size.1 as usize, "{screen}");
+        for (key, shows) in [("3", "ENGINE"), ("5", "ERROR"), ("1", "KIND")] {
+            terminal.press(&[key]);
+            terminal.wait_for(shows);
+        }
+        terminal.press(&["q"]);
+        let screen = terminal.wait_for("ended 0");
+        assert!(!screen.contains("KIND"), "the screen of before is back:\n{screen}");
+    }
+}
+
+#[test]
+fn no_colour_is_shown_where_none_is_wanted() {
+    let cluster = cluster();
+    let is_coloured = |screen: &str| {
+        let codes = screen.split("\u{1b}[").skip(1).filter_map(|rest| rest.split_once('m'));
+        codes.flat_map(|(codes, _)| codes.split(';')).any(|code| {
+            code.parse::<u32>().is_ok_and(|code| matches!(code, 30..=38 | 40..=48 | 90..=107))
+        })
+    };
+    let Some(terminal) = Terminal::open(&cluster, "none", (120, 40), "NO_COLOR=1") else { return };
+    terminal.wait_for("KIND");
+    let screen = terminal.screen(true);
+    assert!(!is_coloured(&screen), "{screen:?}");
+}
+
+#[test]
+fn a_dumb_terminal_gets_lines_and_no_escapes() {
+    let cluster = cluster();
+    let Some(terminal) = Terminal::open(&cluster, "dumb", (120, 40), "TERM=dumb") else { return };
+    let screen = terminal.wait_for("1 failed");
+    assert!(screen.is_ascii(), "{screen}");
+    assert!(!terminal.screen(true).contains('\u{1b}'), "{screen}");
+}
+
+#[test]
+fn a_broker_that_is_started_again_is_seen_again() {
+    let cluster = cluster();
+    let Some(terminal) = Terminal::open(&cluster, "again", (120, 40), "") else { return };
+    terminal.wait_for("KIND");
+    let pid = cluster.home().broker_state().unwrap().pid;
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let is_new = || {
+        let state = cluster.home().broker_state();
+        state.is_some_and(|state| state.pid != pid.as_raw_pid() as u32)
+    };
+    assert!(eventually(SOON, is_new), "the broker is started again");
+    cluster.furlong(&["submit", "--wait", "--", "true"]).ok();
+    terminal.wait_for("true");
+}
