@@ -92,13 +92,13 @@ class Run:
     def interrupt(self) -> None:
         """Let engines have the interrupt, and wait until they have stopped; a second one kills what runs."""
         self._was_interrupted = True
-        if self._interrupt in (0, "0"):
-            print("Interrupted. The engines go on: %pxresult waits for them.", file=sys.stderr)
-            return
         print(
             f"Received Keyboard Interrupt. Sending signal {self._interrupt} to engines...",
             file=sys.stderr,
         )
+        if self._interrupt == 0:
+            print("That is none: they go on, and %pxresult waits for them.", file=sys.stderr)
+            return
         try:
             self._signal()
             self._follow(time.monotonic() + HEED_SECONDS)
@@ -134,7 +134,7 @@ class Run:
                 return
             if is_bar_wanted and self._bar is None and now >= bar_at:
                 total = len(self._result)
-                self._bar = Progress(total, "%px", note=self._missing)
+                self._bar = Progress(total, "%px", note=self._missing, is_of_output=True)
             pause = LOOK_SECONDS
         self._look()
         rest_until = time.monotonic() + REST_SECONDS

@@ -96,8 +96,7 @@ class ExecuteReply:
         text = "" if self.execute_result is None else self.execute_result["data"].get("text/plain")
         if not text:
             return ""
-        gap = "\n" if "\n" in text and not text.startswith("\n") else ""
-        return f"Out[{self.engine_id}:{self.execution_count}]: {gap}{text}"
+        return f"Out[{self.engine_id}:{self.execution_count}]:{_gap(text)}{text}"
 
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from furlong import errors
 from furlong.waiting import front_end
@@ -63,6 +63,8 @@ class Progress:
         what it makes has ``update`` and ``close``.
     note : callable, optional
         Gives words that follow the figures.
+    is_of_output : bool
+        In a terminal, write to standard output: what comes there clears the bar first.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Progress:
         widget: bool | None = None,
         bar: Bar = True,
         note: Callable[[], str] | None = None,
+        is_of_output: bool = False,
     ) -> None:
         self.total = total
         self.label = label
@@ -81,7 +84,9 @@ class Progress:
         self._drawn_at = 0.0
         self._drawn_n = -1
         self._display: _Display | None = (
-            _display(self, widget) if isinstance(bar, bool) else _Foreign(bar, self)
+            _display(self, widget, sys.stdout if is_of_output else sys.stderr)
+            if isinstance(bar, bool)
+            else _Foreign(bar, self)
         )
         self.update(0)
 
@@ -142,7 +147,9 @@ def has_prompt() -> bool:
     return hasattr(sys, "ps1") or is_interactive()
 
 
-def _display(progress: Progress, widget: bool | None) -> _Display | None:
+def _display(
+    progress: Progress, widget: bool | None, stream: TextIO | None
+) -> _Display | None:
     if front_end.is_notebook():
         if widget is not False:
             try:
@@ -151,15 +158,16 @@ def _display(progress: Progress, widget: bool | None) -> _Display | None:
                 return _NotebookText()
             return _Widget(ipywidgets, progress)
         return _NotebookText()
-    is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return _Terminal() if is_terminal or is_interactive() else None
+    if stream is not None and (stream.isatty() or is_interactive()):
+        return _Terminal(stream)
+    return None
 
 
 class _Terminal:
     """A line that is written over."""
 
-    def __init__(self) -> None:
-        self._stream = sys.stderr
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._length = 0
 
     def show(self, progress: Progress) -> None:

@@ -299,6 +299,9 @@ def _make_shell(namespace: Namespace, displays: Displays) -> Any:
         def init_virtualenv(self) -> None:
             """Print nothing about it: the interpreter was chosen."""
 
+        def enable_gui(self, gui: str | None = None) -> None:
+            """Do nothing: no window is open here, and figures are displays."""
+
         def system(self, command: str) -> None:
             """Run a command with our own output."""
             sys.stdout.flush()
