@@ -5,6 +5,7 @@ What is here is loaded when a session of IPython uses it. Plain programs import 
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from furlong.waiting import front_end
@@ -20,10 +21,12 @@ def activate(view: DirectView, suffix: str = "") -> None:
     """Let the magics with this suffix act on a view. See `DirectView.activate`."""
     shell = front_end.shell()
     if shell is None:
-        raise RuntimeError(
-            "magics are for sessions of IPython, and this is none: use "
-            "`view.execute(code, silent=False).display_outputs()`"
+        warnings.warn(
+            "%px and the other magics are for sessions of IPython, and this is none: use "
+            "view.execute(code, silent=False).display_outputs()",
+            stacklevel=3,
         )
+        return
     from furlong.notebook.magics import register
 
     register(shell, view, suffix)

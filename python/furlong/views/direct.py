@@ -511,17 +511,12 @@ class DirectView(View):
         return self._finish(None, lambda: made)
 
     def activate(self, suffix: str = "") -> None:
-        """Let IPython's ``%px`` and the other magics act on this view, here and now.
+        """Let IPython's ``%px`` and the other magics act on this view. Outside of IPython it is a warning.
 
         Parameters
         ----------
         suffix : str
             Follows the magics' names, as in ``%px0``, so that several views have magics.
-
-        Raises
-        ------
-        RuntimeError
-            If this is no session of IPython.
         """
         from furlong.notebook import activate
 
