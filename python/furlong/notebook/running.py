@@ -91,19 +91,17 @@ class Run:
 
     def interrupt(self) -> None:
         """Let engines have the interrupt, and wait until they have stopped; a second one kills what runs."""
-        self._was_interrupted = True
-        print(
-            f"Received Keyboard Interrupt. Sending signal {self._interrupt} to engines...",
-            file=sys.stderr,
-        )
-        if self._interrupt == 0:
-            print("That is none: they go on, and %pxresult waits for them.", file=sys.stderr)
-            return
         try:
+            self._was_interrupted = True
+            text = f"Received Keyboard Interrupt. Sending signal {self._interrupt} to engines..."
+            print(text, file=sys.stderr, flush=True)
+            if self._interrupt == 0:
+                print("That is none: they go on, and %pxresult waits for them.", file=sys.stderr)
+                return
             self._signal()
             self._follow(time.monotonic() + HEED_SECONDS)
         except KeyboardInterrupt:
-            print("Interrupted again: what still runs is killed.", file=sys.stderr)
+            print("Interrupted again: what still runs is killed.", file=sys.stderr, flush=True)
             self._result.cancel(force=True)
             self._follow(time.monotonic() + HEED_SECONDS)
         if not self._result.done():
