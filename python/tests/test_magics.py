@@ -162,9 +162,7 @@ def test_autopx_runs_cells_there_until_it_ends(notebook: Notebook) -> None:
     assert notebook.run("'far' in globals()").texts == ["False"]
 
 
-def test_output_comes_while_the_cell_runs(
-    notebook: Notebook, rc: furlong.Client, tmp_path
-) -> None:
+def test_output_comes_while_the_cell_runs(notebook: Notebook, rc: furlong.Client, tmp_path) -> None:
     # The cell ends only once its first line was seen: the stop button is pressed for that.
     source = "import time\nprint('first')\nwhile True: time.sleep(0.01)"
     cell = notebook.run(f"%%px\n{source}", interrupt_at="[stdout:3] first")

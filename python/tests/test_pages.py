@@ -90,9 +90,10 @@ def test_a_cluster_shows_its_state(own: Callable[..., furlong.Cluster]) -> None:
 
 def test_views_show_engines_and_flags(rc: furlong.Client) -> None:
     assert f"{ENGINES} engines of {rc.cluster_name} engines 0-3" in read(rc[:]).text
-    assert "engines 0, 2-3 block True label night" in read(
-        rc.direct_view([0, 2, 3], block=True, label="night")
-    ).text
+    assert (
+        "engines 0, 2-3 block True label night"
+        in read(rc.direct_view([0, 2, 3], block=True, label="night")).text
+    )
     assert "the shared queue" in read(rc.load_balanced_view(retries=2)).text
     assert "retries 2" in read(rc.load_balanced_view(retries=2)).text
 

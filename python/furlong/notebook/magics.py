@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, no_var_expand
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from furlong.notebook.everything import Everything
-from furlong.notebook.options import execution_options, output_options, signal_of, targets_of
+from furlong.notebook.options import (
+    argument,
+    execution_options,
+    options_of,
+    output_options,
+    signal_of,
+    targets_of,
+    with_options,
+)
 from furlong.notebook.running import Run
 from furlong.views.direct import DirectView
 
@@ -67,6 +74,7 @@ class PxMagics(Magics):
     registered = True
 
     def __init__(self, shell: Any, view: DirectView | None, suffix: str = "") -> None:
+        self._session: Any = shell
         self._view = view
         self.suffix = suffix
         self.is_verbose = False
@@ -85,7 +93,7 @@ class PxMagics(Magics):
             },
             "cell": {f"px{suffix}": self.cell_px},
         }
-        super().__init__(shell=shell)  # type: ignore[no-untyped-call]
+        super().__init__(shell=shell)
 
     def take(self, view: DirectView | None) -> bool:
         """Take a view, if there is none yet; return whether that was so."""
@@ -119,7 +127,7 @@ class PxMagics(Magics):
 
     # Running.
 
-    @no_var_expand  # type: ignore[untyped-decorator]
+    @no_var_expand
     def px(self, line: str = "") -> AsyncResult | None:
         """Run a line on the engines.
 
@@ -136,10 +144,12 @@ class PxMagics(Magics):
         """
         return self._run(line)
 
-    @magic_arguments()  # type: ignore[untyped-decorator]
+    @with_options
     @execution_options
     @output_options
-    @argument("--local", action="store_true", help="run the cell here as well, meanwhile")
+    @argument(  # type: ignore[untyped-decorator]
+        "--local", action="store_true", help="run the cell here as well, meanwhile"
+    )
     def cell_px(self, line: str = "", cell: str = "") -> AsyncResult | None:
         """Run a cell on the engines.
 
@@ -152,11 +162,11 @@ class PxMagics(Magics):
                ...: os.getpid()
             Out[1]: <AsyncResult(%px): pending>
         """
-        args = parse_argstring(self.cell_px, line)
+        args = options_of(self.cell_px, line)
         if not args.local:
             return self._run(cell, args)
         result = self._submit(cell, args)
-        outcome = self.shell.run_cell(cell)
+        outcome = self._session.run_cell(cell)
         if not self._is_waiting(args):
             return result
         self._wait(result, args, isinstance(outcome.error_in_exec, KeyboardInterrupt))
@@ -184,7 +194,7 @@ class PxMagics(Magics):
         result = view._execute(cell, False, targets, False, name="%px")
         self.last_result = result
         if args is not None and args.name:
-            self.shell.user_ns[args.name] = result
+            self._session.user_ns[args.name] = result
         return result
 
     def _chosen(self, text: str) -> Any:
@@ -215,7 +225,7 @@ class PxMagics(Magics):
 
     # Results and settings.
 
-    @magic_arguments()  # type: ignore[untyped-decorator]
+    @with_options
     @output_options
     def pxresult(self, line: str = "") -> None:
         """Wait for what the last magic has run, and show it.
@@ -230,20 +240,20 @@ class PxMagics(Magics):
             Out[0:1]: 42
             Out[1:1]: 42
         """
-        args = parse_argstring(self.pxresult, line)
+        args = options_of(self.pxresult, line)
         if self.last_result is None:
             raise UsageError(f"%px{self.suffix} has run nothing yet whose result could be shown")
         if args.name:
-            self.shell.user_ns[args.name] = self.last_result
+            self._session.user_ns[args.name] = self.last_result
             return
         groupby = self._option(args, "groupby", "type")
         Run(self.last_result, False, groupby, self.progress_after, self.interrupt).wait()
 
-    @magic_arguments()  # type: ignore[untyped-decorator]
+    @with_options
     @execution_options
     def pxconfig(self, line: str = "") -> None:
         """Set what the other magics do if they are told nothing else; without an option, show it."""
-        args = parse_argstring(self.pxconfig, line)
+        args = options_of(self.pxconfig, line)
         view = self.view
         if args.targets:
             view.targets = self._chosen(args.targets)

@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from IPython.core import magic_arguments
 from IPython.core.error import UsageError
-from IPython.core.magic_arguments import argument
 
 if TYPE_CHECKING:
     from furlong.calls.targets import Targets
 
-__all__ = ["execution_options", "output_options", "signal_of", "targets_of"]
+__all__ = [
+    "argument",
+    "execution_options",
+    "options_of",
+    "output_options",
+    "signal_of",
+    "targets_of",
+    "with_options",
+]
 
-Magic = Callable[..., Any]
+Magic = TypeVar("Magic", bound=Callable[..., Any])
+
+# IPython says no types of these.
+argument: Any = magic_arguments.argument
+_parsed: Any = magic_arguments.parse_argstring
+_with_parser: Any = magic_arguments.magic_arguments()  # type: ignore[no-untyped-call]
+
+
+def with_options(magic: Magic) -> Magic:
+    """Make a method a magic with options, which the decorators below this one say."""
+    made: Magic = _with_parser(magic)
+    return made
+
+
+def options_of(magic: Callable[..., Any], line: str) -> Any:
+    """Return the options of a line, as attributes."""
+    return _parsed(magic, line)
 
 
 def execution_options(magic: Magic) -> Magic:
@@ -40,7 +64,9 @@ _EXECUTION = (
     _switch("-a", "--noblock", to="block", value=False, text="return an AsyncResult at once"),
     _switch("--stream", to="stream", value=True, text="show output as it comes, while waiting"),
     _switch("--no-stream", to="stream", value=False, text="show output at the end"),
-    argument("-t", "--targets", help="the engines: all, an id, ids as 0,2, or a slice of them as ::2"),
+    argument(
+        "-t", "--targets", help="the engines: all, an id, ids as 0,2, or a slice of them as ::2"
+    ),
     _switch("--verbose", to="verbose", value=True, text="say where each cell runs"),
     _switch("--no-verbose", to="verbose", value=False, text="do not say it"),
     argument(
@@ -84,7 +110,9 @@ def targets_of(text: str, ids: list[int]) -> Targets:
         return "all"
     if ":" in text:
         try:
-            bounds = [int(bound) if bound.strip() else None for bound in text.strip("[] ").split(":")]
+            bounds = [
+                int(bound) if bound.strip() else None for bound in text.strip("[] ").split(":")
+            ]
             return ids[slice(*bounds)]
         except (TypeError, ValueError):
             pass

@@ -204,7 +204,9 @@ def _publish(data: dict[str, Any], metadata: dict[str, Any]) -> None:
     if is_notebook():
         from IPython.display import display
 
-        display(data, metadata=metadata, raw=True)
+        display(  # type: ignore[no-untyped-call]
+            data, metadata=metadata, raw=True
+        )
     else:
         print(data.get("text/plain", ""))
 

@@ -147,9 +147,7 @@ def has_prompt() -> bool:
     return hasattr(sys, "ps1") or is_interactive()
 
 
-def _display(
-    progress: Progress, widget: bool | None, stream: TextIO | None
-) -> _Display | None:
+def _display(progress: Progress, widget: bool | None, stream: TextIO | None) -> _Display | None:
     if front_end.is_notebook():
         if widget is not False:
             try:
