@@ -29,13 +29,13 @@ class Cell:
 
     @property
     def displays(self) -> list[dict[str, Any]]:
-        """What it has displayed, by type, its value included."""
+        """Its displays by type, its value included."""
         kinds = ("display_data", "execute_result")
         return [output["data"] for output in self.outputs if output["output_type"] in kinds]
 
     @property
     def metadata(self) -> list[dict[str, Any]]:
-        """What is said about each of its displays."""
+        """The metadata of each of its displays."""
         kinds = ("display_data", "execute_result")
         return [output["metadata"] for output in self.outputs if output["output_type"] in kinds]
 

@@ -98,7 +98,7 @@ def test_the_first_session_as_a_notebook(
     assert cells[1].outputs[-1]["data"]["text/plain"] == "[0, 1, 2, 3]"
 
 
-def test_the_cells_of_the_page_on_notebooks(surroundings: dict[str, object], tmp_path: Path) -> None:
+def test_the_cells_of_the_notebook_page(surroundings: dict[str, object], tmp_path: Path) -> None:
     notebook = Notebook(tmp_path)
     cells = CELL.findall((GUIDE / "notebooks.md").read_text())
     assert len(cells) > 10

@@ -204,12 +204,17 @@ class Client(ClientTasks, ClientNames):
         return DirectView(self, self._chosen(targets), **flags)
 
     def broadcast_view(
-        self, targets: Targets = "all", is_coalescing: bool = False, **flags: Unpack[NewViewFlags]
+        self,
+        targets: Targets = "all",
+        is_coalescing: bool = False,
+        *,
+        coalescing: bool = False,
+        **flags: Unpack[NewViewFlags],
     ) -> BroadcastView:
-        """Return a view on engines; what goes to many of one process is always sent once."""
+        """Return a view on engines; what goes to many of one process is always sent once, however the flag is named."""
         flags.setdefault("block", self._block)
         view = BroadcastView(self, self._chosen(targets), **flags)
-        view.is_coalescing = is_coalescing
+        view.is_coalescing = is_coalescing or coalescing
         return view
 
     def load_balanced_view(

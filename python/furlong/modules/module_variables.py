@@ -385,7 +385,7 @@ def _walk(node: ast.AST, look_at: Callable[[ast.AST], None]) -> None:
         node = left.pop()
         look_at(node)
         for field in node._fields:
-            value = getattr(node, field, None)
+            value: Any = getattr(node, field, None)
             kind = type(value)
             if kind is list:
                 left += [each for each in value if isinstance(each, ast.AST)]

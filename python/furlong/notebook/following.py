@@ -151,7 +151,8 @@ class _Lines:
     def __init__(self) -> None:
         self._last = ""
         self._is_at_start = True
-        # Unfinished lines that write over themselves: one engine's bar would be written over another's.
+        # Unfinished lines that write over themselves: one engine's bar would be written over
+        # another's.
         self._held: dict[tuple[str, int | None], str] = {}
 
     def write(self, stream: str, engine: int | None, text: str) -> None:
@@ -236,7 +237,8 @@ class _Block:
         self._is_new, self._drawn_at = False, now
         text = self._whole + settled(self._rest)
         if self._left_out:
-            text = f"[{self._left_out} characters left out: the result's `stdout` and `stderr` have more]\n{text}"
+            where = "the result's `stdout` and `stderr` have more"
+            text = f"[{self._left_out} characters left out: {where}]\n{text}"
         shown = {"text/plain": f"{self._heading}{_gap(text)}{text}".removesuffix("\n")}
         if self._handle is None:
             self._handle = display(  # type: ignore[no-untyped-call]

@@ -269,7 +269,7 @@ class PxMagics(Magics):
 
     @property
     def settings(self) -> str:
-        """What the magics do if they are told nothing else, as options."""
+        """The defaults of the magics, as options."""
         words = [
             f"--targets {_named(self.view.targets)}",
             "--block" if self.view.block else "--noblock",

@@ -78,7 +78,7 @@ _EXECUTION = (
     argument(
         "--signal-on-interrupt",
         dest="interrupt",
-        help="the signal that engines get if the wait is interrupted: a name, a number, or 0 for none",
+        help="the signal for engines if the wait is interrupted: a name, a number, or 0 for none",
     ),
 )
 _OUTPUT = (

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
-# What ends within the first look's time is shown in the order of the engines, and not of their ends.
+# What ends within the first look's time is shown in the order of the engines, not of their ends.
 FIRST_LOOK_SECONDS = 0.1
 # Between two looks at the output later.
 LOOK_SECONDS = 0.02
 # How long the rest of the output may take to come after the end.
 REST_SECONDS = 5.0
-# How long engines have to heed an interrupt, before the prompt comes back without them.
-HEED_SECONDS = 10.0
+# How long engines have to respond to an interrupt, before the prompt comes back without them.
+RESPONSE_SECONDS = 10.0
 # Engines that a bar names.
 NAMED_MAX = 8
 
@@ -99,11 +99,11 @@ class Run:
                 print("That is none: they go on, and %pxresult waits for them.", file=sys.stderr)
                 return
             self._signal()
-            self._follow(time.monotonic() + HEED_SECONDS)
+            self._follow(time.monotonic() + RESPONSE_SECONDS)
         except KeyboardInterrupt:
             print("Interrupted again: what still runs is killed.", file=sys.stderr, flush=True)
             self._result.cancel(force=True)
-            self._follow(time.monotonic() + HEED_SECONDS)
+            self._follow(time.monotonic() + RESPONSE_SECONDS)
         if not self._result.done():
             print(
                 f"{self._missing()} to the interrupt: `cancel(force=True)` of the result, or an "

@@ -100,7 +100,7 @@ class Progress:
             self._display.show(self)
 
     def clear(self) -> None:
-        """Give the line to other output; the bar comes again with the next count."""
+        """Leave the line to other output; the bar comes again with the next count."""
         if self._display is not None:
             self._display.clear()
             self._drawn_n = -1
