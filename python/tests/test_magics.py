@@ -162,6 +162,15 @@ def test_autopx_runs_cells_there_until_it_ends(notebook: Notebook) -> None:
     assert notebook.run("'far' in globals()").texts == ["False"]
 
 
+def test_autopx_takes_no_more_than_ipython_does(notebook: Notebook) -> None:
+    toggle = "get_ipython().run_line_magic('autopx', '')"
+    look = "inspect.signature(get_ipython().run_cell_async)"
+    cell = notebook.run(
+        f"import inspect\nwas = {look}\n{toggle}\nis_now = {look}\n{toggle}\nwas == is_now"
+    )
+    assert cell.texts == ["True"]
+
+
 def test_output_comes_while_the_cell_runs(notebook: Notebook, rc: furlong.Client, tmp_path) -> None:
     # The cell ends only once its first line was seen: the stop button is pressed for that.
     source = "import time\nprint('first')\nwhile True: time.sleep(0.01)"

@@ -37,7 +37,10 @@ def activate_first(client: Client) -> None:
     shell = front_end.shell()
     if shell is None:
         return
-    from furlong.notebook.magics import registered
+    try:
+        from furlong.notebook.magics import registered
+    except ImportError:
+        return  # an IPython that has no such magics has clients all the same
 
     known = registered(shell, "")
     is_free = "px" not in shell.magics_manager.magics["line"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -65,6 +66,8 @@ class Everything:
         """Return an entrance that notes the cell as it was typed."""
         entrance = self._replaced[name]
 
+        # Kernels look at the signature for what they may pass on.
+        @functools.wraps(entrance)
         def noting(raw_cell: str, *args: Any, **kwargs: Any) -> Any:
             self._cell = raw_cell
             return entrance(raw_cell, *args, **kwargs)

@@ -278,7 +278,8 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], more: int | N
         for row in rows[:ROWS_MAX]
     )
     rest = _dim(f"and {more:,} more") if more > 0 else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+    style = 'style="font-size:inherit"'
+    return f"<table {style}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
 
 
 def _ids(ids: Iterable[int]) -> str:

@@ -126,14 +126,15 @@ class Run:
         pause = FIRST_LOOK_SECONDS
         is_bar_wanted = self._progress_after >= 0 and not self._was_interrupted
         while not self._result.wait(pause):
-            self._look()
             now = time.monotonic()
+            self._look()
             if until is not None and now >= until:
                 return
             if is_bar_wanted and self._bar is None and now >= bar_at:
                 total = len(self._result)
                 self._bar = Progress(total, "%px", note=self._missing, is_of_output=True)
-            pause = LOOK_SECONDS
+            # A look at very many engines takes its time, of which the program has most.
+            pause = max(LOOK_SECONDS, 4 * (time.monotonic() - now))
         self._look()
         rest_until = time.monotonic() + REST_SECONDS
         while self._following is not None and not self._following.is_over:

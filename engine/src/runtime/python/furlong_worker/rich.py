@@ -126,7 +126,8 @@ class Rich:
         self._why_not = ""
         self._is_loading = False
         sys.meta_path.insert(0, _ImportWatcher(self.load))  # type: ignore[arg-type]
-        if _is_installed():
+        self._is_installed = _is_installed()
+        if self._is_installed:
             namespace.seed("get_ipython", self.get_ipython)
 
     def get_ipython(self) -> Any:
@@ -186,7 +187,7 @@ class Rich:
 
     def _laid_out(self, value: Any) -> str | None:
         """Return a long collection as lines, as IPython has it; None for anything else."""
-        if not isinstance(value, COLLECTIONS) or not _is_installed():
+        if not isinstance(value, COLLECTIONS) or not self._is_installed:
             return None
         text = repr(value)
         if len(text) <= LINE_CHARACTERS or len(text) > LAID_OUT_CHARACTERS_MAX or not self.load():
