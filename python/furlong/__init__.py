@@ -89,11 +89,13 @@ _HOMES = {
     "dependent": "views.dependencies",
     "engine": "_engine",
     "interactive": "pickling.engine_names",
+    "load_ipython_extension": "notebook",
     "parallel": "views.functions",
     "publish": "_engine",
     "publish_data": "_engine",
     "remote": "views.functions",
     "require": "views.dependencies",
+    "unload_ipython_extension": "notebook",
 }
 _MODULES = ("client", "cluster", "datapub", "error", "errors", "util")
 

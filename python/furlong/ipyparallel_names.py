@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,8 @@ if TYPE_CHECKING:
     from furlong.views.direct import DirectView
     from furlong.views.flags import NewViewFlags
 
-__all__ = ["NO_MAGICS", "ClientNames", "IpyparallelNames", "ViewNames", "absent"]
+__all__ = ["ClientNames", "IpyparallelNames", "ViewNames", "absent"]
 
-NO_MAGICS = (
-    "there are no magics (%px, %%px, %autopx) here yet: use view.execute(code).display_outputs()"
-)
 # What is not there, and what is used instead.
 ABSENT = {
     "become_dask": "Dask schedules its own workers; `rc.executor()` is for what takes an executor",
@@ -150,9 +146,10 @@ class ClientNames(IpyparallelNames):
         """Do nothing: results come by themselves."""
 
     def activate(self, targets: Targets = "all", suffix: str = "") -> DirectView:
-        """Return a view on engines that blocks, and warn that there are no magics for it."""
-        warnings.warn(NO_MAGICS, stacklevel=2)
-        return self.direct_view(targets, block=True)
+        """Return a view on engines that blocks, and let IPython's magics act on it. See `DirectView.activate`."""
+        view = self.direct_view(targets, block=True)
+        view.activate(suffix)
+        return view
 
     def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_") and not hasattr(type(self), name):

@@ -1,4 +1,4 @@
-"""Every Python block of the guide runs, and shows what the guide shows.
+"""Every Python block of the guide runs, and shows what the guide shows; and so does every cell of its notebook.
 
 The blocks of a page are one program: they run in order, in one namespace, against a cluster of four engines whose
 interpreters are new. In a block with ``>>>`` what is printed is compared, as doctest does; ``...`` stands for anything.
@@ -9,6 +9,7 @@ import doctest
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import nbclient
 import nbformat
 import pytest
 from conftest import SOON_SECONDS
+from notebook import Notebook
 
 import furlong
 
@@ -25,6 +27,8 @@ PAGES = [
     "../../README.md",
     *sorted(page.name for page in GUIDE.glob("*.md") if "```python\n" in page.read_text()),
 ]
+#: Cells, each with what it shows, if the page says it.
+CELL = re.compile(r"^```ipython\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -92,3 +96,21 @@ def test_the_first_session_as_a_notebook(
     )
     assert "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]" in printed
     assert cells[1].outputs[-1]["data"]["text/plain"] == "[0, 1, 2, 3]"
+
+
+def test_the_cells_of_the_notebook_page(surroundings: dict[str, object], tmp_path: Path) -> None:
+    notebook = Notebook(tmp_path)
+    cells = CELL.findall((GUIDE / "notebooks.md").read_text())
+    assert len(cells) > 10
+    try:
+        for source, shown in cells:
+            cell = notebook.run(source.rstrip("\n"))
+            assert cell.error is None, cell.text
+            if shown:
+                # Engines may end in any order.
+                lines = cell.text.splitlines()
+                printed = Counter(line for line in lines if line and "%|" not in line)
+                printed -= Counter(line for line in printed if re.search(r"\] \d+/\d+", line))
+                assert printed == Counter(shown.splitlines())
+    finally:
+        notebook.close()

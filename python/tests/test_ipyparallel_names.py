@@ -102,12 +102,12 @@ def test_results_are_forgotten_by_job_and_by_engine(rc: furlong.Client) -> None:
     eventually(lambda: not set(made.msg_ids) & known())
 
 
-def test_activate_warns_that_there_are_no_magics(rc: furlong.Client) -> None:
-    with pytest.warns(UserWarning, match="no magics"):
+def test_activate_warns_outside_of_ipython(rc: furlong.Client) -> None:
+    with pytest.warns(UserWarning, match="sessions of IPython"):
         view = rc.activate()
     assert view.block
     assert view.apply(int) == [0, 0, 0, 0]
-    with pytest.warns(UserWarning, match="no magics"):
+    with pytest.warns(UserWarning, match="sessions of IPython"):
         view.activate("0")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
@@ -19,6 +20,7 @@ import pytest
 
 import furlong
 from furlong.modules import own_modules
+from furlong.modules.module_variables import names_imported
 from furlong.pickling.arguments import HAS_MODULES, dumps
 from furlong.pickling.functions import equipped, function_of
 
@@ -521,6 +523,15 @@ def test_installed_modules_do_not_go_along(write):
     names = set(own_modules.current().modules)
     assert "own_np" in names
     assert not names & {"json", "numpy", "furlong", "cloudpickle"}
+
+
+def test_nodes_that_all_trees_share_may_lead_back() -> None:
+    name = ast.parse("a = 1").body[0].targets[0]
+    name.ctx.parent = name
+    try:
+        assert names_imported(b"import textwrap\na = 2", "") == ("textwrap",)
+    finally:
+        del name.ctx.parent
 
 
 def test_a_class_of_an_earlier_source_stays_another(rc, write):

@@ -8,9 +8,11 @@ import io
 import os
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
-from conftest import ENGINES, SOON_SECONDS
+import tqdm
+from conftest import ENGINES, SOON_SECONDS, eventually
 
 import furlong
 from furlong.waiting.progress import Progress, is_interactive
@@ -86,6 +88,66 @@ def test_waiting_for_engines_with_a_bar(rc: furlong.Client) -> None:
     with contextlib.redirect_stderr(Terminal()) as terminal, pytest.raises(TimeoutError):
         rc.wait_for_engines(ENGINES + 1, timeout=0.1, interactive=True)
     assert f"] {ENGINES}/{ENGINES + 1} " in terminal.getvalue()
+
+
+@pytest.mark.parametrize("make", ["lview", "view"])
+def test_maps_show_a_bar_of_another_library(
+    make: str,
+    request: pytest.FixtureRequest,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Its thread would stay.
+    monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)
+    view = request.getfixturevalue(make)
+    assert view.map_sync(abs, range(-8, 0), progress=tqdm.tqdm) == list(range(8, 0, -1))
+    assert "abs: 100%" in capfd.readouterr().err
+    result = view.map_async(abs, range(-8, 0))
+    assert result.wait_interactive(progress=tqdm.tqdm, timeout=SOON_SECONDS) is True
+    assert view.client.wait_interactive([result], progress=tqdm.tqdm) is True
+    shown = capfd.readouterr().err
+    assert "abs: 100%" in shown
+    assert "results: 100%" in shown
+
+
+def test_maps_show_a_bar_of_ours(lview: furlong.LoadBalancedView) -> None:
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        assert lview.map_sync(abs, range(-8, 0), progress=True) == list(range(8, 0, -1))
+    assert "] 8/8 " in terminal.getvalue()
+    assert lview.map_sync(abs, range(3)) == [0, 1, 2]
+
+
+def test_a_map_that_nobody_waits_for_has_a_bar(
+    lview: furlong.LoadBalancedView, tmp_path: Path
+) -> None:
+    counted = Counted.made = []
+    result = lview.map_async(wait_for, [str(tmp_path / "go")] * 4, progress=Counted)
+    assert not result.done()
+    (bar,) = counted
+    assert (bar.total, bar.desc, bar.closed) == (4, "wait_for", False)
+    (tmp_path / "go").touch()
+    result.get(SOON_SECONDS)
+    eventually(lambda: bar.closed)
+    assert bar.n == 4
+
+
+class Counted:
+    """A bar as other libraries have them."""
+
+    made: ClassVar[list[Counted]] = []
+
+    def __init__(self, total: int, desc: str) -> None:
+        self.total, self.desc = total, desc
+        self.n, self.closed = 0, False
+        self.made.append(self)
+
+    def update(self, n: int) -> None:
+        """Go on."""
+        self.n += n
+
+    def close(self) -> None:
+        """End."""
+        self.closed = True
 
 
 def test_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

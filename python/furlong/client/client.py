@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
     from furlong.client.shared import Shared
     from furlong.cluster.cluster import Cluster
+    from furlong.notebook.watch import Watch
     from furlong.views.executor import ViewExecutor
     from furlong.views.flags import NewViewFlags
     from furlong.views.native import Native
+    from furlong.waiting.progress import Bar
 
 __all__ = ["Client"]
 
@@ -113,7 +116,12 @@ class Client(ClientTasks, ClientNames):
         # Those that have submitted something.
         self._executors: set[ViewExecutor] = set()
         self._closed = False
+        self._watch: Watch | None = None
         dispatch.close_at_exit(self)
+        if "IPython" in sys.modules and not nested.is_engine():
+            from furlong.notebook import activate_first
+
+            activate_first(self)
 
     # The cluster.
 
@@ -148,6 +156,30 @@ class Client(ClientTasks, ClientNames):
             return "<Client: closed>"
         return f"<Client of {self.cluster_name!r} at {self._session.endpoint}: {len(self)} engines>"
 
+    def _repr_html_(self) -> str:
+        from furlong.notebook.pages import page_of_client
+
+        return page_of_client(self)
+
+    def watch(self, every: float = 1.0, idle: float = 30.0) -> Watch:
+        """Show the farm in a notebook, anew each second, beside what cells do.
+
+        Parameters
+        ----------
+        every : float
+            Seconds between two looks.
+        idle : float
+            It ends by itself after so many seconds in which neither a cell has run nor a task of this client.
+
+        Returns
+        -------
+        Watch
+            Its `stop` ends it at once.
+        """
+        from furlong.notebook.watch import Watch
+
+        return Watch(self, every, idle)
+
     # Views.
 
     def __getitem__(self, key: object) -> DirectView:
@@ -172,12 +204,17 @@ class Client(ClientTasks, ClientNames):
         return DirectView(self, self._chosen(targets), **flags)
 
     def broadcast_view(
-        self, targets: Targets = "all", is_coalescing: bool = False, **flags: Unpack[NewViewFlags]
+        self,
+        targets: Targets = "all",
+        is_coalescing: bool = False,
+        *,
+        coalescing: bool = False,
+        **flags: Unpack[NewViewFlags],
     ) -> BroadcastView:
-        """Return a view on engines; what goes to many of one process is always sent once."""
+        """Return a view on engines; what goes to many of one process is always sent once, however the flag is named."""
         flags.setdefault("block", self._block)
         view = BroadcastView(self, self._chosen(targets), **flags)
-        view.is_coalescing = is_coalescing
+        view.is_coalescing = is_coalescing or coalescing
         return view
 
     def load_balanced_view(
@@ -328,11 +365,12 @@ class Client(ClientTasks, ClientNames):
         interval: float = 0.1,
         timeout: float | None = -1,
         widget: bool | None = None,
+        progress: Bar = True,
     ) -> bool:
-        """Wait like `wait`, with a bar."""
+        """Wait like `wait`, with a bar; `progress` may be what makes it, as `tqdm.tqdm`."""
         from furlong.waiting.progress import wait_for_all
 
-        return wait_for_all(self._futures(jobs), interval, timeout, widget)
+        return wait_for_all(self._futures(jobs), interval, timeout, widget, progress)
 
     def _futures(self, jobs: Jobs) -> list[concurrent.futures.Future[Any]]:
         if jobs is None:

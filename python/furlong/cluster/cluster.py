@@ -191,6 +191,11 @@ class Cluster(ClusterFiles):
         n = self.n if self._engines else 0
         return f"<{type(self).__name__} {self.cluster_id!r}: {state}, {n} engines{sets}>"
 
+    def _repr_html_(self) -> str:
+        from furlong.notebook.pages import page_of_cluster
+
+        return page_of_cluster(self)
+
     # Starting.
 
     def start_controller_sync(self) -> None:
@@ -277,7 +282,7 @@ class Cluster(ClusterFiles):
             try:
                 client.wait_for_engines(self.n if n is None else n, timeout=self.engine_timeout)
                 if activate:
-                    client.direct_view().activate()
+                    client.activate()
             except BaseException:
                 client.close()
                 raise

@@ -375,12 +375,17 @@ def _bound_by(node: ast.AST) -> Iterator[str]:
 
 
 def _walk(node: ast.AST, look_at: Callable[[ast.AST], None]) -> None:
-    """Visit all parts of a tree that can matter; much faster than `ast.walk`."""
+    """Visit all parts of a tree that can matter; much faster than `ast.walk`.
+
+    Trees share nodes such as `ast.Store`, and other libraries give them attributes that lead back: to `executing`, with
+    which IPython shows tracebacks, each has a `parent`. Only the fields are parts.
+    """
     left: list[Any] = [node]
     while left:
         node = left.pop()
         look_at(node)
-        for value in vars(node).values():
+        for field in node._fields:
+            value: Any = getattr(node, field, None)
             kind = type(value)
             if kind is list:
                 left += [each for each in value if isinstance(each, ast.AST)]

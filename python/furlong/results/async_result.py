@@ -11,8 +11,9 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any
 
 from furlong import errors
-from furlong.results.displays import ExecuteReply, show_outputs
+from furlong.results.displays import ExecuteReply
 from furlong.results.lazy_future import UNKNOWN, LazyFuture
+from furlong.results.shown import ShownResult
 from furlong.results.staying import ClusterResult
 from furlong.results.subtasks import AWAY, METADATA_OF, SubTask, deadline_after, remaining
 from furlong.results.timeline import TimelineResult
@@ -45,7 +46,7 @@ class _MetadataField:
         return self if result is None else result._metadata(self._name)
 
 
-class AsyncResult(LazyFuture, ClusterResult, TimelineResult):
+class AsyncResult(LazyFuture, ClusterResult, TimelineResult, ShownResult):
     """The result of one call: one task, or one for each engine.
 
     It is a `concurrent.futures.Future`: it has callbacks, can be waited for with `concurrent.futures.wait`, and
@@ -493,55 +494,6 @@ class AsyncResult(LazyFuture, ClusterResult, TimelineResult):
         """
         if not self.wait(timeout):
             raise TimeoutError("the arguments are still needed")
-
-    # Output.
-
-    def wait_for_output(self, timeout: float | None = -1) -> bool:
-        """Wait for the output, which is there when the tasks have ended."""
-        return bool(self.wait(timeout))
-
-    def display_outputs(self, groupby: str = "type", result_only: bool = False) -> None:
-        """Show what the tasks wrote and displayed.
-
-        Parameters
-        ----------
-        groupby : {"type", "engine", "order"}
-            First all standard output, then all errors, then displays; or all of each engine; or all as it came.
-        result_only : bool
-            Only the results of executed code.
-        """
-        self._check_ready()
-        show_outputs(self._parts, self._single, groupby, result_only)
-
-    def stream_output(self) -> Any:
-        """Print output as it comes, within a ``with`` block."""
-        from furlong.results.displays import stream_output
-
-        return stream_output(self._parts)
-
-    def wait_interactive(
-        self,
-        interval: float = 0.1,
-        timeout: float | None = -1,
-        widget: bool | None = None,
-        return_when: str = ALL_COMPLETED,
-    ) -> Any:
-        """Wait with a bar that shows how many tasks have ended: in the terminal, or as a widget in a notebook.
-
-        Parameters
-        ----------
-        interval : float
-            Seconds between two looks.
-        timeout : float, optional
-            In seconds; none, or a negative one, is no limit.
-        widget : bool, optional
-            Whether a notebook's widget is used; by default where there is one.
-        return_when : str
-            ``"FIRST_EXCEPTION"`` returns when one has failed.
-        """
-        from furlong.waiting.progress import wait_interactive
-
-        return wait_interactive(self, interval, timeout, widget, return_when)
 
     # Taking apart.
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong.calls.codecs import read_json
+from furlong.waiting.front_end import is_notebook
 
 if TYPE_CHECKING:
     from furlong import _furlong
@@ -90,12 +91,20 @@ class ExecuteReply:
         text: str = self.execute_result["data"].get("text/plain", "")
         return text if len(text) <= 32 else text[:29] + "..."
 
+    def plain(self) -> str:
+        """Return the value as text, behind engine and count, as ``Out[0:3]: 5``; empty if there is none."""
+        text = "" if self.execute_result is None else self.execute_result["data"].get("text/plain")
+        if not text:
+            return ""
+        return f"Out[{self.engine_id}:{self.execution_count}]:{_gap(text)}{text}"
+
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None
     ) -> tuple[dict[str, object], dict[str, object]]:
         if self.execute_result is None:
             return {"text/plain": repr(self)}, {}
-        return self.execute_result["data"], self.execute_result["metadata"]
+        data = self.execute_result["data"]
+        return {**data, "text/plain": self.plain()}, self.execute_result["metadata"]
 
     def __getattr__(self, name: str) -> Any:
         kind = _REPRS.get(name)
@@ -122,86 +131,84 @@ class ExecuteReply:
         return getattr(self, key)
 
 
-def _in_notebook() -> Any:
-    """Return IPython's `display`, if this is a session of it that shows more than text."""
-    ipython = sys.modules.get("IPython")
-    shell = (
-        ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
-    )
-    if shell is None:
-        return None
-    from IPython.display import display
-
-    return display
-
-
-def _show(output: dict[str, Any]) -> None:
-    display = _in_notebook()
-    if display is not None:
-        display(output["data"], metadata=output["metadata"], raw=True)
-    else:
-        print(output["data"].get("text/plain", ""))
-
-
-def show_outputs(parts: Sequence[SubTask], single: bool, groupby: str, result_only: bool) -> None:
+def show_outputs(
+    parts: Sequence[SubTask], is_single: bool, groupby: str, result_only: bool
+) -> None:
     """Show what tasks wrote, displayed and resulted in."""
     if groupby not in ("type", "engine", "order"):
         raise ValueError(f"outputs are grouped by 'type', 'engine' or 'order', not by {groupby!r}")
-    if result_only:
+    if groupby == "engine" and not result_only:
         for part in parts:
-            _show_result(part)
-    elif groupby == "type":
-        for stream in ("stdout", "stderr"):
-            for part in parts:
-                _show_stream(part, stream, single)
-        for part in parts:
-            _show_displays(part, single)
-        for part in parts:
-            _show_result(part)
-    else:
-        for part in parts:
-            _show_stream(part, "stdout", single)
-            _show_stream(part, "stderr", single)
-            _show_displays(part, single)
-            _show_result(part)
-
-
-def _show_stream(part: SubTask, stream: str, single: bool) -> None:
-    text = part.live(stream)
-    if not text:
+            _show_streams([part], is_single)
+            _show_each(part, part.metadata("outputs"), is_single)
+            show_result(part)
         return
-    file = sys.stdout if stream == "stdout" else sys.stderr
-    end = "" if text.endswith("\n") else "\n"
-    if single:
-        print(text, end=end, file=file)
-        return
-    print(f"[{stream}:{part.engine_id}]{_space(text)}{text}", end=end, file=file)
+    if not result_only:
+        _show_streams(parts, is_single)
+        displays = [(part, part.metadata("outputs")) for part in parts]
+        if groupby == "order":
+            for turn in range(max((len(shown) for _, shown in displays), default=0)):
+                for part, shown in displays:
+                    _show_each(part, shown[turn : turn + 1], is_single)
+        else:
+            for part, shown in displays:
+                _show_each(part, shown, is_single)
+    for part in parts:
+        show_result(part)
 
 
-def _space(text: str) -> str:
+def _show_streams(parts: Sequence[SubTask], is_single: bool) -> None:
+    for stream in ("stdout", "stderr"):
+        for part in parts:
+            text = part.live(stream)
+            if not text:
+                continue
+            heading = "" if is_single else f"[{stream}:{part.engine_id}]{_gap(text)}"
+            end = "" if text.endswith("\n") else "\n"
+            print(f"{heading}{text}", end=end, file=getattr(sys, stream))
+
+
+def _gap(text: str) -> str:
     """One line stays beside its heading."""
     return "\n" if "\n" in text.rstrip("\n") else " "
 
 
-def _show_displays(part: SubTask, single: bool) -> None:
-    for output in part.metadata("outputs"):
-        if not single:
-            print(f"[output:{part.engine_id}]")
-        _show(output)
+def _show_each(part: SubTask, outputs: Sequence[dict[str, Any]], is_single: bool) -> None:
+    if outputs and not is_single:
+        print(f"[output:{part.engine_id}]")
+    for output in outputs:
+        metadata = {**output["metadata"], "engine": part.engine_id}
+        _publish(output["data"], metadata)
 
 
-def _show_result(part: SubTask) -> None:
+def show_displays(part: SubTask) -> None:
+    """Show what a task displayed, behind the id of its engine."""
+    _show_each(part, part.metadata("outputs"), False)
+
+
+def show_result(part: SubTask) -> None:
+    """Show the value of executed code, behind engine and count; in a notebook also as more than text."""
     value = part.value
     if not isinstance(value, ExecuteReply) or value.execute_result is None:
         return
-    display = _in_notebook()
-    heading = f"Out[{part.engine_id}:{value.execution_count}]:"
-    if display is not None:
-        print(heading)
-        display(value)
+    data = value.execute_result["data"]
+    if not is_notebook() or not data.keys() - {"text/plain"}:
+        _publish({"text/plain": value.plain()}, {})
+        return
+    # The richest form is shown alone, and would have no number.
+    print(f"Out[{value.engine_id}:{value.execution_count}]:")
+    _publish(data, {**value.execute_result["metadata"], "engine": part.engine_id})
+
+
+def _publish(data: dict[str, Any], metadata: dict[str, Any]) -> None:
+    if is_notebook():
+        from IPython.display import display
+
+        display(  # type: ignore[no-untyped-call]
+            data, metadata=metadata, raw=True
+        )
     else:
-        text = value.execute_result["data"].get("text/plain", "")
-        print(f"{heading}{_space(text)}{text}")
+        print(data.get("text/plain", ""))
 
 
 @contextlib.contextmanager

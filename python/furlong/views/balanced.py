@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from furlong.client.client import Client
     from furlong.views.flags import NewViewFlags
+    from furlong.waiting.progress import Bar
 
 __all__ = ["LoadBalancedView"]
 
@@ -139,6 +140,7 @@ class LoadBalancedView(View):
         return_exceptions: bool = False,
         label: str | None = None,
         shared: Mapping[str, object] | None = None,
+        progress: Bar = False,
         **flags: Any,
     ) -> Any:
         """Call a function with each item, wherever an engine is free.
@@ -157,6 +159,8 @@ class LoadBalancedView(View):
             Put exceptions in the place of values.
         shared : dict of str to object, optional
             Named arguments of all calls, which are sent once: handles of `Client.share`, results, or values.
+        progress : bool or callable
+            Show a bar: one of ours, or one that this makes, as `tqdm.tqdm` does.
 
         Returns
         -------
@@ -169,7 +173,7 @@ class LoadBalancedView(View):
         begin = map_balanced(
             view, f, sequences, chunksize, ordered, return_exceptions, label, shared, is_waiting
         )
-        return self._finish(block, begin)
+        return self._finish(block, begin, progress=progress)
 
     def reduce(
         self,

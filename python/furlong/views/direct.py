@@ -13,7 +13,6 @@ from furlong import _furlong
 from furlong.calls.checks import check_names, described
 from furlong.calls.codecs import PICKLE, Codec
 from furlong.calls.task_spec import CallInfo, Decode, TaskSpec
-from furlong.ipyparallel_names import NO_MAGICS
 from furlong.pickling import main_globals
 from furlong.pickling.arguments import Pickle, dumps_call, dumps_pushed, input_ids
 from furlong.pickling.engine_names import EngineName, is_interactive
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from furlong.calls.targets import Chosen, Targets
     from furlong.client.client import Client
     from furlong.views.flags import NewViewFlags
+    from furlong.waiting.progress import Bar
 
 __all__ = ["BroadcastView", "DirectView"]
 
@@ -167,6 +167,18 @@ class DirectView(View):
         AsyncResult
             Also if it blocks: then it has ended.
         """
+        return self._execute(code, silent, targets, block, label)
+
+    def _execute(
+        self,
+        code: str,
+        silent: bool,
+        targets: Targets = None,
+        block: bool | None = None,
+        label: str | None = None,
+        name: str = "execute",
+    ) -> AsyncResult:
+        """Execute code, under the name that its errors have here."""
         if not isinstance(code, str):
             raise TypeError(f"code is a str, not {described(code)}")
 
@@ -174,7 +186,7 @@ class DirectView(View):
             return None if silent else ExecuteReply(outcome, part.engine_id)
 
         main_globals.put.note_code(code)
-        info = self._info("execute", "execute", label, code)
+        info = self._info(name, "execute", label, code)
         spec = self._on_namespace(_furlong.Function.code(code), info, None, decode)
         return self._finish_with_result(block, spec, targets)
 
@@ -388,6 +400,7 @@ class DirectView(View):
         chunksize: int | None = None,
         label: str | None = None,
         shared: Mapping[str, object] | None = None,
+        progress: Bar = False,
         **flags: Any,
     ) -> Any:
         """Call a function with each item: one contiguous chunk for each engine.
@@ -402,6 +415,8 @@ class DirectView(View):
             Put exceptions in the place of values.
         shared : dict of str to object, optional
             Named arguments of all calls, which are sent once: handles of `Client.share`, results, or values.
+        progress : bool or callable
+            Show a bar: one of ours, or one that this makes, as `tqdm.tqdm` does.
         **flags
             Flags of the view, for this map.
 
@@ -419,7 +434,7 @@ class DirectView(View):
                 stacklevel=2,
             )
         begin = map_direct(self._with(flags), f, sequences, return_exceptions, label, shared)
-        return self._finish(block, begin)
+        return self._finish(block, begin, progress=progress)
 
     # Imports.
 
@@ -496,8 +511,16 @@ class DirectView(View):
         return self._finish(None, lambda: made)
 
     def activate(self, suffix: str = "") -> None:
-        """Warn that there are no magics: `execute` does what they do."""
-        warnings.warn(NO_MAGICS, stacklevel=2)
+        """Let IPython's ``%px`` and the other magics act on this view. Outside of IPython it is a warning.
+
+        Parameters
+        ----------
+        suffix : str
+            Follows the magics' names, as in ``%px0``, so that several views have magics.
+        """
+        from furlong.notebook import activate
+
+        activate(self, suffix)
 
 
 class BroadcastView(DirectView):

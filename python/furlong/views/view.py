@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from furlong.maps.map_results import AsyncMapResult
     from furlong.views.executor import ViewExecutor
     from furlong.views.flags import CallFlags, ViewFlags
+    from furlong.waiting.progress import Bar
 
 __all__ = ["View", "disown", "in_engine_namespace"]
 
@@ -145,6 +146,11 @@ class View(ViewNames):
         object.__setattr__(self, name, value)
         object.__setattr__(self, "_options", None)
         object.__setattr__(self, "_infos", {})
+
+    def _repr_html_(self) -> str:
+        from furlong.notebook.pages import page_of_view
+
+        return page_of_view(self)
 
     def set_flags(self, **flags: Unpack[ViewFlags]) -> Self:
         """Set flags, and give the view itself.
@@ -353,7 +359,11 @@ class View(ViewNames):
         )
 
     def _finish(
-        self, block: bool | None, begin: Callable[..., AsyncResult], *arguments: object
+        self,
+        block: bool | None,
+        begin: Callable[..., AsyncResult],
+        *arguments: object,
+        progress: Bar = False,
     ) -> Any:
         """Submit tasks, and give their result, or its value; at an interactive prompt Ctrl-C gives the result.
 
@@ -365,7 +375,10 @@ class View(ViewNames):
         result = None
         try:
             result = begin(*arguments)
-            if not (self.block if block is None else block):
+            is_waiting = self.block if block is None else block
+            if progress:
+                _show_progress(result, progress, is_waiting)
+            if not is_waiting:
                 return result
             result.wait()
         except BaseException as error:
@@ -451,6 +464,16 @@ def disown(result: AsyncResult, error: BaseException) -> None:
         error.result = result  # type: ignore[attr-defined]
     with contextlib.suppress(Exception):  # as if the connection is gone
         result.cancel()
+
+
+def _show_progress(result: AsyncResult, progress: Bar, is_waiting: bool) -> None:
+    """Show how far a result is: while the call waits for it, or beside what the program does."""
+    if is_waiting:
+        result.wait_interactive(progress=progress)
+        return
+    from furlong.waiting.progress import accompany
+
+    accompany(result, progress)
 
 
 def in_engine_namespace(f: object) -> Any:

@@ -1,30 +1,46 @@
-"""Bars that show how far something is: in a terminal, or in a notebook."""
+"""Bars that show how far something is: in a terminal, in a notebook, or by a library for such."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from furlong import errors
+from furlong.waiting import front_end
 
 if TYPE_CHECKING:
     from furlong.client.client import Client
     from furlong.results.async_result import AsyncResult
 
-__all__ = ["Progress", "is_interactive", "wait_for_all", "wait_for_engines", "wait_interactive"]
+__all__ = [
+    "Bar",
+    "Progress",
+    "accompany",
+    "is_interactive",
+    "wait_for_all",
+    "wait_for_engines",
+    "wait_interactive",
+]
+
+#: Whether a bar is shown; or what makes one, as `tqdm.tqdm` does.
+Bar = bool | Callable[..., Any]
 
 # Cells of the bar in a terminal.
 WIDTH = 30
 # A bar is drawn again after so many seconds, if something has changed.
 REDRAW_SECONDS = 0.05
+# A bar that nobody waits for is looked at so often.
+ACCOMPANY_SECONDS = 0.1
 
 
 class _Display(Protocol):
     def show(self, progress: Progress) -> None: ...
+    def clear(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -42,16 +58,36 @@ class Progress:
         What is counted.
     widget : bool, optional
         Whether a notebook's widget is used; by default where there is one.
+    bar : bool or callable
+        What makes the bar, if it is not one of ours: it is called with ``total`` and ``desc``, as `tqdm.tqdm`, and
+        what it makes has ``update`` and ``close``.
+    note : callable, optional
+        Gives words that follow the figures.
+    is_of_output : bool
+        In a terminal, write to standard output: what comes there clears the bar first.
     """
 
-    def __init__(self, total: int, label: str, widget: bool | None = None) -> None:
+    def __init__(
+        self,
+        total: int,
+        label: str,
+        widget: bool | None = None,
+        bar: Bar = True,
+        note: Callable[[], str] | None = None,
+        is_of_output: bool = False,
+    ) -> None:
         self.total = total
         self.label = label
         self.n = 0
+        self._note = note
         self._began = time.monotonic()
         self._drawn_at = 0.0
         self._drawn_n = -1
-        self._display = _display(self, widget)
+        self._display: _Display | None = (
+            _display(self, widget, sys.stdout if is_of_output else sys.stderr)
+            if isinstance(bar, bool)
+            else _Foreign(bar, self)
+        )
         self.update(0)
 
     def update(self, n: int) -> None:
@@ -62,6 +98,12 @@ class Progress:
         if self._display is not None and n != self._drawn_n and is_due:
             self._drawn_at, self._drawn_n = now, n
             self._display.show(self)
+
+    def clear(self) -> None:
+        """Leave the line to other output; the bar comes again with the next count."""
+        if self._display is not None:
+            self._display.clear()
+            self._drawn_n = -1
 
     def close(self) -> None:
         """Show the last count; the bar stays as it is then."""
@@ -84,7 +126,8 @@ class Progress:
                 if self.n < self.total
                 else f" in {_duration(took)}"
             )
-        return text
+        note = "" if self._note is None else self._note()
+        return f"{text}; {note}" if note else text
 
     @property
     def line(self) -> str:
@@ -96,7 +139,7 @@ class Progress:
 
 def is_interactive() -> bool:
     """Return whether a person at IPython, in a terminal or a notebook, looks on."""
-    return _shell() is not None
+    return front_end.shell() is not None
 
 
 def has_prompt() -> bool:
@@ -104,14 +147,8 @@ def has_prompt() -> bool:
     return hasattr(sys, "ps1") or is_interactive()
 
 
-def _shell() -> object:
-    ipython = sys.modules.get("IPython")
-    return None if ipython is None else ipython.get_ipython()
-
-
-def _display(progress: Progress, widget: bool | None) -> _Display | None:
-    shell = _shell()
-    if shell is not None and getattr(shell, "kernel", None) is not None:
+def _display(progress: Progress, widget: bool | None, stream: TextIO | None) -> _Display | None:
+    if front_end.is_notebook():
         if widget is not False:
             try:
                 import ipywidgets  # type: ignore[import-not-found,unused-ignore]
@@ -119,15 +156,16 @@ def _display(progress: Progress, widget: bool | None) -> _Display | None:
                 return _NotebookText()
             return _Widget(ipywidgets, progress)
         return _NotebookText()
-    is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return _Terminal() if is_terminal or shell is not None else None
+    if stream is not None and (stream.isatty() or is_interactive()):
+        return _Terminal(stream)
+    return None
 
 
 class _Terminal:
     """A line that is written over."""
 
-    def __init__(self) -> None:
-        self._stream = sys.stderr
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._length = 0
 
     def show(self, progress: Progress) -> None:
@@ -135,6 +173,10 @@ class _Terminal:
         self._stream.write("\r" + line.ljust(self._length))
         self._stream.flush()
         self._length = len(line)
+
+    def clear(self) -> None:
+        self._stream.write("\r" + " " * self._length + "\r")
+        self._stream.flush()
 
     def close(self) -> None:
         self._stream.write("\n")
@@ -163,6 +205,9 @@ class _NotebookText:
         else:
             self._handle.update(shown, raw=True)
 
+    def clear(self) -> None:
+        """Do nothing: other output has its own place."""
+
     def close(self) -> None:
         self._handle = None
 
@@ -183,9 +228,46 @@ class _Widget:
         self._bar.value = progress.n if progress.total else 1
         self._text.value = progress.figures
 
+    def clear(self) -> None:
+        """Do nothing: other output has its own place."""
+
     def close(self) -> None:
         is_full = self._bar.value >= self._bar.max
         self._bar.bar_style = "success" if is_full else "warning"
+
+
+class _Foreign:
+    """A bar that a library for such has made."""
+
+    def __init__(self, make: Callable[..., Any], progress: Progress) -> None:
+        self._bar = make(total=progress.total, desc=progress.label)
+        self._n = 0
+
+    def show(self, progress: Progress) -> None:
+        self._bar.update(progress.n - self._n)
+        self._n = progress.n
+
+    def clear(self) -> None:
+        if hasattr(self._bar, "clear"):
+            self._bar.clear()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def accompany(result: AsyncResult, bar: Bar) -> None:
+    """Show a bar until a result has ended, for which nobody waits meanwhile."""
+    shown = Progress(len(result), _name_of(result), bar=bar)
+
+    def follow() -> None:
+        try:
+            while not result.wait(ACCOMPANY_SECONDS):
+                shown.update(result.progress)
+            shown.update(result.progress)
+        finally:
+            shown.close()
+
+    threading.Thread(target=follow, name="furlong-progress", daemon=True).start()
 
 
 def wait_interactive(
@@ -194,6 +276,7 @@ def wait_interactive(
     timeout: float | None = -1,
     widget: bool | None = None,
     return_when: str | None = ALL_COMPLETED,
+    progress: Bar = True,
 ) -> Any:
     """Wait for a result with a bar.
 
@@ -209,6 +292,8 @@ def wait_interactive(
         Whether a notebook's widget is used.
     return_when : {"ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"}, optional
         When to return.
+    progress : bool or callable
+        What makes the bar, if it is not one of ours, as `Progress` takes it.
 
     Returns
     -------
@@ -220,7 +305,7 @@ def wait_interactive(
     deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
     is_all = return_when in (None, ALL_COMPLETED)
     children = () if is_all else result.split()
-    bar = Progress(len(result), _name_of(result), widget)
+    bar = Progress(len(result), _name_of(result), widget, progress)
     try:
         while True:
             pause = (
@@ -286,11 +371,12 @@ def wait_for_all(
     interval: float = 0.1,
     timeout: float | None = -1,
     widget: bool | None = None,
+    progress: Bar = True,
 ) -> bool:
     """Wait for futures of any kind with a bar; whether all have ended in time."""
     deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
     unfinished = list(futures)
-    bar = Progress(len(futures), "results", widget)
+    bar = Progress(len(futures), "results", widget, progress)
     try:
         while True:
             unfinished = [future for future in unfinished if not future.done()]

@@ -30,8 +30,17 @@ METHODS = {
     "_repr_json_": "application/json",
     "_repr_javascript_": "application/javascript",
 }
+# Functions of IPython that want a shell, by their modules.
+FOR_A_SHELL = {
+    "IPython.core.display_functions": ("display", "clear_output"),
+    "IPython.core.getipython": ("get_ipython",),
+}
 ALL_METHODS = (*METHODS, "_repr_mimebundle_", "_ipython_display_")
 DISPLAYS_BYTES_MAX = 16 * 1024 * 1024
+# What IPython lays out over several lines if it does not fit on one.
+COLLECTIONS = (list, tuple, dict, set, frozenset)
+LINE_CHARACTERS = 79
+LAID_OUT_CHARACTERS_MAX = 256 * 1024
 
 
 class Displays:
@@ -43,36 +52,67 @@ class Displays:
         # job.
         self.shown: list[tuple[bool, dict[str, str], dict[str, str]]] = []
         self._bytes = 0
+        # Where those are that can be updated.
+        self._ids: dict[str, int] = {}
+        self._is_cleared_next = False
         # Is told of each display, while a map runs.
         self.note: Callable[[int], None] | None = None
 
     def show(
-        self, data: dict[str, Any], metadata: dict[str, Any] | None = None, is_value: bool = False
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        is_value: bool = False,
+        display_id: str | None = None,
+        is_update: bool = False,
     ) -> None:
-        """Take a display; of a thread whose job has ended only the text is shown."""
+        """Take a display; of a thread whose job has ended only the text is shown.
+
+        An update takes the place of the display of that id, if this job has shown it.
+        """
         texts = {mime: _as_text(mime, value) for mime, value in data.items() if value is not None}
         about = {
             str(key): json.dumps(value, default=str)
             for key, value in (metadata or {}).items()
             if value
         }
-        size = sum(map(len, texts.values())) + sum(map(len, about.values()))
         if self._is_late():
             print(texts.get("text/plain", ""))
-        elif self._bytes + size > DISPLAYS_BYTES_MAX:
+            return
+        if self._is_cleared_next:
+            self.clear()
+        at = self._ids.get(display_id or "") if is_update else None
+        size = _size(texts, about)
+        earlier = 0 if at is None else _size(*self.shown[at][1:])
+        if self._bytes + size - earlier > DISPLAYS_BYTES_MAX:
             print(
                 f"a display of {size} bytes is left out: one task has 16 MiB of them",
                 file=sys.stderr,
             )
-        else:
-            self._bytes += size
-            if self.note is not None:
-                self.note(1)
-            self.shown.append((is_value, texts, about))
+            return
+        self._bytes += size - earlier
+        if at is not None:
+            self.shown[at] = (self.shown[at][0], texts, about)
+            return
+        if display_id is not None:
+            self._ids[display_id] = len(self.shown)
+        if self.note is not None:
+            self.note(1)
+        self.shown.append((is_value, texts, about))
+
+    def clear(self, wait: bool = False) -> None:
+        """Take back what the job has shown, or do so when it shows more. What it has printed stays."""
+        # Those of a map belong to its items, and are counted already.
+        if self.note is None:
+            self._is_cleared_next = wait
+            if not wait:
+                self.shown, self._bytes = [], 0
+                self._ids.clear()
 
     def take(self) -> bytes:
         """Return what was shown, for the engine."""
         shown, self.shown, self._bytes = self.shown, [], 0
+        self._ids.clear()
         return json.dumps(shown).encode()
 
 
@@ -84,14 +124,23 @@ class Rich:
         self._namespace = namespace
         self._shell: Any = None
         self._why_not = ""
-        sys.meta_path.insert(0, _DisplayWatcher(self.load))  # type: ignore[arg-type]
+        self._is_loading = False
+        sys.meta_path.insert(0, _ImportWatcher(self.load))  # type: ignore[arg-type]
+        self._is_installed = _is_installed()
+        if self._is_installed:
+            namespace.seed("get_ipython", self.get_ipython)
+
+    def get_ipython(self) -> Any:
+        """Return the session of IPython that this interpreter is."""
+        return self._shell if self.load() else None
 
     def load(self) -> bool:
         """Load the shell; False if there is no IPython."""
-        if self._shell is None and not self._why_not:
+        if self._shell is None and not self._why_not and not self._is_loading:
             earlier = dict(self._namespace.variables)
+            self._is_loading = True
             try:
-                self._shell = _make_shell(self._namespace, self.displays.show)
+                self._shell = _make_shell(self._namespace, self.displays)
             except ImportError:
                 install = f"{sys.executable} -m pip install ipython"
                 self._why_not = f"which this Python does not have; install it: {install}"
@@ -99,7 +148,11 @@ class Rich:
                 Exception
             ) as error:  # one that is too old, too new or broken: the plain code must go on
                 self._why_not = f"which does not load here: {type_name(type(error))}: {error}"
+            finally:
+                self._is_loading = False
             self._namespace.adopt(earlier)
+            if "get_ipython" in earlier:
+                self._namespace.seed("get_ipython", earlier["get_ipython"])
         return self._shell is not None
 
     def transform(self, source: str) -> str | None:
@@ -122,7 +175,7 @@ class Rich:
     def show_value(self, value: Any) -> str | None:
         """Display a value that can be shown as more than text, and give its text; None for others."""
         if not any(hasattr(type(value), method) for method in ALL_METHODS):
-            return None
+            return self._laid_out(value)
         data, metadata = (
             self._shell.display_formatter.format(value) if self.load() else _describe(value)
         )
@@ -130,6 +183,28 @@ class Rich:
         if data.keys() - {"text/plain"}:
             self.displays.show(data, metadata, True)
         return text
+
+
+    def _laid_out(self, value: Any) -> str | None:
+        """Return a long collection as lines, as IPython has it; None for anything else."""
+        if not isinstance(value, COLLECTIONS) or not self._is_installed:
+            return None
+        text = repr(value)
+        if len(text) <= LINE_CHARACTERS or len(text) > LAID_OUT_CHARACTERS_MAX or not self.load():
+            return text
+        laid_out: str = self._shell.display_formatter.format(value)[0].get("text/plain") or text
+        return laid_out
+
+
+def _is_installed() -> bool:
+    try:
+        return importlib.util.find_spec("IPython") is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _size(texts: dict[str, str], about: dict[str, str]) -> int:
+    return sum(map(len, texts.values())) + sum(map(len, about.values()))
 
 
 def _describe(value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -162,40 +237,42 @@ def _as_text(mime: str, value: Any) -> str:
     return str(value)
 
 
-class _DisplayWatcher:
-    """Sees the import of IPython's `display`, which prints plain text unless there is a shell."""
+class _ImportWatcher:
+    """Sees the import of those functions of IPython that do little or nothing unless there is a shell."""
 
     def __init__(self, load: Callable[[], bool]) -> None:
         self._load = load
+        self._left = dict(FOR_A_SHELL)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Let others find the module, and wrap its `display`."""
-        if name != "IPython.core.display_functions":
+        """Let others find the module, and wrap its functions."""
+        functions = self._left.pop(name, None)
+        if functions is None:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        if not self._left:
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_wrap(module: types.ModuleType) -> None:
                 execute(module)
-                module.display = self._with_shell(module.display)  # type: ignore[attr-defined]
+                for function in functions:
+                    setattr(module, function, self._with_shell(getattr(module, function)))
 
             spec.loader.exec_module = execute_and_wrap  # type: ignore[method-assign]
         return spec
 
-    def _with_shell(self, display: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(display)
-        def display_with_shell(*args: Any, **kwargs: Any) -> Any:
+    def _with_shell(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def with_shell(*args: Any, **kwargs: Any) -> Any:
             self._load()
-            return display(*args, **kwargs)
+            return function(*args, **kwargs)
 
-        return display_with_shell
+        return with_shell
 
 
-def _make_shell(
-    namespace: Namespace, show: Callable[[dict[str, Any], dict[str, Any] | None], None]
-) -> Any:
+def _make_shell(namespace: Namespace, displays: Displays) -> Any:
     from IPython.core.displaypub import DisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets import Type
@@ -203,18 +280,28 @@ def _make_shell(
 
     class Publisher(DisplayPublisher):
         def publish(
-            self, data: dict[str, Any], metadata: dict[str, Any] | None = None, *_: Any, **__: Any
+            self,
+            data: dict[str, Any],
+            metadata: dict[str, Any] | None = None,
+            *_: Any,
+            transient: dict[str, Any] | None = None,
+            update: bool = False,
+            **__: Any,
         ) -> None:
-            show(data, metadata)
+            display_id = (transient or {}).get("display_id")
+            displays.show(data, metadata, display_id=display_id, is_update=update)
 
         def clear_output(self, wait: bool = False) -> None:
-            pass
+            displays.clear(wait)
 
     class Shell(InteractiveShell):
         display_pub_class = Type(Publisher)
 
         def init_virtualenv(self) -> None:
             """Print nothing about it: the interpreter was chosen."""
+
+        def enable_gui(self, gui: str | None = None) -> None:
+            """Do nothing: no window is open here, and figures are displays."""
 
         def system(self, command: str) -> None:
             """Run a command with our own output."""
