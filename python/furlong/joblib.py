@@ -341,6 +341,8 @@ class _Batch:
         try:
             return self.result.get()
         except errors.RemoteError as error:
+            if error.ename == "KeyboardInterrupt":  # joblib has it end the whole call
+                raise KeyboardInterrupt(error.evalue) from error
             original = original_of(error)
             if original is error:
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "map_chunk", "prepared", "star"]
 
 
 class Batch:
@@ -23,3 +23,35 @@ class Batch:
 
     def __call__(self, calls: Callable[[], Sequence[Any]]) -> Sequence[Any]:
         return calls()
+
+
+# Of a `functools.partial` of each of these, the last argument is the user's function: `kind_of` names that.
+
+
+def star(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """Call a function with an item as its arguments."""
+    return function(*arguments)
+
+
+def map_chunk(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """Call a function with each of several items."""
+    return list(map(function, items))
+
+
+# The pools whose initializer has run in this interpreter.
+_initialized: set[str] = set()
+
+
+def prepared(
+    pool: str,
+    initializer: Callable[..., Any],
+    initargs: Sequence[Any],
+    function: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Call a function; before the first one of a pool, its initializer."""
+    if pool not in _initialized:
+        initializer(*initargs)
+        _initialized.add(pool)
+    return function(*args, **kwargs)

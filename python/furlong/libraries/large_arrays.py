@@ -90,7 +90,7 @@ class _Inputs(Inputs):
 
     def __init__(self, arrays: LargeArrays) -> None:
         self._arrays = arrays
-        self.stand_in = self._stand_in
 
-    def _stand_in(self, value: Any) -> Input | None:
+    def stand_in(self, value: Any) -> Input | None:
+        """Return what goes in the place of a large array."""
         return self._arrays.stand_in(value) if len(self.ids) < INPUTS_MAX else None

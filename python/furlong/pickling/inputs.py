@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong.errors import PicklingError
@@ -143,7 +143,7 @@ class Inputs:
     holds = 0
     shares = False
     #: Gives what goes in the place of an array, for calls that send large ones once; none for others.
-    stand_in: Callable[[Any], Input | None] | None = None
+    stand_in: Any = None
     # By the task, and whether its value is shared. It is replaced before it is written to.
     _taken: dict[tuple[str, bool], Taken] = {}  # noqa: RUF012
     _session: object = None
