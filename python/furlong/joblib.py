@@ -344,9 +344,7 @@ class _Batch:
             if error.ename == "KeyboardInterrupt":  # joblib has it end the whole call
                 raise KeyboardInterrupt(error.evalue) from error
             original = original_of(error)
-            if original is error:
-                raise
-            raise original from original.__cause__
+        raise original
 
     def show_output(self) -> None:
         """Write here what the calls have written there, as processes of this machine would."""

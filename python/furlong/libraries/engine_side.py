@@ -30,7 +30,7 @@ class Batch:
 
 def star(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
     """Call a function with an item as its arguments."""
-    return function(*arguments)
+    return function(*tuple(arguments))  # whatever is no iterable says so by itself
 
 
 def map_chunk(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

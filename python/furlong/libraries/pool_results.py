@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import collections
 import multiprocessing
+import pickle
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.pool import MaybeEncodingError
+from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
 from typing import Any
 
-from furlong.errors import CompositeError, RemoteError
+from furlong.errors import CompositeError, EngineTraceback, PicklingError, RemoteError
 from furlong.libraries.originals import original_of
 from furlong.results.async_result import AsyncResult
 from furlong.waiting.dispatch import callbacks
@@ -27,11 +28,16 @@ def error_of_pool(error: BaseException) -> BaseException:
     """Return the exception as `multiprocessing.Pool` would raise it."""
     if isinstance(error, CompositeError):  # of a map, the first
         error = error.errors[0]
+    if isinstance(error, PicklingError) and isinstance(error.__cause__, Exception):
+        # What has no pickle is named better by ours; what its own code raises is for its caller.
+        is_ours = isinstance(error.__cause__, (TypeError, AttributeError, pickle.PicklingError))
+        return error if is_ours else error.__cause__
     if isinstance(error, RemoteError) and error.evalue.startswith(_UNSENT):
-        made: BaseException = MaybeEncodingError(error.evalue, "it")
-        made.__cause__ = error.__cause__
-        return made
-    return original_of(error)
+        return MaybeEncodingError(error.evalue, "what the function returned")
+    made = original_of(error)
+    if made is not error and isinstance(made.__cause__, EngineTraceback):
+        made.__cause__ = RemoteTraceback(str(made.__cause__))
+    return made
 
 
 class PoolResult:
@@ -55,7 +61,7 @@ class PoolResult:
         told: Callable[[PoolResult], None],
     ) -> None:
         self._call = call
-        self._error: BaseException | None = call if isinstance(call, Exception) else None
+        self._error = error_of_pool(call) if isinstance(call, Exception) else None
         self._callback, self._error_callback = callback, error_callback
         self._told = told
         # Set when the callback has returned; none if there is none to wait for.
@@ -198,10 +204,11 @@ class IMapIterator(Iterator[Any]):
                 self._changed.wait(left)
             ended = self._given.popleft()
         if isinstance(ended, Exception):
-            raise ended
+            raise error_of_pool(ended)
         try:
             return ended.get()
         except RemoteError as error:
-            raise error_of_pool(error) from error.__cause__
+            raised = error_of_pool(error)
+        raise raised
 
     __next__ = next
