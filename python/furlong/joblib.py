@@ -14,6 +14,8 @@ Examples
 from __future__ import annotations
 
 import collections
+import functools
+import os
 import sys
 import threading
 import weakref
@@ -28,12 +30,14 @@ from joblib.parallel import (  # type: ignore[import-untyped,unused-ignore]
 )
 
 from furlong import errors
+from furlong.calls.checks import unknown_flag
 from furlong.client.client import Client
-from furlong.libraries.engine_side import Batch
+from furlong.libraries.engine_side import Batch, prepared
 from furlong.libraries.large_arrays import LargeArrays
 from furlong.libraries.originals import original_of
 from furlong.pickling.functions import kind_of
 from furlong.results.async_result import AsyncResult
+from furlong.views.flags import FLAGS
 from furlong.waiting.dispatch import Dispatcher
 
 if TYPE_CHECKING:
@@ -44,6 +48,9 @@ __all__ = ["FurlongBackend", "register"]
 # Who has not said how large an argument must be to be sent once.
 LARGE_BYTES = 1_000_000
 NESTED = ("threads", "sequential", "tasks")
+_FLAGS = {name: value for name, value in FLAGS.items() if name not in ("block", "stay")}
+# What `joblib.Parallel` says to all backends, about processes of this machine.
+_OF_PROCESSES = ("context", "prefer", "require", "temp_folder", "verbose")
 
 
 class FurlongBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc,unused-ignore]
@@ -60,6 +67,10 @@ class FurlongBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
     nested : {"threads", "sequential", "tasks"}
         What a `joblib.Parallel` within a call does: as joblib has it, threads of the engine; one call after the other;
         or tasks of the farm, for which the engine lends its slot meanwhile.
+    initializer : callable, optional
+        Runs once on each engine, before the first call there.
+    initargs : sequence
+        Its arguments.
     engines_timeout : float
         Seconds to wait for a first engine.
     **flags
@@ -79,6 +90,8 @@ class FurlongBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         *,
         shared: Sequence[Any] = (),
         nested: str = "threads",
+        initializer: Callable[..., Any] | None = None,
+        initargs: Sequence[Any] = (),
         engines_timeout: float = 10.0,
         nesting_level: int | None = None,
         **flags: Any,
@@ -86,9 +99,24 @@ class FurlongBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         super().__init__(nesting_level=nesting_level)
         if nested not in NESTED:
             raise ValueError(f"nested is one of {', '.join(map(repr, NESTED))}, not {nested!r}")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
         if client is not None and not isinstance(client, Client):
             raise TypeError(f"client is a furlong.Client, not {client!r}")
+        for name in flags:
+            if name not in _FLAGS:
+                raise TypeError(unknown_flag(name, _FLAGS))
+        self._options: dict[str, Any] = {
+            "client": client,
+            "shared": shared,
+            "nested": nested,
+            "initializer": initializer,
+            "initargs": initargs,
+            "engines_timeout": engines_timeout,
+            **flags,
+        }
         self._link = _Link(client, tuple(shared), flags)
+        self._link.set_initializer(initializer, tuple(initargs))
         self._nested = nested
         self._engines_timeout = engines_timeout
         # A copy belongs to one `Parallel`, which is then the only one whose calls it aborts.
@@ -120,27 +148,29 @@ class FurlongBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         parallel: Any = None,
         max_nbytes: int | None = LARGE_BYTES,
         mmap_mode: str | None = "r",
-        **_: object,
+        **options: Any,
     ) -> int:
-        """Make ready for the calls of one `joblib.Parallel`, and return how many batches run at once."""
+        """Make ready for the calls of one `joblib.Parallel`, and return how many batches run at once.
+
+        Its further options are those of the backend.
+        """
+        own = {name: value for name, value in options.items() if name not in _OF_PROCESSES}
+        if not self._is_copy:
+            raise FallbackToBackend(self._copy(own))
         found = self.effective_n_jobs(n_jobs)
         if found == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
-        if not self._is_copy:
-            raise FallbackToBackend(self._copy())
         self.parallel = parallel
         self._n_jobs = n_jobs
         # Only where engines may not write to an argument can all calls have the same one.
         self._large_bytes = max_nbytes if mmap_mode == "r" else None
         return found
 
-    def _copy(self) -> FurlongBackend:
-        copy = FurlongBackend(
-            nested=self._nested,
-            engines_timeout=self._engines_timeout,
-            nesting_level=self.nesting_level,
-        )
-        copy._link, copy._is_copy = self._link, True
+    def _copy(self, options: dict[str, Any]) -> FurlongBackend:
+        copy = FurlongBackend(nesting_level=self.nesting_level, **{**self._options, **options})
+        copy._is_copy = True
+        if not options:
+            copy._link = self._link
         return copy
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
@@ -215,8 +245,23 @@ class _Link:
         self._flags = flags
         self._lock = threading.Lock()
         self._view: LoadBalancedView | None = None
+        self._initializer: Callable[..., Any] | None = None
+        self._initargs: Sequence[Any] = ()
+        self._id = os.urandom(16).hex()
         #: The arrays of all calls.
         self.arrays: LargeArrays | None = None
+
+    def set_initializer(
+        self, initializer: Callable[..., Any] | None, arguments: Sequence[Any]
+    ) -> None:
+        """Set what runs on each engine before the first batch."""
+        self._initializer, self._initargs = initializer, arguments
+
+    def prepared(self, batch: Batch) -> Callable[..., Any]:
+        """Return what runs a batch, after the initializer."""
+        if self._initializer is None:
+            return batch
+        return functools.partial(prepared, self._id, self._initializer, self._initargs, batch)
 
     def view(self) -> LoadBalancedView:
         """Return the view on the shared queue, and connect before that if it is the first time."""
@@ -256,8 +301,8 @@ class _Call:
         self._client = self._view.client
         # With fewer jobs than engines, so many batches are submitted at once.
         self._limit = limit
-        self._arrays = LargeArrays(self._client, large_bytes)
-        self._for_all = link.arrays
+        self._link = link
+        self._arrays = LargeArrays(self._client, large_bytes, link.arrays)
         self._lock = threading.Lock()
         self._is_over = False
         self._running: set[_Batch] = set()
@@ -282,7 +327,8 @@ class _Call:
 
     def _begin(self, batch: _Batch, calls: Any) -> None:
         try:
-            batch.result = self._view._apply_pickled(_named(calls), lambda: self._dumps(calls))
+            function = self._link.prepared(_named(calls))
+            batch.result = self._view._apply_pickled(function, lambda: self._dumps(calls))
         except Exception as error:  # joblib is told of it as of one of the calls
             batch.error = error
             self._callbacks.soon(lambda: self._end_of(batch))
@@ -292,6 +338,7 @@ class _Call:
             batch.result._parts[0].task.cancel(False)
 
     def _dumps(self, calls: Any) -> Any:
+        self._arrays.sweep()
         return self._arrays.dumps(calls)
 
     def _end_of(self, batch: _Batch) -> None:
@@ -303,6 +350,7 @@ class _Call:
             is_over = self._is_over
         if following is not None:
             self._begin(*following)
+        self._arrays.sweep()
         if not is_over:
             batch.show_output()
         batch.callback(batch)

@@ -53,10 +53,6 @@ def payload_bytes(rc: furlong.Client) -> int:
     return int(rc.status()["payload_bytes"][0])
 
 
-def engine_of(_: object = None) -> int:
-    return engine_id  # type: ignore[name-defined,no-any-return]  # noqa: F821
-
-
 def fail_at(place: int, x: int) -> int:
     if x == place:
         raise Odd("odd", x)
@@ -99,11 +95,12 @@ def test_short_calls_go_in_larger_and_larger_batches(on_farm: furlong.Client) ->
 
 
 def test_calls_run_on_all_engines(on_farm: furlong.Client) -> None:
-    def meet(n: int) -> int:
+    def meet(_: int) -> int:
         time.sleep(0.01)
-        return engine_id  # type: ignore[name-defined,no-any-return]  # noqa: F821
+        return os.getpid()
 
-    assert set(Parallel()(delayed(meet)(n) for n in range(40))) == set(on_farm.ids)
+    engines = on_farm[:].apply_sync(os.getpid)
+    assert set(Parallel()(delayed(meet)(n) for n in range(40))) == set(engines)
 
 
 def test_backend_by_name_connects_by_itself(
@@ -161,10 +158,33 @@ def test_single_job_runs_here(on_farm: furlong.Client) -> None:
     assert set(Parallel(n_jobs=1)(delayed(os.getpid)() for _ in range(3))) == {os.getpid()}
 
 
+def test_options_of_a_call_are_those_of_the_backend(rc: furlong.Client) -> None:
+    engine = rc[rc.ids[-1]].apply_sync(os.getpid)
+    parallel = Parallel(backend="furlong", client=rc, targets=rc.ids[-1:])
+    assert set(parallel(delayed(os.getpid)() for _ in range(5))) == {engine}
+    with pytest.raises(TypeError, match="no flag 'labell'"):
+        Parallel(backend="furlong", client=rc, labell="x")([])
+
+
+def set_number(number: int) -> None:
+    global _number
+    _number = number
+
+
+def number_and(x: int) -> tuple[int, int]:
+    return _number, x
+
+
+def test_initializer_runs_before_the_first_call(rc: furlong.Client) -> None:
+    with parallel_config(backend="furlong", client=rc, initializer=set_number, initargs=(7,)):
+        assert Parallel()(delayed(number_and)(n) for n in range(9)) == [(7, n) for n in range(9)]
+
+
 def test_only_engine_of_a_farm_runs_the_calls(rc: furlong.Client) -> None:
     with parallel_config(backend="furlong", client=rc, targets=rc.ids[:1]):
         assert joblib.effective_n_jobs(-1) == 2
-        assert set(Parallel()(delayed(engine_of)() for _ in range(5))) == {rc.ids[0]}
+        engine = rc[rc.ids[0]].apply_sync(os.getpid)
+        assert set(Parallel()(delayed(os.getpid)() for _ in range(5))) == {engine}
 
 
 def test_without_engines_it_says_how_to_start_some(own: Any) -> None:
@@ -354,6 +374,16 @@ def test_nesting_is_counted_as_joblib_does(rc: furlong.Client) -> None:
     backend = FurlongBackend(rc, nesting_level=0, nested="tasks")
     inner, n_jobs = backend.get_nested_backend()
     assert (level(inner), n_jobs) == (("FurlongBackend", 1), -1)
+
+
+def inner_by_name(n: int) -> int:
+    from joblib import Parallel, delayed
+
+    return sum(Parallel(n_jobs=2, backend="furlong")(delayed(square)(k) for k in range(n)))
+
+
+def test_inner_call_can_name_the_backend(on_farm: furlong.Client) -> None:
+    assert Parallel()(delayed(inner_by_name)(n) for n in (3, 4)) == [5, 14]
 
 
 # The backend as the default.

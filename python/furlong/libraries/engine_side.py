@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,15 @@ class Batch:
         return Batch, (self.__module__, self.__qualname__)
 
     def __call__(self, calls: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        # A call within may name the backend, which nobody has imported here.
+        sys.modules["joblib"].parallel.BACKENDS.setdefault("furlong", _backend)
         return calls()
+
+
+def _backend(**options: Any) -> Any:
+    from furlong.joblib import FurlongBackend
+
+    return FurlongBackend(**options)
 
 
 # Of a `functools.partial` of each of these, the last argument is the user's function: `kind_of` names that.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import weakref
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ INPUTS_MAX = 256
 class LargeArrays:
     """The large arrays of one client's calls.
 
-    The first call that has an array puts it at the cluster; later calls name it. It is let go when the array is gone
-    here, or at `clear`.
+    The first call that has an array puts it at the cluster; later calls name it. It is let go when nobody else has the
+    array any longer, so that no later call can have it, or at `clear`.
 
     Parameters
     ----------
@@ -33,18 +33,22 @@ class LargeArrays:
         Whose session has them.
     nbytes_min : int, optional
         From which size on an array is large; none for no array at all.
+    others : LargeArrays, optional
+        Those that are at the cluster for longer, and are named from there.
     """
 
-    def __init__(self, client: Client, nbytes_min: int | None) -> None:
+    def __init__(
+        self, client: Client, nbytes_min: int | None, others: LargeArrays | None = None
+    ) -> None:
         self._client = client
         self._nbytes_min = nbytes_min
-        # By the id of the array, which is its own for as long as the reference is alive.
-        self._known: dict[int, tuple[weakref.ref[Any], Shared]] = {}
+        self._others = others
+        self._lock = threading.RLock()
+        # By the id of the array, which is its own for as long as it is here.
+        self._known: dict[int, tuple[Any, Shared]] = {}
 
     def dumps(self, *args: object) -> Pickle:
         """Pickle the arguments of a call, with what stands for large arrays in their places."""
-        if self._nbytes_min is None:
-            return dumps((args, {}))
         return dumps((args, {}), inputs=_Inputs(self))
 
     def stand_in(self, value: Any) -> Shared | None:
@@ -52,37 +56,59 @@ class LargeArrays:
         numpy = sys.modules.get("numpy")
         if numpy is None or type(value) not in (numpy.ndarray, numpy.memmap):
             return None
-        # What is written to a mapped file on an engine would be lost: there it is read-only, and raises.
-        is_file = type(value) is numpy.memmap and value.nbytes > 0
-        if self._nbytes_min is None or (value.nbytes < self._nbytes_min and not is_file):
-            return None
-        if value.dtype.hasobject:
-            return None
-        key = id(value)
-        known = self._known.get(key)
-        if known is not None and known[0]() is value:
+        with self._lock:
+            known = self._known.get(id(value))
+        if known is not None:
             return known[1]
+        found = None if self._others is None else self._others.find(value)
+        if found is not None or not self._is_large(value, type(value) is numpy.memmap):
+            return found
         try:
             shared = Shared(self._client, numpy.asarray(value))
         except errors.FurlongError:
             return None  # it goes along, and if there is no room for that, the call says so
-        reference = weakref.ref(value, lambda gone: self._forget(key, gone))
-        self._known[key] = reference, shared
+        with self._lock:
+            self._known[id(value)] = value, shared
         return shared
+
+    def _is_large(self, array: Any, is_file: bool) -> bool:
+        if self._nbytes_min is None or array.dtype.hasobject or not array.nbytes:
+            return False
+        # What is written to a mapped file on an engine would be lost: there it is read-only, and raises.
+        return is_file or int(array.nbytes) >= self._nbytes_min
+
+    def find(self, value: object) -> Shared | None:
+        """Return what stands for an array that is at the cluster."""
+        with self._lock:
+            known = self._known.get(id(value))
+        return None if known is None else known[1]
 
     def keep(self, arrays: Iterable[Any]) -> None:
         """Put arrays at the cluster now."""
         for array in arrays:
             self.stand_in(array)
 
-    def _forget(self, key: int, gone: object) -> None:
-        known = self._known.get(key)
-        if known is not None and known[0] is gone:
-            del self._known[key]
+    def sweep(self) -> None:
+        """Let go of those that nobody else has. Calls that were submitted with one still get it."""
+        with self._lock:
+            lonely = [key for key, entry in self._known.items() if _holders(entry) <= _LONELY]
+            gone = [self._known.pop(key) for key in lonely]
+        del gone
 
     def clear(self) -> None:
-        """Let go of all. Calls that were submitted with one still get it."""
-        self._known.clear()
+        """Let go of all."""
+        with self._lock:
+            gone, self._known = self._known, {}
+        del gone
+
+
+def _holders(entry: tuple[Any, object]) -> int:
+    return sys.getrefcount(entry[0])
+
+
+# Of an array that only its entry has, and the view of its memory that was sent. If it is fewer some day, an array is
+# sent once more than it need be.
+_LONELY = _holders((object(), None)) + 1
 
 
 class _Inputs(Inputs):
