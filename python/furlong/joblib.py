@@ -35,7 +35,7 @@ from furlong.client.client import Client
 from furlong.libraries.engine_side import Batch, prepared
 from furlong.libraries.large_arrays import LargeArrays
 from furlong.libraries.originals import original_of
-from furlong.pickling.functions import kind_of
+from furlong.pickling.functions import PreparedFunction, kind_of
 from furlong.results.async_result import AsyncResult
 from furlong.views.flags import FLAGS
 from furlong.waiting.dispatch import Dispatcher
@@ -80,9 +80,9 @@ class FurlongBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
     supports_retrieve_callback = True
     supports_inner_max_num_threads = False
     default_n_jobs = -1
-    # A task costs a fraction of a millisecond, so that batches may be short.
-    MIN_IDEAL_BATCH_DURATION = 0.05
-    MAX_IDEAL_BATCH_DURATION = 0.5
+    # As others have it: the calls of a batch often have much in common, which then goes once.
+    MIN_IDEAL_BATCH_DURATION = 0.2
+    MAX_IDEAL_BATCH_DURATION = 1.0
 
     def __init__(
         self,
@@ -248,6 +248,7 @@ class _Link:
         self._initializer: Callable[..., Any] | None = None
         self._initargs: Sequence[Any] = ()
         self._id = os.urandom(16).hex()
+        self._prepared: dict[str, PreparedFunction] = {}
         #: The arrays of all calls.
         self.arrays: LargeArrays | None = None
 
@@ -257,11 +258,20 @@ class _Link:
         """Set what runs on each engine before the first batch."""
         self._initializer, self._initargs = initializer, arguments
 
-    def prepared(self, batch: Batch) -> Callable[..., Any]:
-        """Return what runs a batch, after the initializer."""
-        if self._initializer is None:
-            return batch
-        return functools.partial(prepared, self._id, self._initializer, self._initargs, batch)
+    def prepared(self, calls: Any) -> PreparedFunction:
+        """Return what runs a batch, after the initializer, under the name of the batch's first function."""
+        items = getattr(calls, "items", None)
+        name = kind_of(items[0][0] if items else calls)
+        known = self._prepared.get(name)
+        if known is None:
+            module, _, qualname = name.rpartition(".")
+            function: Callable[..., Any] = Batch(module or "__main__", qualname)
+            if self._initializer is not None:
+                function = functools.partial(
+                    prepared, self._id, self._initializer, self._initargs, function
+                )
+            known = self._prepared[name] = PreparedFunction(function)
+        return known
 
     def view(self) -> LoadBalancedView:
         """Return the view on the shared queue, and connect before that if it is the first time."""
@@ -327,7 +337,7 @@ class _Call:
 
     def _begin(self, batch: _Batch, calls: Any) -> None:
         try:
-            function = self._link.prepared(_named(calls))
+            function = self._link.prepared(calls)
             batch.result = self._view._apply_pickled(function, lambda: self._dumps(calls))
         except Exception as error:  # joblib is told of it as of one of the calls
             batch.error = error
@@ -406,13 +416,6 @@ class _Batch:
             if text and file is not None:
                 file.write(text)
                 file.flush()
-
-
-def _named(calls: Any) -> Batch:
-    """Return what runs a batch, under the name of its first function."""
-    items = getattr(calls, "items", None)
-    module, _, qualname = kind_of(items[0][0] if items else calls).rpartition(".")
-    return Batch(module or "__main__", qualname)
 
 
 def _made_on_engine(

@@ -107,13 +107,13 @@ def test_backend_by_name_connects_by_itself(
     cluster: furlong.Cluster, rc: furlong.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FURLONG_CAP", str(cluster.capability))
-    before = rc.status()["clients"] if "clients" in rc.status() else None
+    before = rc.status()["clients"]
     assert Parallel(backend="furlong")(delayed(square)(n) for n in range(5)) == [0, 1, 4, 9, 16]
     with parallel_config(backend="furlong", label="by joblib"):
         assert Parallel()(delayed(square)(n) for n in range(3)) == [0, 1, 4]
         assert Parallel()(delayed(square)(n) for n in range(3)) == [0, 1, 4]
     gc.collect()
-    assert before is None or eventually(lambda: rc.status()["clients"] == before)
+    assert eventually(lambda: rc.status()["clients"] == before)
 
 
 def test_farm_names_the_functions_that_joblib_calls(on_farm: furlong.Client) -> None:

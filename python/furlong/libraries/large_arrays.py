@@ -52,10 +52,8 @@ class LargeArrays:
         return dumps((args, {}), inputs=_Inputs(self))
 
     def stand_in(self, value: Any) -> Shared | None:
-        """Return what stands for a large array; None for anything else."""
-        numpy = sys.modules.get("numpy")
-        if numpy is None or type(value) not in (numpy.ndarray, numpy.memmap):
-            return None
+        """Return what stands for an array; None if it is not large."""
+        numpy = sys.modules["numpy"]
         with self._lock:
             known = self._known.get(id(value))
         if known is not None:
@@ -70,6 +68,11 @@ class LargeArrays:
         with self._lock:
             self._known[id(value)] = value, shared
         return shared
+
+    def types(self) -> frozenset[type]:
+        """Return the types of arrays, as far as anybody here can have one."""
+        numpy = sys.modules.get("numpy")
+        return frozenset() if numpy is None else frozenset((numpy.ndarray, numpy.memmap))
 
     def _is_large(self, array: Any, is_file: bool) -> bool:
         if self._nbytes_min is None or array.dtype.hasobject or not array.nbytes:
@@ -86,6 +89,8 @@ class LargeArrays:
     def keep(self, arrays: Iterable[Any]) -> None:
         """Put arrays at the cluster now."""
         for array in arrays:
+            if type(array) not in self.types():
+                raise TypeError(f"shared are arrays of NumPy, not {array!r}")
             self.stand_in(array)
 
     def sweep(self) -> None:
@@ -116,6 +121,7 @@ class _Inputs(Inputs):
 
     def __init__(self, arrays: LargeArrays) -> None:
         self._arrays = arrays
+        self.replaceable = arrays.types()
 
     def stand_in(self, value: Any) -> Input | None:
         """Return what goes in the place of a large array."""

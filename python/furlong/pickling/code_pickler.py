@@ -77,7 +77,7 @@ def code_pickler() -> Any:
                 self._need(obj)
             if isinstance(obj, Input):
                 return reduce_input(obj, self.inputs)
-            if self.inputs is not None and self.inputs.stand_in is not None:
+            if self.inputs is not None and kind in self.inputs.replaceable:
                 shared = self.inputs.stand_in(obj)
                 if shared is not None:
                     return reduce_input(shared, self.inputs)

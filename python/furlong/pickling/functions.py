@@ -150,6 +150,14 @@ def function_of(function: Callable[..., Any]) -> Pickled:
     return Pickled(made, holds)
 
 
+class PreparedFunction:
+    """A function that was pickled once, whatever changes in it later, for very many calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.pickled = function_of(function)
+        self.__qualname__ = name_of(function)
+
+
 def equipped(function: _furlong.Function, holds: int) -> _furlong.Function:
     """Return a function with the modules of the user's own that a call needs that holds this."""
     if not holds & HAS_MODULES:

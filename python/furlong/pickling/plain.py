@@ -59,7 +59,7 @@ class PlainPickler(pickle.Pickler):
             self.has_modules = True
         elif isinstance(obj, Input):
             return reduce_input(obj, self.inputs)
-        elif self.inputs is not None and self.inputs.stand_in is not None:
+        elif self.inputs is not None and kind in self.inputs.replaceable:
             shared = self.inputs.stand_in(obj)
             return NotImplemented if shared is None else reduce_input(shared, self.inputs)
         return NotImplemented
