@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from furlong.client.shared import Shared
     from furlong.cluster.cluster import Cluster
     from furlong.notebook.watch import Watch
+    from furlong.libraries.pool import Pool
     from furlong.views.executor import ViewExecutor
     from furlong.views.flags import NewViewFlags
     from furlong.views.native import Native
@@ -235,6 +236,26 @@ class Client(ClientTasks, ClientNames):
     def executor(self, targets: Targets = None) -> ViewExecutor:
         """Return a `concurrent.futures.Executor` on the shared queue, or on these engines."""
         return self.load_balanced_view(targets).executor
+
+    def pool(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        **flags: Any,
+    ) -> Pool:
+        """Return the engines with the interface of `multiprocessing.Pool`. See `furlong.libraries.pool.Pool`.
+
+        Examples
+        --------
+        >>> with rc.pool() as pool:
+        ...     pool.starmap(pow, [(2, 3), (3, 2)])
+        [8, 9]
+        """
+        from furlong.libraries.pool import Pool
+
+        return Pool(self, processes, initializer, initargs, maxtasksperchild, **flags)
 
     @property
     def native(self) -> Native:

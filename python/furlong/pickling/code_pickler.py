@@ -77,6 +77,10 @@ def code_pickler() -> Any:
                 self._need(obj)
             if isinstance(obj, Input):
                 return reduce_input(obj, self.inputs)
+            if self.inputs is not None and kind in self.inputs.replaceable:
+                shared = self.inputs.stand_in(obj)
+                if shared is not None:
+                    return reduce_input(shared, self.inputs)
             self.has_modules = self.has_modules or (kind is Apart and obj.has_modules)
             if kind is types.ModuleType and own_modules.is_own_source(obj):
                 self._need(obj.__name__)

@@ -150,6 +150,14 @@ def function_of(function: Callable[..., Any]) -> Pickled:
     return Pickled(made, holds)
 
 
+class PreparedFunction:
+    """A function that was pickled once, whatever changes in it later, for very many calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.pickled = function_of(function)
+        self.__qualname__ = name_of(function)
+
+
 def equipped(function: _furlong.Function, holds: int) -> _furlong.Function:
     """Return a function with the modules of the user's own that a call needs that holds this."""
     if not holds & HAS_MODULES:
@@ -302,8 +310,7 @@ def _names_without_pickle(function: Callable[..., Any]) -> Iterator[str]:
 
 def kind_of(function: object) -> str:
     """Name a function as those know it who look at the farm: with its module, if that is not the program itself."""
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = _innermost(function)
     named = function if hasattr(function, "__qualname__") else type(function)
     name = str(named.__qualname__).rpartition("<locals>.")[2]
     module = getattr(named, "__module__", None)
@@ -313,7 +320,14 @@ def kind_of(function: object) -> str:
 
 def name_of(function: object) -> str:
     """Name a function for people."""
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = _innermost(function)
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name)[:200]
+
+
+def _innermost(function: object) -> object:
+    """Return the user's function within a `functools.partial`, also where it is the argument of one of ours."""
+    while isinstance(function, functools.partial):
+        is_ours = getattr(function.func, "__module__", None) == "furlong.libraries.engine_side"
+        function = function.args[-1] if is_ours and function.args else function.func
+    return function

@@ -142,6 +142,8 @@ class Inputs:
     owners: list[Any] = _NONE
     holds = 0
     shares = False
+    #: The types of objects for which something else may go, where a call sends large ones once.
+    replaceable: frozenset[type] = frozenset()
     # By the task, and whether its value is shared. It is replaced before it is written to.
     _taken: dict[tuple[str, bool], Taken] = {}  # noqa: RUF012
     _session: object = None
@@ -167,6 +169,10 @@ class Inputs:
             place = len(self.ids) - 1 if other is None else other.place
             taken = self._taken[key, shares] = Taken(place, shares)
         return taken
+
+    def stand_in(self, value: Any) -> Input | None:
+        """Return what goes in the place of an object of such a type; None if it goes itself."""
+        raise NotImplementedError
 
     @contextlib.contextmanager
     def sharing(self) -> Iterator[None]:

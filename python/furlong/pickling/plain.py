@@ -59,6 +59,9 @@ class PlainPickler(pickle.Pickler):
             self.has_modules = True
         elif isinstance(obj, Input):
             return reduce_input(obj, self.inputs)
+        elif self.inputs is not None and kind in self.inputs.replaceable:
+            shared = self.inputs.stand_in(obj)
+            return NotImplemented if shared is None else reduce_input(shared, self.inputs)
         return NotImplemented
 
     def _name_or_give_up(self, obj: object, is_by_value: Callable[[object], bool]) -> None:

@@ -107,6 +107,12 @@ class LoadBalancedView(View):
             lambda arguments: self._submit(self._spec_of(f, arguments, pickle)),
         )
 
+    def _apply_pickled(self, f: object, pickle: Callable[[], Pickle]) -> AsyncResult:
+        """Call a function with arguments that are pickled here, once more where one of them has come meanwhile."""
+        return self.client._causes.submit(
+            pickle(), pickle, lambda arguments: self._submit(self._spec_of(f, arguments, pickle))
+        )
+
     def _spec_of(
         self,
         f: object,

@@ -13,7 +13,7 @@ from furlong.calls.targets import Chosen, Targets, are_ids, resolve_targets
 from furlong.calls.task_spec import CallInfo
 from furlong.ipyparallel_names import ViewNames
 from furlong.pickling.engine_names import EngineFunction, as_on_engine, is_interactive
-from furlong.pickling.functions import Pickled, cached_function, function_of
+from furlong.pickling.functions import Pickled, PreparedFunction, cached_function, function_of
 from furlong.results.async_result import AsyncResult
 from furlong.results.records import Numbers
 from furlong.views.flags import FLAGS, TASK_FLAGS
@@ -281,6 +281,8 @@ class View(ViewNames):
             known = cached_function(f)
             if known is not None:
                 return known
+        if type(f) is PreparedFunction:
+            return f.pickled
         from furlong.views.native import NativeFunction
 
         if isinstance(f, NativeFunction):

@@ -75,12 +75,12 @@ class Dispatcher:
                 except Exception:
                     sys.excepthook(*sys.exc_info())
 
-    def close(self) -> None:
-        """End the thread, once it has called what is due."""
+    def close(self, seconds: float = 5) -> None:
+        """End the thread, once it has called what is due; wait so long for that."""
         self._completions.close()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(5)
+            thread.join(seconds)
 
 
 def _nothing() -> None:

@@ -1,0 +1,1 @@
+"""Backends and pools for other libraries: what `furlong.joblib`, `furlong.optuna` and ``rc.pool()`` are made of."""
