@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from furlong.client.shared import Shared
     from furlong.cluster.cluster import Cluster
-    from furlong.notebook.watch import Watch
     from furlong.libraries.pool import Pool
+    from furlong.notebook.watch import Watch
     from furlong.views.executor import ViewExecutor
     from furlong.views.flags import NewViewFlags
     from furlong.views.native import Native
