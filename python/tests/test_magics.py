@@ -261,3 +261,10 @@ def test_a_bar_names_the_engines_that_have_not_answered(notebook: Notebook) -> N
 def test_long_collections_are_laid_out(notebook: Notebook) -> None:
     cell = notebook.run("%%px -t 0\n{'a': list(range(40)), 'b': 5}")
     assert re.match(r"Out\[0:\d+\]:\n\{'a': \[0,\n  1,", cell.texts[0])
+
+
+def test_what_is_laid_out_is_not_run(notebook: Notebook) -> None:
+    source = "class A:\n    def __repr__(self): return '[print(\"run here\")]' + ' ' * 100\nA()"
+    cell = notebook.run(f"%%px -t 0\n{source}")
+    assert 'print("run here")' in cell.texts[0]
+    assert cell.stream("stdout") == ""

@@ -72,7 +72,7 @@ def page_of_cluster(cluster: Cluster) -> str:
     known = repr(cluster).removeprefix("<").removesuffix(">")
     name, _, state = known.partition(": ")
     text = f"connect by <code>furlong.Client(cluster={escape(repr(cluster.cluster_id))})</code>"
-    return _box(name, state, [f"<div>{text}</div>"] if cluster.is_running else [])
+    return _box(name, state, [f"<div>{text}</div>"] if state.startswith("running") else [])
 
 
 def page_of_view(view: View) -> str:

@@ -9,12 +9,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong.calls.codecs import read_json
-from furlong.waiting.front_end import is_notebook
+from furlong.waiting.front_end import is_notebook, shell
 
 if TYPE_CHECKING:
     from furlong import _furlong
     from furlong.results.subtasks import SubTask
 
+# A collection that does not fit on a line is laid out over several, if it is not very large.
+LINE_CHARACTERS = 79
+LAID_OUT_CHARACTERS_MAX = 64 * 1024
 _BINARY = ("image/png", "image/jpeg", "application/pdf", "image/gif")
 _REPRS = {
     "_repr_html_": "text/html",
@@ -96,6 +99,7 @@ class ExecuteReply:
         text = "" if self.execute_result is None else self.execute_result["data"].get("text/plain")
         if not text:
             return ""
+        text = _laid_out(text)
         return f"Out[{self.engine_id}:{self.execution_count}]:{_gap(text)}{text}"
 
     def _repr_mimebundle_(
@@ -166,6 +170,22 @@ def _show_streams(parts: Sequence[SubTask], is_single: bool) -> None:
             heading = "" if is_single else f"[{stream}:{part.engine_id}]{_gap(text)}"
             end = "" if text.endswith("\n") else "\n"
             print(f"{heading}{text}", end=end, file=getattr(sys, stream))
+
+
+def _laid_out(text: str) -> str:
+    """Return a collection that is longer than a line as IPython shows one, in a session of it."""
+    is_long = LINE_CHARACTERS < len(text) <= LAID_OUT_CHARACTERS_MAX and "\n" not in text
+    if not is_long or text[0] not in "[({" or shell() is None:
+        return text
+    import ast
+
+    from IPython.lib.pretty import pretty
+
+    try:
+        # Data alone: what an engine sends is not run.
+        return str(pretty(ast.literal_eval(text)))  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return text
 
 
 def _gap(text: str) -> str:

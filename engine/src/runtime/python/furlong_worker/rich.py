@@ -37,10 +37,6 @@ FOR_A_SHELL = {
 }
 ALL_METHODS = (*METHODS, "_repr_mimebundle_", "_ipython_display_")
 DISPLAYS_BYTES_MAX = 16 * 1024 * 1024
-# What IPython lays out over several lines if it does not fit on one.
-COLLECTIONS = (list, tuple, dict, set, frozenset)
-LINE_CHARACTERS = 79
-LAID_OUT_CHARACTERS_MAX = 256 * 1024
 
 
 class Displays:
@@ -126,8 +122,7 @@ class Rich:
         self._why_not = ""
         self._is_loading = False
         sys.meta_path.insert(0, _ImportWatcher(self.load))  # type: ignore[arg-type]
-        self._is_installed = _is_installed()
-        if self._is_installed:
+        if _is_installed():
             namespace.seed("get_ipython", self.get_ipython)
 
     def get_ipython(self) -> Any:
@@ -175,7 +170,7 @@ class Rich:
     def show_value(self, value: Any) -> str | None:
         """Display a value that can be shown as more than text, and give its text; None for others."""
         if not any(hasattr(type(value), method) for method in ALL_METHODS):
-            return self._laid_out(value)
+            return None
         data, metadata = (
             self._shell.display_formatter.format(value) if self.load() else _describe(value)
         )
@@ -183,17 +178,6 @@ class Rich:
         if data.keys() - {"text/plain"}:
             self.displays.show(data, metadata, True)
         return text
-
-
-    def _laid_out(self, value: Any) -> str | None:
-        """Return a long collection as lines, as IPython has it; None for anything else."""
-        if not isinstance(value, COLLECTIONS) or not self._is_installed:
-            return None
-        text = repr(value)
-        if len(text) <= LINE_CHARACTERS or len(text) > LAID_OUT_CHARACTERS_MAX or not self.load():
-            return text
-        laid_out: str = self._shell.display_formatter.format(value)[0].get("text/plain") or text
-        return laid_out
 
 
 def _is_installed() -> bool:
