@@ -9,7 +9,7 @@ use furlong_wire::ids::{EngineId, EngineUuid, InstanceId};
 use super::away::{Loss, Moved};
 use super::roster::{Change, Roster, Unused};
 use crate::core::keys::{AttemptId, ClassId, ProcessKey};
-use crate::core::schedule::direct::DirectQueue;
+use crate::core::schedule::queues::direct::DirectQueue;
 use crate::core::turns::work::count;
 use crate::core::watch::EngineCounts;
 

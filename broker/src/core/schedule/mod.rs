@@ -2,14 +2,12 @@
 
 pub(in crate::core) mod aside;
 pub(in crate::core) mod circles;
-pub(in crate::core) mod direct;
 pub(in crate::core) mod dispatch;
-pub(in crate::core) mod enqueue;
 pub(in crate::core) mod lending;
 pub(in crate::core) mod placement;
 pub(in crate::core) mod prefetch;
+pub(in crate::core) mod queues;
 pub(in crate::core) mod recall;
-pub(in crate::core) mod shared;
 pub(in crate::core) mod sweep;
 pub(in crate::core) mod time_left;
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use furlong_wire::ids::OwnerId;
 use furlong_wire::message::Runtime;
 
-use super::shared::SharedQueue;
+use super::queues::shared::SharedQueue;
 use crate::core::engines::table::Engines;
 use crate::core::keys::{ClassId, PlacementId};
 use crate::core::tasks::table::Tasks;
