@@ -150,7 +150,7 @@ fn walltime_loses_nothing() {
     let line: Vec<&str> = line.iter().map(String::as_str).collect();
     let cut = submit(&["--retries", "0"], &line, &farm);
     twice.wait_until_it_runs();
-    let waits = record(&long, &farm)["waits"].as_str().unwrap_or_default().to_owned();
+    let waits = record(&long, &farm)["why"].as_str().unwrap_or_default().to_owned();
     assert!(waits.starts_with("no engine has 200 s left"), "{waits}");
     // It leaves by itself: Slurm has not killed it.
     slurm.wait_for_state(&first, "COMPLETED", BEYOND_THE_LIMIT);
