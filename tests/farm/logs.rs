@@ -40,7 +40,7 @@ fn broker_and_engine_say_in_json_who_comes_and_goes() {
     wait_for_engines(1, farm.home());
     let mut files = vec![
         log(farm.home(), "broker.log"),
-        log(farm.home(), &format!("engine-{}.log", engine.pid())),
+        farm.home().engine_logs(),
     ];
     files.push(engine.stderr());
     for text in &files {
