@@ -78,9 +78,12 @@ pub async fn dial(door: Door<'_>, hello: &HelloBody) -> Result<Dialed, DialError
 /// The time after which the next endpoint is tried beside those before.
 const STAGGER: Duration = Duration::from_millis(250);
 
+/// An endpoint that is tried.
+type Try<'a> = Pin<Box<dyn Future<Output = Result<Dialed, DialError>> + Send + 'a>>;
+
 /// Endpoints that are tried.
 #[derive(Default)]
-struct Tries<'a>(Vec<Pin<Box<dyn Future<Output = Result<Dialed, DialError>> + Send + 'a>>>);
+struct Tries<'a>(Vec<Try<'a>>);
 
 impl Tries<'_> {
     /// The outcome of the first that has one. Nothing is lost if it is called anew.

@@ -152,7 +152,9 @@ impl World {
             Some(ErrorKind::Remote | ErrorKind::Exit) => has_run(
                 if may_be_bound { 1 } else { plan.error_retries + 1 }.saturating_sub(refusals),
             ),
-            Some(ErrorKind::NotBegun | ErrorKind::NoRuntime) => Err("clients are not told so"),
+            Some(ErrorKind::NotBegun | ErrorKind::NoRuntime | ErrorKind::GivenBack) => {
+                Err("clients are not told so")
+            }
             Some(ErrorKind::EngineLost) => self.may_be_lost((task, plan), outcome.state, engine),
             // What an earlier start of the broker has ended for its time is cancelled where it ran;
             // no more is known.
