@@ -48,7 +48,8 @@ impl Identity {
         }
     }
 
-    /// The first message of a connection, of a process that leaves in so long. The slots' integers are known after the first.
+    /// The first message of a connection, of a process that leaves in so long. The slots' integers
+    /// are known after the first.
     pub(super) fn register(
         &self,
         engines: &[EngineId],
