@@ -191,7 +191,8 @@ mod tests {
             (left("1060"), left("10")),
             (Some(Duration::from_mins(1)), Some(Duration::ZERO))
         );
-        let pbs = "Job Id: 1\n    resources_used.walltime = 00:10:00\n    Resource_List.walltime = 01:00:00\n";
+        let pbs = "Job Id: 1\n    resources_used.walltime = 00:10:00\n    \
+                   Resource_List.walltime = 01:00:00\n";
         assert_eq!(pbs_time_left(pbs), Some(Duration::from_mins(50)));
         assert_eq!(pbs_time_left("  Walltime.Remaining = 90\n"), Some(Duration::from_secs(90)));
         assert_eq!(pbs_time_left(""), None);

@@ -40,16 +40,15 @@ impl TimeLimit {
 
     /// Finds the end: as it was said, else as the batch system says it, which takes a while.
     pub(crate) async fn find(self, began: Instant, deadline: Deadline) {
-        let end = match self.limit {
-            Some(limit) => Some(self.end(Duration::ZERO, limit)),
-            None => {
-                let ask = tokio::task::spawn_blocking(|| {
-                    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-                    batch::time_left(&batch::of_process, now.unwrap_or_default())
-                });
-                let left = ask.await.ok().flatten();
-                left.map(|left| self.end(began.elapsed(), left))
-            }
+        let end = if let Some(limit) = self.limit {
+            Some(self.end(Duration::ZERO, limit))
+        } else {
+            let ask = tokio::task::spawn_blocking(|| {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                batch::time_left(&batch::of_process, now.unwrap_or_default())
+            });
+            let left = ask.await.ok().flatten();
+            left.map(|left| self.end(began.elapsed(), left))
         };
         // Nobody else sets it.
         let _ = deadline.0.set(end);

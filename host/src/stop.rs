@@ -49,9 +49,9 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Hears SIGINT and SIGTERM, and what else means these, from now on, and, if `with_stdin` is set, the end of standard
-    /// input: so a program that was started by another ends with it, however that one ends. Call it
-    /// within a tokio runtime.
+    /// Hears SIGINT, SIGTERM and what means the same from now on, and, if `with_stdin` is set, the
+    /// end of standard input: so a program that was started by another ends with it, however that
+    /// one ends. Call it within a tokio runtime.
     pub fn new(with_stdin: bool) -> Self {
         let signals = Signals::new();
         let stdin = with_stdin.then(|| {
@@ -73,7 +73,7 @@ impl Stop {
         loop {
             let reason = self.next_signal().await;
             let is_terminated = reason == Reason::Terminated;
-            if !is_terminated || !self.terminated.is_repeated(self.began.elapsed()) {
+            if !is_terminated || !self.terminated.note_and_compare(self.began.elapsed()) {
                 return reason;
             }
         }
@@ -133,7 +133,7 @@ struct Repeats {
 
 impl Repeats {
     /// A signal comes; true if it is the same as one that came shortly before.
-    fn is_repeated(&mut self, now: Duration) -> bool {
+    fn note_and_compare(&mut self, now: Duration) -> bool {
         if self.first.is_some_and(|first| now.saturating_sub(first) < SAME_WITHIN) {
             return true;
         }
@@ -158,7 +158,7 @@ mod tests {
     fn signals_within_two_seconds_of_the_first_are_the_same_one() {
         let mut repeats = Repeats::default();
         let at = [0, 8, 1_999, 2_000, 2_001, 3_999, 4_000].map(Duration::from_millis);
-        let repeated: Vec<bool> = at.into_iter().map(|now| repeats.is_repeated(now)).collect();
+        let repeated: Vec<bool> = at.into_iter().map(|now| repeats.note_and_compare(now)).collect();
         assert_eq!(repeated, [false, true, true, false, true, true, false]);
     }
 }

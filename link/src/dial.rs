@@ -1,5 +1,9 @@
 //! The peer's way in: from a door to a connection that carries records.
 
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use furlong_wire::capability::{Door, Endpoint};
@@ -10,7 +14,7 @@ use furlong_wire::record::RecordSealer;
 use furlong_wire::zmtp::Role;
 use rand::TryRng;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::incoming::Incoming;
 use crate::local;
@@ -36,22 +40,76 @@ pub struct Dialed {
     pub endpoint: Endpoint,
 }
 
-/// Connects to the first endpoint of a door that answers.
+/// Connects to the endpoint of a door that answers first. They are tried in their order, each a
+/// moment after the one before, or as soon as that has failed: one that drops everything, as a
+/// firewall does, delays nobody for long.
 ///
 /// # Errors
 /// The last endpoint's error, or at once a refusal: the others are the same broker.
 pub async fn dial(door: Door<'_>, hello: &HelloBody) -> Result<Dialed, DialError> {
-    let mut last = DialError::NoEndpoint;
-    for endpoint in door.endpoints {
-        let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-        match timeout(deadline, dial_endpoint(door, endpoint, hello)).await {
-            Ok(Ok(dialed)) => return Ok(dialed),
-            Ok(Err(error @ DialError::Refused { .. })) => return Err(error),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = DialError::Timeout { endpoint: endpoint.clone() },
+    let (mut rest, mut tries) = (door.endpoints.iter(), Tries::default());
+    let mut last = None;
+    let mut next = std::pin::pin!(sleep(Duration::ZERO));
+    loop {
+        tokio::select! {
+            biased;
+            outcome = tries.next(), if !tries.0.is_empty() => match outcome {
+                Ok(dialed) => return Ok(dialed),
+                // The broker has let another one of these in: its welcome is on the way.
+                Err(error) if error.is_superseded() => _ = last.get_or_insert(error),
+                Err(error @ DialError::Refused { .. }) => return Err(error),
+                Err(error) => {
+                    if !last.as_ref().is_some_and(DialError::is_superseded) {
+                        last = Some(error);
+                    }
+                    next.as_mut().reset(Instant::now());
+                }
+            },
+            () = &mut next, if !rest.as_slice().is_empty() => {
+                let endpoint = rest.next().expect("it is not empty");
+                tries.0.push(Box::pin(dial_within(door, endpoint, hello)));
+                next.as_mut().reset(Instant::now() + STAGGER);
+            }
+            else => return Err(last.map_or(DialError::NoEndpoint, |it| it.at(door.endpoints))),
         }
     }
-    Err(last)
+}
+
+/// The time after which the next endpoint is tried beside those before.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// An endpoint that is tried.
+type Try<'a> = Pin<Box<dyn Future<Output = Result<Dialed, DialError>> + Send + 'a>>;
+
+/// Endpoints that are tried.
+#[derive(Default)]
+struct Tries<'a>(Vec<Try<'a>>);
+
+impl Tries<'_> {
+    /// The outcome of the first that has one. Nothing is lost if it is called anew.
+    async fn next(&mut self) -> Result<Dialed, DialError> {
+        poll_fn(|context| {
+            let mut polled = self.0.iter_mut().map(|it| it.as_mut().poll(context)).enumerate();
+            let ready = polled.find_map(|(at, poll)| match poll {
+                Poll::Ready(outcome) => Some((at, outcome)),
+                Poll::Pending => None,
+            });
+            let Some((at, outcome)) = ready else { return Poll::Pending };
+            drop(self.0.remove(at));
+            Poll::Ready(outcome)
+        })
+        .await
+    }
+}
+
+async fn dial_within(
+    door: Door<'_>,
+    endpoint: &Endpoint,
+    hello: &HelloBody,
+) -> Result<Dialed, DialError> {
+    let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+    let dialed = timeout(deadline, dial_endpoint(door, endpoint, hello)).await;
+    dialed.unwrap_or_else(|_| Err(DialError::Timeout { endpoint: endpoint.clone() }))
 }
 
 /// By pipes if the broker is on this machine, else by TCP.
@@ -167,6 +225,17 @@ pub enum DialError {
         /// The system's word.
         error: std::io::Error,
     },
+    /// Nobody answers, and the capability names this machine alone.
+    #[error(
+        "no broker answers at {endpoint}: {error}. Is it running? `furlong cluster start` or `broker` starts one. The \
+         capability file names only this machine: a broker elsewhere has to be started with --location"
+    )]
+    ConnectHere {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// The system's word.
+        error: std::io::Error,
+    },
     /// Somebody answers, too slowly or not at all.
     #[error(
         "no answer from {endpoint} in {} s: is that a Furlong broker, and reachable?",
@@ -212,11 +281,29 @@ pub enum DialError {
 }
 
 impl DialError {
+    fn is_superseded(&self) -> bool {
+        matches!(self, Self::Refused { kind: RefusalKind::Superseded, .. })
+    }
+
+    /// The same, of a door with these endpoints.
+    fn at(self, endpoints: &[Endpoint]) -> Self {
+        let is_here = |it: &Endpoint| it.host().parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        match self {
+            Self::Connect { endpoint, error } if endpoints.iter().all(is_here) => {
+                Self::ConnectHere { endpoint, error }
+            }
+            other => other,
+        }
+    }
+
     /// Returns true if another try, later, may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Refused { kind, .. } => *kind == RefusalKind::Busy,
-            Self::Connect { .. } | Self::Timeout { .. } | Self::Handshake { .. } => true,
+            Self::Connect { .. }
+            | Self::ConnectHere { .. }
+            | Self::Timeout { .. }
+            | Self::Handshake { .. } => true,
             Self::Key(_) | Self::Receive(_) | Self::Greeting | Self::NoEndpoint => false,
         }
     }

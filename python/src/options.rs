@@ -63,8 +63,9 @@ impl Options {
     #[new]
     #[pyo3(signature = (
         *, label=None, priority=0, retries=None, error_retries=0, backoff=0.0, at_most_once=false,
-        queue_timeout=None, run_timeout=None, time_request=None, after=None, follow=None, require=Vec::new(),
-        keep=false, abort_on_error=false, restart_safe=false, durable=false, stay=false,
+        queue_timeout=None, run_timeout=None, time_request=None, after=None, follow=None,
+        require=Vec::new(), keep=false, abort_on_error=false, restart_safe=false, durable=false,
+        stay=false,
     ))]
     #[expect(
         clippy::too_many_arguments,

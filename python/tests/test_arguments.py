@@ -52,6 +52,11 @@ FLAGS = [
         "run_timeout is a number of seconds above 0, or None for no limit, not True",
     ),
     (
+        {"time_request": 0},
+        ValueError,
+        "time_request is a number of seconds above 0, or None for no limit, not 0",
+    ),
+    (
         {"backoff": float("inf")},
         ValueError,
         "backoff is a number of seconds, 0 for no pause, not inf",

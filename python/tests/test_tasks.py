@@ -161,6 +161,12 @@ def test_075_a_run_timeout_does(rc, lview):
     assert lview.apply_sync(int) == 0
 
 
+def test_075_engines_that_know_of_no_end_have_the_time_for_everything(rc, lview):
+    with lview.temp_flags(time_request=1e6):
+        result = lview.apply_async(int)
+    assert result.get(60) == 0
+
+
 def test_076_a_task_that_does_not_exist_cannot_be_waited_for(rc, lview):
     unknown = f"{rc.session}:999999"
     for flags in (

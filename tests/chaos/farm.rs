@@ -464,7 +464,7 @@ fn is_interpreter(pid: u32) -> bool {
 
 const START: Duration = Duration::from_secs(20);
 /// The time limit for engines to finish, before they are told to leave at once.
-const DRAIN: Duration = Duration::from_secs(2);
+const DRAIN: Duration = Duration::from_secs(3);
 const STOP: Duration = Duration::from_secs(30);
 /// Engines in each process.
 const SLOTS: &str = "2";

@@ -38,10 +38,7 @@ fn broker_and_engine_say_in_json_who_comes_and_goes() {
     let farm = Farm::start_with(&["--log-format", "json"]);
     let engine = engine(farm.home(), &["--log-format", "json"]);
     wait_for_engines(1, farm.home());
-    let mut files = vec![
-        log(farm.home(), "broker.log"),
-        log(farm.home(), &format!("engine-{}.log", engine.pid())),
-    ];
+    let mut files = vec![log(farm.home(), "broker.log"), farm.home().engine_logs()];
     files.push(engine.stderr());
     for text in &files {
         assert!(!text.is_empty());

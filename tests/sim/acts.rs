@@ -181,6 +181,7 @@ impl World {
             repeated: false,
             inputs: inputs.collect(),
             stay: plan.stay,
+            time_request_ms: None,
         }
     }
 

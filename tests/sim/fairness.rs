@@ -23,6 +23,9 @@ pub const INLINE_BYTES: usize = 900;
 /// The number of times that a shared task is run again after a loss, if its submit does not say.
 const RETRIES: u32 = 3;
 
+/// What engines alone say.
+const NOT_TOLD: Result<(), &str> = Err("clients are not told so");
+
 impl World {
     /// A client's future resolves.
     pub fn is_delivered(&mut self, place: usize, ended: Completion) {
@@ -152,7 +155,7 @@ impl World {
             Some(ErrorKind::Remote | ErrorKind::Exit) => has_run(
                 if may_be_bound { 1 } else { plan.error_retries + 1 }.saturating_sub(refusals),
             ),
-            Some(ErrorKind::NotBegun | ErrorKind::NoRuntime) => Err("clients are not told so"),
+            Some(ErrorKind::NotBegun | ErrorKind::NoRuntime | ErrorKind::GivenBack) => NOT_TOLD,
             Some(ErrorKind::EngineLost) => self.may_be_lost((task, plan), outcome.state, engine),
             // What an earlier start of the broker has ended for its time is cancelled where it ran;
             // no more is known.

@@ -403,8 +403,8 @@ impl World {
         }
     }
 
-    /// It gets a SIGTERM, or all of its job does: its interpreters die of that, sooner or later than
-    /// it hears of it.
+    /// It gets a SIGTERM, or all of its job does: its interpreters die of that, before or after it
+    /// hears of it.
     pub fn process_drains(&mut self, place: usize) {
         let (of_job, is_first) = (self.dice.pick(&[false, true]), self.dice.pick(&[false, true]));
         if of_job && is_first {

@@ -1,5 +1,7 @@
 //! The steps of `cargo xtask test`, in their order. The cheap ones come first.
 
+use std::process::Command;
+
 use anyhow::bail;
 
 use crate::python;
@@ -64,6 +66,7 @@ fn rust(workspace: &Workspace) -> anyhow::Result<()> {
     let python = python::ensure(workspace)?;
     want(workspace, "mpirun", "openmpi-bin", "The test of engines under MPI");
     want(workspace, "valgrind", "valgrind", "The count of a no-op's instructions");
+    want_slurm();
     build_programs(workspace)?;
     let mut test = workspace.cargo("test --workspace --locked");
     check(test.env("FURLONG_TEST_BIN_DIR", workspace.bin_dir()).env("FURLONG_TEST_PYTHON", python))
@@ -142,6 +145,29 @@ fn want(workspace: &Workspace, program: &str, package: &str, what: &str) {
         && let Err(error) = apt_install(&[package], &format!("there is no `{program}`"))
     {
         println!("{error}. {what} is left out.");
+    }
+}
+
+/// The tests of engines in jobs start a Slurm of their own, which only root can.
+fn want_slurm() {
+    let programs = ["munged", "slurmctld", "slurmd", "sbatch"];
+    let is_there = |name: &str| {
+        let mut asked = Command::new("sh");
+        asked.args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin command -v {name}")]);
+        works(&mut asked)
+    };
+    let packages = [
+        "--no-install-recommends",
+        "munge",
+        "slurmctld",
+        "slurmd",
+        "slurm-client",
+        "slurm-wlm-basic-plugins",
+    ];
+    if !programs.into_iter().all(is_there)
+        && let Err(error) = apt_install(&packages, "there is no Slurm")
+    {
+        println!("{error}. The tests of engines in jobs are skipped.");
     }
 }
 

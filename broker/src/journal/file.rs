@@ -14,7 +14,7 @@ use rusqlite::{Connection, ErrorCode as SqliteError, OpenFlags, params};
 /// `FURL`: says that a database is a journal of ours.
 const APPLICATION_ID: i64 = 0x4655_524c;
 /// The version of the tables.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 /// Bytes of the write-ahead log that stay allocated after they were carried over.
 const LOG_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 
@@ -51,6 +51,8 @@ const MIGRATIONS: [&str; VERSION as usize] = ["
     CREATE TABLE about (cluster BLOB NOT NULL) STRICT;
 ",
 // Heads of tasks and ends have more fields, which those of before lack.
+"",
+// Options have one more.
 ""];
 
 /// The owner of the chunks.

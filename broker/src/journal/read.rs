@@ -13,7 +13,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
 use super::file::Kind;
-use super::rows::{EndHead, MetBody, PayloadHead, TaskHead, decode};
+use super::rows::{EndHead, MetBody, PayloadHead, TaskHead, decode, decode_options};
 use super::seal::SecretSealer;
 use crate::core::Piece;
 use crate::core::journal::{
@@ -215,7 +215,7 @@ impl<'a> Reader<'a> {
         {
             return Ok(options.clone());
         }
-        let options: Arc<TaskOptions> = Arc::new(decode(bytes)?);
+        let options: Arc<TaskOptions> = Arc::new(decode_options(bytes)?);
         self.options = Some((bytes.to_vec(), options.clone()));
         Ok(options)
     }

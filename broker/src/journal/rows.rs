@@ -1,7 +1,9 @@
 //! Rows as bytes: msgpack arrays.
 
 use furlong_wire::ids::{EngineId, InstanceId, TaskId};
-use furlong_wire::message::{AttemptRecord, ErrorKind, Raised, Runtime, Stream, TaskState};
+use furlong_wire::message::{
+    AttemptRecord, ErrorKind, Raised, Runtime, Stream, TaskOptions, TaskState,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +66,36 @@ pub(super) fn encode(row: &impl Serialize) -> Vec<u8> {
     rmp_serde::to_vec(row).expect("rows are plain data")
 }
 
+/// A task's options from bytes. Those of before version 3 have no time request, which comes last.
+pub(super) fn decode_options(bytes: &[u8]) -> Result<TaskOptions, rmp_serde::decode::Error> {
+    match bytes.strip_prefix(ARRAY_OF_20) {
+        Some(rest) => decode(&[ARRAY_OF_21, rest, NIL].concat()),
+        None => decode(bytes),
+    }
+}
+
+/// Parts of msgpack.
+const ARRAY_OF_20: &[u8] = &[0xdc, 0, 20];
+const ARRAY_OF_21: &[u8] = &[0xdc, 0, 21];
+const NIL: &[u8] = &[0xc0];
+
 /// A row from bytes.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, rmp_serde::decode::Error> {
     rmp_serde::from_slice(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_before_the_time_request_are_read() {
+        let options = TaskOptions { priority: 7, stay: true, ..TaskOptions::default() };
+        let now = encode(&options);
+        assert_eq!(decode_options(&now).unwrap(), options);
+        let fields = now.strip_prefix(ARRAY_OF_21).unwrap().strip_suffix(NIL).unwrap();
+        assert_eq!(decode_options(&[ARRAY_OF_20, fields].concat()).unwrap(), options);
+        let timed = TaskOptions { time_request_ms: Some(60_000), ..options };
+        assert_eq!(decode_options(&encode(&timed)).unwrap(), timed);
+    }
 }

@@ -1,7 +1,7 @@
 //! The capability of an engine process: a file, which is read anew for each connection, or what
 //! came on standard input.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Source {
 }
 
 /// Reads one JSON object, and nothing after it.
-fn read_object(reader: &mut impl Read, bytes_max: u64) -> io::Result<String> {
+fn read_object(reader: &mut impl BufRead, bytes_max: u64) -> io::Result<String> {
     let mut text = Vec::new();
     let (mut depth, mut in_string, mut is_escaped) = (0_u32, false, false);
     for byte in reader.take(bytes_max).bytes() {

@@ -22,7 +22,7 @@ use furlong_link::peer::redial::Redial;
 use furlong_link::peer::{Dead, Peer};
 use furlong_link::stream::WriteHalf;
 use furlong_wire::handshake::HelloBody;
-use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
+use furlong_wire::ids::EngineId;
 use furlong_wire::limits::WRITE_TURN_BYTES;
 use furlong_wire::message::{Direction, FromEngine, Runtime, ToEngine};
 use furlong_wire::token::Role;
@@ -124,16 +124,8 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         setup.variables,
         sender,
     );
-    let identity = Identity {
-        instance: InstanceId(random_bytes()),
-        session: SessionId(random_bytes()),
-        uuids: (0..setup.slots).map(|_| EngineUuid(random_bytes())).collect(),
-        first_id: setup.first_id,
-        labels: setup.labels,
-        runtimes,
-        memory,
-        job: setup.job,
-    };
+    let (ids, labels) = ((setup.slots, setup.first_id), setup.labels);
+    let identity = Identity::new(ids, labels, setup.job, (runtimes, memory));
     let (capability, limits) = (setup.capability, setup.limits);
     let settings = Settings { capability, software: setup.software, limits };
     let (began, deadline) = (Instant::now(), Deadline::default());

@@ -3,6 +3,7 @@
 use std::env;
 use std::time::Duration;
 
+use furlong_link::dial::random_bytes;
 use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
 use furlong_wire::limits::NAME_BYTES_MAX;
 use furlong_wire::message::{Register, Runtime, Slot};
@@ -27,7 +28,28 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// The first message of a connection, of a process that leaves in so long. The slots' integers are known after the first.
+    /// A new process's, with so many slots, of which the first asks for that integer, its labels
+    /// and job, its runtimes and the bound of its memory.
+    pub(super) fn new(
+        (slots, first_id): (u32, Option<u32>),
+        labels: Vec<String>,
+        job: Option<String>,
+        (runtimes, memory): (Vec<Runtime>, Option<String>),
+    ) -> Self {
+        Self {
+            instance: InstanceId(random_bytes()),
+            session: SessionId(random_bytes()),
+            uuids: (0..slots).map(|_| EngineUuid(random_bytes())).collect(),
+            first_id,
+            labels,
+            runtimes,
+            memory,
+            job,
+        }
+    }
+
+    /// The first message of a connection, of a process that leaves in so long. The slots' integers
+    /// are known after the first.
     pub(super) fn register(
         &self,
         engines: &[EngineId],

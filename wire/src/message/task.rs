@@ -250,7 +250,6 @@ pub struct TaskOptions {
     /// sent only to who asks for it.
     pub stay: bool,
     /// The time that its engine must have left, if that says when it ends.
-    #[serde(default)]
     pub time_request_ms: Option<u64>,
 }
 

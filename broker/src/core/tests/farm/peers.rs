@@ -88,10 +88,9 @@ pub struct EngineProcess {
     pub start: BrokerStart,
     /// Results that have not been released.
     pub results: Vec<EndedJob>,
-    /// The last attempt that it was given, and the last one whose result it has dropped.
+    /// The last attempt that it was given, the last one whose result it has dropped, and its time.
     pub last_received: Option<Attempt>,
     pub dropped: Option<Attempt>,
-    /// The time that it says is left.
     pub ends_in_ms: Option<u64>,
     /// Results that the broker wants again, or asks for.
     wanted: VecDeque<Attempt>,
