@@ -151,7 +151,11 @@ pub async fn run(args: PoolArgs, program: &Program) -> Result<ExitCode> {
             if !stop_with_stdin {
                 let _ = rustix::process::setsid();
             }
-            keep::keep(&cluster, stop_with_stdin).await?;
+            let is_over = keep::keep(&cluster, stop_with_stdin).await?;
+            if is_over && !stop_with_stdin {
+                // Nobody else ends the jobs of a broker that was started by hand.
+                stop_pools(&cluster).await?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

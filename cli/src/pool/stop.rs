@@ -128,7 +128,7 @@ fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
             std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
         };
         let here = system::all().filter(|system| is_here(system.list_own[0]));
-        schedulers.extend(here.map(|system| Scheduler { system, via: Vec::new() }));
+        schedulers.extend(here.map(|system| Scheduler::new(system, Vec::new())));
     }
     schedulers
 }
