@@ -35,7 +35,7 @@ use hosts::HostsPool;
 use keep::KeeperLock;
 pub use options::{PoolFlags, PoolRequest};
 pub use show::{in_short, wanted_of_all as wanted};
-pub use stop::{STOP_TIMEOUT, has_pools, stop_pools};
+pub use stop::{STOP_TIMEOUT, has_pools, schedulers, stop_jobs, stop_pools};
 
 const AFTER: &str = "\
 Exit codes: 0 it is done, or is going to be; 1 an error; 2 wrong usage.
