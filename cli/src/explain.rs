@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, ensure};
 use furlong_wire::message::TaskRecord;
 
+use crate::cluster;
 use crate::connect::ConnectArgs;
 use crate::exit::ExitCode;
 use crate::print;
@@ -47,6 +48,7 @@ pub struct ExplainArgs {
 pub async fn run(args: ExplainArgs) -> Result<ExitCode> {
     let client = args.connect.connect(READING).await?;
     let found = records(&client, &args.task, None, None).await?;
+    let status = client.status().await.ok();
     client.close().await;
     let record = &found[0];
     let (task, count) = (&args.task, found.len());
@@ -59,6 +61,12 @@ pub async fn run(args: ExplainArgs) -> Result<ExitCode> {
         print::json(&as_json(record))?;
     } else {
         lines(record).into_iter().try_for_each(print::line)?;
+        // What it waits for may be on its way.
+        let status = status.filter(|_| record.waits.is_some());
+        let pools = status.map_or_else(Vec::new, |it| cluster::pools(&it.cluster_name, it.pid));
+        for pool in pools {
+            print::line(format!("{:<11} {}", "pool", pool.trim_start_matches("pool ")))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -65,7 +65,7 @@ pub fn check_template(template: &str) -> Result<(), String> {
 /// The command line that starts the engines of a job.
 fn engine(spec: &PoolSpec, system: &System, it: Submission) -> String {
     let mut words: Vec<String> = spec.engine.program.iter().map(|word| quoted(word)).collect();
-    words.push("engine".to_owned());
+    words.extend(["engine".to_owned(), format!("--cluster={}", spec.engine.cluster)]);
     words.extend(["--cap".to_owned(), quoted(&spec.engine.cap)]);
     words.extend(spec.engine.python.iter().flat_map(|it| ["--python".to_owned(), quoted(it)]));
     words.extend(["-n".to_owned(), it.engines.to_string()]);
@@ -127,6 +127,7 @@ mod tests {
             job: JobSpec { walltime_s: 3_600, cpus: 1, ..JobSpec::default() },
             engine: EngineSpec {
                 program: vec!["/opt/my programs/furlong".to_owned()],
+                cluster: "default".to_owned(),
                 cap: "/shared/u/.furlong/default/security/engine.cap.json".to_owned(),
                 home: "/shared/u/.furlong".to_owned(),
                 python: Some("/usr/bin/python3".to_owned()),
@@ -152,7 +153,8 @@ mod tests {
 #SBATCH --signal=B:TERM@360
 #SBATCH --output=\"/logs/%A_%a.log\"
 export FURLONG_HOME=/shared/u/.furlong
-exec '/opt/my programs/furlong' engine --cap /shared/u/.furlong/default/security/engine.cap.json \
+exec '/opt/my programs/furlong' engine --cluster=default \
+--cap /shared/u/.furlong/default/security/engine.cap.json \
 --python /usr/bin/python3 -n 2 --label=pool=slurm \
 \"--job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}\" --time-limit=$((3600 - SECONDS)) \
 --broker-timeout=10m

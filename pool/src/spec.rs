@@ -124,6 +124,8 @@ pub struct Host {
 pub struct EngineSpec {
     /// The words that start this program: its path, or an interpreter and the package.
     pub program: Vec<String>,
+    /// The cluster's name, after which the folder of their logs is named.
+    pub cluster: String,
     /// The capability file of engines.
     pub cap: String,
     /// `FURLONG_HOME` of the engines.

@@ -61,6 +61,7 @@ def test_job_script_is_what_slurm_would_get(fakes: Path) -> None:
     cluster = furlong.Cluster(
         n=8, engines="slurm", per_job=4, walltime="2h", options="--partition=main", cpus=2
     )
+    assert isinstance(cluster, PoolCluster)
     script = cluster.job_script()
     for line in ("#SBATCH --array=1-2", "#SBATCH --cpus-per-task=8", "#SBATCH --time=120"):
         assert line in script.splitlines()

@@ -355,6 +355,9 @@ fn a_bad_script_does_not_flood_and_says_why() {
     let waiting = Program::spawn("furlong", site.command(&["submit", "--wait", "--", "true"]));
     waiting.wait_for_line("pool slurm has 0 of 64 engines, 3 failed: paused: ", SOON);
     drop(waiting);
+    let task = site.run(&["submit", "--", "true"]).ok();
+    let said = site.run(&["explain", task.split_whitespace().next().unwrap()]).ok();
+    assert!(said.contains("pool        slurm has 0 of 64 engines, 3 failed: paused: "), "{said}");
     // What was wrong is mended: here, by a pool of another interpreter.
     site.run(&["pool", "remove", "slurm"]).ok();
     let is_gone = || site.pools() == serde_json::json!([]);

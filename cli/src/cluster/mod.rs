@@ -310,6 +310,7 @@ async fn stop(cluster: &ClusterName) -> Result<ExitCode> {
     let dir = Home::from_env()?.cluster(cluster);
     let supervised = ClusterLock::is_held(&dir);
     let has_pools = pool::has_pools(&dir);
+    let schedulers = pool::schedulers(&dir);
     let runs = supervised || BrokerLock::is_held(&dir);
     if has_pools && !supervised {
         // While the broker can still tell engines to leave.
@@ -340,9 +341,9 @@ async fn stop(cluster: &ClusterName) -> Result<ExitCode> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    if has_pools {
+    if has_pools && supervised {
         // The supervisor has ended the jobs; somebody else looks whether that is so.
-        let stopped = pool::stop_pools(&dir).await?;
+        let stopped = pool::stop_jobs(&dir, schedulers).await?;
         stopped.lines().iter().try_for_each(print::line)?;
         ensure!(stopped.left.is_empty() && stopped.unknown.is_empty(), "jobs may be left");
         print::line("nothing is left of its jobs")?;
@@ -358,8 +359,9 @@ async fn stop_orphans(
     had_pools: bool,
 ) -> Result<ExitCode> {
     let stopped = pool::stop_pools(dir).await?;
-    stopped.lines().iter().try_for_each(print::line)?;
-    if stopped.jobs.is_empty() && !had_pools {
+    if had_pools || !stopped.jobs.is_empty() {
+        stopped.lines().iter().try_for_each(print::line)?;
+    } else {
         bail!("cluster {cluster} does not run here; `furlong cluster list` shows which do");
     }
     ensure!(stopped.left.is_empty(), "jobs may be left");

@@ -273,7 +273,7 @@ impl BatchPool {
 pub fn scheduler(spec: &PoolSpec) -> Result<Scheduler> {
     let system = system::by_name(&spec.system);
     let system = system.with_context(|| format!("there is no system `{}`", spec.system))?;
-    Ok(Scheduler { system, via: spec.job.via.clone() })
+    Ok(Scheduler::new(system, spec.job.via.clone()))
 }
 
 /// What a job has said last is a better reason for its end than its system has.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use furlong_pool::keeper::{JobId, Listed, Refusal};
 use furlong_pool::script::quoted;
 use furlong_pool::system::System;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
@@ -23,6 +24,7 @@ pub struct Scheduler {
     pub system: &'static System,
     /// Words before each command.
     pub via: Vec<String>,
+    timeout: Duration,
 }
 
 /// The outcome of a command.
@@ -36,6 +38,11 @@ enum Ran {
 }
 
 impl Scheduler {
+    /// This system, whose commands are found behind these words.
+    pub fn new(system: &'static System, via: Vec<String>) -> Self {
+        Self { system, via, timeout: COMMAND_TIMEOUT }
+    }
+
     /// Submits a script.
     ///
     /// # Errors
@@ -129,7 +136,7 @@ impl Scheduler {
     }
 
     fn hung(&self, words: &[&str]) -> String {
-        let (name, seconds) = (words[0], COMMAND_TIMEOUT.as_secs());
+        let (name, seconds) = (words[0], self.timeout.as_secs());
         format!("{name} does not answer within {seconds} s; try it by hand")
     }
 
@@ -148,7 +155,7 @@ impl Scheduler {
         let words: Vec<String> = self.via.iter().cloned().chain(words).collect();
         let mut command = Command::new(&words[0]);
         // A submit that is under way when this process ends goes on to its end.
-        command.args(&words[1..]).kill_on_drop(script.is_none());
+        command.args(&words[1..]).kill_on_drop(script.is_none()).process_group(0);
         command.stdin(script.map_or_else(Stdio::null, Stdio::from));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         dir.filter(|dir| dir.is_dir()).map(|dir| command.current_dir(dir));
@@ -163,7 +170,7 @@ impl Scheduler {
             let output = read(child.stdout.take(), &mut output);
             let errors = read(child.stderr.take(), &mut errors);
             let all = async { tokio::join!(output, errors, child.wait()).2 };
-            tokio::time::timeout(COMMAND_TIMEOUT, all).await
+            tokio::time::timeout(self.timeout, all).await
         };
         let [output, errors] =
             [output, errors].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -178,6 +185,9 @@ impl Scheduler {
                 Ran::Ended(output, Some(said))
             }
             Err(_) => {
+                // With what it has started: a wrapper is not all of it.
+                let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+                let _ = group.map(|group| kill_process_group(group, Signal::KILL));
                 let _ = child.kill().await;
                 Ran::Hung(errors)
             }
@@ -210,4 +220,44 @@ fn remove_job_variables(command: &mut Command) {
         command.env_remove(name);
     }
     command.env_remove("FURLONG_CAP");
+}
+
+#[cfg(test)]
+mod tests {
+    use furlong_pool::system::by_name;
+
+    use super::*;
+
+    /// Slurm whose commands are this shell script.
+    fn slurm(script: &str, timeout: Duration) -> Scheduler {
+        let via = ["sh", "-c", script].map(str::to_owned).to_vec();
+        Scheduler { timeout, ..Scheduler::new(by_name("slurm").unwrap(), via) }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_hangs_is_ended_and_its_outcome_unclear() {
+        let hangs = slurm("tail -f /dev/null", Duration::from_millis(200));
+        let error = hangs.list_named("name").await.unwrap_err();
+        assert_eq!(error, "squeue does not answer within 0 s; try it by hand");
+        let script = tempfile::tempfile().unwrap();
+        let given = hangs.submit(script, &[], Path::new("/"), 1).await;
+        assert!(matches!(given, Err(Refusal::Unclear(_))), "{given:?}");
+        let full = slurm(
+            "echo 'sbatch: error: Slurm temporarily unable to accept job' >&2; tail -f /dev/null",
+            Duration::from_secs(2),
+        );
+        let script = tempfile::tempfile().unwrap();
+        let given = full.submit(script, &[], Path::new("/"), 1).await;
+        assert!(matches!(given, Err(Refusal::Full(_))), "{given:?}");
+    }
+
+    #[tokio::test]
+    async fn only_jobs_of_the_name_are_listed() {
+        let line = "echo '1_1|RUNNING|n1|1:00|furlong-a-1-x|N/A|None'; \
+                    echo '2|RUNNING|n1|1:00|other|N/A|None'";
+        let slurm = slurm(line, COMMAND_TIMEOUT);
+        assert_eq!(slurm.list_named("other").await.unwrap().len(), 1);
+        assert_eq!(slurm.list_prefixed("furlong-a-").await.unwrap()[0].id.0, "1_1");
+        assert_eq!(slurm.list_prefixed("furlong-b-").await, Ok(Vec::new()));
+    }
 }

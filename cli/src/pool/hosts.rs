@@ -164,6 +164,7 @@ impl HostsPool {
         let mut words: Vec<String> = vec!["exec".to_owned()];
         words.extend(engine.program.iter().map(|word| quoted(word)));
         words.extend(["engine", "--cap", "-", "--stop-with-stdin"].map(str::to_owned));
+        words.push(format!("--cluster={}", engine.cluster));
         words.extend(engine.python.iter().flat_map(|it| ["--python".to_owned(), quoted(it)]));
         words.extend(["-n".to_owned(), host.engines.unwrap_or(1).to_string()]);
         words.extend(engine.flags.iter().map(|flag| quoted(flag)));

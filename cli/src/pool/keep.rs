@@ -65,11 +65,11 @@ enum Kept {
     Hosts(HostsPool),
 }
 
-/// Keeps the pools of a cluster until told to stop.
+/// Keeps the pools of a cluster until told to stop. Gives true if that was the end of its broker.
 ///
 /// # Errors
 /// They are kept already, or the cluster's files cannot be read.
-pub async fn keep(cluster: &ClusterDir, with_stdin: bool) -> Result<()> {
+pub async fn keep(cluster: &ClusterDir, with_stdin: bool) -> Result<bool> {
     let _lock = KeeperLock::take(cluster)?;
     ensure_private_dir(&cluster.log())?;
     let path = cluster.log().join("keeper.log");
@@ -87,13 +87,13 @@ pub async fn keep(cluster: &ClusterDir, with_stdin: bool) -> Result<()> {
     let reason = loop {
         tokio::select! {
             _ = tick.tick() => {}
-            reason = &mut stop => break reason.to_string(),
+            reason = &mut stop => break Some(reason.to_string()),
         }
         if Instant::now() >= reload_at {
             reload_at = Instant::now() + RELOAD;
             keeping.reload();
             if is_over(cluster) {
-                break "its broker was told to stop".to_owned();
+                break None;
             }
         }
         let picture = pictures.borrow().clone();
@@ -102,9 +102,11 @@ pub async fn keep(cluster: &ClusterDir, with_stdin: bool) -> Result<()> {
             let _ = leave.try_send(ids);
         }
     };
+    let is_over = reason.is_none();
+    let reason = reason.as_deref().unwrap_or("its broker was told to stop");
     tracing::info!("the pools of cluster {} are no longer kept: {reason}", cluster.name());
     keeping.stop().await;
-    Ok(())
+    Ok(is_over)
 }
 
 /// Returns true if the broker was told to stop, and no other has begun.

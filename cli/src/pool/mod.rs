@@ -35,7 +35,7 @@ use hosts::HostsPool;
 use keep::KeeperLock;
 pub use options::{PoolFlags, PoolRequest};
 pub use show::{in_short, wanted_of_all as wanted};
-pub use stop::{STOP_TIMEOUT, has_pools, stop_pools};
+pub use stop::{STOP_TIMEOUT, has_pools, schedulers, stop_jobs, stop_pools};
 
 const AFTER: &str = "\
 Exit codes: 0 it is done, or is going to be; 1 an error; 2 wrong usage.
@@ -151,7 +151,11 @@ pub async fn run(args: PoolArgs, program: &Program) -> Result<ExitCode> {
             if !stop_with_stdin {
                 let _ = rustix::process::setsid();
             }
-            keep::keep(&cluster, stop_with_stdin).await?;
+            let is_over = keep::keep(&cluster, stop_with_stdin).await?;
+            if is_over && !stop_with_stdin {
+                // Nobody else ends the jobs of a broker that was started by hand.
+                stop_pools(&cluster).await?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

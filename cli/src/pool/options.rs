@@ -194,6 +194,7 @@ impl PoolRequest<'_> {
         };
         Ok(EngineSpec {
             program,
+            cluster: cluster.name().to_string(),
             cap: cluster.capability(Role::Engine).to_string_lossy().into_owned(),
             home: home.path().to_string_lossy().into_owned(),
             python,

@@ -73,6 +73,14 @@ pub fn has_pools(cluster: &ClusterDir) -> bool {
 /// # Errors
 /// The keeper cannot be stopped.
 pub async fn stop_pools(cluster: &ClusterDir) -> Result<Stopped> {
+    stop_jobs(cluster, schedulers(cluster)).await
+}
+
+/// Ends the jobs of a cluster on these systems.
+///
+/// # Errors
+/// The keeper cannot be stopped.
+pub async fn stop_jobs(cluster: &ClusterDir, schedulers: Vec<Scheduler>) -> Result<Stopped> {
     stop_keeper(cluster).await?;
     let mut stopped = Stopped::default();
     let Ok(prefix) = files::job_prefix(cluster) else { return Ok(stopped) };
@@ -82,7 +90,7 @@ pub async fn stop_pools(cluster: &ClusterDir) -> Result<Stopped> {
         tokio::time::sleep(LOOK).await;
     }
     let mut live: Vec<(Scheduler, Vec<Listed>)> = Vec::new();
-    for scheduler in schedulers(cluster) {
+    for scheduler in schedulers {
         match scheduler.list_prefixed(&prefix).await {
             Ok(listed) => live.push((scheduler, listed)),
             Err(why) => stopped.unknown.push(why),
@@ -112,7 +120,7 @@ pub async fn stop_pools(cluster: &ClusterDir) -> Result<Stopped> {
 
 /// The systems that may have jobs of this cluster: those of its pools; without any, those whose
 /// commands are here.
-fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
+pub fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
     let specs = files::pools(cluster).into_iter().filter_map(|dir| dir.spec().ok());
     let mut schedulers: Vec<Scheduler> = Vec::new();
     for found in specs.filter_map(|spec| scheduler(&spec).ok()) {
@@ -128,7 +136,7 @@ fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
             std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
         };
         let here = system::all().filter(|system| is_here(system.list_own[0]));
-        schedulers.extend(here.map(|system| Scheduler { system, via: Vec::new() }));
+        schedulers.extend(here.map(|system| Scheduler::new(system, Vec::new())));
     }
     schedulers
 }

@@ -71,8 +71,8 @@ class PoolCluster(Cluster):
     ) -> None:
         others.setdefault("controller_ip", "0.0.0.0")
         super().__init__(n, **others)
-        self.system = engines.lower()
-        self.options = shlex.split(options) if isinstance(options, str) else list(options)
+        self._system = engines.lower()
+        self._options = shlex.split(options) if isinstance(options, str) else list(options)
         self._flags: list[str] = []
         for name, value in (
             ("walltime", walltime),
@@ -109,7 +109,7 @@ class PoolCluster(Cluster):
         with self._lock:
             try:
                 self.start_controller_sync()
-                self._furlong("pool", "add", self.system, *self._add_flags())
+                self._furlong("pool", "add", self._system, *self._add_flags())
             except BaseException:
                 self.stop_cluster_sync()
                 raise
@@ -117,12 +117,12 @@ class PoolCluster(Cluster):
 
     def scale(self, n: int) -> None:
         """Have so many engines: jobs are added, or those that are too many end when they have nothing to do."""
-        self._furlong("pool", "scale", self.system, str(n))
+        self._furlong("pool", "scale", self._system, str(n))
         self.n = n
 
     def adapt(self, minimum: int = 0, maximum: int = 64) -> None:
         """Have as many engines as there is work for, within these bounds."""
-        self._furlong("pool", "scale", self.system, f"{minimum}..{maximum}")
+        self._furlong("pool", "scale", self._system, f"{minimum}..{maximum}")
         self.n = minimum
 
     def job_script(self) -> str:
@@ -133,7 +133,7 @@ class PoolCluster(Cluster):
         RuntimeError
             If it would not.
         """
-        return self._furlong("pool", "add", self.system, "--dry-run", *self._add_flags())
+        return self._furlong("pool", "add", self._system, "--dry-run", *self._add_flags())
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return the jobs, each with its state, node, engines, and why it is not running.
@@ -164,7 +164,7 @@ class PoolCluster(Cluster):
 
     def _add_flags(self) -> list[str]:
         n = [] if self._n is None else ["-n", str(self._n)]
-        return ["--on", self.system, *n, *self._flags, "--", *self.options]
+        return ["--on", self._system, *n, *self._flags, "--", *self._options]
 
     def _furlong(self, *words: str) -> str:
         """Run the command on this cluster, and return what it prints.
