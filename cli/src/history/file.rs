@@ -155,11 +155,12 @@ fn check_private(path: &Path) -> Result<()> {
     let about = path.symlink_metadata().with_context(|| format!("cannot look at {shown}"))?;
     ensure!(about.is_file(), "{shown} is no regular file: name another one with --file");
     let mode = about.mode() & 0o7777;
-    ensure!(
-        mode & 0o077 == 0,
-        "{shown} says what was run, and its permissions {mode:o} let others have it: chmod 600 \
-         {shown}"
-    );
+    if mode & 0o077 != 0 {
+        bail!(
+            "{shown} says what was run, and its permissions {mode:o} let others have it: chmod \
+             600 {shown}"
+        );
+    }
     for end in ["-wal", "-shm"] {
         let beside = beside(path, end);
         if beside.symlink_metadata().is_ok_and(|about| !about.is_file()) {
