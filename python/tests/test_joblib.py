@@ -195,7 +195,11 @@ def test_without_engines_it_says_how_to_start_some(own: Any) -> None:
 
 @pytest.mark.parametrize(
     ("options", "kind"),
-    [({"nested": "no"}, ValueError), ({"client": 3}, TypeError), ({"inner_max_num_threads": 2}, AssertionError)],
+    [
+        ({"nested": "no"}, ValueError),
+        ({"client": 3}, TypeError),
+        ({"inner_max_num_threads": 2}, AssertionError),
+    ],
 )
 def test_backend_refuses_what_it_does_not_know(options: dict[str, Any], kind: type) -> None:
     with pytest.raises(kind), parallel_config(backend="furlong", **options):
@@ -322,9 +326,7 @@ def test_one_call_that_fails_leaves_another_alone(on_farm: furlong.Client, gate:
 
 def test_argument_without_a_pickle_is_an_error_and_no_hang(on_farm: furlong.Client) -> None:
     with pytest.raises(furlong.errors.PicklingError, match=r"is a _thread\.lock"):
-        Parallel(pre_dispatch=2)(
-            delayed(id)(threading.Lock() if n == 9 else n) for n in range(20)
-        )
+        Parallel(pre_dispatch=2)(delayed(id)(threading.Lock() if n == 9 else n) for n in range(20))
 
 
 def test_generator_of_one_call_feeds_another(on_farm: furlong.Client) -> None:

@@ -217,6 +217,7 @@ ROWS: dict[str, Callable[[Any], object]] = {
     },
 }
 
+
 def error_of(call: Callable[..., object], *arguments: object) -> object:
     """Return what a call comes to: its value, or the class and the arguments of its exception."""
     try:
