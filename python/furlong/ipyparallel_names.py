@@ -34,7 +34,7 @@ ABSENT = {
     "stop_distributed": (
         "Dask schedules its own workers; `rc.executor()` is for what takes an executor"
     ),
-    "register_joblib_backend": "use `view.map`, or `rc.executor()` for what takes an executor",
+    "register_joblib_backend": "use `import furlong.joblib`, and joblib's `parallel_config(backend='furlong', client=rc)`",
     "db_query": (
         "there is no database of tasks; `rc.records(label=, ended=)` tells what the broker knows"
     ),

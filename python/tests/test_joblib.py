@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ENGINES, SOON_SECONDS, Gate, eventually
+from conftest import ENGINES, Gate, eventually
 
 import furlong
 
@@ -188,9 +188,10 @@ def test_only_engine_of_a_farm_runs_the_calls(rc: furlong.Client) -> None:
 
 
 def test_without_engines_it_says_how_to_start_some(own: Any) -> None:
-    with own(n=0) as rc, parallel_config(backend="furlong", client=rc, engines_timeout=0.1):
+    with own(n=0) as rc:
+        parallel = Parallel(backend="furlong", client=rc, engines_timeout=0.1)
         with pytest.raises(furlong.NoEnginesRegistered, match="furlong cluster start"):
-            Parallel()(delayed(square)(n) for n in range(3))
+            parallel(delayed(square)(n) for n in range(3))
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def test_fits_that_fail_have_the_error_score(rc: furlong.Client) -> None:
 
 
 def test_all_fits_that_fail_are_an_error_of_scikit_learn(rc: furlong.Client) -> None:
-    with joblib.parallel_config(backend="furlong", client=rc):
-        with pytest.raises(ValueError, match="All the 3 fits failed"):
-            GridSearchCV(SVC(), {"C": [-1]}, cv=3).fit(X, Y)
+    search = GridSearchCV(SVC(), {"C": [-1]}, cv=3)
+    with joblib.parallel_config(backend="furlong", client=rc), pytest.raises(ValueError) as raised:
+        search.fit(X, Y)
+    assert "All the 3 fits failed" in str(raised.value)
