@@ -34,7 +34,9 @@ ABSENT = {
     "stop_distributed": (
         "Dask schedules its own workers; `rc.executor()` is for what takes an executor"
     ),
-    "register_joblib_backend": "use `import furlong.joblib`, and joblib's `parallel_config(backend='furlong', client=rc)`",
+    "register_joblib_backend": (
+        "use `import furlong.joblib`, and `joblib.parallel_config(backend='furlong', client=rc)`"
+    ),
     "db_query": (
         "there is no database of tasks; `rc.records(label=, ended=)` tells what the broker knows"
     ),

@@ -318,8 +318,8 @@ class _Call:
         self._is_over = False
         self._running: set[_Batch] = set()
         self._waiting: collections.deque[tuple[_Batch, Any]] = collections.deque()
-        # Callbacks take the caller's next items, which may wait for the callbacks of another call: so each call has a
-        # thread for its own.
+        # Callbacks take the caller's next items, which may wait for the callbacks of another call:
+        # so each call has a thread for its own.
         self._callbacks = Dispatcher("furlong-joblib")
 
     def submit(self, calls: Any, callback: Callable[[Any], Any]) -> _Batch:

@@ -35,7 +35,8 @@ def _backend(**options: Any) -> Any:
     return FurlongBackend(**options)
 
 
-# Of a `functools.partial` of each of these, the last argument is the user's function: `kind_of` names that.
+# Of a `functools.partial` of each of these, the last argument is the user's function: `kind_of`
+# names that.
 
 
 def star(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:

@@ -7,8 +7,9 @@ use crate::tree::{File, Tree};
 
 const ROOT: &str = "python/furlong/";
 /// Its folders, the highest first. Files beside them belong to no layer.
-const LAYERS: [&str; 11] = [
+const LAYERS: [&str; 12] = [
     "ipython_kernel",
+    "libraries",
     "cluster",
     "client",
     "views",
