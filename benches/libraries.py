@@ -83,7 +83,9 @@ def timed(case: Callable[[], Any], **config: Any) -> tuple[float, Any]:
 
 def main() -> None:
     """Measure what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("cases", nargs="*", default="all", choices=["all", *CASES])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -103,7 +105,10 @@ def main() -> None:
                 pairs.append((second, first) if order[0] is theirs else (first, second))
             ratio = statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs)
             shown = "  ".join(f"{a:.2f}/{b:.2f}" for a, b in pairs)
-            print(f"{name:<8} ratio {ratio:.2f}  of pairs {statistics.median(a / b for a, b in pairs):.2f}   seconds {shown}", flush=True)
+            print(
+                f"{name:<8} ratio {ratio:.2f}  of pairs {statistics.median(a / b for a, b in pairs):.2f}   seconds {shown}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

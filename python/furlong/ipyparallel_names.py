@@ -30,7 +30,9 @@ ABSENT = {
     "stop_distributed": (
         "Dask schedules its own workers; `rc.executor()` is for what takes an executor"
     ),
-    "register_joblib_backend": "use `view.map`, or `rc.executor()` for what takes an executor",
+    "register_joblib_backend": (
+        "use `import furlong.joblib`, and `joblib.parallel_config(backend='furlong', client=rc)`"
+    ),
     "send_apply_request": "use `view.apply_async`",
     "send_execute_request": "use `view.execute`",
     "create_message_futures": "use `view.apply_async`, whose result is a future",

@@ -14,6 +14,7 @@ Examples
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import os
 import sys
@@ -317,8 +318,8 @@ class _Call:
         self._is_over = False
         self._running: set[_Batch] = set()
         self._waiting: collections.deque[tuple[_Batch, Any]] = collections.deque()
-        # Callbacks take the caller's next items, which may wait for the callbacks of another call: so each call has a
-        # thread for its own.
+        # Callbacks take the caller's next items, which may wait for the callbacks of another call:
+        # so each call has a thread for its own.
         self._callbacks = Dispatcher("furlong-joblib")
 
     def submit(self, calls: Any, callback: Callable[[Any], Any]) -> _Batch:
@@ -327,10 +328,10 @@ class _Call:
         with self._lock:
             if self._is_over:
                 return batch
-            if self._limit is not None and len(self._running) >= self._limit:
-                if self._limit < len(self._view):
-                    self._waiting.append((batch, calls))
-                    return batch
+            limit = self._limit
+            if limit is not None and limit < len(self._view) and len(self._running) >= limit:
+                self._waiting.append((batch, calls))
+                return batch
             self._running.add(batch)
         self._begin(batch, calls)
         return batch
@@ -375,10 +376,9 @@ class _Call:
             running, self._running = self._running, set()
         ids = [key for batch in running if batch.result for key in batch.result.msg_ids]
         if ids:
-            try:
+            # If the session is over, so are its tasks.
+            with contextlib.suppress(errors.FurlongError):
                 self._client._session.cancel(ids)
-            except errors.FurlongError:
-                pass  # the session is over, and with it its tasks
         self._arrays.clear()
         self._callbacks.close(0)
 

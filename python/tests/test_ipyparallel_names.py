@@ -28,7 +28,7 @@ def test_names_of_the_package() -> None:
     for name, instead in (
         ("bind_kernel", "view.execute"),
         ("can", "pickled"),
-        ("register_joblib_backend", "executor"),
+        ("register_joblib_backend", "furlong.joblib"),
     ):
         with pytest.raises(AttributeError, match=instead):
             getattr(furlong, name)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ENGINES, SOON_SECONDS, Gate, eventually
+from conftest import ENGINES, Gate, eventually
 
 import furlong
 
@@ -188,14 +188,19 @@ def test_only_engine_of_a_farm_runs_the_calls(rc: furlong.Client) -> None:
 
 
 def test_without_engines_it_says_how_to_start_some(own: Any) -> None:
-    with own(n=0) as rc, parallel_config(backend="furlong", client=rc, engines_timeout=0.1):
+    with own(n=0) as rc:
+        parallel = Parallel(backend="furlong", client=rc, engines_timeout=0.1)
         with pytest.raises(furlong.NoEnginesRegistered, match="furlong cluster start"):
-            Parallel()(delayed(square)(n) for n in range(3))
+            parallel(delayed(square)(n) for n in range(3))
 
 
 @pytest.mark.parametrize(
     ("options", "kind"),
-    [({"nested": "no"}, ValueError), ({"client": 3}, TypeError), ({"inner_max_num_threads": 2}, AssertionError)],
+    [
+        ({"nested": "no"}, ValueError),
+        ({"client": 3}, TypeError),
+        ({"inner_max_num_threads": 2}, AssertionError),
+    ],
 )
 def test_backend_refuses_what_it_does_not_know(options: dict[str, Any], kind: type) -> None:
     with pytest.raises(kind), parallel_config(backend="furlong", **options):
@@ -322,9 +327,7 @@ def test_one_call_that_fails_leaves_another_alone(on_farm: furlong.Client, gate:
 
 def test_argument_without_a_pickle_is_an_error_and_no_hang(on_farm: furlong.Client) -> None:
     with pytest.raises(furlong.errors.PicklingError, match=r"is a _thread\.lock"):
-        Parallel(pre_dispatch=2)(
-            delayed(id)(threading.Lock() if n == 9 else n) for n in range(20)
-        )
+        Parallel(pre_dispatch=2)(delayed(id)(threading.Lock() if n == 9 else n) for n in range(20))
 
 
 def test_generator_of_one_call_feeds_another(on_farm: furlong.Client) -> None:

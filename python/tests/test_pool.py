@@ -217,6 +217,7 @@ ROWS: dict[str, Callable[[Any], object]] = {
     },
 }
 
+
 def error_of(call: Callable[..., object], *arguments: object) -> object:
     """Return what a call comes to: its value, or the class and the arguments of its exception."""
     try:
@@ -279,9 +280,9 @@ def test_pool_initializer_runs_once_on_each_engine(rc: furlong.Client) -> None:
 
 
 def test_pool_initializer_that_fails_fails_the_calls(rc: furlong.Client) -> None:
-    with rc.pool(initializer=fail_at_three, initargs=(3,)) as pool:
-        with pytest.raises(ValueError, match="three"):
-            pool.apply(square, (1,))
+    pool = rc.pool(initializer=fail_at_three, initargs=(3,))
+    with pool, pytest.raises(ValueError, match="three"):
+        pool.apply(square, (1,))
 
 
 def test_pool_of_so_many_processes_uses_so_many_engines(rc: furlong.Client) -> None:

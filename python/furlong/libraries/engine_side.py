@@ -23,6 +23,7 @@ class Batch:
         return Batch, (self.__module__, self.__qualname__)
 
     def __call__(self, calls: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        """Run the batch that joblib has made."""
         # A call within may name the backend, which nobody has imported here.
         sys.modules["joblib"].parallel.BACKENDS.setdefault("furlong", _backend)
         return calls()
@@ -34,7 +35,8 @@ def _backend(**options: Any) -> Any:
     return FurlongBackend(**options)
 
 
-# Of a `functools.partial` of each of these, the last argument is the user's function: `kind_of` names that.
+# Of a `functools.partial` of each of these, the last argument is the user's function: `kind_of`
+# names that.
 
 
 def star(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:

@@ -77,7 +77,8 @@ class LargeArrays:
     def _is_large(self, array: Any, is_file: bool) -> bool:
         if self._nbytes_min is None or array.dtype.hasobject or not array.nbytes:
             return False
-        # What is written to a mapped file on an engine would be lost: there it is read-only, and raises.
+        # What is written to a mapped file on an engine would be lost: there it is read-only, and
+        # raises.
         return is_file or int(array.nbytes) >= self._nbytes_min
 
     def find(self, value: object) -> Shared | None:
@@ -111,8 +112,8 @@ def _holders(entry: tuple[Any, object]) -> int:
     return sys.getrefcount(entry[0])
 
 
-# Of an array that only its entry has, and the view of its memory that was sent. If it is fewer some day, an array is
-# sent once more than it need be.
+# Of an array that only its entry has, and the view of its memory that was sent. If it is fewer some
+# day, an array is sent once more than it need be.
 _LONELY = _holders((object(), None)) + 1
 
 

@@ -36,7 +36,8 @@ def _class_of(error: BaseException) -> type[BaseException] | None:
     """Return the class beside `RemoteError`; None if the error is one of the farm's own."""
     if not isinstance(error, RemoteError) or not hasattr(type(error), "_furlong_base"):
         return None
-    found = [base for base in type(error).__bases__ if not issubclass(base, RemoteError)]
+    bases: Any = type(error).__bases__
+    found = [base for base in bases if not issubclass(base, RemoteError)]
     return found[0] if len(found) == 1 else None
 
 

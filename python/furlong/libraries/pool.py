@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import operator
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from furlong import errors
@@ -307,10 +308,9 @@ class Pool:
         from furlong.results.records import wait_for_ids
 
         session = self._client._session
-        try:
+        # If the session is over, so are its tasks.
+        with contextlib.suppress(errors.ConnectionLost):
             wait_for_ids(session, self._ids & set(session.unfinished()), None)
-        except errors.ConnectionLost:
-            pass  # the session is over, and with it its tasks
         for result in list(self._pending):
             result.wait()
         self._ids.clear()

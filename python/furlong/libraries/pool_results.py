@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
+from multiprocessing import pool as standard
 from typing import Any
 
 from furlong.errors import CompositeError, EngineTraceback, PicklingError, RemoteError
@@ -19,6 +19,8 @@ from furlong.waiting.dispatch import callbacks
 
 __all__ = ["IMapIterator", "PoolResult", "error_of_pool"]
 
+MaybeEncodingError: Any = vars(standard)["MaybeEncodingError"]
+RemoteTraceback: Any = vars(standard)["RemoteTraceback"]
 Callback = Callable[[Any], Any]
 # As engines begin the text of an error that is about the value, and not of the function.
 _UNSENT = "the result cannot be pickled"
@@ -33,7 +35,8 @@ def error_of_pool(error: BaseException) -> BaseException:
         is_ours = isinstance(error.__cause__, (TypeError, AttributeError, pickle.PicklingError))
         return error if is_ours else error.__cause__
     if isinstance(error, RemoteError) and error.evalue.startswith(_UNSENT):
-        return MaybeEncodingError(error.evalue, "what the function returned")
+        unsent: BaseException = MaybeEncodingError(error.evalue, "what the function returned")
+        return unsent
     made = original_of(error)
     if made is not error and isinstance(made.__cause__, EngineTraceback):
         made.__cause__ = RemoteTraceback(str(made.__cause__))

@@ -108,7 +108,8 @@ class ViewExecutor(concurrent.futures.Executor):
 
     @property
     def _max_workers(self) -> int:
-        return len(self.view)
+        # Dask asks for it, and takes no 0: engines may come later.
+        return max(1, len(self.view))
 
     def submit(self, fn: Callable[..., Any], /, *args: object, **kwargs: object) -> ExecutorFuture:
         """Call a function, and give its future.

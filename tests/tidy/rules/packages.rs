@@ -7,9 +7,10 @@ use crate::tree::{File, Tree};
 
 const ROOT: &str = "python/furlong/";
 /// Its folders, the highest first. Files beside them belong to no layer.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 13] = [
     "notebook",
     "ipython_kernel",
+    "libraries",
     "cluster",
     "client",
     "views",
