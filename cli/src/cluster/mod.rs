@@ -38,7 +38,7 @@ use state::{ClusterLock, ClusterState};
 pub enum ClusterCommand {
     /// Start a broker on loopback and engines, and look after them until Ctrl-C
     #[command(after_help = "Example: furlong cluster start -n 4 --daemon")]
-    Start(StartArgs),
+    Start(Box<StartArgs>),
     /// Stop a cluster that `cluster start` or `broker` started
     #[command(after_help = "Example: furlong cluster stop")]
     Stop {
@@ -159,7 +159,7 @@ async fn start_pool(args: &StartArgs, program: &Program) -> Result<Option<ExitCo
 }
 
 /// Starts a cluster and looks after it until it is told to stop.
-async fn start(args: StartArgs, engines: u32, program: &Program) -> Result<ExitCode> {
+async fn start(args: Box<StartArgs>, engines: u32, program: &Program) -> Result<ExitCode> {
     if args.detached {
         // A session of its own, so that the terminal may be closed. It fails where the process
         // leads a group: harmless.

@@ -284,10 +284,11 @@ fn with_last_lines(mut listed: Vec<Listed>, keeper: &Keeper, dir: &PoolDir) -> V
             job.state,
             JobState::Ended(End::Failed | End::Completed | End::Cancelled | End::Gone)
         );
-        if has_failed && known.is_some_and(|known| !known.had_engine) {
-            if let Some(line) = dir.last_line(&job.id) {
-                job.why = line;
-            }
+        if has_failed
+            && known.is_some_and(|known| !known.had_engine)
+            && let Some(line) = dir.last_line(&job.id)
+        {
+            job.why = line;
         }
     }
     listed

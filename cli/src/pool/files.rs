@@ -88,8 +88,8 @@ pub fn pool(cluster: &ClusterDir, name: &PoolName) -> Result<PoolDir> {
 pub fn job_prefix(cluster: &ClusterDir) -> Result<String> {
     let capability = load_capability(&cluster.capability(Role::Engine))?;
     let id = capability.cluster_id();
-    let id: String = id.0.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("furlong-{}-{id}-", cluster.name()))
+    let id = id.to_string();
+    Ok(format!("furlong-{}-{}-", cluster.name(), &id[..8]))
 }
 
 impl PoolDir {

@@ -71,7 +71,7 @@ impl HostsPool {
             if let Some(mut member) = place.member.take() {
                 member.ask_to_leave();
                 tokio::spawn(async move {
-                    member.leave(Instant::now().into_std() + STOP_TIMEOUT).await
+                    member.leave(Instant::now().into_std() + STOP_TIMEOUT).await;
                 });
             }
         }

@@ -62,7 +62,7 @@ impl KeeperLock {
 #[derive(Debug)]
 enum Kept {
     Batch(Box<BatchPool>, mpsc::Receiver<Answer>),
-    Hosts(HostsPool),
+    Hosts(Box<HostsPool>),
 }
 
 /// Keeps the pools of a cluster until told to stop. Gives true if that was the end of its broker.
@@ -150,7 +150,7 @@ impl Keeping {
 
     fn open(&self, dir: &files::PoolDir, system: &str) -> Result<Kept> {
         if system == HostsPool::SYSTEM {
-            return Ok(Kept::Hosts(HostsPool::open(dir.clone())?));
+            return Ok(Kept::Hosts(Box::new(HostsPool::open(dir.clone())?)));
         }
         let prefix = files::job_prefix(&self.cluster)?;
         let (sender, answers) = mpsc::channel(ANSWERS_MAX);

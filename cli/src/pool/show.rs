@@ -116,7 +116,7 @@ fn print_jobs(spec: &PoolSpec, state: &PoolState) -> Result<()> {
     if rows.len() > 1 {
         let widths = widths(&rows);
         for (cells, why) in rows.iter().zip(whys) {
-            print::line(format!("  {}  {why}", row(cells, &widths)).trim_end().to_owned())?;
+            print::line(format!("  {}  {why}", row(cells, &widths)).trim_end())?;
         }
     }
     Ok(())
