@@ -38,6 +38,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def is_of_broker(state: dict[str, Any] | None, pid: int) -> bool:
+    """Return whether the file of a broker's state, as it was read, is that of a process which listens."""
+    return state is not None and state.get("pid") == pid and not state.get("stopped")
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read an object; none if it is not there, or not whole."""
     try:

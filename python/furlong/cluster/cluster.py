@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import errors
 from furlong.__main__ import SAFE_PATH
-from furlong._home import check_name, home, read_json
+from furlong._home import check_name, home, is_of_broker, read_json
 from furlong.calls.checks import check_whole
 from furlong.cluster.coroutine import coroutine
 from furlong.cluster.files import STATE, SYSTEMS, ClusterFiles, check_launchers, level_of
@@ -314,12 +314,7 @@ class Cluster(ClusterFiles):
         deadline = time.monotonic() + BROKER_SECONDS
         path = self.folder / "run" / "broker.json"
         while True:
-            state = read_json(path)
-            if (
-                state is not None
-                and state.get("pid") == controller.pid
-                and not state.get("stopped")
-            ):
+            if is_of_broker(read_json(path), controller.pid):
                 return
             if controller.wait(LOOK_SECONDS):
                 raise RuntimeError(
