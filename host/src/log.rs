@@ -1,8 +1,8 @@
 //! Logs: one line an event, to a file that is rotated and, for a program in the foreground, to its
 //! terminal.
 //!
-//! Every program logs into the folder `log/` of its cluster: `broker.log`, `engine-HOST-PID.log` or,
-//! in the job of a batch system, `engine-JOB@HOST-PID.log`, and `cluster.log` of
+//! Every program logs into the folder `log/` of its cluster: `broker.log`, `engine-HOST-PID.log`
+//! or, in the job of a batch system, `engine-JOB@HOST-PID.log`, and `cluster.log` of
 //! `furlong cluster start`. A file that has reached [`ROTATE_BYTES`] becomes `NAME.log.1`, that one
 //! `NAME.log.2`, and so on; of these [`ROTATED_KEPT`] are kept. No log has a secret in it.
 

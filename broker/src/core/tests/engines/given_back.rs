@@ -79,5 +79,7 @@ fn what_may_run_once_or_on_one_engine_is_lost_with_the_job() {
         assert!(farm.error_of(client, n).contains("engine stopped by its job"));
     }
     farm.ack(client, 1, 2);
+    farm.core.handle_tick();
+    farm.pump();
     assert_eq!(farm.released(engine).len(), 2, "nothing of it is held for ever");
 }
