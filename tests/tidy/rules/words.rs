@@ -147,7 +147,7 @@ pub fn architecture_is_complete(tree: &Tree) -> Vec<String> {
         .rust()
         .filter(|(file, _)| !tree.is_test_file(file) && is_in_a_room(&file.path))
         .map(|(file, _)| file.path.split_once("/src/").expect("a room has its sources in `src`"));
-    let python = tree.files.iter().filter(|file| file.path.ends_with(".py")).filter_map(|file| {
+    let python = tree.with_extension(&["py"]).filter_map(|file| {
         file.path.strip_prefix("python/furlong/").map(|name| ("python/furlong", name))
     });
     for (room, name) in rust.chain(python) {
