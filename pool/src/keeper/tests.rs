@@ -23,8 +23,8 @@ fn ids(array: u32, jobs: u32) -> Vec<JobId> {
     (1..=jobs).map(|n| JobId(format!("{array}_{n}"))).collect()
 }
 
-fn submit(jobs: u32, engines: u32) -> Option<Action> {
-    Some(Action::Submit(Submission { jobs, engines, lasting: true }))
+fn submit(jobs: u32, engines: u32) -> Action {
+    Action::Submit(Submission { jobs, engines, lasting: true })
 }
 
 fn online(ids: &[JobId], each: u32) -> BTreeMap<JobId, EnginesOfJob> {
@@ -51,11 +51,11 @@ fn answer(keeper: &mut Keeper, from_ms: u64, jobs: &[Listed]) -> u64 {
 #[test]
 fn one_job_goes_ahead_and_the_rest_follows_with_a_smaller_one() {
     let mut keeper = keeper(shape(11, 4));
-    assert_eq!(keeper.poll_action(NOW), submit(1, 4));
+    assert_eq!(keeper.poll_action(NOW), Some(submit(1, 4)));
     keeper.handle_submitted(NOW, Ok(ids(1, 1)));
     assert_eq!(keeper.poll_action(NOW + 2_000), None);
     keeper.handle_engines(NOW + 2_000, &online(&ids(1, 1), 4));
-    assert_eq!(keeper.poll_action(NOW + 2_000), submit(1, 4));
+    assert_eq!(keeper.poll_action(NOW + 2_000), Some(submit(1, 4)));
     keeper.handle_submitted(NOW + 2_100, Ok(ids(2, 1)));
     assert_eq!(keeper.poll_action(NOW + 3_999), Some(Action::Query(2)));
     keeper.handle_listed(NOW + 3_999, 2, Err("squeue fails".to_owned()));
@@ -65,7 +65,7 @@ fn one_job_goes_ahead_and_the_rest_follows_with_a_smaller_one() {
     let jobs = [ids(1, 1), ids(2, 1)].concat();
     let jobs: Vec<Listed> = jobs.iter().map(|id| listed(id, JobState::Running)).collect();
     keeper.handle_listed(NOW + 34_000, 3, Ok(jobs));
-    assert_eq!(keeper.poll_action(NOW + 34_000), submit(1, 3));
+    assert_eq!(keeper.poll_action(NOW + 34_000), Some(submit(1, 3)));
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn three_jobs_that_end_at_once_pause_the_pool_until_it_is_resumed() {
     let mut keeper = keeper(shape(64, 1));
     let mut now = NOW;
     for n in 1..=3 {
-        assert_eq!(keeper.poll_action(now), submit(1, 1), "job {n}");
+        assert_eq!(keeper.poll_action(now), Some(submit(1, 1)), "job {n}");
         let id = ids(n, 1);
         keeper.handle_submitted(now, Ok(id.clone()));
         now = answer(&mut keeper, now, &[listed(&id[0], JobState::Ended(End::Failed))]);
@@ -116,7 +116,7 @@ fn three_jobs_that_end_at_once_pause_the_pool_until_it_is_resumed() {
     now = answer(&mut again, now, &[]);
     assert_eq!(again.poll_action(now), None, "also after a restart");
     again.handle_resume(now);
-    assert_eq!(again.poll_action(now + 2_000), submit(1, 1));
+    assert_eq!(again.poll_action(now + 2_000), Some(submit(1, 1)));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn ends_that_say_nothing_about_the_script_pause_nothing() {
         let mut keeper = keeper(shape(1, 1));
         let mut now = NOW;
         for n in 1..10 {
-            assert_eq!(keeper.poll_action(now), submit(1, 1), "job {n}");
+            assert_eq!(keeper.poll_action(now), Some(submit(1, 1)), "job {n}");
             keeper.handle_submitted(now, Ok(ids(n, 1)));
             now = answer(&mut keeper, now, &[listed(&ids(n, 1)[0], JobState::Ended(end))]);
         }
@@ -140,12 +140,11 @@ fn refused_submits_are_made_again_later_and_later_and_then_no_more() {
         let at = NOW + second * 1_000;
         keeper.handle_engines(at, &BTreeMap::new());
         while let Some(action) = keeper.poll_action(at) {
-            match action {
-                Action::Query(number) => keeper.handle_listed(at, number, Ok(Vec::new())),
-                _ => {
-                    times.push(second);
-                    keeper.handle_submitted(at, Err(Refusal::Refused("no".to_owned())));
-                }
+            if let Action::Query(number) = action {
+                keeper.handle_listed(at, number, Ok(Vec::new()));
+            } else {
+                times.push(second);
+                keeper.handle_submitted(at, Err(Refusal::Refused("no".to_owned())));
             }
         }
     }
@@ -173,7 +172,7 @@ fn a_full_queue_is_waited_for_and_pauses_nothing() {
 #[test]
 fn a_missing_job_has_ended_at_the_tenth_time() {
     let mut keeper = keeper(shape(1, 1));
-    assert_eq!(keeper.poll_action(NOW), submit(1, 1));
+    assert_eq!(keeper.poll_action(NOW), Some(submit(1, 1)));
     keeper.handle_submitted(NOW, Ok(ids(1, 1)));
     let mut now = NOW;
     for _ in 0..9 {
@@ -188,7 +187,7 @@ fn a_missing_job_has_ended_at_the_tenth_time() {
 fn a_smaller_pool_loses_waiting_jobs_first_and_drains_the_idle() {
     let mut keeper = keeper(shape(4, 1));
     keeper.proven = true;
-    assert_eq!(keeper.poll_action(NOW), submit(4, 1));
+    assert_eq!(keeper.poll_action(NOW), Some(submit(4, 1)));
     let all = ids(1, 4);
     keeper.handle_submitted(NOW, Ok(all.clone()));
     let mut engines = online(&all[..3], 1);
@@ -241,7 +240,7 @@ fn without_a_broker_nothing_is_submitted() {
 fn an_elastic_pool_keeps_its_least_engines_and_never_drains_for_want_of_work() {
     let wanted = Wanted { min: 1, max: 4 };
     let mut keeper = keeper(Shape { wanted, ..shape(0, 1) });
-    assert_eq!(keeper.poll_action(NOW), submit(1, 1));
+    assert_eq!(keeper.poll_action(NOW), Some(submit(1, 1)));
     keeper.handle_submitted(NOW, Ok(ids(1, 1)));
     for second in 0..9 {
         let at = NOW + second * 1_000;
