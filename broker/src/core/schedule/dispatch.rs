@@ -203,8 +203,9 @@ impl Core {
             let Some(key) = next else { return false };
             let task = tasks.get(key).expect("what is queued has not ended");
             let limit = prefetch(sessions, task);
-            let until = placements.get(*placement).over_at(now);
-            let classes = placements.classes(*placement, engines).iter().copied();
+            let demanded = placements.get(*placement);
+            let until = demanded.over_at(now);
+            let classes = demanded.classes(engines).iter().copied();
             let idlest = time_left::idlest(engines, classes, limit, until);
             // A slot that is lent only if no other is free: its stand-in costs an interpreter.
             let lender = || lending::lender(engines, placements, *placement, until);

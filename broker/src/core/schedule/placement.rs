@@ -126,6 +126,14 @@ impl Placement {
         };
         of.insert(id);
     }
+
+    /// The classes whose engines are given its shared tasks: those that are set aside for such work
+    /// only if there is no engine of the others.
+    pub fn classes(&self, engines: &Engines) -> &BTreeSet<ClassId> {
+        let Self { classes, set_aside, .. } = self;
+        let has_others = set_aside.is_empty() || classes.iter().any(|class| engines.has(*class));
+        if has_others { classes } else { set_aside }
+    }
 }
 
 #[cfg(any(test, feature = "invariants"))]
@@ -317,12 +325,9 @@ impl Placements {
         self.waiting.iter().map(|id| self.get(*id).waiting).sum()
     }
 
-    /// The classes whose engines are given shared tasks with these demands: those that are set
-    /// aside for such work only if there is no engine of the others.
+    /// The classes whose engines are given shared tasks with these demands.
     pub fn classes(&self, id: PlacementId, engines: &Engines) -> &BTreeSet<ClassId> {
-        let Placement { classes, set_aside, .. } = self.get(id);
-        let has_others = set_aside.is_empty() || classes.iter().any(|class| engines.has(*class));
-        if has_others { classes } else { set_aside }
+        self.get(id).classes(engines)
     }
 
     /// Returns true if engines of a class are given shared tasks with these demands.

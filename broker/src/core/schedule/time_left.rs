@@ -15,11 +15,13 @@ use crate::core::keys::ClassId;
 use crate::core::turns::work::count;
 use crate::core::{Core, Time};
 
-/// The time that a task demands of its engine, in whole seconds; 0 if it says nothing. Seconds,
-/// since each different time has a queue of its own.
+/// The time that a task demands of its engine, in seconds; 0 if it says nothing. Rounded up by up to
+/// a thirty-second beyond a minute: each different time has a queue of its own, of which there is a
+/// bounded number for all.
 pub(in crate::core) fn demanded_s(options: Option<&TaskOptions>) -> u64 {
     let said = options.and_then(|it| it.time_request_ms.or(it.run_timeout_ms));
-    said.unwrap_or_default().div_ceil(1000)
+    let time_s = said.unwrap_or_default().div_ceil(1000);
+    time_s.next_multiple_of((time_s.next_power_of_two() / 64).max(1))
 }
 
 impl Engine {
@@ -80,5 +82,27 @@ impl Core {
              start one with a longer `--time-limit`",
             placement.demands.time_s
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn however_many_times_are_demanded_there_are_few_queues() {
+        let demanded = |ms| {
+            demanded_s(Some(&TaskOptions { time_request_ms: Some(ms), ..TaskOptions::default() }))
+        };
+        assert_eq!([0, 1, 59_001, 3_600_000].map(demanded), [0, 1, 60, 3_648]);
+        let different: BTreeSet<u64> = (0..1_000_000).map(|s| demanded(s * 1000)).collect();
+        assert!(different.len() < 600, "{}", different.len());
+        for s in [1, 64, 65, 1_000, 86_400] {
+            let demanded = demanded(s * 1000);
+            assert!(demanded >= s && demanded - s <= s / 32, "{demanded} for {s}");
+        }
+        demanded(u64::MAX);
     }
 }
