@@ -15,9 +15,9 @@ use crate::core::keys::ClassId;
 use crate::core::turns::work::count;
 use crate::core::{Core, Time};
 
-/// The time that a task demands of its engine, in seconds; 0 if it says nothing. Rounded up by up to
-/// a thirty-second beyond a minute: each different time has a queue of its own, of which there is a
-/// bounded number for all.
+/// The time that a task demands of its engine, in seconds; 0 if it says nothing. Beyond a minute it
+/// is rounded up by up to a thirty-second: each different time has a queue of its own, of which
+/// there is a bounded number for all.
 pub(in crate::core) fn demanded_s(options: Option<&TaskOptions>) -> u64 {
     let said = options.and_then(|it| it.time_request_ms.or(it.run_timeout_ms));
     let time_s = said.unwrap_or_default().div_ceil(1000);
