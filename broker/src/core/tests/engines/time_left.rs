@@ -46,7 +46,7 @@ fn a_task_goes_to_an_engine_that_has_the_time() {
 fn a_task_for_which_no_engine_has_the_time_says_so() {
     let mut farm = Farm::default();
     let (client, short) = (farm.client(), engine_until(&mut farm, 60));
-    farm.submit(client, with(shared(), takes(3_600)));
+    farm.submit(client, with(shared(), takes(3_584)));
     let query = Query::Tasks(Box::new(TaskQuery { limit: 1, ..TaskQuery::default() }));
     let request = farm.ask(client, |request| FromClient::Query(Request { request, query }));
     let Some(ReplyBody::Tasks(records, _)) = farm.reply(client, request) else {
@@ -54,7 +54,7 @@ fn a_task_for_which_no_engine_has_the_time_says_so() {
     };
     let waits = records[0].waits.as_deref().unwrap_or_default();
     assert!(
-        waits.starts_with("no engine has 3600 s left") && waits.contains("the longest has 60 s"),
+        waits.starts_with("no engine has 3584 s left") && waits.contains("the longest has 60 s"),
         "{waits}"
     );
     assert!(farm.assigned(short).is_empty());
