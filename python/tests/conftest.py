@@ -28,6 +28,10 @@ ENGINES = 4
 
 T = TypeVar("T")
 
+# A shell without job control starts what runs in the background with Ctrl-C ignored, which the tests of it would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def eventually(condition: Callable[[], T], seconds: float = SOON_SECONDS) -> T:
     """Wait until something is true, and give it; fail if it is not in time."""

@@ -38,7 +38,7 @@ class EngineByHand:
         self._start = peer.greeting(self._records)["start"]
         slot = [os.urandom(16), None]
         about = ["by hand", os.getpid(), "/", [slot], [1, 2, 3], None, [], []]
-        self._records.send((REGISTER, [os.urandom(16), *about, [], None, None]))
+        self._records.send((REGISTER, [os.urandom(16), *about, [], None, None, None, None]))
         self._messages = self._records.messages()
 
     def take(self) -> list[int]:

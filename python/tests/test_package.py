@@ -15,7 +15,10 @@ def test_each_name_is_what_it_is_whatever_was_imported_before():
 import furlong, pkgutil, importlib, types
 for module in pkgutil.iter_modules(furlong.__path__):
     if module.name != "__main__":
-        importlib.import_module("furlong." + module.name)
+        try:
+            importlib.import_module("furlong." + module.name)
+        except ModuleNotFoundError as error:
+            assert error.name in ("joblib", "optuna"), error
 print([name for name in furlong.__all__ if isinstance(getattr(furlong, name), types.ModuleType)])
 """
     said = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 import operator
@@ -247,6 +248,8 @@ def expected(nothing_is_left: None) -> dict[str, object]:
         finally:
             pool.terminate()
             pool.join()
+    del pool
+    gc.collect()  # a pool of the standard library holds its pipes in a cycle
     return found
 
 
@@ -322,6 +325,27 @@ def test_terminate_ends_what_runs_and_what_waits(rc: furlong.Client, gate: Gate)
         results[0].get()
     assert len(read_all(values)) <= 3 * ENGINES
     eventually(lambda: not rc.outstanding)
+
+
+def test_terminate_while_a_call_is_being_submitted_cancels_it(
+    rc: furlong.Client, gate: Gate
+) -> None:
+    class Terminating:
+        """An argument that terminates the pool while it is pickled."""
+
+        def __reduce__(self) -> object:
+            pool.terminate()
+            return int, ()
+
+    pool = rc.pool()
+    result = pool.apply_async(gate.wait, (Terminating(),))
+    pool.join()
+    with pytest.raises(furlong.TaskCancelled):
+        result.get(SOON_SECONDS)
+    pool = rc.pool()
+    values = pool.imap(gate.wait, [Terminating()])
+    pool.join()
+    assert [kind for kind, _ in read_all(values)] == [furlong.TaskCancelled]
 
 
 def test_pool_at_the_end_of_with_leaves_the_engines(rc: furlong.Client) -> None:

@@ -224,6 +224,9 @@ class Pool:
         with self._lock:
             self._feeders = [known for known in self._feeders if not known.is_over]
             self._feeders.append(feeder)
+            is_late = self._state == _TERMINATED
+        if is_late:
+            feeder.stop()
         feeder.start()
 
     def _prepared(self, func: Callable[..., Any]) -> Callable[..., Any]:
@@ -271,6 +274,9 @@ class Pool:
             if len(self._ids) > self._ids_max:
                 self._ids &= set(self._client._session.unfinished())
                 self._ids_max = max(CALLS_MAX, 2 * len(self._ids))
+            is_late = self._state == _TERMINATED
+        if is_late:  # `terminate` came between the look at the state and here, and did not see them
+            self._client._session.cancel(list(call.msg_ids), True)
 
     # The end.
 
@@ -285,8 +291,10 @@ class Pool:
 
     def terminate(self) -> None:
         """Take no further calls, and cancel those that have not ended, also those that run."""
-        self._state = _TERMINATED
-        for feeder in self._feeders:
+        with self._lock:
+            self._state = _TERMINATED
+            feeders = list(self._feeders)
+        for feeder in feeders:
             feeder.stop()
         with self._lock:
             ids = list(self._ids & set(self._client._session.unfinished()))
