@@ -42,11 +42,19 @@ pub fn write(
         if values.iter().filter(has).any(|(_, value)| value.is_empty()) {
             continue;
         }
-        let filled =
-            values.iter().fold(line.to_owned(), |line, (name, value)| line.replace(name, value));
-        lines.push(filled);
+        lines.push(filled(line, &values));
     }
     lines.join("\n") + "\n"
+}
+
+/// A line with the values of its placeholders. One in a value is text, whoever wrote it.
+fn filled(line: &str, values: &[(&str, String)]) -> String {
+    let first = values.iter().filter_map(|(name, value)| Some((line.find(name)?, name, value)));
+    let Some((at, name, value)) = first.min_by_key(|(at, ..)| *at) else {
+        return line.to_owned();
+    };
+    let (before, after) = (&line[..at], &line[at + name.len()..]);
+    format!("{before}{value}{}", filled(after, values))
 }
 
 /// Checks a template.
@@ -172,6 +180,12 @@ exec '/opt/my programs/furlong' engine --cluster=default \
     fn a_template_must_start_the_engine_under_the_jobs_name() {
         assert_eq!(check_template(system::by_name("slurm").unwrap().script), Ok(()));
         assert!(check_template("#!/bin/sh\n{{engine}}").unwrap_err().contains("no {{name}}"));
+    }
+
+    #[test]
+    fn a_placeholder_in_a_value_is_text() {
+        let values = [("{{setup}}", "echo {{engine}}".to_owned()), ("{{engine}}", "e".to_owned())];
+        assert_eq!(filled("a {{setup}} {{engine}} b", &values), "a echo {{engine}} e b");
     }
 
     #[test]

@@ -202,14 +202,8 @@ impl BatchPool {
                     let _ = answers.send(Answer::Listed(number, listed)).await;
                 });
             }
-            Action::Cancel(ids) => {
-                tracing::info!("pool {}: cancels {}", self.spec.name, words(&ids));
-                tokio::spawn(async move {
-                    if let Err(error) = scheduler.cancel(&ids).await {
-                        tracing::warn!("jobs {} are not cancelled: {error}", words(&ids));
-                    }
-                });
-            }
+            Action::CancelWaiting(ids) => self.cancel(scheduler.system.cancel_waiting, ids),
+            Action::Cancel(ids) => self.cancel(scheduler.system.cancel, ids),
             Action::Drain(id) => {
                 tracing::info!("pool {}: job {id} finishes what it runs", self.spec.name);
                 leaving.extend(picture.ids.get(&id).into_iter().flatten());

@@ -133,7 +133,7 @@ fn state_word(job: &Job) -> &'static str {
     match (job.state, job.leaving) {
         (JobState::Ended(end), _) => end.word(),
         (_, Some(Leaving::Drains { .. })) => "drains",
-        (_, Some(Leaving::Cancelled { .. })) => "cancelled",
+        (_, Some(Leaving::Withdrawn { .. } | Leaving::Cancelled { .. })) => "cancelled",
         (JobState::Pending, None) => "pending",
         (JobState::Running, None) => "running",
     }

@@ -102,8 +102,6 @@ pub struct Job {
     pub lasting: bool,
     /// The time of its submit, or of its discovery.
     pub submitted_ms: u64,
-    /// The last time at which it was known not to run yet.
-    pub waited_until_ms: u64,
     /// The time from which it has been running, or since which it has ended.
     pub since_ms: u64,
     /// True once one of its engines was online.
@@ -114,6 +112,10 @@ pub struct Job {
     /// The tasks that they have.
     #[serde(skip)]
     pub busy: u32,
+    /// True once this keeper has submitted it, or has seen it listed: its state is not an earlier
+    /// keeper's alone.
+    #[serde(skip)]
+    pub is_seen: bool,
     /// Answers in a row in which it was missing.
     #[serde(skip)]
     pub missing: u32,
@@ -138,6 +140,11 @@ pub enum Leaving {
         /// The time since which none of them is online.
         empty_ms: Option<u64>,
     },
+    /// It is cancelled if it still waits.
+    Withdrawn {
+        /// The last time at which that was asked.
+        told_ms: u64,
+    },
     /// It is cancelled.
     Cancelled {
         /// The last time at which that was asked.
@@ -153,11 +160,11 @@ impl Job {
             state: JobState::Pending,
             lasting,
             submitted_ms: now_ms,
-            waited_until_ms: now_ms,
             since_ms: now_ms,
             had_engine: false,
             online: 0,
             busy: 0,
+            is_seen: true,
             missing: 0,
             node: String::new(),
             why: String::new(),
@@ -179,5 +186,11 @@ impl Job {
     /// Returns true if it waits for the batch system, as far as is known.
     pub fn is_waiting(&self) -> bool {
         self.state == JobState::Pending && self.online == 0
+    }
+
+    /// Returns true if it can be cancelled without a loss: it waits, and not only by what an earlier
+    /// keeper knew.
+    pub fn surely_waits(&self) -> bool {
+        self.is_waiting() && self.is_seen
     }
 }

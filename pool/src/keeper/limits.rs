@@ -10,10 +10,8 @@ pub const SUBMIT_SPACING_MS: u64 = 2_000;
 const WAITS_MS: [u64; 5] = [0, MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_MS, 60 * MINUTE_MS];
 /// So many submits that failed one after the other pause a pool.
 const REFUSED_MAX: u32 = 5;
-/// So many jobs that ended soon, one after the other, pause a pool.
-const EARLY_ENDS_MAX: u32 = 3;
-/// A job that ended without an engine within this time ended soon.
-pub const EARLY_END_MS: u64 = MINUTE_MS;
+/// So many jobs that ended without an engine, one after the other, pause a pool.
+const VAIN_ENDS_MAX: u32 = 3;
 
 /// The bounds that a pool was given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -48,7 +46,7 @@ pub struct Gate {
     spaced_until_ms: u64,
     refused: u32,
     full: u32,
-    early_ends: u32,
+    vain_ends: u32,
 }
 
 impl Gate {
@@ -93,21 +91,20 @@ impl Gate {
         self.refusal = Some(text);
     }
 
-    /// A job has ended soon and without an engine.
-    pub fn note_early_end(&mut self, why: &str) {
-        self.early_ends += 1;
-        if self.early_ends >= EARLY_ENDS_MAX && self.paused.is_none() {
+    /// A job has ended without an engine, however long it took for that: one that never reaches the
+    /// broker costs as much as one that fails at once, and more.
+    pub fn note_vain_end(&mut self, why: &str) {
+        self.vain_ends += 1;
+        if self.vain_ends >= VAIN_ENDS_MAX && self.paused.is_none() {
             let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-            self.paused = Some(format!(
-                "{EARLY_ENDS_MAX} jobs in a row ended within {} s without an engine{why}",
-                EARLY_END_MS / 1_000
-            ));
+            self.paused =
+                Some(format!("{VAIN_ENDS_MAX} jobs in a row ended without an engine{why}"));
         }
     }
 
     /// An engine has come: the jobs' script is sound.
     pub fn note_engine(&mut self) {
-        self.early_ends = 0;
+        self.vain_ends = 0;
     }
 
     /// Somebody has mended what paused it.

@@ -1,7 +1,6 @@
 //! The answers of the batch system about the pool's jobs.
 
 use super::job::{End, Job, JobId, JobState, Listed};
-use super::limits::EARLY_END_MS;
 use super::{ENDED_MAX, Keeper};
 
 /// A job that is missing in so many answers in a row has ended.
@@ -52,7 +51,7 @@ impl Keeper {
             self.jobs.insert(listed.id.clone(), Job::new(now_ms, engines, lasting));
         }
         let job = self.jobs.get_mut(&listed.id).expect("it is there by now");
-        job.missing = 0;
+        (job.missing, job.is_seen) = (0, true);
         job.node.clone_from(&listed.node);
         job.why.clone_from(&listed.why);
         job.left.clone_from(&listed.left);
@@ -61,7 +60,6 @@ impl Keeper {
                 if job.state != JobState::Pending {
                     (job.state, job.had_engine) = (JobState::Pending, false);
                 }
-                job.waited_until_ms = asked_ms;
             }
             JobState::Pending => {}
             JobState::Running => {
@@ -95,12 +93,8 @@ impl Keeper {
 
     fn note_end(&mut self, now_ms: u64, id: &JobId, end: End) {
         let mut job = self.jobs.remove(id).expect("only a known job ends");
-        // One that was never seen to run has run since it was last seen to wait, at most.
-        let began_ms = if job.state == JobState::Running { job.since_ms } else { 0 };
-        let lived_ms = now_ms.saturating_sub(began_ms.max(job.waited_until_ms));
-        let is_early = lived_ms <= EARLY_END_MS && !job.had_engine;
-        if is_early && job.leaving.is_none() && !end.is_excused() {
-            self.gate.note_early_end(&job.why);
+        if !job.had_engine && job.leaving.is_none() && !end.is_excused() {
+            self.gate.note_vain_end(&job.why);
         }
         (job.state, job.since_ms) = (JobState::Ended(end), now_ms);
         (job.online, job.busy) = (0, 0);

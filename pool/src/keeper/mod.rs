@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use demand::Goal;
 pub use demand::{ENGINES_MAX, Wanted};
 pub use job::{End, EnginesOfJob, Job, JobId, JobState, Leaving, Listed};
-pub use limits::{EARLY_END_MS, Gate, Limits, Refusal, SUBMIT_SPACING_MS};
+pub use limits::{Gate, Limits, Refusal, SUBMIT_SPACING_MS};
 use questions::Questions;
 
 /// The keeper of one pool.
@@ -76,6 +76,8 @@ pub struct Submission {
 pub enum Action {
     /// Submit jobs, then call [`Keeper::handle_submitted`].
     Submit(Submission),
+    /// Cancel those of these jobs that wait, and let the others be.
+    CancelWaiting(Vec<JobId>),
     /// Cancel jobs.
     Cancel(Vec<JobId>),
     /// Tell the engines of a job to finish what they run, and to leave.
@@ -201,16 +203,12 @@ impl Keeper {
         }
     }
 
-    /// The broker's engines, by the job that started them.
+    /// The broker's engines, by the job that they say has started them. Of a job that the batch
+    /// system has not named as this pool's, an engine's word is not enough.
     pub fn handle_engines(&mut self, now_ms: u64, engines: &BTreeMap<JobId, EnginesOfJob>) {
+        // Of the time before the broker or this keeper was away nobody knows who was there.
+        let was_away = !self.knows_broker(now_ms);
         self.broker_ms = Some(now_ms);
-        for (id, of_job) in engines {
-            // A job whose engines are here lives, whatever the batch system says of it.
-            if of_job.online > 0 && !self.jobs.contains_key(id) && !self.has_ended(id) {
-                let job = Job::new(now_ms, of_job.online, false);
-                self.jobs.insert(id.clone(), job);
-            }
-        }
         for (id, job) in &mut self.jobs {
             let of_job = engines.get(id).copied().unwrap_or_default();
             if of_job.online > 0 {
@@ -232,7 +230,8 @@ impl Keeper {
             }
             (job.online, job.busy) = (of_job.online, of_job.busy);
             if let Some(Leaving::Drains { empty_ms, .. }) = &mut job.leaving {
-                *empty_ms = if job.online > 0 { None } else { empty_ms.or(Some(now_ms)) };
+                let since_ms = empty_ms.filter(|_| !was_away).unwrap_or(now_ms);
+                *empty_ms = (job.online == 0).then_some(since_ms);
             }
         }
     }
@@ -281,12 +280,17 @@ impl Keeper {
         self.ended.iter().any(|(ended, _)| ended == id)
     }
 
+    /// Returns true if the broker has said lately which engines there are.
+    fn knows_broker(&self, now_ms: u64) -> bool {
+        self.broker_ms.is_some_and(|ms| now_ms < ms + BROKER_MS)
+    }
+
     /// The submit that brings the pool nearer to what is wanted, if one may be made now.
     fn next_submission(&self, now_ms: u64) -> Option<Submission> {
-        let knows_broker = self.broker_ms.is_some_and(|ms| now_ms < ms + BROKER_MS);
         let knows_jobs = self.questions.knows_since(0) && self.unclear.is_none();
         let is_idle = self.submission.is_none();
-        if !(knows_broker && knows_jobs && is_idle && self.gate.is_open(now_ms)) {
+        let is_open = is_idle && self.gate.is_open(now_ms);
+        if !(self.knows_broker(now_ms) && knows_jobs && is_open) {
             return None;
         }
         let Shape { wanted, per_job, limits } = self.shape;
@@ -314,54 +318,92 @@ impl Keeper {
     /// Makes jobs leave that are not wanted: those that wait first, then those with the fewest
     /// tasks. Nothing that runs a task is cancelled.
     fn poll_departure(&mut self, now_ms: u64) -> Option<Action> {
-        self.note_surplus();
+        let knows_broker = self.knows_broker(now_ms);
+        self.note_surplus(knows_broker);
+        self.note_begun();
         let is_due = |told_ms: u64| now_ms >= told_ms + AGAIN_MS;
-        let mut cancel = Vec::new();
-        for (id, job) in self.jobs.iter_mut().filter(|(_, job)| job.is_live()) {
-            match &mut job.leaving {
-                Some(Leaving::Drains { told_ms, .. }) if job.online > 0 && is_due(*told_ms) => {
-                    *told_ms = now_ms;
-                    return Some(Action::Drain(id.clone()));
-                }
-                Some(Leaving::Drains { empty_ms: Some(ms), .. }) if now_ms >= *ms + EMPTY_MS => {
-                    cancel.push(id.clone());
-                }
-                Some(Leaving::Cancelled { told_ms }) if is_due(*told_ms) => cancel.push(id.clone()),
-                _ => {}
+        for (id, job) in self.jobs.iter_mut().filter(|(_, job)| job.is_live() && job.online > 0) {
+            if let Some(Leaving::Drains { told_ms, .. }) = &mut job.leaving
+                && is_due(*told_ms)
+            {
+                *told_ms = now_ms;
+                return Some(Action::Drain(id.clone()));
             }
         }
-        for id in &cancel {
-            let job = self.jobs.get_mut(id).expect("it was just found");
-            job.leaving = Some(Leaving::Cancelled { told_ms: now_ms });
-        }
-        (!cancel.is_empty()).then(|| {
+        let withdrawn = self.mark(
+            Leaving::Withdrawn { told_ms: now_ms },
+            |leaving| matches!(leaving, Leaving::Withdrawn { told_ms } if is_due(told_ms)),
+        );
+        if !withdrawn.is_empty() {
             self.questions.ask_often(now_ms);
-            Action::Cancel(cancel)
+            return Some(Action::CancelWaiting(withdrawn));
+        }
+        // Only the broker can tell that nothing runs in a job that has begun.
+        let is_empty = |leaving| match leaving {
+            Leaving::Drains { empty_ms, .. } => empty_ms.is_some_and(|ms| now_ms >= ms + EMPTY_MS),
+            Leaving::Cancelled { told_ms } => is_due(told_ms),
+            Leaving::Withdrawn { .. } => false,
+        };
+        let cancelled = self.mark(Leaving::Cancelled { told_ms: now_ms }, |leaving| {
+            knows_broker && is_empty(leaving)
+        });
+        (!cancelled.is_empty()).then(|| {
+            self.questions.ask_often(now_ms);
+            Action::Cancel(cancelled)
         })
     }
 
+    /// Lets jobs finish that were not to begin, or that have an engine again.
+    fn note_begun(&mut self) {
+        for job in self.jobs.values_mut() {
+            let has_begun = match job.leaving {
+                Some(Leaving::Withdrawn { .. }) => job.online > 0 || !job.is_waiting(),
+                Some(Leaving::Cancelled { .. }) => job.online > 0,
+                Some(Leaving::Drains { .. }) | None => false,
+            };
+            if has_begun {
+                job.leaving = Some(Leaving::Drains { told_ms: 0, empty_ms: None });
+            }
+        }
+    }
+
+    /// Gives jobs that leave so another way to leave, and returns them.
+    fn mark(&mut self, to: Leaving, leaves: impl Fn(Leaving) -> bool) -> Vec<JobId> {
+        let live = self.jobs.iter_mut().filter(|(_, job)| job.is_live());
+        let found = live.filter(|(_, job)| job.leaving.is_some_and(&leaves));
+        let mark = |(id, job): (&JobId, &mut Job)| {
+            job.leaving = Some(to);
+            id.clone()
+        };
+        found.map(mark).collect()
+    }
+
     /// Marks jobs that are not wanted. Each order is given by [`Keeper::poll_departure`], which
-    /// takes it for one that was last given long ago.
-    fn note_surplus(&mut self) {
+    /// takes it for one that was last given long ago. A keeper that has just been started knows
+    /// neither which jobs wait nor which engines are at work, until it is told.
+    fn note_surplus(&mut self, knows_broker: bool) {
+        if !self.questions.knows_since(0) {
+            return;
+        }
         let wanted = self.shape.wanted;
         let counted: u32 = self.counted().map(|job| job.engines).sum();
         let mut surplus = counted.saturating_sub(wanted.max);
         if surplus == 0 {
             return;
         }
-        let mut jobs: Vec<_> = self.jobs.iter_mut().filter(|(_, job)| job.is_counted()).collect();
+        let may_leave = |job: &Job| job.is_counted() && (job.surely_waits() || knows_broker);
+        let mut jobs: Vec<_> = self.jobs.values_mut().filter(|job| may_leave(job)).collect();
         // The youngest of those that wait have waited least.
-        jobs.sort_by_key(|(_, job)| {
-            let waits = !(job.online == 0 && job.state == JobState::Pending);
-            (waits, job.busy, job.online, u64::MAX - job.submitted_ms)
+        jobs.sort_by_key(|job| {
+            (!job.surely_waits(), job.busy, job.online, u64::MAX - job.submitted_ms)
         });
-        for (_, job) in jobs {
+        for job in jobs {
             if job.engines > surplus {
                 continue;
             }
             surplus -= job.engines;
-            job.leaving = Some(if job.online == 0 {
-                Leaving::Cancelled { told_ms: 0 }
+            job.leaving = Some(if job.surely_waits() {
+                Leaving::Withdrawn { told_ms: 0 }
             } else {
                 Leaving::Drains { told_ms: 0, empty_ms: None }
             });

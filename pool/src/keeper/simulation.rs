@@ -29,6 +29,7 @@ enum Command {
     Answer(Result<Vec<JobId>, Refusal>),
     Query(u64),
     Listing(u64, Result<Vec<Listed>, String>),
+    CancelWaiting(Vec<JobId>),
     Cancel(Vec<JobId>),
     Drain(JobId),
 }
@@ -109,8 +110,9 @@ impl World {
         }
         self.keeper_lives_or_dies();
         let engines = self.engines();
+        let has_news = self.chance(25);
         let Some(keeper) = &mut self.keeper else { return };
-        if self.now_ms >= self.broker_down_until_ms {
+        if has_news && self.now_ms >= self.broker_down_until_ms {
             keeper.handle_engines(self.now_ms, &engines);
         }
         for _ in 0..20 {
@@ -138,7 +140,12 @@ impl World {
                 self.send(Command::Submit(submission), most_ms);
             }
             Action::Query(number) => self.send(Command::Query(number), most_ms),
+            Action::CancelWaiting(ids) => {
+                ids.iter().for_each(|id| self.note_departure(id));
+                self.send(Command::CancelWaiting(ids), most_ms);
+            }
             Action::Cancel(ids) => {
+                ids.iter().for_each(|id| self.check_cancel(id));
                 ids.iter().for_each(|id| self.note_departure(id));
                 self.send(Command::Cancel(ids), most_ms);
             }
@@ -153,6 +160,16 @@ impl World {
         if let Some(job) = self.jobs.get_mut(id) {
             job.is_told_to_leave = true;
         }
+    }
+
+    /// A job whose engines are here may run tasks, whoever the keeper is. Of one that has begun a
+    /// moment ago, or since the broker is away, nobody can know.
+    fn check_cancel(&self, id: &JobId) {
+        let is_here = self.engines().contains_key(id);
+        let came_ms = self.jobs.get(id).map_or(0, |job| job.online_ms);
+        let is_known = self.now_ms >= self.broker_down_until_ms.max(came_ms).saturating_add(10_000);
+        let known = self.keeper.as_ref().and_then(|keeper| keeper.jobs.get(id));
+        assert!(!(is_here && is_known), "{id} is at work and cancelled: {known:?}");
     }
 
     /// Everything that must be true of a submit.
@@ -217,6 +234,11 @@ impl World {
                 if let Some(keeper) = self.keeper.as_mut().filter(|_| !is_lost) {
                     keeper.handle_listed(self.now_ms, number, answer);
                 }
+            }
+            Command::CancelWaiting(mut ids) => {
+                let waits = |job: &RealJob| job.state == JobState::Pending;
+                ids.retain(|id| self.jobs.get(id).is_some_and(waits));
+                ids.iter().for_each(|id| self.end(id, End::Cancelled));
             }
             Command::Cancel(ids) => ids.iter().for_each(|id| self.end(id, End::Cancelled)),
             Command::Drain(id) if !has_fault => self.end(&id, End::Completed),

@@ -111,7 +111,7 @@ fn three_jobs_that_end_at_once_pause_the_pool_until_it_is_resumed() {
     }
     assert_eq!(keeper.poll_action(now), None);
     let said = keeper.describe();
-    assert_eq!(said, "paused: 3 jobs in a row ended within 60 s without an engine");
+    assert_eq!(said, "paused: 3 jobs in a row ended without an engine");
     let mut again = Keeper::new(now, shape(64, 1), keeper.saved(), None);
     now = answer(&mut again, now, &[]);
     assert_eq!(again.poll_action(now), None, "also after a restart");
@@ -198,7 +198,7 @@ fn a_smaller_pool_loses_waiting_jobs_first_and_drains_the_idle() {
     let second = keeper.poll_action(NOW + 500);
     let third = keeper.poll_action(NOW + 500);
     let told = [first, second, third].map(|action| action.unwrap());
-    assert!(told.contains(&Action::Cancel(vec![all[3].clone()])), "{told:?}");
+    assert!(told.contains(&Action::CancelWaiting(vec![all[3].clone()])), "{told:?}");
     assert!(told.contains(&Action::Drain(all[1].clone())), "{told:?}");
     assert!(told.contains(&Action::Drain(all[2].clone())), "{told:?}");
     // A drained job is cancelled a minute after its engines have left, not before.
@@ -207,8 +207,39 @@ fn a_smaller_pool_loses_waiting_jobs_first_and_drains_the_idle() {
         std::iter::from_fn(|| keeper.poll_action(at))
             .any(|action| matches!(action, Action::Cancel(ids) if ids.contains(&all[1])))
     };
-    assert!(!cancels(&mut keeper, NOW + 60_000));
+    for second in [20, 40, 60] {
+        keeper.handle_engines(NOW + second * 1_000, &online(&all[..1], 1));
+        assert!(!cancels(&mut keeper, NOW + second * 1_000));
+    }
+    keeper.handle_engines(NOW + 62_000, &online(&all[..1], 1));
     assert!(cancels(&mut keeper, NOW + 62_000));
+}
+
+#[test]
+fn a_keeper_that_starts_again_drains_jobs_at_work_and_cancels_none() {
+    let mut keeper = keeper(shape(2, 1));
+    keeper.proven = true;
+    let all = ids(1, 2);
+    assert_eq!(keeper.poll_action(NOW), Some(submit(2, 1)));
+    keeper.handle_submitted(NOW, Ok(all.clone()));
+    keeper.handle_engines(NOW + 500, &online(&all, 1));
+    let mut keeper = Keeper::new(NOW + 9_000, shape(0, 1), keeper.saved(), None);
+    assert!(matches!(keeper.poll_action(NOW + 9_000), Some(Action::Query(_))));
+    assert_eq!(keeper.poll_action(NOW + 9_000), None, "neither side has been heard");
+    let jobs: Vec<Listed> = all.iter().map(|id| listed(id, JobState::Running)).collect();
+    keeper.handle_listed(NOW + 9_100, 1, Ok(jobs));
+    assert_eq!(keeper.poll_action(NOW + 9_100), None, "the broker has not been heard");
+    keeper.handle_engines(NOW + 9_200, &online(&all, 1));
+    let told: Vec<Action> = std::iter::from_fn(|| keeper.poll_action(NOW + 9_200)).collect();
+    let drains: Vec<Action> = all.into_iter().map(Action::Drain).collect();
+    assert_eq!(told, drains);
+}
+
+#[test]
+fn an_engine_that_names_a_job_of_others_makes_it_no_job_of_the_pool() {
+    let mut keeper = keeper(shape(1, 1));
+    keeper.handle_engines(NOW, &online(&[JobId("--me".to_owned()), JobId("77".to_owned())], 1));
+    assert!(keeper.jobs().is_empty());
 }
 
 #[test]

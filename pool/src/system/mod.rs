@@ -19,6 +19,8 @@ pub struct System {
     pub list_named: &'static [&'static str],
     /// Lists all jobs of this user.
     pub list_own: &'static [&'static str],
+    /// Cancels those of the jobs whose ids follow that still wait.
+    pub cancel_waiting: &'static [&'static str],
     /// Cancels the jobs whose ids follow.
     pub cancel: &'static [&'static str],
     /// The script, with placeholders.

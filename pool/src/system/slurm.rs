@@ -11,6 +11,7 @@ pub static SLURM: System = System {
     check: &["sbatch", "--test-only"],
     list_named: &["squeue", "-h", "-r", "--me", "-t", "all", "-o", FORMAT, "-n"],
     list_own: &["squeue", "-h", "-r", "--me", "-o", FORMAT],
+    cancel_waiting: &["scancel", "--state=PENDING"],
     cancel: &["scancel"],
     script: SCRIPT,
     job_variable: "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}",
