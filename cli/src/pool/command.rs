@@ -92,14 +92,12 @@ impl Scheduler {
         Ok(all.into_iter().filter(|(_, it)| it == name).map(|(job, _)| job).collect())
     }
 
-    /// Lists the jobs whose names begin so.
+    /// Lists all jobs of this user that have not ended, each with its name.
     ///
     /// # Errors
     /// The reason that there is no list.
-    pub async fn list_prefixed(&self, prefix: &str) -> Result<Vec<Listed>, String> {
-        let all = self.list(self.system.list_own, &[]).await?;
-        let ours = all.into_iter().filter(|(_, name)| name.starts_with(prefix));
-        Ok(ours.map(|(job, _)| job).collect())
+    pub async fn list_own(&self) -> Result<Vec<(Listed, String)>, String> {
+        self.list(self.system.list_own, &[]).await
     }
 
     /// Cancels jobs.
@@ -213,13 +211,21 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
     }
 }
 
-/// A keeper that itself runs in a job has that job's variables, which would shape others.
+/// A keeper that itself runs in a job has that job's variables, which would shape others; and those
+/// that stand for options of the commands can give jobs another name or cluster, or leave them out
+/// of a list.
 fn remove_job_variables(command: &mut Command) {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for name in names.filter(|name| name.starts_with("SLURM_") && name != "SLURM_CONF") {
+    for name in names.filter(|name| shapes_commands(name)) {
         command.env_remove(name);
     }
     command.env_remove("FURLONG_CAP");
+}
+
+/// Returns true if a variable of this name shapes what the commands do.
+fn shapes_commands(name: &str) -> bool {
+    let prefixes = ["SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_"];
+    name != "SLURM_CONF" && prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -257,7 +263,17 @@ mod tests {
                     echo '2|RUNNING|n1|1:00|other|N/A|None'";
         let slurm = slurm(line, COMMAND_TIMEOUT);
         assert_eq!(slurm.list_named("other").await.unwrap().len(), 1);
-        assert_eq!(slurm.list_prefixed("furlong-a-").await.unwrap()[0].id.0, "1_1");
-        assert_eq!(slurm.list_prefixed("furlong-b-").await, Ok(Vec::new()));
+        assert_eq!(slurm.list_named("another").await, Ok(Vec::new()));
+    }
+
+    #[test]
+    fn variables_that_stand_for_options_are_removed() {
+        for name in ["SLURM_JOB_ID", "SBATCH_JOB_NAME", "SBATCH_ARRAY_INX", "SQUEUE_STATES"] {
+            assert!(shapes_commands(name), "{name}");
+        }
+        assert!(shapes_commands("SCANCEL_INTERACTIVE"));
+        for name in ["SLURM_CONF", "PATH", "HOME", "MY_SBATCH_X"] {
+            assert!(!shapes_commands(name), "{name}");
+        }
     }
 }

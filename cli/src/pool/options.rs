@@ -14,6 +14,7 @@ use furlong_pool::system;
 use furlong_wire::token::Role;
 
 use super::hosts::HostsPool;
+use super::sbatch;
 use crate::cluster::EngineFlags;
 use crate::program::Program;
 
@@ -160,6 +161,8 @@ impl PoolRequest<'_> {
             (Some(_), false) => bail!("--hosts is for --on ssh"),
             (None, false) => Vec::new(),
         };
+        sbatch::check_args(&flags.args)?;
+        sbatch::check_template(template.as_deref().unwrap_or_default())?;
         let dir = self.engine.cwd.clone().map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
         let dir = dir.context("the current directory is not there any more")?;
         Ok(JobSpec {

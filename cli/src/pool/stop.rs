@@ -1,5 +1,6 @@
 //! The end of a cluster's pools: no job of theirs is left, whoever has submitted it and whatever
-//! has become of the keeper and the broker. The batch system is asked for jobs by their name.
+//! has become of the keeper and the broker. The batch system is asked for jobs by their name, and
+//! for those that a pool's state knows, whatever they are called.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use anyhow::Result;
 use furlong_client::EngineTargets;
 use furlong_host::home::ClusterDir;
 use furlong_pool::keeper::{JobId, JobState, Listed};
+use furlong_pool::spec::PoolSpec;
 use furlong_pool::system;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
@@ -15,7 +17,7 @@ use tokio::time::Instant;
 use super::batch::scheduler;
 use super::broker::{connect, picture};
 use super::command::Scheduler;
-use super::files;
+use super::files::{self, PoolDir};
 use super::keep::KeeperLock;
 
 /// Engines that were told to leave have this time before their jobs are cancelled.
@@ -44,9 +46,6 @@ impl Stopped {
     /// The lines to print.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = self.unknown.clone();
-        let words = |ids: &BTreeSet<JobId>| {
-            ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-        };
         if !self.left.is_empty() {
             let left = words(&self.left);
             lines.push(format!("jobs that do not end: {left}; cancel them by hand"));
@@ -83,39 +82,123 @@ pub async fn stop_pools(cluster: &ClusterDir) -> Result<Stopped> {
 pub async fn stop_jobs(cluster: &ClusterDir, schedulers: Vec<Scheduler>) -> Result<Stopped> {
     stop_keeper(cluster).await?;
     let mut stopped = Stopped::default();
-    let Ok(prefix) = files::job_prefix(cluster) else { return Ok(stopped) };
-    let deadline = Instant::now() + SUBMIT_TIMEOUT;
-    let is_over = || files::pools(cluster).iter().all(files::PoolDir::is_submit_over);
-    while !is_over() && Instant::now() < deadline {
-        tokio::time::sleep(LOOK).await;
-    }
-    let mut live: Vec<(Scheduler, Vec<Listed>)> = Vec::new();
+    stopped.unknown.extend(submits_that_go_on(cluster).await);
+    let prefix = match files::job_prefix(cluster) {
+        Ok(prefix) => Some(prefix),
+        Err(_) if !has_pools(cluster) => return Ok(stopped),
+        Err(error) => {
+            // The states may know all of their jobs.
+            let is_nameless = |pool: &PoolDir| pool.state().is_none_or(|it| it.job_name.is_empty());
+            if files::pools(cluster).iter().any(is_nameless) {
+                stopped.unknown.push(format!("the name of its jobs is not known: {error:#}"));
+            }
+            None
+        }
+    };
+    let mut live: Vec<(Scheduler, Ours, Vec<Listed>)> = Vec::new();
     for scheduler in schedulers {
-        match scheduler.list_prefixed(&prefix).await {
-            Ok(listed) => live.push((scheduler, listed)),
-            Err(why) => stopped.unknown.push(why),
+        let ours = Ours::on(cluster, &scheduler, prefix.clone());
+        match ours.list(&scheduler).await {
+            Ok(listed) => live.push((scheduler, ours, listed)),
+            Err(why) => stopped.unknown.push(ours.unknown(&why)),
         }
     }
     stopped.jobs =
-        live.iter().flat_map(|(_, jobs)| jobs.iter().map(|job| job.id.clone())).collect();
-    for (scheduler, jobs) in &live {
+        live.iter().flat_map(|(.., jobs)| jobs.iter().map(|job| job.id.clone())).collect();
+    for (scheduler, _, jobs) in &live {
         cancel(scheduler, jobs.iter().filter(|job| job.state == JobState::Pending)).await;
     }
     tell_engines(cluster).await;
     let deadline = Instant::now() + LEAVE_TIMEOUT;
-    let schedulers: Vec<Scheduler> = live.into_iter().map(|(scheduler, _)| scheduler).collect();
-    for scheduler in &schedulers {
-        let left = wait(scheduler, &prefix, deadline).await.unwrap_or_default();
+    for (scheduler, ours, _) in &live {
+        let left = wait(scheduler, ours, deadline).await.unwrap_or_default();
         cancel(scheduler, left.iter()).await;
-        match wait(scheduler, &prefix, Instant::now() + CANCEL_TIMEOUT).await {
+        match wait(scheduler, ours, Instant::now() + CANCEL_TIMEOUT).await {
             Ok(left) => stopped.left.extend(left.into_iter().map(|job| job.id)),
-            Err(why) => stopped.unknown.push(why),
+            Err(why) => stopped.unknown.push(ours.unknown(&why)),
         }
     }
     if stopped.left.is_empty() && stopped.unknown.is_empty() {
-        files::pools(cluster).iter().for_each(files::PoolDir::forget);
+        files::pools(cluster).iter().for_each(PoolDir::forget);
     }
     Ok(stopped)
+}
+
+/// Waits for submits that are under way: a sentence for each that does not end.
+async fn submits_that_go_on(cluster: &ClusterDir) -> Vec<String> {
+    let deadline = Instant::now() + SUBMIT_TIMEOUT;
+    loop {
+        let mut pools = files::pools(cluster);
+        pools.retain(|pool| !pool.is_submit_over());
+        if pools.is_empty() || Instant::now() >= deadline {
+            let said = pools.iter().map(|pool| {
+                format!("a submit of pool {} does not end, and may still make jobs", pool.name())
+            });
+            return said.collect();
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The jobs of a cluster on one system.
+#[derive(Debug)]
+struct Ours {
+    /// The beginning of their names.
+    prefix: Option<String>,
+    /// Their names, as states have them.
+    names: BTreeSet<String>,
+    /// Jobs that states know: they are ours under any name.
+    ids: BTreeSet<JobId>,
+    /// Those that had not ended.
+    live: BTreeSet<JobId>,
+}
+
+impl Ours {
+    fn on(cluster: &ClusterDir, scheduler: &Scheduler, prefix: Option<String>) -> Self {
+        let (names, ids, live) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut ours = Self { prefix, names, ids, live };
+        for pool in files::pools(cluster) {
+            // An id of one system is somebody else's job on another.
+            let is_its = pool.spec().is_ok_and(|spec| is_scheduler_of(scheduler, &spec));
+            let Some(state) = pool.state().filter(|_| is_its) else { continue };
+            ours.live.extend(state.saved.jobs.keys().cloned());
+            // One that was not found by its name counts as ended.
+            ours.ids.extend(state.saved.ended.into_iter().map(|(id, _)| id));
+            ours.names.extend(Some(state.job_name).filter(|name| !name.is_empty()));
+        }
+        ours.ids.extend(ours.live.iter().cloned());
+        ours
+    }
+
+    fn has(&self, job: &Listed, name: &str) -> bool {
+        self.prefix.as_ref().is_some_and(|prefix| name.starts_with(prefix))
+            || self.names.contains(name)
+            || self.ids.contains(&job.id)
+    }
+
+    /// Those that have not ended.
+    async fn list(&self, scheduler: &Scheduler) -> Result<Vec<Listed>, String> {
+        let all = scheduler.list_own().await?;
+        let ours = all.into_iter().filter(|(job, name)| self.has(job, name));
+        let ours = ours.map(|(job, _)| job);
+        Ok(ours.filter(|job| !matches!(job.state, JobState::Ended(_))).collect())
+    }
+
+    /// The reason for which nothing is known of them, with what was known last.
+    fn unknown(&self, why: &str) -> String {
+        if self.live.is_empty() {
+            return why.to_owned();
+        }
+        format!("{why}; jobs that may be left: {}", words(&self.live))
+    }
+}
+
+fn is_scheduler_of(it: &Scheduler, spec: &PoolSpec) -> bool {
+    (it.system.name, &it.via) == (spec.system.as_str(), &spec.job.via)
+}
+
+fn words(ids: &BTreeSet<JobId>) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// The systems that may have jobs of this cluster: those of its pools; without any, those whose
@@ -123,14 +206,14 @@ pub async fn stop_jobs(cluster: &ClusterDir, schedulers: Vec<Scheduler>) -> Resu
 pub fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
     let specs = files::pools(cluster).into_iter().filter_map(|dir| dir.spec().ok());
     let mut schedulers: Vec<Scheduler> = Vec::new();
-    for found in specs.filter_map(|spec| scheduler(&spec).ok()) {
-        let is_known =
-            |it: &Scheduler| (it.system.name, &it.via) == (found.system.name, &found.via);
-        if !schedulers.iter().any(is_known) {
-            schedulers.push(found);
+    for spec in specs {
+        if !schedulers.iter().any(|it| is_scheduler_of(it, &spec)) {
+            schedulers.extend(scheduler(&spec).ok());
         }
     }
-    if schedulers.is_empty() && files::pools(cluster).is_empty() {
+    // Of a pool whose file is broken, nobody knows the system.
+    let is_broken = files::pools(cluster).iter().any(|dir| dir.spec().is_err());
+    if schedulers.is_empty() && (is_broken || files::pools(cluster).is_empty()) {
         let is_here = |name: &str| {
             let path = std::env::var_os("PATH").unwrap_or_default();
             std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
@@ -177,16 +260,11 @@ async fn tell_engines(cluster: &ClusterDir) {
 /// The last question had no answer.
 async fn wait(
     scheduler: &Scheduler,
-    prefix: &str,
+    ours: &Ours,
     deadline: Instant,
 ) -> Result<Vec<Listed>, String> {
     loop {
-        let listed = scheduler.list_prefixed(prefix).await;
-        let is_over = |job: &Listed| matches!(job.state, JobState::Ended(_));
-        let live = listed.map(|mut jobs| {
-            jobs.retain(|job| !is_over(job));
-            jobs
-        });
+        let live = ours.list(scheduler).await;
         if live.as_ref().is_ok_and(Vec::is_empty) || Instant::now() >= deadline {
             return live;
         }
@@ -200,5 +278,88 @@ async fn cancel(scheduler: &Scheduler, jobs: impl Iterator<Item = &Listed>) {
         && let Err(error) = scheduler.cancel(&ids).await
     {
         tracing::warn!("jobs are not cancelled: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use furlong_host::home::Home;
+    use furlong_pool::keeper::{Job, Limits, Wanted};
+    use furlong_pool::spec::{EngineSpec, JobSpec};
+
+    use super::super::files::PoolState;
+    use super::*;
+
+    /// A Slurm of two files: the queue, which a cancel leaves without the jobs that it names, and
+    /// those words.
+    const SLURM: &str = "case $0 in\n\
+        squeue) cat queue;;\n\
+        scancel) echo \"$*\" >> cancelled\n\
+        for id; do grep -v \"^$id|\" queue > rest; cp rest queue; done;;\nesac";
+
+    /// A cluster with a pool on such a Slurm, whose state knows these jobs.
+    fn cluster(folder: &std::path::Path, ids: &[&str]) -> (ClusterDir, PoolSpec) {
+        let cluster = Home::at(folder).cluster(&"default".parse().unwrap());
+        let script = format!("cd '{}' || exit 1\n{SLURM}", folder.display());
+        let via = ["sh", "-c", &script].map(str::to_owned).to_vec();
+        let spec = PoolSpec {
+            name: "slurm".parse().unwrap(),
+            system: "slurm".to_owned(),
+            wanted: Wanted::exactly(1),
+            per_job: 1,
+            limits: Limits { jobs_max: 1, pending_max: 1, array_max: 1 },
+            job: JobSpec { via, ..JobSpec::default() },
+            engine: EngineSpec::default(),
+            is_removed: false,
+        };
+        let dir = PoolDir::of(&cluster, spec.name.clone());
+        dir.write_spec(&spec).unwrap();
+        let mut state = PoolState { job_name: "furlong-x".to_owned(), ..PoolState::default() };
+        for id in ids {
+            let job = Job::new(0, 1, true);
+            state.saved.jobs.insert(JobId((*id).to_owned()), job);
+        }
+        dir.write_state(&state).unwrap();
+        (cluster, spec)
+    }
+
+    #[tokio::test]
+    async fn jobs_of_a_state_are_cancelled_under_any_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cluster, _) = cluster(folder.path(), &["7_1"]);
+        let queue = "7_1|PENDING||1:00|renamed|N/A|Resources\n\
+                     8_1|PENDING||1:00|furlong-x|N/A|Resources\n\
+                     9_1|PENDING||1:00|of another|N/A|Resources\n";
+        std::fs::write(folder.path().join("queue"), queue).unwrap();
+        let stopped = stop_pools(&cluster).await.unwrap();
+        assert_eq!(stopped.lines(), ["2 jobs have ended, nothing is left: 7_1 8_1"]);
+        let cancelled = std::fs::read_to_string(folder.path().join("cancelled")).unwrap();
+        assert_eq!(cancelled, "7_1 8_1\n");
+        let left = std::fs::read_to_string(folder.path().join("queue")).unwrap();
+        assert_eq!(left, "9_1|PENDING||1:00|of another|N/A|Resources\n");
+        assert!(!has_pools(&cluster));
+    }
+
+    #[tokio::test]
+    async fn a_system_that_fails_leaves_the_jobs_of_the_state_unknown() {
+        let folder = tempfile::tempdir().unwrap();
+        // There is no queue.
+        let (cluster, _) = cluster(folder.path(), &["7_1", "7_2"]);
+        let stopped = stop_pools(&cluster).await.unwrap();
+        let lines = stopped.lines();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].starts_with("squeue fails: "), "{lines:?}");
+        assert!(lines[0].ends_with("; jobs that may be left: 7_1 7_2"), "{lines:?}");
+        assert!(has_pools(&cluster), "what is known of them is forgotten");
+    }
+
+    #[test]
+    fn ids_of_one_system_mean_nothing_on_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cluster, spec) = cluster(folder.path(), &["7_1"]);
+        let own = scheduler(&spec).unwrap();
+        assert_eq!(Ours::on(&cluster, &own, None).ids.len(), 1);
+        let other = Scheduler::new(own.system, Vec::new());
+        assert_eq!(Ours::on(&cluster, &other, None).ids.len(), 0);
     }
 }
