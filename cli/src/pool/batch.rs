@@ -211,6 +211,16 @@ impl BatchPool {
         }
     }
 
+    fn cancel(&self, command: &'static [&'static str], ids: Vec<JobId>) {
+        let scheduler = self.scheduler.clone();
+        tracing::info!("pool {}: {} {}", self.spec.name, command.join(" "), words(&ids));
+        tokio::spawn(async move {
+            if let Err(error) = scheduler.cancel(command, &ids).await {
+                tracing::warn!("jobs {} are not cancelled: {error}", words(&ids));
+            }
+        });
+    }
+
     fn submit(&mut self, submission: Submission) {
         self.submits_under_way += 1;
         let folder = self.dir.path().to_string_lossy().into_owned();

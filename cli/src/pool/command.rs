@@ -100,17 +100,17 @@ impl Scheduler {
         self.list(self.system.list_own, &[]).await
     }
 
-    /// Cancels jobs.
+    /// Cancels jobs by one of the two commands that the system has for it.
     ///
     /// # Errors
     /// The command's words.
-    pub async fn cancel(&self, ids: &[JobId]) -> Result<(), String> {
+    pub async fn cancel(&self, command: &[&'static str], ids: &[JobId]) -> Result<(), String> {
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        match self.run(self.system.cancel, &ids, None, None).await {
+        match self.run(command, &ids, None, None).await {
             Ran::Ended(_, None) => Ok(()),
             Ran::Ended(_, Some(errors)) => Err(self.system.in_a_line(&errors)),
             Ran::Missing(text) => Err(text),
-            Ran::Hung(_) => Err(self.hung(self.system.cancel)),
+            Ran::Hung(_) => Err(self.hung(command)),
         }
     }
 

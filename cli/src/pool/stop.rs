@@ -106,13 +106,14 @@ pub async fn stop_jobs(cluster: &ClusterDir, schedulers: Vec<Scheduler>) -> Resu
     stopped.jobs =
         live.iter().flat_map(|(.., jobs)| jobs.iter().map(|job| job.id.clone())).collect();
     for (scheduler, _, jobs) in &live {
-        cancel(scheduler, jobs.iter().filter(|job| job.state == JobState::Pending)).await;
+        let waiting = jobs.iter().filter(|job| job.state == JobState::Pending);
+        cancel(scheduler, scheduler.system.cancel_waiting, waiting).await;
     }
     tell_engines(cluster).await;
     let deadline = Instant::now() + LEAVE_TIMEOUT;
     for (scheduler, ours, _) in &live {
         let left = wait(scheduler, ours, deadline).await.unwrap_or_default();
-        cancel(scheduler, left.iter()).await;
+        cancel(scheduler, scheduler.system.cancel, left.iter()).await;
         match wait(scheduler, ours, Instant::now() + CANCEL_TIMEOUT).await {
             Ok(left) => stopped.left.extend(left.into_iter().map(|job| job.id)),
             Err(why) => stopped.unknown.push(ours.unknown(&why)),
@@ -272,10 +273,14 @@ async fn wait(
     }
 }
 
-async fn cancel(scheduler: &Scheduler, jobs: impl Iterator<Item = &Listed>) {
+async fn cancel(
+    scheduler: &Scheduler,
+    command: &[&'static str],
+    jobs: impl Iterator<Item = &Listed>,
+) {
     let ids: Vec<JobId> = jobs.map(|job| job.id.clone()).collect();
     if !ids.is_empty()
-        && let Err(error) = scheduler.cancel(&ids).await
+        && let Err(error) = scheduler.cancel(command, &ids).await
     {
         tracing::warn!("jobs are not cancelled: {error}");
     }
@@ -334,7 +339,7 @@ mod tests {
         let stopped = stop_pools(&cluster).await.unwrap();
         assert_eq!(stopped.lines(), ["2 jobs have ended, nothing is left: 7_1 8_1"]);
         let cancelled = std::fs::read_to_string(folder.path().join("cancelled")).unwrap();
-        assert_eq!(cancelled, "7_1 8_1\n");
+        assert_eq!(cancelled, "--state=PENDING 7_1 8_1\n");
         let left = std::fs::read_to_string(folder.path().join("queue")).unwrap();
         assert_eq!(left, "9_1|PENDING||1:00|of another|N/A|Resources\n");
         assert!(!has_pools(&cluster));
