@@ -118,12 +118,31 @@ pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
+/// A word as it comes out of the shells behind these words: each `ssh` among them has one.
+pub fn quoted_behind(via: &[String], word: &str) -> String {
+    let shells = via.iter().filter(|it| it.rsplit('/').next() == Some("ssh"));
+    shells.fold(word.to_owned(), |word, _| quoted(&word))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::keeper::{Limits, Wanted};
     use crate::spec::{EngineSpec, JobSpec};
     use crate::system;
+
+    #[test]
+    fn words_are_quoted_once_for_each_shell_that_reads_them() {
+        let behind = |via: &str| {
+            let via: Vec<String> = via.split_whitespace().map(str::to_owned).collect();
+            quoted_behind(&via, "a b")
+        };
+        assert_eq!(behind(""), "a b");
+        assert_eq!(behind("sudo -u me"), "a b");
+        assert_eq!(behind("ssh login"), "'a b'");
+        assert_eq!(behind("timeout 60 /usr/bin/ssh login"), "'a b'");
+        assert_eq!(behind("ssh jump ssh login"), r"''\''a b'\'''");
+    }
 
     fn spec() -> PoolSpec {
         PoolSpec {

@@ -1,5 +1,6 @@
 //! A pool as it was asked for: `pool.json`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -136,6 +137,13 @@ pub struct EngineSpec {
     pub flags: Vec<String>,
 }
 
+impl Host {
+    /// What it is called among others: its name, with the port if it has one.
+    pub fn id(&self) -> String {
+        self.port.map_or_else(|| self.name.clone(), |port| format!("{}:{port}", self.name))
+    }
+}
+
 impl PoolSpec {
     /// The part of it that the keeper knows.
     pub fn shape(&self) -> Shape {
@@ -154,15 +162,23 @@ pub fn hosts(text: &str) -> Result<Vec<Host>, String> {
         let line = line.split('#').next().unwrap_or_default().trim();
         (at + 1, line)
     });
-    let hosts: Vec<Host> = lines
-        .filter(|(_, line)| !line.is_empty())
-        .map(|(at, line)| host(line).ok_or_else(|| format!("line {at}: write a host as {HOST}")))
-        .collect::<Result<_, _>>()?;
-    if hosts.is_empty() {
-        Err(format!("no host is in it; write a line each: {HOST}"))
-    } else {
-        Ok(hosts)
+    let mut hosts: Vec<Host> = Vec::new();
+    let mut places = BTreeMap::new();
+    for (at, line) in lines.filter(|(_, line)| !line.is_empty()) {
+        let host = host(line).ok_or_else(|| format!("line {at}: write a host as {HOST}"))?;
+        if let Some(before) = places.insert(host.id(), at) {
+            return Err(format!(
+                "line {at}: {} is on line {before} already; write how many engines it has behind \
+                 its name, as `node1 8`",
+                host.id()
+            ));
+        }
+        hosts.push(host);
     }
+    if hosts.is_empty() {
+        return Err(format!("no host is in it; write a line each: {HOST}"));
+    }
+    Ok(hosts)
 }
 
 const HOST: &str = "`node1`, `user@node2`, `node3:2222 8`";
@@ -175,8 +191,10 @@ fn host(line: &str) -> Option<Host> {
         Some((name, port)) if !name.contains(':') => (name, Some(port.parse().ok()?)),
         _ => (name, None),
     };
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@:%".contains(&byte);
     // A name that begins with `-` would be a flag of ssh.
-    let is_good = !name.is_empty() && !name.starts_with('-') && words.next().is_none();
+    let is_name = !name.is_empty() && !name.starts_with('-') && name.bytes().all(is_good);
+    let is_good = is_name && words.next().is_none();
     is_good.then(|| Host { name: name.to_owned(), port, engines })
 }
 
@@ -200,8 +218,13 @@ mod tests {
         let host = |name: &str, port, engines| Host { name: name.to_owned(), port, engines };
         assert_eq!(read, [host("node1", None, None), host("user@node2", Some(2222), Some(8))]);
         assert!(hosts("# none").unwrap_err().starts_with("no host is in it"));
-        for wrong in ["-oProxyCommand=x", "node1 x", "node1 1 2", "node1:x"] {
+        for wrong in
+            ["-oProxyCommand=x", "node1 x", "node1 1 2", "node1:x", "no\u{1b}de", "a/b", "a;b"]
+        {
             assert!(hosts(wrong).unwrap_err().starts_with("line 1: write a host as"), "{wrong}");
         }
+        assert_eq!(hosts("a:1\na:2\na").unwrap().len(), 3);
+        let twice = hosts("a 1\n\na 2").unwrap_err();
+        assert!(twice.starts_with("line 3: a is on line 1 already"), "{twice}");
     }
 }

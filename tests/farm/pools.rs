@@ -107,7 +107,7 @@ impl<'a> Site<'a> {
 
     fn keeper(&self) -> Option<Pid> {
         let text = fs::read_to_string(self.home.cluster().run().join("keeper.pid")).ok()?;
-        Pid::from_raw(text.trim().parse().ok()?)
+        Pid::from_raw(text.split_whitespace().next()?.parse().ok()?)
     }
 
     /// Kills the keeper, and waits until another one is there.

@@ -31,6 +31,8 @@ pub struct BatchPool {
     clock: Clock,
     /// The last state that was written.
     written: PoolState,
+    /// True if the last attempt to write it has failed.
+    is_unwritten: bool,
     answers: mpsc::Sender<Answer>,
     /// Answers that have not come.
     submits_under_way: u32,
@@ -91,6 +93,7 @@ impl BatchPool {
             keeper: None,
             clock: Clock::new(),
             written: PoolState::default(),
+            is_unwritten: false,
             answers,
             submits_under_way: 0,
             looks: 0,
@@ -259,9 +262,13 @@ impl BatchPool {
         };
         if state != self.written {
             if let Err(error) = self.dir.write_state(&state) {
-                tracing::warn!("pool {}: {error:#}", self.spec.name);
+                // It is tried again soon, and said once.
+                if !std::mem::replace(&mut self.is_unwritten, true) {
+                    tracing::warn!("pool {}: {error:#}", self.spec.name);
+                }
                 return;
             }
+            self.is_unwritten = false;
             self.written = state;
         }
         if keeper.unfinished().is_none() && self.dir.intent().is_some() {

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use furlong_pool::keeper::{JobId, Listed, Refusal};
-use furlong_pool::script::quoted;
+use furlong_pool::script::{quoted, quoted_behind};
 use furlong_pool::system::System;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -146,10 +146,8 @@ impl Scheduler {
         script: Option<File>,
         dir: Option<&Path>,
     ) -> Ran {
-        let words = words.iter().map(ToString::to_string).chain(more.iter().cloned());
-        // A remote shell reads them once more.
-        let is_remote = self.via.first().is_some_and(|word| word.ends_with("ssh"));
-        let words = words.map(|word| if is_remote { quoted(&word) } else { word });
+        let words = words.iter().copied().chain(more.iter().map(String::as_str));
+        let words = words.map(|word| quoted_behind(&self.via, word));
         let words: Vec<String> = self.via.iter().cloned().chain(words).collect();
         let mut command = Command::new(&words[0]);
         // A submit that is under way when this process ends goes on to its end.

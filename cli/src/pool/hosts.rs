@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use furlong_pool::keeper::{Job, JobId, JobState};
-use furlong_pool::script::{POOL_LABEL, quoted};
+use furlong_pool::script::{POOL_LABEL, quoted, quoted_behind};
 use furlong_pool::spec::{Host, PoolSpec};
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -23,6 +23,7 @@ pub struct HostsPool {
     spec: PoolSpec,
     places: Vec<(Host, MemberPlace, u64)>,
     written: PoolState,
+    is_unwritten: bool,
 }
 
 /// The time limit for engines to leave when the pool is stopped.
@@ -49,7 +50,13 @@ impl HostsPool {
     /// Its file is not good.
     pub fn open(dir: PoolDir) -> Result<Self> {
         let spec = dir.spec()?;
-        Ok(Self { dir, spec, places: Vec::new(), written: PoolState::default() })
+        Ok(Self {
+            dir,
+            spec,
+            places: Vec::new(),
+            written: PoolState::default(),
+            is_unwritten: false,
+        })
     }
 
     /// Something else is wanted.
@@ -141,14 +148,15 @@ impl HostsPool {
     /// and in no list of processes.
     async fn spawn(&self, host: &Host) -> Result<Member> {
         let engine = &self.spec.engine;
-        let via = self.spec.job.via.iter().map(String::as_str).chain(["ssh"]);
-        let words: Vec<&str> = via.collect();
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).args(SSH);
-        if let Some(port) = host.port {
-            command.arg("-p").arg(port.to_string());
-        }
-        command.arg("--").arg(&host.name).arg(self.remote(host)).stderr(Stdio::piped());
+        let via = &self.spec.job.via;
+        let mut words = vec!["ssh".to_owned()];
+        words.extend(SSH.map(str::to_owned));
+        words.extend(host.port.into_iter().flat_map(|port| ["-p".to_owned(), port.to_string()]));
+        words.extend(["--".to_owned(), host.name.clone(), self.remote(host)]);
+        let words = words.iter().map(|word| quoted_behind(via, word));
+        let words: Vec<String> = via.iter().cloned().chain(words).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stderr(Stdio::piped());
         let mut member = Member::spawn(&format!("`ssh {}`", host.name), command)
             .context("`ssh` cannot be run; install OpenSSH's client")?;
         let capability = std::fs::read_to_string(&engine.cap)
@@ -169,7 +177,7 @@ impl HostsPool {
         words.extend(["-n".to_owned(), host.engines.unwrap_or(1).to_string()]);
         words.extend(engine.flags.iter().map(|flag| quoted(flag)));
         words.push(quoted(&format!("--label={POOL_LABEL}{}", self.spec.name)));
-        words.push(quoted(&format!("--job={}", host.name)));
+        words.push(quoted(&format!("--job={}", host.id())));
         lines.push(words.join(" "));
         lines.join("\n")
     }
@@ -182,7 +190,7 @@ impl HostsPool {
         let (mut down, none) = (Vec::new(), std::collections::BTreeMap::new());
         let engines = picture.pools.get(self.spec.name.as_str()).unwrap_or(&none);
         for (host, place, since_ms) in &self.places {
-            let id = JobId(host.name.clone());
+            let id = JobId(host.id());
             let online = engines.get(&id).map_or(0, |it| it.online);
             let mut job = Job::new(*since_ms, host.engines.unwrap_or(1), true);
             job.node.clone_from(&host.name);
@@ -199,9 +207,13 @@ impl HostsPool {
         state.said = down.into_iter().next().unwrap_or_else(|| "ok".to_owned());
         if state != self.written {
             if let Err(error) = self.dir.write_state(&state) {
-                tracing::warn!("pool {}: {error:#}", self.spec.name);
+                // It is tried again soon, and said once.
+                if !std::mem::replace(&mut self.is_unwritten, true) {
+                    tracing::warn!("pool {}: {error:#}", self.spec.name);
+                }
                 return;
             }
+            self.is_unwritten = false;
             self.written = state;
         }
     }

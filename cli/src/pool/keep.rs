@@ -3,7 +3,7 @@
 //! broker.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use furlong_host::private_file::{
     ensure_private_dir, open_own, open_own_if_there, read_private, write_private,
 };
 use furlong_pool::spec::PoolName;
+use rustix::process::Pid;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -38,23 +39,60 @@ pub struct KeeperLock {
     _file: File,
 }
 
+/// The process that keeps the pools of a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeeperProcess {
+    /// The machine on which it runs, and its id there; none for a moment, while it begins.
+    place: Option<(String, u32)>,
+}
+
+impl KeeperProcess {
+    /// Its id, if it runs on this machine and has written it down.
+    ///
+    /// # Errors
+    /// It runs on another machine, whose processes cannot be told anything from here.
+    pub fn local(&self) -> Result<Option<Pid>> {
+        let Some((host, pid)) = &self.place else { return Ok(None) };
+        if *host != this_machine() {
+            bail!("the pools are kept by process {pid} on {host}; run this command there");
+        }
+        Ok(Pid::from_raw(pid.cast_signed()))
+    }
+}
+
+fn this_machine() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 impl KeeperLock {
     fn take(cluster: &ClusterDir) -> Result<Self> {
         ensure_private_dir(&cluster.run())?;
         let file = open_own(&cluster.run().join("keeper.lock"))?;
-        if file.try_lock().is_err() {
-            bail!("the pools of cluster {} are kept already", cluster.name());
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!("the pools of cluster {} are kept already", cluster.name())
+            }
+            Err(TryLockError::Error(error)) => {
+                let path = cluster.run().join("keeper.lock");
+                bail!("{} cannot be locked: {error}", path.display());
+            }
         }
-        let pid = std::process::id().to_string();
-        write_private(&cluster.run().join("keeper.pid"), pid.as_bytes())?;
+        let place = format!("{} {}", std::process::id(), this_machine());
+        write_private(&cluster.run().join("keeper.pid"), place.as_bytes())?;
         Ok(Self { _file: file })
     }
 
     /// The process that keeps the pools of a cluster, if one does.
-    pub fn holder(cluster: &ClusterDir) -> Option<u32> {
+    pub fn holder(cluster: &ClusterDir) -> Option<KeeperProcess> {
         let file = open_own_if_there(&cluster.run().join("keeper.lock")).ok()?;
-        file.try_lock().is_err().then_some(())?;
-        read_private(&cluster.run().join("keeper.pid"), 32).ok()?.trim().parse().ok()
+        let is_held = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        is_held.then(|| {
+            let text = read_private(&cluster.run().join("keeper.pid"), 512).unwrap_or_default();
+            let place = text.trim().split_once(' ');
+            let place = place.and_then(|(pid, host)| Some((host.to_owned(), pid.parse().ok()?)));
+            KeeperProcess { place }
+        })
     }
 }
 
@@ -70,11 +108,11 @@ enum Kept {
 /// # Errors
 /// They are kept already, or the cluster's files cannot be read.
 pub async fn keep(cluster: &ClusterDir, with_stdin: bool) -> Result<bool> {
-    let _lock = KeeperLock::take(cluster)?;
     ensure_private_dir(&cluster.log())?;
     let path = cluster.log().join("keeper.log");
     log::start(Some(&path), None, Level::INFO, Format::Text)
         .with_context(|| format!("cannot write the log {}", path.display()))?;
+    let _lock = KeeperLock::take(cluster).inspect_err(|error| tracing::error!("{error:#}"))?;
     let (sender, pictures) = watch::channel(Picture::default());
     let (leave, leaving) = mpsc::channel(64);
     tokio::spawn(watch_broker(cluster.clone(), sender, leaving));

@@ -140,13 +140,14 @@ pub async fn run(args: PoolArgs, program: &Program) -> Result<ExitCode> {
         None if args.json => print::json(&show::as_json(&cluster))?,
         None => show::print(&cluster)?,
         Some(PoolCommand::Add(add)) => return add_pool(*add, &home, &cluster, program).await,
-        Some(PoolCommand::Scale { pool, engines }) => scale(&cluster, &pool, engines)?,
+        Some(PoolCommand::Scale { pool, engines }) => scale(&cluster, &pool, engines, program)?,
         Some(PoolCommand::Log { job }) => log(&cluster, &job)?,
         Some(PoolCommand::Resume { pool }) => {
             files::pool(&cluster, &pool)?.ask_to_resume()?;
-            print::line(format!("pool {pool} is tried again{}", unkept(&cluster)))?;
+            let remark = see_to_it(&cluster, program)?;
+            print::line(format!("pool {pool} is tried again{remark}"))?;
         }
-        Some(PoolCommand::Remove { pool }) => remove(&cluster, &pool)?,
+        Some(PoolCommand::Remove { pool }) => remove(&cluster, &pool, program)?,
         Some(PoolCommand::Template { pool }) => template(&cluster, &pool)?,
         Some(PoolCommand::Keep { stop_with_stdin }) => {
             if !stop_with_stdin {
@@ -193,11 +194,9 @@ async fn add_pool(
         cluster.name()
     );
     prepare(&spec, cluster).await?;
-    if KeeperLock::holder(cluster).is_none() {
-        start_keeper(cluster, program)?;
-    }
+    let remark = see_to_it(cluster, program)?;
     print::line(format!(
-        "pool {}: {} engines wanted; `furlong pool` shows it",
+        "pool {}: {} engines wanted; `furlong pool` shows it{remark}",
         spec.name, spec.wanted
     ))?;
     Ok(ExitCode::SUCCESS)
@@ -274,34 +273,44 @@ fn start_keeper(cluster: &ClusterDir, program: &Program) -> Result<()> {
     Ok(())
 }
 
-fn scale(cluster: &ClusterDir, pool: &PoolName, engines: Wanted) -> Result<()> {
+fn scale(cluster: &ClusterDir, pool: &PoolName, engines: Wanted, program: &Program) -> Result<()> {
     let dir = files::pool(cluster, pool)?;
     let mut spec = dir.spec()?;
+    ensure!(
+        !spec.is_removed,
+        "pool {pool} is being removed; when `furlong pool` shows it no longer, `furlong pool add` \
+         makes another of that name"
+    );
     if spec.system == HostsPool::SYSTEM && engines.is_elastic() {
         bail!("hosts have no queue: give a number of engines, of all hosts together");
     }
     let before = spec.wanted;
     spec.wanted = engines;
     dir.write_spec(&spec)?;
-    let unkept = unkept(cluster);
-    print::line(format!("pool {pool}: {engines} engines wanted, {before} before{unkept}"))
+    let remark = see_to_it(cluster, program)?;
+    print::line(format!("pool {pool}: {engines} engines wanted, {before} before{remark}"))
 }
 
-fn remove(cluster: &ClusterDir, pool: &PoolName) -> Result<()> {
+fn remove(cluster: &ClusterDir, pool: &PoolName, program: &Program) -> Result<()> {
     let dir = files::pool(cluster, pool)?;
     let mut spec = dir.spec()?;
     spec.is_removed = true;
     dir.write_spec(&spec)?;
-    print::line(format!("pool {pool} is removed when its engines have left{}", unkept(cluster)))
+    let remark = see_to_it(cluster, program)?;
+    print::line(format!("pool {pool} is removed when its engines have left{remark}"))
 }
 
-/// A remark, if nobody is there to do what was asked.
-fn unkept(cluster: &ClusterDir) -> String {
+/// Has somebody do what was asked: starts a keeper if there is none, or gives a remark if the
+/// cluster itself does not run.
+fn see_to_it(cluster: &ClusterDir, program: &Program) -> Result<&'static str> {
     if KeeperLock::holder(cluster).is_some() {
-        String::new()
-    } else {
-        "; nobody keeps it now, `furlong cluster start` does".to_owned()
+        return Ok("");
     }
+    if !BrokerLock::is_held(cluster) {
+        return Ok("; the cluster does not run here now, and this is done when it does");
+    }
+    start_keeper(cluster, program)?;
+    Ok("")
 }
 
 fn log(cluster: &ClusterDir, job: &str) -> Result<()> {

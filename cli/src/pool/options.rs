@@ -82,6 +82,8 @@ pub struct PoolRequest<'a> {
 
 /// Time of a job, if nobody says.
 const WALLTIME: Duration = Duration::from_secs(3_600);
+/// The least time of a job.
+const WALLTIME_MIN: Duration = Duration::from_secs(60);
 /// Jobs that may wait or run, if nobody says.
 const JOBS_MAX: u32 = 100;
 /// Jobs that may wait, if nobody says.
@@ -165,8 +167,10 @@ impl PoolRequest<'_> {
         sbatch::check_template(template.as_deref().unwrap_or_default())?;
         let dir = self.engine.cwd.clone().map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
         let dir = dir.context("the current directory is not there any more")?;
+        let walltime = flags.walltime.unwrap_or(WALLTIME);
+        ensure!(walltime >= WALLTIME_MIN, "--walltime is at least a minute: jobs count in minutes");
         Ok(JobSpec {
-            walltime_s: flags.walltime.unwrap_or(WALLTIME).as_secs(),
+            walltime_s: walltime.as_secs(),
             cpus: flags.cpus.unwrap_or(1),
             memory_mb: self.engine.memory.map(|size| size.bytes().div_ceil(1 << 20)),
             setup: flags.setup.clone(),

@@ -11,7 +11,7 @@ use furlong_host::home::ClusterDir;
 use furlong_pool::keeper::{JobId, JobState, Listed};
 use furlong_pool::spec::PoolSpec;
 use furlong_pool::system;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use tokio::time::Instant;
 
 use super::batch::scheduler;
@@ -228,9 +228,8 @@ pub fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
 async fn stop_keeper(cluster: &ClusterDir) -> Result<()> {
     let deadline = Instant::now() + SUBMIT_TIMEOUT;
     let mut told = None;
-    while let Some(pid) = KeeperLock::holder(cluster) {
-        let pid = Pid::from_raw(pid.cast_signed());
-        if let Some(pid) = pid.filter(|pid| told != Some(*pid)) {
+    while let Some(keeper) = KeeperLock::holder(cluster) {
+        if let Some(pid) = keeper.local()?.filter(|pid| told != Some(*pid)) {
             // One that has ended meanwhile is what is wanted.
             let _ = kill_process(pid, Signal::TERM);
             told = Some(pid);
