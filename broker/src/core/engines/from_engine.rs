@@ -172,7 +172,7 @@ impl Core {
         // Written after the task was ended: its client has its end, and expects nothing after it.
         let Some(task) = self.tasks.get_mut(given.task) else { return Ok(()) };
         let AttemptOutput { stream, offset, bytes, .. } = output;
-        let (attempt, session, keep) = (task.tries.attempts, task.session, task.keep());
+        let (attempt, session, keep) = (task.tries.begun(), task.session, task.keep());
         let more = task.more_mut();
         let freed = more.output.begin(attempt);
         let is_within_limits = more.output.count(stream, offset, bytes.len());
@@ -495,7 +495,8 @@ impl Core {
                 continue;
             };
             // It was ended while the engine had it: that it never began, nobody asks any longer.
-            let Some(task) = self.tasks.get(given.task) else { continue };
+            let Some(task) = self.tasks.get_mut(given.task) else { continue };
+            task.tries.recalled += 1;
             if given.is_wanted_back {
                 self.end(now, given.task, cancelled_before_it_began());
                 continue;

@@ -59,7 +59,7 @@ impl Core {
             phase: phase(task.state),
             waits: self.why_it_waits(now, task, fitting),
             engine: engine_of(task),
-            attempts: task.tries.attempts,
+            attempts: task.tries.begun(),
             losses: task.tries.losses,
             request_bytes: task.payload.bytes(),
             times,

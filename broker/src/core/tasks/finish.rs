@@ -116,7 +116,7 @@ impl Core {
             times: TaskTimes { submitted_unix_us, assigned_us, finished_us, run: ended.run },
             outcome: ended.outcome,
             engine: ended.engine.or(target),
-            attempts: task.tries.attempts,
+            attempts: task.tries.begun(),
             payload: ended.payload,
             value: ended.value,
             lane: ended.lane,

@@ -73,8 +73,17 @@ pub struct Times {
 pub struct Tries {
     /// The number of attempts made at it.
     pub attempts: u32,
+    /// The number of these that only waited at an engine, and were recalled.
+    pub recalled: u32,
     /// The number of these that were lost after they had been reported started.
     pub losses: u32,
+}
+
+impl Tries {
+    /// The attempts that people count: not those that only waited at an engine.
+    pub fn begun(&self) -> u32 {
+        self.attempts - self.recalled
+    }
 }
 
 /// The queue that a task is for.

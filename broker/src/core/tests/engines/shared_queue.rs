@@ -113,6 +113,15 @@ fn an_idle_engine_gets_half_of_what_another_was_given_too_early() {
 }
 
 #[test]
+fn what_only_waited_at_an_engine_is_no_attempt_for_people() {
+    let (mut farm, client, busy, idle) = one_busy_one_idle();
+    farm.wait(Duration::from_millis(3));
+    assert_eq!(farm.answer_recalls(busy).len(), 6);
+    let n = farm.finish(idle);
+    assert_eq!(farm.clients[client].finished[&n].attempts, 1);
+}
+
+#[test]
 fn recalled_tasks_keep_their_order() {
     let (mut farm, client, busy, idle) = one_busy_one_idle();
     farm.wait(Duration::from_millis(3));
