@@ -261,7 +261,7 @@ impl Core {
     /// anew.
     fn begin_attempt(&mut self, now: Time, key: TaskKey) {
         let task = self.tasks.get_mut(key).expect("what is given out is in the table");
-        let attempt = task.tries.attempts;
+        let attempt = task.tries.begun();
         let more = task.more_mut();
         (more.started, more.has_run) = (None, false);
         let freed = more.output.begin(attempt);
