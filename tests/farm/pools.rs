@@ -1,5 +1,6 @@
-//! Pools of engines on a real Slurm: what is submitted, what is found again, and what is left.
+//! Pools of engines on a real Slurm, and on hosts: what is submitted, what is found again, and what is left.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use furlong_tests::command::{Outcome, command, processes_of, wait_for_engines};
 use furlong_tests::home::Home;
 use furlong_tests::program::Program;
 use furlong_tests::slurm::Slurm;
+use furlong_tests::sshd::Sshd;
 use furlong_tests::wait::{SOON, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -332,6 +334,35 @@ fn engines_on_hosts_get_their_capability_through_the_pipe() {
     kill_process(keeper, Signal::KILL).unwrap_or_default();
     let left = || processes_of(site.home.path());
     assert!(eventually(SOON, || left().is_empty()), "{:?}", left());
+}
+
+#[test]
+fn engines_on_real_hosts_come_also_behind_another_one_and_end_with_their_keeper() {
+    let Some(sshd) = Sshd::start(3) else { return };
+    let mut site = Site::of(None);
+    site.is_alone = false;
+    site.fake("ssh", &format!("exec {} \"$@\"", sshd.client()));
+    let hosts = site.home.path().join("hosts");
+    fs::write(&hosts, "node2\nnode3 2\n").unwrap();
+    // On the way there is a host whose own `ssh` goes on.
+    let via = format!("ssh node1 env PATH={}:/usr/bin:/bin", site.fakes.display());
+    let setup = "export WAY='it is \"quoted\"'";
+    let mut cluster = site.start_on(
+        "ssh",
+        &["--hosts", hosts.to_str().unwrap(), "-n", "1", "--via", &via, "--setup", setup],
+    );
+    wait_for_engines(3, &site.home);
+    let said = ["submit", "--array", "1-30", "--wait", "--", "sh", "-c"];
+    let echo = "echo \"$SSH_CONNECTION\" \"$WAY\"; sleep 0.05";
+    let said = site.run(&[&said[..], &[echo]].concat()).ok();
+    let places: BTreeSet<&str> = said.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    assert_eq!(places, BTreeSet::from(["127.0.0.12", "127.0.0.13"]), "{said}");
+    assert!(said.lines().all(|line| line.ends_with("it is \"quoted\"")), "{said}");
+    let keeper = site.keeper().unwrap();
+    cluster.kill();
+    kill_process(keeper, Signal::KILL).unwrap_or_default();
+    let left = || processes_of(site.home.path());
+    assert!(eventually(JOBS, || left().is_empty()), "{:?}", left());
 }
 
 #[test]

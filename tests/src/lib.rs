@@ -33,5 +33,6 @@ pub mod proxy;
 pub mod raw;
 pub mod session;
 pub mod slurm;
+pub mod sshd;
 pub mod wait;
 pub mod work;

@@ -148,9 +148,10 @@ fn want(workspace: &Workspace, program: &str, package: &str, what: &str) {
     }
 }
 
-/// The tests of engines in jobs start a Slurm of their own, which only root can.
+/// The tests of engines in jobs and on hosts start a Slurm and an OpenSSH server of their own, which
+/// only root can.
 fn want_slurm() {
-    let programs = ["munged", "slurmctld", "slurmd", "sbatch"];
+    let programs = ["munged", "slurmctld", "slurmd", "sbatch", "sshd"];
     let is_there = |name: &str| {
         let mut asked = Command::new("sh");
         asked.args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin command -v {name}")]);
@@ -163,11 +164,12 @@ fn want_slurm() {
         "slurmd",
         "slurm-client",
         "slurm-wlm-basic-plugins",
+        "openssh-server",
     ];
     if !programs.into_iter().all(is_there)
-        && let Err(error) = apt_install(&packages, "there is no Slurm")
+        && let Err(error) = apt_install(&packages, "there is no Slurm, or no sshd")
     {
-        println!("{error}. The tests of engines in jobs are skipped.");
+        println!("{error}. The tests of engines in jobs and on hosts are skipped.");
     }
 }
 
