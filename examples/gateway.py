@@ -17,7 +17,7 @@ class Farm:
 
     def __init__(self, endpoint: str, token: str | None = None) -> None:
         """Connect; ``token`` is for gateways on TCP."""
-        self._socket = zmq.Context.instance().socket(zmq.REQ)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVTIMEO, 120_000)
         self._socket.connect(endpoint)

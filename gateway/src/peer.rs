@@ -20,6 +20,10 @@ use crate::request::{Format, Id, Refusal, Request, Work, parse};
 use crate::tasks::{Found, Shape, Tasks};
 use crate::token::Token;
 
+/// Bytes to make room for before a read: what is missing of a frame, within these.
+const READ_BYTES_MIN: usize = 4 << 10;
+const READ_BYTES_MAX: usize = 64 << 10;
+
 /// The conditions under which a connection is served.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -120,6 +124,7 @@ impl Peer {
     async fn serve(&mut self) -> Result<std::convert::Infallible, Ended> {
         loop {
             self.write_own().await?;
+            self.input.reserve(self.zmtp.bytes_wanted().clamp(READ_BYTES_MIN, READ_BYTES_MAX));
             let waited = self.waits.iter().map(|wait| wait.until).min();
             let next = waited.into_iter().chain(self.deadline).min();
             let timer = async {
@@ -365,7 +370,7 @@ impl Peer {
             let refusal = Refusal::new("Stopping", "the gateway ends, and with it this task");
             self.send(&reply_to, Err(refusal)).await?;
         }
-        let _ = self.stream.shutdown().await;
+        self.close_gently().await;
         Err(Ended::Told)
     }
 
@@ -409,4 +414,33 @@ fn refusal(error: ClientError) -> Refusal {
         _ => "Refused",
     };
     Refusal::new(kind, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The result of a greeting and a READY of a kind of socket.
+    fn opened(socket_type: &str) -> Result<Option<Event>, ZmtpError> {
+        let mut bytes = BytesMut::zeroed(64);
+        (bytes[0], bytes[9], bytes[10], bytes[11]) = (0xff, 0x7f, 3, 1);
+        bytes[12..16].copy_from_slice(b"NULL");
+        let mut body = b"\x05READY\x0bSocket-Type".to_vec();
+        body.extend_from_slice(&(socket_type.len() as u32).to_be_bytes());
+        body.extend_from_slice(socket_type.as_bytes());
+        bytes.extend_from_slice(&[4, body.len() as u8]);
+        bytes.extend_from_slice(&body);
+        Connection::new(Role::Gateway).handle_input(&mut bytes)
+    }
+
+    #[test]
+    fn a_req_and_a_dealer_are_let_in_and_no_others() {
+        for good in ["REQ", "DEALER"] {
+            assert_eq!(opened(good), Ok(Some(Event::Ready)), "{good}");
+        }
+        for wrong in ["ROUTER", "SUB", "PUSH", "REP", ""] {
+            let refused = opened(wrong);
+            assert!(matches!(refused, Err(ZmtpError::SocketTypeRefused { .. })), "{refused:?}");
+        }
+    }
 }

@@ -200,8 +200,18 @@ impl Ended {
     }
 }
 
-/// Cancels tasks, which were submitted one after the other or nearly: a range is a word.
 fn cancel(client: &Client, ids: &[TaskId]) {
-    let ranges: Vec<(TaskSeq, TaskSeq)> = ids.iter().map(|id| (id.n, id.n)).collect();
-    client.cancel_numbers(&ranges);
+    client.cancel_numbers(&ranges(ids.iter().map(|id| id.n)));
+}
+
+/// Numbers as ranges: those of a map follow one another, unless another peer came between.
+fn ranges(numbers: impl Iterator<Item = TaskSeq>) -> Vec<(TaskSeq, TaskSeq)> {
+    let mut ranges: Vec<(TaskSeq, TaskSeq)> = Vec::new();
+    for n in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if n.checked_sub(*last) == Some(1) => *last = n,
+            _ => ranges.push((n, n)),
+        }
+    }
+    ranges
 }
