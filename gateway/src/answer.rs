@@ -118,6 +118,17 @@ fn put_value(
         [only] => only.clone(),
         several => several.concat().into(),
     };
+    // Python functions of msgpack requests are called in JSON.
+    let bytes = match (format, codec) {
+        (Format::Msgpack, Some(Codec::Json)) => match msgpack::from_json(&bytes) {
+            Some(value) => {
+                fields.push(("value", Node::Encoded(value.into())));
+                return;
+            }
+            None => bytes,
+        },
+        _ => bytes,
+    };
     let is_same = match (format, codec) {
         (Format::Json, Some(Codec::Json)) => serde_json::from_slice::<&RawValue>(&bytes).is_ok(),
         (Format::Msgpack, Some(Codec::Msgpack)) => msgpack::is_whole(&bytes),

@@ -39,10 +39,16 @@ pub enum DoorError {
     #[error("{0} cannot be served: {1}")]
     Port(SocketAddr, #[source] io::Error),
     /// Somebody serves the socket.
-    #[error("{} is served by another gateway; end that one, or name another with --socket", .0.display())]
+    #[error(
+        "{} is served by another gateway; end that one, or name another with --socket",
+        .0.display()
+    )]
     Served(PathBuf),
     /// The folder lets others in.
-    #[error("the folder {} is open to others; `chmod 700` it, or name a socket elsewhere", .0.display())]
+    #[error(
+        "the folder {} is open to others; `chmod 700` it, or name a socket elsewhere",
+        .0.display()
+    )]
     OpenFolder(PathBuf),
     /// The socket cannot be made.
     #[error("the socket {} cannot be made: {}", .0.display(), .1)]

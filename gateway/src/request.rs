@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use furlong_client::{Arguments, CallSpec, EngineId, EngineTargets, SourceFunction};
+use furlong_client::{Arguments, CallSpec, EngineId, EngineTargets, Runtime, SourceFunction};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -15,7 +15,7 @@ use crate::blob::Blob;
 use crate::limits::{
     DEPTH_MAX, ENGINES_MAX, ID_BYTES_MAX, ITEMS_MAX, VERSION, WAIT_MS_MAX, WORDS_MAX,
 };
-use crate::msgpack::{RawMsgpack, put_array};
+use crate::msgpack::{RawMsgpack, put_array, to_json};
 
 /// The format of a request, and of its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,10 +162,14 @@ fn shortened(mut message: String) -> String {
 trait Value: DeserializeOwned {
     /// Reads the whole of the bytes.
     fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String>;
-    /// The arguments of a call.
-    fn arguments(args: Option<Self>, kwargs: Option<Self>) -> Result<Arguments, Refusal>;
+    /// The arguments of a call, for a function in Python or in Rust.
+    fn arguments(
+        runtime: Runtime,
+        args: Option<Self>,
+        kwargs: Option<Self>,
+    ) -> Result<Arguments, Refusal>;
     /// The one argument of a call for an item.
-    fn item(item: Self) -> Arguments;
+    fn item(runtime: Runtime, item: Self) -> Result<Arguments, Refusal>;
 }
 
 impl Value for Box<RawValue> {
@@ -173,21 +177,38 @@ impl Value for Box<RawValue> {
         serde_json::from_slice(bytes).map_err(|error| format!("this is no request: {error}"))
     }
 
-    fn arguments(args: Option<Self>, kwargs: Option<Self>) -> Result<Arguments, Refusal> {
+    fn arguments(
+        _runtime: Runtime,
+        args: Option<Self>,
+        kwargs: Option<Self>,
+    ) -> Result<Arguments, Refusal> {
         let args = args.as_deref().map_or("[]", RawValue::get);
         let kwargs = kwargs.as_deref().map_or("{}", RawValue::get);
-        if !args.starts_with('[') {
-            return Err(Refusal::new("BadRequest", "`args` is a list of arguments"));
-        }
-        if !kwargs.starts_with('{') {
-            return Err(Refusal::new("BadRequest", "`kwargs` is an object of named arguments"));
-        }
-        Ok(Arguments::JsonText(format!("[{args},{kwargs}]").into()))
+        json_arguments(args, kwargs)
     }
 
-    fn item(item: Self) -> Arguments {
-        Arguments::JsonText(format!("[[{}],{{}}]", item.get()).into())
+    fn item(_runtime: Runtime, item: Self) -> Result<Arguments, Refusal> {
+        Ok(json_item(item.get()))
     }
+}
+
+fn json_arguments(args: &str, kwargs: &str) -> Result<Arguments, Refusal> {
+    if !args.starts_with('[') {
+        return Err(Refusal::new("BadRequest", "`args` is a list of arguments"));
+    }
+    if !kwargs.starts_with('{') {
+        return Err(Refusal::new("BadRequest", "`kwargs` is an object of named arguments"));
+    }
+    Ok(Arguments::JsonText(format!("[{args},{kwargs}]").into()))
+}
+
+fn json_item(item: &str) -> Arguments {
+    Arguments::JsonText(format!("[[{item}],{{}}]").into())
+}
+
+/// The JSON of an argument in msgpack: Python functions do not take that.
+fn as_json(value: &RawMsgpack) -> Result<String, Refusal> {
+    to_json(&value.0).map_err(|error| Refusal::new("BadRequest", shortened(error)))
 }
 
 impl Value for RawMsgpack {
@@ -203,9 +224,18 @@ impl Value for RawMsgpack {
         }
     }
 
-    fn arguments(args: Option<Self>, kwargs: Option<Self>) -> Result<Arguments, Refusal> {
+    fn arguments(
+        runtime: Runtime,
+        args: Option<Self>,
+        kwargs: Option<Self>,
+    ) -> Result<Arguments, Refusal> {
+        if runtime == Runtime::Python {
+            let args = args.map_or_else(|| Ok("[]".to_owned()), |it| as_json(&it))?;
+            let kwargs = kwargs.map_or_else(|| Ok("{}".to_owned()), |it| as_json(&it))?;
+            return json_arguments(&args, &kwargs);
+        }
         if kwargs.is_some() {
-            let message = "`kwargs` is for JSON; a msgpack request has positional arguments alone";
+            let message = "a Rust function has positional arguments alone in msgpack, no `kwargs`";
             return Err(Refusal::new("BadRequest", message));
         }
         let args = args.map_or_else(|| vec![0x90], |args| args.0);
@@ -215,11 +245,14 @@ impl Value for RawMsgpack {
         Ok(Arguments::Msgpack(args.into()))
     }
 
-    fn item(item: Self) -> Arguments {
+    fn item(runtime: Runtime, item: Self) -> Result<Arguments, Refusal> {
+        if runtime == Runtime::Python {
+            return Ok(json_item(&as_json(&item)?));
+        }
         let mut args = Vec::with_capacity(1 + item.0.len());
         put_array(&mut args, 1);
         args.extend_from_slice(&item.0);
-        Arguments::Msgpack(args.into())
+        Ok(Arguments::Msgpack(args.into()))
     }
 }
 
@@ -341,7 +374,9 @@ impl<V: Value> Call<V> {
                 if self.stdin.is_some() {
                     return Err(Refusal::new("BadRequest", "`stdin` is for a `command`"));
                 }
-                function(name, self.source).arguments(V::arguments(self.args, self.kwargs)?)
+                let call = function(name, self.source);
+                let arguments = V::arguments(call.runtime, self.args, self.kwargs)?;
+                call.arguments(arguments)
             }
             (None, Some(command)) => {
                 let has_arguments = self.args.is_some() || self.kwargs.is_some();
@@ -368,8 +403,8 @@ impl<V: Value> Map<V> {
     fn work(self) -> Result<Work, Refusal> {
         let call = labelled(function(self.function, self.source), self.label, self.detach);
         let items = self.items.0.into_iter();
-        let calls = items.map(|item| call.clone().arguments(V::item(item))).collect();
-        Ok(Work::Map { calls, detach: self.detach })
+        let calls = items.map(|item| Ok(call.clone().arguments(V::item(call.runtime, item)?)));
+        Ok(Work::Map { calls: calls.collect::<Result<_, _>>()?, detach: self.detach })
     }
 }
 

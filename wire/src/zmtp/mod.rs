@@ -2,8 +2,9 @@
 //!
 //! A [`Connection`] is one side of one byte stream. It is a `ROUTER` that takes `DEALER`s
 //! ([`Role::Broker`]), a `DEALER` that takes a `ROUTER` ([`Role::Peer`]), or a `ROUTER` for plain
-//! `ZeroMQ` programs, `REQ`s and `DEALER`s ([`Role::Gateway`]); nothing else is spoken. It checks every byte as soon as that byte is there, keeps no bytes of its own but the
-//! frames of a message that is not complete, and never reserves by a length that the peer declares.
+//! `ZeroMQ` programs, `REQ`s and `DEALER`s ([`Role::Gateway`]); nothing else is spoken. It checks every
+//! byte as soon as that byte is there, keeps no bytes of its own but the frames of a message that is
+//! not complete, and never reserves by a length that the peer declares.
 //!
 //! NULL neither authenticates nor encrypts: that is done by the handshake and the records inside
 //! the messages. Until the caller says [`peer_proved`](Connection::peer_proved), the peer is an
@@ -45,8 +46,8 @@ use self::greeting::{ExpectGreeting, GREETING_BYTES};
 use self::open::Open;
 use self::ready::ExpectReady;
 use crate::limits::{
-    GATEWAY_FRAMES_MAX, GATEWAY_REQUEST_BYTES_MAX,    PREAUTH_BUFFER_BYTES_MAX, PREAUTH_FRAME_BYTES_MAX, PREAUTH_FRAMES_MAX, RECORD_BYTES_MAX,
-    RECORD_FRAMES_MAX,
+    GATEWAY_FRAMES_MAX, GATEWAY_REQUEST_BYTES_MAX, PREAUTH_BUFFER_BYTES_MAX,
+    PREAUTH_FRAME_BYTES_MAX, PREAUTH_FRAMES_MAX, RECORD_BYTES_MAX, RECORD_FRAMES_MAX,
 };
 
 mod command;
@@ -147,8 +148,7 @@ impl Connection {
     pub fn new(role: Role) -> Self {
         let mut output = Output::default();
         greeting::put_greeting(&mut output.buffer);
-        let shared =
-            Shared { role, limits: role.limits(), output, bytes_wanted: GREETING_BYTES };
+        let shared = Shared { role, limits: role.limits(), output, bytes_wanted: GREETING_BYTES };
         Self { state: State::ExpectGreeting(ExpectGreeting), shared }
     }
 
