@@ -2,9 +2,9 @@
 //!
 //! A [`Connection`] is one side of one byte stream. It is a `ROUTER` that takes `DEALER`s
 //! ([`Role::Broker`]), a `DEALER` that takes a `ROUTER` ([`Role::Peer`]), or a `ROUTER` for plain
-//! `ZeroMQ` programs, `REQ`s and `DEALER`s ([`Role::Gateway`]); nothing else is spoken. It checks every
-//! byte as soon as that byte is there, keeps no bytes of its own but the frames of a message that is
-//! not complete, and never reserves by a length that the peer declares.
+//! `ZeroMQ` programs, `REQ`s and `DEALER`s ([`Role::Gateway`]); nothing else is spoken. It checks
+//! every byte as soon as that byte is there, keeps no bytes of its own but the frames of a message
+//! that is not complete, and never reserves by a length that the peer declares.
 //!
 //! NULL neither authenticates nor encrypts: that is done by the handshake and the records inside
 //! the messages. Until the caller says [`peer_proved`](Connection::peer_proved), the peer is an
