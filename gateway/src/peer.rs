@@ -324,7 +324,7 @@ impl Peer {
             return self.send(&reply_to, Err(Refusal::new("TooMany", message))).await;
         }
         if wait_ms == 0 {
-            return self.send(&reply_to, pending()).await;
+            return self.send(&reply_to, Ok(pending())).await;
         }
         let until = Instant::now() + Duration::from_millis(wait_ms);
         self.waits.push(Wait { task, until, reply_to });
@@ -340,7 +340,7 @@ impl Peer {
         for Wait { reply_to, .. } in due {
             let answer = match self.tasks.take(number) {
                 Ok(Found::Ended(ended)) => ended.answer(reply_to.format),
-                Ok(Found::Running) => pending(),
+                Ok(Found::Running) => Ok(pending()),
                 Err(refusal) => Err(refusal),
             };
             self.send(&reply_to, answer).await?;
@@ -359,7 +359,7 @@ impl Peer {
             .partition::<Vec<_>, _>(|wait| wait.until <= now);
         self.waits = rest;
         for Wait { reply_to, .. } in due {
-            self.send(&reply_to, pending()).await?;
+            self.send(&reply_to, Ok(pending())).await?;
         }
         Ok(())
     }
@@ -401,8 +401,8 @@ impl Peer {
     }
 }
 
-fn pending() -> Answer {
-    Ok(Node::Map(vec![("state", Node::Text("pending".to_owned()))]))
+fn pending() -> Node {
+    Node::Map(vec![("state", Node::Text("pending".to_owned()))])
 }
 
 fn refusal(error: ClientError) -> Refusal {

@@ -348,7 +348,7 @@ impl<V: Value> Envelope<V> {
             self.engines.map(|Nothing {}| Ok(Work::Engines)),
             self.submit.map(Call::work),
             self.map.map(Map::work),
-            self.execute.map(Execute::work),
+            self.execute.map(|execute| Ok(execute.work())),
             self.result.map(|Fetch { task, wait_ms }| {
                 Ok(Work::Result { task, wait_ms: wait_ms.min(WAIT_MS_MAX) })
             }),
@@ -409,11 +409,11 @@ impl<V: Value> Map<V> {
 }
 
 impl Execute {
-    fn work(self) -> Result<Work, Refusal> {
+    fn work(self) -> Work {
         let targets = self.engines.map_or(EngineTargets::All, |engines| {
             EngineTargets::Ids(engines.0.into_iter().map(EngineId).collect())
         });
-        Ok(Work::Execute { code: self.code, targets })
+        Work::Execute { code: self.code, targets }
     }
 }
 
