@@ -24,6 +24,7 @@ mod engines;
 mod execute;
 mod exit;
 mod explain;
+mod gateway;
 mod help;
 mod history;
 mod interrupt;
@@ -94,6 +95,8 @@ enum Command {
     Top(top::TopArgs),
     /// Serve a page that shows the farm in a browser
     Dashboard(dashboard::DashboardArgs),
+    /// Serve the farm to plain ZeroMQ programs of any language
+    Gateway(gateway::GatewayArgs),
     /// Print what a monitoring system reads of a farm
     Metrics(metrics::MetricsArgs),
     /// Write what ran when and where, for programs that draw it
@@ -194,6 +197,7 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
         Command::Status(args) => on_runtime(status::status(args)),
         Command::Top(args) => beside_network(top::run(args)),
         Command::Dashboard(args) => on_runtime(dashboard::run(args)),
+        Command::Gateway(args) => on_runtime(gateway::run(args)),
         Command::Metrics(args) => on_runtime(metrics::run(args)),
         Command::Trace(command) => on_runtime(trace::run(command)),
         Command::History(args) => beside_network(history::run(*args)),

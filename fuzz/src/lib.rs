@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub mod call;
 pub mod capability;
 pub mod core;
+pub mod gateway;
 pub mod handshake;
 pub mod input;
 pub mod memory;
@@ -35,7 +36,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "zmtp", run: zmtp::run, seeds: zmtp::seeds },
     Target { name: "handshake", run: handshake::run, seeds: handshake::seeds },
     Target { name: "record", run: record::run, seeds: record::seeds },
@@ -58,6 +59,7 @@ pub const TARGETS: [Target; 15] = [
     Target { name: "token", run: token::run, seeds: token::seeds },
     Target { name: "capability", run: capability::run, seeds: capability::seeds },
     Target { name: "revoked", run: capability::revoked, seeds: capability::revoked_seeds },
+    Target { name: "gateway", run: gateway::run, seeds: gateway::seeds },
     Target { name: "core", run: core::run, seeds: core::seeds },
 ];
 

@@ -46,6 +46,7 @@ targets! {
     any_token_is_verified_or_refused "token"
     any_capability_is_read_or_refused "capability"
     any_list_of_revoked_tokens_is_read_or_refused "revoked"
+    any_request_to_a_gateway_is_read_or_refused "gateway"
     the_core_holds_its_invariants_whatever_peers_do "core"
 }
 

@@ -7,6 +7,7 @@
 mod abuse;
 mod costs;
 mod files;
+mod gateway;
 mod handshake;
 mod neighbours;
 mod page;

@@ -38,6 +38,11 @@ pub const CALLERS_OF_ORIGIN_MAX: usize = 256;
 pub const RECORD_BYTES_MAX: usize = 512 * 1024;
 /// Frames of one record: the envelope and its chunks.
 pub const RECORD_FRAMES_MAX: usize = 1024;
+/// Bytes of a request to a gateway, with its delimiter: what one program may make it hold of a
+/// message that is not complete.
+pub const GATEWAY_REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Frames of a request to a gateway: an empty delimiter, and the body.
+pub const GATEWAY_FRAMES_MAX: usize = 2;
 /// Bytes of a record's batch of messages, before sealing. One message may be longer, up to
 /// [`MESSAGE_BYTES_MAX`], and then has a record of its own. A record is opened when it is whole:
 /// larger ones make client, broker and engines wait for each other by turns.

@@ -188,6 +188,7 @@ fn is_in_a_room(path: &str) -> bool {
         "client/src/",
         "cli/src/",
         "dashboard/src/",
+        "gateway/src/",
         "python/src/",
     ]
     .iter()

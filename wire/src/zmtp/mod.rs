@@ -1,9 +1,10 @@
 //! ZMTP 3.1 (RFC 37) with the NULL mechanism, sans I/O: bytes in, messages out.
 //!
 //! A [`Connection`] is one side of one byte stream. It is a `ROUTER` that takes `DEALER`s
-//! ([`Role::Broker`]), or a `DEALER` that takes a `ROUTER` ([`Role::Peer`]); nothing else is
-//! spoken. It checks every byte as soon as that byte is there, keeps no bytes of its own but the
-//! frames of a message that is not complete, and never reserves by a length that the peer declares.
+//! ([`Role::Broker`]), a `DEALER` that takes a `ROUTER` ([`Role::Peer`]), or a `ROUTER` for plain
+//! `ZeroMQ` programs, `REQ`s and `DEALER`s ([`Role::Gateway`]); nothing else is spoken. It checks
+//! every byte as soon as that byte is there, keeps no bytes of its own but the frames of a message
+//! that is not complete, and never reserves by a length that the peer declares.
 //!
 //! NULL neither authenticates nor encrypts: that is done by the handshake and the records inside
 //! the messages. Until the caller says [`peer_proved`](Connection::peer_proved), the peer is an
@@ -45,8 +46,8 @@ use self::greeting::{ExpectGreeting, GREETING_BYTES};
 use self::open::Open;
 use self::ready::ExpectReady;
 use crate::limits::{
-    PREAUTH_BUFFER_BYTES_MAX, PREAUTH_FRAME_BYTES_MAX, PREAUTH_FRAMES_MAX, RECORD_BYTES_MAX,
-    RECORD_FRAMES_MAX,
+    GATEWAY_FRAMES_MAX, GATEWAY_REQUEST_BYTES_MAX, PREAUTH_BUFFER_BYTES_MAX,
+    PREAUTH_FRAME_BYTES_MAX, PREAUTH_FRAMES_MAX, RECORD_BYTES_MAX, RECORD_FRAMES_MAX,
 };
 
 mod command;
@@ -68,22 +69,42 @@ pub enum Role {
     Broker,
     /// An engine or a client: a `DEALER`; the other side must be a `ROUTER`.
     Peer,
+    /// A gateway: a `ROUTER` for plain `ZeroMQ` programs; the other side must be a `REQ` or a
+    /// `DEALER`. Nobody proves anything in messages: its limits are those of a request, always.
+    Gateway,
 }
 
 impl Role {
     /// The `Socket-Type` that this side announces.
     pub const fn socket_type(self) -> &'static str {
         match self {
-            Self::Broker => "ROUTER",
+            Self::Broker | Self::Gateway => "ROUTER",
             Self::Peer => "DEALER",
         }
     }
 
-    /// The only `Socket-Type` that this side accepts.
+    /// Every `Socket-Type` that this side accepts, for people.
     pub const fn socket_type_accepted(self) -> &'static str {
         match self {
             Self::Broker => Self::Peer.socket_type(),
             Self::Peer => Self::Broker.socket_type(),
+            Self::Gateway => "REQ or DEALER",
+        }
+    }
+
+    /// Returns true if this side accepts a `Socket-Type`.
+    fn accepts(self, socket_type: &[u8]) -> bool {
+        match self {
+            Self::Gateway => matches!(socket_type, b"REQ" | b"DEALER"),
+            _ => socket_type == self.socket_type_accepted().as_bytes(),
+        }
+    }
+
+    /// The limits at the beginning of a connection.
+    const fn limits(self) -> Limits {
+        match self {
+            Self::Broker | Self::Peer => Limits::PENDING_PEER,
+            Self::Gateway => Limits::REQUEST,
         }
     }
 }
@@ -127,8 +148,7 @@ impl Connection {
     pub fn new(role: Role) -> Self {
         let mut output = Output::default();
         greeting::put_greeting(&mut output.buffer);
-        let shared =
-            Shared { role, limits: Limits::PENDING_PEER, output, bytes_wanted: GREETING_BYTES };
+        let shared = Shared { role, limits: role.limits(), output, bytes_wanted: GREETING_BYTES };
         Self { state: State::ExpectGreeting(ExpectGreeting), shared }
     }
 
@@ -164,7 +184,8 @@ impl Connection {
         result
     }
 
-    /// Raises the limits of an unauthenticated peer to those of a peer that has proved who it is.
+    /// Raises the limits of an unauthenticated peer to those of a peer that has proved who it is. A
+    /// gateway never calls it.
     pub fn peer_proved(&mut self) {
         self.shared.limits = Limits::PROVED;
     }
@@ -172,7 +193,8 @@ impl Connection {
     /// Returns the number of bytes beyond the last `input` that complete the frame (or greeting)
     /// being read; 0 if unknown.
     ///
-    /// Never more than [`RECORD_BYTES_MAX`], whatever the peer declares.
+    /// Never more than [`RECORD_BYTES_MAX`], or [`GATEWAY_REQUEST_BYTES_MAX`] for a gateway,
+    /// whatever the peer declares.
     pub fn bytes_wanted(&self) -> usize {
         self.shared.bytes_wanted
     }
@@ -255,6 +277,11 @@ impl Limits {
     const PROVED: Self = Self {
         message_bytes_max: RECORD_BYTES_MAX,
         frames_max: RECORD_FRAMES_MAX,
+        passes_pings: true,
+    };
+    const REQUEST: Self = Self {
+        message_bytes_max: GATEWAY_REQUEST_BYTES_MAX,
+        frames_max: GATEWAY_FRAMES_MAX,
         passes_pings: true,
     };
 }

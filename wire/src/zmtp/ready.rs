@@ -34,8 +34,8 @@ impl ExpectReady {
         match Command::parse(&body)? {
             Command::Ready { metadata } => {
                 check_metadata(metadata, shared)?;
-                if shared.role == Role::Broker {
-                    command::put_ready(&mut shared.output.buffer, Role::Broker);
+                if shared.role != Role::Peer {
+                    command::put_ready(&mut shared.output.buffer, shared.role);
                 }
                 Ok(Progress::Done(Open::default()))
             }
@@ -69,7 +69,7 @@ fn check_metadata(mut metadata: &[u8], shared: &mut Shared) -> Result<(), ZmtpEr
     }
     let accepted = shared.role.socket_type_accepted();
     let error = match socket_type {
-        Some(found) if found == accepted.as_bytes() => return Ok(()),
+        Some(found) if shared.role.accepts(found) => return Ok(()),
         Some(found) => ZmtpError::SocketTypeRefused { found: Excerpt::new(found), accepted },
         None => ZmtpError::SocketTypeMissing,
     };
