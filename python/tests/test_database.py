@@ -167,3 +167,31 @@ def test_a_file_that_is_no_history_is_refused(rc: furlong.Client, tmp_path: Path
     other.close()
     with pytest.raises(ValueError, match="is no history"):
         rc.db_query({}, history=path)
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ({"name": {"$in": "foo"}}, r"'\$in' of 'name' takes a list, not 'foo'"),
+        ({"name": {"$nin": None}}, "takes a list, not None"),
+        ({"engine_id": {"$in": [1, "2"]}}, "takes a whole number, not '2'"),
+        ({"engine_id": {"$gt": "2"}}, "takes a whole number, not '2'"),
+        ({"engine_id": {"$lt": None}}, "takes a whole number, not None"),
+        ({"engine_id": {"$mod": 2}}, "takes a divisor, which is not 0, and a remainder"),
+        ({"engine_id": {"$mod": [0, 1]}}, "takes a divisor, which is not 0, and a remainder"),
+        ({"name": {"$mod": [2, 1]}}, "is of numbers, and 'name' is none"),
+        ({"name": {"$glob": 3}}, "takes a text, not 3"),
+        ({"submitted": {"$glob": "2026*"}}, "is of texts, and 'submitted' is none"),
+        ({"submitted": {"$gt": "2026-01-01"}}, "takes a datetime, not '2026-01-01'"),
+        ({"submitted": {"$gt": datetime.date(2026, 1, 1)}}, "takes a datetime, not"),
+    ],
+    ids=str,
+)
+def test_query_of_a_wrong_operand_says_so(query: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        database.Query(query, None)
+
+
+def test_query_may_ask_for_what_is_not_there() -> None:
+    for operand in (None, {"$ne": None}, {"$in": [None, 1]}, {"$nin": (2,)}, {"$exists": False}):
+        database.Query({"engine_id": operand}, None)

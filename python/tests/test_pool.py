@@ -348,6 +348,19 @@ def test_terminate_while_a_call_is_being_submitted_cancels_it(
     assert [kind for kind, _ in read_all(values)] == [furlong.TaskCancelled]
 
 
+def test_imap_of_items_that_exit_raises_that(rc: furlong.Client) -> None:
+    def items() -> Iterator[int]:
+        yield 2
+        raise SystemExit("no more")
+
+    # `multiprocessing` lets the reader wait for ever.
+    for chunksize in (1, 2):
+        with rc.pool() as pool:
+            values: Any = pool.imap_unordered(square, items(), chunksize)
+            with pytest.raises(SystemExit, match="no more"):
+                list(values)
+
+
 def test_pool_at_the_end_of_with_leaves_the_engines(rc: furlong.Client) -> None:
     with rc.pool() as pool:
         pool.map(square, range(4))

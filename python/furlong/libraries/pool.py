@@ -388,7 +388,7 @@ class _Feeder:
                     break
                 self._submit(count, item)
                 count += 1
-        except Exception as error:  # of the iterable
+        except BaseException as error:  # of the iterable; a reader would wait for ever without it
             self._put(count, error)
             count += 1
         values = self._values()
@@ -426,7 +426,7 @@ class _Feeder:
             self._running -= 1
             self._room.notify_all()
 
-    def _put(self, place: int, ended: AsyncResult | Exception) -> None:
+    def _put(self, place: int, ended: AsyncResult | BaseException) -> None:
         values = self._values()
         if values is not None:
             values.put(place, ended)

@@ -153,13 +153,13 @@ class IMapIterator(Iterator[Any]):
         self._is_ordered = is_ordered
         self._changed = threading.Condition()
         # What can be given: futures that have ended, or exceptions of the items themselves.
-        self._given: collections.deque[AsyncResult | Exception] = collections.deque()
+        self._given: collections.deque[AsyncResult | BaseException] = collections.deque()
         # Those that have ended before one ahead of them.
-        self._early: dict[int, AsyncResult | Exception] = {}
+        self._early: dict[int, AsyncResult | BaseException] = {}
         self._next = 0
         self._count: int | None = None
 
-    def put(self, place: int, ended: AsyncResult | Exception) -> None:
+    def put(self, place: int, ended: AsyncResult | BaseException) -> None:
         """Take one that has ended."""
         with self._changed:
             if not self._is_ordered:
@@ -206,7 +206,7 @@ class IMapIterator(Iterator[Any]):
                     raise multiprocessing.TimeoutError
                 self._changed.wait(left)
             ended = self._given.popleft()
-        if isinstance(ended, Exception):
+        if isinstance(ended, BaseException):
             raise error_of_pool(ended)
         try:
             return ended.get()

@@ -9,7 +9,7 @@ import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from furlong import errors
 
@@ -50,6 +50,7 @@ ELSEWHERE = {
     "resubmitted": "a task that is run again is a task of its own",
 }
 MOMENTS = ("submitted", "started", "completed", "received")
+NUMBERS = ("engine_id", "attempts")
 # How tasks end, and what with, by the numbers of the protocol.
 STATES = ("", "succeeded", "failed", "cancelled", "timed_out", "lost")
 ERRORS = (
@@ -119,6 +120,7 @@ class Query:
                     raise ValueError(
                         f"{operator!r} is no operator; there are {', '.join(sorted(OPERATORS))}"
                     )
+                _check_operand(field, operator, value)
                 self._tests.append((field, operator, _comparable(field, value)))
         named = [keys] if isinstance(keys, str) else list(keys or FIELDS)
         for field in named:
@@ -337,6 +339,42 @@ def _check(field: str) -> None:
         raise ValueError(f"{field!r} is not known of tasks: {why}")
 
 
+def _check_operand(field: str, operator: str, value: Any) -> None:
+    """Raise if a field's values do not compare with what is asked for, whatever tasks there are."""
+    if operator == "$exists":
+        return
+    if operator in ("$in", "$nin"):
+        # A text has parts of texts, which nobody asks for.
+        if not isinstance(value, (list, tuple, set, frozenset)):
+            _refuse_operand(field, operator, value, "a list")
+        for each in value:
+            _check_operand(field, "$eq", each)
+    elif operator == "$mod":
+        is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+        if not is_pair or not all(isinstance(each, int) for each in value) or not value[0]:
+            _refuse_operand(field, operator, value, "a divisor, which is not 0, and a remainder")
+        if field not in NUMBERS:
+            raise ValueError(f"{operator!r} is of numbers, and {field!r} is none")
+    elif operator == "$glob":
+        if not isinstance(value, str):
+            _refuse_operand(field, operator, value, "a text")
+        if field in NUMBERS or field in MOMENTS:
+            raise ValueError(f"{operator!r} is of texts, and {field!r} is none")
+    elif value is not None or operator not in ("$eq", "$ne"):
+        kind: type
+        kind, words = str, "a text"
+        if field in MOMENTS:
+            kind, words = datetime.datetime, "a datetime"
+        elif field in NUMBERS:
+            kind, words = int, "a whole number"
+        if not isinstance(value, kind):
+            _refuse_operand(field, operator, value, words)
+
+
+def _refuse_operand(field: str, operator: str, value: Any, wanted: str) -> NoReturn:
+    raise ValueError(f"{operator!r} of {field!r} takes {wanted}, not {value!r}")
+
+
 def _place(record: Record) -> tuple[datetime.datetime, str, int]:
     """Return where a task stands in the order of submits: many are of one microsecond."""
     session, _, number = record["msg_id"].partition(":")
@@ -347,7 +385,7 @@ def _comparable(field: str, value: Any) -> Any:
     """Return a value with which those of a field compare: times without a zone are of this machine's."""
     if field not in MOMENTS:
         return value
-    if isinstance(value, (list, tuple, set)):
+    if isinstance(value, (list, tuple, set, frozenset)):
         return [_comparable(field, each) for each in value]
     return value.astimezone() if isinstance(value, datetime.datetime) else value
 
