@@ -202,8 +202,8 @@ impl BatchPool {
                     let _ = answers.send(Answer::Listed(number, listed)).await;
                 });
             }
-            Action::CancelWaiting(ids) => self.cancel(scheduler.system.cancel_waiting, ids),
-            Action::Cancel(ids) => self.cancel(scheduler.system.cancel, ids),
+            Action::CancelWaiting(ids) => self.cancel(true, ids),
+            Action::Cancel(ids) => self.cancel(false, ids),
             Action::Drain(id) => {
                 tracing::info!("pool {}: job {id} finishes what it runs", self.spec.name);
                 leaving.extend(picture.ids.get(&id).into_iter().flatten());
@@ -211,11 +211,17 @@ impl BatchPool {
         }
     }
 
-    fn cancel(&self, command: &'static [&'static str], ids: Vec<JobId>) {
+    fn cancel(&self, waiting_only: bool, ids: Vec<JobId>) {
         let scheduler = self.scheduler.clone();
-        tracing::info!("pool {}: {} {}", self.spec.name, command.join(" "), words(&ids));
+        let which = if waiting_only { "those that wait of " } else { "" };
+        tracing::info!("pool {}: {which}{} are cancelled", self.spec.name, words(&ids));
         tokio::spawn(async move {
-            if let Err(error) = scheduler.cancel(command, &ids).await {
+            let cancelled = if waiting_only {
+                scheduler.cancel_waiting(&ids).await
+            } else {
+                scheduler.cancel(&ids).await
+            };
+            if let Err(error) = cancelled {
                 tracing::warn!("jobs {} are not cancelled: {error}", words(&ids));
             }
         });
