@@ -149,7 +149,7 @@ fn engines_in_grid_engine_jobs_are_scaled_and_kill_no_work() {
 }
 
 #[test]
-fn a_cancelled_grid_engine_job_gives_its_task_back() {
+fn the_task_of_a_cancelled_grid_engine_job_runs_again() {
     let Some(engine) = GridEngine::start(1) else { return };
     let site = Site::on(&engine);
     let _cluster = site.start(&["sge", "-n", "1"]);
@@ -161,7 +161,7 @@ fn a_cancelled_grid_engine_job_gives_its_task_back() {
         began.display(),
         gate.display()
     );
-    let args = ["submit", "--retries", "0", "--wait", "--", "sh", "-c", &work];
+    let args = ["submit", "--wait", "--", "sh", "-c", &work];
     let mut task = Program::spawn("furlong", site.command(&args));
     assert!(eventually(SOON, || began.exists()));
     let before = site.wait_for("a job", |pool| pool["engines"] == 1)["jobs"][0]["job"].clone();
@@ -187,7 +187,8 @@ fn cluster_stop_finds_grid_engine_orphans_by_name() {
     fs::remove_dir_all(site.home.cluster().path().join("pools")).unwrap();
     assert_eq!(engine.queue().len(), 3);
     let said = site.run(&["cluster", "stop"]).ok();
-    assert!(said.contains("3 jobs have ended, nothing is left: "), "{said}");
+    // A Slurm that is here too, and does not answer, may have more to say.
+    assert!(said.ends_with("cluster default is stopped"), "{said}");
     assert_eq!(engine.queue(), Vec::<String>::new());
 }
 
