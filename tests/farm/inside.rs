@@ -88,7 +88,7 @@ fn cluster_run_reaches_all_machines_of_a_pbs_job() {
         command.env("PBS_NODEFILE", &nodes);
         Program::spawn("furlong", command)
     };
-    let ids = furlong("ids | wc -l");
+    let ids = furlong("ids | wc -w");
     let names = format!("{here}\nnode2\nnode2\n");
     let mut program = with_nodes(&names, &["--", "sh", "-c", &ids]);
     assert_eq!(program.wait_exit(RUN).code(), Some(0), "{}", program.stderr());

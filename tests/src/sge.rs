@@ -160,9 +160,12 @@ impl GridEngine {
         let defaults = defaults.expect("it comes with the master");
         let dropped = ["execd_spool_dir", "min_uid", "min_gid", "mailer", "load_report_time"];
         let is_kept = |line: &&str| !dropped.iter().any(|name| line.starts_with(name));
-        let kept: String = defaults.lines().filter(is_kept).map(|it| format!("{it}\n")).collect();
+        let kept = defaults.lines().filter(is_kept).collect::<Vec<_>>().join(
+            "
+",
+        );
         let configuration = format!(
-            "{kept}execd_spool_dir {root}/spool/execd\nmin_uid 0\nmin_gid 0\nmailer /bin/true\n\
+            "{kept}\nexecd_spool_dir {root}/spool/execd\nmin_uid 0\nmin_gid 0\nmailer /bin/true\n\
              load_report_time 00:00:01\n"
         )
         .replace("flush_time=00:00:15", "flush_time=00:00:00");
@@ -180,7 +183,11 @@ impl GridEngine {
     fn write_queue(&self, slots: u32) {
         let host = host();
         self.run("qconf", &["-as", &host]).ok();
-        let none: String = NONE.iter().map(|name| format!("{name} NONE\n")).collect();
+        let none = NONE.join(
+            " NONE
+",
+        ) + " NONE
+";
         let limit = |name: &&str| format!("s_{name} INFINITY\nh_{name} INFINITY\n");
         let limits: String = LIMITS.iter().map(limit).collect();
         let queue = format!("{QUEUE}hostlist {host}\nslots {slots}\n{none}{limits}");

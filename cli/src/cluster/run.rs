@@ -214,13 +214,11 @@ async fn end(mut child: Child) -> Result<ExitStatus> {
         // One that has ended meanwhile is what is wanted.
         let _ = kill_process(pid, Signal::TERM);
     }
-    match tokio::time::timeout(STOP_TIMEOUT, child.wait()).await {
-        Ok(status) => Ok(status?),
-        Err(_) => {
-            child.start_kill()?;
-            Ok(child.wait().await?)
-        }
+    if let Ok(status) = tokio::time::timeout(STOP_TIMEOUT, child.wait()).await {
+        return Ok(status?);
     }
+    child.start_kill()?;
+    Ok(child.wait().await?)
 }
 
 /// The exit code of the command; of one that a signal has ended, what a shell says.

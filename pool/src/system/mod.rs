@@ -6,6 +6,9 @@ mod slurm;
 
 use crate::keeper::{JobId, JobState, Listed, Refusal};
 
+/// Jobs in an answer of a batch system, each with its name.
+pub type NamedJobs = Vec<(Listed, String)>;
+
 /// A batch system.
 #[derive(Debug)]
 pub struct System {
@@ -33,7 +36,7 @@ pub struct System {
     /// Reads the ids of so many jobs from a line that the command which submits has printed.
     pub read_ids: fn(&str, u32) -> Option<Vec<String>>,
     /// Reads a list: the jobs, and their names.
-    pub read: fn(&System, &str) -> Result<Vec<(Listed, String)>, String>,
+    pub read: fn(&System, &str) -> Result<NamedJobs, String>,
 }
 
 /// The commands of a batch system, each as words that others follow.
@@ -93,7 +96,7 @@ impl System {
     ///
     /// # Errors
     /// What is wrong with it: half an answer is none.
-    pub fn read_list(&self, text: &str) -> Result<Vec<(Listed, String)>, String> {
+    pub fn read_list(&self, text: &str) -> Result<NamedJobs, String> {
         let read = (self.read)(self, text)?;
         match read.iter().find(|(job, _)| !self.is_id(&job.id)) {
             Some((job, _)) => Err(self.unknown(&job.id.0)),
@@ -109,14 +112,10 @@ impl System {
         let mut lines = text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
         let ids = lines.clone().find_map(|line| (self.read_ids)(line, jobs));
         let ids: Option<Vec<JobId>> = ids.map(|ids| ids.into_iter().map(JobId).collect());
-        match ids.filter(|ids| ids.iter().all(|id| self.is_id(id))) {
-            Some(ids) => Ok(ids),
-            None => {
-                let said = lines.next().map_or("nothing".to_owned(), shortened);
-                let name = self.commands.submit[0];
-                Err(Refusal::Unclear(format!("{name} says no job's id: {said}")))
-            }
-        }
+        ids.filter(|ids| ids.iter().all(|id| self.is_id(id))).ok_or_else(|| {
+            let said = lines.next().map_or("nothing".to_owned(), shortened);
+            Refusal::Unclear(format!("{} says no job's id: {said}", self.commands.submit[0]))
+        })
     }
 
     /// Returns true if this may be an id: nothing else goes into a command line or a path.

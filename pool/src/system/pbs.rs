@@ -1,6 +1,6 @@
 //! PBS: `OpenPBS`, PBS Professional and Torque, by what they have in common.
 
-use super::{Commands, System, Words};
+use super::{Commands, NamedJobs, System, Words};
 use crate::keeper::{End, JobId, JobState, Listed};
 
 /// PBS. Its arrays are written one way in PBS Professional and another way in Torque, so that each
@@ -76,7 +76,7 @@ fn read_ids(line: &str, _jobs: u32) -> Option<Vec<String>> {
     (is_id && server.chars().all(is_server)).then(|| vec![id.to_owned()])
 }
 
-fn read(system: &System, text: &str) -> Result<Vec<(Listed, String)>, String> {
+fn read(system: &System, text: &str) -> Result<NamedJobs, String> {
     let mut jobs: Vec<Record<'_>> = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         if let Some(id) = line.strip_prefix("Job Id:") {

@@ -2,7 +2,7 @@
 
 use roxmltree::{Document, Node};
 
-use super::{Commands, System, Words};
+use super::{Commands, NamedJobs, System, Words};
 use crate::keeper::{JobId, JobState, Listed};
 
 /// Grid Engine, from 6.2 on.
@@ -70,7 +70,7 @@ fn read_ids(line: &str, jobs: u32) -> Option<Vec<String>> {
     is_ours.then(|| (1..=jobs).map(|n| format!("{id}.{n}")).collect())
 }
 
-fn read(system: &System, text: &str) -> Result<Vec<(Listed, String)>, String> {
+fn read(system: &System, text: &str) -> Result<NamedJobs, String> {
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("nothing");
     // A wrapper may say something before it.
     let xml = text.find("<?xml").map(|at| &text[at..]);

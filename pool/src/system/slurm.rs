@@ -1,6 +1,6 @@
 //! Slurm.
 
-use super::{Commands, System, Words};
+use super::{Commands, NamedJobs, System, Words};
 use crate::keeper::{End, JobId, JobState, Listed};
 
 /// Slurm, from 20.02 on.
@@ -103,7 +103,7 @@ fn read_ids(line: &str, jobs: u32) -> Option<Vec<String>> {
     Some((1..=jobs).map(|n| format!("{id}_{n}")).collect())
 }
 
-fn read(system: &System, text: &str) -> Result<Vec<(Listed, String)>, String> {
+fn read(system: &System, text: &str) -> Result<NamedJobs, String> {
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     lines.map(|line| read_line(system, line).ok_or_else(|| system.unknown(line))).collect()
 }
