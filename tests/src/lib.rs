@@ -17,8 +17,8 @@
 //! - [`history::History`] is what a farm did, seen from outside, with what must be true of it.
 //! - [`measure`] reads what a process costs.
 //! - [`browser::Browser`] is a headless Chromium, where there is one.
-//! - [`slurm::Slurm`] is a Slurm of a test's own, where there is one, and [`sge::GridEngine`] a Grid
-//!   Engine.
+//! - [`slurm::Slurm`] is a Slurm of a test's own, where there is one, and [`sge::GridEngine`]
+//!   a Grid Engine.
 
 pub mod browser;
 pub mod command;

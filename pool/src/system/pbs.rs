@@ -151,8 +151,8 @@ mod tests {
     const PROFESSIONAL: &str = "Job Id: 12.pbs01\n    Job_Name = furlong-default-f0f733b3-pbs\n    \
         Job_Owner = u@login\n    resources_used.walltime = 00:00:10\n    job_state = R\n    \
         exec_host = n1/0*2\n    Submit_arguments = -l select=1 -N a\n    \
-        Variable_List = PBS_O_HOME=/home/u,PBS_O_PATH=/usr/local/bin:/usr/bin:/bin:/a = b,\n\
-        \tPBS_O_WORKDIR = /home/u\n    comment = Job run at Wed Dec 02\n\n\
+        Variable_List = PBS_O_HOME=/u,PBS_O_PATH=/usr/local/bin:/usr/bin:/bin:/a = b,\n\
+        \tPBS_O_WORKDIR = /u\n    comment = Job run at Wed Dec 02\n\n\
         Job Id: 13[].pbs01\n    Job_Name = other\n    job_state = B\n\n\
         Job Id: 14.pbs01\n    Job_Name = furlong-default-f0f733b3-pbs\n    job_state = Q\n    \
         comment = Not Running: Insufficient amount of resource: ncpus\n";
