@@ -224,7 +224,10 @@ pub fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
             let path = std::env::var_os("PATH").unwrap_or_default();
             std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
         };
-        let here = system::all().filter(|system| is_here(system.commands.own));
+        let is_set = |name: &str| std::env::var_os(name).is_some();
+        let here = system::all().filter(|system| {
+            is_here(system.commands.own) && system.commands.own_variable.is_none_or(is_set)
+        });
         schedulers.extend(here.map(|system| Scheduler::new(system, Vec::new())));
     }
     schedulers

@@ -59,6 +59,8 @@ pub struct Commands {
     pub cancel: &'static [&'static str],
     /// A command that only this system has: others have a `qstat` too.
     pub own: &'static str,
+    /// A variable without which that command leads nowhere.
+    pub own_variable: Option<&'static str>,
 }
 
 /// The parts of a batch system's answers that mean something.

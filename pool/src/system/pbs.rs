@@ -17,6 +17,7 @@ pub static PBS: System = System {
         cancel_waiting: None,
         cancel: &["qdel"],
         own: "pbsnodes",
+        own_variable: None,
     },
     script: SCRIPT,
     doubled: None,

@@ -18,6 +18,7 @@ pub static SGE: System = System {
         cancel_waiting: None,
         cancel: &["qdel"],
         own: "qconf",
+        own_variable: Some("SGE_ROOT"),
     },
     script: SCRIPT,
     doubled: None,

@@ -15,6 +15,7 @@ pub static SLURM: System = System {
         cancel_waiting: Some(&["scancel", "--state=PENDING"]),
         cancel: &["scancel"],
         own: "squeue",
+        own_variable: None,
     },
     script: SCRIPT,
     doubled: Some('%'),
