@@ -82,6 +82,7 @@ pub async fn run(args: DemoArgs, program: &Program) -> Result<ExitCode> {
         engine_flags: Vec::new(),
         broker_memory: None,
         has_pools: false,
+        is_open: false,
     };
     let mut cluster = LocalCluster::new(options);
     let mut interrupted = std::pin::pin!(furlong_host::stop::requested(false));

@@ -29,8 +29,10 @@ pub fn write(
         ("{{memory_mb}}", memory_mb.map_or_else(String::new, |mb| mb.to_string())),
         ("{{minutes}}", minutes.to_string()),
         ("{{drain_s}}", drain_s.to_string()),
-        // In a name of an output file, `%` begins what the system fills in.
-        ("{{folder}}", folder.replace('%', "%%")),
+        ("{{seconds}}", spec.job.walltime_s.to_string()),
+        ("{{clock}}", clock(spec.job.walltime_s)),
+        ("{{folder}}", doubled(folder, system.doubled)),
+        ("{{logs}}", quoted(folder)),
         ("{{home}}", quoted(&spec.engine.home)),
         ("{{setup}}", spec.job.setup.join("\n")),
         ("{{engine}}", engine(spec, system, it)),
@@ -45,6 +47,16 @@ pub fn write(
         lines.push(filled(line, &values));
     }
     lines.join("\n") + "\n"
+}
+
+/// A time as hours, minutes and seconds.
+fn clock(seconds: u64) -> String {
+    format!("{}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}
+
+/// A name of a file in which this character stands for itself.
+fn doubled(name: &str, char: Option<char>) -> String {
+    char.map_or(name.to_owned(), |char| name.replace(char, &format!("{char}{char}")))
 }
 
 /// A line with the values of its placeholders. One in a value is text, whoever wrote it.

@@ -17,7 +17,8 @@
 //! - [`history::History`] is what a farm did, seen from outside, with what must be true of it.
 //! - [`measure`] reads what a process costs.
 //! - [`browser::Browser`] is a headless Chromium, where there is one.
-//! - [`slurm::Slurm`] is a Slurm of a test's own, where there is one.
+//! - [`slurm::Slurm`] is a Slurm of a test's own, where there is one, and [`sge::GridEngine`]
+//!   a Grid Engine.
 
 pub mod browser;
 pub mod command;
@@ -32,6 +33,7 @@ pub mod program;
 pub mod proxy;
 pub mod raw;
 pub mod session;
+pub mod sge;
 pub mod slurm;
 pub mod sshd;
 pub mod wait;

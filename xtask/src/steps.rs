@@ -67,6 +67,7 @@ fn rust(workspace: &Workspace) -> anyhow::Result<()> {
     want(workspace, "mpirun", "openmpi-bin", "The test of engines under MPI");
     want(workspace, "valgrind", "valgrind", "The count of a no-op's instructions");
     want_slurm();
+    want_grid_engine();
     build_programs(workspace)?;
     let mut test = workspace.cargo("test --workspace --locked");
     check(test.env("FURLONG_TEST_BIN_DIR", workspace.bin_dir()).env("FURLONG_TEST_PYTHON", python))
@@ -170,6 +171,17 @@ fn want_slurm() {
         && let Err(error) = apt_install(&packages, "there is no Slurm, or no sshd")
     {
         println!("{error}. The tests of engines in jobs and on hosts are skipped.");
+    }
+}
+
+/// The tests of engines in Grid Engine's jobs start one of their own, as those in Slurm's do.
+fn want_grid_engine() {
+    let packages =
+        ["--no-install-recommends", "gridengine-master", "gridengine-exec", "gridengine-client"];
+    if !std::path::Path::new("/usr/lib/gridengine/sge_qmaster").is_file()
+        && let Err(error) = apt_install(&packages, "there is no Grid Engine")
+    {
+        println!("{error}. The tests of engines in its jobs are skipped.");
     }
 }
 

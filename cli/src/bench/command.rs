@@ -76,6 +76,7 @@ pub async fn run(args: CommandArgs, program: &Program) -> Result<()> {
         engine_flags: Vec::new(),
         broker_memory: None,
         has_pools: false,
+        is_open: false,
     };
     let mut cluster = LocalCluster::new(options);
     let rates = match cluster.start().await {

@@ -70,6 +70,7 @@ pub async fn measure(args: &FarmArgs, kind: Kind, program: &Program) -> Result<F
         engine_flags: Vec::new(),
         broker_memory: None,
         has_pools: false,
+        is_open: false,
     };
     let mut cluster = LocalCluster::new(options);
     let figures = match cluster.start().await {

@@ -39,6 +39,7 @@ pub async fn on_private_cluster_with<T>(
         engine_flags: Vec::new(),
         broker_memory: memory,
         has_pools: false,
+        is_open: false,
     };
     let mut cluster = LocalCluster::new(options);
     let measured = match cluster.start().await {

@@ -40,6 +40,8 @@ pub struct LocalOptions {
     pub broker_memory: Option<u64>,
     /// True if it has pools: a process keeps them, and the broker listens on all addresses.
     pub has_pools: bool,
+    /// True if engines come from other machines: the broker listens on all addresses.
+    pub is_open: bool,
 }
 
 /// A cluster of child processes. They end with this process, however it ends: each watches its
@@ -103,6 +105,11 @@ impl LocalCluster {
     /// The capability file for clients.
     pub fn capability(&self) -> PathBuf {
         self.dir.capability(Role::Client)
+    }
+
+    /// The capability file for engines.
+    pub fn engine_capability(&self) -> PathBuf {
+        self.dir.capability(Role::Engine)
     }
 
     /// The endpoint of the broker.
@@ -248,7 +255,7 @@ impl LocalCluster {
 
     fn spawn_broker(&self) -> Result<Member> {
         let mut command = self.command(&["broker"])?;
-        if !self.options.has_pools {
+        if !(self.options.has_pools || self.options.is_open) {
             command.args(["--bind", "127.0.0.1"]);
         }
         command.args(["--stop-with-stdin", "--of-cluster"]);

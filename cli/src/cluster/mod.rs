@@ -1,11 +1,13 @@
 //! `furlong cluster`: farms on this machine.
 
+mod allocation;
 mod beside;
 mod engine_flags;
 pub mod inherited;
 mod local;
 pub mod member;
 mod page;
+mod run;
 mod state;
 
 use std::io::{BufRead, BufReader};
@@ -39,6 +41,9 @@ pub enum ClusterCommand {
     /// Start a broker on loopback and engines, and look after them until Ctrl-C
     #[command(after_help = "Example: furlong cluster start -n 4 --daemon")]
     Start(Box<StartArgs>),
+    /// Start a broker and engines on all machines of a job, run a command with them, and stop them
+    #[command(after_help = "Example: furlong cluster run -- python work.py")]
+    Run(Box<run::ClusterRunArgs>),
     /// Stop a cluster that `cluster start` or `broker` started
     #[command(after_help = "Example: furlong cluster stop")]
     Stop {
@@ -111,6 +116,7 @@ pub async fn run(command: ClusterCommand, program: &Program) -> Result<ExitCode>
                 start(args, engines, program).await
             }
         }
+        ClusterCommand::Run(args) => run::run(*args, program).await,
         ClusterCommand::Stop { cluster } => stop(&cluster).await,
         ClusterCommand::List { json } => list(json),
     }
@@ -181,6 +187,7 @@ async fn start(args: Box<StartArgs>, engines: u32, program: &Program) -> Result<
         engine_flags: args.engine.flags(),
         broker_memory: Some(args.broker_memory.bytes()),
         has_pools,
+        is_open: false,
     };
     let mut stop = std::pin::pin!(furlong_host::stop::requested(false));
     let mut local = LocalCluster::new(options);

@@ -57,6 +57,8 @@ struct Clock {
     start_ms: u64,
 }
 
+/// A job that has been missing in so many answers is not just late.
+const MISSING_OFTEN: u32 = 2;
 /// The time between two looks for logs that are too many.
 const TIDY: Duration = Duration::from_secs(600);
 
@@ -142,7 +144,13 @@ impl BatchPool {
                 keeper.handle_submitted(now_ms, given);
             }
             Answer::Listed(number, answer) => {
-                let answer = answer.map(|listed| with_last_lines(listed, keeper, &self.dir));
+                let forgets = self.scheduler.system.commands.list_named.is_none();
+                let answer = answer.map(|mut listed| {
+                    if forgets {
+                        add_ended(&mut listed, keeper, &self.dir);
+                    }
+                    with_last_lines(listed, keeper, &self.dir)
+                });
                 if let Err(why) = &answer {
                     tracing::warn!("pool {}: {why}", self.spec.name);
                 }
@@ -205,8 +213,8 @@ impl BatchPool {
                     let _ = answers.send(Answer::Listed(number, listed)).await;
                 });
             }
-            Action::CancelWaiting(ids) => self.cancel(scheduler.system.cancel_waiting, ids),
-            Action::Cancel(ids) => self.cancel(scheduler.system.cancel, ids),
+            Action::CancelWaiting(ids) => self.cancel(true, ids),
+            Action::Cancel(ids) => self.cancel(false, ids),
             Action::Drain(id) => {
                 tracing::info!("pool {}: job {id} finishes what it runs", self.spec.name);
                 leaving.extend(picture.ids.get(&id).into_iter().flatten());
@@ -214,11 +222,17 @@ impl BatchPool {
         }
     }
 
-    fn cancel(&self, command: &'static [&'static str], ids: Vec<JobId>) {
+    fn cancel(&self, waiting_only: bool, ids: Vec<JobId>) {
         let scheduler = self.scheduler.clone();
-        tracing::info!("pool {}: {} {}", self.spec.name, command.join(" "), words(&ids));
+        let which = if waiting_only { "those that wait of " } else { "" };
+        tracing::info!("pool {}: {which}{} are cancelled", self.spec.name, words(&ids));
         tokio::spawn(async move {
-            if let Err(error) = scheduler.cancel(command, &ids).await {
+            let cancelled = if waiting_only {
+                scheduler.cancel_waiting(&ids).await
+            } else {
+                scheduler.cancel(&ids).await
+            };
+            if let Err(error) = cancelled {
                 tracing::warn!("jobs {} are not cancelled: {error}", words(&ids));
             }
         });
@@ -285,6 +299,25 @@ pub fn scheduler(spec: &PoolSpec) -> Result<Scheduler> {
     let system = system::by_name(&spec.system);
     let system = system.with_context(|| format!("there is no system `{}`", spec.system))?;
     Ok(Scheduler::new(system, spec.job.via.clone()))
+}
+
+/// Adds jobs that have ended by their own word to the list of a system that forgets such jobs: they
+/// have begun, since they have a log, and are missing again and again.
+fn add_ended(listed: &mut Vec<Listed>, keeper: &Keeper, dir: &PoolDir) {
+    let is_listed = |id: &JobId| listed.iter().any(|job| job.id == *id);
+    let missing = keeper.jobs().iter().filter(|(id, job)| {
+        job.online == 0 && job.missing >= MISSING_OFTEN && !is_listed(id) && dir.log(id).is_file()
+    });
+    let ended: Vec<Listed> = missing
+        .map(|(id, job)| Listed {
+            id: id.clone(),
+            state: JobState::Ended(End::Gone),
+            node: job.node.clone(),
+            why: String::new(),
+            left: String::new(),
+        })
+        .collect();
+    listed.extend(ended);
 }
 
 /// What a job has said last is a better reason for its end than its system has.

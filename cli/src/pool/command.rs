@@ -1,19 +1,23 @@
 //! The commands of batch systems: each has a time limit, and what goes wrong is said in a line.
 
 use std::fs::File;
+use std::io::Seek;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use furlong_pool::keeper::{JobId, Listed, Refusal};
+use furlong_pool::keeper::{JobId, JobState, Listed, Refusal};
 use furlong_pool::script::{quoted, quoted_behind};
 use furlong_pool::system::System;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
+use tokio::time::Instant;
 
 /// The time limit of a command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Systems that make one job a command make no more for one order after this time.
+const SINGLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// The most bytes of a command's output that are read.
 const OUTPUT_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
@@ -54,31 +58,65 @@ impl Scheduler {
         dir: &Path,
         jobs: u32,
     ) -> Result<Vec<JobId>, Refusal> {
-        let ran = self.run(self.system.submit, args, Some(script), Some(dir)).await;
-        match ran {
+        if !self.system.is_single {
+            return self.submit_once(script, args, dir, jobs).await;
+        }
+        let (mut given, deadline) = (Vec::new(), Instant::now() + SINGLE_TIMEOUT);
+        for _ in 0..jobs {
+            let again = script.try_clone().and_then(|mut file| file.rewind().map(|()| file));
+            let again = again.map_err(|error| Refusal::Refused(error.to_string()))?;
+            match self.submit_once(again, args, dir, 1).await {
+                Ok(ids) => given.extend(ids),
+                // What this one may have made is found with the others by its name.
+                Err(unclear @ Refusal::Unclear(_)) => return Err(unclear),
+                Err(_) if !given.is_empty() => break,
+                Err(refusal) => return Err(refusal),
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        Ok(given)
+    }
+
+    async fn submit_once(
+        &self,
+        script: File,
+        args: &[String],
+        dir: &Path,
+        jobs: u32,
+    ) -> Result<Vec<JobId>, Refusal> {
+        let words = self.system.commands.submit;
+        match self.run(words, args, Some(script), Some(dir)).await {
             Ran::Ended(output, None) => self.system.read_submit(&output, jobs),
             Ran::Ended(_, Some(errors)) => Err(self.system.refusal(&errors)),
             Ran::Missing(text) => Err(Refusal::Refused(text)),
             Ran::Hung(said) => match self.system.refusal(&said) {
                 full @ Refusal::Full(_) => Err(full),
-                _ => Err(Refusal::Unclear(self.hung(self.system.submit))),
+                _ => Err(Refusal::Unclear(self.hung(words))),
             },
         }
     }
 
-    /// Asks if a script would be taken: what the system says to it.
+    /// Asks if a script would be taken: what the system says to it. Where nobody can ask that, only
+    /// whether the system is there.
     ///
     /// # Errors
     /// The reason that it would not.
     pub async fn check(&self, script: File, args: &[String]) -> Result<String, String> {
-        match self.run(self.system.check, args, Some(script), None).await {
+        let title = self.system.title;
+        let Some(words) = self.system.commands.check else {
+            self.list_own().await?;
+            return Ok(format!("{title} cannot be asked if it would take this"));
+        };
+        match self.run(words, args, Some(script), None).await {
             // The answer is on standard error, success or not.
             Ran::Ended(said, None) => Ok(said.trim().to_owned()),
             Ran::Ended(_, Some(errors)) => match self.system.refusal(&errors) {
                 Refusal::Refused(text) | Refusal::Full(text) | Refusal::Unclear(text) => Err(text),
             },
             Ran::Missing(text) => Err(text),
-            Ran::Hung(_) => Err(self.hung(self.system.check)),
+            Ran::Hung(_) => Err(self.hung(words)),
         }
     }
 
@@ -87,7 +125,10 @@ impl Scheduler {
     /// # Errors
     /// The reason that there is no list.
     pub async fn list_named(&self, name: &str) -> Result<Vec<Listed>, String> {
-        let all = self.list(self.system.list_named, &[name.to_owned()]).await?;
+        let all = match self.system.commands.list_named {
+            Some(words) => self.list(words, &[name.to_owned()]).await?,
+            None => self.list_own().await?,
+        };
         // A name may be an option that this system does not know, and leaves aside.
         Ok(all.into_iter().filter(|(_, it)| it == name).map(|(job, _)| job).collect())
     }
@@ -97,33 +138,59 @@ impl Scheduler {
     /// # Errors
     /// The reason that there is no list.
     pub async fn list_own(&self) -> Result<Vec<(Listed, String)>, String> {
-        self.list(self.system.list_own, &[]).await
+        self.list(self.system.commands.list_own, &[]).await
     }
 
-    /// Cancels jobs by one of the two commands that the system has for it.
+    /// Cancels those of these jobs that still wait. Where no command leaves the others alone, it is
+    /// asked right before which of them do.
     ///
     /// # Errors
     /// The command's words.
-    pub async fn cancel(&self, command: &[&'static str], ids: &[JobId]) -> Result<(), String> {
+    pub async fn cancel_waiting(&self, ids: &[JobId]) -> Result<(), String> {
+        if let Some(words) = self.system.commands.cancel_waiting {
+            return self.cancel_by(words, ids).await;
+        }
+        let listed = self.list_own().await?.into_iter().map(|(job, _)| job);
+        let waiting = listed.filter(|job| job.state == JobState::Pending && ids.contains(&job.id));
+        let waiting: Vec<JobId> = waiting.map(|job| job.id).collect();
+        if waiting.is_empty() { Ok(()) } else { self.cancel(&waiting).await }
+    }
+
+    /// Cancels jobs.
+    ///
+    /// # Errors
+    /// The command's words.
+    pub async fn cancel(&self, ids: &[JobId]) -> Result<(), String> {
+        self.cancel_by(self.system.commands.cancel, ids).await
+    }
+
+    async fn cancel_by(&self, words: &[&'static str], ids: &[JobId]) -> Result<(), String> {
+        if let Some(wrong) = ids.iter().find(|id| !self.system.is_id(id)) {
+            return Err(format!("`{wrong}` is no job's id"));
+        }
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        match self.run(command, &ids, None, None).await {
+        match self.run(words, &ids, None, None).await {
             Ran::Ended(_, None) => Ok(()),
             Ran::Ended(_, Some(errors)) => Err(self.system.in_a_line(&errors)),
             Ran::Missing(text) => Err(text),
-            Ran::Hung(_) => Err(self.hung(command)),
+            Ran::Hung(_) => Err(self.hung(words)),
         }
     }
 
     /// The command line of a submit, as a person would write it.
     pub fn submit_line(&self, args: &[String], script: &str) -> String {
         let words = self.via.iter().map(String::as_str);
-        let words = words.chain(self.system.submit.iter().copied());
+        let words = words.chain(self.system.commands.submit.iter().copied());
         let words = words.chain(args.iter().map(String::as_str));
         words.map(quoted).collect::<Vec<_>>().join(" ") + " < " + script
     }
 
     async fn list(&self, words: &[&str], more: &[String]) -> Result<Vec<(Listed, String)>, String> {
         match self.run(words, more, None, None).await {
+            // Half a list would say of the other half that it has ended.
+            Ran::Ended(output, None) if output.len() as u64 >= OUTPUT_BYTES_MAX => {
+                Err(format!("{} answers more than {OUTPUT_BYTES_MAX} bytes", words[0]))
+            }
             Ran::Ended(output, None) => self.system.read_list(&output),
             Ran::Ended(_, Some(errors)) => {
                 Err(format!("{} fails: {}", words[0], self.system.in_a_line(&errors)))
@@ -155,7 +222,7 @@ impl Scheduler {
         command.stdin(script.map_or_else(Stdio::null, Stdio::from));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         dir.filter(|dir| dir.is_dir()).map(|dir| command.current_dir(dir));
-        remove_job_variables(&mut command);
+        remove_job_variables(&mut command, self.system);
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => return Ran::Missing(self.missing(&words[0], &error)),
@@ -212,17 +279,17 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
 /// A keeper that itself runs in a job has that job's variables, which would shape others; and those
 /// that stand for options of the commands can give jobs another name or cluster, or leave them out
 /// of a list.
-fn remove_job_variables(command: &mut Command) {
+fn remove_job_variables(command: &mut Command, system: &System) {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for name in names.filter(|name| shapes_commands(name)) {
+    for name in names.filter(|name| shapes_commands(name, system)) {
         command.env_remove(name);
     }
     command.env_remove("FURLONG_CAP");
 }
 
-/// Returns true if a variable of this name shapes what the commands do.
-fn shapes_commands(name: &str) -> bool {
-    let prefixes = ["SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_"];
+/// Returns true if a variable of this name shapes what the system's commands do.
+fn shapes_commands(name: &str, system: &System) -> bool {
+    let prefixes = system.words.variables;
     name != "SLURM_CONF" && prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
@@ -264,14 +331,54 @@ mod tests {
         assert_eq!(slurm.list_named("another").await, Ok(Vec::new()));
     }
 
+    #[tokio::test]
+    async fn waiting_jobs_are_asked_for_before_they_are_cancelled() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = folder.path().join("told");
+        let script = format!(
+            "case $0 in qdel) echo \"$@\" >> {};; esac\n\
+             for it in 1:Q 2:R 3:Q 4:Q; do printf 'Job Id: %s.s\\n    Job_Name = a\\n' ${{it%:*}}\n\
+             echo \"    job_state = ${{it#*:}}\"; done",
+            told.display()
+        );
+        let via = ["sh", "-c", &script].map(str::to_owned).to_vec();
+        let pbs = Scheduler::new(by_name("pbs").unwrap(), via);
+        let ids = |ids: &[&str]| ids.iter().map(|id| JobId((*id).to_owned())).collect::<Vec<_>>();
+        pbs.cancel_waiting(&ids(&["1", "2", "3", "9"])).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&told).unwrap(), "1 3\n");
+        let error = pbs.cancel(&ids(&["1", "-Wforce"])).await.unwrap_err();
+        assert_eq!(error, "`-Wforce` is no job's id");
+        assert_eq!(std::fs::read_to_string(&told).unwrap(), "1 3\n");
+    }
+
+    #[tokio::test]
+    async fn jobs_of_single_submits_come_together_until_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display().to_string();
+        let script = format!(
+            "cd {path}; grep -q whole || exit 9; echo x >> made; n=$(grep -c x made)\n\
+             [ $n -le 3 ] || {{ echo 'qsub: would exceed limit on number of jobs' >&2; exit 1; }}\n\
+             echo $n.server"
+        );
+        let via = ["sh", "-c", &script].map(str::to_owned).to_vec();
+        let pbs = Scheduler::new(by_name("pbs").unwrap(), via);
+        let file = folder.path().join("script");
+        std::fs::write(&file, "the whole script\n").unwrap();
+        let submit = || pbs.submit(File::open(&file).unwrap(), &[], Path::new("/"), 5);
+        let ids = ["1", "2", "3"].map(|id| JobId(id.to_owned())).to_vec();
+        assert_eq!(submit().await, Ok(ids));
+        assert!(matches!(submit().await, Err(Refusal::Full(_))));
+    }
+
     #[test]
     fn variables_that_stand_for_options_are_removed() {
+        let slurm = by_name("slurm").unwrap();
         for name in ["SLURM_JOB_ID", "SBATCH_JOB_NAME", "SBATCH_ARRAY_INX", "SQUEUE_STATES"] {
-            assert!(shapes_commands(name), "{name}");
+            assert!(shapes_commands(name, slurm), "{name}");
         }
-        assert!(shapes_commands("SCANCEL_INTERACTIVE"));
+        assert!(shapes_commands("SCANCEL_INTERACTIVE", slurm));
         for name in ["SLURM_CONF", "PATH", "HOME", "MY_SBATCH_X"] {
-            assert!(!shapes_commands(name), "{name}");
+            assert!(!shapes_commands(name, slurm), "{name}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod files;
 mod hosts;
 mod keep;
 mod options;
+mod qsub;
 mod sbatch;
 mod show;
 mod stop;

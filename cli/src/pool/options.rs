@@ -14,14 +14,14 @@ use furlong_pool::system;
 use furlong_wire::token::Role;
 
 use super::hosts::HostsPool;
-use super::sbatch;
+use super::{qsub, sbatch};
 use crate::cluster::EngineFlags;
 use crate::program::Program;
 
 /// The flags of a pool.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PoolFlags {
-    /// System that starts the engines: `slurm`, or `ssh`
+    /// System that starts the engines: `slurm`, `pbs`, `sge`, or `ssh`
     #[arg(long, value_name = "SYSTEM")]
     pub on: Option<String>,
     /// Engines of one job, or of one host
@@ -163,8 +163,17 @@ impl PoolRequest<'_> {
             (Some(_), false) => bail!("--hosts is for --on ssh"),
             (None, false) => Vec::new(),
         };
-        sbatch::check_args(&flags.args)?;
-        sbatch::check_template(template.as_deref().unwrap_or_default())?;
+        let text = template.as_deref().unwrap_or_default();
+        match qsub::Table::of(flags.on.as_deref().unwrap_or_default()) {
+            Some(table) => {
+                table.check_args(&flags.args)?;
+                table.check_template(text)?;
+            }
+            None => {
+                sbatch::check_args(&flags.args)?;
+                sbatch::check_template(text)?;
+            }
+        }
         let dir = self.engine.cwd.clone().map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
         let dir = dir.context("the current directory is not there any more")?;
         let walltime = flags.walltime.unwrap_or(WALLTIME);

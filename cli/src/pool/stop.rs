@@ -107,13 +107,18 @@ pub async fn stop_jobs(cluster: &ClusterDir, schedulers: Vec<Scheduler>) -> Resu
         live.iter().flat_map(|(.., jobs)| jobs.iter().map(|job| job.id.clone())).collect();
     for (scheduler, _, jobs) in &live {
         let waiting = jobs.iter().filter(|job| job.state == JobState::Pending);
-        cancel(scheduler, scheduler.system.cancel_waiting, waiting).await;
+        let waiting = ids(waiting);
+        if !waiting.is_empty() {
+            note_cancel(scheduler.cancel_waiting(&waiting).await);
+        }
     }
     tell_engines(cluster).await;
     let deadline = Instant::now() + LEAVE_TIMEOUT;
     for (scheduler, ours, _) in &live {
         let left = wait(scheduler, ours, deadline).await.unwrap_or_default();
-        cancel(scheduler, scheduler.system.cancel, left.iter()).await;
+        if !left.is_empty() {
+            note_cancel(scheduler.cancel(&ids(left.iter())).await);
+        }
         match wait(scheduler, ours, Instant::now() + CANCEL_TIMEOUT).await {
             Ok(left) => stopped.left.extend(left.into_iter().map(|job| job.id)),
             Err(why) => stopped.unknown.push(ours.unknown(&why)),
@@ -219,7 +224,10 @@ pub fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
             let path = std::env::var_os("PATH").unwrap_or_default();
             std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
         };
-        let here = system::all().filter(|system| is_here(system.list_own[0]));
+        let is_set = |name: &str| std::env::var_os(name).is_some();
+        let here = system::all().filter(|system| {
+            is_here(system.commands.own) && system.commands.own_variable.is_none_or(is_set)
+        });
         schedulers.extend(here.map(|system| Scheduler::new(system, Vec::new())));
     }
     schedulers
@@ -272,15 +280,12 @@ async fn wait(
     }
 }
 
-async fn cancel(
-    scheduler: &Scheduler,
-    command: &[&'static str],
-    jobs: impl Iterator<Item = &Listed>,
-) {
-    let ids: Vec<JobId> = jobs.map(|job| job.id.clone()).collect();
-    if !ids.is_empty()
-        && let Err(error) = scheduler.cancel(command, &ids).await
-    {
+fn ids<'a>(jobs: impl Iterator<Item = &'a Listed>) -> Vec<JobId> {
+    jobs.map(|job| job.id.clone()).collect()
+}
+
+fn note_cancel(cancelled: Result<(), String>) {
+    if let Err(error) = cancelled {
         tracing::warn!("jobs are not cancelled: {error}");
     }
 }

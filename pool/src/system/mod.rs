@@ -1,8 +1,13 @@
 //! Batch systems as data: their commands, the words of their answers, their script.
 
+mod pbs;
+mod sge;
 mod slurm;
 
 use crate::keeper::{JobId, JobState, Listed, Refusal};
+
+/// Jobs in an answer of a batch system, each with its name.
+pub type NamedJobs = Vec<(Listed, String)>;
 
 /// A batch system.
 #[derive(Debug)]
@@ -11,36 +16,72 @@ pub struct System {
     pub name: &'static str,
     /// Its name for people.
     pub title: &'static str,
-    /// Submits the script on standard input.
-    pub submit: &'static [&'static str],
-    /// Says whether it would take the script on standard input, and takes it not.
-    pub check: &'static [&'static str],
-    /// Lists the jobs of the name that follows.
-    pub list_named: &'static [&'static str],
-    /// Lists all jobs of this user.
-    pub list_own: &'static [&'static str],
-    /// Cancels those of the jobs whose ids follow that still wait.
-    pub cancel_waiting: &'static [&'static str],
-    /// Cancels the jobs whose ids follow.
-    pub cancel: &'static [&'static str],
+    /// Its commands.
+    pub commands: Commands,
     /// The script, with placeholders.
     pub script: &'static str,
+    /// A character that is doubled in the name of an output file, where it begins what the system
+    /// fills in.
+    pub doubled: Option<char>,
     /// The id of a job as its own shell knows it.
     pub job_variable: &'static str,
+    /// The parts of its answers that mean something.
+    pub words: Words,
+    /// The most jobs of one submit.
+    pub array_max: u32,
+    /// True if each run of the command that submits makes one job, not an array of them.
+    pub is_single: bool,
+    /// Returns true for an id of its shape: only such a one is put into a command line or a path.
+    pub is_id: fn(&str) -> bool,
+    /// Reads the ids of so many jobs from a line that the command which submits has printed.
+    pub read_ids: fn(&str, u32) -> Option<Vec<String>>,
+    /// Reads a list: the jobs, and their names.
+    pub read: fn(&System, &str) -> Result<NamedJobs, String>,
+}
+
+/// The commands of a batch system, each as words that others follow.
+#[derive(Debug)]
+pub struct Commands {
+    /// Submits the script on standard input.
+    pub submit: &'static [&'static str],
+    /// Says whether it would take the script on standard input, and takes it not; none where
+    /// nobody can ask that.
+    pub check: Option<&'static [&'static str]>,
+    /// Lists the jobs of the name that follows, also those that have ended; none where names
+    /// select nothing.
+    pub list_named: Option<&'static [&'static str]>,
+    /// Lists all jobs of this user.
+    pub list_own: &'static [&'static str],
+    /// Cancels those of the jobs whose ids follow that still wait; none where a command cancels
+    /// them in any state.
+    pub cancel_waiting: Option<&'static [&'static str]>,
+    /// Cancels the jobs whose ids follow.
+    pub cancel: &'static [&'static str],
+    /// A command that only this system has: others have a `qstat` too.
+    pub own: &'static str,
+    /// A variable without which that command leads nowhere.
+    pub own_variable: Option<&'static str>,
+}
+
+/// The parts of a batch system's answers that mean something.
+#[derive(Debug)]
+pub struct Words {
     /// The words of states; a job in another state runs.
     pub states: &'static [(&'static str, JobState)],
     /// Parts of refusals that mean that the queue is full.
     pub full: &'static [&'static str],
     /// Reasons that a user can do something about, and what.
     pub remedies: &'static [(&'static str, &'static str)],
-    /// The most jobs of one submit.
-    pub array_max: u32,
-    /// Reads a line of a list: the job, and its name.
-    pub read_line: fn(&System, &str) -> Option<(Listed, String)>,
+    /// Beginnings of refusals that say nothing.
+    pub prefaces: &'static [&'static str],
+    /// The beginnings of variables of a job that would shape the commands that are run in it.
+    pub variables: &'static [&'static str],
 }
 
 /// All batch systems.
-const SYSTEMS: [&System; 1] = [&slurm::SLURM];
+const SYSTEMS: [&System; 3] = [&slurm::SLURM, &pbs::PBS, &sge::SGE];
+/// The most characters of an id.
+const ID_MAX: usize = 64;
 
 /// The batch system of this name.
 pub fn by_name(name: &str) -> Option<&'static System> {
@@ -57,51 +98,65 @@ impl System {
     ///
     /// # Errors
     /// What is wrong with it: half an answer is none.
-    pub fn read_list(&self, text: &str) -> Result<Vec<(Listed, String)>, String> {
-        let lines = text.lines().filter(|line| !line.trim().is_empty());
-        let read = lines.map(|line| {
-            (self.read_line)(self, line).ok_or_else(|| {
-                let said = line.trim().chars().take(100).collect::<String>();
-                format!("{} answers what nobody understands: {said}", self.list_named[0])
-            })
-        });
-        read.collect()
+    pub fn read_list(&self, text: &str) -> Result<NamedJobs, String> {
+        let read = (self.read)(self, text)?;
+        match read.iter().find(|(job, _)| !self.is_id(&job.id)) {
+            Some((job, _)) => Err(self.unknown(&job.id.0)),
+            None => Ok(read),
+        }
     }
 
-    /// Reads the jobs that a submit of so many has given.
+    /// Reads the jobs that a submit of so many has given: the last line with ids says it.
     ///
     /// # Errors
     /// The output has no id: jobs may have been made.
     pub fn read_submit(&self, text: &str, jobs: u32) -> Result<Vec<JobId>, Refusal> {
-        let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-        let id = last.split(';').next().unwrap_or_default();
-        let id = id.split(|char: char| !char.is_ascii_digit()).rfind(|word| !word.is_empty());
-        let Some(id) = id else {
-            let said = last.trim().chars().take(100).collect::<String>();
-            let said = if said.is_empty() { "nothing".to_owned() } else { said };
-            return Err(Refusal::Unclear(format!("{} says no job's id: {said}", self.submit[0])));
-        };
-        Ok((1..=jobs).map(|n| JobId(format!("{id}_{n}"))).collect())
+        let mut lines = text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+        let ids = lines.clone().find_map(|line| (self.read_ids)(line, jobs));
+        let ids: Option<Vec<JobId>> = ids.map(|ids| ids.into_iter().map(JobId).collect());
+        ids.filter(|ids| ids.iter().all(|id| self.is_id(id))).ok_or_else(|| {
+            let said = lines.next().map_or("nothing".to_owned(), shortened);
+            Refusal::Unclear(format!("{} says no job's id: {said}", self.commands.submit[0]))
+        })
+    }
+
+    /// Returns true if this may be an id: nothing else goes into a command line or a path.
+    pub fn is_id(&self, id: &JobId) -> bool {
+        let begins = id.0.starts_with(|char: char| char.is_ascii_digit());
+        begins && id.0.len() <= ID_MAX && (self.is_id)(&id.0)
+    }
+
+    /// The sentence about an answer that is none.
+    fn unknown(&self, said: &str) -> String {
+        let name = self.commands.list_own[0];
+        format!("{name} answers what nobody understands: {}", shortened(said))
     }
 
     /// The refusal in a submit's words.
     pub fn refusal(&self, said: &str) -> Refusal {
         let text = self.in_a_line(said);
-        if self.full.iter().any(|full| said.contains(full)) {
+        if self.words.full.iter().any(|full| said.contains(full)) {
             Refusal::Full(format!("the queue is full: {text}"))
         } else {
-            Refusal::Refused(format!("{} refuses the job: {text}", self.submit[0]))
+            Refusal::Refused(format!("{} refuses the job: {text}", self.commands.submit[0]))
         }
     }
 
     /// The first thing that a command has said of what is wrong, with a remedy if there is one.
     pub fn in_a_line(&self, said: &str) -> String {
-        let prefixes = [format!("{}: error: ", self.submit[0]), format!("{}: ", self.submit[0])];
+        let prefixes = [
+            format!("{}: error: ", self.commands.submit[0]),
+            format!("{}: ", self.commands.submit[0]),
+        ];
         let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
         let line = lines.clone().next().unwrap_or("it says nothing");
-        let line =
-            prefixes.iter().fold(line, |line, prefix| line.trim_start_matches(prefix.as_str()));
-        let remedy = self.remedies.iter().find(|(part, _)| said.contains(part));
+        let line = shortened(line);
+        let line = prefixes
+            .iter()
+            .fold(line.as_str(), |line, prefix| line.trim_start_matches(prefix.as_str()));
+        let prefaces = self.words.prefaces.iter();
+        let line = prefaces.fold(line, |line, preface| line.trim_start_matches(*preface));
+        let remedy = self.words.remedies.iter().find(|(part, _)| said.contains(part));
         match remedy {
             Some((_, remedy)) => format!("{line}; {remedy}"),
             None => line.to_owned(),
@@ -110,15 +165,23 @@ impl System {
 
     /// The state that a word means.
     fn state(&self, word: &str) -> JobState {
-        let known = self.states.iter().find(|(known, _)| *known == word);
+        let known = self.words.states.iter().find(|(known, _)| *known == word);
         known.map_or(JobState::Running, |(_, state)| *state)
     }
 
     /// A reason, with a remedy if there is one.
     fn reason(&self, reason: &str) -> String {
-        match self.remedies.iter().find(|(part, _)| reason.contains(part)) {
+        match self.words.remedies.iter().find(|(part, _)| reason.contains(part)) {
             Some((_, remedy)) => format!("{reason}: {remedy}"),
             None => reason.to_owned(),
         }
     }
 }
+
+/// A line that is fit for a sentence.
+fn shortened(line: &str) -> String {
+    line.trim().chars().filter(|char| !char.is_control()).take(LINE_MAX).collect()
+}
+
+/// The most characters of a line in a sentence.
+const LINE_MAX: usize = 100;

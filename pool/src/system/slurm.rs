@@ -1,69 +1,81 @@
 //! Slurm.
 
-use super::System;
+use super::{Commands, NamedJobs, System, Words};
 use crate::keeper::{End, JobId, JobState, Listed};
 
 /// Slurm, from 20.02 on.
 pub static SLURM: System = System {
     name: "slurm",
     title: "Slurm",
-    submit: &["sbatch", "--parsable"],
-    check: &["sbatch", "--test-only"],
-    list_named: &["squeue", "-h", "-r", "--me", "-t", "all", "-o", FORMAT, "-n"],
-    list_own: &["squeue", "-h", "-r", "--me", "-o", FORMAT],
-    cancel_waiting: &["scancel", "--state=PENDING"],
-    cancel: &["scancel"],
+    commands: Commands {
+        submit: &["sbatch", "--parsable"],
+        check: Some(&["sbatch", "--test-only"]),
+        list_named: Some(&["squeue", "-h", "-r", "--me", "-t", "all", "-o", FORMAT, "-n"]),
+        list_own: &["squeue", "-h", "-r", "--me", "-o", FORMAT],
+        cancel_waiting: Some(&["scancel", "--state=PENDING"]),
+        cancel: &["scancel"],
+        own: "squeue",
+        own_variable: None,
+    },
     script: SCRIPT,
+    doubled: Some('%'),
     job_variable: "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}",
-    states: &[
-        ("PENDING", JobState::Pending),
-        ("CONFIGURING", JobState::Pending),
-        ("REQUEUED", JobState::Pending),
-        ("REQUEUE_HOLD", JobState::Pending),
-        ("REQUEUE_FED", JobState::Pending),
-        ("RESV_DEL_HOLD", JobState::Pending),
-        ("SPECIAL_EXIT", JobState::Pending),
-        ("COMPLETED", JobState::Ended(End::Completed)),
-        ("FAILED", JobState::Ended(End::Failed)),
-        ("OUT_OF_MEMORY", JobState::Ended(End::Failed)),
-        ("CANCELLED", JobState::Ended(End::Cancelled)),
-        ("REVOKED", JobState::Ended(End::Cancelled)),
-        ("TIMEOUT", JobState::Ended(End::TimeLimit)),
-        ("DEADLINE", JobState::Ended(End::TimeLimit)),
-        ("PREEMPTED", JobState::Ended(End::Preempted)),
-        ("NODE_FAIL", JobState::Ended(End::NodeFailed)),
-        ("BOOT_FAIL", JobState::Ended(End::NodeFailed)),
-    ],
-    full: &[
-        "AssocMaxSubmitJobLimit",
-        "AssocGrpSubmitJobsLimit",
-        "QOSMaxSubmitJobPerUserLimit",
-        "MaxSubmitJobs",
-        "temporarily unable to accept job",
-        "Resource temporarily unavailable",
-    ],
-    remedies: &[
-        ("PartitionTimeLimit", "the partition allows less time; give a shorter --walltime"),
-        ("Requested time limit is invalid", "give a shorter --walltime"),
-        ("nvalid partition", "`sinfo` lists the partitions; name one with -- --partition=NAME"),
-        ("nvalid account", "name an account of yours with -- --account=NAME"),
-        ("nvalid qos", "name another with -- --qos=NAME"),
-        (
-            "BadConstraints",
-            "no node has that much; ask for less with --per-job, --cpus or --memory",
-        ),
-        (
-            "node configuration is not available",
-            "no node has that much; ask for less with --per-job, --cpus or --memory",
-        ),
-        ("JobHeldUser", "it is held; release it with `scontrol release`"),
-        ("JobHeldAdmin", "an administrator holds it"),
-        ("PartitionDown", "the partition is down; name another with -- --partition=NAME"),
-        ("JobLaunchFailure", "its node could not begin it; is the folder of logs there?"),
-    ],
+    words: Words {
+        states: &[
+            ("PENDING", JobState::Pending),
+            ("CONFIGURING", JobState::Pending),
+            ("REQUEUED", JobState::Pending),
+            ("REQUEUE_HOLD", JobState::Pending),
+            ("REQUEUE_FED", JobState::Pending),
+            ("RESV_DEL_HOLD", JobState::Pending),
+            ("SPECIAL_EXIT", JobState::Pending),
+            ("COMPLETED", JobState::Ended(End::Completed)),
+            ("FAILED", JobState::Ended(End::Failed)),
+            ("OUT_OF_MEMORY", JobState::Ended(End::Failed)),
+            ("CANCELLED", JobState::Ended(End::Cancelled)),
+            ("REVOKED", JobState::Ended(End::Cancelled)),
+            ("TIMEOUT", JobState::Ended(End::TimeLimit)),
+            ("DEADLINE", JobState::Ended(End::TimeLimit)),
+            ("PREEMPTED", JobState::Ended(End::Preempted)),
+            ("NODE_FAIL", JobState::Ended(End::NodeFailed)),
+            ("BOOT_FAIL", JobState::Ended(End::NodeFailed)),
+        ],
+        full: &[
+            "AssocMaxSubmitJobLimit",
+            "AssocGrpSubmitJobsLimit",
+            "QOSMaxSubmitJobPerUserLimit",
+            "MaxSubmitJobs",
+            "temporarily unable to accept job",
+            "Resource temporarily unavailable",
+        ],
+        remedies: &[
+            ("PartitionTimeLimit", "the partition allows less time; give a shorter --walltime"),
+            ("Requested time limit is invalid", "give a shorter --walltime"),
+            ("nvalid partition", "`sinfo` lists the partitions; name one with -- --partition=NAME"),
+            ("nvalid account", "name an account of yours with -- --account=NAME"),
+            ("nvalid qos", "name another with -- --qos=NAME"),
+            (
+                "BadConstraints",
+                "no node has that much; ask for less with --per-job, --cpus or --memory",
+            ),
+            (
+                "node configuration is not available",
+                "no node has that much; ask for less with --per-job, --cpus or --memory",
+            ),
+            ("JobHeldUser", "it is held; release it with `scontrol release`"),
+            ("JobHeldAdmin", "an administrator holds it"),
+            ("PartitionDown", "the partition is down; name another with -- --partition=NAME"),
+            ("JobLaunchFailure", "its node could not begin it; is the folder of logs there?"),
+        ],
+        prefaces: &[],
+        variables: &["SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_"],
+    },
     // MaxArraySize is 1001 where nobody has set it.
     array_max: 1_000,
-    read_line,
+    is_single: false,
+    is_id: |id| id.chars().all(|char| char.is_ascii_alphanumeric() || "_[]-,%+".contains(char)),
+    read_ids,
+    read,
 };
 
 /// Id, state, nodes, time left, name, time of the start, reason. The reason is last, as it may have
@@ -85,14 +97,24 @@ export FURLONG_HOME={{home}}
 exec {{engine}}
 "#;
 
+/// The elements of the array whose number is the last one of a line: a wrapper may say more.
+fn read_ids(line: &str, jobs: u32) -> Option<Vec<String>> {
+    let id = line.split(';').next().unwrap_or_default();
+    let id = id.split(|char: char| !char.is_ascii_digit()).rfind(|word| !word.is_empty())?;
+    Some((1..=jobs).map(|n| format!("{id}_{n}")).collect())
+}
+
+fn read(system: &System, text: &str) -> Result<NamedJobs, String> {
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    lines.map(|line| read_line(system, line).ok_or_else(|| system.unknown(line))).collect()
+}
+
 fn read_line(system: &System, line: &str) -> Option<(Listed, String)> {
     let mut fields = line.trim().splitn(7, '|');
     let mut next = || fields.next();
     let (id, state, node, left) = (next()?, next()?, next()?, next()?);
     let (name, starts, reason) = (next()?, next()?, next()?);
-    let is_id = id.starts_with(|char: char| char.is_ascii_digit())
-        && id.chars().all(|char| char.is_ascii_alphanumeric() || "_[]-,%+".contains(char));
-    if !is_id || state.is_empty() {
+    if !system.is_id(&JobId(id.to_owned())) || state.is_empty() {
         return None;
     }
     let state = system.state(state);

@@ -1,0 +1,263 @@
+//! Pools of engines on batch systems other than Slurm: on a real Grid Engine, and on a PBS that is
+//! played.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use furlong_tests::command::{Outcome, command, processes_of, wait_for_engines};
+use furlong_tests::home::Home;
+use furlong_tests::program::Program;
+use furlong_tests::sge::GridEngine;
+use furlong_tests::wait::{SOON, eventually};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Jobs start within a second or two each, on a machine that is busy with other tests.
+const JOBS: Duration = Duration::from_secs(60);
+
+/// A home whose commands find a batch system by these variables.
+struct Site {
+    home: Home,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Site {
+    fn on(engine: &GridEngine) -> Self {
+        Self { home: Home::new(), variables: engine.variables() }
+    }
+
+    /// One whose commands are in a folder of its home, and nowhere else.
+    fn of_fakes(names: &[&str], script: &str) -> Self {
+        let home = Home::new();
+        let folder = home.path().join("fakes");
+        fs::create_dir(&folder).unwrap();
+        for name in names {
+            let path = folder.join(name);
+            let text = format!("#!/bin/bash\ncd '{}' || exit\n{script}\n", folder.display());
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let path = std::env::var("PATH").unwrap();
+        Self { home, variables: vec![("PATH", format!("{}:{path}", folder.display()))] }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = command("furlong", args, &self.home);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Outcome {
+        let mut program = Program::spawn("furlong", self.command(args));
+        let status = program.wait_exit(Duration::from_secs(120));
+        Outcome { code: status.code(), stdout: program.stdout(), stderr: program.stderr() }
+    }
+
+    fn start(&self, args: &[&str]) -> Program {
+        let args = [&["cluster", "start", "--on"], args].concat();
+        let supervisor = Program::spawn("furlong", self.command(&args));
+        supervisor.wait_for_line("try ", SOON);
+        supervisor
+    }
+
+    fn wait_for(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let come = eventually(JOBS, || {
+            last = serde_json::from_str(&self.run(&["pool", "--json"]).ok()).unwrap();
+            is_so(&last[0])
+        });
+        let log = fs::read_to_string(self.home.cluster().log().join("keeper.log"));
+        assert!(come, "not {what}: {last:#}\n{}", log.unwrap_or_default());
+        last[0].clone()
+    }
+
+    fn kill_keeper(&self) {
+        let path = self.home.cluster().run().join("keeper.pid");
+        let pid = fs::read_to_string(path).unwrap().trim().parse().unwrap();
+        // One that has ended meanwhile is what is wanted.
+        let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Nothing of a test that has failed goes on.
+        for (pid, _) in processes_of(self.home.path()) {
+            let _ = Pid::from_raw(pid.cast_signed()).map(|pid| kill_process(pid, Signal::KILL));
+        }
+    }
+}
+
+fn touch(path: &Path) {
+    fs::write(path, "").unwrap();
+}
+
+#[test]
+fn grid_engine_is_asked_before_anything_is_left() {
+    let Some(engine) = GridEngine::start(2) else { return };
+    let site = Site::on(&engine);
+    let dry = ["cluster", "start", "--on", "sge", "-n", "4", "--walltime", "2h", "--dry-run"];
+    let said = site.run(&dry).ok();
+    for part in ["#$ -t 1-4\n", "#$ -l h_rt=7200\n", "found suitable queue(s)"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let said = site.run(&[&dry[..], &["--", "-q", "nope"]].concat()).failed(1);
+    assert!(said.contains("job requests unknown queue \"nope\"; `qconf -sql` lists"), "{said}");
+    let said = site.run(&[&dry[..], &["--", "-N", "mine"]].concat()).failed(1);
+    assert!(said.contains("leave `-N` out of the arguments for `qsub`"), "{said}");
+    assert_eq!(engine.queue(), Vec::<String>::new());
+    assert!(!site.home.cluster().path().exists(), "a folder is left");
+}
+
+#[test]
+fn engines_in_grid_engine_jobs_are_scaled_and_kill_no_work() {
+    let Some(engine) = GridEngine::start(3) else { return };
+    let site = Site::on(&engine);
+    let mut cluster = site.start(&["sge", "-n", "4"]);
+    // Of four jobs three run, and one waits.
+    wait_for_engines(3, &site.home);
+    site.wait_for("one that waits", |pool| {
+        let jobs = pool["jobs"].as_array().unwrap();
+        let waiting = jobs.iter().filter(|job| job["state"] == "pending").count();
+        pool["engines"] == 3 && jobs.len() == 4 && waiting == 1
+    });
+    let gate = site.home.path().join("gate");
+    let wait = format!("until [ -e {} ]; do sleep 0.1; done; echo done", gate.display());
+    let args = ["submit", "--array", "1-3", "--retries", "0", "--wait", "--", "sh", "-c", &wait];
+    let mut tasks = Program::spawn("furlong", site.command(&args));
+    let has_all = || {
+        let status: Value = serde_json::from_str(&site.run(&["status", "--json"]).ok()).unwrap();
+        status["tasks"]["assigned"] == 3
+    };
+    assert!(eventually(SOON, has_all));
+    site.run(&["pool", "scale", "sge", "1"]).ok();
+    site.wait_for("two jobs that drain, and none that waits", |pool| {
+        let jobs = pool["jobs"].as_array().unwrap();
+        jobs.iter().filter(|job| job["state"] == "drains").count() == 2 && jobs.len() == 3
+    });
+    assert_eq!(engine.queue().len(), 3, "{:?}", engine.queue());
+    touch(&gate);
+    assert_eq!(tasks.wait_exit(SOON).code(), Some(0), "{}", tasks.stderr());
+    assert_eq!(tasks.stdout(), "done\n".repeat(3).trim_end());
+    assert!(eventually(JOBS, || engine.queue().len() == 1), "{:?}", engine.queue());
+    cluster.terminate();
+    cluster.wait_exit(JOBS);
+    assert_eq!(engine.queue(), Vec::<String>::new(), "the jobs end with the cluster");
+}
+
+#[test]
+fn the_task_of_a_cancelled_grid_engine_job_runs_again() {
+    let Some(engine) = GridEngine::start(1) else { return };
+    let site = Site::on(&engine);
+    let _cluster = site.start(&["sge", "-n", "1"]);
+    wait_for_engines(1, &site.home);
+    let at = |name: &str| site.home.path().join(name);
+    let (began, gate) = (at("began"), at("gate"));
+    let work = format!(
+        "touch {}; until [ -e {} ]; do sleep 0.1; done; echo done",
+        began.display(),
+        gate.display()
+    );
+    let args = ["submit", "--wait", "--", "sh", "-c", &work];
+    let mut task = Program::spawn("furlong", site.command(&args));
+    assert!(eventually(SOON, || began.exists()));
+    let before = site.wait_for("a job", |pool| pool["engines"] == 1)["jobs"][0]["job"].clone();
+    engine.run("qdel", &[before.as_str().unwrap()]).ok();
+    site.wait_for("another job", |pool| {
+        pool["engines"] == 1
+            && pool["jobs"].as_array().unwrap().iter().any(|it| it["job"] != before)
+    });
+    touch(&gate);
+    assert_eq!(task.wait_exit(JOBS).code(), Some(0), "{}", task.stderr());
+    assert_eq!(task.stdout(), "done");
+}
+
+#[test]
+fn cluster_stop_finds_grid_engine_orphans_by_name() {
+    let Some(engine) = GridEngine::start(3) else { return };
+    let site = Site::on(&engine);
+    let mut cluster = site.start(&["sge", "-n", "3"]);
+    wait_for_engines(3, &site.home);
+    cluster.kill();
+    site.kill_keeper();
+    // Not even the pool is known any more.
+    fs::remove_dir_all(site.home.cluster().path().join("pools")).unwrap();
+    assert_eq!(engine.queue().len(), 3);
+    let said = site.run(&["cluster", "stop"]).ok();
+    // A Slurm that is here too, and does not answer, may have more to say.
+    assert!(said.ends_with("cluster default is stopped"), "{said}");
+    assert_eq!(engine.queue(), Vec::<String>::new());
+}
+
+#[test]
+fn a_bad_script_on_grid_engine_does_not_flood() {
+    let Some(engine) = GridEngine::start(4) else { return };
+    let site = Site::on(&engine);
+    let _cluster = site.start(&["sge", "-n", "16", "--python", "/no/python"]);
+    let pool = site.wait_for("a reason", |pool| pool["paused"].is_string());
+    let paused = pool["paused"].as_str().unwrap();
+    assert!(
+        paused.contains("jobs in a row ended without an engine: /no/python is not"),
+        "{paused}"
+    );
+    assert_eq!(engine.queue(), Vec::<String>::new());
+}
+
+/// A PBS of one folder: `qsub` starts the script as a job, `qstat` lists jobs whose processes live,
+/// `qdel` ends them. What it prints is what PBS Professional prints.
+const PBS: &str = r#"
+case ${0##*/} in
+qsub)
+    number=$(($(cat number 2> /dev/null || echo 100) + 1)); echo $number > number
+    cat > $number.script
+    sed -n 's/^#PBS -N //p' $number.script > $number.name
+    PBS_JOBID=$number.pbs01 PBS_O_WORKDIR=$OLDPWD setsid bash $number.script > /dev/null 2>&1 &
+    echo $! > $number.pid
+    echo 'Our new queue is twice as fast!'; echo $number.pbs01 ;;
+qstat)
+    for pid in *.pid; do
+        kill -0 "$(cat "$pid" 2> /dev/null)" 2> /dev/null || continue
+        printf 'Job Id: %s.pbs01\n    Job_Name = %s\n' "${pid%.pid}" "$(cat "${pid%.pid}.name")"
+        printf '    job_state = R\n    exec_host = n1/0\n    Variable_List = PBS_O_HOME=/root,\n'
+        printf '\tPBS_O_PATH = /bin\n\n'
+    done ;;
+qdel) for id; do kill -- "-$(cat "$id.pid")"; done ;;
+esac"#;
+
+#[test]
+fn engines_in_pbs_jobs_come_and_leave_nothing() {
+    let site = Site::of_fakes(&["qsub", "qstat", "qdel", "pbsnodes"], PBS);
+    let said = site.run(&["cluster", "start", "--on", "pbs", "-n", "2", "--dry-run"]).ok();
+    assert!(said.contains("#PBS -l walltime=1:00:00\n"), "{said}");
+    assert!(said.contains("PBS cannot be asked if it would take this"), "{said}");
+    let mut cluster = site.start(&["pbs", "-n", "3"]);
+    wait_for_engines(3, &site.home);
+    let pool = site.wait_for("three engines", |pool| pool["engines"] == 3);
+    let job = pool["jobs"][0]["job"].as_str().unwrap();
+    assert_eq!((job, pool["jobs"].as_array().unwrap().len()), ("101", 3));
+    assert_eq!(site.run(&["submit", "--wait", "--", "echo", "hello"]).ok(), "hello");
+    site.run(&["pool", "log", job]).ok();
+    cluster.terminate();
+    cluster.wait_exit(JOBS);
+    let left = site.home.path().join("fakes");
+    let listed = Command::new(left.join("qstat")).output().unwrap();
+    assert!(listed.stdout.is_empty(), "{listed:?}");
+}
+
+#[test]
+fn a_pbs_that_answers_garbage_is_said_in_a_line() {
+    let script = "case ${0##*/} in qstat) [ ! -e mad ] || echo 'Welcome to -f 12';; esac";
+    let site = Site::of_fakes(&["qsub", "qstat", "qdel"], script);
+    let _cluster = site.start(&["pbs", "-n", "2"]);
+    let pool =
+        site.wait_for("a refusal", |pool| pool["state"] != "ok" && pool["state"] != "starts");
+    let state = pool["state"].as_str().unwrap();
+    assert!(state.starts_with("qsub says no job's id: nothing; tried again"), "{state}");
+    touch(&site.home.path().join("fakes/mad"));
+    site.wait_for("garbage", |pool| {
+        pool["state"] == "qstat answers what nobody understands: Welcome to -f 12"
+    });
+}
