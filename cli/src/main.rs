@@ -16,8 +16,8 @@ fn main() -> ExitCode {
     run(role(&called).into_iter().chain(args), &Program::Executable)
 }
 
-/// The command that a link to this program names: as `broker` it is `furlong broker`, and as `engine`
-/// `furlong engine`, so that one file is all three programs.
+/// The command that a link to this program names: as `broker` it is `furlong broker`, and as
+/// `engine` `furlong engine`, so that one file is all three programs.
 fn role(called: &OsStr) -> Option<OsString> {
     let name = Path::new(called).file_name()?;
     ["broker", "engine"].iter().any(|role| name == *role).then(|| name.to_owned())

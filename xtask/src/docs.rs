@@ -25,7 +25,7 @@ pub fn build(workspace: &Workspace) -> anyhow::Result<()> {
     }
     let config = "docs/site/mkdocs.yml";
     let mut make = workspace.program(&python);
-    make.args(["-m", "mkdocs", "build", "--quiet", "--strict", "--config-file", config]);
+    make.args(["-m", "mkdocs", "build", "--strict", "--config-file", config]);
     // The target folder may be another than the one that the file names.
     make.arg("--site-dir").arg(&site).env("FURLONG_SITE_SOURCE", &source);
     // The message is about versions to come, and no finding about these documents.

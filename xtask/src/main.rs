@@ -2,8 +2,9 @@
 //! and `cargo xtask chaos` and `cargo xtask sim`, which break a farm for as long as they are told:
 //! a real one of the release build, and a simulated one in many histories. `cargo xtask fuzz`
 //! fuzzes what reads bytes. `cargo xtask compare-ipyparallel` compares the Python package with
-//! that. `cargo xtask contrib` writes the dashboard and the alerts of `contrib/`. `cargo xtask dist`
-//! makes what a release hands out, and `cargo xtask docs` the site of the documents.
+//! that. `cargo xtask contrib` writes the dashboard and the alerts of `contrib/`.
+//! `cargo xtask dist` makes what a release hands out, and `cargo xtask docs` the site of the
+//! documents.
 //!
 //! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that
 //! fails. `--list` names them, `--step NAME` (repeatable) runs only those named. A step needs no
