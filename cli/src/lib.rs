@@ -29,6 +29,7 @@ mod help;
 mod history;
 mod interrupt;
 mod journal;
+mod man;
 mod map;
 mod metrics;
 mod namespace;
@@ -147,6 +148,8 @@ enum Command {
     Bench(bench::BenchCommand),
     /// Print what makes a shell complete commands and flags
     Completions(completions::CompletionsArgs),
+    /// Write the manual pages
+    Man(man::ManArgs),
 }
 
 /// Runs the command with these arguments, those after the program's name, and says how it has
@@ -221,6 +224,7 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
         Command::Journal(command) => journal::run(command),
         Command::Bench(command) => on_runtime(bench::run(command, program)),
         Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, program.described(Cli::command())),
     }
 }
 

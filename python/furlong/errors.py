@@ -311,7 +311,7 @@ class CompositeError(RemoteError):
     ----------
     message : str
         What was done.
-    elist : sequence
+    errors : sequence
         The errors, in the order of the engines.
     """
 

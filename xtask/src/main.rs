@@ -3,12 +3,16 @@
 //! a real one of the release build, and a simulated one in many histories. `cargo xtask fuzz`
 //! fuzzes what reads bytes. `cargo xtask compare-ipyparallel` compares the Python package with
 //! that. `cargo xtask contrib` writes the dashboard and the alerts of `contrib/`.
+//! `cargo xtask dist` makes what a release hands out, and `cargo xtask docs` the site of the
+//! documents.
 //!
 //! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that
 //! fails. `--list` names them, `--step NAME` (repeatable) runs only those named. A step needs no
 //! other to have run before it.
 
 mod contrib;
+mod dist;
+mod docs;
 mod fuzz;
 mod peer;
 mod python;
@@ -21,6 +25,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 
+use crate::dist::Distribution;
 use crate::fuzz::Fuzzing;
 use crate::sim::Histories;
 use crate::steps::{STEPS, Step};
@@ -43,6 +48,8 @@ fn run(args: impl Iterator<Item = String>) -> anyhow::Result<()> {
         Request::Run(steps) => run_steps(&steps)?,
         Request::Chaos(args) => steps::long_chaos(&Workspace::find()?, &args)?,
         Request::Contrib => contrib::write(&Workspace::find()?)?,
+        Request::Document => docs::build(&Workspace::find()?)?,
+        Request::Distribute(it) => dist::make(&Workspace::find()?, &it)?,
         Request::Compare => peer::compare(&Workspace::find()?)?,
         Request::Simulate(histories) => sim::run(&Workspace::find()?, histories)?,
         Request::Fuzz(fuzzing) => fuzz::run(&Workspace::find()?, &fuzzing)?,
@@ -81,6 +88,8 @@ enum Request {
     Chaos(Vec<String>),
     Simulate(Histories),
     Fuzz(Fuzzing),
+    Document,
+    Distribute(Distribution),
     Compare,
     Contrib,
 }
@@ -92,6 +101,8 @@ impl Request {
             Some("test") => {}
             Some("chaos") => return Ok(Self::Chaos(args.collect())),
             Some("contrib") => return Ok(Self::Contrib),
+            Some("docs") => return Ok(Self::Document),
+            Some("dist") => return Ok(Self::Distribute(Distribution::parse(args)?)),
             Some("compare-ipyparallel") => return Ok(Self::Compare),
             Some("sim") => return Ok(Self::Simulate(Histories::parse(args)?)),
             Some("fuzz") => return Ok(Self::Fuzz(Fuzzing::parse(args)?)),
@@ -128,7 +139,9 @@ const USAGE: &str = "usage: cargo xtask test [--list | --step NAME ...]
        cargo xtask sim [--seeds N] [--from SEED] [--steps M] [--failures K] [--threads T] [--lines L]
        cargo xtask fuzz [TARGET [--seconds N]]   (without a target: lists them)
        cargo xtask compare-ipyparallel
-       cargo xtask contrib";
+       cargo xtask contrib
+       cargo xtask dist [--arch x86_64|aarch64]
+       cargo xtask docs";
 
 #[cfg(test)]
 mod tests {

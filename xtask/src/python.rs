@@ -13,10 +13,20 @@ use crate::workspace::{Workspace, apt_install, check, works};
 /// Once done it needs no network: a copy of the requirements in the environment says what was
 /// installed.
 pub fn ensure(workspace: &Workspace) -> anyhow::Result<PathBuf> {
-    let folder = environment(workspace);
+    ensure_environment(workspace, "venv", "tests/requirements.txt")
+}
+
+/// The same for another environment of the target folder, with other requirements.
+pub fn ensure_environment(
+    workspace: &Workspace,
+    name: &str,
+    requirements: &str,
+) -> anyhow::Result<PathBuf> {
+    let folder = workspace.target().join(name);
     let python = folder.join("bin/python");
-    let requirements = workspace.root().join("tests/requirements.txt");
-    let wanted = std::fs::read(&requirements).context("cannot read tests/requirements.txt")?;
+    let requirements = workspace.root().join(requirements);
+    let wanted = std::fs::read(&requirements)
+        .with_context(|| format!("cannot read {}", requirements.display()))?;
     let stamp = folder.join(STAMP);
     let is_installed = std::fs::read(&stamp).is_ok_and(|installed| installed == wanted);
     // A system's new Python can leave an environment without its interpreter.

@@ -89,6 +89,19 @@ pub fn check(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs the program and returns what it prints. What it complains of is passed on.
+pub fn output(command: &mut Command) -> anyhow::Result<String> {
+    let line = shown(command);
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start `{line}`"))?;
+    if !output.status.success() {
+        bail!("`{line}` ended with {}", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("`{line}` prints no text"))
+}
+
 /// Returns true if the program exists and succeeds. Its output is dropped.
 pub fn works(command: &mut Command) -> bool {
     let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
