@@ -25,11 +25,11 @@ use furlong_wire::message::{
     Dependency, Draining, EndSeen, EngineCredit, EngineDefine, EngineSeen, EngineShutdown,
     EngineState, EngineStatus, EngineUndefine, ErrorKind, Event, FailureSeen, FarmSeen, Fetch,
     Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine, Goodbye, Grant, Granted,
-    Greeting, HeldWork, Inputs, KindName, KindSeen, Lent, Look, LookPlace, Message, NeedBlob, Note,
+    Greeting, HeldWork, Inputs, Inspect, Inspectable, Inspected, Inspection, InspectionSeen, KindName, KindSeen, Lent, Look, LookPlace, Message, NeedBlob, Note,
     NoteCode, Open, Outcome, Output, OwnerSeen, Passed, Payload, PhaseTimes, ProcessStatus,
     Published, Purge, Query, Raised, RecordTimes, RefusalKind, Refused, Register, Registered,
     Release, Reply, ReplyBody, Request, Restart, Revoke, RunTimes, RunningSeen, Runtime, Secret,
-    Seen, SeriesRow, SeriesStep, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown,
+    Sampling, Seen, SeriesRow, SeriesStep, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown,
     Slots, SpanSeen, StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack, Targets,
     TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient,
     ToEngine, Undefine, Unshare, Value, Welcome, Work, encode_message,
@@ -467,6 +467,13 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::TakeBack(TakeBack { request: 8, tasks: tasks() }),
         FromClient::Undefine(Undefine { number: 1 }),
         FromClient::Query(Request { request: 4, query: Query::Look(Box::new(look())) }),
+        FromClient::Query(Request {
+            request: 5,
+            query: Query::Inspect(Inspection {
+                of: Inspectable::Engine(EngineId(3)),
+                sampling: Some(Sampling { length_ms: 10_000, per_s: 100 }),
+            }),
+        }),
         FromClient::Name(KindName {
             class: 7,
             runtime: Runtime::Python,
@@ -533,6 +540,11 @@ fn to_client(vectors: &mut Vectors) {
         ToClient::Event(Event::EngineRestarted(EngineId(3), "exit code 1".to_owned())),
         reply(ReplyBody::Engines(vec![EngineId(0), EngineId(3)])),
         reply(ReplyBody::SomeEngines(vec![EngineId(0), EngineId(3)])),
+        reply(ReplyBody::Inspected(InspectionSeen {
+            engine: EngineId(3),
+            task: None,
+            contents: b"{}".to_vec(),
+        })),
         reply(ReplyBody::Status(Box::new(status()))),
         reply(ReplyBody::Refused("no".to_owned())),
         reply(ReplyBody::Done),
@@ -816,6 +828,14 @@ fn to_engine(vectors: &mut Vectors) {
             payload: inline(),
         }),
         ToEngine::Inputs(Inputs { attempt: AttemptId(5), values: vec![2] }),
+        ToEngine::Inspect(Inspect {
+            number: 7,
+            slot: 1,
+            attempt: Some(attempt()),
+            sessions: vec![SESSION],
+            all: false,
+            sampling: None,
+        }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);
 }
@@ -850,6 +870,12 @@ fn from_engine(vectors: &mut Vectors) {
         FromEngine::Grant(Grant { attempt: attempt(), key: PassKey([12; 32]) }),
         FromEngine::Lent(Lent { attempt: attempt(), sessions: vec![SESSION] }),
         FromEngine::Back(attempts()),
+        FromEngine::Inspected(Inspected {
+            number: 7,
+            attempt: Some(attempt()),
+            refusal: None,
+            contents: b"{}".to_vec(),
+        }),
     ];
     add_all(vectors, "FromEngine", &all, FromEngine::name);
 }
