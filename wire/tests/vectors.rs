@@ -25,14 +25,15 @@ use furlong_wire::message::{
     Dependency, Draining, EndSeen, EngineCredit, EngineDefine, EngineSeen, EngineShutdown,
     EngineState, EngineStatus, EngineUndefine, ErrorKind, Event, FailureSeen, FarmSeen, Fetch,
     Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine, Goodbye, Grant, Granted,
-    Greeting, HeldWork, Inputs, Inspect, Inspectable, Inspected, Inspection, InspectionSeen, KindName, KindSeen, Lent, Look, LookPlace, Message, NeedBlob, Note,
-    NoteCode, Open, Outcome, Output, OwnerSeen, Passed, Payload, PhaseTimes, ProcessStatus,
-    Published, Purge, Query, Raised, RecordTimes, RefusalKind, Refused, Register, Registered,
-    Release, Reply, ReplyBody, Request, Restart, Revoke, RunTimes, RunningSeen, Runtime, Secret,
-    Sampling, Seen, SeriesRow, SeriesStep, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown,
-    Slots, SpanSeen, StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack, Targets,
-    TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient,
-    ToEngine, Undefine, Unshare, Value, Welcome, Work, encode_message,
+    Greeting, HeldWork, Inputs, Inspect, Inspectable, Inspected, Inspection, InspectionSeen,
+    KindName, KindSeen, Lent, Look, LookPlace, Message, NeedBlob, Note, NoteCode, Open, Outcome,
+    Output, OwnerSeen, Passed, Payload, PhaseTimes, ProcessStatus, Published, Purge, Query, Raised,
+    RecordTimes, RefusalKind, Refused, Register, Registered, Release, Reply, ReplyBody, Request,
+    Restart, Revoke, RunTimes, RunningSeen, Runtime, Sampling, Secret, Seen, SeriesRow, SeriesStep,
+    SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, SpanSeen,
+    StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase,
+    TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare,
+    Value, Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};

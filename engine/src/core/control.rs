@@ -48,7 +48,9 @@ impl Core {
             Some(self.work.get(running)?.runtime)
         };
         let (job, slot, runtime) = match found {
-            Some(None) => return self.inspected(number, None, Err("the task has just ended".into())),
+            Some(None) => {
+                return self.inspected(number, None, Err("the task has just ended".into()));
+            }
             Some(Some((job, slot, runtime))) => (Some(job), slot, Some(runtime)),
             None => (None, slot, running(slot)),
         };

@@ -127,8 +127,11 @@ impl Session<'_> {
         }
         let pid = self.interpreter.pid();
         if !is_caught(pid) || self.interpreter.page.clear_written().is_err() {
-            return self.refuse_due(now, "the interpreter does not answer: it is in a call of C, \
-                                         and its code has put another handler in the place of ours");
+            return self.refuse_due(
+                now,
+                "the interpreter does not answer: it is in a call of C, \
+                                         and its code has put another handler in the place of ours",
+            );
         }
         let (next, until) = (now + WRITTEN_PAUSE, now + WRITTEN_AFTER);
         let blocking = blocking_threads(pid);
@@ -140,8 +143,11 @@ impl Session<'_> {
     fn answer_written(&mut self, now: Instant, text: &str) {
         let threads = threads_of(text);
         if threads.is_empty() {
-            return self.refuse_due(now, "the interpreter responds to no signal: it is stopped, or \
-                                         in a call of the system that does not end");
+            return self.refuse_due(
+                now,
+                "the interpreter responds to no signal: it is stopped, or \
+                                         in a call of the system that does not end",
+            );
         }
         let attempt = self.begun();
         for look in self.take_due(now) {
