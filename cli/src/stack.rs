@@ -4,7 +4,6 @@ use std::str::FromStr;
 
 use anyhow::{Result, ensure};
 use furlong_client::{Client, EngineId, Inspectable, Inspected};
-use serde_json::{Value, json};
 
 use crate::connect::ConnectArgs;
 use crate::exit::ExitCode;
@@ -87,7 +86,7 @@ pub async fn run(args: StackArgs) -> Result<ExitCode> {
     let work = async {
         let stack = client.stack(args.of.find(&client).await?).await?;
         if args.json {
-            print::json(&as_json(&stack))?;
+            print::json(&stack.to_json())?;
         } else {
             print::line(heading(&stack))?;
             lines(&stack).into_iter().try_for_each(print::line)?;
@@ -130,24 +129,4 @@ pub fn lines(stack: &Inspected) -> Vec<String> {
         lines.push(format!("({threads} not shown)"));
     }
     lines
-}
-
-fn as_json(stack: &Inspected) -> Value {
-    let frame = |(file, line, function, source): &(String, u64, String, String)| json!({ "file": file, "line": line, "function": function, "source": source });
-    let threads: Vec<Value> = stack
-        .seen
-        .threads
-        .iter()
-        .map(|thread| {
-            let frames: Vec<Value> = thread.frames.iter().map(frame).collect();
-            json!({ "name": thread.name, "frames": frames })
-        })
-        .collect();
-    json!({
-        "engine": stack.engine.0,
-        "task": stack.task.map(|task| task.to_string()),
-        "in_c": stack.seen.in_c,
-        "threads": threads,
-        "left_out": stack.seen.left_out,
-    })
 }

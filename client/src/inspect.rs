@@ -106,6 +106,24 @@ impl Client {
     }
 }
 
+impl Inspected {
+    /// The threads, as JSON for programs.
+    pub fn to_json(&self) -> Value {
+        let frame = |(file, line, function, source): &(String, u64, String, String)| json!({ "file": file, "line": line, "function": function, "source": source });
+        let thread = |thread: &ThreadSeen| {
+            let frames: Vec<Value> = thread.frames.iter().map(frame).collect();
+            json!({ "name": thread.name, "frames": frames })
+        };
+        json!({
+            "engine": self.engine.0,
+            "task": self.task.map(|task| task.to_string()),
+            "in_c": self.seen.in_c,
+            "threads": self.seen.threads.iter().map(thread).collect::<Vec<_>>(),
+            "left_out": self.seen.left_out,
+        })
+    }
+}
+
 impl InterpreterSeen {
     /// The functions in which the main thread was most: microseconds in the function itself, with
     /// what it has called, and the function; the hottest first.

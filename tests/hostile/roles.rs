@@ -15,9 +15,9 @@ use furlong_wire::ids::{
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
     Credit, Define, Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye,
-    KindName, NeedBlob, Open, Outcome, Passed, Payload, Purge, Query, ReplyBody, Request, Restart,
-    Revoke, RunTimes, Runtime, Shutdown, Signal, SlotDown, Stream, Submit, Subscribe, TakeBack,
-    Targets, TaskOptions, TaskQuery, ToClient, ToEngine, Undefine,
+    Inspectable, Inspection, KindName, NeedBlob, Open, Outcome, Passed, Payload, Purge, Query,
+    ReplyBody, Request, Restart, Revoke, RunTimes, Runtime, Shutdown, Signal, SlotDown, Stream,
+    Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery, ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -110,6 +110,14 @@ fn from_client() -> Vec<(FromClient, [Fate; 6])> {
         (query(Query::Engines), everybody),
         (query(Query::Status), everybody),
         (query(Query::Look(Box::default())), everybody),
+        // Of an engine that is not there: each is refused, and told why.
+        (
+            query(Query::Inspect(Inspection {
+                of: Inspectable::Engine(EngineId(77)),
+                sampling: None,
+            })),
+            [Refused; 6],
+        ),
         (query(Query::Tasks(Box::new(TaskQuery { limit: 9, ..TaskQuery::default() }))), everybody),
         (FromClient::Subscribe(Subscribe { engines: true }), everybody),
         (
