@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::ValueEnum;
 use furlong_client::Inspected;
+use furlong_wire::limits::SAMPLES_PER_S_MAX;
 
 use crate::connect::ConnectArgs;
 use crate::exit::ExitCode;
@@ -46,7 +47,7 @@ pub struct ProfileArgs {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     seconds: Duration,
     /// Looks a second
-    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=200))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = rate)]
     rate: u32,
     /// The file to write the stacks to; one that is there is replaced
     #[arg(short = 'o', long = "out", value_name = "FILE")]
@@ -140,6 +141,11 @@ fn hottest(profile: &Inspected) -> Vec<String> {
 
 /// Longer pauses between two samples are told of.
 const LONG_US: u64 = 100_000;
+
+fn rate(text: &str) -> Result<u32, String> {
+    let rate = text.parse().ok().filter(|rate| (1..=SAMPLES_PER_S_MAX).contains(rate));
+    rate.ok_or_else(|| format!("a number from 1 to {SAMPLES_PER_S_MAX}"))
+}
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=600.0).contains(seconds));

@@ -62,7 +62,8 @@ impl Client {
     /// Asks where an interpreter is now. It is neither stopped nor ended by that.
     ///
     /// ```no_run
-    /// # async fn show(client: &furlong_client::Client) -> Result<(), furlong_client::ClientError> {
+    /// # use furlong_client::{Client, ClientError};
+    /// # async fn show(client: &Client) -> Result<(), ClientError> {
     /// use furlong_client::{EngineId, Inspectable};
     ///
     /// let stack = client.stack(Inspectable::Engine(EngineId(3))).await?;
@@ -109,9 +110,8 @@ impl Client {
 impl Inspected {
     /// The threads, as JSON for programs.
     pub fn to_json(&self) -> Value {
-        let frame = |(file, line, function, source): &(String, u64, String, String)| json!({ "file": file, "line": line, "function": function, "source": source });
         let thread = |thread: &ThreadSeen| {
-            let frames: Vec<Value> = thread.frames.iter().map(frame).collect();
+            let frames: Vec<Value> = thread.frames.iter().map(frame_json).collect();
             json!({ "name": thread.name, "frames": frames })
         };
         json!({
@@ -203,6 +203,10 @@ impl InterpreterSeen {
             "profiles": threads.iter().map(profile).collect::<Vec<_>>(),
         })
     }
+}
+
+fn frame_json((file, line, function, source): &(String, u64, String, String)) -> Value {
+    json!({ "file": file, "line": line, "function": function, "source": source })
 }
 
 /// A name that neither ends a frame nor a line.

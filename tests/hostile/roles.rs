@@ -66,11 +66,15 @@ fn query(query: Query) -> FromClient {
     FromClient::Query(Request { request: REQUEST, query })
 }
 
+/// A look at an engine that is not there: it is refused, and said why.
+fn inspection() -> Query {
+    Query::Inspect(Inspection { of: Inspectable::Engine(EngineId(77)), sampling: None })
+}
+
 /// Each message of a client, with what becomes of it for multiengine, task, client, observer, admin
 /// and auditor. None of them does anything to the farm.
 fn from_client() -> Vec<(FromClient, [Fate; 6])> {
-    let everybody = [Served; 6];
-    let nobody = [Closed; 6];
+    let (everybody, nobody) = ([Served; 6], [Closed; 6]);
     let submitters = |otherwise| [Served, Served, Served, otherwise, Served, otherwise];
     let direct = |otherwise| [Served, otherwise, Served, otherwise, Served, otherwise];
     let admin = [Refused, Refused, Refused, Refused, Served, Refused];
@@ -110,14 +114,7 @@ fn from_client() -> Vec<(FromClient, [Fate; 6])> {
         (query(Query::Engines), everybody),
         (query(Query::Status), everybody),
         (query(Query::Look(Box::default())), everybody),
-        // Of an engine that is not there: each is refused, and told why.
-        (
-            query(Query::Inspect(Inspection {
-                of: Inspectable::Engine(EngineId(77)),
-                sampling: None,
-            })),
-            [Refused; 6],
-        ),
+        (query(inspection()), [Refused; 6]),
         (query(Query::Tasks(Box::new(TaskQuery { limit: 9, ..TaskQuery::default() }))), everybody),
         (FromClient::Subscribe(Subscribe { engines: true }), everybody),
         (

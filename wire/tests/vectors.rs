@@ -25,15 +25,15 @@ use furlong_wire::message::{
     Dependency, Draining, EndSeen, EngineCredit, EngineDefine, EngineSeen, EngineShutdown,
     EngineState, EngineStatus, EngineUndefine, ErrorKind, Event, FailureSeen, FarmSeen, Fetch,
     Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine, Goodbye, Grant, Granted,
-    Greeting, HeldWork, Inputs, Inspect, Inspectable, Inspected, Inspection, InspectionSeen,
-    KindName, KindSeen, Lent, Look, LookPlace, Message, NeedBlob, Note, NoteCode, Open, Outcome,
-    Output, OwnerSeen, Passed, Payload, PhaseTimes, ProcessStatus, Published, Purge, Query, Raised,
-    RecordTimes, RefusalKind, Refused, Register, Registered, Release, Reply, ReplyBody, Request,
-    Restart, Revoke, RunTimes, RunningSeen, Runtime, Sampling, Secret, Seen, SeriesRow, SeriesStep,
-    SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, SpanSeen,
-    StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase,
-    TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare,
-    Value, Welcome, Work, encode_message,
+    Greeting, HeldWork, Inputs, Inspect, Inspected, KindName, KindSeen, Lent, Look, LookPlace,
+    Message, NeedBlob, Note, NoteCode, Open, Outcome, Output, OwnerSeen, Passed, Payload,
+    PhaseTimes, ProcessStatus, Published, Purge, Query, Raised, RecordTimes, RefusalKind, Refused,
+    Register, Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, RunTimes,
+    RunningSeen, Runtime, Secret, Seen, SeriesRow, SeriesStep, SetAside, Share, Shutdown, Signal,
+    SignalAttempts, Slot, SlotDown, Slots, SpanSeen, StatusPlace, Stopped, Stream, Submit,
+    Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord,
+    TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Value, Welcome, Work,
+    encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -468,13 +468,6 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::TakeBack(TakeBack { request: 8, tasks: tasks() }),
         FromClient::Undefine(Undefine { number: 1 }),
         FromClient::Query(Request { request: 4, query: Query::Look(Box::new(look())) }),
-        FromClient::Query(Request {
-            request: 5,
-            query: Query::Inspect(Inspection {
-                of: Inspectable::Engine(EngineId(3)),
-                sampling: Some(Sampling { length_ms: 10_000, per_s: 100 }),
-            }),
-        }),
         FromClient::Name(KindName {
             class: 7,
             runtime: Runtime::Python,
@@ -541,11 +534,6 @@ fn to_client(vectors: &mut Vectors) {
         ToClient::Event(Event::EngineRestarted(EngineId(3), "exit code 1".to_owned())),
         reply(ReplyBody::Engines(vec![EngineId(0), EngineId(3)])),
         reply(ReplyBody::SomeEngines(vec![EngineId(0), EngineId(3)])),
-        reply(ReplyBody::Inspected(InspectionSeen {
-            engine: EngineId(3),
-            task: None,
-            contents: b"{}".to_vec(),
-        })),
         reply(ReplyBody::Status(Box::new(status()))),
         reply(ReplyBody::Refused("no".to_owned())),
         reply(ReplyBody::Done),

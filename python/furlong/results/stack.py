@@ -1,4 +1,4 @@
-"""Where an interpreter is: its threads and their frames."""
+"""Stacks: the threads of an interpreter, and their frames."""
 
 from __future__ import annotations
 

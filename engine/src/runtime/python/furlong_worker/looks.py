@@ -81,7 +81,7 @@ class Looks:
 
 
 class Wanted:
-    """What may be seen: an attempt, or what runs of some sessions, or all."""
+    """The code that may be seen: an attempt, or that of some sessions, or all."""
 
     def __init__(self, worker: Worker, attempt: int, sessions: set[int], is_all: bool) -> None:
         self._worker = worker
@@ -158,7 +158,7 @@ class Samples:
             due = max(due + period, last)
             time.sleep(max(0.0, due - time.monotonic()))
             now = time.monotonic()
-            # Nobody could look while code of C held the lock: the time counts for what is there now.
+            # Nobody could look while C held the lock: the time counts for what is there now.
             passed, last = now - last, now
             if not wanted.may_be_seen():
                 continue
@@ -209,7 +209,7 @@ class Samples:
             "others_us": round(others * 1e6),
             "frames": names,
             "stacks": stacks,
-            "lines": [[round(seconds * 1e6), file[:TEXT_MAX], line] for (file, line), seconds in lines],
+            "lines": [[round(took * 1e6), file[:TEXT_MAX], at] for (file, at), took in lines],
         }
 
 
