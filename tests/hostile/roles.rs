@@ -66,7 +66,7 @@ fn query(query: Query) -> FromClient {
     FromClient::Query(Request { request: REQUEST, query })
 }
 
-/// A look at an engine that is not there: it is refused, and said why.
+/// A look at an interpreter, at an engine that is not there.
 fn inspection() -> Query {
     Query::Inspect(Inspection { of: Inspectable::Engine(EngineId(77)), sampling: None })
 }
@@ -114,7 +114,7 @@ fn from_client() -> Vec<(FromClient, [Fate; 6])> {
         (query(Query::Engines), everybody),
         (query(Query::Status), everybody),
         (query(Query::Look(Box::default())), everybody),
-        (query(inspection()), [Refused; 6]),
+        (query(inspection()), submitters(Refused)),
         (query(Query::Tasks(Box::new(TaskQuery { limit: 9, ..TaskQuery::default() }))), everybody),
         (FromClient::Subscribe(Subscribe { engines: true }), everybody),
         (

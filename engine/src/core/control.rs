@@ -81,9 +81,10 @@ impl Core {
         // Samples were taken only while that was so.
         let may_see = look.all || is_own || look.sampling.is_some();
         let is_wanted = look.attempt.is_none_or(|wanted| job == Some(wanted));
-        let seen = seen.and_then(|seen| match may_see && (is_wanted || look.sampling.is_some()) {
-            true => Ok(seen),
-            false => Err("what ran there has just ended; ask again".to_owned()),
+        let is_shown = may_see && (is_wanted || look.sampling.is_some());
+        let seen = seen.and_then(|seen| {
+            let over = || "what ran there has just ended; ask again".to_owned();
+            is_shown.then_some(seen).ok_or_else(over)
         });
         self.inspected(look.number, attempt.filter(|_| look.all || is_own), seen);
     }
