@@ -214,7 +214,10 @@ impl Session {
             Some(task) => Inspectable::Task(task_id("task", task)?),
             None => Inspectable::Engine(EngineId(engine.unwrap_or_default())),
         };
-        Ok(answer(py, self.inner.get()?.client.stack(of))?.to_json().to_string())
+        let stack = answer(py, self.inner.get()?.client.stack(of))?;
+        let mut told = stack.to_json();
+        told["task"] = stack.task.map(id_text).into();
+        Ok(told.to_string())
     }
 
     /// A trace of the tasks that have ended in the last time, of a kind or of all.

@@ -242,8 +242,7 @@ class ClientTasks:
             what = what.msg_ids[0]
         if isinstance(what, int):
             return Stack(read_json(self._session.stack(engine=what)))
-        seen = read_json(self._session.stack(task=self._id_of(what)))
-        return Stack({**seen, "task": seen["task"] and whole_id(seen["task"])})
+        return Stack(read_json(self._session.stack(task=self._id_of(what))))
 
     def trace(self, last: str | None = None, kind: str | None = None) -> Timeline:
         """Return a timeline of what the broker remembers: the last 65 536 tasks that have ended.
