@@ -14,10 +14,8 @@ import furlong
 
 def waits_in_thread(path: str) -> None:
     """Wait for a file, in two threads."""
-    import os
-
     def until_there() -> None:
-        while not os.path.exists(path):
+        while not Path(path).exists():
             time.sleep(0.01)
 
     helper = threading.Thread(target=until_there, name="helper")
