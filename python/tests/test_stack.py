@@ -1,4 +1,4 @@
-"""Where code is, as `rc.stack` tells it."""
+"""Stacks of running tasks, as `rc.stack` tells them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import furlong
 
 def waits_in_thread(path: str) -> None:
     """Wait for a file, in two threads."""
+
     def until_there() -> None:
         while not Path(path).exists():
             time.sleep(0.01)
