@@ -58,10 +58,15 @@ struct Written {
 }
 
 impl Looks {
-    /// The time at which [`Session::handle_looks`] is to be called.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// The earlier one of that deadline and the time at which [`Session::handle_looks`] is to be
+    /// called. Every turn asks: where nobody looks it costs next to nothing.
+    pub(super) fn sooner(&self, deadline: Option<Instant>) -> Option<Instant> {
+        if self.waiting.is_empty() {
+            return deadline;
+        }
         let written = self.written.as_ref().map(|written| written.next);
-        written.or_else(|| self.waiting.iter().map(|waiting| waiting.until).min())
+        let own = written.or_else(|| self.waiting.iter().map(|waiting| waiting.until).min());
+        own.into_iter().chain(deadline).min()
     }
 
     fn take(&mut self, number: u64) -> Option<Look> {

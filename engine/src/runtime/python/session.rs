@@ -209,7 +209,7 @@ impl<'a> Session<'a> {
 
     async fn wait(&mut self, commands: &mut UnboundedReceiver<Command>) -> Wake {
         let kills = self.forced.iter().map(|forced| forced.kill_at).chain(self.closing);
-        let deadline = kills.chain(self.interrupts.deadline()).chain(self.looks.deadline()).min();
+        let deadline = self.looks.sooner(kills.chain(self.interrupts.deadline()).min());
         let Interpreter { child, requests, replies, stdout, stderr, asks, .. } =
             &mut self.interpreter;
         // With several jobs sent, output is read by the tick alone: see `HeldOutput`.
