@@ -36,6 +36,7 @@ mod namespace;
 mod patience;
 mod pool;
 mod print;
+mod profile;
 mod program;
 mod queue;
 mod record;
@@ -43,6 +44,7 @@ mod replaced;
 mod result;
 mod select;
 mod selected;
+mod stack;
 mod status;
 mod submit;
 mod top;
@@ -127,6 +129,10 @@ enum Command {
     Queue(queue::QueueArgs),
     /// Show where a task is, why it waits, and where its time went
     Explain(explain::ExplainArgs),
+    /// Show where the code of an engine or a task is now
+    Stack(stack::StackArgs),
+    /// Show where the code of an engine or a task spends its time
+    Profile(profile::ProfileArgs),
     /// Cancel tasks
     Cancel(cancel::CancelArgs),
     /// Forget kept results
@@ -215,6 +221,8 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
         Command::Result(args) => beside_network(result::run(args)),
         Command::Queue(args) => beside_network(queue::run(args)),
         Command::Explain(args) => beside_network(explain::run(args)),
+        Command::Stack(args) => on_runtime(stack::run(args)),
+        Command::Profile(args) => on_runtime(profile::run(args)),
         Command::Cancel(args) => on_runtime(cancel::cancel(args)),
         Command::Purge(args) => on_runtime(cancel::purge(args)),
         Command::Signal(args) => on_runtime(engines::signal(args)),

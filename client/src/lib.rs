@@ -118,6 +118,7 @@ pub mod core;
 mod error;
 mod files;
 mod group;
+mod inspect;
 mod live;
 mod map;
 mod multiengine;
@@ -140,6 +141,7 @@ pub use control::{Signal, SignalError};
 pub use core::output::Output;
 pub use error::{ClientError, ConnectError, DisconnectCause, Disconnected};
 pub use group::{CompositeError, GroupError, MappedGroup, TaskGroup};
+pub use inspect::{Inspected, InterpreterSeen, ThreadSeen};
 pub use live::{Events, EventsError, OutputPiece, OutputStream, PublishedStream};
 pub use map::{IterMapBuilder, MapBuilder, MapInput, MapItem, MapStream};
 pub use multiengine::{Distribution, EngineTargets, Multiengine};
@@ -165,7 +167,7 @@ pub use furlong_wire::call::{
 pub use furlong_wire::capability::{Capability, ClusterName, Endpoint, Pass};
 pub use furlong_wire::ids::{EngineId, FunctionHash, SessionId, TaskId, TaskSeq, TokenId};
 pub use furlong_wire::message::{
-    AttemptRecord, ClusterStatus, Dependency, EngineStatus, ErrorKind, Event, Outcome,
+    AttemptRecord, ClusterStatus, Dependency, EngineStatus, ErrorKind, Event, Inspectable, Outcome,
     ProcessStatus, RecordTimes, Runtime, Stream, TaskError, TaskOptions, TaskPhase, TaskQuery,
     TaskRange, TaskRecord, TaskState, TaskTimes, Welcome,
 };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use furlong_link::file::PayloadFile;
 use furlong_wire::call::{CallHeader, Codec, RemoteError, ReplyHeader};
 use furlong_wire::ids::{PassKey, SessionId};
-use furlong_wire::message::RunTimes;
+use furlong_wire::message::{RunTimes, Sampling};
 
 /// A slot's number within its engine process.
 pub type SlotIndex = u32;
@@ -214,6 +214,15 @@ pub enum SlotEvent {
         /// The identifier.
         attempts: Vec<SlotJob>,
     },
+    /// The answer to a look at the interpreter.
+    Looked {
+        /// The look.
+        look: Box<Look>,
+        /// The attempt that ran.
+        attempt: Option<SlotJob>,
+        /// What was seen, as JSON; or why nothing was.
+        seen: Result<Vec<u8>, String>,
+    },
     /// The running job asks for something.
     Asked {
         /// The attempt.
@@ -221,6 +230,29 @@ pub enum SlotEvent {
         /// The request.
         ask: Ask,
     },
+}
+
+impl SlotEvent {
+    /// The answer to a look where there is no interpreter.
+    pub fn not_looked(look: Look) -> Self {
+        let seen = Err("no Python interpreter runs there now".to_owned());
+        Self::Looked { look: Box::new(look), attempt: None, seen }
+    }
+}
+
+/// A look at an interpreter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// The broker's number for it.
+    pub number: u64,
+    /// The attempt that must run. None for whatever runs.
+    pub attempt: Option<SlotJob>,
+    /// Sessions whose tasks are shown, with the lines of their source.
+    pub sessions: Vec<SessionId>,
+    /// True if others are shown as well.
+    pub all: bool,
+    /// How it is sampled. None for one look.
+    pub sampling: Option<Sampling>,
 }
 
 /// A request of a running job to its engine.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use furlong_client::{
-    Client, ClientBuilder, ClientError, ClusterName, EngineId, EngineTargets, HasTaskId, LinkEvent,
-    Signal, TaskFuture, TaskQuery, TaskSeq, watch_json,
+    Client, ClientBuilder, ClientError, ClusterName, EngineId, EngineTargets, HasTaskId,
+    Inspectable, LinkEvent, Signal, TaskFuture, TaskQuery, TaskSeq, watch_json,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -205,6 +205,19 @@ impl Session {
         let (first, last) = (first.map(TaskSeq), last.map(TaskSeq));
         let query = TaskQuery { session, label, ended, first, last, limit, ..TaskQuery::default() };
         json(&answer(py, self.inner.get()?.client.query_tasks(query).all())?)
+    }
+
+    /// Where an engine's interpreter is, or the one that runs a task, as JSON.
+    #[pyo3(signature = (engine=None, task=None))]
+    fn stack(&self, py: Python<'_>, engine: Option<u32>, task: Option<&str>) -> PyResult<String> {
+        let of = match task {
+            Some(task) => Inspectable::Task(task_id("task", task)?),
+            None => Inspectable::Engine(EngineId(engine.unwrap_or_default())),
+        };
+        let stack = answer(py, self.inner.get()?.client.stack(of))?;
+        let mut told = stack.to_json();
+        told["task"] = stack.task.map(id_text).into();
+        Ok(told.to_string())
     }
 
     /// A trace of the tasks that have ended in the last time, of a kind or of all.

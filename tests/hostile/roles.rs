@@ -15,9 +15,9 @@ use furlong_wire::ids::{
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk,
     Credit, Define, Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye,
-    KindName, NeedBlob, Open, Outcome, Passed, Payload, Purge, Query, ReplyBody, Request, Restart,
-    Revoke, RunTimes, Runtime, Shutdown, Signal, SlotDown, Stream, Submit, Subscribe, TakeBack,
-    Targets, TaskOptions, TaskQuery, ToClient, ToEngine, Undefine,
+    Inspectable, Inspection, KindName, NeedBlob, Open, Outcome, Passed, Payload, Purge, Query,
+    ReplyBody, Request, Restart, Revoke, RunTimes, Runtime, Shutdown, Signal, SlotDown, Stream,
+    Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskQuery, ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -66,11 +66,15 @@ fn query(query: Query) -> FromClient {
     FromClient::Query(Request { request: REQUEST, query })
 }
 
+/// A look at an interpreter, at an engine that is not there.
+fn inspection() -> Query {
+    Query::Inspect(Inspection { of: Inspectable::Engine(EngineId(77)), sampling: None })
+}
+
 /// Each message of a client, with what becomes of it for multiengine, task, client, observer, admin
 /// and auditor. None of them does anything to the farm.
 fn from_client() -> Vec<(FromClient, [Fate; 6])> {
-    let everybody = [Served; 6];
-    let nobody = [Closed; 6];
+    let (everybody, nobody) = ([Served; 6], [Closed; 6]);
     let submitters = |otherwise| [Served, Served, Served, otherwise, Served, otherwise];
     let direct = |otherwise| [Served, otherwise, Served, otherwise, Served, otherwise];
     let admin = [Refused, Refused, Refused, Refused, Served, Refused];
@@ -110,6 +114,7 @@ fn from_client() -> Vec<(FromClient, [Fate; 6])> {
         (query(Query::Engines), everybody),
         (query(Query::Status), everybody),
         (query(Query::Look(Box::default())), everybody),
+        (query(inspection()), submitters(Refused)),
         (query(Query::Tasks(Box::new(TaskQuery { limit: 9, ..TaskQuery::default() }))), everybody),
         (FromClient::Subscribe(Subscribe { engines: true }), everybody),
         (

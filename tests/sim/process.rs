@@ -387,6 +387,10 @@ impl World {
                     self.processes[place].core.handle_slot_event(slot, down);
                 }
             }
+            Output::Look(slot, look) => {
+                let answer = SlotEvent::not_looked(look);
+                self.processes[place].core.handle_slot_event(slot, answer);
+            }
             Output::StandIn(at, host) => {
                 self.note(|_| format!("process {place} has a stand-in for slot {host}"));
                 let process = &mut self.processes[place];

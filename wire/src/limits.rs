@@ -109,6 +109,14 @@ pub const OUTPUT_WHOLE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of an engine's text about a task's end, or an interpreter's: the exception itself is in
 /// the payload.
 pub const ERROR_TEXT_BYTES_MAX: usize = 4096;
+/// Bytes of what is told of an interpreter that is inspected; the rest is left out, and counted.
+pub const INSPECTED_BYTES_MAX: usize = 128 * 1024;
+/// The longest time for which an interpreter is sampled.
+pub const SAMPLING_MS_MAX: u32 = 600_000;
+/// The most looks a second at an interpreter that is sampled.
+pub const SAMPLES_PER_S_MAX: u32 = 200;
+/// Sessions in one look at an interpreter.
+pub const INSPECT_SESSIONS_MAX: usize = 256;
 /// Bytes of output in one message.
 pub const OUTPUT_MESSAGE_BYTES_MAX: usize = 32 * 1024;
 /// Records of ended tasks that the broker keeps, with or without their results.

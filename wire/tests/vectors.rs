@@ -25,14 +25,15 @@ use furlong_wire::message::{
     Dependency, Draining, EndSeen, EngineCredit, EngineDefine, EngineSeen, EngineShutdown,
     EngineState, EngineStatus, EngineUndefine, ErrorKind, Event, FailureSeen, FarmSeen, Fetch,
     Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine, Goodbye, Grant, Granted,
-    Greeting, HeldWork, Inputs, KindName, KindSeen, Lent, Look, LookPlace, Message, NeedBlob, Note,
-    NoteCode, Open, Outcome, Output, OwnerSeen, Passed, Payload, PhaseTimes, ProcessStatus,
-    Published, Purge, Query, Raised, RecordTimes, RefusalKind, Refused, Register, Registered,
-    Release, Reply, ReplyBody, Request, Restart, Revoke, RunTimes, RunningSeen, Runtime, Secret,
-    Seen, SeriesRow, SeriesStep, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown,
-    Slots, SpanSeen, StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack, Targets,
-    TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient,
-    ToEngine, Undefine, Unshare, Value, Welcome, Work, encode_message,
+    Greeting, HeldWork, Inputs, Inspect, Inspected, KindName, KindSeen, Lent, Look, LookPlace,
+    Message, NeedBlob, Note, NoteCode, Open, Outcome, Output, OwnerSeen, Passed, Payload,
+    PhaseTimes, ProcessStatus, Published, Purge, Query, Raised, RecordTimes, RefusalKind, Refused,
+    Register, Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, RunTimes,
+    RunningSeen, Runtime, Secret, Seen, SeriesRow, SeriesStep, SetAside, Share, Shutdown, Signal,
+    SignalAttempts, Slot, SlotDown, Slots, SpanSeen, StatusPlace, Stopped, Stream, Submit,
+    Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord,
+    TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Value, Welcome, Work,
+    encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -816,6 +817,14 @@ fn to_engine(vectors: &mut Vectors) {
             payload: inline(),
         }),
         ToEngine::Inputs(Inputs { attempt: AttemptId(5), values: vec![2] }),
+        ToEngine::Inspect(Inspect {
+            number: 7,
+            slot: 1,
+            attempt: Some(attempt()),
+            sessions: vec![SESSION],
+            all: false,
+            sampling: None,
+        }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);
 }
@@ -850,6 +859,12 @@ fn from_engine(vectors: &mut Vectors) {
         FromEngine::Grant(Grant { attempt: attempt(), key: PassKey([12; 32]) }),
         FromEngine::Lent(Lent { attempt: attempt(), sessions: vec![SESSION] }),
         FromEngine::Back(attempts()),
+        FromEngine::Inspected(Inspected {
+            number: 7,
+            attempt: Some(attempt()),
+            refusal: None,
+            contents: b"{}".to_vec(),
+        }),
     ];
     add_all(vectors, "FromEngine", &all, FromEngine::name);
 }

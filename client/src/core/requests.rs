@@ -9,7 +9,8 @@ use bytes::Buf;
 use furlong_wire::ids::TaskId;
 use furlong_wire::limits::{FETCHES_WAITING_MAX, MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
-    Fetch, Fetched, FetchedOutput, FromClient, ReplyBody, Stream, TaskRecord, encoded_bytes,
+    Fetch, Fetched, FetchedOutput, FromClient, Query, ReplyBody, Request, Stream, TaskRecord,
+    encoded_bytes,
 };
 
 use super::results::{Body, Recipient};
@@ -122,6 +123,10 @@ impl<W: Waiter> Core<W> {
         // one.
         let turns_max = match &message {
             FromClient::Fetch(fetch) if fetch.wait => None,
+            FromClient::Query(Request { query: Query::Inspect(inspection), .. }) => {
+                let seconds = inspection.sampling.map_or(0, |sampling| sampling.length_ms / 1000);
+                Some(self.answer_turns_max.saturating_add(seconds))
+            }
             FromClient::Restart(_) | FromClient::Revoke(_) => {
                 Some(self.answer_turns_max.max(SLOW_TURNS_MIN))
             }

@@ -7,7 +7,7 @@ use furlong_link::peer::outbox::Chunks;
 use furlong_wire::ids::{EngineId, PassKey};
 use furlong_wire::message::{FromEngine, Runtime};
 
-use crate::job::{Job, SlotIndex, SlotJob};
+use crate::job::{Job, Look, SlotIndex, SlotJob};
 
 /// An action for the shell.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub enum Output {
     Cancel(SlotIndex, Runtime, SlotJob, bool),
     /// Send a signal to a job, if it runs now.
     Signal(SlotIndex, Runtime, SlotJob, i32),
+    /// Say where a slot's interpreter is, by [`SlotEvent::Looked`](crate::job::SlotEvent::Looked).
+    Look(SlotIndex, Look),
     /// Replace a slot's interpreter. That the old one is gone is always said, also if there was
     /// none.
     Restart(SlotIndex),

@@ -3,11 +3,13 @@
 
 use furlong_wire::ids::{Attempt, TaskId};
 use furlong_wire::limits::LISTED_MAX;
-use furlong_wire::message::{Attempts, Draining, FromEngine, Runtime, SlotDown};
+use furlong_wire::message::{
+    Attempts, Draining, FromEngine, Inspect, Inspected, Runtime, SlotDown,
+};
 
 use super::held::shorten;
 use super::{Core, Early, Output};
-use crate::job::{AttemptEnd, SlotIndex, SlotJob};
+use crate::job::{AttemptEnd, Look, SlotIndex, SlotJob};
 
 /// Attempts that are not here and of which something is noted: mostly they have gone back. The
 /// oldest are forgotten.
@@ -35,6 +37,68 @@ impl Core {
             self.work.get_mut(&job).expect("it was found a moment ago").signalled = true;
             self.outputs.push_back(Output::Signal(slot, runtime, job, signal));
         }
+    }
+
+    /// Asks a slot's interpreter where it is, or says why not.
+    pub(super) fn inspect(&mut self, inspect: Inspect) {
+        let Inspect { number, slot, attempt, sessions, all, sampling } = inspect;
+        let found = attempt.map(|attempt| self.find(attempt));
+        let running = |slot: SlotIndex| {
+            let running = self.slots.get(slot as usize)?.running.front()?;
+            Some(self.work.get(running)?.runtime)
+        };
+        let (job, slot, runtime) = match found {
+            Some(None) => {
+                return self.inspected(number, None, Err("the task has just ended".into()));
+            }
+            Some(Some((job, slot, runtime))) => (Some(job), slot, Some(runtime)),
+            None => (None, slot, running(slot)),
+        };
+        let has_no_frames = |runtime: &Runtime| *runtime != Runtime::Python;
+        if let Some(runtime) = runtime.filter(has_no_frames) {
+            let what = if runtime == Runtime::Command { "a program" } else { "a native function" };
+            let why = format!("{what} runs there: only Python code has frames that can be shown");
+            return self.inspected(number, None, Err(why));
+        }
+        if self.slots.len() <= slot as usize {
+            return self.inspected(number, None, Err("there is no such slot".into()));
+        }
+        let look = Look { number, attempt: job, sessions, all, sampling };
+        self.outputs.push_back(Output::Look(slot, look));
+    }
+
+    /// A slot's interpreter has said where it is. It shows what runs now: whose that is, is known
+    /// only here.
+    pub(super) fn looked(
+        &mut self,
+        look: &Look,
+        job: Option<SlotJob>,
+        seen: Result<Vec<u8>, String>,
+    ) {
+        let work = job.and_then(|job| self.work.get(&job));
+        let attempt = work.map(|work| work.attempt);
+        let is_own = work.is_some_and(|work| look.sessions.contains(&work.session));
+        // Samples were taken only while that was so.
+        let may_see = look.all || is_own || look.sampling.is_some();
+        let is_wanted = look.attempt.is_none_or(|wanted| job == Some(wanted));
+        let is_shown = may_see && (is_wanted || look.sampling.is_some());
+        let seen = seen.and_then(|seen| {
+            let over = || "what ran there has just ended; ask again".to_owned();
+            is_shown.then_some(seen).ok_or_else(over)
+        });
+        self.inspected(look.number, attempt.filter(|_| look.all || is_own), seen);
+    }
+
+    fn inspected(&mut self, number: u64, attempt: Option<Attempt>, seen: Result<Vec<u8>, String>) {
+        // A broker that is away has told its client that there is no answer.
+        if !self.connected {
+            return;
+        }
+        let (refusal, contents) = match seen {
+            Ok(contents) => (None, contents),
+            Err(why) => (Some(why), Vec::new()),
+        };
+        self.send(FromEngine::Inspected(Inspected { number, attempt, refusal, contents }));
     }
 
     pub(super) fn restart(&mut self, slots: &[SlotIndex]) {

@@ -370,6 +370,7 @@ impl Core {
                 self.say_what_is_lent(adopted);
             }
             ToEngine::Granted(granted) => self.granted(granted),
+            ToEngine::Inspect(inspect) => self.inspect(inspect),
             ToEngine::Announce(announce) => self.suspects.extend(announce.attempts),
         }
         Ok(())
@@ -391,6 +392,7 @@ impl Core {
                 self.slot_down(slot, cause);
             }
             SlotEvent::Recalled { attempts } => self.give_back(&attempts),
+            SlotEvent::Looked { look, attempt, seen } => self.looked(&look, attempt, seen),
             SlotEvent::Asked { attempt, ask } => self.asked(attempt, ask),
         }
     }

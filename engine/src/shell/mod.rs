@@ -441,6 +441,11 @@ impl Shell {
             Output::Signal(slot, runtime, job, signal) => {
                 self.slots.signal(slot, runtime, job, signal);
             }
+            Output::Look(slot, look) => {
+                if let Some(look) = self.slots.look(slot, look) {
+                    self.core.handle_slot_event(slot, SlotEvent::not_looked(look));
+                }
+            }
             Output::Restart(slot) => {
                 if !self.slots.restart(slot) {
                     self.core.handle_slot_event(slot, SlotEvent::Down { cause: RESTARTED.into() });

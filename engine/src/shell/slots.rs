@@ -9,7 +9,7 @@ use furlong_wire::ids::PassKey;
 use furlong_wire::message::Runtime;
 use rustix::process::Signal;
 
-use crate::job::{AttemptEnd, AttemptOutcome, Job, SlotIndex, Unable};
+use crate::job::{AttemptEnd, AttemptOutcome, Job, Look, SlotIndex, Unable};
 use crate::job::{SlotJob, error};
 use crate::runtime::command::{CommandConfig, CommandShared, CommandSlot};
 use crate::runtime::native::{Functions, NativeSlot};
@@ -148,6 +148,13 @@ impl Slots {
         let slot = self.places[slot as usize].runtime(runtime)?;
         slot.hand_over();
         Some(slot)
+    }
+
+    /// Asks where a slot's interpreter is; gives the question back if there is none.
+    pub(super) fn look(&self, slot: SlotIndex, look: Look) -> Option<Look> {
+        let Some(python) = &self.places[slot as usize].python else { return Some(look) };
+        python.look(look);
+        None
     }
 
     /// Ends a slot's interpreter. That it is gone will be reported; false if there was none that

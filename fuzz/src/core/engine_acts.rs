@@ -4,8 +4,8 @@ use bytes::Bytes;
 use furlong_broker::core::ConnectionId;
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Direction, Draining,
-    ErrorKind, FromEngine, Goodbye, Grant, Lent, NeedBlob, Outcome, Raised, RunTimes, SlotDown,
-    Stream, TaskState, decode_batch,
+    ErrorKind, FromEngine, Goodbye, Grant, Inspected, Lent, NeedBlob, Outcome, Raised, RunTimes,
+    SlotDown, Stream, TaskState, decode_batch,
 };
 
 use super::client_acts::PASS;
@@ -145,7 +145,7 @@ impl Farm {
     /// Sends a message about the code of a running attempt.
     fn make_nested(&mut self, engine: usize, input: &mut Input<'_>) {
         let attempt = self.engines[engine].attempt(input);
-        let message = match input.below(7) {
+        let message = match input.below(8) {
             0 | 1 => FromEngine::Grant(Grant { attempt, key: PASS }),
             2 => {
                 FromEngine::Lent(Lent { attempt, sessions: vec![session_of(input.below(CLIENTS))] })
@@ -159,6 +159,12 @@ impl Farm {
                 let number = input.below(4) as u32;
                 FromEngine::NeedBlob(NeedBlob { session: session_of(input.below(CLIENTS)), number })
             }
+            6 => FromEngine::Inspected(Inspected {
+                number: input.below(4) as u64,
+                attempt: Some(attempt),
+                refusal: None,
+                contents: b"{}".to_vec(),
+            }),
             _ => FromEngine::SlotDown(SlotDown {
                 slot: input.below(3) as u32,
                 cause: "signal 9".into(),

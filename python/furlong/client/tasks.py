@@ -11,6 +11,7 @@ from furlong import errors
 from furlong.calls.codecs import read_json
 from furlong.results.async_result import AsyncResult
 from furlong.results.records import PHASES, Fetched, Held, History, whole_id
+from furlong.results.stack import Stack
 from furlong.results.subtasks import SubTask
 from furlong.results.timeline import Timeline
 from furlong.waiting import signals
@@ -219,6 +220,29 @@ class ClientTasks:
             times = record["times"]
             times.update(times.pop("run"))
         return list(found)
+
+    def stack(self, what: int | Job) -> Stack:
+        """Return where an interpreter is now, without stopping it.
+
+        Only tasks of this client's owner are shown. An administrator sees all, without the lines of source.
+
+        Parameters
+        ----------
+        what : int, str or AsyncResult
+            An engine, or a running task: its id, or its result.
+
+        Raises
+        ------
+        RequestRefused
+            If nothing of yours runs there, or the interpreter does not answer.
+        """
+        if isinstance(what, AsyncResult):
+            if len(what.msg_ids) != 1:
+                raise ValueError("the result has several tasks: give the id of one, of `msg_ids`")
+            what = what.msg_ids[0]
+        if isinstance(what, int):
+            return Stack(read_json(self._session.stack(engine=what)))
+        return Stack(read_json(self._session.stack(task=self._id_of(what))))
 
     def trace(self, last: str | None = None, kind: str | None = None) -> Timeline:
         """Return a timeline of what the broker remembers: the last 65 536 tasks that have ended.

@@ -9,9 +9,9 @@ use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, PassKey, Sess
 use furlong_wire::limits::{CHUNK_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Credit, Draining, ErrorKind,
-    FromClient, FromEngine, Goodbye, Grant, HeldWork, Lent, NeedBlob, Outcome, Passed, Payload,
-    Register, RunTimes, Runtime, SlotDown, Stream, Submit, Subscribe, TaskOptions, TaskState,
-    ToEngine,
+    FromClient, FromEngine, Goodbye, Grant, HeldWork, Inspected, Lent, NeedBlob, Outcome, Passed,
+    Payload, Register, RunTimes, Runtime, SlotDown, Stream, Submit, Subscribe, TaskOptions,
+    TaskState, ToEngine,
 };
 
 use super::clients::{PATIENCE, for_takers, of_takers, taker};
@@ -47,6 +47,7 @@ pub(super) const TAKERS: &[Taker] = &[
     Taker { name: "interpreters that end", messages: &["SlotDown"], takes: falls },
     Taker { name: "farewells", messages: &["Draining"], takes: drains },
     Taker { name: "keys", messages: &["Grant"], takes: grants },
+    Taker { name: "unasked stacks", messages: &["Inspected"], takes: shows },
     Taker { name: "slots lent", messages: &["Lent", "Back"], takes: lends },
 ];
 
@@ -329,6 +330,18 @@ fn grants(farm: &Farm, window: &Window) {
         FromEngine::Grant(Grant { attempt, key: PassKey(key) })
     };
     pair.says(window, &(0..4_000).map(grant).collect::<Vec<_>>());
+    pair.ends();
+}
+
+/// It answers looks that nobody has asked for.
+fn shows(farm: &Farm, window: &Window) {
+    let Some(mut pair) = Pair::new(farm, 247, 1, &TaskOptions::default()) else { return };
+    let attempt = Some(pair.attempt);
+    let seen = |number| {
+        let contents = vec![b'x'; 4_000];
+        FromEngine::Inspected(Inspected { number, attempt, refusal: None, contents })
+    };
+    pair.says(window, &(0..1_000).map(seen).collect::<Vec<_>>());
     pair.ends();
 }
 

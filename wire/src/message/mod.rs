@@ -15,6 +15,7 @@
 pub(crate) mod catalogue;
 mod client;
 mod engine;
+mod inspect;
 pub(crate) mod quick;
 mod ranges;
 mod status;
@@ -39,6 +40,7 @@ pub use engine::{
     HeldWork, Inputs, Lent, NeedBlob, Register, Registered, Release, Secret, Share, SignalAttempts,
     Slot, SlotDown, Slots, Unshare, Value, Work,
 };
+pub use inspect::{Inspect, Inspectable, Inspected, Inspection, InspectionSeen, Sampling};
 pub use ranges::Ranges;
 pub use status::{
     AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes,
@@ -199,6 +201,8 @@ messages! {
         82 Value(Value),
         /// The inputs of the work that follows.
         83 Inputs(Inputs),
+        /// A look at an interpreter.
+        84 Inspect(Inspect),
     }
 }
 
@@ -239,6 +243,8 @@ messages! {
         74 Lent(Lent),
         /// Attempts that no longer wait.
         75 Back(Attempts),
+        /// The answer to a look at an interpreter.
+        76 Inspected(Inspected),
     }
 }
 

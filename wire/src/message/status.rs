@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::codes;
+use super::inspect::{Inspection, InspectionSeen};
 use super::task::{Outcome, RunTimes, Runtime};
 use super::watch::{Look, Seen};
 use crate::ids::{BrokerStart, EngineId, EngineUuid, TaskId, TaskSeq};
@@ -23,6 +24,8 @@ pub enum Query {
     Tasks(Box<TaskQuery>),
     /// How the farm is, and what has changed since the last look.
     Look(Box<Look>),
+    /// Where an interpreter is now, or where it is over a time.
+    Inspect(Inspection),
 }
 
 /// The progress of an answer through the processes and then the engines of a cluster.
@@ -176,6 +179,8 @@ pub enum ReplyBody {
     Tasks(Vec<TaskRecord>, Option<TaskId>),
     /// To [`Query::Look`].
     Seen(Box<Seen>),
+    /// To [`Query::Inspect`].
+    Inspected(InspectionSeen),
 }
 
 /// An event, for subscribers.

@@ -64,6 +64,7 @@ impl Core {
             FromEngine::Draining(draining) => self.drain(now, key, &draining.reason),
             FromEngine::Grant(grant) => self.grant(key, &grant),
             FromEngine::Lent(lent) => self.lend(now, key, &lent),
+            FromEngine::Inspected(seen) => self.inspected(key, seen),
             FromEngine::Back(back) => self.back(key, &back.attempts),
             // Its engines are lost with the connection, which closes when this batch is done.
             FromEngine::Goodbye(_) => {

@@ -41,6 +41,7 @@ impl Core {
         // Before the engines' work is moved: a result that waits there counts as running again.
         self.forget_unsent(key, &process.engines);
         self.forget_arriving(&process);
+        self.refuse_inspections_of(key);
         self.recovery.releases.take(key);
         if let Some(class) = process.class.take() {
             self.schedule.placements.leave_class(class);

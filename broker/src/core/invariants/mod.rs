@@ -495,6 +495,7 @@ pub fn is_quiet(core: &Core) {
     );
     assert!(
         core.peers.restarting.is_empty()
+            && core.peers.inspections.is_empty()
             && core.turns.rests.is_empty()
             && core.turns.chores.is_empty()
     );

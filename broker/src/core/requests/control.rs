@@ -272,7 +272,11 @@ impl Core {
 
     /// Returns the reason that a session may do nothing to engines, if so: they are not there, or
     /// out of its scope.
-    fn beyond(&self, key: SessionKey, engines: &BTreeSet<EngineId>) -> Option<ReplyBody> {
+    pub(in crate::core) fn beyond(
+        &self,
+        key: SessionKey,
+        engines: &BTreeSet<EngineId>,
+    ) -> Option<ReplyBody> {
         let session = self.sessions.get(key).expect("a session that asks is here");
         let scopes = &session.claims.scopes;
         for id in engines {

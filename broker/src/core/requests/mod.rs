@@ -2,6 +2,7 @@
 
 pub(in crate::core) mod control;
 pub(in crate::core) mod fetch;
+pub(in crate::core) mod inspect;
 pub(in crate::core) mod records;
 pub(in crate::core) mod shutdown;
 pub(in crate::core) mod status;

@@ -81,6 +81,7 @@ impl Core {
             Query::EnginesAfter(after) => self.engines_after(Some(*after)),
             Query::Tasks(query) => self.query_tasks(now, key, query),
             Query::Look(look) => self.look(now, key, look),
+            Query::Inspect(_) => unreachable!("its engine answers it"),
             Query::Status => ReplyBody::Status(Box::new(self.status(now, None))),
             Query::StatusAfter(place) => {
                 ReplyBody::Status(Box::new(self.status(now, Some(*place))))

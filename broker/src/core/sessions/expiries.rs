@@ -11,13 +11,15 @@ use crate::core::{Core, Time};
 /// The word to a session's or engine's absence that has lasted too long.
 const AWAY: &str = "its connection was cut, and it did not come back within 15 s";
 
-/// Somebody who may come back.
+/// Somebody who may come back, or something that may come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Away {
     /// A session without a connection.
     Session(SessionKey),
     /// An engine whose process is not connected.
     Engine(EngineId),
+    /// The answer to a look at an interpreter, by its number.
+    Answer(u64),
 }
 
 /// All that are away and waited for, each with the moment when it is given up.
@@ -83,6 +85,7 @@ impl Core {
                 // of its owner.
                 Away::Session(key) => self.end_session_keeping_all(now, key),
                 Away::Engine(id) => self.lose_engine(now, id, AWAY, false),
+                Away::Answer(number) => self.refuse_inspection(number),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use furlong_wire::ids::TaskSeq;
-use furlong_wire::message::{Cancel, CancelTasks, FromClient, Open, Reply, Request};
+use furlong_wire::message::{Cancel, CancelTasks, FromClient, Open, Query, Reply, Request};
 use furlong_wire::token::Role;
 
 use crate::core::keys::SessionKey;
@@ -98,6 +98,9 @@ impl Core {
         let before = self.entries();
         let answer = if allowed {
             match message {
+                FromClient::Query(Request { query: Query::Inspect(wanted), .. }) => {
+                    self.inspect(now, key, connection, (request, &wanted))
+                }
                 FromClient::Query(Request { query, .. }) => Some(self.answer(now, key, &query)),
                 FromClient::Fetch(fetch) => self.fetch(now, key, connection, &fetch),
                 FromClient::CancelTasks(CancelTasks { tasks, force, .. }) => self.act_on_tasks(

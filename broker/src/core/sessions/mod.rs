@@ -21,6 +21,7 @@ use grants::Grants;
 use quotas::Quotas;
 
 use crate::core::requests::control::Restarting;
+use crate::core::requests::inspect::Inspections;
 use crate::core::{Connected, ConnectionId};
 
 /// The peers that are here or may come back, with their rights.
@@ -40,4 +41,6 @@ pub(in crate::core) struct Peers {
     pub(in crate::core) events: Events,
     /// Requests for new interpreters that are not answered yet.
     pub(in crate::core) restarting: Restarting,
+    /// Looks at interpreters that are not answered yet.
+    pub(in crate::core) inspections: Inspections,
 }

@@ -26,6 +26,7 @@ impl Session<'_> {
             self.closing = Some(now + self.shared.config.kill_grace);
         }
         self.interrupts.handle_deadline(now);
+        self.handle_looks(now);
         let begun = self.begun();
         for forced in &mut self.forced {
             if forced.kill_at > now {
@@ -64,6 +65,7 @@ impl Session<'_> {
             && self.handle_frames().is_ok()
         {}
         self.handle_unsent();
+        self.refuse_looks();
         let running = self.begun();
         let items = self.interpreter.page.items();
         if let Some(attempt) = running {

@@ -12,6 +12,7 @@ mod inputs;
 mod interpreter;
 mod interrupts;
 mod known;
+mod looks;
 mod outbox;
 mod pace;
 mod page;

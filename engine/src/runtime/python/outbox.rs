@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::protocol::{Control, Request};
+use super::protocol::{Control, Request, put_request_header};
 use super::requests::Requests;
 
 /// Frames in order: small ones gathered into one write, the buffers of large ones as they are.
@@ -29,6 +29,12 @@ impl Outbox {
     /// Queues a control message.
     pub(super) fn push_control(&mut self, control: Control) {
         control.encode(&mut self.small);
+    }
+
+    /// Queues a control message with a body.
+    pub(super) fn push_frame(&mut self, number: u64, kind: u8, flags: u8, body: &[u8]) {
+        put_request_header(&mut self.small, body.len(), number, kind, flags, 0, 0);
+        self.small.extend_from_slice(body);
     }
 
     /// Returns true if everything was written.

@@ -12,13 +12,14 @@
 //! first u64 LE      of a map: the item that runs, counted from 0 within the job
 //! items u64 LE      how many items from there on may be the one that runs; 0 if no map runs
 //! replies           frames, as on the socket
+//! text              where the threads are, written at a signal (`looks.rs`)
 //! ```
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::runtime::SlotJob;
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SeekFrom, ftruncate, memfd_create, seek};
 
 /// The memory of one interpreter.
 #[derive(Debug)]
@@ -58,6 +59,21 @@ impl Page {
             rustix::io::pread(&self.memory, &mut replies[..], HEAD_BYTES as u64).unwrap_or(0);
         replies.truncate(read);
         replies
+    }
+
+    /// Forgets what was written behind the replies, and lets the next go there.
+    pub(super) fn clear_written(&self) -> io::Result<()> {
+        ftruncate(&self.memory, PAGE_BYTES as u64)?;
+        seek(&self.memory, SeekFrom::Start(PAGE_BYTES as u64))?;
+        Ok(())
+    }
+
+    /// The first bytes of what was written there.
+    pub(super) fn written(&self, bytes_max: usize) -> Vec<u8> {
+        let mut written = vec![0; bytes_max];
+        let read = rustix::io::pread(&self.memory, &mut written[..], PAGE_BYTES as u64);
+        written.truncate(read.unwrap_or(0));
+        written
     }
 
     fn word(&self, at: u64) -> [u8; 8] {

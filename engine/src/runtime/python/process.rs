@@ -194,6 +194,11 @@ impl Interpreter {
         }
     }
 
+    /// Its number in the system.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
     /// Says how it ended, with the last lines of its standard error.
     pub(super) fn death_cause(&mut self, status: ExitStatus) -> String {
         death_cause(status, self.memory.at_end(self.kills), &self.stderr.read_tail())
@@ -362,7 +367,7 @@ fn worker_bundle(labels: &[String]) -> Bytes {
 }
 
 /// In the order in which they import each other.
-const WORKER_FILES: [(&str, &str); 24] = [
+const WORKER_FILES: [(&str, &str); 26] = [
     ("furlong_worker", include_str!("furlong_worker/__init__.py")),
     ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
     (SETTINGS, include_str!("furlong_worker/settings.py")),
@@ -386,6 +391,8 @@ const WORKER_FILES: [(&str, &str); 24] = [
     ("furlong_worker.rich", include_str!("furlong_worker/rich.py")),
     ("furlong_worker.cells", include_str!("furlong_worker/cells.py")),
     ("furlong_worker.fresh", include_str!("furlong_worker/fresh.py")),
+    ("furlong_worker.looks", include_str!("furlong_worker/looks.py")),
+    ("furlong_worker.leaving", include_str!("furlong_worker/leaving.py")),
     ("furlong_worker.worker", include_str!("furlong_worker/worker.py")),
 ];
 

@@ -261,7 +261,7 @@ fn pickled(hash: Option<&FunctionHash>, unknown: Unknown) -> (u8, Vec<Bytes>) {
     }
 }
 
-fn put_request_header(
+pub(super) fn put_request_header(
     out: &mut BytesMut,
     length: usize,
     number: u64,
@@ -312,6 +312,15 @@ pub(super) enum Incoming {
     },
     /// A job that was asked for with [`Control::Recall`]: it has not begun, and will not.
     Recalled(SlotJob),
+    /// The answer to a look: its number, and which attempt runs.
+    Seen {
+        /// The look's number.
+        number: u64,
+        /// The attempt whose code runs, if any does.
+        attempt: Option<SlotJob>,
+        /// What was seen.
+        json: Bytes,
+    },
     /// Output of a thread whose job has ended.
     Stray(OutputStream, Bytes),
     /// Data that a job has published.
@@ -518,6 +527,11 @@ impl ReplyFrame {
                 return Ok(Incoming::Stray(stream, buffers.into_iter().next().unwrap_or_default()));
             }
             9 => return Ok(Incoming::Recalled(self.attempt)),
+            11 => {
+                let attempt = (self.attempt.0 != u64::MAX).then_some(self.attempt);
+                let json = buffers.into_iter().next().unwrap_or_default();
+                return Ok(Incoming::Seen { number: self.count, attempt, json });
+            }
             8 => {
                 let codec = if self.count == 1 { Codec::Json } else { Codec::Pickle };
                 return Ok(Incoming::Published {

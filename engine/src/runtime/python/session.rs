@@ -16,6 +16,7 @@ use super::held::HeldOutput;
 use super::inputs::SentInputs;
 use super::interrupts::Interrupts;
 use super::known::Known;
+use super::looks::{Looks, number_of};
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::process::Interpreter;
@@ -62,6 +63,7 @@ pub(super) struct Session<'a> {
     /// The SIGINTs that must follow cancels and questions.
     pub(super) interrupts: Interrupts,
     pub(super) forced: Vec<Forced>,
+    pub(super) looks: Looks,
     /// The time at which to kill an interpreter that has closed its socket, or is to end, and does
     /// not.
     pub(super) closing: Option<Instant>,
@@ -161,6 +163,7 @@ impl<'a> Session<'a> {
             is_stalled: false,
             interrupts: Interrupts::default(),
             forced: Vec::new(),
+            looks: Looks::default(),
             closing: None,
             is_ending: false,
             cut_short: None,
@@ -206,7 +209,7 @@ impl<'a> Session<'a> {
 
     async fn wait(&mut self, commands: &mut UnboundedReceiver<Command>) -> Wake {
         let kills = self.forced.iter().map(|forced| forced.kill_at).chain(self.closing);
-        let deadline = kills.chain(self.interrupts.deadline()).min();
+        let deadline = self.looks.sooner(kills.chain(self.interrupts.deadline()).min());
         let Interpreter { child, requests, replies, stdout, stderr, asks, .. } =
             &mut self.interpreter;
         // With several jobs sent, output is read by the tick alone: see `HeldOutput`.
@@ -340,6 +343,7 @@ impl<'a> Session<'a> {
             Command::End => self.end(Fault::EngineEnds),
             Command::Pass { key, ref answer } => self.interpreter.asks.answer(key, answer),
             Command::Signal { attempt, signal } => self.signal(attempt, signal),
+            Command::Look(ref look) => self.look((**look).clone()),
             Command::ForgetInput(key) => {
                 if self.known.inputs.forget(key) {
                     self.outbox.push_control(Control::Forget(key));
@@ -428,6 +432,9 @@ impl<'a> Session<'a> {
                     if let Some(attempt) = self.held.handle_answer(question, attempt) {
                         self.emit_held(attempt);
                     }
+                }
+                Incoming::Seen { number, attempt, json } => {
+                    self.handle_seen(number, attempt, &json);
                 }
                 Incoming::Recalled(attempt) => self.handle_recalled(attempt),
                 Incoming::Ended(ended) => self.handle_ended(ended)?,
@@ -579,12 +586,6 @@ impl<'a> Session<'a> {
         }
         self.context.emit_output(attempt, stream, bytes);
     }
-}
-
-/// A number that stands for a session in the interpreter: session ids are random.
-fn number_of(session: SessionId) -> u64 {
-    let (head, _) = session.0.split_first_chunk().expect("an id has 16 bytes");
-    u64::from_le_bytes(*head)
 }
 
 /// As many jobs go ahead at most.

@@ -14,6 +14,7 @@ use super::death::RESTARTED;
 use super::process::{Interpreter, ProcessGroup};
 use super::session::{Session, SessionEnd};
 use super::{PythonError, PythonShared, Variables};
+use crate::job::Look;
 use crate::runtime::{
     AttemptEnd, AttemptOutcome, EventSender, Job, OutputStream, Report, SlotEvent, SlotIndex,
     SlotJob, Unable,
@@ -118,6 +119,15 @@ impl PythonSlot {
         }
     }
 
+    /// Asks where the interpreter is. The answer comes as [`SlotEvent::Looked`].
+    pub fn look(&self, look: Look) {
+        if self.receiver.is_some() {
+            self.context.emit(SlotEvent::not_looked(look));
+        } else {
+            self.tell(Command::Look(Box::new(look)));
+        }
+    }
+
     /// Takes an attempt back without an event, if it was not yet given to the interpreter. Says
     /// whether it did. Else the interpreter is asked for it: [`SlotEvent::Recalled`] comes if it
     /// had not begun, before its turn if the code that runs can be interrupted.
@@ -182,6 +192,8 @@ pub(super) enum Command {
     Recall(SlotJob),
     /// Let an input go.
     ForgetInput(u64),
+    /// Say where the interpreter is.
+    Look(Box<Look>),
     /// End the interpreter.
     Restart,
     /// End the interpreter, and the task with it.
@@ -316,6 +328,7 @@ impl SlotTask {
                 | Command::Recall(_)
                 | Command::ForgetInput(_)
                 | Command::Pass { .. } => {}
+                Command::Look(look) => self.context.emit(SlotEvent::not_looked(*look)),
                 Command::End => return,
                 Command::Restart => self.context.emit(SlotEvent::Down { cause: RESTARTED.into() }),
                 Command::JobQueued => {

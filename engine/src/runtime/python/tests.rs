@@ -139,6 +139,7 @@ impl Fixture {
             SlotEvent::Down { cause } => self.downs.push(cause),
             SlotEvent::Recalled { attempts } => self.recalled.extend(attempts),
             SlotEvent::Asked { attempt, ask } => self.asked.push((attempt, ask)),
+            SlotEvent::Looked { .. } => panic!("nobody has looked"),
         }
     }
 

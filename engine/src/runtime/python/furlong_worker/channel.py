@@ -46,7 +46,8 @@ socket": the handler raises `KeyboardInterrupt` if the attempt that runs was can
 for another. `INTERRUPT` does the same, but does not make a cancel of it. With `ASK` and SIGINT the
 engine asks which attempt runs; the answer comes after all replies that wait, and the next reply is
 sent without waiting for others. `RECALL` and SIGINT
-take back a job that has not begun: the answer is `RECALLED`, or its end, if it has. With `END`, and
+take back a job that has not begun: the answer is `RECALLED`, or its end, if it has. With `LOOK` and
+SIGINT it asks where the code is (`looks.py`): the answer, `SEEN`, is JSON. With `END`, and
 SIGINT if code runs, the process is to end gracefully: nothing more begins.
 
 Death
@@ -65,7 +66,7 @@ import socket
 import struct
 import threading
 import time
-from typing import Sequence, Tuple, Union
+from typing import Callable, Sequence, Tuple, Union
 
 from furlong_worker import Buffer
 from furlong_worker.files import FILE_BYTES_MIN, PLACE, Files
@@ -101,11 +102,12 @@ UNFIT = 0
 EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR, PICKLED, NEW_PICKLED = range(1, 11)
 CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL, SESSION = range(11, 18)
 END, KEY, KNOWN, FORGET = range(18, 22)
-INPUT = 22
+INPUT, LOOK = 22, 23
 # Kinds of reply.
 READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLED, DISPLAYED = (
     range(1, 11)
 )
+SEEN = 11
 # Codecs.
 JSON, PICKLE, MSGPACK, RAW = range(1, 5)
 # Flags of a request and of a reply.
@@ -145,6 +147,9 @@ class Channel:
         # What the engine wants an answer to: the answer's kind, and the question's number or the
         # attempt.
         self.questions: list[tuple[int, int]] = []
+        # Looks at this interpreter, and what answers them.
+        self.looks: list[tuple[int, int, bytes]] = []
+        self.look: Callable[[int, int, bytes], None] = lambda *_: None
         self.drained = False
         # The engine wants this process to end, or is gone.
         self.ending = False
@@ -228,6 +233,9 @@ class Channel:
                     self._open_file(kind, codec, attempt, buffers, bytes(self._view[at:end]))
                 else:
                     self._add_job(kind, codec, attempt, buffers)
+            elif kind == LOOK:
+                self.looks.append((attempt, codec, bytes(self._view[body:end])))
+                self.questions.append((SEEN, attempt))
             else:
                 self._take_control(kind, attempt)
             start = end
@@ -441,6 +449,8 @@ class Channel:
             kind, number = self.questions.pop(0)
             if kind == RECALLED:
                 self._send([_head(0, number, 0, 0, RECALLED)])
+            elif kind == SEEN:
+                self.look(*self.looks.pop(0))
             else:
                 attempt = NO_ATTEMPT if running is None else running
                 self._send([_head(0, attempt, number, 0, RUNNING)])
@@ -455,6 +465,10 @@ class Channel:
                 data,
             ]
         )
+
+    def send_seen(self, number: int, attempt: int, text: bytes) -> None:
+        """Send what a look has seen; callable from any thread."""
+        self._send([_head(8 + len(text), attempt, number, 1, SEEN), SIZE.pack(len(text)), text])
 
     def send_published(self, attempt: int, codec: int, buffers: Sequence[Buffer]) -> None:
         """Send what a job publishes; callable from any thread."""

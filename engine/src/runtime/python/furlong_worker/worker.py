@@ -8,10 +8,8 @@ import ast
 import atexit
 import builtins
 import contextlib
-import gc
 import importlib
 import importlib.util
-import io
 import linecache
 import mmap
 import os
@@ -59,6 +57,8 @@ from furlong_worker.farm import bind as bind_farm
 from furlong_worker.files import Files
 from furlong_worker.fresh import Helpers, forget_half_imported
 from furlong_worker.given import Given
+from furlong_worker.leaving import end_threads, flush_files
+from furlong_worker.looks import Looks
 from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output, far_copy
 from furlong_worker.pickles import PickledFunction
@@ -74,9 +74,6 @@ ONLY_PARSE: int = ast.PyCF_ONLY_AST
 # longer.
 LONG_ENOUGH_NS = 50_000
 INTERRUPT = (signal.SIGINT,)
-# Threads have so long to end by themselves, of the time that the engine gives the whole process for
-# its end.
-THREADS_SECONDS = 1.0
 # The variable by which the engine says what became of the interpreter before this one.
 LOST = "FURLONG_LOST"
 
@@ -135,6 +132,8 @@ class Worker:
             lambda: (self.output.out, self.output.err, self._displays),
         )
         signal.signal(signal.SIGINT, self._handler)
+        self.looks = Looks(self, channel.send_seen)
+        channel.look = self.looks.answer
         os.register_at_fork(after_in_child=self._after_fork)
         self._follow_threads()
         Loss.text = os.environ.pop(LOST, "")
@@ -480,6 +479,10 @@ class Worker:
         start_in_job.__name__ = start.__name__
         threading.Thread.start = start_in_job  # type: ignore[method-assign,assignment]
 
+    def session(self) -> int:
+        """Return the number of the session of the job that runs."""
+        return self._globals.session
+
     def _attempt_here(self) -> int | None:
         if _thread.get_ident() == MAIN_THREAD:
             return self.attempt
@@ -528,7 +531,7 @@ def _leave_fork(error: BaseException | None) -> NoReturn:
 
 def _receive_files(
     requests: socket.socket,
-) -> tuple[socket.socket, mmap.mmap, socket.socket, Files]:
+) -> tuple[socket.socket, int, mmap.mmap, socket.socket, Files]:
     """Take what belongs to this process: its sockets, and the memory that the engine reads when it has died.
 
     The sockets are for replies, for what it asks, and for memory files.
@@ -536,9 +539,9 @@ def _receive_files(
     _, messages, _, _ = requests.recvmsg(1, socket.CMSG_SPACE(16), socket.MSG_CMSG_CLOEXEC)
     replies, memory, asks, files = struct.unpack("iiii", messages[0][2][:16])
     page = mmap.mmap(memory, PAGE_BYTES)
-    os.close(memory)
     return (
         socket.socket(fileno=_out_of_the_way(replies)),
+        memory,
         page,
         socket.socket(fileno=_out_of_the_way(asks)),
         Files(socket.socket(fileno=_out_of_the_way(files))),
@@ -552,37 +555,6 @@ def _out_of_the_way(fd: int) -> int:
     return far
 
 
-def _end_threads() -> None:
-    """Do what Python does with threads at its end, for a while: then the rest of its end goes on without them.
-
-    So a thread that never ends keeps nobody from what was registered with `atexit`, nor from their files.
-    """
-
-    def give_up(_number: int, _frame: types.FrameType | None) -> None:
-        raise TimeoutError
-
-    with contextlib.suppress(BaseException):  # whatever the code of threads does when asked to end
-        signal.signal(signal.SIGALRM, give_up)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
-        signal.setitimer(signal.ITIMER_REAL, THREADS_SECONDS)
-        threading._shutdown()  # type: ignore[attr-defined]
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    # Python's own end would call it once more, and wait.
-    threading._shutdown = lambda: None  # type: ignore[attr-defined]
-
-
-def _flush_files() -> None:
-    """Write what open files have not written yet.
-
-    Python does so at its end by letting go of them, but not of those that a thread which goes on may need.
-    """
-    if threading.active_count() > 1:
-        for one in gc.get_objects():
-            if isinstance(one, (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)):
-                with contextlib.suppress(Exception):  # it is closed, or cannot be written
-                    one.flush()
-
-
 def main() -> None:
     """Take the socket for requests over from file descriptor 0, and serve."""
     requests = socket.socket(fileno=_out_of_the_way(0))
@@ -590,10 +562,12 @@ def main() -> None:
     sys.argv = [""]
     sys.path.insert(0, "")  # the working directory, as in an interactive Python
     modules.install()
-    replies, page, asks, files = _receive_files(requests)
+    replies, memory, page, asks, files = _receive_files(requests)
     channel = Channel(requests, replies, page, files)
     worker = Worker(channel, asks)
-    atexit.register(_flush_files)  # before all others, so that it is called after them
+    worker.looks.arm(memory, PAGE_BYTES)
+    os.close(memory)
+    atexit.register(flush_files)  # before all others, so that it is called after them
     channel.send_ready()
     worker.serve()
-    _end_threads()
+    end_threads()
