@@ -28,7 +28,8 @@ ENGINES = 4
 
 T = TypeVar("T")
 
-# A shell without job control starts what runs in the background with Ctrl-C ignored, which the tests of it would inherit.
+# A shell without job control starts what runs in the background with Ctrl-C ignored, which the
+# tests of it would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,6 +1,7 @@
 //! An OpenSSH server of a test's own, on loopback: its own host key and user key, and no file of the
 //! system. It is for root alone, because it logs root in.
 
+use std::fmt::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -49,16 +50,18 @@ impl Sshd {
         let (mut client, mut known) = (String::new(), String::new());
         for node in 1..=nodes {
             let address = format!("127.0.0.{}", 10 + node);
-            server += &format!("ListenAddress {address}\n");
-            client += &format!("Host node{node}\n  HostName {address}\n");
-            known += &format!("[{address}]:{port} {host_key}\n");
+            writeln!(server, "ListenAddress {address}").unwrap();
+            writeln!(client, "Host node{node}\n  HostName {address}").unwrap();
+            writeln!(known, "[{address}]:{port} {host_key}").unwrap();
         }
-        client += &format!(
+        writeln!(
+            client,
             "Host *\n  Port {port}\n  User root\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
-             UserKnownHostsFile {}\n  StrictHostKeyChecking yes\n",
+             UserKnownHostsFile {}\n  StrictHostKeyChecking yes",
             at("user_key"),
             at("known_hosts"),
-        );
+        )
+        .unwrap();
         assert!(user_key.starts_with("ssh-ed25519 "), "{user_key}");
         for (name, text) in [("server", server), ("client", client), ("known_hosts", known)] {
             std::fs::write(folder.path().join(name), text).unwrap();

@@ -164,15 +164,12 @@ impl PoolRequest<'_> {
             (None, false) => Vec::new(),
         };
         let text = template.as_deref().unwrap_or_default();
-        match qsub::Table::of(flags.on.as_deref().unwrap_or_default()) {
-            Some(table) => {
-                table.check_args(&flags.args)?;
-                table.check_template(text)?;
-            }
-            None => {
-                sbatch::check_args(&flags.args)?;
-                sbatch::check_template(text)?;
-            }
+        if let Some(table) = qsub::Table::of(flags.on.as_deref().unwrap_or_default()) {
+            table.check_args(&flags.args)?;
+            table.check_template(text)?;
+        } else {
+            sbatch::check_args(&flags.args)?;
+            sbatch::check_template(text)?;
         }
         let dir = self.engine.cwd.clone().map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
         let dir = dir.context("the current directory is not there any more")?;

@@ -188,8 +188,8 @@ impl Job {
         self.state == JobState::Pending && self.online == 0
     }
 
-    /// Returns true if it can be cancelled without a loss: it waits, and not only by what an earlier
-    /// keeper knew.
+    /// Returns true if it can be cancelled without a loss: it waits, and not only by what an
+    /// earlier keeper knew.
     pub fn surely_waits(&self) -> bool {
         self.is_waiting() && self.is_seen
     }
