@@ -76,7 +76,9 @@ impl Site {
 
     fn kill_keeper(&self) {
         let path = self.home.cluster().run().join("keeper.pid");
-        let pid = fs::read_to_string(path).unwrap().trim().parse().unwrap();
+        // Behind it is the name of its machine.
+        let text = fs::read_to_string(path).unwrap();
+        let pid = text.split_whitespace().next().unwrap().parse().unwrap();
         // One that has ended meanwhile is what is wanted.
         let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
     }
