@@ -1,4 +1,5 @@
-//! Pools of engines on a real Slurm, and on hosts: what is submitted, what is found again, and what is left.
+//! Pools of engines on a real Slurm, and on hosts: what is submitted, what is found again, and what
+//! is left.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! An OpenSSH server of a test's own, on loopback: its own host key and user key, and no file of the
-//! system. It is for root alone, because it logs root in.
+//! An OpenSSH server of a test's own, on loopback: its own host key and user key, and no file of
+//! the system. It is for root alone, because it logs root in.
 
 use std::fmt::Write;
 use std::net::TcpListener;

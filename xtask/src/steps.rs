@@ -149,8 +149,8 @@ fn want(workspace: &Workspace, program: &str, package: &str, what: &str) {
     }
 }
 
-/// The tests of engines in jobs and on hosts start a Slurm and an OpenSSH server of their own, which
-/// only root can.
+/// The tests of engines in jobs and on hosts start a Slurm and an OpenSSH server of their own,
+/// which only root can.
 fn want_slurm() {
     let programs = ["munged", "slurmctld", "slurmd", "sbatch", "sshd"];
     let is_there = |name: &str| {
