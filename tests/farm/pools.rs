@@ -3,132 +3,23 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::path::PathBuf;
 
-use furlong_tests::command::{Outcome, command, processes_of, wait_for_engines};
-use furlong_tests::home::Home;
+use furlong_tests::command::{processes_of, touch, wait_for_engines};
 use furlong_tests::program::Program;
+use furlong_tests::site::{JOBS, Site};
 use furlong_tests::slurm::Slurm;
 use furlong_tests::sshd::Sshd;
 use furlong_tests::wait::{SOON, eventually};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
-/// Jobs start within a second or two each, on a machine that is busy with other tests.
-const JOBS: Duration = Duration::from_secs(60);
-
-/// A home whose commands find the batch system: in a Slurm, and first in a folder of fakes.
-struct Site<'a> {
-    home: Home,
-    slurm: Option<&'a Slurm>,
-    fakes: PathBuf,
-    /// True if nothing but the fakes is found.
-    is_alone: bool,
-}
-
-impl<'a> Site<'a> {
-    fn of(slurm: Option<&'a Slurm>) -> Self {
-        let home = Home::new();
-        let fakes = home.path().join("fakes");
-        fs::create_dir(&fakes).unwrap();
-        Self { home, slurm, fakes, is_alone: slurm.is_none() }
-    }
-
-    /// A command of the system that does this, in front of the real one.
-    fn fake(&self, name: &str, script: &str) {
-        let path = self.fakes.join(name);
-        let text = format!("#!/bin/bash\n{script}\n");
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    /// The real command's path.
-    fn real(name: &str) -> String {
-        let path = std::env::var_os("PATH").unwrap();
-        let found = std::env::split_paths(&path).map(|folder| folder.join(name));
-        found.into_iter().find(|path| path.is_file()).unwrap().to_str().unwrap().to_owned()
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = command("furlong", args, &self.home);
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut folders = vec![self.fakes.clone()];
-        if self.is_alone {
-            // Bash alone, for the fakes.
-            let bash = Self::real("bash");
-            let _ = std::os::unix::fs::symlink(&bash, self.fakes.join("bash"));
-        } else {
-            folders.extend(std::env::split_paths(&path));
-        }
-        command.env("PATH", std::env::join_paths(folders).unwrap());
-        if let Some(slurm) = self.slurm {
-            command.env("SLURM_CONF", slurm.conf());
-        }
-        command
-    }
-
-    /// Starts a cluster with a pool, and waits until it says that it stands.
-    fn start(&self, args: &[&str]) -> Program {
-        self.start_on("slurm", args)
-    }
-
-    fn start_on(&self, system: &str, args: &[&str]) -> Program {
-        let args = [&["cluster", "start", "--on", system], args].concat();
-        let supervisor = Program::spawn("furlong", self.command(&args));
-        supervisor.wait_for_line("try ", SOON);
-        supervisor
-    }
-
-    fn run(&self, args: &[&str]) -> Outcome {
-        let mut program = Program::spawn("furlong", self.command(args));
-        let status = program.wait_exit(Duration::from_secs(120));
-        Outcome { code: status.code(), stdout: program.stdout(), stderr: program.stderr() }
-    }
-
-    /// The pools, as `furlong pool --json` has them.
-    fn pools(&self) -> Value {
-        serde_json::from_str(&self.run(&["pool", "--json"]).ok()).unwrap()
-    }
-
-    fn wait_for(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let mut last = Value::Null;
-        let come = eventually(JOBS, || {
-            last = self.pools();
-            is_so(&last[0])
-        });
-        assert!(come, "not {what}: {last:#}\n{}", self.keeper_log());
-        last[0].clone()
-    }
-
-    fn keeper_log(&self) -> String {
-        let path = self.home.cluster().log().join("keeper.log");
-        fs::read_to_string(path).unwrap_or_default()
-    }
-
-    fn keeper(&self) -> Option<Pid> {
-        let text = fs::read_to_string(self.home.cluster().run().join("keeper.pid")).ok()?;
-        Pid::from_raw(text.split_whitespace().next()?.parse().ok()?)
-    }
-
-    /// Kills the keeper, and waits until another one is there.
-    fn kill_keeper(&self) {
-        let before = self.keeper().unwrap();
-        kill_process(before, Signal::KILL).unwrap();
-        let again = || self.keeper().is_some_and(|pid| pid != before);
-        assert!(eventually(SOON, again), "no keeper comes back");
-    }
-}
-
-impl Drop for Site<'_> {
-    fn drop(&mut self) {
-        // Nothing of a test that has failed goes on.
-        for (pid, _) in processes_of(self.home.path()) {
-            let _ = Pid::from_raw(pid.cast_signed()).map(|pid| kill_process(pid, Signal::KILL));
-        }
-    }
+/// Kills the keeper, and waits until another one is there.
+fn kill_keeper(site: &Site) {
+    let before = site.keeper().unwrap();
+    kill_process(before, Signal::KILL).unwrap();
+    let again = || site.keeper().is_some_and(|pid| pid != before);
+    assert!(eventually(SOON, again), "no keeper comes back");
 }
 
 fn jobs(slurm: &Slurm) -> Vec<String> {
@@ -142,14 +33,10 @@ fn jobs(slurm: &Slurm) -> Vec<String> {
     ids
 }
 
-fn touch(path: &Path) {
-    fs::write(path, "").unwrap();
-}
-
 #[test]
 fn dry_run_leaves_nothing_and_says_what_the_system_says() {
     let Some(slurm) = Slurm::start(1) else { return };
-    let site = Site::of(Some(&slurm));
+    let site = Site::on(slurm.variables());
     let dry = ["cluster", "start", "--on", "slurm", "-n", "4", "--walltime", "2h", "--dry-run"];
     let said = site.run(&[&dry[..], &["--", "--partition=main"]].concat()).ok();
     for part in ["#SBATCH --array=1-4\n", "#SBATCH --time=120\n", "exec ", "--partition=main <"] {
@@ -167,8 +54,8 @@ fn dry_run_leaves_nothing_and_says_what_the_system_says() {
 #[test]
 fn pool_scale_adds_jobs_and_lets_others_finish() {
     let Some(slurm) = Slurm::start(2) else { return };
-    let site = Site::of(Some(&slurm));
-    let mut cluster = site.start(&["-n", "1"]);
+    let site = Site::on(slurm.variables());
+    let mut cluster = site.start(&["slurm", "-n", "1"]);
     site.wait_for("one engine", |pool| pool["engines"] == 1);
     site.run(&["pool", "scale", "slurm", "4"]).ok();
     let pool = site.wait_for("four engines", |pool| pool["engines"] == 4);
@@ -200,7 +87,7 @@ fn pool_scale_adds_jobs_and_lets_others_finish() {
 #[test]
 fn the_keeper_is_killed_anywhere_and_no_job_is_lost_or_made_twice() {
     let Some(slurm) = Slurm::start(2) else { return };
-    let site = Site::of(Some(&slurm));
+    let site = Site::on(slurm.variables());
     // The first thing that a submit does is to wait at a gate; the last is to say that it is over.
     let at = |name: &str| site.home.path().join(name);
     let (began, gate, ended) = (at("began"), at("gate"), at("ended"));
@@ -216,19 +103,19 @@ fn the_keeper_is_killed_anywhere_and_no_job_is_lost_or_made_twice() {
             ended = ended.display()
         ),
     );
-    let _cluster = site.start(&["-n", "5"]);
+    let _cluster = site.start(&["slurm", "-n", "5"]);
     // During a submit: twice, so that one waits for what the first has left.
     assert!(eventually(SOON, || began.exists()));
-    site.kill_keeper();
-    site.kill_keeper();
+    kill_keeper(&site);
+    kill_keeper(&site);
     assert_eq!(jobs(&slurm), Vec::<String>::new());
     touch(&gate);
     assert!(eventually(SOON, || ended.exists()));
-    site.kill_keeper();
+    kill_keeper(&site);
     // After the second submit, before or after its answer is written down.
     fs::remove_file(&ended).unwrap();
     assert!(eventually(JOBS, || ended.exists()), "no second submit: {}", site.keeper_log());
-    site.kill_keeper();
+    kill_keeper(&site);
     let pool = site.wait_for("five engines", |pool| pool["engines"] == 5);
     let mut known: Vec<String> = pool["jobs"]
         .as_array()
@@ -246,8 +133,8 @@ fn the_keeper_is_killed_anywhere_and_no_job_is_lost_or_made_twice() {
 #[test]
 fn cluster_stop_finds_orphans_by_name() {
     let Some(slurm) = Slurm::start(2) else { return };
-    let site = Site::of(Some(&slurm));
-    let mut cluster = site.start(&["-n", "3", "--max-pending", "3"]);
+    let site = Site::on(slurm.variables());
+    let mut cluster = site.start(&["slurm", "-n", "3", "--max-pending", "3"]);
     site.wait_for("three engines", |pool| pool["engines"] == 3);
     let keeper = site.keeper().unwrap();
     cluster.kill();
@@ -265,8 +152,8 @@ fn cluster_stop_finds_orphans_by_name() {
 #[test]
 fn the_broker_dies_for_good_and_no_job_is_left() {
     let Some(slurm) = Slurm::start(1) else { return };
-    let site = Site::of(Some(&slurm));
-    let mut cluster = site.start(&["-n", "3", "--broker-timeout", "3s"]);
+    let site = Site::on(slurm.variables());
+    let mut cluster = site.start(&["slurm", "-n", "3", "--broker-timeout", "3s"]);
     site.wait_for("three engines", |pool| pool["engines"] == 3);
     let keeper = site.keeper().unwrap();
     cluster.kill();
@@ -279,8 +166,8 @@ fn the_broker_dies_for_good_and_no_job_is_left() {
 #[test]
 fn an_elastic_pool_follows_the_work_and_kills_none_of_it() {
     let Some(slurm) = Slurm::start(2) else { return };
-    let site = Site::of(Some(&slurm));
-    let _cluster = site.start(&["-n", "0..4", "--idle-timeout", "3s"]);
+    let site = Site::on(slurm.variables());
+    let _cluster = site.start(&["slurm", "-n", "0..4", "--idle-timeout", "3s"]);
     let tasks = ["submit", "--array", "1-8", "--retries", "0", "--wait", "--", "sleep", "1"];
     site.run(&tasks).ok();
     let made = slurm.run("squeue", &["-h", "-r", "-t", "all", "-o", "%i"]).ok();
@@ -308,12 +195,11 @@ fn fake_ssh(site: &Site) -> PathBuf {
 
 #[test]
 fn engines_on_hosts_get_their_capability_through_the_pipe() {
-    let mut site = Site::of(None);
-    site.is_alone = false;
+    let site = Site::on(Vec::new());
     let told = fake_ssh(&site);
     let hosts = site.home.path().join("hosts");
     fs::write(&hosts, "node1\nuser@node2:2222 2 # a larger one\ndown\n").unwrap();
-    let mut cluster = site.start_on("ssh", &["--hosts", hosts.to_str().unwrap(), "-n", "1"]);
+    let mut cluster = site.start(&["ssh", "--hosts", hosts.to_str().unwrap(), "-n", "1"]);
     wait_for_engines(3, &site.home);
     let pool = site.wait_for("a host that is down", |pool| {
         pool["engines"] == 3 && pool["state"].as_str().unwrap().contains("No route to host")
@@ -340,18 +226,24 @@ fn engines_on_hosts_get_their_capability_through_the_pipe() {
 #[test]
 fn engines_on_real_hosts_come_also_behind_another_one_and_end_with_their_keeper() {
     let Some(sshd) = Sshd::start(3) else { return };
-    let mut site = Site::of(None);
-    site.is_alone = false;
+    let site = Site::on(Vec::new());
     site.fake("ssh", &format!("exec {} \"$@\"", sshd.client()));
     let hosts = site.home.path().join("hosts");
     fs::write(&hosts, "node2\nnode3 2\n").unwrap();
     // On the way there is a host whose own `ssh` goes on.
     let via = format!("ssh node1 env PATH={}:/usr/bin:/bin", site.fakes.display());
     let setup = "export WAY='it is \"quoted\"'";
-    let mut cluster = site.start_on(
+    let mut cluster = site.start(&[
         "ssh",
-        &["--hosts", hosts.to_str().unwrap(), "-n", "1", "--via", &via, "--setup", setup],
-    );
+        "--hosts",
+        hosts.to_str().unwrap(),
+        "-n",
+        "1",
+        "--via",
+        &via,
+        "--setup",
+        setup,
+    ]);
     wait_for_engines(3, &site.home);
     let said = ["submit", "--array", "1-30", "--wait", "--", "sh", "-c"];
     let echo = "echo \"$SSH_CONNECTION\" \"$WAY\"; sleep 0.05";
@@ -369,8 +261,8 @@ fn engines_on_real_hosts_come_also_behind_another_one_and_end_with_their_keeper(
 #[test]
 fn a_bad_script_does_not_flood_and_says_why() {
     let Some(slurm) = Slurm::start(1) else { return };
-    let site = Site::of(Some(&slurm));
-    let _cluster = site.start(&["-n", "64", "--python", "/no/python"]);
+    let site = Site::on(slurm.variables());
+    let _cluster = site.start(&["slurm", "-n", "64", "--python", "/no/python"]);
     let pool = site.wait_for("paused", |pool| pool["paused"].is_string());
     let paused = pool["paused"].as_str().unwrap();
     let why = "3 jobs in a row ended without an engine: /no/python is not";
@@ -401,7 +293,7 @@ fn a_bad_script_does_not_flood_and_says_why() {
 
 #[test]
 fn a_system_that_is_missing_or_mad_is_said_in_a_line() {
-    let site = Site::of(None);
+    let site = Site::alone();
     let start = ["cluster", "start", "--on", "slurm", "-n", "2"];
     let said = site.run(&start).failed(1);
     assert!(
@@ -410,7 +302,7 @@ fn a_system_that_is_missing_or_mad_is_said_in_a_line() {
     );
     site.fake("sbatch", "case \"$*\" in *--test-only*) exit 0;; esac\necho 'Have a nice day'");
     site.fake("squeue", "exit 0");
-    let cluster = site.start(&["-n", "2"]);
+    let cluster = site.start(&["slurm", "-n", "2"]);
     let pool =
         site.wait_for("a refusal", |pool| pool["state"] != "ok" && pool["state"] != "starts");
     let state = pool["state"].as_str().unwrap();
@@ -428,14 +320,14 @@ fn a_system_that_is_missing_or_mad_is_said_in_a_line() {
 
 #[test]
 fn a_full_queue_is_waited_for() {
-    let site = Site::of(None);
+    let site = Site::alone();
     site.fake(
         "sbatch",
         "case \"$*\" in *--test-only*) exit 0;; esac\n\
          echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1",
     );
     site.fake("squeue", "exit 0");
-    let _cluster = site.start(&["-n", "2"]);
+    let _cluster = site.start(&["slurm", "-n", "2"]);
     let pool = site.wait_for("full", |pool| pool["state"] != "ok" && pool["state"] != "starts");
     let state = pool["state"].as_str().unwrap();
     assert!(state.starts_with("the queue is full: QOSMaxSubmitJobPerUserLimit; tried"), "{state}");

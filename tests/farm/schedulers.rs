@@ -2,105 +2,28 @@
 //! played.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use furlong_tests::command::{Outcome, command, processes_of, wait_for_engines};
-use furlong_tests::home::Home;
+use furlong_tests::command::{touch, wait_for_engines};
 use furlong_tests::program::Program;
 use furlong_tests::sge::GridEngine;
+use furlong_tests::site::{JOBS, Site};
 use furlong_tests::wait::{SOON, eventually};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
-/// Jobs start within a second or two each, on a machine that is busy with other tests.
-const JOBS: Duration = Duration::from_secs(60);
-
-/// A home whose commands find a batch system by these variables.
-struct Site {
-    home: Home,
-    variables: Vec<(&'static str, String)>,
-}
-
-impl Site {
-    fn on(engine: &GridEngine) -> Self {
-        Self { home: Home::new(), variables: engine.variables() }
-    }
-
-    /// One whose commands are in a folder of its home, and nowhere else.
-    fn of_fakes(names: &[&str], script: &str) -> Self {
-        let home = Home::new();
-        let folder = home.path().join("fakes");
-        fs::create_dir(&folder).unwrap();
-        for name in names {
-            let path = folder.join(name);
-            let text = format!("#!/bin/bash\ncd '{}' || exit\n{script}\n", folder.display());
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let path = std::env::var("PATH").unwrap();
-        Self { home, variables: vec![("PATH", format!("{}:{path}", folder.display()))] }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = command("furlong", args, &self.home);
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Outcome {
-        let mut program = Program::spawn("furlong", self.command(args));
-        let status = program.wait_exit(Duration::from_secs(120));
-        Outcome { code: status.code(), stdout: program.stdout(), stderr: program.stderr() }
-    }
-
-    fn start(&self, args: &[&str]) -> Program {
-        let args = [&["cluster", "start", "--on"], args].concat();
-        let supervisor = Program::spawn("furlong", self.command(&args));
-        supervisor.wait_for_line("try ", SOON);
-        supervisor
-    }
-
-    fn wait_for(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let mut last = Value::Null;
-        let come = eventually(JOBS, || {
-            last = serde_json::from_str(&self.run(&["pool", "--json"]).ok()).unwrap();
-            is_so(&last[0])
-        });
-        let log = fs::read_to_string(self.home.cluster().log().join("keeper.log"));
-        assert!(come, "not {what}: {last:#}\n{}", log.unwrap_or_default());
-        last[0].clone()
-    }
-
-    fn kill_keeper(&self) {
-        let path = self.home.cluster().run().join("keeper.pid");
-        // Behind it is the name of its machine.
-        let text = fs::read_to_string(path).unwrap();
-        let pid = text.split_whitespace().next().unwrap().parse().unwrap();
-        // One that has ended meanwhile is what is wanted.
-        let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        // Nothing of a test that has failed goes on.
-        for (pid, _) in processes_of(self.home.path()) {
-            let _ = Pid::from_raw(pid.cast_signed()).map(|pid| kill_process(pid, Signal::KILL));
-        }
-    }
-}
-
-fn touch(path: &Path) {
-    fs::write(path, "").unwrap();
+/// A site whose commands of these names are this script, which runs in their folder.
+fn of_fakes(names: &[&str], script: &str) -> Site {
+    let site = Site::on(Vec::new());
+    let script = format!("cd '{}' || exit\n{script}", site.fakes.display());
+    names.iter().for_each(|name| site.fake(name, &script));
+    site
 }
 
 #[test]
 fn grid_engine_is_asked_before_anything_is_left() {
     let Some(engine) = GridEngine::start(2) else { return };
-    let site = Site::on(&engine);
+    let site = Site::on(engine.variables());
     let dry = ["cluster", "start", "--on", "sge", "-n", "4", "--walltime", "2h", "--dry-run"];
     let said = site.run(&dry).ok();
     for part in ["#$ -t 1-4\n", "#$ -l h_rt=7200\n", "found suitable queue(s)"] {
@@ -117,7 +40,7 @@ fn grid_engine_is_asked_before_anything_is_left() {
 #[test]
 fn engines_in_grid_engine_jobs_are_scaled_and_kill_no_work() {
     let Some(engine) = GridEngine::start(3) else { return };
-    let site = Site::on(&engine);
+    let site = Site::on(engine.variables());
     let mut cluster = site.start(&["sge", "-n", "4"]);
     // Of four jobs three run, and one waits.
     wait_for_engines(3, &site.home);
@@ -153,7 +76,7 @@ fn engines_in_grid_engine_jobs_are_scaled_and_kill_no_work() {
 #[test]
 fn the_task_of_a_cancelled_grid_engine_job_runs_again() {
     let Some(engine) = GridEngine::start(1) else { return };
-    let site = Site::on(&engine);
+    let site = Site::on(engine.variables());
     let _cluster = site.start(&["sge", "-n", "1"]);
     wait_for_engines(1, &site.home);
     let at = |name: &str| site.home.path().join(name);
@@ -180,11 +103,12 @@ fn the_task_of_a_cancelled_grid_engine_job_runs_again() {
 #[test]
 fn cluster_stop_finds_grid_engine_orphans_by_name() {
     let Some(engine) = GridEngine::start(3) else { return };
-    let site = Site::on(&engine);
+    let site = Site::on(engine.variables());
     let mut cluster = site.start(&["sge", "-n", "3"]);
     wait_for_engines(3, &site.home);
     cluster.kill();
-    site.kill_keeper();
+    // One that has ended meanwhile is what is wanted.
+    let _ = kill_process(site.keeper().unwrap(), Signal::KILL);
     // Not even the pool is known any more.
     fs::remove_dir_all(site.home.cluster().path().join("pools")).unwrap();
     assert_eq!(engine.queue().len(), 3);
@@ -197,7 +121,7 @@ fn cluster_stop_finds_grid_engine_orphans_by_name() {
 #[test]
 fn a_bad_script_on_grid_engine_does_not_flood() {
     let Some(engine) = GridEngine::start(4) else { return };
-    let site = Site::on(&engine);
+    let site = Site::on(engine.variables());
     let _cluster = site.start(&["sge", "-n", "16", "--python", "/no/python"]);
     let pool = site.wait_for("a reason", |pool| pool["paused"].is_string());
     let paused = pool["paused"].as_str().unwrap();
@@ -231,7 +155,7 @@ esac"#;
 
 #[test]
 fn engines_in_pbs_jobs_come_and_leave_nothing() {
-    let site = Site::of_fakes(&["qsub", "qstat", "qdel", "pbsnodes"], PBS);
+    let site = of_fakes(&["qsub", "qstat", "qdel", "pbsnodes"], PBS);
     let said = site.run(&["cluster", "start", "--on", "pbs", "-n", "2", "--dry-run"]).ok();
     assert!(said.contains("#PBS -l walltime=1:00:00\n"), "{said}");
     assert!(said.contains("PBS cannot be asked if it would take this"), "{said}");
@@ -252,7 +176,7 @@ fn engines_in_pbs_jobs_come_and_leave_nothing() {
 #[test]
 fn a_pbs_that_answers_garbage_is_said_in_a_line() {
     let script = "case ${0##*/} in qstat) [ ! -e mad ] || echo 'Welcome to -f 12';; esac";
-    let site = Site::of_fakes(&["qsub", "qstat", "qdel"], script);
+    let site = of_fakes(&["qsub", "qstat", "qdel"], script);
     let _cluster = site.start(&["pbs", "-n", "2"]);
     let pool =
         site.wait_for("a refusal", |pool| pool["state"] != "ok" && pool["state"] != "starts");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::home::Home;
@@ -76,9 +77,29 @@ pub fn furlong(args: &[&str], home: &Home) -> Outcome {
 /// # Panics
 /// If it does not end soon.
 pub fn run(name: &str, args: &[&str], home: &Home) -> Outcome {
-    let mut program = Program::spawn(name, command(name, args, home));
-    let status = program.wait_exit(COMMAND);
+    run_to_end(name, command(name, args, home), COMMAND)
+}
+
+/// Runs a command until it ends.
+///
+/// # Panics
+/// If it does not end in this time.
+pub fn run_to_end(name: &str, command: Command, deadline: Duration) -> Outcome {
+    let mut program = Program::spawn(name, command);
+    let status = program.wait_exit(deadline);
     Outcome { code: status.code(), stdout: program.stdout(), stderr: program.stderr() }
+}
+
+/// Kills processes, and those that come meanwhile, until none is found.
+pub fn kill_all(found: impl Fn() -> Vec<Pid>) {
+    eventually(SOON, || {
+        let left = found();
+        for pid in &left {
+            // One that has ended meanwhile is what is wanted.
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        left.is_empty()
+    });
 }
 
 /// Starts an engine in the repository's root, with the capability of a home that may have no broker
@@ -183,6 +204,14 @@ pub fn file(home: &Home, name: &str, text: &str) -> String {
     let path: PathBuf = home.path().join(name);
     std::fs::write(&path, text).expect("a temporary folder can be written to");
     path.to_str().expect("a temporary folder's name is plain").to_owned()
+}
+
+/// Makes an empty file, for which something waits.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn touch(path: &Path) {
+    std::fs::write(path, "").expect("a temporary folder can be written to");
 }
 
 /// The time limit for a command that has nothing to wait for.

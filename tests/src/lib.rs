@@ -34,6 +34,7 @@ pub mod proxy;
 pub mod raw;
 pub mod session;
 pub mod sge;
+pub mod site;
 pub mod slurm;
 pub mod sshd;
 pub mod wait;

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 use tempfile::TempDir;
 
-use crate::command::Outcome;
+use crate::command::{Outcome, kill_all, run_to_end};
 use crate::program::Program;
 use crate::wait::{SOON, eventually};
 
@@ -160,10 +160,7 @@ impl GridEngine {
         let defaults = defaults.expect("it comes with the master");
         let dropped = ["execd_spool_dir", "min_uid", "min_gid", "mailer", "load_report_time"];
         let is_kept = |line: &&str| !dropped.iter().any(|name| line.starts_with(name));
-        let kept = defaults.lines().filter(is_kept).collect::<Vec<_>>().join(
-            "
-",
-        );
+        let kept = defaults.lines().filter(is_kept).collect::<Vec<_>>().join("\n");
         let configuration = format!(
             "{kept}\nexecd_spool_dir {root}/spool/execd\nmin_uid 0\nmin_gid 0\nmailer /bin/true\n\
              load_report_time 00:00:01\n"
@@ -183,11 +180,8 @@ impl GridEngine {
     fn write_queue(&self, slots: u32) {
         let host = host();
         self.run("qconf", &["-as", &host]).ok();
-        let none = NONE.join(
-            " NONE
-",
-        ) + " NONE
-";
+        let line = |name: &&str| format!("{name} NONE\n");
+        let none: String = NONE.iter().map(line).collect();
         let limit = |name: &&str| format!("s_{name} INFINITY\nh_{name} INFINITY\n");
         let limits: String = LIMITS.iter().map(limit).collect();
         let queue = format!("{QUEUE}hostlist {host}\nslots {slots}\n{none}{limits}");
@@ -242,9 +236,7 @@ impl GridEngine {
     pub fn run(&self, name: &str, args: &[&str]) -> Outcome {
         let mut command = self.command(name);
         command.args(args);
-        let mut program = Program::spawn(name, command);
-        let status = program.wait_exit(SOON);
-        Outcome { code: status.code(), stdout: program.stdout(), stderr: program.stderr() }
+        run_to_end(name, command, SOON)
     }
 
     /// The jobs that wait or run, one line each, whose columns `qstat` has.
@@ -274,14 +266,7 @@ impl Drop for GridEngine {
     fn drop(&mut self) {
         self.run("qdel", &["-f", "-u", "*"]);
         self.daemons.clear();
-        eventually(SOON, || {
-            let left = self.processes();
-            for pid in &left {
-                // One that has ended meanwhile is what is wanted.
-                let _ = kill_process(*pid, Signal::KILL);
-            }
-            left.is_empty()
-        });
+        kill_all(|| self.processes());
     }
 }
 

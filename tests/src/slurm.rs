@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 use tempfile::TempDir;
 
-use crate::command::Outcome;
+use crate::command::{Outcome, kill_all, run_to_end};
 use crate::home::Home;
 use crate::program::Program;
 use crate::wait::{SOON, eventually};
@@ -163,6 +163,11 @@ impl Slurm {
         self.path("slurm.conf")
     }
 
+    /// The variables of a process that uses it.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        vec![("SLURM_CONF", self.conf().display().to_string())]
+    }
+
     /// A folder for the scripts and output of its jobs.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -186,7 +191,7 @@ impl Slurm {
     pub fn run(&self, name: &str, args: &[&str]) -> Outcome {
         let mut command = self.command(name);
         command.args(args);
-        run_to_end(name, command)
+        run_to_end(name, command, SOON)
     }
 
     /// Submits a batch script whose jobs have this `FURLONG_HOME`, and returns the job's id. The
@@ -201,7 +206,7 @@ impl Slurm {
         let path = self.folder().join(format!("script-{}.sh", rand::random::<u64>()));
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("the folder is ours");
         command.arg(path);
-        run_to_end("sbatch", command).ok().trim().to_owned()
+        run_to_end("sbatch", command, SOON).ok().trim().to_owned()
     }
 
     /// The output of a job so far.
@@ -287,21 +292,8 @@ impl Drop for Slurm {
         }
         self.daemons.clear();
         // What looks after a job outlives its node's daemon on purpose.
-        eventually(SOON, || {
-            let left = self.processes();
-            for pid in &left {
-                // One that has ended meanwhile is what is wanted.
-                let _ = kill_process(*pid, Signal::KILL);
-            }
-            left.is_empty()
-        });
+        kill_all(|| self.processes());
     }
-}
-
-fn run_to_end(name: &str, command: Command) -> Outcome {
-    let mut program = Program::spawn(name, command);
-    let status = program.wait_exit(SOON);
-    Outcome { code: status.code(), stdout: program.stdout(), stderr: program.stderr() }
 }
 
 /// The path of a program, which may be one for administrators.
