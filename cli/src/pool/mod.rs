@@ -7,8 +7,6 @@ mod files;
 mod hosts;
 mod keep;
 mod options;
-mod qsub;
-mod sbatch;
 mod show;
 mod stop;
 

@@ -10,11 +10,10 @@ use furlong_host::home::{ClusterDir, Home};
 use furlong_pool::keeper::{Limits, Wanted};
 use furlong_pool::script::check_template;
 use furlong_pool::spec::{EngineSpec, JobSpec, PoolName, PoolSpec, hosts};
-use furlong_pool::system;
+use furlong_pool::system::{self, System};
 use furlong_wire::token::Role;
 
 use super::hosts::HostsPool;
-use super::{qsub, sbatch};
 use crate::cluster::EngineFlags;
 use crate::program::Program;
 
@@ -121,7 +120,7 @@ impl PoolRequest<'_> {
         if system.is_none() && !is_hosts {
             bail!("there is no system `{on}`; --on takes `{names}`");
         }
-        let job = self.job(is_hosts)?;
+        let job = self.job(system)?;
         let per_job = flags.per_job.unwrap_or(1);
         let on_hosts: u32 = job.hosts.iter().map(|host| host.engines.unwrap_or(per_job)).sum();
         let (wanted, per_job) = match (self.wanted, is_hosts) {
@@ -147,7 +146,7 @@ impl PoolRequest<'_> {
         Ok(PoolSpec { name, system, wanted, per_job, limits, job, engine, is_removed: false })
     }
 
-    fn job(&self, is_hosts: bool) -> Result<JobSpec> {
+    fn job(&self, system: Option<&System>) -> Result<JobSpec> {
         let flags = self.flags;
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
@@ -156,20 +155,20 @@ impl PoolRequest<'_> {
         if let (Some(text), Some(path)) = (&template, &flags.template) {
             check_template(text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
         }
-        let hosts = match (&flags.hosts, is_hosts) {
+        let hosts = match (&flags.hosts, system.is_none()) {
             (Some(path), true) => hosts(&read(path)?)
                 .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?,
             (None, true) => bail!("name a file of hosts with --hosts FILE"),
             (Some(_), false) => bail!("--hosts is for --on ssh"),
             (None, false) => Vec::new(),
         };
-        let text = template.as_deref().unwrap_or_default();
-        if let Some(table) = qsub::Table::of(flags.on.as_deref().unwrap_or_default()) {
-            table.check_args(&flags.args)?;
-            table.check_template(text)?;
-        } else {
-            sbatch::check_args(&flags.args)?;
-            sbatch::check_template(text)?;
+        match system {
+            Some(system) => {
+                (system.check_args)(&flags.args).map_err(anyhow::Error::msg)?;
+                let text = template.as_deref().unwrap_or_default();
+                (system.check_template)(text).map_err(anyhow::Error::msg)?;
+            }
+            None => ensure!(flags.args.is_empty(), "nothing behind `--` is for --on ssh"),
         }
         let dir = self.engine.cwd.clone().map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
         let dir = dir.context("the current directory is not there any more")?;

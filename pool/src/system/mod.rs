@@ -1,6 +1,8 @@
 //! Batch systems as data: their commands, the words of their answers, their script.
 
 mod pbs;
+mod qsub;
+mod sbatch;
 mod sge;
 mod slurm;
 
@@ -27,6 +29,11 @@ pub struct System {
     pub job_variable: &'static str,
     /// The parts of its answers that mean something.
     pub words: Words,
+    /// Checks a user's own words for the command that submits: those with which a pool would lose
+    /// sight of its jobs are refused.
+    pub check_args: fn(&[String]) -> Result<(), String>,
+    /// The same of the directives in a user's own script.
+    pub check_template: fn(&str) -> Result<(), String>,
     /// The most jobs of one submit.
     pub array_max: u32,
     /// True if each run of the command that submits makes one job, not an array of them.
@@ -91,6 +98,24 @@ pub fn by_name(name: &str) -> Option<&'static System> {
 /// All batch systems.
 pub fn all() -> impl Iterator<Item = &'static System> {
     SYSTEMS.into_iter()
+}
+
+/// Reasons for which options of several commands are refused.
+const NAME: &str = "a pool finds its jobs by their name";
+const PROGRAM: &str = "a pool has a script; give yours with --template";
+const NO_JOB: &str = "no job would be made; use --dry-run";
+
+/// The refusal of an option.
+fn left_out(option: &str, place: &str, why: &str) -> String {
+    format!("leave `{option}` out of the {place}: {why}")
+}
+
+/// The refusal of a word that is no option.
+fn no_script(word: &str, command: &str) -> String {
+    format!(
+        "leave `{word}` out of the arguments for `{command}`: it would be taken for a script; a \
+         pool has one, and takes yours with --template"
+    )
 }
 
 impl System {

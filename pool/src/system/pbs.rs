@@ -1,6 +1,6 @@
 //! PBS: `OpenPBS`, PBS Professional and Torque, by what they have in common.
 
-use super::{Commands, NamedJobs, System, Words};
+use super::{Commands, NamedJobs, System, Words, qsub};
 use crate::keeper::{End, JobId, JobState, Listed};
 
 /// PBS. Its arrays are written one way in PBS Professional and another way in Torque, so that each
@@ -47,6 +47,8 @@ pub static PBS: System = System {
         prefaces: &["qsub: "],
         variables: &["PBS_JOB", "PBS_O_", "PBS_NODEFILE", "PBS_ARRAY", "PBS_DPREFIX"],
     },
+    check_args: |args| qsub::PBS.check_args(args),
+    check_template: |text| qsub::PBS.check_template(text),
     array_max: 8,
     is_single: true,
     is_id: |id| id.chars().all(|char| char.is_ascii_digit() || "[]".contains(char)),

@@ -2,7 +2,7 @@
 
 use roxmltree::{Document, Node};
 
-use super::{Commands, NamedJobs, System, Words};
+use super::{Commands, NamedJobs, System, Words, qsub};
 use crate::keeper::{JobId, JobState, Listed};
 
 /// Grid Engine, from 6.2 on.
@@ -37,6 +37,8 @@ pub static SGE: System = System {
         prefaces: &["Unable to run job: ", "Job was rejected because "],
         variables: &["SGE_TASK_", "SGE_O_", "SGE_STDOUT", "SGE_STDERR"],
     },
+    check_args: |args| qsub::SGE.check_args(args),
+    check_template: |text| qsub::SGE.check_template(text),
     // The limit that it comes with is 75,000, and some sites have less.
     array_max: 1_000,
     is_single: false,

@@ -1,6 +1,6 @@
 //! Slurm.
 
-use super::{Commands, NamedJobs, System, Words};
+use super::{Commands, NamedJobs, System, Words, sbatch};
 use crate::keeper::{End, JobId, JobState, Listed};
 
 /// Slurm, from 20.02 on.
@@ -70,6 +70,8 @@ pub static SLURM: System = System {
         prefaces: &[],
         variables: &["SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_"],
     },
+    check_args: sbatch::check_args,
+    check_template: sbatch::check_template,
     // MaxArraySize is 1001 where nobody has set it.
     array_max: 1_000,
     is_single: false,

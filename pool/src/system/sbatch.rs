@@ -1,7 +1,7 @@
 //! The options of `sbatch` that a user adds: those with which a pool would lose sight of its jobs
 //! are refused.
 
-use anyhow::{Result, bail};
+use super::{NAME, NO_JOB, PROGRAM, left_out, no_script};
 
 /// An option of `sbatch` with which a pool would lose sight of its jobs.
 struct Taken {
@@ -11,17 +11,17 @@ struct Taken {
 }
 
 const TAKEN: [Taken; 8] = [
-    Taken { long: "job-name", short: Some('J'), why: "a pool finds its jobs by their name" },
+    Taken { long: "job-name", short: Some('J'), why: NAME },
     Taken {
         long: "clusters",
         short: Some('M'),
         why: "a pool looks for its jobs on one cluster; lead to another with --via 'ssh LOGIN'",
     },
     Taken { long: "array", short: Some('a'), why: "a pool chooses the size of its arrays" },
-    Taken { long: "wrap", short: None, why: "a pool has a script; give yours with --template" },
+    Taken { long: "wrap", short: None, why: PROGRAM },
     Taken { long: "parsable", short: None, why: "a pool asks for ids itself" },
     Taken { long: "wait", short: Some('W'), why: "a pool does not wait for the end of its jobs" },
-    Taken { long: "test-only", short: None, why: "no job would be made; use --dry-run" },
+    Taken { long: "test-only", short: None, why: NO_JOB },
     Taken { long: "uid", short: None, why: "a pool looks for jobs of its own user" },
 ];
 
@@ -52,20 +52,17 @@ const LONG_FLAGS: [&str; 16] = [
 ///
 /// # Errors
 /// The word that is refused, and why.
-pub fn check_args(args: &[String]) -> Result<()> {
+pub fn check_args(args: &[String]) -> Result<(), String> {
     let mut may_be_value = false;
     for arg in args {
         let (option, _) = arg.split_once('=').unwrap_or((arg, ""));
         if let Some(it) = taken(arg) {
-            bail!("leave `{option}` out of the arguments for `sbatch`: {}", it.why);
+            return Err(left_out(option, "arguments for `sbatch`", it.why));
         }
         let is_value = std::mem::replace(&mut may_be_value, takes_next(arg));
         let ends_options = arg == "--" || arg == ":";
         if ends_options || !(is_value || arg.starts_with('-')) {
-            bail!(
-                "leave `{arg}` out of the arguments for `sbatch`: it would be taken for a script; \
-                 a pool has one, and takes yours with --template"
-            );
+            return Err(no_script(arg, "sbatch"));
         }
     }
     Ok(())
@@ -75,11 +72,11 @@ pub fn check_args(args: &[String]) -> Result<()> {
 ///
 /// # Errors
 /// The option that is refused, and why.
-pub fn check_template(template: &str) -> Result<()> {
+pub fn check_template(template: &str) -> Result<(), String> {
     template.lines().filter_map(|line| line.strip_prefix("#SBATCH")).try_for_each(check_directive)
 }
 
-fn check_directive(line: &str) -> Result<()> {
+fn check_directive(line: &str) -> Result<(), String> {
     let is_ours = |it: &Taken| match it.long {
         "job-name" => line.contains("{{name}}"),
         "array" => line.contains("{{jobs}}"),
@@ -88,7 +85,7 @@ fn check_directive(line: &str) -> Result<()> {
     let words = line.split_whitespace().map(|word| word.trim_start_matches(['"', '\'']));
     let words = words.take_while(|word| !word.starts_with('#'));
     match words.filter_map(taken).find(|it| !is_ours(it)) {
-        Some(it) => bail!("leave `--{}` out of the template: {}", it.long, it.why),
+        Some(it) => Err(left_out(&format!("--{}", it.long), "template", it.why)),
         None => Ok(()),
     }
 }
@@ -122,7 +119,7 @@ mod tests {
 
     fn refusal(args: &[&str]) -> Option<String> {
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        check_args(&args).err().map(|error| error.to_string())
+        check_args(&args).err()
     }
 
     #[test]
@@ -197,12 +194,12 @@ mod tests {
 
     #[test]
     fn a_template_names_its_jobs_as_the_pool_does() {
-        let ours = furlong_pool::system::by_name("slurm").unwrap().script;
+        let ours = super::super::by_name("slurm").unwrap().script;
         assert!(ours.contains("\n#SBATCH"));
         check_template(ours).unwrap();
         check_directive(" -J {{name}} # --wait is not given").unwrap();
         for line in [" --job-name=mine", " -J mine", " -M other", " --array=1-9", " -p a \"-W\""] {
-            let said = check_directive(line).unwrap_err().to_string();
+            let said = check_directive(line).unwrap_err();
             assert!(said.contains("out of the template: "), "{said}");
         }
     }

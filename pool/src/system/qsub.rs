@@ -1,9 +1,10 @@
 //! The options of the other systems' commands that submit: those with which a pool would lose sight
 //! of its jobs are refused, as are those of `sbatch`.
 
-use anyhow::{Result, bail};
+use super::{NAME, NO_JOB, PROGRAM, left_out, no_script};
 
 /// An option with which a pool would lose sight of its jobs.
+#[derive(Debug)]
 struct Taken {
     /// The option, with its dash.
     option: &'static str,
@@ -13,6 +14,7 @@ struct Taken {
 }
 
 /// The options of one system's command.
+#[derive(Debug)]
 pub struct Table {
     command: &'static str,
     /// The beginning of a directive in a script.
@@ -26,18 +28,15 @@ pub struct Table {
     are_letters: bool,
 }
 
-const NAME: &str = "a pool finds its jobs by their name";
 const ARRAY: &str = "a pool chooses the number of its jobs";
 const WAITS: &str = "a pool does not wait for its jobs, and talks to none of them";
 const OUTPUT: &str = "a pool reads its jobs' logs where it has them written";
-const PROGRAM: &str = "a pool has a script; give yours with --template";
-const NO_JOB: &str = "no job would be made; use --dry-run";
 
 const fn taken(option: &'static str, why: &'static str) -> Taken {
     Taken { option, ours: "", why }
 }
 
-const SGE: Table = Table {
+pub static SGE: Table = Table {
     command: "qsub",
     directive: "#$",
     taken: &[
@@ -59,7 +58,7 @@ const SGE: Table = Table {
     are_letters: false,
 };
 
-const PBS: Table = Table {
+pub static PBS: Table = Table {
     command: "qsub",
     directive: "#PBS",
     taken: &[
@@ -78,20 +77,11 @@ const PBS: Table = Table {
 };
 
 impl Table {
-    /// The table of a system; none for Slurm, which has its own.
-    pub fn of(system: &str) -> Option<&'static Self> {
-        match system {
-            "sge" => Some(&SGE),
-            "pbs" => Some(&PBS),
-            _ => None,
-        }
-    }
-
     /// Checks the arguments for the command.
     ///
     /// # Errors
     /// The word that is refused, and why.
-    pub fn check_args(&self, args: &[String]) -> Result<()> {
+    pub fn check_args(&self, args: &[String]) -> Result<(), String> {
         let mut values = 0;
         for arg in args {
             if values > 0 {
@@ -100,15 +90,11 @@ impl Table {
                 continue;
             }
             if let Some(it) = self.find(arg) {
-                let (option, command) = (it.option, self.command);
-                bail!("leave `{option}` out of the arguments for `{command}`: {}", it.why);
+                let place = format!("arguments for `{}`", self.command);
+                return Err(left_out(it.option, &place, it.why));
             }
             if !arg.starts_with('-') || arg == "-" || arg == "--" {
-                bail!(
-                    "leave `{arg}` out of the arguments for `{}`: it would be taken for a script; \
-                     a pool has one, and takes yours with --template",
-                    self.command
-                );
+                return Err(no_script(arg, self.command));
             }
             values = self.values_after(arg);
         }
@@ -119,24 +105,24 @@ impl Table {
     ///
     /// # Errors
     /// The option that is refused, and why.
-    pub fn check_template(&self, template: &str) -> Result<()> {
+    pub fn check_template(&self, template: &str) -> Result<(), String> {
         for line in template.lines().filter_map(|line| line.strip_prefix(self.directive)) {
             let taken = line.split_whitespace().filter_map(|word| self.find(word));
             let is_ours = |it: &Taken| !it.ours.is_empty() && line.contains(it.ours);
             if let Some(it) = taken.into_iter().find(|it| !is_ours(it)) {
-                bail!("leave `{}` out of the template: {}", it.option, it.why);
+                return Err(left_out(it.option, "template", it.why));
             }
         }
         Ok(())
     }
 
     /// Jobs on another server, and a command that waits, are values of options that are good.
-    fn check_value(&self, value: &str) -> Result<()> {
+    fn check_value(&self, value: &str) -> Result<(), String> {
         if self.are_letters && (value.contains('@') && !value.contains('=')) {
-            bail!("leave `{value}` out: a pool looks for its jobs on one server");
+            return Err(format!("leave `{value}` out: a pool looks for its jobs on one server"));
         }
         if self.are_letters && value.to_ascii_lowercase().contains("block=") {
-            bail!("leave `{value}` out: {WAITS}");
+            return Err(format!("leave `{value}` out: {WAITS}"));
         }
         Ok(())
     }
@@ -162,7 +148,7 @@ mod tests {
 
     fn refusal(table: &Table, args: &[&str]) -> Option<String> {
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        table.check_args(&args).err().map(|error| error.to_string())
+        table.check_args(&args).err()
     }
 
     #[test]
@@ -210,11 +196,11 @@ mod tests {
     #[test]
     fn a_template_names_its_jobs_as_the_pool_does() {
         for (table, name) in [(&SGE, "sge"), (&PBS, "pbs")] {
-            let ours = furlong_pool::system::by_name(name).unwrap().script;
+            let ours = super::super::by_name(name).unwrap().script;
             assert!(ours.contains(&format!("\n{}", table.directive)));
             table.check_template(ours).unwrap();
             let wrong = format!("{} -N mine", table.directive);
-            let said = table.check_template(&wrong).unwrap_err().to_string();
+            let said = table.check_template(&wrong).unwrap_err();
             assert!(said.starts_with("leave `-N` out of the template: "), "{said}");
         }
     }
