@@ -26,3 +26,8 @@ pub mod printable;
 pub mod private_file;
 pub mod revoked;
 pub mod stop;
+
+/// The name of this machine, as it calls itself.
+pub fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -155,8 +155,7 @@ impl<W: Write> Write for Escaping<W> {
 /// starts engines for years does not fill its disk with them. Of other machines' processes, which
 /// may log into the same folder, it is not known whether they live.
 pub fn engine_log(folder: &Path, job: Option<&str>) -> PathBuf {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let host = plain(&host);
+    let host = plain(&crate::machine_name());
     let mut ended: Vec<(SystemTime, PathBuf)> = engine_logs(folder, &host).collect();
     ended.sort();
     for (_, path) in ended.iter().rev().skip(ENDED_ENGINES_KEPT) {

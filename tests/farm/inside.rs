@@ -78,7 +78,7 @@ fn cluster_run_reaches_all_machines_of_a_pbs_job() {
     );
     fs::write(&ssh, script).unwrap();
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
-    let here = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let here = furlong_host::machine_name();
     let nodes = home.path().join("nodes");
     let with_nodes = |names: &str, args: &[&str]| {
         fs::write(&nodes, names).unwrap();

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use furlong_host::machine_name;
 use rustix::process::Pid;
 use tempfile::TempDir;
 
@@ -150,7 +151,7 @@ impl GridEngine {
              qmaster_spool_dir {root}/spool/qmaster\nsecurity_mode none\nlistener_threads 2\n\
              worker_threads 2\nscheduler_threads 1\n"
         );
-        let host = host();
+        let host = machine_name();
         let write = |name: &str, text: &str| fs::write(path(name), text).expect("it is ours");
         write("cell/common/bootstrap", &bootstrap);
         write("cell/common/act_qmaster", &format!("{host}\n"));
@@ -178,7 +179,7 @@ impl GridEngine {
     }
 
     fn write_queue(&self, slots: u32) {
-        let host = host();
+        let host = machine_name();
         self.run("qconf", &["-as", &host]).ok();
         let line = |name: &&str| format!("{name} NONE\n");
         let none: String = NONE.iter().map(line).collect();
@@ -268,10 +269,6 @@ impl Drop for GridEngine {
         self.daemons.clear();
         kill_all(|| self.processes());
     }
-}
-
-fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// A port that nobody listens on.

@@ -128,7 +128,7 @@ impl Slurm {
         std::fs::write(munge.join("key"), key).expect("the folder is ours");
         std::fs::set_permissions(munge.join("key"), std::fs::Permissions::from_mode(0o600))
             .expect("it is ours");
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = furlong_host::machine_name();
         let host = host.split('.').next().unwrap_or("localhost").to_owned();
         let port = free_ports(self.nodes as u16 + 1);
         let at = |name: &str| self.path(name).display().to_string();

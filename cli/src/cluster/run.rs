@@ -48,7 +48,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs a command with a cluster of its own. Afterwards nothing runs, and nothing is left.
 pub async fn run(args: ClusterRunArgs, program: &Program) -> Result<ExitCode> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = furlong_host::machine_name();
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let allocation = Allocation::find(&variable, &host).map_err(anyhow::Error::msg)?;
     let home = tempfile::Builder::new().prefix("furlong-run-").tempdir();

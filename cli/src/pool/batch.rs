@@ -338,6 +338,7 @@ fn with_last_lines(mut listed: Vec<Listed>, keeper: &Keeper, dir: &PoolDir) -> V
     listed
 }
 
-fn words(ids: &[JobId]) -> String {
-    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+/// The ids of jobs in a line.
+pub fn words<'a>(ids: impl IntoIterator<Item = &'a JobId>) -> String {
+    ids.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }

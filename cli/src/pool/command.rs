@@ -58,14 +58,14 @@ impl Scheduler {
         dir: &Path,
         jobs: u32,
     ) -> Result<Vec<JobId>, Refusal> {
-        if !self.system.is_single {
-            return self.submit_once(script, args, dir, jobs).await;
-        }
+        let words = self.system.commands.submit;
+        let (runs, each) = if self.system.is_single { (jobs, 1) } else { (1, jobs) };
         let (mut given, deadline) = (Vec::new(), Instant::now() + SINGLE_TIMEOUT);
-        for _ in 0..jobs {
+        for _ in 0..runs {
             let again = script.try_clone().and_then(|mut file| file.rewind().map(|()| file));
             let again = again.map_err(|error| Refusal::Refused(error.to_string()))?;
-            match self.submit_once(again, args, dir, 1).await {
+            let ran = self.run(words, args, Some(again), Some(dir)).await;
+            match self.given(ran, each) {
                 Ok(ids) => given.extend(ids),
                 // What this one may have made is found with the others by its name.
                 Err(unclear @ Refusal::Unclear(_)) => return Err(unclear),
@@ -79,21 +79,15 @@ impl Scheduler {
         Ok(given)
     }
 
-    async fn submit_once(
-        &self,
-        script: File,
-        args: &[String],
-        dir: &Path,
-        jobs: u32,
-    ) -> Result<Vec<JobId>, Refusal> {
-        let words = self.system.commands.submit;
-        match self.run(words, args, Some(script), Some(dir)).await {
+    /// The jobs that a run of the command has given, of so many.
+    fn given(&self, ran: Ran, jobs: u32) -> Result<Vec<JobId>, Refusal> {
+        match ran {
             Ran::Ended(output, None) => self.system.read_submit(&output, jobs),
             Ran::Ended(_, Some(errors)) => Err(self.system.refusal(&errors)),
             Ran::Missing(text) => Err(Refusal::Refused(text)),
             Ran::Hung(said) => match self.system.refusal(&said) {
                 full @ Refusal::Full(_) => Err(full),
-                _ => Err(Refusal::Unclear(self.hung(words))),
+                _ => Err(Refusal::Unclear(self.hung(self.system.commands.submit))),
             },
         }
     }
@@ -150,10 +144,13 @@ impl Scheduler {
         if let Some(words) = self.system.commands.cancel_waiting {
             return self.cancel_by(words, ids).await;
         }
+        if ids.is_empty() {
+            return Ok(());
+        }
         let listed = self.list_own().await?.into_iter().map(|(job, _)| job);
         let waiting = listed.filter(|job| job.state == JobState::Pending && ids.contains(&job.id));
         let waiting: Vec<JobId> = waiting.map(|job| job.id).collect();
-        if waiting.is_empty() { Ok(()) } else { self.cancel(&waiting).await }
+        self.cancel(&waiting).await
     }
 
     /// Cancels jobs.
@@ -165,6 +162,9 @@ impl Scheduler {
     }
 
     async fn cancel_by(&self, words: &[&'static str], ids: &[JobId]) -> Result<(), String> {
+        if ids.is_empty() {
+            return Ok(());
+        }
         if let Some(wrong) = ids.iter().find(|id| !self.system.is_id(id)) {
             return Err(format!("`{wrong}` is no job's id"));
         }

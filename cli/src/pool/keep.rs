@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use furlong_broker::BrokerLock;
 use furlong_host::home::ClusterDir;
 use furlong_host::log::{self, Format, Level};
+use furlong_host::machine_name;
 use furlong_host::private_file::{
     ensure_private_dir, open_own, open_own_if_there, read_private, write_private,
 };
@@ -53,15 +54,11 @@ impl KeeperProcess {
     /// It runs on another machine, whose processes cannot be told anything from here.
     pub fn local(&self) -> Result<Option<Pid>> {
         let Some((host, pid)) = &self.place else { return Ok(None) };
-        if *host != this_machine() {
+        if *host != machine_name() {
             bail!("the pools are kept by process {pid} on {host}; run this command there");
         }
         Ok(Pid::from_raw(pid.cast_signed()))
     }
-}
-
-fn this_machine() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 impl KeeperLock {
@@ -78,7 +75,7 @@ impl KeeperLock {
                 bail!("{} cannot be locked: {error}", path.display());
             }
         }
-        let place = format!("{} {}", std::process::id(), this_machine());
+        let place = format!("{} {}", std::process::id(), machine_name());
         write_private(&cluster.run().join("keeper.pid"), place.as_bytes())?;
         Ok(Self { _file: file })
     }

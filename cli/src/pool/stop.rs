@@ -14,7 +14,7 @@ use furlong_pool::system;
 use rustix::process::{Signal, kill_process};
 use tokio::time::Instant;
 
-use super::batch::scheduler;
+use super::batch::{scheduler, words};
 use super::broker::{connect, picture};
 use super::command::Scheduler;
 use super::files::{self, PoolDir};
@@ -107,18 +107,13 @@ pub async fn stop_jobs(cluster: &ClusterDir, schedulers: Vec<Scheduler>) -> Resu
         live.iter().flat_map(|(.., jobs)| jobs.iter().map(|job| job.id.clone())).collect();
     for (scheduler, _, jobs) in &live {
         let waiting = jobs.iter().filter(|job| job.state == JobState::Pending);
-        let waiting = ids(waiting);
-        if !waiting.is_empty() {
-            note_cancel(scheduler.cancel_waiting(&waiting).await);
-        }
+        note_cancel(scheduler.cancel_waiting(&ids(waiting)).await);
     }
     tell_engines(cluster).await;
     let deadline = Instant::now() + LEAVE_TIMEOUT;
     for (scheduler, ours, _) in &live {
         let left = wait(scheduler, ours, deadline).await.unwrap_or_default();
-        if !left.is_empty() {
-            note_cancel(scheduler.cancel(&ids(left.iter())).await);
-        }
+        note_cancel(scheduler.cancel(&ids(&left)).await);
         match wait(scheduler, ours, Instant::now() + CANCEL_TIMEOUT).await {
             Ok(left) => stopped.left.extend(left.into_iter().map(|job| job.id)),
             Err(why) => stopped.unknown.push(ours.unknown(&why)),
@@ -203,10 +198,6 @@ fn is_scheduler_of(it: &Scheduler, spec: &PoolSpec) -> bool {
     (it.system.name, &it.via) == (spec.system.as_str(), &spec.job.via)
 }
 
-fn words(ids: &BTreeSet<JobId>) -> String {
-    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-}
-
 /// The systems that may have jobs of this cluster: those of its pools; without any, those whose
 /// commands are here.
 pub fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
@@ -280,8 +271,8 @@ async fn wait(
     }
 }
 
-fn ids<'a>(jobs: impl Iterator<Item = &'a Listed>) -> Vec<JobId> {
-    jobs.map(|job| job.id.clone()).collect()
+fn ids<'a>(jobs: impl IntoIterator<Item = &'a Listed>) -> Vec<JobId> {
+    jobs.into_iter().map(|job| job.id.clone()).collect()
 }
 
 fn note_cancel(cancelled: Result<(), String>) {

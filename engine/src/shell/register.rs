@@ -68,7 +68,7 @@ impl Identity {
             .collect();
         Register {
             instance: self.instance,
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: furlong_host::machine_name(),
             pid: std::process::id(),
             cwd: shortened(
                 env::current_dir().map(|cwd| cwd.display().to_string()).unwrap_or_default(),

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use furlong_wire::ids::{EngineId, TaskId};
+use furlong_wire::ids::{EngineId, OwnerId, TaskId};
 use furlong_wire::limits::{
     ERROR_TEXT_BYTES_MAX, INSPECT_SESSIONS_MAX, INSPECTED_BYTES_MAX, SAMPLES_PER_S_MAX,
     SAMPLING_MS_MAX,
@@ -21,7 +21,6 @@ use crate::core::sessions::expiries::Away;
 use crate::core::tasks::table::State;
 use crate::core::turns::shares::Shares;
 use crate::core::{ConnectionId, Core, PeerMisbehaved, Time};
-use furlong_wire::ids::OwnerId;
 
 /// Looks that wait for their engines, all together: shared by owners.
 const WAITING_MAX: usize = 1024;
