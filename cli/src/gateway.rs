@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use base64ct::{Base64UrlUnpadded, Encoding};
-use furlong_gateway::{Door, Token, serve};
+use furlong_gateway::{Door, serve};
+use furlong_host::bearer::BearerToken;
 use furlong_host::home::{ClusterDir, Home};
 use furlong_host::private_file::{ensure_private_dir, write_private};
 use furlong_wire::token::Role;
@@ -84,7 +85,7 @@ async fn open(args: &GatewayArgs, dir: &ClusterDir) -> Result<(Door, Option<Toke
     let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     if let Some(address) = args.listen.or(args.port.map(local)) {
         let text = Base64UrlUnpadded::encode_string(&rand::random::<[u8; 32]>());
-        let door = Door::tcp(address, Token::new(&text)).await?;
+        let door = Door::tcp(address, BearerToken::new(&text)).await?;
         // Named by its port, so that several gateways each have their own.
         let port = door.endpoint().rsplit(':').next().unwrap_or_default();
         let path = dir.run().join(format!("gateway-{port}.token"));

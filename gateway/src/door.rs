@@ -6,16 +6,15 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use furlong_host::bearer::BearerToken;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-
-use crate::token::Token;
 
 /// A listener, and the token that it demands.
 #[derive(Debug)]
 pub struct Door {
     listener: Listener,
-    token: Option<Token>,
+    token: Option<BearerToken>,
     /// The address as `ZeroMQ` libraries take it.
     endpoint: String,
 }
@@ -63,7 +62,7 @@ impl Door {
     ///
     /// # Errors
     /// [`DoorError::NotLoopback`], [`DoorError::Port`].
-    pub async fn tcp(address: SocketAddr, token: Token) -> Result<Self, DoorError> {
+    pub async fn tcp(address: SocketAddr, token: BearerToken) -> Result<Self, DoorError> {
         if !address.ip().is_loopback() {
             return Err(DoorError::NotLoopback(address));
         }
@@ -108,7 +107,7 @@ impl Door {
         &self.endpoint
     }
 
-    pub(crate) fn token(&self) -> Option<&Token> {
+    pub(crate) fn token(&self) -> Option<&BearerToken> {
         self.token.as_ref()
     }
 

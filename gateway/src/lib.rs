@@ -23,8 +23,6 @@ mod peer;
 pub mod request;
 mod server;
 mod tasks;
-mod token;
 
 pub use door::{Door, DoorError};
 pub use server::serve;
-pub use token::Token;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use furlong_client::{Client, ClientError, EngineTargets};
+use furlong_host::bearer::BearerToken;
 use furlong_wire::limits::GATEWAY_REQUEST_BYTES_MAX;
 use furlong_wire::zmtp::{Connection, Event, Message, Role, ZmtpError, put_frame_header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +19,6 @@ use crate::limits::{
 };
 use crate::request::{Format, Id, Refusal, Request, Work, parse};
 use crate::tasks::{Found, Shape, Tasks};
-use crate::token::Token;
 
 /// Bytes to make room for before a read: what is missing of a frame, within these.
 const READ_BYTES_MIN: usize = 4 << 10;
@@ -27,13 +27,13 @@ const READ_BYTES_MAX: usize = 64 << 10;
 /// The conditions under which a connection is served.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    token: Option<Token>,
+    token: Option<BearerToken>,
     /// True if there are too many: its first request is answered so.
     is_turned_away: bool,
 }
 
 impl Admission {
-    pub(crate) fn new(token: Option<Token>, is_turned_away: bool) -> Self {
+    pub(crate) fn new(token: Option<BearerToken>, is_turned_away: bool) -> Self {
         Self { token, is_turned_away }
     }
 }
@@ -240,7 +240,7 @@ impl Peer {
 
     async fn check_token(&mut self, to: &ReplyTo, given: Option<String>) -> Result<(), Ended> {
         let Some(token) = &self.admission.token else { return Ok(()) };
-        if given.is_some_and(|given| token.matches(&given)) {
+        if given.is_some_and(|given| token.matches(given.as_bytes())) {
             return Ok(());
         }
         tracing::warn!("a request without the right token");

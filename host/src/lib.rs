@@ -17,6 +17,7 @@
 //! # }
 //! ```
 
+pub mod bearer;
 pub mod durations;
 pub mod file_system;
 pub mod home;

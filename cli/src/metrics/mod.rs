@@ -18,7 +18,7 @@ use crate::connect::{ConnectArgs, OBSERVERS};
 use crate::exit::ExitCode;
 use crate::replaced::replace;
 use crate::{print, usage_error};
-use serve::{Door, Token};
+use serve::{Door, read_token};
 
 /// Flags of `metrics`.
 #[derive(Debug, clap::Args)]
@@ -89,7 +89,7 @@ async fn listen(
             "others than this machine can reach this address: use --token-file, or 127.0.0.1",
         ));
     }
-    let token = token_file.map(Token::read).transpose()?;
+    let token = token_file.map(read_token).transpose()?;
     let door = Door::open(address, token).await?;
     print::line(format!("metrics http://{}{}", door.address(), serve::PATH))?;
     door.serve(connect).await;

@@ -12,12 +12,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use furlong_host::bearer::BearerToken;
 use furlong_host::private_file::read_private;
-use hmac::{Hmac, KeyInit, Mac};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use sha2::Sha256;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -42,49 +41,21 @@ const TOKEN_BYTES_MAX: u64 = 4 * 1024;
 const TOKEN_CHARACTERS_MIN: usize = 16;
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// A bearer token, as a MAC under a key of this process: a comparison takes the same time whatever
-/// is offered.
-#[derive(Clone)]
-pub struct Token {
-    key: [u8; 32],
-    mac: [u8; 32],
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Token")
+/// Reads a bearer token from a private file, whose last newline is none of it.
+///
+/// # Errors
+/// The file is not private, or is no token.
+pub fn read_token(path: &Path) -> Result<BearerToken> {
+    let text = read_private(path, TOKEN_BYTES_MAX)?;
+    let token = text.trim_end_matches(['\r', '\n']);
+    if token.len() < TOKEN_CHARACTERS_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        bail!(
+            "{}: a token has {TOKEN_CHARACTERS_MIN} visible ASCII characters or more, and no \
+             space; `openssl rand -hex 32` makes one",
+            path.display()
+        );
     }
-}
-
-impl Token {
-    /// Reads a token from a private file, whose last newline is none of it.
-    ///
-    /// # Errors
-    /// The file is not private, or is no token.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = read_private(path, TOKEN_BYTES_MAX)?;
-        let token = text.trim_end_matches(['\r', '\n']);
-        if token.len() < TOKEN_CHARACTERS_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic())
-        {
-            bail!(
-                "{}: a token has {TOKEN_CHARACTERS_MIN} visible ASCII characters or more, and no \
-                 space; `openssl rand -hex 32` makes one",
-                path.display()
-            );
-        }
-        let key = rand::random();
-        let mac = keyed(&key, token.as_bytes()).finalize().into_bytes().into();
-        Ok(Self { key, mac })
-    }
-
-    fn is(&self, offered: &[u8]) -> bool {
-        keyed(&self.key, offered).verify_slice(&self.mac).is_ok()
-    }
-}
-
-fn keyed(key: &[u8; 32], text: &[u8]) -> Hmac<Sha256> {
-    let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key);
-    mac.expect("HMAC takes keys of any length").chain_update(text)
+    Ok(BearerToken::new(token))
 }
 
 /// The place where scrapes come in.
@@ -92,7 +63,7 @@ fn keyed(key: &[u8; 32], text: &[u8]) -> Hmac<Sha256> {
 pub struct Door {
     listener: TcpListener,
     address: SocketAddr,
-    token: Option<Token>,
+    token: Option<BearerToken>,
 }
 
 impl Door {
@@ -100,7 +71,7 @@ impl Door {
     ///
     /// # Errors
     /// It cannot be used.
-    pub async fn open(address: SocketAddr, token: Option<Token>) -> Result<Self> {
+    pub async fn open(address: SocketAddr, token: Option<BearerToken>) -> Result<Self> {
         let cannot = || format!("cannot listen on {address}");
         let listener = TcpListener::bind(address).await.with_context(cannot)?;
         Ok(Self { address: listener.local_addr()?, listener, token })
@@ -155,10 +126,14 @@ async fn answer(socket: TcpStream, router: Router) {
 
 /// Lets in who has the token, or, where there is none, who asks for this machine by its own name: a
 /// web page whose name leads here cannot.
-async fn admit(State(token): State<Arc<Option<Token>>>, request: Request, next: Next) -> Response {
+async fn admit(
+    State(token): State<Arc<Option<BearerToken>>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let headers = request.headers();
     match &*token {
-        Some(token) if !bearer(headers).is_some_and(|offered| token.is(offered)) => {
+        Some(token) if !bearer(headers).is_some_and(|offered| token.matches(offered)) => {
             let how = [(header::WWW_AUTHENTICATE, "Bearer")];
             (StatusCode::UNAUTHORIZED, how, "a bearer token is needed\n").into_response()
         }
