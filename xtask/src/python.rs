@@ -61,6 +61,12 @@ pub fn lint(workspace: &Workspace) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The wheel that maturin has made in this folder, which was empty before.
+pub fn made_wheel(folder: &Path) -> anyhow::Result<PathBuf> {
+    let mut made = std::fs::read_dir(folder).context("maturin has left no folder of wheels")?;
+    Ok(made.next().context("maturin has left no wheel")??.path())
+}
+
 /// Builds the package `furlong`, and installs it into the environment.
 ///
 /// In the profile of the other steps, so that maturin finds what cargo has compiled for them: the
@@ -77,8 +83,7 @@ pub fn install_package(workspace: &Workspace, python: &Path) -> anyhow::Result<(
         .arg("--out")
         .arg(&wheels);
     check(&mut build)?;
-    let folder = std::fs::read_dir(&wheels).context("maturin has left no folder of wheels")?;
-    let wheel = folder.flatten().next().context("maturin has left no wheel")?.path();
+    let wheel = made_wheel(&wheels)?;
     let mut install = workspace.program(python);
     install.args([
         "-m",

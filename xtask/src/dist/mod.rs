@@ -112,7 +112,7 @@ fn build_wheel(
     let folder = workspace.target().join("dist-wheel").join(target);
     let _ = fs::remove_dir_all(&folder);
     check(build.arg("--out").arg(&folder))?;
-    let wheel = only_file(&folder)?;
+    let wheel = python::made_wheel(&folder)?;
     let said = output(tools.program(workspace, "auditwheel")?.arg("show").arg(&wheel))?;
     ensure!(said.contains("manylinux_2_17"), "auditwheel finds no manylinux2014 wheel: {said}");
     let unpacked = folder.join("unpacked");
@@ -157,11 +157,6 @@ fn check_library(path: &Path) -> anyhow::Result<()> {
         shown(glibc::OLDEST)
     );
     Ok(())
-}
-
-fn only_file(folder: &Path) -> anyhow::Result<PathBuf> {
-    let mut entries = fs::read_dir(folder).context("maturin has left no folder")?.flatten();
-    Ok(entries.next().context("maturin has left no wheel")?.path())
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
