@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::broker::Picture;
 use super::command::Scheduler;
-use super::files::{PoolDir, PoolState};
+use super::files::{PoolDir, PoolState, WrittenState};
 
 /// A pool that is kept.
 #[derive(Debug)]
@@ -30,9 +30,7 @@ pub struct BatchPool {
     keeper: Option<Keeper>,
     clock: Clock,
     /// The last state that was written.
-    written: PoolState,
-    /// True if the last attempt to write it has failed.
-    is_unwritten: bool,
+    written: WrittenState,
     answers: mpsc::Sender<Answer>,
     /// Answers that have not come.
     submits_under_way: u32,
@@ -94,8 +92,7 @@ impl BatchPool {
             scheduler,
             keeper: None,
             clock: Clock::new(),
-            written: PoolState::default(),
-            is_unwritten: false,
+            written: WrittenState::default(),
             answers,
             submits_under_way: 0,
             looks: 0,
@@ -274,18 +271,8 @@ impl BatchPool {
             engines,
             saved,
         };
-        if state != self.written {
-            if let Err(error) = self.dir.write_state(&state) {
-                // It is tried again soon, and said once.
-                if !std::mem::replace(&mut self.is_unwritten, true) {
-                    tracing::warn!("pool {}: {error:#}", self.spec.name);
-                }
-                return;
-            }
-            self.is_unwritten = false;
-            self.written = state;
-        }
-        if keeper.unfinished().is_none() && self.dir.intent().is_some() {
+        let is_written = self.written.update(&self.dir, state);
+        if is_written && keeper.unfinished().is_none() && self.dir.intent().is_some() {
             self.dir.end_submit();
         }
     }

@@ -51,6 +51,32 @@ pub struct PoolState {
     pub saved: Saved,
 }
 
+/// The state as it is on the disk: it is written when it has changed.
+#[derive(Debug, Default)]
+pub struct WrittenState {
+    state: PoolState,
+    /// True if the last attempt to write has failed.
+    has_failed: bool,
+}
+
+impl WrittenState {
+    /// Writes a state, unless it is there already. False if it cannot be written: that is tried
+    /// again with the next one, and said once.
+    pub fn update(&mut self, dir: &PoolDir, state: PoolState) -> bool {
+        if state == self.state {
+            return true;
+        }
+        if let Err(error) = dir.write_state(&state) {
+            if !std::mem::replace(&mut self.has_failed, true) {
+                tracing::warn!("pool {}: {error:#}", dir.name());
+            }
+            return false;
+        }
+        *self = Self { state, has_failed: false };
+        true
+    }
+}
+
 /// The folder of a cluster's pools.
 pub fn folder(cluster: &ClusterDir) -> PathBuf {
     cluster.path().join("pools")

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::batch::unix_ms;
 use super::broker::Picture;
-use super::files::{PoolDir, PoolState};
+use super::files::{PoolDir, PoolState, WrittenState};
 use crate::cluster::member::{Member, MemberPlace};
 
 /// A pool on hosts that is kept.
@@ -22,8 +22,7 @@ pub struct HostsPool {
     dir: PoolDir,
     spec: PoolSpec,
     places: Vec<(Host, MemberPlace, u64)>,
-    written: PoolState,
-    is_unwritten: bool,
+    written: WrittenState,
 }
 
 /// The time limit for engines to leave when the pool is stopped.
@@ -50,13 +49,7 @@ impl HostsPool {
     /// Its file is not good.
     pub fn open(dir: PoolDir) -> Result<Self> {
         let spec = dir.spec()?;
-        Ok(Self {
-            dir,
-            spec,
-            places: Vec::new(),
-            written: PoolState::default(),
-            is_unwritten: false,
-        })
+        Ok(Self { dir, spec, places: Vec::new(), written: WrittenState::default() })
     }
 
     /// Something else is wanted.
@@ -205,16 +198,6 @@ impl HostsPool {
             state.saved.jobs.insert(id, job);
         }
         state.said = down.into_iter().next().unwrap_or_else(|| "ok".to_owned());
-        if state != self.written {
-            if let Err(error) = self.dir.write_state(&state) {
-                // It is tried again soon, and said once.
-                if !std::mem::replace(&mut self.is_unwritten, true) {
-                    tracing::warn!("pool {}: {error:#}", self.spec.name);
-                }
-                return;
-            }
-            self.is_unwritten = false;
-            self.written = state;
-        }
+        self.written.update(&self.dir, state);
     }
 }
