@@ -126,10 +126,13 @@ class Wanted:
         room = BYTES_MAX
         threads = self.threads()
         for _, name, frame in threads[:THREADS_MAX]:
-            frames = [_place(*place, with_source) for place in _frames(frame)]
-            left_out = max(0, len(frames) - INNER_MAX - OUTER_MAX)
+            places = _frames(frame)
+            left_out = max(0, len(places) - INNER_MAX - OUTER_MAX)
             if left_out:
-                frames[INNER_MAX:-OUTER_MAX] = [["", 0, f"... {left_out} more ...", ""]]
+                del places[INNER_MAX:-OUTER_MAX]
+            frames = [_place(*place, with_source) for place in places]
+            if left_out:
+                frames.insert(INNER_MAX, ["", 0, f"... {left_out} more ...", ""])
             thread = {"name": name[:TEXT_MAX], "frames": frames}
             room -= len(json.dumps(thread)) + 2
             if room < 0:
