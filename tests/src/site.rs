@@ -1,5 +1,5 @@
-//! A home whose commands find a batch system: a real one by its variables, and first what a test puts
-//! in place of its commands.
+//! A home whose commands find a batch system: a real one by its variables, and first what a test
+//! puts in place of its commands.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
