@@ -186,7 +186,7 @@ fn told(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
     }
     // Who reads our output has had enough: `| head` is no error.
-    if print::is_broken_pipe(error) {
+    if error.is::<print::ReaderGone>() {
         return ExitCode::SUCCESS;
     }
     print::note!("furlong: {error:#}");

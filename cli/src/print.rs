@@ -3,6 +3,7 @@
 //! All that a command prints goes through here, and all of it is escaped: what a peer says cannot
 //! move the cursor, and cannot begin a line. A task's own output alone passes as it is, by [`own`].
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::Result;
@@ -26,12 +27,28 @@ pub fn own(stream: Stream, bytes: &[u8]) -> Result<()> {
         return Ok(());
     }
     let write = |out: &mut dyn Write| out.write_all(bytes).and_then(|()| out.flush());
-    match stream {
-        Stream::Stdout => write(&mut io::stdout().lock())?,
-        Stream::Stderr => write(&mut io::stderr().lock())?,
-    }
-    Ok(())
+    let written = match stream {
+        Stream::Stdout => write(&mut io::stdout().lock()),
+        Stream::Stderr => write(&mut io::stderr().lock()),
+    };
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => ReaderGone.into(),
+        _ => error.into(),
+    })
 }
+
+/// The reader of our output has closed it. Any other pipe that breaks, to a child or a peer, is an
+/// error like all others.
+#[derive(Debug)]
+pub struct ReaderGone;
+
+impl fmt::Display for ReaderGone {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("the reader of the output has closed it")
+    }
+}
+
+impl std::error::Error for ReaderGone {}
 
 /// Prints what a task has written under a heading, with one newline at its end.
 pub fn headed(stream: Stream, heading: &str, bytes: &[u8]) -> Result<()> {
@@ -61,16 +78,6 @@ pub fn json(value: &impl serde::Serialize) -> Result<()> {
 /// between its parts.
 pub fn json_line(value: &impl serde::Serialize) -> Result<()> {
     line(serde_json::to_string(value)?.replace(['\n', '\r'], " "))
-}
-
-/// Returns true if the reader of our output has closed it.
-pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let broken = |error: &(dyn std::error::Error + 'static)| {
-        error
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    };
-    error.chain().any(broken)
 }
 
 /// A duration for people: `1.23 s`, `45.6 ms`, `78.9 us`.
@@ -145,6 +152,13 @@ mod tests {
         let text = "\u{9b}\u{7f}\u{202e}\u{2028}\n\x1b\"\\";
         let escaped = serde_json::to_string(text).unwrap();
         assert_eq!(serde_json::from_str::<String>(&printable::line(&escaped)).unwrap(), text);
+    }
+
+    #[test]
+    fn a_pipe_of_ours_alone_is_the_readers() {
+        let pipe = || anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(!pipe().is::<ReaderGone>() && !pipe().context("a child").is::<ReaderGone>());
+        assert!(anyhow::Error::from(ReaderGone).context("the list").is::<ReaderGone>());
     }
 
     #[test]

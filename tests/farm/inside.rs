@@ -97,7 +97,7 @@ fn cluster_run_reaches_all_machines_of_a_pbs_job() {
     assert!(said.contains(" node2 ") && said.contains("engine --cap - --stop-with-stdin -n 2"));
     assert!(eventually(SOON, || is_clean(&home)), "{:?}", processes_of(home.path()));
     let mut program = with_nodes(&format!("{here}\ndown\n"), &["--", "true"]);
-    assert_eq!(program.wait_exit(RUN).code(), Some(1));
+    assert_eq!(program.wait_exit(RUN).code(), Some(1), "{}", program.stderr());
     let said = program.stderr();
     assert!(said.contains("engines of another machine do not start: no route to down"), "{said}");
     let mut program = with_nodes(&format!("{here}\n-oProxyCommand=x\n"), &["--", "true"]);

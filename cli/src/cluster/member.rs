@@ -176,13 +176,12 @@ impl Member {
         Ok(Self { pid, child, stdin, last_lines, reader, started: Instant::now() })
     }
 
-    /// Writes to its standard input.
-    ///
-    /// # Errors
-    /// It has ended.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let stdin = self.stdin.as_mut().context("it has been asked to leave")?;
-        Ok(stdin.write_all(bytes).await?)
+    /// Writes to its standard input. Of one that has ended already, the end is what its keeper
+    /// finds, with what it said; that a pipe broke says less.
+    pub async fn write(&mut self, bytes: &[u8]) {
+        if let Some(stdin) = &mut self.stdin {
+            let _ = stdin.write_all(bytes).await;
+        }
     }
 
     /// Tells it to leave gracefully.

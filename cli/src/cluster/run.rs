@@ -154,7 +154,7 @@ async fn start_others(
             std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
         let mut member = Member::spawn(&format!("`{what}`"), command)
             .with_context(|| format!("`{what}` cannot be run"))?;
-        member.write(&capability).await?;
+        member.write(&capability).await;
         others.push(member);
     }
     Ok(wanted)

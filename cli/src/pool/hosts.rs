@@ -154,7 +154,7 @@ impl HostsPool {
             .context("`ssh` cannot be run; install OpenSSH's client")?;
         let capability = std::fs::read_to_string(&engine.cap)
             .with_context(|| format!("{} cannot be read", engine.cap))?;
-        member.write(capability.as_bytes()).await?;
+        member.write(capability.as_bytes()).await;
         Ok(member)
     }
 
