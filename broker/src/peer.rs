@@ -16,7 +16,7 @@ use furlong_wire::token::Role;
 use crate::budget::{OUT_QUEUE_BYTES_MAX, OutQueues};
 
 /// The interval at which connections are checked.
-pub const TURN: Duration = Duration::from_secs(1);
+pub const TICK: Duration = Duration::from_secs(1);
 
 /// The reason that a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,8 +48,8 @@ impl ConnectedPeer {
         now: Duration,
     ) -> Self {
         let (peer, out_queues) = match role {
-            Role::Engine => (Peer::new::<ToEngine>(sealer, TURN, now), None),
-            _ => (Peer::new::<ToClient>(sealer, TURN, now), Some(Rc::clone(out_queues))),
+            Role::Engine => (Peer::new::<ToEngine>(sealer, TICK, now), None),
+            _ => (Peer::new::<ToClient>(sealer, TICK, now), Some(Rc::clone(out_queues))),
         };
         Self { peer, out_queues, counted_bytes: 0, is_paused: false, end: None }
     }
@@ -172,7 +172,7 @@ impl ConnectedPeer {
         self.peer.is_empty()
     }
 
-    /// Another turn: queues a heartbeat if one is due, or ends the connection of a peer that is
+    /// Another tick: queues a heartbeat if one is due, or ends the connection of a peer that is
     /// dead.
     pub fn handle_tick(&mut self, now: Duration) {
         if self.is_paused {

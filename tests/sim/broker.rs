@@ -10,7 +10,7 @@ use furlong_broker::core::{
     Config, ConnectionId, Core, Output, Peer as Proved, PeerMisbehaved, Roster, Serves, Time,
     invariants as of_broker,
 };
-use furlong_broker::peer::{ConnectedPeer, ConnectionEnd, TURN};
+use furlong_broker::peer::{ConnectedPeer, ConnectionEnd, TICK};
 use furlong_link::file::FileContent;
 use furlong_link::peer::inbox::{Messages, Record};
 use furlong_tests::history::{Invariant, TaskName};
@@ -294,7 +294,7 @@ impl World {
         }
         let Some(core) = &mut self.broker.core else { return };
         core.handle_tick();
-        self.after(TURN.as_micros() as u64, Event::BrokerTick(life));
+        self.after(TICK.as_micros() as u64, Event::BrokerTick(life));
         self.broker_flush();
         let now = Duration::from_micros(self.now);
         let connections = self.network.connections.iter_mut();

@@ -10,7 +10,7 @@ use furlong_wire::message::{Dependency, ErrorKind, Outcome, TaskPhase, TaskRecor
 use furlong_wire::payload::unpack_inline_call;
 
 use crate::calls::filler;
-use crate::client::Submitted;
+use crate::client::{Client, Submitted};
 use crate::plan::CallPlan;
 use crate::world::{Event, World};
 
@@ -157,15 +157,8 @@ impl World {
             ),
             Some(ErrorKind::NotBegun | ErrorKind::NoRuntime | ErrorKind::GivenBack) => NOT_TOLD,
             Some(ErrorKind::EngineLost) => self.may_be_lost((task, plan), outcome.state, engine),
-            // What an earlier start of the broker has ended for its time is cancelled where it ran;
-            // no more is known.
             Some(ErrorKind::Cancelled) => {
-                let is_revoked = self.broker.revoked.get(client.token).is_some();
-                let timed_out_before = plan.run_timeout_ms.is_some() && self.broker.life > 1;
-                so(
-                    submitted.cancel_asked || is_revoked || timed_out_before,
-                    "nobody has cancelled it",
-                )
+                so(self.may_be_cancelled(client, submitted), "nobody has cancelled it")
             }
             Some(ErrorKind::Aborted) => {
                 so(plan.abort_on_error && may_be_bound, "it did not say so")
@@ -201,6 +194,14 @@ impl World {
             }
             Some(ErrorKind::NoEngines) => Err("nobody says so"),
         }
+    }
+
+    /// What an earlier start of the broker has ended for its time is cancelled where it ran; no more
+    /// is known.
+    fn may_be_cancelled(&self, client: &Client, submitted: &Submitted) -> bool {
+        let has_run_timeout = self.calls[submitted.call].plan.run_timeout_ms.is_some();
+        let is_revoked = self.broker.revoked.get(client.token).is_some();
+        submitted.cancel_asked || is_revoked || has_run_timeout && self.broker.life > 1
     }
 
     /// A result that is an input is lost with its broker, and there may be no room for it.

@@ -41,7 +41,7 @@ use crate::budget::{Memory, OutQueues};
 use crate::core::journal::{Entry, Restoring};
 use crate::core::{Config, ConnectionId, Core, Output, Time};
 use crate::journal::{Journal, JournalThread, Written};
-use crate::peer::{ConnectedPeer, ConnectionEnd, TURN};
+use crate::peer::{ConnectedPeer, ConnectionEnd, TICK};
 use connection::Connection;
 use entrance::Address;
 use keys::Identity;
@@ -52,7 +52,7 @@ use spin::SpinBeforeSleep;
 use way_in::RejectedPeer;
 
 /// Chunks that are freed in one turn.
-const DISCARDED_PER_TURN: usize = 4;
+const DISCARDED_PER_TICK: usize = 4;
 
 /// The state that the tasks of the shell share.
 #[derive(Debug)]
@@ -378,7 +378,7 @@ impl Shell {
             loop {
                 let few: Vec<bytes::Bytes> = {
                     let mut discarded = self.discarded.borrow_mut();
-                    let few = discarded.len().min(DISCARDED_PER_TURN);
+                    let few = discarded.len().min(DISCARDED_PER_TICK);
                     discarded.drain(..few).collect()
                 };
                 if few.is_empty() {
@@ -393,7 +393,7 @@ impl Shell {
     /// Heartbeats, dead and stalled peers, what the core does, what is revoked, the roster: once a
     /// second for all.
     async fn tick(self: Rc<Self>) {
-        let mut second = tokio::time::interval(TURN);
+        let mut second = tokio::time::interval(TICK);
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             second.tick().await;

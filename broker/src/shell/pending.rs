@@ -1,7 +1,7 @@
 //! Limits on the number of unauthenticated peers and on the rate at which they arrive.
 //!
 //! An unauthenticated peer is a connection that has not proved itself. First it is unknown; with
-//! its first message it waits for its turn; if that message was right it is a caller: it holds the
+//! its first message it waits for its admission; if that message was right it is a caller: it holds the
 //! broker's public key, which is in capability files alone. Each stage has places of its own, so
 //! that a crowd costs only those who have come no further than it has.
 
@@ -45,7 +45,7 @@ pub(super) struct PendingPlace {
 enum Stage {
     /// It has sent nothing, or not enough.
     Unknown,
-    /// Its first message is here and waits for its turn.
+    /// Its first message is here and waits for its admission.
     Waiting,
     /// Its first message was right.
     Caller,
@@ -178,13 +178,13 @@ impl PendingPlace {
         self.evicted.clone()
     }
 
-    /// Waits for a turn to work on its first message. False if too many wait. Whoever leaves
-    /// meanwhile, and drops this, takes no turn.
-    pub(super) async fn turn(&self) -> bool {
+    /// Waits for the admission to work on its first message. False if too many wait. Whoever leaves
+    /// meanwhile, and drops this, takes none.
+    pub(super) async fn admission(&self) -> bool {
         let Some(wait) = self.pending.rates.borrow_mut().of_origin(self.origin) else {
             return false;
         };
-        let mut reserved = ReservedTurn { pending: &self.pending, origin: Some(self.origin) };
+        let mut reserved = ReservedAdmission { pending: &self.pending, origin: Some(self.origin) };
         if !self.waits(wait).await {
             return false;
         }
@@ -231,13 +231,13 @@ impl PendingPlace {
     }
 }
 
-/// A turn that somebody waits for; given back if it is dropped before that.
-struct ReservedTurn<'a> {
+/// An admission that somebody waits for; given back if it is dropped before that.
+struct ReservedAdmission<'a> {
     pending: &'a PendingPeers,
     origin: Option<Origin>,
 }
 
-impl Drop for ReservedTurn<'_> {
+impl Drop for ReservedAdmission<'_> {
     fn drop(&mut self) {
         if let Some(origin) = self.origin {
             self.pending.rates.borrow_mut().give_back(origin);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_leaves_while_it_waits_takes_no_turn() {
+    async fn who_leaves_while_it_waits_takes_no_admission() {
         let pending = Rc::new(PendingPeers::default());
         let waits = |pending: &Rc<PendingPeers>| {
             pending.rates.borrow_mut().of_origin(origin(1)).is_some_and(|wait| !wait.is_zero())
@@ -318,17 +318,17 @@ mod tests {
         let mut left = 0;
         while left < 10 * WAITING_PER_ORIGIN_MAX {
             let peer = pending.admit(origin(1));
-            let turn = peer.turn();
+            let admission = peer.admission();
             tokio::select! {
                 biased;
-                taken = turn => assert!(taken, "{left} have left, and took no turn with them"),
+                taken = admission => assert!(taken, "{left} have left, and took no admission with them"),
                 () = std::future::ready(()) => left += 1,
             }
         }
     }
 
     #[tokio::test]
-    async fn who_waits_for_its_turn_loses_its_place_to_nobody() {
+    async fn who_waits_for_its_admission_loses_its_place_to_nobody() {
         let pending = Rc::new(PendingPeers::default());
         let silent = pending.admit(origin(1));
         let waiting: Vec<_> =
@@ -336,7 +336,10 @@ mod tests {
         waiting.iter().for_each(|peer| peer.advance(Stage::Waiting));
         let late = pending.admit(origin(1));
         while pending.rates.borrow_mut().of_origin(origin(1)).is_some_and(|wait| wait.is_zero()) {}
-        assert!(!late.turn().await, "all of its origin's places are taken by those who were first");
+        assert!(
+            !late.admission().await,
+            "all of its origin's places are taken by those who were first"
+        );
         let crowd: Vec<_> =
             (0..PENDING_MAX as u16).map(|host| pending.admit(origin(2 + host))).collect();
         silent.evicted().notified().await;

@@ -7,20 +7,20 @@ use furlong_wire::limits::{HANDSHAKES_PER_SECOND_MAX, HANDSHAKES_PER_SECOND_OF_O
 
 use super::entrance::Origin;
 
-/// The turns that were given.
+/// The admissions that were given.
 #[derive(Debug)]
 pub(super) struct Rates {
     all: Rate,
-    /// Those that have had turns lately.
+    /// Those that have had admissions lately.
     origins: BTreeMap<Origin, Rate>,
 }
 
-/// Turns of which each takes a part of a second. After a quiet time half a second's worth are there
+/// Admissions of which each takes a part of a second. After a quiet time half a second's worth are there
 /// at once.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     per_second: u32,
-    /// The time at which the turns that were given will have been used up.
+    /// The time at which the admissions that were given will have been used up.
     used_until: Instant,
 }
 
@@ -28,7 +28,7 @@ struct Rate {
 const WAIT_MAX: Duration = Duration::from_millis(300);
 /// The maximum burst.
 const BURST: Duration = Duration::from_millis(500);
-/// Origins that may have had turns in the last moment.
+/// Origins that may have had admissions in the last moment.
 const ORIGINS_MAX: usize = 16_384;
 
 impl Default for Rates {
@@ -38,7 +38,7 @@ impl Default for Rates {
 }
 
 impl Rates {
-    /// Takes a turn of an origin: how long to wait for it. None if too many wait.
+    /// Takes an admission of an origin: how long to wait for it. None if too many wait.
     pub(super) fn of_origin(&mut self, origin: Origin) -> Option<Duration> {
         let now = Instant::now();
         if self.origins.len() >= ORIGINS_MAX {
@@ -51,14 +51,14 @@ impl Rates {
         self.origins.entry(origin).or_insert_with(fresh).take(now)
     }
 
-    /// Gives a turn of an origin back: whoever waited for it has left.
+    /// Gives an admission of an origin back: whoever waited for it has left.
     pub(super) fn give_back(&mut self, origin: Origin) {
         if let Some(rate) = self.origins.get_mut(&origin) {
             rate.give_back();
         }
     }
 
-    /// Takes a turn of those that all share.
+    /// Takes one of those that all share.
     pub(super) fn of_all(&mut self) -> Option<Duration> {
         self.all.take(Instant::now())
     }
@@ -75,17 +75,17 @@ impl Rate {
         if wait > WAIT_MAX {
             return None;
         }
-        self.used_until = used_until + self.turn();
+        self.used_until = used_until + self.share();
         Some(wait)
     }
 
-    /// Whoever comes next waits for one turn less. Those who wait already keep their times: as many
-    /// turns as were given back may so come twice as fast.
+    /// Whoever comes next waits for one admission less. Those who wait already keep their times: as many
+    /// admissions as were given back may so come twice as fast.
     fn give_back(&mut self) {
-        self.used_until -= self.turn();
+        self.used_until -= self.share();
     }
 
-    fn turn(&self) -> Duration {
+    fn share(&self) -> Duration {
         Duration::from_secs(1) / self.per_second
     }
 }

@@ -102,9 +102,9 @@ async fn first_message(
         return Err(HandshakeError::Length { bytes: first.len() }.into());
     }
     // Before any curve operation: a flood of handshakes must not cost the farm its processor. Nor
-    // may those who have left take the turns of those who wait.
+    // may those who have left take the admissions of those who wait.
     tokio::select! {
-        has_turn = place.turn() => has_turn.then_some(first).ok_or(RejectedPeer::Busy),
+        is_admitted = place.admission() => is_admitted.then_some(first).ok_or(RejectedPeer::Busy),
         error = pending.left() => Err(error.into()),
     }
 }

@@ -6,6 +6,7 @@
 //! to be said waits for the next one, and results are held until they are released.
 
 mod actions;
+mod calls;
 mod control;
 mod held;
 mod leave;
@@ -464,113 +465,6 @@ impl Core {
             }
             payload @ Payload::Chunked { .. } => self.receive(session, payload, Purpose::Run(call)),
         }
-    }
-
-    fn define(
-        &mut self,
-        define: furlong_wire::message::EngineDefine,
-    ) -> Result<(), BrokerMisbehaved> {
-        match &define.payload {
-            Payload::Inline(inline) => {
-                let blob =
-                    unpack_inline(inline).ok().and_then(|buffers| buffers.into_iter().next());
-                self.defined(define.session, define.number, blob);
-                Ok(())
-            }
-            Payload::Chunked { .. } => {
-                let purpose = Purpose::Define(define.session, define.number);
-                self.receive(define.session, &define.payload, purpose)
-            }
-        }
-    }
-
-    /// A definition is here, or lost if it is none: what waited for it goes on.
-    fn defined(&mut self, session: SessionId, number: u32, blob: Option<Bytes>) {
-        self.sessions.define(session, number, blob);
-        let calls: Vec<_> = self
-            .undefined
-            .extract_if(.., |(of, its_number, ..)| *of == session && *its_number == number)
-            .collect();
-        for (_, _, call, request) in calls {
-            self.run(call, request);
-        }
-    }
-
-    /// No later work names a definition. What waits for it all the same, against the broker's word,
-    /// fails.
-    fn undefine(&mut self, session: SessionId, number: u32) {
-        self.defined(session, number, None);
-        self.sessions.undefine(session, number);
-    }
-
-    /// The arguments of jobs are here: they can run when their turn comes.
-    fn run(&mut self, call: Call, request: Result<Request, String>) {
-        if let Some(number) = call.define
-            && !self.sessions.is_defined(call.session, number)
-        {
-            return self.undefined.push((call.session, number, call, request));
-        }
-        let Some((call, request)) = self.wait_for_values(call, request) else { return };
-        let prepared =
-            request.and_then(|request| Ok((request, self.definition(call.session, call.define)?)));
-        // The last one gets `prepared` itself: mostly it is the only one.
-        let parts = std::iter::repeat_n(prepared, call.jobs.len());
-        for (attempt, prepared) in call.jobs.into_iter().zip(parts) {
-            let inputs = self.inputs_of(attempt);
-            let prepared = prepared.and_then(|prepared| Ok((prepared, inputs?)));
-            // One that was cancelled or recalled meanwhile is no longer there.
-            let Some(work) = self.work.get_mut(&attempt) else { continue };
-            let slot = work.slot;
-            match prepared {
-                Ok(((Request { header, data, file }, definition), inputs)) => {
-                    work.has_whole_output = header.wants_whole_output();
-                    work.ready = Some(Job {
-                        attempt,
-                        session: call.session,
-                        header,
-                        definition,
-                        data,
-                        file,
-                        inputs,
-                    });
-                    self.advance(slot);
-                }
-                Err(text) => self.finished(slot, attempt, unreadable(&text)),
-            }
-        }
-    }
-
-    /// Reads a payload that came in its message.
-    fn read_inline(&mut self, payload: &InlineBytes) -> Result<Request, String> {
-        let (header, data) = unpack_inline_call(payload).map_err(|error| error.to_string())?;
-        Ok(Request { header: self.header(header)?, data, file: None })
-    }
-
-    /// Reads a payload that came in chunks.
-    fn read(&mut self, buffers: Vec<Bytes>) -> Result<Request, String> {
-        let mut data = buffers.into_iter();
-        let header = self.header(&data.next().unwrap_or_default())?;
-        Ok(Request { header, data: data.collect(), file: None })
-    }
-
-    fn header(&mut self, bytes: &[u8]) -> Result<Arc<CallHeader>, String> {
-        if let Some((last, header)) = &self.last_header
-            && last[..] == *bytes
-        {
-            return Ok(header.clone());
-        }
-        let header =
-            Arc::new(decode_header::<CallHeader>(bytes).map_err(|error| error.to_string())?);
-        if bytes.len() <= HEADER_KEPT_BYTES {
-            self.last_header = Some((bytes.to_vec(), header.clone()));
-        }
-        Ok(header)
-    }
-
-    fn definition(&self, session: SessionId, define: Option<u32>) -> Result<Option<Bytes>, String> {
-        let lost =
-            || "the function's definition did not arrive whole; submit the task again".to_owned();
-        define.map(|number| self.sessions.definition(session, number).ok_or_else(lost)).transpose()
     }
 
     /// Starts what can be started: a slot runs one thing at a time, whatever the runtime, in the

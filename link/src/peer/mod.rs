@@ -31,7 +31,7 @@ pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 ///
 /// [`Peer::push`] queues. The shell writes from [`Peer::outbox`] and then calls
 /// [`Peer::handle_written`]; it calls [`Peer::handle_read`] when bytes have come, and
-/// [`Peer::handle_tick`] once a turn.
+/// [`Peer::handle_tick`] at each tick.
 #[derive(Debug)]
 pub struct Peer {
     outbox: Outbox,
@@ -41,8 +41,8 @@ pub struct Peer {
     /// Bytes that it had taken by then.
     sent_bytes: u64,
     /// True if it has taken something since the last tick.
-    took_in_turn: bool,
-    /// True if nothing on this side held up what was asked, in the turn before the last tick.
+    took_since_tick: bool,
+    /// True if nothing on this side held up what was asked, between the last two ticks.
     answers_are_due: bool,
     /// True if what waits for too long ends nothing.
     bears_stalls: bool,
@@ -52,15 +52,15 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A fresh connection on which messages of one direction are sent. `turn` is the time between
+    /// A fresh connection on which messages of one direction are sent. `tick` is the time between
     /// two ticks, at least.
-    pub fn new<M: Placed>(sealer: RecordSealer, turn: Duration, now: Duration) -> Self {
+    pub fn new<M: Placed>(sealer: RecordSealer, tick: Duration, now: Duration) -> Self {
         Self {
             outbox: Outbox::new::<M>(sealer),
-            liveness: Liveness::new(turn),
+            liveness: Liveness::new(tick),
             sent_at: now,
             sent_bytes: 0,
-            took_in_turn: false,
+            took_since_tick: false,
             answers_are_due: true,
             bears_stalls: false,
             left_out_above: LeftOutAbove::default(),
@@ -130,8 +130,8 @@ impl Peer {
         &mut self.outbox
     }
 
-    /// Returns true if what was asked had left by the last tick, or the peer took nothing in the
-    /// turn before: what is still on its way cannot be answered yet.
+    /// Returns true if what was asked had left by the last tick, or the peer took nothing
+    /// since the one before: what is still on its way cannot be answered yet.
     pub fn answers_are_due(&self) -> bool {
         self.answers_are_due
     }
@@ -151,7 +151,7 @@ impl Peer {
         if self.outbox.written_bytes() > self.sent_bytes {
             self.sent_bytes = self.outbox.written_bytes();
             self.sent_at = now;
-            self.took_in_turn = true;
+            self.took_since_tick = true;
             self.liveness.taken();
         }
     }
@@ -161,13 +161,15 @@ impl Peer {
         self.liveness.heard();
     }
 
-    /// Another turn: queues a heartbeat if one is due. Returns the reason to give the connection
+    /// Another tick: queues a heartbeat if one is due. Returns the reason to give the connection
     /// up, if there is one.
     pub fn handle_tick(&mut self, now: Duration) -> Option<Dead> {
         let waits = !self.outbox.is_empty();
-        self.answers_are_due = !waits || !self.took_in_turn;
-        self.took_in_turn = false;
-        match self.liveness.pass_turn(waits && !self.bears_stalls, now.saturating_sub(self.sent_at))
+        self.answers_are_due = !waits || !self.took_since_tick;
+        self.took_since_tick = false;
+        match self
+            .liveness
+            .handle_tick(waits && !self.bears_stalls, now.saturating_sub(self.sent_at))
         {
             Due::Silent => Some(Dead::Silent),
             Due::Stalled => Some(Dead::Stalled),

@@ -20,7 +20,7 @@ fn peer<M: Placed>() -> Peer {
     Peer::new::<M>(keys.split().0, SECOND, Duration::ZERO)
 }
 
-/// Lets up to so many bytes go, and returns how many have gone.
+/// Lets up to so many bytes go, and reticks how many have gone.
 fn take(peer: &mut Peer, bytes_max: usize, now: Duration) -> usize {
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let count = peer.outbox().poll_slices(&mut slices, bytes_max);
@@ -55,36 +55,36 @@ fn a_heartbeat_is_due_after_five_quiet_seconds() {
 #[test]
 fn a_peer_that_is_not_heard_of_is_dead() {
     let mut peer = peer::<FromEngine>();
-    let turns = (HEARTBEAT_DEAD_MS / 1_000) as u32;
+    let ticks = (HEARTBEAT_DEAD_MS / 1_000) as u32;
     let tick = |peer: &mut Peer, second: u32| {
         let dead = peer.handle_tick(second * SECOND);
         take(peer, usize::MAX, second * SECOND);
         dead
     };
-    assert!((1..turns).all(|second| tick(&mut peer, second).is_none()));
+    assert!((1..ticks).all(|second| tick(&mut peer, second).is_none()));
     peer.handle_read();
-    assert!((turns..2 * turns - 1).all(|second| tick(&mut peer, second).is_none()));
-    assert_eq!(tick(&mut peer, 2 * turns), Some(Dead::Silent));
+    assert!((ticks..2 * ticks - 1).all(|second| tick(&mut peer, second).is_none()));
+    assert_eq!(tick(&mut peer, 2 * ticks), Some(Dead::Silent));
 }
 
 #[test]
 fn a_peer_that_takes_nothing_is_stalled_and_one_that_takes_little_is_not() {
     let mut peer = peer::<ToClient>();
     peer.push(&ToClient::Goodbye(Goodbye { reason: "r".repeat(5_000) }));
-    let turns = (WRITE_STALL_MS / 1_000) as u32;
+    let ticks = (WRITE_STALL_MS / 1_000) as u32;
     let tick = |peer: &mut Peer, second: u32| {
         peer.handle_read();
         peer.handle_tick(second * SECOND)
     };
-    for second in 1..=3 * turns {
+    for second in 1..=3 * ticks {
         assert_eq!(take(&mut peer, 100, second * SECOND), 100);
         assert_eq!(tick(&mut peer, second), None);
         assert!(!peer.answers_are_due(), "what was asked may be in what waits");
     }
-    let last = 3 * turns;
-    assert!((1..turns - 1).all(|more| tick(&mut peer, last + more).is_none()));
+    let last = 3 * ticks;
+    assert!((1..ticks - 1).all(|more| tick(&mut peer, last + more).is_none()));
     assert!(peer.answers_are_due(), "the peer does not take it");
-    assert_eq!(tick(&mut peer, last + turns), Some(Dead::Stalled));
+    assert_eq!(tick(&mut peer, last + ticks), Some(Dead::Stalled));
 }
 
 #[test]

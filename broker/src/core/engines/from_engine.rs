@@ -431,7 +431,7 @@ impl Core {
         // It was ended meanwhile, and interrupted: such a run says nothing of its kind.
         let Some(task) = self.tasks.get(given.task) else { return };
         let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
-        session.kinds.times.handle_run(task.class.number, busy_us, result_bytes);
+        session.kinds.times.handle_run(task.kind.number, busy_us, result_bytes);
     }
 
     /// Returns true if a task that raised is run again. It is queued, or waits for that, if so.

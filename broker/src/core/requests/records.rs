@@ -50,7 +50,7 @@ impl Core {
             ..RecordTimes::default()
         };
         let base = base(task.options.as_deref(), task.more());
-        let name = session.kinds.names.get(task.runtime, task.class.number);
+        let name = session.kinds.names.get(task.runtime, task.kind.number);
         Some(TaskRecord {
             id: TaskId { session: session.id, n: task.n },
             name: name.map(ToString::to_string),

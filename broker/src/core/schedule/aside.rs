@@ -269,7 +269,7 @@ impl Core {
     }
 
     fn kind_of(&self, task: &Task) -> Option<Kind> {
-        Some((self.owner(task.session)?, task.class.number))
+        Some((self.owner(task.session)?, task.kind.number))
     }
 
     /// Returns true if an engine is here that could run a task, and is not set aside for such ones.

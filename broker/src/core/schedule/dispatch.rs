@@ -512,7 +512,7 @@ fn prefetch(sessions: &Sessions, task: &Task) -> u32 {
         return 1;
     }
     let session = sessions.get(task.session).expect("a session outlives its tasks");
-    session.kinds.times.prefetch(task.class.number)
+    session.kinds.times.prefetch(task.kind.number)
 }
 
 /// Returns true if a task of the same session has the same call as an assignment's work, as those

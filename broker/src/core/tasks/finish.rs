@@ -52,7 +52,7 @@ impl Core {
         let (session, n, payload) =
             (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
         let inputs = task.more_if_any().map(|more| std::mem::take(&mut more.inputs));
-        let (kind, has_run) = (task.class.kind, ended.attempt.is_some());
+        let (kind, has_run) = (task.kind.id, ended.attempt.is_some());
         let mut done = self.done(now, task, &payload, ended);
         self.see_end(now, (session, n), kind, has_run, &done);
         // A durable end is told when the journal has it: a restart could bring another one.
@@ -95,10 +95,10 @@ impl Core {
         let outlives_session = task.keep() || task.durable().is_some();
         let session = self.sessions.get(task.session).filter(|_| outlives_session);
         let name =
-            session.and_then(|session| session.kinds.names.get(task.runtime, task.class.number));
+            session.and_then(|session| session.kinds.names.get(task.runtime, task.kind.number));
         let what = TaskSummary {
             runtime: task.runtime,
-            class: task.class.number,
+            class: task.kind.number,
             name: name.cloned(),
             target,
             losses: task.tries.losses,

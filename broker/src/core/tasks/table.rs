@@ -29,7 +29,7 @@ pub struct Task {
     /// Its runtime.
     pub runtime: Runtime,
     /// Its kind.
-    pub class: TaskClass,
+    pub kind: TaskKind,
     /// The definition that it needs.
     pub define: Option<u32>,
     /// The options that differ from the defaults.
@@ -50,11 +50,11 @@ pub struct Task {
 
 /// The kind of a task: tasks of one kind take about as long as each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TaskClass {
+pub struct TaskKind {
     /// The client's number for it.
     pub number: u32,
-    /// The kind that those who look see.
-    pub kind: KindId,
+    /// Its number among the kinds of all sessions, as those who look see it.
+    pub id: KindId,
 }
 
 /// When what happened to a task.
@@ -388,7 +388,7 @@ pub fn submitted(
         queue: submit.target.map_or(Queue::Shared, Queue::Direct),
         placement: submit.placement,
         runtime: submit.runtime,
-        class: TaskClass { number: submit.class, kind: submit.kind },
+        kind: TaskKind { number: submit.class, id: submit.kind },
         define: submit.define,
         options: submit.options.cloned(),
         payload,

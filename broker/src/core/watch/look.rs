@@ -158,7 +158,7 @@ impl Core {
         let task = self.tasks.get(attempt.task)?;
         let session = self.sessions.get(task.session)?;
         let for_us = task.times.assigned.map_or(0, |at| now.micros_since(at));
-        Some(((task.session, TaskId { session: session.id, n: task.n }), task.class.kind, for_us))
+        Some(((task.session, TaskId { session: session.id, n: task.n }), task.kind.id, for_us))
     }
 
     fn ends_seen(
