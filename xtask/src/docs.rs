@@ -112,7 +112,7 @@ fn is_elsewhere(link: &str) -> bool {
 
 /// The addresses of what a browser fetches to show the page: scripts, pictures, style sheets.
 fn loads(text: &str) -> impl Iterator<Item = &str> {
-    let sheets = text.split("<link ").skip(1).filter_map(|rest| {
+    let sheets = text.split("<link").skip(1).filter_map(|rest| {
         let tag = rest.split('>').next()?;
         let is_loaded = ["stylesheet", "preload", "icon"].iter().any(|word| tag.contains(word));
         if is_loaded { attributes(tag, "href").next() } else { None }
@@ -136,6 +136,7 @@ const PARTS: &[&str] = &[
     "LICENSE-MIT",
     "docs",
     "engine/examples",
+    "examples",
 ];
 
 #[cfg(test)]
@@ -150,6 +151,19 @@ mod tests {
                     <img src=\"a.png\"><a href=\"https://d.example\">d</a>";
         let found: Vec<&str> = loads(page).filter(|load| is_elsewhere(load)).collect();
         assert_eq!(found, ["https://b.example/a.css", "//c.example/a.js"]);
+    }
+
+    #[test]
+    fn every_page_of_the_guide_is_in_the_navigation() {
+        let root = Workspace::find().unwrap().root().to_owned();
+        let config = fs::read_to_string(root.join("docs/site/mkdocs.yml")).unwrap();
+        let nav = &config[config.find("\nnav:").unwrap()..];
+        let pages: Vec<_> = fs::read_dir(root.join("docs/guide")).unwrap().flatten().collect();
+        assert!(pages.len() > 20);
+        for page in pages {
+            let name = format!("docs/guide/{}", page.file_name().to_string_lossy());
+            assert!(nav.contains(&name), "{name} is in no part of the navigation");
+        }
     }
 
     #[test]
