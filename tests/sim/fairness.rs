@@ -196,8 +196,8 @@ impl World {
         }
     }
 
-    /// What an earlier start of the broker has ended for its time is cancelled where it ran; no more
-    /// is known.
+    /// A task that an earlier start of the broker has ended for its time is cancelled where it ran;
+    /// no more is known.
     fn may_be_cancelled(&self, client: &Client, submitted: &Submitted) -> bool {
         let has_run_timeout = self.calls[submitted.call].plan.run_timeout_ms.is_some();
         let is_revoked = self.broker.revoked.get(client.token).is_some();

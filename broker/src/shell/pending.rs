@@ -1,9 +1,9 @@
 //! Limits on the number of unauthenticated peers and on the rate at which they arrive.
 //!
 //! An unauthenticated peer is a connection that has not proved itself. First it is unknown; with
-//! its first message it waits for its admission; if that message was right it is a caller: it holds the
-//! broker's public key, which is in capability files alone. Each stage has places of its own, so
-//! that a crowd costs only those who have come no further than it has.
+//! its first message it waits for its admission; if that message was right it is a caller: it holds
+//! the broker's public key, which is in capability files alone. Each stage has places of its own,
+//! so that a crowd costs only those who have come no further than it has.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -321,7 +321,7 @@ mod tests {
             let admission = peer.admission();
             tokio::select! {
                 biased;
-                taken = admission => assert!(taken, "{left} have left, and took no admission with them"),
+                taken = admission => assert!(taken, "{left} have left, with no admission"),
                 () = std::future::ready(()) => left += 1,
             }
         }

@@ -15,8 +15,8 @@ pub(super) struct Rates {
     origins: BTreeMap<Origin, Rate>,
 }
 
-/// Admissions of which each takes a part of a second. After a quiet time half a second's worth are there
-/// at once.
+/// Admissions of which each takes a part of a second. After a quiet time half a second's worth are
+/// there at once.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     per_second: u32,
@@ -79,8 +79,8 @@ impl Rate {
         Some(wait)
     }
 
-    /// Whoever comes next waits for one admission less. Those who wait already keep their times: as many
-    /// admissions as were given back may so come twice as fast.
+    /// Whoever comes next waits for one admission less. Those who wait already keep their times: as
+    /// many admissions as were given back may so come twice as fast.
     fn give_back(&mut self) {
         self.used_until -= self.share();
     }

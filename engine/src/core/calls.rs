@@ -1,6 +1,16 @@
 //! Calls: definitions, headers and arguments as they come, put together to jobs that can run.
 
-use super::*;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use furlong_wire::call::{CallHeader, decode_header};
+use furlong_wire::ids::SessionId;
+use furlong_wire::message::Payload;
+use furlong_wire::payload::{InlineBytes, unpack_inline, unpack_inline_call};
+
+use super::receiving::Purpose;
+use super::{BrokerMisbehaved, Call, Core, HEADER_KEPT_BYTES, Request, unreadable};
+use crate::job::Job;
 
 impl Core {
     pub(super) fn define(

@@ -7,7 +7,9 @@ use furlong_wire::message::Work as AssignedWork;
 use furlong_wire::message::{
     Adopt, CancelAttempts, Chunk, EngineCredit, EngineDefine, Forget, Secret,
 };
-use furlong_wire::payload::{PayloadOpener, PayloadSealer, PayloadSecret, SealedPayload};
+use furlong_wire::payload::{
+    InlineBytes, PayloadOpener, PayloadSealer, PayloadSecret, SealedPayload, unpack_inline,
+};
 
 use super::results::UNSENT_OUTPUT_MAX;
 use super::*;
