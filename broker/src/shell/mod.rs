@@ -52,7 +52,7 @@ use spin::SpinBeforeSleep;
 use way_in::RejectedPeer;
 
 /// Chunks that are freed in one turn.
-const DISCARDED_PER_TICK: usize = 4;
+const DISCARDED_PER_TURN: usize = 4;
 
 /// The state that the tasks of the shell share.
 #[derive(Debug)]
@@ -378,7 +378,7 @@ impl Shell {
             loop {
                 let few: Vec<bytes::Bytes> = {
                     let mut discarded = self.discarded.borrow_mut();
-                    let few = discarded.len().min(DISCARDED_PER_TICK);
+                    let few = discarded.len().min(DISCARDED_PER_TURN);
                     discarded.drain(..few).collect()
                 };
                 if few.is_empty() {

@@ -85,6 +85,7 @@ impl Rate {
         self.used_until -= self.share();
     }
 
+    /// The time that an admission takes of it.
     fn share(&self) -> Duration {
         Duration::from_secs(1) / self.per_second
     }

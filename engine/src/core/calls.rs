@@ -5,18 +5,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use furlong_wire::call::{CallHeader, decode_header};
 use furlong_wire::ids::SessionId;
-use furlong_wire::message::Payload;
+use furlong_wire::message::{EngineDefine, Payload};
 use furlong_wire::payload::{InlineBytes, unpack_inline, unpack_inline_call};
 
 use super::receiving::Purpose;
-use super::{BrokerMisbehaved, Call, Core, HEADER_KEPT_BYTES, Request, unreadable};
+use super::{BrokerMisbehaved, Call, Core, Request, unreadable};
 use crate::job::Job;
 
+/// A call header up to this size is kept for the next call.
+const HEADER_KEPT_BYTES: usize = 1024;
+
 impl Core {
-    pub(super) fn define(
-        &mut self,
-        define: furlong_wire::message::EngineDefine,
-    ) -> Result<(), BrokerMisbehaved> {
+    pub(super) fn define(&mut self, define: EngineDefine) -> Result<(), BrokerMisbehaved> {
         match &define.payload {
             Payload::Inline(inline) => {
                 let blob =

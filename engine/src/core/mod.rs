@@ -184,8 +184,6 @@ enum Early {
 
 /// The longest time that a task runs before its start is reported to the broker.
 const REPORT_AFTER: Duration = Duration::from_millis(5);
-/// A call header up to this size is kept for the next call.
-const HEADER_KEPT_BYTES: usize = 1024;
 impl Core {
     /// A process with that many slots.
     pub fn new(instance: InstanceId, slots: u32) -> Self {
