@@ -96,6 +96,30 @@ fn busy_farm() -> Cluster {
     cluster
 }
 
+/// Tasks with four troubles: an engine three times slower than the others, a kind that is nearly all
+/// overhead, a label that no engine has, and a function that fails on some inputs.
+fn plant_troubles(cluster: &Cluster) {
+    let model = file(
+        cluster.home(),
+        "model.py",
+        "def noop(item):\n    return None\n\ndef load(item):\n    return 1 / (int(item) % 3)\n",
+    );
+    let fit = "[ $FURLONG_ENGINE = 3 ] && sleep 0.15 || sleep 0.05";
+    let fit = file(cluster.home(), "fit", &format!("#!/bin/sh\n{fit}\n"));
+    std::fs::set_permissions(&fit, std::fs::Permissions::from_mode(0o700)).unwrap();
+    cluster.furlong(&["submit", "--require", "gpu", "--", "true"]).ok();
+    cluster.furlong(&["submit", "--array", "1-300", "--wait", "--", &fit]).ok();
+    let map = |function: &str, items: u32| {
+        let items: Vec<String> = (0..items).map(|item| item.to_string()).collect();
+        let function = format!("{model}:{function}");
+        let words = ["map", "--no-progress", &function].into_iter();
+        let words: Vec<&str> = words.chain(items.iter().map(String::as_str)).collect();
+        cluster.furlong(&words)
+    };
+    map("noop", 1_200).ok();
+    map("load", 60).failed(1);
+}
+
 /// Contrast of a text to what is behind it, by WCAG 2; the least of all texts of the page.
 const CONTRAST: &str = r"(() => {
   const parts = (text) => text.match(/[\d.]+/g).map(Number);
@@ -225,4 +249,50 @@ fn names_labels_and_types_of_errors_never_become_markup() {
     browser.open("about:blank");
     browser.open(&url);
     browser.wait_for(&shows("this key has been used"));
+}
+
+#[test]
+fn four_planted_troubles_are_named_with_what_to_do() {
+    let Some(mut browser) = Browser::start() else {
+        eprintln!("skipped: there is no chromium here");
+        return;
+    };
+    let cluster = Cluster::start(4);
+    let (_page, url) = serve(cluster.home(), &[]);
+    browser.open(&url);
+    browser.wait_for(&shows("● live"));
+    assert_eq!(browser.value("document.querySelectorAll('.notes li').length"), 0);
+    plant_troubles(&cluster);
+    browser.wait_for("document.querySelectorAll('.notes li').length >= 4");
+    // The data as the page is told it: one look of a second reader.
+    let told = "new Promise((resolve) => { const it = new EventSource('events');
+        it.addEventListener('look', (event) => {
+          it.close();
+          resolve(JSON.parse(event.data).notes);
+        }); })";
+    let notes = browser.value(told);
+    let notes = notes.as_array().unwrap();
+    assert_eq!(notes.len(), 4, "each trouble once, and nothing else: {notes:?}");
+    for (note, about, found, to_do, page) in [
+        ("slow_engine", "engine", Value::from(3), "furlong shutdown --finish 3", "engines"),
+        ("small_tasks", "kind", "model.noop".into(), "chunksize", "kinds"),
+        ("nobody_fits", "text", "command gpu".into(), "furlong engine --label gpu", "kinds"),
+        ("same_failure", "kind", "model.load".into(), "furlong result", "errors"),
+    ] {
+        let told = notes.iter().find(|it| it["note"] == note);
+        let told = told.unwrap_or_else(|| panic!("no {note}: {notes:?}"));
+        assert_eq!(told[about], found, "{told}");
+        let says = told["says"].as_str().unwrap();
+        assert!(says.contains(to_do), "{says}");
+        // The first screen has it, with the way to the page that has more.
+        let item = format!(
+            "[...document.querySelectorAll('.notes li')].find((it) => it.innerText.includes({to_do:?}))"
+        );
+        let link = browser.value(&format!("{item}.querySelector('a').hash"));
+        assert_eq!(link, format!("#/{page}"), "{says}");
+        let is_seen = format!("{item}.getBoundingClientRect().bottom <= innerHeight");
+        assert_eq!(browser.value(&is_seen), true, "{note} is below the first screen");
+    }
+    check_looks(&mut browser, "troubles");
+    assert_eq!(browser.complaints(""), Vec::<String>::new());
 }
