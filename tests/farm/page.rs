@@ -5,10 +5,11 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 use furlong_tests::browser::Browser;
-use furlong_tests::command::{Cluster, file, furlong};
+use furlong_tests::command::{Cluster, file, furlong, processes_of};
 use furlong_tests::home::Home;
 use furlong_tests::program::Program;
-use furlong_tests::wait::SOON;
+use furlong_tests::wait::{SOON, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A label and a name that would run if they became markup.
@@ -68,6 +69,46 @@ fn a_cluster_starts_its_page_and_ends_it() {
 }
 
 #[test]
+fn a_page_that_dies_comes_back_at_its_address() {
+    let mut cluster = Cluster::start_with(&["-n", "1", "--dashboard", "--history"]);
+    let url = cluster.supervisor().wait_for_line("page ", SOON);
+    let url = url.trim_start_matches("page").trim().to_owned();
+    let browser = Browser::start().map(|mut browser| {
+        browser.open(&url);
+        browser.wait_for(&shows("● live"));
+        browser
+    });
+    let pid_of = |cluster: &Cluster, words: &str| {
+        let found = processes_of(cluster.home().path());
+        found.into_iter().find(|(_, line)| line.contains(words)).map(|(pid, _)| pid)
+    };
+    for words in ["dashboard --cluster", "history record"] {
+        let before = pid_of(&cluster, words).unwrap();
+        kill_process(Pid::from_raw(before.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        let is_back = || pid_of(&cluster, words).is_some_and(|pid| pid != before);
+        assert!(eventually(SOON, is_back), "{words} is not started again");
+    }
+    let is_served = || TcpStream::connect(address(&url)).is_ok();
+    assert!(eventually(SOON, is_served), "{url} is gone");
+    let mut again = String::new();
+    let has_url = || {
+        let printed = cluster.furlong(&["dashboard", "url"]);
+        again.clone_from(&printed.stdout);
+        printed.code == Some(0)
+    };
+    assert!(eventually(SOON, has_url), "no address is printed");
+    assert_eq!(address(&url), address(&again));
+    cluster.furlong(&["submit", "--wait", "--", "true"]).ok();
+    let is_written = || cluster.furlong(&["history"]).stdout.contains("true");
+    assert!(eventually(SOON, is_written), "{:?}", cluster.furlong(&["history"]));
+    // No cookie of before is good: the open page asks for a key, and takes one in the same tab.
+    let Some(mut browser) = browser else { return };
+    browser.wait_for(&shows("This page asks for a key"));
+    browser.value(&format!("location.hash = new URL({again:?}).hash"));
+    browser.wait_for(&shows("● live"));
+}
+
+#[test]
 fn another_address_is_served_for_a_named_proxy_alone() {
     let home = Home::new();
     let refused = furlong(&["dashboard", "--listen", "0.0.0.0:0"], &home).failed(2);
@@ -96,8 +137,8 @@ fn busy_farm() -> Cluster {
     cluster
 }
 
-/// Tasks with four troubles: an engine three times slower than the others, a kind that is nearly all
-/// overhead, a label that no engine has, and a function that fails on some inputs.
+/// Tasks with four troubles: an engine three times slower than the others, a kind that is nearly
+/// all overhead, a label that no engine has, and a function that fails on some inputs.
 fn plant_troubles(cluster: &Cluster) {
     let model = file(
         cluster.home(),
@@ -286,7 +327,8 @@ fn four_planted_troubles_are_named_with_what_to_do() {
         assert!(says.contains(to_do), "{says}");
         // The first screen has it, with the way to the page that has more.
         let item = format!(
-            "[...document.querySelectorAll('.notes li')].find((it) => it.innerText.includes({to_do:?}))"
+            "[...document.querySelectorAll('.notes li')]
+                .find((it) => it.innerText.includes({to_do:?}))"
         );
         let link = browser.value(&format!("{item}.querySelector('a').hash"));
         assert_eq!(link, format!("#/{page}"), "{says}");
