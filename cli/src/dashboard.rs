@@ -126,6 +126,11 @@ pub fn url(dir: &ClusterDir) -> Result<String> {
     Ok(with_key(&served.url, &secret))
 }
 
+/// The port at which the page of a cluster is served, as far as its file knows.
+pub fn port(dir: &ClusterDir) -> Option<u16> {
+    served(dir).map(|served| served.address.port())
+}
+
 /// In the fragment, which a browser sends nowhere and writes into no log of a proxy.
 fn with_key(url: &str, secret: &Secret) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -185,9 +190,12 @@ fn loopback(address: SocketAddr) -> SocketAddr {
 
 /// Returns true if the page of a cluster that was started last is served by this process.
 pub fn is_served_by(dir: &ClusterDir, pid: u32) -> bool {
-    let text = read_private(&file(dir), FILE_BYTES_MAX).ok();
-    let served = text.and_then(|text| serde_json::from_str::<Served>(&text).ok());
-    served.is_some_and(|served| served.pid == pid)
+    served(dir).is_some_and(|served| served.pid == pid)
+}
+
+fn served(dir: &ClusterDir) -> Option<Served> {
+    let text = read_private(&file(dir), FILE_BYTES_MAX).ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 async fn door(args: &DashboardArgs, secret: Secret) -> Result<Door> {

@@ -7,6 +7,8 @@ export const farm = {
 
 let source = null;
 let listener = () => {};
+let refused = () => {};
+let isRefused = false;
 
 export function kindName(id) {
   const kind = farm.kinds.get(id);
@@ -38,14 +40,14 @@ function take(event) {
 }
 
 function open() {
-  if (source || document.hidden) return;
+  if (source || document.hidden || isRefused) return;
   source = new EventSource("events");
   source.addEventListener("look", take);
   source.onerror = () => {
     farm.live = "no answer";
     if (source && source.readyState === EventSource.CLOSED) {
       close();
-      setTimeout(open, 3000);
+      setTimeout(again, 1000);
     }
     listener();
   };
@@ -56,13 +58,29 @@ function close() {
   source = null;
 }
 
-export function start(changed) {
-  listener = changed;
-  open();
-  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+// A server that was started again no longer knows who was let in.
+async function again() {
+  const about = await ask("about");
+  if (about.status !== 401) {
+    open();
+  } else if (!isRefused) {
+    isRefused = true;
+    refused();
+  }
 }
 
-// Asks for something; `null` if it does not come.
+function seenOrHidden() {
+  if (document.hidden) close();
+  else open();
+}
+
+export function start(changed, door) {
+  [listener, refused, isRefused] = [changed, door, false];
+  open();
+  document.addEventListener("visibilitychange", seenOrHidden);
+}
+
+// Asks for something; the answer has an `error` if it does not come.
 export async function ask(path, values) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(values || {})) {
@@ -71,7 +89,7 @@ export async function ask(path, values) {
   const text = query.toString();
   try {
     const answer = await fetch(text ? `${path}?${text}` : path);
-    if (!answer.ok) return { error: await answer.text() };
+    if (!answer.ok) return { error: await answer.text(), status: answer.status };
     return await answer.json();
   } catch {
     return { error: "the page's server does not answer" };

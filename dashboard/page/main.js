@@ -35,6 +35,12 @@ function show() {
   if (farm.farm) shown.update();
 }
 
+// An address with a key, in the tab that shows the page already, loads nothing anew.
+function moved() {
+  if (location.hash.startsWith("#key=")) begin();
+  else if (shown) show();
+}
+
 function changed() {
   const live = at("live");
   live.textContent = farm.live === "live" ? "● live" : `○ ${farm.live}`;
@@ -114,6 +120,7 @@ function frame() {
   at("theme").addEventListener("click", nextTheme);
   at("help").addEventListener("click", toggleHelp);
   document.addEventListener("keydown", press);
+  window.addEventListener("hashchange", moved);
   // What is on a canvas has the colours of the moment in which it was drawn.
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shown && farm.farm && shown.update());
   setTheme(themeBefore());
@@ -133,6 +140,7 @@ function door(why) {
     if (refused) problem.textContent = refused;
     else begin();
   } }, el("label", null, "Key ", field), " ", el("button", null, "Enter"));
+  shown = null;
   at("live").textContent = "○ no key";
   put(at("main"), el("h1", null, "This page asks for a key"),
     el("p", null, "On the machine where it is served, ", el("code", null, "furlong dashboard url"),
@@ -152,9 +160,8 @@ async function begin() {
     return;
   }
   farm.about = about;
-  window.addEventListener("hashchange", show);
   show();
-  start(changed);
+  start(changed, () => door("The page's server was started again, and asks anew."));
 }
 
 frame();

@@ -18,11 +18,23 @@ function verdict() {
   return `${busy}, ${end}.`;
 }
 
+// The page that has more about a note.
+const MORE = {
+  slow_engine: "engines", dying: "engines", stuck: "engines", set_aside: "engines",
+  same_failure: "errors", memory: "owners", unread_results: "owners",
+};
+
 export function notesList(notes) {
   if (!notes.length) return el("p", { class: "soft" }, "Nothing is wrong.");
   return el("ul", { class: "notes" }, notes.map((note) =>
-    el("li", null, "! ", note.says, note.kind || note.engine !== null
-      ? [" ", el("a", { href: note.engine !== null ? "#/engines" : "#/kinds" }, "show")] : null)));
+    el("li", null, "! ", withCode(note.says), " ", more(MORE[note.note] || "kinds"))));
+}
+
+// What stands between backticks is to be typed, or is a name.
+const withCode = (text) => text.split("`").map((part, at) => (at % 2 ? el("code", null, part) : part));
+
+function more(page) {
+  return el("a", { href: `#/${page}` }, `see ${page}`);
 }
 
 export function overview() {

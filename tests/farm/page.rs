@@ -5,10 +5,11 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 use furlong_tests::browser::Browser;
-use furlong_tests::command::{Cluster, file, furlong};
+use furlong_tests::command::{Cluster, file, furlong, processes_of};
 use furlong_tests::home::Home;
 use furlong_tests::program::Program;
-use furlong_tests::wait::SOON;
+use furlong_tests::wait::{SOON, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A label and a name that would run if they became markup.
@@ -68,6 +69,46 @@ fn a_cluster_starts_its_page_and_ends_it() {
 }
 
 #[test]
+fn a_page_that_dies_comes_back_at_its_address() {
+    let mut cluster = Cluster::start_with(&["-n", "1", "--dashboard", "--history"]);
+    let url = cluster.supervisor().wait_for_line("page ", SOON);
+    let url = url.trim_start_matches("page").trim().to_owned();
+    let browser = Browser::start().map(|mut browser| {
+        browser.open(&url);
+        browser.wait_for(&shows("● live"));
+        browser
+    });
+    let pid_of = |cluster: &Cluster, words: &str| {
+        let found = processes_of(cluster.home().path());
+        found.into_iter().find(|(_, line)| line.contains(words)).map(|(pid, _)| pid)
+    };
+    for words in ["dashboard --cluster", "history record"] {
+        let before = pid_of(&cluster, words).unwrap();
+        kill_process(Pid::from_raw(before.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        let is_back = || pid_of(&cluster, words).is_some_and(|pid| pid != before);
+        assert!(eventually(SOON, is_back), "{words} is not started again");
+    }
+    let is_served = || TcpStream::connect(address(&url)).is_ok();
+    assert!(eventually(SOON, is_served), "{url} is gone");
+    let mut again = String::new();
+    let has_url = || {
+        let printed = cluster.furlong(&["dashboard", "url"]);
+        again.clone_from(&printed.stdout);
+        printed.code == Some(0)
+    };
+    assert!(eventually(SOON, has_url), "no address is printed");
+    assert_eq!(address(&url), address(&again));
+    cluster.furlong(&["submit", "--wait", "--", "true"]).ok();
+    let is_written = || cluster.furlong(&["history"]).stdout.contains("true");
+    assert!(eventually(SOON, is_written), "{:?}", cluster.furlong(&["history"]));
+    // No cookie of before is good: the open page asks for a key, and takes one in the same tab.
+    let Some(mut browser) = browser else { return };
+    browser.wait_for(&shows("This page asks for a key"));
+    browser.value(&format!("location.hash = new URL({again:?}).hash"));
+    browser.wait_for(&shows("● live"));
+}
+
+#[test]
 fn another_address_is_served_for_a_named_proxy_alone() {
     let home = Home::new();
     let refused = furlong(&["dashboard", "--listen", "0.0.0.0:0"], &home).failed(2);
@@ -94,6 +135,30 @@ fn busy_farm() -> Cluster {
     submit(&["--array", "1-9", "--label", "night", "--", &train]).ok();
     submit(&["--require", "gpu", "--", "true"]).ok();
     cluster
+}
+
+/// Tasks with four troubles: an engine three times slower than the others, a kind that is nearly
+/// all overhead, a label that no engine has, and a function that fails on some inputs.
+fn plant_troubles(cluster: &Cluster) {
+    let model = file(
+        cluster.home(),
+        "model.py",
+        "def noop(item):\n    return None\n\ndef load(item):\n    return 1 / (int(item) % 3)\n",
+    );
+    let fit = "[ $FURLONG_ENGINE = 3 ] && sleep 0.15 || sleep 0.05";
+    let fit = file(cluster.home(), "fit", &format!("#!/bin/sh\n{fit}\n"));
+    std::fs::set_permissions(&fit, std::fs::Permissions::from_mode(0o700)).unwrap();
+    cluster.furlong(&["submit", "--require", "gpu", "--", "true"]).ok();
+    cluster.furlong(&["submit", "--array", "1-300", "--wait", "--", &fit]).ok();
+    let map = |function: &str, items: u32| {
+        let items: Vec<String> = (0..items).map(|item| item.to_string()).collect();
+        let function = format!("{model}:{function}");
+        let words = ["map", "--no-progress", &function].into_iter();
+        let words: Vec<&str> = words.chain(items.iter().map(String::as_str)).collect();
+        cluster.furlong(&words)
+    };
+    map("noop", 1_200).ok();
+    map("load", 60).failed(1);
 }
 
 /// Contrast of a text to what is behind it, by WCAG 2; the least of all texts of the page.
@@ -225,4 +290,51 @@ fn names_labels_and_types_of_errors_never_become_markup() {
     browser.open("about:blank");
     browser.open(&url);
     browser.wait_for(&shows("this key has been used"));
+}
+
+#[test]
+fn four_planted_troubles_are_named_with_what_to_do() {
+    let Some(mut browser) = Browser::start() else {
+        eprintln!("skipped: there is no chromium here");
+        return;
+    };
+    let cluster = Cluster::start(4);
+    let (_page, url) = serve(cluster.home(), &[]);
+    browser.open(&url);
+    browser.wait_for(&shows("● live"));
+    assert_eq!(browser.value("document.querySelectorAll('.notes li').length"), 0);
+    plant_troubles(&cluster);
+    browser.wait_for("document.querySelectorAll('.notes li').length >= 4");
+    // The data as the page is told it: one look of a second reader.
+    let told = "new Promise((resolve) => { const it = new EventSource('events');
+        it.addEventListener('look', (event) => {
+          it.close();
+          resolve(JSON.parse(event.data).notes);
+        }); })";
+    let notes = browser.value(told);
+    let notes = notes.as_array().unwrap();
+    assert_eq!(notes.len(), 4, "each trouble once, and nothing else: {notes:?}");
+    for (note, about, found, to_do, page) in [
+        ("slow_engine", "engine", Value::from(3), "furlong shutdown --finish 3", "engines"),
+        ("small_tasks", "kind", "model.noop".into(), "chunksize", "kinds"),
+        ("nobody_fits", "text", "command gpu".into(), "furlong engine --label gpu", "kinds"),
+        ("same_failure", "kind", "model.load".into(), "furlong result", "errors"),
+    ] {
+        let told = notes.iter().find(|it| it["note"] == note);
+        let told = told.unwrap_or_else(|| panic!("no {note}: {notes:?}"));
+        assert_eq!(told[about], found, "{told}");
+        let says = told["says"].as_str().unwrap();
+        assert!(says.contains(to_do), "{says}");
+        // The first screen has it, with the way to the page that has more.
+        let item = format!(
+            "[...document.querySelectorAll('.notes li')]
+                .find((it) => it.innerText.includes({to_do:?}))"
+        );
+        let link = browser.value(&format!("{item}.querySelector('a').hash"));
+        assert_eq!(link, format!("#/{page}"), "{says}");
+        let is_seen = format!("{item}.getBoundingClientRect().bottom <= innerHeight");
+        assert_eq!(browser.value(&is_seen), true, "{note} is below the first screen");
+    }
+    check_looks(&mut browser, "troubles");
+    assert_eq!(browser.complaints(""), Vec::<String>::new());
 }

@@ -66,6 +66,7 @@ fn rust(workspace: &Workspace) -> anyhow::Result<()> {
     let python = python::ensure(workspace)?;
     want(workspace, "mpirun", "openmpi-bin", "The test of engines under MPI");
     want(workspace, "valgrind", "valgrind", "The count of a no-op's instructions");
+    want_browser(workspace);
     want_slurm();
     want_grid_engine();
     build_programs(workspace)?;
@@ -146,6 +147,14 @@ fn want(workspace: &Workspace, program: &str, package: &str, what: &str) {
         && let Err(error) = apt_install(&[package], &format!("there is no `{program}`"))
     {
         println!("{error}. {what} is left out.");
+    }
+}
+
+/// The tests of the farm's page take any browser of this kind, and are skipped without one.
+fn want_browser(workspace: &Workspace) {
+    let is_there = |name: &&str| works(workspace.program(name).arg("--version"));
+    if !["chromium-browser", "google-chrome"].iter().any(is_there) {
+        want(workspace, "chromium", "chromium", "The farm's page in a browser");
     }
 }
 

@@ -1,21 +1,22 @@
 //! The processes beside a local cluster's broker and engines: its page, and the one that writes its
 //! history.
 
+use std::convert::Infallible;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use furlong_host::home::ClusterDir;
 
-use super::local::LocalCluster;
-use super::member::Member;
-use super::page::ClusterPage;
-use crate::history;
+use super::local::{LocalOptions, until};
+use super::member::{Member, MemberPlace};
+use crate::{dashboard, history};
 
-/// The time limit for a history to be opened.
+/// The time limit for a page to be served, and for a history to be opened.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time limit for a last look, and the end after it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause between two looks at the history's file.
+/// The pause between two looks at the file of either.
 const POLL: Duration = Duration::from_millis(10);
 
 /// Those that are wanted.
@@ -29,11 +30,40 @@ pub struct BesideArgs {
     history: bool,
 }
 
-/// Those that run.
-#[derive(Debug, Default)]
+/// One of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    Page,
+    History,
+}
+
+/// Those that run, each in a place in which it is started again when it dies.
+#[derive(Debug)]
 pub struct Beside {
-    page: Option<ClusterPage>,
-    history: Option<Member>,
+    options: LocalOptions,
+    dir: ClusterDir,
+    places: Vec<(Part, MemberPlace)>,
+    /// The port that the page has got, and keeps.
+    port: u16,
+    url: Option<String>,
+}
+
+impl Part {
+    /// It, in messages.
+    fn what(self) -> &'static str {
+        match self {
+            Self::Page => "the page",
+            Self::History => "the history",
+        }
+    }
+
+    /// Returns true once this process of it does its work.
+    fn stands(self, dir: &ClusterDir, pid: u32) -> bool {
+        match self {
+            Self::Page => dashboard::is_served_by(dir, pid),
+            Self::History => history::is_written(&dir.history()),
+        }
+    }
 }
 
 impl BesideArgs {
@@ -45,53 +75,118 @@ impl BesideArgs {
 }
 
 impl Beside {
-    /// Starts those that are wanted.
+    /// Nothing beside this cluster yet.
+    pub fn new(options: LocalOptions, dir: ClusterDir) -> Self {
+        Self { options, dir, places: Vec::new(), port: 0, url: None }
+    }
+
+    /// Starts those that are wanted, and waits until they do their work.
     ///
     /// # Errors
-    /// What one of them said before it ended, or that it took too long.
-    pub async fn start(
-        &mut self,
-        args: BesideArgs,
-        local: &LocalCluster,
-        dir: &ClusterDir,
-    ) -> Result<()> {
+    /// The message of one of them before it ended, or that it took too long.
+    pub async fn start(&mut self, args: BesideArgs) -> Result<()> {
         if args.dashboard {
-            self.page = Some(ClusterPage::start(local.command(&["dashboard"])?, dir).await?);
+            self.start_first(Part::Page).await?;
+            self.port = dashboard::port(&self.dir).context("the page does not say where it is")?;
+            self.url = Some(dashboard::url(&self.dir)?);
         }
         if args.history {
-            self.start_history(local, dir).await?;
+            self.start_first(Part::History).await?;
         }
         Ok(())
     }
 
     /// The page's address, with a key that is good once.
     pub fn url(&self) -> Option<&str> {
-        self.page.as_ref().map(|page| page.url.as_str())
+        self.url.as_deref()
+    }
+
+    /// Starts again those that die, more and more slowly. One that was told to stop stays so.
+    pub async fn look_after(&mut self) -> Infallible {
+        loop {
+            let due = self.places.iter().filter_map(|(_, place)| place.starts_at()).min();
+            tokio::select! {
+                (at, status) = self.next_end() => self.note_end(at, status).await,
+                () = until(due) => self.start_due(),
+            }
+        }
     }
 
     /// Stops them, while the broker still answers: the history has a last look.
     pub async fn stop(self) {
-        if let Some(mut history) = self.history {
-            history.ask_to_leave();
-            history.leave(Instant::now() + STOP_TIMEOUT).await;
-        }
-        if let Some(page) = self.page {
-            page.stop().await;
+        let members = self.places.into_iter().filter_map(|(_, place)| place.member);
+        let mut members: Vec<Member> = members.collect();
+        members.iter_mut().for_each(Member::ask_to_leave);
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        for member in &mut members {
+            member.leave(deadline).await;
         }
     }
 
-    async fn start_history(&mut self, local: &LocalCluster, dir: &ClusterDir) -> Result<()> {
-        let mut command = local.command(&["history", "record"])?;
-        command.arg("--stop-with-stdin");
-        let mut member = Member::spawn("the history", command)?;
+    /// Starts one for the first time. What it says before it works is an error.
+    async fn start_first(&mut self, part: Part) -> Result<()> {
+        let mut member = self.spawn(part)?;
         let deadline = Instant::now() + START_TIMEOUT;
-        while !history::is_written(&dir.history()) {
+        while !member.child.id().is_some_and(|pid| part.stands(&self.dir, pid)) {
             if member.child.try_wait()?.is_some() || Instant::now() >= deadline {
-                bail!("no history is written: {}", member.said_at_its_end().await);
+                bail!("{} does not stand: {}", part.what(), member.said_at_its_end().await);
             }
             tokio::time::sleep(POLL).await;
         }
-        self.history = Some(member);
+        self.places.push((part, MemberPlace::new(member)));
         Ok(())
+    }
+
+    fn spawn(&self, part: Part) -> Result<Member> {
+        let mut command = match part {
+            Part::Page => self.options.command(&["dashboard"])?,
+            Part::History => self.options.command(&["history", "record"])?,
+        };
+        if part == Part::Page {
+            // Any free one at first; then the one that browsers have open.
+            command.arg("--port").arg(self.port.to_string());
+        }
+        command.arg("--stop-with-stdin");
+        Member::spawn(part.what(), command)
+    }
+
+    /// Waits until one ends, and says in which place, and how.
+    async fn next_end(&mut self) -> (usize, Option<ExitStatus>) {
+        let members = self.places.iter_mut().enumerate();
+        let members = members.filter_map(|(at, (_, place))| Some((at, place.member.as_mut()?)));
+        let ends: Vec<_> = members
+            .map(|(at, member)| Box::pin(async move { (at, member.child.wait().await.ok()) }))
+            .collect();
+        if ends.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        futures_util::future::select_all(ends).await.0
+    }
+
+    async fn note_end(&mut self, at: usize, status: Option<ExitStatus>) {
+        if status.is_some_and(|status| status.success()) {
+            let (part, place) = self.places.remove(at);
+            let (what, pid) = (part.what(), place.pid_before());
+            tracing::info!("{what}, process {pid}, was told to stop, and is not started again");
+            return;
+        }
+        let how = status.map_or("it is gone".to_owned(), |status| status.to_string());
+        let (part, place) = &mut self.places[at];
+        place.note_end(part.what(), &how).await;
+    }
+
+    /// Starts again what has waited for long enough.
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        for at in 0..self.places.len() {
+            let (part, place) = &self.places[at];
+            let part = *part;
+            if place.starts_at().is_some_and(|starts| starts <= now) {
+                let started = self.spawn(part);
+                let place = &mut self.places[at].1;
+                place.note_start(part.what(), &started);
+                place.member = started.ok();
+            }
+        }
     }
 }

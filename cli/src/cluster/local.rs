@@ -44,6 +44,19 @@ pub struct LocalOptions {
     pub is_open: bool,
 }
 
+impl LocalOptions {
+    /// The command line of a part of this cluster.
+    ///
+    /// # Errors
+    /// This program does not know how it is started.
+    pub fn command(&self, subcommand: &[&str]) -> Result<Command> {
+        let mut command = Command::from(self.program.command()?);
+        command.args(subcommand).args(["--cluster", self.cluster.as_str()]);
+        command.env("FURLONG_HOME", &self.home).env_remove("FURLONG_CAP");
+        Ok(command)
+    }
+}
+
 /// A cluster of child processes. They end with this process, however it ends: each watches its
 /// standard input.
 #[derive(Debug)]
@@ -254,7 +267,7 @@ impl LocalCluster {
     }
 
     fn spawn_broker(&self) -> Result<Member> {
-        let mut command = self.command(&["broker"])?;
+        let mut command = self.options.command(&["broker"])?;
         if !(self.options.has_pools || self.options.is_open) {
             command.args(["--bind", "127.0.0.1"]);
         }
@@ -270,13 +283,13 @@ impl LocalCluster {
     }
 
     fn spawn_keeper(&self) -> Result<Member> {
-        let mut command = self.command(&["pool", "keep"])?;
+        let mut command = self.options.command(&["pool", "keep"])?;
         command.arg("--stop-with-stdin");
         Member::spawn(KEEPER, command)
     }
 
     fn spawn_engine(&self) -> Result<Member> {
-        let mut command = self.command(&["engine"])?;
+        let mut command = self.options.command(&["engine"])?;
         command.arg("--stop-with-stdin").arg("--cap").arg(self.dir.capability(Role::Engine));
         // They are one process each, and know nothing of one another.
         command.envs(furlong_engine::runtime::python::thread_counts(self.options.engines));
@@ -285,17 +298,6 @@ impl LocalCluster {
         }
         command.args(&self.options.engine_flags);
         Member::spawn("an engine", command)
-    }
-
-    /// The command line of a part of this cluster.
-    ///
-    /// # Errors
-    /// This program does not know how it is started.
-    pub fn command(&self, subcommand: &[&str]) -> Result<Command> {
-        let mut command = Command::from(self.options.program.command()?);
-        command.args(subcommand).args(["--cluster", self.options.cluster.as_str()]);
-        command.env("FURLONG_HOME", &self.options.home).env_remove("FURLONG_CAP");
-        Ok(command)
     }
 
     async fn broker_listens(&mut self) -> Result<()> {
@@ -364,7 +366,8 @@ impl LocalCluster {
     }
 }
 
-async fn until(at: Option<Instant>) {
+/// Waits until then; for ever if there is no such time.
+pub async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,

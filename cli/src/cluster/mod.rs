@@ -6,7 +6,6 @@ mod engine_flags;
 pub mod inherited;
 mod local;
 pub mod member;
-mod page;
 mod run;
 mod state;
 
@@ -190,11 +189,11 @@ async fn start(args: Box<StartArgs>, engines: u32, program: &Program) -> Result<
         is_open: false,
     };
     let mut stop = std::pin::pin!(furlong_host::stop::requested(false));
-    let mut local = LocalCluster::new(options);
-    let mut beside = Beside::default();
+    let mut local = LocalCluster::new(options.clone());
+    let mut beside = Beside::new(options, dir.clone());
     let start = async {
         local.start().await?;
-        beside.start(args.beside, &local, &dir).await
+        beside.start(args.beside).await
     };
     let started = tokio::select! {
         started = start => started,
@@ -215,6 +214,7 @@ async fn start(args: Box<StartArgs>, engines: u32, program: &Program) -> Result<
     announce(&args, &local, beside.url(), &dir)?;
     let reason = tokio::select! {
         reason = local.look_after(|state| write_state(&dir, state)) => reason,
+        never = beside.look_after() => match never {},
         reason = &mut stop => reason,
     };
     tracing::info!("cluster {} stops: {reason}", args.cluster);

@@ -66,12 +66,19 @@ pub fn header(
     texts.iter_mut().for_each(|text| clip(text, width));
     let mut lines: Vec<Line<'static>> = texts.into_iter().map(Line::from).collect();
     if state.page != Page::Notes {
-        let shown = picture.notes.iter().take(NOTES_SHOWN).map(|note| {
-            let mut text = printable::line(&format!("! {}", sentence(note, picture))).into_owned();
+        let notes = picture.notes.len();
+        // One alone takes the line that would say that it is left out.
+        let told = if notes <= NOTES_SHOWN + 1 { notes } else { NOTES_SHOWN };
+        let shown =
+            picture.notes.iter().take(told).map(|note| {
+                printable::line(&format!("! {}", sentence(note, picture))).into_owned()
+            });
+        let more = (told < notes)
+            .then(|| format!("! and {} more: key 7, or `--page notes`", notes - told));
+        lines.extend(shown.chain(more).map(|mut text| {
             clip(&mut text, width);
             Line::from(Span::styled(text, Style::new().add_modifier(Modifier::BOLD)))
-        });
-        lines.extend(shown);
+        }));
     }
     lines
 }

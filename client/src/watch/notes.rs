@@ -4,6 +4,10 @@ use furlong_wire::message::{Note, NoteCode};
 
 use super::Picture;
 
+/// The way to an error that only its owner may read.
+const WHERE_ERRORS_ARE: &str =
+    "who submitted it has the error; `furlong result TASK` prints that of a kept task";
+
 /// A sentence that says what was found, and what to do about it.
 pub fn sentence(note: &Note, picture: &Picture) -> String {
     let kind = note.kind.map(|id| picture.kind_name(id)).unwrap_or_default();
@@ -16,7 +20,8 @@ pub fn sentence(note: &Note, picture: &Picture) -> String {
             "{percent} % of the time of `{kind}` is overhead: send more items in one task (`chunksize`)"
         ),
         NoteCode::SlowEngine => format!(
-            "engine {engine} on {host} takes {:.1} times as long as the others for the same tasks",
+            "engine {engine} on {host} takes {:.1} times as long as the others for the same tasks: see what else runs \
+             there; `furlong shutdown --finish {engine}` stops it",
             *percent as f64 / 100.0
         ),
         NoteCode::NobodyFits => {
@@ -26,13 +31,14 @@ pub fn sentence(note: &Note, picture: &Picture) -> String {
             let tasks = tasks(*count);
             if labels.is_empty() {
                 return format!(
-                    "{tasks} for {runtime}, and no engine that runs it is online: start one"
+                    "{tasks} for {runtime}, and no engine that runs it is online: start one with \
+                     `furlong engine`"
                 );
             }
             let flags: Vec<String> =
                 labels.iter().map(|label| format!("--label {label}")).collect();
             format!(
-                "{tasks} for {runtime} with {}, which no engine has: start one with `{}`",
+                "{tasks} for {runtime} with {}, which no engine has: start one with `furlong engine {}`",
                 labels.join(", "),
                 flags.join(" ")
             )
@@ -42,13 +48,17 @@ pub fn sentence(note: &Note, picture: &Picture) -> String {
              (`--memory`)"
         ),
         NoteCode::UnreadResults => {
-            format!("session {text} has {count} results that its client does not read")
+            format!(
+                "session {text} has {count} results that its client does not read: read them, or end that client"
+            )
         }
         NoteCode::SameFailure if text.is_empty() => {
-            format!("`{kind}` has failed {count} times in the same way")
+            format!("`{kind}` has failed {count} times in the same way: {WHERE_ERRORS_ARE}")
         }
         NoteCode::SameFailure => {
-            format!("`{kind}` has raised {text} {count} times at the same place")
+            format!(
+                "`{kind}` has raised {text} {count} times at the same place: {WHERE_ERRORS_ARE}"
+            )
         }
         NoteCode::Dying => format!(
             "interpreters of engine {engine} on {host} have ended {count} times, at last: {text}"
