@@ -209,8 +209,8 @@ bjobs)
     for pid in *.pid; do
         kill -0 "$(cat "$pid" 2> /dev/null)" 2> /dev/null || continue
         job=${pid%.pid}; index=${job##*[}
-        records="$records$comma{\"JOBID\":\"${job%%[*}\",\"JOBINDEX\":\"${index%]}\",\"STAT\":\"RUN\",
-            \"EXEC_HOST\":\"n1\",\"JOB_NAME\":\"$(cat "$job.name")\",\"EXIT_REASON\":\"\",
+        records="$records$comma{\"JOBID\":\"${job%%[*}\",\"JOBINDEX\":\"${index%]}\",
+            \"STAT\":\"RUN\",\"EXEC_HOST\":\"n1\",\"JOB_NAME\":\"$(cat "$job.name")\",\"EXIT_REASON\":\"\",
             \"PEND_REASON\":\"\"}"
         comma=,
     done

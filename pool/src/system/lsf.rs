@@ -161,7 +161,8 @@ mod tests {
         let records: Vec<String> = jobs.iter().map(job).collect();
         let (count, records) = (jobs.len(), records.join(",\n"));
         format!(
-            "{{\n  \"COMMAND\":\"bjobs\",\n  \"JOBS\":{count},\n  \"RECORDS\":[\n{records}\n  ]\n}}\n"
+            "{{\n  \"COMMAND\":\"bjobs\",\n  \"JOBS\":{count},\n  \
+             \"RECORDS\":[\n{records}\n  ]\n}}\n"
         )
     }
 
