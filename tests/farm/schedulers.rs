@@ -188,8 +188,8 @@ fn a_pbs_that_answers_garbage_is_said_in_a_line() {
     });
 }
 
-/// An LSF of one folder: `bsub` starts the elements of an array, `bjobs` lists those whose processes
-/// live, `bkill` ends them. What it prints is what LSF 10.1 prints.
+/// An LSF of one folder: `bsub` starts the elements of an array, `bjobs` lists those whose
+/// processes live, `bkill` ends them. What it prints is what LSF 10.1 prints.
 const LSF: &str = r#"
 case ${0##*/} in
 bsub)
