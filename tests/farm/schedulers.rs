@@ -1,5 +1,5 @@
-//! Pools of engines on batch systems other than Slurm: on a real Grid Engine, and on a PBS that is
-//! played.
+//! Pools of engines on batch systems other than Slurm: on a real Grid Engine, and on a PBS and an
+//! LSF that are played.
 
 use std::fs;
 use std::process::Command;
@@ -185,5 +185,78 @@ fn a_pbs_that_answers_garbage_is_said_in_a_line() {
     touch(&site.home.path().join("fakes/mad"));
     site.wait_for("garbage", |pool| {
         pool["state"] == "qstat answers what nobody understands: Welcome to -f 12"
+    });
+}
+
+/// An LSF of one folder: `bsub` starts the elements of an array, `bjobs` lists those whose
+/// processes live, `bkill` ends them. What it prints is what LSF 10.1 prints.
+const LSF: &str = r#"
+case ${0##*/} in
+bsub)
+    number=$(($(cat number 2> /dev/null || echo 100) + 1)); echo $number > number
+    cat > $number.script
+    array=$(sed -n 's/^#BSUB -J "\(.*\)"$/\1/p' $number.script)
+    last=${array##*-}; last=${last%]}
+    for index in $(seq "$last"); do
+        echo "${array%%[*}[$index]" > "$number[$index].name"
+        LSB_JOBID=$number LSB_JOBINDEX=$index setsid bash $number.script > /dev/null 2>&1 &
+        echo $! > "$number[$index].pid"
+    done
+    echo 'Our new queue {gpu} is twice as fast!'
+    echo "Job <$number> is submitted to default queue <normal>." ;;
+bjobs)
+    comma=; records=
+    for pid in *.pid; do
+        kill -0 "$(cat "$pid" 2> /dev/null)" 2> /dev/null || continue
+        job=${pid%.pid}; index=${job##*[}
+        records="$records$comma{\"JOBID\":\"${job%%[*}\",\"JOBINDEX\":\"${index%]}\",
+            \"STAT\":\"RUN\",\"EXEC_HOST\":\"n1\",\"JOB_NAME\":\"$(cat "$job.name")\",\"EXIT_REASON\":\"\",
+            \"PEND_REASON\":\"\"}"
+        comma=,
+    done
+    [ -n "$records" ] || { echo 'No unfinished job found' >&2; exit 255; }
+    printf '{\n  "COMMAND":"bjobs",\n  "JOBS":9,\n  "RECORDS":[\n%s\n  ]\n}\n' "$records" ;;
+bkill) for id; do kill -- "-$(cat "$id.pid")"; done ;;
+esac"#;
+
+#[test]
+fn engines_in_lsf_jobs_come_and_leave_nothing() {
+    let site = of_fakes(&["bsub", "bjobs", "bkill"], LSF);
+    let dry = ["cluster", "start", "--on", "lsf", "-n", "2", "--walltime", "2h", "--dry-run"];
+    let said = site.run(&dry).ok();
+    for part in ["-lsf[1-2]\"\n", "#BSUB -W 120\n", "LSF cannot be asked if it would take this"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let said = site.run(&[&dry[..], &["--", "-J", "mine"]].concat()).failed(1);
+    assert!(said.contains("leave `-J` out of the arguments for `bsub`"), "{said}");
+    let mut cluster = site.start(&["lsf", "-n", "3"]);
+    wait_for_engines(3, &site.home);
+    let pool = site.wait_for("three engines", |pool| pool["engines"] == 3);
+    let jobs = pool["jobs"].as_array().unwrap();
+    let mut ids: Vec<&str> = jobs.iter().map(|job| job["job"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    // The first job goes ahead of the others.
+    assert_eq!(ids, ["101[1]", "102[1]", "102[2]"]);
+    assert_eq!(site.run(&["submit", "--wait", "--", "echo", "hello"]).ok(), "hello");
+    site.run(&["pool", "log", "102[2]"]).ok();
+    cluster.terminate();
+    cluster.wait_exit(JOBS);
+    let listed = Command::new(site.fakes.join("bjobs")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&listed.stderr), "No unfinished job found\n");
+}
+
+#[test]
+fn an_lsf_that_answers_garbage_is_said_in_a_line() {
+    let script = "case ${0##*/} in bjobs) if [ -e mad ]; then echo '{\"COMMAND\":\"bjobs\",'
+                  else echo 'No unfinished job found' >&2; exit 255; fi;; esac";
+    let site = of_fakes(&["bsub", "bjobs", "bkill"], script);
+    let _cluster = site.start(&["lsf", "-n", "2"]);
+    let pool =
+        site.wait_for("a refusal", |pool| pool["state"] != "ok" && pool["state"] != "starts");
+    let state = pool["state"].as_str().unwrap();
+    assert!(state.starts_with("bsub says no job's id: nothing; tried again"), "{state}");
+    touch(&site.fakes.join("mad"));
+    site.wait_for("half an answer", |pool| {
+        pool["state"] == "bjobs answers what nobody understands: {\"COMMAND\":\"bjobs\","
     });
 }

@@ -187,6 +187,11 @@ impl Scheduler {
 
     async fn list(&self, words: &[&str], more: &[String]) -> Result<Vec<(Listed, String)>, String> {
         match self.run(words, more, None, None).await {
+            Ran::Ended(output, errors)
+                if self.system.says_none(errors.as_deref().unwrap_or(&output)) =>
+            {
+                Ok(Vec::new())
+            }
             // Half a list would say of the other half that it has ended.
             Ran::Ended(output, None) if output.len() as u64 >= OUTPUT_BYTES_MAX => {
                 Err(format!("{} answers more than {OUTPUT_BYTES_MAX} bytes", words[0]))

@@ -20,7 +20,7 @@ use crate::program::Program;
 /// The flags of a pool.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PoolFlags {
-    /// System that starts the engines: `slurm`, `pbs`, `sge`, or `ssh`
+    /// System that starts the engines: `slurm`, `pbs`, `sge`, `lsf`, or `ssh`
     #[arg(long, value_name = "SYSTEM")]
     pub on: Option<String>,
     /// Engines of one job, or of one host

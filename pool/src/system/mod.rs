@@ -1,5 +1,6 @@
 //! Batch systems as data: their commands, the words of their answers, their script.
 
+mod lsf;
 mod pbs;
 mod qsub;
 mod sbatch;
@@ -75,6 +76,8 @@ pub struct Commands {
 pub struct Words {
     /// The words of states; a job in another state runs.
     pub states: &'static [(&'static str, JobState)],
+    /// Parts of answers that mean that there are no jobs, where no list says so.
+    pub none: &'static [&'static str],
     /// Parts of refusals that mean that the queue is full.
     pub full: &'static [&'static str],
     /// Reasons that a user can do something about, and what.
@@ -86,7 +89,7 @@ pub struct Words {
 }
 
 /// All batch systems.
-const SYSTEMS: [&System; 3] = [&slurm::SLURM, &pbs::PBS, &sge::SGE];
+const SYSTEMS: [&System; 4] = [&slurm::SLURM, &pbs::PBS, &sge::SGE, &lsf::LSF];
 /// The most characters of an id.
 const ID_MAX: usize = 64;
 
@@ -129,6 +132,12 @@ impl System {
             Some((job, _)) => Err(self.unknown(&job.id.0)),
             None => Ok(read),
         }
+    }
+
+    /// Returns true if the last line of an answer means that there are no jobs.
+    pub fn says_none(&self, said: &str) -> bool {
+        let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        self.words.none.iter().any(|none| last.contains(none))
     }
 
     /// Reads the jobs that a submit of so many has given: the last line with ids says it.

@@ -33,6 +33,7 @@ pub static PBS: System = System {
             ("F", JobState::Ended(End::Completed)),
             ("X", JobState::Ended(End::Completed)),
         ],
+        none: &[],
         full: &[
             "would exceed",
             "Maximum number of jobs already in queue",

@@ -22,6 +22,9 @@ pub struct Table {
     taken: &'static [Taken],
     /// Options that no value follows.
     flags: &'static [&'static str],
+    /// Options that a value follows; none where it follows all others. A word behind an option that
+    /// is not known could be its value or a script.
+    values: &'static [&'static str],
     /// Options that two values follow.
     pairs: &'static [&'static str],
     /// True if an option has one letter, which its value may follow at once.
@@ -54,6 +57,7 @@ pub static SGE: Table = Table {
         taken("-w", NO_JOB),
     ],
     flags: &["-cwd", "-h", "-hard", "-soft", "-notify", "-V", "-clear"],
+    values: &[],
     pairs: &["-pe"],
     are_letters: false,
 };
@@ -72,8 +76,79 @@ pub static PBS: Table = Table {
         taken("-x", PROGRAM),
     ],
     flags: &["-V", "-h", "-f"],
+    values: &[],
     pairs: &[],
     are_letters: true,
+};
+
+pub static LSF: Table = Table {
+    command: "bsub",
+    directive: "#BSUB",
+    taken: &[
+        Taken { option: "-J", ours: "{{name}}", why: NAME },
+        taken("-I", WAITS),
+        taken("-K", WAITS),
+        taken("-pack", PROGRAM),
+        taken("-json", PROGRAM),
+        taken("-yaml", PROGRAM),
+        taken("-jsdl", PROGRAM),
+        taken("-clusters", "a pool looks for its jobs on one cluster"),
+    ],
+    flags: &["-ar", "-B", "-H", "-hl", "-N", "-Ne", "-r", "-rn", "-ul", "-x"],
+    values: &[
+        "-a",
+        "-app",
+        "-b",
+        "-c",
+        "-C",
+        "-cwd",
+        "-D",
+        "-data",
+        "-e",
+        "-E",
+        "-Ep",
+        "-eo",
+        "-env",
+        "-ext",
+        "-f",
+        "-F",
+        "-g",
+        "-G",
+        "-gpu",
+        "-hostfile",
+        "-i",
+        "-is",
+        "-k",
+        "-L",
+        "-Lp",
+        "-m",
+        "-M",
+        "-mig",
+        "-n",
+        "-network",
+        "-o",
+        "-oo",
+        "-outdir",
+        "-p",
+        "-P",
+        "-q",
+        "-Q",
+        "-R",
+        "-S",
+        "-sla",
+        "-sp",
+        "-T",
+        "-u",
+        "-U",
+        "-v",
+        "-w",
+        "-W",
+        "-wa",
+        "-We",
+        "-wt",
+    ],
+    pairs: &[],
+    are_letters: false,
 };
 
 impl Table {
@@ -96,7 +171,10 @@ impl Table {
             if !arg.starts_with('-') || arg == "-" || arg == "--" {
                 return Err(no_script(arg, self.command));
             }
-            values = self.values_after(arg);
+            values = self.values_after(arg).ok_or_else(|| {
+                let place = format!("arguments for `{}`", self.command);
+                left_out(arg, &place, "a pool does not know it; a template may have it")
+            })?;
         }
         Ok(())
     }
@@ -128,17 +206,21 @@ impl Table {
     }
 
     fn find(&self, word: &str) -> Option<&'static Taken> {
-        let is_it =
-            |it: &&Taken| word == it.option || (self.are_letters && word.starts_with(it.option));
+        // Where its other options are known, none of them begins like one of these.
+        let is_joined = self.are_letters || !self.values.is_empty();
+        let is_it = |it: &&Taken| word == it.option || (is_joined && word.starts_with(it.option));
         self.taken.iter().find(is_it)
     }
 
-    /// The number of words after an option that are its values.
-    fn values_after(&self, option: &str) -> usize {
+    /// The number of words after an option that are its values, if it is known.
+    fn values_after(&self, option: &str) -> Option<usize> {
         if self.flags.contains(&option) || (self.are_letters && option.len() > 2) {
-            return 0;
+            return Some(0);
         }
-        if self.pairs.contains(&option) { 2 } else { 1 }
+        if self.pairs.contains(&option) {
+            return Some(2);
+        }
+        (self.values.is_empty() || self.values.contains(&option)).then_some(1)
     }
 }
 
@@ -169,6 +251,15 @@ mod tests {
             (&PBS, &["-q", "long@other"]),
             (&PBS, &["-l", "mem=1gb", "mine.sh"]),
             (&PBS, &["--", "/bin/true"]),
+            (&LSF, &["-J", "x"]),
+            (&LSF, &["-Jx"]),
+            (&LSF, &["-q", "long", "-Is"]),
+            (&LSF, &["-K"]),
+            (&LSF, &["-pack", "file"]),
+            (&LSF, &["-x", "mine.sh"]),
+            (&LSF, &["-n4", "mine.sh"]),
+            (&LSF, &["-q", "long", "mine.sh"]),
+            (&LSF, &["-clusters", "other"]),
         ] {
             let said = refusal(table, args).unwrap_or_else(|| panic!("{args:?} is taken"));
             assert!(said.starts_with("leave `"), "{said}");
@@ -187,6 +278,8 @@ mod tests {
             (&SGE, &["-q", "long", "-P", "project", "-l", "gpu=1"]),
             (&SGE, &["-pe", "smp", "4", "-V", "-notify"]),
             (&PBS, &["-q", "long", "-A", "account", "-l", "select=1:ngpus=1"]),
+            (&LSF, &["-q", "long", "-P", "project", "-gpu", "num=1", "-x"]),
+            (&LSF, &["-R", "rusage[mem=4GB]", "-H", "-n", "4", "-app", "x"]),
             (&PBS, &["-qlong", "-W", "group_list=g", "-M", "u=me@example.org"]),
         ] {
             assert_eq!(refusal(table, args), None, "{args:?}");
@@ -195,13 +288,14 @@ mod tests {
 
     #[test]
     fn a_template_names_its_jobs_as_the_pool_does() {
-        for (table, name) in [(&SGE, "sge"), (&PBS, "pbs")] {
+        for (table, name) in [(&SGE, "sge"), (&PBS, "pbs"), (&LSF, "lsf")] {
             let ours = super::super::by_name(name).unwrap().script;
             assert!(ours.contains(&format!("\n{}", table.directive)));
             table.check_template(ours).unwrap();
-            let wrong = format!("{} -N mine", table.directive);
+            let option = table.taken[0].option;
+            let wrong = format!("{} {option} mine", table.directive);
             let said = table.check_template(&wrong).unwrap_err();
-            assert!(said.starts_with("leave `-N` out of the template: "), "{said}");
+            assert!(said.starts_with(&format!("leave `{option}` out of the template: ")), "{said}");
         }
     }
 }

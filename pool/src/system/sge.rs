@@ -26,6 +26,7 @@ pub static SGE: System = System {
     words: Words {
         // Its states are letters that say several things at once.
         states: &[],
+        none: &[],
         full: &["jobs are allowed per user", "(current job count:"],
         remedies: &[
             ("unknown queue", "`qconf -sql` lists the queues; name one with -- -q NAME"),

@@ -40,6 +40,7 @@ pub static SLURM: System = System {
             ("NODE_FAIL", JobState::Ended(End::NodeFailed)),
             ("BOOT_FAIL", JobState::Ended(End::NodeFailed)),
         ],
+        none: &[],
         full: &[
             "AssocMaxSubmitJobLimit",
             "AssocGrpSubmitJobsLimit",

@@ -26,13 +26,13 @@ __all__ = ["PoolCluster"]
 class PoolCluster(Cluster):
     """A broker here, and a pool of engines in the jobs of a batch system, or on hosts by ssh.
 
-    `furlong.Cluster` is one if `engines` is ``"slurm"``, ``"pbs"``, ``"sge"`` or ``"ssh"``. The home has to be shared with the nodes.
+    `furlong.Cluster` is one if `engines` is ``"slurm"``, ``"pbs"``, ``"sge"``, ``"lsf"`` or ``"ssh"``. The home has to be shared with the nodes.
 
     Parameters
     ----------
     n : int, optional
         Engines; on hosts those of each.
-    engines : {"slurm", "pbs", "sge", "ssh"}
+    engines : {"slurm", "pbs", "sge", "lsf", "ssh"}
         The system, no matter in which case it is written.
     walltime : str, optional
         Time of a job, as ``"2h"``; an hour by default.
