@@ -351,7 +351,8 @@ mod tests {
         let (cluster, spec) = cluster(folder.path(), &[]);
         files::note_used_system(&cluster, &spec).unwrap();
         files::note_used_system(&cluster, &spec).unwrap();
-        let own = |cluster: &ClusterDir| schedulers(cluster).iter().map(|it| it.via.len()).collect();
+        let own =
+            |cluster: &ClusterDir| schedulers(cluster).iter().map(|it| it.via.len()).collect();
         let found: Vec<usize> = own(&cluster);
         assert_eq!(found, [3], "a pool and the note of it are one system");
         std::fs::remove_dir_all(files::folder(&cluster)).unwrap();
