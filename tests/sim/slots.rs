@@ -19,7 +19,7 @@ use furlong_wire::message::Runtime;
 use crate::calls::{CallNo, filler};
 use crate::dice::Dice;
 use crate::plan::Ends;
-use crate::process::Lack;
+use crate::process::{Lack, Link};
 use crate::world::{Event, World};
 
 /// A slot: what its runtime has been given, and what runs.
@@ -192,6 +192,10 @@ impl World {
     ) {
         self.note(|_| format!("task {task:?} does not begin at process {place}: {unable:?}"));
         *self.refused.entry(task).or_default() += 1;
+        // Nobody hears it: it is submitted or given again, behind those that begin meanwhile.
+        if !matches!(self.processes[place].link, Link::Up(_)) && self.history.runs(task) == 0 {
+            self.history.end_lost(task);
+        }
         let header = ReplyHeader::Raised(error("EngineError", "it lacks what that needs"));
         let reply = AttemptEnd::without_data(AttemptOutcome::NotBegun(unable), header);
         self.slot_reports(place, slot, SlotEvent::Finished { attempt, reply });
