@@ -92,6 +92,13 @@ pub struct UsedSystem {
     pub via: Vec<String>,
 }
 
+impl UsedSystem {
+    /// The system of a pool.
+    pub fn of(spec: &PoolSpec) -> Self {
+        Self { system: spec.system.clone(), via: spec.job.via.clone() }
+    }
+}
+
 /// The systems on which a cluster has had jobs since it was last stopped, also when the files of
 /// its pools are gone.
 pub fn used_systems(cluster: &ClusterDir) -> Vec<UsedSystem> {
@@ -104,7 +111,7 @@ pub fn used_systems(cluster: &ClusterDir) -> Vec<UsedSystem> {
 /// # Errors
 /// The file cannot be written.
 pub fn note_used_system(cluster: &ClusterDir, spec: &PoolSpec) -> Result<()> {
-    let used = UsedSystem { system: spec.system.clone(), via: spec.job.via.clone() };
+    let used = UsedSystem::of(spec);
     let mut all = used_systems(cluster);
     if all.contains(&used) {
         return Ok(());

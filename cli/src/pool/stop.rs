@@ -14,10 +14,10 @@ use furlong_pool::system;
 use rustix::process::{Signal, kill_process};
 use tokio::time::Instant;
 
-use super::batch::{scheduler, words};
+use super::batch::words;
 use super::broker::{connect, picture};
 use super::command::Scheduler;
-use super::files::{self, PoolDir};
+use super::files::{self, PoolDir, UsedSystem};
 use super::keep::KeeperLock;
 
 /// Engines that were told to leave have this time before their jobs are cancelled.
@@ -202,18 +202,16 @@ fn is_scheduler_of(it: &Scheduler, spec: &PoolSpec) -> bool {
 /// The systems that may have jobs of this cluster: those of its pools, and those that it has used
 /// since it was last stopped. No other one is asked.
 pub fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
-    let specs = files::pools(cluster).into_iter().filter_map(|dir| dir.spec().ok());
-    let of_pools = specs.filter_map(|spec| scheduler(&spec).ok());
-    let used = files::used_systems(cluster).into_iter();
-    let used = used.filter_map(|it| Some(Scheduler::new(system::by_name(&it.system)?, it.via)));
-    let mut schedulers: Vec<Scheduler> = Vec::new();
-    for it in of_pools.chain(used) {
-        let key = |it: &Scheduler| (it.system.name, it.via.clone());
-        if !schedulers.iter().any(|known| key(known) == key(&it)) {
-            schedulers.push(it);
+    let pools = files::pools(cluster);
+    let of_pools = pools.iter().filter_map(|dir| Some(UsedSystem::of(&dir.spec().ok()?)));
+    let mut used: Vec<UsedSystem> = Vec::new();
+    for it in of_pools.chain(files::used_systems(cluster)) {
+        if !used.contains(&it) {
+            used.push(it);
         }
     }
-    schedulers
+    let scheduler = |it: UsedSystem| Some(Scheduler::new(system::by_name(&it.system)?, it.via));
+    used.into_iter().filter_map(scheduler).collect()
 }
 
 async fn stop_keeper(cluster: &ClusterDir) -> Result<()> {
@@ -281,6 +279,7 @@ mod tests {
 
     use super::super::files::PoolState;
     use super::*;
+    use crate::pool::batch::scheduler;
 
     /// A Slurm of two files: the queue, which a cancel leaves without the jobs that it names, and
     /// those words.
