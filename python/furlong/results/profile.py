@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +87,8 @@ class Profile:
         """
         ending = os.fspath(path).rpartition(".")[2]
         if ending == "json":
+            import json  # a program that saves nothing does not import it
+
             written = json.dumps(self._speedscope)
         elif ending in ("folded", "collapsed", "txt"):
             written = self._folded
