@@ -234,10 +234,10 @@ impl Core {
     }
 
     /// The moment until which an attempt waits to be claimed: a client that is here says soon what
-    /// it waits for; another may yet come back.
+    /// it waits for; another may yet come back, also to a session that the journal had.
     fn end_of_wait(&self, now: Time, sessions: &[SessionKey]) -> Time {
-        let here = sessions.iter().filter_map(|session| self.sessions.get(*session));
-        let claims = here.map(|session| session.opened.after(CLAIM_WAIT));
+        let here = sessions.iter().filter_map(|session| self.sessions.get(*session)?.opened);
+        let claims = here.map(|opened| opened.after(CLAIM_WAIT));
         claims.fold(now.after(SESSION_GRACE), Time::min)
     }
 
