@@ -8,6 +8,7 @@ mod hosts;
 mod keep;
 mod options;
 mod show;
+mod site;
 mod stop;
 
 use std::fs::File;
@@ -35,6 +36,7 @@ use hosts::HostsPool;
 use keep::KeeperLock;
 pub use options::{PoolFlags, PoolRequest};
 pub use show::{in_short, wanted_of_all as wanted};
+use site::Site;
 pub use stop::{STOP_TIMEOUT, has_pools, schedulers, stop_jobs, stop_pools};
 
 const AFTER: &str = "\
@@ -102,6 +104,13 @@ enum PoolCommand {
         #[arg(value_name = "POOL|SYSTEM")]
         pool: PoolName,
     },
+    /// List the pools that are defined in `~/.furlong/pools.toml` and `/etc/furlong/pools.toml`
+    #[command(after_help = "Example: furlong pool definitions")]
+    Definitions {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
     /// The process that keeps a cluster's pools
     #[command(hide = true)]
     Keep {
@@ -139,7 +148,9 @@ pub async fn run(args: PoolArgs, program: &Program) -> Result<ExitCode> {
         None if args.json => print::json(&show::as_json(&cluster))?,
         None => show::print(&cluster)?,
         Some(PoolCommand::Add(add)) => return add_pool(*add, &home, &cluster, program).await,
-        Some(PoolCommand::Scale { pool, engines }) => scale(&cluster, &pool, engines, program)?,
+        Some(PoolCommand::Scale { pool, engines }) => {
+            scale(&home, &cluster, &pool, engines, program)?;
+        }
         Some(PoolCommand::Log { job }) => log(&cluster, &job)?,
         Some(PoolCommand::Resume { pool }) => {
             files::pool(&cluster, &pool)?.ask_to_resume()?;
@@ -147,7 +158,11 @@ pub async fn run(args: PoolArgs, program: &Program) -> Result<ExitCode> {
             print::line(format!("pool {pool} is tried again{remark}"))?;
         }
         Some(PoolCommand::Remove { pool }) => remove(&cluster, &pool, program)?,
-        Some(PoolCommand::Template { pool }) => template(&cluster, &pool)?,
+        Some(PoolCommand::Template { pool }) => template(&home, &cluster, &pool)?,
+        Some(PoolCommand::Definitions { json: true }) => {
+            print::json(&Site::read(&home)?.as_json())?
+        }
+        Some(PoolCommand::Definitions { json: false }) => Site::read(&home)?.print()?,
         Some(PoolCommand::Keep { stop_with_stdin }) => {
             if !stop_with_stdin {
                 let _ = rustix::process::setsid();
@@ -275,7 +290,13 @@ fn start_keeper(cluster: &ClusterDir, program: &Program) -> Result<()> {
     Ok(())
 }
 
-fn scale(cluster: &ClusterDir, pool: &PoolName, engines: Wanted, program: &Program) -> Result<()> {
+fn scale(
+    home: &Home,
+    cluster: &ClusterDir,
+    pool: &PoolName,
+    engines: Wanted,
+    program: &Program,
+) -> Result<()> {
     let dir = files::pool(cluster, pool)?;
     let mut spec = dir.spec()?;
     ensure!(
@@ -288,6 +309,10 @@ fn scale(cluster: &ClusterDir, pool: &PoolName, engines: Wanted, program: &Progr
     }
     let before = spec.wanted;
     spec.wanted = engines;
+    // What an administrator has bounded since is not held against fewer engines.
+    if engines.max > before.max {
+        Site::read(home)?.check(&spec)?;
+    }
     dir.write_spec(&spec)?;
     let remark = see_to_it(cluster, program)?;
     print::line(format!("pool {pool}: {engines} engines wanted, {before} before{remark}"))
@@ -329,11 +354,20 @@ fn log(cluster: &ClusterDir, job: &str) -> Result<()> {
     print::lines(String::from_utf8_lossy(&text).trim_end())
 }
 
-fn template(cluster: &ClusterDir, pool: &PoolName) -> Result<()> {
-    let own = files::pool(cluster, pool).and_then(|dir| dir.spec());
-    let system = own.as_ref().map_or(pool.as_str(), |spec| spec.system.as_str());
-    let system = system::by_name(system);
-    let text = own.as_ref().ok().and_then(|spec| spec.job.template.clone());
+fn template(home: &Home, cluster: &ClusterDir, pool: &PoolName) -> Result<()> {
+    let own = files::pool(cluster, pool).and_then(|dir| dir.spec()).ok();
+    let (system, text) = match (own, Site::read(home)?.find(pool.as_str())?) {
+        (Some(spec), _) => (Some(spec.system), spec.job.template),
+        (None, Some(defined)) => {
+            let text = defined.pool.template.as_ref().map(|path| {
+                let text = std::fs::read_to_string(path);
+                text.with_context(|| format!("cannot read {}", path.display()))
+            });
+            (defined.pool.on, text.transpose()?)
+        }
+        (None, None) => (None, None),
+    };
+    let system = system::by_name(system.as_deref().unwrap_or(pool.as_str()));
     let text = text.or_else(|| system.map(|system| system.script.to_owned()));
     let text = text.with_context(|| format!("there is no pool and no batch system {pool}"))?;
     print::lines(text.trim_end())

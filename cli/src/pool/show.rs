@@ -188,6 +188,12 @@ fn why(spec: &PoolSpec, state: &PoolState) -> Option<String> {
     Some(format!("job {id}{node}: {}", job.why))
 }
 
+/// Rows of cells as lines, in columns.
+pub fn table(rows: &[Vec<String>]) -> Vec<String> {
+    let widths = widths(rows);
+    rows.iter().map(|cells| row(cells, &widths).trim_end().to_owned()).collect()
+}
+
 fn widths(rows: &[Vec<String>]) -> Vec<usize> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     (0..rows[0].len()).map(|column| width(column).unwrap_or(0)).collect()
