@@ -160,7 +160,7 @@ pub async fn run(args: PoolArgs, program: &Program) -> Result<ExitCode> {
         Some(PoolCommand::Remove { pool }) => remove(&cluster, &pool, program)?,
         Some(PoolCommand::Template { pool }) => template(&home, &cluster, &pool)?,
         Some(PoolCommand::Definitions { json: true }) => {
-            print::json(&Site::read(&home)?.as_json())?
+            print::json(&Site::read(&home)?.as_json()?)?;
         }
         Some(PoolCommand::Definitions { json: false }) => Site::read(&home)?.print()?,
         Some(PoolCommand::Keep { stop_with_stdin }) => {
@@ -356,19 +356,19 @@ fn log(cluster: &ClusterDir, job: &str) -> Result<()> {
 
 fn template(home: &Home, cluster: &ClusterDir, pool: &PoolName) -> Result<()> {
     let own = files::pool(cluster, pool).and_then(|dir| dir.spec()).ok();
-    let (system, text) = match (own, Site::read(home)?.find(pool.as_str())?) {
-        (Some(spec), _) => (Some(spec.system), spec.job.template),
-        (None, Some(defined)) => {
-            let text = defined.pool.template.as_ref().map(|path| {
-                let text = std::fs::read_to_string(path);
-                text.with_context(|| format!("cannot read {}", path.display()))
-            });
-            (defined.pool.on, text.transpose()?)
-        }
-        (None, None) => (None, None),
+    let (system, text) = match own {
+        Some(spec) => (Some(spec.system), spec.job.template),
+        None => match Site::read(home)?.find(pool.as_str())? {
+            Some(defined) => (defined.pool.on, defined.pool.template.map(text_of).transpose()?),
+            None => (None, None),
+        },
     };
     let system = system::by_name(system.as_deref().unwrap_or(pool.as_str()));
     let text = text.or_else(|| system.map(|system| system.script.to_owned()));
     let text = text.with_context(|| format!("there is no pool and no batch system {pool}"))?;
     print::lines(text.trim_end())
+}
+
+fn text_of(path: std::path::PathBuf) -> Result<String> {
+    std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -156,7 +156,9 @@ impl PoolRequest<'_> {
                 python: self.python.or(base.python.as_deref()),
                 program: self.program,
             };
-            request.spec_by_flags(name, &site, home, cluster)?
+            let spec = request.spec_by_flags(name, &site, home, cluster);
+            let file = site.file_of(name).unwrap_or(Path::new("a file"));
+            spec.with_context(|| format!("pool {name} of {}", file.display()))?
         } else {
             self.spec_by_flags(name, &site, home, cluster)?
         };

@@ -16,6 +16,7 @@ use furlong_pool::definition::{self, ARGS, Definition, Definitions, Setting, Sit
 use furlong_pool::keeper::Wanted;
 use furlong_pool::script::quoted;
 use furlong_pool::spec::PoolSpec;
+use furlong_pool::system;
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use serde_json::{Value, json};
@@ -44,6 +45,8 @@ pub struct Site {
     walltime_max: Option<Duration>,
     /// The administrator's file.
     path: PathBuf,
+    /// The user's file.
+    user_path: PathBuf,
 }
 
 #[derive(Debug)]
@@ -84,7 +87,7 @@ impl Site {
                 user_path.display(),
                 site_path.display()
             );
-            files.push(SiteFile { path: user_path, definitions });
+            files.push(SiteFile { path: user_path.clone(), definitions });
         }
         let mut limits = None;
         if let Some(mut definitions) = read(&site_path)? {
@@ -93,7 +96,8 @@ impl Site {
         }
         let limits = limits.unwrap_or_default();
         let walltime_max = limits.walltime_max.as_ref().map(|it| walltime(it, &site_path));
-        Ok(Self { files, limits, walltime_max: walltime_max.transpose()?, path: site_path })
+        let walltime_max = walltime_max.transpose()?;
+        Ok(Self { files, limits, walltime_max, path: site_path, user_path })
     }
 
     /// The definition of this name, as flags. Its own `--on` is a system.
@@ -103,6 +107,23 @@ impl Site {
     pub fn find(&self, name: &str) -> Result<Option<Defined>> {
         let found = self.find_in_file(name);
         found.map(|(file, definition)| flags(definition, &file.path)).transpose()
+    }
+
+    /// The file in which the definition of this name is.
+    pub fn file_of(&self, name: &str) -> Option<&Path> {
+        self.find_in_file(name).map(|(file, _)| file.path.as_path())
+    }
+
+    /// Checks all values, also those of definitions that another file's go before.
+    ///
+    /// # Errors
+    /// A value is not good; the message has the file and the line.
+    pub fn check_values(&self) -> Result<()> {
+        let of_file = |file: &SiteFile| {
+            let mut pools = file.definitions.pools.values();
+            pools.try_for_each(|definition| flags(definition, &file.path).map(drop))
+        };
+        self.files.iter().try_for_each(of_file)
     }
 
     /// The names of all definitions, as words for a sentence; none if there are none.
@@ -154,19 +175,25 @@ impl Site {
     /// Prints the definitions as a table, and the administrator's bounds.
     ///
     /// # Errors
-    /// Standard output is closed.
+    /// A value in a file is not good, or standard output is closed.
     pub fn print(&self) -> Result<()> {
+        self.check_values()?;
         let mut rows = vec![["name", "system", "engines", "file"].map(str::to_owned).to_vec()];
         for (name, file, definition) in self.all() {
             let engines = definition.settings.iter().find(|setting| setting.key == "n");
             let engines = engines.map_or_else(|| "-".to_owned(), |it| it.values.join(" "));
             let system = definition.on.values.join(" ");
-            rows.push(vec![name.to_owned(), system, engines, file.path.display().to_string()]);
+            let place = place(&file.path);
+            let place = match self.hidden(name, file) {
+                Some(hidden) => format!("{place}, before {}", hidden.display()),
+                None => place,
+            };
+            rows.push(vec![name.to_owned(), system, engines, place]);
         }
         if rows.len() == 1 {
             print::line(format!(
-                "no pool is defined; `[NAME]` and its flags in {} or {} define one",
-                USER_FILE_SHOWN,
+                "no pool is defined; `[NAME]` and its flags define one, in {} or {}",
+                place(&self.user_path),
                 self.path.display()
             ))?;
         } else {
@@ -180,16 +207,29 @@ impl Site {
     }
 
     /// The definitions as a JSON array.
-    pub fn as_json(&self) -> Value {
+    ///
+    /// # Errors
+    /// A value in a file is not good.
+    pub fn as_json(&self) -> Result<Value> {
+        self.check_values()?;
         let all = self.all().map(|(name, file, definition)| {
             let settings =
                 definition.settings.iter().map(|it| (it.key.to_owned(), json!(it.values)));
             json!({
                 "name": name, "on": definition.on.values.concat(), "file": file.path,
+                "before": self.hidden(name, file),
                 "settings": settings.collect::<serde_json::Map<_, _>>(),
             })
         });
-        all.collect()
+        Ok(all.collect())
+    }
+
+    /// The other file that defines this name, whose definition does not hold.
+    fn hidden(&self, name: &str, by: &SiteFile) -> Option<&Path> {
+        let mut others = self.files.iter().filter(|file| file.path != by.path);
+        let hidden =
+            others.find(|file| file.definitions.pools.keys().any(|it| it.as_str() == name));
+        hidden.map(|file| file.path.as_path())
     }
 
     fn find_in_file(&self, name: &str) -> Option<(&SiteFile, &Definition)> {
@@ -221,8 +261,14 @@ impl Site {
     }
 }
 
-/// The user's file, as a person would write it.
-const USER_FILE_SHOWN: &str = "~/.furlong/pools.toml";
+/// A path as a person would write it.
+fn place(path: &Path) -> String {
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    match home.and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {
+        Some(inner) => format!("~/{}", inner.display()),
+        None => path.display().to_string(),
+    }
+}
 
 fn site_path() -> PathBuf {
     let named = std::env::var_os(SITE_VARIABLE).filter(|path| !path.is_empty());
@@ -236,35 +282,57 @@ fn micros(time: Duration) -> u64 {
 fn walltime(setting: &Setting, path: &Path) -> Result<Duration> {
     let text = setting.values.concat();
     let time = durations::limit(&text).map_err(|error| wrong(setting, path, &text, &error))?;
-    ensure!(
-        time >= options::WALLTIME_MIN,
-        wrong(setting, path, &text, "it is at least a minute: jobs count in minutes")
-    );
+    ensure!(time >= options::WALLTIME_MIN, wrong(setting, path, &text, A_MINUTE));
     Ok(time)
 }
 
 /// The flags of a definition. Each is checked alone, so that the line of a wrong one can be said.
 fn flags(definition: &Definition, path: &Path) -> Result<Defined> {
+    let on = definition.on.values.concat();
+    if !options::is_system(&on) {
+        let problem = format!("there is no such system; there are {}", options::systems());
+        return Err(wrong(&definition.on, path, &on, &problem));
+    }
     let settings = [&definition.on].into_iter().chain(&definition.settings);
     let mut all = Vec::new();
     for setting in settings {
         let words = words(setting, path);
-        Defined::try_parse_from(&words).map_err(|error| {
+        let wrong = |problem: &str| wrong(setting, path, &setting.values.join(" "), problem);
+        let alone = Defined::try_parse_from(&words).map_err(|error| {
             let inner = std::error::Error::source(&error).map(ToString::to_string);
-            let said = inner.unwrap_or_else(|| first_line(&error.to_string()));
-            wrong(setting, path, &setting.values.join(" "), &said)
+            wrong(&inner.unwrap_or_else(|| first_line(&error.to_string())))
         })?;
+        check_for_system(&on, &alone.pool).map_err(|problem| wrong(&problem))?;
+        let files = [&alone.pool.template, &alone.pool.hosts];
+        for file in files.into_iter().flatten() {
+            if read_trusted(file)?.is_none() {
+                return Err(wrong(&format!("there is no {}", file.display())));
+            }
+        }
         all.extend(words);
     }
     let defined = Defined::try_parse_from(all);
-    let defined = defined.map_err(|error| anyhow!("{}: {error}", path.display()))?;
-    let on = defined.pool.on.as_deref().unwrap_or_default();
-    if !options::is_system(on) {
-        let problem = format!("there is no such system; there are {}", options::systems());
-        return Err(wrong(&definition.on, path, on, &problem));
-    }
-    Ok(defined)
+    defined.map_err(|error| anyhow!("{}: {}", path.display(), first_line(&error.to_string())))
 }
+
+/// Checks a setting that this system may not take.
+fn check_for_system(on: &str, flags: &PoolFlags) -> Result<(), String> {
+    let system = system::by_name(on);
+    if flags.hosts.is_some() && system.is_some() {
+        return Err("hosts are for `on = \"ssh\"`".to_owned());
+    }
+    if flags.walltime.is_some_and(|walltime| walltime < options::WALLTIME_MIN) {
+        return Err(A_MINUTE.to_owned());
+    }
+    match system {
+        Some(system) => (system.check_args)(&flags.args),
+        None if flags.args.is_empty() => Ok(()),
+        None => Err("they are for a batch system's command, and `ssh` has none".to_owned()),
+    }
+}
+
+/// The least time of a job, in words.
+const A_MINUTE: &str = "it is at least a minute: jobs count in minutes";
 
 /// The words of a setting on a command line. Files stand beside the one that names them.
 fn words(setting: &Setting, path: &Path) -> Vec<String> {
