@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::keeper::{Limits, Shape, Wanted};
+use crate::keeper::{LeavesOut, Limits, Shape, Wanted};
+use crate::system::{self, System};
 
 /// The name of a pool: a part of the names of its jobs and of its folder.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -148,7 +149,9 @@ impl PoolSpec {
     /// The part of it that the keeper knows.
     pub fn shape(&self) -> Shape {
         let wanted = if self.is_removed { Wanted::exactly(0) } else { self.wanted };
-        Shape { wanted, per_job: self.per_job, limits: self.limits }
+        let leaves_out = system::by_name(&self.system).map(System::leaves_out);
+        let leaves_out = leaves_out.unwrap_or(LeavesOut::Never);
+        Shape { wanted, per_job: self.per_job, limits: self.limits, leaves_out }
     }
 }
 
