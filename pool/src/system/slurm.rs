@@ -47,7 +47,8 @@ pub static SLURM: System = System {
             "temporarily unable to accept job",
             "Resource temporarily unavailable",
         ],
-        no_node: &["node configuration is not available"],
+        // A name that is not known is that of a node which was taken away.
+        no_node: &["node configuration is not available", "Invalid node name specified"],
         remedies: &[
             ("PartitionTimeLimit", "the partition allows less time; give a shorter --walltime"),
             ("Requested time limit is invalid", "give a shorter --walltime"),
