@@ -35,8 +35,8 @@ pub struct System {
     pub check_args: fn(&[String]) -> Result<(), String>,
     /// The same of the directives in a user's own script.
     pub check_template: fn(&str) -> Result<(), String>,
-    /// Adds to a user's own words that nodes are left out, beside those that the user leaves out, in
-    /// words or in a script; none where the system has no such words.
+    /// Adds to a user's own words that nodes are left out, beside those that the user leaves out,
+    /// in words or in a script; none where the system has no such words.
     pub leave_out: Option<LeaveOut>,
     /// The most jobs of one submit.
     pub array_max: u32,

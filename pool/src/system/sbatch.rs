@@ -90,8 +90,8 @@ fn check_directive(line: &str) -> Result<(), String> {
     }
 }
 
-/// Adds nodes to those that a user leaves out: of several such options the last is the only one, and
-/// one of the command line goes before the script's. A file of nodes stays the only one.
+/// Adds nodes to those that a user leaves out: of several such options the last is the only one,
+/// and one of the command line goes before the script's. A file of nodes stays the only one.
 pub fn leave_out(args: &[String], template: &str, nodes: &[String]) -> Vec<String> {
     let of_script = template.lines().filter_map(|line| line.strip_prefix("#SBATCH"));
     let of_script = of_script.flat_map(str::split_whitespace);
