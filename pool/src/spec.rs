@@ -83,6 +83,9 @@ pub struct PoolSpec {
     /// True once it is to be removed, when its jobs have ended.
     #[serde(default)]
     pub is_removed: bool,
+    /// True if its jobs do not finish what they run then.
+    #[serde(default)]
+    pub ends_now: bool,
 }
 
 /// The resources of a pool's jobs.
@@ -151,7 +154,8 @@ impl PoolSpec {
         let wanted = if self.is_removed { Wanted::exactly(0) } else { self.wanted };
         let leaves_out = system::by_name(&self.system).map(System::leaves_out);
         let leaves_out = leaves_out.unwrap_or(LeavesOut::Never);
-        Shape { wanted, per_job: self.per_job, limits: self.limits, leaves_out }
+        let ends_now = self.is_removed && self.ends_now;
+        Shape { wanted, per_job: self.per_job, limits: self.limits, leaves_out, ends_now }
     }
 }
 

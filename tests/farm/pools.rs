@@ -85,6 +85,29 @@ fn pool_scale_adds_jobs_and_lets_others_finish() {
 }
 
 #[test]
+fn a_pool_that_is_removed_now_gives_its_tasks_to_others() {
+    let Some(slurm) = Slurm::start(1) else { return };
+    let site = Site::on(slurm.variables());
+    let _cluster = site.start(&["slurm", "-n", "1"]);
+    site.wait_for("one engine", |pool| pool["engines"] == 1);
+    let at = |name: &str| site.home.path().join(name);
+    let (began, gate) = (at("began"), at("gate"));
+    let wait = "touch $0; until [ -e $1 ]; do sleep 0.1; done; echo done";
+    let files = [began.to_str().unwrap(), gate.to_str().unwrap()];
+    let args = ["submit", "--retries", "0", "--wait", "--", "sh", "-c", wait];
+    let mut task = Program::spawn("furlong", site.command(&[&args[..], &files].concat()));
+    assert!(eventually(SOON, || began.exists()));
+    let said = site.run(&["pool", "remove", "slurm", "--now"]).ok();
+    assert_eq!(said, "pool slurm is removed when its jobs are cancelled");
+    assert!(eventually(JOBS, || site.pools() == serde_json::json!([])), "{}", site.pools());
+    assert_eq!(jobs(&slurm), Vec::<String>::new());
+    touch(&gate);
+    site.run(&["pool", "add", "second", "--on", "slurm", "-n", "1"]).ok();
+    assert_eq!(task.wait_exit(JOBS).code(), Some(0), "{}", task.stderr());
+    site.run(&["cluster", "stop"]).ok();
+}
+
+#[test]
 fn the_keeper_is_killed_anywhere_and_no_job_is_lost_or_made_twice() {
     let Some(slurm) = Slurm::start(2) else { return };
     let site = Site::on(slurm.variables());

@@ -92,10 +92,13 @@ enum PoolCommand {
         pool: PoolName,
     },
     /// Remove a pool: its engines finish what they run, and its jobs end
-    #[command(after_help = "Example: furlong pool remove gpu")]
+    #[command(after_help = "Example: furlong pool remove gpu --now")]
     Remove {
         /// Name of the pool
         pool: PoolName,
+        /// Cancel its jobs at once; what they run goes to other engines
+        #[arg(long)]
+        now: bool,
     },
     /// Print the script of a pool's jobs, with placeholders, to be changed and given to --template
     #[command(after_help = "Example: furlong pool template slurm > my.sh")]
@@ -157,7 +160,7 @@ pub async fn run(args: PoolArgs, program: &Program) -> Result<ExitCode> {
             let remark = see_to_it(&cluster, program)?;
             print::line(format!("pool {pool} is tried again{remark}"))?;
         }
-        Some(PoolCommand::Remove { pool }) => remove(&cluster, &pool, program)?,
+        Some(PoolCommand::Remove { pool, now }) => remove(&cluster, &pool, now, program)?,
         Some(PoolCommand::Template { pool }) => template(&home, &cluster, &pool)?,
         Some(PoolCommand::Definitions { json: true }) => {
             print::json(&Site::read(&home)?.as_json()?)?;
@@ -318,13 +321,15 @@ fn scale(
     print::line(format!("pool {pool}: {engines} engines wanted, {before} before{remark}"))
 }
 
-fn remove(cluster: &ClusterDir, pool: &PoolName, program: &Program) -> Result<()> {
+fn remove(cluster: &ClusterDir, pool: &PoolName, now: bool, program: &Program) -> Result<()> {
     let dir = files::pool(cluster, pool)?;
     let mut spec = dir.spec()?;
     spec.is_removed = true;
+    spec.ends_now |= now;
     dir.write_spec(&spec)?;
     let remark = see_to_it(cluster, program)?;
-    print::line(format!("pool {pool} is removed when its engines have left{remark}"))
+    let when = if spec.ends_now { "its jobs are cancelled" } else { "its engines have left" };
+    print::line(format!("pool {pool} is removed when {when}{remark}"))
 }
 
 /// Has somebody do what was asked: starts a keeper if there is none, or gives a remark if the

@@ -208,7 +208,8 @@ impl PoolRequest<'_> {
             self.name.clone().map_or_else(|| name.parse(), Ok).map_err(anyhow::Error::msg)?;
         let engine = self.engine(home, cluster)?;
         let system = on.to_owned();
-        Ok(PoolSpec { name, system, wanted, per_job, limits, job, engine, is_removed: false })
+        let (is_removed, ends_now) = (false, false);
+        Ok(PoolSpec { name, system, wanted, per_job, limits, job, engine, is_removed, ends_now })
     }
 
     fn job(&self, system: Option<&System>, walltime: Duration) -> Result<JobSpec> {

@@ -64,6 +64,8 @@ pub struct Shape {
     pub limits: Limits,
     /// The jobs that can leave nodes out.
     pub leaves_out: LeavesOut,
+    /// True if all jobs are cancelled, whatever they run.
+    pub ends_now: bool,
 }
 
 /// A submit: an array of jobs of one kind.
@@ -338,11 +340,15 @@ impl Keeper {
     }
 
     /// Makes jobs leave that are not wanted: those that wait first, then those with the fewest
-    /// tasks. Nothing that runs a task is cancelled.
+    /// tasks. Nothing that runs a task is cancelled, unless all is to end now.
     fn poll_departure(&mut self, now_ms: u64) -> Option<Action> {
-        let knows_broker = self.knows_broker(now_ms);
-        self.note_surplus(knows_broker);
-        self.note_begun();
+        let (knows_broker, ends_now) = (self.knows_broker(now_ms), self.shape.ends_now);
+        if ends_now {
+            self.give_up_jobs();
+        } else {
+            self.note_surplus(knows_broker);
+            self.note_begun();
+        }
         let is_due = |told_ms: u64| now_ms >= told_ms + AGAIN_MS;
         for (id, job) in self.jobs.iter_mut().filter(|(_, job)| job.is_live() && job.online > 0) {
             if let Some(Leaving::Drains { told_ms, .. }) = &mut job.leaving
@@ -360,19 +366,28 @@ impl Keeper {
             self.questions.ask_often(now_ms);
             return Some(Action::CancelWaiting(withdrawn));
         }
-        // Only the broker can tell that nothing runs in a job that has begun.
+        // Only the broker can tell that nothing runs in a job that has begun, if that matters.
         let is_empty = |leaving| match leaving {
             Leaving::Drains { empty_ms, .. } => empty_ms.is_some_and(|ms| now_ms >= ms + EMPTY_MS),
             Leaving::Cancelled { told_ms } => is_due(told_ms),
             Leaving::Withdrawn { .. } => false,
         };
         let cancelled = self.mark(Leaving::Cancelled { told_ms: now_ms }, |leaving| {
-            knows_broker && is_empty(leaving)
+            (knows_broker || ends_now) && is_empty(leaving)
         });
         (!cancelled.is_empty()).then(|| {
             self.questions.ask_often(now_ms);
             Action::Cancel(cancelled)
         })
+    }
+
+    /// Marks all jobs to be cancelled.
+    fn give_up_jobs(&mut self) {
+        for job in self.jobs.values_mut().filter(|job| job.is_live()) {
+            if !matches!(job.leaving, Some(Leaving::Cancelled { .. })) {
+                job.leaving = Some(Leaving::Cancelled { told_ms: 0 });
+            }
+        }
     }
 
     /// Lets jobs finish that were not to begin, or that have an engine again.

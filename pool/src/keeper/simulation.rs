@@ -92,7 +92,13 @@ impl World {
         };
         let leaves_out = [LeavesOut::Never, LeavesOut::OnceProven, LeavesOut::Always];
         let leaves_out = leaves_out[rng.random_range(0..3)];
-        let shape = Shape { wanted: Wanted::exactly(engines), per_job, limits, leaves_out };
+        let shape = Shape {
+            wanted: Wanted::exactly(engines),
+            per_job,
+            limits,
+            leaves_out,
+            ends_now: false,
+        };
         let count = rng.random_range(1..5);
         let bad = rng.random_bool(0.5).then(|| "n1".to_owned());
         let nodes = RealNodes { count, bad };
@@ -201,6 +207,9 @@ impl World {
     /// A job whose engines are here may run tasks, whoever the keeper is. Of one that has begun a
     /// moment ago, or since the broker is away, nobody can know.
     fn check_cancel(&self, id: &JobId) {
+        if self.shape.ends_now {
+            return;
+        }
         let is_here = self.engines().contains_key(id);
         let came_ms = self.jobs.get(id).map_or(0, |job| job.online_ms);
         let is_known = self.now_ms >= self.broker_down_until_ms.max(came_ms).saturating_add(10_000);
@@ -478,6 +487,12 @@ fn history(seed: u64) {
         let is_known = keeper.jobs.contains_key(id) || keeper.submission.is_some();
         assert!(is_known, "{id} is forgotten");
     }
+    world.shape.ends_now = true;
+    world.shape.wanted = Wanted::exactly(0);
+    let shape = world.shape;
+    world.keeper.iter_mut().for_each(|keeper| keeper.handle_shape(shape));
+    let ended = world.run_until(120, |world| world.live().next().is_none());
+    assert!(ended, "{:?} are left", world.live().collect::<Vec<_>>());
 }
 
 #[test]

@@ -7,7 +7,8 @@ const NOW: u64 = 1_000_000;
 fn shape(engines: u32, per_job: u32) -> Shape {
     let limits = Limits { jobs_max: 100, pending_max: 8, array_max: 1_000 };
     let leaves_out = LeavesOut::Always;
-    Shape { wanted: Wanted::exactly(engines), per_job, limits, leaves_out }
+    let wanted = Wanted::exactly(engines);
+    Shape { wanted, per_job, limits, leaves_out, ends_now: false }
 }
 
 /// A keeper that knows that there are no jobs, and that the broker is there.
@@ -214,6 +215,36 @@ fn a_smaller_pool_loses_waiting_jobs_first_and_drains_the_idle() {
     }
     keeper.handle_engines(NOW + 62_000, &online(&all[..1], 1));
     assert!(cancels(&mut keeper, NOW + 62_000));
+}
+
+#[test]
+fn a_pool_that_ends_now_cancels_all_jobs_until_they_have_ended() {
+    let mut keeper = keeper(shape(3, 1));
+    keeper.proven = true;
+    assert_eq!(keeper.poll_action(NOW), Some(submit(3, 1)));
+    let all = ids(1, 3);
+    keeper.handle_submitted(NOW, Ok(all.clone()));
+    let mut engines = online(&all[..2], 1);
+    engines.get_mut(&all[0]).unwrap().busy = 1;
+    keeper.handle_engines(NOW + 500, &engines);
+    keeper.handle_shape(shape(1, 1));
+    while keeper.poll_action(NOW + 500).is_some() {}
+    keeper.handle_shape(Shape { ends_now: true, ..shape(0, 1) });
+    let mut told = Vec::new();
+    // Also without word of the broker.
+    for at in (NOW + 500..NOW + 61_000).step_by(500) {
+        while let Some(action) = keeper.poll_action(at) {
+            match action {
+                Action::Query(number) => {
+                    let jobs = all.iter().map(|id| listed(id, JobState::Running)).collect();
+                    keeper.handle_listed(at, number, Ok(jobs));
+                }
+                Action::Cancel(ids) => told.push((at - NOW, ids)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(told, [500, 30_500, 60_500].map(|at| (at, all.clone())));
 }
 
 #[test]
