@@ -471,6 +471,22 @@ fn what_may_run_once_and_is_asked_for_too_late_is_lost() {
 }
 
 #[test]
+fn what_may_run_once_and_whose_client_stood_still_for_too_long_is_lost() {
+    for kind in kinds().into_iter().skip(1) {
+        let (mut farm, client, engine, submit) = restarted(|farm, engine| kind(farm, engine));
+        farm.connect_engine(engine);
+        farm.wait(Duration::from_secs(601));
+        assert_eq!(farm.processes[engine].cancelled.len(), 1, "nobody has asked for it");
+        assert!(!farm.connect_client(client).unwrap(), "nobody remembers the session");
+        farm.repeat(client, 1, submit);
+        farm.finish(engine);
+        assert!(farm.assigned(engine).is_empty(), "it may have run");
+        assert_eq!(farm.end_of(client, 1), LOST);
+        invariants::hold(&farm.core);
+    }
+}
+
+#[test]
 fn what_is_asked_for_and_has_no_arguments_yet_is_not_ended() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
