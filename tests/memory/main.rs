@@ -77,7 +77,7 @@ impl Filled {
             incarnation: 1,
             role,
             software,
-            payload_credit_bytes: 0,
+            abilities: 0,
         };
         let connection = ConnectionId(self.connections);
         let peer = Peer { claims, hello, address: "test".into(), pass: None };

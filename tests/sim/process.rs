@@ -134,7 +134,7 @@ impl World {
             incarnation: process.incarnation,
             role: Role::Engine,
             software: String::new(),
-            payload_credit_bytes: 0,
+            abilities: 0,
         };
         Some(Proved { claims, hello, address: String::new(), pass: None })
     }

@@ -22,15 +22,15 @@ use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{
     Accepted, Ack, Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord,
     Attempts, Cancel, CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define,
-    Dependency, Draining, EndSeen, EngineCredit, EngineDefine, EngineSeen, EngineShutdown,
+    Dependency, Draining, EndSeen, EngineCredit, EngineDefine, EngineLoad, EngineSeen, EngineShutdown,
     EngineState, EngineStatus, EngineUndefine, ErrorKind, Event, FailureSeen, FarmSeen, Fetch,
     Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine, Goodbye, Grant, Granted,
     Greeting, HeldWork, Inputs, Inspect, Inspected, KindName, KindSeen, Lent, Look, LookPlace,
-    Message, NeedBlob, Note, NoteCode, Open, Outcome, Output, OwnerSeen, Passed, Payload,
+    MachineLoad, Measure, Measured, Message, NeedBlob, Note, NoteCode, Open, Outcome, Output, OwnerSeen, Passed, Payload,
     PhaseTimes, ProcessStatus, Published, Purge, Query, Raised, RecordTimes, RefusalKind, Refused,
     Register, Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, RunTimes,
     RunningSeen, Runtime, Secret, Seen, SeriesRow, SeriesStep, SetAside, Share, Shutdown, Signal,
-    SignalAttempts, Slot, SlotDown, Slots, SpanSeen, StatusPlace, Stopped, Stream, Submit,
+    SignalAttempts, Slot, SlotDown, SlotLoad, Slots, SpanSeen, StatusPlace, Stopped, Stream, Submit,
     Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord,
     TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Value, Welcome, Work,
     encode_message,
@@ -154,7 +154,7 @@ fn handshake(vectors: &mut Vectors) -> (RecordSealer, RecordSealer) {
         incarnation: 1,
         role: Role::Client,
         software: "furlong 0.1.0".to_owned(),
-        payload_credit_bytes: 0,
+        abilities: 0,
     });
     let (first, expect_reply) =
         ExpectReply::start(&cluster, &server.0, &HOLDER_SECRET, PEER_EPHEMERAL).unwrap();
@@ -468,6 +468,7 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::TakeBack(TakeBack { request: 8, tasks: tasks() }),
         FromClient::Undefine(Undefine { number: 1 }),
         FromClient::Query(Request { request: 4, query: Query::Look(Box::new(look())) }),
+        FromClient::Query(Request { request: 4, query: Query::Look(look_for_loads().into()) }),
         FromClient::Name(KindName {
             class: 7,
             runtime: Runtime::Python,
@@ -540,6 +541,7 @@ fn to_client(vectors: &mut Vectors) {
         reply(ReplyBody::Cancelled(1, 2)),
         reply(ReplyBody::Tasks(vec![record()], None)),
         reply(ReplyBody::Seen(Box::new(seen()))),
+        reply(ReplyBody::Seen(Box::new(seen_with_loads()))),
         ToClient::Stopped(Stopped { n: TaskSeq(1) }),
         ToClient::Fetched(Fetched {
             request: 1,
@@ -567,7 +569,18 @@ fn place() -> LookPlace {
 
 fn look() -> Look {
     let series = Some(SeriesStep::Second);
-    Look { since: Some(place()), ends: true, failures: true, ranges: false, series }
+    let wanted = Look { ends: true, failures: true, series, ..Look::default() };
+    Look { since: Some(place()), ..wanted }
+}
+
+/// A look that wants figures of machines, which is one field longer.
+fn look_for_loads() -> Look {
+    Look { loads: true, ..look() }
+}
+
+fn seen_with_loads() -> Seen {
+    let load = EngineLoad { heard_us: 700, answer_us: 90, slot: SLOT_LOAD, machine: MACHINE };
+    Seen { engines: vec![EngineSeen { load: Some(load), ..engine_seen() }], ..seen() }
 }
 
 const TASK: TaskId = TaskId { session: SESSION, n: TaskSeq(1) };
@@ -638,6 +651,15 @@ fn kind_seen() -> KindSeen {
     }
 }
 
+const MACHINE: MachineLoad = MachineLoad {
+    cores: 8,
+    cpu_percent: Some(40),
+    load_hundredths: 325,
+    memory_bytes: 1 << 36,
+    memory_free_bytes: 1 << 35,
+};
+const SLOT_LOAD: SlotLoad = SlotLoad { cpu_percent: Some(97), resident_bytes: 1 << 26 };
+
 fn engine_seen() -> EngineSeen {
     EngineSeen {
         id: EngineId(3),
@@ -652,6 +674,7 @@ fn engine_seen() -> EngineSeen {
         busy_us: 3,
         deaths: 0,
         pace_percent: Some(100),
+        load: None,
     }
 }
 
@@ -825,6 +848,7 @@ fn to_engine(vectors: &mut Vectors) {
             all: false,
             sampling: None,
         }),
+        ToEngine::Measure(Measure { number: 9 }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);
 }
@@ -865,6 +889,7 @@ fn from_engine(vectors: &mut Vectors) {
             refusal: None,
             contents: b"{}".to_vec(),
         }),
+        FromEngine::Measured(Measured { number: 9, machine: MACHINE, slots: vec![SLOT_LOAD] }),
     ];
     add_all(vectors, "FromEngine", &all, FromEngine::name);
 }

@@ -106,6 +106,7 @@ async fn look(client: &Client, picture: &mut Picture, state: &State) -> Result<(
     let wanted = Wanted {
         ends: state.page == Page::Tasks,
         failures: state.page == Page::Failures,
+        loads: matches!(state.page, Page::Overview | Page::Engines),
         ..Wanted::default()
     };
     for _ in 0..LOOKS_AT_ONCE {

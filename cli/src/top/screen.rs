@@ -268,5 +268,8 @@ WAIT  tasks that wait: for others, for an engine, or at one
 OVER  the share of way, load and store in the time of tasks that have run
 LEFT  the time until all are done, at least and at most; ? if too little is known
 PACE  the time that an engine takes for its tasks, beside what is usual for such tasks
+CPU MEM  what its interpreter and programs take: of one processor, and of memory
+SILENT   since it has answered last; it is asked every 5 s while somebody looks
+HOST CPU, LOAD, FREE  its machine: processors in use, mean load, memory that is free
 !     look at this one; the notes say why
 ";

@@ -49,6 +49,7 @@ fn engine(id: u32, host: &str, pace_percent: Option<u32>) -> EngineSeen {
         busy_us: 72_000_000,
         deaths: 0,
         pace_percent,
+        load: None,
     }
 }
 

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use furlong_wire::ids::{OwnerId, TaskId, TaskSeq};
 use furlong_wire::message::{PhaseTimes, Runtime, SeriesRow, TaskState};
 
+use super::engines::measured::Questions;
 use super::keys::SessionKey;
 use super::payloads::stored::Stored;
 use super::tasks::ended::EndedTask;
@@ -43,6 +44,8 @@ pub(in crate::core) struct Watch {
     totals: Totals,
     /// The number of looks so far: what changes is marked with it.
     looks: u64,
+    /// The questions for figures of machines.
+    pub(in crate::core) questions: Questions,
 }
 
 /// Sums over all tasks.

@@ -631,7 +631,7 @@ pub fn peer(role: Role, session: SessionId, incarnation: u64, holder: u8) -> Pee
         incarnation,
         role,
         software: "test".into(),
-        payload_credit_bytes: 0,
+        abilities: 0,
     };
     Peer { claims, hello, address: "inproc".into(), pass: None }
 }
