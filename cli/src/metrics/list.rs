@@ -381,9 +381,9 @@ fn by_kind(view: &View, one: &mut One<'_>, of: fn(&KindSeen) -> u64) -> Encoded 
 
 /// Hosts whose engines have told no figures have none here.
 fn by_host(view: &View, one: &mut One<'_>, of: fn(&HostLoad) -> Option<f64>) -> Encoded {
-    view.hosts().iter().try_for_each(|(name, host)| {
-        of(host).map_or(Ok(()), |value| one(&[("host", name)], value))
-    })
+    view.hosts()
+        .iter()
+        .try_for_each(|(name, host)| of(host).map_or(Ok(()), |value| one(&[("host", name)], value)))
 }
 
 /// The metrics of a farm; without a view, of one whose broker is away.

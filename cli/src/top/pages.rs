@@ -67,8 +67,8 @@ pub fn engines(picture: &Picture) -> Table {
     let rows = picture.engines.values().map(|engine| engine_row(picture, engine)).collect();
     Table::new(
         &[
-            "ENGINE", "HOST", "STATE", "NOW", "FOR", "HAS", "QUEUE", "ENDED", "FAIL", "PACE", "CPU",
-            "MEM", "SILENT", "BUSY", "DIED", "HOST CPU", "LOAD", "FREE",
+            "ENGINE", "HOST", "STATE", "NOW", "FOR", "HAS", "QUEUE", "ENDED", "FAIL", "PACE",
+            "CPU", "MEM", "SILENT", "BUSY", "DIED", "HOST CPU", "LOAD", "FREE",
         ],
         rows,
     )

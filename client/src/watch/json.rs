@@ -1,8 +1,8 @@
 //! A picture of the farm as JSON.
 
 use furlong_wire::message::{
-    EndSeen, EngineLoad, EngineSeen, ErrorKind, FailureSeen, FarmSeen, KindSeen, Note, OwnerSeen, PhaseTimes,
-    SpanSeen,
+    EndSeen, EngineLoad, EngineSeen, ErrorKind, FailureSeen, FarmSeen, KindSeen, Note, OwnerSeen,
+    PhaseTimes, SpanSeen,
 };
 use serde_json::{Value, json};
 

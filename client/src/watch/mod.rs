@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use furlong_wire::ids::{BrokerStart, EngineId};
 use furlong_wire::message::{
-    EndSeen, EngineSeen, EngineState, FailureSeen, FarmSeen, KindSeen, Look, LookPlace, Note, OwnerSeen, Query,
-    ReplyBody, Seen, SeriesRow, SeriesStep,
+    EndSeen, EngineSeen, EngineState, FailureSeen, FarmSeen, KindSeen, Look, LookPlace, Note,
+    OwnerSeen, Query, ReplyBody, Seen, SeriesRow, SeriesStep,
 };
 
 use crate::Client;

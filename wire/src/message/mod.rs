@@ -53,9 +53,9 @@ pub use task::{
     TaskOptions, TaskState, TaskTimes,
 };
 pub use watch::{
-    DURATION_RANGES, EndSeen, EngineLoad, EngineSeen, EngineState, FailureSeen, FarmSeen, KindSeen, Look,
-    LookPlace, Note, NoteCode, OwnerSeen, PhaseTimes, RunningSeen, Seen, SeriesRow, SeriesStep,
-    SpanSeen, duration_range, range_start_us,
+    DURATION_RANGES, EndSeen, EngineLoad, EngineSeen, EngineState, FailureSeen, FarmSeen, KindSeen,
+    Look, LookPlace, Note, NoteCode, OwnerSeen, PhaseTimes, RunningSeen, Seen, SeriesRow,
+    SeriesStep, SpanSeen, duration_range, range_start_us,
 };
 
 use crate::ids::{BrokerStart, ClusterId};

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::message::Register;
 
-use crate::core::keys::{AttemptId, ClassId, SessionKey};
 use super::measured::Measuring;
+use crate::core::keys::{AttemptId, ClassId, SessionKey};
 use crate::core::payloads::arriving::{Account, EngineWaiting};
 use crate::core::payloads::budget::Lane;
 use crate::core::payloads::stored::{Receiving, Stored};
