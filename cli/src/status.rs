@@ -68,9 +68,10 @@ pub async fn status(args: StatusArgs) -> Result<ExitCode> {
     let endpoint = client.endpoint().to_string();
     let status = client.status().await?;
     let mut picture = Picture::default();
-    while client.look(&mut picture, Wanted::default()).await? {}
+    let wanted = Wanted { loads: args.machines, ..Wanted::default() };
+    while client.look(&mut picture, wanted).await? {}
     if args.machines {
-        client.look_for_loads(&mut picture, Wanted::default()).await?;
+        client.look_for_loads(&mut picture, wanted).await?;
     }
     client.close().await;
     if args.json {

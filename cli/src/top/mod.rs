@@ -106,7 +106,8 @@ async fn look(client: &Client, picture: &mut Picture, state: &State) -> Result<(
     let wanted = Wanted {
         ends: state.page == Page::Tasks,
         failures: state.page == Page::Failures,
-        loads: matches!(state.page, Page::Overview | Page::Engines),
+        // An engine is told when it has changed: who wants its figures wants them always.
+        loads: true,
         ..Wanted::default()
     };
     for _ in 0..LOOKS_AT_ONCE {

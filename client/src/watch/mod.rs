@@ -70,6 +70,7 @@ pub struct Wanted {
     /// A series.
     pub series: Option<SeriesStep>,
     /// Figures of engines' machines, which those are asked for as long as somebody wants them.
+    /// From the first look on: later ones tell only what has changed.
     pub loads: bool,
 }
 
