@@ -23,9 +23,8 @@ pub struct Look {
     pub ranges: bool,
     /// The series that is wanted, if one is.
     pub series: Option<SeriesStep>,
-    /// True if figures of engines' machines are wanted: those are asked for them now and then as
-    /// long as somebody wants them. Left out if false, which is what a broker knows that has no such
-    /// figures.
+    /// True if figures of engines' machines are wanted: engines are asked for them now and then as
+    /// long as somebody wants them. Left out if false: an older broker knows no such field.
     #[serde(default, skip_serializing_if = "is_false")]
     pub loads: bool,
 }
