@@ -17,6 +17,7 @@ mod function;
 mod options;
 mod outcome;
 mod pass;
+mod profile;
 mod runtime;
 mod session;
 mod stream;

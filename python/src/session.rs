@@ -18,6 +18,7 @@ use crate::errors::{client_error, connect_error};
 use crate::options::{id_text, task_id};
 use crate::outcome::Outcome;
 use crate::pass::PassKey;
+use crate::profile;
 use crate::runtime::{Guarded, driver, limit_of, note_vain_look, run, wait};
 use crate::submitted;
 use crate::task::{Task, answer};
@@ -210,14 +211,28 @@ impl Session {
     /// Where an engine's interpreter is, or the one that runs a task, as JSON.
     #[pyo3(signature = (engine=None, task=None))]
     fn stack(&self, py: Python<'_>, engine: Option<u32>, task: Option<&str>) -> PyResult<String> {
-        let of = match task {
-            Some(task) => Inspectable::Task(task_id("task", task)?),
-            None => Inspectable::Engine(EngineId(engine.unwrap_or_default())),
-        };
+        let of = inspectable(engine, task)?;
         let stack = answer(py, self.inner.get()?.client.stack(of))?;
         let mut told = stack.to_json();
         told["task"] = stack.task.map(id_text).into();
         Ok(told.to_string())
+    }
+
+    /// Samples of an engine's interpreter, or of the one that runs a task, as JSON.
+    #[pyo3(signature = (engine, task, seconds, rate))]
+    fn profile(
+        &self,
+        py: Python<'_>,
+        engine: Option<u32>,
+        task: Option<&str>,
+        seconds: f64,
+        rate: u32,
+    ) -> PyResult<String> {
+        let of = inspectable(engine, task)?;
+        let length = Duration::try_from_secs_f64(seconds)
+            .map_err(|_| PyValueError::new_err("seconds: a number of seconds from 0.1 to 600"))?;
+        let profile = answer(py, self.inner.get()?.client.profile(of, length, rate))?;
+        Ok(profile::told(&profile).to_string())
     }
 
     /// A trace of the tasks that have ended in the last time, of a kind or of all.
@@ -370,6 +385,14 @@ fn write(py: Python<'_>) -> PyResult<()> {
         py.detach(|| driver.write());
     }
     Ok(())
+}
+
+/// An interpreter as Python names it: that of an engine, or the one that runs a task.
+fn inspectable(engine: Option<u32>, task: Option<&str>) -> PyResult<Inspectable> {
+    Ok(match task {
+        Some(task) => Inspectable::Task(task_id("task", task)?),
+        None => Inspectable::Engine(EngineId(engine.unwrap_or_default())),
+    })
 }
 
 fn targets(engines: Vec<u32>) -> EngineTargets {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from furlong import errors
 from furlong.calls.codecs import read_json
 from furlong.results.async_result import AsyncResult
+from furlong.results.profile import Profile
 from furlong.results.records import PHASES, Fetched, Held, History, whole_id
 from furlong.results.stack import Stack
 from furlong.results.subtasks import SubTask
@@ -27,6 +28,10 @@ __all__ = ["ClientTasks", "Job", "Jobs"]
 Job = str | int | concurrent.futures.Future[Any]
 # Tasks, as users name them: one, or several.
 Jobs = Job | Iterable[Job] | None
+
+# The bounds of a profile, which are the broker's.
+SECONDS_MAX = 600
+RATE_MAX = 200
 
 
 class ClientTasks:
@@ -236,13 +241,44 @@ class ClientTasks:
         RequestRefused
             If nothing of yours runs there, or the interpreter does not answer.
         """
+        return Stack(read_json(self._session.stack(*self._interpreter(what))))
+
+    def take_profile(self, what: int | Job, seconds: float = 10, rate: int = 100) -> Profile:
+        """Sample an interpreter for a while, without stopping it, and return where it was most.
+
+        A task is sampled until its end; an engine for the whole time, with what runs there for this client's owner.
+        An administrator sees the tasks of all.
+
+        Parameters
+        ----------
+        what : int, str or AsyncResult
+            An engine, or a running task: its id, or its result.
+        seconds : float
+            For so long: 0.1 to 600.
+        rate : int
+            So many times a second: 1 to 200.
+
+        Raises
+        ------
+        RequestRefused
+            If nothing of yours runs there, the interpreter does not answer, or another profile of it is being made.
+        ValueError
+            For a time or a rate that is out of range.
+        """
+        if not 0.1 <= seconds <= SECONDS_MAX:
+            raise ValueError(f"seconds: a number from 0.1 to {SECONDS_MAX}, not {seconds!r}")
+        if not 1 <= rate <= RATE_MAX:
+            raise ValueError(f"rate: a number from 1 to {RATE_MAX}, not {rate!r}")
+        engine, task = self._interpreter(what)
+        return Profile(read_json(self._session.profile(engine, task, seconds, rate)))
+
+    def _interpreter(self, what: int | Job) -> tuple[int | None, str | None]:
+        """Return the engine, or the id of the task, whose interpreter is meant."""
         if isinstance(what, AsyncResult):
             if len(what.msg_ids) != 1:
                 raise ValueError("the result has several tasks: give the id of one, of `msg_ids`")
             what = what.msg_ids[0]
-        if isinstance(what, int):
-            return Stack(read_json(self._session.stack(engine=what)))
-        return Stack(read_json(self._session.stack(task=self._id_of(what))))
+        return (what, None) if isinstance(what, int) else (None, self._id_of(what))
 
     def trace(self, last: str | None = None, kind: str | None = None) -> Timeline:
         """Return a timeline of what the broker remembers: the last 65 536 tasks that have ended.

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from furlong.client.client import Client
     from furlong.cluster.cluster import Cluster
     from furlong.results.async_result import AsyncResult
+    from furlong.results.profile import Profile
     from furlong.results.subtasks import SubTask
     from furlong.views.view import View
 
-__all__ = ["page_of_client", "page_of_cluster", "page_of_result", "page_of_view"]
+__all__ = ["page_of_client", "page_of_cluster", "page_of_profile", "page_of_result", "page_of_view"]
 
 # How long the broker may take to say how it is: a notebook shows a page without that.
 ANSWER_SECONDS = 3.0
@@ -115,6 +116,33 @@ def page_of_result(result: AsyncResult) -> str:
     failed = [part for part in ended if part.error is not None]
     pieces = [_facts(facts), _times(ended), _details("Tasks", _tasks(parts)), *_failures(failed)]
     return _box(heading, state or "no tasks", pieces)
+
+
+def page_of_profile(profile: Profile) -> str:
+    """Return where an interpreter was most: functions and lines."""
+    name, _, state = repr(profile)[1:-1].partition(": ")
+    if not profile.samples:
+        return _box(name, state, [])
+    shown = profile.functions[:ROWS_MAX]
+    rows = [
+        (
+            f"{profile.share(one['self']):.1f} %",
+            f"{profile.share(one['total']):.1f} %",
+            _short(one["function"]),
+            _short(f"{one['file']}:{one['line']}"),
+        )
+        for one in shown
+    ]
+    functions = _table(
+        ("self", "total", "function", "where"), rows, len(profile.functions) - ROWS_MAX
+    )
+    lines = [
+        (f"{profile.share(one['self']):.1f} %", _short(f"{one['file']}:{one['line']}"))
+        for one in profile.lines
+    ]
+    facts = [("task", profile.task)] if profile.task else []
+    pieces = [_facts(facts), functions, _details("Lines", _table(("self", "line"), lines))]
+    return _box(name, state, pieces)
 
 
 # What they show.

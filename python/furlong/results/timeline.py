@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
 from furlong.calls.codecs import read_json
+from furlong.results.written import replace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,24 +60,9 @@ class Timeline:
         ValueError
             If the ending says no format.
         """
-        # A program that saves nothing does not import them.
-        import tempfile
-        from pathlib import Path
+        from pathlib import Path  # a program that saves nothing does not import it
 
-        file = Path(path)
-        written = self._trace.written(file.name)
-        # Aside first: whoever reads it has the old one or the new one.
-        handle, name = tempfile.mkstemp(prefix=".furlong", dir=file.parent)
-        aside = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as opened:
-                opened.write(written)
-            aside.chmod(0o644)
-            aside.replace(file)
-        except BaseException:
-            aside.unlink()
-            raise
-        return file
+        return replace(path, self._trace.written(Path(path).name))
 
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame` with a row for each task; moments are in UTC.
