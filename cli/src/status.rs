@@ -106,13 +106,13 @@ fn loads_json(picture: &Picture) -> Value {
 }
 
 fn print_loads(picture: &Picture) -> Result<()> {
-    let engines = picture.engines.values().filter(|it| it.state != EngineState::Away);
+    let mut engines = picture.engines.values().filter(|it| it.state != EngineState::Away);
     print::line(format!(
         "{:>6} {:<20} {:>6} {:>10} {:>8}   {:>8} {:>6} {:>5} {:>10}",
         "id", "host", "cpu", "memory", "silent", "host cpu", "load", "cores", "free"
     ))?;
     let percent = |it: Option<u32>| it.map_or("-".to_owned(), |it| format!("{it} %"));
-    engines.into_iter().try_for_each(|engine| {
+    engines.try_for_each(|engine| {
         let (id, host) = (engine.id.0, printable::line(&engine.host));
         let Some(load) = engine.load else {
             return print::line(format!("{id:>6} {host:<20} has told no figures"));

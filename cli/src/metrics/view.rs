@@ -79,8 +79,10 @@ impl View {
                 continue;
             }
             let host = hosts.entry(name).or_default();
-            host.cpu_percent += load.slot.cpu_percent.unwrap_or_default();
-            host.resident_bytes += load.slot.resident_bytes;
+            // Engines may say anything.
+            let cpu_percent = load.slot.cpu_percent.unwrap_or_default();
+            host.cpu_percent = host.cpu_percent.saturating_add(cpu_percent);
+            host.resident_bytes = host.resident_bytes.saturating_add(load.slot.resident_bytes);
             host.silent_us = host.silent_us.max(picture.silent_us(engine).unwrap_or_default());
             let latest = latest.entry(name).or_default();
             if load.heard_us >= *latest {

@@ -1,7 +1,7 @@
 //! The slots: each is a thread for Rust functions, one for programs and an interpreter for Python,
 //! all started when they are first needed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use furlong_wire::call::ReplyHeader;
@@ -26,7 +26,19 @@ pub(super) struct Slots {
     commands: Arc<CommandShared>,
     variables: Variables,
     events: EventSender,
-    meter: Arc<Mutex<Meter>>,
+    measuring: Arc<Measuring>,
+}
+
+/// The question for figures that is being answered, and what answers it.
+#[derive(Debug, Default)]
+struct Measuring {
+    asked: Mutex<Option<u64>>,
+    meter: Mutex<Meter>,
+}
+
+fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A reading is put there whole.
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A slot, or what stands in for one.
@@ -56,8 +68,8 @@ impl Slots {
         let places = (0..count).map(|_| SlotPlace::default()).collect();
         let python = python.map(|config| Arc::new(PythonShared::new(config)));
         let commands = Arc::new(CommandShared::new(commands));
-        let meter = Arc::default();
-        Self { places, functions, python, commands, variables, events, meter }
+        let measuring = Arc::default();
+        Self { places, functions, python, commands, variables, events, measuring }
     }
 
     /// The interpreters' common part, if there are any.
@@ -189,8 +201,12 @@ impl Slots {
     }
 
     /// Measures the machine and the slots, on a thread that may wait: the answer comes as
-    /// [`Report::Measured`].
+    /// [`Report::Measured`]. It is to the last question: however often a broker asks, one thread
+    /// measures.
     pub(super) fn measure(&self, number: u64) {
+        if locked(&self.measuring.asked).replace(number).is_some() {
+            return;
+        }
         let hosts = self.places.iter().filter(|place| place.stands_in.is_none()).count();
         let mut groups = vec![Vec::new(); hosts];
         for (at, place) in (0..).zip(&self.places) {
@@ -198,10 +214,10 @@ impl Slots {
                 of_slot.extend(place.process_groups());
             }
         }
-        let (meter, events) = (Arc::clone(&self.meter), self.events.clone());
+        let (measuring, events) = (Arc::clone(&self.measuring), self.events.clone());
         tokio::task::spawn_blocking(move || {
-            let mut meter = meter.lock().unwrap_or_else(PoisonError::into_inner);
-            let (machine, slots) = meter.measure(&groups);
+            let (machine, slots) = locked(&measuring.meter).measure(&groups);
+            let number = locked(&measuring.asked).take().unwrap_or(number);
             let measured = Box::new(Measured { number, machine, slots });
             // Nobody listens any more when the engine ends.
             let _ = events.send((0, Report::Measured(measured)));
