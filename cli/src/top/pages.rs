@@ -2,11 +2,22 @@
 
 use furlong_client::{Picture, sentence};
 use furlong_wire::message::{
-    EngineLoad, EngineSeen, EngineState, KindSeen, MachineLoad, TaskState,
+    EngineLoad, EngineSeen, EngineState, KindSeen, MachineLoad, TaskPhase, TaskRecord, TaskState,
 };
 
+use super::cursor::Row;
 use super::table::{Cell, Table};
 use super::words::{bytes, count, duration, left};
+use crate::record::{Spans, state, why};
+
+/// What is shown of a farm.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// What the broker tells of all.
+    pub picture: Picture,
+    /// Tasks that have not ended, if they are wanted: the first ones of many.
+    pub queue: Vec<TaskRecord>,
+}
 
 /// An engine whose time for its tasks is that many per cent of the usual is marked.
 const SLOW_PERCENT: u32 = 200;
@@ -64,8 +75,9 @@ fn kind_row(picture: &Picture, kind: &KindSeen) -> Vec<Cell> {
 
 /// Engines, by number.
 pub fn engines(picture: &Picture) -> Table {
-    let rows = picture.engines.values().map(|engine| engine_row(picture, engine)).collect();
-    Table::new(
+    let engines = picture.engines.values();
+    let rows = engines.map(|it| (Row::Engine(it.id), engine_row(picture, it))).collect();
+    Table::of_rows(
         &[
             "ENGINE", "HOST", "STATE", "NOW", "FOR", "HAS", "QUEUE", "ENDED", "FAIL", "PACE",
             "CPU", "MEM", "SILENT", "BUSY", "DIED", "HOST CPU", "LOAD", "FREE",
@@ -128,6 +140,32 @@ fn load_cells(picture: &Picture, engine: &EngineSeen) -> [Cell; 6] {
 /// Returns true if a machine has less than a twentieth of its memory free.
 fn is_short(machine: &MachineLoad) -> bool {
     machine.memory_free_bytes < machine.memory_bytes / 20
+}
+
+/// Tasks that have not ended: those that run first.
+pub fn queue(records: &[TaskRecord]) -> Table {
+    let mut records: Vec<&TaskRecord> = records.iter().collect();
+    records.sort_by_key(|record| record.phase != TaskPhase::Running);
+    let rows = records.into_iter().map(|record| {
+        let spans = Spans::of(record);
+        let engine = record.engine.or(record.target);
+        let cells = vec![
+            Cell::text(&record.id.to_string()),
+            Cell::text(record.name.as_deref().unwrap_or("-")),
+            Cell::text(state(record)),
+            Cell::number(
+                engine.map_or("-".to_owned(), |id| id.to_string()),
+                engine.map_or(-1.0, |id| f64::from(id.0)),
+            ),
+            time(spans.waited()),
+            spans.running.map_or_else(|| Cell::number("-".to_owned(), -1.0), time),
+            Cell::text(record.label.as_deref().unwrap_or("-")),
+            Cell::text(&why(record).unwrap_or_default()),
+        ];
+        (Row::Task(record.id), cells)
+    });
+    let columns = &["TASK", "NAME", "STATE", "ENGINE", "WAITED", "RAN", "LABEL", "WHY"];
+    Table::of_rows(columns, rows.collect())
 }
 
 /// Ended tasks, the latest first.

@@ -7,6 +7,7 @@ use furlong_wire::message::{
     RunningSeen, Runtime, Seen, SpanSeen,
 };
 
+use super::pages::Shown;
 use super::screen::{self, Source};
 use super::state::{Page, State};
 
@@ -128,7 +129,8 @@ fn shown(page: Page, size: (usize, usize)) -> Vec<String> {
 
 fn shown_of(picture: &Picture, page: Page, size: (usize, usize)) -> Vec<String> {
     let source = Source { endpoint: "lab.example:7077".to_owned(), clock: "14:02:31".to_owned() };
-    let lines = screen::lines(picture, &State::new(page, 1_000), &source, size, false);
+    let shown = Shown { picture: picture.clone(), queue: Vec::new() };
+    let lines = screen::lines(&shown, &State::new(page, 1_000), &source, size, false);
     lines.iter().map(|line| line.to_string().trim_end().to_owned()).collect()
 }
 

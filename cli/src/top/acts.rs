@@ -1,0 +1,178 @@
+//! What keys do to tasks and engines: whether this capability may, on what, and the question that
+//! is asked first.
+
+use furlong_client::{EngineId, Picture, TaskId};
+use furlong_host::printable;
+
+use super::cursor::Row;
+use crate::print;
+
+/// What a key does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verb {
+    /// Cancels tasks.
+    Cancel,
+    /// The same, and kills interpreters that do not respond.
+    Kill,
+    /// Interrupts what runs on engines.
+    Interrupt,
+    /// Gives engines new interpreters.
+    Restart,
+    /// Samples an interpreter.
+    Profile,
+}
+
+/// What the capability at hand lets keys do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rights {
+    /// To end tasks of its owner, and to look into their interpreters.
+    pub tasks: bool,
+    /// To send signals to engines, and to restart them.
+    pub engines: bool,
+}
+
+/// Something to be done, when the question has been answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Act {
+    /// What is done.
+    pub verb: Verb,
+    /// The tasks to which it is done.
+    pub tasks: Vec<TaskId>,
+    /// The engines to which it is done.
+    pub engines: Vec<EngineId>,
+}
+
+/// The length of a profile, in seconds.
+pub const PROFILE_S: u64 = 5;
+
+impl Act {
+    /// What a key is to do to the rows that are meant.
+    ///
+    /// # Errors
+    /// The reason why it cannot be, for people: one line.
+    pub fn new(
+        verb: Verb,
+        rows: &[Row],
+        picture: &Picture,
+        rights: Rights,
+    ) -> Result<Self, String> {
+        let (is_allowed, role) = match verb {
+            Verb::Cancel | Verb::Kill | Verb::Profile => (rights.tasks, "client"),
+            Verb::Interrupt | Verb::Restart => (rights.engines, "client or multiengine"),
+        };
+        if !is_allowed {
+            return Err(format!(
+                "this capability may only look at that: `furlong top --cap FILE` with one of the role {role} may do it"
+            ));
+        }
+        let (mut tasks, mut engines) = (Vec::new(), Vec::new());
+        for row in rows {
+            match (*row, verb) {
+                (Row::Task(task), _) => tasks.push(task),
+                (Row::Engine(id), Verb::Cancel | Verb::Kill) => {
+                    let running = picture.engines.get(&id).and_then(|engine| engine.running);
+                    tasks.extend(running.and_then(|running| running.task));
+                }
+                (Row::Engine(id), _) => engines.push(id),
+            }
+        }
+        match verb {
+            Verb::Cancel | Verb::Kill if tasks.is_empty() => {
+                Err("no task of yours runs there: page 8 has all that have not ended".to_owned())
+            }
+            Verb::Interrupt | Verb::Restart if engines.is_empty() => {
+                Err("that is for engines, on page 3; c cancels a task".to_owned())
+            }
+            Verb::Profile if tasks.len() + engines.len() != 1 => {
+                Err("one at a time is profiled: M takes the marks back".to_owned())
+            }
+            _ => Ok(Self { verb, tasks, engines }),
+        }
+    }
+
+    /// The question that is asked first.
+    pub fn question(&self) -> String {
+        let on = self.on();
+        let what = match self.verb {
+            Verb::Cancel => format!("cancel {on}"),
+            Verb::Kill => format!("cancel {on}, and kill an interpreter that does not respond"),
+            Verb::Interrupt => format!("interrupt what runs of yours on {on}"),
+            Verb::Restart => {
+                format!("give {on} a new interpreter; what runs there and its variables are lost")
+            }
+            Verb::Profile => format!("profile {on} for {PROFILE_S} s"),
+        };
+        format!("{what}? y: yes, any other key: no")
+    }
+
+    /// What is being done.
+    pub fn going(&self) -> String {
+        let on = self.on();
+        match self.verb {
+            Verb::Cancel | Verb::Kill => format!("cancelling {on}"),
+            Verb::Interrupt => format!("interrupting {on}"),
+            Verb::Restart => format!("restarting {on}"),
+            Verb::Profile => format!("profiling {on} for {PROFILE_S} s"),
+        }
+    }
+
+    /// That to which it is done.
+    pub fn on(&self) -> String {
+        match (&self.tasks[..], &self.engines[..]) {
+            ([task], []) => format!("task {task}"),
+            ([], [engine]) => format!("engine {engine}"),
+            (tasks, []) => print::counted(tasks.len() as u64, "task"),
+            (_, engines) => print::counted(engines.len() as u64, "engine"),
+        }
+    }
+}
+
+/// What keys have asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Acting {
+    /// What the capability at hand lets them do.
+    pub rights: Rights,
+    /// What is done if the question is answered with yes.
+    pub question: Option<Act>,
+    /// What was done, or why not: until the next key.
+    pub said: String,
+    /// Lines that are shown instead of the page.
+    pub report: Vec<String>,
+}
+
+impl Acting {
+    /// Asks before it is done, or says why it cannot be.
+    pub fn ask(&mut self, act: Result<Act, String>) {
+        match act {
+            Ok(act) => self.question = Some(act),
+            Err(why) => self.said = why,
+        }
+    }
+
+    /// What was done.
+    pub fn tell(&mut self, done: anyhow::Result<Done>) {
+        match done {
+            Ok(Done::Said(said)) => self.said = said,
+            Ok(Done::Report(lines)) => {
+                let lines = lines.iter().map(|line| printable::line(line).into_owned());
+                (self.said, self.report) = (String::new(), lines.collect());
+            }
+            Err(error) => self.said = format!("it is not done: {error:#}"),
+        }
+    }
+
+    /// The line that is to be seen now, if there is one.
+    pub fn line(&self) -> Option<String> {
+        let text = self.question.as_ref().map_or_else(|| self.said.clone(), Act::question);
+        (!text.is_empty()).then(|| printable::line(&text).into_owned())
+    }
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Done {
+    /// A line.
+    Said(String),
+    /// Lines.
+    Report(Vec<String>),
+}
