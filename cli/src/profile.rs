@@ -106,6 +106,15 @@ fn none(profile: &Inspected) -> String {
     format!("engine {}: no code of yours ran there", profile.engine)
 }
 
+/// The same as lines for a screen.
+pub fn report(profile: &Inspected) -> Vec<String> {
+    if profile.seen.samples > 0 {
+        return hottest(profile);
+    }
+    let none = format!("{}; there is no sample", none(profile));
+    std::iter::once(none).chain(lines(profile)).collect()
+}
+
 /// The screen.
 fn hottest(profile: &Inspected) -> Vec<String> {
     let seen = &profile.seen;

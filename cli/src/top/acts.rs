@@ -18,6 +18,8 @@ pub enum Verb {
     Interrupt,
     /// Gives engines new interpreters.
     Restart,
+    /// Lets engines finish what they have been given, and leave.
+    Drain,
     /// Samples an interpreter.
     Profile,
 }
@@ -29,6 +31,8 @@ pub struct Rights {
     pub tasks: bool,
     /// To send signals to engines, and to restart them.
     pub engines: bool,
+    /// To stop engines.
+    pub stops: bool,
 }
 
 /// Something to be done, when the question has been answered.
@@ -59,10 +63,11 @@ impl Act {
         let (is_allowed, role) = match verb {
             Verb::Cancel | Verb::Kill | Verb::Profile => (rights.tasks, "client"),
             Verb::Interrupt | Verb::Restart => (rights.engines, "client or multiengine"),
+            Verb::Drain => (rights.stops, "admin"),
         };
         if !is_allowed {
             return Err(format!(
-                "this capability may only look at that: `furlong top --cap FILE` with one of the role {role} may do it"
+                "there is no capability here that may do that: `furlong top --cap FILE` with one of the role {role} may"
             ));
         }
         let (mut tasks, mut engines) = (Vec::new(), Vec::new());
@@ -80,7 +85,7 @@ impl Act {
             Verb::Cancel | Verb::Kill if tasks.is_empty() => {
                 Err("no task of yours runs there: page 8 has all that have not ended".to_owned())
             }
-            Verb::Interrupt | Verb::Restart if engines.is_empty() => {
+            Verb::Interrupt | Verb::Restart | Verb::Drain if engines.is_empty() => {
                 Err("that is for engines, on page 3; c cancels a task".to_owned())
             }
             Verb::Profile if tasks.len() + engines.len() != 1 => {
@@ -100,6 +105,7 @@ impl Act {
             Verb::Restart => {
                 format!("give {on} a new interpreter; what runs there and its variables are lost")
             }
+            Verb::Drain => format!("let {on} finish what it has been given, and leave the farm"),
             Verb::Profile => format!("profile {on} for {PROFILE_S} s"),
         };
         format!("{what}? y: yes, any other key: no")
@@ -112,6 +118,7 @@ impl Act {
             Verb::Cancel | Verb::Kill => format!("cancelling {on}"),
             Verb::Interrupt => format!("interrupting {on}"),
             Verb::Restart => format!("restarting {on}"),
+            Verb::Drain => format!("draining {on}"),
             Verb::Profile => format!("profiling {on} for {PROFILE_S} s"),
         }
     }
@@ -134,6 +141,8 @@ pub struct Acting {
     pub rights: Rights,
     /// What is done if the question is answered with yes.
     pub question: Option<Act>,
+    /// What is being done.
+    pub going: String,
     /// What was done, or why not: until the next key.
     pub said: String,
     /// Lines that are shown instead of the page.
@@ -144,26 +153,41 @@ impl Acting {
     /// Asks before it is done, or says why it cannot be.
     pub fn ask(&mut self, act: Result<Act, String>) {
         match act {
+            Ok(_) if !self.going.is_empty() => {
+                self.said = format!("{} goes on: one at a time", self.going);
+            }
             Ok(act) => self.question = Some(act),
             Err(why) => self.said = why,
         }
     }
 
+    /// The answer to the question, if there is one: what is to be done if it is yes.
+    pub fn answer(&mut self, is_yes: bool) -> Option<Act> {
+        let act = self.question.take().filter(|_| is_yes);
+        match &act {
+            Some(act) => self.going = act.going(),
+            None => "nothing is done".clone_into(&mut self.said),
+        }
+        act
+    }
+
     /// What was done.
     pub fn tell(&mut self, done: anyhow::Result<Done>) {
+        self.going.clear();
         match done {
             Ok(Done::Said(said)) => self.said = said,
             Ok(Done::Report(lines)) => {
                 let lines = lines.iter().map(|line| printable::line(line).into_owned());
                 (self.said, self.report) = (String::new(), lines.collect());
             }
-            Err(error) => self.said = format!("it is not done: {error:#}"),
+            Err(error) => self.said = format!("not done: {error:#}"),
         }
     }
 
     /// The line that is to be seen now, if there is one.
     pub fn line(&self) -> Option<String> {
-        let text = self.question.as_ref().map_or_else(|| self.said.clone(), Act::question);
+        let said = if self.said.is_empty() { &self.going } else { &self.said };
+        let text = self.question.as_ref().map_or_else(|| said.clone(), Act::question);
         (!text.is_empty()).then(|| printable::line(&text).into_owned())
     }
 }

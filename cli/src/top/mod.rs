@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use furlong_client::{Client, TaskQuery, Wanted, watch_json};
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::text::Text;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -27,7 +27,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::connect::{ConnectArgs, OBSERVERS};
 use crate::exit::ExitCode;
 use crate::print;
-use acts::{Act, Done};
+use acts::Act;
+use carry_out::Doing;
 use pages::Shown;
 use screen::Source;
 use state::{Page, State, Wish};
@@ -38,8 +39,9 @@ use state::{Page, State, Wish};
 Keys: 1 to 8 and tab for pages, j k g G to move, / to filter, s S to sort, space to pause, + - for the interval,
 ? for help, q to quit. Names and tasks are those of the capability's owner; sums are those of all.
 
-On the pages of engines and of the queue c K i r p cancel, kill, interrupt, restart and profile, after a question.
-They need the file client.cap.json, or another that may; to look, observer.cap.json is enough.
+On the pages of engines and of the queue c K i r D p cancel, kill, interrupt, restart, drain and profile, after a
+question. They need client.cap.json, or another file that may, and D needs admin.cap.json. To look,
+observer.cap.json is enough.
 
 Exit codes: 0 ended by q; 1 an error; 2 wrong usage; with --check 3 if there is a note, or no engine online.
 
@@ -206,7 +208,7 @@ async fn on_terminal(
     let mut events = read_events();
     let mut shown = latest.clone();
     let mut source_shown = source(client);
-    let mut acting = Acting::None;
+    let mut doing = Doing::new(connect.clone());
     state.acting.rights = carry_out::rights(connect);
     loop {
         let rows = screen::rows(&shown, &state);
@@ -223,10 +225,22 @@ async fn on_terminal(
         let page = state.page;
         tokio::select! {
             event = events.recv() => {
-                let Some(event) = event else { return Ok(()) };
-                match pressed(&event).map(|key| state.press(key, &rows)) {
-                    XXX
+                let Some(event) = event else { break };
+                let Some(key) = pressed(&event) else { continue };
+                match state.press(key.code, &rows) {
+                    _ if is_interrupt(&key) => break,
+                    Wish::Draw => {}
+                    Wish::Ask(verb) => {
+                        let (meant, rights) = (state.cursor.meant(), state.acting.rights);
+                        state.acting.ask(Act::new(verb, &meant, &shown.picture, rights));
+                    }
+                    Wish::Act(act) => doing.begin(act),
+                    Wish::Quit => break,
                 }
+            }
+            done = doing.done() => {
+                state.acting.tell(done);
+                look(client, &mut latest, &state).await?;
             }
             _ = ticks.tick() => look(client, &mut latest, &state).await?,
         }
@@ -238,6 +252,19 @@ async fn on_terminal(
             source_shown = source(client);
         }
     }
+    doing.leave().await;
+    Ok(())
+}
+
+/// The key that was pressed, if one was.
+fn pressed(event: &Event) -> Option<KeyEvent> {
+    let Event::Key(key) = event else { return None };
+    (key.kind != KeyEventKind::Release).then_some(*key)
+}
+
+/// Ctrl-C: the screen has taken the signal's place.
+fn is_interrupt(key: &KeyEvent) -> bool {
+    key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c')
 }
 
 /// Reads keys and changes of the size on a thread of its own, which ends with the process.

@@ -272,7 +272,7 @@ fn footer(state: &State, width: usize) -> Vec<Line<'static>> {
             "" => String::new(),
             filter => format!("  filter {}", printable::line(filter)),
         };
-        let acts = if state.page.has_cursor() { "  c K i r p act" } else { "" };
+        let acts = if state.page.has_cursor() { "  c K i r D p act" } else { "" };
         format!(
             "{}{filter}{acts}   ? help  q  / filter  s sort  space pause",
             pages.collect::<Vec<_>>().join(" ")
@@ -301,6 +301,7 @@ On the pages 3 and 8, with a capability that may; each asks first:
 m M           mark the row; all rows, or none: the keys below mean those that are marked
 c K           cancel tasks; K also kills an interpreter that does not respond
 i r           interrupt what runs of yours on an engine; give it a new interpreter
+D             let an engine finish what it has been given, and leave
 p             profile a task or an engine for 5 s
 
 WAIT  tasks that wait: for others, for an engine, or at one

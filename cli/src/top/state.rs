@@ -126,13 +126,9 @@ impl State {
     /// A key was pressed, while these rows were there to be acted on.
     pub fn press(&mut self, key: KeyCode, rows: &[Row]) -> Wish {
         self.acting.said.clear();
-        if let Some(act) = self.acting.question.take() {
-            if key == KeyCode::Char('y') {
-                self.acting.said = act.going();
-                return Wish::Act(act);
-            }
-            "it is not done".clone_into(&mut self.acting.said);
-            return Wish::Draw;
+        if self.acting.question.is_some() {
+            let act = self.acting.answer(key == KeyCode::Char('y'));
+            return act.map_or(Wish::Draw, Wish::Act);
         }
         if self.types_filter {
             self.type_filter(key);
@@ -182,6 +178,7 @@ impl State {
             KeyCode::Char('K') => Verb::Kill,
             KeyCode::Char('i') => Verb::Interrupt,
             KeyCode::Char('r') => Verb::Restart,
+            KeyCode::Char('D') => Verb::Drain,
             KeyCode::Char('p') => Verb::Profile,
             KeyCode::Char('m') => {
                 self.cursor.mark();

@@ -25,12 +25,8 @@ pub struct Look {
     pub series: Option<SeriesStep>,
     /// True if figures of engines' machines are wanted: engines are asked for them now and then as
     /// long as somebody wants them. Left out if false: an older broker knows no such field.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub loads: bool,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// The place that a viewer has come to. It is the broker's, and is given back as it came.
