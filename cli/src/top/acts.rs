@@ -200,3 +200,76 @@ pub enum Done {
     /// Lines.
     Report(Vec<String>),
 }
+
+#[cfg(test)]
+mod tests {
+    use furlong_wire::ids::{SessionId, TaskSeq};
+
+    use super::*;
+
+    const ALL: Rights = Rights { tasks: true, engines: true, stops: true };
+
+    fn task(n: u64) -> TaskId {
+        TaskId { session: SessionId([7; 16]), n: TaskSeq(n) }
+    }
+
+    fn act(verb: Verb, rows: &[Row], rights: Rights) -> Result<Act, String> {
+        Act::new(verb, rows, &Picture::default(), rights)
+    }
+
+    #[test]
+    fn what_the_capability_may_not_do_is_not_asked() {
+        let engine = [Row::Engine(EngineId(3))];
+        let owners = Rights { stops: false, ..ALL };
+        assert!(act(Verb::Restart, &engine, owners).is_ok());
+        let refused = act(Verb::Drain, &engine, owners).unwrap_err();
+        assert!(refused.contains("one of the role admin"), "{refused}");
+        let looks = Rights::default();
+        for verb in [Verb::Cancel, Verb::Kill, Verb::Profile, Verb::Restart, Verb::Interrupt] {
+            assert!(act(verb, &engine, looks).unwrap_err().contains("--cap FILE"));
+        }
+    }
+
+    #[test]
+    fn a_question_says_how_many_are_meant_and_only_yes_does_it() {
+        let tasks = [Row::Task(task(1)), Row::Task(task(2))];
+        let mut acting = Acting::default();
+        acting.ask(act(Verb::Cancel, &tasks, ALL));
+        assert_eq!(acting.line().unwrap(), "cancel 2 tasks? y: yes, any other key: no");
+        assert_eq!(acting.answer(false), None);
+        assert_eq!(acting.line().unwrap(), "nothing is done");
+        acting.ask(act(Verb::Kill, &tasks[..1], ALL));
+        let asked = acting.answer(true).expect("it was yes");
+        assert_eq!((asked.verb, asked.tasks), (Verb::Kill, vec![task(1)]));
+        assert!(acting.question.is_none() && !acting.going.is_empty());
+    }
+
+    #[test]
+    fn one_thing_at_a_time_is_done_and_its_end_is_told() {
+        let engine = [Row::Engine(EngineId(3))];
+        let mut acting = Acting::default();
+        acting.ask(act(Verb::Restart, &engine, ALL));
+        acting.answer(true);
+        acting.said.clear();
+        assert_eq!(acting.line().unwrap(), "restarting engine 3");
+        acting.ask(act(Verb::Restart, &engine, ALL));
+        assert_eq!(acting.line().unwrap(), "restarting engine 3 goes on: one at a time");
+        acting.tell(Err(anyhow::anyhow!("the engine \u{1b}[2J is away")));
+        let told = acting.line().unwrap();
+        assert!(told.starts_with("not done: the engine") && !told.contains('\u{1b}'), "{told}");
+        acting.tell(Ok(Done::Report(vec!["a\nb".to_owned()])));
+        assert_eq!((acting.line(), acting.report.len()), (None, 1));
+        assert!(!acting.report[0].contains('\n'));
+    }
+
+    #[test]
+    fn what_a_row_is_not_for_is_said() {
+        let (task, engine) = (Row::Task(task(1)), Row::Engine(EngineId(3)));
+        for verb in [Verb::Restart, Verb::Interrupt, Verb::Drain] {
+            assert!(act(verb, &[task], ALL).unwrap_err().contains("page 3"));
+        }
+        assert!(act(Verb::Cancel, &[engine], ALL).unwrap_err().contains("no task of yours"));
+        let many = act(Verb::Profile, &[task, engine], ALL).unwrap_err();
+        assert!(many.contains("one at a time"), "{many}");
+    }
+}
