@@ -6,12 +6,15 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import SOON_SECONDS, eventually
 from test_pages import read
 
 import furlong
+
+SVG = "http://www.w3.org/2000/svg"
 
 
 def spins(stop: str) -> None:
@@ -59,8 +62,12 @@ def test_a_profile_has_the_hottest_functions_and_the_stacks(
     written = json.loads(profile.save(tmp_path / "p.json").read_text())
     assert written["profiles"][0]["type"] == "sampled"
     assert profile.save(tmp_path / "p.folded").read_text() == profile.folded()
+    picture = profile.save(tmp_path / "p.svg").read_text()
+    assert picture == profile.flame_graph() and picture.startswith("<svg ")
+    titles = [title.text for title in ElementTree.fromstring(picture).iterfind(f".//{{{SVG}}}title")]
+    assert any(str(title).startswith("spins (") for title in titles), titles
     with pytest.raises(ValueError, match="the ending says the format"):
-        profile.save(tmp_path / "p.svg")
+        profile.save(tmp_path / "p.pdf")
     page = read(profile)
     assert "inner" in page.text and "spins" in page.text and "%" in page.text
 

@@ -226,6 +226,8 @@ fn queue() -> Vec<TaskRecord> {
     let open = |n: u64, phase: TaskPhase| {
         let mut record = TaskRecord { phase, outcome: None, ..ended() };
         record.id.n = TaskSeq(n);
+        let waits = (phase == TaskPhase::Queued).then(|| "the engine is busy".to_owned());
+        record.waits = waits;
         let times = RecordTimes { finished_us: None, delivered_us: None, ..record.times };
         record.times = match phase {
             TaskPhase::Running => times,
@@ -281,9 +283,9 @@ fn the_queue_has_a_row_that_keys_act_on_and_a_question() {
         lines[head..head + 4],
         [
             "  TASK     NAME      STATE   ENGINE WAITED    RAN LABEL WHY",
-            "  000000:3 render.py running      2 400 us 8.5 ms night -",
-            " *000000:1 render.py queued       2 9.0 ms      - night -",
-            "> 000000:2 render.py queued       2 9.0 ms      - night -",
+            "  000000:3 render.py running      2 400 us 8.5 ms night",
+            " *000000:1 render.py queued       2 9.0 ms      - night the engine is busy",
+            "> 000000:2 render.py queued       2 9.0 ms      - night the engine is busy",
         ]
     );
     user.press("c");
