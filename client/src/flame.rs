@@ -1,8 +1,8 @@
 //! Profiles as pictures: flame graphs, with the outermost calls on top.
 //!
-//! Each thread has a part of its own, as wide as the picture: threads run beside each other. What is
-//! too narrow or too deep is not drawn, and that is said. A picture can stand in a page: its classes
-//! have a prefix, and it has no script.
+//! Each thread has a part of its own, as wide as the picture: threads run beside each other. What
+//! is too narrow or too deep is not drawn, and that is said. A picture can stand in a page: its
+//! classes have a prefix, and it has no script.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -7,7 +7,7 @@ use crate::tree::{File, Tree};
 
 const ROOT: &str = "python/furlong/";
 /// Its folders, the highest first. Files beside them belong to no layer.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "notebook",
     "ipython_kernel",
     "libraries",
@@ -16,6 +16,7 @@ const LAYERS: [&str; 13] = [
     "views",
     "maps",
     "results",
+    "inspection",
     "pickling",
     "modules",
     "calls",
