@@ -13,6 +13,7 @@ from conftest import SOON_SECONDS, eventually
 from test_pages import read
 
 import furlong
+from furlong.inspection.profile import Profile
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -48,7 +49,15 @@ def running(rc: furlong.Client, tmp_path: Path) -> Iterator[furlong.AsyncResult]
 def test_a_profile_has_the_hottest_functions_and_the_stacks(
     rc: furlong.Client, running: furlong.AsyncResult, tmp_path: Path
 ) -> None:
-    profile = rc.take_profile(running, seconds=0.5, rate=200)
+    taken: list[Profile] = []
+
+    def has_both() -> bool:
+        # A busy machine lets few samples be taken, and all of them may be of one function.
+        taken.append(rc.take_profile(running, seconds=0.5, rate=200))
+        return {"spins", "inner"} <= {one["function"] for one in taken[-1].functions}
+
+    eventually(has_both)
+    profile = taken[-1]
     assert (profile.engine, profile.task) == (rc.ids[1], running.msg_ids[0])
     assert profile.samples > 1 and 0.1 < profile.seconds <= SOON_SECONDS and not profile.in_c
     found = {one["function"]: one for one in profile.functions}
