@@ -270,7 +270,7 @@ impl Peer {
             incarnation,
             role: capability.role(),
             software: "furlong-crowd".to_owned(),
-            payload_credit_bytes: 1 << 20,
+            abilities: 0,
         };
         let dialed = dial(capability.door(), &hello).await.map_err(|error| error.to_string())?;
         let Dialed { incoming, socket, sealer, .. } = dialed;

@@ -14,7 +14,8 @@
 //! - what waits for engines: [`OUT_QUEUE_BYTES_MAX`] for each connection, and no more than the
 //!   tasks that they are given
 //! - what is counted for those who look: the last ends, kinds, failures and series, at most 14 MiB
-//!   (`core/watch/`)
+//!   (`core/watch/`); and the last figures of each engine process, 16 bytes a slot
+//!   (`core/engines/measured.rs`)
 //!
 //! All but the last five are what users fill; they share `--memory` (by default a quarter of the
 //! machine's), and payloads and tasks are shared among the sessions, so that one leaves room for

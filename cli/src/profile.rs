@@ -1,6 +1,6 @@
 //! `furlong profile`: where an interpreter is over a time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -21,8 +21,9 @@ A thread in the interpreter looks at all others, so many times a second, and onl
 functions and lines in which the main thread was most, by the time that passed, waiting included. A call of C that
 holds Python's lock counts for the line that has made it.
 
-With --out the stacks are written: as JSON for https://www.speedscope.app, or, if the file's name ends with
-.txt or .folded, as collapsed stacks for programs that draw flame graphs.
+With --svg a flame graph is drawn: a picture for browsers and documents, in which a call is as wide as its time and
+stands under the one that has made it. With --out the stacks are written: as JSON for https://www.speedscope.app, or,
+if the file's name ends with .txt or .folded, as collapsed stacks for programs that draw; with .svg it is the picture.
 
 Of an engine, all your tasks that run meanwhile are shown whose sessions have one there at the beginning; of a task,
 that task until its end.
@@ -31,6 +32,7 @@ Exit codes: 0 printed; 1 nothing of yours ran there, or an error; 2 wrong usage.
 
 Examples:
   furlong profile 3 --seconds 10
+  furlong profile last:17 --svg fit.svg
   furlong profile k3f9a2:17 --seconds 30 --out fit.speedscope.json";
 
 /// Functions and lines that are printed.
@@ -52,6 +54,9 @@ pub struct ProfileArgs {
     /// The file to write the stacks to; one that is there is replaced
     #[arg(short = 'o', long = "out", value_name = "FILE")]
     out: Option<PathBuf>,
+    /// The file to write a flame graph to, as SVG; one that is there is replaced
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// The file's format; by default what its ending says
     #[arg(long, value_name = "FORMAT", requires = "out")]
     format: Option<Format>,
@@ -66,6 +71,28 @@ enum Format {
     Speedscope,
     /// A line for each stack
     Collapsed,
+    /// A flame graph
+    Svg,
+}
+
+impl Format {
+    /// What a file's ending says.
+    fn of(path: &Path) -> Self {
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("txt" | "folded" | "collapsed") => Self::Collapsed,
+            Some("svg") => Self::Svg,
+            _ => Self::Speedscope,
+        }
+    }
+
+    fn written(self, profile: &Inspected) -> String {
+        let seen = &profile.seen;
+        match self {
+            Self::Collapsed => seen.collapsed(),
+            Self::Speedscope => seen.speedscope(&heading(profile)).to_string(),
+            Self::Svg => seen.flame_graph(&heading(profile)),
+        }
+    }
 }
 
 /// Samples the interpreter, and prints where it was most.
@@ -82,16 +109,13 @@ pub async fn run(args: ProfileArgs) -> Result<ExitCode> {
         }
         hottest(&profile).into_iter().try_for_each(print::line)?;
         if let Some(path) = &args.out {
-            let ending = path.extension().and_then(|ending| ending.to_str());
-            let is_text = matches!(ending, Some("txt" | "folded" | "collapsed"));
-            let format =
-                args.format.unwrap_or(if is_text { Format::Collapsed } else { Format::Speedscope });
-            let text = match format {
-                Format::Collapsed => seen.collapsed(),
-                Format::Speedscope => seen.speedscope(&heading(&profile)).to_string(),
-            };
-            replace(path, text.as_bytes(), None)?;
+            let written = args.format.unwrap_or_else(|| Format::of(path)).written(&profile);
+            replace(path, written.as_bytes(), None)?;
             print::line(format!("{} has the stacks", path.display()))?;
+        }
+        if let Some(path) = &args.svg {
+            replace(path, Format::Svg.written(&profile).as_bytes(), None)?;
+            print::line(format!("{} has the flame graph", path.display()))?;
         }
         Ok(ExitCode::SUCCESS)
     };
@@ -104,6 +128,15 @@ fn none(profile: &Inspected) -> String {
         return format!("{} all the time", heading(profile));
     }
     format!("engine {}: no code of yours ran there", profile.engine)
+}
+
+/// The same as lines for a screen.
+pub fn report(profile: &Inspected) -> Vec<String> {
+    if profile.seen.samples > 0 {
+        return hottest(profile);
+    }
+    let none = format!("{}; there is no sample", none(profile));
+    std::iter::once(none).chain(lines(profile)).collect()
 }
 
 /// The screen.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use furlong_client::{Picture, Wanted, sentence, watch_json};
-use furlong_host::durations;
-use furlong_wire::message::{ClusterStatus, EngineStatus, ProcessStatus, SetAside};
+use furlong_host::{durations, printable};
+use furlong_wire::message::{ClusterStatus, EngineState, EngineStatus, ProcessStatus, SetAside};
 use serde_json::{Value, json};
 
 use crate::cluster;
@@ -55,6 +55,9 @@ pub struct StatusArgs {
     /// Print a JSON document
     #[arg(long)]
     json: bool,
+    /// Ask engines for processors and memory, theirs and their machines': takes up to a second
+    #[arg(long)]
+    machines: bool,
     #[command(flatten)]
     connect: ConnectArgs,
 }
@@ -65,21 +68,67 @@ pub async fn status(args: StatusArgs) -> Result<ExitCode> {
     let endpoint = client.endpoint().to_string();
     let status = client.status().await?;
     let mut picture = Picture::default();
-    while client.look(&mut picture, Wanted::default()).await? {}
+    let wanted = Wanted { loads: args.machines, ..Wanted::default() };
+    while client.look(&mut picture, wanted).await? {}
+    if args.machines {
+        client.look_for_loads(&mut picture, wanted).await?;
+    }
     client.close().await;
     if args.json {
         let notes: Vec<Value> =
             picture.notes.iter().map(|it| watch_json::note(&picture, it)).collect();
         let mut status = as_json(&status, &endpoint);
         status["notes"] = notes.into();
+        if args.machines {
+            status["loads"] = loads_json(&picture);
+        }
         print::json(&status)?;
     } else {
         print_status(&status, &endpoint)?;
+        if args.machines {
+            print_loads(&picture)?;
+        }
         for note in &picture.notes {
             print::line(format!("! {}", sentence(note, &picture)))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The figures of each engine that is here, by its number; null for one that has told none.
+fn loads_json(picture: &Picture) -> Value {
+    let engines = picture.engines.values().filter(|it| it.state != EngineState::Away);
+    let loads = engines.map(|engine| {
+        let load = engine.load.map(|load| watch_json::load(&load, picture.silent_us(engine)));
+        (engine.id.to_string(), load.unwrap_or(Value::Null))
+    });
+    Value::Object(loads.collect())
+}
+
+fn print_loads(picture: &Picture) -> Result<()> {
+    let mut engines = picture.engines.values().filter(|it| it.state != EngineState::Away);
+    print::line(format!(
+        "{:>6} {:<20} {:>6} {:>10} {:>8}   {:>8} {:>6} {:>5} {:>10}",
+        "id", "host", "cpu", "memory", "silent", "host cpu", "load", "cores", "free"
+    ))?;
+    let percent = |it: Option<u32>| it.map_or("-".to_owned(), |it| format!("{it} %"));
+    engines.try_for_each(|engine| {
+        let (id, host) = (engine.id.0, printable::line(&engine.host));
+        let Some(load) = engine.load else {
+            return print::line(format!("{id:>6} {host:<20} has told no figures"));
+        };
+        let silent = print::micros(picture.silent_us(engine).unwrap_or_default() as f64);
+        let machine = load.machine;
+        print::line(format!(
+            "{id:>6} {host:<20} {:>6} {:>10} {silent:>8}   {:>8} {:>6.2} {:>5} {:>10}",
+            percent(load.slot.cpu_percent),
+            print::bytes(load.slot.resident_bytes),
+            percent(machine.cpu_percent),
+            f64::from(machine.load_hundredths) / 100.0,
+            machine.cores,
+            print::bytes(machine.memory_free_bytes),
+        ))
+    })
 }
 
 fn as_json(status: &ClusterStatus, endpoint: &str) -> Value {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::error::ClientError;
+use crate::flame;
 use crate::request::{query, refused};
 
 /// What was seen of an interpreter.
@@ -136,11 +137,11 @@ impl InterpreterSeen {
             seen.dedup();
             for frame in seen {
                 if let Some(time) = times.get_mut(frame) {
-                    time.1 += us;
+                    time.1 = time.1.saturating_add(*us);
                 }
             }
             if let Some(time) = stack.last().and_then(|last| times.get_mut(*last)) {
-                time.0 += us;
+                time.0 = time.0.saturating_add(*us);
             }
         }
         let mut hottest: Vec<_> = times
@@ -167,6 +168,12 @@ impl InterpreterSeen {
         text
     }
 
+    /// The samples as a picture, a flame graph in SVG: a call is as wide as its time, and stands
+    /// under the one that has made it. It has no script, and loads nothing.
+    pub fn flame_graph(&self, title: &str) -> String {
+        flame::written(self, title)
+    }
+
     /// The samples as a file of speedscope: a profile for each thread.
     pub fn speedscope(&self, name: &str) -> Value {
         let frames: Vec<Value> = self
@@ -189,7 +196,7 @@ impl InterpreterSeen {
                 "name": thread,
                 "unit": "microseconds",
                 "startValue": 0,
-                "endValue": weights.iter().sum::<u64>(),
+                "endValue": weights.iter().fold(0_u64, |sum, us| sum.saturating_add(*us)),
                 "samples": samples,
                 "weights": weights,
             })
@@ -215,7 +222,7 @@ fn plain(name: &str) -> String {
 }
 
 /// The name of the main thread, in Python.
-const MAIN_THREAD: &str = "MainThread";
+pub(crate) const MAIN_THREAD: &str = "MainThread";
 
 #[cfg(test)]
 mod tests {

@@ -117,6 +117,7 @@ mod control;
 pub mod core;
 mod error;
 mod files;
+mod flame;
 mod group;
 mod inspect;
 mod live;

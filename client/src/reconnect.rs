@@ -121,7 +121,7 @@ impl Reconnect {
             incarnation,
             role,
             software: self.software.clone(),
-            payload_credit_bytes: 0,
+            abilities: 0,
         };
         Ok(dial(self.entry.door(), &hello).await?)
     }

@@ -64,6 +64,17 @@ function pace(engine) {
   return engine.pace_percent >= 200 ? el("span", { class: "bad" }, `! ${text}`) : text;
 }
 
+// An engine is asked every 5 s while somebody looks: one that has not answered for longer is marked.
+function silence(engine) {
+  if (!engine.load) return "-";
+  const text = time(silentUs(engine));
+  return silentUs(engine) >= 8e6 ? el("span", { class: "bad" }, `! ${text}`) : text;
+}
+
+const silentUs = (engine) => (engine.load ? farm.at_us - engine.load.heard_us : null);
+const percent = (number) => (number === null || number === undefined ? "-" : `${count(number)} %`);
+const machine = (engine) => (engine.load ? engine.load.machine : null);
+
 export function engines() {
   const filter = el("input", { type: "search", "aria-label": "Filter by host, state or kind", placeholder: "filter: host, state, kind" });
   filter.addEventListener("input", () => update());
@@ -83,6 +94,12 @@ export function engines() {
       { name: "failed", num: true, get: (it) => count(it.failed), by: (it) => it.failed },
       { name: "busy", num: true, get: (it) => time(it.busy_us), by: (it) => it.busy_us },
       { name: "pace", num: true, get: pace, by: (it) => it.pace_percent },
+      { name: "cpu", title: "what its interpreter and programs take of one processor", num: true, get: (it) => percent(it.load && it.load.cpu_percent), by: (it) => it.load && it.load.cpu_percent },
+      { name: "memory", title: "what its interpreter and programs have in memory", num: true, get: (it) => (it.load ? bytes(it.load.resident_bytes) : "-"), by: (it) => it.load && it.load.resident_bytes },
+      { name: "silent", title: "since it has answered last", num: true, get: silence, by: silentUs },
+      { name: "host cpu", num: true, get: (it) => percent(machine(it) && machine(it).cpu_percent), by: (it) => machine(it) && machine(it).cpu_percent },
+      { name: "load", title: "processes that ran or waited for a processor of the machine, over a minute", num: true, get: (it) => (machine(it) ? `${machine(it).load.toFixed(1)} / ${count(machine(it).cores)}` : "-"), by: (it) => machine(it) && machine(it).load },
+      { name: "free", title: "memory of the machine that is free", num: true, get: (it) => (machine(it) ? bytes(machine(it).memory_free_bytes) : "-"), by: (it) => machine(it) && machine(it).memory_free_bytes },
       { name: "died", title: "interpreters that have ended unasked", num: true, get: (it) => el("span", { class: it.deaths ? "bad" : null }, count(it.deaths)), by: (it) => it.deaths },
     ],
   });

@@ -254,6 +254,7 @@ mod tests {
             busy_us: 0,
             deaths: 0,
             pace_percent: None,
+            load: None,
         }
     }
 

@@ -152,7 +152,8 @@ async fn watch_with(
         let _ = viewers.wait_for(|viewers| *viewers > 0).await;
         ticks.tick().await;
         let step = series.next(&locked(&shared.series));
-        let mut wanted = Wanted { ends: true, failures: true, ranges: false, series: step };
+        let mut wanted =
+            Wanted { ends: true, failures: true, ranges: false, series: step, loads: true };
         for _ in 0..LOOKS_AT_ONCE {
             match client.look(picture, wanted).await {
                 Err(error) => return error,

@@ -27,6 +27,7 @@ pub mod core;
 mod deadline;
 pub mod job;
 pub mod mailbox;
+mod meter;
 mod program;
 pub mod runtime;
 mod shell;

@@ -134,6 +134,6 @@ fn body() -> HelloBody {
         incarnation: 1,
         role: Role::Client,
         software: "furlong 0.1.0".to_owned(),
-        payload_credit_bytes: 0,
+        abilities: 0,
     }
 }

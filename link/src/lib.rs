@@ -28,7 +28,7 @@
 //!     incarnation: 1,
 //!     role: capability.role(),
 //!     software: "example/1".into(),
-//!     payload_credit_bytes: 0,
+//!     abilities: 0,
 //! };
 //! let mut link = dial(capability.door(), &hello).await?;
 //!

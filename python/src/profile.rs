@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::options::id_text;
 
-/// What was sampled: sums, the hottest functions and lines, and the stacks in two formats.
+/// What was sampled: sums, the hottest functions and lines, and the stacks in three formats.
 pub fn told(profile: &Inspected) -> Value {
     let seen = &profile.seen;
     let functions: Vec<Value> = seen
@@ -24,6 +24,7 @@ pub fn told(profile: &Inspected) -> Value {
         "functions": functions,
         "lines": seen.lines,
         "collapsed": seen.collapsed(),
+        "flame_graph": seen.flame_graph(&format!("engine {}", profile.engine)),
         "speedscope": seen.speedscope(&format!("engine {}", profile.engine)),
     })
 }

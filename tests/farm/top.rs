@@ -4,8 +4,9 @@
 use std::process::{Command, Output};
 
 use furlong_tests::command::Cluster;
-use furlong_tests::program::binary;
+use furlong_tests::program::{Program, binary};
 use furlong_tests::wait::{SOON, eventually};
+use furlong_wire::token::Role;
 
 /// A terminal of a size, in which `furlong top` runs.
 struct Terminal<'a> {
@@ -16,13 +17,24 @@ struct Terminal<'a> {
 impl<'a> Terminal<'a> {
     /// None if there is no tmux.
     fn open(cluster: &'a Cluster, name: &str, size: (u32, u32), env: &str) -> Option<Self> {
+        Self::open_with(cluster, name, size, (env, ""))
+    }
+
+    /// The same, with flags of `top`.
+    fn open_with(
+        cluster: &'a Cluster,
+        name: &str,
+        size: (u32, u32),
+        (env, flags): (&str, &str),
+    ) -> Option<Self> {
         if Command::new("tmux").arg("-V").output().is_err() {
             eprintln!("skipped: there is no tmux");
             return None;
         }
         let socket = cluster.home().path().join(name).to_str().unwrap().to_owned();
         let terminal = Self { cluster, socket };
-        let top = format!("{env} {} top --every 0.1; echo ended $?", binary("furlong").display());
+        let top = binary("furlong");
+        let top = format!("{env} {} top --every 0.1 {flags}; echo ended $?", top.display());
         let (width, height) = (size.0.to_string(), size.1.to_string());
         let shell = format!("{top}; read -r line");
         // Without a configuration of the user's, which may change keys.
@@ -132,4 +144,88 @@ fn a_broker_that_is_started_again_is_seen_again() {
     assert!(eventually(SOON, is_new), "the broker is started again");
     cluster.furlong(&["submit", "--wait", "--", "true"]).ok();
     terminal.wait_for("true");
+}
+
+/// Python that says that it runs, and runs until it is interrupted.
+fn begin_forever(cluster: &Cluster, name: &str) -> Program {
+    let began = cluster.home().path().join(name);
+    let path = began.display();
+    let code = format!("open('{path}', 'w')\nimport threading\nthreading.Event().wait()");
+    let code = Program::start("furlong", &["execute", "-t", "0", &code], cluster.home());
+    assert!(eventually(SOON, || began.exists()), "{}", code.stderr());
+    code
+}
+
+#[test]
+fn a_key_cancels_the_task_that_is_meant_after_a_question() {
+    let cluster = Cluster::start(1);
+    let mut code = begin_forever(&cluster, "began");
+    let Some(terminal) = Terminal::open(&cluster, "cancel", (120, 40), "") else { return };
+    terminal.wait_for("KIND");
+    terminal.press(&["8"]);
+    terminal.wait_for("> ");
+    terminal.press(&["c"]);
+    terminal.wait_for("cancel task");
+    terminal.press(&["n"]);
+    terminal.wait_for("nothing is done");
+    assert!(code.is_running(), "{}", code.stderr());
+    terminal.press(&["c"]);
+    terminal.wait_for("? y: yes");
+    terminal.press(&["y"]);
+    terminal.wait_for("1 task cancelled");
+    assert_ne!(code.wait_exit(SOON).code(), Some(0), "{}", code.stdout());
+}
+
+#[test]
+fn keys_restart_and_drain_engines_with_a_capability_that_may() {
+    let cluster = Cluster::start(2);
+    let mut code = begin_forever(&cluster, "began");
+    let Some(terminal) = Terminal::open(&cluster, "engines", (120, 40), "") else { return };
+    terminal.wait_for("KIND");
+    terminal.press(&["3"]);
+    terminal.wait_for("> ");
+    terminal.press(&["r"]);
+    terminal.wait_for("give engine 0 a new interpreter");
+    terminal.press(&["y"]);
+    terminal.wait_for("engine 0: restarted");
+    assert_ne!(code.wait_exit(SOON).code(), Some(0), "{}", code.stdout());
+    cluster.furlong(&["execute", "-t", "0", "1"]).ok();
+    terminal.press(&["G"]);
+    terminal.press(&["D"]);
+    terminal.wait_for("let engine 1 finish");
+    terminal.press(&["y"]);
+    terminal.wait_for("engine 1: told to leave");
+}
+
+#[test]
+fn a_capability_that_may_only_look_does_nothing() {
+    let cluster = Cluster::start(1);
+    let observer = cluster.home().cluster().capability(Role::Observer);
+    let flags = format!("--page engines --cap {}", observer.display());
+    let Some(terminal) = Terminal::open_with(&cluster, "looks", (120, 40), ("", &flags)) else {
+        return;
+    };
+    terminal.wait_for("> ");
+    terminal.press(&["r"]);
+    terminal.wait_for("there is no capability here that may do that");
+}
+
+#[test]
+fn a_key_profiles_an_engine_and_escape_comes_back() {
+    let cluster = Cluster::start(1);
+    let mut code = begin_forever(&cluster, "began");
+    let Some(terminal) = Terminal::open(&cluster, "profile", (120, 40), "") else { return };
+    terminal.wait_for("KIND");
+    terminal.press(&["3"]);
+    terminal.wait_for("> ");
+    terminal.press(&["p"]);
+    terminal.wait_for("profile engine 0 for 5 s?");
+    terminal.press(&["y"]);
+    terminal.wait_for("profiling engine 0");
+    let screen = terminal.wait_for("function");
+    assert!(screen.contains("wait (") && screen.contains("samples of"), "{screen}");
+    terminal.press(&["Escape"]);
+    terminal.wait_for("ENGINE HOST");
+    code.interrupt();
+    code.wait_exit(SOON);
 }

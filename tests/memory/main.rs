@@ -71,14 +71,8 @@ impl Filled {
             expires_s: Claims::NEVER,
         };
         let (session, software) = (SessionId(id), "test".to_owned());
-        let hello = HelloBody {
-            token: Vec::new(),
-            session,
-            incarnation: 1,
-            role,
-            software,
-            payload_credit_bytes: 0,
-        };
+        let hello =
+            HelloBody { token: Vec::new(), session, incarnation: 1, role, software, abilities: 0 };
         let connection = ConnectionId(self.connections);
         let peer = Peer { claims, hello, address: "test".into(), pass: None };
         self.core.handle_connected(connection, peer).expect("it is let in");

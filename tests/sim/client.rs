@@ -175,7 +175,7 @@ impl World {
             incarnation: if client.core.is_none() { 1 } else { client.incarnation },
             role,
             software: String::new(),
-            payload_credit_bytes: 0,
+            abilities: 0,
         };
         Some(Proved { claims, hello, address: String::new(), pass: None })
     }

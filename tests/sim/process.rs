@@ -14,7 +14,8 @@ use furlong_tests::history::Invariant;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId, SessionId, TokenId};
 use furlong_wire::message::{
-    Adopt, FromEngine, Goodbye, RefusalKind, Register, Runtime, Slot as SlotOf, ToEngine, Welcome,
+    Adopt, FromEngine, Goodbye, MachineLoad, Measured, RefusalKind, Register, Runtime,
+    Slot as SlotOf, SlotLoad, ToEngine, Welcome,
 };
 use furlong_wire::token::Role;
 
@@ -134,7 +135,7 @@ impl World {
             incarnation: process.incarnation,
             role: Role::Engine,
             software: String::new(),
-            payload_credit_bytes: 0,
+            abilities: 0,
         };
         Some(Proved { claims, hello, address: String::new(), pass: None })
     }
@@ -390,6 +391,11 @@ impl World {
             Output::Look(slot, look) => {
                 let answer = SlotEvent::not_looked(look);
                 self.processes[place].core.handle_slot_event(slot, answer);
+            }
+            Output::Measure(number) => {
+                let slots = vec![SlotLoad::default(); self.processes[place].engines.len()];
+                let measured = Measured { number, machine: MachineLoad::default(), slots };
+                self.processes[place].core.handle_measured(measured);
             }
             Output::StandIn(at, host) => {
                 self.note(|_| format!("process {place} has a stand-in for slot {host}"));

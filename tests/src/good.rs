@@ -46,7 +46,7 @@ impl Good {
             incarnation: 1,
             role: capability.role(),
             software: "furlong-tests".to_owned(),
-            payload_credit_bytes: 1 << 20,
+            abilities: 0,
         };
         let dialed =
             runtime.block_on(dial(capability.door(), &hello)).map_err(|error| error.to_string())?;

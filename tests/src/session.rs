@@ -43,7 +43,7 @@ impl Credentials {
                 incarnation: 1,
                 role: capability.role(),
                 software: "furlong-tests".to_owned(),
-                payload_credit_bytes: 1 << 30,
+                abilities: 0,
             },
         }
     }

@@ -36,7 +36,7 @@
 //!     incarnation: 1,
 //!     role: Role::Client,
 //!     software: "example/1".into(),
-//!     payload_credit_bytes: 0,
+//!     abilities: 0,
 //! });
 //! let (third, keys) = client.handle_reply(&second, &hello)?;
 //! let proof = broker.handle_proof(&third)?;

@@ -4,6 +4,9 @@
 //! `FURLONG_PRINT_VECTORS=1 cargo test -p furlong-wire --test vectors -- --nocapture` prints the
 //! block to paste there.
 
+#[path = "vectors/looks.rs"]
+mod looks;
+
 use std::fmt::Write;
 
 use bytes::{Bytes, BytesMut};
@@ -22,18 +25,18 @@ use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{
     Accepted, Ack, Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord,
     Attempts, Cancel, CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define,
-    Dependency, Draining, EndSeen, EngineCredit, EngineDefine, EngineSeen, EngineShutdown,
-    EngineState, EngineStatus, EngineUndefine, ErrorKind, Event, FailureSeen, FarmSeen, Fetch,
-    Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine, Goodbye, Grant, Granted,
-    Greeting, HeldWork, Inputs, Inspect, Inspected, KindName, KindSeen, Lent, Look, LookPlace,
-    Message, NeedBlob, Note, NoteCode, Open, Outcome, Output, OwnerSeen, Passed, Payload,
-    PhaseTimes, ProcessStatus, Published, Purge, Query, Raised, RecordTimes, RefusalKind, Refused,
-    Register, Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, RunTimes,
-    RunningSeen, Runtime, Secret, Seen, SeriesRow, SeriesStep, SetAside, Share, Shutdown, Signal,
-    SignalAttempts, Slot, SlotDown, Slots, SpanSeen, StatusPlace, Stopped, Stream, Submit,
-    Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord,
-    TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Value, Welcome, Work,
-    encode_message,
+    Dependency, Draining, EndSeen, EngineCredit, EngineDefine, EngineLoad, EngineSeen,
+    EngineShutdown, EngineState, EngineStatus, EngineUndefine, ErrorKind, Event, FailureSeen,
+    FarmSeen, Fetch, Fetched, FetchedOutput, Finished, Forget, FromClient, FromEngine, Goodbye,
+    Grant, Granted, Greeting, HeldWork, Inputs, Inspect, Inspected, KindName, KindSeen, Lent, Look,
+    LookPlace, MachineLoad, Measure, Measured, Message, NeedBlob, Note, NoteCode, Open, Outcome,
+    Output, OwnerSeen, Passed, Payload, PhaseTimes, ProcessStatus, Published, Purge, Query, Raised,
+    RecordTimes, RefusalKind, Refused, Register, Registered, Release, Reply, ReplyBody, Request,
+    Restart, Revoke, RunTimes, RunningSeen, Runtime, Secret, Seen, SeriesRow, SeriesStep, SetAside,
+    Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, SlotLoad, Slots, SpanSeen,
+    StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase,
+    TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare,
+    Value, Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -41,6 +44,8 @@ use furlong_wire::token::{Claims, Role, Token, TokenLimits};
 use furlong_wire::zmtp::{self, put_frame_header};
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
+
+use looks::{MACHINE, SLOT_LOAD, look, look_for_loads, seen, seen_with_loads};
 
 /// The document's fixed values: every secret is one byte repeated.
 const ISSUER_SEED: [u8; 32] = [1; 32];
@@ -154,7 +159,7 @@ fn handshake(vectors: &mut Vectors) -> (RecordSealer, RecordSealer) {
         incarnation: 1,
         role: Role::Client,
         software: "furlong 0.1.0".to_owned(),
-        payload_credit_bytes: 0,
+        abilities: 0,
     });
     let (first, expect_reply) =
         ExpectReply::start(&cluster, &server.0, &HOLDER_SECRET, PEER_EPHEMERAL).unwrap();
@@ -468,6 +473,7 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::TakeBack(TakeBack { request: 8, tasks: tasks() }),
         FromClient::Undefine(Undefine { number: 1 }),
         FromClient::Query(Request { request: 4, query: Query::Look(Box::new(look())) }),
+        FromClient::Query(Request { request: 4, query: Query::Look(look_for_loads().into()) }),
         FromClient::Name(KindName {
             class: 7,
             runtime: Runtime::Python,
@@ -540,6 +546,7 @@ fn to_client(vectors: &mut Vectors) {
         reply(ReplyBody::Cancelled(1, 2)),
         reply(ReplyBody::Tasks(vec![record()], None)),
         reply(ReplyBody::Seen(Box::new(seen()))),
+        reply(ReplyBody::Seen(Box::new(seen_with_loads()))),
         ToClient::Stopped(Stopped { n: TaskSeq(1) }),
         ToClient::Fetched(Fetched {
             request: 1,
@@ -561,129 +568,7 @@ fn to_client(vectors: &mut Vectors) {
 
 const RUN: RunTimes = RunTimes { began_us: 2, load_us: 1, run_us: 3, store_us: 0 };
 
-fn place() -> LookPlace {
-    LookPlace { start: START, told: 2, began: 3, kind: 0, engine: Some(EngineId(3)), ends: 5 }
-}
-
-fn look() -> Look {
-    let series = Some(SeriesStep::Second);
-    Look { since: Some(place()), ends: true, failures: true, ranges: false, series }
-}
-
 const TASK: TaskId = TaskId { session: SESSION, n: TaskSeq(1) };
-const PHASES: PhaseTimes = PhaseTimes { held_us: 1, queue_us: 2, way_us: 3, run: RUN };
-
-fn seen() -> Seen {
-    Seen {
-        at_us: 900,
-        place: place(),
-        is_new: false,
-        has_more: true,
-        farm: FarmSeen {
-            cluster_name: "default".to_owned(),
-            engines_online: 1,
-            tasks_submitted: 2,
-            last_end_us: Some(800),
-            left_us: Some((1, 2)),
-            minute: PHASES,
-            ends_per_s: vec![0, 1],
-            ..FarmSeen::default()
-        },
-        kinds: vec![kind_seen()],
-        engines: vec![engine_seen()],
-        gone: vec![EngineId(2)],
-        owners: vec![OwnerSeen {
-            owner: None,
-            sessions: 1,
-            submitted: 2,
-            ended: 1,
-            failed: 1,
-            busy_us: 3,
-            request_bytes: 10,
-            result_bytes: 0,
-        }],
-        notes: vec![Note {
-            code: NoteCode::SlowEngine,
-            kind: None,
-            engine: Some(EngineId(3)),
-            count: 1,
-            percent: 300,
-            text: String::new(),
-        }],
-        ends: vec![end_seen()],
-        ends_missed: 0,
-        failures: vec![failure_seen()],
-        series: vec![SeriesRow { ended: 1.0, ..SeriesRow::default() }],
-    }
-}
-
-fn kind_seen() -> KindSeen {
-    let span = |ranges| SpanSeen { count: 1, sum_us: 9, p50_us: 8, p95_us: 8, ranges };
-    KindSeen {
-        id: 1,
-        owner: Some(OwnerId([5; 16])),
-        runtime: Runtime::Python,
-        name: Some("fit".to_owned()),
-        submitted: 2,
-        running: 1,
-        ended: 1,
-        failed: 1,
-        retries: 0,
-        request_bytes: 10,
-        result_bytes: 0,
-        queue: span(Vec::new()),
-        run: span(vec![0, 1]),
-        overhead: span(Vec::new()),
-        left_us: None,
-    }
-}
-
-fn engine_seen() -> EngineSeen {
-    EngineSeen {
-        id: EngineId(3),
-        host: "lab1".to_owned(),
-        pid: 7,
-        state: EngineState::Busy,
-        running: Some(RunningSeen { task: Some(TASK), kind: 1, for_us: 4 }),
-        assigned: 1,
-        queued: 0,
-        ended: 1,
-        failed: 1,
-        busy_us: 3,
-        deaths: 0,
-        pace_percent: Some(100),
-    }
-}
-
-fn end_seen() -> EndSeen {
-    EndSeen {
-        task: TASK,
-        kind: 1,
-        engine: Some(EngineId(3)),
-        state: TaskState::Failed,
-        error: Some(ErrorKind::Remote),
-        fingerprint: 0x0102_0304,
-        attempts: 1,
-        at_us: 800,
-        phases: PHASES,
-        request_bytes: 10,
-        result_bytes: 0,
-    }
-}
-
-fn failure_seen() -> FailureSeen {
-    FailureSeen {
-        error: ErrorKind::Remote,
-        type_name: "ValueError".to_owned(),
-        fingerprint: 0x0102_0304,
-        kind: 1,
-        count: 1,
-        first_us: 800,
-        last_us: 800,
-        engines: vec![EngineId(3)],
-        sample: Some(TASK),
-    }
-}
 
 fn record() -> TaskRecord {
     let past =
@@ -825,6 +710,7 @@ fn to_engine(vectors: &mut Vectors) {
             all: false,
             sampling: None,
         }),
+        ToEngine::Measure(Measure { number: 9 }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);
 }
@@ -865,6 +751,7 @@ fn from_engine(vectors: &mut Vectors) {
             refusal: None,
             contents: b"{}".to_vec(),
         }),
+        FromEngine::Measured(Measured { number: 9, machine: MACHINE, slots: vec![SLOT_LOAD] }),
     ];
     add_all(vectors, "FromEngine", &all, FromEngine::name);
 }

@@ -114,7 +114,7 @@ mod tests {
             incarnation: 1,
             role,
             software: String::new(),
-            payload_credit_bytes: 0,
+            abilities: 0,
         }
     }
 

@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::view::{View, histogram};
+use super::view::{HostLoad, View, histogram};
 
 /// The beginning of all names.
 const PREFIX: &str = "furlong";
@@ -261,6 +261,60 @@ const METRICS: &[Metric] = &[
         }),
     },
     Metric {
+        name: "engine_cpu_ratio",
+        labels: &["host"],
+        help: "Processors that interpreters and programs of engines take, by host",
+        figures: Figures::Gauge(|view, one| {
+            by_host(view, one, |host| Some(f64::from(host.cpu_percent) / 100.0))
+        }),
+    },
+    Metric {
+        name: "engine_resident_memory_bytes",
+        labels: &["host"],
+        help: "Memory that interpreters and programs of engines have, by host",
+        figures: Figures::Gauge(|view, one| {
+            by_host(view, one, |host| Some(host.resident_bytes as f64))
+        }),
+    },
+    Metric {
+        name: "engine_silent_seconds",
+        labels: &["host"],
+        help: "Time since the engine of a host that has been silent longest has answered",
+        figures: Figures::Gauge(|view, one| by_host(view, one, |it| Some(seconds(it.silent_us)))),
+    },
+    Metric {
+        name: "host_cpu_ratio",
+        labels: &["host"],
+        help: "Share of a host's processors that are in use",
+        figures: Figures::Gauge(|view, one| {
+            by_host(view, one, |host| Some(f64::from(host.machine.cpu_percent?) / 100.0))
+        }),
+    },
+    Metric {
+        name: "host_load",
+        labels: &["host"],
+        help: "Processes of a host that ran or waited for a processor, the mean over a minute",
+        figures: Figures::Gauge(|view, one| {
+            by_host(view, one, |it| Some(f64::from(it.machine.load_hundredths) / 100.0))
+        }),
+    },
+    Metric {
+        name: "host_memory_bytes",
+        labels: &["host"],
+        help: "Memory of a host",
+        figures: Figures::Gauge(|view, one| {
+            by_host(view, one, |host| Some(host.machine.memory_bytes as f64))
+        }),
+    },
+    Metric {
+        name: "host_memory_free_bytes",
+        labels: &["host"],
+        help: "Memory of a host that can be given to processes",
+        figures: Figures::Gauge(|view, one| {
+            by_host(view, one, |host| Some(host.machine.memory_free_bytes as f64))
+        }),
+    },
+    Metric {
         name: "clients",
         labels: &[],
         help: "Clients that are connected",
@@ -323,6 +377,13 @@ fn by_kind(view: &View, one: &mut One<'_>, of: fn(&KindSeen) -> u64) -> Encoded 
         let value: u64 = kinds.iter().map(|kind| of(kind)).sum();
         one(&[("kind", name)], value as f64)
     })
+}
+
+/// Hosts whose engines have told no figures have none here.
+fn by_host(view: &View, one: &mut One<'_>, of: fn(&HostLoad) -> Option<f64>) -> Encoded {
+    view.hosts()
+        .iter()
+        .try_for_each(|(name, host)| of(host).map_or(Ok(()), |value| one(&[("host", name)], value)))
 }
 
 /// The metrics of a farm; without a view, of one whose broker is away.

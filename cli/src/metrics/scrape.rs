@@ -27,10 +27,12 @@ pub struct Looking(Picture);
 impl Looking {
     /// Looks, and returns the metrics as text.
     pub async fn at(&mut self, client: &Client) -> Result<String> {
-        let wanted = Wanted { ranges: true, failures: true, ..Wanted::default() };
+        let wanted = Wanted { ranges: true, failures: true, loads: true, ..Wanted::default() };
         let began = Instant::now();
         while client.look(&mut self.0, wanted).await? {}
-        let view = View { picture: self.0.clone(), answer: began.elapsed() };
+        let answer = began.elapsed();
+        client.look_for_loads(&mut self.0, wanted).await?;
+        let view = View { picture: self.0.clone(), answer };
         Ok(list::text_of(Some(view))?)
     }
 }

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use furlong_client::Picture;
-use furlong_wire::message::{EngineSeen, KindSeen, SpanSeen, range_start_us};
+use furlong_wire::message::{EngineSeen, KindSeen, MachineLoad, SpanSeen, range_start_us};
 
 /// Kinds that have a label of their own: those with most time.
 const KINDS_NAMED: usize = 50;
+/// Hosts that have a label of their own.
+const HOSTS_NAMED: usize = 256;
 /// The upper bounds of the histograms, in seconds.
 const BOUNDS_S: [f64; 15] =
     [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 3600.0];
@@ -20,6 +22,19 @@ pub struct View {
     pub picture: Picture,
     /// The time that the broker took to answer.
     pub answer: Duration,
+}
+
+/// The figures of a host.
+#[derive(Debug, Default)]
+pub struct HostLoad {
+    /// Of its engines: processors that their processes take, in per cent of one.
+    pub cpu_percent: u32,
+    /// Bytes of memory that these have.
+    pub resident_bytes: u64,
+    /// The longest time since one of its engines has answered, in microseconds.
+    pub silent_us: u64,
+    /// The machine, as the engine has told that answered last.
+    pub machine: MachineLoad,
 }
 
 /// Kinds of one name, with their label.
@@ -50,6 +65,31 @@ impl View {
     /// The sum of a figure over the engines that are known.
     pub fn engines(&self, of: fn(&EngineSeen) -> u64) -> f64 {
         self.picture.engines.values().map(|engine| of(engine) as f64).sum()
+    }
+
+    /// The hosts of engines that have told figures, by name; very many are cut.
+    pub fn hosts(&self) -> BTreeMap<&str, HostLoad> {
+        let picture = &self.picture;
+        let mut hosts = BTreeMap::<&str, HostLoad>::new();
+        let mut latest = BTreeMap::<&str, u64>::new();
+        for engine in picture.engines.values() {
+            let Some(load) = engine.load else { continue };
+            let name = engine.host.as_str();
+            if hosts.len() == HOSTS_NAMED && !hosts.contains_key(name) {
+                continue;
+            }
+            let host = hosts.entry(name).or_default();
+            // Engines may say anything.
+            let cpu_percent = load.slot.cpu_percent.unwrap_or_default();
+            host.cpu_percent = host.cpu_percent.saturating_add(cpu_percent);
+            host.resident_bytes = host.resident_bytes.saturating_add(load.slot.resident_bytes);
+            host.silent_us = host.silent_us.max(picture.silent_us(engine).unwrap_or_default());
+            let latest = latest.entry(name).or_default();
+            if load.heard_us >= *latest {
+                (*latest, host.machine) = (load.heard_us, load.machine);
+            }
+        }
+        hosts
     }
 
     /// Tasks that run, and those that engines have and have not begun.

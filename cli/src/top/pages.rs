@@ -1,13 +1,28 @@
 //! The tables of each page, made from a picture of the farm.
 
 use furlong_client::{Picture, sentence};
-use furlong_wire::message::{EngineSeen, EngineState, KindSeen, TaskState};
+use furlong_wire::message::{
+    EngineLoad, EngineSeen, EngineState, KindSeen, MachineLoad, TaskPhase, TaskRecord, TaskState,
+};
 
+use super::cursor::Row;
 use super::table::{Cell, Table};
 use super::words::{bytes, count, duration, left};
+use crate::record::{Spans, state, why};
+
+/// What is shown of a farm.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// What the broker tells of all.
+    pub picture: Picture,
+    /// Tasks that have not ended, if they are wanted: the first ones of many.
+    pub queue: Vec<TaskRecord>,
+}
 
 /// An engine whose time for its tasks is that many per cent of the usual is marked.
 const SLOW_PERCENT: u32 = 200;
+/// An engine that has not answered for so long is marked: it is asked every 5 s.
+const SILENT_US: u64 = 8_000_000;
 /// A kind whose overhead has such a share of its time is marked, in per cent.
 const OVERHEAD_PERCENT: u64 = 50;
 
@@ -60,11 +75,12 @@ fn kind_row(picture: &Picture, kind: &KindSeen) -> Vec<Cell> {
 
 /// Engines, by number.
 pub fn engines(picture: &Picture) -> Table {
-    let rows = picture.engines.values().map(|engine| engine_row(picture, engine)).collect();
-    Table::new(
+    let engines = picture.engines.values();
+    let rows = engines.map(|it| (Row::Engine(it.id), engine_row(picture, it))).collect();
+    Table::of_rows(
         &[
             "ENGINE", "HOST", "STATE", "NOW", "FOR", "HAS", "QUEUE", "ENDED", "FAIL", "PACE",
-            "BUSY", "DIED",
+            "CPU", "MEM", "SILENT", "BUSY", "DIED", "HOST CPU", "LOAD", "FREE",
         ],
         rows,
     )
@@ -79,7 +95,7 @@ fn engine_row(picture: &Picture, engine: &EngineSeen) -> Vec<Cell> {
         None => ("-".to_owned(), Cell::number("-".to_owned(), 0.0)),
     };
     let pace = engine.pace_percent.map_or("-".to_owned(), |percent| format!("{percent}%"));
-    vec![
+    let mut row = vec![
         Cell::number(id, -f64::from(engine.id.0)).marked(is_slow || is_odd),
         Cell::text(&engine.host),
         Cell::text(engine.state.as_str()).marked(is_odd),
@@ -90,9 +106,66 @@ fn engine_row(picture: &Picture, engine: &EngineSeen) -> Vec<Cell> {
         counted(engine.ended),
         counted(engine.failed).marked(engine.failed > 0),
         Cell::number(pace, engine.pace_percent.map_or(0.0, f64::from)).marked(is_slow),
-        time(engine.busy_us),
-        counted(u64::from(engine.deaths)).marked(engine.deaths > 0),
+    ];
+    let [cpu, memory, silent, of_machine @ ..] = load_cells(picture, engine);
+    row.extend([cpu, memory, silent]);
+    row.push(time(engine.busy_us));
+    row.push(counted(u64::from(engine.deaths)).marked(engine.deaths > 0));
+    row.extend(of_machine);
+    row
+}
+
+/// The figures of an engine and its machine, if it has told them.
+fn load_cells(picture: &Picture, engine: &EngineSeen) -> [Cell; 6] {
+    let none = || Cell::number("-".to_owned(), -1.0);
+    let Some(EngineLoad { slot, machine, .. }) = engine.load else {
+        return std::array::from_fn(|_| none());
+    };
+    let percent = |percent: Option<u32>| {
+        percent.map_or_else(none, |it| Cell::number(format!("{it}%"), f64::from(it)))
+    };
+    let silent_us = picture.silent_us(engine).unwrap_or_default();
+    let load = f64::from(machine.load_hundredths) / 100.0;
+    let amount = |number: u64| Cell::number(bytes(number), number as f64);
+    [
+        percent(slot.cpu_percent),
+        if slot.resident_bytes == 0 { none() } else { amount(slot.resident_bytes) },
+        time(silent_us).marked(silent_us >= SILENT_US),
+        percent(machine.cpu_percent),
+        Cell::number(format!("{load:.1}"), load),
+        amount(machine.memory_free_bytes).marked(is_short(&machine)),
     ]
+}
+
+/// Returns true if a machine has less than a twentieth of its memory free.
+fn is_short(machine: &MachineLoad) -> bool {
+    machine.memory_free_bytes < machine.memory_bytes / 20
+}
+
+/// Tasks that have not ended: those that run first.
+pub fn queue(records: &[TaskRecord]) -> Table {
+    let mut records: Vec<&TaskRecord> = records.iter().collect();
+    records.sort_by_key(|record| record.phase != TaskPhase::Running);
+    let rows = records.into_iter().map(|record| {
+        let spans = Spans::of(record);
+        let engine = record.engine.or(record.target);
+        let cells = vec![
+            Cell::text(&record.id.to_string()),
+            Cell::text(record.name.as_deref().unwrap_or("-")),
+            Cell::text(state(record)),
+            Cell::number(
+                engine.map_or("-".to_owned(), |id| id.to_string()),
+                engine.map_or(-1.0, |id| f64::from(id.0)),
+            ),
+            time(spans.waited()),
+            spans.running.map_or_else(|| Cell::number("-".to_owned(), -1.0), time),
+            Cell::text(record.label.as_deref().unwrap_or("-")),
+            Cell::text(&why(record).unwrap_or_default()),
+        ];
+        (Row::Task(record.id), cells)
+    });
+    let columns = &["TASK", "NAME", "STATE", "ENGINE", "WAITED", "RAN", "LABEL", "WHY"];
+    Table::of_rows(columns, rows.collect())
 }
 
 /// Ended tasks, the latest first.

@@ -5,7 +5,8 @@ use furlong_host::printable;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
-use super::pages;
+use super::cursor::Row;
+use super::pages::{self, Shown};
 use super::state::{Page, State};
 use super::table::Table;
 use super::words::{bytes, count, duration, left, share_bars, sparkline};
@@ -30,24 +31,48 @@ pub struct Source {
 
 /// The lines of a screen of this size. `is_plain` leaves out all but ASCII.
 pub fn lines(
-    picture: &Picture,
+    shown: &Shown,
     state: &State,
     source: &Source,
     (width, height): (usize, usize),
     is_plain: bool,
 ) -> Vec<Line<'static>> {
-    if state.shows_help {
-        return HELP.lines().take(height).map(|line| Line::from(line.to_owned())).collect();
-    }
-    let mut lines = header(picture, state, source, width, is_plain);
-    let room = height.saturating_sub(lines.len() + 1);
-    lines.extend(body(picture, state, width, room));
-    lines.truncate(height.saturating_sub(1));
-    while lines.len() + 1 < height {
-        lines.push(Line::default());
-    }
-    lines.push(footer(state, width));
+    let footer = footer(state, width);
+    let height = height.saturating_sub(footer.len());
+    let mut lines = if state.shows_help {
+        text(HELP.lines(), width)
+    } else if state.acting.report.is_empty() {
+        let mut lines = header(&shown.picture, state, source, width, is_plain);
+        let room = height.saturating_sub(lines.len());
+        lines.extend(body(shown, state, width, room));
+        lines
+    } else {
+        text(state.acting.report.iter().map(String::as_str), width)
+    };
+    lines.resize(height, Line::default());
+    lines.extend(footer);
     lines
+}
+
+fn text<'a>(lines: impl Iterator<Item = &'a str>, width: usize) -> Vec<Line<'static>> {
+    let clipped = |line: &str| Line::from(line.chars().take(width).collect::<String>());
+    lines.map(clipped).collect()
+}
+
+/// What keys can act on, in the order in which it is shown.
+pub fn rows(shown: &Shown, state: &State) -> Vec<Row> {
+    match state.page {
+        Page::Engines => made(pages::engines(&shown.picture), state).rows(),
+        Page::Queue => made(pages::queue(&shown.queue), state).rows(),
+        _ => Vec::new(),
+    }
+}
+
+/// A table, filtered and sorted.
+fn made(mut table: Table, state: &State) -> Table {
+    table.filter(&state.filter);
+    table.sort(state.sort);
+    table
 }
 
 /// The lines above the tables.
@@ -179,13 +204,10 @@ fn last_end(picture: &Picture) -> String {
     })
 }
 
-fn body(picture: &Picture, state: &State, width: usize, height: usize) -> Vec<Line<'static>> {
-    let of_page = |make: fn(&Picture) -> Table| {
-        let mut table = make(picture);
-        table.filter(&state.filter);
-        table.sort(state.sort);
-        table
-    };
+fn body(shown: &Shown, state: &State, width: usize, height: usize) -> Vec<Line<'static>> {
+    let Shown { picture, queue } = shown;
+    let of_page = |make: fn(&Picture) -> Table| made(make(picture), state);
+    let acted_on = |table: Table| made(table, state).lines_around(width, height, &state.cursor);
     let one = |make: fn(&Picture) -> Table| of_page(make).lines(width, height, state.first);
     match state.page {
         Page::Overview if width >= TWO_TABLES => {
@@ -206,11 +228,12 @@ fn body(picture: &Picture, state: &State, width: usize, height: usize) -> Vec<Li
             lines
         }
         Page::Kinds => one(pages::kinds),
-        Page::Engines => one(pages::engines),
+        Page::Engines => acted_on(pages::engines(picture)),
         Page::Tasks => one(pages::tasks),
         Page::Failures => one(pages::failures),
         Page::Owners => one(pages::owners),
         Page::Notes => one(pages::notes),
+        Page::Queue => acted_on(pages::queue(queue)),
     }
 }
 
@@ -228,9 +251,18 @@ fn beside(left: Vec<Line<'static>>, right: &[Line<'static>], width: usize) -> Ve
     (0..rows).map(|row| line((row, left.next().unwrap_or_default()))).collect()
 }
 
-fn footer(state: &State, width: usize) -> Line<'static> {
+/// The last line; a question, or what was said to a key, may take more.
+fn footer(state: &State, width: usize) -> Vec<Line<'static>> {
+    let style = Style::new().add_modifier(Modifier::REVERSED);
+    let line = |text: String| Line::from(Span::styled(text, style));
+    if let Some(said) = state.acting.line() {
+        let said: Vec<char> = said.chars().collect();
+        return said.chunks(width.max(1)).map(|part| line(part.iter().collect())).collect();
+    }
     let mut text = if state.types_filter {
         format!("/{}_", printable::line(&state.filter))
+    } else if state.shows_help || !state.acting.report.is_empty() {
+        "esc: back".to_owned()
     } else {
         let pages = Page::ALL.iter().zip(1..).map(|(page, key)| {
             let name = page.name();
@@ -240,13 +272,14 @@ fn footer(state: &State, width: usize) -> Line<'static> {
             "" => String::new(),
             filter => format!("  filter {}", printable::line(filter)),
         };
+        let acts = if state.page.has_cursor() { "  c K i r D p act" } else { "" };
         format!(
-            "{}{filter}   / filter  s sort  space pause  ? help  q",
+            "{}{filter}{acts}   ? help  q  / filter  s sort  space pause",
             pages.collect::<Vec<_>>().join(" ")
         )
     };
     clip(&mut text, width);
-    Line::from(Span::styled(text, Style::new().add_modifier(Modifier::REVERSED)))
+    vec![line(text)]
 }
 
 fn clip(text: &mut String, width: usize) {
@@ -256,7 +289,7 @@ fn clip(text: &mut String, width: usize) {
 }
 
 const HELP: &str = "\
-1 to 7, tab   pages: overview, kinds, engines, tasks, failures, owners, notes
+1 to 8, tab   pages: overview, kinds, engines, tasks, failures, owners, notes, queue
 j k, arrows   move; g and G: to the first, to the last row
 /             filter: rows that have a text; enter ends it, esc takes it back
 s S           sort by the next column; the other way round
@@ -264,9 +297,19 @@ space         pause: nothing new is shown
 + -           look more often, less often
 q             quit
 
+On the pages 3 and 8, with a capability that may; each asks first:
+m M           mark the row; all rows, or none: the keys below mean those that are marked
+c K           cancel tasks; K also kills an interpreter that does not respond
+i r           interrupt what runs of yours on an engine; give it a new interpreter
+D             let an engine finish what it has been given, and leave
+p             profile a task or an engine for 5 s
+
 WAIT  tasks that wait: for others, for an engine, or at one
 OVER  the share of way, load and store in the time of tasks that have run
 LEFT  the time until all are done, at least and at most; ? if too little is known
 PACE  the time that an engine takes for its tasks, beside what is usual for such tasks
+CPU MEM  what its interpreter and programs take: of one processor, and of memory
+SILENT   since it has answered last; it is asked every 5 s while somebody looks
+HOST CPU, LOAD, FREE  its machine: processors in use, mean load, memory that is free
 !     look at this one; the notes say why
 ";

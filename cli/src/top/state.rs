@@ -2,6 +2,9 @@
 
 use ratatui::crossterm::event::KeyCode;
 
+use super::acts::{Act, Acting, Verb};
+use super::cursor::{Cursor, Row};
+
 /// The pages, in the order of their keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub enum Page {
@@ -20,11 +23,13 @@ pub enum Page {
     Owners,
     /// All notes.
     Notes,
+    /// Tasks that have not ended.
+    Queue,
 }
 
 impl Page {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Overview,
         Self::Kinds,
         Self::Engines,
@@ -32,6 +37,7 @@ impl Page {
         Self::Failures,
         Self::Owners,
         Self::Notes,
+        Self::Queue,
     ];
 
     /// Its name.
@@ -44,7 +50,13 @@ impl Page {
             Self::Failures => "failures",
             Self::Owners => "owners",
             Self::Notes => "notes",
+            Self::Queue => "queue",
         }
+    }
+
+    /// Returns true if keys act on its rows.
+    pub fn has_cursor(self) -> bool {
+        matches!(self, Self::Engines | Self::Queue)
     }
 }
 
@@ -52,10 +64,14 @@ impl Page {
 const INTERVALS_MS: [u64; 7] = [100, 200, 500, 1_000, 2_000, 5_000, 10_000];
 
 /// What a key asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Wish {
     /// Nothing but to draw again.
     Draw,
+    /// To ask whether this is to be done to the rows that are meant.
+    Ask(Verb),
+    /// To do it.
+    Act(Act),
     /// The end.
     Quit,
 }
@@ -77,6 +93,10 @@ pub struct State {
     pub is_paused: bool,
     /// True while the keys are explained.
     pub shows_help: bool,
+    /// The row that keys act on, where there is one.
+    pub cursor: Cursor,
+    /// What keys have asked for.
+    pub acting: Acting,
     interval: usize,
 }
 
@@ -92,6 +112,8 @@ impl State {
             types_filter: false,
             is_paused: false,
             shows_help: false,
+            cursor: Cursor::default(),
+            acting: Acting::default(),
             interval: (0..INTERVALS_MS.len()).min_by_key(nearest).unwrap_or(0),
         }
     }
@@ -101,8 +123,13 @@ impl State {
         INTERVALS_MS[self.interval]
     }
 
-    /// A key was pressed.
-    pub fn press(&mut self, key: KeyCode) -> Wish {
+    /// A key was pressed, while these rows were there to be acted on.
+    pub fn press(&mut self, key: KeyCode, rows: &[Row]) -> Wish {
+        self.acting.said.clear();
+        if self.acting.question.is_some() {
+            let act = self.acting.answer(key == KeyCode::Char('y'));
+            return act.map_or(Wish::Draw, Wish::Act);
+        }
         if self.types_filter {
             self.type_filter(key);
             return Wish::Draw;
@@ -111,25 +138,67 @@ impl State {
             KeyCode::Char('q') => return Wish::Quit,
             KeyCode::Char('?') => self.shows_help = !self.shows_help,
             KeyCode::Esc => self.step_back(),
-            KeyCode::Char(digit @ '1'..='7') => {
+            KeyCode::Char(digit @ '1'..='8') => {
                 self.open(Page::ALL[digit as usize - '1' as usize]);
             }
             KeyCode::Tab => self.turn(1),
             KeyCode::BackTab => self.turn(Page::ALL.len() - 1),
-            KeyCode::Char('j') | KeyCode::Down => self.first += 1,
-            KeyCode::Char('k') | KeyCode::Up => self.first = self.first.saturating_sub(1),
-            KeyCode::PageDown => self.first += 10,
-            KeyCode::PageUp => self.first = self.first.saturating_sub(10),
-            KeyCode::Char('g') | KeyCode::Home => self.first = 0,
-            KeyCode::Char('G') | KeyCode::End => self.first = usize::MAX,
             KeyCode::Char('s') => self.sort.0 += 1,
             KeyCode::Char('S') => self.sort.1 = !self.sort.1,
             KeyCode::Char('/') => self.types_filter = true,
             KeyCode::Char(' ') => self.is_paused = !self.is_paused,
             KeyCode::Char('+') => self.interval = self.interval.saturating_sub(1),
             KeyCode::Char('-') => self.interval = (self.interval + 1).min(INTERVALS_MS.len() - 1),
-            _ => {}
+            _ => return self.move_or_act(key, rows),
         }
+        Wish::Draw
+    }
+
+    fn move_or_act(&mut self, key: KeyCode, rows: &[Row]) -> Wish {
+        let by = match key {
+            KeyCode::Char('j') | KeyCode::Down => 1,
+            KeyCode::Char('k') | KeyCode::Up => -1,
+            KeyCode::PageDown => 10,
+            KeyCode::PageUp => -10,
+            KeyCode::Char('g') | KeyCode::Home => isize::MIN,
+            KeyCode::Char('G') | KeyCode::End => isize::MAX,
+            _ => return self.act(key, rows),
+        };
+        if self.page.has_cursor() {
+            self.cursor.step(by, rows);
+        } else {
+            self.first = self.first.saturating_add_signed(by);
+        }
+        Wish::Draw
+    }
+
+    fn act(&mut self, key: KeyCode, rows: &[Row]) -> Wish {
+        let verb = match key {
+            KeyCode::Char('c') => Verb::Cancel,
+            KeyCode::Char('K') => Verb::Kill,
+            KeyCode::Char('i') => Verb::Interrupt,
+            KeyCode::Char('r') => Verb::Restart,
+            KeyCode::Char('D') => Verb::Drain,
+            KeyCode::Char('p') => Verb::Profile,
+            KeyCode::Char('m') => {
+                self.cursor.mark();
+                self.cursor.step(1, rows);
+                return Wish::Draw;
+            }
+            KeyCode::Char('M') => {
+                self.cursor.mark_all(rows);
+                return Wish::Draw;
+            }
+            _ => return Wish::Draw,
+        };
+        if !rows.is_empty() {
+            return Wish::Ask(verb);
+        }
+        self.acting.said = if self.page.has_cursor() {
+            "there is nothing here to do that to".to_owned()
+        } else {
+            "that is for the pages 3 (engines) and 8 (queue)".to_owned()
+        };
         Wish::Draw
     }
 
@@ -145,7 +214,9 @@ impl State {
     }
 
     fn step_back(&mut self) {
-        if self.shows_help {
+        if !self.acting.report.is_empty() {
+            self.acting.report.clear();
+        } else if self.shows_help {
             self.shows_help = false;
         } else if !self.filter.is_empty() {
             self.filter.clear();
@@ -156,6 +227,8 @@ impl State {
 
     fn open(&mut self, page: Page) {
         (self.page, self.first, self.sort) = (page, 0, (0, false));
+        self.cursor = Cursor::default();
+        self.acting.report.clear();
     }
 
     fn turn(&mut self, pages: usize) {
@@ -175,7 +248,7 @@ mod tests {
                 '\t' => KeyCode::Tab,
                 key => KeyCode::Char(key),
             };
-            assert_eq!(state.press(code), Wish::Draw);
+            assert_eq!(state.press(code, &[]), Wish::Draw);
         }
     }
 
@@ -183,17 +256,17 @@ mod tests {
     fn keys_are_those_of_a_pager() {
         let mut state = State::new(Page::Overview, 900);
         assert_eq!(state.every_ms(), 1_000);
-        press_all(&mut state, "3jj+-- ");
-        assert_eq!((state.page, state.first, state.every_ms()), (Page::Engines, 2, 2_000));
+        press_all(&mut state, "2jj+-- ");
+        assert_eq!((state.page, state.first, state.every_ms()), (Page::Kinds, 2, 2_000));
         assert!(state.is_paused);
-        press_all(&mut state, "\t/qj\n");
+        press_all(&mut state, "\t\t/qj\n");
         assert_eq!((state.page, &*state.filter), (Page::Tasks, "qj"), "a filter is typed");
-        state.press(KeyCode::Esc);
+        state.press(KeyCode::Esc, &[]);
         assert_eq!((state.page, &*state.filter), (Page::Tasks, ""));
-        state.press(KeyCode::Esc);
+        state.press(KeyCode::Esc, &[]);
         assert_eq!(state.page, Page::Overview);
-        state.press(KeyCode::BackTab);
-        assert_eq!(state.page, Page::Notes);
-        assert_eq!(state.press(KeyCode::Char('q')), Wish::Quit);
+        state.press(KeyCode::BackTab, &[]);
+        assert_eq!(state.page, Page::Queue);
+        assert_eq!(state.press(KeyCode::Char('q'), &[]), Wish::Quit);
     }
 }

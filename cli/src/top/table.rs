@@ -6,6 +6,8 @@ use furlong_host::printable;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
+use super::cursor::{Cursor, Row};
+
 /// A cell: what is shown, and by what it is sorted.
 #[derive(Clone, Debug)]
 pub struct Cell {
@@ -54,7 +56,14 @@ impl Cell {
 #[derive(Debug)]
 pub struct Table {
     columns: &'static [&'static str],
-    rows: Vec<Vec<Cell>>,
+    rows: Vec<Entry>,
+}
+
+/// A row: its cells, and what keys act on.
+#[derive(Debug)]
+struct Entry {
+    cells: Vec<Cell>,
+    row: Option<Row>,
 }
 
 /// Characters that a name has at most, where there are other columns.
@@ -63,13 +72,25 @@ const NAME_MAX: usize = 32;
 impl Table {
     /// A table with these columns.
     pub fn new(columns: &'static [&'static str], rows: Vec<Vec<Cell>>) -> Self {
-        Self { columns, rows }
+        let rows = rows.into_iter().map(|cells| Entry { cells, row: None });
+        Self { columns, rows: rows.collect() }
+    }
+
+    /// The same, with rows that keys can act on.
+    pub fn of_rows(columns: &'static [&'static str], rows: Vec<(Row, Vec<Cell>)>) -> Self {
+        let rows = rows.into_iter().map(|(row, cells)| Entry { cells, row: Some(row) });
+        Self { columns, rows: rows.collect() }
+    }
+
+    /// What keys can act on, in order.
+    pub fn rows(&self) -> Vec<Row> {
+        self.rows.iter().filter_map(|entry| entry.row).collect()
     }
 
     /// Leaves the rows that have a text.
     pub fn filter(&mut self, text: &str) {
         if !text.is_empty() {
-            self.rows.retain(|row| row.iter().any(|cell| cell.text.contains(text)));
+            self.rows.retain(|row| row.cells.iter().any(|cell| cell.text.contains(text)));
         }
     }
 
@@ -77,7 +98,7 @@ impl Table {
     /// order as it is.
     pub fn sort(&mut self, (column, is_reversed): (usize, bool)) {
         if let Some(column) = (column % (self.columns.len() + 1)).checked_sub(1) {
-            self.rows.sort_by(|one, two| one[column].compare(&two[column]));
+            self.rows.sort_by(|one, two| one.cells[column].compare(&two.cells[column]));
         }
         if is_reversed {
             self.rows.reverse();
@@ -92,9 +113,30 @@ impl Table {
     /// The table in so many columns and lines of a screen, from a row on: the heading, rows, and a
     /// line that says how many there are if not all are shown.
     pub fn lines(&self, width: usize, height: usize, first: usize) -> Vec<Line<'static>> {
-        let widths = self.widths(width);
+        self.lines_of((width, height), first, None)
+    }
+
+    /// The same, around the row that keys act on.
+    pub fn lines_around(&self, width: usize, height: usize, cursor: &Cursor) -> Vec<Line<'static>> {
+        let first = cursor.place().saturating_sub(height.saturating_sub(1) / 2);
+        self.lines_of((width, height), first, Some(cursor))
+    }
+
+    fn lines_of(
+        &self,
+        (width, height): (usize, usize),
+        first: usize,
+        cursor: Option<&Cursor>,
+    ) -> Vec<Line<'static>> {
+        let signs = |row: Option<Row>| {
+            let of_row = |cursor: &Cursor| row.map_or("  ".to_owned(), |row| cursor.signs(row));
+            let mut signs = cursor.map(of_row).unwrap_or_default();
+            signs.truncate(width);
+            signs
+        };
+        let widths = self.widths(width.saturating_sub(signs(None).len()));
         let mut lines = vec![Line::from(Span::styled(
-            self.heading(&widths),
+            format!("{}{}", signs(None), self.heading(&widths)).trim_end().to_owned(),
             Style::new().add_modifier(Modifier::BOLD),
         ))];
         let room = height.saturating_sub(1);
@@ -102,7 +144,7 @@ impl Table {
         let shown = if is_cut { room.saturating_sub(1) } else { room };
         let first = first.min(self.rows.len().saturating_sub(shown));
         let rows = self.rows.iter().skip(first).take(shown);
-        lines.extend(rows.map(|row| row_line(row, &widths)));
+        lines.extend(rows.map(|entry| row_line(signs(entry.row), &entry.cells, &widths)));
         if is_cut && room > 0 {
             let last = (first + shown).min(self.rows.len());
             let from = (first + 1).min(last);
@@ -116,7 +158,7 @@ impl Table {
         let mut left = width;
         let mut widths = Vec::new();
         for (column, name) in self.columns.iter().enumerate() {
-            let cells = self.rows.iter().map(|row| row[column].text.chars().count());
+            let cells = self.rows.iter().map(|row| row.cells[column].text.chars().count());
             let is_last = column + 1 == self.columns.len();
             let most = if is_last { left.saturating_sub(1) } else { NAME_MAX };
             let wanted = cells.max().unwrap_or(0).min(most).max(name.chars().count());
@@ -132,17 +174,17 @@ impl Table {
 
     fn heading(&self, widths: &[usize]) -> String {
         let is_number =
-            |column: usize| self.rows.first().is_some_and(|row| row[column].is_number());
+            |column: usize| self.rows.first().is_some_and(|row| row.cells[column].is_number());
         let names = self.columns.iter().zip(widths).enumerate();
         let names = names.map(|(column, (name, width))| fit(name, *width, is_number(column)));
         names.collect::<Vec<_>>().join(" ").trim_end().to_owned()
     }
 }
 
-fn row_line(row: &[Cell], widths: &[usize]) -> Line<'static> {
-    let mut spans = Vec::new();
+fn row_line(signs: String, row: &[Cell], widths: &[usize]) -> Line<'static> {
+    let mut spans = vec![Span::raw(signs)];
     for (cell, width) in row.iter().zip(widths) {
-        if !spans.is_empty() {
+        if spans.len() > 1 {
             spans.push(Span::raw(" "));
         }
         let text = fit(&cell.text, *width, cell.is_number());
@@ -206,7 +248,7 @@ mod tests {
     fn rows_are_sorted_by_figures_from_the_largest_and_filtered_by_text() {
         let mut sorted = table();
         sorted.sort((2, false));
-        let first = |table: &Table| table.rows[0][0].text.clone();
+        let first = |table: &Table| table.rows[0].cells[0].text.clone();
         assert!(first(&sorted).starts_with('b'));
         sorted.sort((6, true));
         assert_eq!(first(&sorted), "a", "the column after the last one is the first");

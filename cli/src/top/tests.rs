@@ -3,12 +3,17 @@
 use furlong_client::Picture;
 use furlong_wire::ids::{BrokerStart, EngineId, OwnerId, SessionId, TaskId, TaskSeq};
 use furlong_wire::message::{
-    EngineSeen, EngineState, FarmSeen, KindSeen, LookPlace, Note, NoteCode, PhaseTimes, RunTimes,
-    RunningSeen, Runtime, Seen, SpanSeen,
+    EngineSeen, EngineState, FarmSeen, KindSeen, LookPlace, Note, NoteCode, PhaseTimes,
+    RecordTimes, RunTimes, RunningSeen, Runtime, Seen, SpanSeen, TaskPhase, TaskRecord,
 };
 
+use ratatui::crossterm::event::KeyCode;
+
+use super::acts::{Act, Rights};
+use super::pages::Shown;
 use super::screen::{self, Source};
-use super::state::{Page, State};
+use super::state::{Page, State, Wish};
+use crate::record::tests::ended;
 
 fn span(count: u64, p50_us: u64, p95_us: u64) -> SpanSeen {
     SpanSeen { count, sum_us: count * p50_us, p50_us, p95_us, ranges: Vec::new() }
@@ -49,6 +54,7 @@ fn engine(id: u32, host: &str, pace_percent: Option<u32>) -> EngineSeen {
         busy_us: 72_000_000,
         deaths: 0,
         pace_percent,
+        load: None,
     }
 }
 
@@ -126,8 +132,13 @@ fn shown(page: Page, size: (usize, usize)) -> Vec<String> {
 }
 
 fn shown_of(picture: &Picture, page: Page, size: (usize, usize)) -> Vec<String> {
+    let shown = Shown { picture: picture.clone(), queue: Vec::new() };
+    drawn(&shown, &State::new(page, 1_000), size)
+}
+
+fn drawn(shown: &Shown, state: &State, size: (usize, usize)) -> Vec<String> {
     let source = Source { endpoint: "lab.example:7077".to_owned(), clock: "14:02:31".to_owned() };
-    let lines = screen::lines(picture, &State::new(page, 1_000), &source, size, false);
+    let lines = screen::lines(shown, state, &source, size, false);
     lines.iter().map(|line| line.to_string().trim_end().to_owned()).collect()
 }
 
@@ -208,4 +219,108 @@ fn the_json_of_a_picture_has_names_and_sentences() {
     assert_eq!(json["farm"]["tasks"]["ended"], 48_113);
     let says = json["notes"][1]["says"].as_str().unwrap();
     assert!(says.contains("3.1 times as long"), "{says}");
+}
+
+/// Two tasks that wait, and one that runs.
+fn queue() -> Vec<TaskRecord> {
+    let open = |n: u64, phase: TaskPhase| {
+        let mut record = TaskRecord { phase, outcome: None, ..ended() };
+        record.id.n = TaskSeq(n);
+        let waits = (phase == TaskPhase::Queued).then(|| "the engine is busy".to_owned());
+        record.waits = waits;
+        let times = RecordTimes { finished_us: None, delivered_us: None, ..record.times };
+        record.times = match phase {
+            TaskPhase::Running => times,
+            _ => RecordTimes { assigned_us: None, started_us: None, ..times },
+        };
+        record
+    };
+    vec![open(1, TaskPhase::Queued), open(2, TaskPhase::Queued), open(3, TaskPhase::Running)]
+}
+
+/// A screen, and somebody who presses keys.
+struct User {
+    shown: Shown,
+    state: State,
+}
+
+impl User {
+    fn new(page: Page) -> Self {
+        let mut state = State::new(page, 1_000);
+        state.acting.rights = Rights { tasks: true, engines: true, stops: true };
+        Self { shown: Shown { picture: picture(), queue: queue() }, state }
+    }
+
+    /// Presses keys; what is to be done by the last one.
+    fn press(&mut self, keys: &str) -> Wish {
+        let mut last = Wish::Draw;
+        for key in keys.chars() {
+            let rows = screen::rows(&self.shown, &self.state);
+            self.state.cursor.follow(&rows);
+            last = self.state.press(KeyCode::Char(key), &rows);
+            if let Wish::Ask(verb) = last {
+                let meant = self.state.cursor.meant();
+                let rights = self.state.acting.rights;
+                self.state.acting.ask(Act::new(verb, &meant, &self.shown.picture, rights));
+            }
+        }
+        self.state.cursor.follow(&screen::rows(&self.shown, &self.state));
+        last
+    }
+
+    fn screen(&self, size: (usize, usize)) -> Vec<String> {
+        drawn(&self.shown, &self.state, size)
+    }
+}
+
+#[test]
+fn the_queue_has_a_row_that_keys_act_on_and_a_question() {
+    let mut user = User::new(Page::Queue);
+    user.press("jm");
+    let lines = user.screen((100, 16));
+    let head = lines.iter().position(|line| line.starts_with("  TASK ")).expect("a table");
+    assert_eq!(
+        lines[head..head + 4],
+        [
+            "  TASK     NAME      STATE   ENGINE WAITED    RAN LABEL WHY",
+            "  000000:3 render.py running      2 400 us 8.5 ms night",
+            " *000000:1 render.py queued       2 9.0 ms      - night the engine is busy",
+            "> 000000:2 render.py queued       2 9.0 ms      - night the engine is busy",
+        ]
+    );
+    user.press("c");
+    let lines = user.screen((100, 16));
+    assert_eq!(lines[15], "cancel task 000000:1? y: yes, any other key: no");
+    let Wish::Act(act) = user.press("y") else { panic!("it was yes") };
+    assert_eq!((act.tasks.len(), act.tasks[0].n), (1, TaskSeq(1)));
+    assert_eq!(user.screen((100, 16))[15], "cancelling task 000000:1");
+}
+
+#[test]
+fn a_long_question_is_not_cut() {
+    let mut user = User::new(Page::Engines);
+    user.press("r");
+    let lines = user.screen((40, 20));
+    assert_eq!(
+        lines[17..],
+        [
+            "give engine 0 a new interpreter; what ru",
+            "ns there and its variables are lost? y:",
+            "yes, any other key: no",
+        ]
+    );
+    assert_eq!(user.press("n"), Wish::Draw);
+    assert_eq!(user.screen((40, 20))[19], "nothing is done");
+}
+
+#[test]
+fn a_key_on_an_engine_cancels_what_runs_there() {
+    let mut user = User::new(Page::Engines);
+    user.press("Gc");
+    let Wish::Act(act) = user.press("y") else { panic!("it was yes") };
+    assert_eq!((act.tasks.len(), act.tasks[0].n), (1, TaskSeq(8)), "that of engine 7");
+    let mut looks = User::new(Page::Kinds);
+    looks.press("c");
+    let said = looks.screen((100, 16)).pop().unwrap();
+    assert_eq!(said, "that is for the pages 3 (engines) and 8 (queue)");
 }

@@ -38,7 +38,7 @@ fn sealer() -> RecordSealer {
         incarnation: 1,
         role: Role::Client,
         software: String::new(),
-        payload_credit_bytes: 0,
+        abilities: 0,
     };
     peer.handle_reply(&second, &Hello::new(hello)).unwrap().1.split().0
 }

@@ -23,6 +23,7 @@ use furlong_wire::message::{RunTimes, SeriesRow, TaskState};
 
 pub use gather::{TraceError, TraceMoment, TraceRange};
 use layout::Occupied;
+pub(crate) use svg::escaped;
 
 /// Characters of a name that a trace has at most.
 const NAME_CHARACTERS_MAX: usize = 200;

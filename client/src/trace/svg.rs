@@ -226,7 +226,7 @@ fn clipped(name: &str) -> String {
 }
 
 /// A text as XML and HTML have it. Characters that have an effect are not in it any more.
-pub(super) fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
         match char {

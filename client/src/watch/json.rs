@@ -1,8 +1,8 @@
 //! A picture of the farm as JSON.
 
 use furlong_wire::message::{
-    EndSeen, EngineSeen, ErrorKind, FailureSeen, FarmSeen, KindSeen, Note, OwnerSeen, PhaseTimes,
-    SpanSeen,
+    EndSeen, EngineLoad, EngineSeen, ErrorKind, FailureSeen, FarmSeen, KindSeen, Note, OwnerSeen,
+    PhaseTimes, SpanSeen,
 };
 use serde_json::{Value, json};
 
@@ -85,6 +85,21 @@ pub fn engine(picture: &Picture, engine: &EngineSeen) -> Value {
         "running": running, "assigned": engine.assigned, "queued": engine.queued,
         "ended": engine.ended, "failed": engine.failed, "busy_us": engine.busy_us,
         "deaths": engine.deaths, "pace_percent": engine.pace_percent,
+        "load": engine.load.map(|it| load(&it, picture.silent_us(engine))),
+    })
+}
+
+/// The figures of an engine and its machine.
+pub fn load(load: &EngineLoad, silent_us: Option<u64>) -> Value {
+    let EngineLoad { heard_us, answer_us, slot, machine } = load;
+    json!({
+        "heard_us": heard_us, "silent_us": silent_us, "answer_us": answer_us,
+        "cpu_percent": slot.cpu_percent, "resident_bytes": slot.resident_bytes,
+        "machine": {
+            "cores": machine.cores, "cpu_percent": machine.cpu_percent,
+            "load": f64::from(machine.load_hundredths) / 100.0,
+            "memory_bytes": machine.memory_bytes, "memory_free_bytes": machine.memory_free_bytes,
+        },
     })
 }
 

@@ -7,11 +7,12 @@ pub mod json;
 mod notes;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use furlong_wire::ids::{BrokerStart, EngineId};
 use furlong_wire::message::{
-    EndSeen, EngineSeen, FailureSeen, FarmSeen, KindSeen, Look, LookPlace, Note, OwnerSeen, Query,
-    ReplyBody, Seen, SeriesRow, SeriesStep,
+    EndSeen, EngineSeen, EngineState, FailureSeen, FarmSeen, KindSeen, Look, LookPlace, Note,
+    OwnerSeen, Query, ReplyBody, Seen, SeriesRow, SeriesStep,
 };
 
 use crate::Client;
@@ -22,6 +23,12 @@ pub use notes::sentence;
 
 /// Ends of tasks that a picture keeps.
 const ENDS_KEPT: usize = 10_000;
+
+/// Figures of machines that are so old are asked for anew.
+const FRESH_LOAD_US: u64 = 5_000_000;
+/// Looks for figures of machines, and the time between two of them.
+const LOAD_LOOKS: u32 = 16;
+const BETWEEN_LOAD_LOOKS: Duration = Duration::from_millis(50);
 
 /// What is known of a farm.
 #[derive(Clone, Debug, Default)]
@@ -62,13 +69,16 @@ pub struct Wanted {
     pub ranges: bool,
     /// A series.
     pub series: Option<SeriesStep>,
+    /// Figures of engines' machines, which those are asked for as long as somebody wants them.
+    /// From the first look on: later ones tell only what has changed.
+    pub loads: bool,
 }
 
 impl Picture {
     /// The next look, which brings this picture up to date.
     pub fn next_look(&self, wanted: Wanted) -> Look {
-        let Wanted { ends, failures, ranges, series } = wanted;
-        Look { since: self.place, ends, failures, ranges, series }
+        let Wanted { ends, failures, ranges, series, loads } = wanted;
+        Look { since: self.place, ends, failures, ranges, series, loads }
     }
 
     /// The start of the broker that this is a picture of; none before the first look.
@@ -128,6 +138,17 @@ impl Picture {
         }
     }
 
+    /// The time since an engine has answered last, in microseconds; none if it was not asked.
+    pub fn silent_us(&self, engine: &EngineSeen) -> Option<u64> {
+        engine.load.map(|load| self.at_us.saturating_sub(load.heard_us))
+    }
+
+    /// Returns true if each engine that is here has told figures lately.
+    fn has_fresh_loads(&self) -> bool {
+        let mut online = self.engines.values().filter(|it| it.state != EngineState::Away);
+        online.all(|engine| self.silent_us(engine).is_some_and(|it| it < FRESH_LOAD_US))
+    }
+
     /// Tasks of a kind that wait: for others, for an engine, or at one.
     pub fn waiting(kind: &KindSeen) -> u64 {
         kind.submitted.saturating_sub(kind.ended).saturating_sub(u64::from(kind.running))
@@ -158,6 +179,28 @@ impl Client {
             ReplyBody::Seen(seen) => Ok(picture.update(*seen)),
             body => Err(refused(body)),
         }
+    }
+
+    /// Goes on to look until all engines that are online have told fresh figures of their machines,
+    /// or for most of a second: engines answer the first question after a moment, and those of an
+    /// older Furlong never.
+    ///
+    /// # Errors
+    /// The connection is gone, or the broker refuses.
+    pub async fn look_for_loads(
+        &self,
+        picture: &mut Picture,
+        wanted: Wanted,
+    ) -> Result<(), ClientError> {
+        let wanted = Wanted { loads: true, ..wanted };
+        for _ in 0..LOAD_LOOKS {
+            while self.look(picture, wanted).await? {}
+            if picture.has_fresh_loads() {
+                break;
+            }
+            tokio::time::sleep(BETWEEN_LOAD_LOOKS).await;
+        }
+        Ok(())
     }
 
     /// Looks at the farm as a whole: kinds, engines, owners, notes, failures, and the last ended

@@ -71,6 +71,11 @@ pub fn sentence(note: &Note, picture: &Picture) -> String {
             "results of `{kind}` have {:.1} MiB each, and cost more time than its runs: return less, or let them stay",
             *count as f64 / 1024.0 / 1024.0
         ),
+        NoteCode::Silent => format!(
+            "engine {engine} on {host} has not answered for {} s, and what else its process runs: see whether it or its \
+             machine hangs; after 15 s without a sign it is given up",
+            count / 1_000
+        ),
         NoteCode::SetAside => format!("engine {engine} on {host} cannot begin some work: {text}"),
     }
 }

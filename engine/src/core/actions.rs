@@ -45,6 +45,8 @@ pub enum Output {
     ForgetInput(SlotIndex, u64),
     /// Tell a slot's next interpreter what became of the one before.
     Lost(SlotIndex, String),
+    /// Measure the machine and the slots, as the answer to this number of the broker's.
+    Measure(u64),
     /// Something for the log.
     Log(String),
 }

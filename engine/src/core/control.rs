@@ -4,7 +4,7 @@
 use furlong_wire::ids::{Attempt, TaskId};
 use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{
-    Attempts, Draining, FromEngine, Inspect, Inspected, Runtime, SlotDown,
+    Attempts, Draining, FromEngine, Inspect, Inspected, Measured, Runtime, SlotDown,
 };
 
 use super::held::shorten;
@@ -99,6 +99,14 @@ impl Core {
             Err(why) => (Some(why), Vec::new()),
         };
         self.send(FromEngine::Inspected(Inspected { number, attempt, refusal, contents }));
+    }
+
+    /// Takes what was measured. It is of the moment: a broker that is away never asks for it.
+    pub fn handle_measured(&mut self, mut measured: Measured) {
+        if self.connected {
+            measured.slots.truncate(self.registered_slots());
+            self.send(FromEngine::Measured(measured));
+        }
     }
 
     pub(super) fn restart(&mut self, slots: &[SlotIndex]) {

@@ -369,6 +369,9 @@ impl Core {
             }
             ToEngine::Granted(granted) => self.granted(granted),
             ToEngine::Inspect(inspect) => self.inspect(inspect),
+            ToEngine::Measure(measure) => {
+                self.outputs.push_back(Output::Measure(measure.number));
+            }
             ToEngine::Announce(announce) => self.suspects.extend(announce.attempts),
         }
         Ok(())

@@ -13,6 +13,7 @@ mod slot;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use furlong_wire::message::Measured;
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::slot::Slot;
@@ -33,6 +34,8 @@ pub enum Report {
         /// The data; the last ones if there were several meanwhile.
         latest: Latest,
     },
+    /// The machine and the slots were measured.
+    Measured(Box<Measured>),
 }
 
 impl From<SlotEvent> for Report {

@@ -24,7 +24,7 @@ use furlong_link::stream::WriteHalf;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::EngineId;
 use furlong_wire::limits::WRITE_TURN_BYTES;
-use furlong_wire::message::{Direction, FromEngine, Runtime, ToEngine};
+use furlong_wire::message::{ANSWERS_MEASURE, Direction, FromEngine, Runtime, ToEngine};
 use furlong_wire::token::Role;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -379,6 +379,7 @@ impl Shell {
         match report {
             Report::Event(event) => self.published.give_event(&mut self.core, slot, event),
             Report::Published { attempt, latest } => self.published.note(attempt, latest),
+            Report::Measured(measured) => self.core.handle_measured(*measured),
         }
     }
 
@@ -421,6 +422,7 @@ impl Shell {
                 Output::Goodbye(reason) => tracing::info!("{reason}"),
                 Output::ForgetInput(slot, key) => self.slots.forget_input(slot, key),
                 Output::Lost(slot, how) => self.slots.note_lost(slot, &how),
+                Output::Measure(number) => self.slots.measure(number),
                 Output::Log(line) => tracing::warn!("{line}"),
                 of_slot => self.tell_slot(of_slot),
             }
@@ -496,7 +498,7 @@ fn hello(settings: &Settings, identity: &Identity, incarnation: u64) -> HelloBod
         incarnation,
         role: Role::Engine,
         software: settings.software.clone(),
-        payload_credit_bytes: 0,
+        abilities: ANSWERS_MEASURE,
     }
 }
 

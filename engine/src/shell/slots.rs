@@ -1,20 +1,21 @@
 //! The slots: each is a thread for Rust functions, one for programs and an interpreter for Python,
 //! all started when they are first needed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use furlong_wire::call::ReplyHeader;
 use furlong_wire::ids::PassKey;
-use furlong_wire::message::Runtime;
+use furlong_wire::message::{Measured, Runtime};
 use rustix::process::Signal;
 
 use crate::job::{AttemptEnd, AttemptOutcome, Job, Look, SlotIndex, Unable};
 use crate::job::{SlotJob, error};
+use crate::meter::Meter;
 use crate::runtime::command::{CommandConfig, CommandShared, CommandSlot};
 use crate::runtime::native::{Functions, NativeSlot};
 use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
-use crate::runtime::{EventSender, Slot};
+use crate::runtime::{EventSender, Report, Slot};
 use crate::surroundings::Variables;
 
 /// All slots of the process.
@@ -25,6 +26,19 @@ pub(super) struct Slots {
     commands: Arc<CommandShared>,
     variables: Variables,
     events: EventSender,
+    measuring: Arc<Measuring>,
+}
+
+/// The question for figures that is being answered, and what answers it.
+#[derive(Debug, Default)]
+struct Measuring {
+    asked: Mutex<Option<u64>>,
+    meter: Mutex<Meter>,
+}
+
+fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A reading is put there whole.
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A slot, or what stands in for one.
@@ -54,7 +68,8 @@ impl Slots {
         let places = (0..count).map(|_| SlotPlace::default()).collect();
         let python = python.map(|config| Arc::new(PythonShared::new(config)));
         let commands = Arc::new(CommandShared::new(commands));
-        Self { places, functions, python, commands, variables, events }
+        let measuring = Arc::default();
+        Self { places, functions, python, commands, variables, events, measuring }
     }
 
     /// The interpreters' common part, if there are any.
@@ -185,6 +200,30 @@ impl Slots {
         self.places[slot as usize].python.iter().for_each(|python| python.note_lost(how));
     }
 
+    /// Measures the machine and the slots, on a thread that may wait: the answer comes as
+    /// [`Report::Measured`]. It is to the last question: however often a broker asks, one thread
+    /// measures.
+    pub(super) fn measure(&self, number: u64) {
+        if locked(&self.measuring.asked).replace(number).is_some() {
+            return;
+        }
+        let hosts = self.places.iter().filter(|place| place.stands_in.is_none()).count();
+        let mut groups = vec![Vec::new(); hosts];
+        for (at, place) in (0..).zip(&self.places) {
+            if let Some(of_slot) = groups.get_mut(place.host(at) as usize) {
+                of_slot.extend(place.process_groups());
+            }
+        }
+        let (measuring, events) = (Arc::clone(&self.measuring), self.events.clone());
+        tokio::task::spawn_blocking(move || {
+            let (machine, slots) = locked(&measuring.meter).measure(&groups);
+            let number = locked(&measuring.asked).take().unwrap_or(number);
+            let measured = Box::new(Measured { number, machine, slots });
+            // Nobody listens any more when the engine ends.
+            let _ = events.send((0, Report::Measured(measured)));
+        });
+    }
+
     pub(super) fn set_engine_id(&mut self, slot: SlotIndex, id: u32) {
         for (at, place) in (0..).zip(&mut self.places) {
             if place.host(at) == slot {
@@ -231,6 +270,12 @@ impl SlotPlace {
             Runtime::Command => self.command.as_mut().map(|slot| slot as &mut dyn Slot),
             Runtime::Value => None,
         }
+    }
+
+    /// The process groups that run there now.
+    fn process_groups(&self) -> impl Iterator<Item = i32> {
+        let python = self.python.as_ref().and_then(PythonSlot::process_group);
+        python.into_iter().chain(self.command.as_ref().and_then(CommandSlot::process_group))
     }
 
     /// Tells its runtimes the engine's integer, once that is known.

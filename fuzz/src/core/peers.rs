@@ -263,7 +263,7 @@ fn peer(role: Role, number: u8) -> Peer {
         incarnation: 1,
         role,
         software: "fuzz".into(),
-        payload_credit_bytes: 0,
+        abilities: 0,
     };
     Peer { claims, hello, address: "nowhere".into(), pass: None }
 }

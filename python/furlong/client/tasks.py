@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import errors
 from furlong.calls.codecs import read_json
+from furlong.inspection.profile import Profile
+from furlong.inspection.stack import Stack
 from furlong.results.async_result import AsyncResult
-from furlong.runs.profile import Profile
 from furlong.results.records import PHASES, Fetched, Held, History, whole_id
-from furlong.runs.stack import Stack
 from furlong.results.subtasks import SubTask
-from furlong.runs.timeline import Timeline
+from furlong.results.timeline import Timeline
 from furlong.waiting import signals
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ const LAYERS: [&str; 14] = [
     "views",
     "maps",
     "results",
-    "runs",
+    "inspection",
     "pickling",
     "modules",
     "calls",

@@ -59,8 +59,9 @@ pub struct HelloBody {
     pub role: Role,
     /// The program and its version, for people.
     pub software: String,
-    /// The bytes of payload that the peer holds for this side at most.
-    pub payload_credit_bytes: u64,
+    /// What the peer can be asked beyond the first messages of this version, a bit each
+    /// ([`ANSWERS_MEASURE`](crate::message::ANSWERS_MEASURE)); bits that are unknown are ignored.
+    pub abilities: u64,
 }
 
 impl Hello {

@@ -17,7 +17,7 @@ fn hello() -> Hello {
         incarnation: 1,
         role: Role::Client,
         software: "test".into(),
-        payload_credit_bytes: 0,
+        abilities: 0,
     })
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod catalogue;
 mod client;
 mod engine;
 mod inspect;
+mod measure;
 pub(crate) mod quick;
 mod ranges;
 mod status;
@@ -41,6 +42,7 @@ pub use engine::{
     Slot, SlotDown, Slots, Unshare, Value, Work,
 };
 pub use inspect::{Inspect, Inspectable, Inspected, Inspection, InspectionSeen, Sampling};
+pub use measure::{ANSWERS_MEASURE, MachineLoad, Measure, Measured, SlotLoad};
 pub use ranges::Ranges;
 pub use status::{
     AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes,
@@ -51,9 +53,9 @@ pub use task::{
     TaskOptions, TaskState, TaskTimes,
 };
 pub use watch::{
-    DURATION_RANGES, EndSeen, EngineSeen, EngineState, FailureSeen, FarmSeen, KindSeen, Look,
-    LookPlace, Note, NoteCode, OwnerSeen, PhaseTimes, RunningSeen, Seen, SeriesRow, SeriesStep,
-    SpanSeen, duration_range, range_start_us,
+    DURATION_RANGES, EndSeen, EngineLoad, EngineSeen, EngineState, FailureSeen, FarmSeen, KindSeen,
+    Look, LookPlace, Note, NoteCode, OwnerSeen, PhaseTimes, RunningSeen, Seen, SeriesRow,
+    SeriesStep, SpanSeen, duration_range, range_start_us,
 };
 
 use crate::ids::{BrokerStart, ClusterId};
@@ -203,6 +205,8 @@ messages! {
         83 Inputs(Inputs),
         /// A look at an interpreter.
         84 Inspect(Inspect),
+        /// A question for figures of the machine and the slots.
+        85 Measure(Measure),
     }
 }
 
@@ -245,6 +249,8 @@ messages! {
         75 Back(Attempts),
         /// The answer to a look at an interpreter.
         76 Inspected(Inspected),
+        /// The answer to a question for figures.
+        77 Measured(Measured),
     }
 }
 

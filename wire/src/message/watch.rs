@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::codes;
+use super::measure::{MachineLoad, SlotLoad};
 use super::task::{ErrorKind, RunTimes, Runtime, TaskState};
 use crate::ids::{BrokerStart, EngineId, OwnerId, TaskId};
 
@@ -22,6 +23,10 @@ pub struct Look {
     pub ranges: bool,
     /// The series that is wanted, if one is.
     pub series: Option<SeriesStep>,
+    /// True if figures of engines' machines are wanted: engines are asked for them now and then as
+    /// long as somebody wants them. Left out if false: an older broker knows no such field.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub loads: bool,
 }
 
 /// The place that a viewer has come to. It is the broker's, and is given back as it came.
@@ -94,6 +99,8 @@ codes! {
         9 "heavy_results" HeavyResults,
         /// An engine cannot begin some work, which goes to others.
         10 "set_aside" SetAside,
+        /// A process of engines does not answer. Told only to those who want figures of machines.
+        11 "silent" Silent,
     }
 }
 
@@ -292,6 +299,23 @@ pub struct EngineSeen {
     /// The time that it takes for a task, in per cent of what is usual for such tasks; none if that
     /// is not known.
     pub pace_percent: Option<u32>,
+    /// Its last figures, if the look wants them and there are any. Left out if not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<EngineLoad>,
+}
+
+/// The last figures of an engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EngineLoad {
+    /// The moment at which they came: microseconds since the broker's start. An engine that does
+    /// not answer any longer has an old one.
+    pub heard_us: u64,
+    /// The time that its process took to answer, with the way there and back.
+    pub answer_us: u64,
+    /// What its own processes take.
+    pub slot: SlotLoad,
+    /// Its machine.
+    pub machine: MachineLoad,
 }
 
 /// A task that runs.

@@ -65,6 +65,7 @@ impl Core {
             FromEngine::Grant(grant) => self.grant(key, &grant),
             FromEngine::Lent(lent) => self.lend(now, key, &lent),
             FromEngine::Inspected(seen) => self.inspected(key, seen),
+            FromEngine::Measured(measured) => self.measured(now, key, measured),
             FromEngine::Back(back) => self.back(key, &back.attempts),
             // Its engines are lost with the connection, which closes when this batch is done.
             FromEngine::Goodbye(_) => {

@@ -5,6 +5,7 @@ pub(in crate::core) mod engine;
 pub(in crate::core) mod from_engine;
 pub(in crate::core) mod given_back;
 pub(in crate::core) mod lost;
+pub(in crate::core) mod measured;
 pub(in crate::core) mod process;
 pub(in crate::core) mod register;
 pub(in crate::core) mod roster;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::message::Register;
 
+use super::measured::Measuring;
 use crate::core::keys::{AttemptId, ClassId, SessionKey};
 use crate::core::payloads::arriving::{Account, EngineWaiting};
 use crate::core::payloads::budget::Lane;
@@ -39,6 +40,8 @@ pub struct Process {
     /// Sessions of whose ended tasks it held results when it registered: it need not have been told
     /// of them on this connection.
     pub held_of: BTreeSet<SessionKey>,
+    /// The figures of its machine and slots, while somebody looks.
+    pub measuring: Measuring,
 }
 
 /// What an engine process has been told.

@@ -11,6 +11,7 @@ use furlong_wire::token::Claims;
 
 use super::expiries::Away;
 use super::table::{ClientLink, ClientWaiting, Definition, Nesting, Parent, Session};
+use crate::core::engines::measured::Measuring;
 use crate::core::engines::process::{Process, Sending, Told};
 use crate::core::keys::{AttemptId, ProcessKey, SessionKey};
 use crate::core::payloads::budget::{BytesOf, Credit};
@@ -124,6 +125,7 @@ impl Core {
             told: Told::default(),
             sending: Sending::default(),
             held_of: BTreeSet::default(),
+            measuring: Measuring::of(peer.hello.abilities),
         };
         self.processes.insert(key, process);
         key

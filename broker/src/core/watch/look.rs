@@ -33,6 +33,8 @@ const FAILURES_TOLD_MAX: usize = 64;
 const ENTRY_BYTES: usize = 120;
 /// Bytes that the distributions of a kind have on the wire, about.
 const RANGES_BYTES: usize = 600;
+/// Bytes that the figures of an engine have on the wire, about.
+const LOAD_BYTES: usize = 48;
 /// What it costs to say of a kind how it is, three times.
 const KINDS_WORK: usize = 3;
 /// Seconds of which ends are told one by one, and over which phases are summed.
@@ -77,6 +79,9 @@ impl Core {
         self.close_seconds(now);
         self.tally.watch.looks += 1;
         self.engines.note_look(self.tally.watch.looks);
+        if look.loads {
+            self.ask_for_loads(now);
+        }
         let claims = &self.sessions.get(key).expect("who asks has a session").claims;
         let rights = Rights { only: (!claims.role.may_look_at_all()).then_some(claims.owner) };
         let first = LookPlace {
@@ -97,7 +102,7 @@ impl Core {
             if look.ends { self.ends_seen(&mut place, rights, &mut room) } else { (Vec::new(), 0) };
         let from = place.told;
         let kinds = self.kinds_seen(&mut place, rights, (&running, look.ranges), &mut room);
-        let engines = self.engines_seen(now, &mut place, rights, &mut room);
+        let engines = self.engines_seen(now, &mut place, (rights, look.loads), &mut room);
         let gone = self.engines.went_since(from);
         let gone = if since.is_some() { gone.collect() } else { Vec::new() };
         let has_more = !room.has_any();
@@ -111,7 +116,7 @@ impl Core {
             engines,
             gone,
             owners: self.owners_seen(rights),
-            notes: self.notes(now, rights, &running),
+            notes: self.notes(now, (rights, look.loads), &running),
             ends,
             ends_missed,
             failures: if look.failures { self.failures_seen(rights) } else { Vec::new() },
@@ -212,7 +217,7 @@ impl Core {
         &self,
         now: Time,
         place: &mut LookPlace,
-        rights: Rights,
+        (rights, loads): (Rights, bool),
         room: &mut Room,
     ) -> Vec<EngineSeen> {
         let mut told = Vec::new();
@@ -223,8 +228,8 @@ impl Core {
             self.turns.work.add(1);
             place.engine = Some(id);
             if engine.counts.changed >= place.told {
-                let seen = self.engine_seen(now, id, engine, rights);
-                room.take(ENTRY_BYTES + seen.host.len());
+                let seen = self.engine_seen(now, id, engine, (rights, loads));
+                room.take(ENTRY_BYTES + seen.host.len() + if loads { LOAD_BYTES } else { 0 });
                 told.push(seen);
             }
         }
@@ -236,7 +241,13 @@ impl Core {
         told
     }
 
-    fn engine_seen(&self, now: Time, id: EngineId, engine: &Engine, rights: Rights) -> EngineSeen {
+    fn engine_seen(
+        &self,
+        now: Time,
+        id: EngineId,
+        engine: &Engine,
+        (rights, loads): (Rights, bool),
+    ) -> EngineSeen {
         let process = engine.process.and_then(|key| self.processes.get(&key));
         let register = process.and_then(|process| process.register.as_ref());
         let running = self.runs_now(now, engine).map(|((session, task), kind, for_us)| {
@@ -266,6 +277,7 @@ impl Core {
             busy_us: engine.busy_us,
             deaths: engine.counts.deaths,
             pace_percent: engine.counts.pace.percent(),
+            load: process.filter(|_| loads).and_then(|it| self.load_of(it, engine.slot)),
         }
     }
 

@@ -17,6 +17,7 @@ mod tests;
 use furlong_wire::ids::{TaskId, TaskSeq};
 use furlong_wire::message::{PhaseTimes, RunTimes, Runtime};
 
+use super::engines::measured::Questions;
 use super::keys::SessionKey;
 use super::payloads::stored::Stored;
 use super::tasks::ended::EndedTask;
@@ -43,6 +44,8 @@ pub(in crate::core) struct Watch {
     owners: Owners,
     /// The number of looks so far: what changes is marked with it.
     looks: u64,
+    /// The questions for figures of machines.
+    pub(in crate::core) questions: Questions,
 }
 
 /// What is counted of an engine for those who look.

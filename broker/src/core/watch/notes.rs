@@ -34,10 +34,23 @@ fn note(code: NoteCode) -> Note {
 
 impl Core {
     /// What the rules have to say to a viewer with these rights.
-    pub(super) fn notes(&self, now: Time, rights: Rights, running: &Running) -> Vec<Note> {
+    pub(super) fn notes(
+        &self,
+        now: Time,
+        (rights, loads): (Rights, bool),
+        running: &Running,
+    ) -> Vec<Note> {
         let mut notes = Vec::new();
         self.note_waits_for_nobody(rights, &mut notes);
         self.note_engines(now, running, &mut notes);
+        if loads {
+            let silent = self.silent(now).take(EACH_MAX);
+            notes.extend(silent.map(|(id, silent_us)| Note {
+                engine: Some(id),
+                count: silent_us / 1_000,
+                ..note(NoteCode::Silent)
+            }));
+        }
         self.note_failures(now, rights, &mut notes);
         self.note_memory(&mut notes);
         self.note_unread(rights, &mut notes);

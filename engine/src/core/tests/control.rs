@@ -1,6 +1,8 @@
 //! Signals, restarts, deaths, drains, and what tasks publish.
 
-use furlong_wire::message::{AttemptPublished, SignalAttempts, Slots};
+use furlong_wire::message::{
+    AttemptPublished, MachineLoad, Measure, Measured, SignalAttempts, SlotLoad, Slots,
+};
 
 use super::*;
 use crate::job::Published;
@@ -340,4 +342,21 @@ fn large_published_data_wait_for_a_lane_of_this_connection() {
     jobs.publish(1, 6_000);
     jobs.give_all(&mut process);
     assert!(process.done().sent.is_empty(), "what went has used the lane up");
+}
+
+#[test]
+fn figures_are_asked_of_the_shell_and_sent_while_there_is_a_connection() {
+    let mut process = Process::new(2);
+    process.tell(ToEngine::Measure(Measure { number: 5 }));
+    assert!(matches!(process.done().rest[..], [Output::Measure(5)]));
+    let slots = vec![SlotLoad { cpu_percent: None, resident_bytes: 7 }; 3];
+    let measured = Measured { number: 5, machine: MachineLoad::default(), slots };
+    process.core.handle_measured(measured.clone());
+    let sent = process.done().sent;
+    let [FromEngine::Measured(sent)] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!((sent.number, sent.slots.len()), (5, 2), "those of the slots that are registered");
+    process.core.handle_disconnected();
+    process.core.handle_measured(measured);
+    process.core.handle_connected(START, 0);
+    assert!(process.done().sent.is_empty(), "it was of a moment before");
 }

@@ -79,6 +79,7 @@ impl<'a> Running<'a> {
     ) -> io::Result<Self> {
         let Launched { mut child, input, files } = launched;
         let group = Pid::from_child(&child);
+        context.note_group(group);
         let exit = pidfd_open(group, PidfdFlags::empty()).ok();
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());

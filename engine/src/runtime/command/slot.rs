@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use super::CommandShared;
 use super::exit::{failed, not_begun};
@@ -48,6 +48,8 @@ struct State {
     running: Option<SlotJob>,
     asked: Asked,
     engine_id: Option<u32>,
+    /// The process group of the running program.
+    group: Option<Pid>,
     is_over: bool,
 }
 
@@ -143,6 +145,13 @@ impl CommandSlot {
     }
 }
 
+impl CommandSlot {
+    /// The process group of the running program, while there is one.
+    pub fn process_group(&self) -> Option<i32> {
+        self.context.lock().group.map(|group| group.as_raw_nonzero().get())
+    }
+}
+
 impl Drop for CommandSlot {
     fn drop(&mut self) {
         let mut state = self.context.lock();
@@ -159,7 +168,19 @@ impl Drop for CommandSlot {
     }
 }
 
+impl State {
+    /// The program that ran has ended.
+    fn end(&mut self) {
+        (self.running, self.group) = (None, None);
+    }
+}
+
 impl SlotContext {
+    /// A program runs, in this process group.
+    pub(super) fn note_group(&self, group: Pid) {
+        self.lock().group = Some(group);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics under this lock, so a poisoned one is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -207,7 +228,7 @@ impl SlotContext {
         while let Some((job, engine_id)) = self.next() {
             let attempt = job.attempt;
             let Some(reply) = self.run(job, engine_id, &mut buffer) else { break };
-            self.lock().running = None;
+            self.lock().end();
             self.emit(SlotEvent::Finished { attempt, reply });
         }
         self.set_over();

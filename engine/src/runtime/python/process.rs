@@ -251,6 +251,11 @@ impl ProcessGroup {
         self.0.store(0, Ordering::Relaxed);
     }
 
+    /// Its number, while there is one.
+    pub(super) fn id(&self) -> Option<i32> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    }
+
     /// Kills every process in it.
     pub(super) fn kill(&self) {
         if let Some(group) = Pid::from_raw(self.0.load(Ordering::Relaxed)) {

@@ -151,6 +151,11 @@ impl PythonSlot {
         self.tell(Command::Pass { key, answer });
     }
 
+    /// The process group of the interpreter, while there is one.
+    pub fn process_group(&self) -> Option<i32> {
+        self.context.group.id()
+    }
+
     /// Ends the interpreter gracefully, if there is one, and runs nothing more. The task that is
     /// returned ends when the interpreter has.
     pub fn end(&mut self) -> Option<JoinHandle<()>> {

@@ -111,6 +111,7 @@ impl Fixture {
         assert_eq!(slot, 7);
         let event = match report {
             Report::Event(event) => event,
+            Report::Measured(_) => panic!("a slot measures nothing"),
             Report::Published { attempt, latest } => {
                 assert!(!self.replies.contains_key(&attempt), "{attempt} published after its end");
                 let published = latest.take_if(|_| true);

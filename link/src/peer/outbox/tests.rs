@@ -23,7 +23,7 @@ fn keys() -> (RecordKeys, RecordKeys) {
         incarnation: 0,
         role: Role::Client,
         software: String::new(),
-        payload_credit_bytes: 0,
+        abilities: 0,
     };
     let (third, peer_keys) = peer.handle_reply(&second, &Hello::new(hello)).unwrap();
     (peer_keys, broker.handle_proof(&third).unwrap().keys)

@@ -15,7 +15,7 @@ fn all() -> Look {
     Look { ends: true, failures: true, ..Look::default() }
 }
 
-fn look(farm: &mut Farm, viewer: usize, look: Look) -> Seen {
+pub(super) fn look(farm: &mut Farm, viewer: usize, look: Look) -> Seen {
     let query = Query::Look(Box::new(look));
     let request = farm.ask(viewer, |request| FromClient::Query(Request { request, query }));
     match farm.reply(viewer, request) {

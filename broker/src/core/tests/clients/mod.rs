@@ -2,6 +2,7 @@
 
 mod authority;
 mod control;
+mod loads;
 mod look;
 mod names;
 mod nested;

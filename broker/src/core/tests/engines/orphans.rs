@@ -473,7 +473,7 @@ fn what_may_run_once_and_is_asked_for_too_late_is_lost() {
 #[test]
 fn what_may_run_once_and_whose_client_stood_still_for_too_long_is_lost() {
     for kind in kinds().into_iter().skip(1) {
-        let (mut farm, client, engine, submit) = restarted(|farm, engine| kind(farm, engine));
+        let (mut farm, client, engine, submit) = restarted(kind);
         farm.connect_engine(engine);
         farm.wait(Duration::from_secs(601));
         assert_eq!(farm.processes[engine].cancelled.len(), 1, "nobody has asked for it");

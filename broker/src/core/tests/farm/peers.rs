@@ -14,10 +14,10 @@ use furlong_wire::ids::{
 use furlong_wire::keys::PublicKey;
 use furlong_wire::limits::ASKED_FOR_TRANSFER;
 use furlong_wire::message::{
-    Accepted, Ack, AttemptFinished, Attempts, Cancel, Define, Dependency, ErrorKind, Fetch,
-    Fetched, Finished, FromClient, FromEngine, Goodbye, HeldWork, Open, Outcome, Payload, Register,
-    ReplyBody, RunTimes, Runtime, Slot, SlotDown, Submit, Targets, TaskOptions, TaskState,
-    ToClient, ToEngine, is_too_long,
+    ANSWERS_MEASURE, Accepted, Ack, AttemptFinished, Attempts, Cancel, Define, Dependency,
+    ErrorKind, Fetch, Fetched, Finished, FromClient, FromEngine, Goodbye, HeldWork, Open, Outcome,
+    Payload, Register, ReplyBody, RunTimes, Runtime, Slot, SlotDown, Submit, Targets, TaskOptions,
+    TaskState, ToClient, ToEngine, is_too_long,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Claims, Role, TokenLimits};
@@ -40,6 +40,8 @@ pub struct Farm {
     pub clients: Vec<Client>,
     pub processes: Vec<EngineProcess>,
     pub disk: Disk,
+    /// What engine processes say that they can be asked.
+    pub abilities: u64,
     connections_made: u64,
     ids_made: u8,
 }
@@ -150,8 +152,9 @@ impl Farm {
         };
         let core = Core::new(config, &Roster::default());
         let (clients, processes) = (Vec::new(), Vec::new());
-        let disk = Disk::default();
-        Self { core, now: Time(0), clients, processes, connections_made: 0, ids_made: 0, disk }
+        let (disk, abilities) = (Disk::default(), ANSWERS_MEASURE);
+        let (connections_made, ids_made, now) = (0, 0, Time(0));
+        Self { core, now, clients, processes, disk, abilities, connections_made, ids_made }
     }
 
     /// The broker is killed and started again: it knows who its engines were, and nothing else.
@@ -631,7 +634,7 @@ pub fn peer(role: Role, session: SessionId, incarnation: u64, holder: u8) -> Pee
         incarnation,
         role,
         software: "test".into(),
-        payload_credit_bytes: 0,
+        abilities: 0,
     };
     Peer { claims, hello, address: "inproc".into(), pass: None }
 }

@@ -60,7 +60,8 @@ impl Farm {
         let connection = self.connection();
         let session = SessionId(self.processes[process].slots[0].uuid.0);
         // Each process has a token of its own, which its first engine's uuid tells.
-        let peer = peer(Role::Engine, session, 1, session.0[0]);
+        let mut peer = peer(Role::Engine, session, 1, session.0[0]);
+        peer.hello.abilities = self.abilities;
         let welcome = self.core.handle_connected(connection, peer).unwrap();
         let it = &mut self.processes[process];
         it.connection = Some(connection);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from furlong.runs.written import replace
+from furlong.inspection.written import replace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +61,7 @@ class Profile:
             {"file": file, "line": line, "self": us / 1e6} for us, file, line in seen["lines"]
         ]
         self._folded: str = seen["collapsed"]
+        self._flame_graph: str = seen["flame_graph"]
         self._speedscope: dict[str, Any] = seen["speedscope"]
 
     def folded(self) -> str:
@@ -71,14 +72,21 @@ class Profile:
         """
         return self._folded
 
+    def flame_graph(self) -> str:
+        """Return a flame graph of all threads as SVG, for browsers and documents.
+
+        A call is as wide as its time, and stands under the one that has made it. The picture has no script.
+        """
+        return self._flame_graph
+
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the stacks to a file, in the place of one that is there, and return its path.
+        """Write the stacks, or a picture of them, in the place of a file that is there. Return its path.
 
         Parameters
         ----------
         path : path
-            Its ending says the format: ``.json`` for https://www.speedscope.app; ``.folded``, ``.collapsed`` or
-            ``.txt`` for the text of `folded`.
+            Its ending says the format: ``.svg`` for the picture of `flame_graph`; ``.json`` for
+            https://www.speedscope.app; ``.folded``, ``.collapsed`` or ``.txt`` for the text of `folded`.
 
         Raises
         ------
@@ -90,11 +98,13 @@ class Profile:
             import json  # a program that saves nothing does not import it
 
             written = json.dumps(self._speedscope)
+        elif ending == "svg":
+            written = self._flame_graph
         elif ending in ("folded", "collapsed", "txt"):
             written = self._folded
         else:
             raise ValueError(
-                f"{os.fspath(path)!r}: the ending says the format: .json, .folded or .txt"
+                f"{os.fspath(path)!r}: the ending says the format: .svg, .json, .folded or .txt"
             )
         return replace(path, written.encode())
 

@@ -1,1 +1,0 @@
-"""Runs of tasks, by time: timelines, profiles and stacks, as pictures and files."""
