@@ -382,8 +382,8 @@ impl Keeper {
         })
     }
 
-    /// Lets jobs stay that were to leave and have not been told so, as far as they are wanted again:
-    /// others would be submitted in their place.
+    /// Lets jobs stay that were to leave and have not been told so, as far as they are wanted
+    /// again: others would be submitted in their place.
     fn keep_untold(&mut self) {
         let counted: u32 = self.counted().map(|job| job.engines).sum();
         let mut room = self.target().saturating_sub(counted);
