@@ -348,6 +348,7 @@ impl Keeper {
         } else {
             self.note_surplus(knows_broker);
             self.note_begun();
+            self.keep_untold();
         }
         let is_due = |told_ms: u64| now_ms >= told_ms + AGAIN_MS;
         for (id, job) in self.jobs.iter_mut().filter(|(_, job)| job.is_live() && job.online > 0) {
@@ -379,6 +380,23 @@ impl Keeper {
             self.questions.ask_often(now_ms);
             Action::Cancel(cancelled)
         })
+    }
+
+    /// Lets jobs stay that were to leave and have not been told so, as far as they are wanted
+    /// again: others would be submitted in their place.
+    fn keep_untold(&mut self) {
+        let counted: u32 = self.counted().map(|job| job.engines).sum();
+        let mut room = self.target().saturating_sub(counted);
+        for job in self.jobs.values_mut().filter(|job| job.is_live() && job.engines > 0) {
+            let is_untold = matches!(
+                job.leaving,
+                Some(Leaving::Drains { told_ms: 0, .. } | Leaving::Withdrawn { told_ms: 0 })
+            );
+            if is_untold && job.engines <= room {
+                room -= job.engines;
+                job.leaving = None;
+            }
+        }
     }
 
     /// Marks all jobs to be cancelled.

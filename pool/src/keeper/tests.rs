@@ -248,6 +248,26 @@ fn a_pool_that_ends_now_cancels_all_jobs_until_they_have_ended() {
 }
 
 #[test]
+fn a_job_that_was_to_leave_and_is_wanted_again_stays() {
+    let mut keeper = keeper(shape(2, 1));
+    keeper.proven = true;
+    assert_eq!(keeper.poll_action(NOW), Some(submit(2, 1)));
+    let all = ids(1, 2);
+    keeper.handle_submitted(NOW, Ok(all.clone()));
+    // They run by the word of the batch system, and have no engines yet that could be told.
+    let jobs: Vec<Listed> = all.iter().map(|id| listed(id, JobState::Running)).collect();
+    let now = answer(&mut keeper, NOW, &jobs);
+    keeper.handle_shape(shape(1, 1));
+    keeper.handle_engines(now, &BTreeMap::new());
+    assert_eq!(keeper.poll_action(now), None);
+    assert_eq!(keeper.counted().count(), 1);
+    keeper.handle_shape(shape(2, 1));
+    let told: Vec<Action> = std::iter::from_fn(|| keeper.poll_action(now + 2_500)).collect();
+    assert!(!told.iter().any(|it| matches!(it, Action::Submit(_))), "{told:?}");
+    assert_eq!(keeper.counted().count(), 2);
+}
+
+#[test]
 fn a_keeper_that_starts_again_drains_jobs_at_work_and_cancels_none() {
     let mut keeper = keeper(shape(2, 1));
     keeper.proven = true;
