@@ -19,7 +19,7 @@ use furlong_wire::message::Runtime;
 use crate::calls::{CallNo, filler};
 use crate::dice::Dice;
 use crate::plan::Ends;
-use crate::process::Lack;
+use crate::process::{Lack, Link};
 use crate::world::{Event, World};
 
 /// A slot: what its runtime has been given, and what runs.
@@ -192,10 +192,20 @@ impl World {
     ) {
         self.note(|_| format!("task {task:?} does not begin at process {place}: {unable:?}"));
         *self.refused.entry(task).or_default() += 1;
+        if self.history.runs(task) == 0 && self.is_given_by_a_dead_broker(place, task) {
+            self.history.end_lost(task);
+        }
         let header = ReplyHeader::Raised(error("EngineError", "it lacks what that needs"));
         let reply = AttemptEnd::without_data(AttemptOutcome::NotBegun(unable), header);
         self.slot_reports(place, slot, SlotEvent::Finished { attempt, reply });
         self.begin_next(place, slot);
+    }
+
+    /// The broker that gave a process this task was killed, and no other one hears the process yet.
+    fn is_given_by_a_dead_broker(&self, place: usize, task: TaskName) -> bool {
+        let submitted = &self.clients[task.client as usize].tasks[task.n as usize - 1];
+        let is_cut = !matches!(self.processes[place].link, Link::Up(_));
+        self.broker.core.is_none() || is_cut && submitted.life < self.broker.life
     }
 
     fn runs(&mut self, place: usize, slot: usize, run: u64) -> Option<&Running> {

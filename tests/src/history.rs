@@ -131,7 +131,8 @@ struct Seen {
     cancel_asked: bool,
     may_be_lost: bool,
     outcome: Option<Outcome>,
-    /// True if the broker was killed when it had ended the task, which was not on disk or not told.
+    /// True if the broker was killed when it had ended the task, which was not on disk or not told,
+    /// or was dead when an engine could not begin it.
     is_end_lost: bool,
     delivered: bool,
 }
@@ -191,7 +192,8 @@ impl History {
     }
 
     /// The broker was killed when it had ended the task, and the disk did not have that, or its
-    /// client had not heard of it: it goes on.
+    /// client had not heard of it: it goes on. So does what an engine could not begin
+    /// after that.
     pub fn end_lost(&mut self, task: TaskName) {
         self.seen(task).is_end_lost = true;
     }

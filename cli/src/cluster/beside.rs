@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use furlong_host::home::ClusterDir;
 
 use super::local::{LocalOptions, until};
-use super::member::{Member, MemberPlace};
+use super::member::{Member, MemberPlace, next_end};
 use crate::{dashboard, history};
 
 /// The time limit for a page to be served, and for a history to be opened.
@@ -106,7 +106,7 @@ impl Beside {
         loop {
             let due = self.places.iter().filter_map(|(_, place)| place.starts_at()).min();
             tokio::select! {
-                (at, status) = self.next_end() => self.note_end(at, status).await,
+                (at, status) = next_end(self.by_place()) => self.note_end(at, status).await,
                 () = until(due) => self.start_due(),
             }
         }
@@ -150,17 +150,8 @@ impl Beside {
         Member::spawn(part.what(), command)
     }
 
-    /// Waits until one ends, and says in which place, and how.
-    async fn next_end(&mut self) -> (usize, Option<ExitStatus>) {
-        let members = self.places.iter_mut().enumerate();
-        let members = members.filter_map(|(at, (_, place))| Some((at, place.member.as_mut()?)));
-        let ends: Vec<_> = members
-            .map(|(at, member)| Box::pin(async move { (at, member.child.wait().await.ok()) }))
-            .collect();
-        if ends.is_empty() {
-            std::future::pending::<()>().await;
-        }
-        futures_util::future::select_all(ends).await.0
+    fn by_place(&mut self) -> impl Iterator<Item = (usize, &mut MemberPlace)> {
+        self.places.iter_mut().map(|(_, place)| place).enumerate()
     }
 
     async fn note_end(&mut self, at: usize, status: Option<ExitStatus>) {
@@ -170,9 +161,8 @@ impl Beside {
             tracing::info!("{what}, process {pid}, was told to stop, and is not started again");
             return;
         }
-        let how = status.map_or("it is gone".to_owned(), |status| status.to_string());
         let (part, place) = &mut self.places[at];
-        place.note_end(part.what(), &how).await;
+        place.note_end(part.what(), status).await;
     }
 
     /// Starts again what has waited for long enough.
@@ -181,11 +171,9 @@ impl Beside {
         for at in 0..self.places.len() {
             let (part, place) = &self.places[at];
             let part = *part;
-            if place.starts_at().is_some_and(|starts| starts <= now) {
+            if place.is_due(now) {
                 let started = self.spawn(part);
-                let place = &mut self.places[at].1;
-                place.note_start(part.what(), &started);
-                place.member = started.ok();
+                self.places[at].1.take_next(part.what(), started);
             }
         }
     }

@@ -13,7 +13,7 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::token::Role;
 use tokio::process::Command;
 
-use super::member::{Member, MemberPlace};
+use super::member::{Member, MemberPlace, next_end};
 use super::state::ClusterState;
 use crate::program::Program;
 
@@ -202,15 +202,7 @@ impl LocalCluster {
         let single = places.into_iter().filter_map(|(part, place)| Some((part, place.as_mut()?)));
         let engines = self.engines.iter_mut().enumerate();
         let engines = engines.map(|(at, place)| (Part::Engine(at), place));
-        let members =
-            single.chain(engines).filter_map(|(part, place)| Some((part, place.member.as_mut()?)));
-        let ends: Vec<_> = members
-            .map(|(part, member)| Box::pin(async move { (part, member.child.wait().await.ok()) }))
-            .collect();
-        if ends.is_empty() {
-            std::future::pending::<()>().await;
-        }
-        futures_util::future::select_all(ends).await.0
+        next_end(single.chain(engines)).await
     }
 
     /// The time at which something is to be started again.
@@ -234,35 +226,25 @@ impl LocalCluster {
             Part::Engine(at) => ("an engine", self.engines.get_mut(at)),
         };
         let place = place.expect("what has ended was there");
-        let how = status.map_or("it is gone".to_owned(), |status| status.to_string());
-        place.note_end(what, &how).await;
+        place.note_end(what, status).await;
     }
 
     /// Starts again what has waited for long enough.
     fn start_due(&mut self) {
         let now = Instant::now();
-        let is_due = |place: &MemberPlace| place.starts_at().is_some_and(|at| at <= now);
-        if self.broker.as_ref().is_some_and(is_due) {
+        if self.broker.as_ref().is_some_and(|place| place.is_due(now)) {
             let started = self.spawn_broker();
-            self.broker.iter_mut().for_each(|place| place.note_start("the broker", &started));
-            self.broker
-                .iter_mut()
-                .zip(started)
-                .for_each(|(place, member)| place.member = Some(member));
+            self.broker.as_mut().expect("it was due").take_next("the broker", started);
         }
-        if self.keeper.as_ref().is_some_and(is_due) {
+        if self.keeper.as_ref().is_some_and(|place| place.is_due(now)) {
             let started = self.spawn_keeper();
-            if let Some(place) = &mut self.keeper {
-                place.note_start(KEEPER, &started);
-                place.member = started.ok();
-            }
+            self.keeper.as_mut().expect("it was due").take_next(KEEPER, started);
         }
-        let due: Vec<usize> =
-            (0..self.engines.len()).filter(|at| is_due(&self.engines[*at])).collect();
-        for at in due {
-            let started = self.spawn_engine();
-            self.engines[at].note_start("an engine", &started);
-            self.engines[at].member = started.ok();
+        for at in 0..self.engines.len() {
+            if self.engines[at].is_due(now) {
+                let started = self.spawn_engine();
+                self.engines[at].take_next("an engine", started);
+            }
         }
     }
 
@@ -359,7 +341,7 @@ impl LocalCluster {
             if let Some(member) = &mut place.member
                 && let Some(status) = member.child.try_wait()?
             {
-                place.note_end("an engine", &status.to_string()).await;
+                place.note_end("an engine", Some(status)).await;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! ended.
 
 use std::collections::VecDeque;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -57,6 +57,20 @@ const SOUND_AFTER: Duration = Duration::from_secs(60);
 /// Lines of standard error that are kept.
 const LAST_LINES: usize = 5;
 
+/// Waits until a child ends, and says in which place, and how. Without a child, for ever.
+pub async fn next_end<P>(
+    places: impl Iterator<Item = (P, &mut MemberPlace)>,
+) -> (P, Option<ExitStatus>) {
+    let members = places.filter_map(|(at, place)| Some((at, place.member.as_mut()?)));
+    let ends: Vec<_> = members
+        .map(|(at, member)| Box::pin(async move { (at, member.child.wait().await.ok()) }))
+        .collect();
+    if ends.is_empty() {
+        std::future::pending::<()>().await;
+    }
+    futures_util::future::select_all(ends).await.0
+}
+
 impl Pauses {
     /// The pause after a child that has lived for so long.
     fn next(&mut self, lived: Duration) -> Duration {
@@ -109,22 +123,30 @@ impl MemberPlace {
         Some(Down { failures: self.pauses.failures, restart_unix_ms, cause: cause.clone() })
     }
 
-    /// Its child has ended: another one is started later.
-    pub async fn note_end(&mut self, what: &str, how: &str) {
+    /// Returns true if it is time to start the next child.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.starts_at().is_some_and(|at| at <= now)
+    }
+
+    /// Its child has ended, in a way that may not be known: another one is started later.
+    pub async fn note_end(&mut self, what: &str, status: Option<ExitStatus>) {
         let Some(mut member) = self.member.take() else { return };
         let lived = member.started.elapsed();
         self.said = member.said_at_its_end().await;
-        how.clone_into(&mut self.how);
-        let (pid, said) = (self.pid, &self.said);
+        self.how = status.map_or("it is gone".to_owned(), |status| status.to_string());
+        let (pid, how, said) = (self.pid, &self.how, &self.said);
         tracing::warn!("{what} has ended, process {pid} ({how}); the last that it said: {said}");
         self.wait(what, lived);
     }
 
     /// The next child is started, or that has failed.
-    pub fn note_start(&mut self, what: &str, started: &Result<Member>) {
+    pub fn take_next(&mut self, what: &str, started: Result<Member>) {
         self.starts_at = None;
         match started {
-            Ok(member) => self.pid = member.pid,
+            Ok(member) => {
+                self.pid = member.pid;
+                self.member = Some(member);
+            }
             Err(error) => {
                 (self.said, self.how) = (format!("{error:#}"), String::new());
                 tracing::warn!("{what} cannot be started: {}", self.said);

@@ -7,6 +7,7 @@
 //! NAME/pools/POOL/script.sh     its script, locked while a command reads it
 //! NAME/pools/POOL/resume        is there when somebody has asked to go on
 //! NAME/pools/POOL/JOB.log       the output of a job
+//! NAME/run/systems.json         the systems that have had jobs
 //! ```
 
 use std::fs::File;
@@ -80,6 +81,54 @@ impl WrittenState {
 /// The folder of a cluster's pools.
 pub fn folder(cluster: &ClusterDir) -> PathBuf {
     cluster.path().join("pools")
+}
+
+/// A system on which a cluster has had jobs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UsedSystem {
+    /// Its name.
+    pub system: String,
+    /// The words before its commands.
+    pub via: Vec<String>,
+}
+
+impl UsedSystem {
+    /// The system of a pool.
+    pub fn of(spec: &PoolSpec) -> Self {
+        Self { system: spec.system.clone(), via: spec.job.via.clone() }
+    }
+}
+
+/// The systems on which a cluster has had jobs since it was last stopped, also when the files of
+/// its pools are gone.
+pub fn used_systems(cluster: &ClusterDir) -> Vec<UsedSystem> {
+    let text = read_private(&used_systems_path(cluster), FILE_BYTES_MAX);
+    text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
+/// Writes down that a pool is about to have jobs on its system.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn note_used_system(cluster: &ClusterDir, spec: &PoolSpec) -> Result<()> {
+    let used = UsedSystem::of(spec);
+    let mut all = used_systems(cluster);
+    if all.contains(&used) {
+        return Ok(());
+    }
+    all.push(used);
+    ensure_private_dir(cluster.path())?;
+    ensure_private_dir(&cluster.run())?;
+    Ok(write_private(&used_systems_path(cluster), &serde_json::to_vec(&all)?)?)
+}
+
+/// Nothing of the cluster is left on any system.
+pub fn forget_used_systems(cluster: &ClusterDir) {
+    let _ = std::fs::remove_file(used_systems_path(cluster));
+}
+
+fn used_systems_path(cluster: &ClusterDir) -> PathBuf {
+    cluster.run().join("systems.json")
 }
 
 /// The pools of a cluster, in the order of their names.

@@ -122,7 +122,7 @@ impl HostsPool {
         if let Some(member) = &mut place.member
             && let Ok(Some(status)) = member.child.try_wait()
         {
-            place.note_end(&what, &status.to_string()).await;
+            place.note_end(&what, Some(status)).await;
             *since_ms = unix_ms();
         }
         let due = place.starts_at().is_some_and(|at| resumes || at <= Instant::now().into_std());
@@ -132,8 +132,7 @@ impl HostsPool {
         let host = host.clone();
         let started = self.spawn(&host).await;
         let (_, place, since_ms) = &mut self.places[at];
-        place.note_start(&what, &started);
-        place.member = started.ok();
+        place.take_next(&what, started);
         *since_ms = unix_ms();
     }
 

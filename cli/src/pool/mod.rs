@@ -206,8 +206,11 @@ async fn add_pool(
 /// # Errors
 /// It would not, or cannot be asked.
 pub async fn prepare(spec: &PoolSpec, cluster: &ClusterDir) -> Result<()> {
-    if spec.system != HostsPool::SYSTEM && spec.wanted.max > 0 {
-        check(spec, cluster).await?;
+    if spec.system != HostsPool::SYSTEM {
+        if spec.wanted.max > 0 {
+            check(spec, cluster).await?;
+        }
+        files::note_used_system(cluster, spec)?;
     }
     PoolDir::of(cluster, spec.name.clone()).write_spec(spec)
 }

@@ -14,10 +14,10 @@ use furlong_pool::system;
 use rustix::process::{Signal, kill_process};
 use tokio::time::Instant;
 
-use super::batch::{scheduler, words};
+use super::batch::words;
 use super::broker::{connect, picture};
 use super::command::Scheduler;
-use super::files::{self, PoolDir};
+use super::files::{self, PoolDir, UsedSystem};
 use super::keep::KeeperLock;
 
 /// Engines that were told to leave have this time before their jobs are cancelled.
@@ -121,6 +121,7 @@ pub async fn stop_jobs(cluster: &ClusterDir, schedulers: Vec<Scheduler>) -> Resu
     }
     if stopped.left.is_empty() && stopped.unknown.is_empty() {
         files::pools(cluster).iter().for_each(PoolDir::forget);
+        files::forget_used_systems(cluster);
     }
     Ok(stopped)
 }
@@ -198,30 +199,19 @@ fn is_scheduler_of(it: &Scheduler, spec: &PoolSpec) -> bool {
     (it.system.name, &it.via) == (spec.system.as_str(), &spec.job.via)
 }
 
-/// The systems that may have jobs of this cluster: those of its pools; without any, those whose
-/// commands are here.
+/// The systems that may have jobs of this cluster: those of its pools, and those that it has used
+/// since it was last stopped. No other one is asked.
 pub fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
-    let specs = files::pools(cluster).into_iter().filter_map(|dir| dir.spec().ok());
-    let mut schedulers: Vec<Scheduler> = Vec::new();
-    for spec in specs {
-        if !schedulers.iter().any(|it| is_scheduler_of(it, &spec)) {
-            schedulers.extend(scheduler(&spec).ok());
+    let pools = files::pools(cluster);
+    let of_pools = pools.iter().filter_map(|dir| Some(UsedSystem::of(&dir.spec().ok()?)));
+    let mut used: Vec<UsedSystem> = Vec::new();
+    for it in of_pools.chain(files::used_systems(cluster)) {
+        if !used.contains(&it) {
+            used.push(it);
         }
     }
-    // Of a pool whose file is broken, nobody knows the system.
-    let is_broken = files::pools(cluster).iter().any(|dir| dir.spec().is_err());
-    if schedulers.is_empty() && (is_broken || files::pools(cluster).is_empty()) {
-        let is_here = |name: &str| {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
-        };
-        let is_set = |name: &str| std::env::var_os(name).is_some();
-        let here = system::all().filter(|system| {
-            is_here(system.commands.own) && system.commands.own_variable.is_none_or(is_set)
-        });
-        schedulers.extend(here.map(|system| Scheduler::new(system, Vec::new())));
-    }
-    schedulers
+    let scheduler = |it: UsedSystem| Some(Scheduler::new(system::by_name(&it.system)?, it.via));
+    used.into_iter().filter_map(scheduler).collect()
 }
 
 async fn stop_keeper(cluster: &ClusterDir) -> Result<()> {
@@ -289,6 +279,7 @@ mod tests {
 
     use super::super::files::PoolState;
     use super::*;
+    use crate::pool::batch::scheduler;
 
     /// A Slurm of two files: the queue, which a cancel leaves without the jobs that it names, and
     /// those words.
@@ -351,6 +342,23 @@ mod tests {
         assert!(lines[0].starts_with("squeue fails: "), "{lines:?}");
         assert!(lines[0].ends_with("; jobs that may be left: 7_1 7_2"), "{lines:?}");
         assert!(has_pools(&cluster), "what is known of them is forgotten");
+    }
+
+    #[tokio::test]
+    async fn only_systems_that_were_used_are_asked_for_what_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cluster, spec) = cluster(folder.path(), &[]);
+        files::note_used_system(&cluster, &spec).unwrap();
+        files::note_used_system(&cluster, &spec).unwrap();
+        let own =
+            |cluster: &ClusterDir| schedulers(cluster).iter().map(|it| it.via.len()).collect();
+        let found: Vec<usize> = own(&cluster);
+        assert_eq!(found, [3], "a pool and the note of it are one system");
+        std::fs::remove_dir_all(files::folder(&cluster)).unwrap();
+        assert_eq!(own(&cluster), found, "the note outlives the files of the pool");
+        files::forget_used_systems(&cluster);
+        let none: Vec<usize> = own(&cluster);
+        assert!(none.is_empty(), "a system that was never used is asked");
     }
 
     #[test]

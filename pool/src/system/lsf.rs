@@ -16,8 +16,6 @@ pub static LSF: System = System {
         list_own: &["bjobs", "-o", FIELDS, "-json"],
         cancel_waiting: None,
         cancel: &["bkill"],
-        own: "bjobs",
-        own_variable: None,
     },
     script: SCRIPT,
     doubled: None,

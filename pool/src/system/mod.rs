@@ -65,10 +65,6 @@ pub struct Commands {
     pub cancel_waiting: Option<&'static [&'static str]>,
     /// Cancels the jobs whose ids follow.
     pub cancel: &'static [&'static str],
-    /// A command that only this system has: others have a `qstat` too.
-    pub own: &'static str,
-    /// A variable without which that command leads nowhere.
-    pub own_variable: Option<&'static str>,
 }
 
 /// The parts of a batch system's answers that mean something.

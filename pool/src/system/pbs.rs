@@ -16,8 +16,6 @@ pub static PBS: System = System {
         list_own: &["qstat", "-f"],
         cancel_waiting: None,
         cancel: &["qdel"],
-        own: "pbsnodes",
-        own_variable: None,
     },
     script: SCRIPT,
     doubled: None,

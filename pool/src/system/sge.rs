@@ -17,8 +17,6 @@ pub static SGE: System = System {
         list_own: &["qstat", "-u", "$user", "-g", "d", "-xml"],
         cancel_waiting: None,
         cancel: &["qdel"],
-        own: "qconf",
-        own_variable: Some("SGE_ROOT"),
     },
     script: SCRIPT,
     doubled: None,

@@ -14,8 +14,6 @@ pub static SLURM: System = System {
         list_own: &["squeue", "-h", "-r", "--me", "-o", FORMAT],
         cancel_waiting: Some(&["scancel", "--state=PENDING"]),
         cancel: &["scancel"],
-        own: "squeue",
-        own_variable: None,
     },
     script: SCRIPT,
     doubled: Some('%'),

@@ -61,11 +61,9 @@ impl Core {
         n: TaskSeq,
         is_written: bool,
     ) {
-        let held =
-            self.sessions.get_mut(session).and_then(|session| session.ledger.done.get_mut(n));
+        let held = self.sessions.ended_mut(session, n);
         let is_held = held.is_some();
-        let Some(done) = held.map(|done| &mut **done).or_else(|| self.kept.get_mut(session, n))
-        else {
+        let Some(done) = held.or_else(|| self.kept.get_mut(session, n)) else {
             // It had to make room for others that are kept.
             return;
         };

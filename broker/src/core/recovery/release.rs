@@ -106,9 +106,9 @@ impl Core {
         attempt: AttemptId,
     ) {
         // None if its session is over, or its client has acknowledged the end already.
-        let done =
-            self.sessions.get_mut(session).and_then(|session| session.ledger.done.get_mut(n));
-        let held = done
+        let held = self
+            .sessions
+            .ended_mut(session, n)
             .map(|done| &mut done.held)
             .filter(|held| held.is_none_or(|(_, other)| other == attempt));
         let is_held = held.is_some();

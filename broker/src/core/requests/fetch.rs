@@ -167,12 +167,8 @@ impl Core {
             .sessions
             .find(owner, id.session)
             .or_else(|| self.kept.session(owner, id.session))?;
-        let done = self
-            .sessions
-            .get_mut(of)
-            .and_then(|session| session.ledger.done.get_mut(id.n))
-            .map(|done| &mut **done);
-        let done = done.or_else(|| self.kept.get_mut(of, id.n)).filter(|done| done.is_unwritten)?;
+        let done = self.sessions.ended_mut(of, id.n).or_else(|| self.kept.get_mut(of, id.n));
+        let done = done.filter(|done| done.is_unwritten)?;
         let followers = &mut done.what.more.get_or_insert_default().followers;
         if followers.len() >= FOLLOWERS_MAX || !has_room {
             return Some(false);

@@ -484,6 +484,11 @@ impl Sessions {
         self.by_key.get_mut(&key)
     }
 
+    /// The end of a session's task that its client has not acknowledged.
+    pub fn ended_mut(&mut self, key: SessionKey, n: TaskSeq) -> Option<&mut EndedTask> {
+        self.get_mut(key)?.ledger.done.get_mut(n).map(|done| &mut **done)
+    }
+
     /// Takes a session out.
     pub fn remove(&mut self, key: SessionKey) -> Option<Session> {
         let session = self.by_key.remove(&key)?;
