@@ -95,7 +95,7 @@ class Frames:
         try:
             wanted = json.loads(bytes(call))
             token, command, sources = (wanted.get(name) for name in ("token", "command", "sources"))
-        except (AttributeError, ValueError):
+        except (AttributeError, RecursionError, ValueError):
             token = command = sources = None
         return json.dumps(self.run(token, command, sources)).encode()
 
