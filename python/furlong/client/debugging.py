@@ -28,8 +28,9 @@ FUNCTION = "furlong_worker:debug"
 # Failures of one result that are tried, the first one that has its frames being the one that is
 # opened.
 TRIED_MAX = 100
-# Of what is lent to an engine that has not the source of a function.
-SOURCE_BYTES_MAX = 1024 * 1024
+# Of what is lent to an engine that has not the source of functions: for a larger message the engine
+# lets the frames go.
+SOURCES_CHARACTERS_MAX = 200_000
 
 _NEVER = (
     "{where} kept no frames of this failure: it keeps those of an exception that Python code has raised, in a chunk of "
@@ -131,8 +132,9 @@ class Debugger:
         if self._engine not in self._client.ids:
             raise self._gone(f"engine {self._engine} has left")
         wanted = {"token": self._token, "command": line, "sources": sources}
+        text = json.dumps(wanted, ensure_ascii=False)
         function = _furlong.Function.named(FUNCTION)
-        call = _furlong.Call(function, RAW, [json.dumps(wanted).encode()])
+        call = _furlong.Call(function, RAW, [text.encode("utf-8", "backslashreplace")])
         spec = TaskSpec(call, CallInfo(self._client, "debug", codecs=(RAW,)))
         result = AsyncResult([SubTask(spec.submit(self._engine), spec)], True)
         self._client._note(result)
@@ -196,9 +198,11 @@ def _sources(files: object) -> dict[str, str]:
     """
     loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     found: dict[str, str] = {}
+    room = SOURCES_CHARACTERS_MAX
     for file in files if isinstance(files, list) else ():
         if isinstance(file, str) and (file in linecache.cache or file in loaded):
             source = "".join(linecache.getlines(file))
-            if 0 < len(source) <= SOURCE_BYTES_MAX:
+            if 0 < len(source) <= room:
+                room -= len(source)
                 found[file] = source
     return found

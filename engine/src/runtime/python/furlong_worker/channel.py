@@ -121,6 +121,8 @@ NO_ATTEMPT = 2**64 - 1
 ALIGNMENT = 64
 # Room for the most that the engine sends ahead (256 KiB) and more.
 INBOX_BYTES = 512 * 1024
+# What is kept of earlier jobs goes before more data than that come.
+ROOM_BYTES_MIN = 1024 * 1024
 # A reply waits for others unless so many wait, their bytes are so many, or its job took so long.
 REPLIES_MAX = 32
 REPLY_BYTES_MAX = 64 * 1024
@@ -262,7 +264,8 @@ class Channel:
         # It has begun, for the engine: if the process dies of it, that is this job's doing. No
         # other one runs now.
         self.page_words[0] = attempt
-        self.make_room()
+        if length > ROOM_BYTES_MIN:
+            self.make_room()
         try:
             body = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         except (OSError, MemoryError):
@@ -289,7 +292,8 @@ class Channel:
     ) -> None:
         """Take the data of a job out of its file."""
         self.page_words[0] = attempt  # as for a large one, which comes alone
-        self.make_room()
+        if sum(size for _, size in PLACE.iter_unpack(table)) > ROOM_BYTES_MIN:
+            self.make_room()
         try:
             if kind == INPUT:
                 self._add_input(Input(codec, (), self._files.keep(memoryview(table))))

@@ -30,7 +30,7 @@ DEBUG = b"furlong_worker:debug"
 KEPT_SECONDS = 600.0
 TOKEN_BYTES = 16
 # Of the sources that a client may lend to the frames' files.
-SOURCES_BYTES_MAX = 4 * 1024 * 1024
+SOURCES_CHARACTERS_MAX = 1024 * 1024
 # Files without source here that a client is asked for.
 MISSING_MAX = 32
 # Characters of an exception's text where a debugger says in which one it is.
@@ -153,7 +153,7 @@ class Kept:
         """Take sources of files that are not here, until the frames go."""
         if self._debugger is None:
             return
-        room = SOURCES_BYTES_MAX
+        room = SOURCES_CHARACTERS_MAX
         for file in self.missing():
             source = sources.get(file)
             if isinstance(source, str) and len(source) <= room:
