@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write as _, stdin, stdout};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use furlong_client::{Client, DebugError, Debugger};
+use furlong_client::{Client, DebugError, Debugger, TaskFailure};
 use furlong_wire::message::TaskPhase;
 
 use crate::connect::ConnectArgs;
@@ -20,8 +20,8 @@ input: w, u, d, l, ll, a, p, pp, and ! for a statement. q, or the end of the inp
 the frames. Of several tasks the first one is opened that still has frames.
 
 An engine keeps the frames of what failed last, until its interpreter begins other work or nobody has looked at them for
-ten minutes. They are opened by what came with the task's result, so the result must be kept, as by
-`furlong submit` without --wait and, in Python, by `keep=True`. In Python `rc.debug(result)` does the same.
+ten minutes. They are opened by what came with the task's result, so that must be kept, as in Python by
+`keep=True`. `furlong execute` and `furlong run` open the debugger by --debug, and in Python `rc.debug(result)` does.
 
 Exit codes: 0 left; 1 no such frames, or an error; 2 wrong usage; 130 Ctrl-C: the frames are left as they are.
 
@@ -104,9 +104,26 @@ async fn open(client: &Client, tasks: &Selector) -> Result<(Debugger, String)> {
     }
 }
 
+/// Opens the debugger of the first of these failures that has frames, and reads commands until it is
+/// left.
+pub async fn open_first(client: &Client, failures: &[TaskFailure]) -> Result<()> {
+    let mut why_not = None;
+    for failure in failures {
+        match at_place(client, failure).await {
+            Ok((debugger, place)) => {
+                show(&place)?;
+                return prompt(&debugger).await;
+            }
+            Err(DebugError::Client(error)) => return Err(error.into()),
+            Err(error) => why_not = why_not.or(Some(error)),
+        }
+    }
+    why_not.map_or(Ok(()), |error| Err(error.into()))
+}
+
 async fn at_place(
     client: &Client,
-    failure: &furlong_client::TaskFailure,
+    failure: &TaskFailure,
 ) -> Result<(Debugger, String), DebugError> {
     let debugger = client.debugger(failure)?;
     let place = debugger.place().await?;

@@ -72,12 +72,23 @@ def token_of(error: Any) -> str:
 
 def test_the_frames_of_a_failure_can_be_looked_at(rc: furlong.Client, typed: Typed) -> None:
     result = failed(rc[0], divide, 0)
-    shown = typed(rc, result, "p total", "a", "up", "p values", "values[0] = 7", "p values ;; 1", "q")
+    shown = typed(
+        rc, result, "p total", "a", "up", "p values", "values[0] = 7", "p values ;; 1", "q"
+    )
     assert shown.startswith("ZeroDivisionError: division by zero\n> ")
     assert f"{__file__}(" in shown and "share()" in shown and "return value / total" in shown
     assert "\n0\n" in shown and "value = 1\n" in shown
     assert "[1, 2, 3]\n[7, 2, 3]\n1\n" in shown
     assert "furlong worker" not in shown
+
+
+def test_commands_that_are_given_leave_the_frames(
+    rc: furlong.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = failed(rc[0], divide, 0)
+    for _ in range(2):
+        rc.debug(result, commands=["p total + 1", "up"])
+        assert capsys.readouterr().out.startswith("1\n> ")
 
 
 def test_a_debugger_that_is_left_lets_the_frames_go(rc: furlong.Client, typed: Typed) -> None:

@@ -68,7 +68,7 @@ fn other_work_ends_it_and_what_has_no_frames_is_said() {
     let holds = work.begin_hold("held");
     let why = debug(&work, &[&holds.id().to_string()]).failed(1);
     assert!(why.contains("has not ended; `furlong stack"), "{why}");
-    work.release("held");
+    work.release("held.release");
     work.within(holds).unwrap();
 }
 
@@ -80,6 +80,20 @@ fn ask(work: &Work, client: &Client, token: &str) -> Value {
     let group = client.multiengine(EngineTargets::Ids(vec![EngineId(0)]));
     let ends = work.within(async { group.call(&call).await.unwrap().wait_each().await });
     serde_json::from_slice(&ends.into_iter().next().unwrap().unwrap().data[0]).unwrap()
+}
+
+#[test]
+fn code_that_fails_is_debugged_at_once_if_that_was_asked_for() {
+    let work = Work::start(1);
+    let file = work.path("commands");
+    std::fs::write(&file, "p inner + 1\n").unwrap();
+    let code = "def f(inner):\n    return inner / 0\nf(41)";
+    let mut run = command("furlong", &["execute", "--debug", code], work.farm().home());
+    let run = run.stdin(File::open(&file).unwrap()).output().unwrap();
+    let shown = String::from_utf8_lossy(&run.stdout);
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    assert!(shown.contains("-> return inner / 0") && shown.ends_with("\n42\n"), "{shown}");
+    assert!(String::from_utf8_lossy(&run.stderr).contains("ZeroDivisionError"), "{run:?}");
 }
 
 #[test]

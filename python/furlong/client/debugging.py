@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import linecache
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
@@ -20,7 +20,7 @@ from furlong.results.subtasks import SubTask
 if TYPE_CHECKING:
     from furlong.client.client import Client
 
-__all__ = ["Debugger", "debug", "failure_of"]
+__all__ = ["Debugger", "debug", "failure_of", "last_failure"]
 
 PROMPT = "(Pdb) "
 # What the engine's interpreter calls it.
@@ -43,9 +43,13 @@ _GONE = (
 )
 
 
-def debug(client: Client, error: BaseException) -> None:
-    """Read commands and print what they say, until the debugger is left or its frames are gone."""
+def debug(client: Client, error: BaseException, commands: Sequence[str] | None) -> None:
+    """Read commands and print what they say, until the debugger is left or its frames are gone; or run these."""
     debugger = _opened(client, error)
+    if commands is not None:
+        for command in commands:
+            print(debugger.run(command), end="")
+        return
     print(debugger.text, end="")
     while debugger.is_open:
         try:

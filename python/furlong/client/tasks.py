@@ -272,7 +272,9 @@ class ClientTasks:
         engine, task = self._interpreter(what)
         return Profile(read_json(self._session.profile(engine, task, seconds, rate)))
 
-    def debug(self, what: Job | BaseException | None = None) -> None:
+    def debug(
+        self, what: Job | BaseException | None = None, commands: Sequence[str] | None = None
+    ) -> None:
         """Open a debugger in the frames of a failed task, on its engine, where the exception was raised.
 
         The prompt is here; the commands are those of Python's `pdb` that look around: ``w``, ``u``, ``d``, ``l``, ``ll``,
@@ -285,6 +287,8 @@ class ClientTasks:
             A result, which is waited for, or the exception that it has raised; a task's id, or its place in `history`.
             Of several failures the first one that still has frames is opened. If nothing is said, what failed last at
             this prompt, or in this notebook.
+        commands : sequence of str, optional
+            Run these instead of a prompt, print what they say, and leave the frames as they are.
 
         Raises
         ------
@@ -309,7 +313,7 @@ class ClientTasks:
             what = debugging.last_failure()
         if not isinstance(what, BaseException):
             what = debugging.failure_of(self.get_result(what, block=True))
-        debugging.debug(self, what)  # type: ignore[arg-type]  # the client is made of this
+        debugging.debug(self, what, commands)  # type: ignore[arg-type]  # the client is made of this
 
     def _interpreter(self, what: int | Job) -> tuple[int | None, str | None]:
         """Return the engine, or the id of the task, whose interpreter is meant."""

@@ -40,8 +40,35 @@ CONVENIENCE = "__pdb_convenience_variables"
 
 # Nothing goes on from where an exception was raised, and there is no terminal to read from.
 REFUSED = frozenset(
-    "b break tbreak cl clear commands condition disable enable ignore c cont continue n next s step unt until "
-    "r return j jump run restart interact debug".split()
+    [
+        "b",
+        "break",
+        "tbreak",
+        "cl",
+        "clear",
+        "commands",
+        "condition",
+        "disable",
+        "enable",
+        "ignore",
+        "c",
+        "cont",
+        "continue",
+        "n",
+        "next",
+        "s",
+        "step",
+        "unt",
+        "until",
+        "r",
+        "return",
+        "j",
+        "jump",
+        "run",
+        "restart",
+        "interact",
+        "debug",
+    ]
 )
 RELEASED, OPEN, GONE = "released", "open", "gone"
 
