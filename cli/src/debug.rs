@@ -1,10 +1,10 @@
 //! `furlong debug`: Python's debugger in the frames of a task that has failed.
 
-use std::io::{IsTerminal, Write as _, stdin, stdout};
+use std::io::{IsTerminal, stdin};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use furlong_client::{Client, DebugError, Debugger, TaskFailure};
-use furlong_wire::message::TaskPhase;
+use furlong_wire::message::{Stream, TaskPhase};
 
 use crate::connect::ConnectArgs;
 use crate::exit::ExitCode;
@@ -104,8 +104,8 @@ async fn open(client: &Client, tasks: &Selector) -> Result<(Debugger, String)> {
     }
 }
 
-/// Opens the debugger of the first of these failures that has frames, and reads commands until it is
-/// left.
+/// Opens the debugger of the first of these failures that has frames, and reads commands until it
+/// is left.
 pub async fn open_first(client: &Client, failures: &[TaskFailure]) -> Result<()> {
     let mut why_not = None;
     for failure in failures {
@@ -135,8 +135,7 @@ async fn prompt(debugger: &Debugger) -> Result<()> {
     let is_terminal = stdin().is_terminal();
     loop {
         if is_terminal {
-            let mut out = stdout().lock();
-            out.write_all(b"(Pdb) ").and_then(|()| out.flush()).context("cannot print")?;
+            print::own(Stream::Stdout, b"(Pdb) ")?;
         }
         // On a thread of its own: Ctrl-C is noticed while it waits.
         let read = tokio::task::spawn_blocking(|| {

@@ -79,8 +79,8 @@ struct HowArgs {
     /// Print one JSON document for each engine, on a line of its own
     #[arg(long)]
     json: bool,
-    /// If it fails, open the debugger of `furlong debug` in its frames: of several engines, those of
-    /// the first one that has some
+    /// If it fails, open the debugger of `furlong debug` in its frames: of several engines, those
+    /// of the first one that has some
     #[arg(long, conflicts_with = "json")]
     debug: bool,
     #[command(flatten)]

@@ -87,8 +87,8 @@ def test_commands_that_are_given_leave_the_frames(
 ) -> None:
     result = failed(rc[0], divide, 0)
     for _ in range(2):
-        rc.debug(result, commands=["p total + 1", "up"])
-        assert capsys.readouterr().out.startswith("1\n> ")
+        rc.debug(result, commands=["p total + 1", "w"])
+        assert capsys.readouterr().out.startswith("1\n")
 
 
 def test_a_debugger_that_is_left_lets_the_frames_go(rc: furlong.Client, typed: Typed) -> None:
@@ -274,8 +274,8 @@ def test_in_a_notebook_the_last_failure_is_debugged_with_the_cells_source(
         notebook.run(f"import furlong\nrc = furlong.Client(cluster={cluster.cluster_id!r})")
         notebook.run("def outer(n):\n    # of the cell\n    return 1 / n")
         assert "ZeroDivisionError" in notebook.run("rc[1].apply_sync(outer, 0)").text
-        typed = "import builtins\nlines = ['l', 'p n * 3 + 7', 'q']\nbuiltins.input = lambda _: lines.pop(0)"
-        cell = notebook.run(f"{typed}\nrc.debug()")
+        notebook.run("import builtins\nlines = ['l', 'p n * 3 + 7', 'q']")
+        cell = notebook.run("builtins.input = lambda _: lines.pop(0)\nrc.debug()")
         assert cell.error is None, cell.text
         assert "# of the cell" in cell.text and "->" in cell.text and "\n7\n" in cell.text
         notebook.run("rc.close()")

@@ -187,7 +187,8 @@ def _failures(error: BaseException) -> Iterator[errors.RemoteError]:
 def _engine_and_token(error: errors.RemoteError) -> tuple[int | None, str]:
     """Return the engine that has the frames, and what opens them there."""
     engine = error.engine_info.get("engine_id")
-    buffers, at, _ = vars(error).get("_details") or ((), 0, False)
+    details: tuple[Sequence[bytes], int, bool] = vars(error).get("_details") or ((), 0, False)
+    buffers, at, _ = details
     try:
         token = json.loads(bytes(buffers[0]))[at]["frames"]
     except (IndexError, KeyError, TypeError, ValueError):

@@ -302,7 +302,7 @@ class ClientTasks:
         >>> result = rc[0].apply_async(fit, data)
         >>> rc.debug(result)  # doctest: +SKIP
         ZeroDivisionError: division by zero
-        > /home/me/fit.py(12)scale()
+        > fit.py(12)scale()
         -> return values / total
         (Pdb) p total
         0
@@ -313,7 +313,8 @@ class ClientTasks:
             what = debugging.last_failure()
         if not isinstance(what, BaseException):
             what = debugging.failure_of(self.get_result(what, block=True))
-        debugging.debug(self, what, commands)  # type: ignore[arg-type]  # the client is made of this
+        client: Any = self  # it is made of this
+        debugging.debug(client, what, commands)
 
     def _interpreter(self, what: int | Job) -> tuple[int | None, str | None]:
         """Return the engine, or the id of the task, whose interpreter is meant."""

@@ -8,9 +8,9 @@ use anyhow::{Context, ensure};
 
 use crate::workspace::{Workspace, check, output};
 
-/// Packs `NAME.tar.gz`, with everything in a folder of that name, and checks that it has all that it
-/// is to have. The same files make the same archive. `beside` are documents about what is compiled
-/// in.
+/// Packs `NAME.tar.gz`, with everything in a folder of that name, and checks that it has all that
+/// it is to have. The same files make the same archive. `beside` are documents about what is
+/// compiled in.
 pub fn pack(
     workspace: &Workspace,
     name: &str,

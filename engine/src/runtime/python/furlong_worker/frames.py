@@ -70,14 +70,16 @@ REFUSED = frozenset(
         "debug",
     ]
 )
+OTHER_WORK = "its interpreter has begun other work since"
 RELEASED, OPEN, GONE = "released", "open", "gone"
 
 
 class Frames:
-    """What was kept; nothing most of the time."""
+    """The frames that are kept, if there are some."""
 
     def __init__(self) -> None:
         self.kept: Kept | None = None
+        self._is_debugging = False
         # The token of what was kept before, and why it is kept no longer.
         self._last: tuple[str, str] = ("", "")
 
@@ -87,7 +89,7 @@ class Frames:
         It is empty if there is none of user code, or if those of another error of this job are kept. Where memory has
         run out nothing is held on to.
         """
-        if self.kept is not None or isinstance(error, MemoryError):
+        if self._is_debugging or self.kept is not None or isinstance(error, MemoryError):
             return ""
         step = error.__traceback__
         while step is not None and _is_own(step.tb_frame):
@@ -106,12 +108,13 @@ class Frames:
 
     def begin(self, is_debugger: bool) -> None:
         """Let go of them for a job that begins, unless it is a debugger's command."""
-        if not is_debugger:
-            self.release("its interpreter has begun other work since")
+        self._is_debugging = is_debugger
+        if self.kept is not None and not is_debugger:
+            self.release(OTHER_WORK)
 
     def make_room(self) -> None:
         """Let go of them before the data of a large job come."""
-        self.begin(False)
+        self.release(OTHER_WORK)
 
     def seconds_left(self) -> float:
         """Return for how long they are still kept."""
@@ -151,7 +154,7 @@ class Frames:
         last, why = self._last
         if last and _is_same(last, token):
             return why
-        return "its interpreter has begun other work since, or is another one now"
+        return f"{OTHER_WORK}, or is another one now"
 
 
 class Kept:
@@ -225,7 +228,7 @@ class Kept:
 
 
 class _Bounded(io.StringIO):
-    """What the main thread writes, up to a bound, and how much of it is left out."""
+    """The text that the main thread writes, up to a bound, and how much of it is left out."""
 
     _left_out = 0
 

@@ -173,9 +173,7 @@ class Worker:
             channel.reply(attempt, CANCELLED, 0, NO_TIMES, 0, [])
             return
         channel.page_words[0] = attempt
-        is_debugger = kind == NAMED and buffers[0] == DEBUG
-        if FRAMES.kept is not None:
-            FRAMES.begin(is_debugger)
+        FRAMES.begin(kind == NAMED and buffers[0] == DEBUG)
         Given.inputs = inputs
         count = 0
         is_execution = kind in (EXECUTE, RUN)
@@ -217,7 +215,7 @@ class Worker:
         else:
             returned = ended
             with_pickles = codec == PICKLE and not is_execution
-            end, parts, last = self._raised(error, attempt, with_pickles, is_debugger)
+            end, parts, last = self._raised(error, attempt, with_pickles)
             error = None
         if self._displays.shown:
             displays = self._displays.take()
@@ -236,7 +234,7 @@ class Worker:
                 channel.receive()
 
     def _raised(
-        self, error: BaseException, attempt: int, with_pickles: bool, is_debugger: bool
+        self, error: BaseException, attempt: int, with_pickles: bool
     ) -> tuple[int, Sequence[Buffer], int]:
         """Return the end of a job that raised, what is told of its error, and the error's fingerprint."""
         end = CANCELLED if self.interrupted == attempt else RAISED
@@ -247,8 +245,8 @@ class Worker:
         parts = describe(error)
         if end == CANCELLED:
             return end, parts, 0
-        token = "" if is_debugger else FRAMES.keep(error)
-        return end, [*parts, *details(error, with_pickles, token)], fingerprint(error)
+        told = details(error, with_pickles, FRAMES.keep(error))
+        return end, [*parts, *told], fingerprint(error)
 
     # What a job may ask for.
 
