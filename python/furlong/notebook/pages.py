@@ -18,8 +18,8 @@ from furlong.views.flags import FLAGS
 if TYPE_CHECKING:
     from furlong.client.client import Client
     from furlong.cluster.cluster import Cluster
+    from furlong.interpreters.profile import Profile
     from furlong.results.async_result import AsyncResult
-    from furlong.results.profile import Profile
     from furlong.results.subtasks import SubTask
     from furlong.views.view import View
 

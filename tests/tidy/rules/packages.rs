@@ -7,12 +7,13 @@ use crate::tree::{File, Tree};
 
 const ROOT: &str = "python/furlong/";
 /// Its folders, the highest first. Files beside them belong to no layer.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "notebook",
     "ipython_kernel",
     "libraries",
     "cluster",
     "client",
+    "interpreters",
     "views",
     "maps",
     "results",

@@ -1,6 +1,6 @@
 //! `cargo xtask dist`: what a release hands out, in `target/distribution`. For each target a wheel
-//! of the Python package and an archive with the program; and the dependencies as a bill of materials and
-//! with their licences, and the checksums of it all.
+//! of the Python package and an archive with the program; and the dependencies as a bill of
+//! materials and with their licences, and the checksums of it all.
 //!
 //! The tools come from `PyPI` into an environment of their own. zig links against the glibc of
 //! manylinux2014, so that it does not matter how new the system is on which this runs.
