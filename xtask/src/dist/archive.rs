@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_an_archive_lacks_is_named() {
-        let whole: String = PARTS.iter().map(|part| format!("furlong-1/{part}\n")).collect();
+        let whole = format!("furlong-1/{}\n", PARTS.join("\nfurlong-1/"));
         assert_eq!(missing("furlong-1", &whole), [""; 0]);
         let without = whole.replace("furlong-1/engine\n", "furlong-1/engines\n");
         assert_eq!(missing("furlong-1", &without), ["engine"]);
