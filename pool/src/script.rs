@@ -173,6 +173,7 @@ mod tests {
                 flags: Vec::new(),
             },
             is_removed: false,
+            ends_now: false,
         }
     }
 

@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::keeper::{Limits, Shape, Wanted};
+use crate::keeper::{LeavesOut, Limits, Shape, Wanted};
+use crate::system::{self, System};
 
 /// The name of a pool: a part of the names of its jobs and of its folder.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -82,6 +83,9 @@ pub struct PoolSpec {
     /// True once it is to be removed, when its jobs have ended.
     #[serde(default)]
     pub is_removed: bool,
+    /// True if its jobs do not finish what they run then.
+    #[serde(default)]
+    pub ends_now: bool,
 }
 
 /// The resources of a pool's jobs.
@@ -148,7 +152,10 @@ impl PoolSpec {
     /// The part of it that the keeper knows.
     pub fn shape(&self) -> Shape {
         let wanted = if self.is_removed { Wanted::exactly(0) } else { self.wanted };
-        Shape { wanted, per_job: self.per_job, limits: self.limits }
+        let leaves_out = system::by_name(&self.system).map(System::leaves_out);
+        let leaves_out = leaves_out.unwrap_or(LeavesOut::Never);
+        let ends_now = self.is_removed && self.ends_now;
+        Shape { wanted, per_job: self.per_job, limits: self.limits, leaves_out, ends_now }
     }
 }
 

@@ -18,7 +18,7 @@ from notebook import Notebook
 
 import furlong
 from furlong import errors
-from furlong.interpreters.debugging import Debugger
+from furlong.client.debugging import Debugger
 
 # A commands' reader and a printer in one: it runs these, and gives what was printed.
 Typed = Callable[..., str]

@@ -85,6 +85,29 @@ fn pool_scale_adds_jobs_and_lets_others_finish() {
 }
 
 #[test]
+fn a_pool_that_is_removed_now_gives_its_tasks_to_others() {
+    let Some(slurm) = Slurm::start(1) else { return };
+    let site = Site::on(slurm.variables());
+    let _cluster = site.start(&["slurm", "-n", "1"]);
+    site.wait_for("one engine", |pool| pool["engines"] == 1);
+    let at = |name: &str| site.home.path().join(name);
+    let (began, gate) = (at("began"), at("gate"));
+    let wait = "touch $0; until [ -e $1 ]; do sleep 0.1; done; echo done";
+    let files = [began.to_str().unwrap(), gate.to_str().unwrap()];
+    let args = ["submit", "--retries", "0", "--wait", "--", "sh", "-c", wait];
+    let mut task = Program::spawn("furlong", site.command(&[&args[..], &files].concat()));
+    assert!(eventually(SOON, || began.exists()));
+    let said = site.run(&["pool", "remove", "slurm", "--now"]).ok();
+    assert_eq!(said, "pool slurm is removed when its jobs are cancelled");
+    assert!(eventually(JOBS, || site.pools() == serde_json::json!([])), "{}", site.pools());
+    assert_eq!(jobs(&slurm), Vec::<String>::new());
+    touch(&gate);
+    site.run(&["pool", "add", "second", "--on", "slurm", "-n", "1"]).ok();
+    assert_eq!(task.wait_exit(JOBS).code(), Some(0), "{}", task.stderr());
+    site.run(&["cluster", "stop"]).ok();
+}
+
+#[test]
 fn the_keeper_is_killed_anywhere_and_no_job_is_lost_or_made_twice() {
     let Some(slurm) = Slurm::start(2) else { return };
     let site = Site::on(slurm.variables());
@@ -267,8 +290,11 @@ fn a_bad_script_does_not_flood_and_says_why() {
     let paused = pool["paused"].as_str().unwrap();
     let why = "3 jobs in a row ended without an engine: /no/python is not";
     assert!(paused.starts_with(why), "{paused}");
-    let made = slurm.run("squeue", &["-h", "-r", "-t", "all", "-o", "%i"]).ok();
-    assert_eq!(made.lines().count(), 3, "{made}");
+    // Slurm also lists what it has refused: a job for which no node is left without this one.
+    let made = slurm.run("squeue", &["-h", "-r", "-t", "all", "-o", "%i|%N|%r"]).ok();
+    let (begun, refused): (Vec<_>, Vec<_>) = made.lines().partition(|line| line.contains("|n1|"));
+    assert_eq!(begun.len(), 3, "{made}");
+    assert!(refused.iter().all(|line| line.ends_with("||BadConstraints")), "{made}");
     let table = site.run(&["pool"]).ok();
     let job = pool["jobs"][0]["job"].as_str().unwrap();
     for part in ["then `furlong pool resume slurm`", &format!("(furlong pool log {job})")] {
@@ -289,6 +315,31 @@ fn a_bad_script_does_not_flood_and_says_why() {
     site.run(&["pool", "add", "good", "--on", "slurm", "-n", "1"]).ok();
     wait_for_engines(1, &site.home);
     site.run(&["cluster", "stop"]).ok();
+}
+
+#[test]
+fn a_node_that_ends_every_job_is_left_out_and_named() {
+    let Some(slurm) = Slurm::start(3) else { return };
+    let site = Site::on(slurm.variables());
+    let bad = "[ $SLURMD_NODENAME != n1 ] || { echo 'the disk is full'; exit 1; }";
+    // The first node is the first that is free, whenever it is.
+    let args = ["slurm", "-n", "2", "--setup", bad, "--", "--exclude=n3"];
+    let _cluster = site.start(&args);
+    let pool = site.wait_for("two engines", |pool| pool["engines"] == 2);
+    assert_eq!(pool["paused"], Value::Null);
+    let left_out = &pool["left_out"];
+    assert_eq!(left_out[0]["node"], "n1", "{pool:#}");
+    assert_eq!(left_out[0]["why"], "the disk is full", "{pool:#}");
+    let nodes = slurm.run("squeue", &["-h", "-r", "-t", "all", "-o", "%N %T"]).ok();
+    let mut nodes: Vec<&str> = nodes.lines().collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, ["n1 FAILED", "n1 FAILED", "n2 RUNNING", "n2 RUNNING"]);
+    let table = site.run(&["pool"]).ok();
+    let said =
+        "node n1 is left out, where 2 jobs in a row ended at once: the disk is full; mend it";
+    assert!(table.contains(said), "{table}");
+    site.run(&["pool", "resume", "slurm"]).ok();
+    site.wait_for("no node that is left out", |pool| pool["left_out"] == serde_json::json!([]));
 }
 
 #[test]

@@ -198,6 +198,9 @@ impl World {
         let client = &mut self.clients[place];
         let Some(core) = &mut client.core else { return Ok(()) };
         let first = client.tasks.len() as u64 + 1;
+        let connection = client.link.connection();
+        let connection = connection.and_then(|no| self.network.connections.get(&no));
+        let life = connection.map_or(self.broker.life, |connection| connection.life);
         let of_call = call.options.iter().flat_map(|options| options.inputs.iter().copied());
         let of_inputs = of_call.map(|task| Dependency { task, success: true, failure: false });
         let after = match call.options.as_ref() {
@@ -236,7 +239,7 @@ impl World {
                 cancel_asked: false,
                 after: after.clone(),
                 inputs: inputs.clone(),
-                life: self.broker.life,
+                life,
                 seen: None,
             });
         }

@@ -65,7 +65,8 @@ pub struct Submitted {
     pub after: (Vec<Dependency>, bool),
     /// The calls whose results are its inputs; none for those of another owner.
     pub inputs: Vec<Option<CallNo>>,
-    /// The life of the broker in which it was submitted.
+    /// The life of the broker to which it was submitted: its client may not have noticed yet that
+    /// this one is over.
     pub life: u64,
     /// The outcome that somebody else who asked was told, in that life of the broker.
     pub seen: Option<(u64, furlong_tests::history::Outcome)>,

@@ -258,8 +258,11 @@ impl World {
             let is_hurt = is_hurt || self.cut_off.get(&engine.0).is_some_and(is_cut);
             return if is_hurt { Ok(()) } else { Err("nothing has happened to its engine") };
         }
-        let is_hurt =
-            self.last_hurt.as_ref().is_some_and(is_late) || self.cut_off.values().any(is_late);
+        // Said to a broker that was dead already: the next one cannot know that it has not run.
+        let is_of_before = plan.at_most_once && submitted.life < self.broker.life;
+        let is_hurt = self.last_hurt.as_ref().is_some_and(is_late)
+            || self.cut_off.values().any(is_late)
+            || is_of_before;
         if !is_hurt {
             return Err("nothing has happened to any engine");
         }

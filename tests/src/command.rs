@@ -60,6 +60,8 @@ pub fn command(name: &str, args: &[&str], home: &Home) -> Command {
         .args(args)
         .current_dir(repository())
         .env("FURLONG_HOME", home.path())
+        // This machine's may define what a test does not know of.
+        .env("FURLONG_SITE_POOLS", home.site_pools())
         .env_remove("FURLONG_CAP");
     command
 }

@@ -55,6 +55,11 @@ impl Home {
         Folders::at(self.path()).cluster(&ClusterName::default())
     }
 
+    /// The file that stands for the one in which the machine's administrator defines pools.
+    pub fn site_pools(&self) -> PathBuf {
+        self.path().join("site").join("pools.toml")
+    }
+
     /// The default cluster's capability of a role.
     ///
     /// # Panics

@@ -46,6 +46,19 @@ impl EngineFlags {
         let broker = self.broker_timeout.iter().map(|time| flag("broker-timeout", time));
         labels.chain(env).chain(idle).chain(broker).collect()
     }
+
+    /// These flags, and where they say nothing those of a definition. Labels and variables come
+    /// behind the definition's.
+    pub fn over(&self, base: Self) -> Self {
+        Self {
+            labels: [base.labels, self.labels.clone()].concat(),
+            env: [base.env, self.env.clone()].concat(),
+            cwd: self.cwd.clone().or(base.cwd),
+            memory: self.memory.or(base.memory),
+            idle_timeout: self.idle_timeout.clone().or(base.idle_timeout),
+            broker_timeout: self.broker_timeout.clone().or(base.broker_timeout),
+        }
+    }
 }
 
 fn flag(name: &str, value: &str) -> String {

@@ -151,7 +151,11 @@ impl BatchPool {
                 if let Err(why) = &answer {
                     tracing::warn!("pool {}: {why}", self.spec.name);
                 }
+                let before = keeper.left_out(now_ms);
                 keeper.handle_listed(now_ms, number, answer);
+                for node in keeper.left_out(now_ms).iter().filter(|node| !before.contains(node)) {
+                    tracing::warn!("pool {}: node {node} is left out", self.spec.name);
+                }
             }
         }
     }
@@ -235,6 +239,19 @@ impl BatchPool {
         });
     }
 
+    /// The user's arguments for the command that submits, and those that leave nodes out.
+    fn args(&self) -> Vec<String> {
+        let now_ms = self.clock.now_ms();
+        let nodes = self.keeper.as_ref().map_or_else(Vec::new, |it| it.left_out(now_ms));
+        let args = &self.spec.job.args;
+        match self.scheduler.system.leave_out.filter(|_| !nodes.is_empty()) {
+            Some(leave_out) => {
+                leave_out(args, self.spec.job.template.as_deref().unwrap_or_default(), &nodes)
+            }
+            None => args.clone(),
+        }
+    }
+
     fn submit(&mut self, submission: Submission) {
         self.submits_under_way += 1;
         let folder = self.dir.path().to_string_lossy().into_owned();
@@ -242,7 +259,7 @@ impl BatchPool {
         let text = script::write(&self.spec, system, &self.job_name, &folder, submission);
         let begun = self.dir.begin_submit(&text, submission);
         let (scheduler, answers) = (self.scheduler.clone(), self.answers.clone());
-        let args = self.spec.job.args.clone();
+        let args = self.args();
         let dir = PathBuf::from(&self.spec.job.dir);
         tokio::spawn(async move {
             let given = match begun {

@@ -107,7 +107,10 @@ impl Scheduler {
             // The answer is on standard error, success or not.
             Ran::Ended(said, None) => Ok(said.trim().to_owned()),
             Ran::Ended(_, Some(errors)) => match self.system.refusal(&errors) {
-                Refusal::Refused(text) | Refusal::Full(text) | Refusal::Unclear(text) => Err(text),
+                Refusal::Refused(text)
+                | Refusal::NoNode(text)
+                | Refusal::Full(text)
+                | Refusal::Unclear(text) => Err(text),
             },
             Ran::Missing(text) => Err(text),
             Ran::Hung(_) => Err(self.hung(words)),

@@ -8,6 +8,7 @@ mod hosts;
 mod keep;
 mod options;
 mod show;
+mod site;
 mod stop;
 
 use std::fs::File;
@@ -35,6 +36,7 @@ use hosts::HostsPool;
 use keep::KeeperLock;
 pub use options::{PoolFlags, PoolRequest};
 pub use show::{in_short, wanted_of_all as wanted};
+use site::Site;
 pub use stop::{STOP_TIMEOUT, has_pools, schedulers, stop_jobs, stop_pools};
 
 const AFTER: &str = "\
@@ -90,10 +92,13 @@ enum PoolCommand {
         pool: PoolName,
     },
     /// Remove a pool: its engines finish what they run, and its jobs end
-    #[command(after_help = "Example: furlong pool remove gpu")]
+    #[command(after_help = "Example: furlong pool remove gpu --now")]
     Remove {
         /// Name of the pool
         pool: PoolName,
+        /// Cancel its jobs at once; what they run goes to other engines
+        #[arg(long)]
+        now: bool,
     },
     /// Print the script of a pool's jobs, with placeholders, to be changed and given to --template
     #[command(after_help = "Example: furlong pool template slurm > my.sh")]
@@ -101,6 +106,13 @@ enum PoolCommand {
         /// Name of the pool, or of a system
         #[arg(value_name = "POOL|SYSTEM")]
         pool: PoolName,
+    },
+    /// List the pools that are defined in `~/.furlong/pools.toml` and `/etc/furlong/pools.toml`
+    #[command(after_help = "Example: furlong pool definitions")]
+    Definitions {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
     },
     /// The process that keeps a cluster's pools
     #[command(hide = true)]
@@ -139,15 +151,21 @@ pub async fn run(args: PoolArgs, program: &Program) -> Result<ExitCode> {
         None if args.json => print::json(&show::as_json(&cluster))?,
         None => show::print(&cluster)?,
         Some(PoolCommand::Add(add)) => return add_pool(*add, &home, &cluster, program).await,
-        Some(PoolCommand::Scale { pool, engines }) => scale(&cluster, &pool, engines, program)?,
+        Some(PoolCommand::Scale { pool, engines }) => {
+            scale(&home, &cluster, &pool, engines, program)?;
+        }
         Some(PoolCommand::Log { job }) => log(&cluster, &job)?,
         Some(PoolCommand::Resume { pool }) => {
             files::pool(&cluster, &pool)?.ask_to_resume()?;
             let remark = see_to_it(&cluster, program)?;
             print::line(format!("pool {pool} is tried again{remark}"))?;
         }
-        Some(PoolCommand::Remove { pool }) => remove(&cluster, &pool, program)?,
-        Some(PoolCommand::Template { pool }) => template(&cluster, &pool)?,
+        Some(PoolCommand::Remove { pool, now }) => remove(&cluster, &pool, now, program)?,
+        Some(PoolCommand::Template { pool }) => template(&home, &cluster, &pool)?,
+        Some(PoolCommand::Definitions { json: true }) => {
+            print::json(&Site::read(&home)?.as_json()?)?;
+        }
+        Some(PoolCommand::Definitions { json: false }) => Site::read(&home)?.print()?,
         Some(PoolCommand::Keep { stop_with_stdin }) => {
             if !stop_with_stdin {
                 let _ = rustix::process::setsid();
@@ -275,7 +293,13 @@ fn start_keeper(cluster: &ClusterDir, program: &Program) -> Result<()> {
     Ok(())
 }
 
-fn scale(cluster: &ClusterDir, pool: &PoolName, engines: Wanted, program: &Program) -> Result<()> {
+fn scale(
+    home: &Home,
+    cluster: &ClusterDir,
+    pool: &PoolName,
+    engines: Wanted,
+    program: &Program,
+) -> Result<()> {
     let dir = files::pool(cluster, pool)?;
     let mut spec = dir.spec()?;
     ensure!(
@@ -288,18 +312,24 @@ fn scale(cluster: &ClusterDir, pool: &PoolName, engines: Wanted, program: &Progr
     }
     let before = spec.wanted;
     spec.wanted = engines;
+    // What an administrator has bounded since is not held against fewer engines.
+    if engines.max > before.max {
+        Site::read(home)?.check(&spec)?;
+    }
     dir.write_spec(&spec)?;
     let remark = see_to_it(cluster, program)?;
     print::line(format!("pool {pool}: {engines} engines wanted, {before} before{remark}"))
 }
 
-fn remove(cluster: &ClusterDir, pool: &PoolName, program: &Program) -> Result<()> {
+fn remove(cluster: &ClusterDir, pool: &PoolName, now: bool, program: &Program) -> Result<()> {
     let dir = files::pool(cluster, pool)?;
     let mut spec = dir.spec()?;
     spec.is_removed = true;
+    spec.ends_now |= now;
     dir.write_spec(&spec)?;
     let remark = see_to_it(cluster, program)?;
-    print::line(format!("pool {pool} is removed when its engines have left{remark}"))
+    let when = if spec.ends_now { "its jobs are cancelled" } else { "its engines have left" };
+    print::line(format!("pool {pool} is removed when {when}{remark}"))
 }
 
 /// Has somebody do what was asked: starts a keeper if there is none, or gives a remark if the
@@ -329,12 +359,21 @@ fn log(cluster: &ClusterDir, job: &str) -> Result<()> {
     print::lines(String::from_utf8_lossy(&text).trim_end())
 }
 
-fn template(cluster: &ClusterDir, pool: &PoolName) -> Result<()> {
-    let own = files::pool(cluster, pool).and_then(|dir| dir.spec());
-    let system = own.as_ref().map_or(pool.as_str(), |spec| spec.system.as_str());
-    let system = system::by_name(system);
-    let text = own.as_ref().ok().and_then(|spec| spec.job.template.clone());
+fn template(home: &Home, cluster: &ClusterDir, pool: &PoolName) -> Result<()> {
+    let own = files::pool(cluster, pool).and_then(|dir| dir.spec()).ok();
+    let (system, text) = match own {
+        Some(spec) => (Some(spec.system), spec.job.template),
+        None => match Site::read(home)?.find(pool.as_str())? {
+            Some(defined) => (defined.pool.on, defined.pool.template.map(text_of).transpose()?),
+            None => (None, None),
+        },
+    };
+    let system = system::by_name(system.as_deref().unwrap_or(pool.as_str()));
     let text = text.or_else(|| system.map(|system| system.script.to_owned()));
     let text = text.with_context(|| format!("there is no pool and no batch system {pool}"))?;
     print::lines(text.trim_end())
+}
+
+fn text_of(path: std::path::PathBuf) -> Result<String> {
+    std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -14,14 +14,16 @@ use furlong_pool::system::{self, System};
 use furlong_wire::token::Role;
 
 use super::hosts::HostsPool;
+use super::site::Site;
 use crate::cluster::EngineFlags;
 use crate::program::Program;
 
 /// The flags of a pool.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PoolFlags {
-    /// System that starts the engines: `slurm`, `pbs`, `sge`, `lsf`, or `ssh`
-    #[arg(long, value_name = "SYSTEM")]
+    /// System that starts the engines: `slurm`, `pbs`, `sge`, `lsf`, or `ssh`; or the name of a
+    /// pool that is defined in `~/.furlong/pools.toml` or `/etc/furlong/pools.toml`
+    #[arg(long, value_name = "NAME")]
     pub on: Option<String>,
     /// Engines of one job, or of one host
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -82,7 +84,7 @@ pub struct PoolRequest<'a> {
 /// Time of a job, if nobody says.
 const WALLTIME: Duration = Duration::from_secs(3_600);
 /// The least time of a job.
-const WALLTIME_MIN: Duration = Duration::from_secs(60);
+pub(super) const WALLTIME_MIN: Duration = Duration::from_secs(60);
 /// Jobs that may wait or run, if nobody says.
 const JOBS_MAX: u32 = 100;
 /// Jobs that may wait, if nobody says.
@@ -102,25 +104,87 @@ impl PoolFlags {
                 .iter()
                 .any(Option::is_some)
     }
+
+    /// These flags, and where they say nothing those of a definition. What can be given several
+    /// times comes behind what the definition has.
+    fn over(&self, base: Self) -> Self {
+        Self {
+            on: base.on,
+            per_job: self.per_job.or(base.per_job),
+            cpus: self.cpus.or(base.cpus),
+            walltime: self.walltime.or(base.walltime),
+            setup: [base.setup, self.setup.clone()].concat(),
+            template: self.template.clone().or(base.template),
+            via: self.via.clone().or(base.via),
+            hosts: self.hosts.clone().or(base.hosts),
+            program: self.program.clone().or(base.program),
+            max_jobs: self.max_jobs.or(base.max_jobs),
+            max_pending: self.max_pending.or(base.max_pending),
+            dry_run: self.dry_run,
+            args: [base.args, self.args.clone()].concat(),
+        }
+    }
+}
+
+/// The names of all systems, as words for a sentence.
+pub(super) fn systems() -> String {
+    let names = system::all().map(|it| it.name).chain([HostsPool::SYSTEM]);
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns true if there is a system of this name.
+pub(super) fn is_system(name: &str) -> bool {
+    system::by_name(name).is_some() || name == HostsPool::SYSTEM
 }
 
 impl PoolRequest<'_> {
-    /// The pool that is asked for.
+    /// The pool that is asked for: by flags, over what a file defines under the name that stands
+    /// behind `--on`, or is the pool's own.
     ///
     /// # Errors
-    /// What is wrong with the request.
+    /// What is wrong with the request, or with such a file.
     pub fn spec(&self, home: &Home, cluster: &ClusterDir) -> Result<PoolSpec> {
+        let site = Site::read(home)?;
+        let on = self.flags.on.as_deref();
+        let name = on.or(self.name.as_ref().map(PoolName::as_str)).unwrap_or_default();
+        let spec = if let Some(base) = site.find(name)? {
+            let request = PoolRequest {
+                name: self.name.clone(),
+                wanted: self.wanted.or(base.engines),
+                flags: &self.flags.over(base.pool),
+                engine: &self.engine.over(base.engine),
+                python: self.python.or(base.python.as_deref()),
+                program: self.program,
+            };
+            let spec = request.spec_by_flags(name, &site, home, cluster);
+            let file = site.file_of(name).unwrap_or(Path::new("a file"));
+            spec.with_context(|| format!("pool {name} of {}", file.display()))?
+        } else {
+            self.spec_by_flags(name, &site, home, cluster)?
+        };
+        site.check(&spec)?;
+        Ok(spec)
+    }
+
+    fn spec_by_flags(
+        &self,
+        name: &str,
+        site: &Site,
+        home: &Home,
+        cluster: &ClusterDir,
+    ) -> Result<PoolSpec> {
         let flags = self.flags;
-        let names = system::all().map(|it| it.name).chain([HostsPool::SYSTEM]);
-        let names = names.collect::<Vec<_>>().join("`, `");
         let on = flags.on.as_deref();
-        let on = on.with_context(|| format!("name the system with --on: `{names}`"))?;
+        let defined = site.names().map_or_else(String::new, |it| format!("; defined are {it}"));
+        let on =
+            on.with_context(|| format!("name the system with --on: {}{defined}", systems()))?;
         let is_hosts = on == HostsPool::SYSTEM;
         let system = system::by_name(on);
         if system.is_none() && !is_hosts {
-            bail!("there is no system `{on}`; --on takes `{names}`");
+            bail!("there is no system `{on}`; --on takes {}{defined}", systems());
         }
-        let job = self.job(system)?;
+        let (jobs_max, pending_max, walltime) = site.bounded((JOBS_MAX, PENDING_MAX), WALLTIME);
+        let job = self.job(system, walltime)?;
         let per_job = flags.per_job.unwrap_or(1);
         let on_hosts: u32 = job.hosts.iter().map(|host| host.engines.unwrap_or(per_job)).sum();
         let (wanted, per_job) = match (self.wanted, is_hosts) {
@@ -136,17 +200,19 @@ impl PoolRequest<'_> {
             (None, true) => (Wanted::exactly(on_hosts), per_job),
         };
         let limits = Limits {
-            jobs_max: flags.max_jobs.unwrap_or(JOBS_MAX),
-            pending_max: flags.max_pending.unwrap_or(PENDING_MAX),
+            jobs_max: flags.max_jobs.unwrap_or(jobs_max),
+            pending_max: flags.max_pending.unwrap_or(pending_max),
             array_max: system.map_or(1, |system| system.array_max),
         };
-        let name = self.name.clone().map_or_else(|| on.parse(), Ok).map_err(anyhow::Error::msg)?;
+        let name =
+            self.name.clone().map_or_else(|| name.parse(), Ok).map_err(anyhow::Error::msg)?;
         let engine = self.engine(home, cluster)?;
         let system = on.to_owned();
-        Ok(PoolSpec { name, system, wanted, per_job, limits, job, engine, is_removed: false })
+        let (is_removed, ends_now) = (false, false);
+        Ok(PoolSpec { name, system, wanted, per_job, limits, job, engine, is_removed, ends_now })
     }
 
-    fn job(&self, system: Option<&System>) -> Result<JobSpec> {
+    fn job(&self, system: Option<&System>, walltime: Duration) -> Result<JobSpec> {
         let flags = self.flags;
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
@@ -172,7 +238,7 @@ impl PoolRequest<'_> {
         }
         let dir = self.engine.cwd.clone().map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
         let dir = dir.context("the current directory is not there any more")?;
-        let walltime = flags.walltime.unwrap_or(WALLTIME);
+        let walltime = flags.walltime.unwrap_or(walltime);
         ensure!(walltime >= WALLTIME_MIN, "--walltime is at least a minute: jobs count in minutes");
         Ok(JobSpec {
             walltime_s: walltime.as_secs(),

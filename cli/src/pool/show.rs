@@ -3,7 +3,7 @@
 use anyhow::Result;
 use furlong_host::durations;
 use furlong_host::home::ClusterDir;
-use furlong_pool::keeper::{Job, JobId, JobState, Leaving};
+use furlong_pool::keeper::{BadNode, Job, JobId, JobState, Leaving};
 use furlong_pool::spec::PoolSpec;
 use serde_json::{Value, json};
 
@@ -60,6 +60,7 @@ pub fn print(cluster: &ClusterDir) -> Result<()> {
     for ((spec, state), cells) in all.iter().zip(&rows[1..]) {
         let said = if spec.is_removed { "is removed".to_owned() } else { said(spec, state) };
         print::line(format!("{}  {said}", row(cells, &widths)))?;
+        left_out(spec, state).iter().try_for_each(|line| print::line(format!("  {line}")))?;
         print_jobs(spec, state)?;
     }
     if KeeperLock::holder(cluster).is_none() {
@@ -82,6 +83,7 @@ pub fn as_json(cluster: &ClusterDir) -> Value {
             "min": spec.wanted.min, "max": spec.wanted.max, "wanted": wanted(&spec, &state),
             "engines": state.online, "state": said(&spec, &state),
             "paused": state.saved.gate.paused, "kept": is_kept,
+            "left_out": left_out_json(&state),
             "jobs": jobs.collect::<Vec<_>>(),
         })
     });
@@ -94,6 +96,30 @@ fn job_json(id: &JobId, job: &Job, state: &PoolState) -> Value {
         "engines": state.engines.get(id).copied().unwrap_or(0),
         "since_unix_ms": since_ms(job), "left": job.left, "why": job.why,
     })
+}
+
+/// The nodes that new jobs leave out, a sentence each.
+fn left_out(spec: &PoolSpec, state: &PoolState) -> Vec<String> {
+    let name = &spec.name;
+    let sentence = |(node, bad): (&str, &BadNode)| {
+        let ends = bad.ends;
+        let why = if bad.why.is_empty() { String::new() } else { format!(": {}", bad.why) };
+        format!(
+            "node {node} is left out, where {ends} jobs in a row ended at once{why}; mend it, then \
+             `furlong pool resume {name}`"
+        )
+    };
+    state.saved.nodes.left_out(unix_ms()).map(sentence).collect()
+}
+
+fn left_out_json(state: &PoolState) -> Value {
+    let nodes = state.saved.nodes.left_out(unix_ms()).map(|(node, bad)| {
+        json!({
+            "node": node, "ends": bad.ends, "why": bad.why,
+            "until_unix_ms": bad.left_out_ms.map(|(_, until_ms)| until_ms),
+        })
+    });
+    nodes.collect()
 }
 
 fn print_jobs(spec: &PoolSpec, state: &PoolState) -> Result<()> {
@@ -183,9 +209,17 @@ fn why(spec: &PoolSpec, state: &PoolState) -> Option<String> {
     }
     let pending = state.saved.jobs.iter().find(|(_, job)| job.is_waiting() && !job.why.is_empty());
     let failed = || shown(state).find(|(_, job)| !job.is_live() && !job.why.is_empty());
-    let (id, job) = pending.or_else(failed)?;
+    let Some((id, job)) = pending.or_else(failed) else {
+        return left_out(spec, state).into_iter().next();
+    };
     let node = if job.node.is_empty() { String::new() } else { format!(" on {}", job.node) };
     Some(format!("job {id}{node}: {}", job.why))
+}
+
+/// Rows of cells as lines, in columns.
+pub fn table(rows: &[Vec<String>]) -> Vec<String> {
+    let widths = widths(rows);
+    rows.iter().map(|cells| row(cells, &widths).trim_end().to_owned()).collect()
 }
 
 fn widths(rows: &[Vec<String>]) -> Vec<usize> {

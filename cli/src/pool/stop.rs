@@ -302,6 +302,7 @@ mod tests {
             job: JobSpec { via, ..JobSpec::default() },
             engine: EngineSpec::default(),
             is_removed: false,
+            ends_now: false,
         };
         let dir = PoolDir::of(&cluster, spec.name.clone());
         dir.write_spec(&spec).unwrap();

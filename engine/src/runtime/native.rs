@@ -191,20 +191,13 @@ impl NativeSlot {
     /// Lets the thread run what was gathered.
     pub(super) fn start_gathered(&mut self) {
         if !self.gathered.is_empty() {
-            let jobs = std::mem::take(&mut self.gathered);
-            self.start(jobs);
+            self.shared.start(self.gathered.drain(..));
         }
     }
 
     /// Lets the thread run jobs, after those that it has.
     pub fn start(&self, jobs: impl IntoIterator<Item = Job>) {
-        let mut queue = self.shared.lock();
-        let idle = queue.running.is_none() && queue.jobs.is_empty();
-        queue.jobs.extend(jobs);
-        drop(queue);
-        if idle {
-            self.shared.work.notify_one();
-        }
+        self.shared.start(jobs);
     }
 
     /// Takes a job back. False if it has begun.
@@ -267,6 +260,16 @@ impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
         // User code never runs under this lock, so a poisoned one is whole.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, jobs: impl IntoIterator<Item = Job>) {
+        let mut queue = self.lock();
+        let idle = queue.running.is_none() && queue.jobs.is_empty();
+        queue.jobs.extend(jobs);
+        drop(queue);
+        if idle {
+            self.work.notify_one();
+        }
     }
 
     fn next(&self) -> Option<Job> {

@@ -31,6 +31,8 @@ pub enum Refusal {
     Full(String),
     /// The system refused it.
     Refused(String),
+    /// The system has no node for it.
+    NoNode(String),
     /// The command did not end in time, or made no sense: there may be jobs.
     Unclear(String),
 }
@@ -78,7 +80,7 @@ impl Gate {
                 // The first wait is for what may pass at once, and a full queue does not.
                 (text, self.full + 1)
             }
-            Refusal::Refused(text) | Refusal::Unclear(text) => {
+            Refusal::Refused(text) | Refusal::NoNode(text) | Refusal::Unclear(text) => {
                 self.refused += 1;
                 (text, self.refused)
             }
@@ -95,11 +97,15 @@ impl Gate {
     /// broker costs as much as one that fails at once, and more.
     pub fn note_vain_end(&mut self, why: &str) {
         self.vain_ends += 1;
-        if self.vain_ends >= VAIN_ENDS_MAX && self.paused.is_none() {
+        if self.vain_ends >= VAIN_ENDS_MAX {
             let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-            self.paused =
-                Some(format!("{VAIN_ENDS_MAX} jobs in a row ended without an engine{why}"));
+            self.pause(format!("{VAIN_ENDS_MAX} jobs in a row ended without an engine{why}"));
         }
+    }
+
+    /// Nothing more is submitted, for this reason, or for an earlier one.
+    pub fn pause(&mut self, why: String) {
+        self.paused.get_or_insert(why);
     }
 
     /// An engine has come: the jobs' script is sound.

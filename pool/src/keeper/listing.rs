@@ -1,6 +1,7 @@
 //! The answers of the batch system about the pool's jobs.
 
 use super::job::{End, Job, JobId, JobState, Listed};
+use super::nodes::{LeavesOut, NodeEnd};
 use super::{ENDED_MAX, Keeper};
 
 /// A job that is missing in so many answers in a row has ended.
@@ -93,8 +94,18 @@ impl Keeper {
 
     fn note_end(&mut self, now_ms: u64, id: &JobId, end: End) {
         let mut job = self.jobs.remove(id).expect("only a known job ends");
-        if !job.had_engine && job.leaving.is_none() && !end.is_excused() {
+        let can_leave_out = match self.shape.leaves_out {
+            LeavesOut::Never => false,
+            LeavesOut::OnceProven => self.proven,
+            LeavesOut::Always => true,
+        };
+        let of_node = self.nodes.note_end(now_ms, &job, end, can_leave_out);
+        let is_vain = !job.had_engine && job.leaving.is_none() && !end.is_excused();
+        if is_vain && of_node != NodeEnd::Known {
             self.gate.note_vain_end(&job.why);
+        }
+        if let NodeEnd::Hopeless(why) = of_node {
+            self.gate.pause(why);
         }
         (job.state, job.since_ms) = (JobState::Ended(end), now_ms);
         (job.online, job.busy) = (0, 0);

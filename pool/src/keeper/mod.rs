@@ -10,6 +10,7 @@ mod demand;
 mod job;
 mod limits;
 mod listing;
+mod nodes;
 mod questions;
 #[cfg(test)]
 mod simulation;
@@ -24,6 +25,7 @@ use demand::Goal;
 pub use demand::{ENGINES_MAX, Wanted};
 pub use job::{End, EnginesOfJob, Job, JobId, JobState, Leaving, Listed};
 pub use limits::{Gate, Limits, Refusal, SUBMIT_SPACING_MS};
+pub use nodes::{BadNode, LeavesOut, Nodes};
 use questions::Questions;
 
 /// The keeper of one pool.
@@ -38,6 +40,8 @@ pub struct Keeper {
     /// True once an engine has come: before, one job at a time is tried.
     proven: bool,
     questions: Questions,
+    /// Nodes that end jobs at once.
+    nodes: Nodes,
     /// The words of the batch system's last answer that was none.
     blind: Option<String>,
     /// The submit that is being made.
@@ -58,6 +62,10 @@ pub struct Shape {
     pub per_job: u32,
     /// The bounds.
     pub limits: Limits,
+    /// The jobs that can leave nodes out.
+    pub leaves_out: LeavesOut,
+    /// True if all jobs are cancelled, whatever they run.
+    pub ends_now: bool,
 }
 
 /// A submit: an array of jobs of one kind.
@@ -74,7 +82,8 @@ pub struct Submission {
 /// An order to the shell.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Submit jobs, then call [`Keeper::handle_submitted`].
+    /// Submit jobs that leave out the nodes of [`Keeper::left_out`], then call
+    /// [`Keeper::handle_submitted`].
     Submit(Submission),
     /// Cancel those of these jobs that wait, and let the others be.
     CancelWaiting(Vec<JobId>),
@@ -98,6 +107,9 @@ pub struct Saved {
     pub gate: Gate,
     /// True once one of its engines has come.
     pub proven: bool,
+    /// Nodes that end jobs at once.
+    #[serde(default)]
+    pub nodes: Nodes,
 }
 
 /// Without word of the broker for so long, nothing is submitted: engines would find none.
@@ -113,7 +125,7 @@ impl Keeper {
     /// A keeper that goes on from what an earlier one has saved. `unfinished` is a submit that it
     /// had begun, and of which nobody knows whether it was made.
     pub fn new(now_ms: u64, shape: Shape, saved: Saved, unfinished: Option<Submission>) -> Self {
-        let Saved { jobs, ended, gate, proven } = saved;
+        let Saved { jobs, ended, gate, proven, nodes } = saved;
         let (goal, questions) = (Goal::default(), Questions::new(now_ms));
         let unclear = Some((now_ms, unfinished));
         Self {
@@ -124,6 +136,7 @@ impl Keeper {
             gate,
             proven,
             questions,
+            nodes,
             blind: None,
             submission: None,
             unclear,
@@ -134,7 +147,13 @@ impl Keeper {
     /// The state to save.
     pub fn saved(&self) -> Saved {
         let (jobs, ended) = (self.jobs.clone(), self.ended.clone());
-        Saved { jobs, ended, gate: self.gate.clone(), proven: self.proven }
+        let (gate, nodes) = (self.gate.clone(), self.nodes.clone());
+        Saved { jobs, ended, gate, proven: self.proven, nodes }
+    }
+
+    /// The names of the nodes that new jobs leave out, since they end jobs at once.
+    pub fn left_out(&self, now_ms: u64) -> Vec<String> {
+        self.nodes.left_out(now_ms).map(|(name, _)| name.to_owned()).collect()
     }
 
     /// The jobs that have not ended.
@@ -171,6 +190,7 @@ impl Keeper {
     /// Somebody has mended what paused the pool: it is tried again, with one job first.
     pub fn handle_resume(&mut self, now_ms: u64) {
         self.gate.resume();
+        self.nodes.forgive();
         self.proven = self.jobs.values().any(|job| job.online > 0);
         self.questions.ask_soon(now_ms);
     }
@@ -190,6 +210,8 @@ impl Keeper {
                     (job.engines, job.lasting) = (engines, lasting);
                 }
             }
+            // Better a bad node than none: it is tried again with all.
+            Err(Refusal::NoNode(_)) if self.nodes.take_back(now_ms) => {}
             Err(refusal) => {
                 if matches!(refusal, Refusal::Unclear(_)) {
                     self.unclear = Some((now_ms, Some(submission)));
@@ -224,7 +246,9 @@ impl Keeper {
                     }
                     self.proven = true;
                     self.gate.note_engine();
+                    self.nodes.note_proof();
                 }
+                self.nodes.note_engine(now_ms, &job.node, job.since_ms);
             } else if job.online > 0 {
                 self.questions.ask_often(now_ms);
             }
@@ -293,7 +317,7 @@ impl Keeper {
         if !(self.knows_broker(now_ms) && knows_jobs && is_open) {
             return None;
         }
-        let Shape { wanted, per_job, limits } = self.shape;
+        let Shape { wanted, per_job, limits, .. } = self.shape;
         let counted: u32 = self.counted().map(|job| job.engines).sum();
         let missing = self.target().saturating_sub(counted);
         let live = self.jobs.values().filter(|job| job.is_live());
@@ -316,11 +340,15 @@ impl Keeper {
     }
 
     /// Makes jobs leave that are not wanted: those that wait first, then those with the fewest
-    /// tasks. Nothing that runs a task is cancelled.
+    /// tasks. Nothing that runs a task is cancelled, unless all is to end now.
     fn poll_departure(&mut self, now_ms: u64) -> Option<Action> {
-        let knows_broker = self.knows_broker(now_ms);
-        self.note_surplus(knows_broker);
-        self.note_begun();
+        let (knows_broker, ends_now) = (self.knows_broker(now_ms), self.shape.ends_now);
+        if ends_now {
+            self.give_up_jobs();
+        } else {
+            self.note_surplus(knows_broker);
+            self.note_begun();
+        }
         let is_due = |told_ms: u64| now_ms >= told_ms + AGAIN_MS;
         for (id, job) in self.jobs.iter_mut().filter(|(_, job)| job.is_live() && job.online > 0) {
             if let Some(Leaving::Drains { told_ms, .. }) = &mut job.leaving
@@ -338,19 +366,28 @@ impl Keeper {
             self.questions.ask_often(now_ms);
             return Some(Action::CancelWaiting(withdrawn));
         }
-        // Only the broker can tell that nothing runs in a job that has begun.
+        // Only the broker can tell that nothing runs in a job that has begun, if that matters.
         let is_empty = |leaving| match leaving {
             Leaving::Drains { empty_ms, .. } => empty_ms.is_some_and(|ms| now_ms >= ms + EMPTY_MS),
             Leaving::Cancelled { told_ms } => is_due(told_ms),
             Leaving::Withdrawn { .. } => false,
         };
         let cancelled = self.mark(Leaving::Cancelled { told_ms: now_ms }, |leaving| {
-            knows_broker && is_empty(leaving)
+            (knows_broker || ends_now) && is_empty(leaving)
         });
         (!cancelled.is_empty()).then(|| {
             self.questions.ask_often(now_ms);
             Action::Cancel(cancelled)
         })
+    }
+
+    /// Marks all jobs to be cancelled.
+    fn give_up_jobs(&mut self) {
+        for job in self.jobs.values_mut().filter(|job| job.is_live()) {
+            if !matches!(job.leaving, Some(Leaving::Cancelled { .. })) {
+                job.leaving = Some(Leaving::Cancelled { told_ms: 0 });
+            }
+        }
     }
 
     /// Lets jobs finish that were not to begin, or that have an engine again.

@@ -18,20 +18,30 @@ struct RealJob {
     online_ms: u64,
     ends: (u64, End),
     is_told_to_leave: bool,
+    /// Its node, once it has begun.
+    node: String,
+    /// The nodes that it leaves out.
+    left_out: Vec<String>,
     /// Answers in a row that have left it out.
-    left_out: u32,
+    omitted: u32,
 }
 
 /// A command on its way.
 #[derive(Clone, Debug)]
 enum Command {
-    Submit(Submission),
+    Submit(Submission, Vec<String>),
     Answer(Result<Vec<JobId>, Refusal>),
     Query(u64),
     Listing(u64, Result<Vec<Listed>, String>),
     CancelWaiting(Vec<JobId>),
     Cancel(Vec<JobId>),
     Drain(JobId),
+}
+
+/// The nodes as they really are: one may end each job at once, and is free at any time.
+struct RealNodes {
+    count: u32,
+    bad: Option<String>,
 }
 
 struct World {
@@ -41,6 +51,7 @@ struct World {
     /// Chances out of a hundred: of a fault of any kind, and of a job that is broken.
     faults: u32,
     broken: u32,
+    nodes: RealNodes,
     jobs: BTreeMap<JobId, RealJob>,
     next_id: u32,
     on_the_way: Vec<(u64, Command)>,
@@ -51,6 +62,20 @@ struct World {
     submitted_ms: Option<u64>,
     submits: u32,
     broker_down_until_ms: u64,
+}
+
+impl RealNodes {
+    /// Puts a job that begins on a node that it does not leave out: first of all the bad one.
+    fn place(&self, job: &mut RealJob, rng: &mut StdRng) {
+        let names = (1..=self.count).map(|number| format!("n{number}"));
+        let free: Vec<String> = names.filter(|name| !job.left_out.contains(name)).collect();
+        if let Some(bad) = self.bad.as_ref().filter(|bad| free.contains(bad)) {
+            (job.node, job.online_ms) = (bad.clone(), u64::MAX);
+            job.ends = (job.starts_ms + 2_000, End::Failed);
+        } else if let Some(name) = free.get(rng.random_range(0..free.len().max(1))) {
+            job.node.clone_from(name);
+        }
+    }
 }
 
 const START_MS: u64 = 1_000_000;
@@ -65,7 +90,18 @@ impl World {
             pending_max: rng.random_range(1..10),
             array_max: rng.random_range(1..20),
         };
-        let shape = Shape { wanted: Wanted::exactly(engines), per_job, limits };
+        let leaves_out = [LeavesOut::Never, LeavesOut::OnceProven, LeavesOut::Always];
+        let leaves_out = leaves_out[rng.random_range(0..3)];
+        let shape = Shape {
+            wanted: Wanted::exactly(engines),
+            per_job,
+            limits,
+            leaves_out,
+            ends_now: false,
+        };
+        let count = rng.random_range(1..5);
+        let bad = rng.random_bool(0.5).then(|| "n1".to_owned());
+        let nodes = RealNodes { count, bad };
         let (faults, broken) = (rng.random_range(1..30), rng.random_range(0..15));
         Self {
             rng,
@@ -73,6 +109,7 @@ impl World {
             shape,
             faults,
             broken,
+            nodes,
             jobs: BTreeMap::new(),
             next_id: 1,
             on_the_way: Vec::new(),
@@ -137,7 +174,12 @@ impl World {
         match action {
             Action::Submit(submission) => {
                 self.check_submit(submission);
-                self.send(Command::Submit(submission), most_ms);
+                let keeper = self.keeper.as_ref().unwrap();
+                let left_out = keeper.left_out(self.now_ms);
+                let is_never = self.shape.leaves_out == LeavesOut::Never;
+                assert!(left_out.is_empty() || !is_never, "nothing can leave nodes out");
+                assert!(left_out.len() <= 8, "{left_out:?}");
+                self.send(Command::Submit(submission, left_out), most_ms);
             }
             Action::Query(number) => self.send(Command::Query(number), most_ms),
             Action::CancelWaiting(ids) => {
@@ -165,6 +207,9 @@ impl World {
     /// A job whose engines are here may run tasks, whoever the keeper is. Of one that has begun a
     /// moment ago, or since the broker is away, nobody can know.
     fn check_cancel(&self, id: &JobId) {
+        if self.shape.ends_now {
+            return;
+        }
         let is_here = self.engines().contains_key(id);
         let came_ms = self.jobs.get(id).map_or(0, |job| job.online_ms);
         let is_known = self.now_ms >= self.broker_down_until_ms.max(came_ms).saturating_add(10_000);
@@ -204,14 +249,21 @@ impl World {
     fn carry_out(&mut self, command: Command) {
         let has_fault = self.chance(self.faults);
         match command {
-            Command::Submit(submission) => {
+            Command::Submit(_, left_out)
+                if self.shape.leaves_out == LeavesOut::Always
+                    && left_out.len() >= self.nodes.count as usize =>
+            {
+                let answer = Err(Refusal::NoNode("sbatch: error".to_owned()));
+                self.send(Command::Answer(answer), 500);
+            }
+            Command::Submit(submission, left_out) => {
                 let kind = self.rng.random_range(0..4);
                 let text = || "sbatch: error".to_owned();
                 let answer = match kind {
                     0 if has_fault => Err(Refusal::Full(text())),
                     1 if has_fault => Err(Refusal::Refused(text())),
                     2 if has_fault => Err(Refusal::Unclear(text())),
-                    _ => Ok(self.accept(submission)),
+                    _ => Ok(self.accept(submission, &left_out)),
                 };
                 let is_unclear = kind == 3 && has_fault;
                 let answer = if is_unclear { Err(Refusal::Unclear(text())) } else { answer };
@@ -254,7 +306,7 @@ impl World {
         }
     }
 
-    fn accept(&mut self, submission: Submission) -> Vec<JobId> {
+    fn accept(&mut self, submission: Submission, left_out: &[String]) -> Vec<JobId> {
         let array = self.next_id;
         self.next_id += 1;
         let ids: Vec<JobId> =
@@ -279,7 +331,9 @@ impl World {
                 online_ms,
                 ends: (starts_ms + lives_ms, end),
                 is_told_to_leave: false,
-                left_out: 0,
+                node: String::new(),
+                left_out: left_out.to_vec(),
+                omitted: 0,
             };
             self.jobs.insert(id.clone(), job);
         }
@@ -301,15 +355,15 @@ impl World {
             }
             // One that was never listed nobody can know of.
             let is_known = known.is_some_and(|known| known.contains_key(id));
-            if has_fault && is_known && job.left_out < 8 && rng.random_range(0..3) == 0 {
-                job.left_out += 1;
+            if has_fault && is_known && job.omitted < 8 && rng.random_range(0..3) == 0 {
+                job.omitted += 1;
                 continue;
             }
-            job.left_out = 0;
+            job.omitted = 0;
             listed.push(Listed {
                 id: id.clone(),
                 state: job.state,
-                node: String::new(),
+                node: job.node.clone(),
                 why: String::new(),
                 left: String::new(),
             });
@@ -318,10 +372,13 @@ impl World {
     }
 
     fn jobs_go_on(&mut self) {
-        let now_ms = self.now_ms;
+        let (now_ms, nodes, rng) = (self.now_ms, &self.nodes, &mut self.rng);
         for job in self.jobs.values_mut() {
             match job.state {
-                JobState::Pending if now_ms >= job.starts_ms => job.state = JobState::Running,
+                JobState::Pending if now_ms >= job.starts_ms => {
+                    nodes.place(job, rng);
+                    job.state = JobState::Running;
+                }
                 JobState::Running if now_ms >= job.ends.0 => {
                     job.state = JobState::Ended(job.ends.1);
                 }
@@ -351,13 +408,13 @@ impl World {
             // Killed before the command began, or after; its answer is for nobody.
             let never_began = self.chance(30);
             self.on_the_way.retain(|(_, command)| match command {
-                Command::Submit(_) => !never_began,
+                Command::Submit(..) => !never_began,
                 Command::Answer(_) | Command::Listing(..) => false,
                 _ => true,
             });
         }
         let submits = |(_, command): &(u64, Command)| {
-            matches!(command, Command::Submit(_) | Command::Answer(_))
+            matches!(command, Command::Submit(..) | Command::Answer(_))
         };
         let is_free = !self.on_the_way.iter().any(submits);
         if self.keeper.is_none() && self.now_ms >= self.starts_ms && is_free {
@@ -372,6 +429,11 @@ impl World {
     /// From now on all goes well.
     fn calm(&mut self) {
         (self.faults, self.broken) = (0, 0);
+        // A pool can do without a bad node only if there is another one, and it can leave it out
+        // before its first engine has come.
+        if self.nodes.count == 1 || self.shape.leaves_out != LeavesOut::Always {
+            self.nodes.bad = None;
+        }
         self.broker_down_until_ms = 0;
     }
 
@@ -383,7 +445,7 @@ impl World {
     }
 
     fn is_as_wanted(&self) -> bool {
-        let Shape { wanted, per_job, limits } = self.shape;
+        let Shape { wanted, per_job, limits, .. } = self.shape;
         let online: u32 = self.engines().values().map(|it| it.online).sum();
         // Jobs of fewer engines than the others may stand where the bound is on jobs.
         let least = if limits.jobs_max.saturating_mul(per_job) > wanted.max + per_job {
@@ -425,6 +487,12 @@ fn history(seed: u64) {
         let is_known = keeper.jobs.contains_key(id) || keeper.submission.is_some();
         assert!(is_known, "{id} is forgotten");
     }
+    world.shape.ends_now = true;
+    world.shape.wanted = Wanted::exactly(0);
+    let shape = world.shape;
+    world.keeper.iter_mut().for_each(|keeper| keeper.handle_shape(shape));
+    let ended = world.run_until(120, |world| world.live().next().is_none());
+    assert!(ended, "{:?} are left", world.live().collect::<Vec<_>>());
 }
 
 #[test]

@@ -6,7 +6,9 @@ const NOW: u64 = 1_000_000;
 
 fn shape(engines: u32, per_job: u32) -> Shape {
     let limits = Limits { jobs_max: 100, pending_max: 8, array_max: 1_000 };
-    Shape { wanted: Wanted::exactly(engines), per_job, limits }
+    let leaves_out = LeavesOut::Always;
+    let wanted = Wanted::exactly(engines);
+    Shape { wanted, per_job, limits, leaves_out, ends_now: false }
 }
 
 /// A keeper that knows that there are no jobs, and that the broker is there.
@@ -216,6 +218,36 @@ fn a_smaller_pool_loses_waiting_jobs_first_and_drains_the_idle() {
 }
 
 #[test]
+fn a_pool_that_ends_now_cancels_all_jobs_until_they_have_ended() {
+    let mut keeper = keeper(shape(3, 1));
+    keeper.proven = true;
+    assert_eq!(keeper.poll_action(NOW), Some(submit(3, 1)));
+    let all = ids(1, 3);
+    keeper.handle_submitted(NOW, Ok(all.clone()));
+    let mut engines = online(&all[..2], 1);
+    engines.get_mut(&all[0]).unwrap().busy = 1;
+    keeper.handle_engines(NOW + 500, &engines);
+    keeper.handle_shape(shape(1, 1));
+    while keeper.poll_action(NOW + 500).is_some() {}
+    keeper.handle_shape(Shape { ends_now: true, ..shape(0, 1) });
+    let mut told = Vec::new();
+    // Also without word of the broker.
+    for at in (NOW + 500..NOW + 61_000).step_by(500) {
+        while let Some(action) = keeper.poll_action(at) {
+            match action {
+                Action::Query(number) => {
+                    let jobs = all.iter().map(|id| listed(id, JobState::Running)).collect();
+                    keeper.handle_listed(at, number, Ok(jobs));
+                }
+                Action::Cancel(ids) => told.push((at - NOW, ids)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(told, [500, 30_500, 60_500].map(|at| (at, all.clone())));
+}
+
+#[test]
 fn a_keeper_that_starts_again_drains_jobs_at_work_and_cancels_none() {
     let mut keeper = keeper(shape(2, 1));
     keeper.proven = true;
@@ -286,4 +318,173 @@ fn an_elastic_pool_keeps_its_least_engines_and_never_drains_for_want_of_work() {
     keeper.handle_tasks(NOW + 9_000, 0);
     keeper.handle_engines(NOW + 9_000, &online(&all, 1));
     assert_eq!((keeper.poll_action(NOW + 9_000), keeper.jobs().len()), (None, 4));
+}
+
+/// A job that has failed on a node.
+fn failed_on(id: &JobId, node: &str) -> Listed {
+    let (node, why) = (node.to_owned(), "no space left".to_owned());
+    Listed { node, why, ..listed(id, JobState::Ended(End::Failed)) }
+}
+
+/// A keeper of which one engine of two has come, and the time.
+fn proven_keeper(leaves_out: LeavesOut) -> (Keeper, u64) {
+    let mut keeper = keeper(Shape { leaves_out, ..shape(2, 1) });
+    assert_eq!(keeper.poll_action(NOW), Some(submit(1, 1)));
+    keeper.handle_submitted(NOW, Ok(ids(1, 1)));
+    keeper.handle_engines(NOW + 1_000, &online(&ids(1, 1), 1));
+    (keeper, NOW + 2_000)
+}
+
+/// Has the second engine's job submitted, and lets it fail on this node.
+fn fail_once(keeper: &mut Keeper, now: u64, number: u32, node: &str) -> u64 {
+    let good = Listed { node: "n2".to_owned(), ..listed(&ids(1, 1)[0], JobState::Running) };
+    for at in (now..now + 120_000).step_by(250) {
+        keeper.handle_engines(at, &online(&ids(1, 1), 1));
+        while let Some(action) = keeper.poll_action(at) {
+            match action {
+                Action::Submit(_) => keeper.handle_submitted(at, Ok(ids(number, 1))),
+                Action::Query(question) => {
+                    let id = &ids(number, 1)[0];
+                    let failed = keeper.jobs().contains_key(id).then(|| failed_on(id, node));
+                    let jobs = [Some(good.clone()), failed.clone()].into_iter().flatten();
+                    keeper.handle_listed(at, question, Ok(jobs.collect()));
+                    if failed.is_some() {
+                        return at;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    panic!("no job fails: {keeper:?}");
+}
+
+#[test]
+fn a_node_that_ends_jobs_at_once_is_left_out_and_pauses_nothing() {
+    let (mut keeper, now) = proven_keeper(LeavesOut::Always);
+    let now = fail_once(&mut keeper, now, 2, "n1");
+    assert_eq!(keeper.left_out(now), Vec::<String>::new());
+    let now = fail_once(&mut keeper, now, 3, "n1");
+    assert_eq!((keeper.left_out(now), keeper.describe()), (vec!["n1".to_owned()], "ok".to_owned()));
+    let again = Keeper::new(now, shape(2, 1), keeper.saved(), None);
+    assert_eq!(again.left_out(now + 3_599_000), ["n1"], "also after a restart");
+    assert_eq!(again.left_out(now + 3_600_000), Vec::<String>::new(), "not for ever");
+    // After that time one such end is enough.
+    let later = fail_once(&mut keeper, now + 3_600_000, 4, "n1");
+    assert_eq!(keeper.left_out(later), ["n1"]);
+    keeper.handle_resume(later);
+    assert_eq!(keeper.left_out(later), Vec::<String>::new());
+}
+
+#[test]
+fn a_job_that_lasts_on_a_node_clears_it() {
+    let (mut keeper, now) = proven_keeper(LeavesOut::Always);
+    let now = fail_once(&mut keeper, now, 2, "n1");
+    let due = (now..).step_by(250).find(|at| {
+        keeper.handle_engines(*at, &online(&ids(1, 1), 1));
+        keeper.poll_action(*at) == Some(submit(1, 1))
+    });
+    let now = due.unwrap();
+    keeper.handle_submitted(now, Ok(ids(3, 1)));
+    let both = [ids(1, 1), ids(3, 1)].concat();
+    keeper.handle_engines(now + 1_000, &online(&both, 1));
+    let job = keeper.jobs.get_mut(&both[1]).unwrap();
+    job.node = "n1".to_owned();
+    keeper.handle_engines(now + 60_000, &online(&both, 1));
+    assert_ne!(keeper.saved().nodes, Nodes::default(), "it does not last yet");
+    keeper.handle_engines(now + 61_000, &online(&both, 1));
+    assert_eq!(keeper.saved().nodes, Nodes::default());
+}
+
+#[test]
+fn a_node_that_cannot_be_left_out_pauses_the_pool_with_the_reason() {
+    let (mut keeper, mut now) = proven_keeper(LeavesOut::Never);
+    for number in 2..=4 {
+        assert_eq!(keeper.gate.paused, None, "job {number}");
+        now = fail_once(&mut keeper, now, number, "n1");
+        // Engines that come elsewhere say nothing about this node.
+        keeper.gate.note_engine();
+    }
+    let said = keeper.describe();
+    assert_eq!(said, "paused: 3 jobs on node n1 ended at once: no space left");
+    assert_eq!(keeper.left_out(now), Vec::<String>::new());
+}
+
+#[test]
+fn jobs_on_a_node_that_is_left_out_in_vain_pause_the_pool() {
+    let (mut keeper, mut now) = proven_keeper(LeavesOut::Always);
+    for number in 2..=6 {
+        assert_eq!(keeper.gate.paused, None, "job {number}");
+        now = fail_once(&mut keeper, now, number, "n1");
+        keeper.gate.note_engine();
+    }
+    let said = keeper.describe();
+    let expected = "paused: jobs begin on node n1, though they leave it out, and end at once: ";
+    assert!(said.starts_with(expected), "{said}");
+}
+
+#[test]
+fn many_jobs_of_one_array_on_one_bad_node_pause_nothing() {
+    let limits = Limits { jobs_max: 100, pending_max: 8, array_max: 1_000 };
+    let mut keeper = keeper(Shape { limits, ..shape(9, 1) });
+    assert_eq!(keeper.poll_action(NOW), Some(submit(1, 1)));
+    keeper.handle_submitted(NOW, Ok(ids(1, 1)));
+    keeper.handle_engines(NOW + 2_000, &online(&ids(1, 1), 1));
+    assert_eq!(keeper.poll_action(NOW + 2_000), Some(submit(8, 1)));
+    keeper.handle_submitted(NOW + 2_000, Ok(ids(2, 8)));
+    let mut jobs: Vec<Listed> = ids(2, 8).iter().map(|id| failed_on(id, "n1")).collect();
+    jobs.push(listed(&ids(1, 1)[0], JobState::Running));
+    let now = answer(&mut keeper, NOW + 3_000, &jobs);
+    assert_eq!((keeper.gate.paused.as_ref(), keeper.left_out(now)), (None, vec!["n1".to_owned()]));
+}
+
+#[test]
+fn a_pool_without_another_node_takes_the_bad_one_back_and_pauses() {
+    let mut keeper = keeper(shape(4, 1));
+    let mut now = NOW;
+    for number in 1..=2 {
+        assert_eq!(keeper.poll_action(now), Some(submit(1, 1)), "job {number}");
+        keeper.handle_submitted(now, Ok(ids(number, 1)));
+        now = answer(&mut keeper, now, &[failed_on(&ids(number, 1)[0], "n1")]);
+    }
+    assert_eq!(keeper.left_out(now), ["n1"]);
+    assert_eq!(keeper.poll_action(now), Some(submit(1, 1)));
+    keeper.handle_submitted(now, Err(Refusal::NoNode("no node".to_owned())));
+    assert_eq!((keeper.left_out(now), keeper.describe()), (Vec::new(), "ok".to_owned()));
+    let due = (now..now + 5_000).step_by(250).find(|at| {
+        keeper.handle_engines(*at, &BTreeMap::new());
+        keeper.poll_action(*at) == Some(submit(1, 1))
+    });
+    now = due.unwrap();
+    keeper.handle_submitted(now, Ok(ids(3, 1)));
+    now = answer(&mut keeper, now, &[failed_on(&ids(3, 1)[0], "n1")]);
+    let said = "paused: 3 jobs in a row ended without an engine: no space left";
+    assert_eq!((keeper.describe().as_str(), keeper.left_out(now)), (said, Vec::new()));
+}
+
+#[test]
+fn ends_that_say_nothing_about_a_node_leave_none_out() {
+    for (end, node) in [
+        (End::Cancelled, "n1"),
+        (End::NodeFailed, "n1"),
+        (End::Failed, ""),
+        (End::Failed, "n[1-2]"),
+        (End::Failed, "-x"),
+    ] {
+        let (mut keeper, now) = proven_keeper(LeavesOut::Always);
+        keeper.handle_submitted_jobs(now, 4);
+        let ended = |id| Listed { state: JobState::Ended(end), ..failed_on(id, node) };
+        let mut jobs: Vec<Listed> = ids(9, 4).iter().map(ended).collect();
+        jobs.push(listed(&ids(1, 1)[0], JobState::Running));
+        let now = answer(&mut keeper, now, &jobs);
+        assert_eq!(keeper.left_out(now), Vec::<String>::new(), "{end:?} on `{node}`");
+    }
+}
+
+impl Keeper {
+    /// Jobs of an array that the next submit has given, whatever was asked.
+    fn handle_submitted_jobs(&mut self, now: u64, jobs: u32) {
+        self.submission = Some(Submission { jobs, engines: 1, lasting: true });
+        self.handle_submitted(now, Ok(ids(9, jobs)));
+    }
 }

@@ -32,6 +32,7 @@ pub static LSF: System = System {
         none: &["No unfinished job found", "No job found", "> is not found"],
         // The command itself tries again, for a long time.
         full: &["Pending job threshold reached"],
+        no_node: &[],
         remedies: &[
             ("No such queue", "`bqueues` lists the queues; name one with -- -q NAME"),
             ("cannot use the queue", "`bqueues -u $USER` lists yours; name one with -- -q NAME"),
@@ -44,6 +45,7 @@ pub static LSF: System = System {
     },
     check_args: |args| qsub::LSF.check_args(args),
     check_template: |text| qsub::LSF.check_template(text),
+    leave_out: Some(leave_out),
     // MAX_JOB_ARRAY_SIZE is that where nobody has set it.
     array_max: 1_000,
     is_single: false,
@@ -65,6 +67,12 @@ export FURLONG_HOME={{home}}
 {{setup}}
 exec {{engine}}
 "#;
+
+/// Several `-R` are all true of the hosts that LSF chooses.
+fn leave_out(args: &[String], _template: &str, nodes: &[String]) -> Vec<String> {
+    let hosts: Vec<String> = nodes.iter().map(|node| format!("hname!='{node}'")).collect();
+    [args, &["-R".to_owned(), format!("select[{}]", hosts.join(" && "))]].concat()
+}
 
 /// The elements of an array, of which the command says `Job <7> is submitted to queue <normal>.`
 fn read_ids(line: &str, jobs: u32) -> Option<Vec<String>> {
@@ -240,5 +248,14 @@ mod tests {
         assert_eq!(said, Refusal::Refused(text.to_owned()));
         let full = LSF.refusal("Pending job threshold reached. Retrying in 60 seconds...\n");
         assert!(matches!(full, Refusal::Full(_)), "{full:?}");
+    }
+
+    #[test]
+    fn hosts_are_left_out_beside_what_the_user_asks_of_them() {
+        let args = ["-R", "select[mem>100]"].map(str::to_owned);
+        let all = leave_out(&args, "", &["n1", "n2"].map(str::to_owned));
+        let more = ["-R", "select[hname!='n1' && hname!='n2']"].map(str::to_owned);
+        assert_eq!(all, [args, more].concat());
+        assert_eq!((LSF.check_args)(&all), Ok(()));
     }
 }

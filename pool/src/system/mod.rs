@@ -7,7 +7,7 @@ mod sbatch;
 mod sge;
 mod slurm;
 
-use crate::keeper::{JobId, JobState, Listed, Refusal};
+use crate::keeper::{JobId, JobState, LeavesOut, Listed, Refusal};
 
 /// Jobs in an answer of a batch system, each with its name.
 pub type NamedJobs = Vec<(Listed, String)>;
@@ -35,6 +35,9 @@ pub struct System {
     pub check_args: fn(&[String]) -> Result<(), String>,
     /// The same of the directives in a user's own script.
     pub check_template: fn(&str) -> Result<(), String>,
+    /// Adds to a user's own words that nodes are left out, beside those that the user leaves out,
+    /// in words or in a script; none where the system has no such words.
+    pub leave_out: Option<LeaveOut>,
     /// The most jobs of one submit.
     pub array_max: u32,
     /// True if each run of the command that submits makes one job, not an array of them.
@@ -46,6 +49,9 @@ pub struct System {
     /// Reads a list: the jobs, and their names.
     pub read: fn(&System, &str) -> Result<NamedJobs, String>,
 }
+
+/// Words for the command that submits, a script, nodes to leave out: the words with them.
+pub type LeaveOut = fn(&[String], &str, &[String]) -> Vec<String>;
 
 /// The commands of a batch system, each as words that others follow.
 #[derive(Debug)]
@@ -76,6 +82,8 @@ pub struct Words {
     pub none: &'static [&'static str],
     /// Parts of refusals that mean that the queue is full.
     pub full: &'static [&'static str],
+    /// Parts of refusals that mean that no node could run the job; none where such a job waits.
+    pub no_node: &'static [&'static str],
     /// Reasons that a user can do something about, and what.
     pub remedies: &'static [(&'static str, &'static str)],
     /// Beginnings of refusals that say nothing.
@@ -156,6 +164,15 @@ impl System {
         begins && id.0.len() <= ID_MAX && (self.is_id)(&id.0)
     }
 
+    /// The jobs of it that can leave nodes out.
+    pub fn leaves_out(&self) -> LeavesOut {
+        match (self.leave_out, self.words.no_node.is_empty()) {
+            (None, _) => LeavesOut::Never,
+            (Some(_), true) => LeavesOut::OnceProven,
+            (Some(_), false) => LeavesOut::Always,
+        }
+    }
+
     /// The sentence about an answer that is none.
     fn unknown(&self, said: &str) -> String {
         let name = self.commands.list_own[0];
@@ -166,9 +183,13 @@ impl System {
     pub fn refusal(&self, said: &str) -> Refusal {
         let text = self.in_a_line(said);
         if self.words.full.iter().any(|full| said.contains(full)) {
-            Refusal::Full(format!("the queue is full: {text}"))
+            return Refusal::Full(format!("the queue is full: {text}"));
+        }
+        let text = format!("{} refuses the job: {text}", self.commands.submit[0]);
+        if self.words.no_node.iter().any(|no_node| said.contains(no_node)) {
+            Refusal::NoNode(text)
         } else {
-            Refusal::Refused(format!("{} refuses the job: {text}", self.commands.submit[0]))
+            Refusal::Refused(text)
         }
     }
 

@@ -37,6 +37,7 @@ pub static PBS: System = System {
             "Maximum number of jobs already in queue",
             "maximum number of jobs",
         ],
+        no_node: &[],
         remedies: &[
             ("nknown queue", "`qstat -Q` lists the queues; name one with -- -q NAME"),
             ("nvalid account", "name an account of yours with -- -A NAME"),
@@ -48,6 +49,7 @@ pub static PBS: System = System {
     },
     check_args: |args| qsub::PBS.check_args(args),
     check_template: |text| qsub::PBS.check_template(text),
+    leave_out: None,
     array_max: 8,
     is_single: true,
     is_id: |id| id.chars().all(|char| char.is_ascii_digit() || "[]".contains(char)),

@@ -90,6 +90,53 @@ fn check_directive(line: &str) -> Result<(), String> {
     }
 }
 
+/// Adds nodes to those that a user leaves out: of several such options the last is the only one,
+/// and one of the command line goes before the script's. A file of nodes stays the only one.
+pub fn leave_out(args: &[String], template: &str, nodes: &[String]) -> Vec<String> {
+    let of_script = template.lines().filter_map(|line| line.strip_prefix("#SBATCH"));
+    let of_script = of_script.flat_map(str::split_whitespace);
+    let of_script = excluded(of_script.map(|word| word.trim_matches(['"', '\''])));
+    let of_user = excluded(args.iter().map(String::as_str)).or(of_script);
+    if of_user.as_ref().is_some_and(|list| list.contains('/')) {
+        return args.to_vec();
+    }
+    let all: Vec<String> = of_user.into_iter().chain(nodes.iter().cloned()).collect();
+    [args, &[format!("--exclude={}", all.join(","))]].concat()
+}
+
+/// The nodes that the last option of these words leaves out.
+fn excluded<'a>(words: impl Iterator<Item = &'a str>) -> Option<String> {
+    let (mut list, mut is_next) = (None, false);
+    for word in words {
+        if std::mem::take(&mut is_next) {
+            list = Some(word.to_owned());
+        } else if let Some(long) = word.strip_prefix("--") {
+            let (name, value) = long.split_once('=').unwrap_or((long, ""));
+            // Fewer letters would also be those of `--exclusive`.
+            if name.len() >= EXCLUDE_MIN && "exclude".starts_with(name) {
+                is_next = !long.contains('=');
+                list = Some(value.to_owned()).filter(|_| !is_next).or(list);
+            }
+        } else if let Some((_, value)) = short_exclude(word) {
+            is_next = value.is_empty();
+            list = Some(value.to_owned()).filter(|_| !is_next).or(list);
+        }
+    }
+    list
+}
+
+/// The least letters of `exclude` that are no other option's.
+const EXCLUDE_MIN: usize = "exclud".len();
+
+/// The option `-x` of this word, behind others without a value, and its value.
+fn short_exclude(word: &str) -> Option<(&str, &str)> {
+    let short = word.strip_prefix('-')?;
+    short
+        .trim_start_matches(|char| SHORT_FLAGS.contains(char))
+        .split_at_checked(1)
+        .filter(|it| it.0 == "x")
+}
+
 /// The option that this word sets, if a pool may not be given it: also one that is shortened, as
 /// `--job=x`, or written together with others, as `-HJx`.
 fn taken(word: &str) -> Option<&'static Taken> {
@@ -201,6 +248,24 @@ mod tests {
         for line in [" --job-name=mine", " -J mine", " -M other", " --array=1-9", " -p a \"-W\""] {
             let said = check_directive(line).unwrap_err();
             assert!(said.contains("out of the template: "), "{said}");
+        }
+    }
+
+    #[test]
+    fn nodes_are_left_out_beside_those_of_the_user() {
+        let args = |args: &str| args.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let script = "#!/bin/bash\n#SBATCH --time=1 -x n7\n#SBATCH --exclusive\n";
+        for (given, template, expected) in [
+            ("", "", "--exclude=n1,n2"),
+            ("--mem=1G", script, "--mem=1G --exclude=n7,n1,n2"),
+            ("--exclude=n[3-4]", script, "--exclude=n[3-4] --exclude=n[3-4],n1,n2"),
+            ("--exclude n3 -x n4", "", "--exclude n3 -x n4 --exclude=n4,n1,n2"),
+            ("-Hxn3 --exclusive", "", "-Hxn3 --exclusive --exclude=n3,n1,n2"),
+            ("--exclud=n3 -px", "", "--exclud=n3 -px --exclude=n3,n1,n2"),
+            ("--exclude=./nodes", "", "--exclude=./nodes"),
+        ] {
+            let nodes = ["n1", "n2"].map(str::to_owned);
+            assert_eq!(leave_out(&args(given), template, &nodes), args(expected));
         }
     }
 }

@@ -26,6 +26,7 @@ pub static SGE: System = System {
         states: &[],
         none: &[],
         full: &["jobs are allowed per user", "(current job count:"],
+        no_node: &[],
         remedies: &[
             ("unknown queue", "`qconf -sql` lists the queues; name one with -- -q NAME"),
             ("parallel environment", "`qconf -spl` lists them; name one with -- -pe NAME CORES"),
@@ -38,6 +39,7 @@ pub static SGE: System = System {
     },
     check_args: |args| qsub::SGE.check_args(args),
     check_template: |text| qsub::SGE.check_template(text),
+    leave_out: Some(leave_out),
     // The limit that it comes with is 75,000, and some sites have less.
     array_max: 1_000,
     is_single: false,
@@ -61,6 +63,16 @@ export FURLONG_HOME={{home}}
 {{setup}}
 exec {{engine}}
 "#;
+
+/// A host that a user asks for stays so: two requests for hosts would be one.
+fn leave_out(args: &[String], template: &str, nodes: &[String]) -> Vec<String> {
+    let words = args.iter().flat_map(|arg| arg.split_whitespace());
+    let words = words.chain(template.split_whitespace()).flat_map(|word| word.split(','));
+    let asks = words.clone().any(|word| word.starts_with("h=") || word.starts_with("hostname="));
+    let hosts = format!("h=!({})", nodes.join("|"));
+    let more = if asks { Vec::new() } else { vec!["-l".to_owned(), hosts] };
+    [args, &more].concat()
+}
 
 /// The elements of an array, of which the command says `4.1-6:1`.
 fn read_ids(line: &str, jobs: u32) -> Option<Vec<String>> {
@@ -173,6 +185,18 @@ mod tests {
         for garbage in ["", "4", "4.1-9:1", "-f.1-3:1", "Your job 4 is submitted"] {
             assert!(matches!(ids(garbage), Err(Refusal::Unclear(_))), "{garbage}");
         }
+    }
+
+    #[test]
+    fn hosts_are_left_out_unless_the_user_names_hosts() {
+        let left_out = |args: &[&str], template: &str| {
+            let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+            let more = leave_out(&args, template, &["n1", "n2"].map(str::to_owned));
+            more[args.len()..].join(" ")
+        };
+        assert_eq!(left_out(&["-q", "all.q"], SCRIPT), "-l h=!(n1|n2)");
+        assert_eq!(left_out(&["-l", "gpu=1,h=n3"], ""), "");
+        assert_eq!(left_out(&[], "#$ -l hostname=n3\n"), "");
     }
 
     #[test]

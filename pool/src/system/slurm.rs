@@ -47,6 +47,8 @@ pub static SLURM: System = System {
             "temporarily unable to accept job",
             "Resource temporarily unavailable",
         ],
+        // A name that is not known is that of a node which was taken away.
+        no_node: &["node configuration is not available", "Invalid node name specified"],
         remedies: &[
             ("PartitionTimeLimit", "the partition allows less time; give a shorter --walltime"),
             ("Requested time limit is invalid", "give a shorter --walltime"),
@@ -71,6 +73,7 @@ pub static SLURM: System = System {
     },
     check_args: sbatch::check_args,
     check_template: sbatch::check_template,
+    leave_out: Some(sbatch::leave_out),
     // MaxArraySize is 1001 where nobody has set it.
     array_max: 1_000,
     is_single: false,
@@ -182,6 +185,8 @@ mod tests {
             full,
             Refusal::Full("the queue is full: QOSMaxSubmitJobPerUserLimit".to_owned())
         );
+        let none = SLURM.refusal("sbatch: error: Requested node configuration is not available");
+        assert!(matches!(none, Refusal::NoNode(_)), "{none:?}");
         let refused = SLURM.refusal("sbatch: error: invalid partition specified: nope\nmore");
         let text = "sbatch refuses the job: invalid partition specified: nope; `sinfo` lists the \
                     partitions; name one with -- --partition=NAME";

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import errors
 from furlong.calls.codecs import read_json
-from furlong.interpreters.profile import Profile
-from furlong.interpreters.stack import Stack
 from furlong.results.async_result import AsyncResult
 from furlong.results.records import PHASES, Fetched, Held, History, whole_id
 from furlong.results.subtasks import SubTask
-from furlong.results.timeline import Timeline
+from furlong.runs.profile import Profile
+from furlong.runs.stack import Stack
+from furlong.runs.timeline import Timeline
 from furlong.waiting import signals
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ class ClientTasks:
         (Pdb) p total
         0
         """
-        from furlong.interpreters import debugging
+        from furlong.client import debugging
 
         if what is None:
             what = debugging.last_failure()

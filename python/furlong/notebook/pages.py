@@ -18,9 +18,9 @@ from furlong.views.flags import FLAGS
 if TYPE_CHECKING:
     from furlong.client.client import Client
     from furlong.cluster.cluster import Cluster
-    from furlong.interpreters.profile import Profile
     from furlong.results.async_result import AsyncResult
     from furlong.results.subtasks import SubTask
+    from furlong.runs.profile import Profile
     from furlong.views.view import View
 
 __all__ = ["page_of_client", "page_of_cluster", "page_of_profile", "page_of_result", "page_of_view"]

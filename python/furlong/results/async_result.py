@@ -16,7 +16,7 @@ from furlong.results.lazy_future import UNKNOWN, LazyFuture
 from furlong.results.shown import ShownResult
 from furlong.results.staying import ClusterResult
 from furlong.results.subtasks import AWAY, METADATA_OF, SubTask, deadline_after, remaining
-from furlong.results.timeline import TimelineResult
+from furlong.runs.timeline import TimelineResult
 from furlong.waiting import signals
 from furlong.waiting.dispatch import callbacks
 

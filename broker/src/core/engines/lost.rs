@@ -80,7 +80,7 @@ impl Core {
         let began = self.turns.work.done();
         while let Some(id) = engines.pop_front() {
             let is_away =
-                |engine: &super::table::Engine| engine.process.is_none() && engine.loss.is_none();
+                |engine: &super::engine::Engine| engine.process.is_none() && engine.loss.is_none();
             if self.engines.get(id).is_some_and(is_away) {
                 self.requeue_withheld(now, id);
                 self.reassign_work_of(now, id);

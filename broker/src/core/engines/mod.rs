@@ -1,6 +1,7 @@
 //! Engines: those that are here or may come back, what they say, and what is lost with them.
 
 pub(in crate::core) mod away;
+pub(in crate::core) mod engine;
 pub(in crate::core) mod from_engine;
 pub(in crate::core) mod given_back;
 pub(in crate::core) mod lost;

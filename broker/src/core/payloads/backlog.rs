@@ -18,8 +18,8 @@ use furlong_wire::message::{
 use super::arriving::Account;
 use super::stored::Stored;
 use crate::core::attempts::Assignment;
+use crate::core::engines::engine::Engine;
 use crate::core::engines::process::Process;
-use crate::core::engines::table::Engine;
 use crate::core::keys::{AttemptId, PlacementId, ProcessKey, SessionKey};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::schedule::sweep::Reason;

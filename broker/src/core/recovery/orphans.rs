@@ -35,7 +35,8 @@ pub struct Orphans {
     pub(super) expiries: BTreeSet<(Time, Attempt)>,
     /// Engines of the roster that have not registered.
     pub(super) awaited: BTreeSet<EngineId>,
-    /// Engines that have dropped results of an earlier start.
+    /// Engines that have dropped results of an earlier start, or whose work of such was given up
+    /// since nobody came who could ask for it.
     pub(super) lossy: BTreeSet<EngineId>,
     /// Tasks that wait for them.
     pub(super) waiting: BTreeSet<TaskKey>,
@@ -234,10 +235,10 @@ impl Core {
     }
 
     /// The moment until which an attempt waits to be claimed: a client that is here says soon what
-    /// it waits for; another may yet come back.
+    /// it waits for; another may yet come back, also to a session that the journal had.
     fn end_of_wait(&self, now: Time, sessions: &[SessionKey]) -> Time {
-        let here = sessions.iter().filter_map(|session| self.sessions.get(*session));
-        let claims = here.map(|session| session.opened.after(CLAIM_WAIT));
+        let here = sessions.iter().filter_map(|session| self.sessions.get(*session)?.opened);
+        let claims = here.map(|opened| opened.after(CLAIM_WAIT));
         claims.fold(now.after(SESSION_GRACE), Time::min)
     }
 
@@ -434,11 +435,16 @@ impl Core {
     }
 
     /// A client may ask for it all the same, later: one that submits again in the order of its
-    /// numbers, and has no credit for those before. Then it may have run.
+    /// numbers, and has no credit for those before, or one that stood still for longer than
+    /// anything waits for it. Then it may have run.
     fn note_unasked(&mut self, attempt: Attempt) {
-        let orphan = self.recovery.orphans.by_attempt.get(&attempt);
-        let (id, n) = orphan.expect("what goes is held").task;
-        for key in self.sessions.with_id(id) {
+        let orphan = self.recovery.orphans.by_attempt.get(&attempt).expect("what goes is held");
+        let (engine, (id, n)) = (orphan.engine, orphan.task);
+        let sessions = self.sessions.with_id(id);
+        if sessions.is_empty() {
+            self.recovery.orphans.lossy.insert(engine);
+        }
+        for key in sessions {
             let session = self.sessions.get_mut(key).expect("a session that was found is there");
             session.ledger.unasked.insert(n);
         }

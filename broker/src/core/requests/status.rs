@@ -12,8 +12,8 @@ use furlong_wire::message::{
     is_too_long,
 };
 
+use crate::core::engines::engine::Engine;
 use crate::core::engines::process::Process;
-use crate::core::engines::table::Engine;
 use crate::core::keys::{AttemptId, ProcessKey};
 use crate::core::{Connected, Core, Time};
 

@@ -12,7 +12,7 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::limits::NESTING_MAX;
 use furlong_wire::message::{ErrorKind, TaskState};
 
-use crate::core::engines::table::Engine;
+use crate::core::engines::engine::Engine;
 use crate::core::keys::{AttemptId, SessionKey, TaskKey};
 use crate::core::sessions::table::Session;
 use crate::core::tasks::end::TaskEnd;

@@ -16,7 +16,7 @@ use furlong_wire::payload::InlineBytes;
 
 use super::{lending, time_left};
 use crate::core::attempts::{Assignment, Stopping};
-use crate::core::engines::table::Engine;
+use crate::core::engines::engine::Engine;
 use crate::core::keys::{AttemptId, PlacementId, ProcessKey, SessionKey, TaskKey, ValueId};
 use crate::core::payloads::budget::BytesOf;
 use crate::core::payloads::stored::Stored;
@@ -444,10 +444,13 @@ impl Core {
             and(engine);
             // Ids of attempts ascend, and mostly the oldest one ends.
             let is_first = engine.work.assigned.front() == Some(&attempt);
-            if let Some(at) =
-                is_first.then_some(0).or_else(|| engine.work.assigned.binary_search(&attempt).ok())
-            {
-                engine.work.assigned.remove(at);
+            let was_assigned = if is_first {
+                engine.work.assigned.pop_front().is_some()
+            } else {
+                let at = engine.work.assigned.binary_search(&attempt);
+                at.is_ok_and(|at| engine.work.assigned.remove(at).is_some())
+            };
+            if was_assigned {
                 let direct = u32::from(given.direct);
                 assert!(direct <= engine.work.assigned_direct, "attempt {attempt} was not counted");
                 engine.work.assigned_direct -= direct;

@@ -15,7 +15,8 @@ use furlong_wire::limits::{LENT_SESSIONS_MAX, NESTING_MAX};
 use furlong_wire::message::Lent;
 
 use super::placement::Placements;
-use crate::core::engines::table::{Engine, Engines, Loan};
+use crate::core::engines::engine::{Engine, Loan};
+use crate::core::engines::table::Engines;
 use crate::core::keys::{AttemptId, PlacementId, ProcessKey, SessionKey, TaskKey};
 use crate::core::sessions::table::Parent;
 use crate::core::tasks::table::{Queue, State};

@@ -10,7 +10,8 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::message::TaskOptions;
 
 use super::placement::Placement;
-use crate::core::engines::table::{Engine, Engines};
+use crate::core::engines::engine::Engine;
+use crate::core::engines::table::Engines;
 use crate::core::keys::ClassId;
 use crate::core::turns::work::count;
 use crate::core::{Core, Time};

@@ -307,7 +307,7 @@ impl Core {
                 if ending.manner.keeps_all() || done.what.outlives_session() {
                     self.keep(now, key, n, done, false);
                 } else {
-                    self.drop_done(*done);
+                    self.drop_done(done);
                 }
             }
             self.turns.work.add(TASKS_PER_PART - room);

@@ -127,7 +127,7 @@ impl Core {
         if !role.may_submit_direct() && !role.may_submit_shared() {
             return Ok(());
         }
-        session.kinds.last_seen = None;
+        session.kinds.seen.last = None;
         let (token, names) = (session.counted_by, &mut session.kinds.names);
         // Each connection begins with all of them.
         if names.get(runtime, class).is_some_and(|known| **known == *name) {
@@ -154,7 +154,7 @@ impl Core {
     ) -> Arc<str> {
         let session = self.sessions.get_mut(key).expect("a task from the journal has a session");
         // Only sessions that hide nothing have names.
-        (session.kinds.hides_names, session.kinds.last_seen) = (false, None);
+        (session.kinds.hides_names, session.kinds.seen.last) = (false, None);
         let (token, names) = (session.counted_by, &session.kinds.names);
         if let Some(known) = names.get(runtime, class) {
             return Arc::clone(known);

@@ -8,6 +8,7 @@ use furlong_wire::message::Runtime;
 
 use crate::core::schedule::prefetch::Kinds;
 use crate::core::watch::kinds::KindId;
+use crate::core::watch::sums::OwnerNumber;
 
 /// The name of a kind beside its bytes.
 const NAME_BYTES: u64 = 96;
@@ -19,11 +20,20 @@ pub struct SessionKinds {
     pub times: Kinds,
     /// Their names.
     pub names: Names,
-    /// The kind that those who look see of the last submit: the next one mostly has the same.
-    pub last_seen: Option<(Runtime, u32, KindId)>,
+    /// Where its tasks are counted for those who look.
+    pub seen: SeenAs,
     /// True if no types of errors are to be told. Of a session from the journal that said no names
     /// it is taken to be so, until its client comes back.
     pub hides_names: bool,
+}
+
+/// Where a session's tasks are counted for those who look.
+#[derive(Debug, Default)]
+pub struct SeenAs {
+    /// The kind of the last submit: the next one mostly has the same.
+    pub last: Option<(Runtime, u32, KindId)>,
+    /// The sums of its owner, once it has submitted something.
+    pub owner: OwnerNumber,
 }
 
 /// The names of a session's kinds of tasks, by runtime and class.

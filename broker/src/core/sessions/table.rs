@@ -38,8 +38,8 @@ pub struct Session {
     pub known_to: BTreeSet<ProcessKey>,
     /// The count of assigned shared tasks when one of its own was last given to an engine.
     pub served: u64,
-    /// The time at which it was opened here.
-    pub opened: Time,
+    /// The time at which its client opened it at this start of the broker.
+    pub opened: Option<Time>,
     /// Bytes of results that its client has not acknowledged: those that are here, or on their way
     /// here.
     pub unread_bytes: u64,
@@ -196,7 +196,7 @@ impl Session {
             definitions: BTreeMap::new(),
             known_to: BTreeSet::new(),
             served: 0,
-            opened: Time::default(),
+            opened: None,
             unread_bytes: 0,
             kinds: SessionKinds::default(),
             link: ClientLink::default(),
@@ -231,7 +231,7 @@ impl Session {
                 return Err(PeerMisbehaved::TaskNumber);
             }
             self.ledger.submitted = self.ledger.submitted.max(open.submitted);
-            (self.ledger.before, self.opened) = (self.ledger.submitted, now);
+            (self.ledger.before, self.opened) = (self.ledger.submitted, Some(now));
             self.ledger.restored_tasks = (self.ledger.tasks.len() + self.ledger.done.len()) as u64;
             return Ok(Accepted {
                 n: self.ledger.submitted,
@@ -244,7 +244,7 @@ impl Session {
                 return Err(PeerMisbehaved::TaskNumber);
             }
             (self.ledger.submitted, self.ledger.before, self.opened) =
-                (open.submitted, open.submitted, now);
+                (open.submitted, open.submitted, Some(now));
             return Ok(Accepted { n: TaskSeq::MIN, missing: Vec::new(), definitions: Vec::new() });
         }
         // Of what was refused it is not known what the client has heard: it says again what it has

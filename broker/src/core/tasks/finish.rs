@@ -20,7 +20,7 @@ use crate::core::sessions::from_client::check_ascending;
 use crate::core::sessions::table::Session;
 use crate::core::turns::rest::Rest;
 use crate::core::turns::work::{TASKS_PER_PART, count};
-use crate::core::{ConnectionId, Core, PeerMisbehaved, Time};
+use crate::core::{ConnectionId, Core, Output, PeerMisbehaved, Time};
 
 /// Chunks that are freed at once.
 const DISCARDED_AT_ONCE_MAX: usize = 8;
@@ -53,7 +53,7 @@ impl Core {
             (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
         let inputs = task.more_if_any().map(|more| std::mem::take(&mut more.inputs));
         let (kind, has_run) = (task.kind.id, ended.attempt.is_some());
-        let mut done = self.done(now, task, &payload, ended);
+        let mut done = self.done(now, &mut task, &payload, ended);
         self.see_end(now, (session, n), kind, has_run, &done);
         // A durable end is told when the journal has it: a restart could bring another one.
         done.is_unwritten = self.note_ended(session, n, &mut done, &payload);
@@ -87,7 +87,7 @@ impl Core {
     }
 
     /// Builds the retained record of a task that has ended.
-    fn done(&self, now: Time, mut task: Task, payload: &Stored, ended: TaskEnd) -> Box<EndedTask> {
+    fn done(&self, now: Time, task: &mut Task, payload: &Stored, ended: TaskEnd) -> Box<EndedTask> {
         let target = task.target();
         let submitted_unix_us = task.submitted_unix_us(self.config.start);
         let (assigned_us, finished_us) =
@@ -110,7 +110,7 @@ impl Core {
             gave_way: false,
             durable: task.take_durable(),
             more: task.take_more(),
-            options: task.options,
+            options: task.options.take(),
         };
         Box::new(EndedTask {
             times: TaskTimes { submitted_unix_us, assigned_us, finished_us, run: ended.run },
@@ -139,10 +139,8 @@ impl Core {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         let before = session.ledger.tasks.remove(n);
         assert!(before.is_some(), "task {n} ends, and its session does not have it");
-        let token = session.counted_by;
-        self.peers.quotas.end_task(token);
-        self.remember_end(key, n, ending);
-        let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
+        self.peers.quotas.end_task(session.counted_by);
+        self.tally.remember_end(session, n, ending, &self.config);
         if !session.departure.departed {
             let before = session.ledger.done.insert(n, done);
             assert!(before.is_none(), "task {n} has ended twice");
@@ -155,23 +153,8 @@ impl Core {
         if done.what.outlives_session() {
             self.keep(now, key, n, done, false);
         } else {
-            self.drop_done(*done);
+            self.drop_done(done);
         }
-    }
-
-    pub(in crate::core) fn remember_end(
-        &mut self,
-        key: SessionKey,
-        n: TaskSeq,
-        ending: DependencyEnd,
-    ) {
-        let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
-        let more = session.remember(
-            n,
-            ending,
-            self.config.ends_remembered_max(self.tally.ends_remembered),
-        );
-        self.tally.ends_remembered = self.tally.ends_remembered.saturating_add_signed(more);
     }
 
     /// A task has ended otherwise than its attempt, whose result waits and is not wanted: the
@@ -225,15 +208,15 @@ impl Core {
 
     /// Sends a result to the client, if it is connected.
     pub(in crate::core) fn deliver(&mut self, key: SessionKey, n: TaskSeq) {
-        let session = self.sessions.get_mut(key).expect("a session outlives its results");
+        let Self { sessions, memory, outputs, .. } = self;
+        let session = sessions.get_mut(key).expect("a session outlives its results");
         // A client that is not here gets it when it is back, and one that has just opened its
         // session in the order of its numbers.
-        let done = session
-            .ledger
-            .done
-            .get(n)
-            .filter(|done| !done.is_unwritten && !session.is_told_later(n));
-        let (Some(connection), Some(done)) = (session.link.connection, done) else { return };
+        let Some(connection) = session.link.connection.filter(|_| !session.is_told_later(n)) else {
+            return;
+        };
+        let done = session.ledger.done.get(n).filter(|done| !done.is_unwritten);
+        let Some(done) = done else { return };
         let stays = done.value.is_some() && done.what.stays();
         let transfer = || {
             // What stays is announced, and comes to who asks for it.
@@ -244,26 +227,27 @@ impl Core {
             session.link.next_transfer
         };
         let result = match done.value {
-            Some(id) => Some(self.memory.values.get(id)),
+            Some(id) => Some(memory.values.get(id)),
             None => done.payload.as_ref(),
         };
         let (payload, chunks) = result.map(|stored| stored.announce(transfer)).unzip();
-        let written = done.written(n).into_iter().flatten().filter(|end| end.offset > 0);
-        let finished = Finished {
-            n,
-            outcome: done.outcome.clone(),
-            engine: done.engine,
-            attempts: done.attempts,
-            times: done.times,
-            payload,
-        };
         // Before the end: a client that has seen the end expects no more output.
-        for end in written {
-            self.to_client(connection, ToClient::Output(end));
+        for end in done.written(n).into_iter().flatten().filter(|end| end.offset > 0) {
+            outputs.push_back(Output::ToClient(connection, ToClient::Output(end)));
         }
-        self.to_client(connection, ToClient::Finished(finished));
+        outputs.push_back(Output::ToClient(
+            connection,
+            ToClient::Finished(Finished {
+                n,
+                outcome: done.outcome.clone(),
+                engine: done.engine,
+                attempts: done.attempts,
+                times: done.times,
+                payload,
+            }),
+        ));
         if let Some((transfer, chunks)) = chunks.flatten().filter(|_| !stays) {
-            self.outputs.push_back(crate::core::Output::Transfer(connection, transfer, chunks));
+            outputs.push_back(Output::Transfer(connection, transfer, chunks));
         }
     }
 
@@ -325,7 +309,7 @@ impl Core {
             session.ledger.keep_fewer(1);
             self.keep(now, key, n, done, true);
         } else {
-            self.drop_done(*done);
+            self.drop_done(done);
         }
     }
 
@@ -344,9 +328,13 @@ impl Core {
 
     /// Gives memory back: many chunks are not freed in one go, which would keep everybody waiting.
     pub(in crate::core) fn discard(&mut self, payload: Option<Stored>) {
-        let chunks = payload.map_or_else(Vec::new, Stored::into_chunks);
+        // Mostly there are none, and this is on every task's way.
+        let Some(payload) = payload.filter(|stored| matches!(stored, Stored::Chunked(_))) else {
+            return;
+        };
+        let chunks = payload.into_chunks();
         if chunks.len() > DISCARDED_AT_ONCE_MAX {
-            self.outputs.push_back(crate::core::Output::Discard(chunks));
+            self.outputs.push_back(Output::Discard(chunks));
         }
     }
 
@@ -402,7 +390,7 @@ impl Core {
             let process = process.expect("a session is known to processes that are here");
             if process.told.shares.remove(&share) {
                 let message = ToEngine::Unshare(Unshare { share });
-                self.outputs.push_back(crate::core::Output::ToEngine(process.connection, message));
+                self.outputs.push_back(Output::ToEngine(process.connection, message));
             }
         }
     }

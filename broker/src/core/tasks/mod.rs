@@ -14,8 +14,12 @@ pub(in crate::core) mod waits;
 
 use deadlines::Deadlines;
 use dependencies::Dependents;
+use end::DependencyEnd;
+use furlong_wire::ids::TaskSeq;
 use table::State;
 
+use crate::core::Config;
+use crate::core::sessions::table::Session;
 use crate::core::watch::Watch;
 
 /// Tasks that wait for something else than an engine.
@@ -54,6 +58,18 @@ impl Waiting {
 }
 
 impl Tally {
+    /// A session remembers how a task ended.
+    pub(in crate::core) fn remember_end(
+        &mut self,
+        session: &mut Session,
+        n: TaskSeq,
+        ending: DependencyEnd,
+        config: &Config,
+    ) {
+        let more = session.remember(n, ending, config.ends_remembered_max(self.ends_remembered));
+        self.ends_remembered = self.ends_remembered.saturating_add_signed(more);
+    }
+
     /// Ended tasks are not held for their sessions any longer.
     pub(in crate::core) fn let_go(&mut self, results: u64) {
         assert!(results <= self.results_held, "{results} of {} are let go", self.results_held);

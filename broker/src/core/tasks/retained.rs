@@ -287,7 +287,7 @@ impl Core {
     /// Forgets one kept task.
     pub(in crate::core) fn forget_kept(&mut self, key: SessionKey, n: TaskSeq) -> bool {
         let Some(kept) = self.kept.remove(key, n) else { return false };
-        self.drop_done(*kept.done);
+        self.drop_done(kept.done);
         self.kept.tidy();
         true
     }
@@ -304,11 +304,11 @@ impl Core {
     }
 
     /// Frees what an ended task holds, which its session no longer does ([`Core::note_read`]).
-    pub(in crate::core) fn drop_done(&mut self, mut done: EndedTask) {
+    pub(in crate::core) fn drop_done(&mut self, mut done: Box<EndedTask>) {
         self.note_forgotten(&done);
         self.release_done(&mut done);
         self.memory.budget.release(BytesOf::Other, done.budget_bytes());
-        self.discard(done.payload);
+        self.discard(done.payload.take());
         if let Some(value) = done.value {
             self.let_go_of_value(value);
         }

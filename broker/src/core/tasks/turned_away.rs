@@ -88,10 +88,12 @@ impl Core {
             TaskTimes { submitted_unix_us: now.unix_us(self.config.start), ..TaskTimes::default() };
         // The ends are remembered, for tasks that depend on these; nothing else is.
         for (n, engine) in submit.n.onward().zip(&targets).map(|(n, engine)| (n, *engine)) {
-            self.remember_end(key, n, DependencyEnd { succeeded: false, engine });
+            let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+            let ending = DependencyEnd { succeeded: false, engine };
+            self.tally.remember_end(session, n, ending, &self.config);
+            let connection = session.link.connection;
             let outcome = refusal.outcome.clone();
             let finished = Finished { n, outcome, engine, attempts: 0, times, payload: None };
-            let connection = self.sessions.get(key).and_then(|session| session.link.connection);
             if let Some(to) = connection {
                 self.to_client(to, ToClient::Finished(finished.clone()));
             }

@@ -77,8 +77,8 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// A task has ended.
-    pub fn push(&mut self, end: EndRecord, error: Option<&TaskError>) {
+    /// A task has ended. Gives its place.
+    pub fn push(&mut self, end: EndRecord, error: Option<&TaskError>) -> &EndRecord {
         if let Some(error) = error.filter(|_| end.has_failed()) {
             self.failures.count(&end, error);
         }
@@ -87,6 +87,12 @@ impl Ends {
             self.first += 1;
         }
         self.last.push_back(end);
+        self.last.back().expect("it was just put there")
+    }
+
+    /// The moment of the last one, in microseconds since the broker's start.
+    pub fn last_us(&self) -> Option<u64> {
+        self.last.back().map(|end| end.at_us)
     }
 
     /// The number that the next end will have.

@@ -166,6 +166,7 @@ impl Kinds {
     }
 
     /// A kind.
+    #[cfg(test)]
     pub fn get(&self, id: KindId) -> &Kind {
         &self.list[usize::from(id.0)]
     }
@@ -177,11 +178,12 @@ impl Kinds {
         kind.changed = look;
     }
 
-    /// A task of a kind has ended.
-    pub fn ended(&mut self, end: &EndRecord, look: u64) {
+    /// A task of a kind has ended. Gives what is now the usual run of such tasks, in microseconds.
+    pub fn ended(&mut self, end: &EndRecord, look: u64) -> u64 {
         let kind = &mut self.list[usize::from(end.kind.0)];
         assert!(kind.ended < kind.submitted, "more tasks of {:?} end than there were", end.kind);
         kind.count(end, look);
+        kind.usual_run_us
     }
 
     /// Returns their number.

@@ -15,10 +15,10 @@ use furlong_wire::message::{
     PhaseTimes, ReplyBody, RunTimes, RunningSeen, Seen, SeriesRow,
 };
 
+use super::Pace;
 use super::kinds::{Kind, KindId};
 use super::left::Work;
-use super::{OwnerSums, Pace};
-use crate::core::engines::table::Engine;
+use crate::core::engines::engine::Engine;
 use crate::core::keys::SessionKey;
 use crate::core::sessions::table::Session;
 use crate::core::{Connected, Core, Time};
@@ -74,7 +74,7 @@ pub(super) struct Running {
 impl Core {
     /// Answers a look.
     pub(in crate::core) fn look(&mut self, now: Time, key: SessionKey, look: &Look) -> ReplyBody {
-        self.this_second(now);
+        self.close_seconds(now);
         self.tally.watch.looks += 1;
         self.engines.note_look(self.tally.watch.looks);
         let claims = &self.sessions.get(key).expect("who asks has a session").claims;
@@ -270,7 +270,7 @@ impl Core {
     }
 
     fn farm_seen(&self, running: &Running) -> FarmSeen {
-        let totals = &self.tally.watch.totals;
+        let totals = self.tally.watch.owners.total();
         let clients =
             self.peers.connections.values().filter(|it| matches!(it, Connected::Client(_))).count();
         self.turns.work.add(self.peers.connections.len());
@@ -283,7 +283,9 @@ impl Core {
         let work = work.fold(Work::default(), Work::and);
         let waits = unfinished.saturating_sub(u64::from(running.busy)) > 0;
         let engines = if waits { running.online } else { running.busy };
-        let rows: Vec<&SeriesRow> = self.tally.watch.series.last(MINUTE_S).collect();
+        let present = self.tally.watch.series.present(&totals, self.farm_stands());
+        let rows = self.tally.watch.series.last(MINUTE_S).chain([&present]);
+        let rows: Vec<&SeriesRow> = rows.collect();
         let sum = |of: fn(&SeriesRow) -> f32| {
             (rows.iter().map(|row| f64::from(of(row))).sum::<f64>() * 1e6) as u64
         };
@@ -313,7 +315,7 @@ impl Core {
             tasks_failed: totals.failed,
             tasks_cancelled: totals.cancelled,
             retries: totals.retries,
-            last_end_us: totals.last_end.map(|at| at.0),
+            last_end_us: self.tally.watch.ends.last_us(),
             request_bytes: totals.request_bytes,
             result_bytes: totals.result_bytes,
             payload_bytes: self.memory.budget.state(),
@@ -330,17 +332,16 @@ impl Core {
             *sessions.entry(session.owner()).or_default() += 1;
         }
         let mut told: BTreeMap<Option<OwnerId>, OwnerSeen> = BTreeMap::new();
-        for (owner, sums) in &self.tally.watch.owners {
+        for (owner, sums) in self.tally.watch.owners.iter() {
             let shown = rights.may_see(*owner).then_some(*owner);
             let seen = told.entry(shown).or_insert_with(|| nothing_of(shown));
-            let OwnerSums { submitted, ended, failed, busy_us, request_bytes, result_bytes } = sums;
             seen.sessions += sessions.get(owner).copied().unwrap_or_default();
-            seen.submitted += submitted;
-            seen.ended += ended;
-            seen.failed += failed;
-            seen.busy_us += busy_us;
-            seen.request_bytes += request_bytes;
-            seen.result_bytes += result_bytes;
+            seen.submitted += sums.submitted;
+            seen.ended += sums.ended;
+            seen.failed += sums.failed;
+            seen.busy_us += sums.busy_us();
+            seen.request_bytes += sums.request_bytes;
+            seen.result_bytes += sums.result_bytes;
         }
         told.into_values().collect()
     }

@@ -10,13 +10,12 @@ mod look;
 mod notes;
 mod series;
 mod spans;
+pub(in crate::core) mod sums;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
-use furlong_wire::ids::{OwnerId, TaskId, TaskSeq};
-use furlong_wire::message::{PhaseTimes, Runtime, SeriesRow, TaskState};
+use furlong_wire::ids::{TaskId, TaskSeq};
+use furlong_wire::message::{PhaseTimes, RunTimes, Runtime};
 
 use super::keys::SessionKey;
 use super::payloads::stored::Stored;
@@ -25,13 +24,15 @@ use super::{Core, Time};
 use ends::{EndRecord, Ends};
 use kinds::{KindId, Kinds};
 use series::{Series, Standing};
+use sums::Owners;
 
-/// Owners that are told apart.
-const OWNERS_MAX: usize = 256;
 /// Tasks over which an engine's pace goes.
 const PACE_RUNS: f32 = 32.0;
 /// The usual run of tasks by which engines are compared, at least, in microseconds.
 const PACED_RUN_LEAST_US: u64 = 1_000;
+/// A part of a task's time on an engine is taken to be less than two to the power of this, in
+/// microseconds: 12 days. The engine says how long it was, and sums are not to overflow by one.
+const LONGEST_BITS: u32 = 40;
 
 /// All that is counted for those who look.
 #[derive(Debug, Default)]
@@ -39,34 +40,9 @@ pub(in crate::core) struct Watch {
     pub(in crate::core) kinds: Kinds,
     ends: Ends,
     series: Series,
-    owners: BTreeMap<OwnerId, OwnerSums>,
-    totals: Totals,
+    owners: Owners,
     /// The number of looks so far: what changes is marked with it.
     looks: u64,
-}
-
-/// Sums over all tasks.
-#[derive(Debug, Default)]
-struct Totals {
-    submitted: u64,
-    ended: u64,
-    failed: u64,
-    cancelled: u64,
-    retries: u64,
-    request_bytes: u64,
-    result_bytes: u64,
-    last_end: Option<Time>,
-}
-
-/// Sums over an owner's tasks.
-#[derive(Clone, Copy, Debug, Default)]
-struct OwnerSums {
-    submitted: u64,
-    ended: u64,
-    failed: u64,
-    busy_us: u64,
-    request_bytes: u64,
-    result_bytes: u64,
 }
 
 /// What is counted of an engine for those who look.
@@ -104,21 +80,6 @@ impl Pace {
     }
 }
 
-impl Watch {
-    /// So many tasks of a kind were submitted, for an owner.
-    fn submitted(&mut self, kind: KindId, owner: OwnerId, tasks: u64) {
-        self.totals.submitted += tasks;
-        self.kinds.submitted(kind, tasks, self.looks);
-        self.owner(owner).submitted += tasks;
-    }
-
-    /// The sums of an owner. Those of further owners are those of nobody.
-    fn owner(&mut self, owner: OwnerId) -> &mut OwnerSums {
-        let is_told_apart = self.owners.len() < OWNERS_MAX || self.owners.contains_key(&owner);
-        self.owners.entry(if is_told_apart { owner } else { OwnerId::default() }).or_default()
-    }
-}
-
 impl Core {
     /// The kind of a session's tasks, by the client's number for it.
     pub(in crate::core) fn seen_kind(
@@ -128,14 +89,16 @@ impl Core {
         class: u32,
     ) -> KindId {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
-        if let Some((of, number, kind)) = session.kinds.last_seen
+        let seen = &mut session.kinds.seen;
+        if let Some((of, number, kind)) = seen.last
             && (of, number) == (runtime, class)
         {
             return kind;
         }
         let name = session.kinds.names.get(runtime, class).map_or("", |name| name);
         let kind = self.tally.watch.kinds.find(session.claims.owner, runtime, name);
-        session.kinds.last_seen = Some((runtime, class, kind));
+        seen.last = Some((runtime, class, kind));
+        seen.owner = self.tally.watch.owners.find(session.claims.owner);
         kind
     }
 
@@ -147,9 +110,11 @@ impl Core {
         kind: KindId,
         tasks: u64,
     ) {
-        let owner = self.sessions.get(key).expect("a session outlives its tasks").owner();
-        self.tally.watch.submitted(kind, owner, tasks);
-        self.this_second(now).submitted += tasks as f32;
+        self.close_seconds(now);
+        let session = self.sessions.get(key).expect("a session outlives its tasks");
+        let watch = &mut self.tally.watch;
+        watch.kinds.submitted(kind, tasks, watch.looks);
+        watch.owners.submitted(session.kinds.seen.owner, tasks);
     }
 
     /// A task has ended.
@@ -161,80 +126,59 @@ impl Core {
         has_run: bool,
         done: &EndedTask,
     ) {
+        self.close_seconds(now);
+        let result_bytes = self.result_of(done).map_or(0, Stored::bytes);
         let session = self.sessions.get(key).expect("a session outlives its tasks");
-        let (owner, id) = (session.owner(), session.id);
         let error = done.outcome.error.as_deref();
         let fingerprint = error.and_then(|error| error.raised.as_ref());
         let fingerprint = fingerprint.map_or(0, |raised| raised.fingerprint);
-        let result_bytes = self.result_of(done).map_or(0, Stored::bytes);
-        let end = EndRecord {
-            task: TaskId { session: id, n },
-            owner,
-            kind,
-            engine: done.engine,
-            has_run,
-            state: done.outcome.state,
-            error: error.map(|error| (error.kind, fingerprint)),
-            attempts: done.attempts,
-            at_us: now.0,
-            phases: phases(done),
-            request_bytes: done.what.request_bytes,
-            result_bytes,
-        };
-        self.count_end(now, &end);
-        self.tally.watch.ends.push(end, error);
-    }
-
-    fn count_end(&mut self, now: Time, end: &EndRecord) {
         let watch = &mut self.tally.watch;
-        let (failed, run) = (end.has_failed(), end.phases.run);
-        watch.kinds.ended(end, watch.looks);
-        let totals = &mut watch.totals;
-        totals.ended += 1;
-        totals.failed += u64::from(failed);
-        totals.cancelled += u64::from(end.state == TaskState::Cancelled);
-        totals.retries += u64::from(end.attempts.saturating_sub(1));
-        totals.request_bytes += end.request_bytes;
-        totals.result_bytes += end.result_bytes;
-        totals.last_end = Some(now);
-        let owner = watch.owner(end.owner);
-        owner.ended += 1;
-        owner.failed += u64::from(failed);
-        owner.busy_us = owner.busy_us.saturating_add(run.busy_us());
-        owner.request_bytes += end.request_bytes;
-        owner.result_bytes += end.result_bytes;
-        let usual_us = watch.kinds.get(end.kind).usual_run_us;
-        let seconds = |us: u64| us as f32 / 1e6;
-        let row = self.this_second(now);
-        row.ended += 1.0;
-        row.failed += f32::from(u8::from(failed));
-        row.queue_s += seconds(end.phases.queue_us);
-        row.began_s += seconds(run.began_us);
-        row.way_s += seconds(end.phases.way_us);
-        row.load_s += seconds(run.load_us);
-        row.run_s += seconds(run.run_us);
-        row.store_s += seconds(run.store_us);
-        row.request_bytes += end.request_bytes as f32;
-        row.result_bytes += end.result_bytes as f32;
+        let end = watch.ends.push(
+            EndRecord {
+                task: TaskId { session: session.id, n },
+                owner: session.owner(),
+                kind,
+                engine: done.engine,
+                has_run,
+                state: done.outcome.state,
+                error: error.map(|error| (error.kind, fingerprint)),
+                attempts: done.attempts,
+                at_us: now.0,
+                phases: phases(done),
+                request_bytes: done.what.request_bytes,
+                result_bytes,
+            },
+            error,
+        );
+        watch.owners.ended(session.kinds.seen.owner, end);
+        let usual_us = watch.kinds.ended(end, watch.looks);
         if let Some(engine) = end.engine {
-            self.engines.update(engine, |engine| {
-                engine.counts.failed += u64::from(failed);
+            let (run_us, failed) = (end.phases.run.run_us, end.has_failed());
+            self.engines.count(engine, |counts| {
+                counts.failed += u64::from(failed);
                 // What has failed says nothing of how fast the engine is.
-                if end.has_run && !failed {
-                    engine.counts.pace.add(run.run_us, usual_us);
+                if has_run && !failed {
+                    counts.pace.add(run_us, usual_us);
                 }
             });
         }
     }
 
-    /// The sums of the present second.
-    fn this_second(&mut self, now: Time) -> &mut SeriesRow {
-        let Self { tally, tasks, attempts, engines, .. } = self;
-        tally.watch.series.at(now, || Standing {
-            unfinished: tasks.len() as u64,
-            assigned: attempts.len() as u64,
-            engines: engines.online().count() as u64,
-        })
+    /// Closes the seconds that are over. What ended before that was as it stands.
+    fn close_seconds(&mut self, now: Time) {
+        if self.tally.watch.series.is_due(now) {
+            let standing = self.farm_stands();
+            let watch = &mut self.tally.watch;
+            watch.series.advance(now, watch.owners.total(), standing);
+        }
+    }
+
+    fn farm_stands(&self) -> Standing {
+        Standing {
+            unfinished: self.tasks.len() as u64,
+            assigned: self.attempts.len() as u64,
+            engines: self.engines.online().count() as u64,
+        }
     }
 }
 
@@ -245,23 +189,20 @@ impl Watch {
     /// # Panics
     /// If one is not.
     pub(in crate::core) fn hold(&self, unfinished: u64) {
-        let Totals { submitted, ended, .. } = self.totals;
-        assert_eq!(submitted - ended, unfinished, "of all tasks");
+        let total = self.owners.total();
+        assert_eq!(total.submitted - total.ended, unfinished, "of all owners");
         let kinds =
             self.kinds.from(0).map(|(_, kind)| (kind.unfinished(), kind.ended, kind.failed));
         let of_kinds = kinds.fold((0, 0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1, sum.2 + it.2));
-        assert_eq!(of_kinds, (unfinished, ended, self.totals.failed), "of all kinds");
-        let owners = self.owners.values().map(|it| (it.submitted - it.ended, it.ended, it.failed));
-        let of_owners =
-            owners.fold((0, 0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1, sum.2 + it.2));
-        assert_eq!(of_owners, of_kinds, "of all owners");
-        assert_eq!(self.ends.next(), ended, "each end is remembered once");
+        assert_eq!(of_kinds, (unfinished, total.ended, total.failed), "of all kinds");
+        assert_eq!(self.ends.next(), total.ended, "each end is remembered once");
     }
 }
 
 /// The time that a task has spent in each phase.
 fn phases(done: &EndedTask) -> PhaseTimes {
     let times = &done.times;
+    let run = of_days(times.run);
     let held_us = done.what.queued_us.min(times.finished_us);
     let Some(assigned_us) = times.assigned_us else {
         return PhaseTimes {
@@ -271,11 +212,26 @@ fn phases(done: &EndedTask) -> PhaseTimes {
         };
     };
     let at_engine = times.finished_us.saturating_sub(assigned_us);
-    let measured = times.run.began_us.saturating_add(times.run.busy_us());
+    let measured = run.began_us + run.busy_us();
     PhaseTimes {
         held_us,
         queue_us: assigned_us.saturating_sub(held_us),
         way_us: at_engine.saturating_sub(measured),
-        run: times.run,
+        run,
+    }
+}
+
+/// Times as they are, unless one of them is absurd.
+fn of_days(run: RunTimes) -> RunTimes {
+    let RunTimes { began_us, load_us, run_us, store_us } = run;
+    if (began_us | load_us | run_us | store_us) >> LONGEST_BITS == 0 {
+        return run;
+    }
+    let at_most = |us: u64| us.min((1 << LONGEST_BITS) - 1);
+    RunTimes {
+        began_us: at_most(began_us),
+        load_us: at_most(load_us),
+        run_us: at_most(run_us),
+        store_us: at_most(store_us),
     }
 }

@@ -51,7 +51,7 @@ impl Core {
     /// Tasks for which there is no engine.
     fn note_waits_for_nobody(&self, rights: Rights, notes: &mut Vec<Note>) {
         // The demands of other owners' tasks hold their labels.
-        if !self.tally.watch.owners.keys().all(|owner| rights.may_see(*owner)) {
+        if !self.tally.watch.owners.iter().all(|(owner, _)| rights.may_see(*owner)) {
             return;
         }
         for id in self.schedule.placements.waiting() {

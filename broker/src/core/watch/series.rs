@@ -1,20 +1,23 @@
 //! How the farm went, step by step: ten minutes by the second, three hours by ten seconds, a day by
 //! the minute.
 //!
-//! Steps are made when something happens after their end, and when somebody looks: there is no
-//! timer.
+//! A step is the difference of two sums. Steps are made when something happens after their end, and
+//! when somebody looks: there is no timer.
 
 use std::collections::VecDeque;
 
 use furlong_wire::message::{SeriesRow, SeriesStep};
 
+use super::sums::Sums;
 use crate::core::Time;
 
 /// Sums of a step, and how things stood at its end.
 #[derive(Debug, Default)]
 pub struct Series {
     /// The second in which the farm is.
-    now: SeriesRow,
+    second: u64,
+    /// Sums over all tasks at its beginning.
+    before: Sums,
     seconds: VecDeque<SeriesRow>,
     tens: VecDeque<SeriesRow>,
     minutes: VecDeque<SeriesRow>,
@@ -36,20 +39,19 @@ const TENS_KEPT: usize = 1_080;
 const MINUTES_KEPT: usize = 1_440;
 
 impl Series {
-    /// The sums of the second in which the farm is now. What ended before that was as it stands.
-    pub fn at(&mut self, now: Time, standing: impl FnOnce() -> Standing) -> &mut SeriesRow {
-        let second = now.0 / 1_000_000;
-        if second > self.now.at_s {
-            self.advance(second, standing());
-        }
-        &mut self.now
+    /// Returns true if the second in which the farm was is over.
+    pub fn is_due(&self, now: Time) -> bool {
+        now.0 >= (self.second + 1) * 1_000_000
     }
 
-    fn advance(&mut self, second: u64, standing: Standing) {
-        set(&mut self.now, standing);
+    /// Closes the seconds that are over, after which nothing has happened since: this is how it
+    /// all stands.
+    pub fn advance(&mut self, now: Time, total: Sums, standing: Standing) {
+        let second = now.0 / 1_000_000;
+        assert!(second > self.second, "the second {} is not over", self.second);
         // Seconds in which nothing happened stand as the one before them did: as many as are kept.
         let first_kept = second.saturating_sub(u64::from(MINUTES_KEPT as u32) * 60);
-        let mut row = self.now;
+        let mut row = self.present(&total, standing);
         loop {
             self.close(row);
             let next = (row.at_s + 1).max(first_kept);
@@ -59,7 +61,31 @@ impl Series {
             row = SeriesRow { at_s: next, ..SeriesRow::default() };
             set(&mut row, standing);
         }
-        self.now = SeriesRow { at_s: second, ..SeriesRow::default() };
+        (self.second, self.before) = (second, total);
+    }
+
+    /// The second in which the farm is, so far.
+    pub fn present(&self, total: &Sums, standing: Standing) -> SeriesRow {
+        let before = &self.before;
+        let count = |of: fn(&Sums) -> u64| of(total).wrapping_sub(of(before)) as f32;
+        let seconds = |of: fn(&Sums) -> u64| count(of) / 1e6;
+        let mut row = SeriesRow {
+            at_s: self.second,
+            ended: count(|sums| sums.ended),
+            failed: count(|sums| sums.failed),
+            submitted: count(|sums| sums.submitted),
+            queue_s: seconds(|sums| sums.queue_us),
+            began_s: seconds(|sums| sums.began_us),
+            way_s: seconds(|sums| sums.way_us),
+            load_s: seconds(|sums| sums.load_us),
+            run_s: seconds(|sums| sums.run_us),
+            store_s: seconds(|sums| sums.store_us),
+            request_bytes: count(|sums| sums.request_bytes),
+            result_bytes: count(|sums| sums.result_bytes),
+            ..SeriesRow::default()
+        };
+        set(&mut row, standing);
+        row
     }
 
     /// A second is over: it is a part of a ten of them, and of a minute.
@@ -78,11 +104,11 @@ impl Series {
         }
     }
 
-    /// The seconds from that one on, the present one last.
+    /// The last seconds that are over, and with the present one as many as were asked for.
     pub fn last(&self, seconds: u64) -> impl Iterator<Item = &SeriesRow> {
-        let from = (self.now.at_s + 1).saturating_sub(seconds);
+        let from = (self.second + 1).saturating_sub(seconds);
         let skipped = self.seconds.partition_point(|row| row.at_s < from);
-        self.seconds.iter().skip(skipped).chain([&self.now])
+        self.seconds.iter().skip(skipped)
     }
 }
 
@@ -131,27 +157,35 @@ mod tests {
         Standing { unfinished, assigned: 0, engines: 2 }
     }
 
+    /// After so many ends.
+    fn ended(ended: u64) -> Sums {
+        Sums { ended, run_us: 1_000 * ended, ..Sums::default() }
+    }
+
     #[test]
     fn sums_of_all_steps_are_the_same() {
         let mut series = Series::default();
-        for second in 0..1_000 {
-            series.at(at(second), || standing(second)).ended += 1.0;
+        for second in 1..=1_000 {
+            assert!(series.is_due(at(second)));
+            series.advance(at(second), ended(second), standing(second));
         }
-        series.at(at(1_000), || standing(7));
+        assert!(!series.is_due(at(1_000)));
         for step in [SeriesStep::TenSeconds, SeriesStep::Minute] {
             let sum: f32 = series.steps(step).iter().map(|row| row.ended).sum();
             assert_eq!(sum as u32, 1_000, "{step}");
+            let sum: f32 = series.steps(step).iter().map(|row| row.run_s).sum();
+            assert!((sum - 1.0).abs() < 1e-3, "{sum}");
         }
-        assert_eq!(series.last(60).count(), 60);
-        assert_eq!(series.last(60).map(|row| row.ended).sum::<f32>() as u32, 59);
+        assert_eq!(series.last(60).count(), 59);
+        assert_eq!(series.present(&ended(1_007), standing(1)).ended as u32, 7);
         let last = series.steps(SeriesStep::Minute).back().unwrap();
-        assert_eq!((last.at_s, last.unfinished as u32, last.engines as u32), (960, 7, 2));
+        assert_eq!((last.at_s, last.unfinished as u32, last.engines as u32), (960, 1_000, 2));
     }
 
     #[test]
     fn of_each_step_as_many_are_kept_as_are_told() {
         let mut series = Series::default();
-        series.at(at(200_000), || standing(1));
+        series.advance(at(200_000), ended(0), standing(1));
         let kept = |step| series.steps(step).len();
         let steps = [SeriesStep::Second, SeriesStep::TenSeconds, SeriesStep::Minute];
         assert_eq!(steps.map(kept), [600, 1_080, 1_440]);
@@ -160,12 +194,12 @@ mod tests {
     #[test]
     fn a_long_silence_costs_no_more_than_what_is_kept() {
         let mut series = Series::default();
-        series.at(at(3), || standing(1)).ended += 1.0;
-        series.at(at(4_000_000_000), || standing(5));
+        series.advance(at(3), ended(0), standing(1));
+        series.advance(at(4_000_000_000), ended(1), standing(5));
         assert_eq!(series.steps(SeriesStep::Second).len(), SECONDS_KEPT);
         assert_eq!(series.steps(SeriesStep::Minute).len(), MINUTES_KEPT);
         assert_eq!(series.steps(SeriesStep::Minute).back().unwrap().unfinished as u32, 5);
-        assert_eq!(series.last(60).count(), 60);
+        assert_eq!(series.last(60).count(), 59);
         assert_eq!(series.last(60).map(|row| row.ended).sum::<f32>() as u32, 0);
     }
 }

@@ -1,9 +1,8 @@
-//! What the tests of several parts need, and those of the sums over owners.
+//! What the tests of several parts need.
 
 use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId, TaskSeq};
 use furlong_wire::message::{PhaseTimes, RunTimes, TaskState};
 
-use super::Watch;
 use super::ends::EndRecord;
 use super::kinds::KindId;
 
@@ -26,17 +25,4 @@ pub(super) fn end_after(kind: KindId, run_us: u64) -> EndRecord {
         request_bytes: 0,
         result_bytes: 0,
     }
-}
-
-#[test]
-fn owners_beyond_the_bound_are_counted_together() {
-    let mut watch = Watch::default();
-    for n in 1..=300_u16 {
-        let mut owner = OwnerId::default();
-        owner.0[..2].copy_from_slice(&n.to_le_bytes());
-        (0..2).for_each(|_| watch.submitted(KindId::OTHER, owner, 1));
-    }
-    watch.hold(600);
-    assert_eq!(watch.owners.len(), 256 + 1);
-    assert_eq!(watch.owners[&OwnerId::default()].submitted, 2 * 44);
 }

@@ -390,6 +390,28 @@ fn work_whose_client_does_not_return_is_ended() {
 }
 
 #[test]
+fn work_whose_client_is_away_waits_as_long_for_a_session_that_the_journal_had() {
+    let mut farm = Farm::with_journal(8 << 20, 10_000);
+    let (client, engine) = (farm.client(), farm.engine());
+    let once = with(shared(), TaskOptions { at_most_once: true, ..TaskOptions::default() });
+    farm.submit(client, once.clone());
+    let durable = TaskOptions { durable: true, keep: true, ..TaskOptions::default() };
+    farm.submit(client, with(shared(), durable));
+    farm.restart();
+    farm.connect_engine(engine);
+    farm.wait(Duration::from_secs(590));
+    assert!(farm.processes[engine].cancelled.is_empty(), "its client may come back yet");
+    farm.restart();
+    farm.connect_engine(engine);
+    farm.wait(Duration::from_secs(90));
+    assert!(farm.connect_client(client).unwrap(), "the journal has the session");
+    farm.repeat(client, 1, once);
+    assert_eq!(farm.finish(engine), 1, "it goes on where it was");
+    assert_eq!((farm.end_of(client, 1), farm.deliveries(client, 1)), (SUCCEEDED, 1));
+    invariants::hold(&farm.core);
+}
+
+#[test]
 fn work_of_before_that_is_named_twice_is_held_once() {
     let (mut farm, _, engine, _) = restarted(|_, _| shared());
     let job = farm.processes[engine].jobs[0];
@@ -443,6 +465,22 @@ fn what_may_run_once_and_is_asked_for_too_late_is_lost() {
         assert!(farm.processes[engine].results.is_empty(), "nobody has asked for it");
         farm.repeat(client, 1, submit);
         assert!(farm.assigned(engine).is_empty(), "it has run");
+        assert_eq!(farm.end_of(client, 1), LOST);
+        invariants::hold(&farm.core);
+    }
+}
+
+#[test]
+fn what_may_run_once_and_whose_client_stood_still_for_too_long_is_lost() {
+    for kind in kinds().into_iter().skip(1) {
+        let (mut farm, client, engine, submit) = restarted(|farm, engine| kind(farm, engine));
+        farm.connect_engine(engine);
+        farm.wait(Duration::from_secs(601));
+        assert_eq!(farm.processes[engine].cancelled.len(), 1, "nobody has asked for it");
+        assert!(!farm.connect_client(client).unwrap(), "nobody remembers the session");
+        farm.repeat(client, 1, submit);
+        farm.finish(engine);
+        assert!(farm.assigned(engine).is_empty(), "it may have run");
         assert_eq!(farm.end_of(client, 1), LOST);
         invariants::hold(&farm.core);
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from furlong.results.written import replace
+from furlong.runs.written import replace
 
 if TYPE_CHECKING:
     from pathlib import Path

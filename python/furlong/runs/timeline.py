@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
 from furlong.calls.codecs import read_json
-from furlong.results.written import replace
+from furlong.runs.written import replace
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,1 @@
+"""Runs of tasks, by time: timelines, profiles and stacks, as pictures and files."""
