@@ -13,7 +13,7 @@ use furlong_client::{CallSpec, Client, EngineTargets, OsText};
 
 use crate::exit::ExitCode;
 use crate::namespace::{DIRECT, DirectArgs};
-use crate::{ended, interrupt, print};
+use crate::{debug, ended, interrupt, print};
 use furlong_host::durations::limit;
 
 const AFTER_HELP: &str = "\
@@ -79,6 +79,10 @@ struct HowArgs {
     /// Print one JSON document for each engine, on a line of its own
     #[arg(long)]
     json: bool,
+    /// If it fails, open the debugger of `furlong debug` in its frames: of several engines, those
+    /// of the first one that has some
+    #[arg(long, conflicts_with = "json")]
+    debug: bool,
     #[command(flatten)]
     direct: DirectArgs,
 }
@@ -121,12 +125,14 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
     let is_single = tasks.len() == 1;
     let (mut failed, mut incomplete) = (0, 0);
     let mut refused = BTreeSet::new();
+    let mut failures = Vec::new();
     for task in tasks {
         let (end, live) =
             if is_live { live::until_end(task, code).await? } else { (task.await, None) };
         failed += u64::from(end.is_err());
         incomplete += u64::from(ended::left_out_bytes(&end) > 0);
         code_of_exit = end.as_ref().err().filter(|_| is_single).and_then(ended::code_of_exit);
+        failures.extend(end.as_ref().err().filter(|_| how.debug).cloned());
         match &end {
             _ if how.json => print::json_line(&shown::as_json(&end))?,
             // The broker did not let it begin: one line, however many engines there are.
@@ -138,6 +144,9 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
                 None => shown::print(code, &end)?,
             },
         }
+    }
+    if !failures.is_empty() {
+        debug::open_first(client, &failures).await?;
     }
     Ok(code_of_exit.unwrap_or_else(|| ended::exit_code_of_all(failed, incomplete)))
 }

@@ -18,6 +18,7 @@ mod cluster;
 mod completions;
 mod connect;
 mod dashboard;
+mod debug;
 mod demo;
 mod ended;
 mod engines;
@@ -133,6 +134,8 @@ enum Command {
     Stack(stack::StackArgs),
     /// Show where the code of an engine or a task spends its time
     Profile(profile::ProfileArgs),
+    /// Debug a Python task that has failed, in its frames on its engine
+    Debug(debug::DebugArgs),
     /// Cancel tasks
     Cancel(cancel::CancelArgs),
     /// Forget kept results
@@ -223,6 +226,7 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
         Command::Explain(args) => beside_network(explain::run(args)),
         Command::Stack(args) => on_runtime(stack::run(args)),
         Command::Profile(args) => on_runtime(profile::run(args)),
+        Command::Debug(args) => beside_network(debug::run(args)),
         Command::Cancel(args) => on_runtime(cancel::cancel(args)),
         Command::Purge(args) => on_runtime(cancel::purge(args)),
         Command::Signal(args) => on_runtime(engines::signal(args)),

@@ -115,6 +115,7 @@ mod connection;
 mod control;
 #[doc(hidden)]
 pub mod core;
+mod debugger;
 mod error;
 mod files;
 mod flame;
@@ -140,6 +141,7 @@ pub use call::{Arguments, CallSpec, Function, SourceFunction};
 pub use client::{Client, Tasks};
 pub use control::{Signal, SignalError};
 pub use core::output::Output;
+pub use debugger::{DebugError, Debugged, Debugger};
 pub use error::{ClientError, ConnectError, DisconnectCause, Disconnected};
 pub use group::{CompositeError, GroupError, MappedGroup, TaskGroup};
 pub use inspect::{Inspected, InterpreterSeen, ThreadSeen};

@@ -142,6 +142,10 @@ def no_engines(ids: Sequence[int]) -> NoEnginesRegistered:
     return NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
 
 
+class FramesGone(FurlongError):
+    """The frames of a failed task are not, or no longer, there for a debugger; the text says why, and what to do."""
+
+
 class IncompleteHistoryWarning(UserWarning):
     """Tasks may be missing in an answer: nobody had written them down when the broker forgot them."""
 

@@ -25,8 +25,11 @@ def spins(stop: str) -> None:
 
 
 def inner() -> int:
-    """Be busy for a moment."""
-    return sum(range(10_000))
+    """Be busy for longer than Python lets a thread have its lock: else it is only seen where that is let go of."""
+    total = 0
+    for number in range(500_000):
+        total += number
+    return total
 
 
 @pytest.fixture

@@ -272,6 +272,50 @@ class ClientTasks:
         engine, task = self._interpreter(what)
         return Profile(read_json(self._session.profile(engine, task, seconds, rate)))
 
+    def debug(
+        self, what: Job | BaseException | None = None, commands: Sequence[str] | None = None
+    ) -> None:
+        """Open a debugger in the frames of a failed task, on its engine, where the exception was raised.
+
+        The prompt is here; the commands are those of Python's `pdb` that look around: ``w``, ``u``, ``d``, ``l``, ``ll``,
+        ``a``, ``p``, ``pp``, and ``!`` for a statement. ``q`` leaves it, and the engine lets go of the frames. It does so
+        anyway when it begins other work, or nobody has looked at them for ten minutes.
+
+        Parameters
+        ----------
+        what : AsyncResult, exception, str or int, optional
+            A result, which is waited for, or the exception that it has raised; a task's id, or its place in `history`.
+            Of several failures the first one that still has frames is opened. If nothing is said, what failed last at
+            this prompt, or in this notebook.
+        commands : sequence of str, optional
+            Run these instead of a prompt, print what they say, and leave the frames as they are.
+
+        Raises
+        ------
+        FramesGone
+            If there are none, or none any longer: the text says why, and what to do.
+        ValueError
+            If the task has not failed.
+
+        Examples
+        --------
+        >>> result = rc[0].apply_async(fit, data)
+        >>> rc.debug(result)  # doctest: +SKIP
+        ZeroDivisionError: division by zero
+        > fit.py(12)scale()
+        -> return values / total
+        (Pdb) p total
+        0
+        """
+        from furlong.client import debugging
+
+        if what is None:
+            what = debugging.last_failure()
+        if not isinstance(what, BaseException):
+            what = debugging.failure_of(self.get_result(what, block=True))
+        client: Any = self  # it is made of this
+        debugging.debug(client, what, commands)
+
     def _interpreter(self, what: int | Job) -> tuple[int | None, str | None]:
         """Return the engine, or the id of the task, whose interpreter is meant."""
         if isinstance(what, AsyncResult):

@@ -1,6 +1,6 @@
-//! `cargo xtask dist`: what a release hands out, in `target/dist`. For each target a wheel of the
-//! Python package and an archive with the program; and the dependencies as a bill of materials and
-//! with their licences, and the checksums of it all.
+//! `cargo xtask dist`: what a release hands out, in `target/distribution`. For each target a wheel
+//! of the Python package and an archive with the program; and the dependencies as a bill of
+//! materials and with their licences, and the checksums of it all.
 //!
 //! The tools come from `PyPI` into an environment of their own. zig links against the glibc of
 //! manylinux2014, so that it does not matter how new the system is on which this runs.
@@ -48,16 +48,16 @@ impl Distribution {
 /// Makes it all. The folder is emptied first: what an earlier version left has no place in the
 /// checksums.
 pub fn make(workspace: &Workspace, distribution: &Distribution) -> anyhow::Result<()> {
-    let out = workspace.target().join("dist");
+    let out = workspace.target().join("distribution");
     let _ = fs::remove_dir_all(&out);
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let tools = python::ensure_environment(workspace, "dist-venv", "xtask/requirements-dist.txt")?;
     let tools = Tools { bin: tools.parent().context("an interpreter has a folder")?.to_owned() };
     let dependencies = Dependencies::read(workspace)?;
     let version = dependencies.version();
-    write(&out.join(format!("furlong-{version}.cdx.json")), &sbom::text(&dependencies)?)?;
-    let licences = out.join("THIRD-PARTY-LICENCES.txt");
-    write(&licences, &licences::text(&dependencies)?)?;
+    let beside = ["furlong.cdx.json", "THIRD-PARTY-LICENCES.txt"].map(|name| out.join(name));
+    write(&beside[0], &sbom::text(&dependencies)?)?;
+    write(&beside[1], &licences::text(&dependencies)?)?;
     // The pages and completions are printed by a program that runs here, whatever it is made for.
     check(&mut workspace.cargo("build --package furlong --bin furlong --locked"))?;
     for architecture in &distribution.architectures {
@@ -66,7 +66,7 @@ pub fn make(workspace: &Workspace, distribution: &Distribution) -> anyhow::Resul
         build_wheel(workspace, &tools, &target, &out)?;
         let program = build_program(workspace, &tools, &target)?;
         let name = format!("furlong-{version}-{architecture}-linux");
-        archive::pack(workspace, &name, &program, &licences, &out)?;
+        archive::pack(workspace, &name, &program, &beside, &out)?;
     }
     sum(workspace, &out)?;
     println!("{}", out.display());
@@ -85,6 +85,7 @@ impl Tools {
         let folders = std::iter::once(self.bin.clone()).chain(std::env::split_paths(&path));
         let mut command = workspace.program(self.bin.join(name));
         command.env("PATH", std::env::join_paths(folders).context("PATH cannot be extended")?);
+        command.env("LIBSQLITE3_FLAGS", SQLITE_FLAGS);
         Ok(command)
     }
 }
@@ -176,6 +177,10 @@ fn sum(workspace: &Workspace, out: &Path) -> anyhow::Result<()> {
 const ARCHITECTURES: &[&str] = &["x86_64", "aarch64"];
 /// A download that nobody thinks about, and a copy to each of a hundred hosts that takes a moment.
 const PROGRAM_BYTES_MAX: u64 = 15_000_000;
+/// Parts of `SQLite` that the journal and the history do not use: half a megabyte.
+const SQLITE_FLAGS: &str = "-USQLITE_ENABLE_FTS3 -USQLITE_ENABLE_FTS3_PARENTHESIS \
+    -USQLITE_ENABLE_FTS5 -USQLITE_ENABLE_RTREE -USQLITE_ENABLE_DBSTAT_VTAB \
+    -USQLITE_ENABLE_STAT4 -USQLITE_SOUNDEX -DSQLITE_OMIT_JSON";
 
 #[cfg(test)]
 mod tests {

@@ -372,7 +372,7 @@ fn worker_bundle(labels: &[String]) -> Bytes {
 }
 
 /// In the order in which they import each other.
-const WORKER_FILES: [(&str, &str); 26] = [
+const WORKER_FILES: [(&str, &str); 27] = [
     ("furlong_worker", include_str!("furlong_worker/__init__.py")),
     ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
     (SETTINGS, include_str!("furlong_worker/settings.py")),
@@ -384,6 +384,7 @@ const WORKER_FILES: [(&str, &str); 26] = [
     ("furlong_worker.pickles", include_str!("furlong_worker/pickles.py")),
     ("furlong_worker.exceptions", include_str!("furlong_worker/exceptions.py")),
     ("furlong_worker.output", include_str!("furlong_worker/output.py")),
+    ("furlong_worker.frames", include_str!("furlong_worker/frames.py")),
     ("furlong_worker.files", include_str!("furlong_worker/files.py")),
     ("furlong_worker.inputs", include_str!("furlong_worker/inputs.py")),
     ("furlong_worker.channel", include_str!("furlong_worker/channel.py")),

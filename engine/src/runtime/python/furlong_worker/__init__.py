@@ -8,7 +8,7 @@ codecs, `inputs` what a job gets besides its arguments, `given` the values of th
 `run` have parsed, `fresh` which files were edited, `namespace` the variables, `scopes` whose they are,
 `engine` what pickles and user code find here, `rich` what IPython adds, `sources` the functions that
 came as text, `pickles` those that came as pickles, and values by value, `paths` why a value has no
-pickle, `output` the two streams, `looks` where the code is, `leaving` the end, `errors` how exceptions are told.
+pickle, `output` the two streams, `looks` where the code is, `frames` a debugger after the end, `leaving` the end, `errors` how exceptions are told.
 """
 
 from typing import Union

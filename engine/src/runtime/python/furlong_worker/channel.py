@@ -62,6 +62,7 @@ from __future__ import annotations
 import collections
 import mmap
 import os
+import select
 import socket
 import struct
 import threading
@@ -120,6 +121,8 @@ NO_ATTEMPT = 2**64 - 1
 ALIGNMENT = 64
 # Room for the most that the engine sends ahead (256 KiB) and more.
 INBOX_BYTES = 512 * 1024
+# What is kept of earlier jobs goes before more data than that come.
+ROOM_BYTES_MIN = 1024 * 1024
 # A reply waits for others unless so many wait, their bytes are so many, or its job took so long.
 REPLIES_MAX = 32
 REPLY_BYTES_MAX = 64 * 1024
@@ -150,6 +153,8 @@ class Channel:
         # Looks at this interpreter, and what answers them.
         self.looks: list[tuple[int, int, bytes]] = []
         self.look: Callable[[int, int, bytes], None] = lambda *_: None
+        # Lets go of what is kept of earlier jobs, before the data of a large one come.
+        self.make_room: Callable[[], None] = lambda: None
         self.drained = False
         # The engine wants this process to end, or is gone.
         self.ending = False
@@ -195,6 +200,10 @@ class Channel:
             return
         self._filled += received
         self._take_frames()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until there is something to receive; False if there is nothing in time."""
+        return bool(select.select([self._requests], [], [], seconds)[0])
 
     def receive_ready(self) -> None:
         """Take in what has arrived, without waiting."""
@@ -255,6 +264,8 @@ class Channel:
         # It has begun, for the engine: if the process dies of it, that is this job's doing. No
         # other one runs now.
         self.page_words[0] = attempt
+        if length > ROOM_BYTES_MIN:
+            self.make_room()
         try:
             body = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         except (OSError, MemoryError):
@@ -281,6 +292,8 @@ class Channel:
     ) -> None:
         """Take the data of a job out of its file."""
         self.page_words[0] = attempt  # as for a large one, which comes alone
+        if sum(size for _, size in PLACE.iter_unpack(table)) > ROOM_BYTES_MIN:
+            self.make_room()
         try:
             if kind == INPUT:
                 self._add_input(Input(codec, (), self._files.keep(memoryview(table))))

@@ -45,12 +45,14 @@ _NOT_ATTRIBUTES = frozenset(
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
 
 
-def details(error: BaseException, with_pickles: bool) -> list[Buffer]:
-    """Describe an exception: the document, and the pickles if there are any."""
+def details(error: BaseException, with_pickles: bool, frames: str = "") -> list[Buffer]:
+    """Describe an exception: the document, with the token of its frames, and the pickles if there are any."""
     try:
         document = _Document(with_pickles)
         document.place(error)
         document.fill()
+        if frames:
+            document.nodes[0]["frames"] = frames
         parts: list[Buffer] = [json.dumps(document.nodes).encode("ascii")]
         return [*parts, b"".join(document.pickles)] if document.pickles else parts
     except BaseException:  # its texts are there all the same

@@ -15,6 +15,7 @@ from furlong_worker import Buffer, pickles
 from furlong_worker.calls import Steps
 from furlong_worker.errors import describe
 from furlong_worker.exceptions import details
+from furlong_worker.frames import FRAMES
 from furlong_worker.pickles import Apart
 from furlong_worker.scopes import bound
 
@@ -383,7 +384,8 @@ class Failed:
 
     def __init__(self, error: BaseException) -> None:
         self._parts = tuple(bytes(part).decode("utf-8") for part in describe(error))
-        self._details = [bytes(part) for part in details(error, True)]
+        frames = FRAMES.keep(error)
+        self._details = [bytes(part) for part in details(error, True, frames)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled as a call of the client's own function."""

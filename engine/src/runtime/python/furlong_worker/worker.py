@@ -55,6 +55,7 @@ from furlong_worker.exceptions import details
 from furlong_worker.farm import Farm, Refused
 from furlong_worker.farm import bind as bind_farm
 from furlong_worker.files import Files
+from furlong_worker.frames import DEBUG, FRAMES
 from furlong_worker.fresh import Helpers, forget_half_imported
 from furlong_worker.given import Given
 from furlong_worker.leaving import end_threads, flush_files
@@ -134,6 +135,7 @@ class Worker:
         signal.signal(signal.SIGINT, self._handler)
         self.looks = Looks(self, channel.send_seen)
         channel.look = self.looks.answer
+        channel.make_room = FRAMES.make_room
         os.register_at_fork(after_in_child=self._after_fork)
         self._follow_threads()
         Loss.text = os.environ.pop(LOST, "")
@@ -152,6 +154,10 @@ class Worker:
             channel.interrupted.clear()
             if channel.ending:
                 return
+            if FRAMES.kept is not None:
+                left = FRAMES.seconds_left()
+                if left <= 0 or not channel.wait(left):
+                    FRAMES.release("nobody has looked at them for 10 minutes")
             channel.receive()
             if channel.questions:
                 channel.answer_questions(None)
@@ -167,6 +173,7 @@ class Worker:
             channel.reply(attempt, CANCELLED, 0, NO_TIMES, 0, [])
             return
         channel.page_words[0] = attempt
+        FRAMES.begin(kind == NAMED and buffers[0] == DEBUG)
         Given.inputs = inputs
         count = 0
         is_execution = kind in (EXECUTE, RUN)
@@ -238,7 +245,8 @@ class Worker:
         parts = describe(error)
         if end == CANCELLED:
             return end, parts, 0
-        return end, [*parts, *details(error, with_pickles)], fingerprint(error)
+        told = details(error, with_pickles, FRAMES.keep(error))
+        return end, [*parts, *told], fingerprint(error)
 
     # What a job may ask for.
 
@@ -325,6 +333,8 @@ class Worker:
 
     def _call_named(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
         name = bytes(buffers[0])
+        if name == DEBUG:  # the names stay those of the session whose frames they are
+            return apply(FRAMES.debug, codec, buffers[1:])
         self._globals.enter()
         function = self._functions.get(name) or self._find(name)
         return apply(function, codec, buffers[1:])
