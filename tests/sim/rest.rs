@@ -88,6 +88,10 @@ impl World {
                 .clients
                 .iter()
                 .all(|client| !client.is_alive || !client.handles.values().any(waits))
+            && self.clients.iter().filter_map(|client| client.core.as_ref()).all(|core| {
+                // Also those that nobody reads, and that are on their way to the broker still.
+                core.unfinished_count() == 0
+            })
             && self.history.is_over()
     }
 

@@ -364,7 +364,7 @@ impl<W: Waiter> Tasks<W> {
         ranges
     }
 
-    /// The keys and numbers of all unfinished tasks, in order.
+    /// Returns the number of unfinished tasks.
     pub fn unfinished_count(&self) -> usize {
         self.unfinished.len()
     }

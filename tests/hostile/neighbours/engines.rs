@@ -9,9 +9,9 @@ use furlong_wire::ids::{Attempt, AttemptId, BrokerStart, EngineId, PassKey, Sess
 use furlong_wire::limits::{CHUNK_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Credit, Draining, ErrorKind,
-    FromClient, FromEngine, Goodbye, Grant, HeldWork, Inspected, Lent, NeedBlob, Outcome, Passed,
-    Payload, Register, RunTimes, Runtime, SlotDown, Stream, Submit, Subscribe, TaskOptions,
-    TaskState, ToEngine,
+    FromClient, FromEngine, Goodbye, Grant, HeldWork, Inspected, Lent, MachineLoad, Measured,
+    NeedBlob, Outcome, Passed, Payload, Register, RunTimes, Runtime, SlotDown, SlotLoad, Stream,
+    Submit, Subscribe, TaskOptions, TaskState, ToEngine,
 };
 
 use super::clients::{PATIENCE, for_takers, of_takers, taker};
@@ -48,6 +48,7 @@ pub(super) const TAKERS: &[Taker] = &[
     Taker { name: "farewells", messages: &["Draining"], takes: drains },
     Taker { name: "keys", messages: &["Grant"], takes: grants },
     Taker { name: "unasked stacks", messages: &["Inspected"], takes: shows },
+    Taker { name: "unasked figures", messages: &["Measured"], takes: measures },
     Taker { name: "slots lent", messages: &["Lent", "Back"], takes: lends },
 ];
 
@@ -342,6 +343,17 @@ fn shows(farm: &Farm, window: &Window) {
         FromEngine::Inspected(Inspected { number, attempt, refusal: None, contents })
     };
     pair.says(window, &(0..1_000).map(seen).collect::<Vec<_>>());
+    pair.ends();
+}
+
+/// Answers what nobody has asked, for more slots than it has.
+fn measures(farm: &Farm, window: &Window) {
+    let Some(mut pair) = Pair::new(farm, 248, 1, &TaskOptions::default()) else { return };
+    let measured = |number| {
+        let slots = vec![SlotLoad::default(); 1_000];
+        FromEngine::Measured(Measured { number, machine: MachineLoad::default(), slots })
+    };
+    pair.says(window, &(0..100).map(measured).collect::<Vec<_>>());
     pair.ends();
 }
 
