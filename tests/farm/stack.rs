@@ -119,7 +119,7 @@ fn a_profile_tells_the_hottest_and_writes_its_stacks() {
     assert!(folded.starts_with("MainThread;<module> ("), "{folded}");
     profile(&file("p.svg"));
     let picture = fs::read_to_string(file("p.svg")).unwrap();
-    assert!(picture.starts_with("<svg ") && picture.contains("<title>inner ("), "{picture}");
+    assert!(picture.starts_with("<svg ") && picture.contains("<title>outer ("), "{picture}");
     let both = ["profile", "0", "--seconds", "0.2", "--out", &file("q.json"), "--svg", &file("q")];
     let said = running.cluster.furlong(&both).ok();
     assert!(said.contains("q has the flame graph"), "{said}");

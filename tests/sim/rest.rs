@@ -28,8 +28,13 @@ impl World {
             ProcessSpec { slots: 2, runtimes: Runtime::ALL.to_vec(), labels: LABELS.to_vec() };
         self.setup.processes.push(spec);
         self.after(0, Event::ProcessComes(self.setup.processes.len() - 1));
-        self.goes_on_until("everything has ended", ENDING_US, Self::everything_has_ended);
-        self.goes_on_for(61_000_000);
+        // A task that nobody reads may have been on its way, over a slow line.
+        let mut was_all = false;
+        while self.violation.is_none() && !was_all {
+            self.goes_on_until("everything has ended", ENDING_US, Self::everything_has_ended);
+            self.goes_on_for(61_000_000);
+            was_all = self.everything_has_ended();
+        }
         if self.violation.is_some() {
             return;
         }
@@ -88,10 +93,6 @@ impl World {
                 .clients
                 .iter()
                 .all(|client| !client.is_alive || !client.handles.values().any(waits))
-            && self.clients.iter().filter_map(|client| client.core.as_ref()).all(|core| {
-                // Also those that nobody reads, and that are on their way to the broker still.
-                core.unfinished_count() == 0
-            })
             && self.history.is_over()
     }
 

@@ -77,9 +77,6 @@ const LOOK_AT_IT: u8 = 3;
 const KEYS_WAITING_MAX: usize = 64;
 /// Looks after which a farm is shown, though there is more of it.
 const LOOKS_AT_ONCE: usize = 200;
-/// Tasks that have not ended, at most, that are shown: who has more filters or cancels by
-/// `furlong cancel`.
-const QUEUE_MAX: u32 = 1_000;
 
 fn interval(text: &str) -> Result<f64, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=10.0).contains(seconds));
@@ -130,7 +127,8 @@ async fn look(client: &Client, shown: &mut Shown, state: &State) -> Result<()> {
         }
     }
     if state.page == Page::Queue {
-        let open = TaskQuery { ended: Some(false), limit: QUEUE_MAX, ..TaskQuery::default() };
+        let open =
+            TaskQuery { ended: Some(false), limit: pages::QUEUE_MAX, ..TaskQuery::default() };
         shown.queue = client.query_tasks(open).all().await?;
     }
     Ok(())

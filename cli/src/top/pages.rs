@@ -142,6 +142,9 @@ fn is_short(machine: &MachineLoad) -> bool {
     machine.memory_free_bytes < machine.memory_bytes / 20
 }
 
+/// Tasks that have not ended, at most, that are shown: who has more cancels by `furlong cancel`.
+pub const QUEUE_MAX: u32 = 1_000;
+
 /// Tasks that have not ended: those that run first.
 pub fn queue(records: &[TaskRecord]) -> Table {
     let mut records: Vec<&TaskRecord> = records.iter().collect();

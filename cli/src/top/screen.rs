@@ -37,7 +37,7 @@ pub fn lines(
     (width, height): (usize, usize),
     is_plain: bool,
 ) -> Vec<Line<'static>> {
-    let footer = footer(state, width);
+    let footer = footer(shown, state, width);
     let height = height.saturating_sub(footer.len());
     let mut lines = if state.shows_help {
         text(HELP.lines(), width)
@@ -252,7 +252,7 @@ fn beside(left: Vec<Line<'static>>, right: &[Line<'static>], width: usize) -> Ve
 }
 
 /// The last line; a question, or what was said to a key, may take more.
-fn footer(state: &State, width: usize) -> Vec<Line<'static>> {
+fn footer(shown: &Shown, state: &State, width: usize) -> Vec<Line<'static>> {
     let style = Style::new().add_modifier(Modifier::REVERSED);
     let line = |text: String| Line::from(Span::styled(text, style));
     if let Some(said) = state.acting.line() {
@@ -272,9 +272,12 @@ fn footer(state: &State, width: usize) -> Vec<Line<'static>> {
             "" => String::new(),
             filter => format!("  filter {}", printable::line(filter)),
         };
+        let is_cut = state.page == Page::Queue && shown.queue.len() >= pages::QUEUE_MAX as usize;
+        let part =
+            if is_cut { format!("the first {} tasks  ", pages::QUEUE_MAX) } else { String::new() };
         let acts = if state.page.has_cursor() { "  c K i r D p act" } else { "" };
         format!(
-            "{}{filter}{acts}   ? help  q  / filter  s sort  space pause",
+            "{part}{}{filter}{acts}   ? help  q  / filter  s sort  space pause",
             pages.collect::<Vec<_>>().join(" ")
         )
     };

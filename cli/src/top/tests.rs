@@ -297,6 +297,15 @@ fn the_queue_has_a_row_that_keys_act_on_and_a_question() {
 }
 
 #[test]
+fn a_queue_of_which_a_part_is_shown_says_so() {
+    let mut user = User::new(Page::Queue);
+    user.shown.queue = vec![queue().remove(0); 999];
+    assert!(!user.screen((100, 16))[15].contains("the first"));
+    user.shown.queue.push(queue().remove(1));
+    assert!(user.screen((100, 16))[15].starts_with("the first 1000 tasks"));
+}
+
+#[test]
 fn a_long_question_is_not_cut() {
     let mut user = User::new(Page::Engines);
     user.press("r");
