@@ -334,9 +334,10 @@ impl Core {
         if next.is_some() {
             return self.turns.chores.push(Chore::EndSession(EndingSession { next, ..ending }));
         }
-        // It may be gone with its last task, if another chore has come to its end before.
+        // It may be gone with its last task, if another chore has come to its end before. If there
+        // are results, another chore is at them still.
         if let Some(session) = self.sessions.get_mut(key) {
-            session.departure.is_ending = false;
+            session.departure.is_ending = !session.ledger.done.is_empty();
         }
         self.forget_departed(key);
     }

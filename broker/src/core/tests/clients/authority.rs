@@ -11,6 +11,7 @@ use furlong_wire::message::{
 use furlong_wire::token::Role;
 
 use crate::core::tests::farm::peers::{Farm, direct, peer, shared};
+use crate::core::turns::work::TASKS_PER_PART;
 use crate::core::{ConnectionId, Output, Time, invariants};
 
 fn revoked(holder: u8) -> RevokedTokens {
@@ -23,6 +24,23 @@ fn revoked(holder: u8) -> RevokedTokens {
 /// Returns the core's outputs.
 fn outputs(farm: &mut Farm) -> Vec<Output> {
     std::iter::from_fn(|| farm.core.poll_output()).collect()
+}
+
+#[test]
+fn a_revoked_client_that_has_very_many_results_unread_loses_them_in_several_turns() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    for _ in 0..3 * TASKS_PER_PART {
+        farm.submit(client, shared());
+        farm.finish(engine);
+    }
+    farm.core.handle_revoked(farm.now, &revoked(farm.clients[client].holder));
+    farm.pump();
+    assert_eq!(farm.clients[client].connection, None);
+    assert_eq!(farm.core.sessions.len(), 1, "it ends in later turns");
+    (0..8).for_each(|_| farm.wait(Duration::from_millis(1)));
+    assert_eq!(farm.core.sessions.len(), 0);
+    invariants::hold(&farm.core);
 }
 
 #[test]
