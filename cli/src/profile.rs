@@ -76,7 +76,7 @@ enum Format {
 }
 
 impl Format {
-    /// What a file's ending says.
+    /// The format that a file's ending stands for.
     fn of(path: &Path) -> Self {
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("txt" | "folded" | "collapsed") => Self::Collapsed,

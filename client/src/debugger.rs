@@ -26,7 +26,7 @@ pub struct Debugger {
 /// The answer to a command.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Debugged {
-    /// What the debugger has written.
+    /// The text that the debugger has written.
     pub text: String,
     /// False if the command has left the debugger: its frames are gone.
     pub is_open: bool,
@@ -49,7 +49,7 @@ pub enum DebugError {
     Gone {
         /// The engine that had them.
         engine: EngineId,
-        /// What became of them.
+        /// The reason.
         why: String,
     },
     /// The command could not be sent, or has no answer.

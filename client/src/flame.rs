@@ -198,7 +198,7 @@ impl Drawing<'_> {
         self.y += ROW;
     }
 
-    /// What the picture does not have.
+    /// Lines on the parts that the picture does not have.
     fn left_out(&self, threads: usize) -> Vec<String> {
         let mut lines = Vec::new();
         if threads == 0 {

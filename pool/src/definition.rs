@@ -58,7 +58,7 @@ pub struct SiteLimits {
 pub struct DefinitionError {
     /// The line, counted from 1.
     pub line: usize,
-    /// What is wrong with it, and how to mend it.
+    /// The mistake, and its remedy.
     pub problem: String,
 }
 

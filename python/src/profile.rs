@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::options::id_text;
 
-/// What was sampled: sums, the hottest functions and lines, and the stacks in three formats.
+/// The samples: sums, the hottest functions and lines, and the stacks in three formats.
 pub fn told(profile: &Inspected) -> Value {
     let seen = &profile.seen;
     let functions: Vec<Value> = seen

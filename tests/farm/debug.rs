@@ -72,7 +72,7 @@ fn other_work_ends_it_and_what_has_no_frames_is_said() {
     work.within(holds).unwrap();
 }
 
-/// What the engine says to a command with this token.
+/// The engine's answer to a command with this token.
 fn ask(work: &Work, client: &Client, token: &str) -> Value {
     let asked = json!({"token": token, "command": "p path", "sources": {}}).to_string();
     let call = CallSpec::python("furlong_worker:debug");

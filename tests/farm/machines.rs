@@ -1,4 +1,4 @@
-//! What engines say of themselves and their machines to those who look.
+//! Figures that engines tell of themselves and their machines to those who look.
 
 use furlong_tests::command::Cluster;
 use furlong_tests::program::Program;

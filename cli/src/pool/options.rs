@@ -142,7 +142,7 @@ impl PoolRequest<'_> {
     /// behind `--on`, or is the pool's own.
     ///
     /// # Errors
-    /// What is wrong with the request, or with such a file.
+    /// A mistake in the request, or in such a file.
     pub fn spec(&self, home: &Home, cluster: &ClusterDir) -> Result<PoolSpec> {
         let site = Site::read(home)?;
         let on = self.flags.on.as_deref();

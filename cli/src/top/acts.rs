@@ -1,4 +1,4 @@
-//! What keys do to tasks and engines: whether this capability may, on what, and the question that
+//! Acts of keys on tasks and engines: whether this capability may, on what, and the question that
 //! is asked first.
 
 use furlong_client::{EngineId, Picture, TaskId};
@@ -7,7 +7,7 @@ use furlong_host::printable;
 use super::cursor::Row;
 use crate::print;
 
-/// What a key does.
+/// The effect of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
     /// Cancels tasks.
@@ -24,7 +24,7 @@ pub enum Verb {
     Profile,
 }
 
-/// What the capability at hand lets keys do.
+/// The rights that the capability at hand gives to keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rights {
     /// To end tasks of its owner, and to look into their interpreters.
@@ -38,7 +38,7 @@ pub struct Rights {
 /// Something to be done, when the question has been answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Act {
-    /// What is done.
+    /// The effect.
     pub verb: Verb,
     /// The tasks to which it is done.
     pub tasks: Vec<TaskId>,
@@ -50,7 +50,7 @@ pub struct Act {
 pub const PROFILE_S: u64 = 5;
 
 impl Act {
-    /// What a key is to do to the rows that are meant.
+    /// The act of a key on the rows that are meant.
     ///
     /// # Errors
     /// The reason why it cannot be, for people: one line.
@@ -111,7 +111,7 @@ impl Act {
         format!("{what}? y: yes, any other key: no")
     }
 
-    /// What is being done.
+    /// The line that is shown while it is being done.
     pub fn going(&self) -> String {
         let on = self.on();
         match self.verb {
@@ -134,16 +134,16 @@ impl Act {
     }
 }
 
-/// What keys have asked for.
+/// Acts that keys have asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Acting {
-    /// What the capability at hand lets them do.
+    /// The rights of the capability at hand.
     pub rights: Rights,
-    /// What is done if the question is answered with yes.
+    /// The act that waits for the answer to its question.
     pub question: Option<Act>,
-    /// What is being done.
+    /// The act that is being done, as a line.
     pub going: String,
-    /// What was done, or why not: until the next key.
+    /// The result, or the reason that there is none: until the next key.
     pub said: String,
     /// Lines that are shown instead of the page.
     pub report: Vec<String>,
@@ -171,7 +171,7 @@ impl Acting {
         act
     }
 
-    /// What was done.
+    /// Takes the result of an act.
     pub fn tell(&mut self, done: anyhow::Result<Done>) {
         self.going.clear();
         match done {
@@ -192,7 +192,7 @@ impl Acting {
     }
 }
 
-/// What came of it.
+/// The result of an act.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Done {
     /// A line.

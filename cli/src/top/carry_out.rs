@@ -32,7 +32,7 @@ pub fn rights(connect: &ConnectArgs) -> Rights {
     }
 }
 
-/// What is being done, beside the screen.
+/// An act that is being done, beside the screen.
 #[derive(Debug)]
 pub struct Doing {
     connect: ConnectArgs,

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use furlong_client::EngineId;
-use furlong_client::TaskId;
+use furlong_client::{EngineId, TaskId};
 
 /// A row that keys can act on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

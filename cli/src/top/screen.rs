@@ -59,7 +59,7 @@ fn text<'a>(lines: impl Iterator<Item = &'a str>, width: usize) -> Vec<Line<'sta
     lines.map(clipped).collect()
 }
 
-/// What keys can act on, in the order in which it is shown.
+/// The rows that keys can act on, in the order in which they are shown.
 pub fn rows(shown: &Shown, state: &State) -> Vec<Row> {
     match state.page {
         Page::Engines => made(pages::engines(&shown.picture), state).rows(),

@@ -95,7 +95,7 @@ pub struct State {
     pub shows_help: bool,
     /// The row that keys act on, where there is one.
     pub cursor: Cursor,
-    /// What keys have asked for.
+    /// Acts that keys have asked for.
     pub acting: Acting,
     interval: usize,
 }

@@ -82,7 +82,7 @@ impl Table {
         Self { columns, rows: rows.collect() }
     }
 
-    /// What keys can act on, in order.
+    /// The rows that keys can act on, in order.
     pub fn rows(&self) -> Vec<Row> {
         self.rows.iter().filter_map(|entry| entry.row).collect()
     }

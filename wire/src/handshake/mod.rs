@@ -59,7 +59,7 @@ pub struct HelloBody {
     pub role: Role,
     /// The program and its version, for people.
     pub software: String,
-    /// What the peer can be asked beyond the first messages of this version, a bit each
+    /// The questions that the peer answers beyond the first messages of this version, a bit each
     /// ([`ANSWERS_MEASURE`](crate::message::ANSWERS_MEASURE)); bits that are unknown are ignored.
     pub abilities: u64,
 }

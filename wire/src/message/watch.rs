@@ -312,7 +312,7 @@ pub struct EngineLoad {
     pub heard_us: u64,
     /// The time that its process took to answer, with the way there and back.
     pub answer_us: u64,
-    /// What its own processes take.
+    /// The figures of its own processes.
     pub slot: SlotLoad,
     /// Its machine.
     pub machine: MachineLoad,

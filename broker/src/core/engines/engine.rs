@@ -41,7 +41,7 @@ pub struct Engine {
     pub busy_us: u64,
     /// Its attempts.
     pub work: EngineWork,
-    /// What is counted for those who look.
+    /// Counts for those who look.
     pub counts: EngineCounts,
 }
 

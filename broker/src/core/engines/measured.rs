@@ -37,7 +37,7 @@ pub struct Measuring {
     last: Option<Box<Figures>>,
 }
 
-/// What a process has answered.
+/// The answer of a process.
 #[derive(Debug)]
 struct Figures {
     at: Time,

@@ -1,6 +1,5 @@
-//! What has become of tasks, as sums over each owner's. What is told of all tasks, and of a second,
-//! is worked out from these when somebody asks, or the second is over: a task pays for one addition
-//! to each.
+//! Sums over the tasks of each owner. Those of all tasks, and of a second, are worked out from
+//! these when somebody asks, or the second is over: a task pays for one addition to each.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;

@@ -1,4 +1,4 @@
-//! What the tests of several parts need.
+//! Helpers of the tests of several parts.
 
 use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId, TaskSeq};
 use furlong_wire::message::{PhaseTimes, RunTimes, TaskState};

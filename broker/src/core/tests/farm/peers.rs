@@ -40,7 +40,7 @@ pub struct Farm {
     pub clients: Vec<Client>,
     pub processes: Vec<EngineProcess>,
     pub disk: Disk,
-    /// What engine processes say that they can be asked.
+    /// The abilities that engine processes name.
     pub abilities: u64,
     connections_made: u64,
     ids_made: u8,
