@@ -132,7 +132,9 @@ mod tests {
             assert_eq!(cause, next[slot as usize].to_string());
             next[slot as usize] += 1;
         }
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
         assert!(receiver.poll().is_none());
         drop(receiver);
         assert_eq!(sender.send(0, SlotEvent::Up), Err(NobodyListens));
