@@ -57,7 +57,7 @@ impl EventSender {
     /// Adds a report.
     ///
     /// # Errors
-    /// [`NobodyListens`] when the engine ends.
+    /// The engine ends: nobody listens any more.
     pub fn send(&self, slot: SlotIndex, report: impl Into<Report>) -> Result<(), NobodyListens> {
         let mut waiting = self.0.lock();
         if waiting.is_closed {
