@@ -38,7 +38,7 @@ use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload}
 use self::acks::Acks;
 use self::bounded_queues::BoundedQueues;
 pub use self::content::{Call, Content};
-use self::content::{Names, announced_bytes, task_count};
+use self::content::{announced_bytes, task_count};
 use self::definitions::Definitions;
 use self::flow_control::FlowControl;
 pub use self::flow_control::Ticket;
@@ -151,9 +151,8 @@ impl<W: Waiter> Core<W> {
         hides_names: bool,
         welcome: &Welcome,
     ) -> Self {
-        let (secret_of, names) = (secret.clone(), Names::default());
-        let opening = Opening { secret: secret_of, cancel_on_disconnect, hides_names, names };
-        let open = opening.open(TaskSeq::MIN);
+        let opening = Opening::new(secret.clone(), cancel_on_disconnect, hides_names);
+        let open = opening.open();
         let credit_bytes = welcome.payload_credit_bytes;
         let mut flow = FlowControl::new(welcome.unfinished_tasks_max, credit_bytes);
         flow.set_memory_flag(&welcome.memory_flag);

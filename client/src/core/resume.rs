@@ -36,6 +36,8 @@ pub(super) enum Link {
 #[derive(Debug)]
 pub(super) struct Opening {
     pub secret: PayloadSecret,
+    /// The highest number of a task that an earlier start of the broker may have had.
+    pub submitted: TaskSeq,
     pub cancel_on_disconnect: bool,
     pub hides_names: bool,
     /// The names of its kinds of tasks, which are said on each connection.
@@ -82,12 +84,14 @@ impl<W: Waiter> Core<W> {
         if !welcome.resumed && welcome.start == self.start {
             return false;
         }
-        self.start = welcome.start;
+        if welcome.start != self.start {
+            (self.start, self.opening.submitted) = (welcome.start, self.next_n - 1);
+        }
         self.link = Link::Opening;
         self.opening_turns = 0;
         self.next_transfer = 1;
         self.flow.begin(welcome.unfinished_tasks_max, welcome.payload_credit_bytes);
-        let open = self.opening.open(self.next_n - 1);
+        let open = self.opening.open();
         self.outbound.push_back(Outbound::Message(open));
         let names = self.opening.names.all().map(FromClient::Name).map(Outbound::Message);
         self.outbound.extend(names);
@@ -295,12 +299,23 @@ impl<W: Waiter> Core<W> {
 }
 
 impl Opening {
-    pub(super) fn open(&self, submitted: TaskSeq) -> FromClient {
-        let Self { secret, cancel_on_disconnect, hides_names, .. } = self;
+    /// The opening of a session that no broker has had yet.
+    pub(super) fn new(
+        secret: PayloadSecret,
+        cancel_on_disconnect: bool,
+        hides_names: bool,
+    ) -> Self {
+        let (submitted, names) = (TaskSeq::MIN, Names::default());
+        Self { secret, submitted, cancel_on_disconnect, hides_names, names }
+    }
+
+    /// The message that says it.
+    pub(super) fn open(&self) -> FromClient {
+        let Self { secret, submitted, cancel_on_disconnect, hides_names, .. } = self;
         FromClient::Open(Open {
             secret: secret.clone(),
             cancel_on_disconnect: *cancel_on_disconnect,
-            submitted,
+            submitted: *submitted,
             hides_names: *hides_names,
         })
     }

@@ -17,8 +17,8 @@ bodies! {
         /// True if the session ends with its connection: its tasks are cancelled at once, except
         /// those to be retained.
         cancel_on_disconnect: bool,
-        /// The highest task number that the session has given, on any connection and to any start
-        /// of the broker.
+        /// The highest task number that the session had given when it first came to this start of
+        /// the broker: an earlier start may have had it.
         submitted: TaskSeq,
         /// True if the session tells no names of its kinds of tasks, and its engines no types of
         /// errors.

@@ -45,8 +45,15 @@ impl Core {
         let repeated = options.is_some_and(|options| options.repeated);
         // The ends that a session remembers are bounded. What is kept has ended all the same.
         let is_kept = repeated && self.kept.get(key, submit.n).is_some();
+        let dependencies =
+            options.map_or(0, |it| it.after.len() + it.follow.len() + 2 * it.inputs.len());
         match session.admit(submit.n, tasks_count, repeated)? {
-            Admission::New if !is_kept => {}
+            Admission::New if !is_kept => {
+                if let Some(options) = &mut submit.options {
+                    // What was said to this start alone, and did not come, has not run.
+                    options.repeated &= submit.n <= session.ledger.before;
+                }
+            }
             Admission::Refused if !is_kept => self.forget_refusal(key, submit.n),
             Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
             Admission::New | Admission::Known | Admission::Refused => {
@@ -56,8 +63,6 @@ impl Core {
                 return Ok(());
             }
         }
-        let dependencies =
-            options.map_or(0, |it| it.after.len() + it.follow.len() + 2 * it.inputs.len());
         self.turns.work.add(tasks_count + dependencies);
         let stored = self.admit_payload(key, &submit.payload);
         if let Some(refusal) = self.why_refused(key, &submit, tasks_count as u64, &stored) {

@@ -408,6 +408,26 @@ fn a_session_that_its_broker_has_ended_does_not_go_on() {
 }
 
 #[test]
+fn an_opening_tells_what_another_start_may_have_had_and_not_what_this_one_has_not_read() {
+    let said = |core: &mut Core, welcome: &Welcome| {
+        core.handle_cut();
+        assert!(core.handle_reconnected(welcome));
+        let Some(Outbound::Message(FromClient::Open(open))) = core.poll_outbound() else {
+            panic!("a connection begins with its opening")
+        };
+        open.submitted
+    };
+    let mut core = core();
+    let tasks = [(); 3].map(|()| submit(&mut core).n);
+    assert_eq!(said(&mut core, &resumed(CREDIT_BYTES)), TaskSeq::MIN);
+    let another = Welcome { resumed: true, ..welcome(2, CREDIT_BYTES) };
+    assert_eq!(said(&mut core, &welcome(2, CREDIT_BYTES)), tasks[2]);
+    accepted(&mut core, 0, &[], &[]);
+    submit(&mut core);
+    assert_eq!(said(&mut core, &another), tasks[2]);
+}
+
+#[test]
 fn a_goodbye_has_two_turns_to_be_taken() {
     let mut core = core();
     assert!((0..9).all(|_| !core.count_goodbye_turn()));

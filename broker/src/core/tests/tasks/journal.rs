@@ -308,6 +308,22 @@ fn what_the_disk_does_not_have_was_never_accepted() {
 }
 
 #[test]
+fn what_only_a_cut_connection_to_one_start_had_carried_has_not_run_before_the_next_start() {
+    let mut farm = farm();
+    let client = farm.client();
+    // It had submitted it on a connection of which nothing arrived, and says it once more.
+    farm.repeat(client, 1, with(shared(), once()));
+    farm.clients[client].submitted = 1;
+    farm.restart();
+    farm.connect_client(client).unwrap();
+    let engine = farm.engine();
+    farm.wait(Duration::from_secs(700));
+    assert_eq!(farm.assigned(engine), [1]);
+    farm.finish(engine);
+    assert_eq!(farm.end_of(client, 1), DONE);
+}
+
+#[test]
 fn a_client_that_comes_back_submits_again_what_the_journal_does_not_have() {
     let mut farm = farm();
     let client = farm.client();
