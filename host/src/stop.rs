@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// The reason to stop a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,10 +42,10 @@ impl fmt::Display for Reason {
 /// Hears each time that the program is asked to stop.
 #[derive(Debug)]
 pub struct Stop {
-    signals: Option<Signals>,
+    /// None if the system gives no signals.
+    heard: Option<Receiver<Reason>>,
     terminated: Repeats,
     began: Instant,
-    stdin: Option<oneshot::Receiver<()>>,
 }
 
 impl Stop {
@@ -53,19 +53,22 @@ impl Stop {
     /// end of standard input: so a program that was started by another ends with it, however that
     /// one ends. Call it within a tokio runtime.
     pub fn new(with_stdin: bool) -> Self {
-        let signals = Signals::new();
-        let stdin = with_stdin.then(|| {
-            let (ended, end) = oneshot::channel();
+        let (hear, heard) = channel(WAITING_MAX);
+        if with_stdin {
+            let hear = hear.clone();
             // A thread, since tokio's own reader of standard input cannot be cancelled and would
             // keep the process.
             std::thread::spawn(move || {
                 let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-                let _ = ended.send(());
+                let _ = hear.blocking_send(Reason::StarterEnded);
             });
-            end
+        }
+        let heard = Signals::new().ok().map(|signals| {
+            // A task of its own: a program that waits for many things looks at one of these only.
+            tokio::spawn(signals.tell(hear));
+            heard
         });
-        let terminated = Repeats::default();
-        Self { signals: signals.ok(), terminated, began: Instant::now(), stdin }
+        Self { heard, terminated: Repeats::default(), began: Instant::now() }
     }
 
     /// Waits until somebody asks, and says what it was. Nothing is lost if it is called anew.
@@ -80,24 +83,9 @@ impl Stop {
     }
 
     async fn next_signal(&mut self) -> Reason {
-        let Some(signals) = &mut self.signals else { return Reason::NoSignals };
-        let Signals { interrupt, terminate, user1, user2, processor_time } = signals;
-        let stdin = async {
-            match &mut self.stdin {
-                Some(end) => drop(end.await),
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = interrupt.recv() => Reason::Interrupted,
-            _ = terminate.recv() => Reason::Terminated,
-            _ = user1.recv() => Reason::Terminated,
-            _ = user2.recv() => Reason::Terminated,
-            _ = processor_time.recv() => Reason::Terminated,
-            () = stdin => {
-                self.stdin = None;
-                Reason::StarterEnded
-            }
+        match &mut self.heard {
+            Some(heard) => heard.recv().await.unwrap_or(Reason::NoSignals),
+            None => Reason::NoSignals,
         }
     }
 }
@@ -122,6 +110,24 @@ impl Signals {
             processor_time: signal(SignalKind::from_raw(Number::XCPU.as_raw()))?,
         })
     }
+
+    /// Tells of each of them, until nobody listens.
+    async fn tell(self, hear: Sender<Reason>) {
+        let Self { mut interrupt, mut terminate, mut user1, mut user2, mut processor_time } = self;
+        loop {
+            let reason = tokio::select! {
+                _ = interrupt.recv() => Reason::Interrupted,
+                _ = terminate.recv() => Reason::Terminated,
+                _ = user1.recv() => Reason::Terminated,
+                _ = user2.recv() => Reason::Terminated,
+                _ = processor_time.recv() => Reason::Terminated,
+                () = hear.closed() => return,
+            };
+            if hear.send(reason).await.is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// Signals that repeat an earlier one: Slurm sends SIGTERM twice within milliseconds, which is one
@@ -142,6 +148,8 @@ impl Repeats {
     }
 }
 
+/// So many requests may wait to be heard: others come later.
+const WAITING_MAX: usize = 8;
 /// The time within which signals are the same one.
 const SAME_WITHIN: Duration = Duration::from_secs(2);
 

@@ -32,7 +32,7 @@ use furlong_link::peer::outbox::Chunks;
 use furlong_wire::ids::{BrokerStart, TokenId};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 pub use run_files::{BrokerLock, BrokerState, read_state};
 pub use settings::{BadPort, BrokerArgs, JournalArgs, JournalPlace, OwnPort};
@@ -160,15 +160,13 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     shell.flush();
     log_start(&shell.dir, &listening, &security);
     let accepting = listener::open(&shell, &listening, &permits);
+    let mut chores = shell.clone().begin_chores(written);
     let reason = tokio::select! {
-        () = shell.clone().watch() => "the timer ended".to_owned(),
-        () = shell.clone().free_discarded() => "the reaper ended".to_owned(),
-        () = shell.clone().tick() => "the clock ended".to_owned(),
-        () = shell.clone().linger() => "the lingering ended".to_owned(),
+        _ = chores.join_next() => "one of its chores ended".to_owned(),
         reason = shell.clone().administer() => reason,
-        () = shell.clone().follow_journal(written) => "the journal ended".to_owned(),
         reason = stop.next() => reason.text().to_owned(),
     };
+    drop(chores);
     drop(accepting);
     shell.say_goodbye(&reason).await;
     let journal = shell.journal.take();
@@ -307,6 +305,18 @@ impl Shell {
             self.timer_at.set(at);
             self.timer.notify_one();
         }
+    }
+
+    /// Begins what is done as long as the broker is there. Each has a task of its own: what wakes
+    /// one at every turn does not poll the others.
+    fn begin_chores(self: Rc<Self>, written: Option<Receiver<Written>>) -> JoinSet<()> {
+        let mut chores = JoinSet::new();
+        chores.spawn_local(self.clone().watch());
+        chores.spawn_local(self.clone().free_discarded());
+        chores.spawn_local(self.clone().tick());
+        chores.spawn_local(self.clone().linger());
+        chores.spawn_local(self.follow_journal(written));
+        chores
     }
 
     /// Calls the core when it wants to be called.

@@ -239,60 +239,58 @@ impl Core {
     }
 
     /// Holds the end of an attempt, and sends it if there is a connection.
-    pub(super) fn hold(&mut self, mut ended: HeldEnd) {
-        let attempt = ended.finished.attempt;
-        // Mostly it travels in its message, and there is nothing else to say.
-        if self.connected && ended.payload.is_none() && (!self.was_cut || ended.written == [0; 2]) {
-            ended.stage = Stage::Sent;
-            let message = FromEngine::Finished(ended.finished.clone());
-            self.outputs.push_back(Output::Send(message));
-            self.results.insert(ended);
-            return self.results.trim();
-        }
-        self.results.insert(ended);
+    pub(super) fn hold(&mut self, ended: HeldEnd) {
         if self.connected {
-            self.send_result(attempt);
+            self.send_result(ended);
+        } else {
+            self.results.insert(ended);
         }
     }
 
-    /// Sends a held result. A large one that may not go unasked is announced, and waits: the slot
-    /// goes on, and so do other results.
-    fn send_result(&mut self, attempt: Attempt) {
-        self.say_what_was_written(attempt);
-        let Results { ended, sent, .. } = &mut self.results;
-        let ended = ended.get_mut(&attempt).expect("what is sent was inserted a moment ago");
-        sent.take(ended);
-        ended.stage = Stage::Sent;
-        match ended.payload_bytes() {
-            Some(bytes) if bytes <= self.room.result_bytes_max => {
-                ended.stage = Stage::Unsent;
-                // Of an earlier start's attempt the broker does not know whose it is.
-                if attempt.start == self.start && self.sessions.announce(ended.session, bytes) {
-                    return self.transfer_result(attempt);
-                }
-                let ended = &self.results.ended[&attempt];
-                let sealed = ended.payload.as_ref().and_then(|chunks| chunks.payload());
-                let payload = sealed.map(|sealed| self.announcement(sealed, ASKED_FOR_TRANSFER));
-                let finished = AttemptFinished { payload, ..ended.finished.clone() };
-                return self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
+    /// Sends a result, and holds it from then on.
+    fn send_result(&mut self, mut ended: HeldEnd) {
+        self.say_what_was_written(&ended);
+        if let Some(bytes) = ended.payload_bytes() {
+            let bytes_max = self.room.result_bytes_max;
+            if bytes <= bytes_max {
+                return self.send_large(ended, bytes);
             }
             // The broker could never let it through, however long it waits.
-            Some(bytes) => {
-                ended.payload = None;
-                ended.finished.outcome =
-                    too_large(bytes, self.room.result_bytes_max, &self.room.memory_flag);
-            }
-            None => {}
+            ended.payload = None;
+            ended.finished.outcome = too_large(bytes, bytes_max, &self.room.memory_flag);
         }
-        sent.add(ended);
+        ended.stage = Stage::Sent;
         self.outputs.push_back(Output::Send(FromEngine::Finished(ended.finished.clone())));
+        self.results.insert(ended);
         self.results.trim();
+    }
+
+    /// Sends a result that travels in chunks. One that may not go unasked is announced, and waits:
+    /// the slot goes on, and so do other results.
+    fn send_large(&mut self, mut ended: HeldEnd, bytes: u64) {
+        let attempt = ended.finished.attempt;
+        ended.stage = Stage::Unsent;
+        // Of an earlier start's attempt the broker does not know whose it is.
+        let may_go = attempt.start == self.start && self.sessions.announce(ended.session, bytes);
+        if !may_go {
+            let sealed = ended.payload.as_ref().and_then(|chunks| chunks.payload());
+            let payload = sealed.map(|sealed| self.announcement(sealed, ASKED_FOR_TRANSFER));
+            let finished = AttemptFinished { payload, ..ended.finished.clone() };
+            self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
+        }
+        self.results.insert(ended);
+        if may_go {
+            self.transfer_result(attempt);
+        }
     }
 
     /// After a cut nobody knows which output has arrived: an empty piece at its end shows what is
     /// missing.
-    fn say_what_was_written(&mut self, attempt: Attempt) {
-        let Some(ended) = self.results.ended.get(&attempt).filter(|_| self.was_cut) else { return };
+    fn say_what_was_written(&mut self, ended: &HeldEnd) {
+        if !self.was_cut {
+            return;
+        }
+        let attempt = ended.finished.attempt;
         for (offset, stream) in ended.written.into_iter().zip([Stream::Stdout, Stream::Stderr]) {
             if offset > 0 {
                 let end = AttemptOutput { attempt, stream, offset, bytes: Vec::new() };
@@ -343,8 +341,7 @@ impl Core {
                 work.reported = false;
             } else if let Some(mut ended) = self.results.remove(held) {
                 ended.finished.attempt = adopted;
-                self.results.insert(ended);
-                self.send_result(adopted);
+                self.send_result(ended);
             }
         }
         // A cancel of the new attempt may have overtaken the word that it is this one.

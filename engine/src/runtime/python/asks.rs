@@ -12,7 +12,7 @@
 //! to the worker   key 32 | 0 or 1 | UTF-8               0: the cluster's door, as JSON; 1: why not
 //! ```
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram as StdUnixDatagram;
@@ -40,7 +40,8 @@ impl Asks {
 
     /// Waits until something may be asked; forever once nothing will be.
     pub(super) async fn readable(&self) {
-        if self.is_closed || self.socket.readable().await.is_err() {
+        let ready = poll_fn(|cx| self.socket.poll_recv_ready(cx));
+        if self.is_closed || ready.await.is_err() {
             pending::<()>().await;
         }
     }

@@ -1,6 +1,7 @@
 //! One interpreter as a process: its start, its pipes, its death.
 
 use std::ffi::OsStr;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -282,8 +283,9 @@ impl OutputPipe {
 
     /// Waits until there is something to read; forever once the other end is closed.
     pub(super) async fn readable(&self) {
-        if self.is_closed || self.pipe.readable().await.is_err() {
-            std::future::pending::<()>().await;
+        let ready = poll_fn(|cx| self.pipe.poll_read_ready(cx));
+        if self.is_closed || ready.await.is_err() {
+            pending::<()>().await;
         }
     }
 

@@ -3,7 +3,7 @@
 //! It answers on another one. On a socket for both ways each side would be woken whenever the other
 //! has read, since that makes room for more: twice for every short job, and for nothing.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -40,7 +40,7 @@ impl Requests {
     /// Waits until there may be room; forever if there was some at last.
     pub(super) async fn writable(&self) -> io::Result<()> {
         match &self.room {
-            Some(room) => room.writable().await,
+            Some(room) => poll_fn(|cx| room.poll_write_ready(cx)).await,
             None => pending().await,
         }
     }

@@ -1,6 +1,7 @@
 //! The conversation with one interpreter, from its first job to its death.
 
 use std::collections::VecDeque;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::process::ExitStatus;
 
@@ -215,12 +216,20 @@ impl<'a> Session<'a> {
         // With several jobs sent, output is read by the tick alone: see `HeldOutput`.
         let is_output_plain = self.sent.len() <= 1;
         let is_open = self.closing.is_none() || self.is_ending;
-        let timeout = sleep_until(deadline.unwrap_or_else(Instant::now));
+        let timeout = async {
+            match deadline {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        // Nobody else waits for the sockets and pipes, so none of them needs a list of waiters,
+        // which each turn would join and leave.
+        let replied = poll_fn(|cx| replies.poll_read_ready(cx));
         select! {
             biased;
             // First: a flood of what is below must not put it off.
-            () = timeout, if deadline.is_some() => Wake::Deadline,
-            _ = replies.readable(), if is_open => Wake::Readable,
+            () = timeout => Wake::Deadline,
+            _ = replied, if is_open => Wake::Readable,
             command = commands.recv() => Wake::Command(command),
             () = stdout.readable(), if is_output_plain => Wake::Output(OutputStream::Stdout),
             () = stderr.readable(), if is_output_plain => Wake::Output(OutputStream::Stderr),

@@ -79,7 +79,7 @@ class Frames:
 
     def __init__(self) -> None:
         self.kept: Kept | None = None
-        self._is_debugging = False
+        self.is_debugging = False
         # The token of what was kept before, and why it is kept no longer.
         self._last: tuple[str, str] = ("", "")
 
@@ -89,7 +89,7 @@ class Frames:
         It is empty if there is none of user code, or if those of another error of this job are kept. Where memory has
         run out nothing is held on to.
         """
-        if self._is_debugging or self.kept is not None or isinstance(error, MemoryError):
+        if self.is_debugging or self.kept is not None or isinstance(error, MemoryError):
             return ""
         step = error.__traceback__
         while step is not None and _is_own(step.tb_frame):
@@ -108,7 +108,7 @@ class Frames:
 
     def begin(self, is_debugger: bool) -> None:
         """Let go of them for a job that begins, unless it is a debugger's command."""
-        self._is_debugging = is_debugger
+        self.is_debugging = is_debugger
         if self.kept is not None and not is_debugger:
             self.release(OTHER_WORK)
 
@@ -122,6 +122,7 @@ class Frames:
 
     def debug(self, call: Buffer = b"{}", *_: Buffer) -> bytes:
         """Answer a debugger's command: what `run` takes and gives, as JSON."""
+        self.is_debugging = True
         try:
             wanted = json.loads(bytes(call))
             token, command, sources = (wanted.get(name) for name in ("token", "command", "sources"))

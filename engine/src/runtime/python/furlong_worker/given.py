@@ -28,32 +28,38 @@ _MAKERS = ("_frombuffer", "_mareconstruct", "_reconstruct")
 class Given:
     """The inputs of the job that runs."""
 
-    inputs: Sequence[Input] = ()
-    # The arrays of what is loaded for all calls, so far; none if it is for one.
-    arrays: list[Any] | None = None
+    __slots__ = ("arrays", "inputs")
+
+    def __init__(self) -> None:
+        self.inputs: Sequence[Input] = ()
+        # The arrays of what is loaded for all calls, so far; none if it is for one.
+        self.arrays: list[Any] | None = None
+
+
+GIVEN = Given()
 
 
 def taken(place: int) -> Any:
     """Return the value of an input: each time another one."""
-    before, Given.arrays = Given.arrays, None
+    before, GIVEN.arrays = GIVEN.arrays, None
     try:
-        return _load(Given.inputs[place], False)
+        return _load(GIVEN.inputs[place], False)
     finally:
-        Given.arrays = before
+        GIVEN.arrays = before
 
 
 def shared_value(place: int) -> Any:
     """Return the value of an input that a client shares: always the same, as long as it is kept here."""
-    given = Given.inputs[place]
+    given = GIVEN.inputs[place]
     if given.value is UNMADE:
-        before, Given.arrays = Given.arrays, []
+        before, GIVEN.arrays = GIVEN.arrays, []
         try:
             value = _load(given, True)
             # Those that lay in the pickle have memory of their own, which could be written to.
-            for array in Given.arrays:
+            for array in GIVEN.arrays:
                 array.setflags(write=False)
         finally:
-            Given.arrays = before
+            GIVEN.arrays = before
         given.value = value
     return given.value
 
@@ -65,7 +71,7 @@ def flat(*parts: Sequence[Any]) -> list[Any]:
 
 def all_taken() -> list[Any]:
     """Return the values of all inputs, for calls whose arguments do not say where each goes."""
-    return [taken(place) for place in range(len(Given.inputs))]
+    return [taken(place) for place in range(len(GIVEN.inputs))]
 
 
 def _load(given: Input, is_shared: bool) -> Any:
@@ -96,15 +102,15 @@ class _Unpickler(pickle.Unpickler):
         if module == "importlib" and name == "import_module":
             return _import
         found = super().find_class(module, name)
-        if Given.arrays is None or name not in _MAKERS or not module.startswith("numpy."):
+        if GIVEN.arrays is None or name not in _MAKERS or not module.startswith("numpy."):
             return found
         return functools.partial(_noted, found)
 
 
 def _noted(make: Callable[..., Any], *args: Any) -> Any:
-    assert Given.arrays is not None  # it is called within the same load
+    assert GIVEN.arrays is not None  # it is called within the same load
     array = make(*args)
-    Given.arrays.append(array)
+    GIVEN.arrays.append(array)
     return array
 
 

@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import furlong_worker
 from furlong_worker import Buffer, pickles
-from furlong_worker.calls import Steps
+from furlong_worker.calls import STEPS
 from furlong_worker.errors import describe
 from furlong_worker.exceptions import details
 from furlong_worker.frames import FRAMES
@@ -93,7 +93,7 @@ def map_items(
         run.call_all(exact)
     finally:
         run.leave()
-    Steps.returned = time.monotonic_ns()
+    STEPS.returned = time.monotonic_ns()
     if not (run.failed or run.written):
         dump = _dump_plain if run.is_careful else _dump_constants
         parts = dump(run.values)

@@ -24,7 +24,7 @@ from typing import Any, Callable, NoReturn, Sequence
 
 import furlong_worker
 from furlong_worker import Buffer, engine, maps, modules
-from furlong_worker.calls import Steps, apply, encode, encode_published
+from furlong_worker.calls import STEPS, apply, encode, encode_published
 from furlong_worker.cells import Cells
 from furlong_worker.channel import (
     CANCELLED,
@@ -57,7 +57,7 @@ from furlong_worker.farm import bind as bind_farm
 from furlong_worker.files import Files
 from furlong_worker.frames import DEBUG, FRAMES
 from furlong_worker.fresh import Helpers, forget_half_imported
-from furlong_worker.given import Given
+from furlong_worker.given import GIVEN
 from furlong_worker.leaving import end_threads, flush_files
 from furlong_worker.looks import Looks
 from furlong_worker.namespace import Namespace
@@ -173,8 +173,9 @@ class Worker:
             channel.reply(attempt, CANCELLED, 0, NO_TIMES, 0, [])
             return
         channel.page_words[0] = attempt
-        FRAMES.begin(kind == NAMED and buffers[0] == DEBUG)
-        Given.inputs = inputs
+        if FRAMES.kept is not None or FRAMES.is_debugging:
+            FRAMES.begin(kind == NAMED and buffers[0] == DEBUG)
+        GIVEN.inputs = inputs
         count = 0
         is_execution = kind in (EXECUTE, RUN)
         if is_execution:
@@ -182,7 +183,7 @@ class Worker:
         parts: Sequence[Buffer] = ()
         error: BaseException | None = None
         self.attempt = attempt
-        Steps.loaded = Steps.returned = 0
+        STEPS.loaded = STEPS.returned = 0
         begun = time.monotonic_ns()
         try:
             try:
@@ -207,10 +208,10 @@ class Worker:
         is_long = ended - begun > LONG_ENOUGH_NS or is_execution
         if is_long:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
-        loaded = Steps.loaded or begun
+        loaded = STEPS.loaded or begun
         if error is None:
-            returned = Steps.returned or ended
-            last = min((ended - returned) // 1000, U32_MAX)
+            returned = STEPS.returned or ended
+            last = (ended - returned) // 1000
             end = EXECUTED if is_execution else RETURNED
         else:
             returned = ended
@@ -223,10 +224,13 @@ class Worker:
                 parts = [parts[0] if parts else b"", displays]
             elif end == RETURNED:
                 end, parts = DISPLAYED, [displays, *parts]
-        Given.inputs = ()
+        GIVEN.inputs = ()
         drain = self.output.settle(is_long)
         self.attempt = None
-        times = begun, (returned - loaded) // 1000, min((loaded - begun) // 1000, U32_MAX), last
+        load_us = (loaded - begun) // 1000
+        if load_us > U32_MAX or last > U32_MAX:
+            load_us, last = min(load_us, U32_MAX), min(last, U32_MAX)
+        times = begun, (returned - loaded) // 1000, load_us, last
         channel.reply(attempt, end, DRAIN if drain else 0, times, count, parts)
         if drain:
             channel.drained = False
