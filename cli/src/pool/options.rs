@@ -21,7 +21,8 @@ use crate::program::Program;
 /// The flags of a pool.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PoolFlags {
-    /// System that starts the engines: `slurm`, `pbs`, `sge`, `lsf`, or `ssh`; or the name of a
+    /// System that starts the engines: `slurm`, `pbs`, `sge`, `lsf`, `k8s`, or `ssh`; or
+    /// the name of a
     /// pool that is defined in `~/.furlong/pools.toml` or `/etc/furlong/pools.toml`
     #[arg(long, value_name = "NAME")]
     pub on: Option<String>,
@@ -47,6 +48,9 @@ pub struct PoolFlags {
     /// Hosts for `--on ssh`: a file with a line each, as `node1` or `user@node2:2222 8`
     #[arg(long, value_name = "FILE")]
     pub hosts: Option<PathBuf>,
+    /// Image of the containers for `--on k8s`, with `furlong` and Python
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
     /// Program of the engines, where it is not at the path of this one
     #[arg(long, value_name = "COMMAND")]
     pub program: Option<String>,
@@ -93,7 +97,7 @@ const PENDING_MAX: u32 = 8;
 impl PoolFlags {
     /// Returns true if a flag is given that only a pool has.
     pub fn are_given(&self) -> bool {
-        let texts = [&self.on, &self.via, &self.program];
+        let texts = [&self.on, &self.via, &self.program, &self.image];
         texts.iter().any(|text| text.is_some())
             || self.template.is_some()
             || self.hosts.is_some()
@@ -117,6 +121,7 @@ impl PoolFlags {
             template: self.template.clone().or(base.template),
             via: self.via.clone().or(base.via),
             hosts: self.hosts.clone().or(base.hosts),
+            image: self.image.clone().or(base.image),
             program: self.program.clone().or(base.program),
             max_jobs: self.max_jobs.or(base.max_jobs),
             max_pending: self.max_pending.or(base.max_pending),
@@ -180,10 +185,16 @@ impl PoolRequest<'_> {
             on.with_context(|| format!("name the system with --on: {}{defined}", systems()))?;
         let is_hosts = on == HostsPool::SYSTEM;
         let system = system::by_name(on);
+        // A pool without a name has that of its system, whatever it was called.
+        let name = if name == on { system.map_or(on, |system| system.name) } else { name };
+        let on = system.map_or(on, |system| system.name);
         if system.is_none() && !is_hosts {
             bail!("there is no system `{on}`; --on takes {}{defined}", systems());
         }
-        let (jobs_max, pending_max, walltime) = site.bounded((JOBS_MAX, PENDING_MAX), WALLTIME);
+        let (jobs_max, pending_max, walltime) = site.bounded(
+            (JOBS_MAX, PENDING_MAX),
+            system.map_or(WALLTIME, |system| Duration::from_secs(system.walltime_s)),
+        );
         let job = self.job(system, walltime)?;
         let per_job = flags.per_job.unwrap_or(1);
         let on_hosts: u32 = job.hosts.iter().map(|host| host.engines.unwrap_or(per_job)).sum();
@@ -206,7 +217,7 @@ impl PoolRequest<'_> {
         };
         let name =
             self.name.clone().map_or_else(|| name.parse(), Ok).map_err(anyhow::Error::msg)?;
-        let engine = self.engine(home, cluster)?;
+        let engine = self.engine(system, home, cluster)?;
         let system = on.to_owned();
         let (is_removed, ends_now) = (false, false);
         Ok(PoolSpec { name, system, wanted, per_job, limits, job, engine, is_removed, ends_now })
@@ -236,7 +247,11 @@ impl PoolRequest<'_> {
             }
             None => ensure!(flags.args.is_empty(), "nothing behind `--` is for --on ssh"),
         }
-        let dir = self.engine.cwd.clone().map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
+        let is_of_pods = system.is_some_and(|system| system.is_of_pods);
+        let image = image(flags.image.as_deref(), is_of_pods)?;
+        // In a pod there is another one, and that is its engines' matter.
+        let dir = self.engine.cwd.clone().filter(|_| !is_of_pods);
+        let dir = dir.map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
         let dir = dir.context("the current directory is not there any more")?;
         let walltime = flags.walltime.unwrap_or(walltime);
         ensure!(walltime >= WALLTIME_MIN, "--walltime is at least a minute: jobs count in minutes");
@@ -249,13 +264,22 @@ impl PoolRequest<'_> {
             via: flags.via.iter().flat_map(|via| via.split_whitespace()).map(Into::into).collect(),
             args: flags.args.clone(),
             dir: std::path::absolute(&dir)?.to_string_lossy().into_owned(),
+            image,
             hosts,
         })
     }
 
     /// The engines: this program, at its absolute path, with the interpreter that they would have
     /// here. A job's `PATH` is another.
-    fn engine(&self, home: &Home, cluster: &ClusterDir) -> Result<EngineSpec> {
+    fn engine(
+        &self,
+        system: Option<&System>,
+        home: &Home,
+        cluster: &ClusterDir,
+    ) -> Result<EngineSpec> {
+        if system.is_some_and(|system| system.is_of_pods) {
+            return Ok(self.engine_in_image(home, cluster));
+        }
         let program = match &self.flags.program {
             Some(words) => words.split_whitespace().map(str::to_owned).collect(),
             None => self.program.words()?,
@@ -278,5 +302,37 @@ impl PoolRequest<'_> {
             python,
             flags: self.engine.flags_of_jobs(),
         })
+    }
+
+    /// The engines in a container: nothing of this machine is there.
+    fn engine_in_image(&self, home: &Home, cluster: &ClusterDir) -> EngineSpec {
+        let program = self.flags.program.as_deref().unwrap_or("furlong");
+        let cwd = self.engine.cwd.iter().map(|cwd| format!("--cwd={cwd}"));
+        EngineSpec {
+            program: program.split_whitespace().map(str::to_owned).collect(),
+            cluster: cluster.name().to_string(),
+            cap: cluster.capability(Role::Engine).to_string_lossy().into_owned(),
+            home: home.path().to_string_lossy().into_owned(),
+            python: self.python.map(|python| python.to_string_lossy().into_owned()),
+            flags: self.engine.flags_of_jobs().into_iter().chain(cwd).collect(),
+        }
+    }
+}
+
+/// The image of pods, which nothing else has.
+fn image(image: Option<&str>, is_of_pods: bool) -> Result<String> {
+    match (image, is_of_pods) {
+        (Some(image), true) => {
+            let is_good = |char: char| char.is_ascii_graphic();
+            ensure!(
+                !image.is_empty() && !image.starts_with('-') && image.chars().all(is_good),
+                "`{}` is no image's name",
+                image.escape_debug()
+            );
+            Ok(image.to_owned())
+        }
+        (None, true) => bail!("name the image of the containers with --image"),
+        (Some(_), false) => bail!("--image is for --on k8s"),
+        (None, false) => Ok(String::new()),
     }
 }

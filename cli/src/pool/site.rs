@@ -321,6 +321,9 @@ fn check_for_system(on: &str, flags: &PoolFlags) -> Result<(), String> {
     if flags.hosts.is_some() && system.is_some() {
         return Err("hosts are for `on = \"ssh\"`".to_owned());
     }
+    if flags.image.is_some() && system.is_none_or(|system| !system.is_of_pods) {
+        return Err("images are for `on = \"k8s\"`".to_owned());
+    }
     if flags.walltime.is_some_and(|walltime| walltime < options::WALLTIME_MIN) {
         return Err(A_MINUTE.to_owned());
     }

@@ -1,4 +1,4 @@
-"""A cluster whose engines a batch system starts, or ``ssh``.
+"""A cluster whose engines a batch system, Kubernetes or ``ssh`` starts.
 
 Examples
 --------
@@ -26,13 +26,14 @@ __all__ = ["PoolCluster"]
 class PoolCluster(Cluster):
     """A broker here, and a pool of engines in the jobs of a batch system, or on hosts by ssh.
 
-    `furlong.Cluster` is one if `engines` is ``"slurm"``, ``"pbs"``, ``"sge"``, ``"lsf"`` or ``"ssh"``. The home has to be shared with the nodes.
+    `furlong.Cluster` is one if `engines` is ``"slurm"``, ``"pbs"``, ``"sge"``, ``"lsf"``, ``"k8s"`` or ``"ssh"``.
+    The home has to be shared with the nodes of a batch system.
 
     Parameters
     ----------
     n : int, optional
         Engines; on hosts those of each.
-    engines : {"slurm", "pbs", "sge", "lsf", "ssh"}
+    engines : {"slurm", "pbs", "sge", "lsf", "k8s", "ssh"}
         The system, no matter in which case it is written.
     walltime : str, optional
         Time of a job, as ``"2h"``; an hour by default.
@@ -42,7 +43,7 @@ class PoolCluster(Cluster):
         Engines of a job, and cores of an engine.
     setup : str or iterable of str
         Shell commands in each job before its engines.
-    template, via, hosts : str or path, optional
+    template, via, hosts, image : str or path, optional
         As the flags of ``furlong pool add``.
     max_jobs, max_pending : int, optional
         Jobs at a time, and of these those that wait.
@@ -65,13 +66,14 @@ class PoolCluster(Cluster):
         template: str | os.PathLike[str] | None = None,
         via: str | None = None,
         hosts: str | os.PathLike[str] | None = None,
+        image: str | None = None,
         max_jobs: int | None = None,
         max_pending: int | None = None,
         **others: Any,
     ) -> None:
         others.setdefault("controller_ip", "0.0.0.0")
         super().__init__(n, **others)
-        self._system = engines.lower()
+        self._system = {"kubernetes": "k8s"}.get(engines.lower(), engines.lower())
         self._options = shlex.split(options) if isinstance(options, str) else list(options)
         self._flags: list[str] = []
         for name, value in (
@@ -81,9 +83,11 @@ class PoolCluster(Cluster):
             ("template", template),
             ("via", via),
             ("hosts", hosts),
+            ("image", image),
             ("max-jobs", max_jobs),
             ("max-pending", max_pending),
-            ("python", self.python or sys.executable),
+            # An image has another one than this machine.
+            ("python", self.python or (None if self._system == "k8s" else sys.executable)),
             ("cwd", self.cwd),
             ("memory", self.memory),
         ):
