@@ -226,7 +226,7 @@ async fn add_pool(
 /// It would not, or cannot be asked.
 pub async fn prepare(spec: &PoolSpec, cluster: &ClusterDir) -> Result<()> {
     let mut spec = spec.clone();
-    if spec.system != HostsPool::SYSTEM {
+    if !HostsPool::is_system(&spec.system) {
         pods::pin(&mut spec).await?;
         if spec.wanted.max > 0 {
             check(&spec, cluster).await?;
@@ -243,8 +243,8 @@ pub async fn prepare(spec: &PoolSpec, cluster: &ClusterDir) -> Result<()> {
 /// The system would refuse the jobs, or cannot be asked.
 pub async fn dry_run(spec: &PoolSpec, cluster: &ClusterDir) -> Result<ExitCode> {
     ensure!(
-        spec.system != HostsPool::SYSTEM,
-        "--dry-run is for batch systems; hosts have no script"
+        !HostsPool::is_system(&spec.system),
+        "--dry-run is for batch systems; `ssh` and `mpirun` have no script"
     );
     let scheduler = batch::scheduler(spec)?;
     if scheduler.system.is_of_pods {
@@ -321,7 +321,12 @@ fn scale(
         "pool {pool} is being removed; when `furlong pool` shows it no longer, `furlong pool add` \
          makes another of that name"
     );
-    if spec.system == HostsPool::SYSTEM && engines.is_elastic() {
+    ensure!(
+        spec.system != HostsPool::MPI,
+        "the engines of `mpirun` are one job; `furlong pool add` adds others, `furlong pool remove \
+         {pool}` ends these"
+    );
+    if spec.system == HostsPool::SSH && engines.is_elastic() {
         bail!("hosts have no queue: give a number of engines, of all hosts together");
     }
     let before = spec.wanted;

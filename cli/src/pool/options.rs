@@ -9,7 +9,7 @@ use furlong_host::durations;
 use furlong_host::home::{ClusterDir, Home};
 use furlong_pool::keeper::{Limits, Wanted};
 use furlong_pool::script::check_template;
-use furlong_pool::spec::{EngineSpec, JobSpec, PoolName, PoolSpec, hosts};
+use furlong_pool::spec::{EngineSpec, Host, JobSpec, PoolName, PoolSpec, hosts};
 use furlong_pool::system::{self, System};
 use furlong_wire::token::Role;
 
@@ -21,7 +21,7 @@ use crate::program::Program;
 /// The flags of a pool.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PoolFlags {
-    /// System that starts the engines: `slurm`, `pbs`, `sge`, `lsf`, `k8s`, or `ssh`; or
+    /// System that starts the engines: `slurm`, `pbs`, `sge`, `lsf`, `k8s`, `mpi` or `ssh`; or
     /// the name of a
     /// pool that is defined in `~/.furlong/pools.toml` or `/etc/furlong/pools.toml`
     #[arg(long, value_name = "NAME")]
@@ -133,13 +133,13 @@ impl PoolFlags {
 
 /// The names of all systems, as words for a sentence.
 pub(super) fn systems() -> String {
-    let names = system::all().map(|it| it.name).chain([HostsPool::SYSTEM]);
+    let names = system::all().map(|it| it.name).chain(HostsPool::SYSTEMS);
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Returns true if there is a system of this name.
 pub(super) fn is_system(name: &str) -> bool {
-    system::by_name(name).is_some() || name == HostsPool::SYSTEM
+    system::by_name(name).is_some() || HostsPool::is_system(name)
 }
 
 impl PoolRequest<'_> {
@@ -183,19 +183,22 @@ impl PoolRequest<'_> {
         let defined = site.names().map_or_else(String::new, |it| format!("; defined are {it}"));
         let on =
             on.with_context(|| format!("name the system with --on: {}{defined}", systems()))?;
-        let is_hosts = on == HostsPool::SYSTEM;
+        let is_hosts = on == HostsPool::SSH;
         let system = system::by_name(on);
         // A pool without a name has that of its system, whatever it was called.
         let name = if name == on { system.map_or(on, |system| system.name) } else { name };
         let on = system.map_or(on, |system| system.name);
-        if system.is_none() && !is_hosts {
+        if !is_system(on) {
             bail!("there is no system `{on}`; --on takes {}{defined}", systems());
         }
         let (jobs_max, pending_max, walltime) = site.bounded(
             (JOBS_MAX, PENDING_MAX),
             system.map_or(WALLTIME, |system| Duration::from_secs(system.walltime_s)),
         );
-        let job = self.job(system, walltime)?;
+        let mut job = self.job(on, system, walltime)?;
+        if on == HostsPool::MPI {
+            job.hosts = self.by_mpirun()?;
+        }
         let per_job = flags.per_job.unwrap_or(1);
         let on_hosts: u32 = job.hosts.iter().map(|host| host.engines.unwrap_or(per_job)).sum();
         let (wanted, per_job) = match (self.wanted, is_hosts) {
@@ -223,7 +226,21 @@ impl PoolRequest<'_> {
         Ok(PoolSpec { name, system, wanted, per_job, limits, job, engine, is_removed, ends_now })
     }
 
-    fn job(&self, system: Option<&System>, walltime: Duration) -> Result<JobSpec> {
+    /// The engines of `mpirun`, in the place of hosts: all of them are one.
+    fn by_mpirun(&self) -> Result<Vec<Host>> {
+        let wanted = self.wanted.context("say how many engines with -n N")?;
+        ensure!(
+            !wanted.is_elastic() && wanted.max > 0,
+            "the engines of `mpirun` are one job: give -n N"
+        );
+        let is_number = |arg: &&String| ["-n", "-np", "--np", "-c"].contains(&arg.as_str());
+        if let Some(wrong) = self.flags.args.iter().find(is_number) {
+            bail!("leave `{wrong}` out of the arguments for `mpirun`: -n N says it before `--`");
+        }
+        Ok(vec![Host { name: "mpirun".to_owned(), port: None, engines: Some(wanted.max) }])
+    }
+
+    fn job(&self, on: &str, system: Option<&System>, walltime: Duration) -> Result<JobSpec> {
         let flags = self.flags;
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
@@ -232,7 +249,7 @@ impl PoolRequest<'_> {
         if let (Some(text), Some(path)) = (&template, &flags.template) {
             check_template(text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
         }
-        let hosts = match (&flags.hosts, system.is_none()) {
+        let hosts = match (&flags.hosts, on == HostsPool::SSH) {
             (Some(path), true) => hosts(&read(path)?)
                 .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?,
             (None, true) => bail!("name a file of hosts with --hosts FILE"),
@@ -245,6 +262,7 @@ impl PoolRequest<'_> {
                 let text = template.as_deref().unwrap_or_default();
                 (system.check_template)(text).map_err(anyhow::Error::msg)?;
             }
+            None if on == HostsPool::MPI => {}
             None => ensure!(flags.args.is_empty(), "nothing behind `--` is for --on ssh"),
         }
         let is_of_pods = system.is_some_and(|system| system.is_of_pods);

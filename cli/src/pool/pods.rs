@@ -1,5 +1,5 @@
-//! Pods of Kubernetes: beside the commands that all systems have, the Secret with the capability, the
-//! logs, and the removal of what has ended.
+//! Pods of Kubernetes: beside the commands that all systems have, the Secret with the capability,
+//! the logs, and the removal of what has ended.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,11 +18,11 @@ use super::first_name;
 
 /// The most bytes of a capability file.
 const CAP_BYTES_MAX: u64 = 32 * 1024;
-/// The most logs that are fetched after one question: the next one brings more.
+/// The most pods that are removed after one question: the next one brings more.
 const LOGS_AT_A_TIME: usize = 8;
 
-/// Writes down where the pods of a pool are, as `kubectl` has it now: its context may be another one
-/// when the next command runs.
+/// Writes down where the pods of a pool are, as `kubectl` has it now: its context may be another
+/// one when the next command runs.
 ///
 /// # Errors
 /// There is no such system.

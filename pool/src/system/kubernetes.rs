@@ -1,5 +1,5 @@
-//! Kubernetes. A job is a pod of its own, which nobody but the pool's keeper replaces: no controller
-//! ends a busy pod to have fewer, and none starts one again whose engines have left.
+//! Kubernetes. A job is a pod of its own, which nobody but the pool's keeper replaces: no
+//! controller ends a busy pod to have fewer, and none starts one again whose engines have left.
 
 use serde::Deserialize;
 
