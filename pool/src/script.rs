@@ -94,15 +94,19 @@ pub fn check_template(template: &str) -> Result<(), String> {
     }
 }
 
-/// The command of a job: that of its engines, and for a pod the text of its shell, as its manifest
-/// takes it. There the capability comes by standard input: its file is a link.
+/// The command of a job: that of its engines, or all of the text of its shell, as its script takes
+/// it. In a pod the capability comes by standard input: its file is a link.
 fn command(spec: &PoolSpec, system: &System, it: Submission) -> String {
-    if !system.is_of_pods {
-        return engine(spec, system, it);
-    }
+    let Some(in_script) = system.in_script else { return engine(spec, system, it) };
     let mut lines = spec.job.setup.clone();
-    lines.push(format!("exec {} < {}", engine(spec, system, it), kubernetes::CAPABILITY));
-    kubernetes::in_manifest(&lines.join("\n"))
+    let engine = engine(spec, system, it);
+    if system.is_of_pods {
+        lines.push(format!("exec {engine} < {}", kubernetes::CAPABILITY));
+    } else {
+        lines.insert(0, format!("export FURLONG_HOME={}", quoted(&spec.engine.home)));
+        lines.push(format!("exec {engine}"));
+    }
+    in_script(&lines.join("\n"))
 }
 
 /// The command line that starts the engines of a job.

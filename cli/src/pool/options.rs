@@ -21,7 +21,8 @@ use crate::program::Program;
 /// The flags of a pool.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PoolFlags {
-    /// System that starts the engines: `slurm`, `pbs`, `sge`, `lsf`, `k8s`, `mpi` or `ssh`; or
+    /// System that starts the engines: `slurm`, `pbs`, `sge`, `lsf`, `htcondor`, `k8s`, `mpi` or
+    /// `ssh`; or
     /// the name of a
     /// pool that is defined in `~/.furlong/pools.toml` or `/etc/furlong/pools.toml`
     #[arg(long, value_name = "NAME")]

@@ -57,6 +57,7 @@ pub static KUBERNETES: System = System {
     walltime_s: 7 * 24 * super::HOUR_S,
     is_of_pods: true,
     is_single: true,
+    in_script: Some(in_manifest),
     is_id: |id| {
         let is_good = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
         id.starts_with("furlong-") && id.bytes().all(is_good)
@@ -190,7 +191,7 @@ pub fn pod_name(id: &str, pool: &str) -> String {
 }
 
 /// A shell's text in a manifest, in which Kubernetes itself would fill in `$(NAME)`.
-pub fn in_manifest(text: &str) -> String {
+fn in_manifest(text: &str) -> String {
     serde_json::Value::from(text.replace('$', "$$")).to_string()
 }
 

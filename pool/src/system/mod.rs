@@ -1,5 +1,6 @@
 //! Batch systems as data: their commands, the words of their answers, their script.
 
+mod htcondor;
 pub mod kubernetes;
 mod lsf;
 mod pbs;
@@ -48,6 +49,8 @@ pub struct System {
     pub is_of_pods: bool,
     /// True if each run of the command that submits makes one job, not an array of them.
     pub is_single: bool,
+    /// Makes a shell's text a part of its script, where this is no script of a shell.
+    pub in_script: Option<fn(&str) -> String>,
     /// Returns true for an id of its shape: only such a one is put into a command line or a path.
     pub is_id: fn(&str) -> bool,
     /// Reads the ids of so many jobs from a line that the command which submits has printed.
@@ -109,8 +112,8 @@ pub struct Words {
 }
 
 /// All batch systems.
-const SYSTEMS: [&System; 5] =
-    [&slurm::SLURM, &pbs::PBS, &sge::SGE, &lsf::LSF, &kubernetes::KUBERNETES];
+const SYSTEMS: [&System; 6] =
+    [&slurm::SLURM, &pbs::PBS, &sge::SGE, &lsf::LSF, &htcondor::HTCONDOR, &kubernetes::KUBERNETES];
 /// Other names of systems.
 const ALIASES: [(&str, &str); 1] = [("kubernetes", "k8s")];
 /// Seconds of an hour.

@@ -55,6 +55,7 @@ pub static PBS: System = System {
     walltime_s: HOUR_S,
     is_of_pods: false,
     is_single: true,
+    in_script: None,
     is_id: |id| id.chars().all(|char| char.is_ascii_digit() || "[]".contains(char)),
     read_ids,
     read,

@@ -46,6 +46,7 @@ pub static SGE: System = System {
     walltime_s: HOUR_S,
     is_of_pods: false,
     is_single: false,
+    in_script: None,
     is_id: |id| id.chars().all(|char| char.is_ascii_digit() || char == '.'),
     read_ids,
     read,

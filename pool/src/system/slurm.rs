@@ -80,6 +80,7 @@ pub static SLURM: System = System {
     walltime_s: HOUR_S,
     is_of_pods: false,
     is_single: false,
+    in_script: None,
     is_id: |id| id.chars().all(|char| char.is_ascii_alphanumeric() || "_[]-,%+".contains(char)),
     read_ids,
     read,

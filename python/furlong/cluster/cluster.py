@@ -57,7 +57,7 @@ class Cluster(ClusterFiles):
     n : int, optional
         Engines; as many as there are processors if nothing is said.
     engines, controller : {"local"}
-        Where they run; no matter in which case it is written. With ``engines="slurm"``, ``"pbs"``, ``"sge"``, ``"lsf"``, ``"k8s"``, ``"mpi"`` or ``"ssh"`` it is a
+        Where they run; no matter in which case it is written. With ``engines="slurm"``, ``"pbs"``, ``"sge"``, ``"lsf"``, ``"htcondor"``, ``"k8s"``, ``"mpi"`` or ``"ssh"`` it is a
         `furlong.cluster.pools.PoolCluster`, which has more parameters.
     profile, cluster_id : str, optional
         The cluster's name: `cluster_id`, else `profile`, else a random one.

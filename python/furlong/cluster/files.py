@@ -20,7 +20,7 @@ __all__ = ["STATE", "SYSTEMS", "ClusterFiles", "check_launchers", "level_of"]
 # Where a cluster's own process says what it has started, in the cluster's folder.
 STATE = Path("run", "python.json")
 # Systems that start engines elsewhere.
-SYSTEMS = ("slurm", "pbs", "sge", "lsf", "k8s", "kubernetes", "mpi", "ssh")
+SYSTEMS = ("slurm", "pbs", "sge", "lsf", "htcondor", "k8s", "kubernetes", "mpi", "ssh")
 # Where the command says it.
 COMMAND_STATE = Path("run", "cluster.json")
 # What `to_dict` gives of the arguments, so that another process starts engines like these.
@@ -66,7 +66,7 @@ def check_launchers(engines: object, controller: object, others: Mapping[str, ob
     for what, where in (("engines", engines), ("controller", controller)):
         if not isinstance(where, str) or where.lower() != "local":
             raise ValueError(
-                f"{what}={where!r}: only 'local' is started from here, and engines by 'slurm', 'pbs', 'sge', 'lsf', 'k8s', 'mpi' or 'ssh'; "
+                f"{what}={where!r}: only 'local' is started from here, and engines by 'slurm', 'pbs', 'sge', 'lsf', 'htcondor', 'k8s', 'mpi' or 'ssh'; "
                 "elsewhere, run `furlong engine` there with the cluster's engine.cap.json"
             )
     for name in others:

@@ -26,14 +26,14 @@ __all__ = ["PoolCluster"]
 class PoolCluster(Cluster):
     """A broker here, and a pool of engines in the jobs of a batch system, or on hosts by ssh.
 
-    `furlong.Cluster` is one if `engines` is ``"slurm"``, ``"pbs"``, ``"sge"``, ``"lsf"``, ``"k8s"``, ``"mpi"`` or ``"ssh"``.
+    `furlong.Cluster` is one if `engines` is ``"slurm"``, ``"pbs"``, ``"sge"``, ``"lsf"``, ``"htcondor"``, ``"k8s"``, ``"mpi"`` or ``"ssh"``.
     The home has to be shared with the nodes of a batch system.
 
     Parameters
     ----------
     n : int, optional
         Engines; on hosts those of each.
-    engines : {"slurm", "pbs", "sge", "lsf", "k8s", "mpi", "ssh"}
+    engines : {"slurm", "pbs", "sge", "lsf", "htcondor", "k8s", "mpi", "ssh"}
         The system, no matter in which case it is written.
     walltime : str, optional
         Time of a job, as ``"2h"``; an hour by default.
