@@ -104,3 +104,33 @@ def test_manifests_are_valid_for_all_current_versions(fakes: Path) -> None:
     # Nothing of this machine is in an image.
     assert "--python" not in container["args"][0]
     assert str(cluster.folder) not in json.dumps(pod)
+
+
+def test_names_of_ipyparallels_launchers_are_systems(fakes: Path) -> None:
+    for name, system in (
+        ("SlurmEngineSetLauncher", "slurm"),
+        ("PBS", "pbs"),
+        ("SGEEngineSetLauncher", "sge"),
+        ("lsf", "lsf"),
+        ("HTCondorEngineSetLauncher", "htcondor"),
+        ("MPI", "mpi"),
+        ("sshengineset", "ssh"),
+    ):
+        assert f"'--on', '{system}'" in str(_words(furlong.Cluster(n=1, engines=name)))
+        cluster = furlong.Cluster(n=1, engine_launcher_class=name)
+        assert f"'--on', '{system}'" in str(_words(cluster))
+    for local in ("Local", "LocalEngineSetLauncher"):
+        assert type(furlong.Cluster(n=1, engine_launcher_class=local)) is furlong.Cluster
+    script = furlong.Cluster(n=8, engines="slurm", queue="nope")
+    assert isinstance(script, PoolCluster)
+    with pytest.raises(RuntimeError, match="invalid partition specified: nope"):
+        script.job_script()
+    with pytest.raises(ValueError, match="mpi has no queues"):
+        furlong.Cluster(n=1, engines="mpi", queue="long")
+    with pytest.raises(ValueError, match="OAR"):
+        furlong.Cluster(n=1, engine_launcher_class="OAR")
+
+
+def _words(cluster: furlong.Cluster) -> list[str]:
+    assert isinstance(cluster, PoolCluster)
+    return cluster._add_flags()

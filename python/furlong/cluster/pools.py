@@ -19,8 +19,18 @@ from typing import Any
 from furlong.__main__ import SAFE_PATH
 from furlong.cluster.cluster import Cluster
 from furlong.cluster.coroutine import coroutine
+from furlong.cluster.files import launcher_of
 
 __all__ = ["PoolCluster"]
+
+
+# How each system's command is told the queue.
+QUEUE_FLAGS = {
+    "slurm": ("--partition={}",),
+    "pbs": ("-q", "{}"),
+    "sge": ("-q", "{}"),
+    "lsf": ("-q", "{}"),
+}
 
 
 class PoolCluster(Cluster):
@@ -37,6 +47,8 @@ class PoolCluster(Cluster):
         The system, no matter in which case it is written.
     walltime : str, optional
         Time of a job, as ``"2h"``; an hour by default.
+    queue : str, optional
+        The queue, or Slurm's partition.
     options : str or sequence of str
         Arguments for the system's command that submits.
     per_job, cpus : int, optional
@@ -57,7 +69,9 @@ class PoolCluster(Cluster):
         self,
         n: int | None = None,
         *,
-        engines: str,
+        engines: str = "local",
+        engine_launcher_class: str | None = None,
+        queue: str | None = None,
         walltime: str | None = None,
         options: str | Sequence[str] = (),
         per_job: int | None = None,
@@ -73,8 +87,12 @@ class PoolCluster(Cluster):
     ) -> None:
         others.setdefault("controller_ip", "0.0.0.0")
         super().__init__(n, **others)
-        self._system = {"kubernetes": "k8s"}.get(engines.lower(), engines.lower())
+        self._system = str(launcher_of(engines, engine_launcher_class))
         self._options = shlex.split(options) if isinstance(options, str) else list(options)
+        if queue is not None:
+            if self._system not in QUEUE_FLAGS:
+                raise ValueError(f"queue={queue!r}: {self._system} has no queues")
+            self._options += [word.format(queue) for word in QUEUE_FLAGS[self._system]]
         self._flags: list[str] = []
         for name, value in (
             ("walltime", walltime),
