@@ -160,7 +160,7 @@ def test_options_that_mean_nothing_here_are_refused() -> None:
         with pytest.raises(TypeError, match=f"no option '{next(iter(option))}'"):
             furlong.Cluster(**option)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="furlong engine"):
-        furlong.Cluster(engines="mpi")
+        furlong.Cluster(engines="oar")
     with pytest.raises(AttributeError, match="no attribute 'engine_timout'"):
         furlong.Cluster().engine_timout = 3  # type: ignore[attr-defined]
 

@@ -263,8 +263,8 @@ fn an_lsf_that_answers_garbage_is_said_in_a_line() {
     });
 }
 
-/// An `HTCondor` of one folder: `condor_submit` starts the jobs of a cluster, `condor_q` lists those
-/// whose processes live, `condor_rm` ends them. What it prints is what `HTCondor` 23 prints.
+/// An `HTCondor` of one folder: `condor_submit` starts the jobs of a cluster, `condor_q` lists
+/// those whose processes live, `condor_rm` ends them. What it prints is what `HTCondor` 23 prints.
 const HTCONDOR: &str = r#"
 case ${0##*/} in
 condor_submit)

@@ -74,8 +74,8 @@ periodic_remove = JobStatus == 2 && time() - JobCurrentStartDate > {{seconds}}
 queue {{jobs}}
 "#;
 
-/// A shell's text as arguments. `condor_submit` fills in what follows a dollar, two quotes of a kind
-/// are one, and a line is all that there is.
+/// A shell's text as arguments. `condor_submit` fills in what follows a dollar, two quotes of a
+/// kind are one, and a line is all that there is.
 fn in_description(text: &str) -> String {
     let text = text.replace('\n', "; ").replace('$', "$(DOLLAR)");
     let text = text.replace(&JOB.replace('$', "$(DOLLAR)"), JOB);

@@ -26,14 +26,7 @@ from furlong.__main__ import SAFE_PATH
 from furlong._home import check_name, home, is_of_broker, read_json
 from furlong.calls.checks import check_whole
 from furlong.cluster.coroutine import coroutine
-from furlong.cluster.files import (
-    STATE,
-    SYSTEMS,
-    ClusterFiles,
-    check_launchers,
-    launcher_of,
-    level_of,
-)
+from furlong.cluster.files import STATE, ClusterFiles, check_launchers, has_pool, level_of
 from furlong.cluster.processes import Child, EngineSet, Folder, Process, end_all
 from furlong.cluster.supervisor import Supervisor
 from furlong.waiting import dispatch
@@ -99,7 +92,7 @@ class Cluster(ClusterFiles):
 
     def __new__(cls, *_args: Any, engines: object = "local", **_others: Any) -> Cluster:
         """Make one of the kind that starts such engines."""
-        if launcher_of(engines, _others.get("engine_launcher_class")) in SYSTEMS:
+        if has_pool(engines, _others.get("engine_launcher_class")):
             from furlong.cluster.pools import PoolCluster
 
             return super().__new__(PoolCluster)

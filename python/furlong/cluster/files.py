@@ -15,7 +15,15 @@ from furlong.ipyparallel_names import IpyparallelNames
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-__all__ = ["STATE", "SYSTEMS", "ClusterFiles", "check_launchers", "launcher_of", "level_of"]
+__all__ = [
+    "STATE",
+    "SYSTEMS",
+    "ClusterFiles",
+    "check_launchers",
+    "has_pool",
+    "launcher_of",
+    "level_of",
+]
 
 # Where a cluster's own process says what it has started, in the cluster's folder.
 STATE = Path("run", "python.json")
@@ -59,6 +67,11 @@ def launcher_of(engines: object, launcher_class: object = None) -> object:
         return name
     name = name.lower().removesuffix("launcher").removesuffix("engineset")
     return {"kubernetes": "k8s"}.get(name, name)
+
+
+def has_pool(engines: object, launcher_class: object = None) -> bool:
+    """Return true if such engines are a pool's."""
+    return launcher_of(engines, launcher_class) in SYSTEMS
 
 
 def check_launchers(engines: object, controller: object, others: Mapping[str, object]) -> None:
