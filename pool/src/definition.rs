@@ -81,7 +81,7 @@ enum Kind {
 }
 
 /// The keys of a pool beside `on`.
-const KEYS: [(&str, Kind); 19] = [
+const KEYS: [(&str, Kind); 20] = [
     ("n", Kind::Either),
     ("per-job", Kind::Number),
     ("cpus", Kind::Number),
@@ -91,6 +91,7 @@ const KEYS: [(&str, Kind); 19] = [
     ("template", Kind::Text),
     ("via", Kind::Text),
     ("hosts", Kind::Text),
+    ("image", Kind::Text),
     ("program", Kind::Text),
     ("python", Kind::Text),
     ("max-jobs", Kind::Number),

@@ -2,12 +2,17 @@
 
 use crate::keeper::Submission;
 use crate::spec::PoolSpec;
-use crate::system::System;
+use crate::system::{System, kubernetes};
 
 /// The placeholders that no script can do without.
 const NEEDED: [&str; 2] = ["{{name}}", "{{engine}}"];
 /// Jobs drain for a tenth of their time at their end, within these bounds in seconds.
 const DRAIN_S: (u64, u64) = (30, 600);
+
+/// Seconds that a pod has to finish what it runs when somebody deletes it, at most.
+const GRACE_S: u64 = 3_600;
+/// Seconds that a pod has for its image, which count as its own.
+const START_S: u64 = 1_800;
 
 /// Writes the script of a submit.
 pub fn write(
@@ -22,6 +27,7 @@ pub fn write(
     let minutes = spec.job.walltime_s.div_ceil(60);
     let drain_s = (spec.job.walltime_s / 10).clamp(DRAIN_S.0, DRAIN_S.1);
     let memory_mb = spec.job.memory_mb.map(|mb| mb * u64::from(it.engines));
+    let id = kubernetes::id_of_job(job_name, spec.name.as_str());
     let values = [
         ("{{name}}", job_name.to_owned()),
         ("{{jobs}}", it.jobs.to_string()),
@@ -35,7 +41,13 @@ pub fn write(
         ("{{logs}}", quoted(folder)),
         ("{{home}}", quoted(&spec.engine.home)),
         ("{{setup}}", spec.job.setup.join("\n")),
-        ("{{engine}}", engine(spec, system, it)),
+        ("{{engine}}", command(spec, system, it)),
+        ("{{pod}}", kubernetes::pod_name(&id, spec.name.as_str())),
+        ("{{id}}", id),
+        ("{{image}}", serde_json::Value::from(spec.job.image.clone()).to_string()),
+        ("{{cores}}", cpus.max(1).to_string()),
+        ("{{grace_s}}", spec.job.walltime_s.min(GRACE_S).to_string()),
+        ("{{deadline_s}}", (spec.job.walltime_s + START_S).to_string()),
     ];
     let mut lines = Vec::new();
     for line in template.lines() {
@@ -82,11 +94,27 @@ pub fn check_template(template: &str) -> Result<(), String> {
     }
 }
 
+/// The command of a job: that of its engines, or all of the text of its shell, as its script takes
+/// it. In a pod the capability comes by standard input: its file is a link.
+fn command(spec: &PoolSpec, system: &System, it: Submission) -> String {
+    let Some(in_script) = system.in_script else { return engine(spec, system, it) };
+    let mut lines = spec.job.setup.clone();
+    let engine = engine(spec, system, it);
+    if system.is_of_pods {
+        lines.push(format!("exec {engine} < {}", kubernetes::CAPABILITY));
+    } else {
+        lines.insert(0, format!("export FURLONG_HOME={}", quoted(&spec.engine.home)));
+        lines.push(format!("exec {engine}"));
+    }
+    in_script(&lines.join("\n"))
+}
+
 /// The command line that starts the engines of a job.
 fn engine(spec: &PoolSpec, system: &System, it: Submission) -> String {
     let mut words: Vec<String> = spec.engine.program.iter().map(|word| quoted(word)).collect();
     words.extend(["engine".to_owned(), format!("--cluster={}", spec.engine.cluster)]);
-    words.extend(["--cap".to_owned(), quoted(&spec.engine.cap)]);
+    let cap = if system.is_of_pods { "-" } else { &spec.engine.cap };
+    words.extend(["--cap".to_owned(), quoted(cap)]);
     words.extend(spec.engine.python.iter().flat_map(|it| ["--python".to_owned(), quoted(it)]));
     words.extend(["-n".to_owned(), it.engines.to_string()]);
     words.extend(spec.engine.flags.iter().map(|flag| quoted(flag)));

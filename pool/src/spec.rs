@@ -108,6 +108,9 @@ pub struct JobSpec {
     /// The folder in which the submit command runs, and so the jobs.
     #[serde(default)]
     pub dir: String,
+    /// The image of its pods.
+    #[serde(default)]
+    pub image: String,
     /// Hosts, for a system without jobs.
     #[serde(default)]
     pub hosts: Vec<Host>,

@@ -294,7 +294,7 @@ def test_what_tasks_find(own: Own, tmp_path: Path) -> None:
 
 def test_arguments_that_are_wrong() -> None:
     with pytest.raises(ValueError, match="slurm"):
-        furlong.Cluster(engines="htcondor")
+        furlong.Cluster(engines="oar")
     with pytest.raises(ValueError, match="name"):
         furlong.Cluster(cluster_id="../lab")
     with pytest.raises(ValueError, match="-1"):

@@ -156,11 +156,11 @@ def test_options_of_clusters(own: object, option: str, value: object) -> None:
 
 
 def test_options_that_mean_nothing_here_are_refused() -> None:
-    for option in ({"profile_dir": "x"}, {"engine_launcher_class": "MPI"}, {"nonsense": 1}):
+    for option in ({"profile_dir": "x"}, {"controller_launcher_class": "MPI"}, {"nonsense": 1}):
         with pytest.raises(TypeError, match=f"no option '{next(iter(option))}'"):
             furlong.Cluster(**option)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="furlong engine"):
-        furlong.Cluster(engines="mpi")
+        furlong.Cluster(engines="oar")
     with pytest.raises(AttributeError, match="no attribute 'engine_timout'"):
         furlong.Cluster().engine_timout = 3  # type: ignore[attr-defined]
 

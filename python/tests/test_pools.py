@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
+import yaml
 from conftest import eventually, processes_of
 
 import furlong
@@ -24,10 +27,15 @@ echo "sbatch: Job 7 to start at 2026-12-02T09:57:37 using 1 processors on nodes 
 """
 
 
+KUBECTL = """#!/bin/bash
+case "$*" in *config*) printf 'here\\nteam';; *create*) echo pod/furlong-new-k8s-abcde;; esac
+"""
+
+
 @pytest.fixture
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put a folder of fakes first on the path."""
-    for name, text in (("ssh", SSH), ("sbatch", SBATCH)):
+    for name, text in (("ssh", SSH), ("sbatch", SBATCH), ("kubectl", KUBECTL)):
         path = tmp_path / name
         path.write_text(text)
         path.chmod(0o755)
@@ -75,3 +83,54 @@ def test_refused_jobs_leave_no_cluster(fakes: Path) -> None:
         cluster.start_cluster_sync()
     assert not cluster.is_running
     assert not cluster.folder.exists()
+
+
+def test_manifests_are_valid_for_all_current_versions(fakes: Path) -> None:
+    cluster = furlong.Cluster(
+        n=8, engines="Kubernetes", image="farm:1", per_job=2, memory="1G", setup="echo $HOME"
+    )
+    assert isinstance(cluster, PoolCluster)
+    secret, pod = yaml.safe_load_all(cluster.job_script())
+    versions = [f"1.{minor}" for minor in range(31, 38)]
+    for manifest in (secret, pod):
+        for version in versions:
+            kubernetes_validate.validate(manifest, version, strict=True)
+    pod["spec"]["restart"] = "Never"
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(pod, versions[-1], strict=True)
+    container = pod["spec"]["containers"][0]
+    assert container["resources"]["requests"] == {"cpu": 2, "memory": "2048Mi"}
+    assert container["args"][0].startswith("echo $$HOME\nexec furlong engine ")
+    # Nothing of this machine is in an image.
+    assert "--python" not in container["args"][0]
+    assert str(cluster.folder) not in json.dumps(pod)
+
+
+def test_names_of_ipyparallels_launchers_are_systems(fakes: Path) -> None:
+    for name, system in (
+        ("SlurmEngineSetLauncher", "slurm"),
+        ("PBS", "pbs"),
+        ("SGEEngineSetLauncher", "sge"),
+        ("lsf", "lsf"),
+        ("HTCondorEngineSetLauncher", "htcondor"),
+        ("MPI", "mpi"),
+        ("sshengineset", "ssh"),
+    ):
+        assert f"'--on', '{system}'" in str(_words(furlong.Cluster(n=1, engines=name)))
+        cluster = furlong.Cluster(n=1, engine_launcher_class=name)
+        assert f"'--on', '{system}'" in str(_words(cluster))
+    for local in ("Local", "LocalEngineSetLauncher"):
+        assert type(furlong.Cluster(n=1, engine_launcher_class=local)) is furlong.Cluster
+    script = furlong.Cluster(n=8, engines="slurm", queue="nope")
+    assert isinstance(script, PoolCluster)
+    with pytest.raises(RuntimeError, match="invalid partition specified: nope"):
+        script.job_script()
+    with pytest.raises(ValueError, match="mpi has no queues"):
+        furlong.Cluster(n=1, engines="mpi", queue="long")
+    with pytest.raises(ValueError, match="OAR"):
+        furlong.Cluster(n=1, engine_launcher_class="OAR")
+
+
+def _words(cluster: furlong.Cluster) -> list[str]:
+    assert isinstance(cluster, PoolCluster)
+    return cluster._add_flags()

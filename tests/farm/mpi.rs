@@ -1,4 +1,5 @@
-//! Engines that Open MPI starts: their ids are their ranks, and user code talks MPI.
+//! Engines that Open MPI starts: their ids are their ranks, and user code talks MPI. And pools of
+//! them.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,6 +7,7 @@ use std::process::{Command, Stdio};
 use furlong_tests::command::{furlong, processes_of, status, wait_for_engines};
 use furlong_tests::farm::Farm;
 use furlong_tests::program::{Program, binary};
+use furlong_tests::site::{JOBS, Site};
 use furlong_tests::wait::{SOON, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -77,4 +79,93 @@ fn under_mpirun_ids_are_ranks_and_user_code_talks_mpi() {
     let status = status(farm.home());
     let processes = status["processes"].as_array().unwrap();
     assert!(processes.iter().all(|process| process["labels"][0] == "mpi"), "{status}");
+}
+
+fn has_mpirun() -> bool {
+    let has = succeeds(Path::new("mpirun"), &["--version"]);
+    if !has {
+        println!("left out: there is no `mpirun`");
+    }
+    has
+}
+
+/// The variables by which Open MPI runs in a container, and on fewer cores than it has engines.
+fn mpi_site() -> Site {
+    let variables = [
+        "OMPI_ALLOW_RUN_AS_ROOT",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM",
+        "OMPI_MCA_rmaps_base_oversubscribe",
+    ];
+    Site::on(variables.into_iter().map(|name| (name, "1".to_owned())).collect())
+}
+
+/// The processes of this name that belong to a home.
+fn named(home: &Path, word: &str) -> Vec<u32> {
+    let all = processes_of(home).into_iter();
+    all.filter(|(_, line)| line.contains(word)).map(|(pid, _)| pid).collect()
+}
+
+#[test]
+fn a_pool_of_mpirun_comes_back_when_a_rank_dies() {
+    if !has_mpirun() {
+        return;
+    }
+    let site = mpi_site();
+    let mut cluster = site.start(&["mpi", "-n", "3", "--setup", "export SAID=hello"]);
+    wait_for_engines(3, &site.home);
+    let pool = site.wait_for("three engines", |pool| pool["engines"] == 3);
+    assert_eq!(pool["jobs"][0]["job"], "mpirun");
+    let said = site.run(&["submit", "--wait", "--", "sh", "-c", "echo $SAID"]).ok();
+    assert_eq!(said, "hello");
+    let refused = site.run(&["pool", "scale", "mpi", "2"]).failed(1);
+    assert!(refused.contains("the engines of `mpirun` are one job"), "{refused}");
+    let ranks = named(site.home.path(), "engine.cap.json");
+    let rank = ranks.iter().copied().max().unwrap();
+    kill_process(Pid::from_raw(rank.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    assert!(
+        eventually(JOBS, || {
+            let now = named(site.home.path(), "engine.cap.json");
+            !now.is_empty() && now.iter().all(|pid| !ranks.contains(pid))
+        }),
+        "{}",
+        site.keeper_log()
+    );
+    wait_for_engines(3, &site.home);
+    cluster.terminate();
+    cluster.wait_exit(JOBS);
+    assert!(eventually(JOBS, || named(site.home.path(), "engine.cap.json").is_empty()));
+}
+
+#[test]
+fn the_engines_of_mpirun_end_with_a_keeper_that_is_killed() {
+    if !has_mpirun() {
+        return;
+    }
+    let site = mpi_site();
+    let mut cluster = site.start(&["mpi", "-n", "2"]);
+    wait_for_engines(2, &site.home);
+    let before = named(site.home.path(), "engine.cap.json");
+    kill_process(site.keeper().unwrap(), Signal::KILL).unwrap();
+    // The next keeper's engines take their place.
+    assert!(eventually(JOBS, || {
+        let now = named(site.home.path(), "engine.cap.json");
+        !now.is_empty() && now.iter().all(|pid| !before.contains(pid))
+    }));
+    wait_for_engines(2, &site.home);
+    cluster.terminate();
+    cluster.wait_exit(JOBS);
+    assert!(eventually(JOBS, || named(site.home.path(), "engine.cap.json").is_empty()));
+}
+
+#[test]
+fn an_mpirun_that_fails_is_said_in_a_line() {
+    let site = Site::on(Vec::new());
+    site.fake("mpirun", "echo 'There are not enough slots' >&2; echo ------ >&2; exit 1");
+    let wrong = ["cluster", "start", "--on", "mpi", "-n", "2", "--", "-np", "4"];
+    let said = site.run(&wrong).failed(1);
+    assert!(said.contains("leave `-np` out of the arguments for `mpirun`"), "{said}");
+    let mut cluster = site.start(&["mpi", "-n", "2"]);
+    site.wait_for("a reason", |pool| pool["state"] == "mpirun: There are not enough slots");
+    cluster.terminate();
+    cluster.wait_exit(JOBS);
 }

@@ -1,5 +1,5 @@
-//! Pools of engines on batch systems other than Slurm: on a real Grid Engine, and on a PBS and an
-//! LSF that are played.
+//! Pools of engines on batch systems other than Slurm: on a real Grid Engine, and on a PBS, an LSF
+//! and an `HTCondor` that are played.
 
 use std::fs;
 use std::process::Command;
@@ -260,5 +260,84 @@ fn an_lsf_that_answers_garbage_is_said_in_a_line() {
     touch(&site.fakes.join("mad"));
     site.wait_for("half an answer", |pool| {
         pool["state"] == "bjobs answers what nobody understands: {\"COMMAND\":\"bjobs\","
+    });
+}
+
+/// An `HTCondor` of one folder: `condor_submit` starts the jobs of a cluster, `condor_q` lists
+/// those whose processes live, `condor_rm` ends them. What it prints is what `HTCondor` 23 prints.
+const HTCONDOR: &str = r#"
+case ${0##*/} in
+condor_submit)
+    cluster=$(($(cat number 2> /dev/null || echo 100) + 1)); echo $cluster > number
+    cat > $cluster.description
+    value() { sed -n "s/^$1 = //p" $cluster.description; }
+    jobs=$(sed -n 's/^queue //p' $cluster.description)
+    text=$(value arguments); text=${text#\"-c \'}; text=${text%\'\"}
+    for number in $(seq 0 $((jobs - 1))); do
+        filled() {
+            sed "s/''/'/g; s/\"\"/\"/g; s/\$(ClusterId)/$cluster/g; s/\$(ProcId)/$number/g" |
+                sed 's/\$(DOLLAR)/$/g'
+        }
+        job=$cluster.$number
+        echo "$text" | filled > "$job.script"
+        value '+JobBatchName' > "$job.name"
+        setsid bash "$job.script" > "$(value output | filled)" 2>&1 &
+        echo $! > "$job.pid"
+    done
+    echo "$cluster.0 - $cluster.$((jobs - 1))" ;;
+condor_q)
+    comma='['
+    for pid in *.pid; do
+        kill -0 "$(cat "$pid" 2> /dev/null)" 2> /dev/null || continue
+        job=${pid%.pid}
+        printf '%s\n{\n  "ClusterId": %s,\n' "$comma" "${job%.*}"
+        printf '  "JobBatchName": %s,\n  "JobStatus": 2,\n' "$(cat "$job.name")"
+        printf '  "ProcId": %s,\n  "RemoteHost": "slot1_1@n1"\n}\n' "${job#*.}"
+        comma=,
+    done
+    [ "$comma" = '[' ] || echo ']' ;;
+condor_rm) for id; do kill -- "-$(cat "$id.pid")"; done ;;
+esac"#;
+
+#[test]
+fn engines_in_htcondor_jobs_come_and_leave_nothing() {
+    let site = of_fakes(&["condor_submit", "condor_q", "condor_rm"], HTCONDOR);
+    let dry = ["cluster", "start", "--on", "htcondor", "-n", "2", "--walltime", "2h", "--dry-run"];
+    let said = site.run(&dry).ok();
+    for part in ["-htcondor\"\n", "JobCurrentStartDate > 7200\n", "\nqueue 2\n"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let said = site.run(&[&dry[..], &["--", "-append", "queue 9"]].concat()).failed(1);
+    assert!(said.contains("leave `queue` out of the arguments for `condor_submit`"), "{said}");
+    let setup = "export SAID=\"it's $((6 * 7))\"";
+    let mut cluster = site.start(&["htcondor", "-n", "3", "--setup", setup]);
+    wait_for_engines(3, &site.home);
+    let pool = site.wait_for("three engines", |pool| pool["engines"] == 3);
+    let jobs = pool["jobs"].as_array().unwrap();
+    let mut ids: Vec<&str> = jobs.iter().map(|job| job["job"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    // The first job goes ahead of the others.
+    assert_eq!(ids, ["101.0", "102.0", "102.1"]);
+    let said = site.run(&["submit", "--wait", "--", "sh", "-c", "echo $SAID"]).ok();
+    assert_eq!(said, "it's 42");
+    site.run(&["pool", "log", "102.1"]).ok();
+    cluster.terminate();
+    cluster.wait_exit(JOBS);
+    let listed = Command::new(site.fakes.join("condor_q")).output().unwrap();
+    assert!(listed.stdout.is_empty(), "{listed:?}");
+}
+
+#[test]
+fn an_htcondor_that_answers_garbage_is_said_in_a_line() {
+    let script = "case ${0##*/} in condor_q) [ ! -e mad ] || echo '[ {\"ClusterId\":';; esac";
+    let site = of_fakes(&["condor_submit", "condor_q", "condor_rm"], script);
+    let _cluster = site.start(&["htcondor", "-n", "2"]);
+    let pool =
+        site.wait_for("a refusal", |pool| pool["state"] != "ok" && pool["state"] != "starts");
+    let state = pool["state"].as_str().unwrap();
+    assert!(state.starts_with("condor_submit says no job's id: nothing; tried again"), "{state}");
+    touch(&site.fakes.join("mad"));
+    site.wait_for("half an answer", |pool| {
+        pool["state"] == "condor_q answers what nobody understands: [ {\"ClusterId\":"
     });
 }

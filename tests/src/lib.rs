@@ -18,7 +18,7 @@
 //! - [`measure`] reads what a process costs.
 //! - [`browser::Browser`] is a headless Chromium, where there is one.
 //! - [`slurm::Slurm`] is a Slurm of a test's own, where there is one, and [`sge::GridEngine`]
-//!   a Grid Engine.
+//!   a Grid Engine. [`kubernetes::Kubernetes`] is played, for the real `kubectl`.
 
 pub mod browser;
 pub mod command;
@@ -28,6 +28,7 @@ pub mod good;
 pub mod history;
 pub mod home;
 pub mod impostor;
+pub mod kubernetes;
 pub mod measure;
 pub mod program;
 pub mod proxy;

@@ -214,7 +214,9 @@ impl Member {
     /// The last thing that it said.
     fn said(&self) -> String {
         let lines = self.last_lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = lines.back().map_or("it said nothing", String::as_str);
+        // `mpirun` ends with a ruler.
+        let has_words = |line: &&String| line.chars().any(char::is_alphanumeric);
+        let line = lines.iter().rev().find(has_words).map_or("it said nothing", String::as_str);
         line.trim_start_matches("broker: ")
             .trim_start_matches("engine: ")
             .trim_start_matches("furlong: ")

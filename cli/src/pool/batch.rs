@@ -11,13 +11,14 @@ use furlong_pool::keeper::{
 };
 use furlong_pool::script;
 use furlong_pool::spec::PoolSpec;
-use furlong_pool::system;
+use furlong_pool::system::kubernetes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::broker::Picture;
 use super::command::Scheduler;
-use super::files::{PoolDir, PoolState, WrittenState};
+use super::files::{PoolDir, PoolState, UsedSystem, WrittenState};
+use super::pods;
 
 /// A pool that is kept.
 #[derive(Debug)]
@@ -208,9 +209,12 @@ impl BatchPool {
         match action {
             Action::Submit(submission) => self.submit(submission),
             Action::Query(number) => {
-                let name = self.job_name.clone();
+                let (name, dir) = (self.job_name.clone(), self.dir.clone());
                 tokio::spawn(async move {
                     let listed = scheduler.list_named(&name).await;
+                    if let Ok(listed) = &listed {
+                        pods::collect(&scheduler, listed, &dir).await;
+                    }
                     let _ = answers.send(Answer::Listed(number, listed)).await;
                 });
             }
@@ -243,6 +247,10 @@ impl BatchPool {
     fn args(&self) -> Vec<String> {
         let now_ms = self.clock.now_ms();
         let nodes = self.keeper.as_ref().map_or_else(Vec::new, |it| it.left_out(now_ms));
+        if self.scheduler.system.is_of_pods {
+            // They are arguments of each command.
+            return Vec::new();
+        }
         let args = &self.spec.job.args;
         match self.scheduler.system.leave_out.filter(|_| !nodes.is_empty()) {
             Some(leave_out) => {
@@ -259,11 +267,15 @@ impl BatchPool {
         let text = script::write(&self.spec, system, &self.job_name, &folder, submission);
         let begun = self.dir.begin_submit(&text, submission);
         let (scheduler, answers) = (self.scheduler.clone(), self.answers.clone());
-        let args = self.args();
+        let (args, cap) = (self.args(), PathBuf::from(&self.spec.engine.cap));
+        let id = kubernetes::id_of_job(&self.job_name, self.spec.name.as_str());
         let dir = PathBuf::from(&self.spec.job.dir);
         tokio::spawn(async move {
             let given = match begun {
-                Ok(file) => scheduler.submit(file, &args, &dir, submission.jobs).await,
+                Ok(file) => match pods::provide(&scheduler, &id, &cap).await {
+                    Ok(()) => scheduler.submit(file, &args, &dir, submission.jobs).await,
+                    Err(refusal) => Err(refusal),
+                },
                 Err(error) => Err(Refusal::Refused(format!("{error:#}"))),
             };
             let _ = answers.send(Answer::Submitted(given)).await;
@@ -300,9 +312,8 @@ impl BatchPool {
 /// # Errors
 /// There is no such system.
 pub fn scheduler(spec: &PoolSpec) -> Result<Scheduler> {
-    let system = system::by_name(&spec.system);
-    let system = system.with_context(|| format!("there is no system `{}`", spec.system))?;
-    Ok(Scheduler::new(system, spec.job.via.clone()))
+    let scheduler = UsedSystem::of(spec).scheduler();
+    scheduler.with_context(|| format!("there is no system `{}`", spec.system))
 }
 
 /// Adds jobs that have ended by their own word to the list of a system that forgets such jobs: they

@@ -1,14 +1,14 @@
 //! The commands of batch systems: each has a time limit, and what goes wrong is said in a line.
 
 use std::fs::File;
-use std::io::Seek;
+use std::io::{Seek, Write};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use furlong_pool::keeper::{JobId, JobState, Listed, Refusal};
 use furlong_pool::script::{quoted, quoted_behind};
-use furlong_pool::system::System;
+use furlong_pool::system::{CancelWaiting, System};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
@@ -18,6 +18,8 @@ use tokio::time::Instant;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Systems that make one job a command make no more for one order after this time.
 const SINGLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// The bytes that a pipe takes before anybody reads.
+const PIPE_BYTES: usize = 64 * 1024;
 /// The most bytes of a command's output that are read.
 const OUTPUT_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
@@ -28,6 +30,8 @@ pub struct Scheduler {
     pub system: &'static System,
     /// Words before each command.
     pub via: Vec<String>,
+    /// Arguments of each command, behind its first word.
+    pub place: Vec<String>,
     timeout: Duration,
 }
 
@@ -42,9 +46,9 @@ enum Ran {
 }
 
 impl Scheduler {
-    /// This system, whose commands are found behind these words.
-    pub fn new(system: &'static System, via: Vec<String>) -> Self {
-        Self { system, via, timeout: COMMAND_TIMEOUT }
+    /// This system, whose commands are found behind these words, and all have these arguments.
+    pub fn new(system: &'static System, via: Vec<String>, place: Vec<String>) -> Self {
+        Self { system, via, place, timeout: COMMAND_TIMEOUT }
     }
 
     /// Submits a script.
@@ -106,12 +110,7 @@ impl Scheduler {
         match self.run(words, args, Some(script), None).await {
             // The answer is on standard error, success or not.
             Ran::Ended(said, None) => Ok(said.trim().to_owned()),
-            Ran::Ended(_, Some(errors)) => match self.system.refusal(&errors) {
-                Refusal::Refused(text)
-                | Refusal::NoNode(text)
-                | Refusal::Full(text)
-                | Refusal::Unclear(text) => Err(text),
-            },
+            Ran::Ended(_, Some(errors)) => Err(self.system.refusal(&errors).text().to_owned()),
             Ran::Missing(text) => Err(text),
             Ran::Hung(_) => Err(self.hung(words)),
         }
@@ -144,16 +143,17 @@ impl Scheduler {
     /// # Errors
     /// The command's words.
     pub async fn cancel_waiting(&self, ids: &[JobId]) -> Result<(), String> {
-        if let Some(words) = self.system.commands.cancel_waiting {
-            return self.cancel_by(words, ids).await;
-        }
+        let words = match self.system.commands.cancel_waiting {
+            CancelWaiting::Selects(words) => return self.cancel_by(words, ids).await,
+            CancelWaiting::Asks(words) => words,
+        };
         if ids.is_empty() {
             return Ok(());
         }
         let listed = self.list_own().await?.into_iter().map(|(job, _)| job);
         let waiting = listed.filter(|job| job.state == JobState::Pending && ids.contains(&job.id));
         let waiting: Vec<JobId> = waiting.map(|job| job.id).collect();
-        self.cancel(&waiting).await
+        self.cancel_by(words, &waiting).await
     }
 
     /// Cancels jobs.
@@ -183,9 +183,32 @@ impl Scheduler {
     /// The command line of a submit, as a person would write it.
     pub fn submit_line(&self, args: &[String], script: &str) -> String {
         let words = self.via.iter().map(String::as_str);
-        let words = words.chain(self.system.commands.submit.iter().copied());
+        let submit = self.system.commands.submit.iter().copied();
+        let words = words.chain(submit.clone().take(1));
+        let words = words.chain(self.place.iter().map(String::as_str)).chain(submit.skip(1));
         let words = words.chain(args.iter().map(String::as_str));
         words.map(quoted).collect::<Vec<_>>().join(" ") + " < " + script
+    }
+
+    /// Runs another command of the system with this text as its standard input, and gives what it
+    /// prints.
+    ///
+    /// # Errors
+    /// What the command says, as a submit would be refused.
+    pub async fn tell(
+        &self,
+        words: &[&str],
+        more: &[String],
+        text: Option<&str>,
+    ) -> Result<String, Refusal> {
+        let input = text.map(as_input).transpose();
+        let input = input.map_err(|error| Refusal::Refused(error.to_string()))?;
+        match self.run(words, more, input, None).await {
+            Ran::Ended(output, None) => Ok(output),
+            Ran::Ended(_, Some(errors)) => Err(self.system.refusal(&errors)),
+            Ran::Missing(text) => Err(Refusal::Refused(text)),
+            Ran::Hung(_) => Err(Refusal::Refused(self.hung(words))),
+        }
     }
 
     async fn list(&self, words: &[&str], more: &[String]) -> Result<Vec<(Listed, String)>, String> {
@@ -221,7 +244,9 @@ impl Scheduler {
         script: Option<File>,
         dir: Option<&Path>,
     ) -> Ran {
-        let words = words.iter().copied().chain(more.iter().map(String::as_str));
+        let rest = words.iter().copied().skip(1).chain(more.iter().map(String::as_str));
+        let words = words.iter().copied().take(1);
+        let words = words.chain(self.place.iter().map(String::as_str)).chain(rest);
         let words = words.map(|word| quoted_behind(&self.via, word));
         let words: Vec<String> = self.via.iter().cloned().chain(words).collect();
         let mut command = Command::new(&words[0]);
@@ -277,6 +302,16 @@ impl Scheduler {
     }
 }
 
+/// A text as the standard input of a command. It is on no disk.
+fn as_input(text: &str) -> std::io::Result<File> {
+    let (reader, mut writer) = std::io::pipe()?;
+    if text.len() > PIPE_BYTES {
+        return Err(std::io::Error::other("the text is too long for a pipe"));
+    }
+    writer.write_all(text.as_bytes())?;
+    Ok(File::from(std::os::fd::OwnedFd::from(reader)))
+}
+
 async fn read(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
     if let Some(pipe) = pipe {
         // What is read until it breaks is what there is.
@@ -310,7 +345,7 @@ mod tests {
     /// Slurm whose commands are this shell script.
     fn slurm(script: &str, timeout: Duration) -> Scheduler {
         let via = ["sh", "-c", script].map(str::to_owned).to_vec();
-        Scheduler { timeout, ..Scheduler::new(by_name("slurm").unwrap(), via) }
+        Scheduler { timeout, ..Scheduler::new(by_name("slurm").unwrap(), via, Vec::new()) }
     }
 
     #[tokio::test]
@@ -350,7 +385,7 @@ mod tests {
             told.display()
         );
         let via = ["sh", "-c", &script].map(str::to_owned).to_vec();
-        let pbs = Scheduler::new(by_name("pbs").unwrap(), via);
+        let pbs = Scheduler::new(by_name("pbs").unwrap(), via, Vec::new());
         let ids = |ids: &[&str]| ids.iter().map(|id| JobId((*id).to_owned())).collect::<Vec<_>>();
         pbs.cancel_waiting(&ids(&["1", "2", "3", "9"])).await.unwrap();
         assert_eq!(std::fs::read_to_string(&told).unwrap(), "1 3\n");
@@ -369,7 +404,7 @@ mod tests {
              echo $n.server"
         );
         let via = ["sh", "-c", &script].map(str::to_owned).to_vec();
-        let pbs = Scheduler::new(by_name("pbs").unwrap(), via);
+        let pbs = Scheduler::new(by_name("pbs").unwrap(), via, Vec::new());
         let file = folder.path().join("script");
         std::fs::write(&file, "the whole script\n").unwrap();
         let submit = || pbs.submit(File::open(&file).unwrap(), &[], Path::new("/"), 5);

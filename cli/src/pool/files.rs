@@ -20,8 +20,11 @@ use furlong_host::private_file::{
 };
 use furlong_pool::keeper::{JobId, Saved, Submission};
 use furlong_pool::spec::{PoolName, PoolSpec};
+use furlong_pool::system;
 use furlong_wire::token::Role;
 use serde::{Deserialize, Serialize};
+
+use super::command::Scheduler;
 
 /// The most bytes of a pool's file.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -90,12 +93,22 @@ pub struct UsedSystem {
     pub system: String,
     /// The words before its commands.
     pub via: Vec<String>,
+    /// Arguments of all of them.
+    #[serde(default)]
+    pub place: Vec<String>,
 }
 
 impl UsedSystem {
     /// The system of a pool.
     pub fn of(spec: &PoolSpec) -> Self {
-        Self { system: spec.system.clone(), via: spec.job.via.clone() }
+        let is_of_pods = system::by_name(&spec.system).is_some_and(|system| system.is_of_pods);
+        let place = if is_of_pods { spec.job.args.clone() } else { Vec::new() };
+        Self { system: spec.system.clone(), via: spec.job.via.clone(), place }
+    }
+
+    /// Its commands, if there is such a system.
+    pub fn scheduler(self) -> Option<Scheduler> {
+        Some(Scheduler::new(system::by_name(&self.system)?, self.via, self.place))
     }
 }
 
@@ -277,6 +290,14 @@ impl PoolDir {
     /// The log of a job.
     pub fn log(&self, job: &JobId) -> PathBuf {
         self.at(&format!("{job}.log"))
+    }
+
+    /// Keeps what a job has written that writes no log itself.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_log(&self, job: &JobId, text: &str) -> Result<()> {
+        Ok(write_private_soon(&self.log(job), text.as_bytes())?)
     }
 
     /// The last line that a job has written.

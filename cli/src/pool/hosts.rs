@@ -1,5 +1,5 @@
-//! A pool on hosts: engines that `ssh` starts. A host has no queue and no jobs, so there is nothing
-//! to find again: the engines end when their connection does, and with it when the keeper does.
+//! A pool without a queue: engines that `ssh` starts on hosts, or `mpirun` as one job. There are no
+//! jobs to be found again: the engines end when their command does, and that when the keeper does.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -39,9 +39,26 @@ const SSH: [&str; 8] = [
     "-oLogLevel=ERROR",
 ];
 
+/// Runs `mpirun` until it ends, or standard input does: then it is told to end its engines.
+const MPI_SCRIPT: &str = r"exec 3<&0
+{{command}} < /dev/null 3<&- &
+job=$!
+{ cat <&3; kill -TERM $job; } > /dev/null 2>&1 &
+exec 3<&-
+wait $job";
+
 impl HostsPool {
-    /// The system's name in flags and files.
-    pub const SYSTEM: &str = "ssh";
+    /// The systems of this kind, by their names in flags and files.
+    pub const SYSTEMS: [&str; 2] = [Self::SSH, Self::MPI];
+    /// Each host has its engines.
+    pub const SSH: &str = "ssh";
+    /// `mpirun` has all engines, wherever it puts them.
+    pub const MPI: &str = "mpi";
+
+    /// Returns true for the name of such a system.
+    pub fn is_system(name: &str) -> bool {
+        Self::SYSTEMS.contains(&name)
+    }
 
     /// The pool of this folder.
     ///
@@ -136,9 +153,38 @@ impl HostsPool {
         *since_ms = unix_ms();
     }
 
+    /// Starts the engines of a host, or all of them by `mpirun`.
+    async fn spawn(&self, host: &Host) -> Result<Member> {
+        if self.spec.system == Self::MPI {
+            self.spawn_mpi(host)
+        } else {
+            self.spawn_ssh(host).await
+        }
+    }
+
+    /// Starts all engines. Their ids are their ranks, where the broker has no others, and what they
+    /// run can use MPI.
+    fn spawn_mpi(&self, host: &Host) -> Result<Member> {
+        let job = &self.spec.job;
+        let mut lines = job.setup.clone();
+        let engines = host.engines.unwrap_or(1);
+        let words = ["mpirun".to_owned(), "-n".to_owned(), engines.to_string()];
+        let words = words.iter().chain(&job.args).map(|word| quoted(word));
+        let cap = ["--cap".to_owned(), quoted(&self.spec.engine.cap)];
+        let words: Vec<String> = words.chain(self.engine(&cap, host, 1)).collect();
+        lines.push(MPI_SCRIPT.replace("{{command}}", &words.join(" ")));
+        let script = quoted_behind(&job.via, &lines.join("\n"));
+        let shell = ["sh".to_owned(), "-c".to_owned(), script];
+        let words: Vec<String> = job.via.iter().cloned().chain(shell).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env("FURLONG_HOME", &self.spec.engine.home);
+        command.env_remove("FURLONG_CAP");
+        Member::spawn("`mpirun`", command).context("`sh` cannot be run")
+    }
+
     /// Starts the engines of a host. The capability goes through the pipe, and is on no disk there
     /// and in no list of processes.
-    async fn spawn(&self, host: &Host) -> Result<Member> {
+    async fn spawn_ssh(&self, host: &Host) -> Result<Member> {
         let engine = &self.spec.engine;
         let via = &self.spec.job.via;
         let mut words = vec!["ssh".to_owned()];
@@ -159,19 +205,26 @@ impl HostsPool {
 
     /// The command line for the host's shell.
     fn remote(&self, host: &Host) -> String {
-        let engine = &self.spec.engine;
         let mut lines: Vec<String> = self.spec.job.setup.clone();
-        let mut words: Vec<String> = vec!["exec".to_owned()];
-        words.extend(engine.program.iter().map(|word| quoted(word)));
-        words.extend(["engine", "--cap", "-", "--stop-with-stdin"].map(str::to_owned));
+        let cap = ["--cap", "-", "--stop-with-stdin"].map(str::to_owned);
+        let words = self.engine(&cap, host, host.engines.unwrap_or(1));
+        lines.push(format!("exec {}", words.join(" ")));
+        lines.join("\n")
+    }
+
+    /// The words of an engine process with so many engines.
+    fn engine(&self, cap: &[String], host: &Host, engines: u32) -> Vec<String> {
+        let engine = &self.spec.engine;
+        let mut words: Vec<String> = engine.program.iter().map(|word| quoted(word)).collect();
+        words.push("engine".to_owned());
+        words.extend_from_slice(cap);
         words.push(format!("--cluster={}", engine.cluster));
         words.extend(engine.python.iter().flat_map(|it| ["--python".to_owned(), quoted(it)]));
-        words.extend(["-n".to_owned(), host.engines.unwrap_or(1).to_string()]);
+        words.extend(["-n".to_owned(), engines.to_string()]);
         words.extend(engine.flags.iter().map(|flag| quoted(flag)));
         words.push(quoted(&format!("--label={POOL_LABEL}{}", self.spec.name)));
         words.push(quoted(&format!("--job={}", host.id())));
-        lines.push(words.join(" "));
-        lines.join("\n")
+        words
     }
 
     fn save(&mut self, picture: &Picture) {
@@ -190,7 +243,8 @@ impl HostsPool {
                 job.state = JobState::Running;
                 state.engines.insert(id.clone(), online);
             } else if let Some(it) = place.down() {
-                job.why = it.describe("ssh");
+                let command = if self.spec.system == Self::MPI { "mpirun" } else { "ssh" };
+                job.why = it.describe(command);
                 down.push(format!("{}: {}", host.name, it.cause));
             }
             state.online += online;

@@ -184,7 +184,7 @@ impl Keeping {
     }
 
     fn open(&self, dir: &files::PoolDir, system: &str) -> Result<Kept> {
-        if system == HostsPool::SYSTEM {
+        if HostsPool::is_system(system) {
             return Ok(Kept::Hosts(Box::new(HostsPool::open(dir.clone())?)));
         }
         let prefix = files::job_prefix(&self.cluster)?;

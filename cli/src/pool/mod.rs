@@ -7,6 +7,7 @@ mod files;
 mod hosts;
 mod keep;
 mod options;
+mod pods;
 mod show;
 mod site;
 mod stop;
@@ -154,7 +155,7 @@ pub async fn run(args: PoolArgs, program: &Program) -> Result<ExitCode> {
         Some(PoolCommand::Scale { pool, engines }) => {
             scale(&home, &cluster, &pool, engines, program)?;
         }
-        Some(PoolCommand::Log { job }) => log(&cluster, &job)?,
+        Some(PoolCommand::Log { job }) => log(&cluster, &job).await?,
         Some(PoolCommand::Resume { pool }) => {
             files::pool(&cluster, &pool)?.ask_to_resume()?;
             let remark = see_to_it(&cluster, program)?;
@@ -224,13 +225,15 @@ async fn add_pool(
 /// # Errors
 /// It would not, or cannot be asked.
 pub async fn prepare(spec: &PoolSpec, cluster: &ClusterDir) -> Result<()> {
-    if spec.system != HostsPool::SYSTEM {
+    let mut spec = spec.clone();
+    if !HostsPool::is_system(&spec.system) {
+        pods::pin(&mut spec).await?;
         if spec.wanted.max > 0 {
-            check(spec, cluster).await?;
+            check(&spec, cluster).await?;
         }
-        files::note_used_system(cluster, spec)?;
+        files::note_used_system(cluster, &spec)?;
     }
-    PoolDir::of(cluster, spec.name.clone()).write_spec(spec)
+    PoolDir::of(cluster, spec.name.clone()).write_spec(&spec)
 }
 
 /// Prints the script of a pool and the command that submits it, and asks the system about them.
@@ -240,13 +243,18 @@ pub async fn prepare(spec: &PoolSpec, cluster: &ClusterDir) -> Result<()> {
 /// The system would refuse the jobs, or cannot be asked.
 pub async fn dry_run(spec: &PoolSpec, cluster: &ClusterDir) -> Result<ExitCode> {
     ensure!(
-        spec.system != HostsPool::SYSTEM,
-        "--dry-run is for batch systems; hosts have no script"
+        !HostsPool::is_system(&spec.system),
+        "--dry-run is for batch systems; `ssh` and `mpirun` have no script"
     );
     let scheduler = batch::scheduler(spec)?;
+    if scheduler.system.is_of_pods {
+        print::lines(pods::secret_without_value(spec, cluster))?;
+        print::line("---")?;
+    }
     print::lines(first_script(spec, cluster, &scheduler).trim_end())?;
     let path = PoolDir::of(cluster, spec.name.clone()).path().join("script.sh");
-    let line = scheduler.submit_line(&spec.job.args, &path.to_string_lossy());
+    let args = if scheduler.system.is_of_pods { &[][..] } else { &spec.job.args[..] };
+    let line = scheduler.submit_line(args, &path.to_string_lossy());
     print::line("")?;
     print::line(format!("# {line}"))?;
     let said = check(spec, cluster).await?;
@@ -260,19 +268,25 @@ async fn check(spec: &PoolSpec, cluster: &ClusterDir) -> Result<String> {
     let mut file: File = tempfile::tempfile().context("there can be no temporary file")?;
     file.write_all(text.as_bytes())?;
     file.rewind()?;
-    scheduler.check(file, &spec.job.args).await.map_err(anyhow::Error::msg)
+    let args = if scheduler.system.is_of_pods { &[][..] } else { &spec.job.args[..] };
+    scheduler.check(file, args).await.map_err(anyhow::Error::msg)
 }
 
-/// The script of a full job. Without a cluster yet, its jobs have no name yet.
-fn first_script(spec: &PoolSpec, cluster: &ClusterDir, scheduler: &Scheduler) -> String {
+/// The name of a pool's jobs. Without a cluster yet, they have none yet.
+fn first_name(spec: &PoolSpec, cluster: &ClusterDir) -> String {
     let prefix = files::job_prefix(cluster);
     let prefix = prefix.unwrap_or_else(|_| format!("furlong-{}-NEW-", cluster.name()));
+    format!("{prefix}{}", spec.name)
+}
+
+/// The script of a full job.
+fn first_script(spec: &PoolSpec, cluster: &ClusterDir, scheduler: &Scheduler) -> String {
     let engines = spec.per_job.min(spec.wanted.max.max(1));
     let jobs = (spec.wanted.max / engines).clamp(1, spec.limits.array_max);
     let folder = PoolDir::of(cluster, spec.name.clone());
     let folder = folder.path().to_string_lossy().into_owned();
     let submission = Submission { jobs, engines, lasting: true };
-    let name = format!("{prefix}{}", spec.name);
+    let name = first_name(spec, cluster);
     script::write(spec, scheduler.system, &name, &folder, submission)
 }
 
@@ -307,7 +321,12 @@ fn scale(
         "pool {pool} is being removed; when `furlong pool` shows it no longer, `furlong pool add` \
          makes another of that name"
     );
-    if spec.system == HostsPool::SYSTEM && engines.is_elastic() {
+    ensure!(
+        spec.system != HostsPool::MPI,
+        "the engines of `mpirun` are one job; `furlong pool add` adds others, `furlong pool remove \
+         {pool}` ends these"
+    );
+    if spec.system == HostsPool::SSH && engines.is_elastic() {
         bail!("hosts have no queue: give a number of engines, of all hosts together");
     }
     let before = spec.wanted;
@@ -345,13 +364,18 @@ fn see_to_it(cluster: &ClusterDir, program: &Program) -> Result<&'static str> {
     Ok("")
 }
 
-fn log(cluster: &ClusterDir, job: &str) -> Result<()> {
+async fn log(cluster: &ClusterDir, job: &str) -> Result<()> {
     let is_id = !job.is_empty() && !job.contains('/') && !job.starts_with('.');
     let job = JobId(job.to_owned());
     let all = std::fs::read_dir(files::folder(cluster)).into_iter().flatten().flatten();
     let names = all.filter_map(|entry| entry.file_name().to_str()?.parse::<PoolName>().ok());
     let mut paths = names.map(|name| PoolDir::of(cluster, name).log(&job));
     let path = paths.find(|path| is_id && path.is_file());
+    if path.is_none()
+        && let Some(text) = pods::log(cluster, &job).await?
+    {
+        return print::lines(text.trim_end());
+    }
     let path = path.with_context(|| {
         format!("job {job} has written nothing, or is none of ours; `furlong pool` shows the jobs")
     })?;

@@ -9,7 +9,7 @@ use furlong_host::durations;
 use furlong_host::home::{ClusterDir, Home};
 use furlong_pool::keeper::{Limits, Wanted};
 use furlong_pool::script::check_template;
-use furlong_pool::spec::{EngineSpec, JobSpec, PoolName, PoolSpec, hosts};
+use furlong_pool::spec::{EngineSpec, Host, JobSpec, PoolName, PoolSpec, hosts};
 use furlong_pool::system::{self, System};
 use furlong_wire::token::Role;
 
@@ -21,7 +21,9 @@ use crate::program::Program;
 /// The flags of a pool.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PoolFlags {
-    /// System that starts the engines: `slurm`, `pbs`, `sge`, `lsf`, or `ssh`; or the name of a
+    /// System that starts the engines: `slurm`, `pbs`, `sge`, `lsf`, `htcondor`, `k8s`, `mpi` or
+    /// `ssh`; or
+    /// the name of a
     /// pool that is defined in `~/.furlong/pools.toml` or `/etc/furlong/pools.toml`
     #[arg(long, value_name = "NAME")]
     pub on: Option<String>,
@@ -47,6 +49,9 @@ pub struct PoolFlags {
     /// Hosts for `--on ssh`: a file with a line each, as `node1` or `user@node2:2222 8`
     #[arg(long, value_name = "FILE")]
     pub hosts: Option<PathBuf>,
+    /// Image of the containers for `--on k8s`, with `furlong` and Python
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
     /// Program of the engines, where it is not at the path of this one
     #[arg(long, value_name = "COMMAND")]
     pub program: Option<String>,
@@ -93,7 +98,7 @@ const PENDING_MAX: u32 = 8;
 impl PoolFlags {
     /// Returns true if a flag is given that only a pool has.
     pub fn are_given(&self) -> bool {
-        let texts = [&self.on, &self.via, &self.program];
+        let texts = [&self.on, &self.via, &self.program, &self.image];
         texts.iter().any(|text| text.is_some())
             || self.template.is_some()
             || self.hosts.is_some()
@@ -117,6 +122,7 @@ impl PoolFlags {
             template: self.template.clone().or(base.template),
             via: self.via.clone().or(base.via),
             hosts: self.hosts.clone().or(base.hosts),
+            image: self.image.clone().or(base.image),
             program: self.program.clone().or(base.program),
             max_jobs: self.max_jobs.or(base.max_jobs),
             max_pending: self.max_pending.or(base.max_pending),
@@ -128,13 +134,13 @@ impl PoolFlags {
 
 /// The names of all systems, as words for a sentence.
 pub(super) fn systems() -> String {
-    let names = system::all().map(|it| it.name).chain([HostsPool::SYSTEM]);
+    let names = system::all().map(|it| it.name).chain(HostsPool::SYSTEMS);
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Returns true if there is a system of this name.
 pub(super) fn is_system(name: &str) -> bool {
-    system::by_name(name).is_some() || name == HostsPool::SYSTEM
+    system::by_name(name).is_some() || HostsPool::is_system(name)
 }
 
 impl PoolRequest<'_> {
@@ -178,13 +184,22 @@ impl PoolRequest<'_> {
         let defined = site.names().map_or_else(String::new, |it| format!("; defined are {it}"));
         let on =
             on.with_context(|| format!("name the system with --on: {}{defined}", systems()))?;
-        let is_hosts = on == HostsPool::SYSTEM;
+        let is_hosts = on == HostsPool::SSH;
         let system = system::by_name(on);
-        if system.is_none() && !is_hosts {
+        // A pool without a name has that of its system, whatever it was called.
+        let name = if name == on { system.map_or(on, |system| system.name) } else { name };
+        let on = system.map_or(on, |system| system.name);
+        if !is_system(on) {
             bail!("there is no system `{on}`; --on takes {}{defined}", systems());
         }
-        let (jobs_max, pending_max, walltime) = site.bounded((JOBS_MAX, PENDING_MAX), WALLTIME);
-        let job = self.job(system, walltime)?;
+        let (jobs_max, pending_max, walltime) = site.bounded(
+            (JOBS_MAX, PENDING_MAX),
+            system.map_or(WALLTIME, |system| Duration::from_secs(system.walltime_s)),
+        );
+        let mut job = self.job(on, system, walltime)?;
+        if on == HostsPool::MPI {
+            job.hosts = self.by_mpirun()?;
+        }
         let per_job = flags.per_job.unwrap_or(1);
         let on_hosts: u32 = job.hosts.iter().map(|host| host.engines.unwrap_or(per_job)).sum();
         let (wanted, per_job) = match (self.wanted, is_hosts) {
@@ -206,13 +221,27 @@ impl PoolRequest<'_> {
         };
         let name =
             self.name.clone().map_or_else(|| name.parse(), Ok).map_err(anyhow::Error::msg)?;
-        let engine = self.engine(home, cluster)?;
+        let engine = self.engine(system, home, cluster)?;
         let system = on.to_owned();
         let (is_removed, ends_now) = (false, false);
         Ok(PoolSpec { name, system, wanted, per_job, limits, job, engine, is_removed, ends_now })
     }
 
-    fn job(&self, system: Option<&System>, walltime: Duration) -> Result<JobSpec> {
+    /// The engines of `mpirun`, in the place of hosts: all of them are one.
+    fn by_mpirun(&self) -> Result<Vec<Host>> {
+        let wanted = self.wanted.context("say how many engines with -n N")?;
+        ensure!(
+            !wanted.is_elastic() && wanted.max > 0,
+            "the engines of `mpirun` are one job: give -n N"
+        );
+        let is_number = |arg: &&String| ["-n", "-np", "--np", "-c"].contains(&arg.as_str());
+        if let Some(wrong) = self.flags.args.iter().find(is_number) {
+            bail!("leave `{wrong}` out of the arguments for `mpirun`: -n N says it before `--`");
+        }
+        Ok(vec![Host { name: "mpirun".to_owned(), port: None, engines: Some(wanted.max) }])
+    }
+
+    fn job(&self, on: &str, system: Option<&System>, walltime: Duration) -> Result<JobSpec> {
         let flags = self.flags;
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
@@ -221,7 +250,7 @@ impl PoolRequest<'_> {
         if let (Some(text), Some(path)) = (&template, &flags.template) {
             check_template(text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
         }
-        let hosts = match (&flags.hosts, system.is_none()) {
+        let hosts = match (&flags.hosts, on == HostsPool::SSH) {
             (Some(path), true) => hosts(&read(path)?)
                 .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?,
             (None, true) => bail!("name a file of hosts with --hosts FILE"),
@@ -234,9 +263,14 @@ impl PoolRequest<'_> {
                 let text = template.as_deref().unwrap_or_default();
                 (system.check_template)(text).map_err(anyhow::Error::msg)?;
             }
+            None if on == HostsPool::MPI => {}
             None => ensure!(flags.args.is_empty(), "nothing behind `--` is for --on ssh"),
         }
-        let dir = self.engine.cwd.clone().map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
+        let is_of_pods = system.is_some_and(|system| system.is_of_pods);
+        let image = image(flags.image.as_deref(), is_of_pods)?;
+        // In a pod there is another one, and that is its engines' matter.
+        let dir = self.engine.cwd.clone().filter(|_| !is_of_pods);
+        let dir = dir.map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
         let dir = dir.context("the current directory is not there any more")?;
         let walltime = flags.walltime.unwrap_or(walltime);
         ensure!(walltime >= WALLTIME_MIN, "--walltime is at least a minute: jobs count in minutes");
@@ -249,13 +283,22 @@ impl PoolRequest<'_> {
             via: flags.via.iter().flat_map(|via| via.split_whitespace()).map(Into::into).collect(),
             args: flags.args.clone(),
             dir: std::path::absolute(&dir)?.to_string_lossy().into_owned(),
+            image,
             hosts,
         })
     }
 
     /// The engines: this program, at its absolute path, with the interpreter that they would have
     /// here. A job's `PATH` is another.
-    fn engine(&self, home: &Home, cluster: &ClusterDir) -> Result<EngineSpec> {
+    fn engine(
+        &self,
+        system: Option<&System>,
+        home: &Home,
+        cluster: &ClusterDir,
+    ) -> Result<EngineSpec> {
+        if system.is_some_and(|system| system.is_of_pods) {
+            return Ok(self.engine_in_image(home, cluster));
+        }
         let program = match &self.flags.program {
             Some(words) => words.split_whitespace().map(str::to_owned).collect(),
             None => self.program.words()?,
@@ -278,5 +321,37 @@ impl PoolRequest<'_> {
             python,
             flags: self.engine.flags_of_jobs(),
         })
+    }
+
+    /// The engines in a container: nothing of this machine is there.
+    fn engine_in_image(&self, home: &Home, cluster: &ClusterDir) -> EngineSpec {
+        let program = self.flags.program.as_deref().unwrap_or("furlong");
+        let cwd = self.engine.cwd.iter().map(|cwd| format!("--cwd={cwd}"));
+        EngineSpec {
+            program: program.split_whitespace().map(str::to_owned).collect(),
+            cluster: cluster.name().to_string(),
+            cap: cluster.capability(Role::Engine).to_string_lossy().into_owned(),
+            home: home.path().to_string_lossy().into_owned(),
+            python: self.python.map(|python| python.to_string_lossy().into_owned()),
+            flags: self.engine.flags_of_jobs().into_iter().chain(cwd).collect(),
+        }
+    }
+}
+
+/// The image of pods, which nothing else has.
+fn image(image: Option<&str>, is_of_pods: bool) -> Result<String> {
+    match (image, is_of_pods) {
+        (Some(image), true) => {
+            let is_good = |char: char| char.is_ascii_graphic();
+            ensure!(
+                !image.is_empty() && !image.starts_with('-') && image.chars().all(is_good),
+                "`{}` is no image's name",
+                image.escape_debug()
+            );
+            Ok(image.to_owned())
+        }
+        (None, true) => bail!("name the image of the containers with --image"),
+        (Some(_), false) => bail!("--image is for --on k8s"),
+        (None, false) => Ok(String::new()),
     }
 }

@@ -318,15 +318,18 @@ fn flags(definition: &Definition, path: &Path) -> Result<Defined> {
 /// Checks a setting that this system may not take.
 fn check_for_system(on: &str, flags: &PoolFlags) -> Result<(), String> {
     let system = system::by_name(on);
-    if flags.hosts.is_some() && system.is_some() {
+    if flags.hosts.is_some() && on != "ssh" {
         return Err("hosts are for `on = \"ssh\"`".to_owned());
+    }
+    if flags.image.is_some() && system.is_none_or(|system| !system.is_of_pods) {
+        return Err("images are for `on = \"k8s\"`".to_owned());
     }
     if flags.walltime.is_some_and(|walltime| walltime < options::WALLTIME_MIN) {
         return Err(A_MINUTE.to_owned());
     }
     match system {
         Some(system) => (system.check_args)(&flags.args),
-        None if flags.args.is_empty() => Ok(()),
+        None if flags.args.is_empty() || on == "mpi" => Ok(()),
         None => Err("they are for a batch system's command, and `ssh` has none".to_owned()),
     }
 }

@@ -10,7 +10,7 @@ use furlong_client::EngineTargets;
 use furlong_host::home::ClusterDir;
 use furlong_pool::keeper::{JobId, JobState, Listed};
 use furlong_pool::spec::PoolSpec;
-use furlong_pool::system;
+use furlong_pool::system::kubernetes;
 use rustix::process::{Signal, kill_process};
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use super::broker::{connect, picture};
 use super::command::Scheduler;
 use super::files::{self, PoolDir, UsedSystem};
 use super::keep::KeeperLock;
+use super::pods;
 
 /// Engines that were told to leave have this time before their jobs are cancelled.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -119,6 +120,9 @@ pub async fn stop_jobs(cluster: &ClusterDir, schedulers: Vec<Scheduler>) -> Resu
             Err(why) => stopped.unknown.push(ours.unknown(&why)),
         }
     }
+    for (scheduler, ours, _) in &live {
+        stopped.unknown.extend(pods::clear(scheduler, &ours.ids_of_cluster()).await.err());
+    }
     if stopped.left.is_empty() && stopped.unknown.is_empty() {
         files::pools(cluster).iter().for_each(PoolDir::forget);
         files::forget_used_systems(cluster);
@@ -153,12 +157,14 @@ struct Ours {
     ids: BTreeSet<JobId>,
     /// Those that had not ended.
     live: BTreeSet<JobId>,
+    /// The cluster's ids, by the names in states.
+    of_pools: BTreeSet<String>,
 }
 
 impl Ours {
     fn on(cluster: &ClusterDir, scheduler: &Scheduler, prefix: Option<String>) -> Self {
         let (names, ids, live) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut ours = Self { prefix, names, ids, live };
+        let mut ours = Self { prefix, names, ids, live, of_pools: BTreeSet::new() };
         for pool in files::pools(cluster) {
             // An id of one system is somebody else's job on another.
             let is_its = pool.spec().is_ok_and(|spec| is_scheduler_of(scheduler, &spec));
@@ -166,10 +172,20 @@ impl Ours {
             ours.live.extend(state.saved.jobs.keys().cloned());
             // One that was not found by its name counts as ended.
             ours.ids.extend(state.saved.ended.into_iter().map(|(id, _)| id));
-            ours.names.extend(Some(state.job_name).filter(|name| !name.is_empty()));
+            if !state.job_name.is_empty() {
+                let id = kubernetes::id_of_job(&state.job_name, pool.name().as_str());
+                ours.of_pools.insert(id);
+                ours.names.insert(state.job_name);
+            }
         }
         ours.ids.extend(ours.live.iter().cloned());
         ours
+    }
+
+    /// The cluster's ids, as the names of its jobs have them.
+    fn ids_of_cluster(&self) -> BTreeSet<String> {
+        let names = self.prefix.iter().map(|prefix| kubernetes::id_of(prefix));
+        names.chain(self.of_pools.iter().cloned()).collect()
     }
 
     fn has(&self, job: &Listed, name: &str) -> bool {
@@ -196,7 +212,8 @@ impl Ours {
 }
 
 fn is_scheduler_of(it: &Scheduler, spec: &PoolSpec) -> bool {
-    (it.system.name, &it.via) == (spec.system.as_str(), &spec.job.via)
+    let used = UsedSystem::of(spec);
+    (it.system.name, &it.via, &it.place) == (used.system.as_str(), &used.via, &used.place)
 }
 
 /// The systems that may have jobs of this cluster: those of its pools, and those that it has used
@@ -210,8 +227,7 @@ pub fn schedulers(cluster: &ClusterDir) -> Vec<Scheduler> {
             used.push(it);
         }
     }
-    let scheduler = |it: UsedSystem| Some(Scheduler::new(system::by_name(&it.system)?, it.via));
-    used.into_iter().filter_map(scheduler).collect()
+    used.into_iter().filter_map(UsedSystem::scheduler).collect()
 }
 
 async fn stop_keeper(cluster: &ClusterDir) -> Result<()> {
@@ -368,7 +384,7 @@ mod tests {
         let (cluster, spec) = cluster(folder.path(), &["7_1"]);
         let own = scheduler(&spec).unwrap();
         assert_eq!(Ours::on(&cluster, &own, None).ids.len(), 1);
-        let other = Scheduler::new(own.system, Vec::new());
+        let other = Scheduler::new(own.system, Vec::new(), Vec::new());
         assert_eq!(Ours::on(&cluster, &other, None).ids.len(), 0);
     }
 }

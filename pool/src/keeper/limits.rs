@@ -31,10 +31,25 @@ pub enum Refusal {
     Full(String),
     /// The system refused it.
     Refused(String),
+    /// The system refuses all such jobs, whenever they come.
+    Forbidden(String),
     /// The system has no node for it.
     NoNode(String),
     /// The command did not end in time, or made no sense: there may be jobs.
     Unclear(String),
+}
+
+impl Refusal {
+    /// The sentence in it.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Full(text)
+            | Self::Refused(text)
+            | Self::Forbidden(text)
+            | Self::NoNode(text)
+            | Self::Unclear(text) => text,
+        }
+    }
 }
 
 /// The times at which a pool may submit, and the reason why it may not at all.
@@ -79,6 +94,10 @@ impl Gate {
                 self.full += 1;
                 // The first wait is for what may pass at once, and a full queue does not.
                 (text, self.full + 1)
+            }
+            Refusal::Forbidden(text) => {
+                self.pause(text.clone());
+                (text, 1)
             }
             Refusal::Refused(text) | Refusal::NoNode(text) | Refusal::Unclear(text) => {
                 self.refused += 1;

@@ -257,12 +257,13 @@ impl World {
                 self.send(Command::Answer(answer), 500);
             }
             Command::Submit(submission, left_out) => {
-                let kind = self.rng.random_range(0..4);
+                let kind = self.rng.random_range(0..5);
                 let text = || "sbatch: error".to_owned();
                 let answer = match kind {
                     0 if has_fault => Err(Refusal::Full(text())),
                     1 if has_fault => Err(Refusal::Refused(text())),
                     2 if has_fault => Err(Refusal::Unclear(text())),
+                    4 if has_fault => Err(Refusal::Forbidden(text())),
                     _ => Ok(self.accept(submission, &left_out)),
                 };
                 let is_unclear = kind == 3 && has_fault;

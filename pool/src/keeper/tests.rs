@@ -155,6 +155,14 @@ fn refused_submits_are_made_again_later_and_later_and_then_no_more() {
 }
 
 #[test]
+fn what_is_forbidden_pauses_at_once() {
+    let mut keeper = keeper(shape(1, 1));
+    assert_eq!(keeper.poll_action(NOW), Some(submit(1, 1)));
+    keeper.handle_submitted(NOW, Err(Refusal::Forbidden("not yours".to_owned())));
+    assert_eq!(keeper.describe(), "paused: not yours");
+}
+
+#[test]
 fn a_full_queue_is_waited_for_and_pauses_nothing() {
     let mut keeper = keeper(shape(1, 1));
     for minute in 0..300 {

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Commands, NamedJobs, System, Words, qsub};
+use super::{CancelWaiting, Commands, HOUR_S, NamedJobs, System, Words, qsub};
 use crate::keeper::{End, JobId, JobState, Listed};
 
 /// LSF, from 10.1 with its second fix pack on: that is the first whose `bjobs` answers in JSON.
@@ -14,7 +14,7 @@ pub static LSF: System = System {
         check: None,
         list_named: Some(&["bjobs", "-a", "-o", FIELDS, "-json", "-J"]),
         list_own: &["bjobs", "-o", FIELDS, "-json"],
-        cancel_waiting: None,
+        cancel_waiting: CancelWaiting::Asks(&["bkill"]),
         cancel: &["bkill"],
     },
     script: SCRIPT,
@@ -32,6 +32,7 @@ pub static LSF: System = System {
         none: &["No unfinished job found", "No job found", "> is not found"],
         // The command itself tries again, for a long time.
         full: &["Pending job threshold reached"],
+        forbidden: &[],
         no_node: &[],
         remedies: &[
             ("No such queue", "`bqueues` lists the queues; name one with -- -q NAME"),
@@ -48,7 +49,10 @@ pub static LSF: System = System {
     leave_out: Some(leave_out),
     // MAX_JOB_ARRAY_SIZE is that where nobody has set it.
     array_max: 1_000,
+    walltime_s: HOUR_S,
+    is_of_pods: false,
     is_single: false,
+    in_script: None,
     is_id: |id| id.chars().all(|char| char.is_ascii_digit() || "[]".contains(char)),
     read_ids,
     read,

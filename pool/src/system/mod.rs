@@ -1,5 +1,7 @@
 //! Batch systems as data: their commands, the words of their answers, their script.
 
+mod htcondor;
+pub mod kubernetes;
 mod lsf;
 mod pbs;
 mod qsub;
@@ -40,8 +42,15 @@ pub struct System {
     pub leave_out: Option<LeaveOut>,
     /// The most jobs of one submit.
     pub array_max: u32,
+    /// Seconds that a job may take, if nobody says.
+    pub walltime_s: u64,
+    /// True if its jobs are pods: containers of an image, which a manifest describes. Arguments
+    /// are then for each command, and say where the pods are.
+    pub is_of_pods: bool,
     /// True if each run of the command that submits makes one job, not an array of them.
     pub is_single: bool,
+    /// Makes a shell's text a part of its script, where this is no script of a shell.
+    pub in_script: Option<fn(&str) -> String>,
     /// Returns true for an id of its shape: only such a one is put into a command line or a path.
     pub is_id: fn(&str) -> bool,
     /// Reads the ids of so many jobs from a line that the command which submits has printed.
@@ -66,11 +75,19 @@ pub struct Commands {
     pub list_named: Option<&'static [&'static str]>,
     /// Lists all jobs of this user.
     pub list_own: &'static [&'static str],
-    /// Cancels those of the jobs whose ids follow that still wait; none where a command cancels
-    /// them in any state.
-    pub cancel_waiting: Option<&'static [&'static str]>,
+    /// Cancels those of the jobs whose ids follow that still wait.
+    pub cancel_waiting: CancelWaiting,
     /// Cancels the jobs whose ids follow.
     pub cancel: &'static [&'static str],
+}
+
+/// The way in which jobs are cancelled that still wait.
+#[derive(Clone, Copy, Debug)]
+pub enum CancelWaiting {
+    /// This command leaves those alone that have begun.
+    Selects(&'static [&'static str]),
+    /// It cancels jobs in any state: the system is asked right before which of them wait.
+    Asks(&'static [&'static str]),
 }
 
 /// The parts of a batch system's answers that mean something.
@@ -82,6 +99,8 @@ pub struct Words {
     pub none: &'static [&'static str],
     /// Parts of refusals that mean that the queue is full.
     pub full: &'static [&'static str],
+    /// Parts of refusals that no later attempt is spared.
+    pub forbidden: &'static [&'static str],
     /// Parts of refusals that mean that no node could run the job; none where such a job waits.
     pub no_node: &'static [&'static str],
     /// Reasons that a user can do something about, and what.
@@ -93,12 +112,19 @@ pub struct Words {
 }
 
 /// All batch systems.
-const SYSTEMS: [&System; 4] = [&slurm::SLURM, &pbs::PBS, &sge::SGE, &lsf::LSF];
+const SYSTEMS: [&System; 6] =
+    [&slurm::SLURM, &pbs::PBS, &sge::SGE, &lsf::LSF, &htcondor::HTCONDOR, &kubernetes::KUBERNETES];
+/// Other names of systems.
+const ALIASES: [(&str, &str); 1] = [("kubernetes", "k8s")];
+/// Seconds of an hour.
+const HOUR_S: u64 = 3_600;
 /// The most characters of an id.
 const ID_MAX: usize = 64;
 
-/// The batch system of this name.
+/// The batch system of this name, or of another name that it has.
 pub fn by_name(name: &str) -> Option<&'static System> {
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+    let name = alias.map_or(name, |(_, name)| name);
     SYSTEMS.into_iter().find(|system| system.name == name)
 }
 
@@ -160,7 +186,7 @@ impl System {
 
     /// Returns true if this may be an id: nothing else goes into a command line or a path.
     pub fn is_id(&self, id: &JobId) -> bool {
-        let begins = id.0.starts_with(|char: char| char.is_ascii_digit());
+        let begins = self.is_of_pods || id.0.starts_with(|char: char| char.is_ascii_digit());
         begins && id.0.len() <= ID_MAX && (self.is_id)(&id.0)
     }
 
@@ -185,7 +211,11 @@ impl System {
         if self.words.full.iter().any(|full| said.contains(full)) {
             return Refusal::Full(format!("the queue is full: {text}"));
         }
-        let text = format!("{} refuses the job: {text}", self.commands.submit[0]);
+        let does = if self.is_of_pods { "fails" } else { "refuses the job" };
+        let text = format!("{} {does}: {text}", self.commands.submit[0]);
+        if self.words.forbidden.iter().any(|forbidden| said.contains(forbidden)) {
+            return Refusal::Forbidden(text);
+        }
         if self.words.no_node.iter().any(|no_node| said.contains(no_node)) {
             Refusal::NoNode(text)
         } else {
@@ -201,16 +231,15 @@ impl System {
         ];
         let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
         let line = lines.clone().next().unwrap_or("it says nothing");
-        let line = shortened(line);
-        let line = prefixes
-            .iter()
-            .fold(line.as_str(), |line, prefix| line.trim_start_matches(prefix.as_str()));
+        let line =
+            prefixes.iter().fold(line, |line, prefix| line.trim_start_matches(prefix.as_str()));
         let prefaces = self.words.prefaces.iter();
         let line = prefaces.fold(line, |line, preface| line.trim_start_matches(*preface));
+        let line = shortened(line);
         let remedy = self.words.remedies.iter().find(|(part, _)| said.contains(part));
         match remedy {
             Some((_, remedy)) => format!("{line}; {remedy}"),
-            None => line.to_owned(),
+            None => line,
         }
     }
 
@@ -235,4 +264,4 @@ fn shortened(line: &str) -> String {
 }
 
 /// The most characters of a line in a sentence.
-const LINE_MAX: usize = 100;
+const LINE_MAX: usize = 160;

@@ -1,6 +1,6 @@
 //! PBS: `OpenPBS`, PBS Professional and Torque, by what they have in common.
 
-use super::{Commands, NamedJobs, System, Words, qsub};
+use super::{CancelWaiting, Commands, HOUR_S, NamedJobs, System, Words, qsub};
 use crate::keeper::{End, JobId, JobState, Listed};
 
 /// PBS. Its arrays are written one way in PBS Professional and another way in Torque, so that each
@@ -14,7 +14,7 @@ pub static PBS: System = System {
         check: None,
         list_named: None,
         list_own: &["qstat", "-f"],
-        cancel_waiting: None,
+        cancel_waiting: CancelWaiting::Asks(&["qdel"]),
         cancel: &["qdel"],
     },
     script: SCRIPT,
@@ -37,6 +37,7 @@ pub static PBS: System = System {
             "Maximum number of jobs already in queue",
             "maximum number of jobs",
         ],
+        forbidden: &[],
         no_node: &[],
         remedies: &[
             ("nknown queue", "`qstat -Q` lists the queues; name one with -- -q NAME"),
@@ -51,7 +52,10 @@ pub static PBS: System = System {
     check_template: |text| qsub::PBS.check_template(text),
     leave_out: None,
     array_max: 8,
+    walltime_s: HOUR_S,
+    is_of_pods: false,
     is_single: true,
+    in_script: None,
     is_id: |id| id.chars().all(|char| char.is_ascii_digit() || "[]".contains(char)),
     read_ids,
     read,

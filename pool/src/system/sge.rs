@@ -2,7 +2,7 @@
 
 use roxmltree::{Document, Node};
 
-use super::{Commands, NamedJobs, System, Words, qsub};
+use super::{CancelWaiting, Commands, HOUR_S, NamedJobs, System, Words, qsub};
 use crate::keeper::{JobId, JobState, Listed};
 
 /// Grid Engine, from 6.2 on.
@@ -15,7 +15,7 @@ pub static SGE: System = System {
         list_named: None,
         // Grid Engine itself puts the user's name there. `-g d` gives each element its own entry.
         list_own: &["qstat", "-u", "$user", "-g", "d", "-xml"],
-        cancel_waiting: None,
+        cancel_waiting: CancelWaiting::Asks(&["qdel"]),
         cancel: &["qdel"],
     },
     script: SCRIPT,
@@ -26,6 +26,7 @@ pub static SGE: System = System {
         states: &[],
         none: &[],
         full: &["jobs are allowed per user", "(current job count:"],
+        forbidden: &[],
         no_node: &[],
         remedies: &[
             ("unknown queue", "`qconf -sql` lists the queues; name one with -- -q NAME"),
@@ -42,7 +43,10 @@ pub static SGE: System = System {
     leave_out: Some(leave_out),
     // The limit that it comes with is 75,000, and some sites have less.
     array_max: 1_000,
+    walltime_s: HOUR_S,
+    is_of_pods: false,
     is_single: false,
+    in_script: None,
     is_id: |id| id.chars().all(|char| char.is_ascii_digit() || char == '.'),
     read_ids,
     read,

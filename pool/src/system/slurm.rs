@@ -1,6 +1,6 @@
 //! Slurm.
 
-use super::{Commands, NamedJobs, System, Words, sbatch};
+use super::{CancelWaiting, Commands, HOUR_S, NamedJobs, System, Words, sbatch};
 use crate::keeper::{End, JobId, JobState, Listed};
 
 /// Slurm, from 20.02 on.
@@ -12,7 +12,7 @@ pub static SLURM: System = System {
         check: Some(&["sbatch", "--test-only"]),
         list_named: Some(&["squeue", "-h", "-r", "--me", "-t", "all", "-o", FORMAT, "-n"]),
         list_own: &["squeue", "-h", "-r", "--me", "-o", FORMAT],
-        cancel_waiting: Some(&["scancel", "--state=PENDING"]),
+        cancel_waiting: CancelWaiting::Selects(&["scancel", "--state=PENDING"]),
         cancel: &["scancel"],
     },
     script: SCRIPT,
@@ -48,6 +48,7 @@ pub static SLURM: System = System {
             "Resource temporarily unavailable",
         ],
         // A name that is not known is that of a node which was taken away.
+        forbidden: &[],
         no_node: &["node configuration is not available", "Invalid node name specified"],
         remedies: &[
             ("PartitionTimeLimit", "the partition allows less time; give a shorter --walltime"),
@@ -76,7 +77,10 @@ pub static SLURM: System = System {
     leave_out: Some(sbatch::leave_out),
     // MaxArraySize is 1001 where nobody has set it.
     array_max: 1_000,
+    walltime_s: HOUR_S,
+    is_of_pods: false,
     is_single: false,
+    in_script: None,
     is_id: |id| id.chars().all(|char| char.is_ascii_alphanumeric() || "_[]-,%+".contains(char)),
     read_ids,
     read,

@@ -26,7 +26,7 @@ from furlong.__main__ import SAFE_PATH
 from furlong._home import check_name, home, is_of_broker, read_json
 from furlong.calls.checks import check_whole
 from furlong.cluster.coroutine import coroutine
-from furlong.cluster.files import STATE, SYSTEMS, ClusterFiles, check_launchers, level_of
+from furlong.cluster.files import STATE, ClusterFiles, check_launchers, has_pool, level_of
 from furlong.cluster.processes import Child, EngineSet, Folder, Process, end_all
 from furlong.cluster.supervisor import Supervisor
 from furlong.waiting import dispatch
@@ -57,8 +57,9 @@ class Cluster(ClusterFiles):
     n : int, optional
         Engines; as many as there are processors if nothing is said.
     engines, controller : {"local"}
-        Where they run; no matter in which case it is written. With ``engines="slurm"``, ``"pbs"``, ``"sge"``, ``"lsf"`` or ``"ssh"`` it is a
-        `furlong.cluster.pools.PoolCluster`, which has more parameters.
+        Where they run; no matter in which case it is written. With ``engines="slurm"``, ``"pbs"``, ``"sge"``, ``"lsf"``, ``"htcondor"``, ``"k8s"``, ``"mpi"`` or ``"ssh"`` it is a
+        `furlong.cluster.pools.PoolCluster`, which has more parameters. The names of ipyparallel's launchers are taken as
+        well, as ``"SlurmEngineSetLauncher"``, and `engine_launcher_class` in the place of `engines`.
     profile, cluster_id : str, optional
         The cluster's name: `cluster_id`, else `profile`, else a random one.
     controller_args, engine_args : sequence of str
@@ -91,7 +92,7 @@ class Cluster(ClusterFiles):
 
     def __new__(cls, *_args: Any, engines: object = "local", **_others: Any) -> Cluster:
         """Make one of the kind that starts such engines."""
-        if isinstance(engines, str) and engines.lower() in SYSTEMS:
+        if has_pool(engines, _others.get("engine_launcher_class")):
             from furlong.cluster.pools import PoolCluster
 
             return super().__new__(PoolCluster)

@@ -15,12 +15,20 @@ from furlong.ipyparallel_names import IpyparallelNames
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-__all__ = ["STATE", "SYSTEMS", "ClusterFiles", "check_launchers", "level_of"]
+__all__ = [
+    "STATE",
+    "SYSTEMS",
+    "ClusterFiles",
+    "check_launchers",
+    "has_pool",
+    "launcher_of",
+    "level_of",
+]
 
 # Where a cluster's own process says what it has started, in the cluster's folder.
 STATE = Path("run", "python.json")
 # Systems that start engines elsewhere.
-SYSTEMS = ("slurm", "pbs", "sge", "lsf", "ssh")
+SYSTEMS = ("slurm", "pbs", "sge", "lsf", "htcondor", "k8s", "mpi", "ssh")
 # Where the command says it.
 COMMAND_STATE = Path("run", "cluster.json")
 # What `to_dict` gives of the arguments, so that another process starts engines like these.
@@ -49,8 +57,21 @@ ELSEWHERE = {
         "issue a capability file with that address: `furlong cap issue --endpoint`"
     ),
     "controller_launcher_class": "run `furlong broker` there",
-    "engine_launcher_class": "run `furlong engine` there, with the cluster's engine.cap.json",
 }
+
+
+def launcher_of(engines: object, launcher_class: object = None) -> object:
+    """Return the system that starts engines, by its name or by that of ipyparallel's launcher."""
+    name = engines if launcher_class is None else launcher_class
+    if not isinstance(name, str):
+        return name
+    name = name.lower().removesuffix("launcher").removesuffix("engineset")
+    return {"kubernetes": "k8s"}.get(name, name)
+
+
+def has_pool(engines: object, launcher_class: object = None) -> bool:
+    """Return true if such engines are a pool's."""
+    return launcher_of(engines, launcher_class) in SYSTEMS
 
 
 def check_launchers(engines: object, controller: object, others: Mapping[str, object]) -> None:
@@ -63,10 +84,15 @@ def check_launchers(engines: object, controller: object, others: Mapping[str, ob
     TypeError
         For an option that does not exist.
     """
-    for what, where in (("engines", engines), ("controller", controller)):
-        if not isinstance(where, str) or where.lower() != "local":
+    others = dict(others)
+    engines = others.pop("engine_launcher_class", None) or engines
+    for what, where, name in (
+        ("engines", engines, launcher_of(engines)),
+        ("controller", controller, launcher_of(controller)),
+    ):
+        if name != "local":
             raise ValueError(
-                f"{what}={where!r}: only 'local' is started from here, and engines by 'slurm', 'pbs', 'sge', 'lsf' or 'ssh'; "
+                f"{what}={where!r}: only 'local' is started from here, and engines by 'slurm', 'pbs', 'sge', 'lsf', 'htcondor', 'k8s', 'mpi' or 'ssh'; "
                 "elsewhere, run `furlong engine` there with the cluster's engine.cap.json"
             )
     for name in others:

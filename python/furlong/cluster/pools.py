@@ -1,4 +1,4 @@
-"""A cluster whose engines a batch system starts, or ``ssh``.
+"""A cluster whose engines a batch system, Kubernetes or ``ssh`` starts.
 
 Examples
 --------
@@ -19,30 +19,43 @@ from typing import Any
 from furlong.__main__ import SAFE_PATH
 from furlong.cluster.cluster import Cluster
 from furlong.cluster.coroutine import coroutine
+from furlong.cluster.files import launcher_of
 
 __all__ = ["PoolCluster"]
+
+
+# How each system's command is told the queue.
+QUEUE_FLAGS = {
+    "slurm": ("--partition={}",),
+    "pbs": ("-q", "{}"),
+    "sge": ("-q", "{}"),
+    "lsf": ("-q", "{}"),
+}
 
 
 class PoolCluster(Cluster):
     """A broker here, and a pool of engines in the jobs of a batch system, or on hosts by ssh.
 
-    `furlong.Cluster` is one if `engines` is ``"slurm"``, ``"pbs"``, ``"sge"``, ``"lsf"`` or ``"ssh"``. The home has to be shared with the nodes.
+    `furlong.Cluster` is one if `engines` is ``"slurm"``, ``"pbs"``, ``"sge"``, ``"lsf"``, ``"htcondor"``, ``"k8s"``, ``"mpi"`` or ``"ssh"``.
+    The home has to be shared with the nodes of a batch system.
 
     Parameters
     ----------
     n : int, optional
         Engines; on hosts those of each.
-    engines : {"slurm", "pbs", "sge", "lsf", "ssh"}
+    engines : {"slurm", "pbs", "sge", "lsf", "htcondor", "k8s", "mpi", "ssh"}
         The system, no matter in which case it is written.
     walltime : str, optional
         Time of a job, as ``"2h"``; an hour by default.
+    queue : str, optional
+        The queue, or Slurm's partition.
     options : str or sequence of str
         Arguments for the system's command that submits.
     per_job, cpus : int, optional
         Engines of a job, and cores of an engine.
     setup : str or iterable of str
         Shell commands in each job before its engines.
-    template, via, hosts : str or path, optional
+    template, via, hosts, image : str or path, optional
         As the flags of ``furlong pool add``.
     max_jobs, max_pending : int, optional
         Jobs at a time, and of these those that wait.
@@ -56,7 +69,9 @@ class PoolCluster(Cluster):
         self,
         n: int | None = None,
         *,
-        engines: str,
+        engines: str = "local",
+        engine_launcher_class: str | None = None,
+        queue: str | None = None,
         walltime: str | None = None,
         options: str | Sequence[str] = (),
         per_job: int | None = None,
@@ -65,14 +80,19 @@ class PoolCluster(Cluster):
         template: str | os.PathLike[str] | None = None,
         via: str | None = None,
         hosts: str | os.PathLike[str] | None = None,
+        image: str | None = None,
         max_jobs: int | None = None,
         max_pending: int | None = None,
         **others: Any,
     ) -> None:
         others.setdefault("controller_ip", "0.0.0.0")
         super().__init__(n, **others)
-        self._system = engines.lower()
+        self._system = str(launcher_of(engines, engine_launcher_class))
         self._options = shlex.split(options) if isinstance(options, str) else list(options)
+        if queue is not None:
+            if self._system not in QUEUE_FLAGS:
+                raise ValueError(f"queue={queue!r}: {self._system} has no queues")
+            self._options += [word.format(queue) for word in QUEUE_FLAGS[self._system]]
         self._flags: list[str] = []
         for name, value in (
             ("walltime", walltime),
@@ -81,9 +101,11 @@ class PoolCluster(Cluster):
             ("template", template),
             ("via", via),
             ("hosts", hosts),
+            ("image", image),
             ("max-jobs", max_jobs),
             ("max-pending", max_pending),
-            ("python", self.python or sys.executable),
+            # An image has another one than this machine.
+            ("python", self.python or (None if self._system == "k8s" else sys.executable)),
             ("cwd", self.cwd),
             ("memory", self.memory),
         ):
