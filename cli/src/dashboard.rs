@@ -27,6 +27,7 @@ use crate::record;
     after_help = "\
 It prints an address with a key that is good once and for 5 minutes; `furlong dashboard url` prints another one.
 It needs the file observer.cap.json alone, which may look and nothing else, so it can run where the browser is.
+With --cap of a client's file it also draws profiles of what its owner runs.
 
 Exit codes: 0 it was told to stop; 1 an error; 2 wrong usage.
 
@@ -212,6 +213,8 @@ async fn door(args: &DashboardArgs, secret: Secret) -> Result<Door> {
 
 /// The way to the farm.
 fn farm(connect: ConnectArgs) -> Farm {
+    let capability = connect.capability(OBSERVERS);
+    let may_profile = capability.is_ok_and(|capability| capability.role().may_cancel());
     let connect = move |told: Told| -> Connecting {
         let connect = connect.clone();
         Box::pin(async move {
@@ -220,7 +223,7 @@ fn farm(connect: ConnectArgs) -> Farm {
             connect.connect_telling(OBSERVERS, told).await.map_err(|error| format!("{error:#}"))
         })
     };
-    Farm { connect: Box::new(connect), record: record::as_json }
+    Farm { connect: Box::new(connect), record: record::as_json, may_profile }
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ import { engines, errors, kinds, owners } from "./lists.js";
 import { overview } from "./overview.js";
 import { task, tasks } from "./tasks.js";
 import { timeline } from "./timeline.js";
+import { profile } from "./flame.js";
 
-const PAGES = { overview, kinds, engines, tasks, timeline, errors, owners };
+const PAGES = { overview, kinds, engines, tasks, timeline, errors, owners, profile };
 const SAY_EVERY_MS = 10000;
 
 const at = (id) => document.getElementById(id);
@@ -115,7 +116,7 @@ function frame() {
   put(at("nav"), Object.keys(PAGES).map((name) =>
     el("a", { href: `#/${name}`, "data-page": name }, name[0].toUpperCase() + name.slice(1))));
   const key = (name, what) => [el("kbd", null, name), ` ${what}  `];
-  put(at("keys"), key("1", "to"), key("7", "pages"), key("/", "filter"), key("c", "colours"), key("?", "these keys"),
+  put(at("keys"), key("1", "to"), key("8", "pages"), key("/", "filter"), key("c", "colours"), key("?", "these keys"),
     key("Tab", "everything else; heads of tables sort"));
   at("theme").addEventListener("click", nextTheme);
   at("help").addEventListener("click", toggleHelp);

@@ -6,6 +6,7 @@ import { ago, bytes, count, time } from "./words.js";
 import { mark } from "./lists.js";
 import { phases } from "./charts.js";
 import { table } from "./table.js";
+import { flame } from "./flame.js";
 
 const PARTS = ["held", "queued", "on_engine", "loading", "running", "storing", "delivering"];
 const SOURCES = { ended: "ended lately", unfinished: "unfinished, mine", kept: "kept records, mine" };
@@ -93,9 +94,11 @@ export function task(id) {
     { name: "took", num: true, get: (it) => time(it.ended_us - it.assigned_us) },
     { name: "came to", get: (it) => it.how },
   ] });
+  const sampled = flame(() => ({ task: id }), () => id);
+  const running = el("div", { hidden: true }, el("h2", null, "Where its code is"), sampled.node);
   const json = el("pre");
   const raw = el("details", null, el("summary", null, "The record as JSON"), json);
-  const node = el("section", null, el("h1", null, "Task ", id), facts, bar.node, attempts.node, raw);
+  const node = el("section", null, el("h1", null, "Task ", id), facts, bar.node, attempts.node, running, raw);
 
   async function update() {
     const got = await ask("task", { id });
@@ -119,6 +122,8 @@ export function task(id) {
     bar.update(PARTS.filter((part) => it.spans_us[part]).map((part) => [part, it.spans_us[part]]));
     attempts.update((it.past || []).map((past, at) => ({ number: at + 1, ...past })));
     attempts.node.hidden = !(it.past && it.past.length);
+    running.hidden = running.hidden && it.state !== "running";
+    sampled.update();
     json.textContent = JSON.stringify(it, null, 2);
   }
   return { node, update };

@@ -39,6 +39,7 @@ pub const ASSETS: &[Asset] = &[
     asset!("/overview.js", "overview.js", SCRIPT),
     asset!("/lists.js", "lists.js", SCRIPT),
     asset!("/tasks.js", "tasks.js", SCRIPT),
+    asset!("/flame.js", "flame.js", SCRIPT),
 ];
 
 #[cfg(test)]

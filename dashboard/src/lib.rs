@@ -13,6 +13,7 @@ mod door;
 mod ends;
 pub mod guard;
 pub mod keys;
+mod profile;
 mod routes;
 mod server;
 mod stalled;
@@ -41,4 +42,6 @@ pub struct Farm {
     pub connect: Box<dyn Fn(Told) -> Connecting + Send + Sync>,
     /// A task's record as JSON, as `furlong explain --json` prints it.
     pub record: fn(&TaskRecord) -> Value,
+    /// True if the capability may look into interpreters: an observer's may not.
+    pub may_profile: bool,
 }

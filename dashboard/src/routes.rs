@@ -24,6 +24,7 @@ use crate::door::Door;
 use crate::ends::EndsAsked;
 use crate::guard;
 use crate::keys::COOKIE_S;
+use crate::profile::{self, ProfileAsked};
 use crate::timeline::{TimelineAsked, timeline};
 use crate::view::ViewPlace;
 use crate::watcher::{Shared, Viewer};
@@ -36,6 +37,8 @@ const BODY_BYTES_MAX: usize = 1024;
 const ANSWER: Duration = Duration::from_secs(10);
 /// The pause after which a comment is sent on a stream on which nothing else is.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Profiles that are made at the same time.
+const PROFILES_MAX: usize = 1;
 /// Records that are listed at most.
 const RECORDS_MAX: u32 = 500;
 
@@ -54,12 +57,13 @@ pub struct Site {
     /// Who is let in.
     pub door: Arc<Door>,
     streams: Arc<Semaphore>,
+    profiles: Semaphore,
 }
 
 /// All routes, behind the guard.
 pub fn router(shared: Arc<Shared>, door: Arc<Door>) -> Router {
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    let site = Arc::new(Site { shared, door, streams });
+    let site = Arc::new(Site { shared, door, streams, profiles: Semaphore::new(PROFILES_MAX) });
     let files = ASSETS.iter().fold(Router::new(), |router, asset| {
         let file =
             move || async move { ([(header::CONTENT_TYPE, asset.content_type)], asset.text) };
@@ -74,6 +78,7 @@ pub fn router(shared: Arc<Shared>, door: Arc<Door>) -> Router {
         .route("/records", get(records))
         .route("/task", get(task))
         .route("/timeline", get(boxes))
+        .route("/profile", post(take_profile))
         .fallback(|| async { (StatusCode::NOT_FOUND, "there is no such thing here") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(Arc::clone(&site), admit))
@@ -152,7 +157,8 @@ fn json_response(value: &Value) -> Response {
 /// Says what this is: a page asks for it first, and learns whether it is let in.
 async fn about(State(site): State<Arc<Site>>) -> Response {
     let endpoint = site.shared.client().map(|client| client.endpoint().to_string());
-    json_response(&json!({ "version": env!("CARGO_PKG_VERSION"), "endpoint": endpoint }))
+    json_response(&json!({ "version": env!("CARGO_PKG_VERSION"), "endpoint": endpoint,
+                          "may_profile": site.shared.farm.may_profile }))
 }
 
 /// An open page.
@@ -259,6 +265,37 @@ async fn task(State(site): State<Arc<Site>>, Query(asked): Query<TaskAsked>) -> 
             json_response(&json!({ "record": rows.first(), "end": end }))
         }
         Err(refused) => refused,
+    }
+}
+
+/// Samples a task that runs. It is no mere look, so that no link may lead to it.
+async fn take_profile(
+    State(site): State<Arc<Site>>,
+    headers: HeaderMap,
+    Query(asked): Query<ProfileAsked>,
+) -> Response {
+    let refused = |status: StatusCode, text: String| (status, text).into_response();
+    if !headers.contains_key(OWN_HEADER) {
+        return refused(StatusCode::FORBIDDEN, "this request comes from another page".to_owned());
+    }
+    if !site.shared.farm.may_profile {
+        let text = "this page holds a capability that may only look: `furlong profile` draws one";
+        return refused(StatusCode::FORBIDDEN, text.to_owned());
+    }
+    let Ok(_permit) = site.profiles.try_acquire() else {
+        let text = "a profile is being made: wait for its end";
+        return refused(StatusCode::TOO_MANY_REQUESTS, text.to_owned());
+    };
+    let of = match asked.find(site.shared.view().engines()) {
+        Ok(of) => of,
+        Err(why) => return refused(StatusCode::NOT_FOUND, why.to_owned()),
+    };
+    let Some(client) = site.shared.client() else {
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "the broker is away".to_owned());
+    };
+    match client.profile(of, profile::LENGTH, profile::SAMPLES_PER_S).await {
+        Ok(seen) => json_response(&profile::as_json(&seen)),
+        Err(error) => refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }
 

@@ -9,6 +9,7 @@ use furlong_tests::command::{Cluster, file, furlong, processes_of};
 use furlong_tests::home::Home;
 use furlong_tests::program::Program;
 use furlong_tests::wait::{SOON, eventually};
+use furlong_wire::token::Role;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -240,6 +241,7 @@ fn a_browser_shows_every_page_in_both_colours_by_keyboard_alone() {
         ("5", "timeline", "86 tasks that have ended, of 86 known here"),
         ("6", "errors", "Failures by type and place"),
         ("7", "owners", "Owners of tasks"),
+        ("8", "profile", "a capability that may only look"),
     ] {
         browser.press(key);
         browser.wait_for(&shows(expected));
@@ -337,4 +339,60 @@ fn four_planted_troubles_are_named_with_what_to_do() {
     }
     check_looks(&mut browser, "troubles");
     assert_eq!(browser.complaints(""), Vec::<String>::new());
+}
+
+/// Code that says that it runs, and runs until it is interrupted.
+fn begin_forever(cluster: &Cluster) -> Program {
+    let began = cluster.home().path().join("began");
+    let path = began.display();
+    let code = format!(
+        "import threading\ndef wait_for_ever():\n    open('{path}', 'w')\n    \
+         threading.Event().wait()\nwait_for_ever()"
+    );
+    let code = Program::start("furlong", &["execute", "-t", "0", &code], cluster.home());
+    assert!(eventually(SOON, || began.exists()), "{}", code.stderr());
+    code
+}
+
+#[test]
+fn a_task_that_runs_is_profiled_with_a_capability_that_may() {
+    let Some(mut browser) = Browser::start() else {
+        eprintln!("skipped: there is no chromium here");
+        return;
+    };
+    let cluster = Cluster::start(1);
+    let mut code = begin_forever(&cluster);
+    let cap = cluster.home().cluster().capability(Role::Client);
+    let (_page, url) = serve(cluster.home(), &["--cap", cap.to_str().unwrap()]);
+    browser.open(&url);
+    browser.wait_for(&shows("● live"));
+    browser.press("8");
+    browser.wait_for(&shows("that runs now is sampled"));
+    let press = "document.querySelector('#main p > button').click()";
+    browser.value(press);
+    browser.wait_for("document.images.length === 1 && document.images[0].naturalWidth > 0");
+    browser.wait_for(r"/on engine 0: \d+ samples in 5/.test(document.body.innerText)");
+    let functions = browser.value("document.querySelector('#main table').innerText");
+    assert!(functions.as_str().unwrap().contains("wait_for_ever"), "{functions}");
+    let picture = browser.value("decodeURIComponent(document.images[0].src)");
+    assert!(picture.as_str().unwrap().contains("wait_for_ever ("), "{picture}");
+    check_looks(&mut browser, "profile");
+
+    // The page of the task has it as well, and goes on to be brought up to date beside it.
+    browser.press("3");
+    browser.wait_for(&shows("1 engine"));
+    let task = "new Promise((resolve) => { const it = new EventSource('events');
+        it.addEventListener('look', (event) => {
+          const running = JSON.parse(event.data).engines.map((it) => it.running && it.running.task);
+          if (running.length) { it.close(); resolve(running[0]); }
+        }); })";
+    let task = browser.value(task);
+    browser.value(&format!("location.hash = '#/task/' + {task}"));
+    browser.wait_for(&shows("Where its code is"));
+    browser.value(press);
+    browser.wait_for(&shows("It is sampled for 5 s"));
+    browser.wait_for("document.images.length === 1 && document.images[0].naturalWidth > 0");
+    assert_eq!(browser.complaints(""), Vec::<String>::new());
+    code.interrupt();
+    code.wait_exit(SOON);
 }

@@ -229,3 +229,90 @@ fn a_key_profiles_an_engine_and_escape_comes_back() {
     code.interrupt();
     code.wait_exit(SOON);
 }
+
+#[test]
+fn a_recording_is_replayed_on_a_terminal_without_its_farm() {
+    let cluster = cluster();
+    let recording = cluster.home().path().join("run.furlong");
+    let path = recording.display();
+    let flags = format!("--record {path}");
+    let Some(terminal) = Terminal::open_with(&cluster, "record", (120, 40), ("", &flags)) else {
+        return;
+    };
+    terminal.wait_for("recorded");
+    terminal.wait_for("40 (");
+    let looks = || {
+        let all = cluster.furlong(&["top", "--replay", recording.to_str().unwrap(), "--json"]);
+        all.ok().lines().count()
+    };
+    assert!(eventually(SOON, || looks() >= 20), "a look each 100 ms");
+    terminal.press(&["q"]);
+    terminal.wait_for("ended 0");
+    let pid = cluster.home().broker_state().unwrap().pid;
+    cluster.furlong(&["cluster", "stop"]).ok();
+    assert!(eventually(SOON, || !std::path::Path::new(&format!("/proc/{pid}")).exists()));
+
+    let flags = format!("--replay {path} --page engines");
+    let again = Terminal::open_with(&cluster, "replay", (120, 40), ("", &flags)).unwrap();
+    again.wait_for("END");
+    again.press(&["0"]);
+    again.wait_for("replay 0:00 of ");
+    again.press(&["."]);
+    again.wait_for("PAUSED");
+    for key in ["c", "r", "D"] {
+        again.press(&["1", key]);
+        again.wait_for("this is a replay: what is past cannot be acted on");
+        again.press(&["5"]);
+        again.wait_for("ERROR");
+    }
+    assert!(again.screen(false).contains("exit"), "failures are there:\n{}", again.screen(false));
+    again.press(&["?"]);
+    let help = again.wait_for("faster, slower");
+    assert!(!help.contains("cancel tasks"), "{help}");
+    again.press(&["?", "+", "+", "1", "$"]);
+    let screen = again.wait_for("speed 5   END");
+    assert!(screen.contains("KIND") && screen.contains("sh "), "{screen}");
+    again.press(&["q"]);
+    again.wait_for("ended 0");
+}
+
+#[test]
+fn a_recording_is_printed_and_a_cut_look_is_said_once() {
+    let cluster = cluster();
+    let recording = cluster.home().path().join("run.furlong");
+    let path = recording.to_str().unwrap();
+    for _ in 0..3 {
+        cluster.furlong(&["top", "--once", "--record", path]).ok();
+    }
+    let last = cluster.furlong(&["top", "--replay", path, "--once", "--page", "failures"]).ok();
+    assert!(last.contains("END") && last.contains("exit"), "{last}");
+    let first = cluster.furlong(&["top", "--replay", path, "--once", "--json", "--at", "0"]).ok();
+    assert_eq!(first.lines().count(), 1, "{first}");
+    assert!(first.contains("\"ended\":40"), "{first}");
+    let all = cluster.furlong(&["top", "--replay", path, "--json"]).ok();
+    assert_eq!(all.lines().count(), 3, "{all}");
+    let plain = cluster.furlong(&["top", "--replay", path, "--plain"]).ok();
+    assert!(plain.starts_with("0:00  farm ") && plain.is_ascii(), "{plain}");
+    let late = cluster.furlong(&["top", "--replay", path, "--once", "--at", "86400"]).failed(1);
+    assert!(late.contains("--at is after its end"), "{late}");
+
+    let file = std::fs::OpenOptions::new().write(true).open(&recording).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    let all = cluster.furlong(&["top", "--replay", path, "--json"]);
+    assert_eq!(all.stderr.matches("ends in the middle of a look").count(), 1, "{}", all.stderr);
+    assert_eq!(all.ok().lines().count(), 2);
+    let again = cluster.furlong(&["top", "--once", "--record", path]);
+    assert!(again.stderr.contains("ended in the middle of a look"), "{}", again.stderr);
+    let all = cluster.furlong(&["top", "--replay", path, "--json"]);
+    assert_eq!((all.stderr.clone().as_str(), all.ok().lines().count()), ("", 3));
+
+    std::fs::write(&recording, "no recording").unwrap();
+    for flag in ["--replay", "--record"] {
+        let refused = cluster.furlong(&["top", "--once", flag, path]).failed(1);
+        assert!(refused.contains("is not a recording"), "{refused}");
+        assert_eq!(refused.trim_end().lines().count(), 1, "{refused}");
+    }
+    assert_eq!(std::fs::read(&recording).unwrap(), b"no recording");
+    cluster.furlong(&["top", "--replay", path, "--record", path]).failed(2);
+    cluster.furlong(&["top", "--at", "3"]).failed(2);
+}

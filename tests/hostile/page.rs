@@ -341,3 +341,23 @@ fn questions_that_are_not_what_they_should_be_are_refused() {
     }
     assert_eq!(site.get("/about", &[&cookie]).status, 200);
 }
+
+#[test]
+fn a_profile_needs_a_cookie_the_pages_own_header_and_a_capability() {
+    let site = Site::start();
+    let cookie = site.cookie();
+    let host = site.host();
+    let post = |headers: &[&str]| {
+        site.request("POST /profile?kind=1", &[&[host.as_str()], headers].concat(), "")
+    };
+    assert_eq!(post(&["X-Furlong: 1"]).status, 401);
+    assert_eq!(post(&[&cookie, "X-Furlong: 1", "Sec-Fetch-Site: cross-site"]).status, 403);
+    let other = post(&[&cookie]);
+    assert_eq!((other.status, other.body.contains("another page")), (403, true), "{other:?}");
+    let observer = post(&[&cookie, "X-Furlong: 1"]);
+    let is_said = observer.body.contains("may only look: `furlong profile`");
+    assert_eq!((observer.status, is_said), (403, true), "{observer:?}");
+    assert_eq!(site.get("/profile?kind=1", &[&cookie]).status, 405, "a link leads to none");
+    let about = site.get("/about", &[&cookie]);
+    assert!(about.body.contains("\"may_profile\":false"), "{about:?}");
+}

@@ -1,27 +1,30 @@
 //! `furlong top`: the farm as it goes, on a terminal.
 //!
 //! `words`, `table`, `pages` and `screen` make a screen of a picture of the farm, `state`, `cursor`
-//! and `acts` are what keys change; none of them does I/O. `carry_out` acts.
+//! and `acts` are what keys change; none of them does I/O. `feed` looks, `terminal` draws, and
+//! `carry_out` acts. `recording` keeps looks in a file, and `replay` shows them.
 
 mod acts;
 mod carry_out;
 mod cursor;
+mod feed;
 mod pages;
+mod recording;
+mod replay;
 mod screen;
 mod state;
 mod table;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod words;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use furlong_client::{Client, TaskQuery, Wanted, watch_json};
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use ratatui::text::Text;
-use tokio::sync::mpsc;
+use anyhow::Result;
+use furlong_client::{Client, Picture, watch_json};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::connect::{ConnectArgs, OBSERVERS};
@@ -29,9 +32,12 @@ use crate::exit::ExitCode;
 use crate::print;
 use acts::Act;
 use carry_out::Doing;
+use feed::Feed;
 use pages::Shown;
+use recording::Recorder;
 use screen::Source;
 use state::{Page, State, Wish};
+use terminal::Terminal;
 
 /// Flags of `top`.
 #[derive(Debug, clap::Args)]
@@ -43,9 +49,15 @@ On the pages of engines and of the queue c K i r D p cancel, kill, interrupt, re
 question. They need client.cap.json, or another file that may, and D needs admin.cap.json. To look,
 observer.cap.json is enough.
 
+With --record each look is added to a file, all pages of it, until q or a signal. --replay shows such a file
+without a farm: space pauses, . and , step, [ ] { } jump, + and - change the speed.
+
 Exit codes: 0 ended by q; 1 an error; 2 wrong usage; with --check 3 if there is a note, or no engine online.
 
-Example: furlong top --once --check")]
+Examples:
+  furlong top --once --check
+  furlong top --record night.furlong --plain > /dev/null
+  furlong top --replay night.furlong")]
 pub struct TopArgs {
     /// Print one screen as text, and end
     #[arg(long)]
@@ -65,6 +77,15 @@ pub struct TopArgs {
     /// Seconds between two looks: 0.1 to 10
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     every: f64,
+    /// Add each look to a file, for --replay
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Show the looks of a file of --record, and no farm
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["record", "cap", "cluster", "wait"])]
+    replay: Option<PathBuf>,
+    /// Begin the replay so many seconds after its first look; with --once, show that moment
+    #[arg(long, value_name = "SECONDS", requires = "replay", value_parser = moment)]
+    at: Option<f64>,
     #[command(flatten)]
     connect: ConnectArgs,
 }
@@ -73,10 +94,17 @@ pub struct TopArgs {
 const SIZE: (u16, u16) = (120, 40);
 /// The exit code of `--check` if there is something to look at.
 const LOOK_AT_IT: u8 = 3;
-/// Keys that wait until they are looked at: a thread that reads more waits itself.
-const KEYS_WAITING_MAX: usize = 64;
-/// Looks after which a farm is shown, though there is more of it.
-const LOOKS_AT_ONCE: usize = 200;
+
+impl TopArgs {
+    fn every_ms(&self) -> u64 {
+        (self.every * 1e3) as u64
+    }
+}
+
+fn moment(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=1e9).contains(seconds));
+    seconds.ok_or_else(|| "a number of seconds from 0 on".to_owned())
+}
 
 fn interval(text: &str) -> Result<f64, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=10.0).contains(seconds));
@@ -85,6 +113,9 @@ fn interval(text: &str) -> Result<f64, String> {
 
 /// Shows the farm until it is told to stop.
 pub async fn run(args: TopArgs) -> Result<ExitCode> {
+    if let Some(path) = &args.replay {
+        return replay::run(path, &args).await;
+    }
     let client = args.connect.connect(OBSERVERS).await?;
     let ended = show(&client, &args).await;
     client.close().await;
@@ -92,56 +123,41 @@ pub async fn run(args: TopArgs) -> Result<ExitCode> {
 }
 
 async fn show(client: &Client, args: &TopArgs) -> Result<ExitCode> {
-    let state = State::new(args.page, (args.every * 1e3) as u64);
+    let state = State::new(args.page, args.every_ms());
+    let mut feed = Feed::new(client, recorder(client, args)?);
     let mut shown = Shown::default();
-    look(client, &mut shown, &state).await?;
+    feed.look(&mut shown, &state).await?;
     if args.json {
-        return print_json(client, shown, &state, args.once).await;
+        return print_json(&mut feed, shown, &state, args.once).await;
     }
     if args.once {
-        print_once(client, &shown, &state)?;
-        let picture = &shown.picture;
-        let is_fine = picture.notes.is_empty() && picture.farm.engines_online > 0;
-        let code = if args.check && !is_fine { LOOK_AT_IT } else { 0 };
-        return Ok(ExitCode::from(code));
+        print_once(&shown, &state, &feed.source())?;
+        return Ok(verdict(&shown.picture, args));
     }
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    if args.plain || is_dumb || !std::io::stdout().is_terminal() {
-        return print_changes(client, shown, &state).await;
+    if args.plain || !terminal::is_there() {
+        return print_changes(&mut feed, shown, &state).await;
     }
-    on_terminal(client, shown, state, &args.connect).await.map(|()| ExitCode::SUCCESS)
+    on_terminal(&mut feed, shown, state, &args.connect).await.map(|()| ExitCode::SUCCESS)
 }
 
-/// Brings what is shown up to date, with what a page needs.
-async fn look(client: &Client, shown: &mut Shown, state: &State) -> Result<()> {
-    let wanted = Wanted {
-        ends: state.page == Page::Tasks,
-        failures: state.page == Page::Failures,
-        // An engine is told when it has changed: who wants its figures wants them always.
-        loads: true,
-        ..Wanted::default()
-    };
-    for _ in 0..LOOKS_AT_ONCE {
-        if !client.look(&mut shown.picture, wanted).await? {
-            break;
-        }
+/// The recording that is asked for.
+fn recorder(client: &Client, args: &TopArgs) -> Result<Option<Recorder>> {
+    let Some(path) = &args.record else { return Ok(None) };
+    let (recorder, cut_bytes) = Recorder::open(path, client.endpoint().to_string())?;
+    if cut_bytes > 0 {
+        let (file, bytes) = (path.display(), print::bytes(cut_bytes));
+        print::note!("furlong: {file} ended in the middle of a look: its last {bytes} are gone");
     }
-    if state.page == Page::Queue {
-        let open =
-            TaskQuery { ended: Some(false), limit: pages::QUEUE_MAX, ..TaskQuery::default() };
-        shown.queue = client.query_tasks(open).all().await?;
-    }
-    Ok(())
+    Ok(Some(recorder))
 }
 
-fn source(client: &Client) -> Source {
-    Source {
-        endpoint: client.endpoint().to_string(),
-        clock: jiff::Timestamp::now().strftime("%H:%M:%SZ").to_string(),
-    }
+/// The exit code of `--check`; without it all is well.
+fn verdict(picture: &Picture, args: &TopArgs) -> ExitCode {
+    let is_fine = picture.notes.is_empty() && picture.farm.engines_online > 0;
+    ExitCode::from(if args.check && !is_fine { LOOK_AT_IT } else { 0 })
 }
 
-fn print_once(client: &Client, shown: &Shown, state: &State) -> Result<()> {
+fn print_once(shown: &Shown, state: &State, source: &Source) -> Result<()> {
     let (width, height) = ratatui::crossterm::terminal::size().unwrap_or(SIZE);
     let is_plain = !std::io::stdout().is_terminal();
     // All rows: who prints once has no keys.
@@ -149,14 +165,14 @@ fn print_once(client: &Client, shown: &Shown, state: &State) -> Result<()> {
     let rows = picture.engines.len() + picture.kinds.len() + queue.len();
     let height = usize::from(height).max(rows + 20);
     let size = (usize::from(width.max(SIZE.0)), height);
-    let lines = screen::lines(shown, state, &source(client), size, is_plain);
+    let lines = screen::lines(shown, state, source, size, is_plain);
     let shown = lines.split_last().map_or(&[][..], |(_, lines)| lines);
     let end = shown.iter().rposition(|line| !line.to_string().is_empty()).map_or(0, |at| at + 1);
     shown[..end].iter().try_for_each(|line| print::line(line.to_string().trim_end()))
 }
 
 async fn print_json(
-    client: &Client,
+    feed: &mut Feed<'_>,
     mut shown: Shown,
     state: &State,
     is_once: bool,
@@ -167,67 +183,51 @@ async fn print_json(
             return Ok(ExitCode::SUCCESS);
         }
         tokio::time::sleep(Duration::from_millis(state.every_ms())).await;
-        look(client, &mut shown, state).await?;
+        feed.look(&mut shown, state).await?;
     }
 }
 
 /// Prints a line for each change of what is in it, for those who do not see a screen.
-async fn print_changes(client: &Client, mut shown: Shown, state: &State) -> Result<ExitCode> {
+async fn print_changes(feed: &mut Feed<'_>, mut shown: Shown, state: &State) -> Result<ExitCode> {
     let mut last = Vec::new();
     loop {
-        let lines = screen::header(&shown.picture, state, &source(client), 80, true);
+        let lines = screen::header(&shown.picture, state, &feed.source(), 80, true);
         let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
         for line in lines.iter().filter(|line| !last.contains(*line)) {
             print::line(line)?;
         }
         last = lines;
         tokio::time::sleep(Duration::from_millis(state.every_ms())).await;
-        look(client, &mut shown, state).await?;
-    }
-}
-
-/// Puts the terminal in order again, however its owner ends.
-struct Restored;
-
-impl Drop for Restored {
-    fn drop(&mut self) {
-        ratatui::restore();
+        feed.look(&mut shown, state).await?;
     }
 }
 
 async fn on_terminal(
-    client: &Client,
+    feed: &mut Feed<'_>,
     mut latest: Shown,
     mut state: State,
     connect: &ConnectArgs,
 ) -> Result<()> {
-    let mut terminal = ratatui::try_init().context("cannot draw on this terminal; try --plain")?;
-    let _restored = Restored;
-    let mut events = read_events();
+    let mut terminal = Terminal::open()?;
     let mut shown = latest.clone();
-    let mut source_shown = source(client);
+    let mut source_shown = feed.source();
     let mut doing = Doing::new(connect.clone());
     state.acting.rights = carry_out::rights(connect);
     loop {
         let rows = screen::rows(&shown, &state);
         state.cursor.follow(&rows);
-        terminal.draw(|frame| {
-            let area = frame.area();
-            let size = (usize::from(area.width), usize::from(area.height));
-            let lines = screen::lines(&shown, &state, &source_shown, size, false);
-            frame.render_widget(Text::from(lines), area);
-        })?;
+        terminal.draw(&shown, &state, &source_shown)?;
         let every = Duration::from_millis(state.every_ms());
         let mut ticks = interval_at(Instant::now() + every, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let page = state.page;
         tokio::select! {
-            event = events.recv() => {
+            event = terminal.event() => {
                 let Some(event) = event else { break };
-                let Some(key) = pressed(&event) else { continue };
+                let Some(key) = terminal::pressed(&event) else { continue };
                 match state.press(key.code, &rows) {
-                    _ if is_interrupt(&key) => break,
-                    Wish::Draw => {}
+                    _ if terminal::is_interrupt(&key) => break,
+                    Wish::Draw | Wish::Play(_) => {}
                     Wish::Ask(verb) => {
                         let (meant, rights) = (state.cursor.meant(), state.acting.rights);
                         state.acting.ask(Act::new(verb, &meant, &shown.picture, rights));
@@ -238,42 +238,18 @@ async fn on_terminal(
             }
             done = doing.done() => {
                 state.acting.tell(done);
-                look(client, &mut latest, &state).await?;
+                feed.look(&mut latest, &state).await?;
             }
-            _ = ticks.tick() => look(client, &mut latest, &state).await?,
+            _ = ticks.tick() => feed.look(&mut latest, &state).await?,
         }
         if state.page != page {
-            look(client, &mut latest, &state).await?;
+            feed.look(&mut latest, &state).await?;
         }
         if !state.is_paused {
             shown.clone_from(&latest);
-            source_shown = source(client);
+            source_shown = feed.source();
         }
     }
     doing.leave().await;
     Ok(())
-}
-
-/// The key that was pressed, if one was.
-fn pressed(event: &Event) -> Option<KeyEvent> {
-    let Event::Key(key) = event else { return None };
-    (key.kind != KeyEventKind::Release).then_some(*key)
-}
-
-/// Ctrl-C: the screen has taken the signal's place.
-fn is_interrupt(key: &KeyEvent) -> bool {
-    key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c')
-}
-
-/// Reads keys and changes of the size on a thread of its own, which ends with the process.
-fn read_events() -> mpsc::Receiver<Event> {
-    let (sender, receiver) = mpsc::channel(KEYS_WAITING_MAX);
-    std::thread::spawn(move || {
-        while let Ok(event) = event::read() {
-            if sender.blocking_send(event).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
 }

@@ -27,6 +27,10 @@ pub struct Source {
     pub endpoint: String,
     /// The time of the day.
     pub clock: String,
+    /// The place in a recording, in words; empty for the farm itself.
+    pub replay: String,
+    /// True if what is shown is recorded.
+    pub is_recorded: bool,
 }
 
 /// The lines of a screen of this size. `is_plain` leaves out all but ASCII.
@@ -40,7 +44,9 @@ pub fn lines(
     let footer = footer(shown, state, width);
     let height = height.saturating_sub(footer.len());
     let mut lines = if state.shows_help {
-        text(HELP.lines(), width)
+        let [of_farm, of_replay] = [[KEYS, ACTING, COLUMNS], [KEYS_OF_REPLAY, "", COLUMNS]];
+        let parts = if state.is_replay { of_replay } else { of_farm };
+        text(parts.iter().flat_map(|part| part.lines()), width)
     } else if state.acting.report.is_empty() {
         let mut lines = header(&shown.picture, state, source, width, is_plain);
         let room = height.saturating_sub(lines.len());
@@ -86,7 +92,8 @@ pub fn header(
     let mut texts = if width >= WIDE {
         wide_header(picture, state, source, width, is_plain)
     } else {
-        narrow_header(picture, is_plain)
+        let replay = (!source.replay.is_empty()).then(|| source.replay.clone());
+        replay.into_iter().chain(narrow_header(picture, is_plain)).collect()
     };
     texts.iter_mut().for_each(|text| clip(text, width));
     let mut lines: Vec<Line<'static>> = texts.into_iter().map(Line::from).collect();
@@ -117,12 +124,16 @@ fn wide_header(
 ) -> Vec<String> {
     let farm = &picture.farm;
     let paused = if state.is_paused { "   PAUSED" } else { "" };
+    let recorded = if source.is_recorded { ", recorded" } else { "" };
+    let pace = match &*source.replay {
+        "" => format!("every {}{recorded}", duration(state.every_ms() * 1_000)),
+        replay => replay.to_owned(),
+    };
     let first = format!(
-        "furlong top   {} at {}   up {}   every {}   {}{paused}   {}",
+        "furlong top   {} at {}   up {}   {pace}   {}{paused}   {}",
         printable::line(&farm.cluster_name),
-        source.endpoint,
+        printable::line(&source.endpoint),
         duration(picture.at_us),
-        duration(state.every_ms() * 1_000),
         source.clock,
         notes_count(picture)
     );
@@ -275,9 +286,14 @@ fn footer(shown: &Shown, state: &State, width: usize) -> Vec<Line<'static>> {
         let is_cut = state.page == Page::Queue && shown.queue.len() >= pages::QUEUE_MAX as usize;
         let part =
             if is_cut { format!("the first {} tasks  ", pages::QUEUE_MAX) } else { String::new() };
-        let acts = if state.page.has_cursor() { "  c K i r D p act" } else { "" };
+        let acts = match (state.is_replay, state.page.has_cursor()) {
+            (true, _) => "  space , . [ ] + - replay",
+            (false, true) => "  c K i r D p act",
+            (false, false) => "",
+        };
+        let pause = if state.is_replay { "" } else { "  space pause" };
         format!(
-            "{part}{}{filter}{acts}   ? help  q  / filter  s sort  space pause",
+            "{part}{}{filter}{acts}   ? help  q  / filter  s sort{pause}",
             pages.collect::<Vec<_>>().join(" ")
         )
     };
@@ -291,7 +307,7 @@ fn clip(text: &mut String, width: usize) {
     }
 }
 
-const HELP: &str = "\
+const KEYS: &str = "\
 1 to 8, tab   pages: overview, kinds, engines, tasks, failures, owners, notes, queue
 j k, arrows   move; g and G: to the first, to the last row
 /             filter: rows that have a text; enter ends it, esc takes it back
@@ -299,14 +315,32 @@ s S           sort by the next column; the other way round
 space         pause: nothing new is shown
 + -           look more often, less often
 q             quit
+";
 
+const KEYS_OF_REPLAY: &str = "\
+1 to 8, tab   pages: overview, kinds, engines, tasks, failures, owners, notes, queue
+j k g G       move, as the arrows up and down; to the first, to the last row
+/  s S        filter; sort by the next column, the other way round
+space         pause, or go on; at the end: begin again
+. ,           the next look, the one before
+] [           10 s on, 10 s back, as the arrows right and left; } { a minute
+0 $           to the first look, to the last one
++ -           faster, slower: from a quarter of the speed to a hundred times
+q             quit
+
+This is a recording: nothing of it can be cancelled, restarted or profiled.
+";
+
+const ACTING: &str = "
 On the pages 3 and 8, with a capability that may; each asks first:
 m M           mark the row; all rows, or none: the keys below mean those that are marked
 c K           cancel tasks; K also kills an interpreter that does not respond
 i r           interrupt what runs of yours on an engine; give it a new interpreter
 D             let an engine finish what it has been given, and leave
 p             profile a task or an engine for 5 s
+";
 
+const COLUMNS: &str = "
 WAIT  tasks that wait: for others, for an engine, or at one
 OVER  the share of way, load and store in the time of tasks that have run
 LEFT  the time until all are done, at least and at most; ? if too little is known

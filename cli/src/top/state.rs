@@ -4,6 +4,7 @@ use ratatui::crossterm::event::KeyCode;
 
 use super::acts::{Act, Acting, Verb};
 use super::cursor::{Cursor, Row};
+use super::recording::Move;
 
 /// The pages, in the order of their keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
@@ -72,6 +73,8 @@ pub enum Wish {
     Ask(Verb),
     /// To do it.
     Act(Act),
+    /// A move in a recording.
+    Play(Move),
     /// The end.
     Quit,
 }
@@ -91,6 +94,8 @@ pub struct State {
     pub types_filter: bool,
     /// True while nothing new is shown.
     pub is_paused: bool,
+    /// True if a recording is shown: nothing of it can be acted on.
+    pub is_replay: bool,
     /// True while the keys are explained.
     pub shows_help: bool,
     /// The row that keys act on, where there is one.
@@ -111,6 +116,7 @@ impl State {
             filter: String::new(),
             types_filter: false,
             is_paused: false,
+            is_replay: false,
             shows_help: false,
             cursor: Cursor::default(),
             acting: Acting::default(),
@@ -133,6 +139,11 @@ impl State {
         if self.types_filter {
             self.type_filter(key);
             return Wish::Draw;
+        }
+        if self.is_replay
+            && let Some(step) = Move::of(key)
+        {
+            return Wish::Play(step);
         }
         match key {
             KeyCode::Char('q') => return Wish::Quit,
@@ -191,6 +202,10 @@ impl State {
             }
             _ => return Wish::Draw,
         };
+        if self.is_replay {
+            "this is a replay: what is past cannot be acted on".clone_into(&mut self.acting.said);
+            return Wish::Draw;
+        }
         if !rows.is_empty() {
             return Wish::Ask(verb);
         }
@@ -268,5 +283,20 @@ mod tests {
         state.press(KeyCode::BackTab, &[]);
         assert_eq!(state.page, Page::Queue);
         assert_eq!(state.press(KeyCode::Char('q'), &[]), Wish::Quit);
+    }
+
+    #[test]
+    fn keys_of_a_replay_move_in_it_and_act_on_nothing() {
+        let mut state = State { is_replay: true, ..State::new(Page::Overview, 1_000) };
+        assert_eq!(state.press(KeyCode::Char(' '), &[]), Wish::Play(Move::Pause));
+        assert_eq!(state.press(KeyCode::Char('+'), &[]), Wish::Play(Move::Speed { is_up: true }));
+        assert_eq!(state.press(KeyCode::Left, &[]), Wish::Play(Move::Jump(-10)));
+        assert!(!state.is_paused && state.every_ms() == 1_000);
+        press_all(&mut state, "/0 \n");
+        assert_eq!(state.filter, "0 ", "a filter is typed");
+        for key in "cKirDp".chars() {
+            assert_eq!(state.press(KeyCode::Char(key), &[]), Wish::Draw);
+            assert!(state.acting.said.starts_with("this is a replay"), "{key}");
+        }
     }
 }

@@ -65,6 +65,13 @@ fn note(code: NoteCode) -> Note {
 /// A farm with an engine three times slower, a kind that is all overhead, and a label that nobody
 /// has.
 fn picture() -> Picture {
+    let mut picture = Picture::default();
+    assert!(!picture.update(seen()));
+    picture
+}
+
+/// The first look at it.
+pub(super) fn seen() -> Seen {
     let start = BrokerStart(1);
     let noop = KindSeen {
         run: span(36_189, 6, 9),
@@ -101,8 +108,7 @@ fn picture() -> Picture {
         ends_per_s: (0..60).map(|second| 400 + second).collect(),
         ..FarmSeen::default()
     };
-    let mut picture = Picture::default();
-    let has_more = picture.update(Seen {
+    Seen {
         at_us: 100_000_000,
         place: LookPlace { start, told: 0, began: 1, kind: 0, engine: None, ends: 0 },
         is_new: true,
@@ -122,9 +128,7 @@ fn picture() -> Picture {
         ends_missed: 0,
         failures: Vec::new(),
         series: Vec::new(),
-    });
-    assert!(!has_more);
-    picture
+    }
 }
 
 fn shown(page: Page, size: (usize, usize)) -> Vec<String> {
@@ -137,7 +141,16 @@ fn shown_of(picture: &Picture, page: Page, size: (usize, usize)) -> Vec<String> 
 }
 
 fn drawn(shown: &Shown, state: &State, size: (usize, usize)) -> Vec<String> {
-    let source = Source { endpoint: "lab.example:7077".to_owned(), clock: "14:02:31".to_owned() };
+    let source = Source {
+        endpoint: "lab.example:7077".to_owned(),
+        clock: "14:02:31".to_owned(),
+        replay: if state.is_replay {
+            "replay 1:03 of 5:00, speed 2".to_owned()
+        } else {
+            String::new()
+        },
+        is_recorded: false,
+    };
     let lines = screen::lines(shown, state, &source, size, false);
     lines.iter().map(|line| line.to_string().trim_end().to_owned()).collect()
 }
@@ -222,7 +235,7 @@ fn the_json_of_a_picture_has_names_and_sentences() {
 }
 
 /// Two tasks that wait, and one that runs.
-fn queue() -> Vec<TaskRecord> {
+pub(super) fn queue() -> Vec<TaskRecord> {
     let open = |n: u64, phase: TaskPhase| {
         let mut record = TaskRecord { phase, outcome: None, ..ended() };
         record.id.n = TaskSeq(n);
@@ -332,4 +345,34 @@ fn a_key_on_an_engine_cancels_what_runs_there() {
     looks.press("c");
     let said = looks.screen((100, 16)).pop().unwrap();
     assert_eq!(said, "that is for the pages 3 (engines) and 8 (queue)");
+}
+
+#[test]
+fn a_replay_says_where_it_is_on_screens_of_all_widths() {
+    let mut user = User::new(Page::Overview);
+    user.state.is_replay = true;
+    let wide = user.screen((120, 40));
+    assert!(
+        wide[0].contains("   up 100 s   replay 1:03 of 5:00, speed 2   14:02:31   3 notes"),
+        "{}",
+        wide[0]
+    );
+    assert!(wide[39].contains("space , . [ ] + - replay   ? help"), "{}", wide[39]);
+    let narrow = user.screen((80, 24));
+    assert_eq!(narrow[0], "replay 1:03 of 5:00, speed 2");
+    assert!(narrow[1].starts_with("farm default  4/4 run"), "{}", narrow[1]);
+}
+
+#[test]
+fn the_help_of_a_replay_has_its_keys_and_no_others() {
+    let mut user = User::new(Page::Engines);
+    assert!(
+        user.press("?") == Wish::Draw && user.screen((120, 40)).join("\n").contains("cancel tasks")
+    );
+    user.state.is_replay = true;
+    let help = user.screen((120, 40)).join("\n");
+    assert!(help.contains("faster, slower") && !help.contains("cancel tasks"), "{help}");
+    user.press("?r");
+    let said = user.screen((120, 40)).pop().unwrap();
+    assert_eq!(said, "this is a replay: what is past cannot be acted on");
 }

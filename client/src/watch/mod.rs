@@ -113,7 +113,7 @@ impl Picture {
         // An engine that goes on with a task has not changed, and is not told again.
         let later_us = seen.at_us.saturating_sub(self.at_us);
         let running = self.engines.values_mut().filter_map(|engine| engine.running.as_mut());
-        running.for_each(|running| running.for_us += later_us);
+        running.for_each(|running| running.for_us = running.for_us.saturating_add(later_us));
         (self.at_us, self.farm, self.place) = (seen.at_us, seen.farm, Some(seen.place));
         self.kinds.extend(seen.kinds.into_iter().map(|kind| (kind.id, kind)));
         seen.gone.iter().for_each(|id| _ = self.engines.remove(id));
@@ -122,7 +122,7 @@ impl Picture {
         (self.failures, self.series) = (seen.failures, seen.series);
         self.ends_told += seen.ends.len() as u64;
         self.ends.extend(seen.ends);
-        self.ends_missed += seen.ends_missed;
+        self.ends_missed = self.ends_missed.saturating_add(seen.ends_missed);
         let surplus = self.ends.len().saturating_sub(ENDS_KEPT);
         self.ends.drain(..surplus);
         seen.has_more
@@ -174,9 +174,16 @@ impl Client {
     /// # }
     /// ```
     pub async fn look(&self, picture: &mut Picture, wanted: Wanted) -> Result<bool, ClientError> {
-        let look = Query::Look(Box::new(picture.next_look(wanted)));
-        match query(&self.handle, look).await? {
-            ReplyBody::Seen(seen) => Ok(picture.update(*seen)),
+        Ok(picture.update(self.seen(picture.next_look(wanted)).await?))
+    }
+
+    /// The broker's answer to a look, for one who keeps it: [`Picture::update`] takes it.
+    ///
+    /// # Errors
+    /// The connection is gone, or the broker refuses.
+    pub async fn seen(&self, look: Look) -> Result<Seen, ClientError> {
+        match query(&self.handle, Query::Look(Box::new(look))).await? {
+            ReplyBody::Seen(seen) => Ok(*seen),
             body => Err(refused(body)),
         }
     }
