@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import asyncio
 import os
 import signal
 import socket
@@ -38,11 +38,11 @@ def no_folder_is_left() -> Iterator[None]:
     eventually(lambda: folders() <= before)
 
 
-def folders() -> set[str]:
+def folders() -> set[Path]:
     return {
         path
         for name in ("furlong-dask-*", "dask-scratch-space/*-*")
-        for path in glob.glob(os.path.join(tempfile.gettempdir(), name))
+        for path in Path(tempfile.gettempdir()).glob(name)
     }
 
 
@@ -224,17 +224,18 @@ def test_a_nanny_has_a_process_of_its_own(rc: furlong.Client) -> None:
     rc.stop_dask()
     eventually(lambda: not psutil.pid_exists(pid))
     own = psutil.Process(rc[0].apply_sync(os.getpid))
-    eventually(lambda: not own.children(recursive=True))
+    # Python's own tracker of such processes stays for as long as the interpreter does.
+    eventually(lambda: all("resource_tracker" in str(child.cmdline()) for child in own.children()))
 
 
 def test_nobody_without_the_keys_is_let_in(rc: furlong.Client) -> None:
     dask = rc.become_dask()
     address = dask.scheduler.address
     assert address.startswith("tls://127.0.0.1:")
-    with pytest.raises(Exception, match="(?i)tls|security|timed out|ssl"):
-        distributed.Client(address.replace("tls", "tcp"), timeout=2)
-    with pytest.raises(Exception, match="(?i)tls|certificate|timed out|ssl"):
-        distributed.Client(address, timeout=2, security=distributed.Security.temporary())
+    foreign = distributed.Security.temporary().get_connection_args("client")
+    for refused, keys in ((address.replace("tls", "tcp"), {}), (address, foreign)):
+        with pytest.raises(OSError):
+            asyncio.run(distributed.core.connect(refused, timeout=1, **keys))
     for pid in (os.getpid(), *rc[:].apply_sync(os.getpid)):
         assert set(listening(pid)) <= {"127.0.0.1"}
 

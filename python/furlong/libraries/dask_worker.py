@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import glob
 import importlib.util
-import os
 import shutil
 import socket
 import tempfile
@@ -38,7 +36,7 @@ def is_there() -> bool:
 def network() -> str:
     """Return the name of the network that this process is in: processes with the same one reach each other's loopback."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    return f"{boot} {os.readlink('/proc/self/ns/net')}"
+    return f"{boot} {Path('/proc/self/ns/net').readlink()}"
 
 
 def start(scheduler: str, address: str, nanny: bool, options: Mapping[str, Any]) -> None:
@@ -89,9 +87,7 @@ def folder_of(scheduler: str) -> str:
 
 def _remove_folders(scheduler: str) -> None:
     """Remove what a scheduler and its workers have left on this machine."""
-    for folder in glob.glob(
-        f"{glob.escape(os.path.join(tempfile.gettempdir(), _prefix(scheduler)))}*"
-    ):
+    for folder in Path(tempfile.gettempdir()).glob(f"{_prefix(scheduler)}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
