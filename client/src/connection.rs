@@ -6,6 +6,7 @@ use std::time::Duration;
 use furlong_link::dial::{Dialed, random_bytes};
 use furlong_link::incoming::Incoming;
 use furlong_link::outgoing::Written;
+use furlong_link::peer::inbox::Record;
 use furlong_link::peer::redial::{Redial, Try};
 use furlong_link::peer::{Dead, Peer};
 use furlong_link::stream::WriteHalf;
@@ -197,23 +198,8 @@ impl Connection {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error.into()),
                 Ok(Some(record)) => {
-                    let handled =
-                        record.into_messages::<ToClient>().try_for_each(|item| match item? {
-                            (ToClient::Goodbye(goodbye), _) => {
-                                Err(DisconnectCause::Goodbye(goodbye.reason))
-                            }
-                            (ToClient::Passed(passed), _) => {
-                                let file = self.socket.take_file(&passed)?;
-                                state.core.handle_file(passed.transfer, file.open());
-                                Ok(())
-                            }
-                            (message, chunk) => {
-                                state.core.handle_message(message, chunk.as_deref());
-                                Ok(())
-                            }
-                        });
-                    if handled.is_err() {
-                        break handled;
+                    if let Err(error) = take_messages(record, &mut state.core, &self.socket) {
+                        break Err(error);
                     }
                 }
             }
@@ -247,6 +233,26 @@ impl Connection {
         self.incoming.shrink();
         Ok(has_left)
     }
+}
+
+/// Gives the core what a record holds.
+fn take_messages(
+    record: Record,
+    core: &mut Core,
+    socket: &WriteHalf,
+) -> Result<(), DisconnectCause> {
+    let mut messages = record.into_messages::<ToClient>();
+    while let Some(message) = messages.next_message() {
+        match message? {
+            ToClient::Goodbye(goodbye) => return Err(DisconnectCause::Goodbye(goodbye.reason)),
+            ToClient::Passed(passed) => {
+                let file = socket.take_file(&passed)?;
+                core.handle_file(passed.transfer, file.open());
+            }
+            message => core.handle_message(message, messages.chunk().as_deref()),
+        }
+    }
+    Ok(())
 }
 
 async fn dial_at(

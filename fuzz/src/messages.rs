@@ -69,7 +69,9 @@ fn check<M: Message + PartialEq>(data: &[u8]) {
 /// The messages at the front, and how many bytes they take.
 fn read<M: Message>(data: &[u8]) -> (Vec<M>, usize) {
     let (mut messages, mut at) = (Vec::new(), 0);
-    while let Some(Ok((message, bytes))) = decode_next(&data[at..]) {
+    let mut rest = data;
+    while let Some(Ok(message)) = decode_next(&mut rest) {
+        let bytes = data.len() - at - rest.len();
         assert!(bytes > 0, "a message has bytes");
         at += bytes;
         messages.push(message);

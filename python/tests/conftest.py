@@ -211,6 +211,10 @@ class Gate:
         """Let all of them go on."""
         self._path.touch()
 
+    def close(self) -> None:
+        """Let those that come from now on wait again."""
+        self._path.unlink(missing_ok=True)
+
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Gate]:

@@ -272,36 +272,29 @@ def test_arrays_go_between_engines_of_a_network_as_well(own: Callable[..., Any])
 
 
 def test_a_value_that_comes_before_the_call_is_submitted_goes_along(
-    rc: furlong.Client,
-    lview: furlong.LoadBalancedView,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    rc: furlong.Client, lview: furlong.LoadBalancedView, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker does not hold it any longer: the call is made again with the value itself."""
-    made = []
-    gates: list[Gate] = []
-    call_of = functions.call_of
+    made, call_of = [], functions.call_of
 
     def late(function: Any, arguments: Any, *rest: Any) -> Any:
         call = call_of(function, arguments, *rest)
         made.append(arguments.inputs and list(arguments.inputs.ids))
         for part in arguments.inputs.owners if arguments.inputs else ():
-            gates[-1].open()
+            gate.open()
             part.task.wait()
             part.task.outcome()
+            gate.close()
         return call
-
-    def pending() -> furlong.AsyncResult[list[int]]:
-        gates.append(Gate(tmp_path / str(len(gates))))
-        return lview.apply_async(gates[-1].wait, [1])
 
     for module in ("views.balanced", "views.direct", "maps.map_subtasks"):
         monkeypatch.setattr(f"furlong.{module}.call_of", late)
-    value = pending()
-    assert lview.apply_sync(add, value, value) == [1, 1]
-    assert made == [None, value.msg_ids, None]
-    assert rc[:2].apply_sync(same, pending()) == [[1], [1]]
-    assert lview.map_sync(add, [pending()] * 3, [[2]] * 3, chunksize=3) == [[1, 2]] * 3
+    pending = lview.apply_async(gate.wait, [1])
+    assert lview.apply_sync(add, pending, pending) == [1, 1]
+    assert made == [None, pending.msg_ids, None]
+    assert rc[:2].apply_sync(same, lview.apply_async(gate.wait, [1])) == [[1], [1]]
+    pending = lview.apply_async(gate.wait, [1])
+    assert lview.map_sync(add, [pending] * 3, [[2]] * 3, chunksize=3) == [[1, 2]] * 3
 
 
 def test_a_call_that_does_not_fit_its_first_engine_keeps_its_arguments(

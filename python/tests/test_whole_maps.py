@@ -455,7 +455,8 @@ def test_whatever_ends_a_map_ends_all_of_it(rc, lview, ran, gate, chunksize):
         given = result.get(return_exceptions=True)
         assert len(given) == len(result.status) == 1000
         assert all(value == x or isinstance(value, TaskAborted) for x, value in enumerate(given))
-        assert len(ran.count()) < 20
+        # What engines had been given may still begin, until they hear of it.
+        assert len(ran.count()) < 100
         assert result.cancelled()
 
 

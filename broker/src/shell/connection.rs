@@ -329,21 +329,22 @@ impl<'a> Turn<'a> {
 
     async fn handle_each<M: Direction, H>(
         &mut self,
-        messages: Messages<M>,
+        mut messages: Messages<M>,
         handle: H,
     ) -> Result<(), BadPeer>
     where
         H: Fn(&mut Core, Time, ConnectionId, M, Option<Bytes>) -> Result<(), PeerMisbehaved>,
     {
-        for message in messages {
-            let (message, chunk) = message?;
+        while let Some(message) = messages.next_message() {
+            let message = message?;
             let is_over = {
                 let mut core = self.shell.core.borrow_mut();
                 if let Some(passed) = message.as_passed() {
                     let content = self.connection.take_file(passed, &self.shell.files)?;
                     core.handle_file(self.now, self.id, passed.transfer, content)?;
                 } else {
-                    handle(&mut core, self.now, self.id, message, chunk.map(BytesMut::freeze))?;
+                    let chunk = messages.chunk().map(BytesMut::freeze);
+                    handle(&mut core, self.now, self.id, message, chunk)?;
                 }
                 core.work_done().wrapping_sub(self.began) >= WORK_PER_TURN || core.has_rest(self.id)
             };

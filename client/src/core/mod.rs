@@ -43,7 +43,7 @@ use self::definitions::Definitions;
 use self::flow_control::FlowControl;
 pub use self::flow_control::Ticket;
 use self::requests::Requests;
-use self::results::{Received, Recipient, Results};
+use self::results::{Body, Received, Recipient, Results};
 use self::resume::{Link, Opening};
 use self::streams::{Streams, Taken};
 use self::subscriptions::{Piece, Publication, Subscriptions};
@@ -399,10 +399,14 @@ impl<W: Waiter> Core<W> {
                     return self.ended_again(&finished);
                 };
                 let (ended, payload) = Completion::of(finished);
-                if let Some(received) =
-                    self.results.handle_payload(Recipient::Task(key, ended), payload)
-                {
-                    self.receive(received);
+                match self.results.take_inline(payload) {
+                    Ok(body) => self.receive_end(key, ended, body),
+                    Err(payload) => {
+                        let to = Recipient::Task(key, ended);
+                        if let Some(received) = self.results.handle_payload(to, payload) {
+                            self.receive(received);
+                        }
+                    }
                 }
             }
             ToClient::Chunk(announced) => {
@@ -439,21 +443,7 @@ impl<W: Waiter> Core<W> {
     fn receive(&mut self, received: Received) {
         let Received { to, body, then } = received;
         match to {
-            Recipient::Task(task, mut ended) => {
-                let (n, bytes) = (ended.n, body.bytes());
-                let stays = self.tasks.stays(task) && body.may_stay();
-                if ended.has_succeeded() && (stays || self.acks.staying.is_wanted(n)) {
-                    ended.stays = stays.then_some(bytes);
-                    let sent = self.tasks.sent_mut(n).map(|sent| sent.clone());
-                    self.acks.staying.insert(n, sent, bytes, stays);
-                } else {
-                    self.acks.push(n, bytes);
-                }
-                if let CompletionKind::Finished(_, empty) = &mut ended.end {
-                    *empty = body;
-                }
-                self.deliver(task, ended);
-            }
+            Recipient::Task(task, ended) => self.receive_end(task, ended, body),
             Recipient::Published(n, number) => self.publish(n, number, body),
             Recipient::Request(request, record) => self.answer_fetch(request, *record, body),
         }
@@ -462,18 +452,32 @@ impl<W: Waiter> Core<W> {
         }
     }
 
-    fn deliver(&mut self, key: usize, ended: Completion) {
+    fn receive_end(&mut self, task: usize, mut ended: Completion, body: Body) {
+        let (n, bytes) = (ended.n, body.bytes());
+        let stays = self.tasks.stays(task) && body.may_stay();
+        if ended.has_succeeded() && (stays || self.acks.staying.is_wanted(n)) {
+            ended.stays = stays.then_some(bytes);
+            let sent = self.tasks.sent_mut(n).map(|sent| sent.clone());
+            self.acks.staying.insert(n, sent, bytes, stays);
+        } else {
+            self.acks.push(n, bytes);
+        }
+        if let CompletionKind::Finished(_, empty) = &mut ended.end {
+            *empty = body;
+        }
+        self.deliver(task, ended);
+    }
+
+    fn deliver(&mut self, key: usize, mut ended: Completion) {
         let (n, is_stop_due) = (ended.n, ended.is_stop_due());
         // While the task is in its table, which knows what it needed.
         if let Some(number) = self.tasks.large_definition(key) {
             self.definitions.end_use(number);
         }
-        let (woken, has_future) = match self.tasks.end(key, ended) {
-            Delivery::Kept(waiter) => (waiter, true),
-            Delivery::Stream(stream, index, ended) => {
-                (self.streams.push(stream, index, ended), false)
-            }
-            Delivery::Dropped => {
+        let (woken, has_future) = match self.tasks.end(key, &mut ended) {
+            Delivery::Future => (self.tasks.keep(key, ended), true),
+            Delivery::Stream(stream, index) => (self.streams.push(stream, index, ended), false),
+            Delivery::Nobody => {
                 // Nobody can ask for it, or let it go.
                 self.release(n);
                 (None, false)

@@ -126,6 +126,15 @@ impl Results {
         self.handle_payload_of(self.session, to, payload)
     }
 
+    /// The body of a payload that came in its message. Gives the payload back if it did not, and
+    /// if the data of some task are on the way, which may have to come first.
+    pub fn take_inline(&self, payload: Option<Payload>) -> Result<Body, Option<Payload>> {
+        match payload {
+            Some(Payload::Inline(bytes)) if self.published.is_empty() => Ok(Body::Inline(bytes)),
+            other => Err(other),
+        }
+    }
+
     /// Takes a payload of any session.
     pub fn handle_payload_of(
         &mut self,

@@ -125,15 +125,15 @@ enum State<W> {
     Ended(Box<Completion>),
 }
 
-/// The action that follows a task's end.
-#[derive(Debug)]
-pub enum Delivery<W> {
-    /// The end is kept for its future, which is to be woken if it was polled.
-    Kept(Option<W>),
-    /// The end belongs to a stream, at that place.
-    Stream(usize, u64, Completion),
+/// The one to whom a task's end goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Delivery {
+    /// Its future, for which the table is to [keep](Tasks::keep) it.
+    Future,
+    /// A stream, at that place.
+    Stream(usize, u64),
     /// Nobody wants it.
-    Dropped,
+    Nobody,
 }
 
 /// The table of tasks. A key names a task until its end was taken.
@@ -218,7 +218,7 @@ impl<W: Waiter> Tasks<W> {
     }
 
     /// Ends a task.
-    pub fn end(&mut self, key: usize, mut ended: Completion) -> Delivery<W> {
+    pub fn end(&mut self, key: usize, ended: &mut Completion) -> Delivery {
         let task = self.slab.get_mut(key).expect(UNFINISHED_HAS_TASK);
         let known = self.unfinished.remove(&task.n);
         assert!(known == Some(key), "task {} ends twice", task.n);
@@ -230,22 +230,23 @@ impl<W: Waiter> Tasks<W> {
         let kept = ended.outputs.as_ref().map_or(0, |outputs| outputs.kept_bytes());
         assert!(kept <= self.output_bytes, "what a task has written is counted as it comes");
         self.output_bytes -= kept;
-        match &mut task.state {
-            State::Unfinished(Listener::Future(waiter)) => {
-                let waiter = waiter.take();
-                task.state = State::Ended(Box::new(ended));
-                return Delivery::Kept(waiter);
-            }
-            State::Unfinished(Listener::Stream(stream, index)) => {
-                let (stream, index) = (*stream, *index);
-                self.slab.remove(key);
-                return Delivery::Stream(stream, index, ended);
-            }
-            State::Unfinished(Listener::Nobody) => {}
+        let delivery = match &task.state {
+            State::Unfinished(Listener::Future(_)) => return Delivery::Future,
+            State::Unfinished(Listener::Stream(stream, index)) => Delivery::Stream(*stream, *index),
+            State::Unfinished(Listener::Nobody) => Delivery::Nobody,
             State::Ended(_) => unreachable!("what has ended is not unfinished"),
-        }
+        };
         self.slab.remove(key);
-        Delivery::Dropped
+        delivery
+    }
+
+    /// Keeps an end for its future, which is to be woken if it was polled.
+    pub fn keep(&mut self, key: usize, ended: Completion) -> Option<W> {
+        let task = self.slab.get_mut(key).expect("a task with a future stays until that has it");
+        match std::mem::replace(&mut task.state, State::Ended(Box::new(ended))) {
+            State::Unfinished(Listener::Future(waiter)) => waiter,
+            State::Unfinished(_) | State::Ended(_) => unreachable!("a task without a future"),
+        }
     }
 
     /// Returns true if a task of that number is unfinished.

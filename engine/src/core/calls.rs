@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use furlong_wire::AtLeastOne;
 use furlong_wire::call::{CallHeader, decode_header};
 use furlong_wire::ids::SessionId;
 use furlong_wire::message::{EngineDefine, Payload};
@@ -10,7 +11,10 @@ use furlong_wire::payload::{InlineBytes, unpack_inline, unpack_inline_call};
 
 use super::receiving::Purpose;
 use super::{BrokerMisbehaved, Call, Core, Request, unreadable};
-use crate::job::Job;
+use crate::job::{Job, SlotJob};
+
+/// A request with its definition, if it has one; as an error, why it cannot be read.
+type Prepared = Result<(Request, Option<Bytes>), String>;
 
 /// A call header up to this size is kept for the next call.
 const HEADER_KEPT_BYTES: usize = 1024;
@@ -60,30 +64,27 @@ impl Core {
         let Some((call, request)) = self.wait_for_values(call, request) else { return };
         let prepared =
             request.and_then(|request| Ok((request, self.definition(call.session, call.define)?)));
-        // The last one gets `prepared` itself: mostly it is the only one.
-        let parts = std::iter::repeat_n(prepared, call.jobs.len());
-        for (attempt, prepared) in call.jobs.into_iter().zip(parts) {
-            let inputs = self.inputs_of(attempt);
-            let prepared = prepared.and_then(|prepared| Ok((prepared, inputs?)));
-            // One that was cancelled or recalled meanwhile is no longer there.
-            let Some(work) = self.work.get_mut(&attempt) else { continue };
-            let slot = work.slot;
-            match prepared {
-                Ok(((Request { header, data, file }, definition), inputs)) => {
-                    work.has_whole_output = header.wants_whole_output();
-                    work.ready = Some(Job {
-                        attempt,
-                        session: call.session,
-                        header,
-                        definition,
-                        data,
-                        file,
-                        inputs,
-                    });
-                    self.advance(slot);
-                }
-                Err(text) => self.finished(slot, attempt, unreadable(&text)),
+        let AtLeastOne { first, mut others } = call.jobs;
+        let Some(last) = others.pop() else { return self.prepared(first, call.session, prepared) };
+        for job in std::iter::once(first).chain(others) {
+            self.prepared(job, call.session, prepared.clone());
+        }
+        self.prepared(last, call.session, prepared);
+    }
+
+    /// What a job needs to run is here, or will never be.
+    fn prepared(&mut self, attempt: SlotJob, session: SessionId, prepared: Prepared) {
+        let inputs = self.inputs_of(attempt);
+        // One that was cancelled or recalled meanwhile is no longer there.
+        let Some(work) = self.work.get_mut(&attempt) else { return };
+        let slot = work.slot;
+        match (prepared, inputs) {
+            (Ok((Request { header, data, file }, definition)), Ok(inputs)) => {
+                work.has_whole_output = header.wants_whole_output();
+                work.ready = Some(Job { attempt, session, header, definition, data, file, inputs });
+                self.advance(slot);
             }
+            (Err(text), _) | (_, Err(text)) => self.finished(slot, attempt, unreadable(&text)),
         }
     }
 

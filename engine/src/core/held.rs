@@ -239,8 +239,16 @@ impl Core {
     }
 
     /// Holds the end of an attempt, and sends it if there is a connection.
-    pub(super) fn hold(&mut self, ended: HeldEnd) {
+    pub(super) fn hold(&mut self, mut ended: HeldEnd) {
         let attempt = ended.finished.attempt;
+        // Mostly it travels in its message, and there is nothing else to say.
+        if self.connected && ended.payload.is_none() && (!self.was_cut || ended.written == [0; 2]) {
+            ended.stage = Stage::Sent;
+            let message = FromEngine::Finished(ended.finished.clone());
+            self.outputs.push_back(Output::Send(message));
+            self.results.insert(ended);
+            return self.results.trim();
+        }
         self.results.insert(ended);
         if self.connected {
             self.send_result(attempt);

@@ -9,13 +9,14 @@ pub mod memory;
 pub mod native;
 pub mod python;
 pub mod reaper;
+mod reports;
 mod slot;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use furlong_wire::message::Measured;
-use tokio::sync::mpsc::UnboundedSender;
 
+pub use self::reports::{EventReceiver, EventSender, channel};
 pub use self::slot::Slot;
 pub use crate::job::{
     Ask, AttemptEnd, AttemptOutcome, Job, JobTimes, OutputStream, Published, SlotEvent, SlotIndex,
@@ -63,6 +64,3 @@ impl Latest {
             .take_if(|published| can_be_sent(published))
     }
 }
-
-/// The channel to which slots report: the shell's one queue.
-pub type EventSender = UnboundedSender<(SlotIndex, Report)>;

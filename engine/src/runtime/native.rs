@@ -217,7 +217,7 @@ impl NativeSlot {
                 reply: AttemptEnd::cancelled_before_it_began(),
             };
             // Nobody listens any more when the engine ends.
-            let _ = self.events.send((self.slot, end.into()));
+            let _ = self.events.send(self.slot, end);
         } else {
             self.ask(job, CANCELLED);
         }
@@ -342,7 +342,7 @@ pub fn publish<T: Serialize>(value: &T) -> Result<(), FunctionError> {
         // Nobody listens any more when the engine ends.
         let _ = context
             .events
-            .send((context.slot, Report::Published { attempt: context.attempt.get(), latest }));
+            .send(context.slot, Report::Published { attempt: context.attempt.get(), latest });
     }
     Ok(())
 }
@@ -365,7 +365,10 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
     while let Some(job) = shared.next() {
         context.attempt.set(job.attempt);
         context.codec.set(job.header.codec);
-        input::replace(job.inputs.unwrap_or_default().into_vec());
+        let has_inputs = job.inputs.is_some();
+        if let Some(inputs) = job.inputs {
+            input::replace(inputs.into_vec());
+        }
         let began = clock::now_us();
         let result = find(functions, &job.header).and_then(|function| {
             call(function, job.header.codec, &job.data)
@@ -373,7 +376,9 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
         });
         let times = marks::measured(began);
         context.latest.take();
-        input::replace(Vec::new());
+        if has_inputs {
+            input::replace(Vec::new());
+        }
         let (outcome, header, data) = match result {
             Ok((codec, data)) => (AttemptOutcome::Succeeded, ReplyHeader::Returned { codec }, data),
             Err((_, failure)) if asked.load(Ordering::Relaxed) == CANCELLED => {
@@ -383,7 +388,7 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
         };
         let reply = AttemptEnd { data, times, ..AttemptEnd::without_data(outcome, header) };
         let end = SlotEvent::Finished { attempt: job.attempt, reply };
-        if events.send((slot, end.into())).is_err() {
+        if events.send(slot, end).is_err() {
             return;
         }
     }

@@ -8,11 +8,9 @@ use furlong_link::peer::GOODBYE_TIMEOUT;
 use furlong_wire::limits::WRITE_TURN_BYTES;
 use furlong_wire::message::{FromEngine, Goodbye};
 
-use tokio::sync::mpsc::UnboundedReceiver;
-
 use super::{Link, Shell};
-use crate::job::{SlotEvent, SlotIndex};
-use crate::runtime::Report;
+use crate::job::SlotEvent;
+use crate::runtime::{EventReceiver, Report};
 
 /// A little longer than each of them has.
 const INTERPRETERS_TIMEOUT: Duration = Duration::from_millis(3500);
@@ -64,11 +62,7 @@ impl Shell {
 
     /// Ends the interpreters gracefully, unless somebody is in a hurry. What they print at their
     /// end is logged.
-    pub(super) async fn end_interpreters(
-        &mut self,
-        stop: &mut Stop,
-        events: &mut UnboundedReceiver<(SlotIndex, Report)>,
-    ) {
+    pub(super) async fn end_interpreters(&mut self, stop: &mut Stop, events: &mut EventReceiver) {
         // They kill what has not ended in time; one that is just being started would take longer.
         let ended = tokio::time::timeout(INTERPRETERS_TIMEOUT, self.slots.end());
         let hurry = async {
@@ -84,7 +78,7 @@ impl Shell {
             _ = ended => {}
             () = hurry => {}
         }
-        while let Ok((slot, event)) = events.try_recv() {
+        while let Some((slot, event)) = events.poll() {
             if let Report::Event(SlotEvent::StrayOutput { stream, bytes }) = event {
                 tracing::warn!(
                     "slot {slot} {stream:?}: {}",

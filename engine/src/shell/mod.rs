@@ -26,7 +26,6 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::limits::WRITE_TURN_BYTES;
 use furlong_wire::message::{ANSWERS_MEASURE, Direction, FromEngine, Runtime, ToEngine};
 use furlong_wire::token::Role;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::EngineError;
@@ -35,10 +34,10 @@ use crate::core::{BrokerMisbehaved, Core, Limits, Output};
 use crate::deadline::{Deadline, TimeLimit};
 use crate::job::{Job, SlotEvent, SlotIndex};
 use crate::mailbox::Mailbox;
-use crate::runtime::Report;
 use crate::runtime::command::CommandConfig;
 use crate::runtime::native::Functions;
 use crate::runtime::python::{PythonConfig, PythonShared, RESTARTED};
+use crate::runtime::{self, EventReceiver, Report};
 use crate::surroundings::Variables;
 use capability::Source;
 use files::FilePermits;
@@ -111,11 +110,7 @@ struct Up {
 
 /// Runs the process until it is told to leave.
 pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "bounded by the work that the broker gives and the output kept of it"
-    )]
-    let (sender, mut events) = mpsc::unbounded_channel();
+    let (sender, mut events) = runtime::channel();
     let (runtimes, memory) = (runtimes(setup.python.is_some()), setup.commands.memory.describe());
     let slots = Slots::new(
         setup.slots,
@@ -164,7 +159,10 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         tokio::select! {
             biased;
             happened = shell.link.next() => shell.handle_link(happened)?,
-            event = events.recv() => shell.handle_events(event, &mut events),
+            (slot, report) = events.recv() => {
+                shell.handle_report(slot, report);
+                shell.handle_reports(&mut events);
+            }
             () = &mut report, if reports => {
                 reports = false;
                 shell.core.report_started();
@@ -337,13 +335,14 @@ impl Shell {
         up.peer.handle_read();
         self.core.handle_time(clock::now_us());
         while let Some(record) = up.incoming.poll_record()? {
-            for message in record.into_messages::<ToEngine>() {
-                let (message, chunk) = message?;
+            let mut messages = record.into_messages::<ToEngine>();
+            while let Some(message) = messages.next_message() {
+                let message = message?;
                 if let Some(passed) = message.as_passed() {
                     let (content, file) = self.files.open(up.socket.take_file(passed)?);
                     self.core.handle_file(passed.transfer, content, file)?;
                 } else {
-                    self.core.handle_message(message, chunk.as_deref())?;
+                    self.core.handle_message(message, messages.chunk().as_deref())?;
                 }
             }
         }
@@ -354,18 +353,9 @@ impl Shell {
         Ok(())
     }
 
-    fn handle_events(
-        &mut self,
-        first: Option<(SlotIndex, Report)>,
-        events: &mut mpsc::UnboundedReceiver<(SlotIndex, Report)>,
-    ) {
-        let mut next = first;
+    fn handle_reports(&mut self, events: &mut EventReceiver) {
         for _ in 0..EVENTS_PER_TURN {
-            let Some((slot, report)) = next else { return };
-            self.handle_report(slot, report);
-            next = events.try_recv().ok();
-        }
-        if let Some((slot, report)) = next {
+            let Some((slot, report)) = events.poll() else { return };
             self.handle_report(slot, report);
         }
     }

@@ -220,7 +220,7 @@ impl Slots {
             let number = locked(&measuring.asked).take().unwrap_or(number);
             let measured = Box::new(Measured { number, machine, slots });
             // Nobody listens any more when the engine ends.
-            let _ = events.send((0, Report::Measured(measured)));
+            let _ = events.send(0, Report::Measured(measured));
         });
     }
 

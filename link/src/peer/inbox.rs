@@ -37,7 +37,8 @@ impl Record {
     /// item.
     pub fn into_messages<M: Direction>(self) -> Messages<M> {
         let chunks = self.chunks.into_iter();
-        Messages { batch: self.batch, decoded: 0, chunks, direction: std::marker::PhantomData }
+        let direction = std::marker::PhantomData;
+        Messages { batch: self.batch, decoded: 0, chunks, chunk: None, direction }
     }
 }
 
@@ -48,7 +49,46 @@ pub struct Messages<M> {
     /// Bytes of the messages that were given.
     decoded: usize,
     chunks: std::vec::IntoIter<BytesMut>,
+    /// The chunk of the message that was given last.
+    chunk: Option<BytesMut>,
     direction: std::marker::PhantomData<fn() -> M>,
+}
+
+impl<M: Direction> Messages<M> {
+    /// The next message, without the chunk that belongs to it: that is in [`Messages::chunk`] until
+    /// the next call. Small messages are moved less often so than by the iterator.
+    #[inline]
+    pub fn next_message(&mut self) -> Option<Result<M, ReceiveError>> {
+        let mut rest = &self.batch[self.decoded..];
+        let next = decode_next::<M>(&mut rest);
+        self.decoded = self.batch.len() - rest.len();
+        match next {
+            Some(Ok(message)) if message.chunk_transfer().is_none() => return Some(Ok(message)),
+            Some(Ok(message)) => {
+                self.chunk = self.chunks.next();
+                if self.chunk.is_some() {
+                    return Some(Ok(message));
+                }
+            }
+            Some(Err(error)) => return Some(Err(self.fail(error.into()))),
+            None if self.chunks.as_slice().is_empty() => return None,
+            None => {}
+        }
+        Some(Err(self.fail(ReceiveError::ChunkCount)))
+    }
+
+    /// The chunk of the last message, once.
+    #[inline]
+    pub fn chunk(&mut self) -> Option<BytesMut> {
+        self.chunk.take()
+    }
+
+    #[cold]
+    fn fail(&mut self, error: ReceiveError) -> ReceiveError {
+        self.decoded = self.batch.len();
+        self.chunks = Vec::new().into_iter();
+        error
+    }
 }
 
 impl<M: Direction> Iterator for Messages<M> {
@@ -56,24 +96,8 @@ impl<M: Direction> Iterator for Messages<M> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let error = match decode_next::<M>(&self.batch[self.decoded..]) {
-            Some(Ok((message, bytes))) => {
-                self.decoded += bytes;
-                if message.chunk_transfer().is_none() {
-                    return Some(Ok((message, None)));
-                }
-                match self.chunks.next() {
-                    Some(chunk) => return Some(Ok((message, Some(chunk)))),
-                    None => ReceiveError::ChunkCount,
-                }
-            }
-            Some(Err(error)) => error.into(),
-            None if self.chunks.as_slice().is_empty() => return None,
-            None => ReceiveError::ChunkCount,
-        };
-        self.decoded = self.batch.len();
-        self.chunks = Vec::new().into_iter();
-        Some(Err(error))
+        let message = self.next_message()?;
+        Some(message.map(|message| (message, self.chunk())))
     }
 }
 

@@ -48,22 +48,20 @@ pub fn is_too_long<M: Message>(message: &M) -> bool {
 /// The messages of a batch, one after the other. After an error there is no further item.
 pub fn decode_batch<M: Message>(batch: &[u8]) -> impl Iterator<Item = Result<M, MessageError>> {
     let mut rest = batch;
-    std::iter::from_fn(move || {
-        let message = decode_next(rest)?;
-        rest = message.as_ref().map_or(&[], |(_, bytes)| &rest[*bytes..]);
-        Some(message.map(|(message, _)| message))
-    })
+    std::iter::from_fn(move || decode_next(&mut rest))
 }
 
-/// The first message of what is left of a batch, and how many bytes it has; none at the end.
+/// Takes the first message off what is left of a batch; none at the end. After an error nothing is
+/// left.
 #[inline]
-pub fn decode_next<M: Message>(batch: &[u8]) -> Option<Result<(M, usize), MessageError>> {
+pub fn decode_next<M: Message>(batch: &mut &[u8]) -> Option<Result<M, MessageError>> {
     if batch.is_empty() {
         return None;
     }
     let mut input = Input(batch);
     if let Some(message) = M::take(&mut input) {
-        return Some(Ok((message, batch.len() - input.0.len())));
+        *batch = input.0;
+        return Some(Ok(message));
     }
     Some(decode_by_serde(batch))
 }
@@ -71,12 +69,17 @@ pub fn decode_next<M: Message>(batch: &[u8]) -> Option<Result<(M, usize), Messag
 /// The same without [`Quick`]: what may come is what this reads. Only of what is whole: serde
 /// reserves memory for as many elements as a list declares.
 #[cold]
-pub(super) fn decode_by_serde<M: Message>(batch: &[u8]) -> Result<(M, usize), MessageError> {
-    let bytes = value_bytes(batch).ok_or(MessageError)?;
-    let mut rest = &batch[..bytes];
+pub(super) fn decode_by_serde<M: Message>(batch: &mut &[u8]) -> Result<M, MessageError> {
+    let whole = std::mem::take(batch);
+    let (mut first, rest) =
+        value_bytes(whole).and_then(|bytes| whole.split_at_checked(bytes)).ok_or(MessageError)?;
     let message =
-        M::deserialize(&mut rmp_serde::Deserializer::new(&mut rest)).map_err(|_| MessageError)?;
-    if rest.is_empty() { Ok((message, bytes)) } else { Err(MessageError) }
+        M::deserialize(&mut rmp_serde::Deserializer::new(&mut first)).map_err(|_| MessageError)?;
+    if !first.is_empty() {
+        return Err(MessageError);
+    }
+    *batch = rest;
+    Ok(message)
 }
 
 /// A batch has bytes that are no message of this direction: its sender is broken, or speaks another

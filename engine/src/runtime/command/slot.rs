@@ -189,7 +189,7 @@ impl SlotContext {
     /// Sends an event to the engine's shell.
     pub(super) fn emit(&self, event: impl Into<Report>) {
         // Nobody listens any more when the engine ends.
-        let _ = self.events.send((self.slot, event.into()));
+        let _ = self.events.send(self.slot, event);
     }
 
     /// Takes the requests to the running program's thread since the last time.

@@ -15,14 +15,13 @@ use furlong_wire::ids::SessionId;
 use furlong_wire::os_text::OsText;
 use rustix::process::{Pid, test_kill_process};
 use tempfile::TempDir;
-use tokio::sync::mpsc::error::TryRecvError;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::pipes::{PIECE_BYTES_MAX, UNTAKEN_BYTES_MAX};
 use super::*;
 use crate::job::Input;
 use crate::runtime::{
-    AttemptEnd, AttemptOutcome, Job, OutputStream, Report, SlotEvent, SlotIndex, SlotJob, Unable,
+    AttemptEnd, AttemptOutcome, EventReceiver, Job, OutputStream, Report, SlotEvent, SlotJob,
+    Unable, channel,
 };
 
 mod inputs;
@@ -33,7 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A slot, and what it has reported.
 struct Fixture {
     slot: CommandSlot,
-    events: UnboundedReceiver<(SlotIndex, Report)>,
+    events: EventReceiver,
     attempts: u64,
     output: HashMap<(SlotJob, bool), Vec<u8>>,
     replies: HashMap<SlotJob, AttemptEnd>,
@@ -53,9 +52,8 @@ impl Fixture {
         Self::with(CommandConfig::default(), Vec::new())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test sends few jobs")]
     fn with(config: CommandConfig, env: Vec<(OsString, OsString)>) -> Self {
-        let (sender, events) = unbounded_channel();
+        let (sender, events) = channel();
         let slot = CommandSlot::new(7, env, Arc::new(CommandShared::new(config)), sender).unwrap();
         let (output, replies) = (HashMap::new(), HashMap::new());
         Self { slot, events, attempts: 0, output, replies, folder: tempfile::tempdir().unwrap() }
@@ -93,11 +91,10 @@ impl Fixture {
     fn event(&mut self) {
         let deadline = Instant::now() + DEADLINE;
         let (slot, event) = loop {
-            match self.events.try_recv() {
-                Ok(event) => break event,
-                Err(TryRecvError::Disconnected) => panic!("the slot's thread has ended"),
-                Err(TryRecvError::Empty) => assert!(Instant::now() < deadline, "no event in time"),
+            if let Some(event) = self.events.poll() {
+                break event;
             }
+            assert!(Instant::now() < deadline, "no event in time");
             std::thread::yield_now();
         };
         assert_eq!(slot, 7);
@@ -436,7 +433,7 @@ fn endless_output_waits_in_its_pipe_when_nobody_takes_it() {
     let mut bytes = 0;
     // A whole piece less: a piece counts for more than its bytes.
     while bytes < UNTAKEN_BYTES_MAX - PIECE_BYTES_MAX {
-        let (_, event) = it.events.blocking_recv().unwrap();
+        let (_, event) = it.events.blocking_recv();
         let Report::Event(SlotEvent::Output { bytes: piece, .. }) = event else {
             panic!("{event:?}")
         };
@@ -446,7 +443,7 @@ fn endless_output_waits_in_its_pipe_when_nobody_takes_it() {
     // Whoever takes nothing more gets nothing more: as many turns as would be enough for much.
     for _ in 0..20_000 {
         std::thread::yield_now();
-        let Ok((_, event)) = it.events.try_recv() else { continue };
+        let Some((_, event)) = it.events.poll() else { continue };
         let Report::Event(SlotEvent::Output { bytes: piece, .. }) = event else {
             panic!("{event:?}")
         };
@@ -455,7 +452,7 @@ fn endless_output_waits_in_its_pipe_when_nobody_takes_it() {
         assert!(bytes <= UNTAKEN_BYTES_MAX + 2 * PIECE_BYTES_MAX, "{bytes} bytes wait");
     }
     drop(untaken);
-    let (_, event) = it.events.blocking_recv().unwrap();
+    let (_, event) = it.events.blocking_recv();
     let is_output = matches!(event, Report::Event(SlotEvent::Output { .. }));
     assert!(is_output, "it goes on when there is room");
     it.slot.cancel(attempt, true);

@@ -2,14 +2,11 @@
 
 use super::*;
 use crate::job::Input;
+use crate::runtime::{EventReceiver, channel};
 use furlong_wire::ids::SessionId;
-use tokio::sync::mpsc;
 
-type Events = mpsc::UnboundedReceiver<(SlotIndex, Report)>;
-
-#[expect(clippy::disallowed_methods, reason = "a handful of events")]
-fn slot() -> (NativeSlot, Events) {
-    let (sender, events) = mpsc::unbounded_channel();
+fn slot() -> (NativeSlot, EventReceiver) {
+    let (sender, events) = channel();
     (NativeSlot::new(0, functions(), sender).unwrap(), events)
 }
 
@@ -68,9 +65,9 @@ fn job(attempt: u64, function: &str, codec: Codec, data: &[u8]) -> Job {
     }
 }
 
-fn next_reply(events: &mut Events) -> AttemptEnd {
+fn next_reply(events: &mut EventReceiver) -> AttemptEnd {
     match events.blocking_recv() {
-        Some((_, Report::Event(SlotEvent::Finished { reply, .. }))) => reply,
+        (_, Report::Event(SlotEvent::Finished { reply, .. })) => reply,
         other => panic!("not finished: {other:?}"),
     }
 }
@@ -168,8 +165,7 @@ fn a_function_publishes_and_only_its_last_word_is_kept() {
     let (slot, mut events) = slot();
     slot.set_engine_id(12);
     slot.start([job(1, "publishes", Codec::Json, b"[[], {}]")]);
-    let Some((0, Report::Published { attempt: SlotJob(1), latest })) = events.blocking_recv()
-    else {
+    let (0, Report::Published { attempt: SlotJob(1), latest }) = events.blocking_recv() else {
         panic!()
     };
     assert_eq!(next_reply(&mut events).data, ["12"]);
@@ -194,6 +190,6 @@ fn a_slot_whose_function_ignores_everything_is_in_nobodys_way() {
     let (other, mut others) = slot();
     other.start([job(3, "nothing", Codec::Msgpack, &[0x90])]);
     assert_eq!(next_reply(&mut others).outcome, AttemptOutcome::Succeeded);
-    assert!(events.try_recv().is_err());
+    assert!(events.poll().is_none());
     drop(stuck);
 }

@@ -247,7 +247,7 @@ impl SlotContext {
     /// Sends an event to the engine's shell.
     pub(super) fn emit(&self, event: impl Into<Report>) {
         // Nobody listens any more when the engine ends.
-        let _ = self.events.send((self.slot, event.into()));
+        let _ = self.events.send(self.slot, event);
     }
 
     /// Sends output, as an attempt's or as nobody's.

@@ -10,13 +10,12 @@ use bytes::Bytes;
 use furlong_wire::call::{Call, CallHeader, Codec, RemoteError, ReplyHeader};
 use furlong_wire::ids::{FunctionHash, SessionId};
 use furlong_wire::payload::buffers_of;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::*;
 use crate::runtime::{
-    Ask, AttemptEnd, AttemptOutcome, Job, OutputStream, Published, Report, SlotEvent, SlotIndex,
-    SlotJob, Unable,
+    Ask, AttemptEnd, AttemptOutcome, EventReceiver, Job, OutputStream, Published, Report,
+    SlotEvent, SlotJob, Unable, channel,
 };
 
 mod begin;
@@ -41,7 +40,7 @@ fn config() -> PythonConfig {
 /// A slot, and what it has reported.
 struct Fixture {
     slot: PythonSlot,
-    events: UnboundedReceiver<(SlotIndex, Report)>,
+    events: EventReceiver,
     attempts: u64,
     output: HashMap<(SlotJob, bool), Vec<u8>>,
     stray: String,
@@ -57,9 +56,8 @@ impl Fixture {
         Self::with(config())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test sends few jobs")]
     fn with(config: PythonConfig) -> Self {
-        let (sender, events) = unbounded_channel();
+        let (sender, events) = channel();
         let slot = PythonSlot::new(7, Arc::new(PythonShared::new(config)), sender);
         let (output, replies) = (HashMap::new(), HashMap::new());
         let (recalled, published) = (Vec::new(), HashMap::new());
@@ -106,8 +104,7 @@ impl Fixture {
     }
 
     async fn event(&mut self) {
-        let (slot, report) =
-            timeout(DEADLINE, self.events.recv()).await.expect("an event in time").unwrap();
+        let (slot, report) = timeout(DEADLINE, self.events.recv()).await.expect("an event in time");
         assert_eq!(slot, 7);
         let event = match report {
             Report::Event(event) => event,
