@@ -23,6 +23,7 @@ import furlong
 distributed = pytest.importorskip("distributed")
 
 
+@pytest.fixture(scope="module")
 def threads_that_stay(threads_that_stay: None) -> None:
     """Start the thread that Dask keeps to the end of a process, too."""
     from distributed.utils import _offload_executor
@@ -31,11 +32,12 @@ def threads_that_stay(threads_that_stay: None) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_folder_is_left() -> Iterator[None]:
-    """Check that no folder of a scheduler or a worker is left."""
-    before = folders()
+def nothing_of_dask_is_left(threads_that_stay: None) -> Iterator[None]:
+    """Check that no folder of a scheduler or a worker is left, and no thread of Dask's here."""
+    before, threads = folders(), set(threading.enumerate())
     yield
     eventually(lambda: folders() <= before)
+    eventually(lambda: set(threading.enumerate()) <= threads)
 
 
 def folders() -> set[Path]:
@@ -56,14 +58,17 @@ def listening(pid: int) -> list[str]:
     return [connection.laddr.ip for connection in found if connection.status == "LISTEN"]
 
 
+def left_threads(rc: furlong.Client) -> list[list[str]]:
+    """Return the threads of workers that each engine has."""
+    return [
+        [name for name in names if "dask" in name.lower() and "Offload" not in name]
+        for names in rc[:].apply_sync(threads_there)
+    ]
+
+
 def no_threads(rc: furlong.Client) -> bool:
     """Return whether engines have no thread of a worker any longer."""
-    return not any(
-        "dask" in name.lower()
-        for names in rc[:].apply_sync(threads_there)
-        for name in names
-        if "Offload" not in name
-    )
+    return not any(left_threads(rc))
 
 
 def test_calls_run_on_engines_and_results_are_dasks_own(rc: furlong.Client) -> None:
@@ -124,12 +129,13 @@ def test_engines_run_tasks_of_the_farm_beside_those_of_dask(rc: furlong.Client) 
 
 
 def test_to_stop_leaves_nothing(rc: furlong.Client) -> None:
+    eventually(lambda: no_threads(rc))  # of the test before, which end with their scheduler
     before = set(threading.enumerate())
     dask = rc.become_dask()
     pids = [os.getpid(), *rc[:].apply_sync(os.getpid)]
     rc.stop_dask()
     assert dask.status == "closed"
-    assert no_threads(rc)
+    assert left_threads(rc) == [[]] * ENGINES
     assert set(threading.enumerate()) <= before
     assert not [pid for pid in pids if listening(pid)]
     assert not folders()

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distributed import Client as DaskClient
-    from distributed import Security
+    from distributed import Client as DaskClient  # type: ignore[import-not-found,unused-ignore]
+    from distributed import Security  # type: ignore[import-not-found,unused-ignore]
 
     from furlong.calls.targets import Targets
     from furlong.client.client import Client
@@ -98,11 +98,14 @@ class ClientLibraries:
 
         client, engines = self._itself(), self._engines(targets)
         check_engines(client, engines)
-        if self._dask is None or not self._dask.is_open:
+        if self._dask is not None and not self._dask.is_open:
+            self.stop_dask()
+        if self._dask is None:
             options = {"port": port, **(scheduler_args or {})}
             self._dask = DaskFarm(client, engines, security, options)
         self._dask.start_workers(client, engines, nanny, worker_args)
-        return self._dask.client()
+        made: DaskClient = self._dask.client()
+        return made
 
     def stop_dask(self, targets: Targets = "all") -> None:
         """Stop the scheduler and the workers that `become_dask` has started, and close its clients.

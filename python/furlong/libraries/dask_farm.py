@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import inspect
 import logging
 import os
 import shutil
@@ -53,26 +55,27 @@ class DaskFarm:
     ) -> None:
         self._id = os.urandom(8).hex()
         self._security = _keys() if security in (None, True) else security or None
-        folder = dask_worker.folder_of(self._id)
-        known = {
-            "security": self._security,
-            "dashboard_address": PAGES,
-            "local_directory": folder,
-            **options,
-        }
+        known = {"security": self._security, "dashboard_address": PAGES, **options}
         if "host" not in known and "interface" not in known:
             known["host"] = _host(client, engines)
-        self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
+        _check_options(known)
+        folder = dask_worker.folder_of(self._id)
+        known = {"local_directory": folder, **known}
+        self._clients: list[Any] = []
         self._thread = _Scheduler(known, folder)
         # If the client is forgotten, nobody can stop it any longer.
         self._finalizer = weakref.finalize(client, _close, self._thread, self._clients)
         self._finalizer.atexit = False  # then it is closed, as the client is
-        self._thread.wait_for_start()
+        try:
+            self._thread.wait_for_start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def is_open(self) -> bool:
         """Whether the scheduler runs: `shutdown` of one of Dask's clients ends it, too."""
-        return self._thread.is_alive()
+        return self._thread.is_open
 
     def start_workers(
         self, client: Client, engines: Sequence[int], nanny: bool, options: Mapping[str, Any]
@@ -91,10 +94,13 @@ class DaskFarm:
 
     def client(self) -> Any:
         """Return a new `distributed.Client` of the scheduler."""
-        from distributed import Client
-
-        made = Client(self._thread.address, security=self._security, timeout=START_SECONDS)
-        self._clients.add(made)
+        # On the loop of the scheduler, as clients of a `LocalCluster` are: Dask does not end a loop
+        # of its own when `shutdown` closes its client.
+        address, loop = self._thread.address, self._thread.io_loop
+        made = _distributed().Client(
+            address, loop=loop, security=self._security, timeout=START_SECONDS
+        )
+        self._clients[:] = [one for one in self._clients if one.status != "closed"] + [made]
         return made
 
     def stop(self, client: Client, engines: Sequence[int]) -> None:
@@ -133,12 +139,24 @@ def check_engines(client: Client, engines: Sequence[int]) -> None:
         )
 
 
+def _distributed() -> Any:
+    """Import the package, which has no types."""
+    return importlib.import_module("distributed")
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise `TypeError` for an option that no scheduler has: Dask's own check comes when its page is open already."""
+    classes = [one for one in _distributed().Scheduler.__mro__ if "__init__" in vars(one)]
+    known = {name for one in classes for name in inspect.signature(one.__init__).parameters}
+    for name in options:
+        if name not in known:
+            raise TypeError(f"distributed.Scheduler has no option {name!r}")
+
+
 def _keys() -> Any:
     """Make keys for one scheduler."""
-    from distributed import Security
-
     try:
-        return Security.temporary()
+        return _distributed().Security.temporary()
     except ImportError:
         raise ImportError(
             "the connections of Dask are encrypted by keys that the package `cryptography` makes: install it here, or "
@@ -148,19 +166,17 @@ def _keys() -> Any:
 
 def _host(client: Client, engines: Sequence[int]) -> str | None:
     """Return the address at which engines reach this process: of this machine alone if all of them are here."""
-    from distributed.utils import get_ip
-
     here = dask_worker.network()
     networks = client.direct_view(list(engines)).apply_sync(dask_worker.network)
     if all(network == here for network in networks):
         return "127.0.0.1"
     broker = client._session.endpoint.partition("://")[2].rpartition(":")[0].strip("[]")
-    found = str(get_ip(broker))
+    found = str(_distributed().utils.get_ip(broker))
     return None if found.startswith("127.") or found == "::1" else found
 
 
-def _close(scheduler: _Scheduler, clients: weakref.WeakSet[Any]) -> None:
-    for client in list(clients):
+def _close(scheduler: _Scheduler, clients: list[Any]) -> None:
+    for client in clients:
         with contextlib.suppress(Exception):  # it may have been closed while its scheduler was gone
             client.close(timeout=CLOSE_SECONDS)
     scheduler.close()
@@ -177,41 +193,49 @@ class _Scheduler(threading.Thread):
         self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
+        #: Its address, and the loop on which it and its clients run.
         self.address = ""
+        self.io_loop: Any = None
+        #: Whether it runs: one of Dask's clients may end it before `close` does.
+        self.is_open = False
         self.start()
 
     def run(self) -> None:
-        """Run the scheduler until it is closed, by `close` or by one of Dask's clients."""
+        """Run the scheduler, and its loop until `close` is called."""
         try:
             asyncio.run(self._serve())
         except BaseException as error:  # whoever has made it raises it
             self._error = error
         finally:
+            self.is_open = False
             shutil.rmtree(self._folder, ignore_errors=True)
             self._ready.set()
 
     async def _serve(self) -> None:
-        from distributed import Scheduler
-        from distributed.utils import silence_logging_cmgr
-
+        distributed = _distributed()
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        with silence_logging_cmgr(logging.WARNING):
-            async with Scheduler(**self._options) as scheduler:
+        self.io_loop = importlib.import_module("tornado.ioloop").IOLoop.current()
+        with distributed.utils.silence_logging_cmgr(logging.WARNING):
+            async with distributed.Scheduler(**self._options) as scheduler:
                 self.address = scheduler.address
+                self.is_open = True
                 self._ready.set()
-                ends = [
-                    asyncio.ensure_future(one) for one in (self._end.wait(), scheduler.finished())
-                ]
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                for end in ends:
-                    end.cancel()
+                finished = asyncio.ensure_future(self._note_end(scheduler))
+                await self._end.wait()
+                finished.cancel()
+
+    async def _note_end(self, scheduler: Any) -> None:
+        await scheduler.finished()
+        self.is_open = False
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def wait_for_start(self) -> None:
         """Wait until it listens; raise what has kept it from that."""
         if not self._ready.wait(START_SECONDS):
             raise TimeoutError(f"Dask's scheduler has not started in {START_SECONDS:g} s")
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def close(self) -> None:
         """Close it, and with it its workers."""

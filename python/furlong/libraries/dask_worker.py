@@ -63,7 +63,7 @@ def start(scheduler: str, address: str, nanny: bool, options: Mapping[str, Any])
         host.wait_for_start()
     except BaseException:
         host.close()
-        del _hosts[scheduler]
+        _forget(host)
         raise
 
 
@@ -74,9 +74,14 @@ def worker_of(scheduler: str) -> Any:
 
 def stop(scheduler: str) -> None:
     """Stop the worker of a scheduler, and remove what others of it have left on this machine when they were killed."""
-    host = _hosts.pop(scheduler, None)
+    host = _hosts.get(scheduler)
     if host is not None:
         host.close()
+        _forget(host)
+    # Those of earlier schedulers end by themselves: after this there is none of them either.
+    for other in list(_hosts.values()):
+        if other.is_ending:
+            other.join(CLOSE_SECONDS)
     _remove_folders(scheduler)
 
 
@@ -95,6 +100,12 @@ def _prefix(scheduler: str) -> str:
     return f"furlong-dask-{scheduler}-"
 
 
+def _forget(host: _Host) -> None:
+    """Let go of a worker that has ended, and of all data that it had."""
+    if _hosts.get(host.scheduler) is host:
+        del _hosts[host.scheduler]
+
+
 class _Host(threading.Thread):
     """The thread in which a worker runs, beside the tasks of the farm. It ends when its scheduler does."""
 
@@ -102,7 +113,7 @@ class _Host(threading.Thread):
         self, scheduler: str, address: str, nanny: bool, options: Mapping[str, Any]
     ) -> None:
         super().__init__(name="furlong-dask-worker", daemon=True)
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         self._address = address
         self._nanny = nanny
         self._folder = folder_of(scheduler)
@@ -125,7 +136,13 @@ class _Host(threading.Thread):
             self._ready.set()
         # Of a process that was killed nobody else removes the folder.
         if self._has_lost_scheduler():
-            _remove_folders(self._scheduler)
+            _remove_folders(self.scheduler)
+        _forget(self)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the worker closes, or has closed."""
+        return self.worker is not None and self.worker.status.name in ("closing", "closed")
 
     def _has_lost_scheduler(self) -> bool:
         host, _, port = self._address.rpartition("://")[2].rpartition(":")
@@ -136,15 +153,15 @@ class _Host(threading.Thread):
         return False
 
     async def _serve(self) -> None:
-        from distributed import Nanny, Worker
-        from distributed.comm.addressing import get_address_host
-        from distributed.utils import get_ip
-
+        distributed: Any = importlib.import_module("distributed")  # it has no types
         self._loop = asyncio.get_running_loop()
         if "host" not in self._options and "interface" not in self._options:
             # The way to the scheduler, which is the machine's own loopback if that is where it is.
-            self._options["host"] = get_ip(get_address_host(self._address))
-        self.worker = (Nanny if self._nanny else Worker)(self._address, **self._options)
+            self._options["host"] = distributed.utils.get_ip(
+                distributed.comm.get_address_host(self._address)
+            )
+        kind = distributed.Nanny if self._nanny else distributed.Worker
+        self.worker = kind(self._address, **self._options)
         async with self.worker:
             self._ready.set()
             await self.worker.finished()
@@ -155,8 +172,9 @@ class _Host(threading.Thread):
             raise TimeoutError(
                 f"Dask's worker has not reached {self._address} in {START_SECONDS:g} s"
             )
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def close(self) -> None:
         """Close the worker. What one of its threads runs meanwhile goes on: nothing can end a thread."""
