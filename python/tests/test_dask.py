@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ENGINES, SOON_SECONDS, Farm, eventually
+from conftest import ENGINES, SOON_SECONDS, Farm, eventually, start_threads_of_dask
 
 import furlong
 
@@ -25,10 +25,8 @@ distributed = pytest.importorskip("distributed")
 
 @pytest.fixture(scope="module")
 def threads_that_stay(threads_that_stay: None) -> None:
-    """Start the thread that Dask keeps to the end of a process, too."""
-    from distributed.utils import _offload_executor
-
-    _offload_executor.submit(int).result()
+    """Start the one of Dask, too."""
+    start_threads_of_dask()
 
 
 @pytest.fixture(autouse=True)
