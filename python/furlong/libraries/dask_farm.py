@@ -74,7 +74,7 @@ class DaskFarm:
 
     @property
     def is_open(self) -> bool:
-        """Whether the scheduler runs: `shutdown` of one of Dask's clients ends it, too."""
+        """The state of the scheduler, true if it runs: `shutdown` of one of Dask's clients ends it, too."""
         return self._thread.is_open
 
     def start_workers(

@@ -141,7 +141,7 @@ class _Host(threading.Thread):
 
     @property
     def is_ending(self) -> bool:
-        """Whether the worker closes, or has closed."""
+        """The state of the worker, true if it closes, or has closed."""
         return self.worker is not None and self.worker.status.name in ("closing", "closed")
 
     def _has_lost_scheduler(self) -> bool:
