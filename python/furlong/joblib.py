@@ -386,7 +386,10 @@ class _Call:
         self._callbacks.close(0)
 
 
-class EngineTerminated(errors.EngineError, TerminatedWorkerError):  # type: ignore[misc,unused-ignore]
+class EngineTerminated(
+    errors.EngineError,
+    TerminatedWorkerError,  # type: ignore[misc,unused-ignore]
+):
     """The engine, or its interpreter, died while it had a batch: joblib's `TerminatedWorkerError`, too."""
 
     @classmethod
