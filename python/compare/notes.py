@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 BEFORE = "it is said before anything is sent"
-NO_DASK = "not there: it says what to use instead"
+NOT_THERE = "not there: it says what to use instead"
 REFUSED = "what would do nothing is refused"
 
 NOTES: dict[str, str] = {
     "`ipp.bind_kernel`": "not there: an engine is no kernel; it says what to use instead",
-    "`ipp.register_joblib_backend`": NO_DASK,
+    "`ipp.register_joblib_backend`": NOT_THERE,
     "`@require`": "there the required module was missing on the engine in two of three runs",
     "`type` of results": "a kind of `AsyncMapResult`",
     "`lview.retries`": (
@@ -30,7 +30,6 @@ NOTES: dict[str, str] = {
     "`rc.get_result('nonsense')`": "what is no task's id is refused at once",
     "`rc.result_status(id)`": "only what was asked for, without the protocol's own status",
     "`rc.resubmit`": "one task has a value, as when it was submitted first",
-    "`rc.become_dask`": NO_DASK,
     "`map` without a sequence": "the same refusal, as the exception for a wrong call",
     "`map` of an array": "an array if it holds the values as they are",
     "`chunksize=0`": REFUSED,

@@ -22,14 +22,6 @@ __all__ = ["ClientNames", "IpyparallelNames", "ViewNames", "absent"]
 
 # What is not there, and what is used instead.
 ABSENT = {
-    "become_dask": "Dask schedules its own workers; `rc.executor()` is for what takes an executor",
-    "become_distributed": (
-        "Dask schedules its own workers; `rc.executor()` is for what takes an executor"
-    ),
-    "stop_dask": "Dask schedules its own workers; `rc.executor()` is for what takes an executor",
-    "stop_distributed": (
-        "Dask schedules its own workers; `rc.executor()` is for what takes an executor"
-    ),
     "register_joblib_backend": (
         "use `import furlong.joblib`, and `joblib.parallel_config(backend='furlong', client=rc)`"
     ),

@@ -24,6 +24,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from joblib._parallel_backends import FallbackToBackend, SequentialBackend  # type: ignore
+from joblib.externals.loky.process_executor import (  # type: ignore[import-untyped,unused-ignore]
+    TerminatedWorkerError,
+)
 from joblib.parallel import (  # type: ignore[import-untyped,unused-ignore]
     AutoBatchingMixin,
     ParallelBackendBase,
@@ -35,7 +38,7 @@ from furlong.calls.checks import unknown_flag
 from furlong.client.client import Client
 from furlong.libraries.engine_side import Batch, prepared
 from furlong.libraries.large_arrays import LargeArrays
-from furlong.libraries.originals import original_of
+from furlong.libraries.originals import exit_of, original_of
 from furlong.pickling.functions import PreparedFunction, kind_of
 from furlong.results.async_result import AsyncResult
 from furlong.views.flags import FLAGS
@@ -44,7 +47,7 @@ from furlong.waiting.dispatch import Dispatcher
 if TYPE_CHECKING:
     from furlong.views.balanced import LoadBalancedView
 
-__all__ = ["FurlongBackend", "register"]
+__all__ = ["EngineTerminated", "FurlongBackend", "register"]
 
 # Who has not said how large an argument must be to be sent once.
 LARGE_BYTES = 1_000_000
@@ -383,6 +386,23 @@ class _Call:
         self._callbacks.close(0)
 
 
+class EngineTerminated(
+    errors.EngineError,
+    TerminatedWorkerError,  # type: ignore[misc,unused-ignore]
+):
+    """The engine, or its interpreter, died while it had a batch: joblib's `TerminatedWorkerError`, too."""
+
+    @classmethod
+    def of(cls, error: errors.EngineError) -> EngineTerminated:
+        """Return the error as what joblib's own processes raise."""
+        if isinstance(error, cls):
+            return error
+        made = cls(error.ename, error.evalue, error.traceback, error.engine_info)
+        if notes := getattr(error, "__notes__", None):
+            made.__notes__ = notes  # type: ignore[attr-defined,unused-ignore]
+        return made
+
+
 class _Batch:
     """A batch that was submitted, or could not be."""
 
@@ -398,11 +418,11 @@ class _Batch:
         assert self.result is not None, "it was submitted, or has an error"
         try:
             return self.result.get()
+        except errors.EngineError as error:
+            raised: BaseException = EngineTerminated.of(error)
         except errors.RemoteError as error:
-            if error.ename == "KeyboardInterrupt":  # joblib has it end the whole call
-                raise KeyboardInterrupt(error.evalue) from error
-            original = original_of(error)
-        raise original
+            raised = exit_of(error) or original_of(error)
+        raise raised
 
     def show_output(self) -> None:
         """Write here what the calls have written there, as processes of this machine would."""

@@ -94,6 +94,15 @@ def threads_that_stay(session_home: Path) -> None:
         assert called.wait(SOON_SECONDS)
 
 
+def start_threads_of_dask() -> None:
+    """Start the thread that Dask keeps to the end of a process, where Dask is installed."""
+    try:
+        from distributed.utils import _offload_executor
+    except ImportError:
+        return
+    _offload_executor.submit(int).result()
+
+
 def descriptors() -> Counter[str]:
     """Count open files by what they are."""
     counted: Counter[str] = Counter()

@@ -17,7 +17,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
-from conftest import SOON_SECONDS
+from conftest import SOON_SECONDS, start_threads_of_dask
 from notebook import Notebook
 
 import furlong
@@ -33,6 +33,12 @@ CELL = re.compile(r"^```ipython\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MU
 BLOCK = re.compile(
     r"(?:^<!-- needs: ([\w., ]+) -->\n\n)?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
+
+
+@pytest.fixture(scope="module")
+def threads_that_stay(threads_that_stay: None) -> None:
+    """Start the one of Dask, too, whose workers are on the page of libraries."""
+    start_threads_of_dask()
 
 
 def blocks(page: str) -> Iterator[tuple[int, str, list[str]]]:

@@ -57,8 +57,8 @@ def test_unknown_attributes_are_refused_aloud(rc: furlong.Client) -> None:
         thing.block = True
     with pytest.raises(AttributeError, match="no attribute 'blok'"):
         rc.blok = True  # type: ignore[attr-defined]
-    with pytest.raises(AttributeError, match="executor"):
-        rc.become_dask()  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="joblib"):
+        rc.register_joblib_backend()  # type: ignore[attr-defined]
 
 
 def test_what_a_view_has_submitted(rc: furlong.Client, gate: object) -> None:

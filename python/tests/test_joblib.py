@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import gc
 import os
+import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -400,3 +406,70 @@ def test_backend_can_be_the_default(
     furlong.joblib.register(make_default=True)
     assert os.getpid() not in Parallel()(delayed(os.getpid)() for _ in range(3))
     gc.collect()
+
+
+EXITS = [
+    ("SystemExit", 3),
+    ("SystemExit", "no more"),
+    ("SystemExit",),
+    ("KeyboardInterrupt", "there"),
+    ("StopIteration", 5),
+    ("StopAsyncIteration", 5),
+    ("GeneratorExit",),
+    ("KeyError", "k"),
+]
+
+
+def raise_it(name: str, *args: Any) -> None:
+    raise getattr(builtins, name)(*args)
+
+
+def outcome(raised: tuple[Any, ...], **options: Any) -> tuple[Any, ...]:
+    """Return what a call raises of which two tasks raise that: the type's name, and what it says beyond that."""
+    try:
+        with parallel_config(n_jobs=2, **options):
+            Parallel()(delayed(raise_it)(*raised) for _ in range(2))
+    except BaseException as error:
+        code, value = getattr(error, "code", None), getattr(error, "value", None)
+        return type(error).__name__, error.args, code, value
+    raise AssertionError("it raises nothing")
+
+
+@pytest.fixture(scope="module")
+def exits_of_processes() -> list[tuple[Any, ...]]:
+    """Return the same for processes of this machine, which end with a process of their own."""
+    code = "import test_joblib as t; print([t.outcome(one, backend='loky') for one in t.EXITS])"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    outcomes: list[tuple[Any, ...]] = ast.literal_eval(found.stdout)
+    return outcomes
+
+
+def test_errors_are_those_that_processes_of_this_machine_raise(
+    rc: furlong.Client, exits_of_processes: list[tuple[Any, ...]]
+) -> None:
+    found = [outcome(raised, backend="furlong", client=rc) for raised in EXITS]
+    assert found == exits_of_processes
+
+
+def end_process(how: str) -> None:
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(3)
+
+
+@pytest.mark.parametrize("how", ["killed", "left"])
+def test_an_engine_that_dies_is_a_worker_that_was_terminated(farm: Any, how: str) -> None:
+    terminated = joblib.externals.loky.process_executor.TerminatedWorkerError
+    with farm.client() as rc, parallel_config(backend="furlong", client=rc):
+        with pytest.raises(terminated, match="SIGKILL|exit code 3") as caught:
+            Parallel()(delayed(end_process)(how) for _ in range(2))
+        assert isinstance(caught.value, furlong.EngineError)
+        assert type(pickle.loads(pickle.dumps(caught.value))) is type(caught.value)
+        assert Parallel()(delayed(abs)(x) for x in range(2)) == [0, 1]

@@ -19,7 +19,7 @@ use serde_bytes::ByteBuf;
 
 use crate::ids::FunctionHash;
 use crate::message::catalogue::codes;
-use crate::message::whole::value_bytes;
+use crate::msgpack;
 use crate::os_text::OsText;
 
 codes! {
@@ -334,11 +334,7 @@ pub fn encode_header<H: Serialize>(header: &H) -> Vec<u8> {
 /// # Errors
 /// [`HeaderError`] if the bytes are not this header, or go on after it.
 pub fn decode_header<H: DeserializeOwned>(bytes: &[u8]) -> Result<H, HeaderError> {
-    // Of what is whole: serde reserves memory for as many elements as a list declares.
-    if value_bytes(bytes) != Some(bytes.len()) {
-        return Err(HeaderError);
-    }
-    H::deserialize(&mut rmp_serde::Deserializer::new(bytes)).map_err(|_| HeaderError)
+    msgpack::from_bytes(bytes).map_err(|_| HeaderError)
 }
 
 /// Encodes a reply header as the first buffer of a result.

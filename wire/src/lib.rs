@@ -67,6 +67,7 @@ pub mod ids;
 pub mod keys;
 pub mod limits;
 pub mod message;
+pub mod msgpack;
 pub mod numbers;
 pub mod os_text;
 pub mod payload;

@@ -4,6 +4,7 @@ use furlong_wire::ids::{EngineId, InstanceId, TaskId};
 use furlong_wire::message::{
     AttemptRecord, ErrorKind, Raised, Runtime, Stream, TaskOptions, TaskState,
 };
+use furlong_wire::msgpack::{self, Malformed};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +68,7 @@ pub(super) fn encode(row: &impl Serialize) -> Vec<u8> {
 }
 
 /// A task's options from bytes. Those of before version 3 have no time request, which comes last.
-pub(super) fn decode_options(bytes: &[u8]) -> Result<TaskOptions, rmp_serde::decode::Error> {
+pub(super) fn decode_options(bytes: &[u8]) -> Result<TaskOptions, Malformed> {
     match bytes.strip_prefix(ARRAY_OF_20) {
         Some(rest) => decode(&[ARRAY_OF_21, rest, NIL].concat()),
         None => decode(bytes),
@@ -80,8 +81,8 @@ const ARRAY_OF_21: &[u8] = &[0xdc, 0, 21];
 const NIL: &[u8] = &[0xc0];
 
 /// A row from bytes.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, rmp_serde::decode::Error> {
-    rmp_serde::from_slice(bytes)
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
+    msgpack::from_bytes(bytes)
 }
 
 #[cfg(test)]

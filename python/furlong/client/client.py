@@ -8,13 +8,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
 from furlong.calls.checks import check_whole
 from furlong.calls.codecs import read_json
 from furlong.calls.targets import Chosen, Targets, resolve_targets
+from furlong.client.libraries import ClientLibraries
 from furlong.client.open_maps import OpenMaps
 from furlong.client.tasks import ClientTasks, Jobs
 from furlong.ipyparallel_names import ClientNames
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from furlong.client.shared import Shared
     from furlong.cluster.cluster import Cluster
-    from furlong.libraries.pool import Pool
+    from furlong.libraries.dask_farm import DaskFarm
     from furlong.notebook.watch import Watch
     from furlong.views.executor import ViewExecutor
     from furlong.views.flags import NewViewFlags
@@ -47,7 +48,7 @@ ADMIN_SECONDS = 10.0
 _RUNTIMES = {1: "native", 2: "python", 3: "command"}
 
 
-class Client(ClientTasks, ClientNames):
+class Client(ClientTasks, ClientLibraries, ClientNames):
     """A session with a cluster.
 
     Parameters
@@ -118,6 +119,7 @@ class Client(ClientTasks, ClientNames):
         self._executors: set[ViewExecutor] = set()
         self._closed = False
         self._watch: Watch | None = None
+        self._dask: DaskFarm | None = None
         dispatch.close_at_exit(self)
         if "IPython" in sys.modules and not nested.is_engine():
             from furlong.notebook import activate_first
@@ -237,26 +239,6 @@ class Client(ClientTasks, ClientNames):
         """Return a `concurrent.futures.Executor` on the shared queue, or on these engines."""
         return self.load_balanced_view(targets).executor
 
-    def pool(
-        self,
-        processes: int | None = None,
-        initializer: Callable[..., Any] | None = None,
-        initargs: Iterable[Any] = (),
-        maxtasksperchild: int | None = None,
-        **flags: Any,
-    ) -> Pool:
-        """Return the engines with the interface of `multiprocessing.Pool`. See `furlong.libraries.pool.Pool`.
-
-        Examples
-        --------
-        >>> with rc.pool() as pool:
-        ...     pool.starmap(pow, [(2, 3), (3, 2)])
-        [8, 9]
-        """
-        from furlong.libraries.pool import Pool
-
-        return Pool(self, processes, initializer, initargs, maxtasksperchild, **flags)
-
     @property
     def native(self) -> Native:
         """The Rust functions that engines have registered: ``rc.native.integrate(0, 1)``."""
@@ -286,6 +268,9 @@ class Client(ClientTasks, ClientNames):
         from furlong.client.shared import Shared
 
         return Shared(self, obj)
+
+    def _itself(self) -> Client:
+        return self
 
     def _chosen(self, targets: Targets) -> Chosen:
         """Return ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is."""
@@ -569,6 +554,8 @@ class Client(ClientTasks, ClientNames):
                 self._maps.submit_rest(only_retained=True)
             self._closed = True
             dispatch.forget(self)
+            if self._dask is not None:
+                self._dask.close()
             self._session.close(detach)
 
     def __enter__(self) -> Client:

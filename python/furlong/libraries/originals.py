@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 from furlong.errors import RemoteError
 
-__all__ = ["original_of"]
+__all__ = ["exit_of", "original_of"]
 
 # Attributes that a `RemoteError` has besides those of the exception it stands for.
 _OWN = frozenset(("ename", "evalue", "traceback", "_engine_info", "_details", "not_carried"))
@@ -30,6 +31,24 @@ def original_of(error: BaseException) -> BaseException:
     made.__cause__, made.__context__ = error.__cause__, error.__context__
     made.__suppress_context__ = error.__suppress_context__
     return made  # type: ignore[no-any-return]
+
+
+def exit_of(error: RemoteError) -> BaseException | None:
+    """Return what was raised if it is one of Python's own that a `RemoteError` is not: `SystemExit`, `StopIteration`.
+
+    For callers that expect what a process of this machine would have raised in them.
+    """
+    cls = getattr(builtins, error.ename, None)
+    if not isinstance(cls, type) or not issubclass(cls, BaseException) or isinstance(error, cls):
+        return None
+    if issubclass(cls, Exception) and not issubclass(cls, (StopIteration, StopAsyncIteration)):
+        return None
+    try:
+        made: BaseException = cls(*error.args)
+    except TypeError:  # a group, whose members are not among its arguments
+        return None
+    made.__cause__ = error
+    return made
 
 
 def _class_of(error: BaseException) -> type[BaseException] | None:

@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use crate::aead::{KEY_BYTES, TAG_BYTES};
 use crate::ids::{ClusterId, SessionId};
 use crate::limits::{PREAUTH_FRAME_BYTES_MAX, PROTOCOL_VERSION, TOKEN_BYTES_MAX};
+use crate::msgpack;
 use crate::record::RecordKeys;
 use crate::token::Role;
 use noise::Primitives;
@@ -80,14 +81,13 @@ impl Hello {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, HandshakeError> {
-        let (version, mut rest) = bytes.split_first_chunk::<4>().ok_or(HandshakeError::Hello)?;
+        let (version, rest) = bytes.split_first_chunk::<4>().ok_or(HandshakeError::Hello)?;
         let version = u32::from_le_bytes(*version);
         if version != PROTOCOL_VERSION {
             return Ok(Self { version, body: None });
         }
-        let body = HelloBody::deserialize(&mut rmp_serde::Deserializer::new(&mut rest))
-            .map_err(|_| HandshakeError::Hello)?;
-        if !rest.is_empty() || body.token.len() > TOKEN_BYTES_MAX {
+        let body: HelloBody = msgpack::from_bytes(rest).map_err(|_| HandshakeError::Hello)?;
+        if body.token.len() > TOKEN_BYTES_MAX {
             return Err(HandshakeError::Hello);
         }
         Ok(Self { version, body: Some(body) })

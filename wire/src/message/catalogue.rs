@@ -6,8 +6,9 @@ use serde::de::DeserializeOwned;
 
 use super::Passed;
 use super::quick::{Input, Quick};
-use super::whole::value_bytes;
 use crate::limits::MESSAGE_BYTES_MAX;
+use crate::msgpack;
+use crate::msgpack::whole::value_bytes;
 
 /// An enum of messages.
 pub trait Message: Serialize + DeserializeOwned + std::fmt::Debug + Send + Quick + 'static {}
@@ -71,13 +72,9 @@ pub fn decode_next<M: Message>(batch: &mut &[u8]) -> Option<Result<M, MessageErr
 #[cold]
 pub(super) fn decode_by_serde<M: Message>(batch: &mut &[u8]) -> Result<M, MessageError> {
     let whole = std::mem::take(batch);
-    let (mut first, rest) =
+    let (first, rest) =
         value_bytes(whole).and_then(|bytes| whole.split_at_checked(bytes)).ok_or(MessageError)?;
-    let message =
-        M::deserialize(&mut rmp_serde::Deserializer::new(&mut first)).map_err(|_| MessageError)?;
-    if !first.is_empty() {
-        return Err(MessageError);
-    }
+    let message = msgpack::from_bytes(first).map_err(|_| MessageError)?;
     *batch = rest;
     Ok(message)
 }

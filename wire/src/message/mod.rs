@@ -22,7 +22,6 @@ mod ranges;
 mod status;
 mod task;
 mod watch;
-pub(crate) mod whole;
 
 use serde::{Deserialize, Serialize};
 

@@ -65,6 +65,9 @@ pub fn make(workspace: &Workspace, distribution: &Distribution) -> anyhow::Resul
         require_target(workspace, &target)?;
         build_wheel(workspace, &tools, &target, &out)?;
         let program = build_program(workspace, &tools, &target)?;
+        if *architecture == std::env::consts::ARCH {
+            check_version(workspace, &program, version)?;
+        }
         let name = format!("furlong-{version}-{architecture}-linux");
         archive::pack(workspace, &name, &program, &beside, &out)?;
     }
@@ -136,11 +139,23 @@ fn build_program(workspace: &Workspace, tools: &Tools, target: &str) -> anyhow::
     check_library(&program)?;
     let bytes = fs::metadata(&program).context("cannot look at the program")?.len();
     println!("furlong for {target}: {:.1} MB", bytes as f64 / 1e6);
+    check_size(target, bytes)?;
+    Ok(program)
+}
+
+fn check_size(target: &str, bytes: u64) -> anyhow::Result<()> {
     ensure!(
         bytes < PROGRAM_BYTES_MAX,
         "the program for {target} has {bytes} bytes, and is to have fewer than {PROGRAM_BYTES_MAX}"
     );
-    Ok(program)
+    Ok(())
+}
+
+/// Runs a program that is for this machine, and checks that it is the one of this version.
+fn check_version(workspace: &Workspace, program: &Path, version: &str) -> anyhow::Result<()> {
+    let said = output(workspace.program(program).arg("--version"))?;
+    ensure!(said.trim() == format!("furlong {version}"), "{} says: {said}", program.display());
+    Ok(())
 }
 
 /// Checks that an executable or a library asks for no glibc newer than that of manylinux2014.
@@ -194,6 +209,21 @@ mod tests {
     fn both_architectures_are_made_unless_one_is_named() {
         assert_eq!(parse("").unwrap().architectures, ["x86_64", "aarch64"]);
         assert_eq!(parse("--arch aarch64").unwrap().architectures, ["aarch64"]);
+    }
+
+    #[test]
+    fn a_program_of_15_mb_is_refused() {
+        assert!(check_size("x86_64", 14_999_999).is_ok());
+        let error = check_size("x86_64", 15_000_000).unwrap_err().to_string();
+        assert!(error.ends_with("has 15000000 bytes, and is to have fewer than 15000000"));
+    }
+
+    #[test]
+    fn a_program_of_another_version_is_refused() {
+        let workspace = Workspace::find().unwrap();
+        // It says its own.
+        let error = check_version(&workspace, Path::new("/bin/echo"), "0.1.0").unwrap_err();
+        assert!(error.to_string().contains("/bin/echo says: "), "{error}");
     }
 
     #[test]
