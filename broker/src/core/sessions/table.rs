@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{OwnerId, SessionId, TaskSeq, TokenId};
-use furlong_wire::message::{Accepted, Open};
+use furlong_wire::message::{Accepted, Open, Submit};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Claims;
 
@@ -337,6 +337,13 @@ impl Session {
         self.check_credit(count)?;
         self.ledger.submitted = self.ledger.submitted.max(n + count as u64 - 1);
         Ok(Admission::New)
+    }
+
+    /// What was said to this start alone, and has not come before, has not run.
+    pub fn note_new(&self, submit: &mut Submit) {
+        if let Some(options) = &mut submit.options {
+            options.repeated &= submit.n <= self.ledger.before;
+        }
     }
 
     fn check_credit(&self, count: usize) -> Result<(), PeerMisbehaved> {

@@ -45,15 +45,9 @@ impl Core {
         let repeated = options.is_some_and(|options| options.repeated);
         // The ends that a session remembers are bounded. What is kept has ended all the same.
         let is_kept = repeated && self.kept.get(key, submit.n).is_some();
-        let dependencies =
-            options.map_or(0, |it| it.after.len() + it.follow.len() + 2 * it.inputs.len());
+        let dependencies = options.map_or(0, dependencies);
         match session.admit(submit.n, tasks_count, repeated)? {
-            Admission::New if !is_kept => {
-                if let Some(options) = &mut submit.options {
-                    // What was said to this start alone, and did not come, has not run.
-                    options.repeated &= submit.n <= session.ledger.before;
-                }
-            }
+            Admission::New if !is_kept => session.note_new(&mut submit),
             Admission::Refused if !is_kept => self.forget_refusal(key, submit.n),
             Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
             Admission::New | Admission::Known | Admission::Refused => {
@@ -531,6 +525,11 @@ fn contradiction(options: &TaskOptions, runtime: Runtime, direct: bool) -> Optio
         );
     }
     None
+}
+
+/// The work of looking for what a task waits for.
+fn dependencies(options: &TaskOptions) -> usize {
+    options.after.len() + options.follow.len() + 2 * options.inputs.len()
 }
 
 fn too_many_demands() -> TaskEnd {

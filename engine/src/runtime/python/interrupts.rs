@@ -1,6 +1,8 @@
 //! The SIGINTs that tell the interpreter to read its socket.
 
-use tokio::time::{Duration, Instant};
+use std::future::pending;
+
+use tokio::time::{Duration, Instant, sleep_until};
 
 /// The pause before a SIGINT is sent once more; each later one is four times as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -24,6 +26,14 @@ pub(super) struct Interrupts {
     is_question: bool,
     /// The interpreter was told to end.
     is_ending: bool,
+}
+
+/// Waits until a time is reached; forever if there is none.
+pub(super) async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
 }
 
 impl Interrupts {

@@ -281,7 +281,8 @@ impl OutputPipe {
         Ok(Self { stream, pipe: Receiver::from_owned_fd(fd)?, is_closed: false, tail: Vec::new() })
     }
 
-    /// Waits until there is something to read; forever once the other end is closed.
+    /// Waits until there is something to read; forever once the other end is closed. Only the task
+    /// of the slot may wait: with `poll_read_ready` it joins no list of waiters at each turn.
     pub(super) async fn readable(&self) {
         let ready = poll_fn(|cx| self.pipe.poll_read_ready(cx));
         if self.is_closed || ready.await.is_err() {

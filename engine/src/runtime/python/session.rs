@@ -1,7 +1,7 @@
 //! The conversation with one interpreter, from its first job to its death.
 
 use std::collections::VecDeque;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::process::ExitStatus;
 
@@ -11,11 +11,11 @@ use furlong_wire::ids::SessionId;
 use rustix::process::Signal;
 use tokio::select;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval};
 
 use super::held::HeldOutput;
 use super::inputs::SentInputs;
-use super::interrupts::Interrupts;
+use super::interrupts::{Interrupts, reached};
 use super::known::Known;
 use super::looks::{Looks, number_of};
 use super::outbox::Outbox;
@@ -216,20 +216,11 @@ impl<'a> Session<'a> {
         // With several jobs sent, output is read by the tick alone: see `HeldOutput`.
         let is_output_plain = self.sent.len() <= 1;
         let is_open = self.closing.is_none() || self.is_ending;
-        let timeout = async {
-            match deadline {
-                Some(at) => sleep_until(at).await,
-                None => pending().await,
-            }
-        };
-        // Nobody else waits for the sockets and pipes, so none of them needs a list of waiters,
-        // which each turn would join and leave.
-        let replied = poll_fn(|cx| replies.poll_read_ready(cx));
         select! {
             biased;
             // First: a flood of what is below must not put it off.
-            () = timeout => Wake::Deadline,
-            _ = replied, if is_open => Wake::Readable,
+            () = reached(deadline) => Wake::Deadline,
+            _ = poll_fn(|cx| replies.poll_read_ready(cx)), if is_open => Wake::Readable,
             command = commands.recv() => Wake::Command(command),
             () = stdout.readable(), if is_output_plain => Wake::Output(OutputStream::Stdout),
             () = stderr.readable(), if is_output_plain => Wake::Output(OutputStream::Stderr),

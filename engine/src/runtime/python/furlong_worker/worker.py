@@ -219,11 +219,7 @@ class Worker:
             end, parts, last = self._raised(error, attempt, with_pickles)
             error = None
         if self._displays.shown:
-            displays = self._displays.take()
-            if end == EXECUTED:
-                parts = [parts[0] if parts else b"", displays]
-            elif end == RETURNED:
-                end, parts = DISPLAYED, [displays, *parts]
+            end, parts = self._with_displays(end, parts)
         GIVEN.inputs = ()
         drain = self.output.settle(is_long)
         self.attempt = None
@@ -236,6 +232,15 @@ class Worker:
             channel.drained = False
             while not channel.drained and not channel.ending:
                 channel.receive()
+
+    def _with_displays(self, end: int, parts: Sequence[Buffer]) -> tuple[int, Sequence[Buffer]]:
+        """Return the end of a job and its buffers, with what it has displayed."""
+        displays = self._displays.take()
+        if end == EXECUTED:
+            return end, [parts[0] if parts else b"", displays]
+        if end == RETURNED:
+            return DISPLAYED, [displays, *parts]
+        return end, parts
 
     def _raised(
         self, error: BaseException, attempt: int, with_pickles: bool
