@@ -18,7 +18,7 @@ from conftest import eventually
 
 import furlong
 from furlong import Dependency, RemoteError
-from furlong.errors import ResultLost, RunTimeout, TaskAborted, TaskCancelled
+from furlong.errors import RequestRefused, ResultLost, RunTimeout, TaskAborted, TaskCancelled
 
 COUNT = 100
 BAD = 50
@@ -451,7 +451,7 @@ def test_whatever_ends_a_map_ends_all_of_it(rc, lview, ran, gate, chunksize):
         eventually(ran.count)
         end(result)
         for engine in rc.ids:  # it has read of the end when it answers, whatever it answers
-            with contextlib.suppress(furlong.RequestRefused):
+            with contextlib.suppress(RequestRefused):
                 rc.stack(engine)
         gate.open()
         assert result.wait(60)
